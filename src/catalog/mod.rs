@@ -1,0 +1,9 @@
+//! What agents may see: the sections that servers publish, merged into immutable generations.
+//!
+//! Promises that a reader sees one generation whole, that publishing one server's change costs that
+//! server and not the fleet, that order is byte-stable, and that names are unique and route back exactly.
+//! Never talks to a server.
+
+mod section;
+
+pub use section::{Section, Tool};

@@ -1,0 +1,159 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
+use crate::resource::{ObjectKey, Problem};
+use crate::wire::Link;
+
+/// The way to one server for calls; lives as long as the server is declared, whatever its connection does.
+///
+/// Catalog routes hold clones. [`UpstreamHandle::begin_call`] never waits and takes no lock that another
+/// server's calls take.
+#[derive(Clone, Debug)]
+pub struct UpstreamHandle(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    key: ObjectKey,
+    state: ArcSwap<State>,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Live(Arc<Lane>),
+    Refused(Refusal),
+}
+
+/// Why a call cannot begin. Nothing has been dispatched.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The server was taken away: retrying is no use.
+    #[error("{0}")]
+    Removed(Problem),
+    /// The server has no connection now; it may have one again later.
+    #[error("{0}")]
+    Unavailable(Problem),
+}
+
+/// One connection and the calls in flight on it.
+#[derive(Debug)]
+struct Lane {
+    link: Link,
+    /// The calls in flight, and in the top bit whether the lane is closed to new ones.
+    calls: AtomicU64,
+    drained: Notify,
+}
+
+const CLOSED: u64 = 1 << 63;
+
+impl UpstreamHandle {
+    /// A handle with no connection yet.
+    pub fn new(key: ObjectKey, refusal: Refusal) -> Self {
+        Self(Arc::new(Shared {
+            key,
+            state: ArcSwap::from_pointee(State::Refused(refusal)),
+        }))
+    }
+
+    /// The server.
+    pub fn key(&self) -> &ObjectKey {
+        &self.0.key
+    }
+
+    /// Begins a call on the live connection; the guard counts as in flight until it is dropped.
+    pub fn begin_call(&self) -> Result<CallGuard, Refusal> {
+        loop {
+            let state = self.0.state.load();
+            match &**state {
+                State::Refused(refusal) => return Err(refusal.clone()),
+                State::Live(lane) => {
+                    if let Some(guard) = CallGuard::enter(lane) {
+                        return Ok(guard);
+                    }
+                    // Closed between the load and the entry: its successor is in place already.
+                }
+            }
+        }
+    }
+
+    /// Puts a connection in place. Returns the one before, closed to new calls.
+    pub(super) fn connect(&self, link: Link) -> Option<Drain> {
+        let lane = Arc::new(Lane {
+            link,
+            calls: AtomicU64::new(0),
+            drained: Notify::new(),
+        });
+        self.swap(State::Live(lane))
+    }
+
+    /// Takes the connection away. Returns it, closed to new calls.
+    pub(super) fn refuse(&self, refusal: Refusal) -> Option<Drain> {
+        self.swap(State::Refused(refusal))
+    }
+
+    fn swap(&self, state: State) -> Option<Drain> {
+        match &*self.0.state.swap(Arc::new(state)) {
+            State::Live(lane) => {
+                lane.calls.fetch_or(CLOSED, Ordering::AcqRel);
+                Some(Drain(lane.clone()))
+            }
+            State::Refused(_) => None,
+        }
+    }
+}
+
+/// A call in flight.
+#[derive(Debug)]
+pub struct CallGuard(Arc<Lane>);
+
+impl CallGuard {
+    fn enter(lane: &Arc<Lane>) -> Option<Self> {
+        let before = lane.calls.fetch_add(1, Ordering::AcqRel);
+        // The guard is made first, so that a refused entry is counted out again.
+        let guard = Self(lane.clone());
+        (before & CLOSED == 0).then_some(guard)
+    }
+
+    /// The connection to call on.
+    pub fn link(&self) -> &Link {
+        &self.0.link
+    }
+}
+
+impl Drop for CallGuard {
+    fn drop(&mut self) {
+        let before = self.0.calls.fetch_sub(1, Ordering::AcqRel);
+        if before == CLOSED | 1 {
+            self.0.drained.notify_waiters();
+        }
+    }
+}
+
+/// A connection that takes no new calls.
+#[derive(Debug)]
+pub(super) struct Drain(Arc<Lane>);
+
+impl Drain {
+    /// Waits until no call is in flight.
+    pub(super) async fn drained(&self) {
+        loop {
+            let notified = self.0.drained.notified();
+            if self.in_flight() == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// The calls in flight.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.0.calls.load(Ordering::Acquire) & !CLOSED
+    }
+
+    /// The connection, to close it.
+    pub(super) fn link(&self) -> &Link {
+        &self.0.link
+    }
+}

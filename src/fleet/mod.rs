@@ -1,0 +1,11 @@
+//! The live connections: one actor per server attaches, refreshes, replaces and detaches it.
+//!
+//! Promises that one server's trouble is its own, that nothing is published before everything was listed,
+//! and that a healthy connection is left alone. Calls do not pass through the actors: they take an
+//! [`UpstreamHandle`] from a catalog route. Never decides what should be connected; `plan/` does.
+
+mod handle;
+mod observation;
+
+pub use handle::{CallGuard, Refusal, UpstreamHandle};
+pub use observation::{Listed, Observation, Phase};

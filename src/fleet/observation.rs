@@ -1,0 +1,64 @@
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::resource::{Digest, ObjectKey, Problem, Reason, ServerInfo};
+
+/// What is true about one server's connection now: all that `report/` needs for its conditions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observation {
+    /// The server.
+    pub key: ObjectKey,
+    /// The uid of the object that this is about.
+    pub uid: Arc<str>,
+    /// The generation that the actor works on.
+    pub generation: i64,
+    /// Where the work on that generation stands.
+    pub phase: Phase,
+    /// What is live, of this generation or an earlier one; `None` if nothing is.
+    pub listed: Option<Arc<Listed>>,
+    /// How often the connection was lost and made again.
+    pub restarts: u32,
+}
+
+/// Where the work on a generation stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Phase {
+    /// An attempt is under way.
+    Connecting {
+        /// Its number, from 1.
+        attempt: u32,
+        /// Why the attempt before failed, if there was one.
+        last: Option<Problem>,
+    },
+    /// This generation is attached.
+    Attached,
+    /// The last attempt failed, or the connection was lost.
+    Failed {
+        /// Why.
+        problem: Problem,
+        /// When the next attempt is due; `None` if a person must act first.
+        retry_at: Option<Timestamp>,
+        /// The number of that attempt.
+        attempt: u32,
+    },
+    /// Going away; calls in flight are finishing.
+    Draining(Reason),
+    /// Gone: `Removed` or `Suspended`. The last observation of a server.
+    Detached(Reason),
+}
+
+/// What a live server told of itself.
+#[derive(Debug, PartialEq)]
+pub struct Listed {
+    /// The generation that is live.
+    pub generation: i64,
+    /// What the server calls itself.
+    pub server_info: ServerInfo,
+    /// The MCP revision spoken with it.
+    pub protocol_version: String,
+    /// Tools offered to agents, after filters.
+    pub tools: u32,
+    /// Digest of everything it lists.
+    pub catalog_digest: Digest,
+}

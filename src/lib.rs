@@ -1,0 +1,13 @@
+//! Evenkeel keeps a fleet of MCP servers and Agent Skills attached to running agents.
+//!
+//! The rooms, in the order that data flows through them: [`resource`] is what people declare, [`source`]
+//! where it is declared, [`plan`] what follows from it, [`fleet`] the live connections, [`catalog`] what
+//! agents may see, [`gateway`] the endpoint they talk to. [`wire`] is MCP on the wire, [`report`] where the
+//! truth is told, [`admin`] serves it, [`cli`] is the commands. `docs/architecture.md` draws it.
+
+pub mod catalog;
+pub mod fleet;
+pub mod plan;
+pub mod resource;
+pub mod source;
+pub mod wire;

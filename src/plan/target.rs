@@ -1,0 +1,64 @@
+use std::sync::Arc;
+
+use crate::resource::{
+    Activation, Endpoint, Expose, Health, McpServerSpec, ObjectKey, Retry, Timeouts, Update,
+};
+use crate::source::Declared;
+
+/// What one connection should be: the part of a declaration that the fleet acts on.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The server.
+    pub key: ObjectKey,
+    /// The object's uid: another uid is another server, whatever else is equal.
+    pub uid: Arc<str>,
+    /// The generation that this target stands for.
+    pub generation: i64,
+    /// How to reach it; a changed digest means a new connection.
+    pub endpoint: Arc<Endpoint>,
+    /// What applies to a live connection without replacing it.
+    pub settings: Settings,
+}
+
+/// What applies to a live connection without replacing it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Names and filters.
+    pub expose: Expose,
+    /// Time limits.
+    pub timeouts: Timeouts,
+    /// Delays between attempts.
+    pub retry: Retry,
+    /// Checks of a silent connection.
+    pub health: Health,
+    /// How long a lost server stays listed.
+    pub grace: std::time::Duration,
+    /// How the connection is replaced.
+    pub update: Update,
+    /// When it is held.
+    pub activation: Activation,
+}
+
+impl Target {
+    /// The target of a declaration; `None` if it has none now: never valid, suspended, or with a
+    /// reference that was not found.
+    pub fn of(declared: &Declared<McpServerSpec>) -> Option<Self> {
+        let spec = declared.spec.as_ref().filter(|spec| !spec.suspend)?;
+        let endpoint = declared.endpoint.as_ref()?.as_ref().ok()?;
+        Some(Self {
+            key: declared.meta.key.clone(),
+            uid: declared.meta.uid.clone(),
+            generation: declared.meta.generation,
+            endpoint: endpoint.clone(),
+            settings: Settings {
+                expose: spec.expose.clone(),
+                timeouts: spec.timeouts.clone(),
+                retry: spec.retry.clone(),
+                health: spec.health.clone(),
+                grace: spec.grace_period.get(),
+                update: spec.update,
+                activation: spec.activation,
+            },
+        })
+    }
+}

@@ -1,0 +1,87 @@
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+use serde_json::{Value, json};
+
+use super::{McpServer, Skill};
+
+/// The CRDs as YAML, each with its file name: what `evenkeel crds` prints and `crds/` holds.
+pub fn crds() -> Result<Vec<(&'static str, String)>, serde_yaml::ser::Error> {
+    [
+        ("mcpservers.yaml", McpServer::crd()),
+        ("skills.yaml", Skill::crd()),
+    ]
+    .into_iter()
+    .map(|(file, crd)| Ok((file, serde_yaml::to_string(&finished(crd))?)))
+    .collect()
+}
+
+/// Adds what the derive cannot say: the status default that keeps kstatus from calling a new object healthy.
+fn finished(crd: CustomResourceDefinition) -> Value {
+    let mut crd = serde_json::to_value(crd).unwrap_or_default();
+    if let Some(status) = crd.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/status") {
+        status["default"] = json!({ "observedGeneration": -1 });
+        if let Some(status) = status.as_object_mut() {
+            status.remove("nullable");
+        }
+    }
+    crd
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_crds_folder_holds_is_what_the_code_says() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("crds");
+        for (file, expected) in crds().unwrap() {
+            let path = folder.join(file);
+            if std::env::var_os("EVENKEEL_BLESS").is_some() {
+                std::fs::write(&path, &expected).unwrap();
+            }
+            let found = std::fs::read_to_string(&path).unwrap_or_default();
+            assert!(
+                found == expected,
+                "crds/{file} is stale; run EVENKEEL_BLESS=1 cargo test crds_folder"
+            );
+        }
+    }
+
+    /// Structural: every node says its type, and nothing uses what a CRD must not.
+    #[test]
+    fn schemas_are_structural() {
+        fn walk(path: &str, schema: &Value) {
+            for banned in [
+                "$ref",
+                "$defs",
+                "definitions",
+                "additionalItems",
+                "patternProperties",
+            ] {
+                assert!(schema.get(banned).is_none(), "{path}: {banned}");
+            }
+            let typed = schema.get("type").is_some()
+                || schema.get("x-kubernetes-int-or-string").is_some()
+                || schema.get("x-kubernetes-preserve-unknown-fields").is_some();
+            assert!(typed, "{path} has no type: {schema}");
+            for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
+                walk(&format!("{path}.{name}"), schema);
+            }
+            if let Some(items) = schema.get("items") {
+                walk(&format!("{path}[]"), items);
+            }
+        }
+        for crd in [McpServer::crd(), Skill::crd()] {
+            let crd = finished(crd);
+            let version = &crd["spec"]["versions"][0];
+            walk("", &version["schema"]["openAPIV3Schema"]);
+            assert!(version["subresources"]["status"].is_object());
+            let status = &version["schema"]["openAPIV3Schema"]["properties"]["status"];
+            assert_eq!(status["default"], json!({ "observedGeneration": -1 }));
+            assert_eq!(
+                status["properties"]["conditions"]["x-kubernetes-list-type"],
+                "map"
+            );
+        }
+    }
+}

@@ -1,0 +1,139 @@
+use std::fmt;
+
+use ring::{digest, hmac};
+use serde::{Deserialize, Serialize};
+
+/// A SHA-256 digest, printed as `sha256:` and 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// The plain digest of some bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self::from_slice(digest::digest(&digest::SHA256, bytes).as_ref())
+    }
+
+    /// The digest of the canonical JSON of a value: keys sorted, no white space.
+    pub fn of_json(value: &impl Serialize) -> Self {
+        // Through `Value`, whose maps are sorted, so that the order of fields in code does not matter.
+        let value = serde_json::to_value(value).unwrap_or_default();
+        Self::of(value.to_string().as_bytes())
+    }
+
+    /// The first `digits` (at most 64) hexadecimal digits, for hash tails of names.
+    pub fn short(&self, digits: usize) -> String {
+        let mut text = hex(&self.0);
+        text.truncate(digits);
+        text
+    }
+
+    fn from_slice(slice: &[u8]) -> Self {
+        let mut bytes = [0; 32];
+        for (to, from) in bytes.iter_mut().zip(slice) {
+            *to = *from;
+        }
+        Self(bytes)
+    }
+}
+
+/// The key of digests that depend on secrets, so that a digest cannot be tried against guessed values.
+#[derive(Clone)]
+pub struct DigestKey(hmac::Key);
+
+impl DigestKey {
+    /// A key from bytes that were drawn at random and are kept in the state directory.
+    pub fn new(bytes: &[u8]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
+    }
+
+    /// The keyed digest of some parts; where one part ends matters.
+    pub fn digest<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> Digest {
+        let mut context = hmac::Context::with_key(&self.0);
+        for part in parts {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        Digest::from_slice(context.sign().as_ref())
+    }
+}
+
+impl fmt::Debug for DigestKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DigestKey")
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", hex(&self.0))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.to_string()
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let invalid = || format!("{text:?} is not a digest of the form sha256:<64 hexadecimal digits>");
+        let digits = text
+            .strip_prefix("sha256:")
+            .filter(|digits| digits.len() == 64)
+            .ok_or_else(invalid)?;
+        let mut bytes = [0; 32];
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            let pair = digits.get(2 * index..2 * index + 2).ok_or_else(invalid)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| invalid())?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use fmt::Write;
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_printed_and_read_back() {
+        let digest = Digest::of(b"abc");
+        let text = digest.to_string();
+        assert_eq!(
+            text,
+            "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+        assert_eq!(Digest::try_from(text), Ok(digest));
+        assert!(Digest::try_from("sha256:zz".to_owned()).is_err());
+    }
+
+    #[test]
+    fn parts_are_kept_apart() {
+        let key = DigestKey::new(b"key");
+        assert_ne!(key.digest([&b"ab"[..], b"c"]), key.digest([&b"a"[..], b"bc"]));
+        assert_ne!(
+            key.digest([&b"a"[..]]),
+            DigestKey::new(b"other").digest([&b"a"[..]])
+        );
+    }
+}

@@ -1,0 +1,201 @@
+use std::fmt;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+const HOUR: u64 = 3_600_000;
+const MINUTE: u64 = 60_000;
+const SECOND: u64 = 1_000;
+
+/// The duration pattern of the Gateway API (GEP-2257): one to four numbers of at most five digits, each with
+/// a unit of `h`, `m`, `s` or `ms`.
+const PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+
+/// `timeouts.connect`: 1s to 10m.
+pub type ConnectTimeout = Bounded<SECOND, { 10 * MINUTE }>;
+/// `timeouts.call`: 1s to 24h.
+pub type CallTimeout = Bounded<SECOND, { 24 * HOUR }>;
+/// `timeouts.drain`: 0s to 10m.
+pub type DrainTimeout = Bounded<0, { 10 * MINUTE }>;
+/// `timeouts.idle`: 10s to 24h.
+pub type IdleTimeout = Bounded<{ 10 * SECOND }, { 24 * HOUR }>;
+/// `retry.initial` and `retry.max`: 100ms to 24h.
+pub type RetryDelay = Bounded<100, { 24 * HOUR }>;
+/// `health.interval`: 0s (off), or 5s to 1h; the gap is a rule of its own.
+pub type HealthInterval = Bounded<0, HOUR>;
+/// `gracePeriod`: 0s to 1h.
+pub type Grace = Bounded<0, HOUR>;
+
+/// A duration written as `1h30m`, `20s` or `500ms`, from `MIN` to `MAX` milliseconds, both included.
+///
+/// Promises that a value outside its bounds cannot exist: files are refused when they are read, and the
+/// CRD carries the same bounds as a CEL rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Bounded<const MIN: u64, const MAX: u64>(Duration);
+
+impl<const MIN: u64, const MAX: u64> Bounded<MIN, MAX> {
+    /// Parses the text form; the error says what is allowed.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let millis = millis(text).ok_or_else(|| {
+            format!("{text:?} is not a duration; write numbers with h, m, s or ms, such as 30s or 1h30m")
+        })?;
+        if (MIN..=MAX).contains(&millis) {
+            Ok(Self(Duration::from_millis(millis)))
+        } else {
+            Err(format!(
+                "{text:?} is out of range; allowed is {} to {}",
+                text_of(MIN),
+                text_of(MAX)
+            ))
+        }
+    }
+
+    /// The length of time.
+    pub fn get(self) -> Duration {
+        self.0
+    }
+
+    /// For defaults in code; clamped into the bounds.
+    pub(crate) const fn of_millis(millis: u64) -> Self {
+        let clamped = if millis < MIN {
+            MIN
+        } else if millis > MAX {
+            MAX
+        } else {
+            millis
+        };
+        Self(Duration::from_millis(clamped))
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> fmt::Display for Bounded<MIN, MAX> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&text_of(u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> Serialize for Bounded<MIN, MAX> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Bounded<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).map_err(de::Error::custom)
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> JsonSchema for Bounded<MIN, MAX> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("Duration_{MIN}_{MAX}").into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let (min, max) = (text_of(MIN), text_of(MAX));
+        schemars::json_schema!({
+            "type": "string",
+            "pattern": PATTERN,
+            "maxLength": 32,
+            "x-kubernetes-validations": [{
+                "rule": format!("duration(self) >= duration('{min}') && duration(self) <= duration('{max}')"),
+                "message": format!("must be from {min} to {max}"),
+            }],
+        })
+    }
+}
+
+/// Reads the pattern without a regex; `None` if it does not match.
+fn millis(text: &str) -> Option<u64> {
+    let mut rest = text;
+    let mut total: u64 = 0;
+    for _ in 0..4 {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        if digits == 0 || digits > 5 {
+            return None;
+        }
+        let (number, tail) = rest.split_at(digits);
+        let number: u64 = number.parse().ok()?;
+        let (unit, tail) = if let Some(tail) = tail.strip_prefix("ms") {
+            (1, tail)
+        } else if let Some(tail) = tail.strip_prefix('h') {
+            (HOUR, tail)
+        } else if let Some(tail) = tail.strip_prefix('m') {
+            (MINUTE, tail)
+        } else if let Some(tail) = tail.strip_prefix('s') {
+            (SECOND, tail)
+        } else {
+            return None;
+        };
+        total = total.checked_add(number.checked_mul(unit)?)?;
+        rest = tail;
+        if rest.is_empty() {
+            return Some(total);
+        }
+    }
+    None
+}
+
+/// The shortest text of a number of milliseconds: `90000` is `1m30s`.
+fn text_of(mut millis: u64) -> String {
+    if millis == 0 {
+        return "0s".into();
+    }
+    let mut text = String::new();
+    for (unit, length) in [("h", HOUR), ("m", MINUTE), ("s", SECOND), ("ms", 1)] {
+        if millis >= length {
+            text.push_str(&(millis / length).to_string());
+            text.push_str(unit);
+            millis %= length;
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_gateway_api_pattern() {
+        for (text, expected) in [
+            ("0s", Some(0)),
+            ("500ms", Some(500)),
+            ("1h30m", Some(90 * MINUTE)),
+            ("1m1s1ms", Some(61_001)),
+            ("", None),
+            ("10", None),
+            ("-1s", None),
+            ("1.5s", None),
+            ("NaN", None),
+            ("1d", None),
+            ("100000s", None),
+            ("1h1m1s1ms1ms", None),
+            ("1s ", None),
+        ] {
+            assert_eq!(millis(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_out_of_bounds_and_says_the_bounds() {
+        let error = ConnectTimeout::parse("0s").unwrap_err();
+        assert_eq!(error, "\"0s\" is out of range; allowed is 1s to 10m");
+        assert!(ConnectTimeout::parse("601s").is_err());
+        assert_eq!(ConnectTimeout::parse("600s").unwrap().to_string(), "10m");
+        assert!(DrainTimeout::parse("0s").is_ok());
+    }
+
+    #[test]
+    fn text_survives_a_round_trip() {
+        for text in ["1s", "1h30m", "2m500ms", "10s"] {
+            assert_eq!(CallTimeout::parse(text).unwrap().to_string(), text);
+        }
+    }
+}

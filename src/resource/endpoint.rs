@@ -1,0 +1,137 @@
+use std::fmt;
+use std::path::PathBuf;
+
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use super::{Digest, DigestKey};
+
+/// How to reach a server, with every reference resolved: what a connection is made from.
+///
+/// Two endpoints with equal digests are the same connection; the digest is keyed and never printed.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// The transport with its values.
+    pub transport: Transport,
+    digest: Digest,
+}
+
+/// The two transports.
+#[derive(Debug)]
+pub enum Transport {
+    /// A child process.
+    Stdio(StdioEndpoint),
+    /// Streamable HTTP.
+    Http(HttpEndpoint),
+}
+
+/// A child process, ready to start.
+#[derive(Debug)]
+pub struct StdioEndpoint {
+    /// The program, as declared.
+    pub command: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// The absolute working directory; `None` for evenkeel's own.
+    pub cwd: Option<PathBuf>,
+    /// Declared variables, in order.
+    pub env: Vec<(String, SecretString)>,
+}
+
+/// An HTTP endpoint, ready to connect to.
+pub struct HttpEndpoint {
+    /// The endpoint; may hold secrets in its query, so it is never printed whole.
+    pub url: Url,
+    /// Headers of every request.
+    pub headers: Vec<(http::HeaderName, SecretString)>,
+    /// PEM certificates to trust instead of the system's.
+    pub ca: Option<SecretString>,
+}
+
+impl Endpoint {
+    /// An endpoint and its connection digest.
+    pub fn new(transport: Transport, key: &DigestKey) -> Self {
+        let digest = transport.digest(key);
+        Self { transport, digest }
+    }
+
+    /// The connection digest: equal means that the connection need not be replaced.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+}
+
+impl Transport {
+    fn digest(&self, key: &DigestKey) -> Digest {
+        let mut parts: Vec<&[u8]> = Vec::new();
+        match self {
+            Self::Stdio(stdio) => {
+                parts.extend([&b"stdio"[..], stdio.command.as_bytes()]);
+                parts.extend(stdio.args.iter().map(String::as_bytes));
+                parts.push(b"\0cwd");
+                parts.extend(stdio.cwd.iter().map(|cwd| cwd.as_os_str().as_encoded_bytes()));
+                parts.push(b"\0env");
+                for (name, value) in &stdio.env {
+                    parts.extend([name.as_bytes(), value.expose_secret().as_bytes()]);
+                }
+            }
+            Self::Http(http) => {
+                parts.extend([&b"http"[..], http.url.as_str().as_bytes()]);
+                parts.push(b"\0headers");
+                for (name, value) in &http.headers {
+                    parts.extend([name.as_str().as_bytes(), value.expose_secret().as_bytes()]);
+                }
+                parts.push(b"\0ca");
+                parts.extend(http.ca.iter().map(|ca| ca.expose_secret().as_bytes()));
+            }
+        }
+        key.digest(parts)
+    }
+}
+
+impl HttpEndpoint {
+    /// The URL for a person: without user name, password, query and fragment.
+    pub fn display(&self) -> String {
+        let host = self.url.host_str().unwrap_or_default();
+        let port = self.url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        format!("{}://{host}{port}{}", self.url.scheme(), self.url.path())
+    }
+}
+
+impl fmt::Debug for HttpEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpEndpoint")
+            .field("url", &self.display())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn http(url: &str, header: &str) -> Endpoint {
+        let transport = Transport::Http(HttpEndpoint {
+            url: Url::parse(url).unwrap(),
+            headers: vec![(http::header::AUTHORIZATION, header.to_owned().into())],
+            ca: None,
+        });
+        Endpoint::new(transport, &DigestKey::new(b"k"))
+    }
+
+    #[test]
+    fn the_digest_follows_values() {
+        let one = http("http://a/mcp", "x").digest();
+        assert_eq!(one, http("http://a/mcp", "x").digest());
+        assert_ne!(one, http("http://a/mcp", "y").digest());
+        assert_ne!(one, http("http://b/mcp", "x").digest());
+    }
+
+    #[test]
+    fn nothing_secret_is_printed() {
+        let endpoint = http("http://user:hunter2@a:81/mcp?key=hunter2", "hunter2");
+        let text = format!("{endpoint:?}");
+        assert!(!text.contains("hunter2"), "{text}");
+        assert!(text.contains("http://a:81/mcp"), "{text}");
+    }
+}

@@ -1,0 +1,40 @@
+//! What people declare: the `McpServer` and `Skill` kinds of `evenkeel.dev/v1alpha1`.
+//!
+//! Promises one model for both sources: the CRDs are generated from these types, and the rules the API
+//! server enforces with CEL are enforced here on files. Never does I/O and knows no clock.
+
+mod crd;
+mod digest;
+mod duration;
+mod endpoint;
+mod key;
+mod literal;
+mod reason;
+mod rules;
+mod server;
+mod skill;
+mod status;
+
+pub use crd::crds;
+pub use digest::{Digest, DigestKey};
+pub use duration::{
+    Bounded, CallTimeout, ConnectTimeout, DrainTimeout, Grace, HealthInterval, IdleTimeout, RetryDelay,
+};
+pub use endpoint::{Endpoint, HttpEndpoint, StdioEndpoint, Transport};
+pub use key::ObjectKey;
+pub use literal::Literal;
+pub use reason::{ConditionType, Problem, Reason};
+pub use rules::{Violation, check_server, check_skill};
+pub use server::{
+    Activation, EnvVar, Expose, Filter, Header, Health, HttpTransport, McpServer, McpServerSpec, Retry,
+    SecretKeyRef, StdioTransport, Timeouts, Tls, Update, ValueFrom,
+};
+pub use skill::{ConfigMapRef, ServerRef, Skill, SkillSpec};
+pub use status::{McpServerStatus, ServerInfo, SkillStatus};
+
+/// The API group of every kind.
+pub const GROUP: &str = "evenkeel.dev";
+/// The one version served today.
+pub const VERSION: &str = "v1alpha1";
+/// `apiVersion` as written in a manifest.
+pub const API_VERSION: &str = "evenkeel.dev/v1alpha1";

@@ -1,0 +1,125 @@
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Why something is as it is: the one vocabulary of conditions, events, logs, audit records and exit messages.
+///
+/// The words are part of the API: scripts and alerts match on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[allow(
+    missing_docs,
+    reason = "the names are the documentation; docs/status.md explains each"
+)]
+pub enum Reason {
+    // Ready=True
+    Attached,
+    Idle,
+    Available,
+    // Ready=False
+    Suspended,
+    Connecting,
+    ConnectFailed,
+    HandshakeFailed,
+    ListFailed,
+    Exited,
+    CrashLoop,
+    Unhealthy,
+    CommandNotFound,
+    AuthRequired,
+    CredentialsRejected,
+    Timeout,
+    Draining,
+    // Accepted
+    Accepted,
+    NameConflict,
+    InvalidSpec,
+    DuplicateName,
+    Shadowed,
+    PolicyDenied,
+    ParseError,
+    UnsupportedTransport,
+    // ResolvedRefs
+    ResolvedRefs,
+    SecretNotFound,
+    VariableNotFound,
+    ConfigMapNotFound,
+    ServerNotFound,
+    NotPermitted,
+    // Attached
+    ServingPreviousGeneration,
+    Detached,
+    Reconnecting,
+    // Reconciling
+    Progressing,
+    ProgressingWithRetry,
+    // What a caller is told about a server that was taken away
+    Removed,
+}
+
+impl Reason {
+    /// True if retrying on a timer is no use: a person must change the spec, the secret or the machine.
+    pub fn needs_a_person(self) -> bool {
+        matches!(
+            self,
+            Self::InvalidSpec
+                | Self::DuplicateName
+                | Self::Shadowed
+                | Self::PolicyDenied
+                | Self::ParseError
+                | Self::UnsupportedTransport
+                | Self::CommandNotFound
+                | Self::AuthRequired
+                | Self::CredentialsRejected
+        )
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// The condition types of the kinds; a map by type in `status.conditions`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ConditionType {
+    /// This generation is usable now.
+    Ready,
+    /// The declaration is valid and permitted.
+    Accepted,
+    /// Secrets, ConfigMaps and servers it names were found.
+    ResolvedRefs,
+    /// Some generation is live now.
+    Attached,
+    /// Present while working or retrying.
+    Reconciling,
+    /// Present when a person must act.
+    Stalled,
+}
+
+impl fmt::Display for ConditionType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// Something that failed, told to the person who must act: a reason and one sentence, without secrets.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {message}")]
+pub struct Problem {
+    /// The word for it.
+    pub reason: Reason,
+    /// What failed, with what, and what to do.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem from its parts.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use jiff::Timestamp;
+
+use crate::resource::{Digest, Endpoint, McpServerSpec, ObjectKey, Problem, SkillSpec};
+
+/// Everything that is declared, at one instant: immutable, and cheap to clone and to change.
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    /// The declared servers.
+    pub servers: OrdMap<ObjectKey, Arc<Declared<McpServerSpec>>>,
+    /// The declared skills.
+    pub skills: OrdMap<ObjectKey, Arc<Declared<SkillSpec>>>,
+    /// The state of the source itself.
+    pub source: Arc<SourceState>,
+}
+
+/// One declared object. An unchanged object keeps its `Arc` from one [`Desired`] to the next, so that
+/// comparing two of them costs little more than comparing pointers.
+#[derive(Debug)]
+pub struct Declared<S> {
+    /// Identity and origin.
+    pub meta: Meta,
+    /// The declaration in force: the last good one. `None` if there never was one.
+    pub spec: Option<S>,
+    /// Digest of `spec` with references unresolved and literal values left out.
+    pub spec_digest: Option<Digest>,
+    /// Why the newest declaration is not accepted, if it is not.
+    pub refused: Option<Problem>,
+    /// How to reach the server, or which reference was not found. `None` for skills and where `spec` is.
+    pub endpoint: Option<Result<Arc<Endpoint>, Problem>>,
+}
+
+/// Identity and origin of a declared object.
+#[derive(Clone, Debug)]
+pub struct Meta {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// Stays while the object exists; another if it was deleted and created again.
+    pub uid: Arc<str>,
+    /// 1 for a new object, plus one whenever its declaration changes.
+    pub generation: i64,
+    /// When the object appeared.
+    pub created: Timestamp,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Where it is declared.
+    pub origin: Origin,
+    /// The source revision at which this object last changed.
+    pub revision: Arc<str>,
+}
+
+/// Where an object is declared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A file of a directory source.
+    File {
+        /// Relative to the root.
+        path: Arc<PathBuf>,
+        /// The line at which its document begins, from 1.
+        line: u32,
+    },
+    /// An object of an API server.
+    Cluster {
+        /// Its `metadata.resourceVersion`.
+        resource_version: Arc<str>,
+    },
+}
+
+/// The state of the source itself: what the `Source` kind tells in directory mode.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SourceState {
+    /// True once the first complete look is done; nothing is planned before.
+    pub synced: bool,
+    /// The git commit, `-dirty` if the tree is, else a digest.
+    pub revision: Arc<str>,
+    /// How changes are noticed.
+    pub watching: Watching,
+    /// What could not be read, in the order of the files.
+    pub faults: Vec<Fault>,
+    /// Documents of other API groups, which are none of our business.
+    pub foreign: usize,
+}
+
+/// How changes are noticed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Watching {
+    /// By file events or API watches, and a timer.
+    #[default]
+    Events,
+    /// By the timer alone.
+    Polling,
+}
+
+/// Something in the source that could not be read, for the person who wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Where, as far as it is known.
+    pub origin: Option<Origin>,
+    /// What is wrong and what to do; may span lines if it shows an excerpt.
+    pub problem: Problem,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Cluster { resource_version } => write!(f, "resourceVersion {resource_version}"),
+        }
+    }
+}

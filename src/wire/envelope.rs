@@ -1,0 +1,148 @@
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// A JSON-RPC 2.0 message with its parts as the bytes they came in.
+///
+/// A request has `id` and `method`, a notification `method` alone, an answer `id` and one of `result` and
+/// `error`. Unknown members are ignored.
+#[derive(Debug, Deserialize)]
+pub struct Envelope<'a> {
+    /// `"2.0"`.
+    #[serde(borrow)]
+    pub jsonrpc: Option<Cow<'a, str>>,
+    /// A string or a number, raw. `null` counts as absent.
+    #[serde(borrow, default)]
+    pub id: Option<&'a RawValue>,
+    /// The method of a request or notification.
+    #[serde(borrow, default)]
+    pub method: Option<Cow<'a, str>>,
+    /// Its parameters: an object.
+    #[serde(borrow, default)]
+    pub params: Option<&'a RawValue>,
+    /// The answer.
+    #[serde(borrow, default)]
+    pub result: Option<&'a RawValue>,
+    /// The error: an object with `code` and `message`.
+    #[serde(borrow, default)]
+    pub error: Option<&'a RawValue>,
+}
+
+/// What is wrong with a message.
+#[derive(Debug, thiserror::Error)]
+pub enum Malformed {
+    /// Not JSON, or not an object with members of the right types.
+    #[error("not a JSON-RPC message: {0}")]
+    Json(#[from] serde_json::Error),
+    /// JSON, but not of one of the three forms.
+    #[error("not a JSON-RPC 2.0 message: {0}")]
+    Form(&'static str),
+}
+
+impl<'a> Envelope<'a> {
+    /// Reads one message. Batches are refused: no revision that we speak has them, save one that nobody used.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let envelope: Self = serde_json::from_slice(bytes)?;
+        if envelope.jsonrpc.as_deref() != Some("2.0") {
+            return Err(Malformed::Form("\"jsonrpc\" must be \"2.0\""));
+        }
+        if let Some(id) = envelope.id
+            && !matches!(id.get().as_bytes().first(), Some(b'"' | b'-' | b'0'..=b'9'))
+        {
+            return Err(Malformed::Form("\"id\" must be a string or a number"));
+        }
+        if let Some(params) = envelope.params
+            && !params.get().starts_with('{')
+        {
+            return Err(Malformed::Form("\"params\" must be an object"));
+        }
+        let answers = usize::from(envelope.result.is_some()) + usize::from(envelope.error.is_some());
+        match (&envelope.method, answers) {
+            (Some(_), 0) | (None, 1) => Ok(envelope),
+            _ => Err(Malformed::Form(
+                "needs one of \"method\", \"result\" and \"error\"",
+            )),
+        }
+    }
+
+    /// True for a request: it has a method and an id.
+    pub fn is_request(&self) -> bool {
+        self.method.is_some() && self.id.is_some()
+    }
+
+    /// True for a notification: it has a method and no id.
+    pub fn is_notification(&self) -> bool {
+        self.method.is_some() && self.id.is_none()
+    }
+}
+
+/// A JSON-RPC id as it was sent: `1` and `"1"` are different.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Id(Bytes);
+
+impl Id {
+    /// The raw text of an id that [`Envelope::parse`] accepted.
+    pub fn of(raw: &RawValue) -> Self {
+        Self(Bytes::copy_from_slice(raw.get().as_bytes()))
+    }
+
+    /// A number of our own.
+    pub fn number(number: u64) -> Self {
+        Self(number.to_string().into())
+    }
+
+    /// The JSON text.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_the_three_forms_apart() {
+        let request = Envelope::parse(br#"{"jsonrpc":"2.0","id":1,"method":"m","params":{"a": 1}}"#).unwrap();
+        assert!(request.is_request());
+        assert_eq!(request.params.unwrap().get(), r#"{"a": 1}"#);
+        let notice = Envelope::parse(br#"{"jsonrpc":"2.0","method":"m","id":null}"#).unwrap();
+        assert!(notice.is_notification());
+        let answer = Envelope::parse(br#"{"result":{},"id":"x","jsonrpc":"2.0","extra":[]}"#).unwrap();
+        assert_eq!(
+            Id::of(answer.id.unwrap()),
+            Id::of(&RawValue::from_string("\"x\"".into()).unwrap())
+        );
+    }
+
+    #[test]
+    fn refuses_what_is_none_of_them() {
+        for text in [
+            "",
+            "[]",
+            "1",
+            "{}",
+            r#"{"jsonrpc":"1.0","method":"m"}"#,
+            r#"{"jsonrpc":"2.0"}"#,
+            r#"{"jsonrpc":"2.0","id":{},"method":"m"}"#,
+            r#"{"jsonrpc":"2.0","id":[1],"method":"m"}"#,
+            r#"{"jsonrpc":"2.0","id":true,"method":"m"}"#,
+            r#"{"jsonrpc":"2.0","method":"m","params":[1]}"#,
+            r#"{"jsonrpc":"2.0","method":"m","result":{}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"result":{},"error":{}}"#,
+            r#"[{"jsonrpc":"2.0","id":1,"method":"m"}]"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"m"} x"#,
+        ] {
+            assert!(Envelope::parse(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+}
