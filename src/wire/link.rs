@@ -1,26 +1,45 @@
-use std::borrow::Cow;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::value::RawValue;
+use tokio::sync::Notify;
 
-use super::Edit;
-use crate::resource::Problem;
+use super::envelope::{Id, Malformed};
+use super::http::{Answering, Client as HttpClient};
+use super::inbound::{self, List};
+use super::splice::{Edit, Members};
+use super::{Peer, stdio};
+use crate::resource::{Problem, Reason};
 
-/// A live connection to one server, shared by every call on it.
+/// A live connection to one server, shared by every call on it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Link(Arc<Inner>);
+
 #[derive(Debug)]
-pub struct Link {}
+struct Inner {
+    peer: OnceLock<Peer>,
+    next_id: AtomicU64,
+    transport: Transport,
+    lost: Arc<Lost>,
+}
+
+#[derive(Debug)]
+pub(super) enum Transport {
+    Stdio(stdio::Pipes),
+    Http(HttpClient),
+}
 
 /// A request to a server, as the agent wrote it and with what must change.
 ///
 /// The link adds what the connection needs: an id of its own, a progress token of its own in place of the
 /// agent's, and in the modern era the `_meta` of the connection in place of the agent's.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// The method.
     pub method: &'a str,
     /// The members of `params`, from [`super::members`].
-    pub params: &'a [(Cow<'a, str>, &'a RawValue)],
+    pub params: &'a Members<'a>,
     /// Changes to `params`.
     pub edits: &'a [Edit<'a>],
     /// The server's own name of the tool or prompt, or the resource's URI: the `Mcp-Name` header.
@@ -29,7 +48,21 @@ pub struct Request<'a> {
 
 /// A request in flight. Dropping it before the answer tells the server that it is cancelled.
 #[derive(Debug)]
-pub struct Exchange {}
+pub struct Exchange {
+    link: Link,
+    id: u64,
+    /// The agent's progress token, to put back into what comes.
+    token: Option<Id>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Stdio(stdio::Waiting),
+    Http(Box<Answering>),
+    /// Answered, failed or abandoned: nothing to cancel.
+    Over,
+}
 
 /// What comes back for a request.
 #[derive(Debug)]
@@ -42,12 +75,21 @@ pub enum Incoming {
 }
 
 /// An answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Reply {
     /// The raw JSON of `result`.
     Result(Bytes),
     /// The raw JSON of `error`: an object with `code` and `message`.
     Error(Bytes),
+}
+
+/// What a connection tells without being asked.
+#[derive(Debug)]
+pub enum Event {
+    /// A list changed, or may have changed while nobody listened.
+    Changed(List),
+    /// The connection is gone.
+    Lost(LinkError),
 }
 
 /// Why a connection could not be made, or a request not be carried out.
@@ -60,24 +102,247 @@ pub struct LinkError {
     pub dispatched: bool,
     /// What the server asked for with Retry-After.
     pub retry_after: Option<Duration>,
+    /// The HTTP status, if the server answered with one.
+    pub http_status: Option<http::StatusCode>,
+}
+
+impl LinkError {
+    pub(super) fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            problem: Problem::new(reason, message),
+            dispatched: false,
+            retry_after: None,
+            http_status: None,
+        }
+    }
+
+    pub(super) fn dispatched(self) -> Self {
+        Self {
+            dispatched: true,
+            ..self
+        }
+    }
+}
+
+/// Where the end of a connection is written down, by whoever notices first.
+#[derive(Debug, Default)]
+pub(super) struct Lost {
+    error: OnceLock<LinkError>,
+    noticed: Notify,
+}
+
+impl Lost {
+    pub(super) fn mark(&self, error: LinkError) {
+        if self.error.set(error).is_ok() {
+            self.noticed.notify_waiters();
+        }
+    }
+
+    pub(super) fn get(&self) -> Option<&LinkError> {
+        self.error.get()
+    }
+
+    pub(super) async fn wait(&self) -> LinkError {
+        loop {
+            let noticed = self.noticed.notified();
+            if let Some(error) = self.error.get() {
+                return error.clone();
+            }
+            noticed.await;
+        }
+    }
 }
 
 impl Link {
+    pub(super) fn new(transport: Transport, lost: Arc<Lost>) -> Self {
+        Self(Arc::new(Inner {
+            peer: OnceLock::new(),
+            next_id: AtomicU64::new(1),
+            transport,
+            lost,
+        }))
+    }
+
+    /// What the handshake told of the server.
+    pub fn peer(&self) -> &Peer {
+        static UNKNOWN: OnceLock<Peer> = OnceLock::new();
+        self.0
+            .peer
+            .get()
+            .unwrap_or_else(|| UNKNOWN.get_or_init(Peer::unknown))
+    }
+
+    pub(super) fn set_peer(&self, peer: Peer) {
+        if let Transport::Http(client) = &self.0.transport {
+            client.agreed(&peer);
+        }
+        // Set once, by the handshake.
+        let _ = self.0.peer.set(peer);
+    }
+
     /// Sends a request. The answer may take as long as it likes: the caller bounds it.
     pub async fn call(&self, request: Request<'_>) -> Result<Exchange, LinkError> {
-        let _ = request;
-        unimplemented!()
+        if let Some(error) = self.0.lost.get() {
+            return Err(error.clone());
+        }
+        let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
+        let token = Id::number(id);
+        let (meta, progress) = self
+            .peer()
+            .meta(inbound::meta(request.params), &token)
+            .map_err(|error| malformed(&error.into()))?;
+        let params = inbound::params(request.params, request.edits, meta.as_deref())
+            .map_err(|error| malformed(&error.into()))?;
+        self.dispatch(id, progress, request.method, request.name, &params)
+            .await
+    }
+
+    /// Sends a request whose params are complete.
+    pub(super) async fn dispatch(
+        &self,
+        id: u64,
+        token: Option<Id>,
+        method: &str,
+        name: Option<&str>,
+        params: &str,
+    ) -> Result<Exchange, LinkError> {
+        let message = inbound::message(Some(&Id::number(id)), method, Some(params));
+        let state = match &self.0.transport {
+            Transport::Stdio(pipes) => State::Stdio(pipes.request(id, token.is_some(), message).await?),
+            Transport::Http(client) => State::Http(Box::new(
+                client.request(method, name, message, Some(&self.0.lost)).await?,
+            )),
+        };
+        Ok(Exchange {
+            link: self.clone(),
+            id,
+            token,
+            state,
+        })
+    }
+
+    pub(super) fn next_id(&self) -> u64 {
+        self.0.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Sends a notification.
+    pub async fn notify(&self, method: &str, params: Option<&str>) -> Result<(), LinkError> {
+        let message = inbound::message(None, method, params);
+        match &self.0.transport {
+            Transport::Stdio(pipes) => pipes.send(message).await,
+            Transport::Http(client) => client.notify(method, message).await,
+        }
+    }
+
+    /// The process id of a stdio server.
+    pub fn pid(&self) -> Option<u32> {
+        match &self.0.transport {
+            Transport::Stdio(pipes) => Some(pipes.pid()),
+            Transport::Http(_) => None,
+        }
+    }
+
+    /// Ends the connection: the session by DELETE, or the process by closing its stdin, then SIGTERM, then
+    /// SIGKILL to its group. Bounded by a few seconds.
+    pub async fn close(&self) {
+        self.0
+            .lost
+            .mark(LinkError::new(Reason::Detached, "the connection was closed"));
+        match &self.0.transport {
+            Transport::Stdio(pipes) => pipes.close().await,
+            Transport::Http(client) => client.close().await,
+        }
+    }
+
+    pub(super) fn transport(&self) -> &Transport {
+        &self.0.transport
+    }
+
+    pub(super) fn lost(&self) -> &Arc<Lost> {
+        &self.0.lost
     }
 }
 
 impl Exchange {
-    /// The next thing that comes back. After an answer or an error nothing more comes.
+    /// The next thing that comes back. After an answer or an error nothing more comes. Cancel safe.
     pub async fn next(&mut self) -> Result<Incoming, LinkError> {
-        unimplemented!()
+        let incoming = match &mut self.state {
+            State::Stdio(waiting) => waiting.next().await,
+            State::Http(answering) => answering.next(self.id).await,
+            State::Over => Err(LinkError::new(Reason::Detached, "the exchange is over")),
+        };
+        match incoming {
+            Ok(Incoming::Notice(message)) => Ok(Incoming::Notice(self.restored(message)?)),
+            Ok(answer) => {
+                self.finish();
+                Ok(answer)
+            }
+            Err(error) => {
+                self.finish();
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for the answer, leaving out what comes before it.
+    pub async fn answer(mut self) -> Result<Reply, LinkError> {
+        loop {
+            if let Incoming::Answer(reply) = self.next().await? {
+                return Ok(reply);
+            }
+        }
     }
 
     /// Stops waiting without telling the server; a late answer is discarded.
-    pub fn abandon(self) {
-        unimplemented!()
+    pub fn abandon(mut self) {
+        self.state = State::Over;
     }
+
+    fn restored(&self, message: Bytes) -> Result<Bytes, LinkError> {
+        match (&self.token, inbound::classify(&message)) {
+            (Some(token), Ok(inbound::Inbound::Progress(_))) => {
+                inbound::with_token(&message, token).map_err(|error| malformed(&error))
+            }
+            _ => Ok(message),
+        }
+    }
+
+    fn finish(&mut self) {
+        if let State::Http(answering) = std::mem::replace(&mut self.state, State::Over) {
+            answering.recycle();
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let modern_http =
+            matches!(self.link.peer().era, super::Era::Modern) && matches!(self.state, State::Http(_));
+        // Over modern HTTP the closed stream is the cancellation; before the handshake there is none.
+        if matches!(self.state, State::Over) || modern_http || self.link.0.peer.get().is_none() {
+            return;
+        }
+        let params = format!(
+            r#"{{"requestId":{},"reason":"cancelled by the caller"}}"#,
+            self.id
+        );
+        match &self.link.0.transport {
+            Transport::Stdio(pipes) => {
+                pipes.send_soon(inbound::message(None, "notifications/cancelled", Some(&params)));
+            }
+            Transport::Http(client) => {
+                client.notify_soon(
+                    "notifications/cancelled",
+                    inbound::message(None, "notifications/cancelled", Some(&params)),
+                );
+            }
+        }
+    }
+}
+
+fn malformed(error: &Malformed) -> LinkError {
+    LinkError::new(
+        Reason::InvalidSpec,
+        format!("the request could not be read: {error}"),
+    )
 }

@@ -5,9 +5,22 @@
 //! whom to connect to or when to retry.
 
 mod envelope;
+mod handshake;
+mod http;
+mod inbound;
 mod link;
+mod open;
+mod peer;
 mod splice;
+mod sse;
+mod stdio;
 
 pub use envelope::{Envelope, Id, Malformed};
-pub use link::{Exchange, Incoming, Link, LinkError, Reply, Request};
-pub use splice::{Edit, members, rewrite};
+pub use inbound::List;
+pub use link::{Event, Exchange, Incoming, Link, LinkError, Reply, Request};
+pub use open::{Events, open};
+pub use peer::{Era, Peer};
+pub use splice::{Edit, Member, Members, members, rewrite, rewrite_members};
+
+/// The longest message taken from a server: an answer, an event or a line.
+pub const MESSAGE_LIMIT: usize = 16 << 20;

@@ -9,9 +9,15 @@ use serde_json::value::RawValue;
 /// The members of a JSON object in order, each with its decoded key and raw value.
 ///
 /// A key that stands twice is given twice. Values nested deeper than serde_json's limit are refused.
-pub fn members(object: &str) -> Result<Vec<(Cow<'_, str>, &RawValue)>, serde_json::Error> {
-    serde_json::from_str::<Members<'_>>(object).map(|members| members.0)
+pub fn members(object: &str) -> Result<Vec<Member<'_>>, serde_json::Error> {
+    serde_json::from_str::<Collected<'_>>(object).map(|members| members.0)
 }
+
+/// A decoded key and its raw value.
+pub type Member<'a> = (Cow<'a, str>, &'a RawValue);
+
+/// The members of an object, in order.
+pub type Members<'a> = [Member<'a>];
 
 /// One change to an object.
 #[derive(Clone, Copy, Debug)]
@@ -32,10 +38,18 @@ impl Edit<'_> {
 
 /// The object with the edits applied; every other member keeps its bytes and its place.
 pub fn rewrite(object: &str, edits: &[Edit<'_>]) -> Result<String, serde_json::Error> {
-    let members = members(object)?;
-    let mut text = String::with_capacity(object.len() + 64);
+    rewrite_members(&members(object)?, edits)
+}
+
+/// [`rewrite`] for an object whose members are known already.
+pub fn rewrite_members(members: &Members<'_>, edits: &[Edit<'_>]) -> Result<String, serde_json::Error> {
+    let len: usize = members
+        .iter()
+        .map(|(key, value)| key.len() + value.get().len() + 4)
+        .sum();
+    let mut text = String::with_capacity(len + 64);
     text.push('{');
-    for (key, value) in &members {
+    for (key, value) in members {
         match edits.iter().find(|edit| edit.key() == key) {
             Some(Edit::Remove(_)) => {}
             Some(Edit::Set(_, value)) => push(&mut text, key, value)?,
@@ -63,28 +77,28 @@ fn push(text: &mut String, key: &str, value: &str) -> Result<(), serde_json::Err
     Ok(())
 }
 
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+struct Collected<'a>(Vec<Member<'a>>);
 
 /// A key, borrowed where it holds no escapes.
 #[derive(serde::Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for Collected<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Collect;
         impl<'de> Visitor<'de> for Collect {
-            type Value = Members<'de>;
+            type Value = Collected<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Collected<'de>, A::Error> {
                 let mut members = Vec::with_capacity(8);
                 while let Some((Key(key), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
                     members.push((key, value));
                 }
-                Ok(Members(members))
+                Ok(Collected(members))
             }
         }
         deserializer.deserialize_map(Collect)

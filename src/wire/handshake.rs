@@ -1,0 +1,243 @@
+//! The opening handshake: rmcp speaks it, over the raw requests that calls use too, and then steps aside.
+//!
+//! rmcp knows the revisions and negotiates between the eras. Its running service is not kept: measured, its
+//! idle channels alone cost 25 KiB per connection, and what is left to do (notices, pings) is raw JSON anyway.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rmcp::model::{
+    ClientCapabilities, ClientConfig, ClientJsonRpcMessage, ErrorData, Implementation, JsonRpcMessage,
+    ProtocolVersion, RequestId, ServerJsonRpcMessage,
+};
+use rmcp::service::{
+    ClientInitializeError, ClientLifecycleMode, ClientServiceExt, RoleClient, RxJsonRpcMessage,
+};
+use rmcp::transport::Transport;
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+
+use super::link::{Exchange, Incoming, Link, LinkError, Reply};
+use super::{Envelope, Era, Peer};
+use crate::resource::{Reason, ServerInfo};
+
+/// The modern revision that evenkeel speaks.
+pub(super) const MODERN: &str = "2026-07-28";
+
+/// Opens the conversation. A remembered era spares the probe, which a silent legacy server lets run out.
+pub(super) async fn shake(link: &Link, remembered: Option<Era>) -> Result<Peer, LinkError> {
+    let failure = Failure::default();
+    let (sent, pending) = mpsc::unbounded_channel();
+    let stage = Stage {
+        link: link.clone(),
+        sent,
+        pending,
+        waiting: None,
+        answers: VecDeque::new(),
+        failure: failure.clone(),
+    };
+    let modern = vec![ProtocolVersion::V_2026_07_28];
+    let mode = match remembered {
+        Some(Era::Legacy) => ClientLifecycleMode::Initialize,
+        Some(Era::Modern) => ClientLifecycleMode::Discover {
+            preferred_versions: modern,
+        },
+        None => ClientLifecycleMode::Auto {
+            preferred_versions: modern,
+            legacy_version: Some(ProtocolVersion::V_2025_11_25),
+        },
+    };
+    let mut config = ClientConfig::default();
+    config.protocol_version = ProtocolVersion::V_2025_11_25;
+    config.capabilities = ClientCapabilities::default();
+    config.client_info = Implementation::new("evenkeel", env!("CARGO_PKG_VERSION"));
+    let running = match config.serve_with_lifecycle(stage, mode).await {
+        Ok(running) => running,
+        Err(error) => return Err(failure.take().unwrap_or_else(|| failed(&error))),
+    };
+    let known = running
+        .peer_info()
+        .ok_or_else(|| failed_with("the server told nothing of itself"))?;
+    let era = if known.protocol_version.has_initialize() {
+        Era::Legacy
+    } else {
+        Era::Modern
+    };
+    let info = known.server_info.as_ref().map(|info| ServerInfo {
+        name: info.name.clone(),
+        version: info.version.clone(),
+    });
+    let tools = known.capabilities.tools.as_ref();
+    let peer = Peer::new(
+        era,
+        known.protocol_version.to_string(),
+        info.unwrap_or_default(),
+        tools.is_some(),
+        tools.is_some_and(|tools| tools.list_changed == Some(true)),
+    );
+    drop(known);
+    // Ends rmcp's task; closing the stage closes nothing of ours.
+    let _ = running.cancel().await;
+    Ok(peer)
+}
+
+/// Why the handshake failed, where it is known better than rmcp can say.
+#[derive(Clone, Default)]
+struct Failure(Arc<Mutex<Option<LinkError>>>);
+
+impl Failure {
+    fn set(&self, error: LinkError) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(error);
+    }
+
+    fn take(&self) -> Option<LinkError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+fn failed(error: &ClientInitializeError) -> LinkError {
+    failed_with(&match error {
+        ClientInitializeError::JsonRpcError(error) => format!("the server answered: {}", error.message),
+        ClientInitializeError::LegacyFallbackFailed { fallback, .. } => match &**fallback {
+            ClientInitializeError::JsonRpcError(error) => format!("the server answered: {}", error.message),
+            other => other.to_string(),
+        },
+        other => other.to_string(),
+    })
+}
+
+fn failed_with(why: &str) -> LinkError {
+    let short: String = why.chars().filter(|char| !char.is_control()).take(300).collect();
+    LinkError::new(
+        Reason::HandshakeFailed,
+        format!("the MCP handshake failed: {short}"),
+    )
+}
+
+/// What rmcp takes for a transport: its requests go out as raw requests of the link.
+struct Stage {
+    link: Link,
+    sent: mpsc::UnboundedSender<Sent>,
+    pending: mpsc::UnboundedReceiver<Sent>,
+    waiting: Option<(RequestId, Exchange)>,
+    answers: VecDeque<ServerJsonRpcMessage>,
+    failure: Failure,
+}
+
+enum Sent {
+    /// A request under way.
+    Request(RequestId, Exchange),
+    /// An answer that needs no waiting.
+    Answer(Box<ServerJsonRpcMessage>),
+}
+
+impl Transport<RoleClient> for Stage {
+    type Error = LinkError;
+
+    fn send(
+        &mut self,
+        item: ClientJsonRpcMessage,
+    ) -> impl Future<Output = Result<(), LinkError>> + Send + 'static {
+        let (link, sent, failure) = (self.link.clone(), self.sent.clone(), self.failure.clone());
+        async move {
+            let result = pass_on(&link, item, &sent).await;
+            result.inspect_err(|error| failure.set(error.clone()))
+        }
+    }
+
+    async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleClient>> {
+        loop {
+            if let Some(answer) = self.answers.pop_front() {
+                return Some(answer);
+            }
+            let next = tokio::select! {
+                // A request that replaces an unanswered one (the probe of a silent server) comes first.
+                biased;
+                sent = self.pending.recv() => sent?,
+                answer = answered(&mut self.waiting) => {
+                    self.waiting = None;
+                    match answer {
+                        Ok(message) => return Some(message),
+                        Err(error) => {
+                            self.failure.set(error);
+                            return None;
+                        }
+                    }
+                }
+            };
+            match next {
+                Sent::Answer(answer) => self.answers.push_back(*answer),
+                Sent::Request(id, exchange) => {
+                    if let Some((_, unanswered)) = self.waiting.replace((id, exchange)) {
+                        unanswered.abandon();
+                    }
+                }
+            }
+        }
+    }
+
+    async fn close(&mut self) -> Result<(), LinkError> {
+        Ok(())
+    }
+}
+
+async fn pass_on(
+    link: &Link,
+    item: ClientJsonRpcMessage,
+    sent: &mpsc::UnboundedSender<Sent>,
+) -> Result<(), LinkError> {
+    let text = serde_json::to_string(&item).map_err(|error| failed_with(&error.to_string()))?;
+    let envelope = Envelope::parse(text.as_bytes()).map_err(|error| failed_with(&error.to_string()))?;
+    let Some(method) = envelope.method.as_deref() else {
+        return Ok(());
+    };
+    let params = envelope.params.map(RawValue::get);
+    let JsonRpcMessage::Request(request) = &item else {
+        return link.notify(method, params).await;
+    };
+    let id = request.id.clone();
+    let delivered = match link
+        .dispatch(link.next_id(), None, method, None, params.unwrap_or("{}"))
+        .await
+    {
+        Ok(exchange) => Sent::Request(id, exchange),
+        // A client error that is no JSON-RPC: whatever stands there does not know the modern probe.
+        Err(error) if method == "server/discover" && is_unknown(&error) => {
+            let unknown = ErrorData::invalid_request(error.problem.message, None);
+            Sent::Answer(Box::new(ServerJsonRpcMessage::error(unknown, Some(id))))
+        }
+        Err(error) => return Err(error),
+    };
+    // The stage is dropped only with the handshake.
+    let _ = sent.send(delivered);
+    Ok(())
+}
+
+fn is_unknown(error: &LinkError) -> bool {
+    error.http_status.is_some_and(|status| {
+        status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 408 | 425 | 429)
+    })
+}
+
+async fn answered(waiting: &mut Option<(RequestId, Exchange)>) -> Result<ServerJsonRpcMessage, LinkError> {
+    let Some((id, exchange)) = waiting else {
+        return std::future::pending().await;
+    };
+    loop {
+        let (member, raw) = match exchange.next().await? {
+            Incoming::Notice(_) => continue,
+            Incoming::Answer(Reply::Result(raw)) => ("result", raw),
+            Incoming::Answer(Reply::Error(raw)) => ("error", raw),
+        };
+        let id = serde_json::to_string(id).unwrap_or_default();
+        let text = format!(
+            r#"{{"jsonrpc":"2.0","id":{id},"{member}":{}}}"#,
+            String::from_utf8_lossy(&raw)
+        );
+        return serde_json::from_str(&text)
+            .map_err(|error| failed_with(&format!("its answer could not be read: {error}")));
+    }
+}

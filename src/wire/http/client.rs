@@ -1,0 +1,359 @@
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use base64::Engine;
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName, HeaderValue, LOCATION, USER_AGENT};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http_body_util::Full;
+use jiff::Timestamp;
+use secrecy::ExposeSecret;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+use url::Url;
+
+use super::super::link::{LinkError, Lost};
+use super::super::{Era, Peer};
+use super::answer::Answering;
+use super::connect::Connector;
+use super::connection::{Body, Pool};
+use super::refusal::refusal;
+use crate::resource::{HttpEndpoint, Reason};
+
+const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+const METHOD: HeaderName = HeaderName::from_static("mcp-method");
+const NAME: HeaderName = HeaderName::from_static("mcp-name");
+
+/// How much of an error's body is read.
+const ERROR_BODY: usize = 64 * 1024;
+/// How long the end of a session may take.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+/// A server behind a URL. Cheap to clone.
+#[derive(Clone)]
+pub(in crate::wire) struct Client(Arc<Inner>);
+
+struct Inner {
+    pool: Arc<Pool>,
+    url: Url,
+    /// Path and query; another one after the server redirected within its origin.
+    target: ArcSwap<Uri>,
+    /// The headers of every request, as far as they are known before the handshake.
+    base: HeaderMap,
+    /// The same with what the handshake agreed on.
+    agreed: OnceLock<(Era, HeaderMap)>,
+    session: OnceLock<HeaderValue>,
+    credentials: bool,
+    closed: AtomicBool,
+    /// The fleet's: waited for when evenkeel ends.
+    tasks: TaskTracker,
+}
+
+impl Client {
+    pub(in crate::wire) fn new(endpoint: &HttpEndpoint, tasks: &TaskTracker) -> Result<Self, LinkError> {
+        let invalid = |message: String| LinkError::new(Reason::InvalidSpec, message);
+        let mut base = HeaderMap::new();
+        base.insert(
+            ACCEPT,
+            HeaderValue::from_static("application/json, text/event-stream"),
+        );
+        base.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        base.insert(
+            USER_AGENT,
+            HeaderValue::from_static(concat!("evenkeel/", env!("CARGO_PKG_VERSION"))),
+        );
+        for (name, value) in &endpoint.headers {
+            let mut value = HeaderValue::from_str(value.expose_secret()).map_err(|_| {
+                invalid(format!(
+                    "the value of header {name} holds characters that a header cannot"
+                ))
+            })?;
+            value.set_sensitive(true);
+            base.insert(name.clone(), value);
+        }
+        // After the declared ones: these describe the connection itself.
+        let host = endpoint.url.host_str().unwrap_or_default();
+        let host = endpoint
+            .url
+            .port()
+            .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        base.insert(
+            HOST,
+            HeaderValue::from_str(&host).map_err(|_| invalid(format!("{host:?} is not a host")))?,
+        );
+        let target = target(&endpoint.url).ok_or_else(|| invalid("the url's path cannot be used".into()))?;
+        Ok(Self(Arc::new(Inner {
+            pool: Pool::new(Connector::new(endpoint)?),
+            url: endpoint.url.clone(),
+            target: ArcSwap::from_pointee(target),
+            base,
+            agreed: OnceLock::new(),
+            session: OnceLock::new(),
+            credentials: !endpoint.headers.is_empty(),
+            closed: AtomicBool::new(false),
+            tasks: tasks.clone(),
+        })))
+    }
+
+    /// Takes over what the handshake agreed on, for every request from now on.
+    pub(in crate::wire) fn agreed(&self, peer: &Peer) {
+        let mut headers = self.0.base.clone();
+        if let Ok(version) = HeaderValue::from_str(&peer.version) {
+            headers.insert(VERSION, version);
+        }
+        if let Some(session) = self.0.session.get() {
+            headers.insert(SESSION, session.clone());
+        }
+        // Agreed once, by the handshake.
+        let _ = self.0.agreed.set((peer.era, headers));
+    }
+
+    /// Posts a request. A connection that cannot be made, or a session that the server forgot, is the end
+    /// of the link, and is marked so in `lost`.
+    pub(in crate::wire) async fn request(
+        &self,
+        method: &str,
+        name: Option<&str>,
+        message: Bytes,
+        lost: Option<&Lost>,
+    ) -> Result<Answering, LinkError> {
+        let response = match self.post(method, name, message).await {
+            Ok(response) => response,
+            Err(error) => {
+                if let Some(lost) = lost.filter(|_| self.0.agreed.get().is_some() && !error.dispatched) {
+                    lost.mark(error.clone());
+                }
+                return Err(error);
+            }
+        };
+        if let Some(session) = response.headers().get(SESSION)
+            && self.0.agreed.get().is_none()
+        {
+            // Only the handshake opens a session.
+            let _ = self.0.session.set(session.clone());
+        }
+        if response.status().is_success() {
+            return Ok(Answering::new(self.clone(), response));
+        }
+        let error = self.refused(response).await;
+        match error {
+            Refused::Answer(answering) => Ok(answering),
+            Refused::Error(error) => {
+                if error.http_status == Some(StatusCode::NOT_FOUND) && self.0.session.get().is_some() {
+                    let mut forgotten =
+                        LinkError::new(Reason::ConnectFailed, "the server forgot the session (HTTP 404)");
+                    forgotten.http_status = error.http_status;
+                    if let Some(lost) = lost {
+                        lost.mark(forgotten.clone());
+                    }
+                    return Err(forgotten);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Posts a notification, or an answer to a question.
+    pub(in crate::wire) async fn notify(&self, method: &str, message: Bytes) -> Result<(), LinkError> {
+        let response = self.post(method, None, message).await?;
+        if response.status().is_success() {
+            // Some servers send a body; reading it gives the connection back.
+            response.into_body().collect(ERROR_BODY).await?;
+            return Ok(());
+        }
+        match self.refused(response).await {
+            Refused::Error(error) => Err(error),
+            Refused::Answer(_) => Ok(()),
+        }
+    }
+
+    /// Posts a notification on a task of its own, for callers that cannot wait.
+    pub(in crate::wire) fn notify_soon(&self, method: &'static str, message: Bytes) {
+        let client = self.clone();
+        self.0.tasks.spawn(async move {
+            match tokio::time::timeout(GOODBYE, client.notify(method, message)).await {
+                Ok(Err(error)) => debug!(method, %error, "a notification was not taken"),
+                Err(_) => debug!(method, "a notification was not taken in time"),
+                Ok(Ok(())) => {}
+            }
+        });
+    }
+
+    /// Opens the legacy notice stream.
+    pub(super) async fn get(&self) -> Result<Response<Body>, LinkError> {
+        let mut headers = self.headers("", None);
+        headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        headers.remove(CONTENT_TYPE);
+        self.send(&Method::GET, &headers, &Bytes::new()).await
+    }
+
+    async fn post(
+        &self,
+        method: &str,
+        name: Option<&str>,
+        message: Bytes,
+    ) -> Result<Response<Body>, LinkError> {
+        self.send(&Method::POST, &self.headers(method, name), &message)
+            .await
+    }
+
+    async fn send(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        body: &Bytes,
+    ) -> Result<Response<Body>, LinkError> {
+        let target = self.0.target.load_full();
+        let response = self.0.pool.send(request(method, &target, headers, body)).await?;
+        match self.moved(&response) {
+            None => Ok(response),
+            Some(to) => {
+                self.0.target.store(Arc::new(to.clone()));
+                self.0.pool.send(request(method, &to, headers, body)).await
+            }
+        }
+    }
+
+    /// Where the server redirects to, if that is within its own origin and keeps the method.
+    fn moved(&self, response: &Response<Body>) -> Option<Uri> {
+        if !matches!(
+            response.status(),
+            StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT
+        ) {
+            return None;
+        }
+        let to = self
+            .0
+            .url
+            .join(response.headers().get(LOCATION)?.to_str().ok()?)
+            .ok()?;
+        (to.origin() == self.0.url.origin())
+            .then(|| target(&to))
+            .flatten()
+    }
+
+    fn headers(&self, method: &str, name: Option<&str>) -> HeaderMap {
+        let (era, mut headers) = match self.0.agreed.get() {
+            Some((era, headers)) => (*era, headers.clone()),
+            // Before the agreement: the probe is modern, `initialize` and its confirmation are legacy.
+            None => {
+                let mut headers = self.0.base.clone();
+                if let Some(session) = self.0.session.get() {
+                    headers.insert(SESSION, session.clone());
+                }
+                if method == "server/discover" {
+                    headers.insert(VERSION, HeaderValue::from_static(super::super::handshake::MODERN));
+                    (Era::Modern, headers)
+                } else {
+                    (Era::Legacy, headers)
+                }
+            }
+        };
+        if era == Era::Modern {
+            if let Ok(method) = HeaderValue::from_str(method) {
+                headers.insert(METHOD, method);
+            }
+            if let Some(name) = name.and_then(encoded) {
+                headers.insert(NAME, name);
+            }
+        }
+        headers
+    }
+
+    async fn refused(&self, response: Response<Body>) -> Refused {
+        let (head, body) = response.into_parts();
+        let body = body.collect(ERROR_BODY).await.unwrap_or_default();
+        if let Some(answering) = Answering::of_error(self.clone(), &body) {
+            return Refused::Answer(answering);
+        }
+        let text = String::from_utf8_lossy(&body);
+        let is_text = head
+            .headers
+            .get(CONTENT_TYPE)
+            .is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
+        let text = if is_text { &*text } else { "" };
+        Refused::Error(refusal(
+            head.status,
+            &head.headers,
+            text,
+            self.0.credentials,
+            Timestamp::now(),
+        ))
+    }
+
+    pub(super) fn prune(&self) {
+        self.0.pool.prune();
+    }
+
+    /// Ends the session, if there is one, and every idle connection.
+    pub(in crate::wire) async fn close(&self) {
+        if self.0.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if self.0.session.get().is_some() {
+            let headers = self.headers("", None);
+            let nothing = Bytes::new();
+            let goodbye = self.send(&Method::DELETE, &headers, &nothing);
+            // 405 says that sessions end by themselves; whatever else happens, we are gone.
+            if let Ok(Err(error)) = tokio::time::timeout(GOODBYE, goodbye).await {
+                debug!(%error, "the session was not ended");
+            }
+        }
+        self.0.pool.clear();
+    }
+}
+
+enum Refused {
+    /// A JSON-RPC error, whatever the status.
+    Answer(Answering),
+    Error(LinkError),
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Client")
+    }
+}
+
+fn request(method: &Method, target: &Uri, headers: &HeaderMap, body: &Bytes) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(body.clone()));
+    *request.method_mut() = method.clone();
+    *request.uri_mut() = target.clone();
+    *request.headers_mut() = headers.clone();
+    request
+}
+
+/// Path and query of a URL, as they stand in a request line.
+fn target(url: &Url) -> Option<Uri> {
+    let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
+    Uri::try_from(format!("{}{query}", url.path())).ok()
+}
+
+/// A name as a header value; what a header cannot hold is wrapped in base64 (2026-07-28, transports).
+fn encoded(name: &str) -> Option<HeaderValue> {
+    let plain = name.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+        && !name.starts_with(' ')
+        && !name.ends_with(' ')
+        && !(name.starts_with("=?base64?") && name.ends_with("?="));
+    if plain {
+        return HeaderValue::from_str(name).ok();
+    }
+    let text = base64::engine::general_purpose::STANDARD.encode(name);
+    HeaderValue::from_str(&format!("=?base64?{text}?=")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_a_header_cannot_hold_are_wrapped() {
+        assert_eq!(encoded("search").unwrap(), "search");
+        assert_eq!(encoded("é").unwrap(), "=?base64?w6k=?=");
+        assert_eq!(encoded(" a").unwrap(), "=?base64?IGE=?=");
+    }
+}

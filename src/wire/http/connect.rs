@@ -1,0 +1,205 @@
+use std::io;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_platform_verifier::BuilderVerifierExt;
+use secrecy::ExposeSecret;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
+use url::Host;
+
+use super::super::LinkError;
+use crate::resource::{HttpEndpoint, Reason};
+
+/// A socket to a server, encrypted or not.
+pub(super) type Socket = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+/// How long one address may take to accept.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Makes sockets to one origin.
+#[derive(Debug)]
+pub(super) struct Connector {
+    host: Host<String>,
+    port: u16,
+    tls: Option<Arc<ClientConfig>>,
+    /// For messages: `host:port`.
+    name: String,
+}
+
+impl Connector {
+    pub(super) fn new(endpoint: &HttpEndpoint) -> Result<Self, LinkError> {
+        let invalid = |message: String| LinkError::new(Reason::InvalidSpec, message);
+        let url = &endpoint.url;
+        let host = url
+            .host()
+            .ok_or_else(|| invalid("the url has no host".into()))?
+            .to_owned();
+        let port = url
+            .port_or_known_default()
+            .ok_or_else(|| invalid("the url has no port".into()))?;
+        let tls = match (url.scheme(), &endpoint.ca) {
+            ("https", None) => Some(system_trust()?),
+            ("https", Some(ca)) => Some(Arc::new(trust_only(ca.expose_secret())?)),
+            _ => None,
+        };
+        let name = format!("{host}:{port}");
+        Ok(Self {
+            host,
+            port,
+            tls,
+            name,
+        })
+    }
+
+    /// Connects to the first address that accepts. Addresses of the link itself, where clouds keep their
+    /// metadata services, are refused after the name was resolved.
+    pub(super) async fn connect(&self) -> Result<Socket, LinkError> {
+        let addresses = match &self.host {
+            Host::Ipv4(address) => vec![(*address).into()],
+            Host::Ipv6(address) => vec![(*address).into()],
+            Host::Domain(name) => tokio::net::lookup_host((name.as_str(), self.port))
+                .await
+                .map_err(|error| self.failed(&format!("the name could not be resolved: {error}")))?
+                .map(|address| address.ip())
+                .collect(),
+        };
+        let mut last = self.failed("the name has no address");
+        for address in addresses {
+            if is_local_to_the_link(address) {
+                last = LinkError::new(
+                    Reason::PolicyDenied,
+                    format!(
+                        "{} is {address}, a link-local or metadata address, which is not allowed",
+                        self.name
+                    ),
+                );
+                continue;
+            }
+            match tokio::time::timeout(PATIENCE, TcpStream::connect((address, self.port))).await {
+                Ok(Ok(socket)) => return self.secure(socket).await,
+                Ok(Err(error)) => last = self.failed(&describe(&error)),
+                Err(_) => last = self.failed(&format!("no answer within {} s", PATIENCE.as_secs())),
+            }
+        }
+        Err(last)
+    }
+
+    async fn secure(&self, socket: TcpStream) -> Result<Socket, LinkError> {
+        socket
+            .set_nodelay(true)
+            .map_err(|error| self.failed(&error.to_string()))?;
+        let Some(config) = &self.tls else {
+            return Ok(Either::Left(socket));
+        };
+        let name = match &self.host {
+            Host::Domain(name) => ServerName::try_from(name.clone())
+                .map_err(|_| LinkError::new(Reason::InvalidSpec, format!("{name:?} is not a host name")))?,
+            Host::Ipv4(address) => ServerName::from(IpAddr::from(*address)),
+            Host::Ipv6(address) => ServerName::from(IpAddr::from(*address)),
+        };
+        let handshake = TlsConnector::from(config.clone()).connect(name, socket);
+        match tokio::time::timeout(PATIENCE, handshake).await {
+            Ok(Ok(stream)) => Ok(Either::Right(Box::new(stream))),
+            Ok(Err(error)) => Err(self.failed(&format!("TLS: {error}"))),
+            Err(_) => Err(self.failed(&format!("no TLS handshake within {} s", PATIENCE.as_secs()))),
+        }
+    }
+
+    fn failed(&self, why: &str) -> LinkError {
+        LinkError::new(
+            Reason::ConnectFailed,
+            format!("cannot connect to {}: {why}", self.name),
+        )
+    }
+}
+
+fn describe(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused; nothing listens there".into(),
+        _ => error.to_string(),
+    }
+}
+
+/// Addresses that are only for the machine's own network segment, metadata services among them.
+fn is_local_to_the_link(address: IpAddr) -> bool {
+    /// The metadata service of EC2 over IPv6.
+    const EC2: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.is_link_local() || address.is_unspecified() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_unicast_link_local() || address.is_unspecified() || address == EC2,
+    }
+}
+
+/// One configuration for all servers: reading the system's trust store is slow and its copy is large.
+fn system_trust() -> Result<Arc<ClientConfig>, LinkError> {
+    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    if let Some(config) = CONFIG.get() {
+        return Ok(config.clone());
+    }
+    let failed = |error: rustls::Error| {
+        LinkError::new(
+            Reason::ConnectFailed,
+            format!("the system's trust store cannot be used: {error}"),
+        )
+    };
+    let config = builder()?
+        .with_platform_verifier()
+        .map_err(failed)?
+        .with_no_client_auth();
+    Ok(CONFIG.get_or_init(|| Arc::new(config)).clone())
+}
+
+fn trust_only(pem: &str) -> Result<ClientConfig, LinkError> {
+    let invalid = |why: String| LinkError::new(Reason::InvalidSpec, format!("tls.caSecretRef: {why}"));
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|error| invalid(error.to_string()))?;
+        roots
+            .add(certificate)
+            .map_err(|error| invalid(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(invalid("holds no PEM certificate".into()));
+    }
+    Ok(builder()?.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, LinkError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| LinkError::new(Reason::ConnectFailed, format!("TLS cannot be set up: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_and_link_local_addresses_are_refused() {
+        for (address, refused) in [
+            ("169.254.169.254", true),
+            ("::ffff:169.254.169.254", true),
+            ("fe80::1", true),
+            ("fd00:ec2::254", true),
+            ("0.0.0.0", true),
+            ("127.0.0.1", false),
+            ("10.0.0.1", false),
+            ("::1", false),
+            ("2001:db8::1", false),
+        ] {
+            assert_eq!(
+                is_local_to_the_link(address.parse().unwrap()),
+                refused,
+                "{address}"
+            );
+        }
+    }
+}

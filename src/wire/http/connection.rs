@@ -1,0 +1,267 @@
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body as _;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+
+use super::super::LinkError;
+use super::connect::{Connector, Socket};
+use crate::resource::Reason;
+
+/// How long an idle connection may be used again; less if the server said so with Keep-Alive.
+const IDLE: Duration = Duration::from_secs(30);
+/// Idle connections kept per server.
+const KEPT: usize = 64;
+
+type Driver = http1::Connection<TokioIo<Socket>, Full<Bytes>>;
+
+/// One HTTP/1.1 connection. No task stands behind it: whoever uses it drives it, so that a call needs no
+/// hop to another task, and an idle connection costs its buffers alone.
+#[derive(Debug)]
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    driver: Pin<Box<Driver>>,
+    usable_until: Instant,
+}
+
+/// The idle connections of one server, and the way to make more.
+#[derive(Debug)]
+pub(super) struct Pool {
+    connector: Connector,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Pool {
+    pub(super) fn new(connector: Connector) -> Arc<Self> {
+        Arc::new(Self {
+            connector,
+            idle: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// Sends a request and waits for the head of the response. A request that an idle connection could
+    /// not take, because the server had closed it, goes to a new one; nothing is ever sent twice.
+    pub(super) async fn send(
+        self: &Arc<Self>,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Body>, LinkError> {
+        while let Some(connection) = self.take() {
+            match connection.send(request, self).await {
+                Ok(response) => return Ok(response),
+                Err(Unsent::Back(unsent)) => request = *unsent,
+                Err(Unsent::Failed(error)) => return Err(error),
+            }
+        }
+        match self.open().await?.send(request, self).await {
+            Ok(response) => Ok(response),
+            Err(Unsent::Failed(error)) => Err(error),
+            Err(Unsent::Back(_)) => Err(LinkError::new(
+                Reason::ConnectFailed,
+                "the server closed the connection before the request",
+            )),
+        }
+    }
+
+    async fn open(&self) -> Result<Connection, LinkError> {
+        let socket = self.connector.connect().await?;
+        let (sender, driver) = http1::Builder::new()
+            .handshake(TokioIo::new(socket))
+            .await
+            .map_err(|error| LinkError::new(Reason::ConnectFailed, format!("HTTP: {error}")))?;
+        Ok(Connection {
+            sender,
+            driver: Box::pin(driver),
+            usable_until: Instant::now() + IDLE,
+        })
+    }
+
+    /// The connection that was used last, if it is still open.
+    fn take(&self) -> Option<Connection> {
+        loop {
+            let mut connection = self.lock().pop()?;
+            if connection.usable_until > Instant::now() && connection.is_open() {
+                return Some(connection);
+            }
+        }
+    }
+
+    fn put(&self, connection: Connection) {
+        let mut idle = self.lock();
+        if idle.len() < KEPT {
+            idle.push(connection);
+        }
+    }
+
+    /// Closes connections that were idle too long.
+    pub(super) fn prune(&self) {
+        let now = Instant::now();
+        self.lock()
+            .retain_mut(|connection| connection.usable_until > now && connection.is_open());
+    }
+
+    /// Closes every idle connection.
+    pub(super) fn clear(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+enum Unsent {
+    /// Nothing of it was written.
+    Back(Box<Request<Full<Bytes>>>),
+    Failed(LinkError),
+}
+
+impl Connection {
+    /// Looks whether the server has closed the connection while it was idle.
+    fn is_open(&mut self) -> bool {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        self.driver.as_mut().poll(&mut context).is_pending() && self.sender.is_ready()
+    }
+
+    async fn send(
+        mut self,
+        request: Request<Full<Bytes>>,
+        pool: &Arc<Pool>,
+    ) -> Result<Response<Body>, Unsent> {
+        let mut sent = pin!(self.sender.try_send_request(request));
+        let driver = &mut self.driver;
+        let result = poll_fn(|context| {
+            // The driver first: it writes the request and reads the response. When it ends, the
+            // response is there or never comes, and the second look tells.
+            let ended = driver.as_mut().poll(context);
+            match (sent.as_mut().poll(context), ended) {
+                (Poll::Ready(result), _) => Poll::Ready(Some(result)),
+                (Poll::Pending, Poll::Ready(_)) => Poll::Ready(None),
+                (Poll::Pending, Poll::Pending) => Poll::Pending,
+            }
+        })
+        .await;
+        let failed = |why: String| {
+            let message = format!("the connection broke before the answer: {why}");
+            Unsent::Failed(LinkError::new(Reason::ConnectFailed, message).dispatched())
+        };
+        match result {
+            Some(Ok(response)) => {
+                let (head, incoming) = response.into_parts();
+                if let Some(idle) = keep_alive(&head.headers) {
+                    self.usable_until = Instant::now() + idle.min(IDLE);
+                } else {
+                    self.usable_until = Instant::now() + IDLE;
+                }
+                let body = Body {
+                    incoming,
+                    connection: Some(self),
+                    pool: pool.clone(),
+                };
+                Ok(Response::from_parts(head, body))
+            }
+            Some(Err(mut error)) => match error.take_message() {
+                Some(request) => Err(Unsent::Back(Box::new(request))),
+                None => Err(failed(error.into_error().to_string())),
+            },
+            None => Err(failed("closed".into())),
+        }
+    }
+}
+
+/// The time that `Keep-Alive: timeout=5` allows, less a second for the way.
+fn keep_alive(headers: &http::HeaderMap) -> Option<Duration> {
+    let value = headers.get("keep-alive")?.to_str().ok()?;
+    let seconds = value
+        .split(',')
+        .find_map(|part| part.trim().strip_prefix("timeout="))?;
+    Some(Duration::from_secs(
+        seconds.parse::<u64>().ok()?.saturating_sub(1),
+    ))
+}
+
+/// The body of a response; reading it drives the connection, which goes back to the pool at its end.
+#[derive(Debug)]
+pub(super) struct Body {
+    incoming: Incoming,
+    connection: Option<Connection>,
+    pool: Arc<Pool>,
+}
+
+impl Body {
+    /// The next piece, `None` at the end. Cancel safe.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, LinkError> {
+        poll_fn(|context| self.poll_chunk(context)).await
+    }
+
+    fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, LinkError>> {
+        let broken = |error: hyper::Error| {
+            let message = format!("the connection broke within the answer: {error}");
+            Err(LinkError::new(Reason::ConnectFailed, message).dispatched())
+        };
+        let mut driven = false;
+        loop {
+            match Pin::new(&mut self.incoming).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Poll::Ready(Ok(Some(data)));
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(broken(error)),
+                Poll::Ready(None) => {
+                    self.recycle();
+                    return Poll::Ready(Ok(None));
+                }
+                Poll::Pending if driven => return Poll::Pending,
+                Poll::Pending => {
+                    // What the driver reads shows in the body: drive, then look once more.
+                    driven = true;
+                    if let Some(connection) = &mut self.connection
+                        && connection.driver.as_mut().poll(context).is_ready()
+                    {
+                        self.connection = None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads to the end and joins the pieces; an answer longer than `limit` is an error.
+    pub(super) async fn collect(mut self, limit: usize) -> Result<Bytes, LinkError> {
+        let mut first = Bytes::new();
+        let mut all = bytes::BytesMut::new();
+        while let Some(chunk) = self.chunk().await? {
+            if first.len().max(all.len()) + chunk.len() > limit {
+                let message = format!("the answer is longer than {} MiB", limit >> 20);
+                return Err(LinkError::new(Reason::ConnectFailed, message).dispatched());
+            }
+            if first.is_empty() && all.is_empty() {
+                first = chunk;
+            } else {
+                if all.is_empty() {
+                    all.extend_from_slice(&std::mem::take(&mut first));
+                }
+                all.extend_from_slice(&chunk);
+            }
+        }
+        Ok(if all.is_empty() { first } else { all.freeze() })
+    }
+
+    /// Gives the connection back if it is at its end; closes it otherwise.
+    pub(super) fn recycle(&mut self) {
+        if let Some(mut connection) = self.connection.take()
+            && self.incoming.is_end_stream()
+            && connection.is_open()
+        {
+            self.pool.put(connection);
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! MCP over streamable HTTP, on connections that the calling task drives itself.
+
+mod answer;
+mod client;
+mod connect;
+mod connection;
+mod refusal;
+mod stream;
+
+pub(super) use answer::Answering;
+pub(super) use client::Client;
+pub(super) use stream::Stream;

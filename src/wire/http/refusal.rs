@@ -1,0 +1,147 @@
+use std::time::Duration;
+
+use http::header::{LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, StatusCode};
+use jiff::Timestamp;
+
+use super::super::LinkError;
+use crate::resource::Reason;
+
+/// What an HTTP status that is no success means.
+///
+/// `credentials` tells whether the declaration sends headers of its own: rejected credentials and missing
+/// ones need different hands. `body` is the start of the response's body, which is shown if it is text.
+pub(super) fn refusal(
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &str,
+    credentials: bool,
+    now: Timestamp,
+) -> LinkError {
+    let (reason, message) = match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if credentials => (
+            Reason::CredentialsRejected,
+            format!("the server rejected the credentials in spec.http.headers (HTTP {status})"),
+        ),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            let asks = if headers.contains_key(WWW_AUTHENTICATE) {
+                "; it asks for authorization"
+            } else {
+                ""
+            };
+            (
+                Reason::AuthRequired,
+                format!(
+                    "the server wants credentials (HTTP {status}){asks}; set spec.http.headers with a secretKeyRef"
+                ),
+            )
+        }
+        _ if status.is_redirection() => {
+            let to = headers
+                .get(LOCATION)
+                .and_then(|to| to.to_str().ok())
+                .map(without_query);
+            let to = to.map(|to| format!(" to {to}")).unwrap_or_default();
+            (
+                Reason::ConnectFailed,
+                format!("the server redirects{to} (HTTP {status}); set spec.http.url to where the server is"),
+            )
+        }
+        _ => (
+            Reason::ConnectFailed,
+            format!("the server answered HTTP {status}{}", said(body)),
+        ),
+    };
+    let mut error = LinkError::new(reason, message);
+    error.http_status = Some(status);
+    error.retry_after = headers
+        .get(RETRY_AFTER)
+        .and_then(|value| retry_after(value.to_str().ok()?, now));
+    error
+}
+
+/// Seconds, or a date (RFC 9110 §10.2.3). At most a day, so that nobody can park a server for good.
+fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
+    let wait = match value.trim().parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let at = Timestamp::try_from(httpdate::parse_http_date(value).ok()?).ok()?;
+            Duration::try_from(at.duration_since(now)).unwrap_or_default()
+        }
+    };
+    Some(wait.min(Duration::from_secs(24 * 3600)))
+}
+
+fn without_query(location: &str) -> &str {
+    location.split(['?', '#']).next().unwrap_or_default()
+}
+
+/// The first line of a text body, for the message.
+fn said(body: &str) -> String {
+    let line: String = body
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .filter(|char| !char.is_control())
+        .take(120)
+        .collect();
+    if line.is_empty() || line.starts_with('<') {
+        String::new()
+    } else {
+        format!(": {line}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Timestamp {
+        "2026-11-21T12:00:00Z".parse().unwrap()
+    }
+
+    #[test]
+    fn who_must_act_depends_on_who_sent_credentials() {
+        for (status, credentials, reason) in [
+            (401, false, Reason::AuthRequired),
+            (403, false, Reason::AuthRequired),
+            (401, true, Reason::CredentialsRejected),
+            (403, true, Reason::CredentialsRejected),
+            (500, true, Reason::ConnectFailed),
+            (429, false, Reason::ConnectFailed),
+            (302, false, Reason::ConnectFailed),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let error = refusal(status, &HeaderMap::new(), "", credentials, now());
+            assert_eq!(error.problem.reason, reason, "{status}");
+        }
+    }
+
+    #[test]
+    fn retry_after_in_seconds_and_as_a_date() {
+        for (value, expected) in [
+            ("120", Some(120)),
+            ("Sat, 21 Nov 2026 12:01:00 GMT", Some(60)),
+            ("Sat, 21 Nov 2026 11:00:00 GMT", Some(0)),
+            ("999999999", Some(86_400)),
+            ("soon", None),
+            ("-1", None),
+        ] {
+            assert_eq!(
+                retry_after(value, now()).map(|wait| wait.as_secs()),
+                expected,
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_redirect_is_told_without_its_query() {
+        let mut headers = HeaderMap::new();
+        headers.insert(LOCATION, "https://other/mcp?token=hunter2".parse().unwrap());
+        let error = refusal(StatusCode::FOUND, &headers, "", false, now());
+        assert!(error.problem.message.contains("https://other/mcp"), "{error}");
+        assert!(!error.problem.message.contains("hunter2"), "{error}");
+    }
+}

@@ -1,0 +1,192 @@
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::envelope::{Envelope, Id, Malformed};
+use super::link::Reply;
+use super::splice::{Edit, Members, rewrite, rewrite_members};
+
+/// What a message from a server is, as far as evenkeel must know.
+#[derive(Debug)]
+pub(super) enum Inbound {
+    /// The answer to a request of ours; the number is the id that we gave it.
+    Answer(Option<u64>, Reply),
+    /// Progress of the request with this number.
+    Progress(u64),
+    /// A list changed.
+    Changed(List),
+    /// Any other notification.
+    Notice,
+    /// A question to the client.
+    Question(Id, String),
+}
+
+/// The lists that a server can say have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum List {
+    /// `tools/list`
+    Tools,
+    /// `prompts/list`
+    Prompts,
+    /// `resources/list`
+    Resources,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Progress<'a> {
+    #[serde(borrow)]
+    progress_token: &'a RawValue,
+}
+
+/// Reads what must be read of a message.
+pub(super) fn classify(message: &Bytes) -> Result<Inbound, Malformed> {
+    let envelope = Envelope::parse(message)?;
+    let Some(method) = envelope.method else {
+        // An error without an id answers nothing that we could name.
+        let number = envelope.id.and_then(|id| id.get().parse().ok());
+        let part = |raw: &RawValue| message.slice_ref(raw.get().as_bytes());
+        let reply = match (envelope.result, envelope.error) {
+            (Some(result), _) => Reply::Result(part(result)),
+            (None, Some(error)) => Reply::Error(part(error)),
+            (None, None) => return Err(Malformed::Form("an answer needs \"result\" or \"error\"")),
+        };
+        return Ok(Inbound::Answer(number, reply));
+    };
+    if let Some(id) = envelope.id {
+        return Ok(Inbound::Question(Id::of(id), method.into_owned()));
+    }
+    Ok(match method.as_ref() {
+        "notifications/tools/list_changed" => Inbound::Changed(List::Tools),
+        "notifications/prompts/list_changed" => Inbound::Changed(List::Prompts),
+        "notifications/resources/list_changed" => Inbound::Changed(List::Resources),
+        "notifications/progress" => envelope
+            .params
+            .and_then(|params| serde_json::from_str::<Progress<'_>>(params.get()).ok())
+            .and_then(|progress| progress.progress_token.get().parse().ok())
+            .map_or(Inbound::Notice, Inbound::Progress),
+        _ => Inbound::Notice,
+    })
+}
+
+/// A progress notification with the agent's own token in place of ours.
+pub(super) fn with_token(message: &[u8], token: &Id) -> Result<Bytes, Malformed> {
+    let envelope = Envelope::parse(message)?;
+    let token = std::str::from_utf8(token.as_bytes()).map_err(|_| Malformed::Form("token is not text"))?;
+    let params = envelope.params.map_or("{}", RawValue::get);
+    let params = rewrite(params, &[Edit::Set("progressToken", token)])?;
+    let text = std::str::from_utf8(message).map_err(|_| Malformed::Form("not UTF-8"))?;
+    Ok(rewrite(text, &[Edit::Set("params", &params)])?.into())
+}
+
+/// The answer that evenkeel gives to a server's question: `ping` is answered, all else declined.
+pub(super) fn answer(id: &Id, method: &str) -> Bytes {
+    let id = String::from_utf8_lossy(id.as_bytes());
+    if method == "ping" {
+        format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#).into()
+    } else {
+        format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32601,"message":"not offered by this client"}}}}"#)
+            .into()
+    }
+}
+
+/// The whole text of a request or, without an id, of a notification.
+pub(super) fn message(id: Option<&Id>, method: &str, params: Option<&str>) -> Bytes {
+    let mut text = String::with_capacity(64 + method.len() + params.map_or(0, str::len));
+    text.push_str(r#"{"jsonrpc":"2.0""#);
+    if let Some(id) = id {
+        text.push_str(",\"id\":");
+        text.push_str(&String::from_utf8_lossy(id.as_bytes()));
+    }
+    text.push_str(",\"method\":\"");
+    // Methods are our own words, or come out of a routed request: none holds a quote or a backslash.
+    text.extend(
+        method
+            .chars()
+            .filter(|char| !matches!(char, '"' | '\\') && !char.is_control()),
+    );
+    text.push('"');
+    if let Some(params) = params {
+        text.push_str(",\"params\":");
+        text.push_str(params);
+    }
+    text.push('}');
+    text.into()
+}
+
+/// The text of `params` with a request's edits and the connection's `_meta`.
+pub(super) fn params(
+    members: &Members<'_>,
+    edits: &[Edit<'_>],
+    meta: Option<&str>,
+) -> Result<String, serde_json::Error> {
+    let mut edits = edits.to_vec();
+    if let Some(meta) = meta {
+        edits.push(Edit::Set("_meta", meta));
+    }
+    rewrite_members(members, &edits)
+}
+
+/// The `_meta` among the members of `params`.
+pub(super) fn meta<'a>(members: &Members<'a>) -> Option<&'a str> {
+    members
+        .iter()
+        .find(|(key, _)| key == "_meta")
+        .map(|(_, value)| value.get())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(text: &str) -> Inbound {
+        classify(&Bytes::copy_from_slice(text.as_bytes())).unwrap()
+    }
+
+    #[test]
+    fn tells_messages_apart() {
+        assert!(matches!(
+            kind(r#"{"jsonrpc":"2.0","id":7,"result":{"x": 1}}"#),
+            Inbound::Answer(Some(7), Reply::Result(raw)) if raw == r#"{"x": 1}"#
+        ));
+        assert!(matches!(
+            kind(r#"{"jsonrpc":"2.0","id":"7","error":{}}"#),
+            Inbound::Answer(None, Reply::Error(_))
+        ));
+        assert!(matches!(
+            kind(r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#),
+            Inbound::Changed(List::Tools)
+        ));
+        assert!(matches!(
+            kind(
+                r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":3,"progress":1}}"#
+            ),
+            Inbound::Progress(3)
+        ));
+        assert!(matches!(
+            kind(r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"3"}}"#),
+            Inbound::Notice
+        ));
+        assert!(
+            matches!(kind(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#), Inbound::Question(_, method) if method == "ping")
+        );
+    }
+
+    #[test]
+    fn gives_the_agents_token_back_and_keeps_the_rest() {
+        let message = br#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":3,"progress":0.10,"new":[]}}"#;
+        assert_eq!(
+            with_token(message, &Id::of(&RawValue::from_string("\"t\"".into()).unwrap())).unwrap(),
+            r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"t","progress":0.10,"new":[]}}"#
+        );
+    }
+
+    #[test]
+    fn composes_messages() {
+        assert_eq!(
+            message(Some(&Id::number(1)), "tools/list", Some("{}")),
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{}}"#
+        );
+        assert_eq!(message(None, "a\"b", None), r#"{"jsonrpc":"2.0","method":"ab"}"#);
+    }
+}

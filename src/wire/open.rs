@@ -1,0 +1,104 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+use super::link::{Event, Link, LinkError, Lost, Transport};
+use super::{Era, List, Peer, handshake, http, stdio};
+use crate::resource::{Endpoint, Transport as Declared};
+
+/// How long a server may take to open its notice stream before its lists are read all the same.
+const STREAM_PATIENCE: Duration = Duration::from_secs(1);
+/// Changes that wait to be told; more are the same news.
+const CHANGES: usize = 8;
+
+/// What a connection tells without being asked. Owned by one task, which must keep asking.
+#[derive(Debug)]
+pub struct Events {
+    link: Link,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Stdio(mpsc::Receiver<List>),
+    Http(http::Stream),
+}
+
+/// Connects to a server and agrees on a protocol with it.
+///
+/// The caller bounds the time. Dropping the future closes what was opened; what that takes runs on `tasks`,
+/// to be waited for before evenkeel ends.
+pub async fn open(
+    endpoint: &Endpoint,
+    remembered: Option<Era>,
+    tasks: &TaskTracker,
+) -> Result<(Link, Events), LinkError> {
+    let lost = Arc::new(Lost::default());
+    let (changes, changed) = mpsc::channel(CHANGES);
+    let transport = match &endpoint.transport {
+        Declared::Stdio(endpoint) => Transport::Stdio(stdio::start(endpoint, &lost, changes, tasks)?),
+        Declared::Http(endpoint) => Transport::Http(http::Client::new(endpoint, tasks)?),
+    };
+    let link = Link::new(transport, lost.clone());
+    let peer = tokio::select! {
+        peer = handshake::shake(&link, remembered) => peer,
+        error = lost.wait() => Err(error),
+    };
+    match peer {
+        Ok(peer) => link.set_peer(peer),
+        Err(error) => {
+            // How the process ended says more than that it did not answer.
+            link.close().await;
+            return Err(error);
+        }
+    }
+    let source = match link.transport() {
+        Transport::Stdio(_) => Source::Stdio(changed),
+        Transport::Http(client) => Source::Http(http::Stream::new(client.clone(), link.peer())),
+    };
+    Ok((link.clone(), Events { link, source }))
+}
+
+impl Events {
+    /// Makes sure that changes are told from now on, so that lists read afterwards miss none.
+    pub async fn begin(&mut self) -> Result<(), LinkError> {
+        let Source::Http(stream) = &mut self.source else {
+            return Ok(());
+        };
+        let opening = stream.open(self.link.peer(), self.link.next_id());
+        match tokio::time::timeout(STREAM_PATIENCE, opening).await {
+            // Slow, or not now: it is tried again, and then the lists are read again.
+            Err(_) => {}
+            Ok(Err(error)) if error.dispatched => {}
+            Ok(result) => result?,
+        }
+        stream.lists_were_read();
+        Ok(())
+    }
+
+    /// The next event. Cancel safe. After [`Event::Lost`] nothing more comes.
+    pub async fn next(&mut self) -> Event {
+        let lost = self.link.lost().clone();
+        let peer: &Peer = self.link.peer();
+        let told = async {
+            match &mut self.source {
+                Source::Stdio(changed) => match changed.recv().await {
+                    Some(list) => {
+                        // A burst is one change.
+                        while changed.try_recv().is_ok_and(|next| next == list) {}
+                        Event::Changed(list)
+                    }
+                    None => Event::Lost(lost.wait().await),
+                },
+                Source::Http(stream) => stream.next(peer, || self.link.next_id()).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            error = lost.wait() => Event::Lost(error),
+            event = told => event,
+        }
+    }
+}

@@ -1,0 +1,283 @@
+use std::collections::HashMap;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use tracing::{debug, trace};
+
+use super::super::inbound::{self, Inbound};
+use super::super::link::{Incoming, LinkError, Lost, Reply};
+use super::super::{Id, List, MESSAGE_LIMIT};
+use super::lines::{self, Line};
+use super::process::{self, Process};
+use super::stderr::Tail;
+use crate::resource::{Reason, StdioEndpoint};
+
+/// Notices of one call that wait for their reader; more are dropped, since progress is only told, not owed.
+const NOTICES: usize = 64;
+/// Messages that wait for the child to read them.
+const OUTGOING: usize = 64;
+/// How long the pipes are read after the child's end; what it left behind may hold them open.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// The pipes of a child process, and the calls that wait for what comes out of them.
+#[derive(Debug)]
+pub(in crate::wire) struct Pipes {
+    outgoing: mpsc::Sender<Bytes>,
+    calls: Calls,
+    process: Arc<Process>,
+    lost: Arc<Lost>,
+    /// Ends the writer, which closes the child's stdin, and starts the way down to SIGKILL. Dropping does so too.
+    hang_up: DropGuard,
+    /// Done when the child is reaped and the pumps have ended.
+    over: CancellationToken,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Calls(Arc<Mutex<HashMap<u64, Caller>>>);
+
+#[derive(Debug)]
+struct Caller {
+    answer: oneshot::Sender<Reply>,
+    notices: Option<mpsc::Sender<Bytes>>,
+}
+
+impl Calls {
+    fn with<T>(&self, change: impl FnOnce(&mut HashMap<u64, Caller>) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Starts the child and, on `tasks`, what pumps its pipes and watches over it. Changes go to `changes`.
+pub(in crate::wire) fn start(
+    endpoint: &StdioEndpoint,
+    lost: &Arc<Lost>,
+    changes: mpsc::Sender<List>,
+    tasks: &TaskTracker,
+) -> Result<Pipes, LinkError> {
+    let mut child = process::spawn(endpoint)?;
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
+        return Err(LinkError::new(
+            Reason::ConnectFailed,
+            "the pipes of the child could not be opened",
+        ));
+    };
+    let (outgoing, queue) = mpsc::channel(OUTGOING);
+    let (process, reap) = Process::watch(child);
+    let (process, calls, tail) = (Arc::new(process), Calls::default(), Tail::default());
+    let (hang_up, over) = (CancellationToken::new(), CancellationToken::new());
+    tasks.spawn(reap);
+    tasks.spawn(write(stdin, queue, hang_up.clone()));
+    let errors = tasks.spawn(read_stderr(stderr, tail.clone()));
+    let answers = tasks.spawn(read(stdout, calls.clone(), outgoing.clone(), changes));
+    let pumps = [errors.abort_handle(), answers.abort_handle()];
+    tasks.spawn({
+        let (process, lost, calls) = (process.clone(), lost.clone(), calls.clone());
+        let (hang_up, over, command) = (hang_up.clone(), over.clone(), endpoint.command.clone());
+        async move {
+            let status = tokio::select! {
+                status = process.exited() => status,
+                () = hang_up.cancelled() => process.end().await,
+            };
+            // What the child wrote before it ended is still in the pipes.
+            let rest = async { tokio::join!(errors, answers) };
+            if tokio::time::timeout(LAST_WORDS, rest).await.is_err() {
+                pumps.iter().for_each(AbortHandle::abort);
+            }
+            lost.mark(exit(&command, status, &tail));
+            calls.with(HashMap::clear);
+            hang_up.cancel();
+            over.cancel();
+        }
+    });
+    Ok(Pipes {
+        outgoing,
+        calls,
+        process,
+        lost: lost.clone(),
+        hang_up: hang_up.drop_guard(),
+        over,
+    })
+}
+
+impl Pipes {
+    pub(in crate::wire) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    pub(in crate::wire) async fn send(&self, message: Bytes) -> Result<(), LinkError> {
+        self.outgoing.send(message).await.map_err(|_| self.gone())
+    }
+
+    /// Sends without waiting; dropped if the child does not read.
+    pub(in crate::wire) fn send_soon(&self, message: Bytes) {
+        if self.outgoing.try_send(message).is_err() {
+            trace!("the child does not read; a cancellation was not sent");
+        }
+    }
+
+    pub(in crate::wire) async fn request(
+        &self,
+        id: u64,
+        progress: bool,
+        message: Bytes,
+    ) -> Result<Waiting, LinkError> {
+        let (answer, answered) = oneshot::channel();
+        let (notices, noticed) = progress.then(|| mpsc::channel(NOTICES)).unzip();
+        self.calls
+            .with(|calls| calls.insert(id, Caller { answer, notices }));
+        let waiting = Waiting {
+            id,
+            calls: self.calls.clone(),
+            answered,
+            noticed,
+            lost: self.lost.clone(),
+        };
+        self.send(message).await?;
+        Ok(waiting)
+    }
+
+    pub(in crate::wire) async fn close(&self) {
+        self.hang_up.token().cancel();
+        self.over.cancelled().await;
+    }
+
+    fn gone(&self) -> LinkError {
+        self.lost
+            .get()
+            .cloned()
+            .unwrap_or_else(|| LinkError::new(Reason::Exited, "the server closed its stdin"))
+    }
+}
+
+/// A call that waits for its answer.
+#[derive(Debug)]
+pub(in crate::wire) struct Waiting {
+    id: u64,
+    calls: Calls,
+    answered: oneshot::Receiver<Reply>,
+    noticed: Option<mpsc::Receiver<Bytes>>,
+    lost: Arc<Lost>,
+}
+
+impl Waiting {
+    pub(in crate::wire) async fn next(&mut self) -> Result<Incoming, LinkError> {
+        let notice = async {
+            match &mut self.noticed {
+                Some(noticed) => noticed.recv().await,
+                None => None,
+            }
+        };
+        // Notices first: those that came before the answer are told before it.
+        tokio::select! {
+            biased;
+            Some(notice) = notice => Ok(Incoming::Notice(notice)),
+            answer = &mut self.answered => match answer {
+                Ok(reply) => Ok(Incoming::Answer(reply)),
+                Err(_) => Err(self.lost.wait().await.dispatched()),
+            },
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.calls.with(|calls| calls.remove(&self.id));
+    }
+}
+
+/// Writes messages to the child until told to hang up, which closes its stdin.
+async fn write(mut stdin: ChildStdin, mut queue: mpsc::Receiver<Bytes>, hang_up: CancellationToken) {
+    let pump = async {
+        while let Some(message) = queue.recv().await {
+            stdin.write_all(&message).await?;
+            stdin.write_all(b"\n").await?;
+            stdin.flush().await?;
+        }
+        std::io::Result::Ok(())
+    };
+    if let Some(Err(error)) = hang_up.run_until_cancelled(pump).await {
+        // The child closed its stdin. If it ends too, that is noticed elsewhere.
+        debug!(%error, "writing to the child failed");
+    }
+}
+
+/// Hands every message of the child to whom it concerns.
+async fn read(stdout: ChildStdout, calls: Calls, outgoing: mpsc::Sender<Bytes>, events: mpsc::Sender<List>) {
+    let mut reader = BufReader::new(stdout);
+    loop {
+        let message = match lines::next(&mut reader, MESSAGE_LIMIT).await {
+            Ok(Some(Line::Text(line))) => line,
+            Ok(Some(Line::TooLong(length))) => {
+                debug!(
+                    length,
+                    "the child printed a line beyond the limit; it was skipped"
+                );
+                continue;
+            }
+            Ok(None) => return,
+            Err(error) => {
+                debug!(%error, "reading from the child failed");
+                return;
+            }
+        };
+        match inbound::classify(&message) {
+            Ok(Inbound::Answer(number, reply)) => {
+                if let Some(caller) = number.and_then(|number| calls.with(|calls| calls.remove(&number))) {
+                    // The caller may have gone.
+                    let _ = caller.answer.send(reply);
+                }
+            }
+            Ok(Inbound::Progress(number)) => {
+                let notices =
+                    calls.with(|calls| calls.get(&number).and_then(|caller| caller.notices.clone()));
+                if let Some(notices) = notices {
+                    let _ = notices.try_send(message);
+                }
+            }
+            Ok(Inbound::Changed(list)) => {
+                // Full: a refresh is due anyway.
+                let _ = events.try_send(list);
+            }
+            Ok(Inbound::Question(id, method)) => answer(&outgoing, &id, &method),
+            Ok(Inbound::Notice) => trace!("a notification that belongs to no call was dropped"),
+            Err(error) => debug!(%error, "the child printed a line that is not MCP; it was skipped"),
+        }
+    }
+}
+
+fn answer(outgoing: &mpsc::Sender<Bytes>, id: &Id, method: &str) {
+    if outgoing.try_send(inbound::answer(id, method)).is_err() {
+        debug!(method, "the child does not read; its question was not answered");
+    }
+}
+
+async fn read_stderr(mut stderr: ChildStderr, tail: Tail) {
+    let mut buffer = vec![0; 4096];
+    while let Ok(length @ 1..) = stderr.read(&mut buffer).await {
+        tail.push(buffer.get(..length).unwrap_or_default());
+    }
+}
+
+/// One sentence on how a child ended.
+fn exit(command: &str, status: ExitStatus, tail: &Tail) -> LinkError {
+    let how = match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with code {code}"),
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => "ended".to_owned(),
+    };
+    let said = tail
+        .last(3)
+        .map(|text| format!("; its last words: {text}"))
+        .unwrap_or_default();
+    LinkError::new(Reason::Exited, format!("{command:?} {how}{said}"))
+}
