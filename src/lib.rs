@@ -5,6 +5,8 @@
 //! agents may see, [`gateway`] the endpoint they talk to. [`wire`] is MCP on the wire, [`report`] where the
 //! truth is told, [`admin`] serves it, [`cli`] is the commands. `docs/architecture.md` draws it.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may block"))]
+
 pub mod catalog;
 pub mod fleet;
 pub mod plan;

@@ -6,4 +6,4 @@
 
 mod section;
 
-pub use section::{Section, Tool};
+pub use section::{Section, Tool, digest};

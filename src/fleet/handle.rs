@@ -51,10 +51,7 @@ const CLOSED: u64 = 1 << 63;
 impl UpstreamHandle {
     /// A handle with no connection yet.
     pub fn new(key: ObjectKey, refusal: Refusal) -> Self {
-        Self(Arc::new(Shared {
-            key,
-            state: ArcSwap::from_pointee(State::Refused(refusal)),
-        }))
+        Self(Arc::new(Shared { key, state: ArcSwap::from_pointee(State::Refused(refusal)) }))
     }
 
     /// The server.
@@ -80,11 +77,7 @@ impl UpstreamHandle {
 
     /// Puts a connection in place. Returns the one before, closed to new calls.
     pub(super) fn connect(&self, link: Link) -> Option<Drain> {
-        let lane = Arc::new(Lane {
-            link,
-            calls: AtomicU64::new(0),
-            drained: Notify::new(),
-        });
+        let lane = Arc::new(Lane { link, calls: AtomicU64::new(0), drained: Notify::new() });
         self.swap(State::Live(lane))
     }
 

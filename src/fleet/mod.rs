@@ -4,8 +4,17 @@
 //! and that a healthy connection is left alone. Calls do not pass through the actors: they take an
 //! [`UpstreamHandle`] from a catalog route. Never decides what should be connected; `plan/` does.
 
+mod actor;
+mod attach;
+mod context;
+mod eras;
 mod handle;
 mod observation;
+mod reconcile;
+mod slots;
 
+pub use context::{Context, Publish};
+pub use eras::Eras;
 pub use handle::{CallGuard, Refusal, UpstreamHandle};
 pub use observation::{Listed, Observation, Phase};
+pub use reconcile::Fleet;

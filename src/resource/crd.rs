@@ -6,13 +6,10 @@ use super::{McpServer, Skill};
 
 /// The CRDs as YAML, each with its file name: what `evenkeel crds` prints and `crds/` holds.
 pub fn crds() -> Result<Vec<(&'static str, String)>, serde_yaml::ser::Error> {
-    [
-        ("mcpservers.yaml", McpServer::crd()),
-        ("skills.yaml", Skill::crd()),
-    ]
-    .into_iter()
-    .map(|(file, crd)| Ok((file, serde_yaml::to_string(&finished(crd))?)))
-    .collect()
+    [("mcpservers.yaml", McpServer::crd()), ("skills.yaml", Skill::crd())]
+        .into_iter()
+        .map(|(file, crd)| Ok((file, serde_yaml::to_string(&finished(crd))?)))
+        .collect()
 }
 
 /// Adds what the derive cannot say: the status default that keeps kstatus from calling a new object healthy.
@@ -40,10 +37,7 @@ mod tests {
                 std::fs::write(&path, &expected).unwrap();
             }
             let found = std::fs::read_to_string(&path).unwrap_or_default();
-            assert!(
-                found == expected,
-                "crds/{file} is stale; run EVENKEEL_BLESS=1 cargo test crds_folder"
-            );
+            assert!(found == expected, "crds/{file} is stale; run EVENKEEL_BLESS=1 cargo test crds_folder");
         }
     }
 
@@ -51,13 +45,7 @@ mod tests {
     #[test]
     fn schemas_are_structural() {
         fn walk(path: &str, schema: &Value) {
-            for banned in [
-                "$ref",
-                "$defs",
-                "definitions",
-                "additionalItems",
-                "patternProperties",
-            ] {
+            for banned in ["$ref", "$defs", "definitions", "additionalItems", "patternProperties"] {
                 assert!(schema.get(banned).is_none(), "{path}: {banned}");
             }
             let typed = schema.get("type").is_some()
@@ -78,10 +66,7 @@ mod tests {
             assert!(version["subresources"]["status"].is_object());
             let status = &version["schema"]["openAPIV3Schema"]["properties"]["status"];
             assert_eq!(status["default"], json!({ "observedGeneration": -1 }));
-            assert_eq!(
-                status["properties"]["conditions"]["x-kubernetes-list-type"],
-                "map"
-            );
+            assert_eq!(status["properties"]["conditions"]["x-kubernetes-list-type"], "map");
         }
     }
 }

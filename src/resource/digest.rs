@@ -87,10 +87,7 @@ impl TryFrom<String> for Digest {
 
     fn try_from(text: String) -> Result<Self, String> {
         let invalid = || format!("{text:?} is not a digest of the form sha256:<64 hexadecimal digits>");
-        let digits = text
-            .strip_prefix("sha256:")
-            .filter(|digits| digits.len() == 64)
-            .ok_or_else(invalid)?;
+        let digits = text.strip_prefix("sha256:").filter(|digits| digits.len() == 64).ok_or_else(invalid)?;
         let mut bytes = [0; 32];
         for (index, byte) in bytes.iter_mut().enumerate() {
             let pair = digits.get(2 * index..2 * index + 2).ok_or_else(invalid)?;
@@ -102,13 +99,11 @@ impl TryFrom<String> for Digest {
 
 fn hex(bytes: &[u8]) -> String {
     use fmt::Write;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 #[cfg(test)]
@@ -119,10 +114,7 @@ mod tests {
     fn is_printed_and_read_back() {
         let digest = Digest::of(b"abc");
         let text = digest.to_string();
-        assert_eq!(
-            text,
-            "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-        );
+        assert_eq!(text, "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(Digest::try_from(text), Ok(digest));
         assert!(Digest::try_from("sha256:zz".to_owned()).is_err());
     }
@@ -131,9 +123,6 @@ mod tests {
     fn parts_are_kept_apart() {
         let key = DigestKey::new(b"key");
         assert_ne!(key.digest([&b"ab"[..], b"c"]), key.digest([&b"a"[..], b"bc"]));
-        assert_ne!(
-            key.digest([&b"a"[..]]),
-            DigestKey::new(b"other").digest([&b"a"[..]])
-        );
+        assert_ne!(key.digest([&b"a"[..]]), DigestKey::new(b"other").digest([&b"a"[..]]));
     }
 }

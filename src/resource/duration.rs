@@ -43,11 +43,7 @@ impl<const MIN: u64, const MAX: u64> Bounded<MIN, MAX> {
         if (MIN..=MAX).contains(&millis) {
             Ok(Self(Duration::from_millis(millis)))
         } else {
-            Err(format!(
-                "{text:?} is out of range; allowed is {} to {}",
-                text_of(MIN),
-                text_of(MAX)
-            ))
+            Err(format!("{text:?} is out of range; allowed is {} to {}", text_of(MIN), text_of(MAX)))
         }
     }
 

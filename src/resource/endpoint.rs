@@ -100,9 +100,7 @@ impl HttpEndpoint {
 
 impl fmt::Debug for HttpEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpEndpoint")
-            .field("url", &self.display())
-            .finish_non_exhaustive()
+        f.debug_struct("HttpEndpoint").field("url", &self.display()).finish_non_exhaustive()
     }
 }
 

@@ -7,10 +7,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// The words are part of the API: scripts and alerts match on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[allow(
-    missing_docs,
-    reason = "the names are the documentation; docs/status.md explains each"
-)]
+#[allow(missing_docs, reason = "the names are the documentation; docs/status.md explains each")]
 pub enum Reason {
     // Ready=True
     Attached,
@@ -117,9 +114,6 @@ pub struct Problem {
 impl Problem {
     /// A problem from its parts.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self {
-            reason,
-            message: message.into(),
-        }
+        Self { reason, message: message.into() }
     }
 }

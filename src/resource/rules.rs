@@ -42,42 +42,17 @@ pub fn check_server(spec: &McpServerSpec) -> Vec<Violation> {
         found.bounded("spec.stdio.args", stdio.args.len(), 256);
         found.bounded("spec.stdio.env", stdio.env.len(), 256);
         found.unique("spec.stdio.env", stdio.env.iter().map(|var| var.name.as_str()));
-        for (
-            index,
-            EnvVar {
-                name,
-                value,
-                value_from,
-            },
-        ) in stdio.env.iter().enumerate()
-        {
+        for (index, EnvVar { name, value, value_from }) in stdio.env.iter().enumerate() {
             let path = format!("spec.stdio.env[{index}]");
-            found.pattern(
-                &path,
-                "name",
-                name,
-                is_variable,
-                "a letter or _, then letters, digits, _, . or -",
-            );
+            found.pattern(&path, "name", name, is_variable, "a letter or _, then letters, digits, _, . or -");
             found.value(&path, value.is_some(), value_from.as_ref());
         }
     }
     if let Some(http) = &spec.http {
         found.url("spec.http", &http.url);
         found.bounded("spec.http.headers", http.headers.len(), 64);
-        found.unique(
-            "spec.http.headers",
-            http.headers.iter().map(|header| header.name.as_str()),
-        );
-        for (
-            index,
-            Header {
-                name,
-                value,
-                value_from,
-            },
-        ) in http.headers.iter().enumerate()
-        {
+        found.unique("spec.http.headers", http.headers.iter().map(|header| header.name.as_str()));
+        for (index, Header { name, value, value_from }) in http.headers.iter().enumerate() {
             let path = format!("spec.http.headers[{index}]");
             found.pattern(&path, "name", name, is_header, "a token of RFC 9110");
             found.value(&path, value.is_some(), value_from.as_ref());
@@ -111,11 +86,7 @@ pub fn check_server(spec: &McpServerSpec) -> Vec<Violation> {
 /// Every rule that the spec of a `Skill` breaks; empty if it is valid.
 pub fn check_skill(spec: &SkillSpec) -> Vec<Violation> {
     let mut found = Findings::default();
-    let sources = [
-        spec.inline.is_some(),
-        spec.path.is_some(),
-        spec.config_map_ref.is_some(),
-    ];
+    let sources = [spec.inline.is_some(), spec.path.is_some(), spec.config_map_ref.is_some()];
     if sources.into_iter().filter(|set| *set).count() != 1 {
         found.add("spec", "exactly one of inline, path and configMapRef must be set");
     }
@@ -128,10 +99,7 @@ struct Findings(Vec<Violation>);
 
 impl Findings {
     fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
-        self.0.push(Violation {
-            path: path.into(),
-            message: message.into(),
-        });
+        self.0.push(Violation { path: path.into(), message: message.into() });
     }
 
     fn bounded(&mut self, path: &str, len: usize, max: usize) {
@@ -161,10 +129,7 @@ impl Findings {
         }
         let Some(from) = from else { return };
         if from.secret_key_ref.is_some() == from.env.is_some() {
-            self.add(
-                format!("{path}.valueFrom"),
-                "exactly one of secretKeyRef and env must be set",
-            );
+            self.add(format!("{path}.valueFrom"), "exactly one of secretKeyRef and env must be set");
         }
         if let Some(reference) = &from.secret_key_ref {
             self.secret(&format!("{path}.valueFrom.secretKeyRef"), reference);
@@ -172,20 +137,8 @@ impl Findings {
     }
 
     fn secret(&mut self, path: &str, reference: &SecretKeyRef) {
-        self.pattern(
-            path,
-            "name",
-            &reference.name,
-            is_secret_name,
-            "a DNS name in lower case",
-        );
-        self.pattern(
-            path,
-            "key",
-            &reference.key,
-            is_secret_key,
-            "letters, digits, -, _ or .",
-        );
+        self.pattern(path, "name", &reference.name, is_secret_name, "a DNS name in lower case");
+        self.pattern(path, "key", &reference.key, is_secret_key, "letters, digits, -, _ or .");
     }
 
     fn url(&mut self, path: &str, text: &str) {
@@ -197,10 +150,7 @@ impl Findings {
             // The text may hold a secret in its query, so it is not repeated.
             Err(error) => self.add(path, format!("url is not valid: {error}")),
             Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-                self.add(
-                    path,
-                    "url must not hold a user name or password; use headers with a secretKeyRef",
-                );
+                self.add(path, "url must not hold a user name or password; use headers with a secretKeyRef");
             }
             Ok(_) => {}
         }
@@ -236,11 +186,7 @@ fn is_header(name: &str) -> bool {
 fn is_secret_name(name: &str) -> bool {
     let lower = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let ends = name.bytes().next().is_some_and(lower) && name.bytes().next_back().is_some_and(lower);
-    name.len() <= 253
-        && ends
-        && name
-            .bytes()
-            .all(|byte| lower(byte) || matches!(byte, b'-' | b'.'))
+    name.len() <= 253 && ends && name.bytes().all(|byte| lower(byte) || matches!(byte, b'-' | b'.'))
 }
 
 fn is_secret_key(key: &str) -> bool {
@@ -267,24 +213,15 @@ mod tests {
                 json!({ "stdio": { "command": "c" }, "http": { "url": "http://a" } }),
                 &["exactly one of stdio and http"],
             ),
-            (
-                json!({ "stdio": { "command": "" } }),
-                &["command must not be empty"],
-            ),
+            (json!({ "stdio": { "command": "" } }), &["command must not be empty"]),
             (json!({ "http": { "url": "ftp://a" } }), &["url must start with"]),
-            (
-                env(json!({ "name": "A" })),
-                &["exactly one of value and valueFrom"],
-            ),
+            (env(json!({ "name": "A" })), &["exactly one of value and valueFrom"]),
             (env(json!({ "name": "A", "value": "" })), &[]),
             (
                 env(json!({ "name": "A", "value": "x", "valueFrom": { "env": "B" } })),
                 &["exactly one of value and valueFrom"],
             ),
-            (
-                env(json!({ "name": "A", "valueFrom": {} })),
-                &["exactly one of secretKeyRef and env"],
-            ),
+            (env(json!({ "name": "A", "valueFrom": {} })), &["exactly one of secretKeyRef and env"]),
             (
                 env(
                     json!({ "name": "A", "valueFrom": { "env": "B", "secretKeyRef": { "name": "n", "key": "k" } } }),
@@ -303,10 +240,7 @@ mod tests {
                 json!({ "http": { "url": "http://a" }, "health": { "interval": "2s" } }),
                 &["interval must be 0s (off) or at least 5s"],
             ),
-            (
-                json!({ "http": { "url": "http://a" }, "health": { "interval": "0s" } }),
-                &[],
-            ),
+            (json!({ "http": { "url": "http://a" }, "health": { "interval": "0s" } }), &[]),
             (
                 json!({ "http": { "url": "http://a" }, "health": { "failures": 0 } }),
                 &["failures must be from 1 to 20"],
@@ -325,10 +259,7 @@ mod tests {
             (json!({ "path": "x" }), &[]),
             (json!({}), message),
             (json!({ "inline": "x", "path": "y" }), message),
-            (
-                json!({ "inline": "x", "path": "y", "configMapRef": { "name": "z" } }),
-                message,
-            ),
+            (json!({ "inline": "x", "path": "y", "configMapRef": { "name": "z" } }), message),
         ]
     }
 
@@ -341,40 +272,23 @@ mod tests {
         let server = schema(McpServer::crd());
         for (spec, expected) in servers() {
             let typed: McpServerSpec = serde_json::from_value(spec.clone()).unwrap();
-            let ours: Vec<_> = check_server(&typed)
-                .into_iter()
-                .map(|violation| violation.message)
-                .collect();
+            let ours: Vec<_> = check_server(&typed).into_iter().map(|violation| violation.message).collect();
             assert_matches(&spec, &ours, expected);
-            assert_matches(
-                &spec,
-                &cel(&server, &serde_json::to_value(typed).unwrap()),
-                expected,
-            );
+            assert_matches(&spec, &cel(&server, &serde_json::to_value(typed).unwrap()), expected);
         }
         let skill = schema(Skill::crd());
         for (spec, expected) in skills() {
             let typed: SkillSpec = serde_json::from_value(spec.clone()).unwrap();
-            let ours: Vec<_> = check_skill(&typed)
-                .into_iter()
-                .map(|violation| violation.message)
-                .collect();
+            let ours: Vec<_> = check_skill(&typed).into_iter().map(|violation| violation.message).collect();
             assert_matches(&spec, &ours, expected);
-            assert_matches(
-                &spec,
-                &cel(&skill, &serde_json::to_value(typed).unwrap()),
-                expected,
-            );
+            assert_matches(&spec, &cel(&skill, &serde_json::to_value(typed).unwrap()), expected);
         }
     }
 
     #[test]
     fn what_only_files_can_get_wrong_is_refused_too() {
         for (spec, expected) in [
-            (
-                json!({ "http": { "url": "http://user:pw@a/" } }),
-                "must not hold a user name",
-            ),
+            (json!({ "http": { "url": "http://user:pw@a/" } }), "must not hold a user name"),
             (
                 json!({ "stdio": { "command": "c", "env": [{ "name": "1A", "value": "" }] } }),
                 "\"1A\" must be",
@@ -383,14 +297,8 @@ mod tests {
                 json!({ "stdio": { "command": "c", "env": [{ "name": "A", "value": "1" }, { "name": "A", "value": "2" }] } }),
                 "A is set twice",
             ),
-            (
-                json!({ "stdio": { "command": "c" }, "expose": { "prefix": "a b" } }),
-                "at most 32 letters",
-            ),
-            (
-                json!({ "stdio": { "command": "c" }, "expose": { "tools": { "allow": ["[a"] } } }),
-                "unclosed",
-            ),
+            (json!({ "stdio": { "command": "c" }, "expose": { "prefix": "a b" } }), "at most 32 letters"),
+            (json!({ "stdio": { "command": "c" }, "expose": { "tools": { "allow": ["[a"] } } }), "unclosed"),
             (
                 json!({ "http": { "url": "http://a", "tls": { "caSecretRef": { "name": "../x", "key": "k" } } } }),
                 "must be a DNS name",
@@ -417,20 +325,13 @@ mod tests {
     /// Evaluates every CEL rule of a schema against a value, as the API server does.
     fn cel(schema: &Value, value: &Value) -> Vec<String> {
         let mut broken = Vec::new();
-        for rule in schema["x-kubernetes-validations"]
-            .as_array()
-            .into_iter()
-            .flatten()
-        {
+        for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
             let program = cel::Program::compile(rule["rule"].as_str().unwrap()).unwrap();
             let mut context = cel::Context::default();
             context.add_variable("self", value.clone()).unwrap();
             let verdict = program.execute(&context);
             if !matches!(verdict, Ok(cel::Value::Bool(true))) {
-                assert!(
-                    matches!(verdict, Ok(cel::Value::Bool(false))),
-                    "{rule}: {verdict:?}"
-                );
+                assert!(matches!(verdict, Ok(cel::Value::Bool(false))), "{rule}: {verdict:?}");
                 broken.push(rule["message"].as_str().unwrap().to_owned());
             }
         }

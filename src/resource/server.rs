@@ -32,18 +32,8 @@ use super::{Literal, McpServerStatus};
     ),
     printcolumn(name = "Transport", type_ = "string", json_path = ".status.transport"),
     printcolumn(name = "Tools", type_ = "integer", json_path = ".status.tools"),
-    printcolumn(
-        name = "Protocol",
-        type_ = "string",
-        json_path = ".status.protocolVersion",
-        priority = 1
-    ),
-    printcolumn(
-        name = "Restarts",
-        type_ = "integer",
-        json_path = ".status.restarts",
-        priority = 1
-    ),
+    printcolumn(name = "Protocol", type_ = "string", json_path = ".status.protocolVersion", priority = 1),
+    printcolumn(name = "Restarts", type_ = "integer", json_path = ".status.restarts", priority = 1),
     printcolumn(
         name = "Message",
         type_ = "string",
@@ -182,10 +172,7 @@ pub struct ValueFrom {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretKeyRef {
     /// The secret's name.
-    #[schemars(
-        length(min = 1, max = 253),
-        regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
-    )]
+    #[schemars(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub name: String,
     /// The key in it.
     #[schemars(length(min = 1, max = 253), regex(pattern = "^[-._a-zA-Z0-9]+$"))]
@@ -305,10 +292,7 @@ pub struct Health {
 
 impl Default for Filter {
     fn default() -> Self {
-        Self {
-            allow: everything(),
-            deny: Vec::new(),
-        }
+        Self { allow: everything(), deny: Vec::new() }
     }
 }
 
@@ -325,19 +309,13 @@ impl Default for Timeouts {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self {
-            initial: retry_initial_default(),
-            max: retry_max_default(),
-        }
+        Self { initial: retry_initial_default(), max: retry_max_default() }
     }
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self {
-            interval: health_default(),
-            failures: failures_default(),
-        }
+        Self { interval: health_default(), failures: failures_default() }
     }
 }
 

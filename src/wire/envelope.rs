@@ -62,9 +62,7 @@ impl<'a> Envelope<'a> {
         let answers = usize::from(envelope.result.is_some()) + usize::from(envelope.error.is_some());
         match (&envelope.method, answers) {
             (Some(_), 0) | (None, 1) => Ok(envelope),
-            _ => Err(Malformed::Form(
-                "needs one of \"method\", \"result\" and \"error\"",
-            )),
+            _ => Err(Malformed::Form("needs one of \"method\", \"result\" and \"error\"")),
         }
     }
 
@@ -118,10 +116,7 @@ mod tests {
         let notice = Envelope::parse(br#"{"jsonrpc":"2.0","method":"m","id":null}"#).unwrap();
         assert!(notice.is_notification());
         let answer = Envelope::parse(br#"{"result":{},"id":"x","jsonrpc":"2.0","extra":[]}"#).unwrap();
-        assert_eq!(
-            Id::of(answer.id.unwrap()),
-            Id::of(&RawValue::from_string("\"x\"".into()).unwrap())
-        );
+        assert_eq!(Id::of(answer.id.unwrap()), Id::of(&RawValue::from_string("\"x\"".into()).unwrap()));
     }
 
     #[test]

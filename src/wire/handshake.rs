@@ -39,9 +39,7 @@ pub(super) async fn shake(link: &Link, remembered: Option<Era>) -> Result<Peer, 
     let modern = vec![ProtocolVersion::V_2026_07_28];
     let mode = match remembered {
         Some(Era::Legacy) => ClientLifecycleMode::Initialize,
-        Some(Era::Modern) => ClientLifecycleMode::Discover {
-            preferred_versions: modern,
-        },
+        Some(Era::Modern) => ClientLifecycleMode::Discover { preferred_versions: modern },
         None => ClientLifecycleMode::Auto {
             preferred_versions: modern,
             legacy_version: Some(ProtocolVersion::V_2025_11_25),
@@ -51,22 +49,16 @@ pub(super) async fn shake(link: &Link, remembered: Option<Era>) -> Result<Peer, 
     config.protocol_version = ProtocolVersion::V_2025_11_25;
     config.capabilities = ClientCapabilities::default();
     config.client_info = Implementation::new("evenkeel", env!("CARGO_PKG_VERSION"));
-    let running = match config.serve_with_lifecycle(stage, mode).await {
+    let running = match Box::pin(config.serve_with_lifecycle(stage, mode)).await {
         Ok(running) => running,
         Err(error) => return Err(failure.take().unwrap_or_else(|| failed(&error))),
     };
-    let known = running
-        .peer_info()
-        .ok_or_else(|| failed_with("the server told nothing of itself"))?;
-    let era = if known.protocol_version.has_initialize() {
-        Era::Legacy
-    } else {
-        Era::Modern
-    };
-    let info = known.server_info.as_ref().map(|info| ServerInfo {
-        name: info.name.clone(),
-        version: info.version.clone(),
-    });
+    let known = running.peer_info().ok_or_else(|| failed_with("the server told nothing of itself"))?;
+    let era = if known.protocol_version.has_initialize() { Era::Legacy } else { Era::Modern };
+    let info = known
+        .server_info
+        .as_ref()
+        .map(|info| ServerInfo { name: info.name.clone(), version: info.version.clone() });
     let tools = known.capabilities.tools.as_ref();
     let peer = Peer::new(
         era,
@@ -87,10 +79,7 @@ struct Failure(Arc<Mutex<Option<LinkError>>>);
 
 impl Failure {
     fn set(&self, error: LinkError) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(error);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 
     fn take(&self) -> Option<LinkError> {
@@ -111,10 +100,7 @@ fn failed(error: &ClientInitializeError) -> LinkError {
 
 fn failed_with(why: &str) -> LinkError {
     let short: String = why.chars().filter(|char| !char.is_control()).take(300).collect();
-    LinkError::new(
-        Reason::HandshakeFailed,
-        format!("the MCP handshake failed: {short}"),
-    )
+    LinkError::new(Reason::HandshakeFailed, format!("the MCP handshake failed: {short}"))
 }
 
 /// What rmcp takes for a transport: its requests go out as raw requests of the link.
@@ -199,10 +185,7 @@ async fn pass_on(
         return link.notify(method, params).await;
     };
     let id = request.id.clone();
-    let delivered = match link
-        .dispatch(link.next_id(), None, method, None, params.unwrap_or("{}"))
-        .await
-    {
+    let delivered = match link.dispatch(link.next_id(), None, method, None, params.unwrap_or("{}")).await {
         Ok(exchange) => Sent::Request(id, exchange),
         // A client error that is no JSON-RPC: whatever stands there does not know the modern probe.
         Err(error) if method == "server/discover" && is_unknown(&error) => {
@@ -233,10 +216,7 @@ async fn answered(waiting: &mut Option<(RequestId, Exchange)>) -> Result<ServerJ
             Incoming::Answer(Reply::Error(raw)) => ("error", raw),
         };
         let id = serde_json::to_string(id).unwrap_or_default();
-        let text = format!(
-            r#"{{"jsonrpc":"2.0","id":{id},"{member}":{}}}"#,
-            String::from_utf8_lossy(&raw)
-        );
+        let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"{member}":{}}}"#, String::from_utf8_lossy(&raw));
         return serde_json::from_str(&text)
             .map_err(|error| failed_with(&format!("its answer could not be read: {error}")));
     }

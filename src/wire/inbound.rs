@@ -100,11 +100,7 @@ pub(super) fn message(id: Option<&Id>, method: &str, params: Option<&str>) -> By
     }
     text.push_str(",\"method\":\"");
     // Methods are our own words, or come out of a routed request: none holds a quote or a backslash.
-    text.extend(
-        method
-            .chars()
-            .filter(|char| !matches!(char, '"' | '\\') && !char.is_control()),
-    );
+    text.extend(method.chars().filter(|char| !matches!(char, '"' | '\\') && !char.is_control()));
     text.push('"');
     if let Some(params) = params {
         text.push_str(",\"params\":");
@@ -129,10 +125,7 @@ pub(super) fn params(
 
 /// The `_meta` among the members of `params`.
 pub(super) fn meta<'a>(members: &Members<'a>) -> Option<&'a str> {
-    members
-        .iter()
-        .find(|(key, _)| key == "_meta")
-        .map(|(_, value)| value.get())
+    members.iter().find(|(key, _)| key == "_meta").map(|(_, value)| value.get())
 }
 
 #[cfg(test)]

@@ -117,10 +117,7 @@ impl LinkError {
     }
 
     pub(super) fn dispatched(self) -> Self {
-        Self {
-            dispatched: true,
-            ..self
-        }
+        Self { dispatched: true, ..self }
     }
 }
 
@@ -155,21 +152,13 @@ impl Lost {
 
 impl Link {
     pub(super) fn new(transport: Transport, lost: Arc<Lost>) -> Self {
-        Self(Arc::new(Inner {
-            peer: OnceLock::new(),
-            next_id: AtomicU64::new(1),
-            transport,
-            lost,
-        }))
+        Self(Arc::new(Inner { peer: OnceLock::new(), next_id: AtomicU64::new(1), transport, lost }))
     }
 
     /// What the handshake told of the server.
     pub fn peer(&self) -> &Peer {
         static UNKNOWN: OnceLock<Peer> = OnceLock::new();
-        self.0
-            .peer
-            .get()
-            .unwrap_or_else(|| UNKNOWN.get_or_init(Peer::unknown))
+        self.0.peer.get().unwrap_or_else(|| UNKNOWN.get_or_init(Peer::unknown))
     }
 
     pub(super) fn set_peer(&self, peer: Peer) {
@@ -193,8 +182,7 @@ impl Link {
             .map_err(|error| malformed(&error.into()))?;
         let params = inbound::params(request.params, request.edits, meta.as_deref())
             .map_err(|error| malformed(&error.into()))?;
-        self.dispatch(id, progress, request.method, request.name, &params)
-            .await
+        self.dispatch(id, progress, request.method, request.name, &params).await
     }
 
     /// Sends a request whose params are complete.
@@ -209,16 +197,11 @@ impl Link {
         let message = inbound::message(Some(&Id::number(id)), method, Some(params));
         let state = match &self.0.transport {
             Transport::Stdio(pipes) => State::Stdio(pipes.request(id, token.is_some(), message).await?),
-            Transport::Http(client) => State::Http(Box::new(
-                client.request(method, name, message, Some(&self.0.lost)).await?,
-            )),
+            Transport::Http(client) => {
+                State::Http(Box::new(client.request(method, name, message, Some(&self.0.lost)).await?))
+            }
         };
-        Ok(Exchange {
-            link: self.clone(),
-            id,
-            token,
-            state,
-        })
+        Ok(Exchange { link: self.clone(), id, token, state })
     }
 
     pub(super) fn next_id(&self) -> u64 {
@@ -245,9 +228,7 @@ impl Link {
     /// Ends the connection: the session by DELETE, or the process by closing its stdin, then SIGTERM, then
     /// SIGKILL to its group. Bounded by a few seconds.
     pub async fn close(&self) {
-        self.0
-            .lost
-            .mark(LinkError::new(Reason::Detached, "the connection was closed"));
+        self.0.lost.mark(LinkError::new(Reason::Detached, "the connection was closed"));
         match &self.0.transport {
             Transport::Stdio(pipes) => pipes.close().await,
             Transport::Http(client) => client.close().await,
@@ -322,10 +303,7 @@ impl Drop for Exchange {
         if matches!(self.state, State::Over) || modern_http || self.link.0.peer.get().is_none() {
             return;
         }
-        let params = format!(
-            r#"{{"requestId":{},"reason":"cancelled by the caller"}}"#,
-            self.id
-        );
+        let params = format!(r#"{{"requestId":{},"reason":"cancelled by the caller"}}"#, self.id);
         match &self.link.0.transport {
             Transport::Stdio(pipes) => {
                 pipes.send_soon(inbound::message(None, "notifications/cancelled", Some(&params)));
@@ -341,8 +319,5 @@ impl Drop for Exchange {
 }
 
 fn malformed(error: &Malformed) -> LinkError {
-    LinkError::new(
-        Reason::InvalidSpec,
-        format!("the request could not be read: {error}"),
-    )
+    LinkError::new(Reason::InvalidSpec, format!("the request could not be read: {error}"))
 }

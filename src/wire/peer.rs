@@ -67,14 +67,7 @@ impl Peer {
                 (CAPABILITIES_KEY, "{}".to_owned()),
             ],
         };
-        Self {
-            era,
-            version,
-            info,
-            tools,
-            tools_list_changed,
-            meta,
-        }
+        Self { era, version, info, tools, tools_list_changed, meta }
     }
 
     /// The `_meta` of a request on this connection, made from the agent's: what belongs to the agent's own
@@ -86,11 +79,8 @@ impl Peer {
         agent: Option<&str>,
         token: &Id,
     ) -> Result<(Option<String>, Option<Id>), serde_json::Error> {
-        let mut edits = vec![
-            Edit::Remove(VERSION_KEY),
-            Edit::Remove(CLIENT_KEY),
-            Edit::Remove(CAPABILITIES_KEY),
-        ];
+        let mut edits =
+            vec![Edit::Remove(VERSION_KEY), Edit::Remove(CLIENT_KEY), Edit::Remove(CAPABILITIES_KEY)];
         let mut progress = None;
         let own = std::str::from_utf8(token.as_bytes()).unwrap_or("0");
         if let Some(agent) = agent {
@@ -109,10 +99,7 @@ impl Peer {
             edits.push(Edit::Set(PROGRESS_KEY, own));
         }
         for (key, value) in &self.meta {
-            match edits
-                .iter_mut()
-                .find(|edit| matches!(edit, Edit::Remove(found) if found == key))
-            {
+            match edits.iter_mut().find(|edit| matches!(edit, Edit::Remove(found) if found == key)) {
                 Some(edit) => *edit = Edit::Set(key, value),
                 None => edits.push(Edit::Set(key, value)),
             }

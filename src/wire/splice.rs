@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 /// The members of a JSON object in order, each with its decoded key and raw value.
 ///
-/// A key that stands twice is given twice. Values nested deeper than serde_json's limit are refused.
+/// A key that stands twice is given twice. Values nested deeper than `serde_json`'s limit are refused.
 pub fn members(object: &str) -> Result<Vec<Member<'_>>, serde_json::Error> {
     serde_json::from_str::<Collected<'_>>(object).map(|members| members.0)
 }
@@ -43,10 +43,7 @@ pub fn rewrite(object: &str, edits: &[Edit<'_>]) -> Result<String, serde_json::E
 
 /// [`rewrite`] for an object whose members are known already.
 pub fn rewrite_members(members: &Members<'_>, edits: &[Edit<'_>]) -> Result<String, serde_json::Error> {
-    let len: usize = members
-        .iter()
-        .map(|(key, value)| key.len() + value.get().len() + 4)
-        .sum();
+    let len: usize = members.iter().map(|(key, value)| key.len() + value.get().len() + 4).sum();
     let mut text = String::with_capacity(len + 64);
     text.push('{');
     for (key, value) in members {
@@ -116,19 +113,13 @@ mod tests {
             rewrite(object, &[Edit::Set("name", "\"b\""), Edit::Set("new", "[]")]).unwrap(),
             r#"{"name":"b","n":1.0e+2,"x":{"name":"a"},"uA":"\u00e9","new":[]}"#
         );
-        assert_eq!(
-            rewrite(r#"{"a":1,"b":2}"#, &[Edit::Remove("a")]).unwrap(),
-            r#"{"b":2}"#
-        );
+        assert_eq!(rewrite(r#"{"a":1,"b":2}"#, &[Edit::Remove("a")]).unwrap(), r#"{"b":2}"#);
         assert_eq!(rewrite("{}", &[Edit::Remove("a")]).unwrap(), "{}");
     }
 
     #[test]
     fn a_doubled_member_is_changed_in_both_places() {
-        assert_eq!(
-            rewrite(r#"{"a":1,"a":2}"#, &[Edit::Set("a", "3")]).unwrap(),
-            r#"{"a":3,"a":3}"#
-        );
+        assert_eq!(rewrite(r#"{"a":1,"a":2}"#, &[Edit::Set("a", "3")]).unwrap(), r#"{"a":3,"a":3}"#);
     }
 
     #[test]

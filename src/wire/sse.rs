@@ -18,12 +18,7 @@ pub(super) struct TooLong;
 
 impl Events {
     pub(super) fn new(limit: usize) -> Self {
-        Self {
-            buffer: BytesMut::new(),
-            data: BytesMut::new(),
-            has_data: false,
-            limit,
-        }
+        Self { buffer: BytesMut::new(), data: BytesMut::new(), has_data: false, limit }
     }
 
     /// Adds bytes as they came.
@@ -61,20 +56,13 @@ impl Events {
                 self.has_data = true;
             }
         }
-        if self.buffer.len() > self.limit {
-            Err(TooLong)
-        } else {
-            Ok(None)
-        }
+        if self.buffer.len() > self.limit { Err(TooLong) } else { Ok(None) }
     }
 
     /// Where the first line ends and how long its end is: LF, CR LF or CR. A CR at the very end of the
     /// buffer waits for what follows.
     fn line_end(&self) -> Option<(usize, usize)> {
-        let end = self
-            .buffer
-            .iter()
-            .position(|byte| matches!(byte, b'\n' | b'\r'))?;
+        let end = self.buffer.iter().position(|byte| matches!(byte, b'\n' | b'\r'))?;
         match (self.buffer.get(end), self.buffer.get(end + 1)) {
             (Some(b'\n'), _) => Some((end, 1)),
             (_, Some(b'\n')) => Some((end, 2)),

@@ -31,11 +31,7 @@ enum Form {
 impl Answering {
     pub(super) fn new(client: Client, response: Response<Body>) -> Self {
         let (head, body) = response.into_parts();
-        let kind = head
-            .headers
-            .get(CONTENT_TYPE)
-            .and_then(|kind| kind.to_str().ok())
-            .unwrap_or_default();
+        let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let form = if kind.starts_with("text/event-stream") {
             Form::Stream(body, sse::Events::new(MESSAGE_LIMIT))
         } else if kind.starts_with("application/json") {
@@ -53,10 +49,9 @@ impl Answering {
     /// The answer in the body of a refusal, if it is a JSON-RPC error.
     pub(super) fn of_error(client: Client, body: &Bytes) -> Option<Self> {
         match inbound::classify(body) {
-            Ok(Inbound::Answer(_, reply @ Reply::Error(_))) => Some(Self {
-                client,
-                form: Form::Done(Some(reply)),
-            }),
+            Ok(Inbound::Answer(_, reply @ Reply::Error(_))) => {
+                Some(Self { client, form: Form::Done(Some(reply)) })
+            }
             _ => None,
         }
     }
@@ -108,12 +103,11 @@ impl Answering {
                     Err(error) => tracing::debug!(%error, "an event that is not MCP was skipped"),
                 }
             }
-            match body.chunk().await? {
-                Some(chunk) => events.push(&chunk),
-                None => {
-                    let message = "the server ended the stream before the answer";
-                    return Err(LinkError::new(Reason::ConnectFailed, message).dispatched());
-                }
+            if let Some(chunk) = body.chunk().await? {
+                events.push(&chunk);
+            } else {
+                let message = "the server ended the stream before the answer";
+                return Err(LinkError::new(Reason::ConnectFailed, message).dispatched());
             }
         }
     }
@@ -126,9 +120,9 @@ impl Answering {
         }
     }
 
-    /// After the answer: gives the connection back if the body is at its end.
-    pub(in crate::wire) fn recycle(mut self: Box<Self>) {
-        if let Form::Stream(body, _) = &mut self.form {
+    /// After the answer: gives the connection back.
+    pub(in crate::wire) fn recycle(self) {
+        if let Form::Stream(body, _) = self.form {
             body.recycle();
         }
     }

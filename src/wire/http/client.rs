@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 use url::Url;
 
+use super::super::handshake::MODERN;
 use super::super::link::{LinkError, Lost};
 use super::super::{Era, Peer};
 use super::answer::Answering;
@@ -57,30 +58,19 @@ impl Client {
     pub(in crate::wire) fn new(endpoint: &HttpEndpoint, tasks: &TaskTracker) -> Result<Self, LinkError> {
         let invalid = |message: String| LinkError::new(Reason::InvalidSpec, message);
         let mut base = HeaderMap::new();
-        base.insert(
-            ACCEPT,
-            HeaderValue::from_static("application/json, text/event-stream"),
-        );
+        base.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         base.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        base.insert(
-            USER_AGENT,
-            HeaderValue::from_static(concat!("evenkeel/", env!("CARGO_PKG_VERSION"))),
-        );
+        base.insert(USER_AGENT, HeaderValue::from_static(concat!("evenkeel/", env!("CARGO_PKG_VERSION"))));
         for (name, value) in &endpoint.headers {
             let mut value = HeaderValue::from_str(value.expose_secret()).map_err(|_| {
-                invalid(format!(
-                    "the value of header {name} holds characters that a header cannot"
-                ))
+                invalid(format!("the value of header {name} holds characters that a header cannot"))
             })?;
             value.set_sensitive(true);
             base.insert(name.clone(), value);
         }
         // After the declared ones: these describe the connection itself.
         let host = endpoint.url.host_str().unwrap_or_default();
-        let host = endpoint
-            .url
-            .port()
-            .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        let host = endpoint.url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         base.insert(
             HOST,
             HeaderValue::from_str(&host).map_err(|_| invalid(format!("{host:?} is not a host")))?,
@@ -197,8 +187,7 @@ impl Client {
         name: Option<&str>,
         message: Bytes,
     ) -> Result<Response<Body>, LinkError> {
-        self.send(&Method::POST, &self.headers(method, name), &message)
-            .await
+        self.send(&Method::POST, &self.headers(method, name), &message).await
     }
 
     async fn send(
@@ -220,38 +209,17 @@ impl Client {
 
     /// Where the server redirects to, if that is within its own origin and keeps the method.
     fn moved(&self, response: &Response<Body>) -> Option<Uri> {
-        if !matches!(
-            response.status(),
-            StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT
-        ) {
+        if !matches!(response.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
             return None;
         }
-        let to = self
-            .0
-            .url
-            .join(response.headers().get(LOCATION)?.to_str().ok()?)
-            .ok()?;
-        (to.origin() == self.0.url.origin())
-            .then(|| target(&to))
-            .flatten()
+        let to = self.0.url.join(response.headers().get(LOCATION)?.to_str().ok()?).ok()?;
+        (to.origin() == self.0.url.origin()).then(|| target(&to)).flatten()
     }
 
     fn headers(&self, method: &str, name: Option<&str>) -> HeaderMap {
         let (era, mut headers) = match self.0.agreed.get() {
             Some((era, headers)) => (*era, headers.clone()),
-            // Before the agreement: the probe is modern, `initialize` and its confirmation are legacy.
-            None => {
-                let mut headers = self.0.base.clone();
-                if let Some(session) = self.0.session.get() {
-                    headers.insert(SESSION, session.clone());
-                }
-                if method == "server/discover" {
-                    headers.insert(VERSION, HeaderValue::from_static(super::super::handshake::MODERN));
-                    (Era::Modern, headers)
-                } else {
-                    (Era::Legacy, headers)
-                }
-            }
+            None => self.opening_headers(method),
         };
         if era == Era::Modern {
             if let Ok(method) = HeaderValue::from_str(method) {
@@ -264,6 +232,19 @@ impl Client {
         headers
     }
 
+    /// Before the agreement: the probe is modern, `initialize` and its confirmation are legacy.
+    fn opening_headers(&self, method: &str) -> (Era, HeaderMap) {
+        let mut headers = self.0.base.clone();
+        if let Some(session) = self.0.session.get() {
+            headers.insert(SESSION, session.clone());
+        }
+        if method == "server/discover" {
+            headers.insert(VERSION, HeaderValue::from_static(MODERN));
+            return (Era::Modern, headers);
+        }
+        (Era::Legacy, headers)
+    }
+
     async fn refused(&self, response: Response<Body>) -> Refused {
         let (head, body) = response.into_parts();
         let body = body.collect(ERROR_BODY).await.unwrap_or_default();
@@ -271,18 +252,10 @@ impl Client {
             return Refused::Answer(answering);
         }
         let text = String::from_utf8_lossy(&body);
-        let is_text = head
-            .headers
-            .get(CONTENT_TYPE)
-            .is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
+        let is_text =
+            head.headers.get(CONTENT_TYPE).is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
         let text = if is_text { &*text } else { "" };
-        Refused::Error(refusal(
-            head.status,
-            &head.headers,
-            text,
-            self.0.credentials,
-            Timestamp::now(),
-        ))
+        Refused::Error(refusal(head.status, &head.headers, text, self.0.credentials, Timestamp::now()))
     }
 
     pub(super) fn prune(&self) {
@@ -337,9 +310,9 @@ fn target(url: &Url) -> Option<Uri> {
 fn encoded(name: &str) -> Option<HeaderValue> {
     let plain = name.bytes().all(|byte| matches!(byte, b' '..=b'~'))
         && !name.starts_with(' ')
-        && !name.ends_with(' ')
-        && !(name.starts_with("=?base64?") && name.ends_with("?="));
-    if plain {
+        && !name.ends_with(' ');
+    let wrapped = name.starts_with("=?base64?") && name.ends_with("?=");
+    if plain && !wrapped {
         return HeaderValue::from_str(name).ok();
     }
     let text = base64::engine::general_purpose::STANDARD.encode(name);

@@ -37,25 +37,15 @@ impl Connector {
     pub(super) fn new(endpoint: &HttpEndpoint) -> Result<Self, LinkError> {
         let invalid = |message: String| LinkError::new(Reason::InvalidSpec, message);
         let url = &endpoint.url;
-        let host = url
-            .host()
-            .ok_or_else(|| invalid("the url has no host".into()))?
-            .to_owned();
-        let port = url
-            .port_or_known_default()
-            .ok_or_else(|| invalid("the url has no port".into()))?;
+        let host = url.host().ok_or_else(|| invalid("the url has no host".into()))?.to_owned();
+        let port = url.port_or_known_default().ok_or_else(|| invalid("the url has no port".into()))?;
         let tls = match (url.scheme(), &endpoint.ca) {
             ("https", None) => Some(system_trust()?),
             ("https", Some(ca)) => Some(Arc::new(trust_only(ca.expose_secret())?)),
             _ => None,
         };
         let name = format!("{host}:{port}");
-        Ok(Self {
-            host,
-            port,
-            tls,
-            name,
-        })
+        Ok(Self { host, port, tls, name })
     }
 
     /// Connects to the first address that accepts. Addresses of the link itself, where clouds keep their
@@ -92,9 +82,7 @@ impl Connector {
     }
 
     async fn secure(&self, socket: TcpStream) -> Result<Socket, LinkError> {
-        socket
-            .set_nodelay(true)
-            .map_err(|error| self.failed(&error.to_string()))?;
+        socket.set_nodelay(true).map_err(|error| self.failed(&error.to_string()))?;
         let Some(config) = &self.tls else {
             return Ok(Either::Left(socket));
         };
@@ -113,10 +101,7 @@ impl Connector {
     }
 
     fn failed(&self, why: &str) -> LinkError {
-        LinkError::new(
-            Reason::ConnectFailed,
-            format!("cannot connect to {}: {why}", self.name),
-        )
+        LinkError::new(Reason::ConnectFailed, format!("cannot connect to {}: {why}", self.name))
     }
 }
 
@@ -144,15 +129,9 @@ fn system_trust() -> Result<Arc<ClientConfig>, LinkError> {
         return Ok(config.clone());
     }
     let failed = |error: rustls::Error| {
-        LinkError::new(
-            Reason::ConnectFailed,
-            format!("the system's trust store cannot be used: {error}"),
-        )
+        LinkError::new(Reason::ConnectFailed, format!("the system's trust store cannot be used: {error}"))
     };
-    let config = builder()?
-        .with_platform_verifier()
-        .map_err(failed)?
-        .with_no_client_auth();
+    let config = builder()?.with_platform_verifier().map_err(failed)?.with_no_client_auth();
     Ok(CONFIG.get_or_init(|| Arc::new(config)).clone())
 }
 
@@ -161,9 +140,7 @@ fn trust_only(pem: &str) -> Result<ClientConfig, LinkError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
         let certificate = certificate.map_err(|error| invalid(error.to_string()))?;
-        roots
-            .add(certificate)
-            .map_err(|error| invalid(error.to_string()))?;
+        roots.add(certificate).map_err(|error| invalid(error.to_string()))?;
     }
     if roots.is_empty() {
         return Err(invalid("holds no PEM certificate".into()));
@@ -195,11 +172,7 @@ mod tests {
             ("::1", false),
             ("2001:db8::1", false),
         ] {
-            assert_eq!(
-                is_local_to_the_link(address.parse().unwrap()),
-                refused,
-                "{address}"
-            );
+            assert_eq!(is_local_to_the_link(address.parse().unwrap()), refused, "{address}");
         }
     }
 }

@@ -31,6 +31,17 @@ struct Connection {
     sender: SendRequest<Full<Bytes>>,
     driver: Pin<Box<Driver>>,
     usable_until: Instant,
+    /// What is left of the last response after its answer: commonly the end of an event stream.
+    rest: Option<Incoming>,
+}
+
+/// What an idle connection is good for.
+#[derive(PartialEq, Eq)]
+enum Idle {
+    Usable,
+    /// The last response has not ended yet.
+    Busy,
+    Closed,
 }
 
 /// The idle connections of one server, and the way to make more.
@@ -42,10 +53,7 @@ pub(super) struct Pool {
 
 impl Pool {
     pub(super) fn new(connector: Connector) -> Arc<Self> {
-        Arc::new(Self {
-            connector,
-            idle: Mutex::new(Vec::new()),
-        })
+        Arc::new(Self { connector, idle: Mutex::new(Vec::new()) })
     }
 
     /// Sends a request and waits for the head of the response. A request that an idle connection could
@@ -77,21 +85,21 @@ impl Pool {
             .handshake(TokioIo::new(socket))
             .await
             .map_err(|error| LinkError::new(Reason::ConnectFailed, format!("HTTP: {error}")))?;
-        Ok(Connection {
-            sender,
-            driver: Box::pin(driver),
-            usable_until: Instant::now() + IDLE,
-        })
+        Ok(Connection { sender, driver: Box::pin(driver), usable_until: Instant::now() + IDLE, rest: None })
     }
 
-    /// The connection that was used last, if it is still open.
+    /// The connection that was used last among those that can be used now.
     fn take(&self) -> Option<Connection> {
-        loop {
-            let mut connection = self.lock().pop()?;
-            if connection.usable_until > Instant::now() && connection.is_open() {
-                return Some(connection);
+        let now = Instant::now();
+        let mut idle = self.lock();
+        for index in (0..idle.len()).rev() {
+            match idle.get_mut(index).map(|connection| connection.look(now)) {
+                Some(Idle::Usable) => return Some(idle.swap_remove(index)),
+                Some(Idle::Busy) | None => {}
+                Some(Idle::Closed) => drop(idle.swap_remove(index)),
             }
         }
+        None
     }
 
     fn put(&self, connection: Connection) {
@@ -104,8 +112,7 @@ impl Pool {
     /// Closes connections that were idle too long.
     pub(super) fn prune(&self) {
         let now = Instant::now();
-        self.lock()
-            .retain_mut(|connection| connection.usable_until > now && connection.is_open());
+        self.lock().retain_mut(|connection| connection.look(now) != Idle::Closed);
     }
 
     /// Closes every idle connection.
@@ -125,10 +132,27 @@ enum Unsent {
 }
 
 impl Connection {
-    /// Looks whether the server has closed the connection while it was idle.
-    fn is_open(&mut self) -> bool {
+    /// Looks, without waiting, what the connection is good for.
+    fn look(&mut self, now: Instant) -> Idle {
         let mut context = Context::from_waker(std::task::Waker::noop());
-        self.driver.as_mut().poll(&mut context).is_pending() && self.sender.is_ready()
+        if self.usable_until <= now || self.driver.as_mut().poll(&mut context).is_ready() {
+            return Idle::Closed;
+        }
+        while let Some(rest) = &mut self.rest {
+            match Pin::new(rest).poll_frame(&mut context) {
+                Poll::Pending => return Idle::Busy,
+                Poll::Ready(None) => {
+                    self.rest = None;
+                    // The driver learns that the response is over.
+                    if self.driver.as_mut().poll(&mut context).is_ready() {
+                        return Idle::Closed;
+                    }
+                }
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(_))) => return Idle::Closed,
+            }
+        }
+        if self.sender.is_ready() { Idle::Usable } else { Idle::Closed }
     }
 
     async fn send(
@@ -161,11 +185,7 @@ impl Connection {
                 } else {
                     self.usable_until = Instant::now() + IDLE;
                 }
-                let body = Body {
-                    incoming,
-                    connection: Some(self),
-                    pool: pool.clone(),
-                };
+                let body = Body { incoming, connection: Some(self), pool: pool.clone() };
                 Ok(Response::from_parts(head, body))
             }
             Some(Err(mut error)) => match error.take_message() {
@@ -180,15 +200,11 @@ impl Connection {
 /// The time that `Keep-Alive: timeout=5` allows, less a second for the way.
 fn keep_alive(headers: &http::HeaderMap) -> Option<Duration> {
     let value = headers.get("keep-alive")?.to_str().ok()?;
-    let seconds = value
-        .split(',')
-        .find_map(|part| part.trim().strip_prefix("timeout="))?;
-    Some(Duration::from_secs(
-        seconds.parse::<u64>().ok()?.saturating_sub(1),
-    ))
+    let seconds = value.split(',').find_map(|part| part.trim().strip_prefix("timeout="))?;
+    Some(Duration::from_secs(seconds.parse::<u64>().ok()?.saturating_sub(1)))
 }
 
-/// The body of a response; reading it drives the connection, which goes back to the pool at its end.
+/// The body of a response; reading it drives the connection. Dropping it closes the connection.
 #[derive(Debug)]
 pub(super) struct Body {
     incoming: Incoming,
@@ -216,10 +232,7 @@ impl Body {
                     }
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(broken(error)),
-                Poll::Ready(None) => {
-                    self.recycle();
-                    return Poll::Ready(Ok(None));
-                }
+                Poll::Ready(None) => return Poll::Ready(Ok(None)),
                 Poll::Pending if driven => return Poll::Pending,
                 Poll::Pending => {
                     // What the driver reads shows in the body: drive, then look once more.
@@ -252,16 +265,16 @@ impl Body {
                 all.extend_from_slice(&chunk);
             }
         }
+        self.recycle();
         Ok(if all.is_empty() { first } else { all.freeze() })
     }
 
-    /// Gives the connection back if it is at its end; closes it otherwise.
-    pub(super) fn recycle(&mut self) {
-        if let Some(mut connection) = self.connection.take()
-            && self.incoming.is_end_stream()
-            && connection.is_open()
-        {
-            self.pool.put(connection);
+    /// Gives the connection back. What is left of the response is read over before it is used again.
+    pub(super) fn recycle(self) {
+        let Self { incoming, connection, pool } = self;
+        if let Some(mut connection) = connection {
+            connection.rest = Some(incoming).filter(|incoming| !incoming.is_end_stream());
+            pool.put(connection);
         }
     }
 }

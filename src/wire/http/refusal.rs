@@ -24,11 +24,8 @@ pub(super) fn refusal(
             format!("the server rejected the credentials in spec.http.headers (HTTP {status})"),
         ),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            let asks = if headers.contains_key(WWW_AUTHENTICATE) {
-                "; it asks for authorization"
-            } else {
-                ""
-            };
+            let asks =
+                if headers.contains_key(WWW_AUTHENTICATE) { "; it asks for authorization" } else { "" };
             (
                 Reason::AuthRequired,
                 format!(
@@ -37,39 +34,30 @@ pub(super) fn refusal(
             )
         }
         _ if status.is_redirection() => {
-            let to = headers
-                .get(LOCATION)
-                .and_then(|to| to.to_str().ok())
-                .map(without_query);
+            let to = headers.get(LOCATION).and_then(|to| to.to_str().ok()).map(without_query);
             let to = to.map(|to| format!(" to {to}")).unwrap_or_default();
             (
                 Reason::ConnectFailed,
                 format!("the server redirects{to} (HTTP {status}); set spec.http.url to where the server is"),
             )
         }
-        _ => (
-            Reason::ConnectFailed,
-            format!("the server answered HTTP {status}{}", said(body)),
-        ),
+        _ => (Reason::ConnectFailed, format!("the server answered HTTP {status}{}", said(body))),
     };
     let mut error = LinkError::new(reason, message);
     error.http_status = Some(status);
-    error.retry_after = headers
-        .get(RETRY_AFTER)
-        .and_then(|value| retry_after(value.to_str().ok()?, now));
+    error.retry_after = headers.get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?, now));
     error
 }
 
 /// Seconds, or a date (RFC 9110 §10.2.3). At most a day, so that nobody can park a server for good.
 fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
-    let wait = match value.trim().parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let at = Timestamp::try_from(httpdate::parse_http_date(value).ok()?).ok()?;
-            Duration::try_from(at.duration_since(now)).unwrap_or_default()
-        }
+    let wait = if let Ok(seconds) = value.trim().parse::<u64>() {
+        Duration::from_secs(seconds)
+    } else {
+        let at = Timestamp::try_from(httpdate::parse_http_date(value).ok()?).ok()?;
+        Duration::try_from(at.duration_since(now)).unwrap_or_default()
     };
-    Some(wait.min(Duration::from_secs(24 * 3600)))
+    Some(wait.min(Duration::from_hours(24)))
 }
 
 fn without_query(location: &str) -> &str {
@@ -78,19 +66,9 @@ fn without_query(location: &str) -> &str {
 
 /// The first line of a text body, for the message.
 fn said(body: &str) -> String {
-    let line: String = body
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .filter(|char| !char.is_control())
-        .take(120)
-        .collect();
-    if line.is_empty() || line.starts_with('<') {
-        String::new()
-    } else {
-        format!(": {line}")
-    }
+    let line: String =
+        body.lines().next().unwrap_or_default().chars().filter(|char| !char.is_control()).take(120).collect();
+    if line.is_empty() || line.starts_with('<') { String::new() } else { format!(": {line}") }
 }
 
 #[cfg(test)]
@@ -128,11 +106,7 @@ mod tests {
             ("soon", None),
             ("-1", None),
         ] {
-            assert_eq!(
-                retry_after(value, now()).map(|wait| wait.as_secs()),
-                expected,
-                "{value}"
-            );
+            assert_eq!(retry_after(value, now()).map(|wait| wait.as_secs()), expected, "{value}");
         }
     }
 

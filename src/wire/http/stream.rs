@@ -43,13 +43,7 @@ impl Stream {
     pub(in crate::wire) fn new(client: Client, peer: &Peer) -> Self {
         let wanted = peer.tools_list_changed || peer.era == Era::Legacy;
         let state = if wanted { State::Closed } else { State::None };
-        Self {
-            client,
-            state,
-            wait: REOPEN.0,
-            missed: false,
-            changed: Vec::new(),
-        }
+        Self { client, state, wait: REOPEN.0, missed: false, changed: Vec::new() }
     }
 
     /// Opens the stream, so that lists read afterwards miss no change. Cancel safe.
@@ -94,10 +88,7 @@ impl Stream {
         let params =
             super::super::rewrite(&params, &[super::super::Edit::Set("_meta", &meta)]).unwrap_or(params);
         let message = inbound::message(Some(&Id::number(id)), "subscriptions/listen", Some(&params));
-        let answering = self
-            .client
-            .request("subscriptions/listen", None, message, None)
-            .await?;
+        let answering = self.client.request("subscriptions/listen", None, message, None).await?;
         match answering.into_stream() {
             Some(stream) => {
                 self.state = State::Open(Box::new(stream));

@@ -65,15 +65,6 @@ mod tests {
             found.push(line);
         }
         let text = |text: &'static str| Line::Text(Bytes::from_static(text.as_bytes()));
-        assert_eq!(
-            found,
-            [
-                text("one"),
-                text(""),
-                text("two"),
-                Line::TooLong(10),
-                text("last")
-            ]
-        );
+        assert_eq!(found, [text("one"), text(""), text("two"), Line::TooLong(10), text("last")]);
     }
 }

@@ -66,10 +66,7 @@ pub(in crate::wire) fn start(
     let mut child = process::spawn(endpoint)?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
-        return Err(LinkError::new(
-            Reason::ConnectFailed,
-            "the pipes of the child could not be opened",
-        ));
+        return Err(LinkError::new(Reason::ConnectFailed, "the pipes of the child could not be opened"));
     };
     let (outgoing, queue) = mpsc::channel(OUTGOING);
     let (process, reap) = Process::watch(child);
@@ -99,14 +96,7 @@ pub(in crate::wire) fn start(
             over.cancel();
         }
     });
-    Ok(Pipes {
-        outgoing,
-        calls,
-        process,
-        lost: lost.clone(),
-        hang_up: hang_up.drop_guard(),
-        over,
-    })
+    Ok(Pipes { outgoing, calls, process, lost: lost.clone(), hang_up: hang_up.drop_guard(), over })
 }
 
 impl Pipes {
@@ -133,15 +123,8 @@ impl Pipes {
     ) -> Result<Waiting, LinkError> {
         let (answer, answered) = oneshot::channel();
         let (notices, noticed) = progress.then(|| mpsc::channel(NOTICES)).unzip();
-        self.calls
-            .with(|calls| calls.insert(id, Caller { answer, notices }));
-        let waiting = Waiting {
-            id,
-            calls: self.calls.clone(),
-            answered,
-            noticed,
-            lost: self.lost.clone(),
-        };
+        self.calls.with(|calls| calls.insert(id, Caller { answer, notices }));
+        let waiting = Waiting { id, calls: self.calls.clone(), answered, noticed, lost: self.lost.clone() };
         self.send(message).await?;
         Ok(waiting)
     }
@@ -218,10 +201,7 @@ async fn read(stdout: ChildStdout, calls: Calls, outgoing: mpsc::Sender<Bytes>, 
         let message = match lines::next(&mut reader, MESSAGE_LIMIT).await {
             Ok(Some(Line::Text(line))) => line,
             Ok(Some(Line::TooLong(length))) => {
-                debug!(
-                    length,
-                    "the child printed a line beyond the limit; it was skipped"
-                );
+                debug!(length, "the child printed a line beyond the limit; it was skipped");
                 continue;
             }
             Ok(None) => return,
@@ -275,9 +255,6 @@ fn exit(command: &str, status: ExitStatus, tail: &Tail) -> LinkError {
         (None, Some(signal)) => format!("was ended by signal {signal}"),
         (None, None) => "ended".to_owned(),
     };
-    let said = tail
-        .last(3)
-        .map(|text| format!("; its last words: {text}"))
-        .unwrap_or_default();
+    let said = tail.last(3).map(|text| format!("; its last words: {text}")).unwrap_or_default();
     LinkError::new(Reason::Exited, format!("{command:?} {how}{said}"))
 }

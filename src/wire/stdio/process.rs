@@ -12,9 +12,7 @@ use super::super::LinkError;
 use crate::resource::{Reason, StdioEndpoint};
 
 /// Variables that every child inherits; the rest of evenkeel's environment may hold credentials.
-const INHERITED: [&str; 9] = [
-    "HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "LANG", "TZ", "TMPDIR",
-];
+const INHERITED: [&str; 9] = ["HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "LANG", "TZ", "TMPDIR"];
 
 /// How long a child has to end after its stdin was closed, and again after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -33,12 +31,7 @@ pub(super) fn spawn(endpoint: &StdioEndpoint) -> Result<Child, LinkError> {
         .args(&endpoint.args)
         .env_clear()
         .envs(inherited(std::env::vars_os()))
-        .envs(
-            endpoint
-                .env
-                .iter()
-                .map(|(name, value)| (name, value.expose_secret())),
-        )
+        .envs(endpoint.env.iter().map(|(name, value)| (name, value.expose_secret())))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -54,25 +47,18 @@ pub(super) fn spawn(endpoint: &StdioEndpoint) -> Result<Child, LinkError> {
         match (error.kind(), missing_cwd) {
             (ErrorKind::NotFound, Some(cwd)) => LinkError::new(
                 Reason::CommandNotFound,
-                format!(
-                    "the working directory {} of {name:?} does not exist",
-                    cwd.display()
-                ),
+                format!("the working directory {} of {name:?} does not exist", cwd.display()),
             ),
-            (ErrorKind::NotFound, None) if name.contains('/') => LinkError::new(
-                Reason::CommandNotFound,
-                format!("there is no program at {name:?}"),
-            ),
+            (ErrorKind::NotFound, None) if name.contains('/') => {
+                LinkError::new(Reason::CommandNotFound, format!("there is no program at {name:?}"))
+            }
             (ErrorKind::NotFound, None) => {
                 LinkError::new(Reason::CommandNotFound, format!("{name:?} was not found on PATH"))
             }
             (ErrorKind::PermissionDenied, _) => {
                 LinkError::new(Reason::CommandNotFound, format!("{name:?} is not executable"))
             }
-            _ => LinkError::new(
-                Reason::ConnectFailed,
-                format!("{name:?} could not be started: {error}"),
-            ),
+            _ => LinkError::new(Reason::ConnectFailed, format!("{name:?} could not be started: {error}")),
         }
     })
 }
@@ -98,11 +84,7 @@ impl Process {
     /// How the child ended, once it has.
     pub(super) async fn exited(&self) -> ExitStatus {
         let mut exited = self.exited.clone();
-        let status = exited
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|status| *status);
+        let status = exited.wait_for(Option::is_some).await.ok().and_then(|status| *status);
         status.unwrap_or_default()
     }
 
@@ -127,8 +109,7 @@ fn signal(pid: u32, signal: Signal) {
 
 fn inherited(vars: impl Iterator<Item = (OsString, OsString)>) -> impl Iterator<Item = (OsString, OsString)> {
     vars.filter(|(name, _)| {
-        name.to_str()
-            .is_some_and(|name| INHERITED.contains(&name) || name.starts_with("LC_"))
+        name.to_str().is_some_and(|name| INHERITED.contains(&name) || name.starts_with("LC_"))
     })
 }
 
@@ -138,14 +119,7 @@ mod tests {
 
     #[test]
     fn children_inherit_only_what_is_harmless() {
-        let vars = [
-            "PATH",
-            "LC_ALL",
-            "AWS_SECRET_ACCESS_KEY",
-            "LD_PRELOAD",
-            "HOME",
-            "EVENKEEL_TOKEN",
-        ];
+        let vars = ["PATH", "LC_ALL", "AWS_SECRET_ACCESS_KEY", "LD_PRELOAD", "HOME", "EVENKEEL_TOKEN"];
         let kept: Vec<_> = inherited(vars.iter().map(|name| ((*name).into(), "x".into())))
             .map(|(name, _)| name.into_string().unwrap())
             .collect();

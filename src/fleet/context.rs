@@ -1,0 +1,43 @@
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+use super::slots::Slots;
+use super::{Eras, Observation};
+use crate::catalog::Section;
+use crate::resource::{ObjectKey, Problem};
+
+/// Where the fleet puts what servers offer. Must not wait.
+pub trait Publish: Send + Sync + 'static {
+    /// Puts a section in place of the server's last one.
+    fn publish(&self, section: Arc<Section>);
+    /// Takes a server's section away; `why` is what callers of its tools are told from now on.
+    fn withdraw(&self, key: ObjectKey, why: Problem);
+}
+
+/// What every actor needs; one for the whole fleet.
+pub struct Context {
+    /// Where sections go.
+    pub catalog: Box<dyn Publish>,
+    /// Where observations go; read by the reporter.
+    pub observations: mpsc::UnboundedSender<Observation>,
+    /// The eras that servers were found to speak.
+    pub eras: Eras,
+    /// Everything that must have ended before evenkeel does: children, their pumps, sessions being closed.
+    pub tasks: TaskTracker,
+    pub(super) slots: Slots,
+}
+
+impl Context {
+    /// A context with nothing running.
+    pub fn new(catalog: impl Publish, observations: mpsc::UnboundedSender<Observation>, eras: Eras) -> Self {
+        Self {
+            catalog: Box::new(catalog),
+            observations,
+            eras,
+            tasks: TaskTracker::new(),
+            slots: Slots::default(),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::Context;
+use super::actor::{Actor, Order};
+use crate::plan::{Change, Observed, Target, changes};
+use crate::resource::{ObjectKey, Reason};
+use crate::source::Desired;
+
+/// How long all servers together may take to drain and close when evenkeel ends.
+const SHUTDOWN: Duration = Duration::from_secs(10);
+
+/// The actors of all servers, and what each was last told.
+pub struct Fleet {
+    context: Arc<Context>,
+    observed: Observed,
+    orders: HashMap<ObjectKey, watch::Sender<Order>>,
+    actors: JoinSet<()>,
+}
+
+impl Fleet {
+    /// A fleet with no servers.
+    pub fn new(context: Arc<Context>) -> Self {
+        Self { context, observed: Observed::default(), orders: HashMap::new(), actors: JoinSet::new() }
+    }
+
+    /// Follows what is desired until cancelled, then detaches everything and waits, within a bound.
+    pub async fn run(mut self, mut desired: watch::Receiver<Arc<Desired>>, cancel: CancellationToken) {
+        loop {
+            let now = desired.borrow_and_update().clone();
+            self.reconcile(&now);
+            tokio::select! {
+                changed = desired.changed() => if changed.is_err() { break },
+                Some(ended) = self.actors.join_next() => self.reap(&ended),
+                () = cancel.cancelled() => break,
+            }
+        }
+        self.shut_down().await;
+    }
+
+    /// One step: from what was told to what is desired.
+    fn reconcile(&mut self, desired: &Desired) {
+        for change in changes(desired, &self.observed) {
+            info!(server = %change.key(), "{change}");
+            match change {
+                Change::Attach(target) | Change::Replace(target) | Change::Refilter(target) => {
+                    if let Some(declared) = desired.servers.get(&target.key) {
+                        self.observed.servers.insert(target.key.clone(), (declared.clone(), target.clone()));
+                    }
+                    self.order(target);
+                }
+                Change::Detach { key, reason } => {
+                    self.observed.servers.remove(&key);
+                    if let Some(orders) = self.orders.get(&key) {
+                        orders.send_replace(Order::Go(reason));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells the server's actor, or starts one. An actor that is still draining takes the order up.
+    fn order(&mut self, target: Arc<Target>) {
+        if let Some(orders) = self.orders.get(&target.key)
+            && orders.send(Order::Be(target.clone())).is_ok()
+        {
+            return;
+        }
+        let (sender, receiver) = watch::channel(Order::Be(target.clone()));
+        self.orders.insert(target.key.clone(), sender);
+        let actor = Actor::new(self.context.clone(), target, receiver);
+        self.actors.spawn(actor.run());
+    }
+
+    /// An actor ended. If its server is wanted, because the order to come back crossed with its end or
+    /// because of a bug of ours, another takes its place.
+    fn reap(&mut self, ended: &Result<(), tokio::task::JoinError>) {
+        if let Err(error) = ended {
+            warn!(%error, "a server's task ended unexpectedly; it is started again");
+        }
+        self.orders.retain(|_, orders| !orders.is_closed());
+        let wanted = self.observed.servers.values().map(|(_, target)| target);
+        let alone: Vec<_> = wanted.filter(|target| !self.orders.contains_key(&target.key)).cloned().collect();
+        for target in alone {
+            self.order(target);
+        }
+    }
+
+    async fn shut_down(mut self) {
+        for orders in self.orders.values() {
+            orders.send_replace(Order::Go(Reason::Detached));
+        }
+        let all = async {
+            while self.actors.join_next().await.is_some() {}
+            self.context.tasks.close();
+            self.context.tasks.wait().await;
+        };
+        if tokio::time::timeout(SHUTDOWN, all).await.is_err() {
+            warn!("some servers did not end within {} s", SHUTDOWN.as_secs());
+        }
+    }
+}

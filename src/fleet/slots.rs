@@ -1,0 +1,44 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::resource::Transport;
+
+/// Servers that may be in the busy part of their start at once.
+const HTTP: usize = 64;
+/// Processes that may be starting at once: a start costs a core for a while.
+const STDIO: usize = 8;
+/// How long an attempt holds its slot. A server that hangs longer costs nothing, so it holds nobody up.
+const HELD: Duration = Duration::from_secs(1);
+
+/// Bounds how many attempts to connect begin side by side.
+#[derive(Debug)]
+pub(super) struct Slots {
+    http: Arc<Semaphore>,
+    stdio: Arc<Semaphore>,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self { http: Arc::new(Semaphore::new(HTTP)), stdio: Arc::new(Semaphore::new(STDIO)) }
+    }
+}
+
+impl Slots {
+    /// Runs an attempt once a slot is free; the slot is free again after a second at most.
+    pub(super) async fn run<T>(&self, transport: &Transport, attempt: impl Future<Output = T>) -> T {
+        let slots = match transport {
+            Transport::Http(_) => &self.http,
+            Transport::Stdio(_) => &self.stdio,
+        };
+        // The semaphores are never closed.
+        let permit: Option<OwnedSemaphorePermit> = slots.clone().acquire_owned().await.ok();
+        tokio::pin!(attempt);
+        if let Ok(result) = tokio::time::timeout(HELD, &mut attempt).await {
+            return result;
+        }
+        drop(permit);
+        attempt.await
+    }
+}
