@@ -9,6 +9,7 @@ use tracing::debug;
 
 use super::attach::{Attached, attach, list_tools};
 use super::handle::{Drain, Refusal, UpstreamHandle};
+use super::health;
 use super::{Context, Listed, Observation, Phase};
 use crate::catalog::{Section, Tool};
 use crate::plan::{Backoff, Target};
@@ -72,6 +73,7 @@ struct Live {
     tools: Vec<Tool>,
     listed: Arc<Listed>,
     since: Instant,
+    health: Ending,
 }
 
 /// What woke the actor.
@@ -141,7 +143,11 @@ impl Actor {
     async fn wait(&mut self) -> Input {
         let event = async {
             match &mut self.live {
-                Some(live) => live.events.next().await,
+                // The health check ends never; what it finds comes as an event.
+                Some(live) => tokio::select! {
+                    event = live.events.next() => event,
+                    () = &mut live.health => std::future::pending().await,
+                },
                 None => std::future::pending().await,
             }
         };
@@ -189,6 +195,10 @@ impl Actor {
     /// Names, filters or limits changed: the connection, or the attempt at it, goes on.
     fn adjust(&mut self) {
         if let Some(live) = self.live.as_mut().filter(|live| same(&live.target, &self.target)) {
+            if live.target.settings.health != self.target.settings.health {
+                let checks = self.target.settings.health.clone();
+                live.health = Box::pin(health::watch(live.link.clone(), checks, jitter()));
+            }
             live.target = self.target.clone();
             self.publish();
         } else if self.attempt.is_none() {
@@ -222,6 +232,10 @@ impl Actor {
         let endpoint = target.endpoint.clone();
         let attempt = Box::pin(async move { attach(&context, &endpoint, limit).await });
         self.attempt = Some((target, attempt));
+        // Calls of a server that was there a moment ago wait for it, within its grace.
+        if let (None, Some(grace), Some(why)) = (&self.live, self.grace_until, &self.last) {
+            self.handle.pend(why.clone(), grace.min(Instant::now() + limit));
+        }
     }
 
     fn attached(&mut self, attached: Attached) {
@@ -240,7 +254,8 @@ impl Actor {
             catalog_digest: crate::catalog::digest(&tools),
         });
         let since = Instant::now();
-        self.live = Some(Live { target: self.target.clone(), link, events, tools, listed, since });
+        let health = Box::pin(health::watch(link.clone(), self.target.settings.health.clone(), jitter()));
+        self.live = Some(Live { target: self.target.clone(), link, events, tools, listed, since, health });
         self.publish();
         if let Some(before) = before {
             let limit = self.target.settings.timeouts.call.get();
@@ -327,8 +342,15 @@ impl Actor {
         if let Some(gone) = self.handle.refuse(Refusal::Unavailable(error.problem.clone())) {
             self.end(gone, Duration::ZERO);
         }
-        // An attempt at a newer generation is under way already.
-        if self.attempt.is_none() {
+        if self.attempt.is_some() {
+            // At a newer generation, and under way already.
+            return;
+        }
+        if lived >= STABLE || error.http_status == Some(http::StatusCode::NOT_FOUND) {
+            // Not a failing server: one that went after a good while, or that forgot a session.
+            self.last = Some(error.problem.clone());
+            self.connect();
+        } else {
             self.schedule(error);
         }
     }
@@ -359,8 +381,15 @@ impl Actor {
                 Timestamp::now().saturating_add(jiff::SignedDuration::try_from(wait).unwrap_or_default());
             (Instant::now() + wait, at.unwrap_or(Timestamp::MAX))
         });
-        if self.live.is_none() {
-            self.handle.refuse(Refusal::Unavailable(problem.clone()));
+        let stuck = self.backoff.failures() >= 3 && self.target.settings.update == Update::MakeBeforeBreak;
+        match &self.live {
+            None => {
+                self.handle.refuse(Refusal::Unavailable(problem.clone()));
+            }
+            Some(_) if stuck => problem.message.push_str(
+                "; the previous generation goes on serving; if two of this server cannot run side by side, set spec.update to Recreate",
+            ),
+            Some(_) => problem.message.push_str("; the previous generation goes on serving"),
         }
         self.last = Some(problem);
     }

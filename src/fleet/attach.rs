@@ -140,20 +140,11 @@ fn error_message(raw: &[u8]) -> String {
 }
 
 fn failed(why: &str) -> LinkError {
-    error(Reason::ListFailed, format!("tools/list failed: {why}"))
+    LinkError::new(Reason::ListFailed, format!("tools/list failed: {why}")).dispatched()
 }
 
 pub(super) fn timeout(message: String) -> LinkError {
-    error(Reason::Timeout, message)
-}
-
-fn error(reason: Reason, message: String) -> LinkError {
-    LinkError {
-        problem: crate::resource::Problem::new(reason, message),
-        dispatched: true,
-        retry_after: None,
-        http_status: None,
-    }
+    LinkError::new(Reason::Timeout, message).dispatched()
 }
 
 #[cfg(test)]

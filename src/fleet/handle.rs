@@ -3,14 +3,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::resource::{ObjectKey, Problem};
 use crate::wire::Link;
 
 /// The way to one server for calls; lives as long as the server is declared, whatever its connection does.
 ///
-/// Catalog routes hold clones. [`UpstreamHandle::begin_call`] never waits and takes no lock that another
-/// server's calls take.
+/// Catalog routes hold clones. [`UpstreamHandle::begin_call`] takes no lock that another server's calls take.
 #[derive(Clone, Debug)]
 pub struct UpstreamHandle(Arc<Shared>);
 
@@ -18,11 +18,17 @@ pub struct UpstreamHandle(Arc<Shared>);
 struct Shared {
     key: ObjectKey,
     state: ArcSwap<State>,
+    changed: Notify,
 }
 
 #[derive(Clone, Debug)]
 enum State {
     Live(Arc<Lane>),
+    /// An attempt is under way; a call waits for its end, but not longer than this.
+    Pending {
+        why: Problem,
+        until: Instant,
+    },
     Refused(Refusal),
 }
 
@@ -51,7 +57,11 @@ const CLOSED: u64 = 1 << 63;
 impl UpstreamHandle {
     /// A handle with no connection yet.
     pub fn new(key: ObjectKey, refusal: Refusal) -> Self {
-        Self(Arc::new(Shared { key, state: ArcSwap::from_pointee(State::Refused(refusal)) }))
+        Self(Arc::new(Shared {
+            key,
+            state: ArcSwap::from_pointee(State::Refused(refusal)),
+            changed: Notify::new(),
+        }))
     }
 
     /// The server.
@@ -60,17 +70,23 @@ impl UpstreamHandle {
     }
 
     /// Begins a call on the live connection; the guard counts as in flight until it is dropped.
-    pub fn begin_call(&self) -> Result<CallGuard, Refusal> {
+    ///
+    /// Waits only while a lost server is being connected again, and no longer than the attempt and the
+    /// server's grace period allow.
+    pub async fn begin_call(&self) -> Result<CallGuard, Refusal> {
         loop {
-            let state = self.0.state.load();
-            match &**state {
+            let changed = self.0.changed.notified();
+            let (why, until) = match &**self.0.state.load() {
                 State::Refused(refusal) => return Err(refusal.clone()),
-                State::Live(lane) => {
-                    if let Some(guard) = CallGuard::enter(lane) {
-                        return Ok(guard);
-                    }
+                State::Live(lane) => match CallGuard::enter(lane) {
+                    Some(guard) => return Ok(guard),
                     // Closed between the load and the entry: its successor is in place already.
-                }
+                    None => continue,
+                },
+                State::Pending { why, until } => (why.clone(), *until),
+            };
+            if tokio::time::timeout_at(until, changed).await.is_err() {
+                return Err(Refusal::Unavailable(why));
             }
         }
     }
@@ -81,18 +97,25 @@ impl UpstreamHandle {
         self.swap(State::Live(lane))
     }
 
+    /// Lets calls wait for an attempt that is under way. Not for a live connection.
+    pub(super) fn pend(&self, why: Problem, until: Instant) {
+        self.swap(State::Pending { why, until });
+    }
+
     /// Takes the connection away. Returns it, closed to new calls.
     pub(super) fn refuse(&self, refusal: Refusal) -> Option<Drain> {
         self.swap(State::Refused(refusal))
     }
 
     fn swap(&self, state: State) -> Option<Drain> {
-        match &*self.0.state.swap(Arc::new(state)) {
+        let before = self.0.state.swap(Arc::new(state));
+        self.0.changed.notify_waiters();
+        match &*before {
             State::Live(lane) => {
                 lane.calls.fetch_or(CLOSED, Ordering::AcqRel);
                 Some(Drain(lane.clone()))
             }
-            State::Refused(_) => None,
+            State::Pending { .. } | State::Refused(_) => None,
         }
     }
 }
@@ -148,5 +171,45 @@ impl Drain {
     /// The connection, to close it.
     pub(super) fn link(&self) -> &Link {
         &self.0.link
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::Reason;
+    use std::time::Duration;
+
+    fn problem(reason: Reason) -> Problem {
+        Problem::new(reason, "why")
+    }
+
+    fn handle() -> UpstreamHandle {
+        UpstreamHandle::new(ObjectKey::new("default", "a"), Refusal::Removed(problem(Reason::Removed)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_waits_for_an_attempt_and_no_longer() {
+        let handle = handle();
+        assert!(matches!(handle.begin_call().await, Err(Refusal::Removed(_))));
+        let until = Instant::now() + Duration::from_secs(5);
+        handle.pend(problem(Reason::Exited), until);
+        let refusal = handle.begin_call().await.unwrap_err();
+        assert!(matches!(refusal, Refusal::Unavailable(problem) if problem.reason == Reason::Exited));
+        assert!(Instant::now() >= until);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiting_call_hears_of_the_end_of_the_attempt() {
+        let handle = handle();
+        handle.pend(problem(Reason::Exited), Instant::now() + Duration::from_secs(3600));
+        let waiting = tokio::spawn({
+            let handle = handle.clone();
+            async move { handle.begin_call().await.map(drop) }
+        });
+        tokio::task::yield_now().await;
+        handle.refuse(Refusal::Unavailable(problem(Reason::Timeout)));
+        let refusal = waiting.await.unwrap().unwrap_err();
+        assert!(matches!(refusal, Refusal::Unavailable(problem) if problem.reason == Reason::Timeout));
     }
 }

@@ -9,6 +9,7 @@ mod attach;
 mod context;
 mod eras;
 mod handle;
+mod health;
 mod observation;
 mod reconcile;
 mod slots;

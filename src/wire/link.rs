@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::envelope::{Id, Malformed};
 use super::http::{Answering, Client as HttpClient};
 use super::inbound::{self, List};
 use super::splice::{Edit, Members};
-use super::{Peer, stdio};
+use super::{Era, Peer, stdio};
 use crate::resource::{Problem, Reason};
 
 /// A live connection to one server, shared by every call on it. Cheap to clone.
@@ -22,6 +22,8 @@ struct Inner {
     next_id: AtomicU64,
     transport: Transport,
     lost: Arc<Lost>,
+    /// Set by every answer, cleared by who asks.
+    answered: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -107,7 +109,8 @@ pub struct LinkError {
 }
 
 impl LinkError {
-    pub(super) fn new(reason: Reason, message: impl Into<String>) -> Self {
+    /// An error of a request that was not dispatched.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             problem: Problem::new(reason, message),
             dispatched: false,
@@ -116,7 +119,9 @@ impl LinkError {
         }
     }
 
-    pub(super) fn dispatched(self) -> Self {
+    /// The same for a request that may have reached the server.
+    #[must_use]
+    pub fn dispatched(self) -> Self {
         Self { dispatched: true, ..self }
     }
 }
@@ -152,7 +157,13 @@ impl Lost {
 
 impl Link {
     pub(super) fn new(transport: Transport, lost: Arc<Lost>) -> Self {
-        Self(Arc::new(Inner { peer: OnceLock::new(), next_id: AtomicU64::new(1), transport, lost }))
+        Self(Arc::new(Inner {
+            peer: OnceLock::new(),
+            next_id: AtomicU64::new(1),
+            transport,
+            lost,
+            answered: AtomicBool::new(false),
+        }))
     }
 
     /// What the handshake told of the server.
@@ -217,6 +228,26 @@ impl Link {
         }
     }
 
+    /// Asks for a sign of life: `ping`, or `server/discover` in the modern era. Any answer is one.
+    pub async fn check(&self) -> Result<(), LinkError> {
+        let method = match self.peer().era {
+            Era::Legacy => "ping",
+            Era::Modern => "server/discover",
+        };
+        let request = Request { method, params: &[], edits: &[], name: None };
+        self.call(request).await?.answer().await.map(drop)
+    }
+
+    /// True if the server has answered anything since this was asked last.
+    pub fn answered_lately(&self) -> bool {
+        self.0.answered.swap(false, Ordering::Relaxed)
+    }
+
+    /// Declares the connection dead: [`Event::Lost`] tells it.
+    pub fn give_up(&self, error: LinkError) {
+        self.0.lost.mark(error);
+    }
+
     /// The process id of a stdio server.
     pub fn pid(&self) -> Option<u32> {
         match &self.0.transport {
@@ -255,6 +286,7 @@ impl Exchange {
         match incoming {
             Ok(Incoming::Notice(message)) => Ok(Incoming::Notice(self.restored(message)?)),
             Ok(answer) => {
+                self.link.0.answered.store(true, Ordering::Relaxed);
                 self.finish();
                 Ok(answer)
             }
@@ -297,8 +329,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let modern_http =
-            matches!(self.link.peer().era, super::Era::Modern) && matches!(self.state, State::Http(_));
+        let modern_http = self.link.peer().era == Era::Modern && matches!(self.state, State::Http(_));
         // Over modern HTTP the closed stream is the cancellation; before the handshake there is none.
         if matches!(self.state, State::Over) || modern_http || self.link.0.peer.get().is_none() {
             return;
