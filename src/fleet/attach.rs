@@ -33,7 +33,7 @@ pub(super) async fn attach(
 ) -> Result<Attached, LinkError> {
     let remembered = context.eras.get(endpoint.digest());
     let attempt = async {
-        let (link, mut events) = wire::open(endpoint, remembered, &context.tasks).await?;
+        let (link, mut events) = wire::open(endpoint, remembered, &context.host).await?;
         context.eras.set(endpoint.digest(), link.peer().era);
         let listed = async {
             events.begin().await?;
@@ -42,7 +42,7 @@ pub(super) async fn attach(
         match listed.await {
             Ok(tools) => Ok(Attached { link, events, tools }),
             Err(error) => {
-                context.tasks.spawn(async move { link.close().await });
+                context.host.tasks.spawn(async move { link.close().await });
                 Err(error)
             }
         }

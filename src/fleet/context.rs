@@ -1,12 +1,12 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tokio_util::task::TaskTracker;
 
 use super::slots::Slots;
 use super::{Eras, Observation};
 use crate::catalog::Section;
 use crate::resource::{ObjectKey, Problem};
+use crate::wire::Host;
 
 /// Where the fleet puts what servers offer. Must not wait.
 pub trait Publish: Send + Sync + 'static {
@@ -24,20 +24,19 @@ pub struct Context {
     pub observations: mpsc::UnboundedSender<Observation>,
     /// The eras that servers were found to speak.
     pub eras: Eras,
-    /// Everything that must have ended before evenkeel does: children, their pumps, sessions being closed.
-    pub tasks: TaskTracker,
+    /// What connections share of the process.
+    pub host: Host,
     pub(super) slots: Slots,
 }
 
 impl Context {
     /// A context with nothing running.
-    pub fn new(catalog: impl Publish, observations: mpsc::UnboundedSender<Observation>, eras: Eras) -> Self {
-        Self {
-            catalog: Box::new(catalog),
-            observations,
-            eras,
-            tasks: TaskTracker::new(),
-            slots: Slots::default(),
-        }
+    pub fn new(
+        catalog: impl Publish,
+        observations: mpsc::UnboundedSender<Observation>,
+        eras: Eras,
+        host: Host,
+    ) -> Self {
+        Self { catalog: Box::new(catalog), observations, eras, host, slots: Slots::default() }
     }
 }

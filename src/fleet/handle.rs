@@ -202,7 +202,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_waiting_call_hears_of_the_end_of_the_attempt() {
         let handle = handle();
-        handle.pend(problem(Reason::Exited), Instant::now() + Duration::from_secs(3600));
+        handle.pend(problem(Reason::Exited), Instant::now() + Duration::from_hours(1));
         let waiting = tokio::spawn({
             let handle = handle.clone();
             async move { handle.begin_call().await.map(drop) }

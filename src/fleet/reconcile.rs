@@ -98,8 +98,8 @@ impl Fleet {
         }
         let all = async {
             while self.actors.join_next().await.is_some() {}
-            self.context.tasks.close();
-            self.context.tasks.wait().await;
+            self.context.host.tasks.close();
+            self.context.host.tasks.wait().await;
         };
         if tokio::time::timeout(SHUTDOWN, all).await.is_err() {
             warn!("some servers did not end within {} s", SHUTDOWN.as_secs());

@@ -18,9 +18,11 @@ mod stdio;
 pub use envelope::{Envelope, Id, Malformed};
 pub use inbound::List;
 pub use link::{Event, Exchange, Incoming, Link, LinkError, Reply, Request};
-pub use open::{Events, open};
+pub use open::{Events, Host, open};
 pub use peer::{Era, Peer};
 pub use splice::{Edit, Member, Members, members, rewrite, rewrite_members};
+
+pub use stdio::{Guard, watch as guard_children};
 
 /// The longest message taken from a server: an answer, an event or a line.
 pub const MESSAGE_LIMIT: usize = 16 << 20;

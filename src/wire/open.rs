@@ -5,13 +5,22 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use super::link::{Event, Link, LinkError, Lost, Transport};
-use super::{Era, List, Peer, handshake, http, stdio};
+use super::{Era, Guard, List, Peer, handshake, http, stdio};
 use crate::resource::{Endpoint, Transport as Declared};
 
 /// How long a server may take to open its notice stream before its lists are read all the same.
 const STREAM_PATIENCE: Duration = Duration::from_secs(1);
 /// Changes that wait to be told; more are the same news.
 const CHANGES: usize = 8;
+
+/// What all connections share of the process they live in.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    /// Everything that must have ended before evenkeel does: children, their pumps, sessions being closed.
+    pub tasks: TaskTracker,
+    /// Ends the children should evenkeel be killed.
+    pub guard: Option<Guard>,
+}
 
 /// What a connection tells without being asked. Owned by one task, which must keep asking.
 #[derive(Debug)]
@@ -28,18 +37,18 @@ enum Source {
 
 /// Connects to a server and agrees on a protocol with it.
 ///
-/// The caller bounds the time. Dropping the future closes what was opened; what that takes runs on `tasks`,
-/// to be waited for before evenkeel ends.
+/// The caller bounds the time. Dropping the future closes what was opened; what that takes runs on the host's
+/// tasks, to be waited for before evenkeel ends.
 pub async fn open(
     endpoint: &Endpoint,
     remembered: Option<Era>,
-    tasks: &TaskTracker,
+    host: &Host,
 ) -> Result<(Link, Events), LinkError> {
     let lost = Arc::new(Lost::default());
     let (changes, changed) = mpsc::channel(CHANGES);
     let transport = match &endpoint.transport {
-        Declared::Stdio(endpoint) => Transport::Stdio(stdio::start(endpoint, &lost, changes, tasks)?),
-        Declared::Http(endpoint) => Transport::Http(http::Client::new(endpoint, tasks)?),
+        Declared::Stdio(endpoint) => Transport::Stdio(stdio::start(endpoint, &lost, changes, host)?),
+        Declared::Http(endpoint) => Transport::Http(http::Client::new(endpoint, &host.tasks)?),
     };
     let link = Link::new(transport, lost.clone());
     let peer = tokio::select! {

@@ -1,8 +1,10 @@
 //! MCP over the stdin and stdout of a child process.
 
+mod guard;
 mod lines;
 mod pipes;
 mod process;
 mod stderr;
 
+pub use guard::{Guard, watch};
 pub(super) use pipes::{Pipes, Waiting, start};

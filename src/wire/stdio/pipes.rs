@@ -10,12 +10,11 @@ use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
 use tracing::{debug, trace};
 
 use super::super::inbound::{self, Inbound};
 use super::super::link::{Incoming, LinkError, Lost, Reply};
-use super::super::{Id, List, MESSAGE_LIMIT};
+use super::super::{Host, Id, List, MESSAGE_LIMIT};
 use super::lines::{self, Line};
 use super::process::{self, Process};
 use super::stderr::Tail;
@@ -56,20 +55,21 @@ impl Calls {
     }
 }
 
-/// Starts the child and, on `tasks`, what pumps its pipes and watches over it. Changes go to `changes`.
+/// Starts the child and, on the host's tasks, what pumps its pipes and watches over it. Changes go to `changes`.
 pub(in crate::wire) fn start(
     endpoint: &StdioEndpoint,
     lost: &Arc<Lost>,
     changes: mpsc::Sender<List>,
-    tasks: &TaskTracker,
+    host: &Host,
 ) -> Result<Pipes, LinkError> {
     let mut child = process::spawn(endpoint)?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
         return Err(LinkError::new(Reason::ConnectFailed, "the pipes of the child could not be opened"));
     };
+    let tasks = &host.tasks;
     let (outgoing, queue) = mpsc::channel(OUTGOING);
-    let (process, reap) = Process::watch(child);
+    let (process, reap) = Process::watch(child, host.guard.clone());
     let (process, calls, tail) = (Arc::new(process), Calls::default(), Tail::default());
     let (hang_up, over) = (CancellationToken::new(), CancellationToken::new());
     tasks.spawn(reap);

@@ -9,6 +9,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use super::super::LinkError;
+use super::guard::Guard;
 use crate::resource::{Reason, StdioEndpoint};
 
 /// Variables that every child inherits; the rest of evenkeel's environment may hold credentials.
@@ -66,12 +67,18 @@ pub(super) fn spawn(endpoint: &StdioEndpoint) -> Result<Child, LinkError> {
 impl Process {
     /// Watches over a child: reaps it, and then ends what is left of its group. The future ends with the
     /// child; it must be driven.
-    pub(super) fn watch(mut child: Child) -> (Self, impl Future<Output = ()>) {
+    pub(super) fn watch(mut child: Child, guard: Option<Guard>) -> (Self, impl Future<Output = ()>) {
         let pid = child.id().unwrap_or_default();
+        if let Some(guard) = &guard {
+            guard.add(pid);
+        }
         let (sender, exited) = watch::channel(None);
         let reap = async move {
             let status = child.wait().await.unwrap_or_default();
             signal(pid, Signal::KILL);
+            if let Some(guard) = guard {
+                guard.remove(pid);
+            }
             sender.send_replace(Some(status));
         };
         (Self { pid, exited }, reap)
@@ -100,8 +107,12 @@ impl Process {
     }
 }
 
-fn signal(pid: u32, signal: Signal) {
-    if let Some(group) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+pub(super) fn group(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw)
+}
+
+pub(super) fn signal(pid: u32, signal: Signal) {
+    if let Some(group) = group(pid) {
         // ESRCH: the group is gone, which is what we want.
         let _ = kill_process_group(group, signal);
     }
