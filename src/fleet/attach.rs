@@ -71,7 +71,7 @@ pub(super) async fn list_tools(link: &Link) -> Result<Vec<Tool>, LinkError> {
     let mut tools = BTreeMap::new();
     let mut cursors = BTreeSet::new();
     let mut cursor: Option<String> = None;
-    for _ in 0..PAGES {
+    loop {
         let quoted = cursor.as_ref().map(|cursor| serde_json::Value::from(cursor.as_str()).to_string());
         let edits: Vec<_> = quoted.iter().map(|cursor| Edit::Set("cursor", cursor)).collect();
         let request = Request { method: "tools/list", params: &[], edits: &edits, name: None };
@@ -79,13 +79,17 @@ pub(super) async fn list_tools(link: &Link) -> Result<Vec<Tool>, LinkError> {
         cursor = match read_page(&reply, &mut tools)? {
             // A cursor that comes again would go on for ever.
             Some(next) if cursors.insert(next.clone()) => Some(next),
-            _ => return Ok(tools.into_values().collect()),
+            _ => break,
         };
-        if tools.len() > TOOLS {
-            return Err(failed(&format!("the server lists more than {TOOLS} tools")));
+        if tools.len() > TOOLS || cursors.len() > PAGES {
+            return Err(failed(&format!("the list is longer than {TOOLS} tools or {PAGES} pages")));
         }
     }
-    Err(failed(&format!("the list has more than {PAGES} pages")))
+    for (name, why) in link.learn(tools.values().map(|tool| (tool.name.as_str(), &tool.raw[..]))) {
+        tracing::warn!(tool = name, why, "a tool was left out");
+        tools.remove(&name);
+    }
+    Ok(tools.into_values().collect())
 }
 
 #[derive(Deserialize)]

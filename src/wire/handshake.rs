@@ -185,15 +185,16 @@ async fn pass_on(
         return link.notify(method, params).await;
     };
     let id = request.id.clone();
-    let delivered = match link.dispatch(link.next_id(), None, method, None, params.unwrap_or("{}")).await {
-        Ok(exchange) => Sent::Request(id, exchange),
-        // A client error that is no JSON-RPC: whatever stands there does not know the modern probe.
-        Err(error) if method == "server/discover" && is_unknown(&error) => {
-            let unknown = ErrorData::invalid_request(error.problem.message, None);
-            Sent::Answer(Box::new(ServerJsonRpcMessage::error(unknown, Some(id))))
-        }
-        Err(error) => return Err(error),
-    };
+    let delivered =
+        match link.dispatch(link.next_id(), None, method, None, Vec::new(), params.unwrap_or("{}")).await {
+            Ok(exchange) => Sent::Request(id, exchange),
+            // A client error that is no JSON-RPC: whatever stands there does not know the modern probe.
+            Err(error) if method == "server/discover" && is_unknown(&error) => {
+                let unknown = ErrorData::invalid_request(error.problem.message, None);
+                Sent::Answer(Box::new(ServerJsonRpcMessage::error(unknown, Some(id))))
+            }
+            Err(error) => return Err(error),
+        };
     // The stage is dropped only with the handshake.
     let _ = sent.send(delivered);
     Ok(())

@@ -1,13 +1,17 @@
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
 use tokio::sync::Notify;
 
 use super::envelope::{Id, Malformed};
 use super::http::{Answering, Client as HttpClient};
 use super::inbound::{self, List};
+use super::mirror::Mirrors;
 use super::splice::{Edit, Members};
 use super::{Era, Peer, stdio};
 use crate::resource::{Problem, Reason};
@@ -24,6 +28,8 @@ struct Inner {
     lost: Arc<Lost>,
     /// Set by every answer, cleared by who asks.
     answered: AtomicBool,
+    /// The tools whose arguments are repeated as headers, by name.
+    mirrors: ArcSwap<HashMap<String, Mirrors>>,
 }
 
 #[derive(Debug)]
@@ -163,6 +169,7 @@ impl Link {
             transport,
             lost,
             answered: AtomicBool::new(false),
+            mirrors: ArcSwap::default(),
         }))
     }
 
@@ -193,7 +200,35 @@ impl Link {
             .map_err(|error| malformed(&error.into()))?;
         let params = inbound::params(request.params, request.edits, meta.as_deref())
             .map_err(|error| malformed(&error.into()))?;
-        self.dispatch(id, progress, request.method, request.name, &params).await
+        let mirrored = self.mirrored(&request);
+        self.dispatch(id, progress, request.method, request.name, mirrored, &params).await
+    }
+
+    /// Learns which arguments of these tools, given as raw JSON by name, are to be repeated as headers.
+    /// Gives the names of the tools that must not be used, each with why.
+    pub fn learn<'a>(&self, tools: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<(String, String)> {
+        if self.peer().era == Era::Legacy || !matches!(self.0.transport, Transport::Http(_)) {
+            return Vec::new();
+        }
+        let (mut mirrors, mut unusable) = (HashMap::new(), Vec::new());
+        for (name, raw) in tools {
+            match Mirrors::of(raw) {
+                Ok(found) if found.is_empty() => {}
+                Ok(found) => drop(mirrors.insert(name.to_owned(), found)),
+                Err(why) => unusable.push((name.to_owned(), why)),
+            }
+        }
+        self.0.mirrors.store(Arc::new(mirrors));
+        unusable
+    }
+
+    fn mirrored(&self, request: &Request<'_>) -> Vec<(HeaderName, HeaderValue)> {
+        let mirrors = self.0.mirrors.load();
+        let Some(mirrors) = request.name.and_then(|name| mirrors.get(name)) else {
+            return Vec::new();
+        };
+        let arguments = request.params.iter().find(|(key, _)| key == "arguments");
+        arguments.map(|(_, arguments)| mirrors.headers(arguments.get())).unwrap_or_default()
     }
 
     /// Sends a request whose params are complete.
@@ -203,14 +238,15 @@ impl Link {
         token: Option<Id>,
         method: &str,
         name: Option<&str>,
+        mirrored: Vec<(HeaderName, HeaderValue)>,
         params: &str,
     ) -> Result<Exchange, LinkError> {
         let message = inbound::message(Some(&Id::number(id)), method, Some(params));
         let state = match &self.0.transport {
             Transport::Stdio(pipes) => State::Stdio(pipes.request(id, token.is_some(), message).await?),
-            Transport::Http(client) => {
-                State::Http(Box::new(client.request(method, name, message, Some(&self.0.lost)).await?))
-            }
+            Transport::Http(client) => State::Http(Box::new(
+                client.request(method, name, mirrored, message, Some(&self.0.lost)).await?,
+            )),
         };
         Ok(Exchange { link: self.clone(), id, token, state })
     }

@@ -9,6 +9,7 @@ mod handshake;
 mod http;
 mod inbound;
 mod link;
+mod mirror;
 mod open;
 mod peer;
 mod splice;

@@ -108,10 +108,13 @@ impl Client {
         &self,
         method: &str,
         name: Option<&str>,
+        mirrored: Vec<(HeaderName, HeaderValue)>,
         message: Bytes,
         lost: Option<&Lost>,
     ) -> Result<Answering, LinkError> {
-        let response = match self.post(method, name, message).await {
+        let mut headers = self.headers(method, name);
+        headers.extend(mirrored);
+        let response = match self.send(&Method::POST, &headers, &message).await {
             Ok(response) => response,
             Err(error) => {
                 if let Some(lost) = lost.filter(|_| self.0.agreed.get().is_some() && !error.dispatched) {
@@ -149,7 +152,7 @@ impl Client {
 
     /// Posts a notification, or an answer to a question.
     pub(in crate::wire) async fn notify(&self, method: &str, message: Bytes) -> Result<(), LinkError> {
-        let response = self.post(method, None, message).await?;
+        let response = self.send(&Method::POST, &self.headers(method, None), &message).await?;
         if response.status().is_success() {
             // Some servers send a body; reading it gives the connection back.
             response.into_body().collect(ERROR_BODY).await?;
@@ -179,15 +182,6 @@ impl Client {
         headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
         headers.remove(CONTENT_TYPE);
         self.send(&Method::GET, &headers, &Bytes::new()).await
-    }
-
-    async fn post(
-        &self,
-        method: &str,
-        name: Option<&str>,
-        message: Bytes,
-    ) -> Result<Response<Body>, LinkError> {
-        self.send(&Method::POST, &self.headers(method, name), &message).await
     }
 
     async fn send(
@@ -307,7 +301,7 @@ fn target(url: &Url) -> Option<Uri> {
 }
 
 /// A name as a header value; what a header cannot hold is wrapped in base64 (2026-07-28, transports).
-fn encoded(name: &str) -> Option<HeaderValue> {
+pub(in crate::wire) fn encoded(name: &str) -> Option<HeaderValue> {
     let plain = name.bytes().all(|byte| matches!(byte, b' '..=b'~'))
         && !name.starts_with(' ')
         && !name.ends_with(' ');

@@ -8,5 +8,5 @@ mod refusal;
 mod stream;
 
 pub(super) use answer::Answering;
-pub(super) use client::Client;
+pub(super) use client::{Client, encoded};
 pub(super) use stream::Stream;

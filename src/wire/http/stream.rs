@@ -88,7 +88,7 @@ impl Stream {
         let params =
             super::super::rewrite(&params, &[super::super::Edit::Set("_meta", &meta)]).unwrap_or(params);
         let message = inbound::message(Some(&Id::number(id)), "subscriptions/listen", Some(&params));
-        let answering = self.client.request("subscriptions/listen", None, message, None).await?;
+        let answering = self.client.request("subscriptions/listen", None, Vec::new(), message, None).await?;
         match answering.into_stream() {
             Some(stream) => {
                 self.state = State::Open(Box::new(stream));

@@ -128,14 +128,18 @@ pub fn watch(input: impl BufRead) {
     }
     let left =
         || groups.iter().filter_map(|pid| group(*pid)).any(|group| test_kill_process_group(group).is_ok());
-    groups.iter().for_each(|group| signal(*group, Signal::TERM));
+    for group in &groups {
+        signal(*group, Signal::TERM);
+    }
     for _ in 0..20 {
         if !left() {
             return;
         }
         pause(PATIENCE / 20);
     }
-    groups.iter().for_each(|group| signal(*group, Signal::KILL));
+    for group in &groups {
+        signal(*group, Signal::KILL);
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the guard is a process of its own, without a runtime")]
