@@ -181,10 +181,14 @@ impl Actor {
             Order::Go(reason) => self.leave(reason),
             Order::Be(target) => {
                 let same_connection = same(&self.target, &target) && self.leaving.is_none();
+                let look = self.target.requested != target.requested;
                 self.leaving = None;
                 self.target = target;
                 if same_connection {
                     self.adjust();
+                    if look {
+                        self.refresh();
+                    }
                 } else {
                     self.replace();
                 }
@@ -202,6 +206,8 @@ impl Actor {
             live.target = self.target.clone();
             self.publish();
         } else if self.attempt.is_none() {
+            // Whatever changed may be what was wrong.
+            self.crashes = 0;
             self.backoff.reset();
             self.connect();
         }
@@ -478,6 +484,7 @@ impl Actor {
             key: self.target.key.clone(),
             uid: self.target.uid.clone(),
             generation: self.target.generation,
+            requested: self.target.requested.clone(),
             phase,
             listed: self.live.as_ref().map(|live| live.listed.clone()),
             restarts: self.restarts,

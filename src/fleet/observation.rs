@@ -13,6 +13,8 @@ pub struct Observation {
     pub uid: Arc<str>,
     /// The generation that the actor works on.
     pub generation: i64,
+    /// The last request to look at the server that was acted on.
+    pub requested: Option<Arc<str>>,
     /// Where the work on that generation stands.
     pub phase: Phase,
     /// What is live, of this generation or an earlier one; `None` if nothing is.

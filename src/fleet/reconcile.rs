@@ -49,7 +49,10 @@ impl Fleet {
         for change in changes(desired, &self.observed) {
             info!(server = %change.key(), "{change}");
             match change {
-                Change::Attach(target) | Change::Replace(target) | Change::Refilter(target) => {
+                Change::Attach(target)
+                | Change::Replace(target)
+                | Change::Refilter(target)
+                | Change::Refresh(target) => {
                     if let Some(declared) = desired.servers.get(&target.key) {
                         self.observed.servers.insert(target.key.clone(), (declared.clone(), target.clone()));
                     }

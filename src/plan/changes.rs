@@ -23,6 +23,8 @@ pub enum Change {
     Replace(Arc<Target>),
     /// Names, filters or limits changed: apply them to the live connection.
     Refilter(Arc<Target>),
+    /// Nothing changed, but a look was asked for: retry what failed, read the lists of what is healthy.
+    Refresh(Arc<Target>),
     /// Take the server away.
     Detach {
         /// Which.
@@ -36,7 +38,9 @@ impl Change {
     /// The server that changes.
     pub fn key(&self) -> &ObjectKey {
         match self {
-            Self::Attach(target) | Self::Replace(target) | Self::Refilter(target) => &target.key,
+            Self::Attach(target) | Self::Replace(target) | Self::Refilter(target) | Self::Refresh(target) => {
+                &target.key
+            }
             Self::Detach { key, .. } => key,
         }
     }
@@ -48,6 +52,7 @@ impl fmt::Display for Change {
             Self::Attach(_) => "attach",
             Self::Replace(_) => "replace",
             Self::Refilter(_) => "refilter",
+            Self::Refresh(_) => "refresh",
             Self::Detach { .. } => "detach",
         };
         write!(f, "{verb} {}", self.key())
@@ -87,6 +92,8 @@ fn update(declared: &Declared<McpServerSpec>, current: &Target) -> Option<Change
         Some(Change::Replace(Arc::new(target)))
     } else if target.settings != current.settings || target.generation != current.generation {
         Some(Change::Refilter(Arc::new(target)))
+    } else if target.requested.is_some() && target.requested != current.requested {
+        Some(Change::Refresh(Arc::new(target)))
     } else {
         None
     }
@@ -96,6 +103,7 @@ fn update(declared: &Declared<McpServerSpec>, current: &Target) -> Option<Change
 mod tests {
     use serde_json::{Value, json};
 
+    use super::super::REQUESTED_AT;
     use super::*;
     use crate::resource::{DigestKey, Endpoint, HttpEndpoint, Problem, Transport};
     use crate::source::{Meta, Origin, SourceState};
@@ -170,6 +178,7 @@ mod tests {
         let moved = declare("a", 2, at("http://elsewhere"));
         let again = altered(&a, |a| a.meta.uid = "another".into());
         let same = altered(&a, |a| a.meta.labels = [("l".to_owned(), "v".to_owned())].into());
+        let asked = altered(&a, |a| a.meta.annotations = [(REQUESTED_AT.to_owned(), "1".to_owned())].into());
         let broken = altered(&a, |a| {
             a.refused = Some(Problem::new(Reason::ParseError, "line 3"));
         });
@@ -185,6 +194,8 @@ mod tests {
             ("never valid", None, Some(&never), None),
             ("unchanged", Some(&a), Some(&a), None),
             ("equal", Some(&a), Some(&same), None),
+            ("a look was asked for", Some(&a), Some(&asked), Some("refresh default/a")),
+            ("the same look", Some(&asked), Some(&altered(&asked, |_| ())), None),
             ("another url", Some(&a), Some(&moved), Some("replace default/a")),
             ("deleted and created again", Some(&a), Some(&again), Some("replace default/a")),
             ("another prefix", Some(&a), Some(&filtered), Some("refilter default/a")),

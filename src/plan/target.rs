@@ -18,7 +18,12 @@ pub struct Target {
     pub endpoint: Arc<Endpoint>,
     /// What applies to a live connection without replacing it.
     pub settings: Settings,
+    /// The last value of [`REQUESTED_AT`]: another value asks for a retry, or for the lists to be read again.
+    pub requested: Option<Arc<str>>,
 }
+
+/// The annotation that asks for one object to be reconciled now; any new value does.
+pub const REQUESTED_AT: &str = "evenkeel.dev/reconcile-requested-at";
 
 /// What applies to a live connection without replacing it.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,6 +64,7 @@ impl Target {
                 update: spec.update,
                 activation: spec.activation,
             },
+            requested: declared.meta.annotations.get(REQUESTED_AT).map(|value| value.as_str().into()),
         })
     }
 }
