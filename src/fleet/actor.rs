@@ -10,10 +10,10 @@ use tracing::debug;
 use super::attach::{Attached, attach, list_tools};
 use super::handle::{Drain, Refusal, UpstreamHandle};
 use super::health;
-use super::{Context, Listed, Observation, Phase};
+use super::{Context, Kept, Listed, Observation, Phase};
 use crate::catalog::{Section, Tool};
 use crate::plan::{Backoff, Target};
-use crate::resource::{Problem, Reason, Update};
+use crate::resource::{Activation, Problem, Reason, Update};
 use crate::wire::{Event, Events, Link, LinkError, List};
 
 /// How long a connection must have held for its loss to count as a first failure.
@@ -63,6 +63,10 @@ pub(super) struct Actor {
     /// When a lost server's tools are withdrawn.
     grace_until: Option<Instant>,
     published: Option<Arc<Section>>,
+    /// What is offered while no connection is held (`OnDemand`).
+    asleep: Option<Arc<Listed>>,
+    /// When to look whether a connection is still in use (`OnDemand`).
+    idle_at: Option<Instant>,
     told: Option<Observation>,
 }
 
@@ -70,8 +74,8 @@ struct Live {
     target: Arc<Target>,
     link: Link,
     events: Events,
-    tools: Vec<Tool>,
-    listed: Arc<Listed>,
+    kept: Kept,
+    listed: Option<Arc<Listed>>,
     since: Instant,
     health: Ending,
 }
@@ -84,6 +88,8 @@ enum Input {
     Refreshed(Result<Vec<Tool>, LinkError>),
     RetryDue,
     GraceOver,
+    IdleDue,
+    Wanted,
     Ended,
 }
 
@@ -108,13 +114,17 @@ impl Actor {
             retry_at: None,
             grace_until: None,
             published: None,
+            asleep: None,
+            idle_at: None,
             told: None,
         }
     }
 
     /// Runs until the server is gone for good.
     pub(super) async fn run(mut self) {
-        self.connect();
+        if !self.recall() {
+            self.connect();
+        }
         loop {
             self.tell();
             if self.leaving.is_some() && self.ending.is_empty() {
@@ -135,6 +145,8 @@ impl Actor {
                 Input::Refreshed(result) => self.refreshed(result),
                 Input::RetryDue => self.connect(),
                 Input::GraceOver => self.grace_over(),
+                Input::IdleDue => self.maybe_sleep(),
+                Input::Wanted => self.wake(),
                 Input::Ended => {}
             }
         }
@@ -172,6 +184,8 @@ impl Actor {
             result = refresh => Input::Refreshed(result),
             () = at(self.retry_at.map(|(at, _)| at)) => Input::RetryDue,
             () = at(self.grace_until) => Input::GraceOver,
+            () = at(self.idle_at) => Input::IdleDue,
+            () = self.handle.wanted(), if self.asleep.is_some() => Input::Wanted,
             () = one_of(&mut self.ending) => Input::Ended,
         }
     }
@@ -205,6 +219,12 @@ impl Actor {
             }
             live.target = self.target.clone();
             self.publish();
+            self.idle_at = self.idle_due();
+        } else if self.asleep.is_some() {
+            // The digest of the declaration may be another, but what it connects to is not.
+            if self.target.settings.activation == Activation::Always || !self.recall() {
+                self.wake();
+            }
         } else if self.attempt.is_none() {
             // Whatever changed may be what was wrong.
             self.crashes = 0;
@@ -218,6 +238,7 @@ impl Actor {
         self.backoff.reset();
         self.crashes = 0;
         self.last = None;
+        self.asleep = None;
         let recreate = self.target.settings.update == Update::Recreate
             || self.live.as_ref().is_some_and(|live| live.target.uid != self.target.uid);
         if recreate {
@@ -252,40 +273,93 @@ impl Actor {
         self.last = None;
         let Attached { link, events, tools } = attached;
         let before = self.handle.connect(link.clone());
-        let listed = Arc::new(Listed {
-            generation: self.target.generation,
+        let kept = Kept {
             server_info: link.peer().info.clone(),
             protocol_version: link.peer().version.clone(),
-            tools: 0,
-            catalog_digest: crate::catalog::digest(&tools),
-        });
+            tools,
+        };
         let since = Instant::now();
         let health = Box::pin(health::watch(link.clone(), self.target.settings.health.clone(), jitter()));
-        self.live = Some(Live { target: self.target.clone(), link, events, tools, listed, since, health });
+        self.live =
+            Some(Live { target: self.target.clone(), link, events, kept, listed: None, since, health });
         self.publish();
+        self.idle_at = self.idle_due();
         if let Some(before) = before {
             let limit = self.target.settings.timeouts.call.get();
             self.end(before, limit);
         }
     }
 
-    /// Publishes what the live server offers, unless agents see that already.
+    /// Publishes what the live server offers.
     fn publish(&mut self) {
-        let Some(live) = &mut self.live else { return };
-        let section = Arc::new(Section::new(&live.target, &live.tools, self.handle.clone()));
-        let tools = u32::try_from(section.tools.len()).unwrap_or(u32::MAX);
-        live.listed = Arc::new(Listed {
-            generation: live.target.generation,
-            server_info: live.listed.server_info.clone(),
-            protocol_version: live.listed.protocol_version.clone(),
-            tools,
-            catalog_digest: crate::catalog::digest(&live.tools),
-        });
-        if self.published.as_ref().is_some_and(|published| published.offers_the_same(&section)) {
+        let Some(live) = self.live.take() else { return };
+        if let (Activation::OnDemand, Some(digest)) =
+            (live.target.settings.activation, live.target.spec_digest)
+        {
+            self.context.memory.keep_catalog(digest, live.kept.clone());
+        }
+        let listed = Some(self.offer(&live.target, &live.kept));
+        self.live = Some(Live { listed, ..live });
+    }
+
+    /// Makes a section of what a server lists and publishes it, unless agents see just that already.
+    fn offer(&mut self, target: &Target, kept: &Kept) -> Arc<Listed> {
+        let section = Arc::new(Section::new(target, &kept.tools, self.handle.clone()));
+        let listed = Listed {
+            generation: target.generation,
+            server_info: kept.server_info.clone(),
+            protocol_version: kept.protocol_version.clone(),
+            tools: u32::try_from(section.tools.len()).unwrap_or(u32::MAX),
+            catalog_digest: crate::catalog::digest(&kept.tools),
+        };
+        if !self.published.as_ref().is_some_and(|published| published.offers_the_same(&section)) {
+            self.context.catalog.publish(section.clone());
+            self.published = Some(section);
+        }
+        Arc::new(listed)
+    }
+
+    /// Offers an `OnDemand` server from memory, without a connection. False if nothing is remembered.
+    fn recall(&mut self) -> bool {
+        let target = self.target.clone();
+        let digest = target.spec_digest.filter(|_| target.settings.activation == Activation::OnDemand);
+        let Some(kept) = digest.and_then(|digest| self.context.memory.catalog(digest)) else {
+            return false;
+        };
+        self.asleep = Some(self.offer(&target, &kept));
+        self.handle.sleep(target.settings.timeouts.connect.get());
+        true
+    }
+
+    /// When to look whether the live connection is still in use; never for one that is always held.
+    fn idle_due(&self) -> Option<Instant> {
+        let live =
+            self.live.as_ref().filter(|live| live.target.settings.activation == Activation::OnDemand)?;
+        let unused = self.handle.unused_for().unwrap_or_default();
+        Some(Instant::now() + live.target.settings.timeouts.idle.get().saturating_sub(unused))
+    }
+
+    /// Lets go of a connection that nobody has used for long enough.
+    fn maybe_sleep(&mut self) {
+        self.idle_at = self.idle_due();
+        let idle = self.target.settings.timeouts.idle.get();
+        if self.attempt.is_some() || self.handle.unused_for().is_none_or(|unused| unused < idle) {
             return;
         }
-        self.context.catalog.publish(section.clone());
-        self.published = Some(section);
+        self.idle_at = None;
+        self.refresh = None;
+        self.asleep = self.live.take().and_then(|live| live.listed);
+        if let Some(before) = self.handle.sleep(self.target.settings.timeouts.connect.get()) {
+            self.end(before, idle);
+        }
+    }
+
+    /// Somebody called: connects.
+    fn wake(&mut self) {
+        self.asleep = None;
+        self.connect();
+        let why = Problem::new(Reason::Connecting, format!("{} is being connected", self.target.key.name));
+        self.handle.pend(why, Instant::now() + self.target.settings.timeouts.connect.get());
     }
 
     fn refresh(&mut self) {
@@ -311,7 +385,7 @@ impl Actor {
         match result {
             Ok(tools) => {
                 if let Some(live) = &mut self.live {
-                    live.tools = tools;
+                    live.kept.tools = tools;
                 }
                 self.publish();
             }
@@ -343,8 +417,21 @@ impl Actor {
             Reason::Exited if lived < CRASH.0 => self.crashes.saturating_add(1),
             _ => 0,
         };
+        self.idle_at = None;
+        let asleep = Some(live.listed).filter(|_| {
+            // It is called for again when it is needed; one that ends as soon as it starts has to wait.
+            live.target.settings.activation == Activation::OnDemand
+                && lived >= CRASH.0
+                && self.attempt.is_none()
+        });
+        if let Some(listed) = asleep {
+            self.asleep = listed;
+            if let Some(gone) = self.handle.sleep(self.target.settings.timeouts.connect.get()) {
+                self.end(gone, Duration::ZERO);
+            }
+            return;
+        }
         self.grace_until = Some(Instant::now() + self.target.settings.grace);
-        drop(live);
         if let Some(gone) = self.handle.refuse(Refusal::Unavailable(error.problem.clone())) {
             self.end(gone, Duration::ZERO);
         }
@@ -432,12 +519,14 @@ impl Actor {
         self.take_down(Refusal::Removed(why));
         self.attempt = None;
         self.retry_at = None;
+        self.asleep = None;
     }
 
     /// Unpublishes and drains the live connection.
     fn take_down(&mut self, refusal: Refusal) {
         let (Refusal::Removed(why) | Refusal::Unavailable(why)) = &refusal;
         self.grace_until = None;
+        self.idle_at = None;
         self.refresh = None;
         if self.published.take().is_some() {
             self.context.catalog.withdraw(self.target.key.clone(), why.clone());
@@ -470,6 +559,7 @@ impl Actor {
             (Some(reason), ..) if self.ending.is_empty() => Phase::Detached(reason),
             (Some(reason), ..) => Phase::Draining(reason),
             (None, Some(_), _) => Phase::Connecting { attempt, last: self.last.clone() },
+            (None, None, None) if self.asleep.is_some() => Phase::Idle,
             (None, None, Some(live)) if live.target.generation == self.target.generation => Phase::Attached,
             (None, None, _) => Phase::Failed {
                 problem: self
@@ -486,7 +576,7 @@ impl Actor {
             generation: self.target.generation,
             requested: self.target.requested.clone(),
             phase,
-            listed: self.live.as_ref().map(|live| live.listed.clone()),
+            listed: self.live.as_ref().and_then(|live| live.listed.clone()).or_else(|| self.asleep.clone()),
             restarts: self.restarts,
         };
         if self.told.as_ref() != Some(&observation) {

@@ -31,10 +31,10 @@ pub(super) async fn attach(
     endpoint: &Endpoint,
     limit: Duration,
 ) -> Result<Attached, LinkError> {
-    let remembered = context.eras.get(endpoint.digest());
+    let remembered = context.memory.era(endpoint.digest());
     let attempt = async {
         let (link, mut events) = wire::open(endpoint, remembered, &context.host).await?;
-        context.eras.set(endpoint.digest(), link.peer().era);
+        context.memory.learn_era(endpoint.digest(), link.peer().era);
         let listed = async {
             events.begin().await?;
             list_tools(&link).await
@@ -58,7 +58,7 @@ pub(super) async fn attach(
         && remembered.is_some()
     {
         // The server may have been upgraded: probe it the next time.
-        context.eras.forget(endpoint.digest());
+        context.memory.forget_era(endpoint.digest());
     }
     result
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::slots::Slots;
-use super::{Eras, Observation};
+use super::{Memory, Observation};
 use crate::catalog::Section;
 use crate::resource::{ObjectKey, Problem};
 use crate::wire::Host;
@@ -22,8 +22,8 @@ pub struct Context {
     pub catalog: Box<dyn Publish>,
     /// Where observations go; read by the reporter.
     pub observations: mpsc::UnboundedSender<Observation>,
-    /// The eras that servers were found to speak.
-    pub eras: Eras,
+    /// What is remembered of servers.
+    pub memory: Memory,
     /// What connections share of the process.
     pub host: Host,
     pub(super) slots: Slots,
@@ -34,9 +34,9 @@ impl Context {
     pub fn new(
         catalog: impl Publish,
         observations: mpsc::UnboundedSender<Observation>,
-        eras: Eras,
+        memory: Memory,
         host: Host,
     ) -> Self {
-        Self { catalog: Box::new(catalog), observations, eras, host, slots: Slots::default() }
+        Self { catalog: Box::new(catalog), observations, memory, host, slots: Slots::default() }
     }
 }

@@ -1,11 +1,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::resource::{ObjectKey, Problem};
+use crate::resource::{ObjectKey, Problem, Reason};
 use crate::wire::Link;
 
 /// The way to one server for calls; lives as long as the server is declared, whatever its connection does.
@@ -19,6 +20,7 @@ struct Shared {
     key: ObjectKey,
     state: ArcSwap<State>,
     changed: Notify,
+    wanted: Notify,
 }
 
 #[derive(Clone, Debug)]
@@ -28,6 +30,10 @@ enum State {
     Pending {
         why: Problem,
         until: Instant,
+    },
+    /// There is no connection until somebody calls; a call waits for it, so long at most.
+    Asleep {
+        limit: Duration,
     },
     Refused(Refusal),
 }
@@ -50,6 +56,9 @@ struct Lane {
     /// The calls in flight, and in the top bit whether the lane is closed to new ones.
     calls: AtomicU64,
     drained: Notify,
+    since: Instant,
+    /// When the last call ended, in milliseconds after `since`.
+    last_end: AtomicU64,
 }
 
 const CLOSED: u64 = 1 << 63;
@@ -61,6 +70,7 @@ impl UpstreamHandle {
             key,
             state: ArcSwap::from_pointee(State::Refused(refusal)),
             changed: Notify::new(),
+            wanted: Notify::new(),
         }))
     }
 
@@ -74,6 +84,7 @@ impl UpstreamHandle {
     /// Waits only while a lost server is being connected again, and no longer than the attempt and the
     /// server's grace period allow.
     pub async fn begin_call(&self) -> Result<CallGuard, Refusal> {
+        let mut asleep_until = None;
         loop {
             let changed = self.0.changed.notified();
             let (why, until) = match &**self.0.state.load() {
@@ -84,6 +95,12 @@ impl UpstreamHandle {
                     None => continue,
                 },
                 State::Pending { why, until } => (why.clone(), *until),
+                State::Asleep { limit } => {
+                    let until = *asleep_until.get_or_insert_with(|| Instant::now() + *limit);
+                    self.0.wanted.notify_one();
+                    let message = format!("not connected within {} s", limit.as_secs_f64());
+                    (Problem::new(Reason::Timeout, message), until)
+                }
             };
             if tokio::time::timeout_at(until, changed).await.is_err() {
                 return Err(Refusal::Unavailable(why));
@@ -93,13 +110,40 @@ impl UpstreamHandle {
 
     /// Puts a connection in place. Returns the one before, closed to new calls.
     pub(super) fn connect(&self, link: Link) -> Option<Drain> {
-        let lane = Arc::new(Lane { link, calls: AtomicU64::new(0), drained: Notify::new() });
+        let lane = Arc::new(Lane {
+            link,
+            calls: AtomicU64::new(0),
+            drained: Notify::new(),
+            since: Instant::now(),
+            last_end: AtomicU64::new(0),
+        });
         self.swap(State::Live(lane))
     }
 
     /// Lets calls wait for an attempt that is under way. Not for a live connection.
     pub(super) fn pend(&self, why: Problem, until: Instant) {
         self.swap(State::Pending { why, until });
+    }
+
+    /// Lets go of the connection until somebody calls. Returns it, closed to new calls.
+    pub(super) fn sleep(&self, limit: Duration) -> Option<Drain> {
+        self.swap(State::Asleep { limit })
+    }
+
+    /// Waits until somebody calls a server that is asleep.
+    pub(super) async fn wanted(&self) {
+        self.0.wanted.notified().await;
+    }
+
+    /// For how long the live connection has had no call in flight; `None` if it has one now.
+    pub(super) fn unused_for(&self) -> Option<Duration> {
+        match &**self.0.state.load() {
+            State::Live(lane) if lane.calls.load(Ordering::Acquire) == 0 => {
+                let last = Duration::from_millis(lane.last_end.load(Ordering::Acquire));
+                Some(lane.since.elapsed().saturating_sub(last))
+            }
+            _ => None,
+        }
     }
 
     /// Takes the connection away. Returns it, closed to new calls.
@@ -115,7 +159,7 @@ impl UpstreamHandle {
                 lane.calls.fetch_or(CLOSED, Ordering::AcqRel);
                 Some(Drain(lane.clone()))
             }
-            State::Pending { .. } | State::Refused(_) => None,
+            State::Pending { .. } | State::Asleep { .. } | State::Refused(_) => None,
         }
     }
 }
@@ -140,6 +184,8 @@ impl CallGuard {
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
+        let end = u64::try_from(self.0.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.0.last_end.fetch_max(end, Ordering::AcqRel);
         let before = self.0.calls.fetch_sub(1, Ordering::AcqRel);
         if before == CLOSED | 1 {
             self.0.drained.notify_waiters();
@@ -177,8 +223,6 @@ impl Drain {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::Reason;
-    use std::time::Duration;
 
     fn problem(reason: Reason) -> Problem {
         Problem::new(reason, "why")

@@ -7,15 +7,15 @@
 mod actor;
 mod attach;
 mod context;
-mod eras;
 mod handle;
 mod health;
+mod memory;
 mod observation;
 mod reconcile;
 mod slots;
 
 pub use context::{Context, Publish};
-pub use eras::Eras;
 pub use handle::{CallGuard, Refusal, UpstreamHandle};
+pub use memory::{Kept, Known, Memory, News};
 pub use observation::{Listed, Observation, Phase};
 pub use reconcile::Fleet;

@@ -35,6 +35,8 @@ pub enum Phase {
     },
     /// This generation is attached.
     Attached,
+    /// This generation is offered without a connection, which the next call makes.
+    Idle,
     /// The last attempt failed, or the connection was lost.
     Failed {
         /// Why.

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use crate::resource::{
-    Activation, Endpoint, Expose, Health, McpServerSpec, ObjectKey, Retry, Timeouts, Update,
+    Activation, Digest, Endpoint, Expose, Health, McpServerSpec, ObjectKey, Retry, Timeouts, Update,
 };
 use crate::source::Declared;
 
@@ -14,6 +14,8 @@ pub struct Target {
     pub uid: Arc<str>,
     /// The generation that this target stands for.
     pub generation: i64,
+    /// The digest of the declaration, which says nothing of secrets.
+    pub spec_digest: Option<Digest>,
     /// How to reach it; a changed digest means a new connection.
     pub endpoint: Arc<Endpoint>,
     /// What applies to a live connection without replacing it.
@@ -54,6 +56,7 @@ impl Target {
             key: declared.meta.key.clone(),
             uid: declared.meta.uid.clone(),
             generation: declared.meta.generation,
+            spec_digest: declared.spec_digest,
             endpoint: endpoint.clone(),
             settings: Settings {
                 expose: spec.expose.clone(),

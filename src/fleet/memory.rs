@@ -1,0 +1,169 @@
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+
+use crate::catalog::Tool;
+use crate::resource::{Digest, ServerInfo};
+use crate::wire::Era;
+
+/// What was learned of servers and is worth keeping across restarts. Cheap to clone.
+///
+/// Keeps no secret: eras are keyed by the connection digest, which is keyed itself, and catalogs by the digest
+/// of the declaration. Whoever made it writes the [`News`] down.
+#[derive(Clone, Debug)]
+pub struct Memory(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    known: Mutex<Known>,
+    news: mpsc::UnboundedSender<News>,
+}
+
+/// Everything that is remembered.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// The era that a server was found to speak, by connection digest: a server is probed once.
+    pub eras: HashMap<Digest, Era>,
+    /// What an `OnDemand` server lists, by spec digest, so that it is offered without a connection.
+    pub catalogs: HashMap<Digest, Arc<Kept>>,
+}
+
+/// Something to write down.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// All eras, one of which is new.
+    Eras(HashMap<Digest, Era>),
+    /// A catalog.
+    Catalog(Digest, Arc<Kept>),
+}
+
+/// What a server told of itself when it was connected last.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(into = "Written", from = "Written")]
+pub struct Kept {
+    /// What it calls itself.
+    pub server_info: ServerInfo,
+    /// The MCP revision spoken with it.
+    pub protocol_version: String,
+    /// Everything it lists.
+    pub tools: Vec<Tool>,
+}
+
+/// [`Kept`] as it is written: tools stay the JSON that they are.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Written {
+    server_info: ServerInfo,
+    protocol_version: String,
+    tools: Vec<(String, Box<RawValue>)>,
+}
+
+impl Memory {
+    /// A memory of what was known at the last run; `news` gets what is learned from now on.
+    pub fn new(known: Known, news: mpsc::UnboundedSender<News>) -> Self {
+        Self(Arc::new(Shared { known: Mutex::new(known), news }))
+    }
+
+    pub(super) fn era(&self, connection: Digest) -> Option<Era> {
+        self.lock().eras.get(&connection).copied()
+    }
+
+    pub(super) fn learn_era(&self, connection: Digest, era: Era) {
+        let mut known = self.lock();
+        if known.eras.insert(connection, era) != Some(era) {
+            self.tell(News::Eras(known.eras.clone()));
+        }
+    }
+
+    /// Forgets an era that did not work, so that the next attempt probes.
+    pub(super) fn forget_era(&self, connection: Digest) {
+        let mut known = self.lock();
+        if known.eras.remove(&connection).is_some() {
+            self.tell(News::Eras(known.eras.clone()));
+        }
+    }
+
+    pub(super) fn catalog(&self, spec: Digest) -> Option<Arc<Kept>> {
+        self.lock().catalogs.get(&spec).cloned()
+    }
+
+    pub(super) fn keep_catalog(&self, spec: Digest, kept: Kept) {
+        let mut known = self.lock();
+        if known.catalogs.get(&spec).is_some_and(|before| **before == kept) {
+            return;
+        }
+        let kept = Arc::new(kept);
+        known.catalogs.insert(spec, kept.clone());
+        self.tell(News::Catalog(spec, kept));
+    }
+
+    fn tell(&self, news: News) {
+        // Nobody writes it down: it is remembered for this run.
+        let _ = self.0.news.send(news);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<Kept> for Written {
+    fn from(kept: Kept) -> Self {
+        let raw = |tool: Tool| {
+            let text = String::from_utf8(tool.raw.to_vec()).ok()?;
+            Some((tool.name, RawValue::from_string(text).ok()?))
+        };
+        Self {
+            server_info: kept.server_info,
+            protocol_version: kept.protocol_version,
+            tools: kept.tools.into_iter().filter_map(raw).collect(),
+        }
+    }
+}
+
+impl From<Written> for Kept {
+    fn from(written: Written) -> Self {
+        let tool =
+            |(name, raw): (String, Box<RawValue>)| Tool { name, raw: Bytes::from(raw.get().to_owned()) };
+        Self {
+            server_info: written.server_info,
+            protocol_version: written.protocol_version,
+            tools: written.tools.into_iter().map(tool).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_catalog_is_written_and_read_back_byte_for_byte() {
+        let raw = Bytes::from_static(br#"{"name":"t", "x": 1.0e+2}"#);
+        let kept = Kept {
+            server_info: ServerInfo { name: "s".into(), version: "1".into() },
+            protocol_version: "2025-11-25".into(),
+            tools: vec![Tool { name: "t".into(), raw }],
+        };
+        let text = serde_json::to_string(&kept).unwrap();
+        assert_eq!(serde_json::from_str::<Kept>(&text).unwrap(), kept);
+    }
+
+    #[test]
+    fn only_news_is_told() {
+        let (news, mut told) = mpsc::unbounded_channel();
+        let memory = Memory::new(Known::default(), news);
+        let digest = Digest::of(b"x");
+        memory.learn_era(digest, Era::Legacy);
+        memory.learn_era(digest, Era::Legacy);
+        memory.forget_era(digest);
+        memory.forget_era(digest);
+        assert!(matches!(told.try_recv(), Ok(News::Eras(eras)) if eras.len() == 1));
+        assert!(matches!(told.try_recv(), Ok(News::Eras(eras)) if eras.is_empty()));
+        assert!(told.try_recv().is_err());
+    }
+}
