@@ -1,0 +1,207 @@
+//! Making the connection, and what follows when that fails or the connection is lost.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::super::attach::{Attached, attach};
+use super::super::handle::Refusal;
+use super::super::{Kept, Phase, health};
+use super::{Actor, Live};
+use crate::plan::Target;
+use crate::resource::{Activation, Problem, Reason, Update};
+use crate::wire::LinkError;
+
+/// How long a connection must have held for its loss to count as a first failure.
+const STABLE: Duration = Duration::from_mins(1);
+/// Exits this soon after the start, three in a row, are a crash loop.
+const CRASH: (Duration, u32) = (Duration::from_secs(10), 3);
+
+impl Actor {
+    /// Names, filters or limits changed: the connection, or the attempt at it, goes on.
+    pub(super) fn adjust(&mut self) {
+        if let Some(live) = self.live.as_mut().filter(|live| same(&live.target, &self.target)) {
+            if live.target.settings.health != self.target.settings.health {
+                let checks = self.target.settings.health.clone();
+                live.health = Box::pin(health::watch(live.link.clone(), checks, jitter()));
+            }
+            live.target = self.target.clone();
+            self.publish();
+            self.idle_at = self.idle_due();
+        } else if self.asleep.is_some() {
+            // The digest of the declaration may be another, but what it connects to is not.
+            if self.target.settings.activation == Activation::Always || !self.recall() {
+                self.wake();
+            }
+        } else if self.attempt.is_none() {
+            // Whatever changed may be what was wrong.
+            self.crashes = 0;
+            self.backoff.reset();
+            self.connect();
+        }
+    }
+
+    /// The connection itself changed, or is wanted again.
+    pub(super) fn replace(&mut self) {
+        self.backoff.reset();
+        self.crashes = 0;
+        self.last = None;
+        self.asleep = None;
+        let recreate = self.target.settings.update == Update::Recreate
+            || self.live.as_ref().is_some_and(|live| live.target.uid != self.target.uid);
+        if recreate {
+            let why = Problem::new(
+                Reason::Connecting,
+                format!("{} is being replaced; retry", self.target.key.name),
+            );
+            self.take_down(Refusal::Unavailable(why));
+        }
+        self.connect();
+    }
+
+    /// Starts an attempt; one under way for another target is cancelled with all that it opened.
+    pub(super) fn connect(&mut self) {
+        self.retry_at = None;
+        let (context, target) = (self.context.clone(), self.target.clone());
+        let limit = target.settings.timeouts.connect.get();
+        let endpoint = target.endpoint.clone();
+        let attempt = Box::pin(async move { attach(&context, &endpoint, limit).await });
+        self.attempt = Some((target, attempt));
+        // Calls of a server that was there a moment ago wait for it, within its grace.
+        if let (None, Some(grace), Some(why)) = (&self.live, self.grace_until, &self.last) {
+            self.handle.pend(why.clone(), grace.min(Instant::now() + limit));
+        }
+    }
+
+    pub(super) fn attached(&mut self, attached: Attached) {
+        self.attempt = None;
+        self.refresh = None;
+        self.refresh_again = false;
+        self.grace_until = None;
+        self.last = None;
+        let Attached { link, events, tools } = attached;
+        let before = self.handle.connect(link.clone());
+        let kept = Kept {
+            server_info: link.peer().info.clone(),
+            protocol_version: link.peer().version.clone(),
+            tools,
+        };
+        let since = Instant::now();
+        let health = Box::pin(health::watch(link.clone(), self.target.settings.health.clone(), jitter()));
+        self.live =
+            Some(Live { target: self.target.clone(), link, events, kept, listed: None, since, health });
+        self.publish();
+        self.idle_at = self.idle_due();
+        if let Some(before) = before {
+            let limit = self.target.settings.timeouts.call.get();
+            self.end(before, limit);
+        }
+    }
+
+    /// The attempt failed. An older connection, if there is one, goes on serving.
+    pub(super) fn failed(&mut self, error: &LinkError) {
+        self.attempt = None;
+        self.schedule(error);
+    }
+
+    /// The live connection is gone.
+    pub(super) fn lose(&mut self, error: &LinkError) {
+        let Some(live) = self.live.take() else { return };
+        self.refresh = None;
+        let lived = live.since.elapsed();
+        if lived >= STABLE {
+            self.backoff.reset();
+        }
+        self.restarts = self.restarts.saturating_add(1);
+        self.crashes = match error.problem.reason {
+            Reason::Exited if lived < CRASH.0 => self.crashes.saturating_add(1),
+            _ => 0,
+        };
+        self.idle_at = None;
+        let asleep = Some(live.listed).filter(|_| {
+            // It is called for again when it is needed; one that ends as soon as it starts has to wait.
+            live.target.settings.activation == Activation::OnDemand
+                && lived >= CRASH.0
+                && self.attempt.is_none()
+        });
+        if let Some(listed) = asleep {
+            self.asleep = listed;
+            if let Some(gone) = self.handle.sleep(self.target.settings.timeouts.connect.get()) {
+                self.end(gone, Duration::ZERO);
+            }
+            return;
+        }
+        self.grace_until = Some(Instant::now() + self.target.settings.grace);
+        if let Some(gone) = self.handle.refuse(Refusal::Unavailable(error.problem.clone())) {
+            self.end(gone, Duration::ZERO);
+        }
+        if self.attempt.is_some() {
+            // At a newer generation, and under way already.
+            return;
+        }
+        if lived >= STABLE || error.http_status == Some(http::StatusCode::NOT_FOUND) {
+            // Not a failing server: one that went after a good while, or that forgot a session.
+            self.last = Some(error.problem.clone());
+            self.connect();
+        } else {
+            self.schedule(error);
+        }
+    }
+
+    /// Decides when to try again, if at all.
+    pub(super) fn schedule(&mut self, error: &LinkError) {
+        let mut problem = error.problem.clone();
+        if problem.reason == Reason::Exited && self.live.is_none() && self.told_connecting() {
+            // It ended before it was attached: that is an early exit too.
+            self.crashes = self.crashes.saturating_add(1);
+        }
+        if self.crashes >= CRASH.1 && problem.reason == Reason::Exited {
+            problem = Problem::new(
+                Reason::CrashLoop,
+                format!("{} times in a row: {}", self.crashes, problem.message),
+            );
+        }
+        let retry = &self.target.settings.retry;
+        let delay = self.backoff.fail(retry, jitter(), error.retry_after);
+        let wait = match problem.reason {
+            // Looked for again without a start: it costs nothing, and installing it is what a person does.
+            Reason::CommandNotFound => Some(retry.max.get()),
+            reason if reason.needs_a_person() => None,
+            _ => Some(delay.wait),
+        };
+        self.retry_at = wait.map(|wait| {
+            let at =
+                Timestamp::now().saturating_add(jiff::SignedDuration::try_from(wait).unwrap_or_default());
+            (Instant::now() + wait, at.unwrap_or(Timestamp::MAX))
+        });
+        let stuck = self.backoff.failures() >= 3 && self.target.settings.update == Update::MakeBeforeBreak;
+        match &self.live {
+            None => {
+                self.handle.refuse(Refusal::Unavailable(problem.clone()));
+            }
+            Some(_) if stuck => problem.message.push_str(
+                "; the previous generation goes on serving; if two of this server cannot run side by side, set spec.update to Recreate",
+            ),
+            Some(_) => problem.message.push_str("; the previous generation goes on serving"),
+        }
+        self.last = Some(problem);
+    }
+
+    pub(super) fn told_connecting(&self) -> bool {
+        matches!(self.told.as_ref().map(|told| &told.phase), Some(Phase::Connecting { .. }))
+    }
+}
+
+/// True if both targets are the same connection.
+pub(super) fn same(one: &Target, other: &Target) -> bool {
+    one.uid == other.uid && one.endpoint.digest() == other.endpoint.digest()
+}
+
+/// A random number from 0 to 1.
+pub(super) fn jitter() -> f64 {
+    let mut bytes = [0; 4];
+    // Without randomness the delay is only not jittered.
+    let _ = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes);
+    f64::from(u32::from_be_bytes(bytes)) / f64::from(u32::MAX)
+}

@@ -1,0 +1,263 @@
+//! One server's actor: its state, what wakes it, and what it tells. What it does is in the files beside.
+
+mod connect;
+mod leave;
+mod offer;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::debug;
+
+use self::connect::same;
+use super::attach::Attached;
+use super::handle::{Refusal, UpstreamHandle};
+use super::{Context, Kept, Listed, Observation, Phase};
+use crate::catalog::{Section, Tool};
+use crate::plan::{Backoff, Target};
+use crate::resource::{Problem, Reason};
+use crate::wire::{Event, Events, Link, LinkError, List};
+
+/// What an actor is told; only the newest counts.
+#[derive(Clone, Debug)]
+pub(super) enum Order {
+    /// Be this.
+    Be(Arc<Target>),
+    /// Go away: `Removed`, `Suspended`, or `Detached` when evenkeel ends.
+    Go(Reason),
+}
+
+type Attempt = Pin<Box<dyn Future<Output = Result<Attached, LinkError>> + Send>>;
+type Refresh = Pin<Box<dyn Future<Output = Result<Vec<Tool>, LinkError>> + Send>>;
+type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Owns one server's connection: makes it, keeps it, replaces it, ends it.
+///
+/// A loop over plain state: every input (an order, an event of the connection, the end of an attempt, a
+/// timer) changes the state, and what follows from the state is done at once. Waits for no I/O itself.
+pub(super) struct Actor {
+    context: Arc<Context>,
+    orders: watch::Receiver<Order>,
+    target: Arc<Target>,
+    handle: UpstreamHandle,
+    live: Option<Live>,
+    attempt: Option<(Arc<Target>, Attempt)>,
+    refresh: Option<Refresh>,
+    /// A change was told while a refresh was under way.
+    refresh_again: bool,
+    /// Connections that are draining and closing.
+    ending: Vec<Ending>,
+    leaving: Option<Reason>,
+    backoff: Backoff,
+    /// Exits in a row, each soon after its start.
+    crashes: u32,
+    restarts: u32,
+    last: Option<Problem>,
+    retry_at: Option<(Instant, Timestamp)>,
+    /// When a lost server's tools are withdrawn.
+    grace_until: Option<Instant>,
+    published: Option<Arc<Section>>,
+    /// What is offered while no connection is held (`OnDemand`).
+    asleep: Option<Arc<Listed>>,
+    /// When to look whether a connection is still in use (`OnDemand`).
+    idle_at: Option<Instant>,
+    told: Option<Observation>,
+}
+
+struct Live {
+    target: Arc<Target>,
+    link: Link,
+    events: Events,
+    kept: Kept,
+    listed: Option<Arc<Listed>>,
+    since: Instant,
+    health: Ending,
+}
+
+/// What woke the actor.
+enum Input {
+    Order(bool),
+    Event(Event),
+    Attempted(Result<Attached, LinkError>),
+    Refreshed(Result<Vec<Tool>, LinkError>),
+    RetryDue,
+    GraceOver,
+    IdleDue,
+    Wanted,
+    Ended,
+}
+
+impl Actor {
+    pub(super) fn new(context: Arc<Context>, target: Arc<Target>, orders: watch::Receiver<Order>) -> Self {
+        let connecting = Problem::new(Reason::Connecting, format!("{} is being attached", target.key.name));
+        Self {
+            handle: UpstreamHandle::new(target.key.clone(), Refusal::Unavailable(connecting)),
+            context,
+            orders,
+            target,
+            live: None,
+            attempt: None,
+            refresh: None,
+            refresh_again: false,
+            ending: Vec::new(),
+            leaving: None,
+            backoff: Backoff::default(),
+            crashes: 0,
+            restarts: 0,
+            last: None,
+            retry_at: None,
+            grace_until: None,
+            published: None,
+            asleep: None,
+            idle_at: None,
+            told: None,
+        }
+    }
+
+    /// Runs until the server is gone for good.
+    pub(super) async fn run(mut self) {
+        if !self.recall() {
+            self.connect();
+        }
+        loop {
+            self.tell();
+            if self.leaving.is_some() && self.ending.is_empty() {
+                return;
+            }
+            match self.wait().await {
+                Input::Order(true) => {
+                    let order = self.orders.borrow_and_update().clone();
+                    self.obey(order);
+                }
+                // Nobody is left to give orders.
+                Input::Order(false) => self.leave(Reason::Detached),
+                Input::Event(Event::Changed(List::Tools)) => self.refresh(),
+                Input::Event(Event::Changed(list)) => debug!(?list, "a list that is not served yet changed"),
+                Input::Event(Event::Lost(error)) => self.lose(&error),
+                Input::Attempted(Ok(attached)) => self.attached(attached),
+                Input::Attempted(Err(error)) => self.failed(&error),
+                Input::Refreshed(result) => self.refreshed(result),
+                Input::RetryDue => self.connect(),
+                Input::GraceOver => self.grace_over(),
+                Input::IdleDue => self.maybe_sleep(),
+                Input::Wanted => self.wake(),
+                Input::Ended => {}
+            }
+        }
+    }
+
+    async fn wait(&mut self) -> Input {
+        let event = async {
+            match &mut self.live {
+                // The health check ends never; what it finds comes as an event.
+                Some(live) => tokio::select! {
+                    event = live.events.next() => event,
+                    () = &mut live.health => std::future::pending().await,
+                },
+                None => std::future::pending().await,
+            }
+        };
+        let attempt = async {
+            match &mut self.attempt {
+                Some((_, attempt)) => attempt.await,
+                None => std::future::pending().await,
+            }
+        };
+        let refresh = async {
+            match &mut self.refresh {
+                Some(refresh) => refresh.await,
+                None => std::future::pending().await,
+            }
+        };
+        let leaving = self.leaving.is_some();
+        tokio::select! {
+            biased;
+            order = self.orders.changed(), if !(leaving && self.orders.has_changed().is_err()) => Input::Order(order.is_ok()),
+            event = event => Input::Event(event),
+            result = attempt => Input::Attempted(result),
+            result = refresh => Input::Refreshed(result),
+            () = at(self.retry_at.map(|(at, _)| at)) => Input::RetryDue,
+            () = at(self.grace_until) => Input::GraceOver,
+            () = at(self.idle_at) => Input::IdleDue,
+            () = self.handle.wanted(), if self.asleep.is_some() => Input::Wanted,
+            () = one_of(&mut self.ending) => Input::Ended,
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Go(reason) => self.leave(reason),
+            Order::Be(target) => {
+                let same_connection = same(&self.target, &target) && self.leaving.is_none();
+                let look = self.target.requested != target.requested;
+                self.leaving = None;
+                self.target = target;
+                if same_connection {
+                    self.adjust();
+                    if look {
+                        self.refresh();
+                    }
+                } else {
+                    self.replace();
+                }
+            }
+        }
+    }
+
+    /// Tells what is true now, if it is news.
+    fn tell(&mut self) {
+        let attempt = self.backoff.failures().saturating_add(1);
+        let phase = match (self.leaving, &self.attempt, &self.live) {
+            (Some(reason), ..) if self.ending.is_empty() => Phase::Detached(reason),
+            (Some(reason), ..) => Phase::Draining(reason),
+            (None, Some(_), _) => Phase::Connecting { attempt, last: self.last.clone() },
+            (None, None, None) if self.asleep.is_some() => Phase::Idle,
+            (None, None, Some(live)) if live.target.generation == self.target.generation => Phase::Attached,
+            (None, None, _) => Phase::Failed {
+                problem: self
+                    .last
+                    .clone()
+                    .unwrap_or_else(|| Problem::new(Reason::Connecting, "not attached yet")),
+                retry_at: self.retry_at.map(|(_, at)| at),
+                attempt,
+            },
+        };
+        let observation = Observation {
+            key: self.target.key.clone(),
+            uid: self.target.uid.clone(),
+            generation: self.target.generation,
+            requested: self.target.requested.clone(),
+            phase,
+            listed: self.live.as_ref().and_then(|live| live.listed.clone()).or_else(|| self.asleep.clone()),
+            restarts: self.restarts,
+        };
+        if self.told.as_ref() != Some(&observation) {
+            self.told = Some(observation.clone());
+            // The reporter outlives the fleet but for the very end.
+            let _ = self.context.observations.send(observation);
+        }
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until one of the futures is done and drops it.
+async fn one_of(futures: &mut Vec<Ending>) {
+    if futures.is_empty() {
+        std::future::pending::<()>().await;
+    }
+    std::future::poll_fn(|context| {
+        let before = futures.len();
+        futures.retain_mut(|future| future.as_mut().poll(context).is_pending());
+        if futures.len() < before { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+}
