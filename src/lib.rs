@@ -10,6 +10,7 @@
 pub mod catalog;
 pub mod fleet;
 pub mod plan;
+pub mod report;
 pub mod resource;
 pub mod source;
 pub mod wire;

@@ -1,0 +1,25 @@
+//! Where the truth is told: conditions and status of every declared object, and what the log says of them.
+//!
+//! Promises that a status is a function of what is declared and observed, that it is written only when it
+//! changes, that it carries the generation it speaks of, and that telling about one object costs that
+//! object and not the fleet. Never starts, probes or delays a server, and shows no secret.
+
+mod conditions;
+mod object;
+mod readiness;
+mod reporter;
+mod server;
+mod skill;
+mod source;
+mod store;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use conditions::{Truth, condition};
+pub use object::{Kind, Object};
+pub use readiness::Readiness;
+pub use reporter::{Inputs, Reporter};
+pub use server::server_status;
+pub use skill::skill_status;
+pub use source::{SourceFault, SourceStatus, source_status};
+pub use store::{Snapshot, Source};

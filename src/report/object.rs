@@ -1,0 +1,185 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::resource::{API_VERSION, McpServerSpec, SkillSpec};
+use crate::source::{Declared, Meta};
+
+/// Holds a whole earlier manifest, values and all.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// The kinds that the status API tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// `McpServer`
+    McpServer,
+    /// `Skill`
+    Skill,
+    /// `Source`: the directory itself. Read-only, and of no namespace.
+    Source,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::McpServer, Self::Skill, Self::Source];
+
+    /// As written in a manifest.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::McpServer => "McpServer",
+            Self::Skill => "Skill",
+            Self::Source => "Source",
+        }
+    }
+
+    /// As written in a URL.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::McpServer => "mcpservers",
+            Self::Skill => "skills",
+            Self::Source => "sources",
+        }
+    }
+
+    /// The kind with this plural.
+    pub fn of_plural(plural: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.plural() == plural)
+    }
+
+    /// True if its objects are in namespaces.
+    pub fn namespaced(self) -> bool {
+        self != Self::Source
+    }
+}
+
+/// A declared object and what is true about it.
+#[derive(Debug)]
+pub struct Object<S, T> {
+    /// The declaration.
+    pub declared: Arc<Declared<S>>,
+    /// What is true about it.
+    pub status: T,
+    /// Grows with every change of any object.
+    pub resource_version: u64,
+}
+
+impl<T: Serialize> Object<McpServerSpec, T> {
+    /// The object as the Kubernetes API gives it, without the values of env, headers and the URL's query.
+    pub fn manifest(&self) -> Value {
+        let spec = self.declared.spec.as_ref().map(redacted);
+        manifest(
+            Kind::McpServer,
+            &metadata(&self.declared.meta, self.resource_version),
+            spec,
+            &self.status,
+        )
+    }
+}
+
+impl<T: Serialize> Object<SkillSpec, T> {
+    /// The object as the Kubernetes API gives it.
+    pub fn manifest(&self) -> Value {
+        let spec = self.declared.spec.as_ref().map(|spec| json!(spec));
+        manifest(
+            Kind::Skill,
+            &metadata(&self.declared.meta, self.resource_version),
+            spec,
+            &self.status,
+        )
+    }
+}
+
+/// The shape that every object of the Kubernetes API has.
+pub(super) fn manifest(
+    kind: Kind,
+    metadata: &ObjectMeta,
+    spec: Option<Value>,
+    status: &impl Serialize,
+) -> Value {
+    let mut object = json!({
+        "apiVersion": API_VERSION,
+        "kind": kind.name(),
+        "metadata": metadata,
+        "status": status,
+    });
+    // An object whose declaration was never valid has none.
+    if let (Some(spec), Some(fields)) = (spec, object.as_object_mut()) {
+        fields.insert("spec".into(), spec);
+    }
+    object
+}
+
+fn metadata(meta: &Meta, resource_version: u64) -> ObjectMeta {
+    let mut annotations = meta.annotations.clone();
+    annotations.remove(LAST_APPLIED);
+    let some = |map: BTreeMap<String, String>| (!map.is_empty()).then_some(map);
+    ObjectMeta {
+        name: Some(meta.key.name.to_string()),
+        namespace: Some(meta.key.namespace.to_string()),
+        uid: Some(meta.uid.to_string()),
+        generation: Some(meta.generation),
+        resource_version: Some(resource_version.to_string()),
+        creation_timestamp: Some(Time(meta.created)),
+        labels: some(meta.labels.clone()),
+        annotations: some(annotations),
+        ..ObjectMeta::default()
+    }
+}
+
+/// The spec for other eyes: literal values redact themselves, a URL's query may be a key.
+fn redacted(spec: &McpServerSpec) -> Value {
+    let mut value = json!(spec);
+    if let Some(Value::String(url)) = value.pointer_mut("/http/url")
+        && let Some((base, _)) = url.split_once('?')
+    {
+        *url = format!("{base}?<redacted>");
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::testing::{declared, server_spec};
+    use crate::resource::McpServerStatus;
+
+    #[test]
+    fn a_manifest_has_the_shape_of_a_custom_resource_and_no_value_that_may_be_secret() {
+        let mut server = declared("a", 2);
+        server.spec = Some(server_spec(json!({ "http": {
+            "url": "https://example.com/mcp?key=hunter2",
+            "headers": [{ "name": "Authorization", "value": "Bearer hunter2" }],
+        } })));
+        server.meta.labels.insert("area".into(), "code".into());
+        let annotations = &mut server.meta.annotations;
+        annotations.insert(LAST_APPLIED.into(), "{\"value\":\"hunter2\"}".into());
+        let object = Object {
+            declared: Arc::new(server),
+            status: McpServerStatus {
+                observed_generation: Some(2),
+                ..McpServerStatus::default()
+            },
+            resource_version: 7,
+        };
+        let manifest = object.manifest();
+        assert!(!manifest.to_string().contains("hunter2"), "{manifest}");
+        assert_eq!(
+            manifest["spec"]["http"]["url"],
+            "https://example.com/mcp?<redacted>"
+        );
+        assert_eq!(
+            manifest["metadata"],
+            json!({
+                "name": "a", "namespace": "default", "uid": "uid-a", "generation": 2,
+                "resourceVersion": "7", "creationTimestamp": "1970-01-01T00:00:00Z",
+                "labels": { "area": "code" },
+            })
+        );
+        // The types of the CRD read it back.
+        let typed: crate::resource::McpServer = serde_json::from_value(manifest).unwrap();
+        assert_eq!(typed.status.unwrap().observed_generation, Some(2));
+    }
+}

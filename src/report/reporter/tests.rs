@@ -1,0 +1,304 @@
+use std::sync::Mutex;
+
+use imbl::OrdMap;
+use serde_json::json;
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::*;
+use crate::report::testing::{at, declared, key, seen, server_spec};
+use crate::source::Fault;
+
+/// Collects log lines.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+impl Lines {
+    /// The lines since the last look.
+    fn take(&self) -> Vec<String> {
+        let bytes = std::mem::take(&mut *self.0.lock().unwrap());
+        String::from_utf8(bytes)
+            .unwrap()
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+/// Runs a test with a reporter, its store and its log.
+fn with_reporter(test: impl FnOnce(Reporter, watch::Receiver<Snapshot>, Lines)) {
+    let lines = Lines::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(lines.clone())
+        .with_ansi(false)
+        .without_time()
+        .with_target(false)
+        .finish();
+    let (reporter, store) = Reporter::new(Path::new("/fleet"), at(0));
+    tracing::subscriber::with_default(subscriber, || test(reporter, store, lines));
+}
+
+fn synced() -> Arc<SourceState> {
+    Arc::new(SourceState {
+        synced: true,
+        revision: "r1".into(),
+        ..SourceState::default()
+    })
+}
+
+fn desired(names: &[&str]) -> Desired {
+    Desired {
+        servers: names
+            .iter()
+            .map(|name| (key(name), Arc::new(declared(name, 1))))
+            .collect(),
+        skills: OrdMap::new(),
+        source: synced(),
+    }
+}
+
+#[test]
+fn each_change_of_state_is_one_line_and_no_change_is_none() {
+    with_reporter(|mut reporter, _, lines| {
+        let both = Arc::new(desired(&["a", "b"]));
+        reporter.desire(&both, at(1));
+        assert_eq!(
+            lines.take(),
+            [
+                " INFO waiting for an attempt to connect resource=McpServer/default/a reason=Connecting",
+                " INFO waiting for an attempt to connect resource=McpServer/default/b reason=Connecting",
+            ]
+        );
+        reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(2));
+        let problem = Problem::new(Reason::Exited, "exited with code 3");
+        let failed = |attempt| Phase::Failed {
+            problem: problem.clone(),
+            retry_at: Some(at(60)),
+            attempt,
+        };
+        reporter.observe(seen("b", 1, failed(2), None), at(2));
+        assert_eq!(
+            lines.take(),
+            [
+                " INFO attached over stdio, 3 tools resource=McpServer/default/a reason=Attached",
+                " WARN exited with code 3; retrying at 00:01:00 UTC, attempt 2 \
+                 resource=McpServer/default/b reason=Exited",
+            ]
+        );
+        // The same again, and a further failure for the same reason.
+        reporter.desire(&both, at(3));
+        reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(3));
+        let under_way = Phase::Connecting {
+            attempt: 2,
+            last: Some(problem.clone()),
+        };
+        reporter.observe(seen("b", 1, under_way, None), at(3));
+        reporter.observe(seen("b", 1, failed(3), None), at(3));
+        assert_eq!(lines.take(), [""; 0]);
+
+        reporter.desire(&Arc::new(desired(&["b"])), at(4));
+        reporter.observe(seen("a", 1, Phase::Detached(Reason::Removed), None), at(5));
+        assert_eq!(
+            lines.take(),
+            [" INFO no longer declared resource=McpServer/default/a reason=Removed"]
+        );
+        assert!(reporter.seen.len() == 1, "nothing is kept of what is gone");
+    });
+}
+
+#[test]
+fn nothing_is_written_when_nothing_changed() {
+    with_reporter(|mut reporter, mut store, _| {
+        let both = Arc::new(desired(&["a", "b"]));
+        reporter.desire(&both, at(1));
+        reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(2));
+        reporter.publish();
+        store.borrow_and_update();
+        // The same declarations in another map, the same observation, at another time.
+        let rebuilt = Desired {
+            servers: both
+                .servers
+                .iter()
+                .map(|(key, object)| (key.clone(), object.clone()))
+                .collect(),
+            skills: OrdMap::new(),
+            source: synced(),
+        };
+        reporter.desire(&Arc::new(rebuilt), at(9));
+        reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(9));
+        reporter.conflict(key("a"), Vec::new(), at(9));
+        reporter.publish();
+        assert!(!store.has_changed().unwrap());
+    });
+}
+
+#[test]
+fn one_change_touches_one_object_of_many() {
+    with_reporter(|mut reporter, mut store, _| {
+        let names: Vec<_> = (0..1000).map(|n| format!("s{n:04}")).collect();
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        let mut many = desired(&names);
+        reporter.desire(&Arc::new(many.clone()), at(1));
+        reporter.publish();
+        let before = store.borrow_and_update().clone();
+        many.servers.insert(key("s0500"), Arc::new(declared("s0500", 2)));
+        reporter.desire(&Arc::new(many), at(2));
+        reporter.publish();
+        let after = store.borrow_and_update().clone();
+        assert_eq!(after.resource_version, before.resource_version + 1);
+        for (key, object) in &after.servers {
+            let same = before
+                .servers
+                .get(key)
+                .is_some_and(|before| Arc::ptr_eq(before, object));
+            assert_eq!(same, *key.name != *"s0500", "{key}");
+        }
+        assert_eq!(
+            after.servers[&key("s0500")].resource_version,
+            after.resource_version
+        );
+    });
+}
+
+#[test]
+fn a_recreated_object_starts_anew() {
+    with_reporter(|mut reporter, _, lines| {
+        reporter.desire(&Arc::new(desired(&["a"])), at(1));
+        reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(2));
+        lines.take();
+        let mut another = declared("a", 1);
+        another.meta.uid = "another".into();
+        let mut again = desired(&[]);
+        again.servers.insert(key("a"), Arc::new(another));
+        reporter.desire(&Arc::new(again), at(3));
+        let status = &reporter.store.servers[&key("a")].status;
+        let told = condition(&status.conditions, ConditionType::Ready).unwrap();
+        assert_eq!(
+            (told.status.as_str(), told.last_transition_time.0),
+            ("False", at(3))
+        );
+        assert_eq!(lines.take().len(), 1);
+    });
+}
+
+#[test]
+fn readiness_gives_every_reason_until_it_is_reached() {
+    with_reporter(|mut reporter, _, _| {
+        assert_eq!(reporter.store.unready().len(), 1, "the source");
+        let mut required = desired(&["c"]);
+        for (name, suspend) in [("a", false), ("b", false), ("d", true)] {
+            let mut server = declared(name, 1);
+            let spec = json!({ "stdio": { "command": "c" }, "required": true, "suspend": suspend });
+            server.spec = Some(server_spec(spec));
+            required.servers.insert(key(name), Arc::new(server));
+        }
+        reporter.desire(&Arc::new(required.clone()), at(1));
+        assert_eq!(
+            reporter.store.unready(),
+            [
+                "McpServer/default/a: Connecting: waiting for an attempt to connect",
+                "McpServer/default/b: Connecting: waiting for an attempt to connect",
+            ]
+        );
+        reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(2));
+        assert_eq!(reporter.store.unready().len(), 1);
+        reporter.observe(seen("b", 1, Phase::Attached, Some(1)), at(3));
+        assert!(reporter.store.unready().is_empty());
+        let gone = Phase::Failed {
+            problem: Problem::new(Reason::Exited, "exited"),
+            retry_at: Some(at(9)),
+            attempt: 2,
+        };
+        reporter.observe(seen("a", 1, gone, None), at(4));
+        assert!(reporter.store.unready().is_empty(), "for good");
+    });
+}
+
+#[test]
+fn a_fault_of_the_source_is_told_once() {
+    with_reporter(|mut reporter, _, lines| {
+        let fault = Fault {
+            origin: None,
+            problem: Problem::new(Reason::ParseError, "a.yaml:3: not YAML"),
+        };
+        let with = |faults| {
+            let state = SourceState {
+                faults,
+                ..SourceState::clone(&synced())
+            };
+            Arc::new(Desired {
+                source: Arc::new(state),
+                ..Desired::default()
+            })
+        };
+        reporter.desire(&with(vec![fault.clone()]), at(1));
+        reporter.desire(&with(vec![fault]), at(2));
+        reporter.desire(&with(Vec::new()), at(3));
+        reporter.desire(&with(Vec::new()), at(4));
+        assert_eq!(
+            lines.take(),
+            [
+                " WARN a.yaml:3: not YAML resource=Source/directory reason=ParseError",
+                " INFO every file was read resource=Source/directory reason=Available",
+            ]
+        );
+    });
+}
+
+#[tokio::test]
+async fn the_task_follows_its_inputs_and_stops() {
+    let (reporter, mut store) = Reporter::new(Path::new("/fleet"), at(0));
+    let (declare, desired_rx) = watch::channel(Arc::new(Desired::default()));
+    let (observe, observations) = mpsc::unbounded_channel();
+    let (conflict, conflicts) = mpsc::unbounded_channel();
+    let stop = CancellationToken::new();
+    let inputs = Inputs {
+        desired: desired_rx,
+        observations,
+        conflicts,
+    };
+    let task = tokio::spawn(reporter.run(inputs, stop.clone()));
+
+    // The observation may be read before the declaration that it is about: it waits.
+    observe.send(seen("a", 1, Phase::Attached, Some(1))).unwrap();
+    declare.send(Arc::new(desired(&["a"]))).unwrap();
+    conflict.send((key("a"), vec!["a_x_9f".into()])).unwrap();
+    let is_told = |store: &Snapshot| {
+        store.servers.get(&key("a")).is_some_and(|object| {
+            let told = |kind| condition(&object.status.conditions, kind).unwrap().reason.clone();
+            told(ConditionType::Ready) == "Attached" && told(ConditionType::Accepted) == "NameConflict"
+        })
+    };
+    store.wait_for(is_told).await.unwrap();
+
+    // An input that ends is not the end of the others.
+    drop(conflict);
+    drop(declare);
+    let gone = Phase::Connecting {
+        attempt: 2,
+        last: None,
+    };
+    observe.send(seen("a", 1, gone, None)).unwrap();
+    store.wait_for(|store| !is_told(store)).await.unwrap();
+
+    stop.cancel();
+    task.await.unwrap();
+}

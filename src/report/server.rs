@@ -1,0 +1,366 @@
+use jiff::Timestamp;
+
+use super::conditions::{Conditions, Truth, Verdict, condition, sentence};
+use crate::fleet::{Listed, Observation, Phase};
+use crate::plan::Target;
+use crate::resource::{ConditionType, McpServerSpec, McpServerStatus, Problem, Reason, Update};
+use crate::source::Declared;
+
+#[cfg(test)]
+mod tests;
+
+/// Names that a message lists before it only counts them.
+const NAMES_LISTED: usize = 5;
+
+/// The status of one server.
+///
+/// `conflicts` are the names under which agents see tools of this server that had to take a hash tail.
+/// Guarantees that equal arguments (but for `now`) and the status they gave before give that status again,
+/// so that nothing is written. While the fleet has not taken up a new generation, the status goes on
+/// speaking of the one before, and says so by its `observedGeneration`.
+pub fn server_status(
+    declared: &Declared<McpServerSpec>,
+    observation: Option<&Observation>,
+    conflicts: &[String],
+    previous: Option<&McpServerStatus>,
+    now: Timestamp,
+) -> McpServerStatus {
+    let meta = &declared.meta;
+    // Of another object of the same name, or the last word on one that was detached: nothing is known.
+    let seen = observation.filter(|seen| seen.uid == meta.uid && !matches!(seen.phase, Phase::Detached(_)));
+    if let Some(previous) = previous
+        && not_taken_up(declared, seen, previous)
+    {
+        return previous.clone();
+    }
+    let work = Work::of(declared, seen);
+    let live = seen
+        .filter(|seen| !matches!(seen.phase, Phase::Draining(_)))
+        .and_then(|seen| seen.listed.as_deref());
+
+    let mut conditions = Conditions::new(
+        meta.generation,
+        previous.map(|previous| previous.conditions.as_slice()),
+        now,
+    );
+    conditions.set(ConditionType::Ready, ready(declared, &work, live));
+    conditions.set(ConditionType::Accepted, accepted(declared, conflicts));
+    conditions.set(ConditionType::ResolvedRefs, resolved_refs(declared));
+    conditions.set(ConditionType::Attached, attached(declared, &work, live, previous));
+    if let Some(verdict) = reconciling(&work) {
+        conditions.set(ConditionType::Reconciling, verdict);
+    }
+    if let Some(verdict) = stalled(declared, &work) {
+        conditions.set(ConditionType::Stalled, verdict);
+    }
+
+    McpServerStatus {
+        observed_generation: Some(meta.generation),
+        attached_generation: live.map(|live| live.generation),
+        conditions: conditions.finish(),
+        server_info: live.map(|live| live.server_info.clone()),
+        protocol_version: live.map(|live| live.protocol_version.clone()),
+        transport: declared.spec.as_ref().map(|spec| spec.transport().to_owned()),
+        tools: live.map(|live| live.tools),
+        prompts: None,
+        resources: None,
+        catalog_digest: live.map(|live| live.catalog_digest.to_string()),
+        spec_digest: declared.spec_digest.map(|digest| digest.to_string()),
+        next_retry_time: seen
+            .and_then(retry_at)
+            .map(|at| at.strftime("%FT%TZ").to_string()),
+        restarts: seen.map(|seen| seen.restarts),
+        last_handled_reconcile_at: None,
+        last_applied_revision: Some(meta.revision.to_string()),
+    }
+}
+
+/// True while there is a new generation for the fleet to act on and it has not said that it does.
+fn not_taken_up(
+    declared: &Declared<McpServerSpec>,
+    seen: Option<&Observation>,
+    previous: &McpServerStatus,
+) -> bool {
+    declared.refused.is_none()
+        && seen.is_some_and(|seen| {
+            seen.generation < declared.meta.generation
+                && previous.observed_generation == Some(seen.generation)
+        })
+        && Target::of(declared).is_some()
+}
+
+/// Where an object stands: the one thing of several that decides what its conditions say.
+enum Work<'a> {
+    /// The newest declaration is not accepted; the one before, if any, stays in force.
+    Refused(&'a Problem),
+    /// Going away; calls in flight are finishing.
+    Draining(Reason),
+    /// Not wanted.
+    Suspended,
+    /// A reference is missing, and nothing was made from this generation yet.
+    Unresolved(&'a Problem),
+    /// The fleet has not taken it up yet.
+    Unseen,
+    Connecting {
+        attempt: u32,
+        last: Option<&'a Problem>,
+    },
+    Attached,
+    Failed {
+        problem: &'a Problem,
+        retry_at: Option<Timestamp>,
+        attempt: u32,
+    },
+}
+
+impl<'a> Work<'a> {
+    fn of(declared: &'a Declared<McpServerSpec>, seen: Option<&'a Observation>) -> Self {
+        if let Some(problem) = &declared.refused {
+            return Self::Refused(problem);
+        }
+        if let Some(Phase::Draining(reason)) = seen.map(|seen| &seen.phase) {
+            return Self::Draining(*reason);
+        }
+        if declared.spec.as_ref().is_some_and(|spec| spec.suspend) {
+            return Self::Suspended;
+        }
+        let current = seen.filter(|seen| seen.generation == declared.meta.generation);
+        match (current.map(|seen| &seen.phase), &declared.endpoint) {
+            // A secret deleted under a connection keeps the connection, and its state is what counts.
+            (None, Some(Err(problem))) => Self::Unresolved(problem),
+            (None | Some(Phase::Draining(_) | Phase::Detached(_)), _) => Self::Unseen,
+            (Some(Phase::Connecting { attempt, last }), _) => Self::Connecting {
+                attempt: *attempt,
+                last: last.as_ref(),
+            },
+            (Some(Phase::Attached), _) => Self::Attached,
+            (
+                Some(Phase::Failed {
+                    problem,
+                    retry_at,
+                    attempt,
+                }),
+                _,
+            ) => Self::Failed {
+                problem,
+                retry_at: *retry_at,
+                attempt: *attempt,
+            },
+        }
+    }
+
+    /// True if nothing happens until a person acts.
+    fn is_stalled(&self) -> bool {
+        match self {
+            Self::Refused(_) => true,
+            Self::Failed {
+                problem, retry_at, ..
+            } => problem.reason.needs_a_person() || retry_at.is_none(),
+            _ => false,
+        }
+    }
+}
+
+fn ready(declared: &Declared<McpServerSpec>, work: &Work<'_>, live: Option<&Listed>) -> Verdict {
+    match work {
+        Work::Refused(problem) => Verdict::problem(problem, kept(declared)),
+        Work::Draining(reason) => Verdict::no(
+            Reason::Draining,
+            format!("{}; calls in flight are finishing", withdrawn(*reason)),
+        ),
+        Work::Suspended => Verdict::no(Reason::Suspended, "suspended by spec.suspend"),
+        Work::Unresolved(problem) => Verdict::problem(problem, "attached as soon as it is there"),
+        Work::Unseen => Verdict::no(Reason::Connecting, "waiting for an attempt to connect"),
+        Work::Connecting { attempt, last: None } => {
+            Verdict::no(Reason::Connecting, format!("connecting, attempt {attempt}"))
+        }
+        // The reason stays from one attempt to the next, so that a server that keeps failing says why.
+        Work::Connecting {
+            attempt,
+            last: Some(problem),
+        } => Verdict::problem(problem, &format!("attempt {attempt} is under way")),
+        Work::Attached => {
+            let transport = declared.spec.as_ref().map_or("", McpServerSpec::transport);
+            let tools = live.map_or(0, |live| live.tools);
+            let noun = if tools == 1 { "tool" } else { "tools" };
+            Verdict::yes(
+                Reason::Attached,
+                format!("attached over {transport}, {tools} {noun}"),
+            )
+        }
+        Work::Failed {
+            problem,
+            retry_at,
+            attempt,
+        } => {
+            let mut next = match retry_at {
+                Some(at) if problem.reason.needs_a_person() => format!("looking again at {}", clock(*at)),
+                Some(at) => format!("retrying at {}, attempt {attempt}", clock(*at)),
+                None => "not retried until its declaration or a secret changes".to_owned(),
+            };
+            let replaces = declared
+                .spec
+                .as_ref()
+                .is_some_and(|spec| spec.update == Update::MakeBeforeBreak);
+            if live.is_some() && replaces && *attempt > 3 {
+                next.push_str("; where two cannot run side by side, update: Recreate helps");
+            }
+            Verdict::problem(problem, &next)
+        }
+    }
+}
+
+fn accepted(declared: &Declared<McpServerSpec>, conflicts: &[String]) -> Verdict {
+    if let Some(problem) = &declared.refused {
+        return Verdict::problem(problem, kept(declared));
+    }
+    if conflicts.is_empty() {
+        return Verdict::yes(Reason::Accepted, "the declaration is valid");
+    }
+    let listed: Vec<_> = conflicts.iter().take(NAMES_LISTED).map(String::as_str).collect();
+    let names = match conflicts.len() - listed.len() {
+        0 => listed.join(", "),
+        more => format!("{} and {more} more", listed.join(", ")),
+    };
+    Verdict::yes(
+        Reason::NameConflict,
+        format!(
+            "other servers have the same names, so these carry a hash tail: {names}; expose.prefix keeps them apart"
+        ),
+    )
+}
+
+fn resolved_refs(declared: &Declared<McpServerSpec>) -> Verdict {
+    match (&declared.endpoint, &declared.refused) {
+        (Some(Ok(_)), _) => Verdict::yes(Reason::ResolvedRefs, "everything it refers to was found"),
+        (Some(Err(problem)), _) => Verdict::problem(problem, ""),
+        (None, refused) => Verdict::new(
+            Truth::Unknown,
+            refused
+                .as_ref()
+                .map_or(Reason::Progressing, |problem| problem.reason),
+            "not looked up: there is no valid declaration",
+        ),
+    }
+}
+
+fn attached(
+    declared: &Declared<McpServerSpec>,
+    work: &Work<'_>,
+    live: Option<&Listed>,
+    previous: Option<&McpServerStatus>,
+) -> Verdict {
+    let wanted = declared.meta.generation;
+    if let Some(Listed { generation, .. }) = live {
+        return match work {
+            Work::Attached if *generation == wanted => {
+                Verdict::yes(Reason::Attached, format!("generation {generation} is live"))
+            }
+            Work::Refused(_) => Verdict::yes(
+                Reason::ServingPreviousGeneration,
+                format!("the declaration accepted before, generation {generation}, is live"),
+            ),
+            // A changed secret: another connection for the same generation.
+            _ if *generation == wanted => Verdict::yes(
+                Reason::ServingPreviousGeneration,
+                "the connection made before stays until the new one is attached",
+            ),
+            _ => Verdict::yes(
+                Reason::ServingPreviousGeneration,
+                format!("generation {generation} stays until generation {wanted} is attached"),
+            ),
+        };
+    }
+    match work {
+        Work::Draining(reason) => Verdict::no(Reason::Detached, withdrawn(*reason)),
+        Work::Suspended => Verdict::no(Reason::Detached, "detached: suspended by spec.suspend"),
+        Work::Connecting { .. } | Work::Failed { .. } | Work::Refused(_) if was_attached(previous) => {
+            Verdict::no(
+                Reason::Reconnecting,
+                "the connection is gone; a new one is being made",
+            )
+        }
+        _ => Verdict::no(Reason::Detached, "nothing is attached"),
+    }
+}
+
+fn was_attached(previous: Option<&McpServerStatus>) -> bool {
+    previous
+        .and_then(|previous| condition(&previous.conditions, ConditionType::Attached))
+        .is_some_and(|before| before.status == "True" || before.reason == Reason::Reconnecting.to_string())
+}
+
+/// Never together with Stalled: kstatus would take a stalled object for one in progress.
+fn reconciling(work: &Work<'_>) -> Option<Verdict> {
+    if work.is_stalled() {
+        return None;
+    }
+    let (reason, message) = match work {
+        Work::Draining(_) => (Reason::Progressing, "calls in flight are finishing".to_owned()),
+        Work::Unseen => (
+            Reason::Progressing,
+            "waiting for an attempt to connect".to_owned(),
+        ),
+        Work::Unresolved(_) => (
+            Reason::ProgressingWithRetry,
+            "waiting for what it refers to".to_owned(),
+        ),
+        Work::Connecting { attempt, last } => {
+            let reason = if last.is_some() {
+                Reason::ProgressingWithRetry
+            } else {
+                Reason::Progressing
+            };
+            (reason, format!("attempt {attempt} is under way"))
+        }
+        Work::Failed {
+            retry_at, attempt, ..
+        } => {
+            let at = retry_at.map(clock).unwrap_or_default();
+            (
+                Reason::ProgressingWithRetry,
+                format!("attempt {attempt} follows at {at}"),
+            )
+        }
+        Work::Refused(_) | Work::Suspended | Work::Attached => return None,
+    };
+    Some(Verdict::yes(reason, message))
+}
+
+fn stalled(declared: &Declared<McpServerSpec>, work: &Work<'_>) -> Option<Verdict> {
+    if !work.is_stalled() {
+        return None;
+    }
+    match work {
+        Work::Refused(problem) => Some(Verdict::yes(problem.reason, sentence(problem, kept(declared)))),
+        Work::Failed { problem, .. } => Some(Verdict::yes(problem.reason, sentence(problem, ""))),
+        _ => None,
+    }
+}
+
+/// What a refused declaration means for the one before it.
+fn kept(declared: &Declared<McpServerSpec>) -> &'static str {
+    if declared.spec.is_some() {
+        "the declaration accepted before stays in force"
+    } else {
+        ""
+    }
+}
+
+fn withdrawn(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Suspended => "suspended and no longer offered",
+        _ => "no longer offered",
+    }
+}
+
+fn retry_at(seen: &Observation) -> Option<Timestamp> {
+    match seen.phase {
+        Phase::Failed { retry_at, .. } => retry_at,
+        _ => None,
+    }
+}
+
+fn clock(at: Timestamp) -> String {
+    at.strftime("%T UTC").to_string()
+}

@@ -1,0 +1,431 @@
+use serde_json::json;
+
+use super::*;
+use crate::report::testing::{at, declared, listed, seen, server_spec};
+use crate::resource::Digest;
+
+/// The conditions as one line: `Ready=True/Attached Accepted=…`.
+fn line(status: &McpServerStatus) -> String {
+    let words: Vec<_> = status
+        .conditions
+        .iter()
+        .map(|told| format!("{}={}/{}", told.type_, told.status, told.reason))
+        .collect();
+    words.join(" ")
+}
+
+fn message(status: &McpServerStatus, kind: ConditionType) -> &str {
+    condition(&status.conditions, kind).map_or("", |told| told.message.as_str())
+}
+
+fn problem(reason: Reason) -> Problem {
+    Problem::new(reason, format!("{reason} happened"))
+}
+
+fn failed(reason: Reason, retry: Option<i64>, attempt: u32) -> Phase {
+    Phase::Failed {
+        problem: problem(reason),
+        retry_at: retry.map(at),
+        attempt,
+    }
+}
+
+fn connecting(attempt: u32, last: Option<Reason>) -> Phase {
+    Phase::Connecting {
+        attempt,
+        last: last.map(problem),
+    }
+}
+
+fn refused(generation: i64, reason: Reason, with_last_good: bool) -> Declared<McpServerSpec> {
+    let mut object = declared("a", generation);
+    object.refused = Some(problem(reason));
+    if !with_last_good {
+        object.spec = None;
+        object.endpoint = None;
+        object.spec_digest = None;
+    }
+    object
+}
+
+fn unresolved(generation: i64) -> Declared<McpServerSpec> {
+    let mut object = declared("a", generation);
+    object.endpoint = Some(Err(problem(Reason::SecretNotFound)));
+    object
+}
+
+fn suspended(generation: i64) -> Declared<McpServerSpec> {
+    let mut object = declared("a", generation);
+    object.spec = Some(server_spec(
+        json!({ "stdio": { "command": "c" }, "suspend": true }),
+    ));
+    object
+}
+
+struct Row {
+    name: &'static str,
+    declared: Declared<McpServerSpec>,
+    seen: Option<Observation>,
+    conditions: &'static str,
+    ready: &'static str,
+}
+
+fn rows() -> Vec<Row> {
+    vec![
+        Row {
+            name: "new and unseen",
+            declared: declared("a", 1),
+            seen: None,
+            conditions: "Ready=False/Connecting Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
+                         Attached=False/Detached Reconciling=True/Progressing",
+            ready: "waiting for an attempt to connect",
+        },
+        Row {
+            name: "connecting for the first time",
+            declared: declared("a", 1),
+            seen: Some(seen("a", 1, connecting(1, None), None)),
+            conditions: "Ready=False/Connecting Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
+                         Attached=False/Detached Reconciling=True/Progressing",
+            ready: "connecting, attempt 1",
+        },
+        Row {
+            name: "attached",
+            declared: declared("a", 1),
+            seen: Some(seen("a", 1, Phase::Attached, Some(1))),
+            conditions: "Ready=True/Attached Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
+                         Attached=True/Attached",
+            ready: "attached over stdio, 3 tools",
+        },
+        Row {
+            name: "edited, and the new connection is being made",
+            declared: declared("a", 2),
+            seen: Some(seen("a", 2, connecting(1, None), Some(1))),
+            conditions: "Ready=False/Connecting Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
+                         Attached=True/ServingPreviousGeneration Reconciling=True/Progressing",
+            ready: "connecting, attempt 1",
+        },
+        Row {
+            name: "edited, and the new connection failed",
+            declared: declared("a", 2),
+            seen: Some(seen("a", 2, failed(Reason::ConnectFailed, Some(60), 2), Some(1))),
+            conditions: "Ready=False/ConnectFailed Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
+                         Attached=True/ServingPreviousGeneration Reconciling=True/ProgressingWithRetry",
+            ready: "ConnectFailed happened; retrying at 00:01:00 UTC, attempt 2",
+        },
+        Row {
+            name: "edited, and the third attempt failed",
+            declared: declared("a", 2),
+            seen: Some(seen("a", 2, failed(Reason::ConnectFailed, Some(60), 4), Some(1))),
+            conditions: "Ready=False/ConnectFailed Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
+                         Attached=True/ServingPreviousGeneration Reconciling=True/ProgressingWithRetry",
+            ready: "ConnectFailed happened; retrying at 00:01:00 UTC, attempt 4; where two cannot run side by \
+                    side, update: Recreate helps",
+        },
+        Row {
+            name: "a secret was rotated: the same generation connects anew",
+            declared: declared("a", 1),
+            seen: Some(seen("a", 1, connecting(1, None), Some(1))),
+            conditions: "Ready=False/Connecting Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
+                         Attached=True/ServingPreviousGeneration Reconciling=True/Progressing",
+            ready: "connecting, attempt 1",
+        },
+        Row {
+            name: "failed and retried",
+            declared: declared("a", 1),
+            seen: Some(seen("a", 1, failed(Reason::Timeout, Some(43471), 4), None)),
+            conditions: "Ready=False/Timeout Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
+                         Attached=False/Detached Reconciling=True/ProgressingWithRetry",
+            ready: "Timeout happened; retrying at 12:04:31 UTC, attempt 4",
+        },
+        Row {
+            name: "the next attempt after a failure",
+            declared: declared("a", 1),
+            seen: Some(seen("a", 1, connecting(4, Some(Reason::Timeout)), None)),
+            conditions: "Ready=False/Timeout Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
+                         Attached=False/Detached Reconciling=True/ProgressingWithRetry",
+            ready: "Timeout happened; attempt 4 is under way",
+        },
+        Row {
+            name: "stalled: rejected credentials",
+            declared: declared("a", 1),
+            seen: Some(seen("a", 1, failed(Reason::CredentialsRejected, None, 1), None)),
+            conditions: "Ready=False/CredentialsRejected Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
+                         Attached=False/Detached Stalled=True/CredentialsRejected",
+            ready: "CredentialsRejected happened; not retried until its declaration or a secret changes",
+        },
+        Row {
+            name: "stalled: no such command, and it is looked for again",
+            declared: declared("a", 1),
+            seen: Some(seen("a", 1, failed(Reason::CommandNotFound, Some(300), 2), None)),
+            conditions: "Ready=False/CommandNotFound Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
+                         Attached=False/Detached Stalled=True/CommandNotFound",
+            ready: "CommandNotFound happened; looking again at 00:05:00 UTC",
+        },
+        Row {
+            name: "draining before it is suspended",
+            declared: suspended(2),
+            seen: Some(seen("a", 1, Phase::Draining(Reason::Suspended), Some(1))),
+            conditions: "Ready=False/Draining Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
+                         Attached=False/Detached Reconciling=True/Progressing",
+            ready: "suspended and no longer offered; calls in flight are finishing",
+        },
+        Row {
+            name: "suspended",
+            declared: suspended(2),
+            seen: Some(seen("a", 1, Phase::Detached(Reason::Suspended), None)),
+            conditions: "Ready=False/Suspended Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
+                         Attached=False/Detached",
+            ready: "suspended by spec.suspend",
+        },
+        Row {
+            name: "suspended from the first",
+            declared: suspended(1),
+            seen: None,
+            conditions: "Ready=False/Suspended Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
+                         Attached=False/Detached",
+            ready: "suspended by spec.suspend",
+        },
+        Row {
+            name: "no longer suspended, not taken up yet",
+            declared: declared("a", 3),
+            seen: Some(seen("a", 1, Phase::Detached(Reason::Suspended), None)),
+            conditions: "Ready=False/Connecting Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
+                         Attached=False/Detached Reconciling=True/Progressing",
+            ready: "waiting for an attempt to connect",
+        },
+        Row {
+            name: "a secret is missing from the first",
+            declared: unresolved(1),
+            seen: None,
+            conditions: "Ready=False/SecretNotFound Accepted=True/Accepted ResolvedRefs=False/SecretNotFound \
+                         Attached=False/Detached Reconciling=True/ProgressingWithRetry",
+            ready: "SecretNotFound happened; attached as soon as it is there",
+        },
+        Row {
+            name: "a secret is deleted under a connection",
+            declared: unresolved(1),
+            seen: Some(seen("a", 1, Phase::Attached, Some(1))),
+            conditions: "Ready=True/Attached Accepted=True/Accepted ResolvedRefs=False/SecretNotFound \
+                         Attached=True/Attached",
+            ready: "attached over stdio, 3 tools",
+        },
+        Row {
+            name: "edited to need a secret that is missing",
+            declared: unresolved(2),
+            seen: Some(seen("a", 1, Phase::Attached, Some(1))),
+            conditions: "Ready=False/SecretNotFound Accepted=True/Accepted ResolvedRefs=False/SecretNotFound \
+                         Attached=True/ServingPreviousGeneration Reconciling=True/ProgressingWithRetry",
+            ready: "SecretNotFound happened; attached as soon as it is there",
+        },
+        Row {
+            name: "its file does not parse, the last good is attached",
+            declared: refused(1, Reason::ParseError, true),
+            seen: Some(seen("a", 1, Phase::Attached, Some(1))),
+            conditions: "Ready=False/ParseError Accepted=False/ParseError ResolvedRefs=True/ResolvedRefs \
+                         Attached=True/ServingPreviousGeneration Stalled=True/ParseError",
+            ready: "ParseError happened; the declaration accepted before stays in force",
+        },
+        Row {
+            name: "never valid",
+            declared: refused(1, Reason::InvalidSpec, false),
+            seen: None,
+            conditions: "Ready=False/InvalidSpec Accepted=False/InvalidSpec ResolvedRefs=Unknown/InvalidSpec \
+                         Attached=False/Detached Stalled=True/InvalidSpec",
+            ready: "InvalidSpec happened",
+        },
+        Row {
+            name: "deleted and created again: the old object's connection says nothing",
+            declared: declared("a", 1),
+            seen: Some(Observation {
+                uid: "another".into(),
+                ..seen("a", 1, Phase::Attached, Some(1))
+            }),
+            conditions: "Ready=False/Connecting Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
+                         Attached=False/Detached Reconciling=True/Progressing",
+            ready: "waiting for an attempt to connect",
+        },
+    ]
+}
+
+#[test]
+fn each_state_has_its_conditions() {
+    for row in rows() {
+        let status = server_status(&row.declared, row.seen.as_ref(), &[], None, at(1));
+        assert_eq!(line(&status), row.conditions, "{}", row.name);
+        assert_eq!(message(&status, ConditionType::Ready), row.ready, "{}", row.name);
+    }
+}
+
+#[test]
+fn what_every_status_keeps_to() {
+    for row in rows() {
+        let name = row.name;
+        let status = server_status(&row.declared, row.seen.as_ref(), &[], None, at(1));
+        let generation = Some(row.declared.meta.generation);
+        assert_eq!(status.observed_generation, generation, "{name}");
+        for told in &status.conditions {
+            assert_eq!(told.observed_generation, generation, "{name}: {}", told.type_);
+            assert!(!told.message.is_empty(), "{name}: {}", told.type_);
+        }
+        let has = |kind| condition(&status.conditions, kind).is_some();
+        for kind in [
+            ConditionType::Ready,
+            ConditionType::Accepted,
+            ConditionType::ResolvedRefs,
+            ConditionType::Attached,
+        ] {
+            assert!(has(kind), "{name}: {kind} is always told");
+        }
+        // kstatus looks at Reconciling before Stalled.
+        assert!(
+            !(has(ConditionType::Reconciling) && has(ConditionType::Stalled)),
+            "{name}"
+        );
+        let again = server_status(&row.declared, row.seen.as_ref(), &[], Some(&status), at(9));
+        assert_eq!(again, status, "{name}: a second look must write nothing");
+    }
+}
+
+#[test]
+fn every_state_follows_every_other_with_honest_transition_times() {
+    for before in rows() {
+        let first = server_status(&before.declared, before.seen.as_ref(), &[], None, at(1));
+        for after in rows() {
+            let second = server_status(&after.declared, after.seen.as_ref(), &[], Some(&first), at(2));
+            for told in &second.conditions {
+                let earlier = first.conditions.iter().find(|other| other.type_ == told.type_);
+                let flipped = earlier.is_none_or(|earlier| earlier.status != told.status);
+                let expected = if flipped { 2 } else { 1 };
+                let names = (before.name, after.name, &told.type_);
+                assert_eq!(told.last_transition_time.0, at(expected), "{names:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_status_speaks_of_the_old_generation_until_the_fleet_takes_up_the_new_one() {
+    let old = seen("a", 1, Phase::Attached, Some(1));
+    let attached = server_status(&declared("a", 1), Some(&old), &[], None, at(1));
+    let edited = server_status(&declared("a", 2), Some(&old), &[], Some(&attached), at(2));
+    assert_eq!(
+        edited, attached,
+        "no flapping for a filter that is applied in a moment"
+    );
+    let new = seen("a", 2, Phase::Attached, Some(2));
+    let applied = server_status(&declared("a", 2), Some(&new), &[], Some(&edited), at(3));
+    assert_eq!(applied.observed_generation, Some(2));
+    assert_eq!(applied.attached_generation, Some(2));
+    assert_eq!(
+        applied.conditions[0].last_transition_time.0,
+        at(1),
+        "Ready never flipped"
+    );
+}
+
+#[test]
+fn a_lost_connection_is_reconnecting_until_it_is_back() {
+    let object = declared("a", 1);
+    let status = |phase, live, before: &McpServerStatus, second| {
+        server_status(
+            &object,
+            Some(&seen("a", 1, phase, live)),
+            &[],
+            Some(before),
+            at(second),
+        )
+    };
+    let never = server_status(&object, None, &[], None, at(0));
+    let attached = status(Phase::Attached, Some(1), &never, 1);
+    let lost = status(failed(Reason::Exited, Some(60), 2), None, &attached, 2);
+    let trying = status(connecting(2, Some(Reason::Exited)), None, &lost, 3);
+    let failing = status(failed(Reason::ConnectFailed, Some(90), 3), None, &trying, 4);
+    for status in [&lost, &trying, &failing] {
+        let told = condition(&status.conditions, ConditionType::Attached).unwrap();
+        assert_eq!(
+            (told.status.as_str(), told.reason.as_str()),
+            ("False", "Reconnecting")
+        );
+        assert_eq!(told.last_transition_time.0, at(2));
+        assert_eq!((status.tools, status.attached_generation), (None, None));
+    }
+    assert_eq!(lost.next_retry_time.as_deref(), Some("1970-01-01T00:01:00Z"));
+    assert_eq!(trying.next_retry_time, None);
+    let back = status(Phase::Attached, Some(1), &failing, 5);
+    assert_eq!(back.conditions[0].last_transition_time.0, at(5));
+}
+
+#[test]
+fn names_that_conflict_are_told_and_stay_accepted() {
+    let attached = seen("a", 1, Phase::Attached, Some(1));
+    let names: Vec<_> = (1..=7).map(|n| format!("a_{n}_x9")).collect();
+    let status = server_status(&declared("a", 1), Some(&attached), &names, None, at(1));
+    assert_eq!(
+        line(&status),
+        "Ready=True/Attached Accepted=True/NameConflict ResolvedRefs=True/ResolvedRefs Attached=True/Attached"
+    );
+    let text = message(&status, ConditionType::Accepted);
+    assert!(
+        text.contains("a_1_x9, a_2_x9") && text.contains("and 2 more"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_is_live_is_told_beside_the_conditions() {
+    let mut object = declared("a", 2);
+    object.meta.revision = "3f1c".into();
+    let status = server_status(
+        &object,
+        Some(&seen("a", 2, connecting(1, None), Some(1))),
+        &[],
+        None,
+        at(1),
+    );
+    let live = listed(1);
+    assert_eq!(status.attached_generation, Some(1));
+    assert_eq!(status.server_info.as_ref(), Some(&live.server_info));
+    assert_eq!(status.protocol_version.as_deref(), Some("2025-11-25"));
+    assert_eq!(status.transport.as_deref(), Some("stdio"));
+    assert_eq!(status.tools, Some(3));
+    assert_eq!(status.catalog_digest, Some(live.catalog_digest.to_string()));
+    assert_eq!(status.spec_digest, Some(Digest::of(b"spec").to_string()));
+    assert_eq!(status.restarts, Some(0));
+    assert_eq!(status.last_applied_revision.as_deref(), Some("3f1c"));
+}
+
+/// Every reason that an attempt can fail with is either retried or waits for a person, never both, never neither.
+#[test]
+fn a_failure_is_retried_or_stalled() {
+    for reason in [
+        Reason::ConnectFailed,
+        Reason::HandshakeFailed,
+        Reason::ListFailed,
+        Reason::Exited,
+        Reason::CrashLoop,
+        Reason::Unhealthy,
+        Reason::CommandNotFound,
+        Reason::AuthRequired,
+        Reason::CredentialsRejected,
+        Reason::Timeout,
+    ] {
+        for retry in [Some(9), None] {
+            let status = server_status(
+                &declared("a", 1),
+                Some(&seen("a", 1, failed(reason, retry, 2), None)),
+                &[],
+                None,
+                at(1),
+            );
+            let reconciling = condition(&status.conditions, ConditionType::Reconciling).is_some();
+            let stalled = condition(&status.conditions, ConditionType::Stalled).is_some();
+            assert_ne!(reconciling, stalled, "{reason} {retry:?}");
+            assert_eq!(
+                stalled,
+                reason.needs_a_person() || retry.is_none(),
+                "{reason} {retry:?}"
+            );
+            assert_eq!(status.conditions[0].reason, reason.to_string());
+        }
+    }
+}

@@ -1,0 +1,171 @@
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use serde::Serialize;
+
+use super::conditions::{Conditions, Truth, Verdict, sentence};
+use crate::resource::{ConditionType, Problem, Reason};
+use crate::source::{Fault, Origin, SourceState, Watching};
+
+/// What is true about the source now: the status of the read-only kind `Source`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceStatus {
+    /// Always 1: what a source is does not change while it is watched.
+    pub observed_generation: i64,
+    /// Ready, Stalled.
+    pub conditions: Vec<Condition>,
+    /// The git commit, `-dirty` if the tree is, else a digest; empty before the first look.
+    pub revision: String,
+    /// `Events` or `Polling`.
+    pub watching: &'static str,
+    /// What could not be read.
+    pub faults: Vec<SourceFault>,
+    /// Documents of other API groups, which were ignored.
+    pub foreign_documents: usize,
+}
+
+/// Something in the source that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SourceFault {
+    /// The file, relative to the directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// The line in it, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+    /// Why.
+    pub reason: Reason,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// The status of the source.
+pub fn source_status(state: &SourceState, previous: Option<&SourceStatus>, now: Timestamp) -> SourceStatus {
+    let mut conditions = Conditions::new(1, previous.map(|previous| previous.conditions.as_slice()), now);
+    let first = state.faults.first();
+    conditions.set(
+        ConditionType::Ready,
+        match first {
+            Some(fault) => Verdict::problem(&told(fault), &others(state.faults.len())),
+            None if !state.synced => Verdict::new(
+                Truth::Unknown,
+                Reason::Progressing,
+                "the first look is not done yet",
+            ),
+            None => Verdict::yes(Reason::Available, format!("read at revision {}", state.revision)),
+        },
+    );
+    if let Some(fault) = state
+        .faults
+        .iter()
+        .find(|fault| fault.problem.reason.needs_a_person())
+    {
+        conditions.set(
+            ConditionType::Stalled,
+            Verdict::yes(fault.problem.reason, sentence(&told(fault), "")),
+        );
+    }
+    SourceStatus {
+        observed_generation: 1,
+        conditions: conditions.finish(),
+        revision: state.revision.to_string(),
+        watching: match state.watching {
+            Watching::Events => "Events",
+            Watching::Polling => "Polling",
+        },
+        faults: state.faults.iter().map(SourceFault::of).collect(),
+        foreign_documents: state.foreign,
+    }
+}
+
+impl SourceFault {
+    fn of(fault: &Fault) -> Self {
+        let (file, line) = match &fault.origin {
+            Some(Origin::File { path, line }) => (Some(path.display().to_string()), Some(*line)),
+            Some(Origin::Cluster { .. }) | None => (None, None),
+        };
+        Self {
+            file,
+            line,
+            reason: fault.problem.reason,
+            message: fault.problem.message.clone(),
+        }
+    }
+}
+
+/// The problem of a fault, with the place in front.
+pub(super) fn told(fault: &Fault) -> Problem {
+    let Problem { reason, message } = fault.problem.clone();
+    match &fault.origin {
+        Some(origin) if !message.starts_with(&origin.to_string()) => {
+            Problem::new(reason, format!("{origin}: {message}"))
+        }
+        _ => Problem::new(reason, message),
+    }
+}
+
+fn others(faults: usize) -> String {
+    match faults {
+        0 | 1 => String::new(),
+        2 => "one more fault is in status.faults".to_owned(),
+        more => format!("{} more faults are in status.faults", more - 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::report::conditions::condition;
+    use crate::report::testing::at;
+
+    fn fault(line: u32) -> Fault {
+        Fault {
+            origin: Some(Origin::File {
+                path: Arc::new(PathBuf::from("a.yaml")),
+                line,
+            }),
+            problem: Problem::new(Reason::ParseError, "expected a map"),
+        }
+    }
+
+    fn state(synced: bool, faults: Vec<Fault>) -> SourceState {
+        SourceState {
+            synced,
+            revision: "r1".into(),
+            faults,
+            ..SourceState::default()
+        }
+    }
+
+    #[test]
+    fn a_source_is_ready_when_everything_in_it_was_read() {
+        for (state, ready, stalled) in [
+            (
+                state(false, vec![]),
+                "Unknown/Progressing the first look is not done yet",
+                false,
+            ),
+            (state(true, vec![]), "True/Available read at revision r1", false),
+            (
+                state(true, vec![fault(3)]),
+                "False/ParseError a.yaml:3: expected a map",
+                true,
+            ),
+            (
+                state(true, vec![fault(3), fault(4), fault(5)]),
+                "False/ParseError a.yaml:3: expected a map; 2 more faults are in status.faults",
+                true,
+            ),
+        ] {
+            let status = source_status(&state, None, at(1));
+            let told = condition(&status.conditions, ConditionType::Ready).unwrap();
+            assert_eq!(format!("{}/{} {}", told.status, told.reason, told.message), ready);
+            let is_stalled = condition(&status.conditions, ConditionType::Stalled).is_some();
+            assert_eq!(is_stalled, stalled, "{ready}");
+            assert_eq!(source_status(&state, Some(&status), at(2)), status);
+        }
+    }
+}

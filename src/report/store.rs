@@ -1,0 +1,142 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use serde_json::{Value, json};
+
+use super::conditions::condition;
+use super::object::{Kind, Object, manifest};
+use super::{Readiness, SourceStatus};
+use crate::resource::{
+    ConditionType, Digest, McpServerSpec, McpServerStatus, ObjectKey, SkillSpec, SkillStatus,
+};
+
+/// Everything that the status API tells, at one instant: immutable, and cheap to clone and to change.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The servers.
+    pub servers: OrdMap<ObjectKey, Arc<Object<McpServerSpec, McpServerStatus>>>,
+    /// The skills.
+    pub skills: OrdMap<ObjectKey, Arc<Object<SkillSpec, SkillStatus>>>,
+    /// The directory itself.
+    pub source: Arc<Source>,
+    /// Whether the process may be sent work.
+    pub readiness: Readiness,
+    /// That of the newest change.
+    pub resource_version: u64,
+}
+
+/// The one object of the kind `Source`.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The directory as given on the command line, absolute.
+    pub directory: PathBuf,
+    /// When it was first looked at.
+    pub created: Timestamp,
+    /// What is true about it.
+    pub status: SourceStatus,
+    /// That of its newest change.
+    pub resource_version: u64,
+}
+
+impl Snapshot {
+    /// Nothing yet, of a directory. Resource versions begin at the time of the start in milliseconds, so
+    /// that those of an earlier run are all older.
+    pub(super) fn new(directory: &Path, now: Timestamp) -> Self {
+        let resource_version = u64::try_from(now.as_millisecond()).unwrap_or(1);
+        Self {
+            servers: OrdMap::new(),
+            skills: OrdMap::new(),
+            source: Arc::new(Source {
+                directory: directory.to_owned(),
+                created: now,
+                status: SourceStatus::default(),
+                resource_version,
+            }),
+            readiness: Readiness::default(),
+            resource_version,
+        }
+    }
+
+    /// The resource version of the next change.
+    pub(super) fn next_version(&mut self) -> u64 {
+        self.resource_version += 1;
+        self.resource_version
+    }
+
+    /// One object; a kind without namespaces is asked for with an empty one.
+    pub fn get(&self, kind: Kind, key: &ObjectKey) -> Option<Value> {
+        match kind {
+            Kind::McpServer => self.servers.get(key).map(|object| object.manifest()),
+            Kind::Skill => self.skills.get(key).map(|object| object.manifest()),
+            Kind::Source => (*key == ObjectKey::new("", Source::NAME)).then(|| self.source.manifest()),
+        }
+    }
+
+    /// The objects of a kind in the order of their keys, of one namespace or of all.
+    pub fn list(&self, kind: Kind, namespace: Option<&str>) -> Vec<Value> {
+        let within = |key: &ObjectKey| namespace.is_none_or(|namespace| *key.namespace == *namespace);
+        match kind {
+            Kind::McpServer => {
+                let objects = self.servers.iter().filter(|(key, _)| within(key));
+                objects.map(|(_, object)| object.manifest()).collect()
+            }
+            Kind::Skill => {
+                let objects = self.skills.iter().filter(|(key, _)| within(key));
+                objects.map(|(_, object)| object.manifest()).collect()
+            }
+            Kind::Source => vec![self.source.manifest()],
+        }
+    }
+
+    /// Why the process may not be sent work yet, a line for each reason; empty if it may.
+    pub fn unready(&self) -> Vec<String> {
+        if self.readiness.ready() {
+            return Vec::new();
+        }
+        let ready = |conditions| {
+            condition(conditions, ConditionType::Ready)
+                .map(|told| format!("{}: {}", told.reason, told.message))
+                .unwrap_or_default()
+        };
+        let source = (!self.readiness.synced()).then(|| {
+            format!(
+                "Source/{}: {}",
+                Source::NAME,
+                ready(&self.source.status.conditions)
+            )
+        });
+        let servers = self.readiness.pending().filter_map(|key| {
+            let object = self.servers.get(key)?;
+            Some(format!("McpServer/{key}: {}", ready(&object.status.conditions)))
+        });
+        source.into_iter().chain(servers).collect()
+    }
+}
+
+impl Source {
+    /// Its name.
+    pub const NAME: &str = "directory";
+
+    /// The object as the Kubernetes API gives it.
+    pub fn manifest(&self) -> Value {
+        let metadata = ObjectMeta {
+            name: Some(Self::NAME.into()),
+            uid: Some(self.uid()),
+            generation: Some(1),
+            resource_version: Some(self.resource_version.to_string()),
+            creation_timestamp: Some(Time(self.created)),
+            ..ObjectMeta::default()
+        };
+        let spec = json!({ "directory": self.directory });
+        manifest(Kind::Source, &metadata, Some(spec), &self.status)
+    }
+
+    /// The same for a directory in every run: made from its path.
+    fn uid(&self) -> String {
+        let digest = Digest::of(self.directory.as_os_str().as_encoded_bytes());
+        uuid::Uuid::try_parse(&digest.short(32)).map_or_else(|_| digest.short(32), |uid| uid.to_string())
+    }
+}

@@ -1,0 +1,84 @@
+//! Objects and observations for the tests of this room and of `admin/`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::fleet::{Listed, Observation, Phase};
+use crate::resource::{
+    Digest, DigestKey, Endpoint, McpServerSpec, ObjectKey, ServerInfo, StdioEndpoint, Transport,
+};
+use crate::source::{Declared, Meta, Origin};
+
+pub fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+pub fn key(name: &str) -> ObjectKey {
+    ObjectKey::new("default", name)
+}
+
+pub fn server_spec(spec: Value) -> McpServerSpec {
+    serde_json::from_value(spec).unwrap()
+}
+
+pub fn meta(name: &str, generation: i64) -> Meta {
+    Meta {
+        key: key(name),
+        uid: format!("uid-{name}").into(),
+        generation,
+        created: at(0),
+        labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
+        origin: Origin::File {
+            path: Arc::new(PathBuf::from(format!("{name}.yaml"))),
+            line: 1,
+        },
+        revision: "r1".into(),
+    }
+}
+
+/// A good stdio server.
+pub fn declared(name: &str, generation: i64) -> Declared<McpServerSpec> {
+    let transport = Transport::Stdio(StdioEndpoint {
+        command: "c".into(),
+        args: Vec::new(),
+        cwd: None,
+        env: Vec::new(),
+    });
+    Declared {
+        meta: meta(name, generation),
+        spec: Some(server_spec(json!({ "stdio": { "command": "c" } }))),
+        spec_digest: Some(Digest::of(b"spec")),
+        refused: None,
+        endpoint: Some(Ok(Arc::new(Endpoint::new(transport, &DigestKey::new(b"k"))))),
+    }
+}
+
+pub fn listed(generation: i64) -> Listed {
+    Listed {
+        generation,
+        server_info: ServerInfo {
+            name: "test".into(),
+            version: "1".into(),
+        },
+        protocol_version: "2025-11-25".into(),
+        tools: 3,
+        catalog_digest: Digest::of(b"tools"),
+    }
+}
+
+/// What the fleet says of `name`: the generation it works on, and the one that is live.
+pub fn seen(name: &str, generation: i64, phase: Phase, live: Option<i64>) -> Observation {
+    Observation {
+        key: key(name),
+        uid: format!("uid-{name}").into(),
+        generation,
+        phase,
+        listed: live.map(|generation| Arc::new(listed(generation))),
+        restarts: 0,
+    }
+}
