@@ -7,6 +7,7 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may block"))]
 
+pub mod admin;
 pub mod catalog;
 pub mod fleet;
 pub mod plan;

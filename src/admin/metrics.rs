@@ -1,0 +1,129 @@
+use std::collections::BTreeMap;
+use std::fmt;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+
+use super::App;
+use crate::report::{Snapshot, condition};
+use crate::resource::ConditionType;
+
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+pub(super) fn routes() -> Router<App> {
+    Router::new().route("/metrics", get(metrics))
+}
+
+async fn metrics(State(app): State<App>) -> Response {
+    let mut body = String::new();
+    match text::encode(&mut body, &app.metrics) {
+        Ok(()) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], body).into_response(),
+        Err(fmt::Error) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+/// Registers what the store tells: the build, servers and skills by condition, faults of the source.
+/// `docs/metrics.md` lists every name.
+pub fn register(registry: &mut Registry, store: watch::Receiver<Snapshot>) {
+    registry.register_collector(Box::new(Stored(store)));
+}
+
+/// Registers a gauge that is read when it is asked for.
+pub fn register_gauge(
+    registry: &mut Registry,
+    name: &'static str,
+    help: &'static str,
+    value: impl Fn() -> u64 + Send + Sync + 'static,
+) {
+    registry.register_collector(Box::new(Read {
+        name,
+        help,
+        value: Box::new(value),
+    }));
+}
+
+/// Counted when it is asked for, so that it cannot drift from the store.
+#[derive(Debug)]
+struct Stored(watch::Receiver<Snapshot>);
+
+impl Collector for Stored {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let store = self.0.borrow().clone();
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        let mut build = encoder.encode_descriptor(
+            "build_info",
+            "The version that runs, always 1",
+            None,
+            MetricType::Gauge,
+        )?;
+        ConstGauge::new(1).encode(build.encode_family(&version)?)?;
+        by_ready(
+            &mut encoder,
+            "servers",
+            "Declared servers by their Ready condition",
+            store.servers.values().map(|object| &*object.status.conditions),
+        )?;
+        by_ready(
+            &mut encoder,
+            "skills",
+            "Declared skills by their Ready condition",
+            store.skills.values().map(|object| &*object.status.conditions),
+        )?;
+        let faults = ConstGauge::new(i64::try_from(store.source.status.faults.len()).unwrap_or(i64::MAX));
+        faults.encode(encoder.encode_descriptor(
+            "source_faults",
+            "Places in the source that could not be read",
+            None,
+            MetricType::Gauge,
+        )?)
+    }
+}
+
+fn by_ready<'a>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    objects: impl Iterator<Item = &'a [Condition]>,
+) -> fmt::Result {
+    let mut counts: BTreeMap<(&str, &str), i64> = BTreeMap::new();
+    for told in objects.filter_map(|conditions| condition(conditions, ConditionType::Ready)) {
+        *counts.entry((&told.status, &told.reason)).or_default() += 1;
+    }
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for ((ready, reason), count) in counts {
+        let labels = [("ready", ready), ("reason", reason)];
+        ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+struct Read {
+    name: &'static str,
+    help: &'static str,
+    value: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl fmt::Debug for Read {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Read")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Collector for Read {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let gauge = ConstGauge::new(i64::try_from((self.value)()).unwrap_or(i64::MAX));
+        gauge.encode(encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?)
+    }
+}

@@ -1,0 +1,344 @@
+use std::path::Path;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::fleet::{Observation, Phase};
+use crate::report::testing::{at, declared, key, seen, server_spec};
+use crate::report::{Inputs, Reporter};
+use crate::source::{Desired, SourceState};
+
+/// A status API over real sockets, with a reporter behind it.
+struct Rig {
+    address: std::net::SocketAddr,
+    store: watch::Receiver<Snapshot>,
+    declare: watch::Sender<Arc<Desired>>,
+    observe: mpsc::UnboundedSender<Observation>,
+    stop: CancellationToken,
+    tasks: tokio::task::JoinSet<()>,
+}
+
+impl Rig {
+    async fn new() -> Self {
+        let (reporter, store) = Reporter::new(Path::new("/fleet"), at(0));
+        let (declare, desired) = watch::channel(Arc::new(Desired::default()));
+        let (observe, observations) = mpsc::unbounded_channel();
+        let (_, conflicts) = mpsc::unbounded_channel();
+        let stop = CancellationToken::new();
+        let mut registry = Registry::with_prefix("evenkeel");
+        register(&mut registry, store.clone());
+        register_gauge(&mut registry, "sessions", "Agent sessions", || 4);
+        let router = status_api(store.clone(), Arc::new(registry), Hosts::default());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(reporter.run(
+            Inputs {
+                desired,
+                observations,
+                conflicts,
+            },
+            stop.clone(),
+        ));
+        let until = stop.clone();
+        tasks.spawn(async move { serve(listener, router, until).await.unwrap() });
+        Self {
+            address,
+            store,
+            declare,
+            observe,
+            stop,
+            tasks,
+        }
+    }
+
+    async fn told(&mut self, what: impl FnMut(&Snapshot) -> bool) {
+        self.store.wait_for(what).await.unwrap();
+    }
+
+    async fn ask(&self, method: &str, path: &str, host: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head[9..12].parse().unwrap(), body.to_owned())
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        self.ask("GET", path, "localhost").await
+    }
+
+    async fn json(&self, path: &str) -> (u16, Value) {
+        let (code, body) = self.get(path).await;
+        (code, serde_json::from_str(&body).unwrap())
+    }
+
+    async fn end(mut self) {
+        self.stop.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.unwrap();
+        }
+    }
+}
+
+fn fleet() -> Arc<Desired> {
+    let mut required = declared("b", 1);
+    required.spec = Some(server_spec(serde_json::json!({
+        "stdio": { "command": "c", "env": [{ "name": "TOKEN", "value": "hunter2" }] },
+        "required": true,
+    })));
+    let mut elsewhere = declared("a", 1);
+    elsewhere.meta.key = crate::resource::ObjectKey::new("team", "a");
+    Arc::new(Desired {
+        servers: [declared("a", 1), required, elsewhere]
+            .into_iter()
+            .map(|object| (object.meta.key.clone(), Arc::new(object)))
+            .collect(),
+        source: Arc::new(SourceState {
+            synced: true,
+            revision: "r1".into(),
+            ..SourceState::default()
+        }),
+        ..Desired::default()
+    })
+}
+
+#[tokio::test]
+async fn objects_and_lists_have_the_shapes_of_kubernetes() {
+    let mut rig = Rig::new().await;
+    rig.declare.send(fleet()).unwrap();
+    rig.observe.send(seen("b", 1, Phase::Attached, Some(1))).unwrap();
+    rig.told(|store| {
+        store
+            .servers
+            .get(&key("b"))
+            .is_some_and(|object| object.status.tools == Some(3))
+    })
+    .await;
+
+    let base = "/apis/evenkeel.dev/v1alpha1";
+    let (code, list) = rig.json(&format!("{base}/mcpservers?limit=500")).await;
+    assert_eq!(code, 200);
+    assert_eq!(list["apiVersion"], "evenkeel.dev/v1alpha1");
+    assert_eq!(list["kind"], "McpServerList");
+    assert!(list["metadata"]["resourceVersion"].is_string());
+    let names: Vec<_> = list["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| &item["metadata"]["name"])
+        .collect();
+    assert_eq!(names, ["a", "b", "a"]);
+
+    let (_, list) = rig.json(&format!("{base}/namespaces/team/mcpservers")).await;
+    assert_eq!(list["items"].as_array().unwrap().len(), 1);
+    let (code, list) = rig.json(&format!("{base}/namespaces/nowhere/skills")).await;
+    assert_eq!(
+        (code, list["kind"].as_str(), &list["items"]),
+        (200, Some("SkillList"), &serde_json::json!([]))
+    );
+
+    let (code, object) = rig.json(&format!("{base}/namespaces/default/mcpservers/b")).await;
+    assert_eq!(code, 200);
+    assert_eq!(object["kind"], "McpServer");
+    assert_eq!(object["status"]["conditions"][0]["type"], "Ready");
+    assert_eq!(object["status"]["conditions"][0]["status"], "True");
+    assert_eq!(object["spec"]["stdio"]["env"][0]["value"], "<redacted>");
+    assert!(!object.to_string().contains("hunter2"));
+
+    let (code, source) = rig.json(&format!("{base}/sources/directory")).await;
+    assert_eq!(code, 200);
+    assert_eq!(source["kind"], "Source");
+    assert_eq!(source["spec"]["directory"], "/fleet");
+    assert_eq!(source["status"]["revision"], "r1");
+    assert_eq!(source["status"]["watching"], "Events");
+    assert!(source["metadata"].get("namespace").is_none());
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn what_is_not_served_is_said_in_a_status() {
+    let rig = Rig::new().await;
+    let base = "/apis/evenkeel.dev/v1alpha1";
+    for (method, path, code, reason, message) in [
+        (
+            "GET",
+            format!("{base}/namespaces/default/mcpservers/x"),
+            404,
+            "NotFound",
+            "mcpservers.evenkeel.dev \"x\" not found",
+        ),
+        (
+            "GET",
+            format!("{base}/mcpservers/x"),
+            404,
+            "NotFound",
+            "could not find",
+        ),
+        (
+            "GET",
+            format!("{base}/sources/x"),
+            404,
+            "NotFound",
+            "sources.evenkeel.dev \"x\" not found",
+        ),
+        (
+            "GET",
+            format!("{base}/namespaces/default/sources"),
+            404,
+            "NotFound",
+            "could not find",
+        ),
+        ("GET", format!("{base}/pods"), 404, "NotFound", "could not find"),
+        ("GET", "/nothing".to_owned(), 404, "NotFound", "could not find"),
+        (
+            "GET",
+            format!("{base}/mcpservers?watch=true"),
+            400,
+            "BadRequest",
+            "watch is not served",
+        ),
+        (
+            "GET",
+            format!("{base}/mcpservers?labelSelector=a%3Db"),
+            400,
+            "BadRequest",
+            "labelSelector",
+        ),
+        (
+            "POST",
+            format!("{base}/namespaces/default/mcpservers"),
+            405,
+            "MethodNotAllowed",
+            "edit the files in /fleet",
+        ),
+        (
+            "DELETE",
+            format!("{base}/namespaces/default/mcpservers/x"),
+            405,
+            "MethodNotAllowed",
+            "edit the files in /fleet",
+        ),
+    ] {
+        let (found, body) = rig.ask(method, &path, "127.0.0.1:1").await;
+        assert_eq!(found, code, "{method} {path}: {body}");
+        let status: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(status["kind"], "Status", "{path}");
+        assert_eq!(status["apiVersion"], "v1", "{path}");
+        assert_eq!(status["status"], "Failure", "{path}");
+        assert_eq!(status["reason"], reason, "{path}");
+        assert_eq!(status["code"], code, "{path}");
+        assert!(
+            status["message"].as_str().unwrap().contains(message),
+            "{path}: {status}"
+        );
+    }
+    let (code, body) = rig
+        .ask("GET", &format!("{base}/mcpservers"), "evil.example.com")
+        .await;
+    assert_eq!(code, 403, "{body}");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn readiness_is_503_with_every_reason_and_then_200_for_good() {
+    let mut rig = Rig::new().await;
+    assert_eq!(rig.get("/livez").await, (200, "ok\n".into()));
+    let (code, reasons) = rig.get("/readyz").await;
+    assert_eq!(code, 503);
+    assert!(reasons.starts_with("Source/directory: "), "{reasons}");
+
+    rig.declare.send(fleet()).unwrap();
+    rig.told(|store| !store.servers.is_empty()).await;
+    let (code, reasons) = rig.get("/readyz").await;
+    assert_eq!(
+        (code, reasons.as_str()),
+        (
+            503,
+            "McpServer/default/b: Connecting: waiting for an attempt to connect\n"
+        )
+    );
+
+    rig.observe.send(seen("b", 1, Phase::Attached, Some(1))).unwrap();
+    rig.told(|store| store.readiness.ready()).await;
+    rig.observe
+        .send(seen(
+            "b",
+            1,
+            Phase::Connecting {
+                attempt: 2,
+                last: None,
+            },
+            None,
+        ))
+        .unwrap();
+    rig.told(|store| store.servers[&key("b")].status.tools.is_none())
+        .await;
+    assert_eq!(rig.get("/readyz").await, (200, "ok\n".into()));
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn metrics_count_what_the_store_tells() {
+    let mut rig = Rig::new().await;
+    rig.declare.send(fleet()).unwrap();
+    rig.observe.send(seen("b", 1, Phase::Attached, Some(1))).unwrap();
+    rig.told(|store| store.readiness.ready()).await;
+    let (code, text) = rig.get("/metrics").await;
+    assert_eq!(code, 200);
+    for line in [
+        "# TYPE evenkeel_servers gauge",
+        "evenkeel_servers{ready=\"False\",reason=\"Connecting\"} 2",
+        "evenkeel_servers{ready=\"True\",reason=\"Attached\"} 1",
+        "evenkeel_source_faults 0",
+        "evenkeel_sessions 4",
+        concat!(
+            "evenkeel_build_info{version=\"",
+            env!("CARGO_PKG_VERSION"),
+            "\"} 1"
+        ),
+    ] {
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line} is not in\n{text}"
+        );
+    }
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn probes_serve_health_and_metrics_alone_to_anyone() {
+    let (reporter, store) = Reporter::new(Path::new("/fleet"), at(0));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let router = probes(store.clone(), Arc::new(Registry::default()));
+    let (declare, _) = watch::channel(Arc::new(Desired::default()));
+    let (observe, _) = mpsc::unbounded_channel();
+    let mut tasks = tokio::task::JoinSet::new();
+    let until = stop.clone();
+    tasks.spawn(async move { serve(listener, router, until).await.unwrap() });
+    drop(reporter);
+    let rig = Rig {
+        address,
+        store,
+        declare,
+        observe,
+        stop,
+        tasks,
+    };
+    for (path, code) in [
+        ("/livez", 200),
+        ("/readyz", 503),
+        ("/metrics", 200),
+        ("/apis/evenkeel.dev/v1alpha1/mcpservers", 404),
+    ] {
+        assert_eq!(rig.ask("GET", path, "10.1.2.3:9090").await.0, code, "{path}");
+    }
+    rig.end().await;
+}
