@@ -9,6 +9,7 @@
 
 pub mod admin;
 pub mod catalog;
+pub mod cli;
 pub mod fleet;
 pub mod plan;
 pub mod report;

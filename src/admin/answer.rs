@@ -10,34 +10,35 @@ use crate::resource::GROUP;
 #[derive(Debug)]
 pub(super) struct Refusal {
     code: StatusCode,
-    reason: &'static str,
-    message: String,
-    details: Option<StatusDetails>,
+    status: Box<Status>,
 }
 
 impl Refusal {
     fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
+        let status = Status {
+            code: Some(i32::from(code.as_u16())),
+            message: Some(message.into()),
+            reason: Some(reason.into()),
+            status: Some("Failure".into()),
+            ..Status::default()
+        };
         Self {
             code,
-            reason,
-            message: message.into(),
-            details: None,
+            status: Box::new(status),
         }
     }
 
     /// There is no such object.
     pub fn no_object(kind: Kind, name: &str) -> Self {
         let message = format!("{}.{GROUP} {name:?} not found", kind.plural());
-        let details = StatusDetails {
+        let mut refusal = Self::new(StatusCode::NOT_FOUND, "NotFound", message);
+        refusal.status.details = Some(StatusDetails {
             group: Some(GROUP.into()),
             kind: Some(kind.plural().into()),
             name: Some(name.into()),
             ..StatusDetails::default()
-        };
-        Self {
-            details: Some(details),
-            ..Self::new(StatusCode::NOT_FOUND, "NotFound", message)
-        }
+        });
+        refusal
     }
 
     /// There is no such path.
@@ -81,14 +82,6 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let status = Status {
-            code: Some(i32::from(self.code.as_u16())),
-            details: self.details,
-            message: Some(self.message),
-            reason: Some(self.reason.into()),
-            status: Some("Failure".into()),
-            ..Status::default()
-        };
-        (self.code, Json(status)).into_response()
+        (self.code, Json(self.status)).into_response()
     }
 }

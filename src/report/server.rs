@@ -3,7 +3,7 @@ use jiff::Timestamp;
 use super::conditions::{Conditions, Truth, Verdict, condition, sentence};
 use crate::fleet::{Listed, Observation, Phase};
 use crate::plan::Target;
-use crate::resource::{ConditionType, McpServerSpec, McpServerStatus, Problem, Reason, Update};
+use crate::resource::{ConditionType, McpServerSpec, McpServerStatus, Problem, Reason};
 use crate::source::Declared;
 
 #[cfg(test)]
@@ -193,18 +193,11 @@ fn ready(declared: &Declared<McpServerSpec>, work: &Work<'_>, live: Option<&List
             retry_at,
             attempt,
         } => {
-            let mut next = match retry_at {
+            let next = match retry_at {
                 Some(at) if problem.reason.needs_a_person() => format!("looking again at {}", clock(*at)),
                 Some(at) => format!("retrying at {}, attempt {attempt}", clock(*at)),
                 None => "not retried until its declaration or a secret changes".to_owned(),
             };
-            let replaces = declared
-                .spec
-                .as_ref()
-                .is_some_and(|spec| spec.update == Update::MakeBeforeBreak);
-            if live.is_some() && replaces && *attempt > 3 {
-                next.push_str("; where two cannot run side by side, update: Recreate helps");
-            }
             Verdict::problem(problem, &next)
         }
     }

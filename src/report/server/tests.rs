@@ -113,15 +113,6 @@ fn rows() -> Vec<Row> {
             ready: "ConnectFailed happened; retrying at 00:01:00 UTC, attempt 2",
         },
         Row {
-            name: "edited, and the third attempt failed",
-            declared: declared("a", 2),
-            seen: Some(seen("a", 2, failed(Reason::ConnectFailed, Some(60), 4), Some(1))),
-            conditions: "Ready=False/ConnectFailed Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
-                         Attached=True/ServingPreviousGeneration Reconciling=True/ProgressingWithRetry",
-            ready: "ConnectFailed happened; retrying at 00:01:00 UTC, attempt 4; where two cannot run side by \
-                    side, update: Recreate helps",
-        },
-        Row {
             name: "a secret was rotated: the same generation connects anew",
             declared: declared("a", 1),
             seen: Some(seen("a", 1, connecting(1, None), Some(1))),

@@ -1,0 +1,28 @@
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Where people keep their configuration: `$XDG_CONFIG_HOME`, else `~/.config`; `None` without either
+/// variable. The XDG specification has relative values ignored.
+pub(super) fn config_home(xdg_config_home: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
+    let absolute = |value: OsString| Some(PathBuf::from(value)).filter(|path| path.is_absolute());
+    let home = || Some(absolute(home?)?.join(".config"));
+    xdg_config_home.and_then(absolute).or_else(home)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn follows_xdg() {
+        for (xdg, home, expected) in [
+            (Some("/x"), Some("/h"), Some("/x")),
+            (None, Some("/h"), Some("/h/.config")),
+            (Some("relative"), Some("/h"), Some("/h/.config")),
+            (Some(""), None, None),
+        ] {
+            let found = config_home(xdg.map(OsString::from), home.map(OsString::from));
+            assert_eq!(found, expected.map(PathBuf::from), "{xdg:?} {home:?}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+use std::fs;
+use std::io::{self, Read};
+use std::net::SocketAddr;
+
+use tokio::net::TcpListener;
+
+use super::Failure;
+
+/// Listens for `what` on the address of `flag`; the error says whose port it is and what to change.
+pub(super) async fn bind(address: SocketAddr, what: &str, flag: &str) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::Failed(match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                let owner = owner(address.port()).unwrap_or_else(|| "another process".into());
+                format!(
+                    "cannot serve {what} on {address}: the port is taken by {owner}; stop it, or choose \
+                     another address with {flag}"
+                )
+            }
+            _ => format!("cannot serve {what} on {address}: {error}; choose another address with {flag}"),
+        })
+    })
+}
+
+/// Who listens on a port, from `/proc`: `evenkeel (process 4242)`, or the user where more is not told.
+fn owner(port: u16) -> Option<String> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
+    let socket = tables.iter().find_map(|table| listening(&read(table)?, port))?;
+    let link = format!("socket:[{}]", socket.inode);
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let pid = processes
+        .filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok())
+        .find(|pid| holds(*pid, &link));
+    Some(match pid {
+        Some(pid) => {
+            let name = read(&format!("/proc/{pid}/comm")).unwrap_or_default();
+            format!("{} (process {pid})", name.trim())
+        }
+        None => format!("a process of the user with id {}", socket.user),
+    })
+}
+
+fn holds(pid: u32, link: &str) -> bool {
+    // Of another user's process the folder cannot be read.
+    fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|file| fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == link))
+}
+
+fn read(path: &str) -> Option<String> {
+    let mut text = String::new();
+    fs::File::open(path).ok()?.read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+#[derive(Debug, PartialEq)]
+struct Socket {
+    user: u32,
+    inode: u64,
+}
+
+/// The socket that listens on a port, in a table of proc(5).
+fn listening(table: &str, port: u16) -> Option<Socket> {
+    const LISTEN: &str = "0A";
+    table.lines().skip(1).find_map(|line| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let (_, hex) = columns.get(1)?.rsplit_once(':')?;
+        let ours = u16::from_str_radix(hex, 16).ok()? == port && *columns.get(3)? == LISTEN;
+        ours.then_some(Socket {
+            user: columns.get(7)?.parse().ok()?,
+            inode: columns.get(9)?.parse().ok()?,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &str = "\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1E25 0100007F:8124 01 00000000:00000000 00:00000000 00000000  1000        0 11 1 0 100 0
+   1: 0100007F:1E25 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1001        0 4711 1 0 100 0
+   2: damaged
+";
+
+    #[test]
+    fn finds_the_listener_of_a_port() {
+        assert_eq!(
+            listening(TABLE, 0x1E25),
+            Some(Socket {
+                user: 1001,
+                inode: 4711
+            })
+        );
+        assert_eq!(listening(TABLE, 80), None);
+    }
+
+    #[tokio::test]
+    async fn a_port_in_use_is_named_with_its_owner_and_the_flag() {
+        let first = bind("127.0.0.1:0".parse().unwrap(), "MCP", "--listen")
+            .await
+            .unwrap();
+        let address = first.local_addr().unwrap();
+        let error = bind(address, "MCP", "--listen").await.unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("cannot serve MCP on {address}")),
+            "{error}"
+        );
+        assert!(error.contains("--listen"), "{error}");
+        if cfg!(target_os = "linux") {
+            let us = format!("(process {})", std::process::id());
+            assert!(error.contains(&us), "{error}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The commands: arguments and environment in, an exit code out.
+//!
+//! Promises that what a command prints goes to stdout and everything else to stderr, and that the exit
+//! code is 0 for done, 1 for failed and 2 for wrong usage. Never decides anything about servers.
+
+mod dirs;
+mod limits;
+mod listen;
+mod logging;
+mod output;
+mod run;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Keeps MCP servers and Agent Skills attached to running agents.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Reconcile a directory of declarations and serve its servers to agents
+    Run(run::Args),
+    /// Print the CustomResourceDefinitions of McpServer and Skill
+    Crds,
+}
+
+/// Why a command did not succeed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// Called with arguments that make no sense: exit code 2.
+    #[error("{0}")]
+    Usage(String),
+    /// Exit code 1.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Failure {
+    fn failed(error: impl ToString) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    // First of all: two crypto providers are in reach of the crates we use, and the first TLS client that
+    // had to choose between them would panic. It can only be installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come here too, with exit code 0. If they cannot be printed nobody reads.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let outcome = match cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Crds => crds(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::complain(&failure);
+            ExitCode::from(match failure {
+                Failure::Failed(_) => 1,
+                Failure::Usage(_) => 2,
+            })
+        }
+    }
+}
+
+fn crds() -> Result<(), Failure> {
+    let crds = crate::resource::crds().map_err(Failure::failed)?;
+    let documents: Vec<_> = crds.into_iter().map(|(_, text)| text).collect();
+    output::print(&documents.join("---\n")).map_err(Failure::failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_run_has_its_twin_in_the_environment() {
+        let cli = Cli::command();
+        let run = cli.find_subcommand("run").unwrap();
+        for argument in run.get_arguments().filter(|argument| argument.get_id() != "help") {
+            let name = argument
+                .get_long()
+                .unwrap_or("dir")
+                .replace('-', "_")
+                .to_uppercase();
+            let twin = argument
+                .get_env()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            assert_eq!(twin, format!("EVENKEEL_{name}"));
+        }
+    }
+}

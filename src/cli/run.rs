@@ -1,0 +1,91 @@
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::builder::BoolishValueParser;
+
+use super::Failure;
+use super::logging::{self, LogFormat};
+
+/// The arguments of `evenkeel run`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The directory of declarations [default: $XDG_CONFIG_HOME/evenkeel]
+    #[arg(env = "EVENKEEL_DIR")]
+    dir: Option<PathBuf>,
+    /// Where agents connect, at /mcp
+    #[arg(
+        long,
+        env = "EVENKEEL_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:7717"
+    )]
+    listen: SocketAddr,
+    /// Where the status API, health and metrics are
+    #[arg(
+        long,
+        env = "EVENKEEL_ADMIN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:7718"
+    )]
+    admin: SocketAddr,
+    /// Serve health and metrics, and nothing else, on this address too
+    #[arg(long, env = "EVENKEEL_PROBES", value_name = "ADDRESS")]
+    probes: Option<SocketAddr>,
+    /// Where secretKeyRef is looked up: DIR/<name>/<key> [default: $XDG_CONFIG_HOME/evenkeel-secrets]
+    #[arg(long, env = "EVENKEEL_SECRETS_DIR", value_name = "DIR")]
+    secrets_dir: Option<PathBuf>,
+    /// Answer to this host name too; may be given more than once
+    #[arg(
+        long,
+        env = "EVENKEEL_ALLOWED_HOST",
+        value_name = "HOST",
+        value_delimiter = ','
+    )]
+    allowed_host: Vec<String>,
+    /// Answer web pages of this origin; may be given more than once
+    #[arg(
+        long,
+        env = "EVENKEEL_ALLOWED_ORIGIN",
+        value_name = "ORIGIN",
+        value_delimiter = ','
+    )]
+    allowed_origin: Vec<String>,
+    /// Listen on addresses that other machines reach, though nobody has to say who they are
+    #[arg(long, env = "EVENKEEL_INSECURE", value_parser = BoolishValueParser::new())]
+    insecure: bool,
+    /// How log lines are written
+    #[arg(
+        long,
+        env = "EVENKEEL_LOG_FORMAT",
+        value_name = "FORMAT",
+        value_enum,
+        default_value = "text"
+    )]
+    log_format: LogFormat,
+    /// What is logged: error, warn, info, debug or trace, or a filter such as info,evenkeel::fleet=debug
+    #[arg(long, env = "EVENKEEL_LOG", value_name = "FILTER", default_value = "info")]
+    log: String,
+}
+
+impl Args {
+    /// Everyone who reaches an address may use it, so it must be this machine's alone unless that is meant.
+    fn check(&self) -> Result<(), Failure> {
+        for (flag, address) in [("--listen", self.listen), ("--admin", self.admin)] {
+            if !address.ip().is_loopback() && !self.insecure {
+                return Err(Failure::Usage(format!(
+                    "{flag} {address} can be reached from other machines, and nobody would have to say who \
+                     they are; listen on 127.0.0.1, or say --insecure if that is meant"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs until a signal ends it.
+pub(super) fn run(args: Args) -> Result<(), Failure> {
+    args.check()?;
+    logging::init(args.log_format, &args.log)?;
+    super::limits::raise_open_files();
+    Ok(())
+}
