@@ -22,10 +22,7 @@ impl Refusal {
             status: Some("Failure".into()),
             ..Status::default()
         };
-        Self {
-            code,
-            status: Box::new(status),
-        }
+        Self { code, status: Box::new(status) }
     }
 
     /// There is no such object.

@@ -19,14 +19,8 @@ pub(super) fn routes() -> Router<App> {
     Router::new()
         .route(&format!("{base}/{{plural}}"), get(list_all))
         .route(&format!("{base}/{{plural}}/{{name}}"), get(get_unscoped))
-        .route(
-            &format!("{base}/namespaces/{{namespace}}/{{plural}}"),
-            get(list_one_namespace),
-        )
-        .route(
-            &format!("{base}/namespaces/{{namespace}}/{{plural}}/{{name}}"),
-            get(get_namespaced),
-        )
+        .route(&format!("{base}/namespaces/{{namespace}}/{{plural}}"), get(list_one_namespace))
+        .route(&format!("{base}/namespaces/{{namespace}}/{{plural}}/{{name}}"), get(get_namespaced))
         .fallback(unknown)
         .method_not_allowed_fallback(read_only)
 }
@@ -88,13 +82,11 @@ fn kind(plural: &str, uri: &Uri) -> Result<Kind, Refusal> {
 }
 
 fn namespaced(plural: &str, uri: &Uri) -> Result<Kind, Refusal> {
-    kind(plural, uri).and_then(|kind| {
-        if kind.namespaced() {
-            Ok(kind)
-        } else {
-            Err(Refusal::no_path(uri.path()))
-        }
-    })
+    kind(plural, uri).and_then(
+        |kind| {
+            if kind.namespaced() { Ok(kind) } else { Err(Refusal::no_path(uri.path())) }
+        },
+    )
 }
 
 fn object(app: &App, kind: Kind, key: &ObjectKey) -> Answer {
@@ -106,11 +98,7 @@ fn list(app: &App, kind: Kind, namespace: Option<&str>, query: Option<&str>) -> 
     let parameters = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
     for (name, value) in parameters {
         let off = value.is_empty() || name == "watch" && matches!(&*value, "false" | "0");
-        if let Some(name) = CHOOSING
-            .iter()
-            .find(|choosing| **choosing == name)
-            .filter(|_| !off)
-        {
+        if let Some(name) = CHOOSING.iter().find(|choosing| **choosing == name).filter(|_| !off) {
             return Err(Refusal::parameter(name));
         }
     }

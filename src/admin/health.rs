@@ -6,9 +6,7 @@ use axum::routing::get;
 use super::App;
 
 pub(super) fn routes() -> Router<App> {
-    Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
+    Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready))
 }
 
 /// Answers at once: 200, or 503 and every reason on a line of its own.

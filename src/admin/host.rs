@@ -31,27 +31,14 @@ impl Hosts {
         let name = authority.host();
         let address = name.trim_start_matches('[').trim_end_matches(']');
         name.eq_ignore_ascii_case("localhost")
-            || address
-                .parse::<IpAddr>()
-                .is_ok_and(|address| address.is_loopback())
-            || self
-                .allowed
-                .iter()
-                .any(|allowed| allowed.eq_ignore_ascii_case(name))
+            || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+            || self.allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
     }
 }
 
 pub(super) async fn check(State(hosts): State<Arc<Hosts>>, request: Request, next: Next) -> Response {
-    let host = request
-        .headers()
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok())
-        .unwrap_or_default();
-    if hosts.allow(host) {
-        next.run(request).await
-    } else {
-        Refusal::host(host).into_response()
-    }
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if hosts.allow(host) { next.run(request).await } else { Refusal::host(host).into_response() }
 }
 
 #[cfg(test)]

@@ -45,11 +45,7 @@ pub fn register_gauge(
     help: &'static str,
     value: impl Fn() -> u64 + Send + Sync + 'static,
 ) {
-    registry.register_collector(Box::new(Read {
-        name,
-        help,
-        value: Box::new(value),
-    }));
+    registry.register_collector(Box::new(Read { name, help, value: Box::new(value) }));
 }
 
 /// Counted when it is asked for, so that it cannot drift from the store.
@@ -115,9 +111,7 @@ struct Read {
 
 impl fmt::Debug for Read {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Read")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("Read").field("name", &self.name).finish_non_exhaustive()
     }
 }
 

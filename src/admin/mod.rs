@@ -45,9 +45,7 @@ pub fn status_api(store: watch::Receiver<Snapshot>, metrics: Arc<Registry>, host
 
 /// Health and metrics alone, for the address of `--probes`: no host check, since a kubelet asks by address.
 pub fn probes(store: watch::Receiver<Snapshot>, metrics: Arc<Registry>) -> Router {
-    health::routes()
-        .merge(metrics::routes())
-        .with_state(App { store, metrics })
+    health::routes().merge(metrics::routes()).with_state(App { store, metrics })
 }
 
 /// Serves until it is stopped; then answers what was asked and ends.
@@ -57,7 +55,5 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
             tracing::trace!(%error, "TCP_NODELAY");
         }
     });
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }

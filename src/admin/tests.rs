@@ -35,24 +35,10 @@ impl Rig {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(reporter.run(
-            Inputs {
-                desired,
-                observations,
-                conflicts,
-            },
-            stop.clone(),
-        ));
+        tasks.spawn(reporter.run(Inputs { desired, observations, conflicts }, stop.clone()));
         let until = stop.clone();
         tasks.spawn(async move { serve(listener, router, until).await.unwrap() });
-        Self {
-            address,
-            store,
-            declare,
-            observe,
-            stop,
-            tasks,
-        }
+        Self { address, store, declare, observe, stop, tasks }
     }
 
     async fn told(&mut self, what: impl FnMut(&Snapshot) -> bool) {
@@ -99,11 +85,7 @@ fn fleet() -> Arc<Desired> {
             .into_iter()
             .map(|object| (object.meta.key.clone(), Arc::new(object)))
             .collect(),
-        source: Arc::new(SourceState {
-            synced: true,
-            revision: "r1".into(),
-            ..SourceState::default()
-        }),
+        source: Arc::new(SourceState { synced: true, revision: "r1".into(), ..SourceState::default() }),
         ..Desired::default()
     })
 }
@@ -113,13 +95,7 @@ async fn objects_and_lists_have_the_shapes_of_kubernetes() {
     let mut rig = Rig::new().await;
     rig.declare.send(fleet()).unwrap();
     rig.observe.send(seen("b", 1, Phase::Attached, Some(1))).unwrap();
-    rig.told(|store| {
-        store
-            .servers
-            .get(&key("b"))
-            .is_some_and(|object| object.status.tools == Some(3))
-    })
-    .await;
+    rig.told(|store| store.servers.get(&key("b")).is_some_and(|object| object.status.tools == Some(3))).await;
 
     let base = "/apis/evenkeel.dev/v1alpha1";
     let (code, list) = rig.json(&format!("{base}/mcpservers?limit=500")).await;
@@ -127,12 +103,8 @@ async fn objects_and_lists_have_the_shapes_of_kubernetes() {
     assert_eq!(list["apiVersion"], "evenkeel.dev/v1alpha1");
     assert_eq!(list["kind"], "McpServerList");
     assert!(list["metadata"]["resourceVersion"].is_string());
-    let names: Vec<_> = list["items"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|item| &item["metadata"]["name"])
-        .collect();
+    let names: Vec<_> =
+        list["items"].as_array().unwrap().iter().map(|item| &item["metadata"]["name"]).collect();
     assert_eq!(names, ["a", "b", "a"]);
 
     let (_, list) = rig.json(&format!("{base}/namespaces/team/mcpservers")).await;
@@ -173,43 +145,13 @@ async fn what_is_not_served_is_said_in_a_status() {
             "NotFound",
             "mcpservers.evenkeel.dev \"x\" not found",
         ),
-        (
-            "GET",
-            format!("{base}/mcpservers/x"),
-            404,
-            "NotFound",
-            "could not find",
-        ),
-        (
-            "GET",
-            format!("{base}/sources/x"),
-            404,
-            "NotFound",
-            "sources.evenkeel.dev \"x\" not found",
-        ),
-        (
-            "GET",
-            format!("{base}/namespaces/default/sources"),
-            404,
-            "NotFound",
-            "could not find",
-        ),
+        ("GET", format!("{base}/mcpservers/x"), 404, "NotFound", "could not find"),
+        ("GET", format!("{base}/sources/x"), 404, "NotFound", "sources.evenkeel.dev \"x\" not found"),
+        ("GET", format!("{base}/namespaces/default/sources"), 404, "NotFound", "could not find"),
         ("GET", format!("{base}/pods"), 404, "NotFound", "could not find"),
         ("GET", "/nothing".to_owned(), 404, "NotFound", "could not find"),
-        (
-            "GET",
-            format!("{base}/mcpservers?watch=true"),
-            400,
-            "BadRequest",
-            "watch is not served",
-        ),
-        (
-            "GET",
-            format!("{base}/mcpservers?labelSelector=a%3Db"),
-            400,
-            "BadRequest",
-            "labelSelector",
-        ),
+        ("GET", format!("{base}/mcpservers?watch=true"), 400, "BadRequest", "watch is not served"),
+        ("GET", format!("{base}/mcpservers?labelSelector=a%3Db"), 400, "BadRequest", "labelSelector"),
         (
             "POST",
             format!("{base}/namespaces/default/mcpservers"),
@@ -233,14 +175,9 @@ async fn what_is_not_served_is_said_in_a_status() {
         assert_eq!(status["status"], "Failure", "{path}");
         assert_eq!(status["reason"], reason, "{path}");
         assert_eq!(status["code"], code, "{path}");
-        assert!(
-            status["message"].as_str().unwrap().contains(message),
-            "{path}: {status}"
-        );
+        assert!(status["message"].as_str().unwrap().contains(message), "{path}: {status}");
     }
-    let (code, body) = rig
-        .ask("GET", &format!("{base}/mcpservers"), "evil.example.com")
-        .await;
+    let (code, body) = rig.ask("GET", &format!("{base}/mcpservers"), "evil.example.com").await;
     assert_eq!(code, 403, "{body}");
     rig.end().await;
 }
@@ -258,27 +195,13 @@ async fn readiness_is_503_with_every_reason_and_then_200_for_good() {
     let (code, reasons) = rig.get("/readyz").await;
     assert_eq!(
         (code, reasons.as_str()),
-        (
-            503,
-            "McpServer/default/b: Connecting: waiting for an attempt to connect\n"
-        )
+        (503, "McpServer/default/b: Connecting: waiting for an attempt to connect\n")
     );
 
     rig.observe.send(seen("b", 1, Phase::Attached, Some(1))).unwrap();
     rig.told(|store| store.readiness.ready()).await;
-    rig.observe
-        .send(seen(
-            "b",
-            1,
-            Phase::Connecting {
-                attempt: 2,
-                last: None,
-            },
-            None,
-        ))
-        .unwrap();
-    rig.told(|store| store.servers[&key("b")].status.tools.is_none())
-        .await;
+    rig.observe.send(seen("b", 1, Phase::Connecting { attempt: 2, last: None }, None)).unwrap();
+    rig.told(|store| store.servers[&key("b")].status.tools.is_none()).await;
     assert_eq!(rig.get("/readyz").await, (200, "ok\n".into()));
     rig.end().await;
 }
@@ -297,16 +220,9 @@ async fn metrics_count_what_the_store_tells() {
         "evenkeel_servers{ready=\"True\",reason=\"Attached\"} 1",
         "evenkeel_source_faults 0",
         "evenkeel_sessions 4",
-        concat!(
-            "evenkeel_build_info{version=\"",
-            env!("CARGO_PKG_VERSION"),
-            "\"} 1"
-        ),
+        concat!("evenkeel_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
     ] {
-        assert!(
-            text.lines().any(|found| found == line),
-            "{line} is not in\n{text}"
-        );
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
     rig.end().await;
 }
@@ -324,14 +240,7 @@ async fn probes_serve_health_and_metrics_alone_to_anyone() {
     let until = stop.clone();
     tasks.spawn(async move { serve(listener, router, until).await.unwrap() });
     drop(reporter);
-    let rig = Rig {
-        address,
-        store,
-        declare,
-        observe,
-        stop,
-        tasks,
-    };
+    let rig = Rig { address, store, declare, observe, stop, tasks };
     for (path, code) in [
         ("/livez", 200),
         ("/readyz", 503),

@@ -10,10 +10,7 @@ pub(super) fn raise_open_files() {
     if current.is_none_or(|current| current >= wanted) {
         return;
     }
-    let raised = Rlimit {
-        current: Some(wanted),
-        maximum,
-    };
+    let raised = Rlimit { current: Some(wanted), maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, ?current, wanted, "the limit of open files could not be raised");
     }

@@ -68,10 +68,7 @@ fn listening(table: &str, port: u16) -> Option<Socket> {
         let columns: Vec<_> = line.split_whitespace().collect();
         let (_, hex) = columns.get(1)?.rsplit_once(':')?;
         let ours = u16::from_str_radix(hex, 16).ok()? == port && *columns.get(3)? == LISTEN;
-        ours.then_some(Socket {
-            user: columns.get(7)?.parse().ok()?,
-            inode: columns.get(9)?.parse().ok()?,
-        })
+        ours.then_some(Socket { user: columns.get(7)?.parse().ok()?, inode: columns.get(9)?.parse().ok()? })
     })
 }
 
@@ -88,27 +85,16 @@ mod tests {
 
     #[test]
     fn finds_the_listener_of_a_port() {
-        assert_eq!(
-            listening(TABLE, 0x1E25),
-            Some(Socket {
-                user: 1001,
-                inode: 4711
-            })
-        );
+        assert_eq!(listening(TABLE, 0x1E25), Some(Socket { user: 1001, inode: 4711 }));
         assert_eq!(listening(TABLE, 80), None);
     }
 
     #[tokio::test]
     async fn a_port_in_use_is_named_with_its_owner_and_the_flag() {
-        let first = bind("127.0.0.1:0".parse().unwrap(), "MCP", "--listen")
-            .await
-            .unwrap();
+        let first = bind("127.0.0.1:0".parse().unwrap(), "MCP", "--listen").await.unwrap();
         let address = first.local_addr().unwrap();
         let error = bind(address, "MCP", "--listen").await.unwrap_err().to_string();
-        assert!(
-            error.contains(&format!("cannot serve MCP on {address}")),
-            "{error}"
-        );
+        assert!(error.contains(&format!("cannot serve MCP on {address}")), "{error}");
         assert!(error.contains("--listen"), "{error}");
         if cfg!(target_os = "linux") {
             let us = format!("(process {})", std::process::id());

@@ -18,14 +18,9 @@ pub(super) enum LogFormat {
 pub(super) fn init(format: LogFormat, filter: &str) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(filter)
         .map_err(|error| Failure::Usage(format!("--log {filter:?} is not a filter: {error}")))?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let installed = match format {
-        LogFormat::Text => lines
-            .with_target(false)
-            .with_ansi(io::stderr().is_terminal())
-            .try_init(),
+        LogFormat::Text => lines.with_target(false).with_ansi(io::stderr().is_terminal()).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
     installed.map_err(Failure::failed)

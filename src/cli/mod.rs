@@ -99,15 +99,8 @@ mod tests {
         let cli = Cli::command();
         let run = cli.find_subcommand("run").unwrap();
         for argument in run.get_arguments().filter(|argument| argument.get_id() != "help") {
-            let name = argument
-                .get_long()
-                .unwrap_or("dir")
-                .replace('-', "_")
-                .to_uppercase();
-            let twin = argument
-                .get_env()
-                .and_then(|name| name.to_str())
-                .unwrap_or_default();
+            let name = argument.get_long().unwrap_or("dir").replace('-', "_").to_uppercase();
+            let twin = argument.get_env().and_then(|name| name.to_str()).unwrap_or_default();
             assert_eq!(twin, format!("EVENKEEL_{name}"));
         }
     }

@@ -13,20 +13,10 @@ pub(super) struct Args {
     #[arg(env = "EVENKEEL_DIR")]
     dir: Option<PathBuf>,
     /// Where agents connect, at /mcp
-    #[arg(
-        long,
-        env = "EVENKEEL_LISTEN",
-        value_name = "ADDRESS",
-        default_value = "127.0.0.1:7717"
-    )]
+    #[arg(long, env = "EVENKEEL_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:7717")]
     listen: SocketAddr,
     /// Where the status API, health and metrics are
-    #[arg(
-        long,
-        env = "EVENKEEL_ADMIN",
-        value_name = "ADDRESS",
-        default_value = "127.0.0.1:7718"
-    )]
+    #[arg(long, env = "EVENKEEL_ADMIN", value_name = "ADDRESS", default_value = "127.0.0.1:7718")]
     admin: SocketAddr,
     /// Serve health and metrics, and nothing else, on this address too
     #[arg(long, env = "EVENKEEL_PROBES", value_name = "ADDRESS")]
@@ -35,32 +25,16 @@ pub(super) struct Args {
     #[arg(long, env = "EVENKEEL_SECRETS_DIR", value_name = "DIR")]
     secrets_dir: Option<PathBuf>,
     /// Answer to this host name too; may be given more than once
-    #[arg(
-        long,
-        env = "EVENKEEL_ALLOWED_HOST",
-        value_name = "HOST",
-        value_delimiter = ','
-    )]
+    #[arg(long, env = "EVENKEEL_ALLOWED_HOST", value_name = "HOST", value_delimiter = ',')]
     allowed_host: Vec<String>,
     /// Answer web pages of this origin; may be given more than once
-    #[arg(
-        long,
-        env = "EVENKEEL_ALLOWED_ORIGIN",
-        value_name = "ORIGIN",
-        value_delimiter = ','
-    )]
+    #[arg(long, env = "EVENKEEL_ALLOWED_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     allowed_origin: Vec<String>,
     /// Listen on addresses that other machines reach, though nobody has to say who they are
     #[arg(long, env = "EVENKEEL_INSECURE", value_parser = BoolishValueParser::new())]
     insecure: bool,
     /// How log lines are written
-    #[arg(
-        long,
-        env = "EVENKEEL_LOG_FORMAT",
-        value_name = "FORMAT",
-        value_enum,
-        default_value = "text"
-    )]
+    #[arg(long, env = "EVENKEEL_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value = "text")]
     log_format: LogFormat,
     /// What is logged: error, warn, info, debug or trace, or a filter such as info,evenkeel::fleet=debug
     #[arg(long, env = "EVENKEEL_LOG", value_name = "FILTER", default_value = "info")]

@@ -35,11 +35,7 @@ pub(super) struct Verdict {
 
 impl Verdict {
     pub fn new(truth: Truth, reason: Reason, message: impl Into<String>) -> Self {
-        Self {
-            truth,
-            reason,
-            message: message.into(),
-        }
+        Self { truth, reason, message: message.into() }
     }
 
     pub fn yes(reason: Reason, message: impl Into<String>) -> Self {
@@ -58,14 +54,8 @@ impl Verdict {
 
 /// What failed, and after a semicolon what happens next.
 pub(super) fn sentence(problem: &Problem, next: &str) -> String {
-    let what = problem
-        .message
-        .trim_end_matches(|end: char| end == '.' || end.is_whitespace());
-    if next.is_empty() {
-        what.to_owned()
-    } else {
-        format!("{what}; {next}")
-    }
+    let what = problem.message.trim_end_matches(|end: char| end == '.' || end.is_whitespace());
+    if next.is_empty() { what.to_owned() } else { format!("{what}; {next}") }
 }
 
 /// Builds the conditions of one object.
@@ -80,12 +70,7 @@ pub(super) struct Conditions<'a> {
 
 impl<'a> Conditions<'a> {
     pub fn new(generation: i64, previous: Option<&'a [Condition]>, now: Timestamp) -> Self {
-        Self {
-            previous: previous.unwrap_or_default(),
-            generation,
-            now,
-            list: Vec::new(),
-        }
+        Self { previous: previous.unwrap_or_default(), generation, now, list: Vec::new() }
     }
 
     pub fn set(&mut self, kind: ConditionType, verdict: Verdict) {

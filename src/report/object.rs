@@ -70,12 +70,7 @@ impl<T: Serialize> Object<McpServerSpec, T> {
     /// The object as the Kubernetes API gives it, without the values of env, headers and the URL's query.
     pub fn manifest(&self) -> Value {
         let spec = self.declared.spec.as_ref().map(redacted);
-        manifest(
-            Kind::McpServer,
-            &metadata(&self.declared.meta, self.resource_version),
-            spec,
-            &self.status,
-        )
+        manifest(Kind::McpServer, &metadata(&self.declared.meta, self.resource_version), spec, &self.status)
     }
 }
 
@@ -83,12 +78,7 @@ impl<T: Serialize> Object<SkillSpec, T> {
     /// The object as the Kubernetes API gives it.
     pub fn manifest(&self) -> Value {
         let spec = self.declared.spec.as_ref().map(|spec| json!(spec));
-        manifest(
-            Kind::Skill,
-            &metadata(&self.declared.meta, self.resource_version),
-            spec,
-            &self.status,
-        )
+        manifest(Kind::Skill, &metadata(&self.declared.meta, self.resource_version), spec, &self.status)
     }
 }
 
@@ -158,18 +148,12 @@ mod tests {
         annotations.insert(LAST_APPLIED.into(), "{\"value\":\"hunter2\"}".into());
         let object = Object {
             declared: Arc::new(server),
-            status: McpServerStatus {
-                observed_generation: Some(2),
-                ..McpServerStatus::default()
-            },
+            status: McpServerStatus { observed_generation: Some(2), ..McpServerStatus::default() },
             resource_version: 7,
         };
         let manifest = object.manifest();
         assert!(!manifest.to_string().contains("hunter2"), "{manifest}");
-        assert_eq!(
-            manifest["spec"]["http"]["url"],
-            "https://example.com/mcp?<redacted>"
-        );
+        assert_eq!(manifest["spec"]["http"]["url"], "https://example.com/mcp?<redacted>");
         assert_eq!(
             manifest["metadata"],
             json!({

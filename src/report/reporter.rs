@@ -89,19 +89,17 @@ impl Reporter {
         let before = std::mem::replace(&mut self.desired, desired.clone());
         for change in before.servers.diff(&desired.servers) {
             match change {
-                DiffItem::Add(_, declared)
-                | DiffItem::Update {
-                    new: (_, declared), ..
-                } => self.server(declared, now),
+                DiffItem::Add(_, declared) | DiffItem::Update { new: (_, declared), .. } => {
+                    self.server(declared, now)
+                }
                 DiffItem::Remove(key, _) => self.server_removed(key),
             }
         }
         for change in before.skills.diff(&desired.skills) {
             match change {
-                DiffItem::Add(_, declared)
-                | DiffItem::Update {
-                    new: (_, declared), ..
-                } => self.skill(declared, now),
+                DiffItem::Add(_, declared) | DiffItem::Update { new: (_, declared), .. } => {
+                    self.skill(declared, now)
+                }
                 DiffItem::Remove(key, _) => self.skill_removed(key),
             }
         }
@@ -146,9 +144,7 @@ impl Reporter {
         let seen = self.seen.get(key);
         let before = self.store.servers.get(key).cloned();
         // A status of another object of the same name says nothing about this one.
-        let known = before
-            .as_ref()
-            .filter(|before| before.declared.meta.uid == declared.meta.uid);
+        let known = before.as_ref().filter(|before| before.declared.meta.uid == declared.meta.uid);
         let status = server_status(
             declared,
             seen,
@@ -157,13 +153,8 @@ impl Reporter {
             now,
         );
 
-        let required = declared
-            .spec
-            .as_ref()
-            .is_some_and(|spec| spec.required && !spec.suspend);
-        self.store
-            .readiness
-            .server(key, required, status.attached_generation.is_some());
+        let required = declared.spec.as_ref().is_some_and(|spec| spec.required && !spec.suspend);
+        self.store.readiness.server(key, required, status.attached_generation.is_some());
 
         if known.is_some_and(|before| Arc::ptr_eq(&before.declared, declared) && before.status == status) {
             return;
@@ -175,11 +166,7 @@ impl Reporter {
             &status.conditions,
         );
         let resource_version = self.store.next_version();
-        let object = Object {
-            declared: declared.clone(),
-            status,
-            resource_version,
-        };
+        let object = Object { declared: declared.clone(), status, resource_version };
         self.store.servers.insert(key.clone(), Arc::new(object));
     }
 
@@ -188,11 +175,7 @@ impl Reporter {
         self.store.next_version();
         self.store.readiness.removed(key);
         self.conflicts.remove(key);
-        if self
-            .seen
-            .get(key)
-            .is_some_and(|seen| matches!(seen.phase, Phase::Detached(_)))
-        {
+        if self.seen.get(key).is_some_and(|seen| matches!(seen.phase, Phase::Detached(_))) {
             self.seen.remove(key);
         }
         log_removed(Kind::McpServer, key);
@@ -201,9 +184,7 @@ impl Reporter {
     fn skill(&mut self, declared: &Arc<Declared<SkillSpec>>, now: Timestamp) {
         let key = &declared.meta.key;
         let before = self.store.skills.get(key).cloned();
-        let known = before
-            .as_ref()
-            .filter(|before| before.declared.meta.uid == declared.meta.uid);
+        let known = before.as_ref().filter(|before| before.declared.meta.uid == declared.meta.uid);
         let status = skill_status(declared, known.map(|before| &before.status), now);
         log(
             Kind::Skill,
@@ -212,11 +193,7 @@ impl Reporter {
             &status.conditions,
         );
         let resource_version = self.store.next_version();
-        let object = Object {
-            declared: declared.clone(),
-            status,
-            resource_version,
-        };
+        let object = Object { declared: declared.clone(), status, resource_version };
         self.store.skills.insert(key.clone(), Arc::new(object));
     }
 
@@ -239,15 +216,9 @@ impl Reporter {
         if state.faults.is_empty() && !before.faults.is_empty() {
             tracing::info!(resource = %source_name(), reason = %Reason::Available, "every file was read");
         }
-        let source = Source {
-            status,
-            ..Source::clone(known)
-        };
+        let source = Source { status, ..Source::clone(known) };
         let resource_version = self.store.next_version();
-        self.store.source = Arc::new(Source {
-            resource_version,
-            ..source
-        });
+        self.store.source = Arc::new(Source { resource_version, ..source });
     }
 
     fn publish(&self) {
@@ -287,26 +258,21 @@ fn log(kind: Kind, key: &ObjectKey, before: &[Condition], after: &[Condition]) {
 }
 
 fn news<'a>(before: &[Condition], after: &'a [Condition]) -> Option<&'a Condition> {
-    [
-        ConditionType::Ready,
-        ConditionType::Accepted,
-        ConditionType::ResolvedRefs,
-        ConditionType::Attached,
-    ]
-    .into_iter()
-    .filter_map(|kind| Some((kind, condition(after, kind)?)))
-    .find(|(kind, told)| match condition(before, *kind) {
-        None => true,
-        Some(earlier) => {
-            (&earlier.status, &earlier.reason) != (&told.status, &told.reason)
+    [ConditionType::Ready, ConditionType::Accepted, ConditionType::ResolvedRefs, ConditionType::Attached]
+        .into_iter()
+        .filter_map(|kind| Some((kind, condition(after, kind)?)))
+        .find(|(kind, told)| match condition(before, *kind) {
+            None => true,
+            Some(earlier) => {
+                (&earlier.status, &earlier.reason) != (&told.status, &told.reason)
                 // Of a server that is ready: another generation, or other tools.
                 || *kind == ConditionType::Ready
                     && told.status == "True"
                     && (earlier.observed_generation, &earlier.message)
                         != (told.observed_generation, &told.message)
-        }
-    })
-    .map(|(_, told)| told)
+            }
+        })
+        .map(|(_, told)| told)
 }
 
 /// True if a person should know: not what was asked for, nor work that has only begun.

@@ -34,15 +34,11 @@ pub fn server_status(
         return previous.clone();
     }
     let work = Work::of(declared, seen);
-    let live = seen
-        .filter(|seen| !matches!(seen.phase, Phase::Draining(_)))
-        .and_then(|seen| seen.listed.as_deref());
+    let live =
+        seen.filter(|seen| !matches!(seen.phase, Phase::Draining(_))).and_then(|seen| seen.listed.as_deref());
 
-    let mut conditions = Conditions::new(
-        meta.generation,
-        previous.map(|previous| previous.conditions.as_slice()),
-        now,
-    );
+    let mut conditions =
+        Conditions::new(meta.generation, previous.map(|previous| previous.conditions.as_slice()), now);
     conditions.set(ConditionType::Ready, ready(declared, &work, live));
     conditions.set(ConditionType::Accepted, accepted(declared, conflicts));
     conditions.set(ConditionType::ResolvedRefs, resolved_refs(declared));
@@ -66,9 +62,7 @@ pub fn server_status(
         resources: None,
         catalog_digest: live.map(|live| live.catalog_digest.to_string()),
         spec_digest: declared.spec_digest.map(|digest| digest.to_string()),
-        next_retry_time: seen
-            .and_then(retry_at)
-            .map(|at| at.strftime("%FT%TZ").to_string()),
+        next_retry_time: seen.and_then(retry_at).map(|at| at.strftime("%FT%TZ").to_string()),
         restarts: seen.map(|seen| seen.restarts),
         last_handled_reconcile_at: None,
         last_applied_revision: Some(meta.revision.to_string()),
@@ -129,23 +123,13 @@ impl<'a> Work<'a> {
             // A secret deleted under a connection keeps the connection, and its state is what counts.
             (None, Some(Err(problem))) => Self::Unresolved(problem),
             (None | Some(Phase::Draining(_) | Phase::Detached(_)), _) => Self::Unseen,
-            (Some(Phase::Connecting { attempt, last }), _) => Self::Connecting {
-                attempt: *attempt,
-                last: last.as_ref(),
-            },
+            (Some(Phase::Connecting { attempt, last }), _) => {
+                Self::Connecting { attempt: *attempt, last: last.as_ref() }
+            }
             (Some(Phase::Attached), _) => Self::Attached,
-            (
-                Some(Phase::Failed {
-                    problem,
-                    retry_at,
-                    attempt,
-                }),
-                _,
-            ) => Self::Failed {
-                problem,
-                retry_at: *retry_at,
-                attempt: *attempt,
-            },
+            (Some(Phase::Failed { problem, retry_at, attempt }), _) => {
+                Self::Failed { problem, retry_at: *retry_at, attempt: *attempt }
+            }
         }
     }
 
@@ -153,9 +137,7 @@ impl<'a> Work<'a> {
     fn is_stalled(&self) -> bool {
         match self {
             Self::Refused(_) => true,
-            Self::Failed {
-                problem, retry_at, ..
-            } => problem.reason.needs_a_person() || retry_at.is_none(),
+            Self::Failed { problem, retry_at, .. } => problem.reason.needs_a_person() || retry_at.is_none(),
             _ => false,
         }
     }
@@ -164,10 +146,9 @@ impl<'a> Work<'a> {
 fn ready(declared: &Declared<McpServerSpec>, work: &Work<'_>, live: Option<&Listed>) -> Verdict {
     match work {
         Work::Refused(problem) => Verdict::problem(problem, kept(declared)),
-        Work::Draining(reason) => Verdict::no(
-            Reason::Draining,
-            format!("{}; calls in flight are finishing", withdrawn(*reason)),
-        ),
+        Work::Draining(reason) => {
+            Verdict::no(Reason::Draining, format!("{}; calls in flight are finishing", withdrawn(*reason)))
+        }
         Work::Suspended => Verdict::no(Reason::Suspended, "suspended by spec.suspend"),
         Work::Unresolved(problem) => Verdict::problem(problem, "attached as soon as it is there"),
         Work::Unseen => Verdict::no(Reason::Connecting, "waiting for an attempt to connect"),
@@ -175,24 +156,16 @@ fn ready(declared: &Declared<McpServerSpec>, work: &Work<'_>, live: Option<&List
             Verdict::no(Reason::Connecting, format!("connecting, attempt {attempt}"))
         }
         // The reason stays from one attempt to the next, so that a server that keeps failing says why.
-        Work::Connecting {
-            attempt,
-            last: Some(problem),
-        } => Verdict::problem(problem, &format!("attempt {attempt} is under way")),
+        Work::Connecting { attempt, last: Some(problem) } => {
+            Verdict::problem(problem, &format!("attempt {attempt} is under way"))
+        }
         Work::Attached => {
             let transport = declared.spec.as_ref().map_or("", McpServerSpec::transport);
             let tools = live.map_or(0, |live| live.tools);
             let noun = if tools == 1 { "tool" } else { "tools" };
-            Verdict::yes(
-                Reason::Attached,
-                format!("attached over {transport}, {tools} {noun}"),
-            )
+            Verdict::yes(Reason::Attached, format!("attached over {transport}, {tools} {noun}"))
         }
-        Work::Failed {
-            problem,
-            retry_at,
-            attempt,
-        } => {
+        Work::Failed { problem, retry_at, attempt } => {
             let next = match retry_at {
                 Some(at) if problem.reason.needs_a_person() => format!("looking again at {}", clock(*at)),
                 Some(at) => format!("retrying at {}, attempt {attempt}", clock(*at)),
@@ -229,9 +202,7 @@ fn resolved_refs(declared: &Declared<McpServerSpec>) -> Verdict {
         (Some(Err(problem)), _) => Verdict::problem(problem, ""),
         (None, refused) => Verdict::new(
             Truth::Unknown,
-            refused
-                .as_ref()
-                .map_or(Reason::Progressing, |problem| problem.reason),
+            refused.as_ref().map_or(Reason::Progressing, |problem| problem.reason),
             "not looked up: there is no valid declaration",
         ),
     }
@@ -268,10 +239,7 @@ fn attached(
         Work::Draining(reason) => Verdict::no(Reason::Detached, withdrawn(*reason)),
         Work::Suspended => Verdict::no(Reason::Detached, "detached: suspended by spec.suspend"),
         Work::Connecting { .. } | Work::Failed { .. } | Work::Refused(_) if was_attached(previous) => {
-            Verdict::no(
-                Reason::Reconnecting,
-                "the connection is gone; a new one is being made",
-            )
+            Verdict::no(Reason::Reconnecting, "the connection is gone; a new one is being made")
         }
         _ => Verdict::no(Reason::Detached, "nothing is attached"),
     }
@@ -290,30 +258,15 @@ fn reconciling(work: &Work<'_>) -> Option<Verdict> {
     }
     let (reason, message) = match work {
         Work::Draining(_) => (Reason::Progressing, "calls in flight are finishing".to_owned()),
-        Work::Unseen => (
-            Reason::Progressing,
-            "waiting for an attempt to connect".to_owned(),
-        ),
-        Work::Unresolved(_) => (
-            Reason::ProgressingWithRetry,
-            "waiting for what it refers to".to_owned(),
-        ),
+        Work::Unseen => (Reason::Progressing, "waiting for an attempt to connect".to_owned()),
+        Work::Unresolved(_) => (Reason::ProgressingWithRetry, "waiting for what it refers to".to_owned()),
         Work::Connecting { attempt, last } => {
-            let reason = if last.is_some() {
-                Reason::ProgressingWithRetry
-            } else {
-                Reason::Progressing
-            };
+            let reason = if last.is_some() { Reason::ProgressingWithRetry } else { Reason::Progressing };
             (reason, format!("attempt {attempt} is under way"))
         }
-        Work::Failed {
-            retry_at, attempt, ..
-        } => {
+        Work::Failed { retry_at, attempt, .. } => {
             let at = retry_at.map(clock).unwrap_or_default();
-            (
-                Reason::ProgressingWithRetry,
-                format!("attempt {attempt} follows at {at}"),
-            )
+            (Reason::ProgressingWithRetry, format!("attempt {attempt} follows at {at}"))
         }
         Work::Refused(_) | Work::Suspended | Work::Attached => return None,
     };
@@ -333,11 +286,7 @@ fn stalled(declared: &Declared<McpServerSpec>, work: &Work<'_>) -> Option<Verdic
 
 /// What a refused declaration means for the one before it.
 fn kept(declared: &Declared<McpServerSpec>) -> &'static str {
-    if declared.spec.is_some() {
-        "the declaration accepted before stays in force"
-    } else {
-        ""
-    }
+    if declared.spec.is_some() { "the declaration accepted before stays in force" } else { "" }
 }
 
 fn withdrawn(reason: Reason) -> &'static str {

@@ -11,11 +11,8 @@ pub fn skill_status(
     now: Timestamp,
 ) -> SkillStatus {
     let meta = &declared.meta;
-    let mut conditions = Conditions::new(
-        meta.generation,
-        previous.map(|previous| previous.conditions.as_slice()),
-        now,
-    );
+    let mut conditions =
+        Conditions::new(meta.generation, previous.map(|previous| previous.conditions.as_slice()), now);
     let spec = declared.spec.as_ref();
     let refused = declared.refused.as_ref();
     let not_offered = || {
@@ -50,10 +47,7 @@ pub fn skill_status(
         },
     );
     if let Some(problem) = refused {
-        conditions.set(
-            ConditionType::Stalled,
-            Verdict::yes(problem.reason, sentence(problem, "")),
-        );
+        conditions.set(ConditionType::Stalled, Verdict::yes(problem.reason, sentence(problem, "")));
     }
     SkillStatus {
         observed_generation: Some(meta.generation),

@@ -47,23 +47,15 @@ pub fn source_status(state: &SourceState, previous: Option<&SourceStatus>, now: 
         ConditionType::Ready,
         match first {
             Some(fault) => Verdict::problem(&told(fault), &others(state.faults.len())),
-            None if !state.synced => Verdict::new(
-                Truth::Unknown,
-                Reason::Progressing,
-                "the first look is not done yet",
-            ),
+            None if !state.synced => {
+                Verdict::new(Truth::Unknown, Reason::Progressing, "the first look is not done yet")
+            }
             None => Verdict::yes(Reason::Available, format!("read at revision {}", state.revision)),
         },
     );
-    if let Some(fault) = state
-        .faults
-        .iter()
-        .find(|fault| fault.problem.reason.needs_a_person())
-    {
-        conditions.set(
-            ConditionType::Stalled,
-            Verdict::yes(fault.problem.reason, sentence(&told(fault), "")),
-        );
+    if let Some(fault) = state.faults.iter().find(|fault| fault.problem.reason.needs_a_person()) {
+        conditions
+            .set(ConditionType::Stalled, Verdict::yes(fault.problem.reason, sentence(&told(fault), "")));
     }
     SourceStatus {
         observed_generation: 1,
@@ -84,12 +76,7 @@ impl SourceFault {
             Some(Origin::File { path, line }) => (Some(path.display().to_string()), Some(*line)),
             Some(Origin::Cluster { .. }) | None => (None, None),
         };
-        Self {
-            file,
-            line,
-            reason: fault.problem.reason,
-            message: fault.problem.message.clone(),
-        }
+        Self { file, line, reason: fault.problem.reason, message: fault.problem.message.clone() }
     }
 }
 
@@ -123,37 +110,21 @@ mod tests {
 
     fn fault(line: u32) -> Fault {
         Fault {
-            origin: Some(Origin::File {
-                path: Arc::new(PathBuf::from("a.yaml")),
-                line,
-            }),
+            origin: Some(Origin::File { path: Arc::new(PathBuf::from("a.yaml")), line }),
             problem: Problem::new(Reason::ParseError, "expected a map"),
         }
     }
 
     fn state(synced: bool, faults: Vec<Fault>) -> SourceState {
-        SourceState {
-            synced,
-            revision: "r1".into(),
-            faults,
-            ..SourceState::default()
-        }
+        SourceState { synced, revision: "r1".into(), faults, ..SourceState::default() }
     }
 
     #[test]
     fn a_source_is_ready_when_everything_in_it_was_read() {
         for (state, ready, stalled) in [
-            (
-                state(false, vec![]),
-                "Unknown/Progressing the first look is not done yet",
-                false,
-            ),
+            (state(false, vec![]), "Unknown/Progressing the first look is not done yet", false),
             (state(true, vec![]), "True/Available read at revision r1", false),
-            (
-                state(true, vec![fault(3)]),
-                "False/ParseError a.yaml:3: expected a map",
-                true,
-            ),
+            (state(true, vec![fault(3)]), "False/ParseError a.yaml:3: expected a map", true),
             (
                 state(true, vec![fault(3), fault(4), fault(5)]),
                 "False/ParseError a.yaml:3: expected a map; 2 more faults are in status.faults",

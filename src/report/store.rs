@@ -101,13 +101,8 @@ impl Snapshot {
                 .map(|told| format!("{}: {}", told.reason, told.message))
                 .unwrap_or_default()
         };
-        let source = (!self.readiness.synced()).then(|| {
-            format!(
-                "Source/{}: {}",
-                Source::NAME,
-                ready(&self.source.status.conditions)
-            )
-        });
+        let source = (!self.readiness.synced())
+            .then(|| format!("Source/{}: {}", Source::NAME, ready(&self.source.status.conditions)));
         let servers = self.readiness.pending().filter_map(|key| {
             let object = self.servers.get(key)?;
             Some(format!("McpServer/{key}: {}", ready(&object.status.conditions)))

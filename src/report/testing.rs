@@ -33,22 +33,15 @@ pub fn meta(name: &str, generation: i64) -> Meta {
         created: at(0),
         labels: BTreeMap::new(),
         annotations: BTreeMap::new(),
-        origin: Origin::File {
-            path: Arc::new(PathBuf::from(format!("{name}.yaml"))),
-            line: 1,
-        },
+        origin: Origin::File { path: Arc::new(PathBuf::from(format!("{name}.yaml"))), line: 1 },
         revision: "r1".into(),
     }
 }
 
 /// A good stdio server.
 pub fn declared(name: &str, generation: i64) -> Declared<McpServerSpec> {
-    let transport = Transport::Stdio(StdioEndpoint {
-        command: "c".into(),
-        args: Vec::new(),
-        cwd: None,
-        env: Vec::new(),
-    });
+    let transport =
+        Transport::Stdio(StdioEndpoint { command: "c".into(), args: Vec::new(), cwd: None, env: Vec::new() });
     Declared {
         meta: meta(name, generation),
         spec: Some(server_spec(json!({ "stdio": { "command": "c" } }))),
@@ -61,10 +54,7 @@ pub fn declared(name: &str, generation: i64) -> Declared<McpServerSpec> {
 pub fn listed(generation: i64) -> Listed {
     Listed {
         generation,
-        server_info: ServerInfo {
-            name: "test".into(),
-            version: "1".into(),
-        },
+        server_info: ServerInfo { name: "test".into(), version: "1".into() },
         protocol_version: "2025-11-25".into(),
         tools: 3,
         catalog_digest: Digest::of(b"tools"),

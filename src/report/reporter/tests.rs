@@ -35,11 +35,7 @@ impl Lines {
     /// The lines since the last look.
     fn take(&self) -> Vec<String> {
         let bytes = std::mem::take(&mut *self.0.lock().unwrap());
-        String::from_utf8(bytes)
-            .unwrap()
-            .lines()
-            .map(str::to_owned)
-            .collect()
+        String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
     }
 }
 
@@ -57,19 +53,12 @@ fn with_reporter(test: impl FnOnce(Reporter, watch::Receiver<Snapshot>, Lines)) 
 }
 
 fn synced() -> Arc<SourceState> {
-    Arc::new(SourceState {
-        synced: true,
-        revision: "r1".into(),
-        ..SourceState::default()
-    })
+    Arc::new(SourceState { synced: true, revision: "r1".into(), ..SourceState::default() })
 }
 
 fn desired(names: &[&str]) -> Desired {
     Desired {
-        servers: names
-            .iter()
-            .map(|name| (key(name), Arc::new(declared(name, 1))))
-            .collect(),
+        servers: names.iter().map(|name| (key(name), Arc::new(declared(name, 1)))).collect(),
         skills: OrdMap::new(),
         source: synced(),
     }
@@ -89,11 +78,7 @@ fn each_change_of_state_is_one_line_and_no_change_is_none() {
         );
         reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(2));
         let problem = Problem::new(Reason::Exited, "exited with code 3");
-        let failed = |attempt| Phase::Failed {
-            problem: problem.clone(),
-            retry_at: Some(at(60)),
-            attempt,
-        };
+        let failed = |attempt| Phase::Failed { problem: problem.clone(), retry_at: Some(at(60)), attempt };
         reporter.observe(seen("b", 1, failed(2), None), at(2));
         assert_eq!(
             lines.take(),
@@ -106,20 +91,14 @@ fn each_change_of_state_is_one_line_and_no_change_is_none() {
         // The same again, and a further failure for the same reason.
         reporter.desire(&both, at(3));
         reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(3));
-        let under_way = Phase::Connecting {
-            attempt: 2,
-            last: Some(problem.clone()),
-        };
+        let under_way = Phase::Connecting { attempt: 2, last: Some(problem.clone()) };
         reporter.observe(seen("b", 1, under_way, None), at(3));
         reporter.observe(seen("b", 1, failed(3), None), at(3));
         assert_eq!(lines.take(), [""; 0]);
 
         reporter.desire(&Arc::new(desired(&["b"])), at(4));
         reporter.observe(seen("a", 1, Phase::Detached(Reason::Removed), None), at(5));
-        assert_eq!(
-            lines.take(),
-            [" INFO no longer declared resource=McpServer/default/a reason=Removed"]
-        );
+        assert_eq!(lines.take(), [" INFO no longer declared resource=McpServer/default/a reason=Removed"]);
         assert!(reporter.seen.len() == 1, "nothing is kept of what is gone");
     });
 }
@@ -134,11 +113,7 @@ fn nothing_is_written_when_nothing_changed() {
         store.borrow_and_update();
         // The same declarations in another map, the same observation, at another time.
         let rebuilt = Desired {
-            servers: both
-                .servers
-                .iter()
-                .map(|(key, object)| (key.clone(), object.clone()))
-                .collect(),
+            servers: both.servers.iter().map(|(key, object)| (key.clone(), object.clone())).collect(),
             skills: OrdMap::new(),
             source: synced(),
         };
@@ -165,16 +140,10 @@ fn one_change_touches_one_object_of_many() {
         let after = store.borrow_and_update().clone();
         assert_eq!(after.resource_version, before.resource_version + 1);
         for (key, object) in &after.servers {
-            let same = before
-                .servers
-                .get(key)
-                .is_some_and(|before| Arc::ptr_eq(before, object));
+            let same = before.servers.get(key).is_some_and(|before| Arc::ptr_eq(before, object));
             assert_eq!(same, *key.name != *"s0500", "{key}");
         }
-        assert_eq!(
-            after.servers[&key("s0500")].resource_version,
-            after.resource_version
-        );
+        assert_eq!(after.servers[&key("s0500")].resource_version, after.resource_version);
     });
 }
 
@@ -191,10 +160,7 @@ fn a_recreated_object_starts_anew() {
         reporter.desire(&Arc::new(again), at(3));
         let status = &reporter.store.servers[&key("a")].status;
         let told = condition(&status.conditions, ConditionType::Ready).unwrap();
-        assert_eq!(
-            (told.status.as_str(), told.last_transition_time.0),
-            ("False", at(3))
-        );
+        assert_eq!((told.status.as_str(), told.last_transition_time.0), ("False", at(3)));
         assert_eq!(lines.take().len(), 1);
     });
 }
@@ -235,19 +201,10 @@ fn readiness_gives_every_reason_until_it_is_reached() {
 #[test]
 fn a_fault_of_the_source_is_told_once() {
     with_reporter(|mut reporter, _, lines| {
-        let fault = Fault {
-            origin: None,
-            problem: Problem::new(Reason::ParseError, "a.yaml:3: not YAML"),
-        };
+        let fault = Fault { origin: None, problem: Problem::new(Reason::ParseError, "a.yaml:3: not YAML") };
         let with = |faults| {
-            let state = SourceState {
-                faults,
-                ..SourceState::clone(&synced())
-            };
-            Arc::new(Desired {
-                source: Arc::new(state),
-                ..Desired::default()
-            })
+            let state = SourceState { faults, ..SourceState::clone(&synced()) };
+            Arc::new(Desired { source: Arc::new(state), ..Desired::default() })
         };
         reporter.desire(&with(vec![fault.clone()]), at(1));
         reporter.desire(&with(vec![fault]), at(2));
@@ -270,11 +227,7 @@ async fn the_task_follows_its_inputs_and_stops() {
     let (observe, observations) = mpsc::unbounded_channel();
     let (conflict, conflicts) = mpsc::unbounded_channel();
     let stop = CancellationToken::new();
-    let inputs = Inputs {
-        desired: desired_rx,
-        observations,
-        conflicts,
-    };
+    let inputs = Inputs { desired: desired_rx, observations, conflicts };
     let task = tokio::spawn(reporter.run(inputs, stop.clone()));
 
     // The observation may be read before the declaration that it is about: it waits.
@@ -292,10 +245,7 @@ async fn the_task_follows_its_inputs_and_stops() {
     // An input that ends is not the end of the others.
     drop(conflict);
     drop(declare);
-    let gone = Phase::Connecting {
-        attempt: 2,
-        last: None,
-    };
+    let gone = Phase::Connecting { attempt: 2, last: None };
     observe.send(seen("a", 1, gone, None)).unwrap();
     store.wait_for(|store| !is_told(store)).await.unwrap();
 

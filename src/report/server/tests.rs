@@ -23,18 +23,11 @@ fn problem(reason: Reason) -> Problem {
 }
 
 fn failed(reason: Reason, retry: Option<i64>, attempt: u32) -> Phase {
-    Phase::Failed {
-        problem: problem(reason),
-        retry_at: retry.map(at),
-        attempt,
-    }
+    Phase::Failed { problem: problem(reason), retry_at: retry.map(at), attempt }
 }
 
 fn connecting(attempt: u32, last: Option<Reason>) -> Phase {
-    Phase::Connecting {
-        attempt,
-        last: last.map(problem),
-    }
+    Phase::Connecting { attempt, last: last.map(problem) }
 }
 
 fn refused(generation: i64, reason: Reason, with_last_good: bool) -> Declared<McpServerSpec> {
@@ -56,9 +49,7 @@ fn unresolved(generation: i64) -> Declared<McpServerSpec> {
 
 fn suspended(generation: i64) -> Declared<McpServerSpec> {
     let mut object = declared("a", generation);
-    object.spec = Some(server_spec(
-        json!({ "stdio": { "command": "c" }, "suspend": true }),
-    ));
+    object.spec = Some(server_spec(json!({ "stdio": { "command": "c" }, "suspend": true })));
     object
 }
 
@@ -227,10 +218,7 @@ fn rows() -> Vec<Row> {
         Row {
             name: "deleted and created again: the old object's connection says nothing",
             declared: declared("a", 1),
-            seen: Some(Observation {
-                uid: "another".into(),
-                ..seen("a", 1, Phase::Attached, Some(1))
-            }),
+            seen: Some(Observation { uid: "another".into(), ..seen("a", 1, Phase::Attached, Some(1)) }),
             conditions: "Ready=False/Connecting Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
                          Attached=False/Detached Reconciling=True/Progressing",
             ready: "waiting for an attempt to connect",
@@ -268,10 +256,7 @@ fn what_every_status_keeps_to() {
             assert!(has(kind), "{name}: {kind} is always told");
         }
         // kstatus looks at Reconciling before Stalled.
-        assert!(
-            !(has(ConditionType::Reconciling) && has(ConditionType::Stalled)),
-            "{name}"
-        );
+        assert!(!(has(ConditionType::Reconciling) && has(ConditionType::Stalled)), "{name}");
         let again = server_status(&row.declared, row.seen.as_ref(), &[], Some(&status), at(9));
         assert_eq!(again, status, "{name}: a second look must write nothing");
     }
@@ -299,32 +284,19 @@ fn the_status_speaks_of_the_old_generation_until_the_fleet_takes_up_the_new_one(
     let old = seen("a", 1, Phase::Attached, Some(1));
     let attached = server_status(&declared("a", 1), Some(&old), &[], None, at(1));
     let edited = server_status(&declared("a", 2), Some(&old), &[], Some(&attached), at(2));
-    assert_eq!(
-        edited, attached,
-        "no flapping for a filter that is applied in a moment"
-    );
+    assert_eq!(edited, attached, "no flapping for a filter that is applied in a moment");
     let new = seen("a", 2, Phase::Attached, Some(2));
     let applied = server_status(&declared("a", 2), Some(&new), &[], Some(&edited), at(3));
     assert_eq!(applied.observed_generation, Some(2));
     assert_eq!(applied.attached_generation, Some(2));
-    assert_eq!(
-        applied.conditions[0].last_transition_time.0,
-        at(1),
-        "Ready never flipped"
-    );
+    assert_eq!(applied.conditions[0].last_transition_time.0, at(1), "Ready never flipped");
 }
 
 #[test]
 fn a_lost_connection_is_reconnecting_until_it_is_back() {
     let object = declared("a", 1);
     let status = |phase, live, before: &McpServerStatus, second| {
-        server_status(
-            &object,
-            Some(&seen("a", 1, phase, live)),
-            &[],
-            Some(before),
-            at(second),
-        )
+        server_status(&object, Some(&seen("a", 1, phase, live)), &[], Some(before), at(second))
     };
     let never = server_status(&object, None, &[], None, at(0));
     let attached = status(Phase::Attached, Some(1), &never, 1);
@@ -333,10 +305,7 @@ fn a_lost_connection_is_reconnecting_until_it_is_back() {
     let failing = status(failed(Reason::ConnectFailed, Some(90), 3), None, &trying, 4);
     for status in [&lost, &trying, &failing] {
         let told = condition(&status.conditions, ConditionType::Attached).unwrap();
-        assert_eq!(
-            (told.status.as_str(), told.reason.as_str()),
-            ("False", "Reconnecting")
-        );
+        assert_eq!((told.status.as_str(), told.reason.as_str()), ("False", "Reconnecting"));
         assert_eq!(told.last_transition_time.0, at(2));
         assert_eq!((status.tools, status.attached_generation), (None, None));
     }
@@ -356,23 +325,14 @@ fn names_that_conflict_are_told_and_stay_accepted() {
         "Ready=True/Attached Accepted=True/NameConflict ResolvedRefs=True/ResolvedRefs Attached=True/Attached"
     );
     let text = message(&status, ConditionType::Accepted);
-    assert!(
-        text.contains("a_1_x9, a_2_x9") && text.contains("and 2 more"),
-        "{text}"
-    );
+    assert!(text.contains("a_1_x9, a_2_x9") && text.contains("and 2 more"), "{text}");
 }
 
 #[test]
 fn what_is_live_is_told_beside_the_conditions() {
     let mut object = declared("a", 2);
     object.meta.revision = "3f1c".into();
-    let status = server_status(
-        &object,
-        Some(&seen("a", 2, connecting(1, None), Some(1))),
-        &[],
-        None,
-        at(1),
-    );
+    let status = server_status(&object, Some(&seen("a", 2, connecting(1, None), Some(1))), &[], None, at(1));
     let live = listed(1);
     assert_eq!(status.attached_generation, Some(1));
     assert_eq!(status.server_info.as_ref(), Some(&live.server_info));
@@ -411,11 +371,7 @@ fn a_failure_is_retried_or_stalled() {
             let reconciling = condition(&status.conditions, ConditionType::Reconciling).is_some();
             let stalled = condition(&status.conditions, ConditionType::Stalled).is_some();
             assert_ne!(reconciling, stalled, "{reason} {retry:?}");
-            assert_eq!(
-                stalled,
-                reason.needs_a_person() || retry.is_none(),
-                "{reason} {retry:?}"
-            );
+            assert_eq!(stalled, reason.needs_a_person() || retry.is_none(), "{reason} {retry:?}");
             assert_eq!(status.conditions[0].reason, reason.to_string());
         }
     }
