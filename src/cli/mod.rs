@@ -10,6 +10,7 @@ mod logging;
 mod output;
 mod run;
 mod signals;
+mod tasks;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,9 @@ enum Command {
     Run(run::Args),
     /// Print the CustomResourceDefinitions of McpServer and Skill
     Crds,
+    /// End our servers' processes once stdin closes; started by run
+    #[command(hide = true)]
+    Guard,
 }
 
 /// Why a command did not succeed.
@@ -64,6 +68,10 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Run(args) => run::run(args),
         Command::Crds => crds(),
+        Command::Guard => {
+            crate::wire::guard_children(std::io::stdin().lock());
+            Ok(())
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

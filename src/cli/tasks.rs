@@ -1,0 +1,83 @@
+use std::collections::HashMap;
+use std::io;
+
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::Failure;
+
+/// The tasks that make up a running evenkeel. All run until they are told to stop: one that ends before is a
+/// bug or a broken machine, and is never passed over in silence.
+#[derive(Debug, Default)]
+pub(super) struct Tasks {
+    set: JoinSet<io::Result<()>>,
+    names: HashMap<Id, &'static str>,
+    stop: CancellationToken,
+}
+
+impl Tasks {
+    /// What every task stops on.
+    pub fn stop(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Starts a task.
+    pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = io::Result<()>> + Send + 'static) {
+        let id = self.set.spawn(task).id();
+        self.names.insert(id, name);
+    }
+
+    /// Waits for a task that ends although it was not told to.
+    pub async fn broken(&mut self) -> Failure {
+        match self.next().await {
+            Some((name, why)) => Failure::Failed(format!("{name} ended: {why}")),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Tells all tasks to stop and waits until they have.
+    pub async fn end(&mut self) {
+        self.stop.cancel();
+        while let Some((name, why)) = self.next().await {
+            tracing::debug!(task = name, %why, "ended");
+        }
+    }
+
+    /// The names of the tasks that are still running.
+    pub fn running(&self) -> String {
+        let mut names: Vec<_> = self.names.values().copied().collect();
+        names.sort_unstable();
+        names.join(", ")
+    }
+
+    async fn next(&mut self) -> Option<(&'static str, String)> {
+        let ended = self.set.join_next_with_id().await?;
+        let (id, why) = match ended {
+            Ok((id, Ok(()))) => (id, "it had nothing more to do".to_owned()),
+            Ok((id, Err(error))) => (id, error.to_string()),
+            Err(error) => (JoinError::id(&error), error.to_string()),
+        };
+        Some((self.names.remove(&id).unwrap_or("a task"), why))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_ends_by_itself_is_named_and_the_rest_can_be_stopped() {
+        let mut tasks = Tasks::default();
+        let stop = tasks.stop();
+        tasks.spawn("the patient one", async move {
+            stop.cancelled().await;
+            Ok(())
+        });
+        tasks.spawn("the broken one", async { Err(io::Error::other("no room left")) });
+        let failure = tasks.broken().await.to_string();
+        assert_eq!(failure, "the broken one ended: no room left");
+        assert_eq!(tasks.running(), "the patient one");
+        tasks.end().await;
+        assert_eq!(tasks.running(), "");
+    }
+}

@@ -1,0 +1,74 @@
+//! The commands as people call them: what they print, where, and with which exit code.
+
+use std::net::TcpListener;
+use std::process::{Command, Output, Stdio};
+
+fn evenkeel(args: &[&str]) -> Output {
+    let home = tempfile::tempdir().unwrap();
+    Command::new(env!("CARGO_BIN_EXE_evenkeel"))
+        .args(args)
+        .env_clear()
+        .env("HOME", home.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn crds_prints_what_the_folder_holds() {
+    let output = evenkeel(&["crds"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("crds");
+    let documents: Vec<_> = ["mcpservers.yaml", "skills.yaml"]
+        .iter()
+        .map(|file| std::fs::read_to_string(folder.join(file)).unwrap())
+        .collect();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), documents.join("---\n"));
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_failure() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_evenkeel"))
+        .arg("crds")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
+}
+
+#[test]
+fn wrong_usage_is_2_and_says_what_to_do() {
+    for (args, expected) in [
+        (&["nonsense"][..], "unrecognized subcommand"),
+        (&["run", "--listen", "here"], "invalid socket address"),
+        (&["run", "--listen", "0.0.0.0:0"], "--insecure"),
+        (&["run", "--admin", "[::]:0"], "--insecure"),
+        (&["run", "--log", "a=b=c"], "--log"),
+    ] {
+        let output = evenkeel(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(expected), "{args:?}: {}", stderr(&output));
+        assert!(output.stdout.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn a_taken_port_is_1_and_names_the_flag_that_changes_it() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path().to_str().unwrap();
+    for (flag, other) in [("--listen", "--admin"), ("--admin", "--listen")] {
+        let output = evenkeel(&["run", directory, flag, &address, other, "127.0.0.1:0"]);
+        assert_eq!(output.status.code(), Some(1), "{flag}: {}", stderr(&output));
+        let said = stderr(&output);
+        assert!(said.contains(&address) && said.contains(flag), "{flag}: {said}");
+    }
+}
