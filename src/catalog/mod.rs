@@ -4,6 +4,17 @@
 //! server and not the fleet, that order is byte-stable, and that names are unique and route back exactly.
 //! Never talks to a server.
 
+mod generation;
+mod names;
+mod publisher;
+mod route;
 mod section;
+#[cfg(test)]
+mod testing;
+mod view;
 
+pub use generation::{Conflict, Generation, Step};
+pub use publisher::{Catalog, Publisher, PublisherTask, catalog};
+pub use route::Route;
 pub use section::{Section, Tool, digest};
+pub use view::{BadCursor, Gone, Page, View, ViewName};

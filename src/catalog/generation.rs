@@ -1,0 +1,400 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+
+use imbl::OrdMap;
+
+use super::view::{Home, Touched};
+use super::{Route, Section, View, ViewName};
+use crate::resource::{ObjectKey, Problem, Reason};
+
+/// All that agents may see at one moment. Immutable: a change makes the next one, which shares the rest.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    number: u64,
+    sections: OrdMap<ObjectKey, Arc<Section>>,
+    everything: View,
+    namespaces: OrdMap<Arc<str>, View>,
+    conflicts: OrdMap<ObjectKey, Arc<[Conflict]>>,
+}
+
+/// One step from a generation to the next.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// A server offers this now, whatever it offered before.
+    Publish(Arc<Section>),
+    /// A server offers nothing any more, and why.
+    Withdraw(ObjectKey, Problem),
+}
+
+/// A tool that carries a hash tail because another has the name it would have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// Where.
+    pub view: ViewName,
+    /// The tool, by the server's own name.
+    pub tool: String,
+    /// The name it would have.
+    pub wanted: String,
+    /// The name it has.
+    pub given: String,
+    /// The server that has the wanted name.
+    pub holder: ObjectKey,
+}
+
+impl Step {
+    /// The server.
+    pub fn key(&self) -> &ObjectKey {
+        match self {
+            Self::Publish(section) => &section.key,
+            Self::Withdraw(key, _) => key,
+        }
+    }
+}
+
+impl Generation {
+    /// The first generation: nothing. In the home namespace names carry no namespace.
+    pub fn new(home: Option<Arc<str>>) -> Self {
+        Self {
+            number: 0,
+            sections: OrdMap::new(),
+            everything: View::everything(home as Home),
+            namespaces: OrdMap::new(),
+            conflicts: OrdMap::new(),
+        }
+    }
+
+    /// The generation after some steps. Costs what the steps' servers have, not what the others have.
+    #[must_use]
+    pub fn after(&self, steps: impl IntoIterator<Item = Step>) -> Self {
+        let mut next = self.clone();
+        next.number += 1;
+        for step in steps {
+            match step {
+                Step::Publish(section) => next.publish(section),
+                Step::Withdraw(key, problem) => next.withdraw(&key, &problem),
+            }
+        }
+        next
+    }
+
+    /// Counts generations, from 0.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// What agents see at a path; nothing in a namespace that has nothing.
+    pub fn view(&self, name: &ViewName) -> &View {
+        static NOTHING: LazyLock<View> = LazyLock::new(View::default);
+        match name {
+            ViewName::Everything => &self.everything,
+            ViewName::Namespace(namespace) => self.namespaces.get(namespace).unwrap_or(&NOTHING),
+        }
+    }
+
+    /// What a server offers.
+    pub fn section(&self, key: &ObjectKey) -> Option<&Arc<Section>> {
+        self.sections.get(key)
+    }
+
+    /// All servers with what they offer, in the order of their keys.
+    pub fn sections(&self) -> impl Iterator<Item = &Arc<Section>> {
+        self.sections.values()
+    }
+
+    /// The tools of a server that have another name than they would have alone.
+    pub fn conflicts(&self, key: &ObjectKey) -> &[Conflict] {
+        self.conflicts.get(key).map_or(&[], |conflicts| conflicts)
+    }
+
+    /// All servers with such tools.
+    pub fn conflicting(&self) -> &OrdMap<ObjectKey, Arc<[Conflict]>> {
+        &self.conflicts
+    }
+
+    fn publish(&mut self, section: Arc<Section>) {
+        let before = self.sections.insert(section.key.clone(), section.clone());
+        if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, &section)) {
+            return;
+        }
+        let routes: BTreeMap<&str, Arc<Route>> = section
+            .tools
+            .iter()
+            .filter_map(|tool| Some((&*tool.name, Arc::new(Route::new(&section, tool)?))))
+            .collect();
+        let dropped = Problem::new(
+            Reason::Removed,
+            format!("server {} no longer offers it", section.key),
+        );
+        self.change(&section.key, |view, touched| {
+            if let Some(before) = &before {
+                let same_names = before.prefix == section.prefix;
+                for tool in &before.tools {
+                    if !(same_names && routes.contains_key(&*tool.name)) {
+                        view.release(before, &tool.name, &dropped, touched);
+                    }
+                }
+            }
+            for route in routes.values() {
+                view.offer(route, touched);
+            }
+        });
+    }
+
+    fn withdraw(&mut self, key: &ObjectKey, problem: &Problem) {
+        let Some(section) = self.sections.remove(key) else {
+            return;
+        };
+        self.change(key, |view, touched| {
+            for tool in &section.tools {
+                view.release(&section, &tool.name, problem, touched);
+            }
+        });
+    }
+
+    /// Changes both views that a server is in, and looks again at the names of every server that this touched.
+    fn change(&mut self, key: &ObjectKey, change: impl Fn(&mut View, &mut Touched)) {
+        let mut touched = Touched::default();
+        if self.conflicts.contains_key(key) {
+            touched.servers.insert(key.clone());
+        }
+        let namespace = self.namespaces.entry(key.namespace.clone()).or_default();
+        for view in [&mut self.everything, namespace] {
+            touched.listed = false;
+            change(view, &mut touched);
+            if touched.listed {
+                view.set_tools_version(self.number);
+            }
+        }
+        for server in touched.servers {
+            let conflicts: Arc<[Conflict]> = self.find_conflicts(&server).into();
+            if conflicts.is_empty() {
+                self.conflicts.remove(&server);
+            } else {
+                self.conflicts.insert(server, conflicts);
+            }
+        }
+    }
+
+    fn find_conflicts(&self, server: &ObjectKey) -> Vec<Conflict> {
+        let Some(section) = self.sections.get(server) else {
+            return Vec::new();
+        };
+        [ViewName::Everything, ViewName::Namespace(server.namespace.clone())]
+            .into_iter()
+            .flat_map(|name| self.view(&name).conflicts(section, &name))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::catalog::testing::{section, tool};
+
+    const DEFAULT: ViewName = ViewName::Everything;
+
+    fn publish(namespace: &str, name: &str, prefix: &str, tools: &[&str]) -> Step {
+        Step::Publish(Arc::new(section(namespace, name, prefix, tools)))
+    }
+
+    fn withdraw(namespace: &str, name: &str) -> Step {
+        let problem = Problem::new(Reason::Removed, "its file was deleted");
+        Step::Withdraw(ObjectKey::new(namespace, name), problem)
+    }
+
+    fn generation(steps: impl IntoIterator<Item = Step>) -> Generation {
+        Generation::new(Some("default".into())).after(steps)
+    }
+
+    fn names(view: &View) -> Vec<String> {
+        let list: Vec<serde_json::Value> = serde_json::from_str(&view.tools(None).unwrap().tools).unwrap();
+        list.iter().map(|tool| tool["name"].as_str().unwrap().to_owned()).collect()
+    }
+
+    fn owner<'a>(view: &'a View, name: &str) -> (&'a str, &'a str) {
+        let route = view.route(name).unwrap();
+        (&route.section().key.name, route.tool())
+    }
+
+    #[test]
+    fn the_home_namespace_is_not_named_and_others_are() {
+        let generation = generation([
+            publish("default", "gh", "gh", &["search"]),
+            publish("team-a", "gh", "gh", &["search"]),
+            publish("team-a", "raw", "", &["a.b"]),
+        ]);
+        let team = ViewName::Namespace("team-a".into());
+        assert_eq!(names(generation.view(&DEFAULT)), ["gh_search", "team-a_a_b", "team-a_gh_search"]);
+        assert_eq!(names(generation.view(&team)), ["a.b", "gh_search"]);
+        assert!(generation.view(&ViewName::Namespace("none".into())).is_empty());
+        assert!(generation.conflicting().is_empty());
+    }
+
+    #[test]
+    fn the_first_keeps_an_equal_name_and_the_other_is_told() {
+        let both = [publish("default", "a-b", "x", &["t"]), publish("default", "a_b", "x", &["t", "u"])];
+        let before = generation(both.clone());
+        let view = before.view(&DEFAULT);
+        assert_eq!(owner(view, "x_t"), ("a-b", "t"));
+        let [conflict, _in_its_namespace] = before.conflicts(&ObjectKey::new("default", "a_b")) else {
+            panic!("{:?}", before.conflicting());
+        };
+        assert_eq!((&*conflict.wanted, &*conflict.holder.name), ("x_t", "a-b"));
+        assert_eq!(owner(view, &conflict.given), ("a_b", "t"));
+        assert!(before.conflicts(&ObjectKey::new("default", "a-b")).is_empty());
+
+        // The first goes: its name passes on, the tail is remembered, nothing else moves.
+        let after = before.after([withdraw("default", "a-b")]);
+        let view = after.view(&DEFAULT);
+        assert_eq!(names(view), ["x_t", "x_u"]);
+        assert_eq!(owner(view, "x_t"), ("a_b", "t"));
+        assert!(view.gone(&conflict.given).unwrap().problem.message.contains("\"x_t\""));
+        assert!(after.conflicting().is_empty());
+
+        // And comes back.
+        let again = after.after([both[0].clone()]);
+        assert_eq!(names(again.view(&DEFAULT)), names(before.view(&DEFAULT)));
+        assert!(again.view(&DEFAULT).gone(&conflict.given).is_none());
+    }
+
+    #[test]
+    fn two_tools_of_one_server_can_fold_to_one_name() {
+        let generation = generation([publish("default", "s", "s", &["a.b", "a b", "a_b"])]);
+        let view = generation.view(&DEFAULT);
+        assert_eq!(view.len(), 3);
+        assert_eq!(owner(view, "s_a_b"), ("s", "a b"));
+        let conflicts = generation.conflicts(&ObjectKey::new("default", "s"));
+        let given: Vec<_> = conflicts.iter().map(|conflict| &*conflict.tool).collect();
+        assert_eq!(given, ["a.b", "a_b", "a.b", "a_b"]);
+    }
+
+    #[test]
+    fn a_name_made_to_meet_a_tail_takes_no_name_away() {
+        let two = [publish("default", "a", "", &["t"]), publish("default", "z", "", &["t"])];
+        let tail = generation(two.clone()).conflicts(&ObjectKey::new("default", "z"))[0].given.clone();
+        let generation = generation(two).after([publish("default", "a", "", &["t", &tail])]);
+        let view = generation.view(&DEFAULT);
+        assert_eq!(owner(view, &tail), ("a", &*tail));
+        assert_eq!(view.len(), 3);
+        let given = &generation.conflicts(&ObjectKey::new("default", "z"))[0].given;
+        assert_eq!(owner(view, given), ("z", "t"));
+        assert_ne!(given, &tail);
+    }
+
+    #[test]
+    fn what_went_is_remembered_with_its_reason() {
+        let generation = generation([publish("default", "s", "s", &["a", "b"])]);
+        let fewer = generation.after([publish("default", "s", "s", &["a"])]);
+        let gone = fewer.view(&DEFAULT).gone("s_b").unwrap();
+        assert!(gone.problem.message.contains("no longer offers"), "{gone:?}");
+        let none = fewer.after([withdraw("default", "s"), withdraw("default", "never-there")]);
+        let gone = none.view(&DEFAULT).gone("s_a").unwrap();
+        assert_eq!(gone.server, ObjectKey::new("default", "s"));
+        assert_eq!(gone.problem.message, "its file was deleted");
+        assert!(none.view(&DEFAULT).gone("s_c").is_none());
+        let back = none.after([publish("default", "s", "s", &["a"])]);
+        assert!(back.view(&DEFAULT).gone("s_a").is_none());
+    }
+
+    #[test]
+    fn memory_of_what_went_is_bounded() {
+        let many: Vec<String> = (0..5_000).map(|number| format!("t{number:04}")).collect();
+        let many: Vec<&str> = many.iter().map(|name| &**name).collect();
+        let generation = generation([publish("default", "s", "", &many), publish("default", "s", "", &[])]);
+        let view = generation.view(&DEFAULT);
+        let remembered = many.iter().filter(|name| view.gone(name).is_some()).count();
+        assert_eq!(remembered, 4_096);
+        assert!(view.gone("t4999").is_some());
+    }
+
+    #[test]
+    fn the_version_moves_only_with_the_list() {
+        let version = |generation: &Generation, view: &ViewName| generation.view(view).tools_version();
+        let team = ViewName::Namespace("team-a".into());
+        let first = generation([publish("default", "s", "s", &["a"]), publish("team-a", "s", "s", &["a"])]);
+        let same = first.after([publish("default", "s", "s", &["a"])]);
+        assert_eq!(version(&first, &DEFAULT), version(&same, &DEFAULT));
+        let mut other = section("default", "s", "s", &[]);
+        other.tools = vec![tool("a", "other words")];
+        let changed = same.after([Step::Publish(Arc::new(other))]);
+        assert!(version(&changed, &DEFAULT) > version(&same, &DEFAULT));
+        assert_eq!(version(&changed, &team), version(&same, &team));
+        // The newer route is in force though nothing is listed differently.
+        let route = same.view(&DEFAULT).route("s_a").unwrap();
+        assert!(Arc::ptr_eq(route.section(), same.section(&ObjectKey::new("default", "s")).unwrap()));
+    }
+
+    #[test]
+    fn a_list_is_paged_and_a_cursor_outlives_its_name() {
+        let many: Vec<String> = (0..2_500).map(|number| format!("t{number:04}")).collect();
+        let many: Vec<&str> = many.iter().map(|name| &**name).collect();
+        let first = generation([publish("default", "s", "", &many)]);
+        let page = first.view(&DEFAULT).tools(None).unwrap();
+        let cursor = page.cursor.unwrap();
+        let next = first.after([withdraw("default", "s"), publish("default", "z", "", &["t0500", "t1500"])]);
+        let rest = next.view(&DEFAULT).tools(Some(&cursor)).unwrap();
+        assert!(rest.tools.contains("t1500") && !rest.tools.contains("t0500"), "{}", rest.tools);
+        assert_eq!(rest.cursor, None);
+        assert!(next.view(&DEFAULT).tools(Some("*")).is_err());
+
+        let big = "x".repeat(600_000);
+        let mut heavy = section("default", "s", "", &[]);
+        heavy.tools = ["a", "b", "c"].iter().map(|name| tool(name, &big)).collect();
+        let heavy = first.after([Step::Publish(Arc::new(heavy))]);
+        let mut cursor = None;
+        let mut pages = 0;
+        while let Page { cursor: Some(next), .. } = heavy.view(&DEFAULT).tools(cursor.as_deref()).unwrap() {
+            cursor = Some(next);
+            pages += 1;
+        }
+        assert_eq!(pages, 1);
+    }
+
+    use crate::catalog::Page;
+
+    /// Few servers, prefixes and names, so that they meet all the time, tails included.
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let tools = ["t", "t.", "t_", "x_t", "a_x_t", "x_t_5f5c5e", "very-long-name-that-does-not-fit-into-what-there-is"];
+        let section = (
+            prop::sample::select(vec!["a", "default"]),
+            prop::sample::select(vec!["s1", "s2", "s3"]),
+            prop::sample::select(vec!["", "x", "x_"]),
+            prop::sample::subsequence(tools.to_vec(), 0..=tools.len()),
+        );
+        let step = (section, any::<bool>()).prop_map(|((namespace, name, prefix, tools), there)| {
+            if there { publish(namespace, name, prefix, &tools) } else { withdraw(namespace, name) }
+        });
+        prop::collection::vec(step, 1..16)
+    }
+
+    fn told(generation: &Generation) -> (Vec<String>, Vec<Conflict>) {
+        let views = [DEFAULT, ViewName::Namespace("a".into()), ViewName::Namespace("default".into())];
+        let lists = views.map(|view| generation.view(&view).tools(None).unwrap().tools);
+        let conflicts = generation.conflicting().values().flat_map(|conflicts| conflicts.iter().cloned());
+        (lists.into(), conflicts.collect())
+    }
+
+    proptest! {
+        #[test]
+        fn what_agents_see_does_not_depend_on_how_it_came_about(steps in steps(), seed in any::<u64>()) {
+            let mut generation = Generation::new(Some("default".into()));
+            for step in steps {
+                let next = generation.after([step]);
+                for view in [DEFAULT, ViewName::Namespace("a".into())] {
+                    let (before, after) = (generation.view(&view), next.view(&view));
+                    let same = before.tools(None).unwrap() == after.tools(None).unwrap();
+                    prop_assert!(same || before.tools_version() < after.tools_version());
+                }
+                generation = next;
+            }
+            let mut sections: Vec<_> = generation.sections().cloned().map(Step::Publish).collect();
+            // A shuffle is enough of a permutation, and shrinks.
+            sections.sort_by_key(|step| crate::resource::Digest::of(format!("{seed}{}", step.key()).as_bytes()));
+            let all = generation.sections().map(|section| section.tools.len()).sum::<usize>();
+            prop_assert_eq!(generation.view(&DEFAULT).len(), all);
+            prop_assert_eq!(told(&generation), told(&Generation::new(Some("default".into())).after(sections)));
+        }
+    }
+}

@@ -1,0 +1,196 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::{Generation, Section, Step};
+use crate::fleet::Publish;
+use crate::resource::{ObjectKey, Problem};
+
+/// Waiters are woken by the first change at once, and by all that follow within this time together.
+const TELL_EVERY: Duration = Duration::from_millis(100);
+
+/// What agents may see now. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Catalog {
+    current: Arc<ArcSwap<Generation>>,
+    changes: watch::Receiver<u64>,
+}
+
+/// Where servers' sections are handed in. Cheap to clone; never waits.
+#[derive(Clone, Debug)]
+pub struct Publisher(Arc<Pending>);
+
+#[derive(Debug, Default)]
+struct Pending {
+    /// The latest step of each server: what it had handed in before does not matter any more.
+    steps: Mutex<BTreeMap<ObjectKey, Step>>,
+    handed_in: Notify,
+}
+
+/// Makes one generation after another from what is handed in.
+#[derive(Debug)]
+pub struct PublisherTask {
+    pending: Arc<Pending>,
+    current: Arc<ArcSwap<Generation>>,
+    changes: watch::Sender<u64>,
+}
+
+/// An empty catalog, the way into it, and the task that moves it on; the task is to be spawned.
+///
+/// In the home namespace names carry no namespace before the prefix.
+pub fn catalog(home: Option<Arc<str>>) -> (Catalog, Publisher, PublisherTask) {
+    let current = Arc::new(ArcSwap::from_pointee(Generation::new(home)));
+    let pending = Arc::new(Pending::default());
+    let (sender, changes) = watch::channel(0);
+    let task = PublisherTask {
+        pending: pending.clone(),
+        current: current.clone(),
+        changes: sender,
+    };
+    (Catalog { current, changes }, Publisher(pending), task)
+}
+
+impl Catalog {
+    /// The newest generation. Not to be held across a wait: a reader looks again.
+    pub fn load(&self) -> Guard<Arc<Generation>> {
+        self.current.load()
+    }
+
+    /// Wakes after changes from now on, with the number of a generation; [`Catalog::load`] may give a newer one.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        let mut changes = self.changes.clone();
+        changes.mark_unchanged();
+        changes
+    }
+}
+
+impl Publish for Publisher {
+    fn publish(&self, section: Arc<Section>) {
+        self.hand_in(Step::Publish(section));
+    }
+
+    fn withdraw(&self, key: ObjectKey, why: Problem) {
+        self.hand_in(Step::Withdraw(key, why));
+    }
+}
+
+impl Publisher {
+    fn hand_in(&self, step: Step) {
+        self.0.steps().insert(step.key().clone(), step);
+        self.0.handed_in.notify_one();
+    }
+}
+
+impl Pending {
+    fn steps(&self) -> std::sync::MutexGuard<'_, BTreeMap<ObjectKey, Step>> {
+        // A map is whole whatever happened to the thread that held it.
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PublisherTask {
+    /// Publishes until it is told to stop.
+    ///
+    /// A change can be read and called as soon as it is handed in; only the waking of waiters is spread,
+    /// so that a burst of changes costs each agent two notices and not hundreds.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut quiet_until = Instant::now();
+        let mut untold = false;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.pending.handed_in.notified() => untold |= self.advance(),
+                () = sleep_until(quiet_until), if untold => {}
+            }
+            if untold && Instant::now() >= quiet_until {
+                self.changes.send_replace(self.current.load().number());
+                quiet_until = Instant::now() + TELL_EVERY;
+                untold = false;
+            }
+        }
+    }
+
+    fn advance(&self) -> bool {
+        let steps = std::mem::take(&mut *self.pending.steps());
+        if steps.is_empty() {
+            return false;
+        }
+        let next = self.current.load().after(steps.into_values());
+        self.current.store(Arc::new(next));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::catalog::ViewName;
+    use crate::catalog::testing::section;
+    use crate::resource::Reason;
+
+    fn started() -> (Catalog, Publisher, tokio_util::sync::DropGuard) {
+        let (catalog, publisher, task) = catalog(Some("default".into()));
+        let stop = CancellationToken::new();
+        tokio::spawn(task.run(stop.clone()));
+        (catalog, publisher, stop.drop_guard())
+    }
+
+    fn offer(publisher: &Publisher, name: &str) {
+        publisher.publish(Arc::new(section("default", name, name, &["t"])));
+    }
+
+    fn tools(catalog: &Catalog) -> usize {
+        catalog.load().view(&ViewName::Everything).len()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_change_is_told_at_once_and_a_burst_together() {
+        let (catalog, publisher, _stop) = started();
+        let mut changes = catalog.changes();
+        let start = Instant::now();
+        offer(&publisher, "a");
+        changes.changed().await.unwrap();
+        assert_eq!((start.elapsed(), tools(&catalog)), (Duration::ZERO, 1));
+
+        for name in ["b", "c", "d"] {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            offer(&publisher, name);
+        }
+        tokio::task::yield_now().await;
+        assert_eq!(tools(&catalog), 4, "what is not told yet is there already");
+        changes.changed().await.unwrap();
+        assert_eq!(start.elapsed(), TELL_EVERY);
+        assert_eq!(*changes.borrow(), catalog.load().number());
+        assert!(timeout(Duration::from_secs(5), changes.changed()).await.is_err());
+
+        let start = Instant::now();
+        let gone = Problem::new(Reason::Removed, "gone");
+        publisher.withdraw(ObjectKey::new("default", "a"), gone);
+        changes.changed().await.unwrap();
+        assert_eq!((start.elapsed(), tools(&catalog)), (Duration::ZERO, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_latest_step_of_a_server_counts() {
+        let (catalog, publisher, _stop) = started();
+        let gone = Problem::new(Reason::Removed, "gone");
+        offer(&publisher, "a");
+        publisher.withdraw(ObjectKey::new("default", "a"), gone.clone());
+        offer(&publisher, "b");
+        publisher.withdraw(ObjectKey::new("default", "c"), gone);
+        offer(&publisher, "c");
+        catalog.changes().changed().await.unwrap();
+        let names = ["a_t", "b_t", "c_t"].map(|name| {
+            let generation = catalog.load();
+            generation.view(&ViewName::Everything).route(name).is_some()
+        });
+        assert_eq!((names, catalog.load().number()), ([false, true, true], 1));
+    }
+}
