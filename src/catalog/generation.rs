@@ -121,10 +121,7 @@ impl Generation {
             .iter()
             .filter_map(|tool| Some((&*tool.name, Arc::new(Route::new(&section, tool)?))))
             .collect();
-        let dropped = Problem::new(
-            Reason::Removed,
-            format!("server {} no longer offers it", section.key),
-        );
+        let dropped = Problem::new(Reason::Removed, format!("server {} no longer offers it", section.key));
         self.change(&section.key, |view, touched| {
             if let Some(before) = &before {
                 let same_names = before.prefix == section.prefix;
@@ -356,7 +353,15 @@ mod tests {
 
     /// Few servers, prefixes and names, so that they meet all the time, tails included.
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let tools = ["t", "t.", "t_", "x_t", "a_x_t", "x_t_5f5c5e", "very-long-name-that-does-not-fit-into-what-there-is"];
+        let tools = [
+            "t",
+            "t.",
+            "t_",
+            "x_t",
+            "a_x_t",
+            "x_t_5f5c5e",
+            "very-long-name-that-does-not-fit-into-what-there-is",
+        ];
         let section = (
             prop::sample::select(vec!["a", "default"]),
             prop::sample::select(vec!["s1", "s2", "s3"]),

@@ -92,7 +92,12 @@ mod tests {
             (Some("team-a"), "", "a.b", "team-a_a_b"),
             (None, "", "a.b", "a.b"),
             (None, "", "", ""),
-            (None, "", "a__very.long/name–that is left as it is, whatever the length", "a__very.long/name–that is left as it is, whatever the length"),
+            (
+                None,
+                "",
+                "a__very.long/name–that is left as it is, whatever the length",
+                "a__very.long/name–that is left as it is, whatever the length",
+            ),
             (None, "p", &"x".repeat(46), &format!("p_{}", "x".repeat(46))),
         ] {
             assert_eq!(name(namespace, prefix, tool, 0), expected);

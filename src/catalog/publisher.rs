@@ -47,11 +47,7 @@ pub fn catalog(home: Option<Arc<str>>) -> (Catalog, Publisher, PublisherTask) {
     let current = Arc::new(ArcSwap::from_pointee(Generation::new(home)));
     let pending = Arc::new(Pending::default());
     let (sender, changes) = watch::channel(0);
-    let task = PublisherTask {
-        pending: pending.clone(),
-        current: current.clone(),
-        changes: sender,
-    };
+    let task = PublisherTask { pending: pending.clone(), current: current.clone(), changes: sender };
     (Catalog { current, changes }, Publisher(pending), task)
 }
 

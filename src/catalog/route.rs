@@ -24,12 +24,7 @@ impl Route {
     /// The route of a tool; `None` if what the server wrote is not a JSON object.
     pub(super) fn new(section: &Arc<Section>, tool: &Tool) -> Option<Self> {
         let (raw, name) = located(&tool.raw, &tool.name)?;
-        Some(Self {
-            section: section.clone(),
-            tool: tool.name.clone(),
-            raw,
-            name,
-        })
+        Some(Self { section: section.clone(), tool: tool.name.clone(), raw, name })
     }
 
     /// The server's section: its key, its handle, its limits.
@@ -60,10 +55,7 @@ impl Route {
     }
 
     pub(super) fn identity(&self) -> Identity<'_> {
-        Identity {
-            server: &self.section.key,
-            tool: &self.tool,
-        }
+        Identity { server: &self.section.key, tool: &self.tool }
     }
 
     fn text(&self, range: Range<usize>) -> &str {
@@ -124,10 +116,7 @@ mod tests {
             (r"{}", r#""a""#, r#"{"name":"N"}"#),
         ] {
             let section = Arc::new(section("default", "s", "s", &[]));
-            let tool = Tool {
-                name: "a".into(),
-                raw: raw.into(),
-            };
+            let tool = Tool { name: "a".into(), raw: raw.into() };
             let route = Route::new(&section, &tool).unwrap();
             let mut list = String::new();
             route.list_as("N", &mut list);

@@ -21,8 +21,6 @@ pub(super) fn section(namespace: &str, name: &str, prefix: &str, tools: &[&str])
 pub(super) fn tool(name: &str, description: &str) -> Tool {
     Tool {
         name: name.into(),
-        raw: serde_json::json!({ "name": name, "description": description })
-            .to_string()
-            .into(),
+        raw: serde_json::json!({ "name": name, "description": description }).to_string().into(),
     }
 }

@@ -84,10 +84,7 @@ pub(super) struct Touched {
 impl View {
     /// The view of everything.
     pub(super) fn everything(home: Home) -> Self {
-        Self {
-            qualified: Some(home),
-            ..Self::default()
-        }
+        Self { qualified: Some(home), ..Self::default() }
     }
 
     /// Where a call goes.
@@ -206,10 +203,7 @@ impl View {
             let name = self.wish(route.section(), route.tool(), number);
             let Some(slot) = self.names.get_mut(&*name) else {
                 self.forget(&name);
-                let slot = Slot {
-                    holder: route,
-                    waiting: Vec::new(),
-                };
+                let slot = Slot { holder: route, waiting: Vec::new() };
                 self.names.insert(name.into(), slot);
                 return;
             };
@@ -228,7 +222,13 @@ impl View {
     }
 
     /// Takes a tool out, and gives its name to the first that waits for it.
-    pub(super) fn release(&mut self, section: &Section, tool: &str, problem: &Problem, touched: &mut Touched) {
+    pub(super) fn release(
+        &mut self,
+        section: &Section,
+        tool: &str,
+        problem: &Problem,
+        touched: &mut Touched,
+    ) {
         self.retract(section, tool, 0, problem, touched);
     }
 
@@ -280,19 +280,14 @@ impl View {
 
     /// The number of the wish that a name is, for a tool that wishes for it.
     fn number_of(&self, route: &Route, name: &str) -> u32 {
-        (0..)
-            .find(|number| self.wish(route.section(), route.tool(), *number) == name)
-            .unwrap_or_default()
+        (0..).find(|number| self.wish(route.section(), route.tool(), *number) == name).unwrap_or_default()
     }
 
     fn remember(&mut self, name: String, server: &ObjectKey, problem: &Problem) {
         let name: Arc<str> = name.into();
         self.forget(&name);
         let age = self.gone_by_age.get_max().map_or(0, |(age, _)| age + 1);
-        let gone = Gone {
-            server: server.clone(),
-            problem: problem.clone(),
-        };
+        let gone = Gone { server: server.clone(), problem: problem.clone() };
         self.gone.insert(name.clone(), (age, gone));
         self.gone_by_age.insert(age, name);
         if self.gone.len() > REMEMBERED
@@ -311,17 +306,13 @@ impl View {
 
 impl Slot {
     fn wait(&mut self, route: Arc<Route>) {
-        let place = self
-            .waiting
-            .partition_point(|waiting| waiting.identity() < route.identity());
+        let place = self.waiting.partition_point(|waiting| waiting.identity() < route.identity());
         self.waiting.insert(place, route);
     }
 
     /// Every server that has the name or waits for it is told of another holder.
     fn touch(&self, touched: &mut Touched) {
         let routes = std::iter::once(&self.holder).chain(&self.waiting);
-        touched
-            .servers
-            .extend(routes.map(|route| route.section().key.clone()));
+        touched.servers.extend(routes.map(|route| route.section().key.clone()));
     }
 }
