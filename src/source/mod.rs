@@ -6,5 +6,6 @@
 //! Never connects to a server, and neither plan nor fleet knows which source it is.
 
 mod desired;
+pub mod directory;
 
 pub use desired::{Declared, Desired, Fault, Meta, Origin, SourceState, Watching};

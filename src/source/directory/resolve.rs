@@ -1,0 +1,390 @@
+//! A spec with its references, as the endpoint that a connection is made from. Pure: what the environment
+//! and the secrets hold is asked of the caller.
+
+use std::collections::HashMap;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use crate::resource::{
+    DigestKey, Endpoint, HttpEndpoint, HttpTransport, Literal, McpServerSpec, Problem, Reason, SecretKeyRef,
+    StdioEndpoint, StdioTransport, Transport, ValueFrom,
+};
+
+/// Evenkeel's own environment as it was at the start, for `valueFrom.env`.
+#[derive(Clone, Debug, Default)]
+pub struct Environment(HashMap<String, SecretString>);
+
+impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Self {
+        let pair = |(name, value): (K, V)| (name.into(), SecretString::from(value.into()));
+        Self(variables.into_iter().map(pair).collect())
+    }
+}
+
+/// What became of a look at a secret.
+#[derive(Clone, Debug)]
+pub(super) enum Secret {
+    Found(SecretString),
+    /// Neither the secret nor the key is there.
+    Missing,
+    /// It is there, and why it cannot be used.
+    Unusable(String),
+}
+
+/// Where the values of references come from.
+pub(super) struct Sources<'a> {
+    /// The absolute root as given: a link in it that is flipped must not change where servers run.
+    pub root: &'a Path,
+    /// Where secrets are looked for; for messages.
+    pub secrets: &'a Path,
+    pub environment: &'a Environment,
+    pub secret: &'a dyn Fn(&SecretKeyRef) -> Secret,
+    pub key: &'a DigestKey,
+}
+
+impl Sources<'_> {
+    /// The endpoint of `spec`, declared in `file` (relative to the root); or which reference was not found.
+    ///
+    /// A process runs in `cwd`, which is relative to the folder of the declaring file, and in that folder
+    /// itself if there is none. A `command` with a slash is relative to where the process runs. A secret is
+    /// passed on byte for byte, except that a header loses the line break at its end: no header can hold one.
+    pub fn resolve(&self, spec: &McpServerSpec, file: &Path) -> Result<Arc<Endpoint>, Problem> {
+        let folder = self.root.join(file.parent().unwrap_or(Path::new("")));
+        let transport = match (&spec.stdio, &spec.http) {
+            (Some(stdio), _) => Transport::Stdio(self.stdio(stdio, &folder)?),
+            (None, Some(http)) => Transport::Http(self.http(http)?),
+            (None, None) => return Err(invalid("spec: exactly one of stdio and http must be set")),
+        };
+        Ok(Arc::new(Endpoint::new(transport, self.key)))
+    }
+
+    fn stdio(&self, stdio: &StdioTransport, folder: &Path) -> Result<StdioEndpoint, Problem> {
+        let cwd = below(folder, Path::new(stdio.cwd.as_deref().unwrap_or(".")));
+        let command = if stdio.command.contains('/') {
+            below(&cwd, Path::new(&stdio.command))
+                .into_os_string()
+                .into_string()
+                .map_err(|_| invalid("spec.stdio.command: its folder has a name that is not UTF-8"))?
+        } else {
+            stdio.command.clone()
+        };
+        let mut env = Vec::with_capacity(stdio.env.len());
+        for var in &stdio.env {
+            let place = format!("variable {}", var.name);
+            if let Some(value) = self.value(&place, var.value.as_ref(), var.value_from.as_ref())? {
+                if value.expose_secret().contains('\0') {
+                    return Err(invalid(&format!(
+                        "{place}: its value holds a NUL, which no variable can"
+                    )));
+                }
+                env.push((var.name.clone(), value));
+            }
+        }
+        Ok(StdioEndpoint {
+            command,
+            args: stdio.args.clone(),
+            cwd: Some(cwd),
+            env,
+        })
+    }
+
+    fn http(&self, http: &HttpTransport) -> Result<HttpEndpoint, Problem> {
+        let url = Url::parse(&http.url).map_err(|error| invalid(&format!("spec.http.url: {error}")))?;
+        let mut headers = Vec::with_capacity(http.headers.len());
+        for header in &http.headers {
+            let place = format!("header {}", header.name);
+            let Some(value) = self.value(&place, header.value.as_ref(), header.value_from.as_ref())? else {
+                continue;
+            };
+            let text = value.expose_secret();
+            let text = text.strip_suffix('\n').unwrap_or(text);
+            let text = text.strip_suffix('\r').unwrap_or(text);
+            let name = HeaderName::from_bytes(header.name.as_bytes())
+                .map_err(|_| invalid(&format!("{place}: the name is not a header's")))?;
+            if HeaderValue::from_str(text).is_err() {
+                return Err(invalid(&format!(
+                    "{place}: its value holds a line break or another character that no header can"
+                )));
+            }
+            headers.push((name, SecretString::from(text)));
+        }
+        let ca = match http.tls.as_ref().and_then(|tls| tls.ca_secret_ref.as_ref()) {
+            Some(reference) => self.secret("spec.http.tls.caSecretRef", reference)?,
+            None => None,
+        };
+        Ok(HttpEndpoint { url, headers, ca })
+    }
+
+    /// A value, or `None` if it is left out because an optional secret is missing.
+    fn value(
+        &self,
+        place: &str,
+        literal: Option<&Literal>,
+        from: Option<&ValueFrom>,
+    ) -> Result<Option<SecretString>, Problem> {
+        if let Some(literal) = literal {
+            return Ok(Some(SecretString::from(literal.expose())));
+        }
+        if let Some(reference) = from.and_then(|from| from.secret_key_ref.as_ref()) {
+            return self.secret(place, reference);
+        }
+        let Some(name) = from.and_then(|from| from.env.as_ref()) else {
+            return Err(invalid(&format!("{place}: has neither value nor valueFrom")));
+        };
+        match self.environment.0.get(name) {
+            Some(value) => Ok(Some(value.clone())),
+            None => Err(Problem::new(
+                Reason::VariableNotFound,
+                format!(
+                    "{place}: the variable {name:?} is not set in evenkeel's environment; set it and start again"
+                ),
+            )),
+        }
+    }
+
+    fn secret(&self, place: &str, reference: &SecretKeyRef) -> Result<Option<SecretString>, Problem> {
+        let SecretKeyRef { name, key, optional } = reference;
+        let file = || self.secrets.join(name).join(key).display().to_string();
+        let not_found = |message: String| Problem::new(Reason::SecretNotFound, message);
+        match (self.secret)(reference) {
+            Secret::Found(value) => Ok(Some(value)),
+            Secret::Missing if *optional => Ok(None),
+            Secret::Missing => Err(not_found(format!(
+                "{place}: secret {name:?} with key {key:?} was not found; it is looked for in {}",
+                file()
+            ))),
+            Secret::Unusable(why) => Err(not_found(format!(
+                "{place}: secret {name:?} with key {key:?} cannot be used: {} {why}",
+                file()
+            ))),
+        }
+    }
+}
+
+/// The secrets that a spec names.
+pub(super) fn references(spec: &McpServerSpec) -> impl Iterator<Item = &SecretKeyRef> {
+    let env = spec
+        .stdio
+        .iter()
+        .flat_map(|stdio| &stdio.env)
+        .map(|var| &var.value_from);
+    let headers = spec
+        .http
+        .iter()
+        .flat_map(|http| &http.headers)
+        .map(|header| &header.value_from);
+    let tls = spec.http.iter().filter_map(|http| http.tls.as_ref());
+    env.chain(headers)
+        .filter_map(|from| from.as_ref()?.secret_key_ref.as_ref())
+        .chain(tls.filter_map(|tls| tls.ca_secret_ref.as_ref()))
+}
+
+fn invalid(message: &str) -> Problem {
+    Problem::new(Reason::InvalidSpec, message)
+}
+
+/// `path` seen from `folder`, without `.` and `..`; links are not looked at.
+fn below(folder: &Path, path: &Path) -> PathBuf {
+    let mut found = PathBuf::new();
+    for part in folder.join(path).components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                found.pop();
+            }
+            other => found.push(other),
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn secret(reference: &SecretKeyRef) -> Secret {
+        match (reference.name.as_str(), reference.key.as_str()) {
+            ("github", "token") => Secret::Found("hunter2\n".into()),
+            ("github", "lines") => Secret::Found("hunter2\nhunter2".into()),
+            ("github", "nul") => Secret::Found("hunter2\0".into()),
+            ("huge", _) => Secret::Unusable("is larger than 1 MiB".into()),
+            _ => Secret::Missing,
+        }
+    }
+
+    /// The endpoint on one line, with its values.
+    fn resolve(spec: Value) -> String {
+        let environment = Environment::from_iter([("PROXY", "hunter3"), ("EMPTY", "")]);
+        let sources = Sources {
+            root: Path::new("/srv/fleet"),
+            secrets: Path::new("/run/secrets"),
+            environment: &environment,
+            secret: &secret,
+            key: &DigestKey::new(b"k"),
+        };
+        let spec: McpServerSpec = serde_json::from_value(spec).unwrap();
+        let values = |pairs: &[(String, SecretString)]| {
+            let pair =
+                |(name, value): &(String, SecretString)| format!(" {name}={:?}", value.expose_secret());
+            pairs.iter().map(pair).collect::<String>()
+        };
+        match sources.resolve(&spec, Path::new("team/a.yaml")) {
+            Ok(endpoint) => match &endpoint.transport {
+                Transport::Stdio(stdio) => {
+                    let cwd = stdio.cwd.as_ref().unwrap().display();
+                    format!(
+                        "{} {:?} in {cwd}{}",
+                        stdio.command,
+                        stdio.args,
+                        values(&stdio.env)
+                    )
+                }
+                Transport::Http(http) => {
+                    let headers: Vec<_> = http
+                        .headers
+                        .iter()
+                        .map(|(name, value)| (name.to_string(), value.clone()))
+                        .collect();
+                    let ca = http.ca.as_ref().map(ExposeSecret::expose_secret);
+                    format!("{} ca={ca:?}{}", http.url, values(&headers))
+                }
+            },
+            Err(problem) => problem.to_string(),
+        }
+    }
+
+    #[test]
+    fn folders_and_commands() {
+        for (command, cwd, expected) in [
+            ("npx", json!(null), "npx [] in /srv/fleet/team"),
+            ("npx", json!("./"), "npx [] in /srv/fleet/team"),
+            ("npx", json!("../x/./y"), "npx [] in /srv/fleet/x/y"),
+            ("npx", json!("/opt"), "npx [] in /opt"),
+            ("npx", json!("../../../../.."), "npx [] in /"),
+            (
+                "./bin/s",
+                json!("x"),
+                "/srv/fleet/team/x/bin/s [] in /srv/fleet/team/x",
+            ),
+            (
+                "bin/s",
+                json!(null),
+                "/srv/fleet/team/bin/s [] in /srv/fleet/team",
+            ),
+            ("/bin/s", json!("x"), "/bin/s [] in /srv/fleet/team/x"),
+        ] {
+            let spec = json!({ "stdio": { "command": command, "cwd": cwd } });
+            assert_eq!(resolve(spec), expected, "{command} {cwd}");
+        }
+    }
+
+    #[test]
+    fn values_come_from_where_they_are_declared() {
+        let from = |name: &str, key: &str, optional: bool| json!({ "secretKeyRef": { "name": name, "key": key, "optional": optional } });
+        for (value, in_variable, in_header) in [
+            (json!({ "value": "plain" }), "\"plain\"", "\"plain\""),
+            (json!({ "value": "" }), "\"\"", "\"\""),
+            (
+                json!({ "valueFrom": { "env": "PROXY" } }),
+                "\"hunter3\"",
+                "\"hunter3\"",
+            ),
+            (json!({ "valueFrom": { "env": "EMPTY" } }), "\"\"", "\"\""),
+            (
+                json!({ "valueFrom": from("github", "token", false) }),
+                "\"hunter2\\n\"",
+                "\"hunter2\"",
+            ),
+        ] {
+            let mut item = value.clone();
+            item["name"] = json!("x");
+            let spec = json!({ "stdio": { "command": "c", "env": [item.clone()] } });
+            assert_eq!(
+                resolve(spec),
+                format!("c [] in /srv/fleet/team x={in_variable}"),
+                "{value}"
+            );
+            let spec = json!({ "http": { "url": "https://a/mcp", "headers": [item] } });
+            assert_eq!(
+                resolve(spec),
+                format!("https://a/mcp ca=None x={in_header}"),
+                "{value}"
+            );
+        }
+        let tls = json!({ "http": { "url": "https://a/", "tls": { "caSecretRef": { "name": "github", "key": "token" } } } });
+        assert_eq!(resolve(tls), "https://a/ ca=Some(\"hunter2\\n\")");
+        let optional = json!({ "stdio": { "command": "c", "env": [{ "name": "x", "valueFrom": from("github", "no", true) }] } });
+        assert_eq!(resolve(optional), "c [] in /srv/fleet/team");
+    }
+
+    #[test]
+    fn what_is_missing_is_named_and_no_value_is() {
+        let from = |name: &str, key: &str| json!({ "secretKeyRef": { "name": name, "key": key } });
+        for (transport, value_from, expected) in [
+            (
+                "stdio",
+                json!({ "env": "HTTPS_PROXY" }),
+                "VariableNotFound: variable x: the variable \"HTTPS_PROXY\" is not set",
+            ),
+            (
+                "stdio",
+                from("github", "no"),
+                "SecretNotFound: variable x: secret \"github\" with key \"no\" was not found; it is looked for in /run/secrets/github/no",
+            ),
+            (
+                "http",
+                from("none", "token"),
+                "SecretNotFound: header x: secret \"none\" with key \"token\" was not found",
+            ),
+            (
+                "http",
+                from("huge", "token"),
+                "SecretNotFound: header x: secret \"huge\" with key \"token\" cannot be used: /run/secrets/huge/token is larger than 1 MiB",
+            ),
+            (
+                "http",
+                from("github", "lines"),
+                "InvalidSpec: header x: its value holds a line break",
+            ),
+            (
+                "stdio",
+                from("github", "nul"),
+                "InvalidSpec: variable x: its value holds a NUL",
+            ),
+        ] {
+            let item = json!([{ "name": "x", "valueFrom": value_from }]);
+            let spec = match transport {
+                "stdio" => json!({ "stdio": { "command": "c", "env": item } }),
+                _ => json!({ "http": { "url": "https://a/mcp", "headers": item } }),
+            };
+            let told = resolve(spec);
+            assert!(told.starts_with(expected), "{told}");
+            assert!(!told.contains("hunter"), "{told}");
+        }
+    }
+
+    #[test]
+    fn references_are_found_wherever_they_stand() {
+        let from = |key: &str| json!({ "secretKeyRef": { "name": "n", "key": key } });
+        let spec: McpServerSpec = serde_json::from_value(json!({
+            "stdio": { "command": "c", "env": [
+                { "name": "A", "value": "x" }, { "name": "B", "valueFrom": from("b") }, { "name": "C", "valueFrom": { "env": "D" } },
+            ] },
+            "http": {
+                "url": "http://a", "headers": [{ "name": "E", "valueFrom": from("e") }],
+                "tls": { "caSecretRef": { "name": "n", "key": "ca" } },
+            },
+        }))
+        .unwrap();
+        let keys: Vec<_> = references(&spec)
+            .map(|reference| reference.key.as_str())
+            .collect();
+        assert_eq!(keys, ["b", "e", "ca"]);
+    }
+}

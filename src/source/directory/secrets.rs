@@ -1,0 +1,113 @@
+//! The secrets directory: `<dir>/<name>/<key>`, as Kubernetes mounts it.
+//!
+//! Names and keys were checked by the rules of the resource, so that they cannot leave the directory. Values
+//! stay in memory while somebody refers to them, and are read again only when their file has changed.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use rustix::fs::stat;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::read::{Stamp, small_file};
+use super::resolve::Secret;
+use crate::resource::SecretKeyRef;
+
+/// As much as Kubernetes lets a Secret hold.
+const LIMIT: u64 = 1 << 20;
+
+/// The secrets that were asked for.
+pub(super) struct Secrets {
+    root: PathBuf,
+    known: RefCell<HashMap<(String, String), Known>>,
+}
+
+struct Known {
+    /// Of the file when it was read; `None` if there was none, or if the stamp proves nothing yet.
+    stamp: Option<Stamp>,
+    value: Secret,
+}
+
+impl Secrets {
+    pub fn new(root: PathBuf) -> Self {
+        Self {
+            root,
+            known: RefCell::default(),
+        }
+    }
+
+    /// Where secrets are looked for.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The value of a reference: the one of the last refresh, read now if nobody has asked before.
+    pub fn get(&self, reference: &SecretKeyRef, now: Timestamp) -> Secret {
+        let place = (reference.name.clone(), reference.key.clone());
+        let mut known = self.known.borrow_mut();
+        let entry = known
+            .entry(place)
+            .or_insert_with_key(|place| self.read(place, now));
+        entry.value.clone()
+    }
+
+    /// Forgets what nobody in `used` refers to, looks at the rest again, and says whether a value differs.
+    pub fn refresh(&mut self, used: &HashSet<(String, String)>, now: Timestamp) -> bool {
+        let mut known = std::mem::take(self.known.get_mut());
+        known.retain(|place, _| used.contains(place));
+        let mut differs = false;
+        for (place, entry) in &mut known {
+            let path = self.root.join(&place.0).join(&place.1);
+            let stamp = stat(&path).ok().map(|stat| Stamp::of(&stat));
+            if stamp.is_none() && matches!(entry.value, Secret::Missing)
+                || stamp.is_some() && stamp == entry.stamp
+            {
+                continue;
+            }
+            let new = self.read(place, now);
+            differs |= !same(&entry.value, &new.value);
+            *entry = new;
+        }
+        self.known = RefCell::new(known);
+        differs
+    }
+
+    /// The folders whose changes matter: the root, and those of the secrets that are referred to.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        let names: HashSet<_> = self.known.borrow().keys().map(|(name, _)| name.clone()).collect();
+        let mut folders = vec![self.root.clone()];
+        folders.extend(names.iter().map(|name| self.root.join(name)));
+        folders
+    }
+
+    fn read(&self, (name, key): &(String, String), now: Timestamp) -> Known {
+        match small_file(&self.root.join(name).join(key), LIMIT) {
+            Ok((stamp, bytes)) => Known {
+                stamp: Some(stamp).filter(|stamp| stamp.is_settled(now)),
+                value: match String::from_utf8(bytes) {
+                    Ok(text) => Secret::Found(SecretString::from(text)),
+                    Err(_) => Secret::Unusable("is not text in UTF-8".to_owned()),
+                },
+            },
+            Err(error) => Known {
+                stamp: None,
+                value: match error.kind() {
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Secret::Missing,
+                    _ => Secret::Unusable(error.to_string()),
+                },
+            },
+        }
+    }
+}
+
+fn same(one: &Secret, other: &Secret) -> bool {
+    match (one, other) {
+        (Secret::Found(one), Secret::Found(other)) => one.expose_secret() == other.expose_secret(),
+        (Secret::Missing, Secret::Missing) => true,
+        (Secret::Unusable(one), Secret::Unusable(other)) => one == other,
+        _ => false,
+    }
+}

@@ -1,0 +1,352 @@
+//! The state directory: what must outlive a run, or be found by other commands.
+//!
+//! There is one per source directory, outside the watched tree, readable by its owner alone. Promises that a
+//! file in it is whole or absent, whenever the process dies, and that a second daemon on the same directory
+//! is refused. Never holds a resolved secret. Its methods block: they are for the start and for blocking
+//! threads.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ring::rand::{SecureRandom, SystemRandom};
+
+use crate::resource::Digest;
+
+const LOCK: &str = "lock";
+
+/// Where state directories live: `$XDG_STATE_HOME/evenkeel`, else `~/.local/state/evenkeel`; `None` without
+/// either variable. The XDG specification has relative values ignored.
+pub fn state_home(xdg_state_home: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
+    let absolute = |value: OsString| Some(PathBuf::from(value)).filter(|path| path.is_absolute());
+    let home = || Some(absolute(home?)?.join(".local/state"));
+    Some(xdg_state_home.and_then(absolute).or_else(home)?.join("evenkeel"))
+}
+
+/// The state directory of one source directory.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+}
+
+/// Held by the one daemon of a source directory; the lock ends with it, or with the process.
+#[derive(Debug)]
+#[must_use = "the lock ends when this is dropped"]
+pub struct StateLock(#[expect(dead_code, reason = "an open file is a held lock")] File);
+
+/// Why the state directory cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Another daemon has it.
+    #[error("evenkeel already runs on this directory, as process {}; stop it, or use it", pid.as_deref().unwrap_or("unknown"))]
+    Taken {
+        /// The process id of the other, if it has written it yet.
+        pid: Option<String>,
+    },
+    /// The file system refused.
+    #[error("state directory {}: {error}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What it said.
+        #[source]
+        error: io::Error,
+    },
+}
+
+impl StateDir {
+    /// Opens, and if need be creates, the state directory of `source` below `home`.
+    ///
+    /// `source` is the path as given, made absolute: its links are not resolved, because a link that is
+    /// flipped to another checkout is still the same source.
+    pub fn open(home: &Path, source: &Path) -> Result<Self, StateError> {
+        let path = home.join(folder_name(source));
+        let refused = |error| StateError::Io {
+            path: path.clone(),
+            error,
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(refused)?;
+        let mode = fs::metadata(&path).map_err(refused)?.permissions().mode();
+        if mode & 0o077 != 0 {
+            fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(refused)?;
+        }
+        Ok(Self { path })
+    }
+
+    /// The directory itself, for sockets and for files that others read.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes the lock of the daemon, without waiting.
+    pub fn lock(&self) -> Result<StateLock, StateError> {
+        let path = self.path.join(LOCK);
+        let refused = |error| StateError::Io {
+            path: path.clone(),
+            error,
+        };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(refused)?;
+        match file.try_lock() {
+            Ok(()) => {
+                file.set_len(0).map_err(refused)?;
+                writeln!(file, "{}", std::process::id()).map_err(refused)?;
+                Ok(StateLock(file))
+            }
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                // A lock without a readable pid is a lock all the same.
+                let _ = file.take(32).read_to_string(&mut text);
+                let pid = Some(text.trim().to_owned()).filter(|pid| !pid.is_empty());
+                Err(StateError::Taken { pid })
+            }
+            Err(TryLockError::Error(error)) => Err(refused(error)),
+        }
+    }
+
+    /// The 32 random bytes called `name`, drawn at the first call and the same ever after.
+    pub fn key(&self, name: &str) -> Result<[u8; 32], StateError> {
+        let refused = |error| StateError::Io {
+            path: self.path.join(name),
+            error,
+        };
+        if let Some(bytes) = self.read(name)? {
+            return bytes.try_into().map_err(|_| {
+                refused(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "is not a key of 32 bytes; delete it and start again",
+                ))
+            });
+        }
+        let mut key = [0; 32];
+        SystemRandom::new()
+            .fill(&mut key)
+            .map_err(|_| refused(io::Error::other("the system gives no random bytes")))?;
+        self.put(name, &key, true)?;
+        Ok(key)
+    }
+
+    /// The content of a file; `None` if there is none.
+    pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StateError> {
+        let path = self.path.join(name);
+        let mut bytes = Vec::new();
+        match File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+            Ok(_) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StateError::Io { path, error }),
+        }
+    }
+
+    /// Replaces a file (mode 0600) in one step. `name` may have one folder before it, which is created.
+    ///
+    /// A crash of the process leaves the old or the new content; a loss of power may lose the last writes.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+        self.put(name, bytes, false)
+    }
+
+    /// Removes a file; one that is not there is as good as removed.
+    pub fn remove(&self, name: &str) -> Result<(), StateError> {
+        let path = self.path.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StateError::Io { path, error }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The names (`folder/file`) of the files in a folder, sorted; none if there is no such folder.
+    pub fn list(&self, folder: &str) -> Result<Vec<String>, StateError> {
+        let path = self.path.join(folder);
+        let refused = |error| StateError::Io {
+            path: path.clone(),
+            error,
+        };
+        let entries = match fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(refused(error)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(refused)?.file_name();
+            // Temporary files of a write that a crash cut short begin with a dot.
+            if let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) {
+                names.push(format!("{folder}/{name}"));
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn put(&self, name: &str, bytes: &[u8], durable: bool) -> Result<(), StateError> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let path = self.path.join(name);
+        let folder = path.parent().unwrap_or(&self.path);
+        let temporary = folder.join(format!(
+            ".{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        ));
+        let write = || -> io::Result<()> {
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(true).mode(0o600);
+            let mut file = match options.open(&temporary) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+                    options.open(&temporary)?
+                }
+                other => other?,
+            };
+            file.write_all(bytes)?;
+            if durable {
+                file.sync_all()?;
+            }
+            fs::rename(&temporary, &path)
+        };
+        write().map_err(|error| {
+            // Best effort: the write has failed already, often because the disk is full.
+            let _ = fs::remove_file(&temporary);
+            StateError::Io {
+                path: path.clone(),
+                error,
+            }
+        })
+    }
+}
+
+/// The last part of the path, for people, and a digest of the whole, which makes it unique.
+fn folder_name(source: &Path) -> String {
+    let readable: String = source
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .chars()
+        .map(|char| {
+            if char.is_ascii_alphanumeric() || matches!(char, '-' | '_') {
+                char
+            } else {
+                '-'
+            }
+        })
+        .take(32)
+        .collect();
+    let digest = Digest::of(source.as_os_str().as_bytes()).short(10);
+    if readable.is_empty() {
+        format!("root-{digest}")
+    } else {
+        format!("{readable}-{digest}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(home: &tempfile::TempDir) -> StateDir {
+        StateDir::open(home.path(), Path::new("/srv/mcp/my team")).unwrap()
+    }
+
+    #[test]
+    fn home_follows_xdg() {
+        for (xdg, home, expected) in [
+            (Some("/x"), Some("/h"), Some("/x/evenkeel")),
+            (None, Some("/h"), Some("/h/.local/state/evenkeel")),
+            (Some("relative"), Some("/h"), Some("/h/.local/state/evenkeel")),
+            (Some(""), None, None),
+            (None, None, None),
+        ] {
+            let found = state_home(xdg.map(OsString::from), home.map(OsString::from));
+            assert_eq!(found, expected.map(PathBuf::from), "{xdg:?} {home:?}");
+        }
+    }
+
+    #[test]
+    fn one_folder_per_path_as_given() {
+        let name = |path: &str| folder_name(Path::new(path));
+        assert!(name("/srv/mcp/my team").starts_with("my-team-"));
+        assert_ne!(name("/a/fleet"), name("/b/fleet"));
+        assert!(name("/").starts_with("root-"));
+        assert!(name(&format!("/{}", "x".repeat(300))).len() < 64);
+    }
+
+    #[test]
+    fn the_owner_alone_can_read_it() {
+        let home = tempfile::tempdir().unwrap();
+        let state = state(&home);
+        state.write("declarations/a", b"x").unwrap();
+        state.key("digests").unwrap();
+        let _lock = state.lock().unwrap();
+        let mode = |name: &str| {
+            let path = state.path().join(name);
+            fs::metadata(path).unwrap().permissions().mode() & 0o777
+        };
+        assert_eq!(mode(""), 0o700);
+        for (name, expected) in [
+            ("declarations", 0o700),
+            ("declarations/a", 0o600),
+            ("digests", 0o600),
+            ("lock", 0o600),
+        ] {
+            assert_eq!(mode(name), expected, "{name}");
+        }
+
+        fs::set_permissions(state.path(), Permissions::from_mode(0o755)).unwrap();
+        self::state(&home);
+        assert_eq!(mode(""), 0o700, "a directory that others could read is closed");
+    }
+
+    #[test]
+    fn a_second_daemon_is_refused_with_the_pid_of_the_first() {
+        let home = tempfile::tempdir().unwrap();
+        let state = state(&home);
+        let lock = state.lock().unwrap();
+        let refused = state.lock().unwrap_err().to_string();
+        assert!(refused.contains(&std::process::id().to_string()), "{refused}");
+        drop(lock);
+        let _lock = state.lock().unwrap();
+    }
+
+    #[test]
+    fn a_key_is_drawn_once() {
+        let home = tempfile::tempdir().unwrap();
+        let state = state(&home);
+        let key = state.key("digests").unwrap();
+        assert_eq!(state.key("digests").unwrap(), key);
+        assert_ne!(state.key("sessions").unwrap(), key);
+        state.write("digests", b"short").unwrap();
+        let damaged = state.key("digests").unwrap_err().to_string();
+        assert!(damaged.contains("not a key of 32 bytes"), "{damaged}");
+    }
+
+    #[test]
+    fn files_are_replaced_listed_and_removed() {
+        let home = tempfile::tempdir().unwrap();
+        let state = state(&home);
+        assert_eq!(state.list("declarations").unwrap(), Vec::<String>::new());
+        assert_eq!(state.read("declarations/a").unwrap(), None);
+        state.write("declarations/b", b"1").unwrap();
+        state.write("declarations/a", b"1").unwrap();
+        state.write("declarations/a", b"2").unwrap();
+        assert_eq!(state.read("declarations/a").unwrap().unwrap(), b"2");
+        assert_eq!(
+            state.list("declarations").unwrap(),
+            ["declarations/a", "declarations/b"]
+        );
+        state.remove("declarations/a").unwrap();
+        state.remove("declarations/a").unwrap();
+        assert_eq!(state.list("declarations").unwrap(), ["declarations/b"]);
+    }
+}
