@@ -1,0 +1,209 @@
+//! What a well-behaved server does in each era: the openings, the checks and the methods.
+
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+
+use super::message::{Listen, Notice, Notices, Outcome, Request, member};
+use super::script::{Answers, Era, Script};
+use super::server::{Rig, Session};
+use super::{headers, tools};
+
+/// The modern revision.
+const MODERN: &str = "2026-07-28";
+const LEGACY: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
+pub(super) const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+
+impl Rig {
+    /// The right answer to a request that passed the checks.
+    pub(super) async fn dispatch(self: &Arc<Self>, request: &Request<'_>, notices: &Notices) -> Outcome {
+        let script = self.script();
+        match (request.method, request.modern) {
+            ("initialize", false) => self.initialize(request, &script),
+            ("ping", false) => request.result("{}"),
+            ("server/discover", true) => request.result(&format!(
+                r#"{{"supportedVersions":{},"capabilities":{},"_meta":{{"io.modelcontextprotocol/serverInfo":{}}},"ttlMs":0,"cacheScope":"private"}}"#,
+                supported(script.era),
+                capabilities(&script),
+                server_info(&script)
+            )),
+            ("tools/list", _) => list_tools(request, &script),
+            ("tools/call", _) => {
+                if script.http.answers != Answers::Json {
+                    let _ = notices.send(Notice::Started);
+                }
+                tools::call(self, request, notices).await
+            }
+            ("subscriptions/listen", true) => Outcome::Listen(Listen {
+                id: request.id.into(),
+                filter: member(request.params, "notifications")
+                    .map_or_else(|| super::script::raw("{}"), ToOwned::to_owned),
+                guard: None,
+            }),
+            _ => request.error(404, -32601, "Method not found", None),
+        }
+    }
+
+    fn initialize(&self, request: &Request<'_>, script: &Script) -> Outcome {
+        let asked = member(request.params, "protocolVersion")
+            .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok())
+            .unwrap_or_default();
+        let version = match &script.protocol {
+            Some(version) => version.clone(),
+            None if LEGACY.contains(&asked.as_str()) => asked,
+            None => LEGACY[0].into(),
+        };
+        let text = request.text(&format!(
+            r#"{{"protocolVersion":"{version}","capabilities":{},"serverInfo":{},"instructions":"Ask the rig."}}"#,
+            capabilities(script),
+            server_info(script)
+        ));
+        let session = Session {
+            version,
+            ready: false,
+        };
+        let mut state = self.state();
+        if request.headers.is_none() || !script.http.sessions {
+            state.client = session;
+            return Outcome::Reply {
+                status: 200,
+                text,
+                session: None,
+            };
+        }
+        state.serial += 1;
+        state.counters.sessions_opened += 1;
+        let name = format!("{}-{}-{}", script.name, std::process::id(), state.serial);
+        state.sessions.insert(name.clone(), session);
+        Outcome::Reply {
+            status: 200,
+            text,
+            session: Some(name),
+        }
+    }
+
+    /// Refuses what a modern server must refuse.
+    pub(super) fn check_modern(&self, request: &Request<'_>, meta: &str) -> Option<Outcome> {
+        let script = self.script();
+        let data = |asked: &str| {
+            let supported: serde_json::Value = serde_json::from_str(supported(script.era)).unwrap();
+            serde_json::json!({"supported": supported, "requested": asked}).to_string()
+        };
+        if request.method == "initialize" {
+            // An old client, not a wrong one.
+            return Some(request.error(400, -32022, "Unsupported protocol version", Some(&data(""))));
+        }
+        let version =
+            member(meta, META_VERSION).and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+        let refusal = match &version {
+            None => Some((-32602, format!("Invalid params: _meta lacks {META_VERSION}"))),
+            Some(_) if member(meta, META_CAPABILITIES).is_none() => {
+                Some((-32602, format!("Invalid params: _meta lacks {META_CAPABILITIES}")))
+            }
+            Some(version) => request
+                .headers
+                .and_then(|headers| {
+                    let tool = tools::schema_of(&script, request);
+                    headers::check(headers, request, version, tool.as_ref()).err()
+                })
+                .map(|why| (-32020, format!("Header mismatch: {why}"))),
+        };
+        if let Some((code, message)) = refusal {
+            self.complain(format!("{}: {message}", request.method));
+            return Some(request.error(400, code, &message, None));
+        }
+        let version = version.unwrap_or_default();
+        (version != MODERN)
+            .then(|| request.error(400, -32022, "Unsupported protocol version", Some(&data(&version))))
+    }
+
+    /// Refuses what a legacy server must refuse, and notes what it need not refuse.
+    pub(super) fn check_legacy(&self, request: &Request<'_>, session: Option<&str>) -> Option<Outcome> {
+        if request.method == "initialize" {
+            return None;
+        }
+        let mut state = self.state();
+        let client = match (request.headers.is_some() && state.script.http.sessions, session) {
+            (false, _) => state.client.clone(),
+            (true, Some(session)) => match state.sessions.get(session) {
+                Some(client) => client.clone(),
+                None => return Some(request.error(404, -32001, "Session not found", None)),
+            },
+            (true, None) => {
+                return Some(request.error(400, -32000, "Bad Request: no valid session ID provided", None));
+            }
+        };
+        if request.method == "server/discover" {
+            // The probe of a client that speaks both: an unknown method here.
+            return None;
+        }
+        if !client.ready && request.method != "ping" {
+            state.complain(format!("{} before notifications/initialized", request.method));
+        }
+        if let Some(headers) = request.headers
+            && client.version.as_str() >= "2025-06-18"
+            && headers::text(headers, "mcp-protocol-version") != Some(&client.version)
+        {
+            state.complain(format!(
+                "{}: MCP-Protocol-Version is not {}",
+                request.method, client.version
+            ));
+        }
+        None
+    }
+}
+
+fn list_tools(request: &Request<'_>, script: &Script) -> Outcome {
+    let tools = tools::descriptors(script);
+    let size = if script.page_size == 0 {
+        tools.len().max(1)
+    } else {
+        script.page_size
+    };
+    let cursor = member(request.params, "cursor").map_or(Some(0), |raw| {
+        serde_json::from_str::<String>(raw.get())
+            .ok()?
+            .strip_prefix("page ")?
+            .parse()
+            .ok()
+    });
+    let Some(start) = cursor.filter(|start| *start == 0 || *start < tools.len()) else {
+        return request.error(200, -32602, "Invalid cursor", None);
+    };
+    let end = tools.len().min(start + size);
+    let next = if script.repeat_cursor {
+        format!(r#","nextCursor":"page {start}""#)
+    } else if end < tools.len() {
+        format!(r#","nextCursor":"page {end}""#)
+    } else {
+        String::new()
+    };
+    let caching = if request.modern {
+        r#","ttlMs":0,"cacheScope":"private""#
+    } else {
+        ""
+    };
+    request.result(&format!(
+        r#"{{"tools":[{}]{next}{caching}}}"#,
+        tools[start..end].join(",")
+    ))
+}
+
+fn capabilities(script: &Script) -> &str {
+    script
+        .capabilities
+        .as_deref()
+        .map_or(r#"{"tools":{"listChanged":true}}"#, RawValue::get)
+}
+
+fn server_info(script: &Script) -> String {
+    serde_json::json!({"name": script.name, "version": "1.0.0", "title": "The fault rig"}).to_string()
+}
+
+fn supported(era: Era) -> &'static str {
+    match era {
+        Era::Dual => r#"["2026-07-28","2025-11-25"]"#,
+        Era::Modern | Era::Legacy => r#"["2026-07-28"]"#,
+    }
+}

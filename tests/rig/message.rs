@@ -1,0 +1,159 @@
+//! Messages as the rig sees them: a request, what becomes of it, and the texts of answers.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+
+use hyper::HeaderMap;
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+
+use super::server::InFlight;
+
+/// The notification of a changed tool list.
+pub(super) const LIST_CHANGED: &str = "notifications/tools/list_changed";
+
+/// What is told on the way to an answer.
+pub(super) enum Notice {
+    /// The tool begins: a stream may open.
+    Started,
+    /// A whole JSON-RPC message.
+    Message(String),
+}
+
+pub(super) type Notices = mpsc::UnboundedSender<Notice>;
+
+/// What becomes of a message.
+pub(super) enum Outcome {
+    Reply {
+        status: u16,
+        text: String,
+        session: Option<String>,
+    },
+    /// A notification or an answer was taken.
+    Accepted,
+    Http {
+        status: u16,
+        headers: BTreeMap<String, String>,
+        body: String,
+    },
+    Junk(String),
+    Drop,
+    Cut,
+    Exit(i32),
+    /// Cancelled: no answer.
+    Silence,
+    Listen(Listen),
+}
+
+/// A listen stream about to open; it is open as long as the guard lives.
+pub(super) struct Listen {
+    pub id: String,
+    pub filter: Box<RawValue>,
+    pub guard: Option<InFlight>,
+}
+
+/// A request as the tools see it.
+pub(super) struct Request<'a> {
+    pub id: &'a str,
+    pub method: &'a str,
+    pub params: &'a str,
+    pub modern: bool,
+    pub headers: Option<&'a HeaderMap>,
+}
+
+impl Listen {
+    /// The first message of the stream.
+    pub fn acknowledgement(&self) -> String {
+        format!(
+            r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"_meta":{{"io.modelcontextprotocol/subscriptionId":{}}},"notifications":{}}}}}"#,
+            self.id, self.filter
+        )
+    }
+
+    /// A notification for this stream, if its filter asks for it.
+    pub fn notice(&self, method: &str) -> Option<String> {
+        let wanted = match method {
+            LIST_CHANGED => "toolsListChanged",
+            "notifications/prompts/list_changed" => "promptsListChanged",
+            "notifications/resources/list_changed" => "resourcesListChanged",
+            _ => return None,
+        };
+        (member(self.filter.get(), wanted)?.get() == "true").then(|| {
+            format!(
+                r#"{{"jsonrpc":"2.0","method":"{method}","params":{{"_meta":{{"io.modelcontextprotocol/subscriptionId":{}}}}}}}"#,
+                self.id
+            )
+        })
+    }
+}
+
+impl Request<'_> {
+    /// An answer with this result; a modern one says that it is complete.
+    pub fn result(&self, result: &str) -> Outcome {
+        Outcome::Reply {
+            status: 200,
+            text: self.text(result),
+            session: None,
+        }
+    }
+
+    /// An answer with this result and nothing added to it.
+    pub fn exactly(&self, result: &str) -> Outcome {
+        Outcome::Reply {
+            status: 200,
+            text: format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, self.id),
+            session: None,
+        }
+    }
+
+    /// An error; `status` is for modern HTTP, and for legacy HTTP where it is about the session.
+    pub fn error(&self, status: u16, code: i32, message: &str, data: Option<&str>) -> Outcome {
+        let about_the_method = code == -32601 && !self.modern;
+        let status = if about_the_method { 200 } else { status };
+        reply(status, self.id, &error_object(code, message, data))
+    }
+
+    /// The whole message of such an answer.
+    pub fn text(&self, result: &str) -> String {
+        let kind = if self.modern {
+            r#""resultType":"complete""#
+        } else {
+            ""
+        };
+        let rest = result
+            .trim_start()
+            .strip_prefix('{')
+            .expect("a result is an object");
+        let comma = if kind.is_empty() || rest.trim_start().starts_with('}') {
+            ""
+        } else {
+            ","
+        };
+        format!(
+            r#"{{"jsonrpc":"2.0","id":{},"result":{{{kind}{comma}{rest}}}"#,
+            self.id
+        )
+    }
+}
+
+/// A member of a JSON object, as it stands there.
+pub(super) fn member<'a>(object: &'a str, name: &str) -> Option<&'a RawValue> {
+    serde_json::from_str::<HashMap<Cow<'a, str>, &'a RawValue>>(object)
+        .ok()?
+        .remove(name)
+}
+
+pub(super) fn error_object(code: i32, message: &str, data: Option<&str>) -> String {
+    let message = serde_json::json!(message);
+    let data = data.map(|data| format!(r#","data":{data}"#)).unwrap_or_default();
+    format!(r#"{{"code":{code},"message":{message}{data}}}"#)
+}
+
+/// A whole error message.
+pub(super) fn reply(status: u16, id: &str, error: &str) -> Outcome {
+    Outcome::Reply {
+        status,
+        text: format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#),
+        session: None,
+    }
+}

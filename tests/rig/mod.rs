@@ -1,0 +1,44 @@
+//! The fault rig: one scriptable MCP server that can do everything a server may do, and most of what it may not.
+//!
+//! A [`Script`] says how it behaves. Tests start it in their own process over HTTP ([`Http`]) or let evenkeel
+//! start it as a child over stdio ([`Stdio`]), change the script while it runs and read its [`Counters`]; what a
+//! client does wrong stands in [`Counters::complaints`]. It is written on hyper and raw JSON and shares no code
+//! with evenkeel or with rmcp, so that no mistake can hide on both sides. It is never part of the shipped binary.
+//!
+//! As a program (`cargo build --example rig`): `rig [--http ADDRESS] SCRIPT.json`.
+
+// Tests fail by panicking, and each uses the part of the rig that it needs.
+#![allow(
+    dead_code,
+    unused_imports,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::exit,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test program"
+)]
+
+mod control;
+mod counters;
+mod era;
+mod handle;
+mod headers;
+mod http;
+mod message;
+mod script;
+mod server;
+mod stdio;
+mod tools;
+
+pub use control::Command;
+pub use counters::Counters;
+pub use handle::{Http, Process, Stdio};
+pub use http::serve;
+pub use script::{Answers, Era, Rule, Script, Then};
+pub use server::Rig;
+pub use stdio::{linger, run};
+pub use tools::{ODD_RESULT, ODD_TOOL};

@@ -1,0 +1,156 @@
+//! The tools of the rig.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::message::{Notice, Notices, Outcome, Request, member};
+use super::script::Script;
+use super::server::Rig;
+
+/// How the tool `odd` is listed: members, spellings and numbers that no model of a tool knows.
+pub const ODD_TOOL: &str = r#"{"name":"odd","title":"Odd \u00fc","x-vendor": {"deep": [1.0e+2, {"a":1,"a":2}]},"inputSchema":{"type":"object","$comment":"kept","x-range":[0, 1E3]},"execution":{"taskSupport":"forbidden","later":true},"icons":[{"src":"data:image/png;base64,AA==","theme":"mono"}],"annotations":{"readOnlyHint":true,"xHint":"kept"},"_meta":{"example.com/kept":12345678901234567890123}}"#;
+
+/// What the tool `odd` answers: content, members and numbers that no model of a result knows.
+pub const ODD_RESULT: &str = r#"{"content":[{"type":"hologram","beams": [1.0e+2,-0.0],"nested":{"k":null}},{"type":"text","text":"\u00e9\/","annotations":{"audience":["later"]},"x":1}],"structuredContent":{"n":12345678901234567890123,"f":1.10},"x-later": {"a":[ ]},"_meta":{"example.com/kept":"yes"}}"#;
+
+/// The descriptors that the script lists, each as it goes on the wire.
+pub(super) fn descriptors(script: &Script) -> Vec<String> {
+    script
+        .tools
+        .iter()
+        .map(|tool| match serde_json::from_str::<String>(tool.get()) {
+            Ok(name) => descriptor(&name),
+            Err(_) => tool.get().to_owned(),
+        })
+        .collect()
+}
+
+/// The `inputSchema` of the tool that is called, if it is listed.
+pub(super) fn schema_of(script: &Script, request: &Request<'_>) -> Option<Value> {
+    if request.method != "tools/call" {
+        return None;
+    }
+    let name = member(request.params, "name")?;
+    descriptors(script).into_iter().find_map(|tool| {
+        (member(&tool, "name")?.get() == name.get())
+            .then(|| serde_json::from_str(member(&tool, "inputSchema")?.get()).ok())?
+    })
+}
+
+fn descriptor(name: &str) -> String {
+    if name == "odd" {
+        return ODD_TOOL.into();
+    }
+    let (description, properties) = match name {
+        "report" => ("Tells who and where the server is.", json!({})),
+        "sleep" => (
+            "Answers after a while, with progress on the way.",
+            json!({"ms": {"type": "integer"}, "steps": {"type": "integer"}}),
+        ),
+        "reply" => (
+            "Answers with the result that it is given.",
+            json!({"result": {"type": "object"}}),
+        ),
+        "fail" => (
+            "Answers with the error that it is given.",
+            json!({"error": {"type": "object"}}),
+        ),
+        "big" => (
+            "Answers with that many bytes of text.",
+            json!({"bytes": {"type": "integer"}}),
+        ),
+        "log" => ("Sends a log message on the way.", json!({"data": {}})),
+        "mirror" => (
+            "Wants its region in a header too.",
+            json!({"region": {"type": "string", "x-mcp-header": "Region"}}),
+        ),
+        _ => ("Answers with the parameters as they came.", json!({})),
+    };
+    json!({
+        "name": name,
+        "description": description,
+        "inputSchema": {"type": "object", "properties": properties},
+    })
+    .to_string()
+}
+
+/// Runs a tool. What it does not know by name echoes.
+pub(super) async fn call(rig: &Arc<Rig>, request: &Request<'_>, notices: &Notices) -> Outcome {
+    let argument =
+        |name: &str| member(request.params, "arguments").and_then(|arguments| member(arguments.get(), name));
+    let number = |name: &str| argument(name).and_then(|raw| raw.get().parse::<u64>().ok());
+    let name = member(request.params, "name")
+        .map_or("", RawValue::get)
+        .trim_matches('"');
+    match name {
+        "odd" => request.exactly(ODD_RESULT),
+        "reply" => request.exactly(argument("result").map_or("{}", RawValue::get)),
+        "fail" => Outcome::Reply {
+            status: 200,
+            text: format!(
+                r#"{{"jsonrpc":"2.0","id":{},"error":{}}}"#,
+                request.id,
+                argument("error").map_or(r#"{"code":-1,"message":"failed as asked"}"#, RawValue::get)
+            ),
+            session: None,
+        },
+        "big" => {
+            let bytes = usize::try_from(number("bytes").unwrap_or(0)).unwrap();
+            request.result(&text(&"x".repeat(bytes)))
+        }
+        "sleep" => {
+            let steps = number("steps").unwrap_or(0);
+            let pause = Duration::from_millis(number("ms").unwrap_or(0)) / u32::try_from(steps + 1).unwrap();
+            for step in 1..=steps {
+                tokio::time::sleep(pause).await;
+                progress(request, notices, step, steps);
+            }
+            tokio::time::sleep(pause).await;
+            request.result(&text("slept"))
+        }
+        "log" => {
+            let data = argument("data").map_or("null", RawValue::get);
+            let _ = notices.send(Notice::Message(format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"info","data":{data}}}}}"#
+            )));
+            request.result(&text("logged"))
+        }
+        "report" => request.result(&text(&report(rig, request).to_string())),
+        _ => request.result(&text(request.params)),
+    }
+}
+
+fn progress(request: &Request<'_>, notices: &Notices, step: u64, steps: u64) {
+    let token = member(request.params, "_meta").and_then(|meta| member(meta.get(), "progressToken"));
+    if let Some(token) = token {
+        let _ = notices.send(Notice::Message(format!(
+            r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":{token},"progress":{step},"total":{steps},"message":"step {step}","x-later":[1.0e+2]}}}}"#
+        )));
+    }
+}
+
+fn report(rig: &Rig, request: &Request<'_>) -> Value {
+    let headers: BTreeMap<_, _> = request
+        .headers
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes())))
+        .collect();
+    json!({
+        "pid": std::process::id(),
+        "cwd": std::env::current_dir().unwrap_or_default(),
+        "args": std::env::args().collect::<Vec<_>>(),
+        "env": std::env::vars().collect::<BTreeMap<_, _>>(),
+        "headers": headers,
+        "modern": request.modern,
+        "counters": rig.counters(),
+    })
+}
+
+fn text(text: &str) -> String {
+    json!({"content": [{"type": "text", "text": text}]}).to_string()
+}

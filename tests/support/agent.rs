@@ -1,0 +1,351 @@
+//! An agent that speaks raw MCP over HTTP: what it sends and gets is JSON text, byte for byte.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hyper::Method;
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::http::{self, Answer};
+use super::within;
+
+/// How an agent speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Era {
+    /// 2025-11-25: `initialize`, a session, the GET stream.
+    Legacy,
+    /// 2026-07-28: `_meta` in each request, `subscriptions/listen`.
+    Modern,
+}
+
+impl Era {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Legacy, Self::Modern];
+
+    fn version(self) -> &'static str {
+        match self {
+            Self::Legacy => "2025-11-25",
+            Self::Modern => "2026-07-28",
+        }
+    }
+}
+
+/// One connected agent.
+pub struct Agent {
+    pub era: Era,
+    pub url: String,
+    /// The session id of a legacy agent.
+    pub session: Option<String>,
+    /// The result of `initialize` or `server/discover`.
+    pub opening: String,
+    next: AtomicU64,
+}
+
+impl Agent {
+    /// Opens as agents of this era do.
+    pub async fn open(era: Era, url: &str) -> Self {
+        Self::try_open(era, url)
+            .await
+            .unwrap_or_else(|error| panic!("the opening was refused: {error}"))
+    }
+
+    /// Opens as agents of this era do; the error is what stood in the way.
+    pub async fn try_open(era: Era, url: &str) -> Result<Self, String> {
+        let mut agent = Self {
+            era,
+            url: url.into(),
+            session: None,
+            opening: String::new(),
+            next: AtomicU64::new(1),
+        };
+        if era == Era::Modern {
+            agent.opening = agent.request("server/discover", "{}").await?;
+            return Ok(agent);
+        }
+        let params = r#"{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"test-agent","version":"1"}}"#;
+        let mut exchange = agent.begin("initialize", params).await?;
+        agent.session = exchange.session.take();
+        agent.opening = exchange.answer().await?;
+        agent.notify("notifications/initialized", "{}").await?;
+        Ok(agent)
+    }
+
+    /// Sends a request. What a modern request must carry in `_meta` is put before what `params` has there.
+    pub async fn begin(&self, method: &str, params: &str) -> Result<Exchange, String> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let params = match self.era {
+            Era::Legacy => Cow::Borrowed(params),
+            Era::Modern => Cow::Owned(with_meta(params)),
+        };
+        let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#);
+        let name = ["name", "uri"].iter().find_map(|key| member(&params, key));
+        let named = matches!(method, "tools/call" | "prompts/get" | "resources/read");
+        let name = name
+            .filter(|_| named)
+            .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+        let answer = self.post(method, name.as_deref(), &body).await?;
+        if answer.status >= 300
+            && !answer
+                .header("content-type")
+                .is_some_and(|kind| kind.contains("json"))
+        {
+            let status = answer.status;
+            return Err(format!(
+                "HTTP {status}: {}",
+                answer.text().await.unwrap_or_default()
+            ));
+        }
+        Ok(Exchange {
+            id,
+            session: answer.header("mcp-session-id").map(ToOwned::to_owned),
+            status: answer.status,
+            answer: Some(answer),
+        })
+    }
+
+    /// The raw result of a request; the error is the raw error object, or what went wrong below it.
+    pub async fn request(&self, method: &str, params: &str) -> Result<String, String> {
+        within(method, async { self.begin(method, params).await?.answer().await }).await
+    }
+
+    /// The raw result of `tools/call`.
+    pub async fn call(&self, tool: &str, arguments: &str) -> Result<String, String> {
+        self.request(
+            "tools/call",
+            &format!(r#"{{"name":"{tool}","arguments":{arguments}}}"#),
+        )
+        .await
+    }
+
+    /// The first text of the result of a tool that must succeed.
+    pub async fn text(&self, tool: &str, arguments: &str) -> String {
+        let result = self
+            .call(tool, arguments)
+            .await
+            .unwrap_or_else(|error| panic!("{tool}: {error}"));
+        let value: serde_json::Value = serde_json::from_str(&result).unwrap();
+        assert_ne!(value["isError"], true, "{tool}: {result}");
+        value["content"][0]["text"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{tool}: no text: {result}"))
+            .to_owned()
+    }
+
+    /// The tools as they are listed, all pages.
+    pub async fn list(&self) -> Vec<Box<RawValue>> {
+        let mut tools = Vec::new();
+        let mut params = "{}".to_owned();
+        loop {
+            let page = self
+                .request("tools/list", &params)
+                .await
+                .unwrap_or_else(|error| panic!("tools/list: {error}"));
+            let listed = member(&page, "tools").unwrap_or_else(|| panic!("no tools: {page}"));
+            tools.extend(serde_json::from_str::<Vec<Box<RawValue>>>(listed.get()).unwrap());
+            match member(&page, "nextCursor") {
+                Some(cursor) => params = format!(r#"{{"cursor":{cursor}}}"#),
+                None => return tools,
+            }
+        }
+    }
+
+    /// The names of the tools, in the order in which they are listed.
+    pub async fn tools(&self) -> Vec<String> {
+        let name = |tool: &RawValue| serde_json::from_str(member(tool.get(), "name")?.get()).ok();
+        self.list()
+            .await
+            .iter()
+            .map(|tool| name(tool).expect("a tool has a name"))
+            .collect()
+    }
+
+    /// Sends a notification.
+    pub async fn notify(&self, method: &str, params: &str) -> Result<(), String> {
+        let body = format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{params}}}"#);
+        let answer = self.post(method, None, &body).await?;
+        if answer.status == 202 {
+            Ok(())
+        } else {
+            Err(format!("{method}: HTTP {}", answer.status))
+        }
+    }
+
+    /// Opens the stream of change notices: GET, or `subscriptions/listen` for all lists.
+    pub async fn notices(&self) -> Notices {
+        within("the stream of notices", self.try_notices())
+            .await
+            .unwrap_or_else(|error| panic!("notices: {error}"))
+    }
+
+    /// Opens the stream of change notices, or says what stood in the way.
+    pub async fn try_notices(&self) -> Result<Notices, String> {
+        let mut stream = if self.era == Era::Modern {
+            let filter = r#"{"notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}}"#;
+            let mut exchange = self.begin("subscriptions/listen", filter).await?;
+            let first = exchange
+                .next()
+                .await?
+                .ok_or("the stream ended before its acknowledgement")?;
+            if !first.contains("notifications/subscriptions/acknowledged") {
+                return Err(format!("the stream began with {first}"));
+            }
+            exchange.answer.take().ok_or("the answer is no stream")?
+        } else {
+            let mut headers = vec![
+                ("Accept", "text/event-stream"),
+                ("MCP-Protocol-Version", self.era.version()),
+            ];
+            headers.extend(self.session.as_deref().map(|session| ("Mcp-Session-Id", session)));
+            http::send(Method::GET, &self.url, &headers, "").await?
+        };
+        if stream.status != 200 || !stream.is_stream() {
+            let status = stream.status;
+            return Err(format!("HTTP {status}: {}", stream.text().await?));
+        }
+        let (sender, messages) = mpsc::unbounded_channel();
+        let reader = tokio::spawn(async move {
+            while let Ok(Some(message)) = stream.event().await {
+                let _ = sender.send(message);
+            }
+        });
+        Ok(Notices { messages, reader })
+    }
+
+    /// Ends a legacy session; the HTTP status.
+    pub async fn end(&self) -> u16 {
+        let session = self.session.as_deref().expect("a session");
+        let headers = [
+            ("Mcp-Session-Id", session),
+            ("MCP-Protocol-Version", self.era.version()),
+        ];
+        http::send(Method::DELETE, &self.url, &headers, "")
+            .await
+            .unwrap()
+            .status
+    }
+
+    async fn post(&self, method: &str, name: Option<&str>, body: &str) -> Result<Answer, String> {
+        let mut headers = vec![
+            ("Content-Type", "application/json"),
+            ("Accept", "application/json, text/event-stream"),
+        ];
+        if self.era == Era::Modern {
+            headers.push(("Mcp-Method", method));
+            headers.extend(name.map(|name| ("Mcp-Name", name)));
+        }
+        if self.era == Era::Modern || self.session.is_some() {
+            headers.push(("MCP-Protocol-Version", self.era.version()));
+        }
+        headers.extend(self.session.as_deref().map(|session| ("Mcp-Session-Id", session)));
+        http::send(Method::POST, &self.url, &headers, body).await
+    }
+}
+
+/// A request in flight. Dropping it closes its connection: to a modern server, that cancels it.
+pub struct Exchange {
+    pub id: u64,
+    pub status: u16,
+    session: Option<String>,
+    answer: Option<Answer>,
+}
+
+impl Exchange {
+    /// The next whole message: a notification, or the answer. `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<String>, String> {
+        match &mut self.answer {
+            Some(answer) if answer.is_stream() => answer.event().await,
+            _ => match self.answer.take() {
+                Some(answer) => answer.text().await.map(Some),
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// The raw result; the error is the raw error object, or what went wrong below it. Skips notifications.
+    pub async fn answer(&mut self) -> Result<String, String> {
+        while let Some(message) = self.next().await? {
+            if let Some(result) = member(&message, "result") {
+                return Ok(result.get().to_owned());
+            }
+            if let Some(error) = member(&message, "error") {
+                return Err(error.get().to_owned());
+            }
+        }
+        Err("the answer ended without a result".into())
+    }
+}
+
+/// An open stream of notices; closed when dropped.
+pub struct Notices {
+    messages: mpsc::UnboundedReceiver<String>,
+    reader: JoinHandle<()>,
+}
+
+impl Notices {
+    /// The next notice; fails the test if none comes.
+    pub async fn next(&mut self) -> String {
+        within("a notice", self.messages.recv())
+            .await
+            .expect("the stream is open")
+    }
+
+    /// Waits until the tool list has changed, and takes all notices that are there by then.
+    pub async fn tools_changed(&mut self) {
+        while !self.next().await.contains("notifications/tools/list_changed") {}
+        self.seen();
+    }
+
+    /// The notices that have come and were not taken yet.
+    pub fn seen(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.messages.try_recv().ok()).collect()
+    }
+
+    /// Waits until the other side ends the stream.
+    pub async fn ended(&mut self) {
+        within("the end of the stream", async {
+            while self.messages.recv().await.is_some() {}
+        })
+        .await;
+    }
+}
+
+impl Drop for Notices {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+/// A member of a JSON object, as it stands there.
+pub fn member<'a>(object: &'a str, name: &str) -> Option<&'a RawValue> {
+    serde_json::from_str::<HashMap<Cow<'a, str>, &'a RawValue>>(object)
+        .ok()?
+        .remove(name)
+}
+
+fn with_meta(params: &str) -> String {
+    let ours = r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"test-agent","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}"#;
+    let inner = |object: &str| {
+        let inner = object
+            .trim()
+            .strip_prefix('{')
+            .and_then(|rest| rest.strip_suffix('}'))
+            .expect("an object");
+        if inner.trim().is_empty() {
+            String::new()
+        } else {
+            format!(",{inner}")
+        }
+    };
+    match member(params, "_meta") {
+        Some(meta) => {
+            // The member is a piece of the text, so that it can be replaced in its place.
+            let start = meta.get().as_ptr().addr() - params.as_ptr().addr();
+            let rest = &params[start + meta.get().len()..];
+            format!("{}{{{ours}{}}}{rest}", &params[..start], inner(meta.get()))
+        }
+        None => format!(r#"{{"_meta":{{{ours}}}{}}}"#, inner(params)),
+    }
+}

@@ -1,0 +1,214 @@
+//! `evenkeel run DIR`, started for one test.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{eventually, http};
+
+/// The running program. Killed when dropped; a failing test shows what it said.
+pub struct Evenkeel {
+    child: Child,
+    directory: PathBuf,
+    flags: Vec<String>,
+    listen: u16,
+    admin: u16,
+    home: TempDir,
+    said: Arc<Mutex<String>>,
+}
+
+impl Evenkeel {
+    /// Runs on a directory and waits until it is alive.
+    pub async fn run(directory: &Path) -> Self {
+        Self::run_with(directory, &[]).await
+    }
+
+    /// Runs on a directory with more flags and waits until it is alive.
+    pub async fn run_with(directory: &Path, flags: &[&str]) -> Self {
+        let home = TempDir::with_prefix("home").unwrap();
+        let (listen, admin) = (free_port(), free_port());
+        let said = Arc::default();
+        let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
+        let child = start(directory, &flags, listen, admin, home.path(), &said);
+        let mut this = Self {
+            child,
+            directory: directory.into(),
+            flags,
+            listen,
+            admin,
+            home,
+            said,
+        };
+        this.alive().await;
+        this
+    }
+
+    /// Where agents connect.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/mcp", self.listen)
+    }
+
+    /// A path of the status API.
+    pub fn admin(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.admin)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it wrote to stderr so far.
+    pub fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
+    }
+
+    /// A server as the status API tells it; `None` if there is none of that name.
+    pub async fn server(&self, name: &str) -> Option<Value> {
+        let path = format!("/apis/evenkeel.dev/v1alpha1/namespaces/default/mcpservers/{name}");
+        let text = http::get(&self.admin(&path)).await.ok()?;
+        Some(serde_json::from_str(&text).unwrap())
+    }
+
+    /// A condition of a server; `None` if there is none.
+    pub async fn condition(&self, name: &str, kind: &str) -> Option<Condition> {
+        let server = self.server(name).await?;
+        let conditions = server["status"]["conditions"].as_array()?;
+        let found = conditions.iter().find(|condition| condition["type"] == kind)?;
+        let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
+        Some(Condition {
+            status: text("status"),
+            reason: text("reason"),
+            message: text("message"),
+        })
+    }
+
+    /// Waits until a condition has this status and reason.
+    pub async fn wait_for(&self, name: &str, kind: &str, status: &str, reason: &str) -> Condition {
+        let what = format!("{name}: {kind}={status}/{reason}");
+        eventually(&what, async || {
+            self.condition(name, kind)
+                .await
+                .filter(|found| found.status == status && found.reason == reason)
+        })
+        .await
+    }
+
+    /// Waits until a server is attached.
+    pub async fn attached(&self, name: &str) {
+        self.wait_for(name, "Ready", "True", "Attached").await;
+    }
+
+    /// Kills it with SIGKILL and waits for its end.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to end with SIGTERM and waits until it has.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        let pid = i32::try_from(self.child.id())
+            .ok()
+            .and_then(Pid::from_raw)
+            .unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+        eventually("evenkeel ends after SIGTERM", async || {
+            self.child.try_wait().unwrap()
+        })
+        .await
+    }
+
+    /// Starts it again after its end, on the same directory, ports and state.
+    pub async fn start_again(&mut self) {
+        self.child = start(
+            &self.directory,
+            &self.flags,
+            self.listen,
+            self.admin,
+            self.home.path(),
+            &self.said,
+        );
+        self.alive().await;
+    }
+
+    async fn alive(&mut self) {
+        let livez = self.admin("/livez");
+        eventually("evenkeel is alive", async || {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("evenkeel ended with {status}");
+            }
+            http::get(&livez).await.ok()
+        })
+        .await;
+    }
+}
+
+impl Drop for Evenkeel {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- evenkeel said:\n{}---", self.said());
+        }
+    }
+}
+
+/// One condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    pub status: String,
+    pub reason: String,
+    pub message: String,
+}
+
+fn start(
+    directory: &Path,
+    flags: &[String],
+    listen: u16,
+    admin: u16,
+    home: &Path,
+    said: &Arc<Mutex<String>>,
+) -> Child {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_evenkeel"))
+        .arg("run")
+        .arg(directory)
+        .args(["--listen", &format!("127.0.0.1:{listen}")])
+        .args(["--admin", &format!("127.0.0.1:{admin}")])
+        .args(flags)
+        .env("XDG_STATE_HOME", home.join("state"))
+        .env("XDG_CONFIG_HOME", home.join("config"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    let said = said.clone();
+    std::thread::spawn(move || {
+        for line in stderr.lines().map_while(Result::ok) {
+            let mut said = said.lock().unwrap();
+            said.push_str(&line);
+            said.push('\n');
+        }
+    });
+    child
+}
+
+/// A port that nobody listens on, from below the range that systems hand out by themselves: it stays free through a
+/// restart of what the test runs there.
+fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id() % 20_000 * 37;
+    loop {
+        let port = u16::try_from(10_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What behaviour tests need around evenkeel: the program itself, the files that it reads, agents that speak raw MCP
+//! in either era, and real servers from their registries. Nothing here knows what evenkeel should do; tests say that.
+
+// Tests fail by panicking, and each uses the part of this that it needs.
+#![allow(
+    dead_code,
+    unused_imports,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "tests"
+)]
+
+mod agent;
+mod daemon;
+mod declared;
+pub mod http;
+mod peers;
+
+use std::time::Duration;
+
+pub use agent::{Agent, Era, Exchange, Notices};
+pub use daemon::Evenkeel;
+pub use declared::Declared;
+pub use peers::{Peer, everything, time};
+
+/// How long anything may take on a busy machine before a test gives up on it.
+pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Waits until the closure gives a value. Fails the test, naming `what`, when [`PATIENCE`] is over.
+pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let wait = async {
+        loop {
+            if let Some(found) = ask().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    within(what, wait).await
+}
+
+/// Waits for a future. Fails the test, naming `what`, when [`PATIENCE`] is over.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let done = tokio::time::timeout(PATIENCE, future).await;
+    done.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
+}
