@@ -15,8 +15,7 @@ use super::control::Command;
 use super::counters::Counters;
 use super::era::META_VERSION;
 use super::headers;
-use super::message::Request;
-use super::message::{LIST_CHANGED, Listen, Notices, Outcome, error_object, member, reply};
+use super::message::{LIST_CHANGED, Listen, Notices, Outcome, Request, error_object, member, reply};
 use super::script::{Era, Rule, Script, Then};
 
 /// One server and all that it knows.
