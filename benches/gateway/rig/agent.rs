@@ -1,0 +1,266 @@
+//! An agent: opens either era, lists and calls tools, and listens for notices.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+use tokio::time::{Duration, Instant, timeout};
+
+use super::connection::{Connection, Events};
+use super::samples::Samples;
+use super::{Era, Result, clock};
+
+const CHANGED: &str = "notifications/tools/list_changed";
+/// What each call sends, and what its answer must hold.
+pub const TEXT: &str = "the quick brown fox jumps over the lazy dog, forty times an hour";
+/// No single answer takes longer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where an MCP endpoint is, and how it is spoken to.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub address: SocketAddr,
+    pub path: String,
+    pub era: Era,
+}
+
+/// An agent with one keep-alive connection and, in the legacy era, a session.
+pub struct Agent {
+    target: Target,
+    session: Option<String>,
+    connection: Connection,
+    id: u64,
+}
+
+impl Agent {
+    /// Connects and shakes hands.
+    pub async fn connect(target: &Target) -> Result<Self> {
+        let connection = Connection::open(target.address).await?;
+        let mut agent = Self {
+            target: target.clone(),
+            session: None,
+            connection,
+            id: 0,
+        };
+        match target.era {
+            Era::Legacy => {
+                let opening = json!({
+                    "protocolVersion": Era::Legacy.version(),
+                    "capabilities": {},
+                    "clientInfo": client_info(),
+                });
+                let (session, _) = agent.exchange("initialize", None, opening).await?;
+                agent.session = session;
+                let notice = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+                let request = agent.post("notifications/initialized", None, notice);
+                let answer = timeout(PATIENCE, agent.connection.exchange(&request)).await??;
+                if answer.status != 202 {
+                    return Err(format!("notifications/initialized: HTTP {}", answer.status).into());
+                }
+            }
+            Era::Modern => {
+                agent.request("server/discover", None, json!({})).await?;
+            }
+        }
+        Ok(agent)
+    }
+
+    /// Sends a request and gives its result.
+    pub async fn request(&mut self, method: &str, name: Option<&str>, params: Value) -> Result<Value> {
+        Ok(self.exchange(method, name, params).await?.1)
+    }
+
+    async fn exchange(
+        &mut self,
+        method: &str,
+        name: Option<&str>,
+        params: Value,
+    ) -> Result<(Option<String>, Value)> {
+        self.id += 1;
+        let body = self.body(self.id, method, params);
+        let request = self.post(method, name, &body);
+        let answer = timeout(PATIENCE, self.connection.exchange(&request)).await??;
+        let text = String::from_utf8_lossy(&answer.body);
+        let fail = || format!("{method}: HTTP {}: {text}", answer.status);
+        // An answer may come as a stream of one event.
+        let json = text
+            .lines()
+            .find_map(|line| line.strip_prefix("data:").filter(|data| data.contains('{')));
+        let mut message: Value = serde_json::from_str(json.unwrap_or(&text)).map_err(|_| fail())?;
+        let session = answer.header("mcp-session-id").map(str::to_owned);
+        match message.get_mut("result") {
+            Some(result) => Ok((session, result.take())),
+            None => Err(fail().into()),
+        }
+    }
+
+    /// The names of all tools, from all pages.
+    pub async fn tools(&mut self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        let mut params = json!({});
+        loop {
+            let page = self.request("tools/list", None, params).await?;
+            let tools = page
+                .get("tools")
+                .and_then(Value::as_array)
+                .ok_or("a page without tools")?;
+            names.extend(
+                tools
+                    .iter()
+                    .filter_map(|tool| Some(tool.get("name")?.as_str()?.to_owned())),
+            );
+            match page.get("nextCursor") {
+                Some(cursor) => params = json!({ "cursor": cursor }),
+                None => return Ok(names),
+            }
+        }
+    }
+
+    /// A call that is rendered once and sent often.
+    pub fn call(&self, tool: &str) -> Call {
+        let params = json!({ "name": tool, "arguments": { "text": TEXT } });
+        let bytes = self.post(
+            "tools/call",
+            Some(tool),
+            &self.body(Call::FIRST, "tools/call", params),
+        );
+        let mark = format!(r#""id":{}"#, Call::FIRST);
+        let digits = bytes
+            .windows(mark.len())
+            .position(|window| window == mark.as_bytes());
+        Call {
+            bytes,
+            digits: digits.unwrap_or_default() + 5,
+            id: Call::FIRST,
+        }
+    }
+
+    /// Carries out a call and says how long it took.
+    pub async fn carry_out(&mut self, call: &mut Call) -> Result<Duration> {
+        let bytes = call.next();
+        let begin = Instant::now();
+        let answer = self.connection.exchange(bytes).await?;
+        let took = begin.elapsed();
+        let body = &answer.body;
+        if answer.status != 200 || !body.windows(TEXT.len()).any(|window| window == TEXT.as_bytes()) {
+            return Err(format!("HTTP {}: {}", answer.status, String::from_utf8_lossy(body)).into());
+        }
+        Ok(took)
+    }
+
+    /// Carries out a number of calls one after the other.
+    pub async fn carry_out_many(&mut self, call: &mut Call, count: usize) -> Result<Samples> {
+        let mut samples = Samples::default();
+        for _ in 0..count {
+            samples.push(self.carry_out(call).await?);
+        }
+        Ok(samples)
+    }
+
+    /// Opens the stream of notices, on a connection of its own.
+    pub async fn notices(&self) -> Result<Notices> {
+        let connection = Connection::open(self.target.address).await?;
+        let request = match self.target.era {
+            Era::Legacy => self.render("GET", "Accept: text/event-stream\r\n", ""),
+            Era::Modern => {
+                let filter = json!({ "notifications": { "toolsListChanged": true } });
+                let body = self.body(1, "subscriptions/listen", filter);
+                self.post("subscriptions/listen", None, &body)
+            }
+        };
+        let events = timeout(PATIENCE, connection.events(&request)).await??;
+        Ok(Notices(events))
+    }
+
+    fn body(&self, id: u64, method: &str, mut params: Value) -> String {
+        if self.target.era == Era::Modern
+            && let Some(params) = params.as_object_mut()
+        {
+            let meta = json!({
+                "io.modelcontextprotocol/protocolVersion": Era::Modern.version(),
+                "io.modelcontextprotocol/clientInfo": client_info(),
+                "io.modelcontextprotocol/clientCapabilities": {},
+            });
+            params.insert("_meta".to_owned(), meta);
+        }
+        format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#)
+    }
+
+    fn post(&self, method: &str, name: Option<&str>, body: &str) -> Vec<u8> {
+        let length = body.len();
+        let mut headers = format!(
+            "Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n\
+             Content-Length: {length}\r\n"
+        );
+        if self.target.era == Era::Modern {
+            let name = name
+                .map(|name| format!("Mcp-Name: {name}\r\n"))
+                .unwrap_or_default();
+            headers.extend(["Mcp-Method: ", method, "\r\n", &name]);
+        }
+        self.render("POST", &headers, body)
+    }
+
+    fn render(&self, verb: &str, headers: &str, body: &str) -> Vec<u8> {
+        let Target { address, path, era } = &self.target;
+        let session = self
+            .session
+            .as_deref()
+            .map(|id| format!("Mcp-Session-Id: {id}\r\n"));
+        let session = session.unwrap_or_default();
+        let version = era.version();
+        format!(
+            "{verb} {path} HTTP/1.1\r\nHost: {address}\r\nMCP-Protocol-Version: {version}\r\n\
+             {session}{headers}\r\n{body}"
+        )
+        .into_bytes()
+    }
+}
+
+/// A rendered `tools/call`. Ids are of equal length, so that each is written over the one before.
+pub struct Call {
+    bytes: Vec<u8>,
+    digits: usize,
+    id: u64,
+}
+
+impl Call {
+    const FIRST: u64 = 1_000_000_000;
+
+    fn next(&mut self) -> &[u8] {
+        self.id += 1;
+        let digits = self.id.to_string();
+        if let Some(place) = self.bytes.get_mut(self.digits..self.digits + digits.len()) {
+            place.copy_from_slice(digits.as_bytes());
+        }
+        &self.bytes
+    }
+}
+
+/// The notices that an agent gets.
+pub struct Notices(Events);
+
+impl Notices {
+    /// Waits for the next `tools/list_changed`; gives the time at which it came.
+    pub async fn changed(&mut self, patience: Duration) -> Result<i128> {
+        let changed = async {
+            while !self.0.next().await?.contains(CHANGED) {}
+            Ok(clock())
+        };
+        timeout(patience, changed)
+            .await
+            .map_err(|_| format!("no {CHANGED} within {patience:?}"))?
+    }
+
+    /// Waits until no notice has come for a while, and says how many came before.
+    pub async fn quiet(&mut self, quiet: Duration) -> Result<usize> {
+        let mut count = 0;
+        while let Ok(event) = timeout(quiet, self.0.next()).await {
+            count += usize::from(event?.contains(CHANGED));
+        }
+        Ok(count)
+    }
+}
+
+fn client_info() -> Value {
+    json!({ "name": "evenkeel-bench", "version": "1" })
+}

@@ -1,0 +1,73 @@
+//! A directory of declarations, and the ways in which a file gets into it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+
+use super::{Era, Result, clock};
+
+/// A temporary directory with the declarations, the state of evenkeel and its log.
+pub struct Directory {
+    root: TempDir,
+    upstream: SocketAddr,
+}
+
+impl Directory {
+    /// An empty one, for servers of this upstream.
+    pub async fn new(upstream: SocketAddr) -> Result<Self> {
+        let root = tempfile::Builder::new().prefix("evenkeel-bench-").tempdir()?;
+        let directory = Self { root, upstream };
+        tokio::fs::create_dir(directory.live()).await?;
+        Ok(directory)
+    }
+
+    /// What evenkeel reads.
+    pub fn live(&self) -> PathBuf {
+        self.root.path().join("declared")
+    }
+
+    /// Where it keeps its state.
+    pub fn state(&self) -> PathBuf {
+        self.root.path().join("state")
+    }
+
+    /// What it prints.
+    pub fn log(&self) -> PathBuf {
+        self.root.path().join("log")
+    }
+
+    /// Declares a server of the fake upstream, by a rename into place; gives the time before it. Its tool
+    /// is [`tool`].
+    pub async fn declare(&self, kind: &str, number: usize) -> Result<i128> {
+        let name = format!("{kind}-{number}.yaml");
+        let staged = self.root.path().join(&name);
+        tokio::fs::write(&staged, self.yaml(kind, number)).await?;
+        let place = self.live().join(&name);
+        let before = clock();
+        std::fs::rename(&staged, &place)?;
+        Ok(before)
+    }
+
+    /// Declares the servers from 0 to `count`.
+    pub async fn declare_many(&self, era: Era, count: usize) -> Result<()> {
+        for number in 0..count {
+            self.declare(era.name(), number).await?;
+        }
+        Ok(())
+    }
+
+    fn yaml(&self, kind: &str, number: usize) -> String {
+        let upstream = self.upstream;
+        // Health checks are off, so that a request that reaches a server is one that the change caused.
+        format!(
+            "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata:\n  name: {kind}-{number}\nspec:\n  \
+             http:\n    url: http://{upstream}/{kind}/{number}/mcp\n  health:\n    interval: 0s\n"
+        )
+    }
+}
+
+/// The name under which agents see the tool of a declared server.
+pub fn tool(era: Era, number: usize) -> String {
+    format!("{era}-{number}_echo")
+}

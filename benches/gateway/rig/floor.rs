@@ -1,0 +1,65 @@
+//! The floor: what a proxy must cost on this machine. It takes a request off one connection, puts it on a
+//! pooled one, and gives the answer back; it reads nothing of what it passes on.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self as client, SendRequest};
+use hyper::server::conn::http1 as server;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::Result;
+
+/// Serves until the process ends.
+pub async fn serve(listener: TcpListener, upstream: SocketAddr) -> Result<()> {
+    let pool = Arc::new(Pool {
+        upstream,
+        idle: Mutex::default(),
+    });
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let pool = pool.clone();
+        let service = service_fn(move |request| forward(pool.clone(), request));
+        tokio::spawn(server::Builder::new().serve_connection(TokioIo::new(stream), service));
+    }
+}
+
+struct Pool {
+    upstream: SocketAddr,
+    idle: Mutex<Vec<SendRequest<Incoming>>>,
+}
+
+async fn forward(pool: Arc<Pool>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
+    let mut sender = pool.take().await?;
+    let (head, body) = sender.send_request(request).await?.into_parts();
+    let body = body.collect().await?.to_bytes();
+    pool.idle
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(sender);
+    Ok(Response::from_parts(head, Full::new(body)))
+}
+
+impl Pool {
+    async fn take(&self) -> Result<SendRequest<Incoming>> {
+        loop {
+            let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some(mut sender) = idle else { break };
+            if sender.ready().await.is_ok() {
+                return Ok(sender);
+            }
+        }
+        let stream = TcpStream::connect(self.upstream).await?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = client::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+}

@@ -1,0 +1,286 @@
+//! Any number of fake MCP servers on one port, told apart by path: `/legacy/17/mcp`, `/modern/17/mcp`, and
+//! `/hang/0/mcp`, which takes a request and never answers. Each has one tool, `echo`.
+//!
+//! It does as little as a server can and counts what it is asked: `/counts` tells.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Either, Full};
+use hyper::body::{Body, Frame, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::net::TcpListener;
+
+use super::{Era, Result, clock};
+
+const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+
+/// What all servers together were asked.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Counts {
+    /// Requests of any kind.
+    pub requests: u64,
+    /// Lists of tools given.
+    pub listed: u64,
+    /// Streams opened.
+    pub streams: u64,
+    /// When the server that listed last got its first request, in nanoseconds of the Unix epoch.
+    pub last_opened: i128,
+    /// When it gave that list.
+    pub last_listed: i128,
+}
+
+#[derive(Default)]
+struct State {
+    counts: Counts,
+    /// When a server got its first request.
+    opened: HashMap<(Era, u32), i128>,
+}
+
+type Shared = Arc<Mutex<State>>;
+type Answer = Response<Either<Full<Bytes>, Open>>;
+
+/// Serves until the process ends.
+pub async fn serve(listener: TcpListener) -> Result<()> {
+    let state = Shared::default();
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let state = state.clone();
+        let service = service_fn(move |request| answer(state.clone(), request));
+        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    }
+}
+
+async fn answer(state: Shared, request: Request<Incoming>) -> std::result::Result<Answer, Infallible> {
+    let mut segments = request.uri().path().split('/').skip(1);
+    let era = match segments.next() {
+        Some("legacy") => Era::Legacy,
+        Some("modern") => Era::Modern,
+        Some("counts") => {
+            let counts = state
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .counts
+                .clone();
+            return Ok(json(
+                StatusCode::OK,
+                serde_json::to_string(&counts).unwrap_or_default(),
+            ));
+        }
+        Some("hang") => std::future::pending().await,
+        _ => return Ok(status(StatusCode::NOT_FOUND)),
+    };
+    let number = segments
+        .next()
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_default();
+    let has_session = request.headers().contains_key(SESSION);
+    let seen = Seen {
+        state,
+        server: (era, number),
+    };
+    seen.note(|state| state.counts.requests += 1);
+    Ok(match (request.method(), era) {
+        (&Method::GET, Era::Legacy) if has_session => {
+            seen.note(|state| state.counts.streams += 1);
+            stream(Bytes::from_static(b": open\n\n"))
+        }
+        (&Method::DELETE, Era::Legacy) => status(StatusCode::OK),
+        (&Method::POST, _) => match request.into_body().collect().await {
+            Ok(body) => message(&seen, has_session, &body.to_bytes()),
+            Err(_) => status(StatusCode::BAD_REQUEST),
+        },
+        _ => status(StatusCode::METHOD_NOT_ALLOWED),
+    })
+}
+
+#[derive(Deserialize)]
+struct Message<'a> {
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    method: &'a str,
+    #[serde(borrow)]
+    params: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct CallParams<'a> {
+    #[serde(borrow)]
+    arguments: Arguments<'a>,
+}
+
+#[derive(Deserialize)]
+struct Arguments<'a> {
+    #[serde(borrow)]
+    text: &'a RawValue,
+}
+
+fn message(seen: &Seen, has_session: bool, body: &[u8]) -> Answer {
+    let Ok(message) = serde_json::from_slice::<Message<'_>>(body) else {
+        return status(StatusCode::BAD_REQUEST);
+    };
+    let Some(id) = message.id.map(RawValue::get) else {
+        return status(StatusCode::ACCEPTED);
+    };
+    let era = seen.server.0;
+    // What the modern era adds to every result.
+    let complete = if era == Era::Modern {
+        r#","resultType":"complete""#
+    } else {
+        ""
+    };
+    let fresh = if era == Era::Modern {
+        r#","ttlMs":0,"cacheScope":"private""#
+    } else {
+        ""
+    };
+    let result = match (message.method, era) {
+        ("tools/call", _) => {
+            let params = message
+                .params
+                .and_then(|raw| serde_json::from_str::<CallParams<'_>>(raw.get()).ok());
+            let Some(params) = params else {
+                return error(id, -32602, "echo needs a text");
+            };
+            let text = params.arguments.text.get();
+            format!(r#"{{"content":[{{"type":"text","text":{text}}}]{complete}}}"#)
+        }
+        ("tools/list", _) => {
+            seen.listed();
+            format!(r#"{{"tools":[{TOOL}]{complete}{fresh}}}"#)
+        }
+        ("initialize", Era::Legacy) => {
+            let opened = seen.opened();
+            let version = era.version();
+            let result = format!(
+                r#"{{"protocolVersion":"{version}","capabilities":{{"tools":{{"listChanged":true}}}},"serverInfo":{INFO}}}"#
+            );
+            let mut answer = json(StatusCode::OK, response(id, &result));
+            if let Ok(session) = format!("session-{}-{opened}", seen.server.1).try_into() {
+                answer.headers_mut().insert(SESSION, session);
+            }
+            return answer;
+        }
+        ("server/discover", Era::Modern) => {
+            seen.opened();
+            let version = era.version();
+            format!(
+                r#"{{"supportedVersions":["{version}"],"capabilities":{{"tools":{{"listChanged":true}}}},"_meta":{{"io.modelcontextprotocol/serverInfo":{INFO}}}{complete}{fresh}}}"#
+            )
+        }
+        ("subscriptions/listen", Era::Modern) => {
+            seen.note(|state| state.counts.streams += 1);
+            return stream(Bytes::from(format!(
+                "data: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/subscriptions/acknowledged\",\"params\":\
+                 {{\"_meta\":{{\"io.modelcontextprotocol/subscriptionId\":{id}}},\
+                 \"notifications\":{{\"toolsListChanged\":true}}}}}}\n\n"
+            )));
+        }
+        ("ping", Era::Legacy) => "{}".to_owned(),
+        (_, Era::Legacy) if !has_session => {
+            seen.opened();
+            return error(id, -32000, "Bad Request: no valid session ID provided");
+        }
+        _ => return error(id, -32601, "Method not found"),
+    };
+    json(StatusCode::OK, response(id, &result))
+}
+
+const INFO: &str = r#"{"name":"fake","version":"1"}"#;
+const TOOL: &str = r#"{"name":"echo","description":"Gives back the text that it is given, word for word.","inputSchema":{"type":"object","properties":{"text":{"type":"string","description":"Any text."}},"required":["text"]}}"#;
+
+fn response(id: &str, result: &str) -> String {
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#)
+}
+
+fn error(id: &str, code: i32, text: &str) -> Answer {
+    let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":"{text}"}}}}"#);
+    let status = if code == -32601 {
+        StatusCode::NOT_FOUND
+    } else {
+        StatusCode::BAD_REQUEST
+    };
+    json(status, body)
+}
+
+fn json(status: StatusCode, body: String) -> Answer {
+    let mut answer = Response::new(Either::Left(Full::new(Bytes::from(body))));
+    *answer.status_mut() = status;
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    answer
+}
+
+fn status(status: StatusCode) -> Answer {
+    let mut answer = Response::new(Either::Left(Full::default()));
+    *answer.status_mut() = status;
+    answer
+}
+
+fn stream(first: Bytes) -> Answer {
+    let mut answer = Response::new(Either::Right(Open(Some(first))));
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, http::HeaderValue::from_static("text/event-stream"));
+    answer
+}
+
+/// A body that stays open after its first bytes.
+struct Open(Option<Bytes>);
+
+impl Body for Open {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, Infallible>>> {
+        match self.0.take() {
+            Some(first) => Poll::Ready(Some(Ok(Frame::data(first)))),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// One server's entry in the counts.
+struct Seen {
+    state: Shared,
+    server: (Era, u32),
+}
+
+impl Seen {
+    fn note<T>(&self, note: impl FnOnce(&mut State) -> T) -> T {
+        note(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Notes a server's opening request; gives the number of servers opened.
+    fn opened(&self) -> usize {
+        let now = clock();
+        self.note(|state| {
+            state.opened.entry(self.server).or_insert(now);
+            state.opened.len()
+        })
+    }
+
+    fn listed(&self) {
+        let now = clock();
+        self.note(|state| {
+            state.counts.listed += 1;
+            state.counts.last_opened = state.opened.get(&self.server).copied().unwrap_or(now);
+            state.counts.last_listed = now;
+        });
+    }
+}
