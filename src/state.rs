@@ -65,15 +65,8 @@ impl StateDir {
     /// flipped to another checkout is still the same source.
     pub fn open(home: &Path, source: &Path) -> Result<Self, StateError> {
         let path = home.join(folder_name(source));
-        let refused = |error| StateError::Io {
-            path: path.clone(),
-            error,
-        };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .map_err(refused)?;
+        let refused = |error| StateError::Io { path: path.clone(), error };
+        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(refused)?;
         let mode = fs::metadata(&path).map_err(refused)?.permissions().mode();
         if mode & 0o077 != 0 {
             fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(refused)?;
@@ -89,10 +82,7 @@ impl StateDir {
     /// Takes the lock of the daemon, without waiting.
     pub fn lock(&self) -> Result<StateLock, StateError> {
         let path = self.path.join(LOCK);
-        let refused = |error| StateError::Io {
-            path: path.clone(),
-            error,
-        };
+        let refused = |error| StateError::Io { path: path.clone(), error };
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -120,10 +110,7 @@ impl StateDir {
 
     /// The 32 random bytes called `name`, drawn at the first call and the same ever after.
     pub fn key(&self, name: &str) -> Result<[u8; 32], StateError> {
-        let refused = |error| StateError::Io {
-            path: self.path.join(name),
-            error,
-        };
+        let refused = |error| StateError::Io { path: self.path.join(name), error };
         if let Some(bytes) = self.read(name)? {
             return bytes.try_into().map_err(|_| {
                 refused(io::Error::new(
@@ -170,10 +157,7 @@ impl StateDir {
     /// The names (`folder/file`) of the files in a folder, sorted; none if there is no such folder.
     pub fn list(&self, folder: &str) -> Result<Vec<String>, StateError> {
         let path = self.path.join(folder);
-        let refused = |error| StateError::Io {
-            path: path.clone(),
-            error,
-        };
+        let refused = |error| StateError::Io { path: path.clone(), error };
         let entries = match fs::read_dir(&path) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -195,11 +179,8 @@ impl StateDir {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let path = self.path.join(name);
         let folder = path.parent().unwrap_or(&self.path);
-        let temporary = folder.join(format!(
-            ".{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        ));
+        let temporary =
+            folder.join(format!(".{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
         let write = || -> io::Result<()> {
             let mut options = OpenOptions::new();
             options.write(true).create(true).truncate(true).mode(0o600);
@@ -219,10 +200,7 @@ impl StateDir {
         write().map_err(|error| {
             // Best effort: the write has failed already, often because the disk is full.
             let _ = fs::remove_file(&temporary);
-            StateError::Io {
-                path: path.clone(),
-                error,
-            }
+            StateError::Io { path: path.clone(), error }
         })
     }
 }
@@ -234,21 +212,11 @@ fn folder_name(source: &Path) -> String {
         .unwrap_or_default()
         .to_string_lossy()
         .chars()
-        .map(|char| {
-            if char.is_ascii_alphanumeric() || matches!(char, '-' | '_') {
-                char
-            } else {
-                '-'
-            }
-        })
+        .map(|char| if char.is_ascii_alphanumeric() || matches!(char, '-' | '_') { char } else { '-' })
         .take(32)
         .collect();
     let digest = Digest::of(source.as_os_str().as_bytes()).short(10);
-    if readable.is_empty() {
-        format!("root-{digest}")
-    } else {
-        format!("{readable}-{digest}")
-    }
+    if readable.is_empty() { format!("root-{digest}") } else { format!("{readable}-{digest}") }
 }
 
 #[cfg(test)]
@@ -294,12 +262,9 @@ mod tests {
             fs::metadata(path).unwrap().permissions().mode() & 0o777
         };
         assert_eq!(mode(""), 0o700);
-        for (name, expected) in [
-            ("declarations", 0o700),
-            ("declarations/a", 0o600),
-            ("digests", 0o600),
-            ("lock", 0o600),
-        ] {
+        for (name, expected) in
+            [("declarations", 0o700), ("declarations/a", 0o600), ("digests", 0o600), ("lock", 0o600)]
+        {
             assert_eq!(mode(name), expected, "{name}");
         }
 
@@ -341,10 +306,7 @@ mod tests {
         state.write("declarations/a", b"1").unwrap();
         state.write("declarations/a", b"2").unwrap();
         assert_eq!(state.read("declarations/a").unwrap().unwrap(), b"2");
-        assert_eq!(
-            state.list("declarations").unwrap(),
-            ["declarations/a", "declarations/b"]
-        );
+        assert_eq!(state.list("declarations").unwrap(), ["declarations/a", "declarations/b"]);
         state.remove("declarations/a").unwrap();
         state.remove("declarations/a").unwrap();
         assert_eq!(state.list("declarations").unwrap(), ["declarations/b"]);

@@ -95,21 +95,13 @@ async fn serve(role: Role, upstream: SocketAddr) -> Result<()> {
     }
 }
 
-#[expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the report, and how far it is"
-)]
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the report, and how far it is")]
 async fn run(args: Args) -> Result<ExitCode> {
     if !args.bench {
         println!("run it with: cargo bench --bench gateway");
         return Ok(ExitCode::SUCCESS);
     }
-    let size = |servers, additions, touches| fleet::Size {
-        servers,
-        additions,
-        touches,
-    };
+    let size = |servers, additions, touches| fleet::Size { servers, additions, touches };
     let mut plan = Plan {
         program: args.evenkeel,
         latency_rounds: 40,
@@ -144,21 +136,14 @@ async fn run(args: Args) -> Result<ExitCode> {
     tokio::fs::write(&json, serde_json::to_vec_pretty(&report.json())?).await?;
     println!("{report}");
     println!("The same as JSON: {}", json.display());
-    Ok(if report.failed() {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(if report.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// What the figures were taken on.
 async fn machine() -> String {
     let read = async |path| tokio::fs::read_to_string(path).await.unwrap_or_default();
     let info = read("/proc/cpuinfo").await;
-    let model = info
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"))
-        .unwrap_or_default();
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let load = read("/proc/loadavg").await;
     let kernel = read("/proc/sys/kernel/osrelease").await;
@@ -174,10 +159,7 @@ async fn machine() -> String {
 fn raise_file_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    let raised = rustix::process::Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
     // If it cannot be raised, the largest fleet will say so.
     let _ = setrlimit(Resource::Nofile, raised);
 }

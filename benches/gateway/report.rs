@@ -20,39 +20,23 @@ pub struct Row {
 
 impl Row {
     pub fn new(measure: impl Into<String>, unit: &'static str) -> Self {
-        Self {
-            measure: measure.into(),
-            unit,
-            ..Self::default()
-        }
+        Self { measure: measure.into(), unit, ..Self::default() }
     }
 
     pub fn era(self, era: Era) -> Self {
-        Self {
-            era: Some(era),
-            ..self
-        }
+        Self { era: Some(era), ..self }
     }
 
     pub fn direct(self, figures: impl Into<Vec<f64>>) -> Self {
-        Self {
-            direct: figures.into(),
-            ..self
-        }
+        Self { direct: figures.into(), ..self }
     }
 
     pub fn floor(self, figures: impl Into<Vec<f64>>) -> Self {
-        Self {
-            floor: figures.into(),
-            ..self
-        }
+        Self { floor: figures.into(), ..self }
     }
 
     pub fn evenkeel(self, figures: impl Into<Vec<f64>>) -> Self {
-        Self {
-            evenkeel: figures.into(),
-            ..self
-        }
+        Self { evenkeel: figures.into(), ..self }
     }
 
     /// What evenkeel is meant to reach.
@@ -82,11 +66,7 @@ pub struct Report {
 
 impl Report {
     pub fn new(machine: String) -> Self {
-        Self {
-            machine,
-            rows: Vec::new(),
-            failures: Vec::new(),
-        }
+        Self { machine, rows: Vec::new(), failures: Vec::new() }
     }
 
     pub fn add(&mut self, row: Row) {
@@ -141,9 +121,5 @@ fn figures(figures: &[f64]) -> String {
             _ => format!("{figure:.0}"),
         })
         .collect();
-    if texts.is_empty() {
-        "–".to_owned()
-    } else {
-        texts.join(" / ")
-    }
+    if texts.is_empty() { "–".to_owned() } else { texts.join(" / ") }
 }

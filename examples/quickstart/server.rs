@@ -31,11 +31,7 @@ impl Quickstart {
                 ),
             ],
             Self::Notes(_) => vec![
-                tool(
-                    "add_note",
-                    "Keeps a note until the server ends.",
-                    Some(("text", "The note")),
-                ),
+                tool("add_note", "Keeps a note until the server ends.", Some(("text", "The note"))),
                 tool("list_notes", "Lists the notes that were kept.", None),
             ],
         }
@@ -89,19 +85,12 @@ impl ServerHandler for Quickstart {
     ) -> Result<CallToolResponse, ErrorData> {
         // Each tool has at most one argument, so its name need not be looked at.
         let arguments = call.arguments.unwrap_or_default();
-        let argument = arguments
-            .values()
-            .next()
-            .and_then(|value| value.as_str())
-            .unwrap_or_default();
+        let argument = arguments.values().next().and_then(|value| value.as_str()).unwrap_or_default();
         let result = match self.run(&call.name, argument) {
             Some(Ok(text)) => CallToolResult::success(vec![ContentBlock::text(text)]),
             Some(Err(text)) => CallToolResult::error(vec![ContentBlock::text(text)]),
             None => {
-                return Err(ErrorData::invalid_params(
-                    format!("unknown tool: {}", call.name),
-                    None,
-                ));
+                return Err(ErrorData::invalid_params(format!("unknown tool: {}", call.name), None));
             }
         };
         Ok(result.into())

@@ -52,7 +52,7 @@ pub fn server_status(
 
     McpServerStatus {
         observed_generation: Some(meta.generation),
-        attached_generation: live.map(|live| live.generation),
+        attached_generation: live.filter(|_| !matches!(work, Work::Idle)).map(|live| live.generation),
         conditions: conditions.finish(),
         server_info: live.map(|live| live.server_info.clone()),
         protocol_version: live.map(|live| live.protocol_version.clone()),
@@ -64,7 +64,7 @@ pub fn server_status(
         spec_digest: declared.spec_digest.map(|digest| digest.to_string()),
         next_retry_time: seen.and_then(retry_at).map(|at| at.strftime("%FT%TZ").to_string()),
         restarts: seen.map(|seen| seen.restarts),
-        last_handled_reconcile_at: None,
+        last_handled_reconcile_at: seen.and_then(|seen| seen.requested.as_deref()).map(str::to_owned),
         last_applied_revision: Some(meta.revision.to_string()),
     }
 }
@@ -100,6 +100,8 @@ enum Work<'a> {
         last: Option<&'a Problem>,
     },
     Attached,
+    /// Offered without a connection.
+    Idle,
     Failed {
         problem: &'a Problem,
         retry_at: Option<Timestamp>,
@@ -127,6 +129,7 @@ impl<'a> Work<'a> {
                 Self::Connecting { attempt: *attempt, last: last.as_ref() }
             }
             (Some(Phase::Attached), _) => Self::Attached,
+            (Some(Phase::Idle), _) => Self::Idle,
             (Some(Phase::Failed { problem, retry_at, attempt }), _) => {
                 Self::Failed { problem, retry_at: *retry_at, attempt: *attempt }
             }
@@ -162,8 +165,11 @@ fn ready(declared: &Declared<McpServerSpec>, work: &Work<'_>, live: Option<&List
         Work::Attached => {
             let transport = declared.spec.as_ref().map_or("", McpServerSpec::transport);
             let tools = live.map_or(0, |live| live.tools);
-            let noun = if tools == 1 { "tool" } else { "tools" };
-            Verdict::yes(Reason::Attached, format!("attached over {transport}, {tools} {noun}"))
+            Verdict::yes(Reason::Attached, format!("attached over {transport}, {}", count(tools)))
+        }
+        Work::Idle => {
+            let tools = live.map_or(0, |live| live.tools);
+            Verdict::yes(Reason::Idle, format!("not connected until the next call, {}", count(tools)))
         }
         Work::Failed { problem, retry_at, attempt } => {
             let next = match retry_at {
@@ -215,6 +221,9 @@ fn attached(
     previous: Option<&McpServerStatus>,
 ) -> Verdict {
     let wanted = declared.meta.generation;
+    if let Work::Idle = work {
+        return Verdict::no(Reason::Detached, "no connection is held until the next call");
+    }
     if let Some(Listed { generation, .. }) = live {
         return match work {
             Work::Attached if *generation == wanted => {
@@ -268,7 +277,7 @@ fn reconciling(work: &Work<'_>) -> Option<Verdict> {
             let at = retry_at.map(clock).unwrap_or_default();
             (Reason::ProgressingWithRetry, format!("attempt {attempt} follows at {at}"))
         }
-        Work::Refused(_) | Work::Suspended | Work::Attached => return None,
+        Work::Refused(_) | Work::Suspended | Work::Attached | Work::Idle => return None,
     };
     Some(Verdict::yes(reason, message))
 }
@@ -287,6 +296,10 @@ fn stalled(declared: &Declared<McpServerSpec>, work: &Work<'_>) -> Option<Verdic
 /// What a refused declaration means for the one before it.
 fn kept(declared: &Declared<McpServerSpec>) -> &'static str {
     if declared.spec.is_some() { "the declaration accepted before stays in force" } else { "" }
+}
+
+fn count(tools: u32) -> String {
+    format!("{tools} {}", if tools == 1 { "tool" } else { "tools" })
 }
 
 fn withdrawn(reason: Reason) -> &'static str {

@@ -67,6 +67,7 @@ pub fn seen(name: &str, generation: i64, phase: Phase, live: Option<i64>) -> Obs
         key: key(name),
         uid: format!("uid-{name}").into(),
         generation,
+        requested: None,
         phase,
         listed: live.map(|generation| Arc::new(listed(generation))),
         restarts: 0,

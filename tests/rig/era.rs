@@ -59,28 +59,17 @@ impl Rig {
             capabilities(script),
             server_info(script)
         ));
-        let session = Session {
-            version,
-            ready: false,
-        };
+        let session = Session { version, ready: false };
         let mut state = self.state();
         if request.headers.is_none() || !script.http.sessions {
             state.client = session;
-            return Outcome::Reply {
-                status: 200,
-                text,
-                session: None,
-            };
+            return Outcome::Reply { status: 200, text, session: None };
         }
         state.serial += 1;
         state.counters.sessions_opened += 1;
         let name = format!("{}-{}-{}", script.name, std::process::id(), state.serial);
         state.sessions.insert(name.clone(), session);
-        Outcome::Reply {
-            status: 200,
-            text,
-            session: Some(name),
-        }
+        Outcome::Reply { status: 200, text, session: Some(name) }
     }
 
     /// Refuses what a modern server must refuse.
@@ -145,10 +134,7 @@ impl Rig {
             && client.version.as_str() >= "2025-06-18"
             && headers::text(headers, "mcp-protocol-version") != Some(&client.version)
         {
-            state.complain(format!(
-                "{}: MCP-Protocol-Version is not {}",
-                request.method, client.version
-            ));
+            state.complain(format!("{}: MCP-Protocol-Version is not {}", request.method, client.version));
         }
         None
     }
@@ -156,17 +142,9 @@ impl Rig {
 
 fn list_tools(request: &Request<'_>, script: &Script) -> Outcome {
     let tools = tools::descriptors(script);
-    let size = if script.page_size == 0 {
-        tools.len().max(1)
-    } else {
-        script.page_size
-    };
+    let size = if script.page_size == 0 { tools.len().max(1) } else { script.page_size };
     let cursor = member(request.params, "cursor").map_or(Some(0), |raw| {
-        serde_json::from_str::<String>(raw.get())
-            .ok()?
-            .strip_prefix("page ")?
-            .parse()
-            .ok()
+        serde_json::from_str::<String>(raw.get()).ok()?.strip_prefix("page ")?.parse().ok()
     });
     let Some(start) = cursor.filter(|start| *start == 0 || *start < tools.len()) else {
         return request.error(200, -32602, "Invalid cursor", None);
@@ -179,22 +157,12 @@ fn list_tools(request: &Request<'_>, script: &Script) -> Outcome {
     } else {
         String::new()
     };
-    let caching = if request.modern {
-        r#","ttlMs":0,"cacheScope":"private""#
-    } else {
-        ""
-    };
-    request.result(&format!(
-        r#"{{"tools":[{}]{next}{caching}}}"#,
-        tools[start..end].join(",")
-    ))
+    let caching = if request.modern { r#","ttlMs":0,"cacheScope":"private""# } else { "" };
+    request.result(&format!(r#"{{"tools":[{}]{next}{caching}}}"#, tools[start..end].join(",")))
 }
 
 fn capabilities(script: &Script) -> &str {
-    script
-        .capabilities
-        .as_deref()
-        .map_or(r#"{"tools":{"listChanged":true}}"#, RawValue::get)
+    script.capabilities.as_deref().map_or(r#"{"tools":{"listChanged":true}}"#, RawValue::get)
 }
 
 fn server_info(script: &Script) -> String {

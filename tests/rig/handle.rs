@@ -107,10 +107,7 @@ impl Stdio {
         let processes = Arc::default();
         let this = Self {
             census: tokio::spawn(census(listener, Arc::clone(&processes))),
-            script: Mutex::new(Script {
-                control: Some(control),
-                ..script
-            }),
+            script: Mutex::new(Script { control: Some(control), ..script }),
             directory,
             processes,
         };
@@ -127,11 +124,7 @@ impl Stdio {
     /// `, env: […]`.
     pub fn spec(&self, more: &str) -> String {
         let (program, script) = self.command();
-        format!(
-            "stdio: {{ command: \"{}\", args: [\"{}\"]{more} }}",
-            program.display(),
-            script.display()
-        )
+        format!("stdio: {{ command: \"{}\", args: [\"{}\"]{more} }}", program.display(), script.display())
     }
 
     /// Changes the script of the processes to come.
@@ -161,11 +154,7 @@ impl Stdio {
 
     fn all(&self, grandchildren: bool) -> Vec<Process> {
         let processes = self.processes.lock().unwrap();
-        processes
-            .iter()
-            .filter(|process| process.hello().grandchild == grandchildren)
-            .cloned()
-            .collect()
+        processes.iter().filter(|process| process.hello().grandchild == grandchildren).cloned().collect()
     }
 }
 
@@ -219,9 +208,7 @@ impl Process {
 
     /// Gives it another script; its rules start anew.
     pub async fn play(&self, script: Script) {
-        self.tell(Command::Set(Box::new(script)))
-            .await
-            .expect("the process is alive");
+        self.tell(Command::Set(Box::new(script))).await.expect("the process is alive");
     }
 
     /// Tells it something; what it has seen then, or nothing if it has ended.
@@ -234,10 +221,7 @@ impl Process {
 
     /// Kills it with SIGKILL.
     pub fn kill(&self) {
-        let pid = i32::try_from(self.pid())
-            .ok()
-            .and_then(rustix::process::Pid::from_raw)
-            .unwrap();
+        let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw).unwrap();
         // It may have ended by itself.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
@@ -275,12 +259,8 @@ pub fn executable() -> PathBuf {
     let rig = deps.ancestors().nth(2).unwrap().join("examples/rig");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rig");
     let changed = |path: &Path| path.metadata().and_then(|found| found.modified());
-    let newest = source
-        .read_dir()
-        .unwrap()
-        .map(|entry| changed(&entry.unwrap().path()).unwrap())
-        .max()
-        .unwrap();
+    let newest =
+        source.read_dir().unwrap().map(|entry| changed(&entry.unwrap().path()).unwrap()).max().unwrap();
     match changed(&rig) {
         Ok(built) if built >= newest => rig,
         _ => panic!("the rig is missing or older than its source: run `cargo build --example rig` first"),

@@ -74,10 +74,7 @@ fn agree(headers: &HeaderMap, name: &str, want: Option<&str>) -> Result<(), Stri
 }
 
 fn decode(text: &str) -> Option<String> {
-    match text
-        .strip_prefix("=?base64?")
-        .and_then(|rest| rest.strip_suffix("?="))
-    {
+    match text.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?=")) {
         None => Some(text.to_owned()),
         Some(encoded) => String::from_utf8(BASE64_STANDARD.decode(encoded).ok()?).ok(),
     }

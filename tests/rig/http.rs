@@ -67,9 +67,7 @@ async fn answer(rig: Arc<Rig>, request: Request<Incoming>) -> Result<Response<Bo
         && text(&parts.headers, AUTHORIZATION.as_str()) != Some(wanted)
     {
         let mut response = status(401);
-        response
-            .headers_mut()
-            .insert(WWW_AUTHENTICATE, "Bearer".parse().unwrap());
+        response.headers_mut().insert(WWW_AUTHENTICATE, "Bearer".parse().unwrap());
         return Ok(response);
     }
     match parts.method {
@@ -140,11 +138,7 @@ async fn post(
             Ok(streamed(Box::pin(opened.chain(first).chain(rest))))
         }
         Err(Outcome::Listen(listen)) => Ok(streamed(subscription(&rig, listen))),
-        Err(Outcome::Reply {
-            status: 200,
-            text,
-            session,
-        }) if answers == Answers::Stream => {
+        Err(Outcome::Reply { status: 200, text, session }) if answers == Answers::Stream => {
             let chunk = opening.to_owned() + &data(&text);
             let mut response = streamed(Box::pin(stream::once(async move { Ok(chunk) })));
             give_session(&mut response, session.as_deref());
@@ -181,21 +175,13 @@ fn last(outcome: Outcome) -> Result<String, Broken> {
 /// An answer that is no stream.
 fn plain(outcome: Outcome) -> Result<Response<Body>, Broken> {
     Ok(match outcome {
-        Outcome::Reply {
-            status: code,
-            text,
-            session,
-        } => {
+        Outcome::Reply { status: code, text, session } => {
             let mut response = json(code, text);
             give_session(&mut response, session.as_deref());
             response
         }
         Outcome::Accepted | Outcome::Silence => status(202),
-        Outcome::Http {
-            status: code,
-            headers,
-            body,
-        } => {
+        Outcome::Http { status: code, headers, body } => {
             let mut response = status(code);
             for (name, value) in &headers {
                 response.headers_mut().insert(
@@ -225,20 +211,18 @@ fn plain(outcome: Outcome) -> Result<Response<Body>, Broken> {
 fn notices(rig: &Arc<Rig>) -> Chunks {
     let open = (rig.events(), rig.open_stream());
     let opened = stream::once(async { Ok(":\n\n".to_owned()) });
-    Box::pin(
-        opened.chain(stream::unfold(open, |(mut events, open)| async move {
-            loop {
-                match events.recv().await {
-                    Ok(Event::Notice(method)) => {
-                        let message = format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#);
-                        return Some((Ok(data(&message)), (events, open)));
-                    }
-                    Ok(Event::CloseStreams) | Err(_) => return None,
-                    Ok(Event::Stdout(_) | Event::Stderr(_)) => {}
+    Box::pin(opened.chain(stream::unfold(open, |(mut events, open)| async move {
+        loop {
+            match events.recv().await {
+                Ok(Event::Notice(method)) => {
+                    let message = format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#);
+                    return Some((Ok(data(&message)), (events, open)));
                 }
+                Ok(Event::CloseStreams) | Err(_) => return None,
+                Ok(Event::Stdout(_) | Event::Stderr(_)) => {}
             }
-        })),
-    )
+        }
+    })))
 }
 
 /// The stream of a `subscriptions/listen`.
@@ -246,21 +230,19 @@ fn subscription(rig: &Arc<Rig>, listen: Listen) -> Chunks {
     let open = (rig.events(), rig.open_stream(), listen);
     let acknowledgement = data(&open.2.acknowledgement());
     let opened = stream::once(async move { Ok(acknowledgement) });
-    Box::pin(
-        opened.chain(stream::unfold(open, |(mut events, open, listen)| async move {
-            loop {
-                match events.recv().await {
-                    Ok(Event::Notice(method)) => {
-                        if let Some(message) = listen.notice(&method) {
-                            return Some((Ok(data(&message)), (events, open, listen)));
-                        }
+    Box::pin(opened.chain(stream::unfold(open, |(mut events, open, listen)| async move {
+        loop {
+            match events.recv().await {
+                Ok(Event::Notice(method)) => {
+                    if let Some(message) = listen.notice(&method) {
+                        return Some((Ok(data(&message)), (events, open, listen)));
                     }
-                    Ok(Event::CloseStreams) | Err(_) => return None,
-                    Ok(Event::Stdout(_) | Event::Stderr(_)) => {}
                 }
+                Ok(Event::CloseStreams) | Err(_) => return None,
+                Ok(Event::Stdout(_) | Event::Stderr(_)) => {}
             }
-        })),
-    )
+        }
+    })))
 }
 
 fn accepts(rig: &Rig, headers: &HeaderMap, kind: &str) {
@@ -271,29 +253,21 @@ fn accepts(rig: &Rig, headers: &HeaderMap, kind: &str) {
 
 fn give_session(response: &mut Response<Body>, session: Option<&str>) {
     if let Some(session) = session {
-        response
-            .headers_mut()
-            .insert("mcp-session-id", session.parse().unwrap());
+        response.headers_mut().insert("mcp-session-id", session.parse().unwrap());
     }
 }
 
 fn streamed(chunks: Chunks) -> Response<Body> {
     let frames = chunks.map(|chunk| chunk.map(|text| Frame::data(Bytes::from(text))));
     let mut response = Response::new(BodyExt::boxed_unsync(StreamBody::new(frames)));
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, "text/event-stream".parse().unwrap());
-    response
-        .headers_mut()
-        .insert("x-accel-buffering", "no".parse().unwrap());
+    response.headers_mut().insert(CONTENT_TYPE, "text/event-stream".parse().unwrap());
+    response.headers_mut().insert("x-accel-buffering", "no".parse().unwrap());
     response
 }
 
 fn json(code: u16, text: String) -> Response<Body> {
     let mut response = status(code);
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, "application/json".parse().unwrap());
+    response.headers_mut().insert(CONTENT_TYPE, "application/json".parse().unwrap());
     *response.body_mut() = full(text);
     response
 }
@@ -311,7 +285,5 @@ fn not_allowed() -> Response<Body> {
 }
 
 fn full(text: String) -> Body {
-    Full::new(Bytes::from(text))
-        .map_err(|never| match never {})
-        .boxed_unsync()
+    Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync()
 }

@@ -90,11 +90,7 @@ impl Listen {
 impl Request<'_> {
     /// An answer with this result; a modern one says that it is complete.
     pub fn result(&self, result: &str) -> Outcome {
-        Outcome::Reply {
-            status: 200,
-            text: self.text(result),
-            session: None,
-        }
+        Outcome::Reply { status: 200, text: self.text(result), session: None }
     }
 
     /// An answer with this result and nothing added to it.
@@ -115,32 +111,16 @@ impl Request<'_> {
 
     /// The whole message of such an answer.
     pub fn text(&self, result: &str) -> String {
-        let kind = if self.modern {
-            r#""resultType":"complete""#
-        } else {
-            ""
-        };
-        let rest = result
-            .trim_start()
-            .strip_prefix('{')
-            .expect("a result is an object");
-        let comma = if kind.is_empty() || rest.trim_start().starts_with('}') {
-            ""
-        } else {
-            ","
-        };
-        format!(
-            r#"{{"jsonrpc":"2.0","id":{},"result":{{{kind}{comma}{rest}}}"#,
-            self.id
-        )
+        let kind = if self.modern { r#""resultType":"complete""# } else { "" };
+        let rest = result.trim_start().strip_prefix('{').expect("a result is an object");
+        let comma = if kind.is_empty() || rest.trim_start().starts_with('}') { "" } else { "," };
+        format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{{kind}{comma}{rest}}}"#, self.id)
     }
 }
 
 /// A member of a JSON object, as it stands there.
 pub(super) fn member<'a>(object: &'a str, name: &str) -> Option<&'a RawValue> {
-    serde_json::from_str::<HashMap<Cow<'a, str>, &'a RawValue>>(object)
-        .ok()?
-        .remove(name)
+    serde_json::from_str::<HashMap<Cow<'a, str>, &'a RawValue>>(object).ok()?.remove(name)
 }
 
 pub(super) fn error_object(code: i32, message: &str, data: Option<&str>) -> String {

@@ -182,11 +182,7 @@ impl Default for HttpManners {
 impl Script {
     /// A well-behaved server of one era, or of both.
     pub fn new(name: &str, era: Era) -> Self {
-        Self {
-            name: name.into(),
-            era,
-            ..Self::default()
-        }
+        Self { name: name.into(), era, ..Self::default() }
     }
 
     /// With these tools, by name.
@@ -205,54 +201,34 @@ impl Script {
 impl Rule {
     /// Always this.
     pub fn always(then: Then) -> Self {
-        Self {
-            then,
-            ..Self::default()
-        }
+        Self { then, ..Self::default() }
     }
 
     /// This, the next `times` times.
     pub fn times(times: u32, then: Then) -> Self {
-        Self {
-            times: Some(times),
-            then,
-            ..Self::default()
-        }
+        Self { times: Some(times), then, ..Self::default() }
     }
 
     /// The right answer, late.
     pub fn delay(ms: u64) -> Self {
-        Self {
-            delay_ms: ms,
-            ..Self::default()
-        }
+        Self { delay_ms: ms, ..Self::default() }
     }
 }
 
 impl Then {
     /// An HTTP status with no body.
     pub fn status(status: u16) -> Self {
-        Self::Http {
-            status,
-            headers: BTreeMap::new(),
-            body: String::new(),
-        }
+        Self::Http { status, headers: BTreeMap::new(), body: String::new() }
     }
 
     /// An HTTP status with one header and no body.
     pub fn status_with(status: u16, name: &str, value: &str) -> Self {
-        Self::Http {
-            status,
-            headers: [(name.to_owned(), value.to_owned())].into(),
-            body: String::new(),
-        }
+        Self::Http { status, headers: [(name.to_owned(), value.to_owned())].into(), body: String::new() }
     }
 
     /// A JSON-RPC error.
     pub fn error(code: i32, message: &str) -> Self {
-        Self::Error(raw(
-            &serde_json::json!({"code": code, "message": message}).to_string()
-        ))
+        Self::Error(raw(&serde_json::json!({"code": code, "message": message}).to_string()))
     }
 
     /// This JSON as the result.
@@ -267,8 +243,5 @@ pub(super) fn raw(json: &str) -> Box<RawValue> {
 }
 
 fn names(names: &[&str]) -> Vec<Box<RawValue>> {
-    names
-        .iter()
-        .map(|name| raw(&serde_json::json!(name).to_string()))
-        .collect()
+    names.iter().map(|name| raw(&serde_json::json!(name).to_string())).collect()
 }

@@ -71,10 +71,7 @@ impl Rig {
     /// A server that follows the script.
     pub fn new(script: Script) -> Arc<Self> {
         Arc::new(Self {
-            state: Mutex::new(State {
-                script,
-                ..State::default()
-            }),
+            state: Mutex::new(State { script, ..State::default() }),
             events: broadcast::channel(1024).0,
         })
     }
@@ -157,13 +154,7 @@ impl Rig {
             Era::Modern => true,
             Era::Dual => member(meta, META_VERSION).is_some(),
         };
-        let request = Request {
-            id,
-            method: &method,
-            params,
-            modern,
-            headers,
-        };
+        let request = Request { id, method: &method, params, modern, headers };
         let mut guard = self.enter(id, modern, headers.is_some(), session);
         let cancelled = guard.token.clone();
         let work = async {
@@ -172,11 +163,8 @@ impl Rig {
             {
                 return outcome;
             }
-            let refused = if modern {
-                self.check_modern(&request, meta)
-            } else {
-                self.check_legacy(&request, session)
-            };
+            let refused =
+                if modern { self.check_modern(&request, meta) } else { self.check_legacy(&request, session) };
             match refused {
                 Some(outcome) => outcome,
                 None => self.dispatch(&request, &notices).await,
@@ -233,15 +221,7 @@ impl Rig {
             },
             Then::Error(error) => reply(200, id, error.get()),
             Then::Junk(text) => Outcome::Junk(text),
-            Then::Http {
-                status,
-                headers,
-                body,
-            } => Outcome::Http {
-                status,
-                headers,
-                body,
-            },
+            Then::Http { status, headers, body } => Outcome::Http { status, headers, body },
             Then::Drop => Outcome::Drop,
             Then::Cut => Outcome::Cut,
             Then::Exit(code) => Outcome::Exit(code),
@@ -285,12 +265,7 @@ impl Rig {
     }
 
     pub(super) fn count(&self, method: &str) {
-        *self
-            .state()
-            .counters
-            .methods
-            .entry(method.to_owned())
-            .or_default() += 1;
+        *self.state().counters.methods.entry(method.to_owned()).or_default() += 1;
     }
 
     pub(super) fn connected(&self) {
@@ -320,13 +295,7 @@ impl Rig {
         if state.in_flight.insert(key.clone(), token.clone()).is_some() {
             state.complain(format!("two requests in flight with id {id}"));
         }
-        InFlight {
-            rig: self.clone(),
-            key,
-            modern,
-            token,
-            settled: false,
-        }
+        InFlight { rig: self.clone(), key, modern, token, settled: false }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

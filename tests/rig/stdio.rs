@@ -42,9 +42,7 @@ pub async fn run(script: &Path, http: Option<SocketAddr>) {
         Some(address) => Some(TcpListener::bind(address).await.expect("the address is free")),
         None => None,
     };
-    let url = listener
-        .as_ref()
-        .map(|listener| format!("http://{}/mcp", listener.local_addr().unwrap()));
+    let url = listener.as_ref().map(|listener| format!("http://{}/mcp", listener.local_addr().unwrap()));
     let rig = Rig::new(script);
     if let Some(control) = control {
         tokio::spawn(obey(control, rig.clone(), Hello::new(false, url.clone())));
@@ -86,11 +84,7 @@ async fn converse(rig: Arc<Rig>, misdeeds: Misdeeds) {
     tasks.spawn(tell(rig.clone(), out.clone()));
     let mut input = BufReader::new(tokio::io::stdin());
     let mut line = Vec::new();
-    while input
-        .read_until(b'\n', &mut line)
-        .await
-        .is_ok_and(|read| read > 0)
-    {
+    while input.read_until(b'\n', &mut line).await.is_ok_and(|read| read > 0) {
         while tasks.try_join_next().is_some() {}
         // One thread runs tasks in the order in which they were spawned, so messages take effect in order.
         tasks.spawn(handle(rig.clone(), std::mem::take(&mut line), out.clone()));
@@ -138,11 +132,7 @@ async fn listening(rig: &Arc<Rig>, listen: Listen, out: &Lines) {
     let mut events = rig.events();
     let _open = rig.open_stream();
     say(out, &listen.acknowledgement());
-    let cancelled = listen
-        .guard
-        .as_ref()
-        .map(|guard| guard.token.clone())
-        .unwrap_or_default();
+    let cancelled = listen.guard.as_ref().map(|guard| guard.token.clone()).unwrap_or_default();
     loop {
         tokio::select! {
             () = cancelled.cancelled() => return,

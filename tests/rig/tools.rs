@@ -51,18 +51,9 @@ fn descriptor(name: &str) -> String {
             "Answers after a while, with progress on the way.",
             json!({"ms": {"type": "integer"}, "steps": {"type": "integer"}}),
         ),
-        "reply" => (
-            "Answers with the result that it is given.",
-            json!({"result": {"type": "object"}}),
-        ),
-        "fail" => (
-            "Answers with the error that it is given.",
-            json!({"error": {"type": "object"}}),
-        ),
-        "big" => (
-            "Answers with that many bytes of text.",
-            json!({"bytes": {"type": "integer"}}),
-        ),
+        "reply" => ("Answers with the result that it is given.", json!({"result": {"type": "object"}})),
+        "fail" => ("Answers with the error that it is given.", json!({"error": {"type": "object"}})),
+        "big" => ("Answers with that many bytes of text.", json!({"bytes": {"type": "integer"}})),
         "log" => ("Sends a log message on the way.", json!({"data": {}})),
         "mirror" => (
             "Wants its region in a header too.",
@@ -83,9 +74,7 @@ pub(super) async fn call(rig: &Arc<Rig>, request: &Request<'_>, notices: &Notice
     let argument =
         |name: &str| member(request.params, "arguments").and_then(|arguments| member(arguments.get(), name));
     let number = |name: &str| argument(name).and_then(|raw| raw.get().parse::<u64>().ok());
-    let name = member(request.params, "name")
-        .map_or("", RawValue::get)
-        .trim_matches('"');
+    let name = member(request.params, "name").map_or("", RawValue::get).trim_matches('"');
     match name {
         "odd" => request.exactly(ODD_RESULT),
         "reply" => request.exactly(argument("result").map_or("{}", RawValue::get)),

@@ -22,10 +22,7 @@ struct Client(Arc<Notify>);
 
 impl ClientHandler for Client {
     fn get_info(&self) -> ClientConfig {
-        ClientConfig::new(
-            ClientCapabilities::default(),
-            Implementation::new("selftest", "1"),
-        )
+        ClientConfig::new(ClientCapabilities::default(), Implementation::new("selftest", "1"))
     }
 
     async fn on_tool_list_changed(&self, _: NotificationContext<RoleClient>) {
@@ -38,10 +35,7 @@ fn lifecycle(era: RigEra) -> ClientLifecycleMode {
     match era {
         RigEra::Legacy => ClientLifecycleMode::Initialize,
         RigEra::Modern => ClientLifecycleMode::Discover { preferred_versions },
-        RigEra::Dual => ClientLifecycleMode::Auto {
-            preferred_versions,
-            legacy_version: None,
-        },
+        RigEra::Dual => ClientLifecycleMode::Auto { preferred_versions, legacy_version: None },
     }
 }
 
@@ -79,13 +73,8 @@ async fn exercise(
         filter.tools_list_changed = Some(true);
         let mut subscription = client.listen(filter).await.unwrap();
         edit().await;
-        let notice = within("a notice on the subscription", subscription.next())
-            .await
-            .unwrap();
-        assert!(
-            matches!(notice, Some(ServerNotification::ToolListChangedNotification(_))),
-            "{notice:?}"
-        );
+        let notice = within("a notice on the subscription", subscription.next()).await.unwrap();
+        assert!(matches!(notice, Some(ServerNotification::ToolListChangedNotification(_))), "{notice:?}");
     } else {
         edit().await;
         within("an unsolicited notice", client.service().0.notified()).await;
@@ -120,33 +109,21 @@ async fn the_official_client_is_content_over_http() {
                 UnixSocketHttpClient::new(socket.to_str().unwrap(), &rig.url()),
                 StreamableHttpClientTransportConfig::with_uri(rig.url()),
             );
-            let client = Client::default()
-                .serve_with_lifecycle(transport, lifecycle(client_era))
-                .await;
+            let client = Client::default().serve_with_lifecycle(transport, lifecycle(client_era)).await;
             let client = client.unwrap_or_else(|error| panic!("{case}: {error}"));
             // A legacy client opens its stream beside its first requests: it must be there before the change.
             let client = exercise(client, modern, async || {
-                eventually("the stream is open", async || {
-                    (rig.counters().streams > 0).then_some(())
-                })
-                .await;
+                eventually("the stream is open", async || (rig.counters().streams > 0).then_some(())).await;
                 rig.edit(add_late);
             })
             .await;
             client.cancel().await.unwrap();
-            eventually("the streams are closed", async || {
-                (rig.counters().streams == 0).then_some(())
-            })
-            .await;
+            eventually("the streams are closed", async || (rig.counters().streams == 0).then_some(())).await;
             let seen = rig.counters();
             assert_content(&seen, &case);
             assert_eq!(seen.initializes(), u64::from(!modern), "{case}");
             assert_eq!(seen.of("DELETE"), u64::from(!modern), "{case}");
-            assert_eq!(
-                (seen.sessions_opened, seen.sessions),
-                (u64::from(!modern), 0),
-                "{case}"
-            );
+            assert_eq!((seen.sessions_opened, seen.sessions), (u64::from(!modern), 0), "{case}");
             bridge.abort();
         }
     }

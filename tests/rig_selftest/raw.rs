@@ -14,21 +14,12 @@ async fn passes_parameters_and_results_byte_for_byte() {
         assert_eq!(listed[1].get(), ODD_TOOL);
         assert_eq!(agent.call("odd", "{}").await.unwrap(), ODD_RESULT);
         let odd = r#"{"x": [1.0e+2, "\u00e9\/"],"a":1,"a":2}"#;
-        assert_eq!(
-            agent
-                .call("reply", &format!(r#"{{"result":{odd}}}"#))
-                .await
-                .unwrap(),
-            odd
-        );
+        assert_eq!(agent.call("reply", &format!(r#"{{"result":{odd}}}"#)).await.unwrap(), odd);
         let params = format!(r#"{{"name":"echo","arguments":{odd},"x-new": -0.0,"_meta":{{"k": 1E2}}}}"#);
         let echoed = agent.request("tools/call", &params).await.unwrap();
         let echoed: serde_json::Value = serde_json::from_str(&echoed).unwrap();
         let echoed = echoed["content"][0]["text"].as_str().unwrap();
-        assert!(
-            echoed.contains(&format!(r#""arguments":{odd},"x-new": -0.0,"_meta":{{"#)),
-            "{echoed}"
-        );
+        assert!(echoed.contains(&format!(r#""arguments":{odd},"x-new": -0.0,"_meta":{{"#)), "{echoed}");
         assert!(echoed.contains(r#""k": 1E2}"#), "{echoed}");
         assert_eq!(rig.counters().complaints, Vec::<String>::new());
     }
@@ -56,12 +47,7 @@ async fn refuses_modern_requests_that_do_not_agree_with_their_headers() {
         (&list, vec![listed], 400, -32020),
         (&list, vec![version], 400, -32020),
         (&list, vec![version, called], 400, -32020),
-        (
-            &list,
-            vec![("MCP-Protocol-Version", "2025-11-25"), listed],
-            400,
-            -32020,
-        ),
+        (&list, vec![("MCP-Protocol-Version", "2025-11-25"), listed], 400, -32020),
         (r#""method":"tools/list""#, vec![version, listed], 400, -32602),
         (
             &list.replace("2026-07-28", "1900-01-01"),
@@ -71,38 +57,21 @@ async fn refuses_modern_requests_that_do_not_agree_with_their_headers() {
         ),
         (&call("{}"), vec![version, called], 400, -32020),
         (&call("{}"), vec![version, called, named], 200, 0),
-        (
-            &call("{}"),
-            vec![version, called, ("Mcp-Name", "=?base64?bWlycm9y?=")],
-            200,
-            0,
-        ),
-        (
-            &call(r#"{"region":"é"}"#),
-            vec![version, called, named],
-            400,
-            -32020,
-        ),
+        (&call("{}"), vec![version, called, ("Mcp-Name", "=?base64?bWlycm9y?=")], 200, 0),
+        (&call(r#"{"region":"é"}"#), vec![version, called, named], 400, -32020),
         (
             &call(r#"{"region":"é"}"#),
             vec![version, called, named, ("Mcp-Param-Region", "=?base64?w6k=?=")],
             200,
             0,
         ),
-        (
-            &list.replace("tools/list", "no/such"),
-            vec![version, ("Mcp-Method", "no/such")],
-            404,
-            -32601,
-        ),
+        (&list.replace("tools/list", "no/such"), vec![version, ("Mcp-Method", "no/such")], 404, -32601),
         (r#""method":"initialize","params":{}"#, vec![], 400, -32022),
     ];
     for (message, headers, status, code) in cases {
         let body = format!(r#"{{"jsonrpc":"2.0","id":"x",{message}}}"#);
-        let mut all = vec![
-            ("Accept", "application/json, text/event-stream"),
-            ("Content-Type", "application/json"),
-        ];
+        let mut all =
+            vec![("Accept", "application/json, text/event-stream"), ("Content-Type", "application/json")];
         all.extend(headers);
         let mut answer = http::send(Method::POST, &rig.url(), &all, &body).await.unwrap();
         assert_eq!(answer.status, status, "{body} {all:?}");
@@ -112,11 +81,7 @@ async fn refuses_modern_requests_that_do_not_agree_with_their_headers() {
             answer.text().await.unwrap()
         };
         let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
-        assert_eq!(
-            answer["error"]["code"].as_i64().unwrap_or(0),
-            code,
-            "{body}: {answer}"
-        );
+        assert_eq!(answer["error"]["code"].as_i64().unwrap_or(0), code, "{body}: {answer}");
         assert_eq!(answer["id"], "x");
     }
     for method in [Method::GET, Method::DELETE] {
@@ -137,9 +102,6 @@ async fn pages_the_tool_list_and_never_ends_it_if_told_so() {
         let page = agent.request("tools/list", params).await.unwrap();
         assert!(page.contains(r#""nextCursor":"page 0""#), "{page}");
     }
-    let error = agent
-        .request("tools/list", r#"{"cursor":"other"}"#)
-        .await
-        .unwrap_err();
+    let error = agent.request("tools/list", r#"{"cursor":"other"}"#).await.unwrap_err();
     assert!(error.contains("-32602"), "{error}");
 }

@@ -47,20 +47,13 @@ pub struct Agent {
 impl Agent {
     /// Opens as agents of this era do.
     pub async fn open(era: Era, url: &str) -> Self {
-        Self::try_open(era, url)
-            .await
-            .unwrap_or_else(|error| panic!("the opening was refused: {error}"))
+        Self::try_open(era, url).await.unwrap_or_else(|error| panic!("the opening was refused: {error}"))
     }
 
     /// Opens as agents of this era do; the error is what stood in the way.
     pub async fn try_open(era: Era, url: &str) -> Result<Self, String> {
-        let mut agent = Self {
-            era,
-            url: url.into(),
-            session: None,
-            opening: String::new(),
-            next: AtomicU64::new(1),
-        };
+        let mut agent =
+            Self { era, url: url.into(), session: None, opening: String::new(), next: AtomicU64::new(1) };
         if era == Era::Modern {
             agent.opening = agent.request("server/discover", "{}").await?;
             return Ok(agent);
@@ -83,20 +76,11 @@ impl Agent {
         let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#);
         let name = ["name", "uri"].iter().find_map(|key| member(&params, key));
         let named = matches!(method, "tools/call" | "prompts/get" | "resources/read");
-        let name = name
-            .filter(|_| named)
-            .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+        let name = name.filter(|_| named).and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
         let answer = self.post(method, name.as_deref(), &body).await?;
-        if answer.status >= 300
-            && !answer
-                .header("content-type")
-                .is_some_and(|kind| kind.contains("json"))
-        {
+        if answer.status >= 300 && !answer.header("content-type").is_some_and(|kind| kind.contains("json")) {
             let status = answer.status;
-            return Err(format!(
-                "HTTP {status}: {}",
-                answer.text().await.unwrap_or_default()
-            ));
+            return Err(format!("HTTP {status}: {}", answer.text().await.unwrap_or_default()));
         }
         Ok(Exchange {
             id,
@@ -113,25 +97,15 @@ impl Agent {
 
     /// The raw result of `tools/call`.
     pub async fn call(&self, tool: &str, arguments: &str) -> Result<String, String> {
-        self.request(
-            "tools/call",
-            &format!(r#"{{"name":"{tool}","arguments":{arguments}}}"#),
-        )
-        .await
+        self.request("tools/call", &format!(r#"{{"name":"{tool}","arguments":{arguments}}}"#)).await
     }
 
     /// The first text of the result of a tool that must succeed.
     pub async fn text(&self, tool: &str, arguments: &str) -> String {
-        let result = self
-            .call(tool, arguments)
-            .await
-            .unwrap_or_else(|error| panic!("{tool}: {error}"));
+        let result = self.call(tool, arguments).await.unwrap_or_else(|error| panic!("{tool}: {error}"));
         let value: serde_json::Value = serde_json::from_str(&result).unwrap();
         assert_ne!(value["isError"], true, "{tool}: {result}");
-        value["content"][0]["text"]
-            .as_str()
-            .unwrap_or_else(|| panic!("{tool}: no text: {result}"))
-            .to_owned()
+        value["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{tool}: no text: {result}")).to_owned()
     }
 
     /// The tools as they are listed, all pages.
@@ -155,22 +129,14 @@ impl Agent {
     /// The names of the tools, in the order in which they are listed.
     pub async fn tools(&self) -> Vec<String> {
         let name = |tool: &RawValue| serde_json::from_str(member(tool.get(), "name")?.get()).ok();
-        self.list()
-            .await
-            .iter()
-            .map(|tool| name(tool).expect("a tool has a name"))
-            .collect()
+        self.list().await.iter().map(|tool| name(tool).expect("a tool has a name")).collect()
     }
 
     /// Sends a notification.
     pub async fn notify(&self, method: &str, params: &str) -> Result<(), String> {
         let body = format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{params}}}"#);
         let answer = self.post(method, None, &body).await?;
-        if answer.status == 202 {
-            Ok(())
-        } else {
-            Err(format!("{method}: HTTP {}", answer.status))
-        }
+        if answer.status == 202 { Ok(()) } else { Err(format!("{method}: HTTP {}", answer.status)) }
     }
 
     /// Opens the stream of change notices: GET, or `subscriptions/listen` for all lists.
@@ -185,19 +151,14 @@ impl Agent {
         let mut stream = if self.era == Era::Modern {
             let filter = r#"{"notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}}"#;
             let mut exchange = self.begin("subscriptions/listen", filter).await?;
-            let first = exchange
-                .next()
-                .await?
-                .ok_or("the stream ended before its acknowledgement")?;
+            let first = exchange.next().await?.ok_or("the stream ended before its acknowledgement")?;
             if !first.contains("notifications/subscriptions/acknowledged") {
                 return Err(format!("the stream began with {first}"));
             }
             exchange.answer.take().ok_or("the answer is no stream")?
         } else {
-            let mut headers = vec![
-                ("Accept", "text/event-stream"),
-                ("MCP-Protocol-Version", self.era.version()),
-            ];
+            let mut headers =
+                vec![("Accept", "text/event-stream"), ("MCP-Protocol-Version", self.era.version())];
             headers.extend(self.session.as_deref().map(|session| ("Mcp-Session-Id", session)));
             http::send(Method::GET, &self.url, &headers, "").await?
         };
@@ -217,21 +178,13 @@ impl Agent {
     /// Ends a legacy session; the HTTP status.
     pub async fn end(&self) -> u16 {
         let session = self.session.as_deref().expect("a session");
-        let headers = [
-            ("Mcp-Session-Id", session),
-            ("MCP-Protocol-Version", self.era.version()),
-        ];
-        http::send(Method::DELETE, &self.url, &headers, "")
-            .await
-            .unwrap()
-            .status
+        let headers = [("Mcp-Session-Id", session), ("MCP-Protocol-Version", self.era.version())];
+        http::send(Method::DELETE, &self.url, &headers, "").await.unwrap().status
     }
 
     async fn post(&self, method: &str, name: Option<&str>, body: &str) -> Result<Answer, String> {
-        let mut headers = vec![
-            ("Content-Type", "application/json"),
-            ("Accept", "application/json, text/event-stream"),
-        ];
+        let mut headers =
+            vec![("Content-Type", "application/json"), ("Accept", "application/json, text/event-stream")];
         if self.era == Era::Modern {
             headers.push(("Mcp-Method", method));
             headers.extend(name.map(|name| ("Mcp-Name", name)));
@@ -287,9 +240,7 @@ pub struct Notices {
 impl Notices {
     /// The next notice; fails the test if none comes.
     pub async fn next(&mut self) -> String {
-        within("a notice", self.messages.recv())
-            .await
-            .expect("the stream is open")
+        within("a notice", self.messages.recv()).await.expect("the stream is open")
     }
 
     /// Waits until the tool list has changed, and takes all notices that are there by then.
@@ -305,10 +256,7 @@ impl Notices {
 
     /// Waits until the other side ends the stream.
     pub async fn ended(&mut self) {
-        within("the end of the stream", async {
-            while self.messages.recv().await.is_some() {}
-        })
-        .await;
+        within("the end of the stream", async { while self.messages.recv().await.is_some() {} }).await;
     }
 }
 
@@ -320,24 +268,15 @@ impl Drop for Notices {
 
 /// A member of a JSON object, as it stands there.
 pub fn member<'a>(object: &'a str, name: &str) -> Option<&'a RawValue> {
-    serde_json::from_str::<HashMap<Cow<'a, str>, &'a RawValue>>(object)
-        .ok()?
-        .remove(name)
+    serde_json::from_str::<HashMap<Cow<'a, str>, &'a RawValue>>(object).ok()?.remove(name)
 }
 
 fn with_meta(params: &str) -> String {
     let ours = r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"test-agent","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}"#;
     let inner = |object: &str| {
-        let inner = object
-            .trim()
-            .strip_prefix('{')
-            .and_then(|rest| rest.strip_suffix('}'))
-            .expect("an object");
-        if inner.trim().is_empty() {
-            String::new()
-        } else {
-            format!(",{inner}")
-        }
+        let inner =
+            object.trim().strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).expect("an object");
+        if inner.trim().is_empty() { String::new() } else { format!(",{inner}") }
     };
     match member(params, "_meta") {
         Some(meta) => {

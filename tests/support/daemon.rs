@@ -37,15 +37,7 @@ impl Evenkeel {
         let said = Arc::default();
         let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
         let child = start(directory, &flags, listen, admin, home.path(), &said);
-        let mut this = Self {
-            child,
-            directory: directory.into(),
-            flags,
-            listen,
-            admin,
-            home,
-            said,
-        };
+        let mut this = Self { child, directory: directory.into(), flags, listen, admin, home, said };
         this.alive().await;
         this
     }
@@ -83,20 +75,14 @@ impl Evenkeel {
         let conditions = server["status"]["conditions"].as_array()?;
         let found = conditions.iter().find(|condition| condition["type"] == kind)?;
         let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
-        Some(Condition {
-            status: text("status"),
-            reason: text("reason"),
-            message: text("message"),
-        })
+        Some(Condition { status: text("status"), reason: text("reason"), message: text("message") })
     }
 
     /// Waits until a condition has this status and reason.
     pub async fn wait_for(&self, name: &str, kind: &str, status: &str, reason: &str) -> Condition {
         let what = format!("{name}: {kind}={status}/{reason}");
         eventually(&what, async || {
-            self.condition(name, kind)
-                .await
-                .filter(|found| found.status == status && found.reason == reason)
+            self.condition(name, kind).await.filter(|found| found.status == status && found.reason == reason)
         })
         .await
     }
@@ -114,27 +100,15 @@ impl Evenkeel {
 
     /// Asks it to end with SIGTERM and waits until it has.
     pub async fn terminate(&mut self) -> ExitStatus {
-        let pid = i32::try_from(self.child.id())
-            .ok()
-            .and_then(Pid::from_raw)
-            .unwrap();
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
-        eventually("evenkeel ends after SIGTERM", async || {
-            self.child.try_wait().unwrap()
-        })
-        .await
+        eventually("evenkeel ends after SIGTERM", async || self.child.try_wait().unwrap()).await
     }
 
     /// Starts it again after its end, on the same directory, ports and state.
     pub async fn start_again(&mut self) {
-        self.child = start(
-            &self.directory,
-            &self.flags,
-            self.listen,
-            self.admin,
-            self.home.path(),
-            &self.said,
-        );
+        self.child =
+            start(&self.directory, &self.flags, self.listen, self.admin, self.home.path(), &self.said);
         self.alive().await;
     }
 

@@ -29,9 +29,7 @@ impl Drop for Connection {
 pub async fn send(method: Method, url: &str, headers: &[(&str, &str)], body: &str) -> Result<Answer, String> {
     let uri: hyper::Uri = url.parse().expect("a URL");
     let authority = uri.authority().expect("a host and port").as_str().to_owned();
-    let stream = TcpStream::connect(&authority)
-        .await
-        .map_err(|error| format!("{url}: {error}"))?;
+    let stream = TcpStream::connect(&authority).await.map_err(|error| format!("{url}: {error}"))?;
     stream.set_nodelay(true).unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
@@ -40,26 +38,14 @@ pub async fn send(method: Method, url: &str, headers: &[(&str, &str)], body: &st
         let _ = connection.await;
     }));
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let mut request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header("Host", authority);
+    let mut request = Request::builder().method(method).uri(path).header("Host", authority);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
     let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
-    let answer = sender
-        .send_request(request)
-        .await
-        .map_err(|error| format!("{url}: {error}"))?;
+    let answer = sender.send_request(request).await.map_err(|error| format!("{url}: {error}"))?;
     let (parts, body) = answer.into_parts();
-    Ok(Answer {
-        status: parts.status.as_u16(),
-        headers: parts.headers,
-        body,
-        buffer: Vec::new(),
-        connection,
-    })
+    Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body, buffer: Vec::new(), connection })
 }
 
 /// The body of a GET that is answered 200.
@@ -67,10 +53,7 @@ pub async fn get(url: &str) -> Result<String, String> {
     let answer = send(Method::GET, url, &[], "").await?;
     match answer.status {
         200 => answer.text().await,
-        status => Err(format!(
-            "{url}: HTTP {status}: {}",
-            answer.text().await.unwrap_or_default()
-        )),
+        status => Err(format!("{url}: HTTP {status}: {}", answer.text().await.unwrap_or_default())),
     }
 }
 
@@ -82,18 +65,12 @@ impl Answer {
 
     /// True if this is a stream of events.
     pub fn is_stream(&self) -> bool {
-        self.header("content-type")
-            .is_some_and(|kind| kind.starts_with("text/event-stream"))
+        self.header("content-type").is_some_and(|kind| kind.starts_with("text/event-stream"))
     }
 
     /// The whole body.
     pub async fn text(self) -> Result<String, String> {
-        let bytes = self
-            .body
-            .collect()
-            .await
-            .map_err(|error| error.to_string())?
-            .to_bytes();
+        let bytes = self.body.collect().await.map_err(|error| error.to_string())?.to_bytes();
         String::from_utf8(bytes.into()).map_err(|error| error.to_string())
     }
 

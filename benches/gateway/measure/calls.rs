@@ -39,22 +39,14 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     for era in Era::BOTH {
         let path = format!("/{era}/0/mcp");
         let way = |helper: &Helper, usage| Way {
-            target: Target {
-                address: helper.address,
-                path: path.clone(),
-                era,
-            },
+            target: Target { address: helper.address, path: path.clone(), era },
             tool: "echo".to_owned(),
             usage,
         };
         let ways = [
             way(&upstream, upstream.usage),
             way(&floor, floor.usage),
-            Way {
-                target: evenkeel.target(era),
-                tool: tool(era, 0),
-                usage: evenkeel.usage,
-            },
+            Way { target: evenkeel.target(era), tool: tool(era, 0), usage: evenkeel.usage },
         ];
         one_caller(plan, era, &ways, report).await?;
         many_callers(plan, era, &ways, report).await?;
@@ -100,13 +92,8 @@ async fn one_caller(plan: &Plan, era: Era, ways: &[Way; 3], report: &mut Report)
             .evenkeel(over_evenkeel)
             .target("≤ 50 / 120"),
     );
-    let ratio = |way: &Percentiles| {
-        way.overall
-            .iter()
-            .zip(direct.overall)
-            .map(|(a, b)| a / b)
-            .collect::<Vec<_>>()
-    };
+    let ratio =
+        |way: &Percentiles| way.overall.iter().zip(direct.overall).map(|(a, b)| a / b).collect::<Vec<_>>();
     report.add(
         Row::new("ratio to direct, p50 / p99, 1 caller", "×")
             .era(era)
@@ -127,24 +114,17 @@ impl Percentiles {
         let pair = |samples: &Samples| [0.5, 0.99].map(|share| micros(samples.percentile(share)));
         let mut all = Samples::default();
         rounds.iter().cloned().for_each(|round| all.append(round));
-        Self {
-            overall: pair(&all),
-            rounds: rounds.iter().map(pair).collect(),
-        }
+        Self { overall: pair(&all), rounds: rounds.iter().map(pair).collect() }
     }
 
     /// The median over the rounds of what this way took more than the other one in the same round.
     fn minus(&self, other: &Self) -> [f64; 2] {
         let pairs = self.rounds.iter().zip(&other.rounds);
-        let (mut middle, mut tail): (Vec<f64>, Vec<f64>) = pairs
-            .map(|([p50, p99], [other_p50, other_p99])| (p50 - other_p50, p99 - other_p99))
-            .unzip();
+        let (mut middle, mut tail): (Vec<f64>, Vec<f64>) =
+            pairs.map(|([p50, p99], [other_p50, other_p99])| (p50 - other_p50, p99 - other_p99)).unzip();
         [&mut middle, &mut tail].map(|differences| {
             differences.sort_unstable_by(f64::total_cmp);
-            differences
-                .get(differences.len() / 2)
-                .copied()
-                .unwrap_or_default()
+            differences.get(differences.len() / 2).copied().unwrap_or_default()
         })
     }
 }
@@ -172,26 +152,16 @@ async fn many_callers(plan: &Plan, era: Era, ways: &[Way; 3], report: &mut Repor
     let row = |measure: &str, unit, figures: &dyn Fn(&Load) -> Vec<f64>| {
         let mut cells = loads.iter().map(figures);
         let mut cell = || cells.next().unwrap_or_default();
-        Row::new(measure, unit)
-            .era(era)
-            .direct(cell())
-            .floor(cell())
-            .evenkeel(cell())
+        Row::new(measure, unit).era(era).direct(cell()).floor(cell()).evenkeel(cell())
     };
-    report.add(row("calls per second, 32 callers", "1/s", &|load| {
-        vec![load.rate()]
-    }));
+    report.add(row("calls per second, 32 callers", "1/s", &|load| vec![load.rate()]));
     report.add(row("latency p50 / p99, 32 callers", "µs", &|load| {
-        [0.5, 0.99]
-            .map(|share| micros(load.samples.percentile(share)))
-            .to_vec()
+        [0.5, 0.99].map(|share| micros(load.samples.percentile(share))).to_vec()
     }));
     report.add(
-        row(
-            "CPU per call, 32 callers (direct: of the server itself)",
-            "µs",
-            &|load| vec![load.cpu_per_call()],
-        )
+        row("CPU per call, 32 callers (direct: of the server itself)", "µs", &|load| {
+            vec![load.cpu_per_call()]
+        })
         .target("≤ 25"),
     );
     Ok(())

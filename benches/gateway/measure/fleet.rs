@@ -62,14 +62,13 @@ async fn fleet(
     let (mut agent, at) = evenkeel.usable(era, servers, Duration::from_mins(1)).await?;
     let started = millis(at - evenkeel.started);
     report.add(
-        Row::new(format!("start to {servers} servers listed"), "ms")
-            .era(era)
-            .evenkeel([started])
-            .target(match servers {
+        Row::new(format!("start to {servers} servers listed"), "ms").era(era).evenkeel([started]).target(
+            match servers {
                 1_000 => "≤ 250",
                 10_000 => "≤ 2000",
                 _ => "",
-            }),
+            },
+        ),
     );
 
     let memory = evenkeel.usage.settled_memory().await?;
@@ -133,29 +132,19 @@ async fn additions(
             .collect();
         let figures = [0.5, 0.99].map(|share| millis(samples.percentile(share)));
         report.add(
-            Row::new(format!("{measure}, {servers} servers"), "ms")
-                .era(era)
-                .evenkeel(figures)
-                .target(target),
+            Row::new(format!("{measure}, {servers} servers"), "ms").era(era).evenkeel(figures).target(target),
         );
     };
     row("file in place to notice p50 / p99", total, "");
     row("… of which: file to the server's first request", found, "");
     row("… of which: the server's handshake", handshake, "");
     row("… of which: its list to the notice", published, "");
-    row(
-        "file in place to notice without the handshake",
-        ours,
-        if servers == 100 { "≤ 10" } else { "≤ 15" },
-    );
+    row("file in place to notice without the handshake", ours, if servers == 100 { "≤ 10" } else { "≤ 15" });
     if more > 0 {
         report.add(
-            Row::new(
-                format!("notices beyond one for each addition, {servers} servers"),
-                "",
-            )
-            .era(era)
-            .evenkeel([more as f64]),
+            Row::new(format!("notices beyond one for each addition, {servers} servers"), "")
+                .era(era)
+                .evenkeel([more as f64]),
         );
     }
     Ok(())
@@ -190,22 +179,16 @@ async fn touches(
     let notified = notices.quiet(QUIET).await?;
     let servers = size.servers;
     report.add(
-        Row::new(
-            format!("CPU per file replaced by an equal one, {servers} servers"),
-            "ms",
-        )
-        .era(era)
-        .evenkeel([millis(cpu) / f64::from(size.touches)])
-        .target(if servers == 10_000 { "≤ 20" } else { "" }),
+        Row::new(format!("CPU per file replaced by an equal one, {servers} servers"), "ms")
+            .era(era)
+            .evenkeel([millis(cpu) / f64::from(size.touches)])
+            .target(if servers == 10_000 { "≤ 20" } else { "" }),
     );
     report.add(
-        Row::new(
-            format!("… requests that reached servers / notices, {servers} servers"),
-            "",
-        )
-        .era(era)
-        .evenkeel([requests as f64, notified as f64])
-        .target("0 / 0"),
+        Row::new(format!("… requests that reached servers / notices, {servers} servers"), "")
+            .era(era)
+            .evenkeel([requests as f64, notified as f64])
+            .target("0 / 0"),
     );
     Ok(())
 }

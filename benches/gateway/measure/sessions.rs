@@ -33,13 +33,10 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
         let after = evenkeel.usage.settled_memory().await?;
         let each = after.each(&before, plan.sessions);
         report.add(
-            Row::new(
-                format!("memory per idle session with its stream, of {}", plan.sessions),
-                "KiB",
-            )
-            .era(era)
-            .evenkeel(each)
-            .target("≤ 40"),
+            Row::new(format!("memory per idle session with its stream, of {}", plan.sessions), "KiB")
+                .era(era)
+                .evenkeel(each)
+                .target("≤ 40"),
         );
         drop(open);
         evenkeel.stop().await?;

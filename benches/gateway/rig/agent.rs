@@ -35,12 +35,7 @@ impl Agent {
     /// Connects and shakes hands.
     pub async fn connect(target: &Target) -> Result<Self> {
         let connection = Connection::open(target.address).await?;
-        let mut agent = Self {
-            target: target.clone(),
-            session: None,
-            connection,
-            id: 0,
-        };
+        let mut agent = Self { target: target.clone(), session: None, connection, id: 0 };
         match target.era {
             Era::Legacy => {
                 let opening = json!({
@@ -82,9 +77,7 @@ impl Agent {
         let text = String::from_utf8_lossy(&answer.body);
         let fail = || format!("{method}: HTTP {}: {text}", answer.status);
         // An answer may come as a stream of one event.
-        let json = text
-            .lines()
-            .find_map(|line| line.strip_prefix("data:").filter(|data| data.contains('{')));
+        let json = text.lines().find_map(|line| line.strip_prefix("data:").filter(|data| data.contains('{')));
         let mut message: Value = serde_json::from_str(json.unwrap_or(&text)).map_err(|_| fail())?;
         let session = answer.header("mcp-session-id").map(str::to_owned);
         match message.get_mut("result") {
@@ -99,15 +92,8 @@ impl Agent {
         let mut params = json!({});
         loop {
             let page = self.request("tools/list", None, params).await?;
-            let tools = page
-                .get("tools")
-                .and_then(Value::as_array)
-                .ok_or("a page without tools")?;
-            names.extend(
-                tools
-                    .iter()
-                    .filter_map(|tool| Some(tool.get("name")?.as_str()?.to_owned())),
-            );
+            let tools = page.get("tools").and_then(Value::as_array).ok_or("a page without tools")?;
+            names.extend(tools.iter().filter_map(|tool| Some(tool.get("name")?.as_str()?.to_owned())));
             match page.get("nextCursor") {
                 Some(cursor) => params = json!({ "cursor": cursor }),
                 None => return Ok(names),
@@ -118,20 +104,10 @@ impl Agent {
     /// A call that is rendered once and sent often.
     pub fn call(&self, tool: &str) -> Call {
         let params = json!({ "name": tool, "arguments": { "text": TEXT } });
-        let bytes = self.post(
-            "tools/call",
-            Some(tool),
-            &self.body(Call::FIRST, "tools/call", params),
-        );
+        let bytes = self.post("tools/call", Some(tool), &self.body(Call::FIRST, "tools/call", params));
         let mark = format!(r#""id":{}"#, Call::FIRST);
-        let digits = bytes
-            .windows(mark.len())
-            .position(|window| window == mark.as_bytes());
-        Call {
-            bytes,
-            digits: digits.unwrap_or_default() + 5,
-            id: Call::FIRST,
-        }
+        let digits = bytes.windows(mark.len()).position(|window| window == mark.as_bytes());
+        Call { bytes, digits: digits.unwrap_or_default() + 5, id: Call::FIRST }
     }
 
     /// Carries out a call and says how long it took.
@@ -192,9 +168,7 @@ impl Agent {
              Content-Length: {length}\r\n"
         );
         if self.target.era == Era::Modern {
-            let name = name
-                .map(|name| format!("Mcp-Name: {name}\r\n"))
-                .unwrap_or_default();
+            let name = name.map(|name| format!("Mcp-Name: {name}\r\n")).unwrap_or_default();
             headers.extend(["Mcp-Method: ", method, "\r\n", &name]);
         }
         self.render("POST", &headers, body)
@@ -202,10 +176,7 @@ impl Agent {
 
     fn render(&self, verb: &str, headers: &str, body: &str) -> Vec<u8> {
         let Target { address, path, era } = &self.target;
-        let session = self
-            .session
-            .as_deref()
-            .map(|id| format!("Mcp-Session-Id: {id}\r\n"));
+        let session = self.session.as_deref().map(|id| format!("Mcp-Session-Id: {id}\r\n"));
         let session = session.unwrap_or_default();
         let version = era.version();
         format!(
@@ -246,9 +217,7 @@ impl Notices {
             while !self.0.next().await?.contains(CHANGED) {}
             Ok(clock())
         };
-        timeout(patience, changed)
-            .await
-            .map_err(|_| format!("no {CHANGED} within {patience:?}"))?
+        timeout(patience, changed).await.map_err(|_| format!("no {CHANGED} within {patience:?}"))?
     }
 
     /// Waits until no notice has come for a while, and says how many came before.

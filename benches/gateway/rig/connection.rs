@@ -33,10 +33,7 @@ impl Connection {
     pub async fn open(address: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self {
-            stream,
-            buffer: BytesMut::with_capacity(8192),
-        })
+        Ok(Self { stream, buffer: BytesMut::with_capacity(8192) })
     }
 
     /// Sends a request and reads the whole answer.
@@ -67,10 +64,7 @@ impl Connection {
         if status != 200 || !kind.starts_with("text/event-stream") {
             return Err(format!("no event stream: HTTP {status}, content type {kind:?}").into());
         }
-        Ok(Events {
-            connection: self,
-            text: BytesMut::new(),
-        })
+        Ok(Events { connection: self, text: BytesMut::new() })
     }
 
     async fn head(&mut self) -> Result<(u16, Bytes)> {
@@ -84,10 +78,7 @@ impl Connection {
     async fn chunk(&mut self) -> Result<Option<Bytes>> {
         let end = self.find(b"\r\n").await?;
         let line = self.buffer.split_to(end + 2).freeze();
-        let digits = line
-            .split(|byte| matches!(byte, b';' | b'\r'))
-            .next()
-            .unwrap_or_default();
+        let digits = line.split(|byte| matches!(byte, b';' | b'\r')).next().unwrap_or_default();
         let length = usize::from_str_radix(std::str::from_utf8(digits)?, 16)?;
         self.fill_to(length + 2).await?;
         let chunk = self.buffer.split_to(length).freeze();
@@ -141,11 +132,7 @@ impl Events {
                     return Ok(data);
                 }
             }
-            let chunk = self
-                .connection
-                .chunk()
-                .await?
-                .ok_or("the event stream has ended")?;
+            let chunk = self.connection.chunk().await?.ok_or("the event stream has ended")?;
             self.text.extend_from_slice(&chunk);
         }
     }

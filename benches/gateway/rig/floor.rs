@@ -18,10 +18,7 @@ use super::Result;
 
 /// Serves until the process ends.
 pub async fn serve(listener: TcpListener, upstream: SocketAddr) -> Result<()> {
-    let pool = Arc::new(Pool {
-        upstream,
-        idle: Mutex::default(),
-    });
+    let pool = Arc::new(Pool { upstream, idle: Mutex::default() });
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
@@ -40,10 +37,7 @@ async fn forward(pool: Arc<Pool>, request: Request<Incoming>) -> Result<Response
     let mut sender = pool.take().await?;
     let (head, body) = sender.send_request(request).await?.into_parts();
     let body = body.collect().await?.to_bytes();
-    pool.idle
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(sender);
+    pool.idle.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
     Ok(Response::from_parts(head, Full::new(body)))
 }
 

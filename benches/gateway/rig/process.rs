@@ -39,26 +39,14 @@ impl Helper {
         let usage = Usage::of(&child)?;
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().ok_or("no stdout")?;
-        let line = BufReader::new(stdout)
-            .lines()
-            .next_line()
-            .await?
-            .ok_or("a helper said nothing")?;
-        Ok(Self {
-            address: line.parse()?,
-            usage,
-            _child: child,
-            _stdin: stdin,
-        })
+        let line = BufReader::new(stdout).lines().next_line().await?.ok_or("a helper said nothing")?;
+        Ok(Self { address: line.parse()?, usage, _child: child, _stdin: stdin })
     }
 
     /// What the fake upstream has been asked so far.
     pub async fn counts(&self) -> Result<Counts> {
         let request = format!("GET /counts HTTP/1.1\r\nHost: {}\r\n\r\n", self.address);
-        let answer = Connection::open(self.address)
-            .await?
-            .exchange(request.as_bytes())
-            .await?;
+        let answer = Connection::open(self.address).await?.exchange(request.as_bytes()).await?;
         Ok(serde_json::from_slice(&answer.body)?)
     }
 }
@@ -94,22 +82,12 @@ impl Evenkeel {
             .spawn()
             .map_err(|error| format!("{}: {error}", program.display()))?;
         let usage = Usage::of(&child)?;
-        Ok(Self {
-            usage,
-            started,
-            address,
-            child,
-            log,
-        })
+        Ok(Self { usage, started, address, child, log })
     }
 
     /// Its endpoint for agents.
     pub fn target(&self, era: Era) -> Target {
-        Target {
-            address: self.address,
-            path: "/mcp".to_owned(),
-            era,
-        }
+        Target { address: self.address, path: "/mcp".to_owned(), era }
     }
 
     /// Waits until it listens, and connects an agent.
@@ -175,24 +153,16 @@ impl Usage {
         // The name, which may hold anything, is in parentheses; utime and stime are fields 14 and 15.
         let (_, fields) = stat.rsplit_once(')').ok_or("stat without a name")?;
         let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
-        Ok(Duration::from_millis(
-            10 * ticks.sum::<std::result::Result<u64, _>>()?,
-        ))
+        Ok(Duration::from_millis(10 * ticks.sum::<std::result::Result<u64, _>>()?))
     }
 
     pub fn memory(self) -> Result<Memory> {
         let status = read(&format!("/proc/{}/status", self.0))?;
         let field = |name: &str| -> Result<f64> {
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix(name))
-                .ok_or("no memory")?;
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or("no memory")?;
             Ok(line.trim_matches(|c: char| !c.is_ascii_digit()).parse()?)
         };
-        Ok(Memory {
-            resident: field("VmRSS:")?,
-            anonymous: field("RssAnon:")?,
-        })
+        Ok(Memory { resident: field("VmRSS:")?, anonymous: field("RssAnon:")? })
     }
 
     /// The memory once it has stopped moving.
@@ -227,10 +197,7 @@ impl Memory {
     /// What each of a number of things takes in KiB, if all of them came after `before`.
     pub fn each(&self, before: &Self, things: usize) -> [f64; 2] {
         let things = things as f64;
-        [
-            (self.resident - before.resident) / things,
-            (self.anonymous - before.anonymous) / things,
-        ]
+        [(self.resident - before.resident) / things, (self.anonymous - before.anonymous) / things]
     }
 }
 

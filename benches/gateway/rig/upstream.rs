@@ -68,28 +68,15 @@ async fn answer(state: Shared, request: Request<Incoming>) -> std::result::Resul
         Some("legacy") => Era::Legacy,
         Some("modern") => Era::Modern,
         Some("counts") => {
-            let counts = state
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .counts
-                .clone();
-            return Ok(json(
-                StatusCode::OK,
-                serde_json::to_string(&counts).unwrap_or_default(),
-            ));
+            let counts = state.lock().unwrap_or_else(PoisonError::into_inner).counts.clone();
+            return Ok(json(StatusCode::OK, serde_json::to_string(&counts).unwrap_or_default()));
         }
         Some("hang") => std::future::pending().await,
         _ => return Ok(status(StatusCode::NOT_FOUND)),
     };
-    let number = segments
-        .next()
-        .and_then(|number| number.parse().ok())
-        .unwrap_or_default();
+    let number = segments.next().and_then(|number| number.parse().ok()).unwrap_or_default();
     let has_session = request.headers().contains_key(SESSION);
-    let seen = Seen {
-        state,
-        server: (era, number),
-    };
+    let seen = Seen { state, server: (era, number) };
     seen.note(|state| state.counts.requests += 1);
     Ok(match (request.method(), era) {
         (&Method::GET, Era::Legacy) if has_session => {
@@ -135,21 +122,12 @@ fn message(seen: &Seen, has_session: bool, body: &[u8]) -> Answer {
     };
     let era = seen.server.0;
     // What the modern era adds to every result.
-    let complete = if era == Era::Modern {
-        r#","resultType":"complete""#
-    } else {
-        ""
-    };
-    let fresh = if era == Era::Modern {
-        r#","ttlMs":0,"cacheScope":"private""#
-    } else {
-        ""
-    };
+    let complete = if era == Era::Modern { r#","resultType":"complete""# } else { "" };
+    let fresh = if era == Era::Modern { r#","ttlMs":0,"cacheScope":"private""# } else { "" };
     let result = match (message.method, era) {
         ("tools/call", _) => {
-            let params = message
-                .params
-                .and_then(|raw| serde_json::from_str::<CallParams<'_>>(raw.get()).ok());
+            let params =
+                message.params.and_then(|raw| serde_json::from_str::<CallParams<'_>>(raw.get()).ok());
             let Some(params) = params else {
                 return error(id, -32602, "echo needs a text");
             };
@@ -206,20 +184,14 @@ fn response(id: &str, result: &str) -> String {
 
 fn error(id: &str, code: i32, text: &str) -> Answer {
     let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":"{text}"}}}}"#);
-    let status = if code == -32601 {
-        StatusCode::NOT_FOUND
-    } else {
-        StatusCode::BAD_REQUEST
-    };
+    let status = if code == -32601 { StatusCode::NOT_FOUND } else { StatusCode::BAD_REQUEST };
     json(status, body)
 }
 
 fn json(status: StatusCode, body: String) -> Answer {
     let mut answer = Response::new(Either::Left(Full::new(Bytes::from(body))));
     *answer.status_mut() = status;
-    answer
-        .headers_mut()
-        .insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     answer
 }
 
@@ -231,9 +203,7 @@ fn status(status: StatusCode) -> Answer {
 
 fn stream(first: Bytes) -> Answer {
     let mut answer = Response::new(Either::Right(Open(Some(first))));
-    answer
-        .headers_mut()
-        .insert(CONTENT_TYPE, http::HeaderValue::from_static("text/event-stream"));
+    answer.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("text/event-stream"));
     answer
 }
 

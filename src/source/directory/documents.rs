@@ -57,27 +57,17 @@ impl Default for Open {
 
 impl Open {
     fn at(start: usize, first_line: u32) -> Self {
-        Self {
-            start,
-            first_line,
-            marked: false,
-            content: None,
-        }
+        Self { start, first_line, marked: false, content: None }
     }
 
     fn close<'a>(&self, text: &'a str, end: usize) -> Option<Chunk<'a>> {
-        Some(Chunk {
-            text: text.get(self.start..end)?,
-            first_line: self.first_line,
-            line: self.content?,
-        })
+        Some(Chunk { text: text.get(self.start..end)?, first_line: self.first_line, line: self.content? })
     }
 }
 
 /// What follows the marker on its line, if the line is one.
 fn marker<'a>(line: &'a str, marker: &str) -> Option<&'a str> {
-    line.strip_prefix(marker)
-        .filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+    line.strip_prefix(marker).filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
 
 fn holds_content(line: &str) -> bool {
@@ -97,29 +87,18 @@ mod tests {
             ("---\n---\n# nothing\n...\n", &[]),
             ("a: 1\n", &[(1, 1, "a: 1\n")]),
             ("a: 1\n---\nb: 2", &[(1, 1, "a: 1\n"), (2, 3, "---\nb: 2")]),
-            (
-                "# head\n---\n# more\na: 1\n",
-                &[(1, 4, "# head\n---\n# more\na: 1\n")],
-            ),
+            ("# head\n---\n# more\na: 1\n", &[(1, 4, "# head\n---\n# more\na: 1\n")]),
             ("---\n---\na: 1\n", &[(2, 3, "---\na: 1\n")]),
             ("--- {a: 1}\n", &[(1, 1, "--- {a: 1}\n")]),
             ("%YAML 1.2\n---\na: 1\n", &[(1, 3, "%YAML 1.2\n---\na: 1\n")]),
-            (
-                "a: 1\n...\n%YAML 1.2\n---\nb: 1\n",
-                &[(1, 1, "a: 1\n"), (3, 5, "%YAML 1.2\n---\nb: 1\n")],
-            ),
-            (
-                "a: 1\r\n---\r\nb: 1\r\n",
-                &[(1, 1, "a: 1\r\n"), (2, 3, "---\r\nb: 1\r\n")],
-            ),
+            ("a: 1\n...\n%YAML 1.2\n---\nb: 1\n", &[(1, 1, "a: 1\n"), (3, 5, "%YAML 1.2\n---\nb: 1\n")]),
+            ("a: 1\r\n---\r\nb: 1\r\n", &[(1, 1, "a: 1\r\n"), (2, 3, "---\r\nb: 1\r\n")]),
             ("a: |\n  ---\n  x\n", &[(1, 1, "a: |\n  ---\n  x\n")]),
             ("a: 1\n----\n", &[(1, 1, "a: 1\n----\n")]),
         ];
         for (text, expected) in table {
-            let found: Vec<_> = documents(text)
-                .into_iter()
-                .map(|chunk| (chunk.first_line, chunk.line, chunk.text))
-                .collect();
+            let found: Vec<_> =
+                documents(text).into_iter().map(|chunk| (chunk.first_line, chunk.line, chunk.text)).collect();
             assert_eq!(&found, expected, "{text:?}");
         }
     }

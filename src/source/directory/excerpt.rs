@@ -23,9 +23,9 @@ pub(super) struct Mistake {
 /// Describes `error` of the document `text`, which begins at line `first_line` of its file.
 pub(super) fn describe(error: &Error, text: &str, first_line: u32) -> Mistake {
     let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
-    let (line, column) = error.location().map_or((1, 1), |location| {
-        (small(location.line()).max(1), small(location.column()).max(1))
-    });
+    let (line, column) = error
+        .location()
+        .map_or((1, 1), |location| (small(location.line()).max(1), small(location.column()).max(1)));
     Mistake {
         line: first_line.saturating_add(line - 1),
         column,
@@ -50,9 +50,7 @@ pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
 
 /// A text without characters that move a terminal's cursor.
 pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|char| if char.is_control() { '\u{fffd}' } else { char })
-        .collect()
+    text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
 }
 
 /// `; did you mean "x"?`, or nothing.
@@ -70,19 +68,13 @@ fn message(error: &Error) -> String {
                 format!("unknown field {field:?}{meant}")
             }
         }
-        Error::SerdeUnknownVariant {
-            variant, expected, ..
-        } => {
+        Error::SerdeUnknownVariant { variant, expected, .. } => {
             let meant = did_you_mean(variant, expected.iter().copied());
             format!("{variant:?} is not one of {}{meant}", expected.join(", "))
         }
         // The value itself may be a secret: only its kind is told.
-        Error::SerdeInvalidType {
-            unexpected, expected, ..
-        }
-        | Error::SerdeInvalidValue {
-            unexpected, expected, ..
-        } => {
+        Error::SerdeInvalidType { unexpected, expected, .. }
+        | Error::SerdeInvalidValue { unexpected, expected, .. } => {
             let kind = unexpected.split(['"', '`']).next().unwrap_or_default().trim();
             format!("expected {expected}, found {kind}")
         }
@@ -163,10 +155,7 @@ fn masked(line: &str) -> String {
         None => (body.strip_suffix(':').unwrap_or_default(), ""),
     };
     let plain = |text: &str| {
-        text.len() <= 64
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"._/@-".contains(&b))
+        text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._/@-".contains(&b))
     };
     let shown = match (body, key, value) {
         ("" | "...", _, _) => body.to_owned(),

@@ -38,22 +38,13 @@ pub(super) fn next<S: Kind>(
 ) -> Option<Arc<Declared<S>>> {
     let new = match (newest, last) {
         (Newest::Declared(object), last) => {
-            let origin = Origin::File {
-                path: Arc::clone(path),
-                line: object.line,
-            };
-            let meta = last.map_or_else(
-                || appeared(&object, origin.clone(), context),
-                |last| last.meta.clone(),
-            );
+            let origin = Origin::File { path: Arc::clone(path), line: object.line };
+            let meta =
+                last.map_or_else(|| appeared(&object, origin.clone(), context), |last| last.meta.clone());
             match object.spec {
                 Ok(spec) => {
-                    let meta = Meta {
-                        labels: object.labels,
-                        annotations: object.annotations,
-                        origin,
-                        ..meta
-                    };
+                    let meta =
+                        Meta { labels: object.labels, annotations: object.annotations, origin, ..meta };
                     accepted(last, meta, spec, path, context)
                 }
                 Err(problem) => refused(last, Meta { origin, ..meta }, problem),
@@ -136,9 +127,7 @@ fn accepted<S: Kind>(
 fn refused<S: Kind>(last: Option<&Arc<Declared<S>>>, meta: Meta, mut problem: Problem) -> Declared<S> {
     let spec = last.and_then(|last| last.spec.clone());
     if spec.is_some() {
-        problem
-            .message
-            .push_str("; the last good declaration stays in force");
+        problem.message.push_str("; the last good declaration stays in force");
     }
     Declared {
         meta,

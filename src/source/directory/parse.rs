@@ -135,10 +135,7 @@ struct File<'a> {
 
 impl<'a> File<'a> {
     fn new(path: &'a Arc<PathBuf>) -> Self {
-        Self {
-            path,
-            parsed: Parsed::default(),
-        }
+        Self { path, parsed: Parsed::default() }
     }
 
     fn document(&mut self, chunk: &Chunk<'_>) {
@@ -208,23 +205,15 @@ impl<'a> File<'a> {
                     return (manifest.metadata, Ok(manifest.spec));
                 }
                 let message = broken.join("; ");
-                self.fault(
-                    chunk.line,
-                    Reason::InvalidSpec,
-                    format!("{} {key}: {message}", S::NAME),
-                );
+                self.fault(chunk.line, Reason::InvalidSpec, format!("{} {key}: {message}", S::NAME));
                 let problem = self.problem(Reason::InvalidSpec, chunk.line, None, &message);
                 (manifest.metadata, Err(problem))
             }
             Err(mistake) => {
                 let told = format!("{} {key}: {}\n{}", S::NAME, at_column(&mistake), mistake.excerpt);
                 self.fault(mistake.line, Reason::InvalidSpec, told);
-                let problem = self.problem(
-                    Reason::InvalidSpec,
-                    mistake.line,
-                    Some(mistake.column),
-                    &mistake.message,
-                );
+                let problem =
+                    self.problem(Reason::InvalidSpec, mistake.line, Some(mistake.column), &mistake.message);
                 (Metadata::default(), Err(problem))
             }
         }
@@ -233,20 +222,13 @@ impl<'a> File<'a> {
     /// A document that should be one of ours, but does not say which.
     fn unnamed(&mut self, line: u32, message: String, excerpt: &str) {
         self.parsed.unnamed = Some(self.problem(Reason::ParseError, line, None, &message));
-        let told = if excerpt.is_empty() {
-            message
-        } else {
-            format!("{message}\n{excerpt}")
-        };
+        let told = if excerpt.is_empty() { message } else { format!("{message}\n{excerpt}") };
         self.fault(line, Reason::ParseError, told);
     }
 
     fn fault(&mut self, line: u32, reason: Reason, message: String) {
         self.parsed.faults.push(Fault {
-            origin: Some(Origin::File {
-                path: Arc::clone(self.path),
-                line,
-            }),
+            origin: Some(Origin::File { path: Arc::clone(self.path), line }),
             problem: Problem::new(reason, message),
         });
     }
@@ -328,9 +310,7 @@ fn key(names: Names) -> Result<ObjectKey, String> {
         ));
     }
     if namespace.len() > 63 || !is_label(namespace) {
-        return Err(format!(
-            "metadata.namespace {namespace:?} must be at most 63 {allowed}"
-        ));
+        return Err(format!("metadata.namespace {namespace:?} must be at most 63 {allowed}"));
     }
     Ok(ObjectKey::new(namespace, name))
 }
@@ -411,10 +391,7 @@ mod tests {
     /// Each object as `kind key line: ok`, or why it is refused.
     fn objects(parsed: &Parsed) -> Vec<String> {
         fn told<S: Kind>(object: &Object<S>) -> String {
-            let state = object
-                .spec
-                .as_ref()
-                .map_or_else(ToString::to_string, |_| "ok".to_owned());
+            let state = object.spec.as_ref().map_or_else(ToString::to_string, |_| "ok".to_owned());
             format!("{} {} {}: {state}", S::NAME, object.key, object.line)
         }
         let servers = parsed.servers.iter().map(told);
@@ -431,20 +408,13 @@ mod tests {
         let text = format!(
             "# two servers, a skill and a stranger\n---\n{}---\n{}---\n{}---\napiVersion: v1\nkind: ConfigMap\ndata: {{a: b}}\n",
             server("one", "  stdio: { command: npx, args: [\"-y\", x] }"),
-            server(
-                "two.x",
-                "  http: { url: \"https://a/mcp\" }\n  timeouts: { connect: 5s }"
-            ),
+            server("two.x", "  http: { url: \"https://a/mcp\" }\n  timeouts: { connect: 5s }"),
             "apiVersion: evenkeel.dev/v1alpha1\nkind: Skill\nmetadata: { name: s, namespace: team, labels: { a: b } }\nspec: { inline: hello }\n",
         );
         let parsed = parsed(&text);
         assert_eq!(
             objects(&parsed),
-            [
-                "McpServer default/one 3: ok",
-                "McpServer default/two.x 10: ok",
-                "Skill team/s 18: ok"
-            ]
+            ["McpServer default/one 3: ok", "McpServer default/two.x 10: ok", "Skill team/s 18: ok"]
         );
         assert_eq!(parsed.foreign, 1);
         assert_eq!(faults(&parsed), [""; 0]);
@@ -505,14 +475,8 @@ mod tests {
                 "team/a.yaml:8:14: \"2h\" is out of range; allowed is 1s to 10m",
             ),
             ("  stdio: { args: [] }", "missing field `command`"),
-            (
-                "  stdio: npx",
-                "team/a.yaml:6:10: expected fields, each as `key: value`",
-            ),
-            (
-                "  {}",
-                "InvalidSpec: team/a.yaml:1: spec: exactly one of stdio and http must be set",
-            ),
+            ("  stdio: npx", "team/a.yaml:6:10: expected fields, each as `key: value`"),
+            ("  {}", "InvalidSpec: team/a.yaml:1: spec: exactly one of stdio and http must be set"),
             (
                 "  http: { url: \"ftp://a\" }",
                 "team/a.yaml:1: spec.http: url must start with http:// or https://",
@@ -543,33 +507,18 @@ mod tests {
                 &format!("{ours}kind: McpSever\n"),
                 "kind \"McpSever\" of evenkeel.dev/v1alpha1 is not known; did you mean \"McpServer\"?",
             ),
-            (
-                &format!("{ours}kind: Skill\n"),
-                "team/a.yaml:1: Skill: metadata.name is missing",
-            ),
-            (
-                &format!("{ours}kind: Skill\nmetadata: {{ name: A_b }}\n"),
-                "metadata.name \"A_b\" must be",
-            ),
+            (&format!("{ours}kind: Skill\n"), "team/a.yaml:1: Skill: metadata.name is missing"),
+            (&format!("{ours}kind: Skill\nmetadata: {{ name: A_b }}\n"), "metadata.name \"A_b\" must be"),
             (
                 &format!("{ours}kind: Skill\nmetadata: {{ name: a, namespace: a.b }}\n"),
                 "metadata.namespace \"a.b\" must be",
             ),
-            (
-                &format!("{ours}kind: Skill\nmetadata: {{ name: 12 }}\n"),
-                "team/a.yaml:3: expected a text",
-            ),
-            (
-                &format!("{ours}kind: Skill\nmetadata: []\n"),
-                "team/a.yaml:3: expected",
-            ),
+            (&format!("{ours}kind: Skill\nmetadata: {{ name: 12 }}\n"), "team/a.yaml:3: expected a text"),
+            (&format!("{ours}kind: Skill\nmetadata: []\n"), "team/a.yaml:3: expected"),
         ] {
             let parsed = parsed(text);
             let found = faults(&parsed);
-            assert!(
-                found.len() == 1 && found[0].contains(expected),
-                "{text}: {found:?}"
-            );
+            assert!(found.len() == 1 && found[0].contains(expected), "{text}: {found:?}");
             assert!(objects(&parsed).is_empty() && parsed.unnamed.is_some(), "{text}");
         }
     }
@@ -577,14 +526,8 @@ mod tests {
     #[test]
     fn one_bad_document_costs_only_itself() {
         let good = server("good", "  stdio: { command: npx }");
-        let parsed = parsed(&format!(
-            "{good}---\nkind: [\n---\n{}",
-            good.replace("good", "better")
-        ));
-        assert_eq!(
-            objects(&parsed),
-            ["McpServer default/good 1: ok", "McpServer default/better 10: ok"]
-        );
+        let parsed = parsed(&format!("{good}---\nkind: [\n---\n{}", good.replace("good", "better")));
+        assert_eq!(objects(&parsed), ["McpServer default/good 1: ok", "McpServer default/better 10: ok"]);
         assert!(parsed.unnamed.unwrap().message.starts_with("team/a.yaml:"));
     }
 
@@ -605,22 +548,12 @@ mod tests {
                 format!("*a{}", level - 1)
             );
         }
-        for text in [
-            aliases,
-            "[".repeat(100_000),
-            "- ".repeat(100_000),
-            "{a: ".repeat(5_000),
-        ] {
+        for text in [aliases, "[".repeat(100_000), "- ".repeat(100_000), "{a: ".repeat(5_000)] {
             let begun = tokio::time::Instant::now();
             let parsed = parsed(&format!("apiVersion: evenkeel.dev/v1alpha1\nbomb:\n  {text}"));
             assert!(parsed.unnamed.is_some());
             let told = &faults(&parsed)[0];
-            assert!(
-                told.len() < 1_000,
-                "{} bytes are told of {} bytes",
-                told.len(),
-                text.len()
-            );
+            assert!(told.len() < 1_000, "{} bytes are told of {} bytes", told.len(), text.len());
             assert!(begun.elapsed().as_secs() < 10);
         }
     }
@@ -652,10 +585,8 @@ mod tests {
             assert!(!parsed.faults.is_empty(), "{spec}");
             assert!(!found.contains("hunter2"), "{spec}: {found}");
         }
-        let number = server(
-            "one",
-            "  stdio:\n    command: x\n    env:\n      - name: A\n        value: 20461337",
-        );
+        let number =
+            server("one", "  stdio:\n    command: x\n    env:\n      - name: A\n        value: 20461337");
         let parsed = parsed(&number);
         let found = format!("{:?}{:?}", objects(&parsed), faults(&parsed));
         assert!(found.contains("quotes") && !found.contains("20461337"), "{found}");

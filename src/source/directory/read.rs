@@ -28,14 +28,8 @@ impl Stamp {
             device,
             inode,
             size: u64::try_from(stat.st_size).unwrap_or_default(),
-            modified: (
-                stat.st_mtime.into(),
-                i64::try_from(stat.st_mtime_nsec).unwrap_or_default(),
-            ),
-            changed: (
-                stat.st_ctime.into(),
-                i64::try_from(stat.st_ctime_nsec).unwrap_or_default(),
-            ),
+            modified: (stat.st_mtime.into(), i64::try_from(stat.st_mtime_nsec).unwrap_or_default()),
+            changed: (stat.st_ctime.into(), i64::try_from(stat.st_ctime_nsec).unwrap_or_default()),
         }
     }
 
@@ -61,32 +55,21 @@ pub(super) fn small_file(path: &Path, limit: u64) -> io::Result<(Stamp, Vec<u8>)
 }
 
 /// How a file of unknown nature is opened: opening must not wait for a writer, nor become a terminal.
-pub(super) const FLAGS: OFlags = OFlags::RDONLY
-    .union(OFlags::NONBLOCK)
-    .union(OFlags::NOCTTY)
-    .union(OFlags::CLOEXEC);
+pub(super) const FLAGS: OFlags =
+    OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
 /// The content of an open file; see [`small_file`].
 pub(super) fn content(file: OwnedFd, limit: u64) -> io::Result<(Stamp, Vec<u8>)> {
     let stat = fstat(&file)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "is not a regular file",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file"));
     }
     let mut bytes = Vec::new();
     File::from(file).take(limit + 1).read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > limit {
-        let limit = if limit >= 1 << 20 {
-            format!("{} MiB", limit >> 20)
-        } else {
-            format!("{} KiB", limit >> 10)
-        };
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!("is larger than {limit}"),
-        ));
+        let limit =
+            if limit >= 1 << 20 { format!("{} MiB", limit >> 20) } else { format!("{} KiB", limit >> 10) };
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("is larger than {limit}")));
     }
     Ok((Stamp::of(&stat), bytes))
 }

@@ -77,19 +77,12 @@ impl Sources<'_> {
             let place = format!("variable {}", var.name);
             if let Some(value) = self.value(&place, var.value.as_ref(), var.value_from.as_ref())? {
                 if value.expose_secret().contains('\0') {
-                    return Err(invalid(&format!(
-                        "{place}: its value holds a NUL, which no variable can"
-                    )));
+                    return Err(invalid(&format!("{place}: its value holds a NUL, which no variable can")));
                 }
                 env.push((var.name.clone(), value));
             }
         }
-        Ok(StdioEndpoint {
-            command,
-            args: stdio.args.clone(),
-            cwd: Some(cwd),
-            env,
-        })
+        Ok(StdioEndpoint { command, args: stdio.args.clone(), cwd: Some(cwd), env })
     }
 
     fn http(&self, http: &HttpTransport) -> Result<HttpEndpoint, Problem> {
@@ -167,16 +160,8 @@ impl Sources<'_> {
 
 /// The secrets that a spec names.
 pub(super) fn references(spec: &McpServerSpec) -> impl Iterator<Item = &SecretKeyRef> {
-    let env = spec
-        .stdio
-        .iter()
-        .flat_map(|stdio| &stdio.env)
-        .map(|var| &var.value_from);
-    let headers = spec
-        .http
-        .iter()
-        .flat_map(|http| &http.headers)
-        .map(|header| &header.value_from);
+    let env = spec.stdio.iter().flat_map(|stdio| &stdio.env).map(|var| &var.value_from);
+    let headers = spec.http.iter().flat_map(|http| &http.headers).map(|header| &header.value_from);
     let tls = spec.http.iter().filter_map(|http| http.tls.as_ref());
     env.chain(headers)
         .filter_map(|from| from.as_ref()?.secret_key_ref.as_ref())
@@ -238,19 +223,11 @@ mod tests {
             Ok(endpoint) => match &endpoint.transport {
                 Transport::Stdio(stdio) => {
                     let cwd = stdio.cwd.as_ref().unwrap().display();
-                    format!(
-                        "{} {:?} in {cwd}{}",
-                        stdio.command,
-                        stdio.args,
-                        values(&stdio.env)
-                    )
+                    format!("{} {:?} in {cwd}{}", stdio.command, stdio.args, values(&stdio.env))
                 }
                 Transport::Http(http) => {
-                    let headers: Vec<_> = http
-                        .headers
-                        .iter()
-                        .map(|(name, value)| (name.to_string(), value.clone()))
-                        .collect();
+                    let headers: Vec<_> =
+                        http.headers.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
                     let ca = http.ca.as_ref().map(ExposeSecret::expose_secret);
                     format!("{} ca={ca:?}{}", http.url, values(&headers))
                 }
@@ -267,16 +244,8 @@ mod tests {
             ("npx", json!("../x/./y"), "npx [] in /srv/fleet/x/y"),
             ("npx", json!("/opt"), "npx [] in /opt"),
             ("npx", json!("../../../../.."), "npx [] in /"),
-            (
-                "./bin/s",
-                json!("x"),
-                "/srv/fleet/team/x/bin/s [] in /srv/fleet/team/x",
-            ),
-            (
-                "bin/s",
-                json!(null),
-                "/srv/fleet/team/bin/s [] in /srv/fleet/team",
-            ),
+            ("./bin/s", json!("x"), "/srv/fleet/team/x/bin/s [] in /srv/fleet/team/x"),
+            ("bin/s", json!(null), "/srv/fleet/team/bin/s [] in /srv/fleet/team"),
             ("/bin/s", json!("x"), "/bin/s [] in /srv/fleet/team/x"),
         ] {
             let spec = json!({ "stdio": { "command": command, "cwd": cwd } });
@@ -290,32 +259,16 @@ mod tests {
         for (value, in_variable, in_header) in [
             (json!({ "value": "plain" }), "\"plain\"", "\"plain\""),
             (json!({ "value": "" }), "\"\"", "\"\""),
-            (
-                json!({ "valueFrom": { "env": "PROXY" } }),
-                "\"hunter3\"",
-                "\"hunter3\"",
-            ),
+            (json!({ "valueFrom": { "env": "PROXY" } }), "\"hunter3\"", "\"hunter3\""),
             (json!({ "valueFrom": { "env": "EMPTY" } }), "\"\"", "\"\""),
-            (
-                json!({ "valueFrom": from("github", "token", false) }),
-                "\"hunter2\\n\"",
-                "\"hunter2\"",
-            ),
+            (json!({ "valueFrom": from("github", "token", false) }), "\"hunter2\\n\"", "\"hunter2\""),
         ] {
             let mut item = value.clone();
             item["name"] = json!("x");
             let spec = json!({ "stdio": { "command": "c", "env": [item.clone()] } });
-            assert_eq!(
-                resolve(spec),
-                format!("c [] in /srv/fleet/team x={in_variable}"),
-                "{value}"
-            );
+            assert_eq!(resolve(spec), format!("c [] in /srv/fleet/team x={in_variable}"), "{value}");
             let spec = json!({ "http": { "url": "https://a/mcp", "headers": [item] } });
-            assert_eq!(
-                resolve(spec),
-                format!("https://a/mcp ca=None x={in_header}"),
-                "{value}"
-            );
+            assert_eq!(resolve(spec), format!("https://a/mcp ca=None x={in_header}"), "{value}");
         }
         let tls = json!({ "http": { "url": "https://a/", "tls": { "caSecretRef": { "name": "github", "key": "token" } } } });
         assert_eq!(resolve(tls), "https://a/ ca=Some(\"hunter2\\n\")");
@@ -347,16 +300,8 @@ mod tests {
                 from("huge", "token"),
                 "SecretNotFound: header x: secret \"huge\" with key \"token\" cannot be used: /run/secrets/huge/token is larger than 1 MiB",
             ),
-            (
-                "http",
-                from("github", "lines"),
-                "InvalidSpec: header x: its value holds a line break",
-            ),
-            (
-                "stdio",
-                from("github", "nul"),
-                "InvalidSpec: variable x: its value holds a NUL",
-            ),
+            ("http", from("github", "lines"), "InvalidSpec: header x: its value holds a line break"),
+            ("stdio", from("github", "nul"), "InvalidSpec: variable x: its value holds a NUL"),
         ] {
             let item = json!([{ "name": "x", "valueFrom": value_from }]);
             let spec = match transport {
@@ -382,9 +327,7 @@ mod tests {
             },
         }))
         .unwrap();
-        let keys: Vec<_> = references(&spec)
-            .map(|reference| reference.key.as_str())
-            .collect();
+        let keys: Vec<_> = references(&spec).map(|reference| reference.key.as_str()).collect();
         assert_eq!(keys, ["b", "e", "ca"]);
     }
 }

@@ -33,10 +33,7 @@ struct Known {
 
 impl Secrets {
     pub fn new(root: PathBuf) -> Self {
-        Self {
-            root,
-            known: RefCell::default(),
-        }
+        Self { root, known: RefCell::default() }
     }
 
     /// Where secrets are looked for.
@@ -48,9 +45,7 @@ impl Secrets {
     pub fn get(&self, reference: &SecretKeyRef, now: Timestamp) -> Secret {
         let place = (reference.name.clone(), reference.key.clone());
         let mut known = self.known.borrow_mut();
-        let entry = known
-            .entry(place)
-            .or_insert_with_key(|place| self.read(place, now));
+        let entry = known.entry(place).or_insert_with_key(|place| self.read(place, now));
         entry.value.clone()
     }
 

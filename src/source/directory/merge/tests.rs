@@ -32,11 +32,7 @@ fn path(name: &str) -> Arc<PathBuf> {
 
 impl Desk {
     fn new() -> Self {
-        Self {
-            book: Book::default(),
-            secret: Cell::new("one"),
-            uids: Cell::new(0),
-        }
+        Self { book: Book::default(), secret: Cell::new("one"), uids: Cell::new(0) }
     }
 
     fn resolve(&self, spec: &McpServerSpec, file: &Path) -> Result<Arc<Endpoint>, Problem> {
@@ -77,11 +73,7 @@ impl Desk {
     }
 
     fn server(&self, name: &str) -> Option<Arc<Declared<McpServerSpec>>> {
-        self.book
-            .servers
-            .objects
-            .get(&ObjectKey::new("default", name))
-            .cloned()
+        self.book.servers.objects.get(&ObjectKey::new("default", name)).cloned()
     }
 
     /// `name uid/generation command @revision file:line`, with what is refused.
@@ -92,10 +84,7 @@ impl Desk {
                 Some(spec) => spec.stdio.as_ref().unwrap().command.clone(),
                 None => "-".to_owned(),
             };
-            let refused = server
-                .refused
-                .as_ref()
-                .map(|problem| format!(" {:?}", problem.reason));
+            let refused = server.refused.as_ref().map(|problem| format!(" {:?}", problem.reason));
             format!(
                 "{} {}/{} {command} @{} {}{}",
                 meta.key.name,
@@ -122,11 +111,7 @@ const B: (&str, &str) = ("b", "command: x");
 const BROKEN: (&str, &str) = ("!", "");
 
 /// Steps: at each the files that changed (their documents; none means gone), and what is declared after it.
-type Step<'a> = (
-    &'a [(&'a str, &'a [(&'a str, &'a str)])],
-    &'a [&'a str],
-    &'a [&'a str],
-);
+type Step<'a> = (&'a [(&'a str, &'a [(&'a str, &'a str)])], &'a [&'a str], &'a [&'a str]);
 
 #[test]
 fn the_life_of_objects() {
@@ -156,11 +141,7 @@ fn the_life_of_objects() {
         (
             "a new object that is invalid is there, and has no spec until it is mended",
             &[
-                (
-                    &[("1", &[A_BAD])],
-                    &["a u1/1 - @r0 1:1 InvalidSpec"],
-                    &["1:4 InvalidSpec"],
-                ),
+                (&[("1", &[A_BAD])], &["a u1/1 - @r0 1:1 InvalidSpec"], &["1:4 InvalidSpec"]),
                 (&[("1", &[A])], &["a u1/2 x @r1 1:1"], &[]),
             ],
         ),
@@ -180,31 +161,15 @@ fn the_life_of_objects() {
             "a moved object is the same object",
             &[
                 (&[("1", &[A])], &["a u1/1 x @r0 1:1"], &[]),
-                (
-                    &[("1", &[]), ("2", &[B, A])],
-                    &["a u1/1 x @r0 2:6", "b u2/1 x @r1 2:1"],
-                    &[],
-                ),
-                (
-                    &[("1", &[A]), ("2", &[B])],
-                    &["a u1/1 x @r0 1:1", "b u2/1 x @r1 2:1"],
-                    &[],
-                ),
+                (&[("1", &[]), ("2", &[B, A])], &["a u1/1 x @r0 2:6", "b u2/1 x @r1 2:1"], &[]),
+                (&[("1", &[A]), ("2", &[B])], &["a u1/1 x @r0 1:1", "b u2/1 x @r1 2:1"], &[]),
             ],
         ),
         (
             "at a fresh start the first path has the name; later the incumbent keeps it; the next takes over",
             &[
-                (
-                    &[("2", &[A2]), ("1", &[A])],
-                    &["a u1/1 x @r0 1:1"],
-                    &["2:1 DuplicateName"],
-                ),
-                (
-                    &[("0", &[A2])],
-                    &["a u1/1 x @r0 1:1"],
-                    &["0:1 DuplicateName", "2:1 DuplicateName"],
-                ),
+                (&[("2", &[A2]), ("1", &[A])], &["a u1/1 x @r0 1:1"], &["2:1 DuplicateName"]),
+                (&[("0", &[A2])], &["a u1/1 x @r0 1:1"], &["0:1 DuplicateName", "2:1 DuplicateName"]),
                 (&[("1", &[])], &["a u1/2 y @r2 0:1"], &["2:1 DuplicateName"]),
                 (&[("2", &[BROKEN])], &["a u1/2 y @r2 0:1"], &["2:1 ParseError"]),
                 (&[("0", &[]), ("2", &[])], &[], &[]),
@@ -221,10 +186,7 @@ fn the_life_of_objects() {
     for (name, steps) in table {
         let mut desk = Desk::new();
         for (number, (files, declared, faults)) in steps.iter().enumerate() {
-            let texts: Vec<_> = files
-                .iter()
-                .map(|(name, servers)| (*name, file(servers)))
-                .collect();
+            let texts: Vec<_> = files.iter().map(|(name, servers)| (*name, file(servers))).collect();
             let files: Vec<_> = texts.iter().map(|(name, text)| (*name, text.as_str())).collect();
             desk.take(&format!("r{number}"), &files);
             assert_eq!(desk.told(), *declared, "{name}, step {number}");
@@ -236,10 +198,7 @@ fn the_life_of_objects() {
 #[test]
 fn an_unchanged_object_keeps_its_arc() {
     let mut desk = Desk::new();
-    desk.take(
-        "r0",
-        &[("1", &file(&[A, B])), ("2", &file(&[("c", "command: x")]))],
-    );
+    desk.take("r0", &[("1", &file(&[A, B])), ("2", &file(&[("c", "command: x")]))]);
     let before: Vec<_> = ["a", "b", "c"].map(|name| desk.server(name).unwrap()).into();
     let stale = desk.take("r1", &[("1", &file(&[A, ("b", "command: z")]))]);
     let same = |index: usize, name: &str| Arc::ptr_eq(&before[index], &desk.server(name).unwrap());
@@ -251,12 +210,8 @@ fn an_unchanged_object_keeps_its_arc() {
 
 #[test]
 fn a_literal_value_is_part_of_the_declaration_and_not_of_its_public_digest() {
-    let server = |value: &str| {
-        file(&[(
-            "a",
-            &format!("command: x, env: [{{ name: T, value: \"{value}\" }}]"),
-        )])
-    };
+    let server =
+        |value: &str| file(&[("a", &format!("command: x, env: [{{ name: T, value: \"{value}\" }}]"))]);
     let mut desk = Desk::new();
     desk.take("r0", &[("1", &server("hunter2"))]);
     let before = desk.server("a").unwrap();
@@ -274,10 +229,7 @@ fn a_literal_value_is_part_of_the_declaration_and_not_of_its_public_digest() {
 fn a_file_that_cannot_be_read_freezes_its_objects() {
     let mut desk = Desk::new();
     desk.take("r0", &[("1", &file(&[A]))]);
-    desk.book.note(
-        &path("1"),
-        Parsed::unreadable(&path("1"), "cannot be read: permission denied"),
-    );
+    desk.book.note(&path("1"), Parsed::unreadable(&path("1"), "cannot be read: permission denied"));
     desk.settle("r1");
     assert_eq!(desk.told(), ["a u1/1 x @r0 1:1 ParseError"]);
     let refused = desk.server("a").unwrap().refused.clone().unwrap();
@@ -300,14 +252,7 @@ fn new_objects_can_be_taken_alone() {
     assert_eq!(desk.told(), ["a u1/1 x @r0 1:1", "b u2/1 x @r1 1:6"]);
     let before = desk.server("b").unwrap();
     desk.take("r2", &[("1", &text)]);
-    assert_eq!(
-        desk.told(),
-        [
-            "a u1/2 y @r2 1:1",
-            "b u2/1 x @r1 1:6",
-            "c u3/1 - @r2 1:11 InvalidSpec"
-        ]
-    );
+    assert_eq!(desk.told(), ["a u1/2 y @r2 1:1", "b u2/1 x @r1 1:6", "c u3/1 - @r2 1:11 InvalidSpec"]);
     assert!(Arc::ptr_eq(&before, &desk.server("b").unwrap()));
 }
 
@@ -316,10 +261,7 @@ fn a_rotated_secret_changes_its_users_alone() {
     let reference = "command: x, env: [{ name: T, valueFrom: { secretKeyRef: { name: n, key: k } } }]";
     let mut desk = Desk::new();
     desk.take("r0", &[("1", &file(&[A, ("b", reference)]))]);
-    assert_eq!(
-        desk.book.references().into_iter().collect::<Vec<_>>(),
-        [("n".into(), "k".into())]
-    );
+    assert_eq!(desk.book.references().into_iter().collect::<Vec<_>>(), [("n".into(), "k".into())]);
     let before = (desk.server("a").unwrap(), desk.server("b").unwrap());
     let again = |desk: &mut Desk| {
         let mut book = std::mem::take(&mut desk.book);
@@ -328,10 +270,7 @@ fn a_rotated_secret_changes_its_users_alone() {
     };
 
     again(&mut desk);
-    assert!(
-        Arc::ptr_eq(&before.1, &desk.server("b").unwrap()),
-        "nothing differs"
-    );
+    assert!(Arc::ptr_eq(&before.1, &desk.server("b").unwrap()), "nothing differs");
     desk.secret.set("two");
     again(&mut desk);
     assert!(Arc::ptr_eq(&before.0, &desk.server("a").unwrap()));
@@ -360,9 +299,7 @@ fn a_restart_goes_on_where_the_last_run_ended() {
     let restored = |text: Option<&str>| {
         let mut desk = Desk::new();
         let mut book = Book::default();
-        book.servers.restore(&path("1"), remembered(text), &|spec, file| {
-            desk.resolve(spec, file)
-        });
+        book.servers.restore(&path("1"), remembered(text), &|spec, file| desk.resolve(spec, file));
         desk.book = book;
         desk
     };
@@ -370,16 +307,8 @@ fn a_restart_goes_on_where_the_last_run_ended() {
     for (text, newest, expected) in [
         (Some(good.as_str()), file(&[A]), "a old/4 x @r 1:1"),
         (Some(good.as_str()), file(&[A2]), "a old/5 y @now 1:1"),
-        (
-            Some(good.as_str()),
-            file(&[BROKEN]),
-            "a old/4 x @r 1:7 ParseError",
-        ),
-        (
-            Some(good.as_str()),
-            file(&[A_BAD]),
-            "a old/4 x @r 1:1 InvalidSpec",
-        ),
+        (Some(good.as_str()), file(&[BROKEN]), "a old/4 x @r 1:7 ParseError"),
+        (Some(good.as_str()), file(&[A_BAD]), "a old/4 x @r 1:1 InvalidSpec"),
         (None, file(&[A_BAD]), "a old/4 - @r 1:1 InvalidSpec"),
         (None, file(&[A]), "a old/5 x @now 1:1"),
     ] {
