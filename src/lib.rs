@@ -12,6 +12,7 @@ pub mod admin;
 pub mod catalog;
 pub mod cli;
 pub mod fleet;
+pub mod gateway;
 pub mod plan;
 pub mod report;
 pub mod resource;

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use imbl::OrdMap;
+use tokio::time::Instant;
 
 use super::view::{Home, Touched};
 use super::{Route, Section, View, ViewName};
@@ -11,6 +12,7 @@ use crate::resource::{ObjectKey, Problem, Reason};
 #[derive(Clone, Debug)]
 pub struct Generation {
     number: u64,
+    made_at: Instant,
     sections: OrdMap<ObjectKey, Arc<Section>>,
     everything: View,
     namespaces: OrdMap<Arc<str>, View>,
@@ -53,9 +55,10 @@ impl Step {
 
 impl Generation {
     /// The first generation: nothing. In the home namespace names carry no namespace.
-    pub fn new(home: Option<Arc<str>>) -> Self {
+    pub fn new(home: Option<Arc<str>>, now: Instant) -> Self {
         Self {
             number: 0,
+            made_at: now,
             sections: OrdMap::new(),
             everything: View::everything(home as Home),
             namespaces: OrdMap::new(),
@@ -63,11 +66,12 @@ impl Generation {
         }
     }
 
-    /// The generation after some steps. Costs what the steps' servers have, not what the others have.
+    /// The generation after some steps, made now. Costs what the steps' servers have, not what others have.
     #[must_use]
-    pub fn after(&self, steps: impl IntoIterator<Item = Step>) -> Self {
+    pub fn after(&self, steps: impl IntoIterator<Item = Step>, now: Instant) -> Self {
         let mut next = self.clone();
         next.number += 1;
+        next.made_at = now;
         for step in steps {
             match step {
                 Step::Publish(section) => next.publish(section),
@@ -159,7 +163,7 @@ impl Generation {
             touched.listed = false;
             change(view, &mut touched);
             if touched.listed {
-                view.set_tools_version(self.number);
+                view.tools_changed(self.number, self.made_at);
             }
         }
         for server in touched.servers {
@@ -201,8 +205,18 @@ mod tests {
         Step::Withdraw(ObjectKey::new(namespace, name), problem)
     }
 
+    fn start() -> Generation {
+        Generation::new(Some("default".into()), Instant::now())
+    }
+
+    impl Generation {
+        fn next(&self, steps: impl IntoIterator<Item = Step>) -> Self {
+            self.after(steps, Instant::now())
+        }
+    }
+
     fn generation(steps: impl IntoIterator<Item = Step>) -> Generation {
-        Generation::new(Some("default".into())).after(steps)
+        start().next(steps)
     }
 
     fn names(view: &View) -> Vec<String> {
@@ -243,7 +257,7 @@ mod tests {
         assert!(before.conflicts(&ObjectKey::new("default", "a-b")).is_empty());
 
         // The first goes: its name passes on, the tail is remembered, nothing else moves.
-        let after = before.after([withdraw("default", "a-b")]);
+        let after = before.next([withdraw("default", "a-b")]);
         let view = after.view(&DEFAULT);
         assert_eq!(names(view), ["x_t", "x_u"]);
         assert_eq!(owner(view, "x_t"), ("a_b", "t"));
@@ -251,7 +265,7 @@ mod tests {
         assert!(after.conflicting().is_empty());
 
         // And comes back.
-        let again = after.after([both[0].clone()]);
+        let again = after.next([both[0].clone()]);
         assert_eq!(names(again.view(&DEFAULT)), names(before.view(&DEFAULT)));
         assert!(again.view(&DEFAULT).gone(&conflict.given).is_none());
     }
@@ -271,7 +285,7 @@ mod tests {
     fn a_name_made_to_meet_a_tail_takes_no_name_away() {
         let two = [publish("default", "a", "", &["t"]), publish("default", "z", "", &["t"])];
         let tail = generation(two.clone()).conflicts(&ObjectKey::new("default", "z"))[0].given.clone();
-        let generation = generation(two).after([publish("default", "a", "", &["t", &tail])]);
+        let generation = generation(two).next([publish("default", "a", "", &["t", &tail])]);
         let view = generation.view(&DEFAULT);
         assert_eq!(owner(view, &tail), ("a", &*tail));
         assert_eq!(view.len(), 3);
@@ -283,15 +297,15 @@ mod tests {
     #[test]
     fn what_went_is_remembered_with_its_reason() {
         let generation = generation([publish("default", "s", "s", &["a", "b"])]);
-        let fewer = generation.after([publish("default", "s", "s", &["a"])]);
+        let fewer = generation.next([publish("default", "s", "s", &["a"])]);
         let gone = fewer.view(&DEFAULT).gone("s_b").unwrap();
         assert!(gone.problem.message.contains("no longer offers"), "{gone:?}");
-        let none = fewer.after([withdraw("default", "s"), withdraw("default", "never-there")]);
+        let none = fewer.next([withdraw("default", "s"), withdraw("default", "never-there")]);
         let gone = none.view(&DEFAULT).gone("s_a").unwrap();
         assert_eq!(gone.server, ObjectKey::new("default", "s"));
         assert_eq!(gone.problem.message, "its file was deleted");
         assert!(none.view(&DEFAULT).gone("s_c").is_none());
-        let back = none.after([publish("default", "s", "s", &["a"])]);
+        let back = none.next([publish("default", "s", "s", &["a"])]);
         assert!(back.view(&DEFAULT).gone("s_a").is_none());
     }
 
@@ -311,11 +325,11 @@ mod tests {
         let version = |generation: &Generation, view: &ViewName| generation.view(view).tools_version();
         let team = ViewName::Namespace("team-a".into());
         let first = generation([publish("default", "s", "s", &["a"]), publish("team-a", "s", "s", &["a"])]);
-        let same = first.after([publish("default", "s", "s", &["a"])]);
+        let same = first.next([publish("default", "s", "s", &["a"])]);
         assert_eq!(version(&first, &DEFAULT), version(&same, &DEFAULT));
         let mut other = section("default", "s", "s", &[]);
         other.tools = vec![tool("a", "other words")];
-        let changed = same.after([Step::Publish(Arc::new(other))]);
+        let changed = same.next([Step::Publish(Arc::new(other))]);
         assert!(version(&changed, &DEFAULT) > version(&same, &DEFAULT));
         assert_eq!(version(&changed, &team), version(&same, &team));
         // The newer route is in force though nothing is listed differently.
@@ -330,7 +344,7 @@ mod tests {
         let first = generation([publish("default", "s", "", &many)]);
         let page = first.view(&DEFAULT).tools(None).unwrap();
         let cursor = page.cursor.unwrap();
-        let next = first.after([withdraw("default", "s"), publish("default", "z", "", &["t0500", "t1500"])]);
+        let next = first.next([withdraw("default", "s"), publish("default", "z", "", &["t0500", "t1500"])]);
         let rest = next.view(&DEFAULT).tools(Some(&cursor)).unwrap();
         assert!(rest.tools.contains("t1500") && !rest.tools.contains("t0500"), "{}", rest.tools);
         assert_eq!(rest.cursor, None);
@@ -339,7 +353,7 @@ mod tests {
         let big = "x".repeat(600_000);
         let mut heavy = section("default", "s", "", &[]);
         heavy.tools = ["a", "b", "c"].iter().map(|name| tool(name, &big)).collect();
-        let heavy = first.after([Step::Publish(Arc::new(heavy))]);
+        let heavy = first.next([Step::Publish(Arc::new(heavy))]);
         let mut cursor = None;
         let mut pages = 0;
         while let Page { cursor: Some(next), .. } = heavy.view(&DEFAULT).tools(cursor.as_deref()).unwrap() {
@@ -384,9 +398,9 @@ mod tests {
     proptest! {
         #[test]
         fn what_agents_see_does_not_depend_on_how_it_came_about(steps in steps(), seed in any::<u64>()) {
-            let mut generation = Generation::new(Some("default".into()));
+            let mut generation = start();
             for step in steps {
-                let next = generation.after([step]);
+                let next = generation.next([step]);
                 for view in [DEFAULT, ViewName::Namespace("a".into())] {
                     let (before, after) = (generation.view(&view), next.view(&view));
                     let same = before.tools(None).unwrap() == after.tools(None).unwrap();
@@ -399,7 +413,7 @@ mod tests {
             sections.sort_by_key(|step| crate::resource::Digest::of(format!("{seed}{}", step.key()).as_bytes()));
             let all = generation.sections().map(|section| section.tools.len()).sum::<usize>();
             prop_assert_eq!(generation.view(&DEFAULT).len(), all);
-            prop_assert_eq!(told(&generation), told(&Generation::new(Some("default".into())).after(sections)));
+            prop_assert_eq!(told(&generation), told(&start().next(sections)));
         }
     }
 }

@@ -44,7 +44,7 @@ pub struct PublisherTask {
 ///
 /// In the home namespace names carry no namespace before the prefix.
 pub fn catalog(home: Option<Arc<str>>) -> (Catalog, Publisher, PublisherTask) {
-    let current = Arc::new(ArcSwap::from_pointee(Generation::new(home)));
+    let current = Arc::new(ArcSwap::from_pointee(Generation::new(home, Instant::now())));
     let pending = Arc::new(Pending::default());
     let (sender, changes) = watch::channel(0);
     let task = PublisherTask { pending: pending.clone(), current: current.clone(), changes: sender };
@@ -116,7 +116,7 @@ impl PublisherTask {
         if steps.is_empty() {
             return false;
         }
-        let next = self.current.load().after(steps.into_values());
+        let next = self.current.load().after(steps.into_values(), Instant::now());
         self.current.store(Arc::new(next));
         true
     }

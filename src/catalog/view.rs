@@ -7,6 +7,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use imbl::OrdMap;
+use tokio::time::Instant;
 
 use super::names::{Identity, Naming};
 use super::{Conflict, Route, Section, Tool};
@@ -27,6 +28,7 @@ pub struct View {
     gone: OrdMap<Arc<str>, (u64, Gone)>,
     gone_by_age: OrdMap<u64, Arc<str>>,
     tools_version: u64,
+    tools_changed_at: Option<Instant>,
 }
 
 /// Which view: the path that an agent connects to.
@@ -102,8 +104,14 @@ impl View {
         self.tools_version
     }
 
-    pub(super) fn set_tools_version(&mut self, version: u64) {
+    /// When that was; `None` if there never was one.
+    pub fn tools_changed_at(&self) -> Option<Instant> {
+        self.tools_changed_at
+    }
+
+    pub(super) fn tools_changed(&mut self, version: u64, now: Instant) {
         self.tools_version = version;
+        self.tools_changed_at = Some(now);
     }
 
     /// How many tools there are.

@@ -1,0 +1,258 @@
+//! Answers to agents, put together from raw pieces.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use rmcp::model::ErrorCode;
+use serde_json::value::RawValue;
+
+use crate::catalog::Gone;
+use crate::fleet::Refusal;
+use crate::resource::{ObjectKey, Problem, Reason};
+use crate::wire::{Edit, Era, Id, LinkError, Reply, members, rewrite_members};
+
+/// An error to answer a request with.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) status: StatusCode,
+    code: ErrorCode,
+    message: Cow<'static, str>,
+    data: Option<serde_json::Value>,
+}
+
+impl Failure {
+    /// An error that says the request itself is wrong: HTTP 400.
+    pub(super) fn bad(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, code, message: message.into(), data: None }
+    }
+
+    /// An error about what a well-formed request asks for: HTTP 200.
+    pub(super) fn in_band(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status: StatusCode::OK, ..Self::bad(code, message) }
+    }
+
+    #[cfg(test)]
+    pub(super) fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    pub(super) fn status(self, status: StatusCode) -> Self {
+        Self { status, ..self }
+    }
+
+    pub(super) fn data(self, data: serde_json::Value) -> Self {
+        Self { data: Some(data), ..self }
+    }
+
+    /// The whole message.
+    pub(super) fn message(&self, id: Option<&Id>) -> Bytes {
+        let mut error = serde_json::json!({ "code": self.code.0, "message": self.message });
+        if let (Some(data), Some(error)) = (&self.data, error.as_object_mut()) {
+            error.insert("data".to_owned(), data.clone());
+        }
+        compose(id, "error", &error.to_string())
+    }
+}
+
+/// The whole message with a result.
+pub(super) fn result(id: &Id, result: &str) -> Bytes {
+    compose(Some(id), "result", result)
+}
+
+/// The whole message with a server's answer, as an agent of this era expects it, and its HTTP status.
+pub(super) fn reply(id: &Id, reply: &Reply, era: Era) -> (StatusCode, Bytes) {
+    let raw = match reply {
+        Reply::Result(raw) | Reply::Error(raw) => raw,
+    };
+    // Read as JSON before it came here, so this never fails.
+    let raw = std::str::from_utf8(raw).unwrap_or("null");
+    match reply {
+        Reply::Result(_) => (StatusCode::OK, result(id, &of_era(raw, era))),
+        Reply::Error(_) => (status_of(raw, era), compose(Some(id), "error", raw)),
+    }
+}
+
+/// A tool result that tells the model what went wrong.
+pub(super) fn tool_error(id: &Id, text: &str, era: Era) -> Bytes {
+    let content = serde_json::json!({ "content": [{ "type": "text", "text": text }], "isError": true });
+    result(id, &of_era(&content.to_string(), era))
+}
+
+/// What a caller is told of a server that refuses: who, why, and whether to call again.
+pub(super) fn refused(server: &ObjectKey, refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Removed(problem) => {
+            format!("MCP server {server} was taken away ({problem}). Do not call its tools again.")
+        }
+        Refusal::Unavailable(problem) => {
+            format!(
+                "MCP server {server} is not available ({problem}). Nothing was sent to it. {}",
+                outlook(problem)
+            )
+        }
+    }
+}
+
+/// The same for a tool that is not offered any more.
+pub(super) fn gone(tool: &str, gone: &Gone) -> String {
+    let Gone { server, problem } = gone;
+    format!("Tool {tool:?} of MCP server {server} is not there any more ({problem}). {}", outlook(problem))
+}
+
+/// The same for a connection that failed under a call.
+pub(super) fn failed(server: &ObjectKey, error: &LinkError) -> String {
+    let LinkError { problem, dispatched, .. } = error;
+    if *dispatched {
+        format!(
+            "MCP server {server} failed while it worked on the call ({problem}). The call may have taken effect: \
+             look before you call again."
+        )
+    } else {
+        format!(
+            "MCP server {server} could not be reached ({problem}). Nothing was sent to it. {}",
+            outlook(problem)
+        )
+    }
+}
+
+/// The same for a call that took too long.
+pub(super) fn timed_out(server: &ObjectKey, limit: Duration) -> String {
+    format!(
+        "MCP server {server} did not answer within {} s, and the call was cancelled. It may have taken \
+         effect: look before you call again.",
+        limit.as_secs_f64()
+    )
+}
+
+fn outlook(problem: &Problem) -> &'static str {
+    match problem.reason {
+        Reason::Removed | Reason::Suspended => "Do not call it again.",
+        reason if reason.needs_a_person() => "It will not work until a person acts: do not call it again.",
+        _ => "It may work again later.",
+    }
+}
+
+fn compose(id: Option<&Id>, member: &str, value: &str) -> Bytes {
+    let id = id.map_or(&b"null"[..], Id::as_bytes);
+    let mut message = Vec::with_capacity(value.len() + id.len() + 40);
+    message.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
+    message.extend_from_slice(id);
+    message.extend_from_slice(b",\"");
+    message.extend_from_slice(member.as_bytes());
+    message.extend_from_slice(b"\":");
+    message.extend_from_slice(value.as_bytes());
+    message.push(b'}');
+    message.into()
+}
+
+/// The modern era needs a `resultType` in every result, the legacy one knows none; all else stays as it is.
+fn of_era(result: &str, era: Era) -> Cow<'_, str> {
+    const COMPLETE: &str = "\"complete\"";
+    let is_type = |(key, _): &&(Cow<'_, str>, &RawValue)| key == "resultType";
+    // Most results need no look at their members.
+    if result.contains("\"resultType\"")
+        && let Ok(members) = members(result)
+        && let Some((_, value)) = members.iter().find(is_type)
+    {
+        return match (era, value.get()) {
+            (Era::Legacy, COMPLETE) => rewrite_members(&members, &[Edit::Remove("resultType")])
+                .map_or(Cow::Borrowed(result), Cow::Owned),
+            _ => Cow::Borrowed(result),
+        };
+    }
+    match (era, result.trim_start().strip_prefix('{')) {
+        (Era::Modern, Some(rest)) => {
+            let comma = if rest.trim_start().starts_with('}') { "" } else { "," };
+            Cow::Owned(format!(r#"{{"resultType":{COMPLETE}{comma}{rest}"#))
+        }
+        _ => Cow::Borrowed(result),
+    }
+}
+
+/// The modern era gives some errors an HTTP status of their own.
+fn status_of(error: &str, era: Era) -> StatusCode {
+    #[derive(serde::Deserialize)]
+    struct Coded {
+        code: i32,
+    }
+    let code = serde_json::from_str(error).map(|Coded { code }| ErrorCode(code));
+    match (era, code) {
+        (Era::Modern, Ok(ErrorCode::METHOD_NOT_FOUND)) => StatusCode::NOT_FOUND,
+        (
+            Era::Modern,
+            Ok(
+                ErrorCode::HEADER_MISMATCH
+                | ErrorCode::MISSING_REQUIRED_CLIENT_CAPABILITY
+                | ErrorCode::UNSUPPORTED_PROTOCOL_VERSION,
+            ),
+        ) => StatusCode::BAD_REQUEST,
+        _ => StatusCode::OK,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_of_the_agents_era_and_otherwise_untouched() {
+        for (raw, legacy, modern) in [
+            (r"{}", r"{}", r#"{"resultType":"complete"}"#),
+            (" { } ", " { } ", r#"{"resultType":"complete" } "#),
+            (
+                r#"{ "content": [], "x-new":1.0e+2 }"#,
+                r#"{ "content": [], "x-new":1.0e+2 }"#,
+                r#"{"resultType":"complete", "content": [], "x-new":1.0e+2 }"#,
+            ),
+            (
+                r#"{"content":[],"resultType":"complete","_meta":{}}"#,
+                r#"{"content":[],"_meta":{}}"#,
+                r#"{"content":[],"resultType":"complete","_meta":{}}"#,
+            ),
+            (
+                r#"{"structuredContent":{"resultType":"complete"}}"#,
+                r#"{"structuredContent":{"resultType":"complete"}}"#,
+                r#"{"resultType":"complete","structuredContent":{"resultType":"complete"}}"#,
+            ),
+            (r#"{"resultType":"task"}"#, r#"{"resultType":"task"}"#, r#"{"resultType":"task"}"#),
+        ] {
+            assert_eq!(of_era(raw, Era::Legacy), legacy);
+            assert_eq!(of_era(raw, Era::Modern), modern);
+        }
+    }
+
+    #[test]
+    fn modern_errors_have_their_status() {
+        for (raw, status) in [
+            (r#"{"code":-32601,"message":"m"}"#, 404),
+            (r#"{"code":-32021,"message":"m"}"#, 400),
+            (r#"{"code":-32602,"message":"m"}"#, 200),
+            (r#"{"message":"m"}"#, 200),
+        ] {
+            assert_eq!(status_of(raw, Era::Modern).as_u16(), status, "{raw}");
+            assert_eq!(status_of(raw, Era::Legacy).as_u16(), 200, "{raw}");
+        }
+    }
+
+    #[test]
+    fn callers_are_told_who_why_and_what_to_do() {
+        let server = ObjectKey::new("default", "gh");
+        let removed = Problem::new(Reason::Removed, "gh.yaml was deleted");
+        let text = refused(&server, &Refusal::Removed(removed.clone()));
+        assert_eq!(
+            text,
+            "MCP server default/gh was taken away (Removed: gh.yaml was deleted). Do not call its tools again."
+        );
+        let text = gone("gh_search", &Gone { server: server.clone(), problem: removed });
+        assert!(
+            text.starts_with("Tool \"gh_search\" of MCP server default/gh")
+                && text.ends_with("Do not call it again."),
+            "{text}"
+        );
+        let exited = LinkError::new(Reason::Exited, "exit code 1");
+        assert!(failed(&server, &exited).ends_with("Nothing was sent to it. It may work again later."));
+        assert!(failed(&server, &exited.dispatched()).contains("may have taken effect"));
+    }
+}

@@ -1,0 +1,108 @@
+//! Response bodies: one message, or a stream of events.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http_body::{Frame, SizeHint};
+
+/// The body of a response.
+pub(super) enum Body {
+    Whole(Option<Bytes>),
+    Stream(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut *self {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(stream) => {
+                stream.as_mut().poll_next(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// A comment that keeps a quiet stream from being taken for a dead one.
+pub(super) const KEEP_ALIVE: Bytes = Bytes::from_static(b":\n\n");
+
+/// A response without a body.
+pub(super) fn empty(status: StatusCode) -> Response<Body> {
+    respond(status, Body::Whole(None), None)
+}
+
+/// A response that is one JSON message.
+pub(super) fn json(status: StatusCode, message: Bytes) -> Response<Body> {
+    respond(status, Body::Whole(Some(message)), Some(HeaderValue::from_static("application/json")))
+}
+
+/// A response for a person: requests that were never MCP.
+pub(super) fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
+    let text = Body::Whole(Some(Bytes::from_static(text.as_bytes())));
+    respond(status, text, Some(HeaderValue::from_static("text/plain; charset=utf-8")))
+}
+
+/// A response that is a stream of events.
+pub(super) fn events(stream: impl Stream<Item = Bytes> + Send + 'static) -> Response<Body> {
+    let event_stream = HeaderValue::from_static("text/event-stream");
+    let mut response = respond(StatusCode::OK, Body::Stream(Box::pin(stream)), Some(event_stream));
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // Proxies must not collect events before they pass them on.
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    response
+}
+
+/// One message as an event.
+pub(super) fn event(message: &[u8]) -> Bytes {
+    let mut event = Vec::with_capacity(message.len() + 16);
+    // A raw line end in JSON is white space, but would end the event.
+    for line in message.split(|byte| matches!(byte, b'\n' | b'\r')) {
+        event.extend_from_slice(b"data: ");
+        event.extend_from_slice(line);
+        event.push(b'\n');
+    }
+    event.push(b'\n');
+    event.into()
+}
+
+fn respond(status: StatusCode, body: Body, content_type: Option<HeaderValue>) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    if let Some(content_type) = content_type {
+        response.headers_mut().insert(CONTENT_TYPE, content_type);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_survives_line_ends_in_its_message() {
+        assert_eq!(event(b"{}"), "data: {}\n\n");
+        assert_eq!(event(b"{\r\n\"a\":1\n}"), "data: {\ndata: \ndata: \"a\":1\ndata: }\n\n");
+    }
+}

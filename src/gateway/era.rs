@@ -1,0 +1,242 @@
+//! Which protocol a request speaks, and whether its headers agree with its body.
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, StatusCode};
+use rmcp::model::{ErrorCode, ProtocolVersion};
+use serde_json::value::RawValue;
+
+use super::answer::Failure;
+use crate::wire::{Era, Members, members};
+
+const VERSION_HEADER: &str = "mcp-protocol-version";
+const METHOD_HEADER: &str = "mcp-method";
+const NAME_HEADER: &str = "mcp-name";
+const VERSION_KEY: &str = "io.modelcontextprotocol/protocolVersion";
+const CAPABILITIES_KEY: &str = "io.modelcontextprotocol/clientCapabilities";
+
+/// The era of a message. A modern request is complete and agrees with its headers, or is refused.
+///
+/// Decided for each request: an `initialize` is legacy, a protocol version in `_meta` or a modern one in
+/// the header is modern, everything else is legacy (2026-07-28, Versioning and Streamable HTTP).
+pub(super) fn era(
+    headers: &HeaderMap,
+    method: Option<&str>,
+    is_request: bool,
+    params: &Members<'_>,
+) -> Result<Era, Failure> {
+    if method == Some("initialize") {
+        return Ok(Era::Legacy);
+    }
+    let header = one(headers, VERSION_HEADER)?;
+    let meta = member(params, "_meta").map(|meta| members(meta.get()).unwrap_or_default());
+    let meta = meta.unwrap_or_default();
+    let version = member(&meta, VERSION_KEY).and_then(text);
+    let Some(version) = version else {
+        return without_meta(header, method, is_request);
+    };
+    if header != Some(&*version) {
+        return Err(mismatch(VERSION_HEADER, header, &version));
+    }
+    if !is_known(&version) {
+        return Err(unsupported(&version));
+    }
+    if !is_modern(&version) {
+        return Ok(Era::Legacy);
+    }
+    if !member(&meta, CAPABILITIES_KEY).is_some_and(|value| value.get().starts_with('{')) {
+        return Err(incomplete());
+    }
+    let method = method.unwrap_or_default();
+    let found = one(headers, METHOD_HEADER)?;
+    if found != Some(method) {
+        return Err(mismatch(METHOD_HEADER, found, method));
+    }
+    let named = match method {
+        "tools/call" | "prompts/get" => member(params, "name"),
+        "resources/read" => member(params, "uri"),
+        _ => None,
+    };
+    if let Some(name) = named.and_then(text) {
+        let found = one(headers, NAME_HEADER)?;
+        if found.and_then(decoded).as_deref() != Some(&*name) {
+            return Err(mismatch(NAME_HEADER, found, &name));
+        }
+    }
+    Ok(Era::Modern)
+}
+
+/// The revision that an `initialize` is answered with: the agent's own, or the newest that has a handshake.
+pub(super) fn negotiate(asked: &str) -> &'static str {
+    ProtocolVersion::KNOWN_VERSIONS
+        .iter()
+        .find(|known| known.as_str() == asked && known.has_initialize())
+        .unwrap_or(&ProtocolVersion::LATEST_WITH_INITIALIZE)
+        .as_str()
+}
+
+/// All revisions spoken here, the newest first.
+pub(super) fn supported() -> impl Iterator<Item = &'static str> {
+    ProtocolVersion::KNOWN_VERSIONS.iter().rev().map(ProtocolVersion::as_str)
+}
+
+/// The value of a member; of the last, if it stands twice, as most parsers have it.
+pub(super) fn member<'a>(members: &Members<'a>, key: &str) -> Option<&'a RawValue> {
+    members.iter().rev().find(|(found, _)| found == key).map(|(_, value)| *value)
+}
+
+/// The text of a JSON string; `None` if it is something else.
+pub(super) fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
+    let inner = raw.get().strip_prefix('"')?.strip_suffix('"')?;
+    if inner.contains('\\') {
+        return serde_json::from_str(raw.get()).ok().map(Cow::Owned);
+    }
+    Some(Cow::Borrowed(inner))
+}
+
+fn without_meta(header: Option<&str>, method: Option<&str>, is_request: bool) -> Result<Era, Failure> {
+    match header {
+        Some(version) if !is_known(version) => Err(unsupported(version)),
+        Some(version) if is_modern(version) => {
+            // Of notifications the revision asks nothing.
+            if is_request { Err(incomplete()) } else { Ok(Era::Modern) }
+        }
+        None if method == Some("server/discover") => Err(incomplete()),
+        _ => Ok(Era::Legacy),
+    }
+}
+
+fn is_known(version: &str) -> bool {
+    supported().any(|known| known == version)
+}
+
+fn is_modern(version: &str) -> bool {
+    version >= ProtocolVersion::NO_INITIALIZE.as_str()
+}
+
+/// The one value of a header, if it is there.
+fn one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Failure> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next().map(http::HeaderValue::to_str).transpose();
+    match (value, values.next()) {
+        (Ok(value), None) => Ok(value),
+        _ => Err(Failure::bad(ErrorCode::HEADER_MISMATCH, format!("{name} must stand once, in plain text"))),
+    }
+}
+
+/// A header value that may be wrapped as `=?base64?…?=`.
+fn decoded(value: &str) -> Option<Cow<'_, str>> {
+    let Some(wrapped) = value.strip_prefix("=?base64?").and_then(|value| value.strip_suffix("?=")) else {
+        return Some(Cow::Borrowed(value));
+    };
+    String::from_utf8(STANDARD.decode(wrapped).ok()?).ok().map(Cow::Owned)
+}
+
+fn mismatch(header: &str, found: Option<&str>, body: &str) -> Failure {
+    let message = match found {
+        Some(found) => format!("Header mismatch: {header} is {found:?}, the body says {body:?}"),
+        None => format!("Header mismatch: {header} is missing, the body says {body:?}"),
+    };
+    Failure::bad(ErrorCode::HEADER_MISMATCH, message)
+}
+
+fn incomplete() -> Failure {
+    Failure::bad(
+        ErrorCode::INVALID_PARAMS,
+        format!(
+            "Invalid params: a request of {} needs {VERSION_KEY} and {CAPABILITIES_KEY} in its _meta",
+            ProtocolVersion::NO_INITIALIZE
+        ),
+    )
+}
+
+fn unsupported(version: &str) -> Failure {
+    let supported: Vec<_> = supported().collect();
+    Failure::bad(ErrorCode::UNSUPPORTED_PROTOCOL_VERSION, "Unsupported protocol version")
+        .data(serde_json::json!({ "supported": supported, "requested": version }))
+        .status(StatusCode::BAD_REQUEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    const META: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
+
+    fn decide(headers: &[(&str, &str)], method: &str, params: &str) -> Result<Era, (u16, i32)> {
+        let headers: HeaderMap = headers
+            .iter()
+            .map(|(name, value)| {
+                let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+                (name, HeaderValue::from_bytes(value.as_bytes()).unwrap())
+            })
+            .collect();
+        let params = members(params).unwrap();
+        era(&headers, Some(method), !method.starts_with("notifications/"), &params)
+            .map_err(|failure| (failure.status.as_u16(), failure.code().0))
+    }
+
+    #[test]
+    fn the_era_is_seen_in_each_request() {
+        let version = ("MCP-Protocol-Version", "2026-07-28");
+        let list = ("Mcp-Method", "tools/list");
+        let full = format!("{{{META}}}");
+        let other = full.replace("2026-07-28", "2099-01-01");
+        let older = full.replace("2026-07-28", "2025-11-25");
+        let bare = full.replace("clientCapabilities", "x");
+        for (headers, method, params, expected) in [
+            (&[][..], "tools/list", "{}", Ok(Era::Legacy)),
+            (&[("mcp-protocol-version", "2025-11-25")], "tools/list", "{}", Ok(Era::Legacy)),
+            (&[version], "initialize", "{}", Ok(Era::Legacy)),
+            (&[version, list], "tools/list", &full, Ok(Era::Modern)),
+            (&[version], "notifications/cancelled", "{}", Ok(Era::Modern)),
+            (&[("mcp-protocol-version", "2025-11-25"), list], "tools/list", &older, Ok(Era::Legacy)),
+            (&[("mcp-protocol-version", "1999-01-01")], "tools/list", "{}", Err((400, -32022))),
+            (&[("mcp-protocol-version", "2099-01-01"), list], "tools/list", &other, Err((400, -32022))),
+            (&[version], "tools/list", "{}", Err((400, -32602))),
+            (&[], "server/discover", "{}", Err((400, -32602))),
+            (&[version, list], "tools/list", &bare, Err((400, -32602))),
+            (&[list], "tools/list", &full, Err((400, -32020))),
+            (&[("mcp-protocol-version", "2025-11-25"), list], "tools/list", &full, Err((400, -32020))),
+            (&[version], "tools/list", &full, Err((400, -32020))),
+            (&[version, ("Mcp-Method", "ping")], "tools/list", &full, Err((400, -32020))),
+        ] {
+            assert_eq!(decide(headers, method, params), expected, "{headers:?} {method} {params}");
+        }
+    }
+
+    #[test]
+    fn the_name_agrees_with_its_header() {
+        for (name, header, agrees) in [
+            ("a", Some("a"), true),
+            ("a", Some("b"), false),
+            ("a", None, false),
+            ("ü", Some("=?base64?w7w=?="), true),
+            ("ü", Some("=?base64?%?="), false),
+            ("A\\u0042", Some("AB"), true),
+        ] {
+            let mut headers = vec![("MCP-Protocol-Version", "2026-07-28"), ("Mcp-Method", "tools/call")];
+            headers.extend(header.map(|header| ("Mcp-Name", header)));
+            let params = format!(r#"{{"name":"{name}",{META}}}"#);
+            let expected = if agrees { Ok(Era::Modern) } else { Err((400, -32020)) };
+            assert_eq!(decide(&headers, "tools/call", &params), expected, "{name} {header:?}");
+        }
+    }
+
+    #[test]
+    fn a_handshake_names_a_revision_that_has_one() {
+        for (asked, given) in [
+            ("2024-11-05", "2024-11-05"),
+            ("2025-03-26", "2025-03-26"),
+            ("2025-11-25", "2025-11-25"),
+            ("2026-07-28", "2025-11-25"),
+            ("1.0", "2025-11-25"),
+        ] {
+            assert_eq!(negotiate(asked), given);
+        }
+    }
+}

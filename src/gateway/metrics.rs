@@ -1,0 +1,203 @@
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use imbl::HashMap;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use tokio::time::Instant;
+
+use crate::resource::ObjectKey;
+
+type Labels<const N: usize> = [(&'static str, String); N];
+
+/// What the gateway counts. Cheap to clone: clones count together.
+#[derive(Clone, Debug)]
+pub struct GatewayMetrics {
+    calls: Family<Labels<3>, Counter>,
+    durations: Family<Labels<2>, Histogram, fn() -> Histogram>,
+    /// The two above by server, so that a call makes no labels and takes no lock of other servers.
+    servers: Arc<ArcSwap<HashMap<ObjectKey, Arc<ServerMetrics>>>>,
+    pub(super) connections: Gauge,
+    pub(super) sessions: Gauge,
+    pub(super) streams: Gauge,
+    pub(super) generation: Gauge,
+    pub(super) evictions: Counter,
+}
+
+#[derive(Debug)]
+struct ServerMetrics {
+    ok: Counter,
+    error: Counter,
+    refused: Counter,
+    failed: Counter,
+    timeout: Counter,
+    cancelled: Counter,
+    duration: Histogram,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Outcome {
+    /// With the server's result, whatever it says.
+    Ok,
+    /// With the server's JSON-RPC error.
+    Error,
+    /// It did not begin: the server is removed or not available.
+    Refused,
+    /// The connection failed.
+    Failed,
+    /// The server took too long.
+    Timeout,
+    /// The agent cancelled it or went away.
+    Cancelled,
+}
+
+/// A call that is being measured; counts as cancelled if nothing else is said.
+#[derive(Debug)]
+pub(super) struct Measured {
+    server: Arc<ServerMetrics>,
+    start: Instant,
+    outcome: Outcome,
+}
+
+impl Default for GatewayMetrics {
+    fn default() -> Self {
+        Self {
+            calls: Family::default(),
+            durations: Family::new_with_constructor(|| {
+                Histogram::new([0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0, 600.0])
+            }),
+            servers: Arc::default(),
+            connections: Gauge::default(),
+            sessions: Gauge::default(),
+            streams: Gauge::default(),
+            generation: Gauge::default(),
+            evictions: Counter::default(),
+        }
+    }
+}
+
+impl GatewayMetrics {
+    /// Puts everything into a registry whose prefix is `evenkeel`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("calls", "Tool calls by server and outcome", self.calls.clone());
+        registry.register("call_duration_seconds", "Time from a call to its answer", self.durations.clone());
+        registry.register("agent_connections", "Open connections of agents", self.connections.clone());
+        registry.register("agent_sessions", "Legacy sessions known to this process", self.sessions.clone());
+        registry.register("agent_streams", "Open notice streams of agents", self.streams.clone());
+        registry.register(
+            "agent_evictions",
+            "Connections broken since the agent stopped reading",
+            self.evictions.clone(),
+        );
+        registry.register("catalog_generation", "Number of the catalog generation", self.generation.clone());
+    }
+
+    /// Begins to measure a call.
+    pub(super) fn measure(&self, server: &ObjectKey) -> Measured {
+        let known = self.servers.load().get(server).cloned();
+        Measured {
+            server: known.unwrap_or_else(|| self.meet(server)),
+            start: Instant::now(),
+            outcome: Outcome::Cancelled,
+        }
+    }
+
+    /// Forgets the servers that are not there any more.
+    pub(super) fn retain(&self, is_there: impl Fn(&ObjectKey) -> bool) {
+        let gone: Vec<_> = self.servers.load().keys().filter(|key| !is_there(key)).cloned().collect();
+        for key in gone {
+            self.servers.rcu(|servers| servers.without(&key));
+            self.durations.remove(&server_labels(&key));
+            for outcome in Outcome::ALL {
+                self.calls.remove(&call_labels(&key, outcome));
+            }
+        }
+    }
+
+    fn meet(&self, server: &ObjectKey) -> Arc<ServerMetrics> {
+        let calls = |outcome| self.calls.get_or_create_owned(&call_labels(server, outcome));
+        let metrics = Arc::new(ServerMetrics {
+            ok: calls(Outcome::Ok),
+            error: calls(Outcome::Error),
+            refused: calls(Outcome::Refused),
+            failed: calls(Outcome::Failed),
+            timeout: calls(Outcome::Timeout),
+            cancelled: calls(Outcome::Cancelled),
+            duration: self.durations.get_or_create_owned(&server_labels(server)),
+        });
+        self.servers.rcu(|servers| servers.update(server.clone(), metrics.clone()));
+        metrics
+    }
+}
+
+impl Outcome {
+    const ALL: [Self; 6] =
+        [Self::Ok, Self::Error, Self::Refused, Self::Failed, Self::Timeout, Self::Cancelled];
+}
+
+impl Measured {
+    /// Ends the measurement.
+    pub(super) fn end(mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for Measured {
+    fn drop(&mut self) {
+        let counter = match self.outcome {
+            Outcome::Ok => &self.server.ok,
+            Outcome::Error => &self.server.error,
+            Outcome::Refused => &self.server.refused,
+            Outcome::Failed => &self.server.failed,
+            Outcome::Timeout => &self.server.timeout,
+            Outcome::Cancelled => &self.server.cancelled,
+        };
+        counter.inc();
+        self.server.duration.observe(self.start.elapsed().as_secs_f64());
+    }
+}
+
+fn server_labels(server: &ObjectKey) -> Labels<2> {
+    [("namespace", server.namespace.to_string()), ("server", server.name.to_string())]
+}
+
+fn call_labels(server: &ObjectKey, outcome: Outcome) -> Labels<3> {
+    let [namespace, name] = server_labels(server);
+    [namespace, name, ("outcome", format!("{outcome:?}").to_lowercase())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(metrics: &GatewayMetrics) -> String {
+        let mut registry = Registry::with_prefix("evenkeel");
+        metrics.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text
+    }
+
+    #[test]
+    fn calls_are_counted_by_server_and_outcome() {
+        let metrics = GatewayMetrics::default();
+        let server = ObjectKey::new("default", "gh");
+        metrics.measure(&server).end(Outcome::Ok);
+        metrics.measure(&server).end(Outcome::Ok);
+        drop(metrics.measure(&server));
+        let counted = text(&metrics);
+        for line in [
+            r#"evenkeel_calls_total{namespace="default",server="gh",outcome="ok"} 2"#,
+            r#"evenkeel_calls_total{namespace="default",server="gh",outcome="cancelled"} 1"#,
+            r#"evenkeel_call_duration_seconds_count{namespace="default",server="gh"} 3"#,
+        ] {
+            assert!(counted.contains(line), "{counted}");
+        }
+        metrics.retain(|_| false);
+        assert!(!text(&metrics).contains("gh"));
+    }
+}

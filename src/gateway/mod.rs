@@ -1,0 +1,86 @@
+//! The endpoint that agents talk to: MCP over streamable HTTP in both eras, at `/mcp` and `/ns/NAMESPACE/mcp`.
+//!
+//! Promises that what passes between agents and servers stays as it is, that a session outlives the
+//! process, that every agent hears of every change of its list, and that an agent which stops reading
+//! delays nobody. Never connects to a server: calls go out through the catalog's routes.
+
+mod admit;
+mod answer;
+mod body;
+mod call;
+mod era;
+mod handler;
+mod metrics;
+mod notices;
+mod seal;
+mod server;
+mod session;
+mod stall;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use admit::Allowed;
+pub use metrics::GatewayMetrics;
+pub use seal::{SealError, SessionKey};
+
+use crate::catalog::Catalog;
+use session::Sessions;
+
+/// What the gateway is made with.
+#[derive(Debug)]
+pub struct GatewayConfig {
+    /// Hosts and origins that are known beside the loopback ones.
+    pub allowed: Allowed,
+    /// What session ids are sealed with; the same one after a restart, and on every replica.
+    pub session_key: SessionKey,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// Bounds of connections.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Open connections; further ones wait.
+    pub connections: usize,
+    /// How long a connection may be without a request. Longer than agents keep theirs, so that no request
+    /// meets a connection that is being closed.
+    pub idle: Duration,
+    /// How long an agent may read nothing while there is something to read.
+    pub write_stall: Duration,
+    /// How long calls may go on after the end was asked for.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 8_192,
+            idle: Duration::from_mins(2),
+            write_stall: Duration::from_secs(30),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The agents' side of a catalog.
+#[derive(Debug)]
+pub struct Gateway {
+    allowed: Allowed,
+    sessions: Sessions,
+    limits: Limits,
+    catalog: Catalog,
+    metrics: GatewayMetrics,
+}
+
+impl Gateway {
+    /// A gateway that serves nobody yet.
+    pub fn new(config: GatewayConfig, catalog: Catalog, metrics: GatewayMetrics) -> Arc<Self> {
+        let GatewayConfig { allowed, session_key, limits } = config;
+        Arc::new(Self { allowed, sessions: Sessions::new(session_key), limits, catalog, metrics })
+    }
+
+    fn count_sessions(&self) {
+        self.metrics.sessions.set(i64::try_from(self.sessions.len()).unwrap_or(i64::MAX));
+    }
+}

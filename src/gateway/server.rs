@@ -1,0 +1,121 @@
+//! The listener: connections are taken, bounded, watched, and brought to an end.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Gateway;
+use super::handler::handle;
+use super::stall::StallGuard;
+
+/// How often what is idle is looked for.
+const HOUSEKEEPING: Duration = Duration::from_mins(10);
+/// Bytes buffered for one connection: a request's head must fit, its body need not.
+const BUFFER: usize = 64 << 10;
+
+impl Gateway {
+    /// Serves agents until it is told to stop; then takes no more, ends the notice streams, and lets calls
+    /// finish within the bound that was configured.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        let connections = TaskTracker::new();
+        let free = Arc::new(Semaphore::new(self.limits.connections));
+        let mut changes = self.catalog.changes();
+        let mut housekeeping = interval(HOUSEKEEPING);
+        housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                _ = housekeeping.tick() => {
+                    self.tidy();
+                    continue;
+                }
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    self.metrics.generation.set(i64::try_from(*changes.borrow()).unwrap_or(i64::MAX));
+                    continue;
+                }
+                accepted = accept(&listener, &free) => accepted,
+            };
+            let Some((stream, permit)) = accepted else {
+                continue;
+            };
+            let gateway = self.clone();
+            let stop = stop.clone();
+            connections.spawn(async move {
+                gateway.metrics.connections.inc();
+                gateway.connection(stream, stop).await;
+                gateway.metrics.connections.dec();
+                drop(permit);
+            });
+        }
+        drop(listener);
+        connections.close();
+        connections.wait().await;
+    }
+
+    async fn connection(self: &Arc<Self>, stream: TcpStream, stop: CancellationToken) {
+        // Small answers must not wait for the acknowledgement of what was sent before.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection closed at once");
+            return;
+        }
+        let io = StallGuard::new(stream, self.limits.write_stall, self.metrics.evictions.clone());
+        let service = service_fn(|request| {
+            let answer = handle(self.clone(), request, stop.clone());
+            // In a box, so that an idle connection does not hold the room that a request needs.
+            let answer: std::pin::Pin<Box<dyn Future<Output = _> + Send>> =
+                Box::pin(async move { Ok::<_, Infallible>(answer.await) });
+            answer
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.idle)
+            .max_buf_size(BUFFER)
+            .serve_connection(TokioIo::new(io), service);
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                timeout(self.limits.drain, connection).await.unwrap_or(Ok(()))
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "connection of an agent ended");
+        }
+    }
+
+    fn tidy(&self) {
+        self.sessions.forget_idle();
+        self.count_sessions();
+        let generation = self.catalog.load();
+        self.metrics.retain(|server| generation.section(server).is_some());
+    }
+}
+
+type Accepted = (TcpStream, tokio::sync::OwnedSemaphorePermit);
+
+/// The next connection, once there is room for one. Cancel safe.
+async fn accept(listener: &TcpListener, free: &Arc<Semaphore>) -> Option<Accepted> {
+    let permit = free.clone().acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => Some((stream, permit)),
+        Err(error) => {
+            // Out of descriptors, most likely: others must end first.
+            tracing::warn!(%error, "an agent's connection could not be taken");
+            sleep(Duration::from_millis(50)).await;
+            None
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Legacy sessions: what is known of one here, and the table of all.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::seal::{Handshake, SealError, SessionKey};
+use crate::catalog::ViewName;
+use crate::wire::Id;
+
+/// Beyond so many sessions the idle ones are dropped; a sealed id brings one back.
+const LIMIT: usize = 10_000;
+/// So many ended sessions are remembered, so that their ids are refused.
+const ENDED: usize = 4_096;
+
+/// What this process knows of one session; its id holds all that must outlive the process.
+#[derive(Debug)]
+pub(super) struct Session {
+    view: ViewName,
+    /// The version of the list that the agent has, plus one; 0 if that is not known here.
+    listed: AtomicU64,
+    /// Set by use, cleared by each look for idle sessions.
+    used: AtomicBool,
+    /// The open notice streams in the order of their opening. Only the newest tells anything.
+    streams: Mutex<Vec<u64>>,
+    next_stream: AtomicU64,
+    /// Requests in flight; taking one out cancels it.
+    calls: Mutex<HashMap<Id, oneshot::Sender<()>>>,
+    ended: CancellationToken,
+}
+
+impl Session {
+    fn new(handshake: &Handshake, listed: u64) -> Arc<Self> {
+        Arc::new(Self {
+            view: handshake.view(),
+            listed: AtomicU64::new(listed),
+            used: AtomicBool::new(true),
+            streams: Mutex::default(),
+            next_stream: AtomicU64::new(0),
+            calls: Mutex::default(),
+            ended: CancellationToken::new(),
+        })
+    }
+
+    /// The view that the session was opened on.
+    pub(super) fn view(&self) -> &ViewName {
+        &self.view
+    }
+
+    /// Notes that the agent got the list of this version.
+    pub(super) fn has_listed(&self, version: u64) {
+        self.listed.fetch_max(version + 1, Ordering::Relaxed);
+    }
+
+    /// True if the agent may have another list than this one.
+    pub(super) fn may_miss(&self, version: u64) -> bool {
+        self.listed.load(Ordering::Relaxed) < version + 1
+    }
+
+    /// Completes when the agent ended the session.
+    pub(super) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Opens a notice stream, which then is the one that tells.
+    pub(super) fn open_stream(self: &Arc<Self>) -> OpenStream {
+        let number = self.next_stream.fetch_add(1, Ordering::Relaxed);
+        lock(&self.streams).push(number);
+        OpenStream { session: self.clone(), number }
+    }
+
+    /// Puts a request among those in flight. `None` if one with this id is there already.
+    pub(super) fn begin(self: &Arc<Self>, id: Id) -> Option<InFlight> {
+        let (cancel, cancelled) = oneshot::channel();
+        match lock(&self.calls).entry(id.clone()) {
+            std::collections::hash_map::Entry::Occupied(_) => return None,
+            std::collections::hash_map::Entry::Vacant(entry) => entry.insert(cancel),
+        };
+        Some(InFlight { session: self.clone(), id, cancelled })
+    }
+
+    /// Cancels a request in flight; of others there is nothing to cancel.
+    pub(super) fn cancel(&self, id: &Id) {
+        lock(&self.calls).remove(id);
+    }
+
+    fn end(&self) {
+        self.ended.cancel();
+        lock(&self.calls).clear();
+    }
+
+    fn is_idle(&self) -> bool {
+        lock(&self.streams).is_empty() && lock(&self.calls).is_empty()
+    }
+}
+
+/// An open notice stream.
+#[derive(Debug)]
+pub(super) struct OpenStream {
+    pub(super) session: Arc<Session>,
+    number: u64,
+}
+
+impl OpenStream {
+    /// True if no newer stream of the session is open: one message goes to one stream.
+    pub(super) fn tells(&self) -> bool {
+        lock(&self.session.streams).last() == Some(&self.number)
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        lock(&self.session.streams).retain(|number| *number != self.number);
+    }
+}
+
+/// A request in flight.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    session: Arc<Session>,
+    id: Id,
+    cancelled: oneshot::Receiver<()>,
+}
+
+impl InFlight {
+    /// Completes when the agent cancelled the request. Cancel safe; not to be called again after that.
+    pub(super) async fn cancelled(&mut self) {
+        // Nothing is ever sent: the sender is dropped.
+        let _ = (&mut self.cancelled).await;
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        // After a cancel the id may be in use again.
+        if self.cancelled.try_recv() != Err(oneshot::error::TryRecvError::Closed) {
+            lock(&self.session.calls).remove(&self.id);
+        }
+    }
+}
+
+/// All sessions that this process knows. Looking one up takes no lock.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    key: SessionKey,
+    known: ArcSwap<imbl::HashMap<Arc<str>, Arc<Session>>>,
+    changing: Mutex<Ended>,
+}
+
+#[derive(Debug, Default)]
+struct Ended {
+    ids: HashSet<Arc<str>>,
+    by_age: VecDeque<Arc<str>>,
+}
+
+impl Sessions {
+    pub(super) fn new(key: SessionKey) -> Self {
+        Self { key, known: ArcSwap::default(), changing: Mutex::default() }
+    }
+
+    /// Opens a session whose agent will list what there is now, and gives its id.
+    pub(super) fn open(&self, handshake: &Handshake, version: u64) -> Result<String, SealError> {
+        let id = self.key.seal(handshake)?;
+        let _changing = lock(&self.changing);
+        self.insert(id.as_str().into(), Session::new(handshake, version + 1));
+        Ok(id)
+    }
+
+    /// The session with this id on this view: known here, or taken up. `None` is HTTP 404.
+    pub(super) fn get(&self, id: &str, view: &ViewName) -> Option<Arc<Session>> {
+        let session = match self.known.load().get(id) {
+            Some(session) => session.clone(),
+            None => self.take_up(id)?,
+        };
+        session.used.store(true, Ordering::Relaxed);
+        (session.view() == view).then_some(session)
+    }
+
+    /// Ends a session: its streams close, its requests are cancelled, its id is refused.
+    pub(super) fn end(&self, id: &str) {
+        let mut ended = lock(&self.changing);
+        let mut known = imbl::HashMap::clone(&self.known.load());
+        if let Some(session) = known.remove(id) {
+            self.known.store(Arc::new(known));
+            session.end();
+        }
+        let id: Arc<str> = id.into();
+        if ended.ids.insert(id.clone()) {
+            ended.by_age.push_back(id);
+        }
+        if ended.by_age.len() > ENDED
+            && let Some(oldest) = ended.by_age.pop_front()
+        {
+            ended.ids.remove(&oldest);
+        }
+    }
+
+    /// Forgets the sessions that were not used since the last time this was called.
+    pub(super) fn forget_idle(&self) {
+        let _changing = lock(&self.changing);
+        self.retain(|session| session.used.swap(false, Ordering::Relaxed) || !session.is_idle());
+    }
+
+    /// How many are known.
+    pub(super) fn len(&self) -> usize {
+        self.known.load().len()
+    }
+
+    fn take_up(&self, id: &str) -> Option<Arc<Session>> {
+        let handshake = self.key.open(id)?;
+        let ended = lock(&self.changing);
+        if ended.ids.contains(id) {
+            return None;
+        }
+        if let Some(session) = self.known.load().get(id) {
+            return Some(session.clone());
+        }
+        let session = Session::new(&handshake, 0);
+        self.insert(id.into(), session.clone());
+        Some(session)
+    }
+
+    fn insert(&self, id: Arc<str>, session: Arc<Session>) {
+        if self.len() >= LIMIT {
+            self.retain(|session| !session.is_idle());
+        }
+        let mut known = imbl::HashMap::clone(&self.known.load());
+        known.insert(id, session);
+        self.known.store(Arc::new(known));
+    }
+
+    fn retain(&self, keep: impl Fn(&Session) -> bool) {
+        let mut known = imbl::HashMap::clone(&self.known.load());
+        known.retain(|_, session| keep(session));
+        self.known.store(Arc::new(known));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each holder leaves the value whole, whatever happens to its thread.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sessions() -> Sessions {
+        Sessions::new(SessionKey::new(b"k").unwrap())
+    }
+
+    fn handshake() -> Handshake {
+        Handshake {
+            version: "2025-11-25".into(),
+            client: "a".into(),
+            client_version: "1".into(),
+            namespace: None,
+            issued_at: 0,
+        }
+    }
+
+    const ALL: ViewName = ViewName::Everything;
+
+    #[test]
+    fn another_process_takes_a_session_up() {
+        let id = sessions().open(&handshake(), 7).unwrap();
+        let other = sessions();
+        assert!(other.get(&id, &ViewName::Namespace("default".into())).is_none());
+        let session = other.get(&id, &ALL).unwrap();
+        assert!(session.may_miss(0), "what its agent has is not known here");
+        session.has_listed(3);
+        assert!(!session.may_miss(3) && session.may_miss(4));
+        session.has_listed(2);
+        assert!(!session.may_miss(3));
+        assert!(Arc::ptr_eq(&session, &other.get(&id, &ALL).unwrap()));
+    }
+
+    #[test]
+    fn an_ended_session_does_not_come_back() {
+        let sessions = sessions();
+        let id = sessions.open(&handshake(), 0).unwrap();
+        let session = sessions.get(&id, &ALL).unwrap();
+        let mut call = session.begin(Id::number(1)).unwrap();
+        sessions.end(&id);
+        assert!(sessions.get(&id, &ALL).is_none());
+        assert!(call.cancelled.try_recv().is_err() && session.ended.is_cancelled());
+        for _ in 0..ENDED {
+            sessions.end("x");
+            sessions.end(&sessions.open(&handshake(), 0).unwrap());
+        }
+        assert!(lock(&sessions.changing).ids.len() <= ENDED);
+    }
+
+    #[test]
+    fn idle_sessions_are_forgotten_and_busy_ones_are_not() {
+        let sessions = sessions();
+        let [idle, streaming, calling] = [(); 3].map(|()| sessions.open(&handshake(), 0).unwrap());
+        let _stream = sessions.get(&streaming, &ALL).unwrap().open_stream();
+        let _call = sessions.get(&calling, &ALL).unwrap().begin(Id::number(1)).unwrap();
+        sessions.forget_idle();
+        assert_eq!(sessions.len(), 3);
+        sessions.forget_idle();
+        assert_eq!(sessions.len(), 2);
+        assert!(sessions.get(&idle, &ALL).unwrap().may_miss(0));
+        assert!(!sessions.get(&streaming, &ALL).unwrap().may_miss(0));
+    }
+
+    #[test]
+    fn the_newest_stream_tells_and_the_one_before_follows() {
+        let sessions = sessions();
+        let id = sessions.open(&handshake(), 0).unwrap();
+        let session = sessions.get(&id, &ALL).unwrap();
+        let first = session.open_stream();
+        let second = session.open_stream();
+        assert!(!first.tells() && second.tells());
+        drop(second);
+        assert!(first.tells());
+    }
+
+    #[test]
+    fn a_request_is_cancelled_once_and_its_id_is_free_after_that() {
+        let sessions = sessions();
+        let id = sessions.open(&handshake(), 0).unwrap();
+        let session = sessions.get(&id, &ALL).unwrap();
+        let mut first = session.begin(Id::number(1)).unwrap();
+        assert!(session.begin(Id::number(1)).is_none());
+        session.cancel(&Id::number(2));
+        assert_eq!(first.cancelled.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        session.cancel(&Id::number(1));
+        let second = session.begin(Id::number(1)).unwrap();
+        drop(first);
+        assert!(session.begin(Id::number(1)).is_none(), "the second is in flight still");
+        drop(second);
+        assert!(session.begin(Id::number(1)).is_some());
+    }
+}
