@@ -3,7 +3,6 @@
 //! rmcp knows the revisions and negotiates between the eras. Its running service is not kept: measured, its
 //! idle channels alone cost 25 KiB per connection, and what is left to do (notices, pings) is raw JSON anyway.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rmcp::model::{
@@ -28,14 +27,7 @@ pub(super) const MODERN: &str = "2026-07-28";
 pub(super) async fn shake(link: &Link, remembered: Option<Era>) -> Result<Peer, LinkError> {
     let failure = Failure::default();
     let (sent, pending) = mpsc::unbounded_channel();
-    let stage = Stage {
-        link: link.clone(),
-        sent,
-        pending,
-        waiting: None,
-        answers: VecDeque::new(),
-        failure: failure.clone(),
-    };
+    let stage = Stage { link: link.clone(), sent, pending, waiting: None, failure: failure.clone() };
     let modern = vec![ProtocolVersion::V_2026_07_28];
     let mode = match remembered {
         Some(Era::Legacy) => ClientLifecycleMode::Initialize,
@@ -106,18 +98,18 @@ fn failed_with(why: &str) -> LinkError {
 /// What rmcp takes for a transport: its requests go out as raw requests of the link.
 struct Stage {
     link: Link,
-    sent: mpsc::UnboundedSender<Sent>,
-    pending: mpsc::UnboundedReceiver<Sent>,
-    waiting: Option<(RequestId, Exchange)>,
-    answers: VecDeque<ServerJsonRpcMessage>,
+    sent: mpsc::UnboundedSender<Asked>,
+    pending: mpsc::UnboundedReceiver<Asked>,
+    waiting: Option<Asked>,
     failure: Failure,
 }
 
-enum Sent {
-    /// A request under way.
-    Request(RequestId, Exchange),
-    /// An answer that needs no waiting.
-    Answer(Box<ServerJsonRpcMessage>),
+/// A request under way.
+struct Asked {
+    id: RequestId,
+    exchange: Exchange,
+    /// The question that only a modern server knows.
+    probe: bool,
 }
 
 impl Transport<RoleClient> for Stage {
@@ -136,30 +128,17 @@ impl Transport<RoleClient> for Stage {
 
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleClient>> {
         loop {
-            if let Some(answer) = self.answers.pop_front() {
-                return Some(answer);
-            }
-            let next = tokio::select! {
+            tokio::select! {
                 // A request that replaces an unanswered one (the probe of a silent server) comes first.
                 biased;
-                sent = self.pending.recv() => sent?,
-                answer = answered(&mut self.waiting) => {
-                    self.waiting = None;
-                    match answer {
-                        Ok(message) => return Some(message),
-                        Err(error) => {
-                            self.failure.set(error);
-                            return None;
-                        }
+                asked = self.pending.recv() => {
+                    if let Some(unanswered) = self.waiting.replace(asked?) {
+                        unanswered.exchange.abandon();
                     }
                 }
-            };
-            match next {
-                Sent::Answer(answer) => self.answers.push_back(*answer),
-                Sent::Request(id, exchange) => {
-                    if let Some((_, unanswered)) = self.waiting.replace((id, exchange)) {
-                        unanswered.abandon();
-                    }
+                answer = answered(&mut self.waiting) => {
+                    self.waiting = None;
+                    return answer.inspect_err(|error| self.failure.set(error.clone())).ok();
                 }
             }
         }
@@ -173,7 +152,7 @@ impl Transport<RoleClient> for Stage {
 async fn pass_on(
     link: &Link,
     item: ClientJsonRpcMessage,
-    sent: &mpsc::UnboundedSender<Sent>,
+    sent: &mpsc::UnboundedSender<Asked>,
 ) -> Result<(), LinkError> {
     let text = serde_json::to_string(&item).map_err(|error| failed_with(&error.to_string()))?;
     let envelope = Envelope::parse(text.as_bytes()).map_err(|error| failed_with(&error.to_string()))?;
@@ -185,18 +164,11 @@ async fn pass_on(
         return link.notify(method, params).await;
     };
     let id = request.id.clone();
-    let delivered =
-        match link.dispatch(link.next_id(), None, method, None, Vec::new(), params.unwrap_or("{}")).await {
-            Ok(exchange) => Sent::Request(id, exchange),
-            // A client error that is no JSON-RPC: whatever stands there does not know the modern probe.
-            Err(error) if method == "server/discover" && is_unknown(&error) => {
-                let unknown = ErrorData::invalid_request(error.problem.message, None);
-                Sent::Answer(Box::new(ServerJsonRpcMessage::error(unknown, Some(id))))
-            }
-            Err(error) => return Err(error),
-        };
+    let number = link.next_id();
+    let exchange = link.dispatch(number, None, method, None, Vec::new(), params.unwrap_or("{}")).await?;
+    let request = Asked { id, exchange, probe: method == "server/discover" };
     // The stage is dropped only with the handshake.
-    let _ = sent.send(delivered);
+    let _ = sent.send(request);
     Ok(())
 }
 
@@ -206,19 +178,26 @@ fn is_unknown(error: &LinkError) -> bool {
     })
 }
 
-async fn answered(waiting: &mut Option<(RequestId, Exchange)>) -> Result<ServerJsonRpcMessage, LinkError> {
-    let Some((id, exchange)) = waiting else {
+/// The answer to what was asked last.
+async fn answered(waiting: &mut Option<Asked>) -> Result<ServerJsonRpcMessage, LinkError> {
+    let Some(Asked { id, exchange, probe }) = waiting else {
         return std::future::pending().await;
     };
-    loop {
-        let (member, raw) = match exchange.next().await? {
-            Incoming::Notice(_) => continue,
-            Incoming::Answer(Reply::Result(raw)) => ("result", raw),
-            Incoming::Answer(Reply::Error(raw)) => ("error", raw),
-        };
-        let id = serde_json::to_string(id).unwrap_or_default();
-        let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"{member}":{}}}"#, String::from_utf8_lossy(&raw));
-        return serde_json::from_str(&text)
-            .map_err(|error| failed_with(&format!("its answer could not be read: {error}")));
-    }
+    let (member, raw) = loop {
+        match exchange.next().await {
+            Ok(Incoming::Notice(_)) => {}
+            Ok(Incoming::Answer(Reply::Result(raw))) => break ("result", raw),
+            Ok(Incoming::Answer(Reply::Error(raw))) => break ("error", raw),
+            // A client error that is no JSON-RPC: whatever stands there does not know the probe.
+            Err(error) if *probe && is_unknown(&error) => {
+                let unknown = ErrorData::invalid_request(error.problem.message, None);
+                return Ok(ServerJsonRpcMessage::error(unknown, Some(id.clone())));
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    let id = serde_json::to_string(id).unwrap_or_default();
+    let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"{member}":{}}}"#, String::from_utf8_lossy(&raw));
+    serde_json::from_str(&text)
+        .map_err(|error| failed_with(&format!("its answer could not be read: {error}")))
 }

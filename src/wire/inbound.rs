@@ -13,6 +13,8 @@ pub(super) enum Inbound {
     Answer(Option<u64>, Reply),
     /// Progress of the request with this number.
     Progress(u64),
+    /// The listen request with this number was taken.
+    Listening(u64),
     /// A list changed.
     Changed(List),
     /// Any other notification.
@@ -37,6 +39,18 @@ pub enum List {
 struct Progress<'a> {
     #[serde(borrow)]
     progress_token: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct Subscribed<'a> {
+    #[serde(borrow, rename = "_meta")]
+    meta: Subscription<'a>,
+}
+
+#[derive(Deserialize)]
+struct Subscription<'a> {
+    #[serde(borrow, rename = "io.modelcontextprotocol/subscriptionId")]
+    id: &'a RawValue,
 }
 
 /// Reads what must be read of a message.
@@ -65,6 +79,11 @@ pub(super) fn classify(message: &Bytes) -> Result<Inbound, Malformed> {
             .and_then(|params| serde_json::from_str::<Progress<'_>>(params.get()).ok())
             .and_then(|progress| progress.progress_token.get().parse().ok())
             .map_or(Inbound::Notice, Inbound::Progress),
+        "notifications/subscriptions/acknowledged" => envelope
+            .params
+            .and_then(|params| serde_json::from_str::<Subscribed<'_>>(params.get()).ok())
+            .and_then(|subscribed| subscribed.meta.id.get().parse().ok())
+            .map_or(Inbound::Notice, Inbound::Listening),
         _ => Inbound::Notice,
     })
 }

@@ -114,6 +114,11 @@ pub struct LinkError {
     pub http_status: Option<http::StatusCode>,
 }
 
+/// The request that makes a modern server tell of changes.
+pub(super) const LISTEN_METHOD: &str = "subscriptions/listen";
+/// Its params: what evenkeel wants to be told of.
+pub(super) const LISTEN: &str = r#"{"notifications":{"toolsListChanged":true}}"#;
+
 impl LinkError {
     /// An error of a request that was not dispatched.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
@@ -123,6 +128,11 @@ impl LinkError {
             retry_after: None,
             http_status: None,
         }
+    }
+
+    /// True if it is not this one request that failed, but the connection or the session.
+    pub(super) fn ends_the_link(&self) -> bool {
+        self.http_status.is_none_or(|status| status == http::StatusCode::NOT_FOUND)
     }
 
     /// The same for a request that may have reached the server.
@@ -243,10 +253,16 @@ impl Link {
     ) -> Result<Exchange, LinkError> {
         let message = inbound::message(Some(&Id::number(id)), method, Some(params));
         let state = match &self.0.transport {
-            Transport::Stdio(pipes) => State::Stdio(pipes.request(id, token.is_some(), message).await?),
-            Transport::Http(client) => State::Http(Box::new(
-                client.request(method, name, mirrored, message, Some(&self.0.lost)).await?,
-            )),
+            Transport::Stdio(pipes) => {
+                State::Stdio(pipes.request(id, token.is_some() || method == LISTEN_METHOD, message).await?)
+            }
+            Transport::Http(client) => State::Http(Box::new(client.request(
+                method,
+                name,
+                mirrored,
+                message,
+                Some(self.0.lost.clone()),
+            ))),
         };
         Ok(Exchange { link: self.clone(), id, token, state })
     }
@@ -272,6 +288,14 @@ impl Link {
         };
         let request = Request { method, params: &[], edits: &[], name: None };
         self.call(request).await?.answer().await.map(drop)
+    }
+
+    /// Asks a modern server to tell of changes for as long as the exchange is kept. Its acknowledgement is
+    /// the first thing that comes back.
+    pub(super) async fn listen(&self) -> Result<Exchange, LinkError> {
+        let params = super::splice::members(LISTEN).map_err(|error| malformed(&error.into()))?;
+        let request = Request { method: LISTEN_METHOD, params: &params, edits: &[], name: None };
+        self.call(request).await
     }
 
     /// True if the server has answered anything since this was asked last.

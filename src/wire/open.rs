@@ -2,9 +2,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use super::link::{Event, Link, LinkError, Lost, Transport};
+use super::link::{Event, Exchange, Link, LinkError, Lost, Transport};
 use super::{Era, Guard, List, Peer, handshake, http, stdio};
 use crate::resource::{Endpoint, Transport as Declared};
 
@@ -31,7 +32,8 @@ pub struct Events {
 
 #[derive(Debug)]
 enum Source {
-    Stdio(mpsc::Receiver<List>),
+    /// What changed, and the request that makes a modern server tell.
+    Stdio(mpsc::Receiver<List>, Option<Exchange>),
     Http(http::Stream),
 }
 
@@ -64,7 +66,7 @@ pub async fn open(
         }
     }
     let source = match link.transport() {
-        Transport::Stdio(_) => Source::Stdio(changed),
+        Transport::Stdio(_) => Source::Stdio(changed, None),
         Transport::Http(client) => Source::Http(http::Stream::new(client.clone(), link.peer())),
     };
     Ok((link.clone(), Events { link, source }))
@@ -73,11 +75,22 @@ pub async fn open(
 impl Events {
     /// Makes sure that changes are told from now on, so that lists read afterwards miss none.
     pub async fn begin(&mut self) -> Result<(), LinkError> {
-        let Source::Http(stream) = &mut self.source else {
-            return Ok(());
+        let stream = match &mut self.source {
+            Source::Http(stream) => stream,
+            Source::Stdio(_, listening) => {
+                let peer = self.link.peer();
+                if peer.era == Era::Modern && peer.tools_list_changed {
+                    let exchange = listening.insert(self.link.listen().await?);
+                    // A server that refuses answers, and will not tell; one that is slow may tell all the same.
+                    if let Ok(acknowledged) = timeout(STREAM_PATIENCE, exchange.next()).await {
+                        acknowledged?;
+                    }
+                }
+                return Ok(());
+            }
         };
         let opening = stream.open(self.link.peer(), self.link.next_id());
-        match tokio::time::timeout(STREAM_PATIENCE, opening).await {
+        match timeout(STREAM_PATIENCE, opening).await {
             // Slow, or not now: it is tried again, and then the lists are read again.
             Err(_) => {}
             Ok(Err(error)) if error.dispatched => {}
@@ -93,7 +106,7 @@ impl Events {
         let peer: &Peer = self.link.peer();
         let told = async {
             match &mut self.source {
-                Source::Stdio(changed) => match changed.recv().await {
+                Source::Stdio(changed, _) => match changed.recv().await {
                     Some(list) => {
                         // A burst is one change.
                         while changed.try_recv().is_ok_and(|next| next == list) {}

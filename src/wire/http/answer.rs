@@ -1,3 +1,6 @@
+use std::fmt;
+use std::pin::Pin;
+
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Response, StatusCode};
@@ -6,20 +9,22 @@ use super::super::inbound::{self, Inbound};
 use super::super::link::{Incoming, LinkError, Reply};
 use super::super::{MESSAGE_LIMIT, sse};
 use super::client::Client;
-use super::connection::Body;
+use super::connection::{Body, Collecting};
 use crate::resource::Reason;
 
-/// A response that is being read.
+/// A request under way, and its response.
 #[derive(Debug)]
 pub(in crate::wire) struct Answering {
     client: Client,
     form: Form,
 }
 
-#[derive(Debug)]
-enum Form {
+/// What a response consists of, as far as it is known.
+pub(super) enum Form {
+    /// The head of the response has not come yet.
+    Sending(Pin<Box<dyn Future<Output = Result<Self, LinkError>> + Send>>),
     /// One JSON message.
-    Json(Option<Body>),
+    Json(Collecting),
     /// Messages one by one.
     Stream(Body, sse::Events),
     /// Read already.
@@ -28,38 +33,60 @@ enum Form {
     Unusable(String),
 }
 
-impl Answering {
-    pub(super) fn new(client: Client, response: Response<Body>) -> Self {
+impl Form {
+    /// What a response that says success holds.
+    pub(super) fn of(response: Response<Body>) -> Self {
         let (head, body) = response.into_parts();
         let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        let form = if kind.starts_with("text/event-stream") {
-            Form::Stream(body, sse::Events::new(MESSAGE_LIMIT))
+        if kind.starts_with("text/event-stream") {
+            Self::Stream(body, sse::Events::new(MESSAGE_LIMIT))
         } else if kind.starts_with("application/json") {
-            Form::Json(Some(body))
+            Self::Json(Collecting::new(body))
         } else if head.status == StatusCode::ACCEPTED {
-            Form::Unusable("the server took the request without answering it (HTTP 202)".into())
+            Self::Unusable("the server took the request without answering it (HTTP 202)".into())
         } else {
-            Form::Unusable(format!(
+            Self::Unusable(format!(
                 "the server answered with {kind:?}, which is neither JSON nor an event stream"
             ))
-        };
-        Self { client, form }
-    }
-
-    /// The answer in the body of a refusal, if it is a JSON-RPC error.
-    pub(super) fn of_error(client: Client, body: &Bytes) -> Option<Self> {
-        match inbound::classify(body) {
-            Ok(Inbound::Answer(_, reply @ Reply::Error(_))) => {
-                Some(Self { client, form: Form::Done(Some(reply)) })
-            }
-            _ => None,
         }
     }
+}
 
-    /// The next message that concerns the request with this id. Cancel safe, but for a JSON body, which
-    /// is lost if it was read in part.
+impl fmt::Debug for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sending(_) => "Sending",
+            Self::Json(_) => "Json",
+            Self::Stream(..) => "Stream",
+            Self::Done(_) => "Done",
+            Self::Unusable(_) => "Unusable",
+        })
+    }
+}
+
+impl Answering {
+    pub(super) fn new(
+        client: Client,
+        sending: Pin<Box<dyn Future<Output = Result<Form, LinkError>> + Send>>,
+    ) -> Self {
+        Self { client, form: Form::Sending(sending) }
+    }
+
+    /// Sends the request, if that is still to do, and waits for the head of the response. Cancel safe.
+    async fn head(&mut self) -> Result<(), LinkError> {
+        if let Form::Sending(sending) = &mut self.form {
+            let form = sending.await;
+            // Done in any case: a finished future must not be asked again.
+            self.form = Form::Done(None);
+            self.form = form?;
+        }
+        Ok(())
+    }
+
+    /// The next message that concerns the request with this id. Cancel safe.
     pub(in crate::wire) async fn next(&mut self, id: u64) -> Result<Incoming, LinkError> {
         let unusable = |message: String| Err(LinkError::new(Reason::ConnectFailed, message).dispatched());
+        self.head().await?;
         match &mut self.form {
             Form::Done(reply) => match reply.take() {
                 Some(reply) => Ok(Incoming::Answer(reply)),
@@ -67,17 +94,14 @@ impl Answering {
             },
             Form::Unusable(why) => unusable(std::mem::take(why)),
             Form::Json(body) => {
-                let Some(body) = body.take() else {
-                    return unusable("the answer was read already".into());
-                };
-                let body = body.collect(MESSAGE_LIMIT).await?;
+                let body = body.whole(MESSAGE_LIMIT).await?;
                 match inbound::classify(&body) {
                     Ok(Inbound::Answer(_, reply)) => Ok(Incoming::Answer(reply)),
                     Ok(_) => unusable("the server answered with a message that is no answer".into()),
                     Err(error) => unusable(format!("the server answered with {error}")),
                 }
             }
-            Form::Stream(..) => self.streamed(id).await,
+            Form::Sending(_) | Form::Stream(..) => self.streamed(id).await,
         }
     }
 
@@ -93,7 +117,9 @@ impl Answering {
                     {
                         return Ok(Incoming::Answer(reply));
                     }
-                    Ok(Inbound::Progress(_) | Inbound::Notice | Inbound::Changed(_)) => {
+                    Ok(
+                        Inbound::Progress(_) | Inbound::Listening(_) | Inbound::Notice | Inbound::Changed(_),
+                    ) => {
                         return Ok(Incoming::Notice(message));
                     }
                     Ok(Inbound::Question(question, method)) => {
@@ -113,11 +139,12 @@ impl Answering {
     }
 
     /// The open stream of a request that is never answered while it is wanted (`subscriptions/listen`).
-    pub(super) fn into_stream(self) -> Option<(Body, sse::Events)> {
-        match self.form {
+    pub(super) async fn into_stream(mut self) -> Result<Option<(Body, sse::Events)>, LinkError> {
+        self.head().await?;
+        Ok(match self.form {
             Form::Stream(body, events) => Some((body, events)),
             _ => None,
-        }
+        })
     }
 
     /// After the answer: gives the connection back.

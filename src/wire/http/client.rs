@@ -16,9 +16,10 @@ use tracing::debug;
 use url::Url;
 
 use super::super::handshake::MODERN;
-use super::super::link::{LinkError, Lost};
+use super::super::inbound::{self, Inbound};
+use super::super::link::{LinkError, Lost, Reply};
 use super::super::{Era, Peer};
-use super::answer::Answering;
+use super::answer::{Answering, Form};
 use super::connect::Connector;
 use super::connection::{Body, Pool};
 use super::refusal::refusal;
@@ -102,27 +103,37 @@ impl Client {
         let _ = self.0.agreed.set((peer.era, headers));
     }
 
-    /// Posts a request. A connection that cannot be made, or a session that the server forgot, is the end
-    /// of the link, and is marked so in `lost`.
-    pub(in crate::wire) async fn request(
+    /// Posts a request; what comes of it is read from what this gives. Nothing is sent before that.
+    ///
+    /// A connection that cannot be made, or a session that the server forgot, is the end of the link, and is
+    /// marked so in `lost`.
+    pub(in crate::wire) fn request(
         &self,
         method: &str,
         name: Option<&str>,
         mirrored: Vec<(HeaderName, HeaderValue)>,
         message: Bytes,
-        lost: Option<&Lost>,
-    ) -> Result<Answering, LinkError> {
+        lost: Option<Arc<Lost>>,
+    ) -> Answering {
         let mut headers = self.headers(method, name);
         headers.extend(mirrored);
-        let response = match self.send(&Method::POST, &headers, &message).await {
-            Ok(response) => response,
-            Err(error) => {
-                if let Some(lost) = lost.filter(|_| self.0.agreed.get().is_some() && !error.dispatched) {
-                    lost.mark(error.clone());
-                }
-                return Err(error);
+        let client = self.clone();
+        let sending = async move {
+            let opening = client.0.agreed.get().is_none();
+            let result = client.exchange(&headers, &message).await;
+            let is_end = |error: &LinkError| !error.dispatched && error.ends_the_link();
+            if let (Err(error), Some(lost), false) = (&result, lost, opening)
+                && is_end(error)
+            {
+                lost.mark(error.clone());
             }
+            result
         };
+        Answering::new(self.clone(), Box::pin(sending))
+    }
+
+    async fn exchange(&self, headers: &HeaderMap, message: &Bytes) -> Result<Form, LinkError> {
+        let response = self.send(&Method::POST, headers, message).await?;
         if let Some(session) = response.headers().get(SESSION)
             && self.0.agreed.get().is_none()
         {
@@ -130,24 +141,23 @@ impl Client {
             let _ = self.0.session.set(session.clone());
         }
         if response.status().is_success() {
-            return Ok(Answering::new(self.clone(), response));
+            return Ok(Form::of(response));
         }
-        let error = self.refused(response).await;
-        match error {
-            Refused::Answer(answering) => Ok(answering),
-            Refused::Error(error) => {
-                if error.http_status == Some(StatusCode::NOT_FOUND) && self.0.session.get().is_some() {
-                    let mut forgotten =
-                        LinkError::new(Reason::ConnectFailed, "the server forgot the session (HTTP 404)");
-                    forgotten.http_status = error.http_status;
-                    if let Some(lost) = lost {
-                        lost.mark(forgotten.clone());
-                    }
-                    return Err(forgotten);
-                }
-                Err(error)
+        match self.refused(response).await {
+            Refused::Answer(reply) => Ok(Form::Done(Some(reply))),
+            Refused::Error(error)
+                if error.http_status == Some(StatusCode::NOT_FOUND) && self.has_session() =>
+            {
+                let message = "the server forgot the session (HTTP 404)";
+                let forgotten = LinkError::new(Reason::ConnectFailed, message);
+                Err(LinkError { http_status: error.http_status, ..forgotten })
             }
+            Refused::Error(error) => Err(error),
         }
+    }
+
+    fn has_session(&self) -> bool {
+        self.0.session.get().is_some()
     }
 
     /// Posts a notification, or an answer to a question.
@@ -242,8 +252,8 @@ impl Client {
     async fn refused(&self, response: Response<Body>) -> Refused {
         let (head, body) = response.into_parts();
         let body = body.collect(ERROR_BODY).await.unwrap_or_default();
-        if let Some(answering) = Answering::of_error(self.clone(), &body) {
-            return Refused::Answer(answering);
+        if let Ok(Inbound::Answer(_, reply @ Reply::Error(_))) = inbound::classify(&body) {
+            return Refused::Answer(reply);
         }
         let text = String::from_utf8_lossy(&body);
         let is_text =
@@ -261,7 +271,7 @@ impl Client {
         if self.0.closed.swap(true, Ordering::AcqRel) {
             return;
         }
-        if self.0.session.get().is_some() {
+        if self.has_session() {
             let headers = self.headers("", None);
             let nothing = Bytes::new();
             let goodbye = self.send(&Method::DELETE, &headers, &nothing);
@@ -276,7 +286,7 @@ impl Client {
 
 enum Refused {
     /// A JSON-RPC error, whatever the status.
-    Answer(Answering),
+    Answer(Reply),
     Error(LinkError),
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use http_body::Body as _;
 use http_body_util::Full;
@@ -247,26 +247,9 @@ impl Body {
         }
     }
 
-    /// Reads to the end and joins the pieces; an answer longer than `limit` is an error.
-    pub(super) async fn collect(mut self, limit: usize) -> Result<Bytes, LinkError> {
-        let mut first = Bytes::new();
-        let mut all = bytes::BytesMut::new();
-        while let Some(chunk) = self.chunk().await? {
-            if first.len().max(all.len()) + chunk.len() > limit {
-                let message = format!("the answer is longer than {} MiB", limit >> 20);
-                return Err(LinkError::new(Reason::ConnectFailed, message).dispatched());
-            }
-            if first.is_empty() && all.is_empty() {
-                first = chunk;
-            } else {
-                if all.is_empty() {
-                    all.extend_from_slice(&std::mem::take(&mut first));
-                }
-                all.extend_from_slice(&chunk);
-            }
-        }
-        self.recycle();
-        Ok(if all.is_empty() { first } else { all.freeze() })
+    /// Reads to the end and gives the connection back; a body longer than `limit` is an error.
+    pub(super) async fn collect(self, limit: usize) -> Result<Bytes, LinkError> {
+        Collecting::new(self).whole(limit).await
     }
 
     /// Gives the connection back. What is left of the response is read over before it is used again.
@@ -276,5 +259,47 @@ impl Body {
             connection.rest = Some(incoming).filter(|incoming| !incoming.is_end_stream());
             pool.put(connection);
         }
+    }
+}
+
+/// A body that is being read to its end.
+#[derive(Debug)]
+pub(super) struct Collecting {
+    body: Option<Body>,
+    /// The first piece as it came; commonly the only one.
+    first: Bytes,
+    /// All pieces, once there are several.
+    all: BytesMut,
+}
+
+impl Collecting {
+    pub(super) fn new(body: Body) -> Self {
+        Self { body: Some(body), first: Bytes::new(), all: BytesMut::new() }
+    }
+
+    /// The whole body, once. Cancel safe: what was read stays.
+    pub(super) async fn whole(&mut self, limit: usize) -> Result<Bytes, LinkError> {
+        while let Some(body) = &mut self.body {
+            let Some(chunk) = body.chunk().await? else {
+                break;
+            };
+            if self.first.len().max(self.all.len()) + chunk.len() > limit {
+                let message = format!("the answer is longer than {} MiB", limit >> 20);
+                return Err(LinkError::new(Reason::ConnectFailed, message).dispatched());
+            }
+            if self.first.is_empty() && self.all.is_empty() {
+                self.first = chunk;
+            } else {
+                if self.all.is_empty() {
+                    self.all.extend_from_slice(&std::mem::take(&mut self.first));
+                }
+                self.all.extend_from_slice(&chunk);
+            }
+        }
+        if let Some(body) = self.body.take() {
+            body.recycle();
+        }
+        let all = std::mem::take(&mut self.all);
+        Ok(if all.is_empty() { std::mem::take(&mut self.first) } else { all.freeze() })
     }
 }

@@ -44,6 +44,8 @@ pub(super) fn refusal(
         _ => (Reason::ConnectFailed, format!("the server answered HTTP {status}{}", said(body))),
     };
     let mut error = LinkError::new(reason, message);
+    // A server or a proxy that fails may have done the work before.
+    error.dispatched = status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE;
     error.http_status = Some(status);
     error.retry_after = headers.get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?, now));
     error

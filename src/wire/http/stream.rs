@@ -2,10 +2,9 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
-use serde_json::json;
 
 use super::super::inbound::{self, Inbound};
-use super::super::link::{Event, LinkError};
+use super::super::link::{Event, LISTEN, LISTEN_METHOD, LinkError};
 use super::super::{Id, List, MESSAGE_LIMIT, Peer, sse};
 use super::answer::next_event;
 use super::client::Client;
@@ -82,14 +81,13 @@ impl Stream {
     }
 
     async fn listen(&mut self, id: u64, peer: &Peer) -> Result<(), LinkError> {
-        let params = json!({ "notifications": { "toolsListChanged": true } }).to_string();
         let (meta, _) = peer.meta(None, &Id::number(id)).unwrap_or_default();
         let meta = meta.unwrap_or_else(|| "{}".into());
         let params =
-            super::super::rewrite(&params, &[super::super::Edit::Set("_meta", &meta)]).unwrap_or(params);
-        let message = inbound::message(Some(&Id::number(id)), "subscriptions/listen", Some(&params));
-        let answering = self.client.request("subscriptions/listen", None, Vec::new(), message, None).await?;
-        match answering.into_stream() {
+            super::super::rewrite(LISTEN, &[super::super::Edit::Set("_meta", &meta)]).unwrap_or_default();
+        let message = inbound::message(Some(&Id::number(id)), LISTEN_METHOD, Some(&params));
+        let answering = self.client.request(LISTEN_METHOD, None, Vec::new(), message, None);
+        match answering.into_stream().await? {
             Some(stream) => {
                 self.state = State::Open(Box::new(stream));
             }

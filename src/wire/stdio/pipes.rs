@@ -118,11 +118,11 @@ impl Pipes {
     pub(in crate::wire) async fn request(
         &self,
         id: u64,
-        progress: bool,
+        notices: bool,
         message: Bytes,
     ) -> Result<Waiting, LinkError> {
         let (answer, answered) = oneshot::channel();
-        let (notices, noticed) = progress.then(|| mpsc::channel(NOTICES)).unzip();
+        let (notices, noticed) = notices.then(|| mpsc::channel(NOTICES)).unzip();
         self.calls.with(|calls| calls.insert(id, Caller { answer, notices }));
         let waiting = Waiting { id, calls: self.calls.clone(), answered, noticed, lost: self.lost.clone() };
         self.send(message).await?;
@@ -217,7 +217,7 @@ async fn read(stdout: ChildStdout, calls: Calls, outgoing: mpsc::Sender<Bytes>, 
                     let _ = caller.answer.send(reply);
                 }
             }
-            Ok(Inbound::Progress(number)) => {
+            Ok(Inbound::Progress(number) | Inbound::Listening(number)) => {
                 let notices =
                     calls.with(|calls| calls.get(&number).and_then(|caller| caller.notices.clone()));
                 if let Some(notices) = notices {

@@ -1,0 +1,109 @@
+//! Links to servers of both eras over both transports, against the fault rig.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+#[path = "../rig/mod.rs"]
+mod rig;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod failures;
+mod links;
+
+use std::time::Duration;
+
+use evenkeel::resource::{DigestKey, Endpoint, HttpEndpoint, StdioEndpoint, Transport};
+use evenkeel::wire::{Events, Host, Link, LinkError, Reply, Request, members, open};
+use rig::{Counters, Http, Script, Stdio};
+use support::{eventually, within};
+
+/// A rig behind either transport.
+#[expect(clippy::large_enum_variant, reason = "a handful per test")]
+enum Upstream {
+    Http(Http),
+    Stdio(Stdio),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    Http,
+    Stdio,
+}
+
+impl Upstream {
+    async fn start(over: Over, script: Script) -> Self {
+        match over {
+            Over::Http => Self::Http(Http::start(script).await),
+            Over::Stdio => Self::Stdio(Stdio::new(script)),
+        }
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        let transport = match self {
+            Self::Http(rig) => Transport::Http(HttpEndpoint {
+                url: rig.url().parse().unwrap(),
+                headers: Vec::new(),
+                ca: None,
+            }),
+            Self::Stdio(rig) => {
+                let (program, script) = rig.command();
+                Transport::Stdio(StdioEndpoint {
+                    command: program.display().to_string(),
+                    args: vec![script.display().to_string()],
+                    cwd: None,
+                    env: Vec::new(),
+                })
+            }
+        };
+        Endpoint::new(transport, &DigestKey::new(b"test"))
+    }
+
+    /// What the rig, or its one living process, has seen.
+    async fn counters(&self) -> Counters {
+        match self {
+            Self::Http(rig) => rig.counters(),
+            Self::Stdio(rig) => {
+                eventually("the process is counted", async || rig.alive().pop()).await.counters().await
+            }
+        }
+    }
+
+    /// Gives it another script.
+    async fn play(&self, script: Script) {
+        match self {
+            Self::Http(rig) => rig.edit(|before| *before = script),
+            Self::Stdio(rig) => rig.alive().pop().expect("a process").play(script).await,
+        }
+    }
+
+    async fn wait(&self, what: &str, condition: impl Fn(&Counters) -> bool) {
+        eventually(what, async || condition(&self.counters().await).then_some(())).await;
+    }
+}
+
+async fn connect(upstream: &Upstream) -> Result<(Link, Events), LinkError> {
+    within("the link opens or fails", open(&upstream.endpoint(), None, &Host::default())).await
+}
+
+/// The raw result of a request; the error is the raw error object.
+async fn request(link: &Link, method: &str, params: &str) -> Result<Result<String, String>, LinkError> {
+    let members = members(params).unwrap();
+    let name: Option<String> = members
+        .iter()
+        .find(|(key, _)| key == "name")
+        .map(|(_, value)| serde_json::from_str(value.get()).unwrap());
+    let request = Request { method, params: &members, edits: &[], name: name.as_deref() };
+    let reply = within(method, async { link.call(request).await?.answer().await }).await?;
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    Ok(match reply {
+        Reply::Result(bytes) => Ok(text(&bytes)),
+        Reply::Error(bytes) => Err(text(&bytes)),
+    })
+}
+
+async fn call(link: &Link, tool: &str, arguments: &str) -> Result<Result<String, String>, LinkError> {
+    request(link, "tools/call", &format!(r#"{{"name":"{tool}","arguments":{arguments}}}"#)).await
+}
+
+/// A generous bound on what must be quick.
+const QUICK: Duration = Duration::from_secs(8);
