@@ -1,5 +1,7 @@
 //! The commands as people call them: what they print, where, and with which exit code.
 
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests may block and fail")]
+
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 

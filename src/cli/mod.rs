@@ -25,9 +25,10 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::doc_markdown, reason = "printed as it is by --help")]
 enum Command {
     /// Reconcile a directory of declarations and serve its servers to agents
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Print the CustomResourceDefinitions of McpServer and Skill
     Crds,
     /// End our servers' processes once stdin closes; started by run
@@ -47,6 +48,7 @@ enum Failure {
 }
 
 impl Failure {
+    #[expect(clippy::needless_pass_by_value, reason = "what map_err gives")]
     fn failed(error: impl ToString) -> Self {
         Self::Failed(error.to_string())
     }
@@ -66,7 +68,7 @@ pub fn main() -> ExitCode {
         }
     };
     let outcome = match cli.command {
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(&args),
         Command::Crds => crds(),
         Command::Guard => {
             crate::wire::guard_children(std::io::stdin().lock());

@@ -8,6 +8,7 @@ use super::logging::{self, LogFormat};
 
 /// The arguments of `evenkeel run`.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::doc_markdown, reason = "printed as it is by --help")]
 pub(super) struct Args {
     /// The directory of declarations [default: $XDG_CONFIG_HOME/evenkeel]
     #[arg(env = "EVENKEEL_DIR")]
@@ -57,7 +58,7 @@ impl Args {
 }
 
 /// Runs until a signal ends it.
-pub(super) fn run(args: Args) -> Result<(), Failure> {
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
     args.check()?;
     logging::init(args.log_format, &args.log)?;
     super::limits::raise_open_files();

@@ -90,7 +90,7 @@ impl Reporter {
         for change in before.servers.diff(&desired.servers) {
             match change {
                 DiffItem::Add(_, declared) | DiffItem::Update { new: (_, declared), .. } => {
-                    self.server(declared, now)
+                    self.server(declared, now);
                 }
                 DiffItem::Remove(key, _) => self.server_removed(key),
             }
@@ -98,7 +98,7 @@ impl Reporter {
         for change in before.skills.diff(&desired.skills) {
             match change {
                 DiffItem::Add(_, declared) | DiffItem::Update { new: (_, declared), .. } => {
-                    self.skill(declared, now)
+                    self.skill(declared, now);
                 }
                 DiffItem::Remove(key, _) => self.skill_removed(key),
             }
@@ -154,7 +154,10 @@ impl Reporter {
         );
 
         let required = declared.spec.as_ref().is_some_and(|spec| spec.required && !spec.suspend);
-        self.store.readiness.server(key, required, status.attached_generation.is_some());
+        let usable = status.attached_generation.is_some()
+            || condition(&status.conditions, ConditionType::Ready)
+                .is_some_and(|ready| ready.status == "True");
+        self.store.readiness.server(key, required, usable);
 
         if known.is_some_and(|before| Arc::ptr_eq(&before.declared, declared) && before.status == status) {
             return;

@@ -28,18 +28,19 @@ pub fn server_status(
     let meta = &declared.meta;
     // Of another object of the same name, or the last word on one that was detached: nothing is known.
     let seen = observation.filter(|seen| seen.uid == meta.uid && !matches!(seen.phase, Phase::Detached(_)));
-    if let Some(previous) = previous
-        && not_taken_up(declared, seen, previous)
+    if let (Some(previous), Some(seen)) = (previous, seen)
+        && (not_taken_up(declared, seen, previous) || waking(seen, previous))
     {
         return previous.clone();
     }
     let work = Work::of(declared, seen);
-    let live =
-        seen.filter(|seen| !matches!(seen.phase, Phase::Draining(_))).and_then(|seen| seen.listed.as_deref());
+    let offered = seen.filter(|seen| !matches!(seen.phase, Phase::Draining(_)));
+    let listed = offered.and_then(|seen| seen.listed.as_deref());
+    let live = listed.filter(|_| !seen.is_some_and(|seen| matches!(seen.phase, Phase::Idle)));
 
     let mut conditions =
         Conditions::new(meta.generation, previous.map(|previous| previous.conditions.as_slice()), now);
-    conditions.set(ConditionType::Ready, ready(declared, &work, live));
+    conditions.set(ConditionType::Ready, ready(declared, &work, listed));
     conditions.set(ConditionType::Accepted, accepted(declared, conflicts));
     conditions.set(ConditionType::ResolvedRefs, resolved_refs(declared));
     conditions.set(ConditionType::Attached, attached(declared, &work, live, previous));
@@ -52,15 +53,15 @@ pub fn server_status(
 
     McpServerStatus {
         observed_generation: Some(meta.generation),
-        attached_generation: live.filter(|_| !matches!(work, Work::Idle)).map(|live| live.generation),
+        attached_generation: live.map(|live| live.generation),
         conditions: conditions.finish(),
-        server_info: live.map(|live| live.server_info.clone()),
-        protocol_version: live.map(|live| live.protocol_version.clone()),
+        server_info: listed.map(|listed| listed.server_info.clone()),
+        protocol_version: listed.map(|listed| listed.protocol_version.clone()),
         transport: declared.spec.as_ref().map(|spec| spec.transport().to_owned()),
-        tools: live.map(|live| live.tools),
+        tools: listed.map(|listed| listed.tools),
         prompts: None,
         resources: None,
-        catalog_digest: live.map(|live| live.catalog_digest.to_string()),
+        catalog_digest: listed.map(|listed| listed.catalog_digest.to_string()),
         spec_digest: declared.spec_digest.map(|digest| digest.to_string()),
         next_retry_time: seen.and_then(retry_at).map(|at| at.strftime("%FT%TZ").to_string()),
         restarts: seen.map(|seen| seen.restarts),
@@ -70,17 +71,19 @@ pub fn server_status(
 }
 
 /// True while there is a new generation for the fleet to act on and it has not said that it does.
-fn not_taken_up(
-    declared: &Declared<McpServerSpec>,
-    seen: Option<&Observation>,
-    previous: &McpServerStatus,
-) -> bool {
+fn not_taken_up(declared: &Declared<McpServerSpec>, seen: &Observation, previous: &McpServerStatus) -> bool {
     declared.refused.is_none()
-        && seen.is_some_and(|seen| {
-            seen.generation < declared.meta.generation
-                && previous.observed_generation == Some(seen.generation)
-        })
+        && seen.generation < declared.meta.generation
+        && previous.observed_generation == Some(seen.generation)
         && Target::of(declared).is_some()
+}
+
+/// True while a call has an idle server connected: it is as usable as it was, so nothing flaps.
+fn waking(seen: &Observation, previous: &McpServerStatus) -> bool {
+    let idle = Reason::Idle.to_string();
+    matches!(seen.phase, Phase::Connecting { last: None, .. })
+        && previous.observed_generation == Some(seen.generation)
+        && condition(&previous.conditions, ConditionType::Ready).is_some_and(|ready| ready.reason == idle)
 }
 
 /// Where an object stands: the one thing of several that decides what its conditions say.
@@ -146,7 +149,7 @@ impl<'a> Work<'a> {
     }
 }
 
-fn ready(declared: &Declared<McpServerSpec>, work: &Work<'_>, live: Option<&Listed>) -> Verdict {
+fn ready(declared: &Declared<McpServerSpec>, work: &Work<'_>, listed: Option<&Listed>) -> Verdict {
     match work {
         Work::Refused(problem) => Verdict::problem(problem, kept(declared)),
         Work::Draining(reason) => {
@@ -164,13 +167,9 @@ fn ready(declared: &Declared<McpServerSpec>, work: &Work<'_>, live: Option<&List
         }
         Work::Attached => {
             let transport = declared.spec.as_ref().map_or("", McpServerSpec::transport);
-            let tools = live.map_or(0, |live| live.tools);
-            Verdict::yes(Reason::Attached, format!("attached over {transport}, {}", count(tools)))
+            Verdict::yes(Reason::Attached, format!("attached over {transport}, {}", tools(listed)))
         }
-        Work::Idle => {
-            let tools = live.map_or(0, |live| live.tools);
-            Verdict::yes(Reason::Idle, format!("not connected until the next call, {}", count(tools)))
-        }
+        Work::Idle => Verdict::yes(Reason::Idle, format!("connected by the next call, {}", tools(listed))),
         Work::Failed { problem, retry_at, attempt } => {
             let next = match retry_at {
                 Some(at) if problem.reason.needs_a_person() => format!("looking again at {}", clock(*at)),
@@ -221,9 +220,6 @@ fn attached(
     previous: Option<&McpServerStatus>,
 ) -> Verdict {
     let wanted = declared.meta.generation;
-    if let Work::Idle = work {
-        return Verdict::no(Reason::Detached, "no connection is held until the next call");
-    }
     if let Some(Listed { generation, .. }) = live {
         return match work {
             Work::Attached if *generation == wanted => {
@@ -247,6 +243,7 @@ fn attached(
     match work {
         Work::Draining(reason) => Verdict::no(Reason::Detached, withdrawn(*reason)),
         Work::Suspended => Verdict::no(Reason::Detached, "detached: suspended by spec.suspend"),
+        Work::Idle => Verdict::no(Reason::Detached, "not connected until it is called"),
         Work::Connecting { .. } | Work::Failed { .. } | Work::Refused(_) if was_attached(previous) => {
             Verdict::no(Reason::Reconnecting, "the connection is gone; a new one is being made")
         }
@@ -298,8 +295,11 @@ fn kept(declared: &Declared<McpServerSpec>) -> &'static str {
     if declared.spec.is_some() { "the declaration accepted before stays in force" } else { "" }
 }
 
-fn count(tools: u32) -> String {
-    format!("{tools} {}", if tools == 1 { "tool" } else { "tools" })
+fn tools(listed: Option<&Listed>) -> String {
+    match listed.map_or(0, |listed| listed.tools) {
+        1 => "1 tool".to_owned(),
+        tools => format!("{tools} tools"),
+    }
 }
 
 fn withdrawn(reason: Reason) -> &'static str {
