@@ -26,7 +26,7 @@ impl Rig {
         let (reporter, store) = Reporter::new(Path::new("/fleet"), at(0));
         let (declare, desired) = watch::channel(Arc::new(Desired::default()));
         let (observe, observations) = mpsc::unbounded_channel();
-        let (_, conflicts) = mpsc::unbounded_channel();
+        let (catalog, _, _) = crate::catalog::catalog(None);
         let stop = CancellationToken::new();
         let mut registry = Registry::with_prefix("evenkeel");
         register(&mut registry, store.clone());
@@ -35,7 +35,7 @@ impl Rig {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(reporter.run(Inputs { desired, observations, conflicts }, stop.clone()));
+        tasks.spawn(reporter.run(Inputs { desired, observations, catalog }, stop.clone()));
         let until = stop.clone();
         tasks.spawn(async move { serve(listener, router, until).await.unwrap() });
         Self { address, store, declare, observe, stop, tasks }

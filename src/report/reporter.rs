@@ -2,6 +2,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -11,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::conditions::condition;
 use super::source::told;
 use super::{Kind, Object, Snapshot, Source, server_status, skill_status, source_status};
+use crate::catalog::{Catalog, Conflict};
 use crate::fleet::{Observation, Phase};
 use crate::resource::{ConditionType, McpServerSpec, ObjectKey, Problem, Reason, SkillSpec};
 use crate::source::{Declared, Desired, SourceState};
@@ -26,7 +28,7 @@ const BATCH: usize = 256;
 pub struct Reporter {
     desired: Arc<Desired>,
     seen: HashMap<ObjectKey, Observation>,
-    conflicts: HashMap<ObjectKey, Vec<String>>,
+    conflicts: OrdMap<ObjectKey, Arc<[Conflict]>>,
     store: Snapshot,
     published: watch::Sender<Snapshot>,
 }
@@ -38,8 +40,8 @@ pub struct Inputs {
     pub desired: watch::Receiver<Arc<Desired>>,
     /// What the fleet sees.
     pub observations: mpsc::UnboundedReceiver<Observation>,
-    /// Per server whose set of them changed, the names that had to take a hash tail.
-    pub conflicts: mpsc::UnboundedReceiver<(ObjectKey, Vec<String>)>,
+    /// What agents see: which names had to take a hash tail.
+    pub catalog: Catalog,
 }
 
 impl Reporter {
@@ -50,7 +52,7 @@ impl Reporter {
         let reporter = Self {
             desired: Arc::default(),
             seen: HashMap::new(),
-            conflicts: HashMap::new(),
+            conflicts: OrdMap::new(),
             store,
             published,
         };
@@ -60,6 +62,7 @@ impl Reporter {
     /// Reports until it is stopped or has nobody left to listen to.
     pub async fn run(mut self, mut inputs: Inputs, stop: CancellationToken) {
         let mut batch = Vec::new();
+        let mut generations = inputs.catalog.changes();
         let desired = inputs.desired.borrow_and_update().clone();
         self.desire(&desired, Timestamp::now());
         self.publish();
@@ -68,9 +71,7 @@ impl Reporter {
                 () = stop.cancelled() => return,
                 Ok(()) = inputs.desired.changed() => {}
                 1.. = inputs.observations.recv_many(&mut batch, BATCH) => {}
-                Some((key, names)) = inputs.conflicts.recv() => {
-                    self.conflict(key, names, Timestamp::now());
-                }
+                Ok(()) = generations.changed() => {}
                 else => return,
             }
             let now = Timestamp::now();
@@ -80,6 +81,8 @@ impl Reporter {
             for observation in batch.drain(..) {
                 self.observe(observation, now);
             }
+            let conflicts = inputs.catalog.load().conflicting().clone();
+            self.conflict(conflicts, now);
             self.publish();
         }
     }
@@ -126,16 +129,15 @@ impl Reporter {
         }
     }
 
-    /// Takes up the names of one server that conflict now.
-    fn conflict(&mut self, key: ObjectKey, names: Vec<String>, now: Timestamp) {
-        let declared = self.desired.servers.get(&key).cloned();
-        if names.is_empty() {
-            self.conflicts.remove(&key);
-        } else {
-            self.conflicts.insert(key, names);
-        }
-        if let Some(declared) = declared {
-            self.server(&declared, now);
+    /// Takes up which names conflict now: costs what changed.
+    fn conflict(&mut self, conflicts: OrdMap<ObjectKey, Arc<[Conflict]>>, now: Timestamp) {
+        let before = std::mem::replace(&mut self.conflicts, conflicts.clone());
+        for change in before.diff(&conflicts) {
+            let (DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _)) =
+                change;
+            if let Some(declared) = self.desired.servers.get(key).cloned() {
+                self.server(&declared, now);
+            }
         }
     }
 
@@ -148,7 +150,7 @@ impl Reporter {
         let status = server_status(
             declared,
             seen,
-            self.conflicts.get(key).map_or(&[], Vec::as_slice),
+            self.conflicts.get(key).map_or(&[], |conflicts| conflicts),
             known.map(|before| &before.status),
             now,
         );
@@ -177,7 +179,6 @@ impl Reporter {
         self.store.servers.remove(key);
         self.store.next_version();
         self.store.readiness.removed(key);
-        self.conflicts.remove(key);
         if self.seen.get(key).is_some_and(|seen| matches!(seen.phase, Phase::Detached(_))) {
             self.seen.remove(key);
         }

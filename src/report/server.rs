@@ -1,6 +1,9 @@
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 
 use super::conditions::{Conditions, Truth, Verdict, condition, sentence};
+use crate::catalog::Conflict;
 use crate::fleet::{Listed, Observation, Phase};
 use crate::plan::Target;
 use crate::resource::{ConditionType, McpServerSpec, McpServerStatus, Problem, Reason};
@@ -14,14 +17,14 @@ const NAMES_LISTED: usize = 5;
 
 /// The status of one server.
 ///
-/// `conflicts` are the names under which agents see tools of this server that had to take a hash tail.
+/// `conflicts` are the tools of this server that had to take a hash tail.
 /// Guarantees that equal arguments (but for `now`) and the status they gave before give that status again,
 /// so that nothing is written. While the fleet has not taken up a new generation, the status goes on
 /// speaking of the one before, and says so by its `observedGeneration`.
 pub fn server_status(
     declared: &Declared<McpServerSpec>,
     observation: Option<&Observation>,
-    conflicts: &[String],
+    conflicts: &[Conflict],
     previous: Option<&McpServerStatus>,
     now: Timestamp,
 ) -> McpServerStatus {
@@ -181,23 +184,26 @@ fn ready(declared: &Declared<McpServerSpec>, work: &Work<'_>, listed: Option<&Li
     }
 }
 
-fn accepted(declared: &Declared<McpServerSpec>, conflicts: &[String]) -> Verdict {
+fn accepted(declared: &Declared<McpServerSpec>, conflicts: &[Conflict]) -> Verdict {
     if let Some(problem) = &declared.refused {
         return Verdict::problem(problem, kept(declared));
     }
     if conflicts.is_empty() {
         return Verdict::yes(Reason::Accepted, "the declaration is valid");
     }
-    let listed: Vec<_> = conflicts.iter().take(NAMES_LISTED).map(String::as_str).collect();
-    let names = match conflicts.len() - listed.len() {
-        0 => listed.join(", "),
-        more => format!("{} and {more} more", listed.join(", ")),
-    };
+    // The same tool may have met the same name in more than one view.
+    let names: BTreeSet<_> = conflicts
+        .iter()
+        .map(|Conflict { wanted, given, holder, .. }| format!("{given} and not {wanted}, which {holder} has"))
+        .collect();
+    let mut listed: Vec<_> = names.iter().take(NAMES_LISTED).map(String::as_str).collect();
+    let more = format!("{} more", names.len() - listed.len());
+    if names.len() > listed.len() {
+        listed.push(&more);
+    }
     Verdict::yes(
         Reason::NameConflict,
-        format!(
-            "other servers have the same names, so these carry a hash tail: {names}; expose.prefix keeps them apart"
-        ),
+        format!("agents see {}; expose.prefix keeps names apart", listed.join(", ")),
     )
 }
 

@@ -7,9 +7,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::fleet::{Listed, Observation, Phase};
+use crate::catalog::{Conflict, Section, Tool, ViewName};
+use crate::fleet::{Listed, Observation, Phase, Refusal, UpstreamHandle};
+use crate::plan::Target;
 use crate::resource::{
-    Digest, DigestKey, Endpoint, McpServerSpec, ObjectKey, ServerInfo, StdioEndpoint, Transport,
+    Digest, DigestKey, Endpoint, McpServerSpec, ObjectKey, Problem, Reason, ServerInfo, StdioEndpoint,
+    Transport,
 };
 use crate::source::{Declared, Meta, Origin};
 
@@ -72,4 +75,25 @@ pub fn seen(name: &str, generation: i64, phase: Phase, live: Option<i64>) -> Obs
         listed: live.map(|generation| Arc::new(listed(generation))),
         restarts: 0,
     }
+}
+
+/// The tool `n` of `a`, whose name `default/b` has.
+pub fn conflict(n: u32) -> Conflict {
+    Conflict {
+        view: ViewName::Everything,
+        tool: n.to_string(),
+        wanted: format!("a_{n}"),
+        given: format!("a_{n}_x9"),
+        holder: key("b"),
+    }
+}
+
+/// What `name` offers: one tool, under a prefix that is not its name.
+pub fn section(name: &str, prefix: &str, tool: &str) -> Section {
+    let target = Target::of(&declared(name, 1)).unwrap();
+    let raw = json!({ "name": tool }).to_string().into();
+    let away = Refusal::Unavailable(Problem::new(Reason::Connecting, "not there yet"));
+    let handle = UpstreamHandle::new(key(name), away);
+    let section = Section::new(&target, &[Tool { name: tool.into(), raw }], handle);
+    Section { prefix: prefix.into(), ..section }
 }

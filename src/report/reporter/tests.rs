@@ -5,7 +5,9 @@ use serde_json::json;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
-use crate::report::testing::{at, declared, key, seen, server_spec};
+use crate::catalog::catalog;
+use crate::fleet::Publish;
+use crate::report::testing::{at, declared, key, section, seen, server_spec};
 use crate::source::Fault;
 
 /// Collects log lines.
@@ -119,7 +121,7 @@ fn nothing_is_written_when_nothing_changed() {
         };
         reporter.desire(&Arc::new(rebuilt), at(9));
         reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(9));
-        reporter.conflict(key("a"), Vec::new(), at(9));
+        reporter.conflict(OrdMap::new(), at(9));
         reporter.publish();
         assert!(!store.has_changed().unwrap());
     });
@@ -225,30 +227,37 @@ async fn the_task_follows_its_inputs_and_stops() {
     let (reporter, mut store) = Reporter::new(Path::new("/fleet"), at(0));
     let (declare, desired_rx) = watch::channel(Arc::new(Desired::default()));
     let (observe, observations) = mpsc::unbounded_channel();
-    let (conflict, conflicts) = mpsc::unbounded_channel();
+    let (catalog, publisher, generations) = catalog(Some("default".into()));
     let stop = CancellationToken::new();
-    let inputs = Inputs { desired: desired_rx, observations, conflicts };
+    let publishing = tokio::spawn(generations.run(stop.clone()));
+    let inputs = Inputs { desired: desired_rx, observations, catalog };
     let task = tokio::spawn(reporter.run(inputs, stop.clone()));
 
     // The observation may be read before the declaration that it is about: it waits.
     observe.send(seen("a", 1, Phase::Attached, Some(1))).unwrap();
-    declare.send(Arc::new(desired(&["a"]))).unwrap();
-    conflict.send((key("a"), vec!["a_x_9f".into()])).unwrap();
+    declare.send(Arc::new(desired(&["a", "b"]))).unwrap();
+    // Both want the name x_t.
+    for name in ["a", "b"] {
+        publisher.publish(Arc::new(section(name, "x", "t")));
+    }
     let is_told = |store: &Snapshot| {
-        store.servers.get(&key("a")).is_some_and(|object| {
-            let told = |kind| condition(&object.status.conditions, kind).unwrap().reason.clone();
-            told(ConditionType::Ready) == "Attached" && told(ConditionType::Accepted) == "NameConflict"
-        })
+        let reason = |name, kind| {
+            let object = store.servers.get(&key(name))?;
+            Some(condition(&object.status.conditions, kind)?.reason.clone())
+        };
+        reason("a", ConditionType::Ready).is_some_and(|reason| reason == "Attached")
+            && reason("b", ConditionType::Accepted).is_some_and(|reason| reason == "NameConflict")
     };
     store.wait_for(is_told).await.unwrap();
 
     // An input that ends is not the end of the others.
-    drop(conflict);
     drop(declare);
+    drop(publisher);
     let gone = Phase::Connecting { attempt: 2, last: None };
     observe.send(seen("a", 1, gone, None)).unwrap();
     store.wait_for(|store| !is_told(store)).await.unwrap();
 
     stop.cancel();
     task.await.unwrap();
+    publishing.await.unwrap();
 }

@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::report::testing::{at, declared, listed, seen, server_spec};
+use crate::report::testing::{at, conflict, declared, listed, seen, server_spec};
 use crate::resource::Digest;
 
 /// The conditions as one line: `Ready=True/Attached Accepted=…`.
@@ -354,14 +354,18 @@ fn a_request_to_look_again_is_acknowledged() {
 #[test]
 fn names_that_conflict_are_told_and_stay_accepted() {
     let attached = seen("a", 1, Phase::Attached, Some(1));
-    let names: Vec<_> = (1..=7).map(|n| format!("a_{n}_x9")).collect();
-    let status = server_status(&declared("a", 1), Some(&attached), &names, None, at(1));
+    let conflicts: Vec<_> = (1..=7).flat_map(|n| [conflict(n), conflict(n)]).collect();
+    let status = server_status(&declared("a", 1), Some(&attached), &conflicts, None, at(1));
     assert_eq!(
         line(&status),
         "Ready=True/Attached Accepted=True/NameConflict ResolvedRefs=True/ResolvedRefs Attached=True/Attached"
     );
     let text = message(&status, ConditionType::Accepted);
-    assert!(text.contains("a_1_x9, a_2_x9") && text.contains("and 2 more"), "{text}");
+    assert!(
+        text.starts_with("agents see a_1_x9 and not a_1, which default/b has, a_2_x9 and not a_2,"),
+        "{text}"
+    );
+    assert!(text.ends_with(", 2 more; expose.prefix keeps names apart"), "{text}");
 }
 
 #[test]
