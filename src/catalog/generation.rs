@@ -74,7 +74,7 @@ impl Generation {
         next.made_at = now;
         for step in steps {
             match step {
-                Step::Publish(section) => next.publish(section),
+                Step::Publish(section) => next.publish(&section),
                 Step::Withdraw(key, problem) => next.withdraw(&key, &problem),
             }
         }
@@ -115,15 +115,15 @@ impl Generation {
         &self.conflicts
     }
 
-    fn publish(&mut self, section: Arc<Section>) {
+    fn publish(&mut self, section: &Arc<Section>) {
         let before = self.sections.insert(section.key.clone(), section.clone());
-        if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, &section)) {
+        if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, section)) {
             return;
         }
         let routes: BTreeMap<&str, Arc<Route>> = section
             .tools
             .iter()
-            .filter_map(|tool| Some((&*tool.name, Arc::new(Route::new(&section, tool)?))))
+            .filter_map(|tool| Some((&*tool.name, Arc::new(Route::new(section, tool)?))))
             .collect();
         let dropped = Problem::new(Reason::Removed, format!("server {} no longer offers it", section.key));
         self.change(&section.key, |view, touched| {

@@ -288,7 +288,11 @@ impl View {
 
     /// The number of the wish that a name is, for a tool that wishes for it.
     fn number_of(&self, route: &Route, name: &str) -> u32 {
-        (0..).find(|number| self.wish(route.section(), route.tool(), *number) == name).unwrap_or_default()
+        let mut number = 0;
+        while self.wish(route.section(), route.tool(), number) != name {
+            number += 1;
+        }
+        number
     }
 
     fn remember(&mut self, name: String, server: &ObjectKey, problem: &Problem) {

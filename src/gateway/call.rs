@@ -58,7 +58,7 @@ pub(super) async fn call(gateway: &Gateway, caller: Caller<'_>, params: &Members
     };
     let mut running = match begun {
         Ok(running) => running,
-        Err(ended) => return call.end(ended),
+        Err(ended) => return call.end(&ended),
     };
     let patience = Instant::now() + PATIENCE;
     let first = loop {
@@ -66,7 +66,7 @@ pub(super) async fn call(gateway: &Gateway, caller: Caller<'_>, params: &Members
             Next::Notice(notice) if caller.streams => break Some(event(&notice)),
             Next::Quiet if caller.streams => break None,
             Next::Notice(_) | Next::Quiet => {}
-            Next::Ended(ended) => return call.end(ended),
+            Next::Ended(ended) => return call.end(&ended),
         }
     };
     stream(call, running, first)
@@ -175,11 +175,11 @@ impl Call {
         Next::Ended(ended)
     }
 
-    fn end(self, ended: Ended) -> Response<Body> {
+    fn end(self, ended: &Ended) -> Response<Body> {
         if matches!(ended, Ended::Cancelled) {
             return nothing();
         }
-        let (status, message) = self.message(&ended);
+        let (status, message) = self.message(ended);
         self.measured.end(ended.outcome());
         body::json(status, message)
     }

@@ -95,7 +95,7 @@ mod tests {
         let reader = tokio::spawn(async move {
             let mut two = [0; 2];
             for _ in 0..10 {
-                tokio::time::sleep(limit - Duration::from_secs(1)).await;
+                sleep(limit * 9 / 10).await;
                 far.read_exact(&mut two).await.unwrap();
             }
             far
