@@ -50,6 +50,9 @@ pub enum Reason {
     // Reconciling
     Progressing,
     ProgressingWithRetry,
+    // Of a source itself
+    SourceUnavailable,
+    RemovalHeld,
     // What a caller is told about a server that was taken away
     Removed,
 }

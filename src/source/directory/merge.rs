@@ -45,12 +45,12 @@ impl Book {
 
     /// Notes only the good objects of a file whose names nobody declares yet. What else is in it, or is no
     /// longer, waits for [`Book::note`].
-    pub fn note_new(&mut self, path: &Arc<PathBuf>, parsed: Parsed) {
-        self.servers.note_new(path, parsed.servers);
-        self.skills.note_new(path, parsed.skills);
+    pub fn note_new(&mut self, path: &Arc<PathBuf>, parsed: &Parsed) {
+        self.servers.note_new(path, &parsed.servers);
+        self.skills.note_new(path, &parsed.skills);
     }
 
-    /// Puts what was noted in force, and gives the files whose record is no longer true.
+    /// Puts what was noted in force, and gives the files whose objects are others, or have other states.
     pub fn settle(&mut self, context: &Context<'_>) -> BTreeSet<Arc<PathBuf>> {
         let mut stale = self.servers.settle(context);
         stale.append(&mut self.skills.settle(context));
@@ -72,13 +72,19 @@ impl Book {
             })
         });
         for server in changed.collect::<Vec<_>>() {
-            self.servers.objects.insert(server.meta.key.clone(), Arc::new(server));
+            self.servers
+                .objects
+                .insert(server.meta.key.clone(), Arc::new(server));
         }
     }
 
     /// The secrets that servers refer to, by name and key.
     pub fn references(&self) -> HashSet<(String, String)> {
-        let specs = self.servers.objects.values().filter_map(|server| server.spec.as_ref());
+        let specs = self
+            .servers
+            .objects
+            .values()
+            .filter_map(|server| server.spec.as_ref());
         let place = |reference: &SecretKeyRef| (reference.name.clone(), reference.key.clone());
         specs.flat_map(references).map(place).collect()
     }
@@ -92,6 +98,11 @@ impl Book {
             _ => None,
         });
         faults
+    }
+
+    /// Whether nothing is declared.
+    pub fn is_empty(&self) -> bool {
+        self.servers.objects.is_empty() && self.skills.objects.is_empty()
     }
 
     /// Documents of other API groups.
@@ -160,7 +171,12 @@ impl<S: Kind> Shelf<S> {
             return;
         }
         let (labels, annotations, text, spec) = match remembered.object {
-            Some(object) => (object.labels, object.annotations, Some(object.text), object.spec.ok()),
+            Some(object) => (
+                object.labels,
+                object.annotations,
+                Some(object.text),
+                object.spec.ok(),
+            ),
             None => (BTreeMap::new(), BTreeMap::new(), None, None),
         };
         let declared = Declared {
@@ -171,7 +187,10 @@ impl<S: Kind> Shelf<S> {
                 created: remembered.created,
                 labels,
                 annotations,
-                origin: Origin::File { path: Arc::clone(path), line },
+                origin: Origin::File {
+                    path: Arc::clone(path),
+                    line,
+                },
                 revision: remembered.revision,
             },
             spec_digest: spec.as_ref().map(Digest::of_json),
@@ -179,10 +198,20 @@ impl<S: Kind> Shelf<S> {
             spec,
             refused: None,
         };
-        let claim = Claim { path: Arc::clone(path), line, news: None };
-        let slot = Slot { claims: vec![claim], text };
+        let claim = Claim {
+            path: Arc::clone(path),
+            line,
+            news: None,
+        };
+        let slot = Slot {
+            claims: vec![claim],
+            text,
+        };
         self.objects.insert(key.clone(), Arc::new(declared));
-        self.files.entry(Arc::clone(path)).or_default().insert(key.clone());
+        self.files
+            .entry(Arc::clone(path))
+            .or_default()
+            .insert(key.clone());
         self.slots.insert(key, slot);
     }
 
@@ -228,21 +257,28 @@ impl<S: Kind> Shelf<S> {
         }
     }
 
-    fn note_new(&mut self, path: &Arc<PathBuf>, objects: Vec<Object<S>>) {
+    fn note_new(&mut self, path: &Arc<PathBuf>, objects: &[Object<S>]) {
         for object in objects {
             if object.spec.is_ok() && !self.slots.contains_key(&object.key) {
                 let claims = self.files.entry(Arc::clone(path)).or_default();
                 claims.insert(object.key.clone());
-                self.claim(path, object);
+                self.claim(path, object.clone());
             }
         }
     }
 
     fn claim(&mut self, path: &Arc<PathBuf>, object: Object<S>) {
         let key = object.key.clone();
-        let claim = Claim { path: Arc::clone(path), line: object.line, news: Some(Newest::Declared(object)) };
+        let claim = Claim {
+            path: Arc::clone(path),
+            line: object.line,
+            news: Some(Newest::Declared(object)),
+        };
         let incumbents = usize::from(self.objects.contains_key(&key));
-        let slot = self.slots.entry(key.clone()).or_insert_with(|| Slot { claims: Vec::new(), text: None });
+        let slot = self.slots.entry(key.clone()).or_insert_with(|| Slot {
+            claims: Vec::new(),
+            text: None,
+        });
         match slot.claims.iter_mut().find(|known| known.path == claim.path) {
             Some(known) => *known = claim,
             None => slot.claims.push(claim),
@@ -277,16 +313,18 @@ impl<S: Kind> Shelf<S> {
         let mut stale = BTreeSet::new();
         for key in std::mem::take(&mut self.touched) {
             let last = self.objects.get(&key);
-            stale.extend(last.and_then(|last| file_of(&last.meta)).cloned());
+            let before = last.and_then(|last| file_of(&last.meta)).cloned();
             self.lost.remove(&key);
             let slot = self.slots.get_mut(&key);
             let Some((first, others)) = slot.and_then(|slot| slot.claims.split_first_mut()) else {
                 self.slots.remove(&key);
                 self.objects.remove(&key);
+                stale.extend(before);
                 continue;
             };
-            stale.insert(Arc::clone(&first.path));
-            let lost = others.iter().map(|claim| duplicate::<S>(&key, &claim.path, claim.line, &first.path));
+            let lost = others
+                .iter()
+                .map(|claim| duplicate::<S>(&key, &claim.path, claim.line, &first.path));
             let lost: Vec<_> = lost.collect();
             if !lost.is_empty() {
                 self.lost.insert(key.clone(), lost);
@@ -304,6 +342,8 @@ impl<S: Kind> Shelf<S> {
                     slot.text = text;
                 }
                 if last.is_none_or(|last| !Arc::ptr_eq(last, &new)) {
+                    stale.extend(before);
+                    stale.insert(path);
                     self.objects.insert(key, new);
                 }
             }
@@ -319,7 +359,10 @@ fn duplicate<S: Kind>(key: &ObjectKey, path: &Arc<PathBuf>, line: u32, winner: &
         shown(winner)
     );
     Fault {
-        origin: Some(Origin::File { path: Arc::clone(path), line }),
+        origin: Some(Origin::File {
+            path: Arc::clone(path),
+            line,
+        }),
         problem: Problem::new(Reason::DuplicateName, message),
     }
 }

@@ -1,10 +1,147 @@
-//! A directory of YAML files as a source.
+//! A directory of YAML files as a source of declarations.
+//!
+//! Promises that what people do to the directory (editors, git, volumes that are flipped, mistakes) leads to
+//! the declared state, quickly, and never to an accident: what cannot be read keeps its last good form, and
+//! what is there no longer must be seen so twice. Events only say when to look; a look compares everything,
+//! and reads what has changed. Never reads outside the directory and the secrets directory, and never writes
+//! into either.
 
 mod documents;
 mod excerpt;
+mod files;
+mod git;
+mod look;
 mod merge;
 mod next;
+mod pace;
 mod parse;
 mod read;
+mod records;
 mod resolve;
 mod secrets;
+mod walk;
+mod watch;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch as channel;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::error;
+
+use self::look::{Looker, Outcome};
+use self::pace::Pace;
+pub use self::resolve::Environment;
+use self::watch::Mailbox;
+use crate::resource::DigestKey;
+use crate::source::{Desired, Watching};
+use crate::state::StateDir;
+
+/// The time between looks where file events are heard: for the ones that get lost.
+const RESCAN: Duration = Duration::from_secs(30);
+/// The time between looks where they are not.
+const POLL: Duration = Duration::from_secs(3);
+
+/// Where declarations are, and what their references mean.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The directory, as an absolute path; its links are not resolved. It may not exist yet.
+    pub root: PathBuf,
+    /// Where `secretKeyRef` finds `<name>/<key>`.
+    pub secrets: PathBuf,
+    /// What `valueFrom.env` finds.
+    pub environment: Environment,
+    /// The key of connection digests.
+    pub key: DigestKey,
+    /// Take away everything when the last file is gone.
+    pub prune_empty: bool,
+    /// Look at intervals and expect no file events, for file systems that have none.
+    pub poll: Option<Duration>,
+}
+
+/// Watches a directory until `cancel`; what is declared in it is in the channel, at first nothing that is
+/// synced. A [`Desired`] that does not differ from the last one is not sent.
+///
+/// The identity and the last good declaration of objects are kept in `state`, of which the caller holds the
+/// lock.
+pub fn start(
+    options: Options,
+    state: Arc<StateDir>,
+    tracker: &TaskTracker,
+    cancel: CancellationToken,
+) -> channel::Receiver<Arc<Desired>> {
+    let (sender, receiver) = channel::channel(Arc::default());
+    let looks = tracker.clone();
+    tracker.spawn(async move {
+        cancel
+            .run_until_cancelled(run(options, state, looks, sender))
+            .await;
+    });
+    receiver
+}
+
+async fn run(
+    options: Options,
+    state: Arc<StateDir>,
+    looks: TaskTracker,
+    sender: channel::Sender<Arc<Desired>>,
+) {
+    let mailbox = Arc::new(Mailbox::default());
+    let mut pace = Pace::new(Instant::now());
+    let mut landed = HashSet::new();
+    let mut looker = None;
+    loop {
+        let now = Instant::now();
+        let hints = mailbox.take();
+        if hints.any {
+            pace.heard(now, !hints.landed.is_empty());
+            landed.extend(hints.landed);
+        }
+        let due = pace.due(now);
+        if due > now {
+            tokio::select! {
+                () = sleep_until(due) => {}
+                () = mailbox.heard() => {}
+            }
+            continue;
+        }
+        let settled = pace.begin(now);
+        let landed = std::mem::take(&mut landed);
+        let last = looker.take();
+        let (options, state, mailbox) = (options.clone(), Arc::clone(&state), Arc::clone(&mailbox));
+        let (sender, poll) = (sender.clone(), options.poll.unwrap_or(POLL));
+        let look = looks.spawn_blocking(move || {
+            let mut looker = last.unwrap_or_else(|| Looker::new(options, state, mailbox, now));
+            let Outcome { desired, again } = looker.look(&landed, (now, Timestamp::now()), settled);
+            let interval = match desired.source.watching {
+                Watching::Events => RESCAN,
+                Watching::Polling => poll,
+            };
+            sender.send_if_modified(|last| {
+                let differs = !Arc::ptr_eq(last, &desired);
+                *last = desired;
+                differs
+            });
+            looker.remember();
+            (looker, again, interval)
+        });
+        let (again, interval) = match look.await {
+            Ok((back, again, interval)) => {
+                looker = Some(back);
+                (again, interval)
+            }
+            Err(error) => {
+                error!(
+                    "a look at the directory failed, and the next begins from what is remembered: {error}"
+                );
+                (true, POLL)
+            }
+        };
+        pace.end(now, Instant::now(), settled, again, interval);
+    }
+}

@@ -76,7 +76,7 @@ pub(super) struct Parsed {
 }
 
 /// One declared object.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Object<S> {
     pub key: ObjectKey,
     /// The line at which its document begins, from 1.

@@ -41,6 +41,11 @@ impl Secrets {
         &self.root
     }
 
+    /// Whether nobody has asked for a secret.
+    pub fn is_empty(&self) -> bool {
+        self.known.borrow().is_empty()
+    }
+
     /// The value of a reference: the one of the last refresh, read now if nobody has asked before.
     pub fn get(&self, reference: &SecretKeyRef, now: Timestamp) -> Secret {
         let place = (reference.name.clone(), reference.key.clone());

@@ -1,0 +1,391 @@
+//! One look at the directory: from the files on the disk to the next [`Desired`]. Blocks.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::Options;
+use super::files::{Blind, Files, Moment};
+use super::git::Git;
+use super::merge::Book;
+use super::next::Context;
+use super::parse::shown;
+use super::read::FileId;
+use super::records::{Stale, restore};
+use super::resolve::Sources;
+use super::secrets::Secrets;
+use super::walk::{Found, Root, Visitor, walk};
+use super::watch::{Mailbox, Watcher, names_of};
+use crate::resource::{Endpoint, McpServerSpec, Problem, Reason};
+use crate::source::{Desired, Fault, SourceState, Watching};
+use crate::state::{StateDir, StateError};
+
+/// As long is waited for a git command that is at work; a lock that is older was left behind.
+const GIT_PATIENCE: Duration = Duration::from_secs(10);
+/// As often is looked again, within one look, for a root that is flipped meanwhile.
+const FLIPS: usize = 3;
+/// The name under which the last commit is remembered.
+const COMMIT: &str = "commit";
+
+/// Everything that is kept between two looks.
+pub(super) struct Looker {
+    options: Options,
+    state: Arc<StateDir>,
+    watcher: Watcher,
+    files: Files,
+    book: Book,
+    secrets: Secrets,
+    stale: Stale,
+    /// The commit at which some file was last there.
+    commit: Option<String>,
+    /// Since when git has been at work.
+    busy: Option<Instant>,
+    /// The tree was seen once.
+    seen: bool,
+    desired: Arc<Desired>,
+    /// The last thing that went wrong with the state directory.
+    trouble: Option<String>,
+}
+
+/// What a look gives.
+pub(super) struct Outcome {
+    pub desired: Arc<Desired>,
+    /// Something waits for a second look.
+    pub again: bool,
+}
+
+/// What is at the root.
+struct Tree {
+    git: Option<Git>,
+    /// False if it is not known what is there.
+    seen: bool,
+    faults: Vec<Fault>,
+}
+
+impl Looker {
+    /// Takes up what the last run knew.
+    pub fn new(options: Options, state: Arc<StateDir>, mailbox: Arc<Mailbox>, now: Instant) -> Self {
+        let mut looker = Self {
+            watcher: Watcher::new(mailbox, options.poll.is_some()),
+            secrets: Secrets::new(options.secrets.clone()),
+            options,
+            state,
+            files: Files::default(),
+            book: Book::default(),
+            stale: Stale::default(),
+            commit: None,
+            busy: None,
+            seen: false,
+            desired: Arc::default(),
+            trouble: None,
+        };
+        let known = looker.restore(now);
+        looker.complain(known.err());
+        looker
+    }
+
+    /// Looks once: `settled` if the tree has been quiet for a while, `landed` what was told to be complete.
+    pub fn look(&mut self, landed: &HashSet<PathBuf>, time: (Instant, Timestamp), settled: bool) -> Outcome {
+        let (now, clock) = time;
+        let moment = Moment {
+            now,
+            clock,
+            first: !self.seen,
+            settled,
+            landed,
+        };
+        let tree = self.see(&moment);
+        let mut faults = tree.faults;
+        let again;
+        let mut revision = Arc::clone(&self.desired.source.revision);
+        if !tree.seen {
+            again = false;
+        } else if self.git_is_at_work(tree.git.as_ref(), now) {
+            again = true;
+        } else {
+            let commit = tree.git.as_ref().and_then(Git::head);
+            let hold = self.holds(commit.as_ref());
+            if hold {
+                faults.push(source_fault(Reason::RemovalHeld, self.held()));
+            }
+            revision = match &commit {
+                Some(commit) => commit.as_str().into(),
+                None => self.files.digest().to_string().into(),
+            };
+            let took = self.files.take(&mut self.book, &moment, hold);
+            again = took.waits;
+            self.stale.extend(took.changed);
+            self.settle(&revision, &moment);
+            if !self.files.is_empty() && commit.is_some() {
+                self.note_commit(commit);
+            }
+            self.seen = true;
+        }
+        for folder in self.secrets.folders() {
+            self.watcher.folder(&folder);
+        }
+        let watching = self.watching();
+        faults.extend(self.book.faults());
+        let known = if self.seen {
+            !again || settled
+        } else {
+            !self.book.is_empty()
+        };
+        self.publish(SourceState {
+            synced: self.desired.source.synced || known,
+            revision,
+            watching,
+            faults,
+            foreign: self.book.foreign(),
+        });
+        Outcome {
+            desired: Arc::clone(&self.desired),
+            again,
+        }
+    }
+
+    /// Writes down what the next run must know. Apart from [`Looker::look`], so that it delays nobody.
+    pub fn remember(&mut self) {
+        let written = self.stale.write(&self.state, &self.book, &self.files);
+        self.complain(written.err());
+    }
+
+    fn restore(&mut self, now: Instant) -> Result<(), StateError> {
+        let resolve = resolver(&self.options, &self.secrets, Timestamp::now());
+        restore(&self.state, &mut self.book, &mut self.files, &resolve, now)?;
+        let commit = self.state.read(COMMIT)?;
+        self.commit = commit.and_then(|bytes| String::from_utf8(bytes).ok());
+        Ok(())
+    }
+
+    /// Walks the tree. The root may be flipped meanwhile: then it is walked again.
+    fn see(&mut self, moment: &Moment<'_>) -> Tree {
+        let given = self.options.root.clone();
+        let unknown = |why: &str| Tree {
+            git: None,
+            seen: false,
+            faults: vec![source_fault(
+                Reason::SourceUnavailable,
+                format!("{} {why}", shown(&given)),
+            )],
+        };
+        for _ in 0..FLIPS {
+            // First the watches, then the look, so that nothing falls in between.
+            let path = given.canonicalize().unwrap_or_else(|_| given.clone());
+            let git = Git::of(&path);
+            self.watch(&path, git.as_ref());
+            let root = match Root::open(&given) {
+                Ok(root) if root.path == path => root,
+                Ok(_) => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return unknown("does not exist; it is waited for");
+                }
+                Err(error) => {
+                    return unknown(&format!("cannot be read: {error}; nothing changes until it can"));
+                }
+            };
+            self.files.begin();
+            let mut sight = Sight {
+                files: &mut self.files,
+                watcher: &mut self.watcher,
+                moment,
+                blind: Vec::new(),
+            };
+            walk(&root, &mut sight);
+            let blind = sight.blind;
+            if Root::open(&given).is_ok_and(|after| after.is(&root)) {
+                self.files.end(&blind, moment);
+                let told = |(folder, why): &Blind| {
+                    let message = format!("{} {why}", shown(&given.join(folder)));
+                    source_fault(Reason::SourceUnavailable, message)
+                };
+                return Tree {
+                    git,
+                    seen: true,
+                    faults: blind.iter().map(told).collect(),
+                };
+            }
+        }
+        unknown("leads elsewhere at every look; nothing changes until it rests")
+    }
+
+    fn watch(&mut self, root: &Path, git: Option<&Git>) {
+        let secrets = self.secrets.root().to_path_buf();
+        let mut names = names_of(&self.options.root);
+        names.extend(names_of(&secrets));
+        let mut folders: Vec<_> = names
+            .iter()
+            .filter_map(|name| name.parent())
+            .map(Path::to_path_buf)
+            .collect();
+        if let Some(git) = git {
+            names.extend(git.signs());
+            folders.push(git.folder().to_path_buf());
+        }
+        self.watcher.begin(names, root.to_path_buf(), secrets);
+        for folder in folders {
+            self.watcher.folder(&folder);
+        }
+    }
+
+    fn watching(&mut self) -> Watching {
+        let Some(why) = self.watcher.end() else {
+            return Watching::Events;
+        };
+        if self.desired.source.watching == Watching::Events {
+            info!("{} is looked at by the clock: {why}", shown(&self.options.root));
+        }
+        Watching::Polling
+    }
+
+    fn git_is_at_work(&mut self, git: Option<&Git>, now: Instant) -> bool {
+        if !git.is_some_and(Git::is_busy) {
+            self.busy = None;
+            return false;
+        }
+        now < *self.busy.get_or_insert(now) + GIT_PATIENCE
+    }
+
+    /// Whether nothing may be taken away, because all of it would be.
+    fn holds(&self, commit: Option<&String>) -> bool {
+        let committed = commit.is_some() && commit != self.commit.as_ref();
+        self.files.is_empty() && !self.book.is_empty() && !self.options.prune_empty && !committed
+    }
+
+    fn held(&self) -> String {
+        format!(
+            "the last files of {} are gone; nothing is taken away. If that is meant, commit it, leave one file \
+             that holds no objects, or start with --prune-empty",
+            shown(&self.options.root)
+        )
+    }
+
+    fn settle(&mut self, revision: &Arc<str>, moment: &Moment<'_>) {
+        if moment.settled && !self.secrets.is_empty() {
+            let used = self.book.references();
+            if self.secrets.refresh(&used, moment.clock) {
+                let resolve = resolver(&self.options, &self.secrets, moment.clock);
+                self.book.resolve_again(&resolve);
+            }
+        }
+        let resolve = resolver(&self.options, &self.secrets, moment.clock);
+        let stale = self.book.settle(&Context {
+            now: moment.clock,
+            revision,
+            uid: &|| uuid::Uuid::new_v4().to_string().into(),
+            resolve: &resolve,
+        });
+        self.stale.extend(stale);
+    }
+
+    fn note_commit(&mut self, commit: Option<String>) {
+        if self.commit == commit {
+            return;
+        }
+        let written = self
+            .state
+            .write(COMMIT, commit.as_deref().unwrap_or_default().as_bytes());
+        self.commit = commit;
+        self.complain(written.err());
+    }
+
+    /// Makes a new [`Desired`] only if it differs.
+    fn publish(&mut self, source: SourceState) {
+        let servers = &self.book.servers.objects;
+        let skills = &self.book.skills.objects;
+        let last = &self.desired;
+        if *last.source == source && last.servers.ptr_eq(servers) && last.skills.ptr_eq(skills) {
+            return;
+        }
+        for fault in source
+            .faults
+            .iter()
+            .filter(|fault| !last.source.faults.contains(fault))
+        {
+            match &fault.origin {
+                Some(origin) => warn!(reason = %fault.problem.reason, "{origin}: {}", fault.problem.message),
+                None => warn!(reason = %fault.problem.reason, "{}", fault.problem.message),
+            }
+        }
+        let source = if *last.source == source {
+            Arc::clone(&last.source)
+        } else {
+            Arc::new(source)
+        };
+        self.desired = Arc::new(Desired {
+            servers: servers.clone(),
+            skills: skills.clone(),
+            source,
+        });
+    }
+
+    /// Tells of the state directory once, not at every look.
+    fn complain(&mut self, error: Option<StateError>) {
+        let trouble = error.map(|error| error.to_string());
+        if let Some(trouble) = &trouble
+            && self.trouble.as_ref() != Some(trouble)
+        {
+            warn!("{trouble}; objects may get new identities at the next start");
+        }
+        self.trouble = trouble;
+    }
+}
+
+/// What a walk does to the files and the watches.
+struct Sight<'a> {
+    files: &'a mut Files,
+    watcher: &'a mut Watcher,
+    moment: &'a Moment<'a>,
+    blind: Vec<Blind>,
+}
+
+impl Visitor for Sight<'_> {
+    fn folder(&mut self, real: &Path, id: FileId) {
+        self.watcher.met(real, id);
+    }
+
+    fn file(&mut self, file: &Found<'_>) {
+        self.files.met(file, self.moment);
+    }
+
+    fn unreadable(&mut self, path: &PathBuf, why: &str) {
+        self.files.unreadable(path, why.to_owned(), self.moment);
+    }
+
+    fn blind(&mut self, path: &Path, why: &str) {
+        self.blind.push((path.to_path_buf(), why.to_owned()));
+    }
+}
+
+fn resolver<'a>(
+    options: &'a Options,
+    secrets: &'a Secrets,
+    clock: Timestamp,
+) -> impl Fn(&McpServerSpec, &Path) -> Result<Arc<Endpoint>, Problem> + 'a {
+    move |spec, file| {
+        let sources = Sources {
+            root: &options.root,
+            secrets: secrets.root(),
+            environment: &options.environment,
+            secret: &|reference| secrets.get(reference, clock),
+            key: &options.key,
+        };
+        sources.resolve(spec, file)
+    }
+}
+
+fn source_fault(reason: Reason, message: String) -> Fault {
+    Fault {
+        origin: None,
+        problem: Problem::new(reason, message),
+    }
+}
+
+#[cfg(test)]
+mod tests;

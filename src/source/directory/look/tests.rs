@@ -1,0 +1,503 @@
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use jiff::SignedDuration;
+use tempfile::TempDir;
+
+use super::*;
+use crate::resource::DigestKey;
+use crate::source::directory::Environment;
+
+/// A tree, and looks at it by a clock of its own.
+struct Desk {
+    folder: TempDir,
+    looker: Looker,
+    now: Instant,
+    clock: Timestamp,
+}
+
+fn looker(folder: &TempDir, now: Instant, prune_empty: bool) -> Looker {
+    let options = Options {
+        root: folder.path().join("root"),
+        secrets: folder.path().join("secrets"),
+        environment: Environment::default(),
+        key: DigestKey::new(b"k"),
+        prune_empty,
+        poll: Some(Duration::from_secs(1)),
+    };
+    let state = StateDir::open(&folder.path().join("state"), &options.root).unwrap();
+    Looker::new(options, Arc::new(state), Arc::default(), now)
+}
+
+fn server(name: &str, command: &str) -> String {
+    format!(
+        "---\napiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {{ name: {name} }}\nspec: {{ stdio: {{ command: {command} }} }}\n"
+    )
+}
+
+impl Desk {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("root")).unwrap();
+        let now = Instant::now();
+        let desk = Self {
+            looker: looker(&folder, now, false),
+            folder,
+            now,
+            clock: Timestamp::now(),
+        };
+        for (name, text) in files {
+            desk.write(name, text);
+        }
+        desk
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join("root").join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn remove(&self, name: &str) {
+        fs::remove_file(self.path(name)).unwrap();
+    }
+
+    fn look_with(&mut self, landed: &[&str], settled: bool) -> Vec<String> {
+        self.now += Duration::from_millis(250);
+        self.clock += SignedDuration::from_millis(250);
+        let root = self.path("").canonicalize().unwrap_or_default();
+        let landed = landed.iter().map(|name| root.join(name)).collect();
+        self.looker.look(&landed, (self.now, self.clock), settled);
+        self.looker.remember();
+        self.told()
+    }
+
+    /// Looks when a first event has come, and when it has been quiet.
+    fn look(&mut self) -> Vec<String> {
+        self.look_with(&[], false);
+        self.look_with(&[], true)
+    }
+
+    fn restart(&mut self) {
+        self.looker = looker(&self.folder, self.now, false);
+    }
+
+    /// `name/generation command`, with what is refused.
+    fn told(&self) -> Vec<String> {
+        let desired = &self.looker.desired;
+        if !desired.source.synced {
+            return vec!["not synced".to_owned()];
+        }
+        let told = desired.servers.values().map(|server| {
+            let spec = server.spec.as_ref();
+            let command = spec.map_or("-", |spec| spec.stdio.as_ref().unwrap().command.as_str());
+            let refused = server
+                .refused
+                .as_ref()
+                .map(|problem| format!(" {}", problem.reason));
+            format!(
+                "{}/{} {command}{}",
+                server.meta.key.name,
+                server.meta.generation,
+                refused.unwrap_or_default()
+            )
+        });
+        told.collect()
+    }
+
+    fn faults(&self) -> Vec<String> {
+        let faults = self.looker.desired.source.faults.iter();
+        faults.map(|fault| fault.problem.to_string()).collect()
+    }
+
+    fn uid(&self, name: &str) -> Arc<str> {
+        let servers = self.looker.desired.servers.values();
+        let server = servers.into_iter().find(|server| &*server.meta.key.name == name);
+        Arc::clone(&server.unwrap().meta.uid)
+    }
+}
+
+#[test]
+fn the_first_look_takes_all() {
+    let mut desk = Desk::new(&[
+        ("a.yaml", &server("a", "x")),
+        ("team/b.yml", &server("b", "x")),
+        (".hidden.yaml", &server("c", "x")),
+        (".git/d.yaml", &server("d", "x")),
+        ("notes.txt", &server("e", "x")),
+        ("f.yaml", "apiVersion: v1\nkind: Secret\n"),
+    ]);
+    assert_eq!(desk.look_with(&[], false), ["a/1 x", "b/1 x"]);
+    assert_eq!(desk.looker.desired.source.foreign, 1);
+    assert_eq!(desk.faults(), [""; 0]);
+}
+
+#[test]
+fn the_new_is_taken_at_once_and_the_rest_when_two_looks_agree() {
+    let mut desk = Desk::new(&[("a.yaml", &server("a", "x"))]);
+    desk.look();
+
+    desk.write("b.yaml", &server("b", "x"));
+    desk.write("c.yaml", &server("c", "x"));
+    desk.write("a.yaml", &(server("a", "y") + &server("d", "x")));
+    assert_eq!(
+        desk.look_with(&["b.yaml", "a.yaml"], false),
+        ["a/1 x", "b/1 x", "d/1 x"],
+        "c may not be complete"
+    );
+    desk.write("c.yaml", &server("c", "y"));
+    assert_eq!(
+        desk.look_with(&[], true),
+        ["a/2 y", "b/1 x", "d/1 x"],
+        "c has changed since"
+    );
+    assert_eq!(
+        desk.look_with(&[], false),
+        ["a/2 y", "b/1 x", "d/1 x"],
+        "not quiet"
+    );
+    assert_eq!(desk.look_with(&[], true), ["a/2 y", "b/1 x", "c/1 y", "d/1 x"]);
+
+    desk.remove("b.yaml");
+    assert_eq!(desk.look_with(&[], true).len(), 4, "one look is not enough");
+    desk.write("b.yaml", &server("b", "x"));
+    let before = desk.uid("b");
+    assert_eq!(desk.look_with(&[], true).len(), 4);
+    assert_eq!(desk.uid("b"), before, "it was only being replaced");
+    desk.remove("b.yaml");
+    assert_eq!(desk.look(), ["a/2 y", "c/1 y", "d/1 x"]);
+}
+
+#[test]
+fn an_unchanged_tree_gives_the_same_and_is_not_read() {
+    let files: Vec<_> = (0..300)
+        .map(|n| (format!("f{n}.yaml"), server(&format!("s{n}"), "x")))
+        .collect();
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, text)| (name.as_str(), text.as_str()))
+        .collect();
+    let mut desk = Desk::new(&files);
+    desk.look();
+    desk.clock += SignedDuration::from_secs(10);
+    desk.look();
+    let before = Arc::clone(&desk.looker.desired);
+    let bytes_read = || {
+        let text = fs::read_to_string("/proc/thread-self/io").unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("rchar: "));
+        line.map_or(0, |number| number.parse::<u64>().unwrap())
+    };
+    let start = bytes_read();
+    desk.look();
+    let nothing = bytes_read() - start;
+    assert!(Arc::ptr_eq(&before, &desk.looker.desired));
+    assert!(
+        nothing < 4_096,
+        "{nothing} bytes were read, in which this count is"
+    );
+
+    // Another time, another inode: the content decides.
+    desk.remove("f0.yaml");
+    desk.write("f0.yaml", &server("s0", "x"));
+    desk.look();
+    assert!(Arc::ptr_eq(&before, &desk.looker.desired));
+
+    desk.write("f0.yaml", &server("s0", "y"));
+    desk.look();
+    let after = &desk.looker.desired;
+    let same = before
+        .servers
+        .iter()
+        .filter(|(key, server)| Arc::ptr_eq(server, &after.servers[*key]))
+        .count();
+    assert_eq!(same, 299);
+}
+
+#[test]
+fn the_last_good_declaration_outlives_mistakes_and_restarts() {
+    let mut desk = Desk::new(&[("a.yaml", &server("a", "x")), ("b.yaml", &server("b", "x"))]);
+    desk.look();
+    let uid = desk.uid("a");
+    desk.write("a.yaml", &server("a", "y"));
+    assert_eq!(desk.look(), ["a/2 y", "b/1 x"]);
+
+    desk.write("a.yaml", "apiVersion: [");
+    assert_eq!(desk.look(), ["a/2 y ParseError", "b/1 x"]);
+    assert_eq!(desk.faults().len(), 1);
+    desk.restart();
+    assert_eq!(
+        desk.look_with(&[], false),
+        ["a/2 y ParseError", "b/1 x"],
+        "known as it is"
+    );
+    desk.write("b.yaml", &server("b", "z"));
+    desk.restart();
+    assert_eq!(
+        desk.look_with(&[], false),
+        ["not synced"],
+        "the old b must not be started"
+    );
+    assert_eq!(desk.look_with(&[], true), ["a/2 y ParseError", "b/2 z"]);
+    desk.write("a.yaml", &server("a", "z"));
+    desk.remove("b.yaml");
+    desk.restart();
+    assert_eq!(desk.look(), ["a/3 z"]);
+    assert_eq!(desk.uid("a"), uid);
+    desk.write("b.yaml", &server("b", "z"));
+    assert_eq!(
+        desk.look(),
+        ["a/3 z", "b/1 z"],
+        "what was gone comes again as another"
+    );
+    let records = desk.looker.state.list("declarations").unwrap();
+    assert_eq!(records.len(), 2);
+}
+
+#[test]
+fn records_are_written_for_what_changed_alone() {
+    let mut desk = Desk::new(&[("a.yaml", &server("a", "x")), ("b.yaml", &server("b", "x"))]);
+    desk.look();
+    let written = |desk: &Desk| {
+        let names = desk.looker.state.list("declarations").unwrap();
+        let path = |name: &String| desk.looker.state.path().join(name);
+        let inode = |name: &String| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path(name)).unwrap());
+        names.iter().map(inode).collect::<Vec<_>>()
+    };
+    let before = written(&desk);
+    desk.restart();
+    desk.look();
+    assert_eq!(written(&desk), before, "a restart writes nothing");
+    desk.write("a.yaml", &server("a", "y"));
+    desk.look();
+    let after = written(&desk);
+    assert_eq!(
+        before
+            .iter()
+            .zip(&after)
+            .filter(|(one, other)| one != other)
+            .count(),
+        1
+    );
+    for name in desk.looker.state.list("declarations").unwrap() {
+        desk.looker.state.write(&name, b"damaged").unwrap();
+    }
+    desk.restart();
+    assert_eq!(
+        desk.look(),
+        ["a/1 y", "b/1 x"],
+        "damaged records cost identities and nothing else"
+    );
+}
+
+#[test]
+fn the_last_files_do_not_take_everything_with_them() {
+    let held = |desk: &mut Desk| {
+        assert_eq!(desk.look(), ["a/1 x"]);
+        assert_eq!(desk.look(), ["a/1 x"]);
+        let faults = desk.faults();
+        assert!(
+            faults.len() == 1 && faults[0].starts_with("RemovalHeld: "),
+            "{faults:?}"
+        );
+    };
+    let start = || {
+        let mut desk = Desk::new(&[("a.yaml", &server("a", "x"))]);
+        desk.look();
+        desk
+    };
+
+    let mut desk = start();
+    desk.remove("a.yaml");
+    held(&mut desk);
+    desk.restart();
+    held(&mut desk);
+    desk.write("empty.yaml", "# nothing here\n");
+    assert_eq!(
+        desk.look(),
+        [""; 0],
+        "a file without objects says that it is meant"
+    );
+    assert_eq!(desk.faults(), [""; 0]);
+
+    let mut desk = start();
+    desk.write("a.yaml", "");
+    assert_eq!(desk.look(), [""; 0], "so does an empty one");
+
+    let mut desk = start();
+    desk.remove("a.yaml");
+    held(&mut desk);
+    desk.write("a.yaml", &server("a", "x"));
+    assert_eq!(desk.look(), ["a/1 x"]);
+    assert_eq!(desk.faults(), [""; 0]);
+
+    let mut desk = start();
+    desk.remove("a.yaml");
+    desk.looker = looker(&desk.folder, desk.now, true);
+    assert_eq!(desk.look(), [""; 0], "--prune-empty");
+
+    let commit = |desk: &Desk, digit: &str| desk.write(".git/HEAD", &digit.repeat(40));
+    let mut desk = Desk::new(&[("a.yaml", &server("a", "x"))]);
+    commit(&desk, "1");
+    desk.look();
+    assert_eq!(*desk.looker.desired.source.revision, *"1".repeat(40));
+    desk.remove("a.yaml");
+    held(&mut desk);
+    commit(&desk, "2");
+    assert_eq!(desk.look(), [""; 0], "a commit without the files");
+}
+
+#[test]
+fn a_root_that_cannot_be_seen_changes_nothing() {
+    let mut desk = Desk::new(&[("a.yaml", &server("a", "x"))]);
+    let (root, aside) = (desk.folder.path().join("root"), desk.folder.path().join("aside"));
+    fs::rename(&root, &aside).unwrap();
+    assert_eq!(desk.look(), ["not synced"]);
+    assert!(desk.faults()[0].contains("does not exist"), "{:?}", desk.faults());
+    fs::rename(&aside, &root).unwrap();
+    assert_eq!(desk.look(), ["a/1 x"]);
+    fs::rename(&root, &aside).unwrap();
+    assert_eq!(desk.look(), ["a/1 x"]);
+    assert!(
+        desk.faults()[0].starts_with("SourceUnavailable"),
+        "{:?}",
+        desk.faults()
+    );
+    desk.restart();
+    assert_eq!(desk.look(), ["a/1 x"]);
+    fs::write(&root, "a file").unwrap();
+    assert_eq!(desk.look(), ["a/1 x"]);
+    assert!(desk.faults()[0].contains("cannot be read"), "{:?}", desk.faults());
+}
+
+#[test]
+fn nothing_is_taken_while_git_is_at_work() {
+    let mut desk = Desk::new(&[("a.yaml", &server("a", "x"))]);
+    desk.look();
+    desk.write(".git/index.lock", "");
+    desk.write("a.yaml", &server("a", "y"));
+    desk.write("b.yaml", &server("b", "x"));
+    assert_eq!(desk.look_with(&["b.yaml"], false), ["a/1 x"]);
+    assert_eq!(desk.look(), ["a/1 x"]);
+    desk.now += GIT_PATIENCE;
+    assert_eq!(desk.look(), ["a/2 y", "b/1 x"], "the lock was left behind");
+    desk.remove(".git/index.lock");
+    desk.write("a.yaml", &server("a", "z"));
+    assert_eq!(desk.look(), ["a/3 z", "b/1 x"]);
+}
+
+#[test]
+fn links_are_followed_inside_the_root_and_nothing_is_met_twice() {
+    let mut desk = Desk::new(&[
+        ("..v1/a.yaml", &server("a", "x")),
+        ("..v1/sub/b.yaml", &server("b", "x")),
+        ("real/c.yaml", &server("c", "x")),
+        ("real/d.txt", &server("d", "x")),
+    ]);
+    fs::write(desk.folder.path().join("outside.yaml"), server("o", "x")).unwrap();
+    fs::create_dir(desk.folder.path().join("outer")).unwrap();
+    fs::write(desk.folder.path().join("outer/o.yaml"), server("p", "x")).unwrap();
+    for (target, name) in [
+        ("..v1", "..data"),
+        ("..data/a.yaml", "a.yaml"),
+        ("..data/sub", "sub"),
+        ("real/c.yaml", "again.yaml"),
+        ("real", "more"),
+        ("real/d.txt", "d.yaml"),
+        ("../outside.yaml", "out.yaml"),
+        ("../outer", "outer"),
+        ("nothing", "dangling.yaml"),
+        ("loop.yaml", "loop.yaml"),
+        ("..", "..v1/sub/up"),
+        (".", "self"),
+    ] {
+        symlink(target, desk.path(name)).unwrap();
+    }
+    assert_eq!(desk.look(), ["a/1 x", "b/1 x", "c/1 x", "d/1 x"]);
+    let faults = desk.faults();
+    assert_eq!(faults.len(), 4, "{faults:#?}");
+    for (name, why) in [
+        ("outer", "is a link that leaves the directory"),
+        ("the file", "is a link that leaves the directory"),
+        ("the file", "is a link to something that does not exist"),
+        ("the file", "is a link that cannot be followed"),
+    ] {
+        assert!(
+            faults
+                .iter()
+                .any(|fault| fault.contains(&format!("{name} {why}"))),
+            "{why}: {faults:#?}"
+        );
+    }
+
+    // The way Kubernetes publishes another version of a volume.
+    desk.write("..v2/a.yaml", &server("a", "y"));
+    symlink("..v2", desk.path("..data_tmp")).unwrap();
+    fs::rename(desk.path("..data_tmp"), desk.path("..data")).unwrap();
+    fs::remove_file(desk.path("sub")).unwrap();
+    fs::remove_dir_all(desk.path("..v1")).unwrap();
+    assert_eq!(desk.look(), ["a/2 y", "c/1 x", "d/1 x"]);
+}
+
+#[test]
+fn what_is_no_regular_file_is_told_and_not_waited_for() {
+    let mut desk = Desk::new(&[("a.yaml", &server("a", "x")), ("b.yaml", &server("b", "x"))]);
+    desk.look();
+    desk.remove("a.yaml");
+    let fifo = rustix::fs::mknodat(
+        rustix::fs::CWD,
+        desk.path("a.yaml"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    );
+    fifo.unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(desk.path("s.yaml")).unwrap();
+    desk.write("b.yaml", &"# 16 bytes here\n".repeat(1 << 17));
+    fs::create_dir(desk.path("c.yaml")).unwrap();
+    desk.write("c.yaml/d.yaml", &server("d", "x"));
+    assert_eq!(desk.look(), ["a/1 x ParseError", "b/1 x ParseError", "d/1 x"]);
+    let faults = desk.faults();
+    assert_eq!(
+        faults,
+        [
+            "ParseError: the file is not a regular file",
+            "ParseError: the file is larger than 1 MiB",
+            "ParseError: the file is not a regular file",
+        ]
+    );
+}
+
+#[test]
+fn a_secret_is_read_again_when_its_file_changes() {
+    let spec = "{ command: x, env: [{ name: T, valueFrom: { secretKeyRef: { name: n, key: k } } }] }";
+    let text = server("a", "x").replace("{ command: x }", spec);
+    let mut desk = Desk::new(&[("a.yaml", &text), ("b.yaml", &server("b", "x"))]);
+    desk.look();
+    let endpoint = |desk: &Desk| {
+        let server = desk.looker.desired.servers.values().next().unwrap();
+        match server.endpoint.as_ref().unwrap() {
+            Ok(endpoint) => endpoint.digest().to_string(),
+            Err(problem) => problem.to_string(),
+        }
+    };
+    assert!(endpoint(&desk).starts_with("SecretNotFound: variable T: secret \"n\" with key \"k\""));
+    let secrets = desk.folder.path().join("secrets/n");
+    fs::create_dir_all(&secrets).unwrap();
+    fs::write(secrets.join("k"), "one").unwrap();
+    desk.look();
+    let one = endpoint(&desk);
+    let before = Arc::clone(&desk.looker.desired);
+    fs::write(secrets.join("k"), "two").unwrap();
+    desk.look();
+    assert!(one.starts_with("sha256:") && endpoint(&desk) != one);
+    let b = |desired: &Desired| Arc::clone(desired.servers.values().nth(1).unwrap());
+    assert!(Arc::ptr_eq(&b(&before), &b(&desk.looker.desired)));
+    fs::remove_file(secrets.join("k")).unwrap();
+    desk.look();
+    assert!(endpoint(&desk).starts_with("SecretNotFound"));
+    assert_eq!(desk.told(), ["a/1 x", "b/1 x"], "the declaration is the same");
+}

@@ -1,0 +1,384 @@
+//! File events, as hints to look again and nothing more.
+//!
+//! Each folder of the tree is watched from before it is read, so that nothing falls in between; so are the
+//! folders that hold the root, or a link on the way to it: those are what flips. What an event says is used
+//! only to tell that a file may be complete.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode};
+use notify::{Config, ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::Notify;
+
+use super::read::FileId;
+use super::walk::is_declaration;
+
+/// What was heard since the last look.
+#[derive(Debug, Default)]
+pub(super) struct Hints {
+    /// Anything at all.
+    pub any: bool,
+    /// Files and folders that were closed after writing or moved here, by the paths they are watched by.
+    pub landed: HashSet<PathBuf>,
+}
+
+/// More than these wait for quiet, like changes.
+const MAX_LANDED: usize = 10_000;
+
+/// Where hints are left by the watcher, and found by the source.
+#[derive(Debug, Default)]
+pub(super) struct Mailbox {
+    hints: Mutex<Hints>,
+    bell: Notify,
+    scope: ArcSwap<Scope>,
+}
+
+/// What matters.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Scope {
+    /// Paths of exactly this name: the root and the links on the way to it, signs of git.
+    pub names: HashSet<PathBuf>,
+    /// The resolved root; below it, what may be a declaration or a folder of some.
+    pub root: PathBuf,
+    /// Everything below.
+    pub secrets: PathBuf,
+    /// The folders that are watched.
+    folders: Arc<HashSet<PathBuf>>,
+}
+
+impl Mailbox {
+    /// Waits until something is heard.
+    pub async fn heard(&self) {
+        self.bell.notified().await;
+    }
+
+    /// What was heard, once.
+    pub fn take(&self) -> Hints {
+        std::mem::take(&mut self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Hints> {
+        // What is inside is whole at any time.
+        self.hints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, event: notify::Result<Event>) {
+        // An error may mean that events were lost.
+        let weight = event
+            .as_ref()
+            .map_or(Weight::Touched, |event| weigh(event, &self.scope.load()));
+        if weight == Weight::Nothing {
+            return;
+        }
+        let mut hints = self.lock();
+        hints.any = true;
+        if let (Weight::Landed, Ok(event)) = (weight, event)
+            && hints.landed.len() < MAX_LANDED
+        {
+            hints.landed.extend(event.paths);
+        }
+        drop(hints);
+        self.bell.notify_one();
+    }
+}
+
+/// How much an event says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Weight {
+    Nothing,
+    /// Something may have changed.
+    Touched,
+    /// And may be complete.
+    Landed,
+}
+
+fn weigh(event: &Event, scope: &Scope) -> Weight {
+    if event.need_rescan() {
+        return Weight::Touched;
+    }
+    let weight = match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write))
+        | EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both)) => Weight::Landed,
+        // Reading is no news; above all not our own.
+        EventKind::Access(_) => Weight::Nothing,
+        _ => Weight::Touched,
+    };
+    let heard = event.paths.iter().any(|path| scope.hears(path, event.kind));
+    if heard { weight } else { Weight::Nothing }
+}
+
+impl Scope {
+    fn hears(&self, path: &Path, kind: EventKind) -> bool {
+        if self.names.contains(path) || path.starts_with(&self.secrets) {
+            return true;
+        }
+        let name = path.file_name().unwrap_or_default();
+        if !path.starts_with(&self.root) {
+            return false;
+        }
+        // `..data` is the link that volumes of Kubernetes flip.
+        if is_declaration(name) || name == "..data" || self.folders.contains(path) {
+            return true;
+        }
+        match kind {
+            EventKind::Create(CreateKind::Folder) => true,
+            // Servers may write files of their own in the tree: what has another name matters only if it is
+            // a folder, or a link to one.
+            EventKind::Create(_) | EventKind::Modify(ModifyKind::Name(_)) => {
+                let found = path.symlink_metadata();
+                found.is_ok_and(|found| found.is_dir() || found.is_symlink())
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Watches folders as they are met.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    mailbox: Arc<Mailbox>,
+    inner: Option<RecommendedWatcher>,
+    /// What is watched, with the round in which it was last met.
+    folders: HashMap<PathBuf, (FileId, u64)>,
+    round: u64,
+    deaf: bool,
+    /// Why not everything is watched, in this round.
+    failure: Option<String>,
+}
+
+impl Watcher {
+    /// A watcher that tells `mailbox`; one that never hears anything if `deaf`.
+    pub fn new(mailbox: Arc<Mailbox>, deaf: bool) -> Self {
+        Self {
+            mailbox,
+            inner: None,
+            folders: HashMap::new(),
+            round: 0,
+            deaf,
+            failure: None,
+        }
+    }
+
+    /// A round begins; a folder that is not met in it is not watched after it.
+    pub fn begin(&mut self, names: HashSet<PathBuf>, root: PathBuf, secrets: PathBuf) {
+        self.round += 1;
+        self.failure = None;
+        let folders = Arc::clone(&self.mailbox.scope.load().folders);
+        self.mailbox.scope.store(Arc::new(Scope {
+            names,
+            root,
+            secrets,
+            folders,
+        }));
+        if self.inner.is_none() && !self.deaf {
+            let mailbox = Arc::clone(&self.mailbox);
+            // Links are followed by the walk, which knows where they may lead.
+            let config = Config::default().with_follow_symlinks(false);
+            match RecommendedWatcher::new(move |event| mailbox.put(event), config) {
+                Ok(watcher) => self.inner = Some(watcher),
+                Err(error) => self.failure = Some(error.to_string()),
+            }
+        }
+    }
+
+    /// A folder that matters, if it exists.
+    pub fn folder(&mut self, path: &Path) {
+        if let Ok(found) = path.metadata()
+            && found.is_dir()
+        {
+            self.met(path, (found.dev(), found.ino()));
+        }
+    }
+
+    /// A folder that matters.
+    pub fn met(&mut self, path: &Path, id: FileId) {
+        let Some(watcher) = &mut self.inner else { return };
+        if let Some((known, round)) = self.folders.get_mut(path) {
+            *round = self.round;
+            if *known == id {
+                return;
+            }
+            // Another folder has taken the place of the one that is watched, which may be gone.
+            let _ = watcher.unwatch(path);
+            self.folders.remove(path);
+        }
+        if self.failure.is_some() {
+            return;
+        }
+        match watcher.watch(path, RecursiveMode::NonRecursive) {
+            Ok(()) => {
+                self.folders.insert(path.to_path_buf(), (id, self.round));
+            }
+            // It went since it was met, which the folder above has told.
+            Err(error) if matches!(error.kind, ErrorKind::PathNotFound) => {}
+            Err(error) => self.failure = Some(error.to_string()),
+        }
+    }
+
+    /// The round is over; says why the source must poll, if it must.
+    pub fn end(&mut self) -> Option<&str> {
+        if let Some(watcher) = &mut self.inner {
+            let round = self.round;
+            self.folders.retain(|path, (_, met)| {
+                let keep = *met == round;
+                if !keep {
+                    let _ = watcher.unwatch(path);
+                }
+                keep
+            });
+        }
+        let scope = self.mailbox.scope.load();
+        let same = scope.folders.len() == self.folders.len()
+            && self.folders.keys().all(|path| scope.folders.contains(path));
+        if !same {
+            self.mailbox.scope.store(Arc::new(Scope {
+                folders: Arc::new(self.folders.keys().cloned().collect()),
+                ..Scope::clone(&scope)
+            }));
+        }
+        if self.deaf {
+            return Some("it was asked to");
+        }
+        self.failure.as_deref()
+    }
+}
+
+/// The names that decide what `root` leads to: the links on the way, what is missing, and what is there.
+pub(super) fn names_of(root: &Path) -> HashSet<PathBuf> {
+    let mut names = HashSet::new();
+    let mut rest: Vec<_> = parts(root);
+    let mut found = PathBuf::new();
+    let mut links = 0;
+    while let Some(part) = rest.pop() {
+        if part == ".." {
+            found.pop();
+            continue;
+        }
+        found.push(part);
+        match found.read_link() {
+            // As many as the system itself would follow.
+            Ok(target) if links < 40 => {
+                links += 1;
+                names.insert(found.clone());
+                rest.extend(parts(&target));
+                found.pop();
+            }
+            Ok(_) => break,
+            Err(_) if found.exists() => {}
+            Err(_) => break,
+        }
+    }
+    names.insert(found);
+    names
+}
+
+/// The parts of a path, the first one last.
+fn parts(path: &Path) -> Vec<OsString> {
+    let parts = path.components().filter(|part| *part != Component::CurDir);
+    let mut parts: Vec<_> = parts.map(|part| part.as_os_str().to_owned()).collect();
+    parts.reverse();
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use notify::event::{DataChange, Flag, MetadataKind, RemoveKind};
+
+    use super::*;
+
+    #[test]
+    fn events_that_matter() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        for name in ["root", "root/sub", "root/new.d"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        symlink("/", root.join("link")).unwrap();
+        std::fs::File::create(root.join("file.db")).unwrap();
+        let scope = Scope {
+            names: HashSet::from([root.clone(), root.join(".git/HEAD")]),
+            root: root.clone(),
+            secrets: "/run/secrets/evenkeel".into(),
+            folders: Arc::new(HashSet::from([root.clone(), root.join("gone")])),
+        };
+        let close = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        let open = EventKind::Access(AccessKind::Open(AccessMode::Any));
+        let data = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+        let mode = EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any));
+        let to = EventKind::Modify(ModifyKind::Name(RenameMode::To));
+        let from = EventKind::Modify(ModifyKind::Name(RenameMode::From));
+        let create = EventKind::Create(CreateKind::File);
+        let remove = EventKind::Remove(RemoveKind::File);
+        for (path, kind, expected) in [
+            ("root/a.yaml", close, Weight::Landed),
+            ("root/a.yml", to, Weight::Landed),
+            ("root/a.yaml", create, Weight::Touched),
+            ("root/a.yaml", data, Weight::Touched),
+            ("root/a.yaml", mode, Weight::Touched),
+            ("root/a.yaml", remove, Weight::Touched),
+            ("root/a.yaml", from, Weight::Touched),
+            ("root/a.yaml", open, Weight::Nothing),
+            ("root/.a.yaml", close, Weight::Nothing),
+            ("root/a.yaml~", create, Weight::Nothing),
+            ("root/file.db", data, Weight::Nothing),
+            ("root/file.db", create, Weight::Nothing),
+            ("root/file.db", close, Weight::Nothing),
+            ("root/file.db", to, Weight::Nothing),
+            ("root/went.db", from, Weight::Nothing),
+            ("root/new.d", to, Weight::Landed),
+            (
+                "root/new.d",
+                EventKind::Create(CreateKind::Folder),
+                Weight::Touched,
+            ),
+            ("root/link", create, Weight::Touched),
+            ("root/gone", from, Weight::Touched),
+            ("root/..data", to, Weight::Landed),
+            ("root", to, Weight::Landed),
+            ("root", from, Weight::Touched),
+            ("root/.git/HEAD", to, Weight::Landed),
+            ("root/.git/config", to, Weight::Nothing),
+            ("other.yaml", close, Weight::Nothing),
+            ("/run/secrets/evenkeel/github/token", close, Weight::Landed),
+            ("/run/secrets/evenkeel/github/token", open, Weight::Nothing),
+        ] {
+            let event = Event::new(kind).add_path(folder.path().join(path));
+            assert_eq!(weigh(&event, &scope), expected, "{path} {kind:?}");
+        }
+        let overflow = Event::new(EventKind::Other).set_flag(Flag::Rescan);
+        assert_eq!(weigh(&overflow, &scope), Weight::Touched);
+    }
+
+    #[test]
+    fn every_name_on_the_way_to_the_root() {
+        let folder = tempfile::tempdir().unwrap();
+        let top = folder.path().canonicalize().unwrap();
+        let names = |root: &str| {
+            let names = names_of(&top.join(root));
+            let mut names: Vec<_> = names
+                .iter()
+                .map(|name| name.strip_prefix(&top).unwrap().display().to_string())
+                .collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names("a/b"), ["a"], "what is not there yet");
+        std::fs::create_dir_all(top.join("v1/fleet")).unwrap();
+        assert_eq!(names("v1/fleet"), ["v1/fleet"]);
+        symlink("v1", top.join("current")).unwrap();
+        assert_eq!(names("current"), ["current", "v1"]);
+        assert_eq!(names("current/./fleet"), ["current", "v1/fleet"]);
+        assert_eq!(names("current/../v1/fleet"), ["current", "v1/fleet"]);
+        symlink(top.join("current/fleet"), top.join("v1/link")).unwrap();
+        assert_eq!(names("v1/link"), ["current", "v1/fleet", "v1/link"]);
+        symlink("loop", top.join("loop")).unwrap();
+        assert_eq!(names("loop"), ["loop"]);
+    }
+}
