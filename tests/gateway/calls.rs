@@ -1,0 +1,294 @@
+//! Calls through the gateway to a real server and back.
+
+use std::sync::Arc;
+
+use evenkeel::resource::{Problem, Reason};
+use serde_json::{Value, json};
+
+use crate::rig::{Answers, Era as RigEra, Http as Rig, ODD_RESULT, ODD_TOOL, Script};
+use crate::stack::Stack;
+use crate::support::{Agent, Era, eventually};
+
+const TOOLS: &[&str] = &["echo", "odd", "reply", "fail", "sleep", "log", "big", "mirror"];
+
+async fn attached(era: RigEra) -> (Stack, Rig) {
+    attached_with(Script::new("rig", era).tools(TOOLS), json!({})).await
+}
+
+async fn attached_with(script: Script, more: Value) -> (Stack, Rig) {
+    let rig = Rig::start(script).await;
+    let stack = Stack::start().await;
+    stack.attach("r", &rig, more).await;
+    (stack, rig)
+}
+
+fn told(result: &str) -> String {
+    let result: Value = serde_json::from_str(result).unwrap();
+    assert_eq!(result["isError"], true, "{result}");
+    result["content"][0]["text"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn what_no_model_knows_passes_unchanged_between_all_eras() {
+    for rig_era in [RigEra::Legacy, RigEra::Modern] {
+        let (stack, rig) = attached(rig_era).await;
+        for era in Era::ALL {
+            let agent = stack.agent(era).await;
+            let case = format!("{era:?} agent, {rig_era:?} server");
+            let listed = agent.list().await;
+            let odd =
+                listed.iter().find(|tool| tool.get().contains("r_odd")).expect("the odd tool is listed");
+            assert_eq!(odd.get(), ODD_TOOL.replace(r#""name":"odd""#, r#""name":"r_odd""#), "{case}");
+
+            let result = agent.call("r_odd", "{}").await.unwrap();
+            let of_era = match era {
+                Era::Legacy => result.clone(),
+                Era::Modern => result.replacen(r#""resultType":"complete","#, "", 1),
+            };
+            assert_eq!(of_era, ODD_RESULT, "{case}");
+            assert_eq!(result.contains("resultType"), era == Era::Modern, "{case}");
+
+            let arguments = r#"{"a": 1.0e+2,"b":[{"x":1,"x":2}],"c":12345678901234567890123,"d":"\u00e9"}"#;
+            let params = format!(
+                r#"{{"later":{{"k": []}},"name":"r_echo","arguments":{arguments},"_meta":{{"a/b": 1}}}}"#
+            );
+            let result = agent.request("tools/call", &params).await.unwrap();
+            let echoed: Value = serde_json::from_str(&result).unwrap();
+            let echoed = echoed["content"][0]["text"].as_str().unwrap();
+            assert!(
+                echoed.contains(&format!(r#""name":"echo","arguments":{arguments}"#)),
+                "{case}: {echoed}"
+            );
+            assert!(echoed.contains(r#""later":{"k": []}"#), "{case}: {echoed}");
+            assert!(echoed.contains(r#""a/b":1"#) || echoed.contains(r#""a/b": 1"#), "{case}: {echoed}");
+        }
+        assert_eq!(rig.counters().complaints, Vec::<String>::new());
+        assert_eq!(rig.counters().cancelled + rig.counters().abandoned, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_servers_error_is_the_agents_error() {
+    let (stack, _rig) = attached(RigEra::Legacy).await;
+    for era in Era::ALL {
+        let agent = stack.agent(era).await;
+        let error = r#"{"code":-31999,"message":"no","data":{"x": [1.0e+2]}}"#;
+        assert_eq!(agent.call("r_fail", &format!(r#"{{"error":{error}}}"#)).await.unwrap_err(), error);
+    }
+    stack.counts(r#"calls_total{namespace="default",server="r",outcome="error"} 2"#).await;
+}
+
+#[tokio::test]
+async fn progress_and_logs_come_before_the_answer() {
+    for rig_era in [RigEra::Legacy, RigEra::Modern] {
+        let (stack, rig) = attached(rig_era).await;
+        for era in Era::ALL {
+            let agent = stack.agent(era).await;
+            let params =
+                r#"{"name":"r_sleep","arguments":{"ms":20,"steps":2},"_meta":{"progressToken":"mine"}}"#;
+            let mut call = agent.begin("tools/call", params).await.unwrap();
+            for step in 1..=2 {
+                let notice = call.next().await.unwrap().unwrap();
+                assert!(notice.contains("notifications/progress"), "{notice}");
+                assert!(notice.contains(r#""progressToken":"mine""#), "{notice}");
+                assert!(notice.contains(&format!(r#""progress":{step}"#)), "{notice}");
+            }
+            assert!(call.answer().await.unwrap().contains("slept"));
+            assert_eq!(call.next().await.unwrap(), None);
+            let mut call =
+                agent.begin("tools/call", r#"{"name":"r_log","arguments":{"data":"hello"}}"#).await.unwrap();
+            let notice = call.next().await.unwrap().unwrap();
+            assert!(notice.contains("notifications/message") && notice.contains("hello"), "{notice}");
+            assert!(call.answer().await.unwrap().contains("logged"));
+        }
+        assert_eq!(rig.counters().complaints, Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_takes_only_json_gets_only_the_answer() {
+    let (stack, _rig) = attached(RigEra::Legacy).await;
+    let agent = stack.agent(Era::Legacy).await;
+    let body =
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"r_log","arguments":{"data":1}}}"#;
+    let headers = [
+        ("Content-Type", "application/json"),
+        ("Accept", "application/json"),
+        ("Mcp-Session-Id", agent.session.as_deref().unwrap()),
+    ];
+    let answer = crate::support::http::send(hyper::Method::POST, &stack.url(), &headers, body).await.unwrap();
+    assert!(!answer.is_stream());
+    assert!(answer.text().await.unwrap().contains("logged"));
+}
+
+#[tokio::test]
+async fn a_legacy_agent_cancels_by_saying_so() {
+    for rig_era in [RigEra::Legacy, RigEra::Modern] {
+        let (stack, rig) = attached(rig_era).await;
+        let agent = Arc::new(stack.agent(Era::Legacy).await);
+        let calling = agent.clone();
+        let call = tokio::spawn(async move { calling.call("r_sleep", r#"{"ms":600000}"#).await });
+        eventually("the call is at work", async || (rig.counters().in_flight == 1).then_some(())).await;
+        // Not this one, and not one of another agent.
+        agent.notify("notifications/cancelled", r#"{"requestId":999}"#).await.unwrap();
+        let other = stack.agent(Era::Legacy).await;
+        other.notify("notifications/cancelled", r#"{"requestId":2}"#).await.unwrap();
+        assert_eq!(agent.request("ping", "{}").await.unwrap(), "{}");
+        assert_eq!(rig.counters().in_flight, 1);
+
+        agent.notify("notifications/cancelled", r#"{"requestId":2,"reason":"enough"}"#).await.unwrap();
+        let ended = call.await.unwrap().unwrap_err();
+        assert_eq!(ended, "the answer ended without a result");
+        eventually("the server is told", async || (rig.counters().cancelled == 1).then_some(())).await;
+        assert_eq!(rig.counters().abandoned, 0);
+        stack.counts(r#"calls_total{namespace="default",server="r",outcome="cancelled"} 1"#).await;
+        assert!(agent.call("r_echo", "{}").await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn a_modern_agent_cancels_by_going_away_and_a_legacy_one_does_not() {
+    for steps in [0, 1] {
+        let (stack, rig) = attached(RigEra::Legacy).await;
+        for (era, expected) in [(Era::Modern, (1, 0)), (Era::Legacy, (1, 1))] {
+            let agent = stack.agent(era).await;
+            // With a step, the response is a stream by then.
+            let ms = if steps == 0 { 600_000 } else { 1_000 };
+            let arguments = format!(
+                r#"{{"name":"r_sleep","arguments":{{"ms":{ms},"steps":{steps}}},"_meta":{{"progressToken":1}}}}"#
+            );
+            let call = tokio::spawn(async move {
+                let mut call = agent.begin("tools/call", &arguments).await.unwrap();
+                call.next().await.unwrap();
+                call
+            });
+            eventually("the call is at work", async || (rig.counters().in_flight == 1).then_some(())).await;
+            if steps == 0 {
+                call.abort();
+            } else {
+                drop(call.await.unwrap());
+            }
+            eventually("the server is rid of it", async || {
+                let seen = rig.counters();
+                ((seen.cancelled, seen.abandoned) == expected && seen.in_flight == 0).then_some(())
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_id_is_in_flight_once() {
+    let (stack, rig) = attached(RigEra::Legacy).await;
+    let agent = Arc::new(stack.agent(Era::Legacy).await);
+    let calling = agent.clone();
+    let call = tokio::spawn(async move { calling.call("r_sleep", r#"{"ms":600000}"#).await });
+    eventually("the call is at work", async || (rig.counters().in_flight == 1).then_some(())).await;
+    let body = r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"r_echo"}}"#;
+    let headers =
+        [("Content-Type", "application/json"), ("Mcp-Session-Id", agent.session.as_deref().unwrap())];
+    let answer = crate::support::http::send(hyper::Method::POST, &stack.url(), &headers, body).await.unwrap();
+    let text = answer.text().await.unwrap();
+    assert!(text.contains("-32600") && text.contains("in flight"), "{text}");
+    call.abort();
+}
+
+#[tokio::test]
+async fn a_call_that_takes_too_long_is_cancelled_and_told() {
+    let more = json!({ "timeouts": { "call": "1s" } });
+    let (stack, rig) = attached_with(Script::new("rig", RigEra::Legacy).tools(TOOLS), more).await;
+    for era in Era::ALL {
+        let agent = stack.agent(era).await;
+        let text = told(&agent.call("r_sleep", r#"{"ms":600000}"#).await.unwrap());
+        assert!(text.contains("default/r did not answer within 1 s"), "{text}");
+        let params = r#"{"name":"r_sleep","arguments":{"ms":5000,"steps":50},"_meta":{"progressToken":1}}"#;
+        let mut call = agent.begin("tools/call", params).await.unwrap();
+        let text = told(&call.answer().await.unwrap());
+        assert!(text.contains("did not answer"), "{text}");
+    }
+    eventually("the server is told", async || (rig.counters().cancelled == 4).then_some(())).await;
+    stack.counts(r#"calls_total{namespace="default",server="r",outcome="timeout"} 4"#).await;
+}
+
+#[tokio::test]
+async fn a_quiet_call_is_kept_alive() {
+    let (stack, _rig) = attached(RigEra::Modern).await;
+    let agent = stack.agent(Era::Legacy).await;
+    let mut call = agent.begin("tools/call", r#"{"name":"r_sleep","arguments":{"ms":11000}}"#).await.unwrap();
+    // The head came before the answer was there, so this is a stream.
+    assert!(call.answer().await.unwrap().contains("slept"));
+    assert_eq!(call.next().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_tool_that_is_gone_says_who_and_why() {
+    let (stack, _rig) = attached(RigEra::Dual).await;
+    stack.offer("default", "off", &["t"]);
+    for era in Era::ALL {
+        let agent = stack.agent(era).await;
+        eventually("it is published", async || {
+            agent.tools().await.contains(&"off_t".to_owned()).then_some(())
+        })
+        .await;
+        let text = told(&agent.call("off_t", "{}").await.unwrap());
+        assert!(
+            text.contains("default/off") && text.contains("exit code 7") && text.contains("later"),
+            "{text}"
+        );
+        let unknown = agent.call("never_there", "{}").await.unwrap_err();
+        assert!(unknown.contains("-32602") && unknown.contains("never_there"), "{unknown}");
+        let nameless = agent.request("tools/call", r#"{"arguments":{}}"#).await.unwrap_err();
+        assert!(nameless.contains("-32602"), "{nameless}");
+    }
+    let agent = stack.agent(Era::Legacy).await;
+    stack.withdraw("default", "off", Problem::new(Reason::Removed, "off.yaml was deleted"));
+    stack.detach("r");
+    eventually("all is gone", async || agent.tools().await.is_empty().then_some(())).await;
+    for tool in ["off_t", "r_echo"] {
+        let text = told(&agent.call(tool, "{}").await.unwrap());
+        assert!(text.contains("Removed") && text.contains("Do not call it again."), "{text}");
+    }
+    let text = told(&agent.call("off_t", "{}").await.unwrap());
+    assert!(text.contains("off.yaml was deleted"), "{text}");
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_under_a_call_is_told_and_nothing_is_sent_twice() {
+    let (stack, mut rig) = attached(RigEra::Legacy).await;
+    let agent = Arc::new(stack.agent(Era::Legacy).await);
+    let calling = agent.clone();
+    let call = tokio::spawn(async move { calling.call("r_sleep", r#"{"ms":600000}"#).await });
+    eventually("the call is at work", async || (rig.counters().in_flight == 1).then_some(())).await;
+    rig.stop().await;
+    let text = told(&call.await.unwrap().unwrap());
+    assert!(text.contains("default/r") && text.contains("may have taken effect"), "{text}");
+    assert_eq!(rig.counters().calls(), 1);
+}
+
+#[tokio::test]
+async fn many_agents_call_at_once() {
+    let script = Script::new("rig", RigEra::Modern).tools(TOOLS);
+    for answers in [Answers::Mixed, Answers::Json, Answers::Stream] {
+        let mut script = script.clone();
+        script.http.answers = answers;
+        let (stack, rig) = attached_with(script, json!({})).await;
+        let mut calls = tokio::task::JoinSet::new();
+        for number in 0..32 {
+            let url = stack.url();
+            calls.spawn(async move {
+                let agent = Agent::open(Era::ALL[number % 2], &url).await;
+                for turn in 0..5 {
+                    let arguments = format!(r#"{{"who":"{number}/{turn}"}}"#);
+                    let text = agent.text("r_echo", &arguments).await;
+                    assert!(text.contains(&arguments), "{text}");
+                }
+                let big = agent.text("r_big", r#"{"bytes":300000}"#).await;
+                assert_eq!(big.len(), 300_000);
+            });
+        }
+        calls.join_all().await;
+        assert_eq!((rig.counters().calls(), rig.counters().in_flight), (32 * 6, 0));
+        assert_eq!(rig.counters().complaints, Vec::<String>::new());
+        stack.counts(r#"calls_total{namespace="default",server="r",outcome="ok"} 192"#).await;
+    }
+}

@@ -1,0 +1,16 @@
+//! The endpoint that agents talk to, in one process with a catalog, over real sockets.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+#[path = "../rig/mod.rs"]
+mod rig;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod calls;
+mod checks;
+mod connections;
+mod legacy;
+mod modern;
+mod official;
+mod stack;

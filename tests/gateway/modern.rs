@@ -1,0 +1,145 @@
+//! Agents of 2026-07-28: no session, `_meta` in each request, `subscriptions/listen`.
+
+use hyper::Method;
+use serde_json::{Value, json};
+
+use crate::stack::Stack;
+use crate::support::http::send;
+use crate::support::{Agent, Era, eventually};
+
+const META: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
+
+async fn post(stack: &Stack, headers: &[(&str, &str)], body: &str) -> (u16, Value) {
+    let mut all =
+        vec![("Content-Type", "application/json"), ("Accept", "application/json, text/event-stream")];
+    all.extend(headers);
+    let answer = send(Method::POST, &stack.url(), &all, body).await.unwrap();
+    (answer.status, serde_json::from_str(&answer.text().await.unwrap()).unwrap_or_default())
+}
+
+#[tokio::test]
+async fn discovery_says_what_works() {
+    let stack = Stack::start().await;
+    let agent = stack.agent(Era::Modern).await;
+    let discovered: Value = serde_json::from_str(&agent.opening).unwrap();
+    let expected = json!({
+        "resultType": "complete",
+        "supportedVersions": ["2026-07-28", "2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"],
+        "capabilities": { "tools": { "listChanged": true } },
+        "ttlMs": 0,
+        "cacheScope": "private",
+        "_meta": {
+            "io.modelcontextprotocol/serverInfo": { "name": "evenkeel", "version": env!("CARGO_PKG_VERSION") },
+        },
+    });
+    assert_eq!(discovered, expected);
+}
+
+#[tokio::test]
+async fn lists_say_how_long_they_hold() {
+    let stack = Stack::start().await;
+    stack.offer("default", "a", &["t"]);
+    let agent = stack.agent(Era::Modern).await;
+    eventually("it is published", async || (agent.tools().await == ["a_t"]).then_some(())).await;
+    let list: Value = serde_json::from_str(&agent.request("tools/list", "{}").await.unwrap()).unwrap();
+    let expected = json!({ "resultType": "complete", "ttlMs": 0, "cacheScope": "private", "tools": [{ "name": "a_t" }] });
+    assert_eq!(list, expected);
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_refused_as_the_revision_says() {
+    let stack = Stack::start().await;
+    let version = ("MCP-Protocol-Version", "2026-07-28");
+    let list = ("Mcp-Method", "tools/list");
+    let request = |method: &str, params: &str| {
+        format!(r#"{{"jsonrpc":"2.0","id":7,"method":"{method}","params":{params}}}"#)
+    };
+    let full = format!("{{{META}}}");
+    for (headers, body, expected) in [
+        (&[version, list][..], request("tools/list", &full), (200, Value::Null)),
+        (&[version, ("Mcp-Method", "tools/call")], request("tools/list", &full), (400, json!(-32020))),
+        (&[version], request("tools/list", &full), (400, json!(-32020))),
+        (&[list], request("tools/list", &full), (400, json!(-32020))),
+        (&[version, list], request("tools/list", "{}"), (400, json!(-32602))),
+        (&[version, ("Mcp-Method", "ping")], request("ping", &full), (404, json!(-32601))),
+        (&[version, ("Mcp-Method", "no/such")], request("no/such", &full), (404, json!(-32601))),
+    ] {
+        let (status, answer) = post(&stack, headers, &body).await;
+        assert_eq!((status, answer["error"]["code"].clone()), expected, "{headers:?} {body}");
+        assert_eq!(answer["id"], 7);
+    }
+    let later = full.replace("2026-07-28", "2099-12-31");
+    let headers = [("MCP-Protocol-Version", "2099-12-31"), list];
+    let (status, answer) = post(&stack, &headers, &request("tools/list", &later)).await;
+    assert_eq!((status, answer["error"]["code"].as_i64()), (400, Some(-32022)));
+    assert_eq!(answer["error"]["data"]["requested"], "2099-12-31");
+    assert!(answer["error"]["data"]["supported"].as_array().unwrap().contains(&json!("2026-07-28")));
+    let (status, _) = post(
+        &stack,
+        &[version],
+        r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}"#,
+    )
+    .await;
+    assert_eq!(status, 202);
+}
+
+#[tokio::test]
+async fn a_subscription_is_acknowledged_told_and_ended_with_a_result() {
+    let mut stack = Stack::start().await;
+    let agent = stack.agent(Era::Modern).await;
+    let mut listening = agent
+        .begin(
+            "subscriptions/listen",
+            r#"{"notifications":{"toolsListChanged":true,"promptsListChanged":true}}"#,
+        )
+        .await
+        .unwrap();
+    let meta = json!({ "io.modelcontextprotocol/subscriptionId": listening.id });
+    let mut next =
+        async || -> Value { serde_json::from_str(&listening.next().await.unwrap().unwrap()).unwrap() };
+    assert_eq!(
+        next().await,
+        json!({
+            "jsonrpc": "2.0",
+            "method": "notifications/subscriptions/acknowledged",
+            "params": { "_meta": meta, "notifications": { "toolsListChanged": true } },
+        })
+    );
+    stack.offer("default", "a", &["t"]);
+    assert_eq!(
+        next().await,
+        json!({ "jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": { "_meta": meta } })
+    );
+    stack.counts("agent_streams 1").await;
+    stack.ask_to_stop();
+    let end = next().await;
+    assert_eq!(end["result"], json!({ "resultType": "complete", "_meta": meta }));
+    stack.stop().await;
+    stack.counts("agent_streams 0").await;
+}
+
+#[tokio::test]
+async fn what_was_not_asked_for_is_not_told() {
+    let stack = Stack::start().await;
+    let agent = stack.agent(Era::Modern).await;
+    let mut deaf = agent.begin("subscriptions/listen", r#"{"notifications":{}}"#).await.unwrap();
+    assert!(deaf.next().await.unwrap().unwrap().contains(r#""notifications":{}"#));
+    let mut team = Agent::open(Era::Modern, &stack.namespace_url("team-a")).await.notices().await;
+    let mut all = agent.notices().await;
+    stack.offer("default", "a", &["t"]);
+    all.tools_changed().await;
+    stack.offer("team-a", "b", &["t"]);
+    team.tools_changed().await;
+    stack.ask_to_stop();
+    let last = deaf.next().await.unwrap().unwrap();
+    assert!(last.contains("\"result\""), "{last}");
+}
+
+#[tokio::test]
+async fn a_list_that_changed_just_before_is_told_again() {
+    let stack = Stack::start().await;
+    stack.offer("default", "a", &["t"]);
+    let agent = stack.agent(Era::Modern).await;
+    eventually("it is published", async || (agent.tools().await == ["a_t"]).then_some(())).await;
+    agent.notices().await.tools_changed().await;
+}

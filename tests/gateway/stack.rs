@@ -1,0 +1,188 @@
+//! A gateway with a catalog, and a fleet for those tests that call.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use evenkeel::catalog::{Catalog, Publisher, Section, Tool, catalog};
+use evenkeel::fleet::{Context, Fleet, Known, Memory, Publish, Refusal, UpstreamHandle};
+use evenkeel::gateway::{Allowed, Gateway, GatewayConfig, GatewayMetrics, Limits, SessionKey};
+use evenkeel::resource::{
+    DigestKey, Endpoint, HttpEndpoint, McpServerSpec, ObjectKey, Problem, Reason, Transport,
+};
+use evenkeel::source::{Declared, Desired, Meta, Origin, SourceState};
+use evenkeel::wire::Host;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::rig::Http as Rig;
+use crate::support::{Agent, Era, eventually, within};
+
+/// What agents talk to. Everything ends when it is dropped.
+pub struct Stack {
+    pub address: SocketAddr,
+    pub catalog: Catalog,
+    publisher: Publisher,
+    metrics: GatewayMetrics,
+    desired: watch::Sender<Arc<Desired>>,
+    stop: CancellationToken,
+    serving: Option<JoinHandle<()>>,
+    _end: tokio_util::sync::DropGuard,
+}
+
+impl Stack {
+    pub async fn start() -> Self {
+        Self::with(|_| ()).await
+    }
+
+    /// With other settings than the usual ones.
+    pub async fn with(change: impl FnOnce(&mut GatewayConfig)) -> Self {
+        let (catalog, publisher, task) = catalog(Some("default".into()));
+        let end = CancellationToken::new();
+        tokio::spawn(task.run(end.clone()));
+        let (observations, mut observed) = mpsc::unbounded_channel();
+        tokio::spawn(async move { while observed.recv().await.is_some() {} });
+        // Nobody writes down what is learned here.
+        let memory = Memory::new(Known::default(), mpsc::unbounded_channel().0);
+        let context = Context::new(publisher.clone(), observations, memory, Host::default());
+        let (desired, wanted) = watch::channel(Arc::default());
+        tokio::spawn(Fleet::new(Arc::new(context)).run(wanted, end.clone()));
+        let mut this = Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            catalog,
+            publisher,
+            metrics: GatewayMetrics::default(),
+            desired,
+            stop: end.child_token(),
+            serving: None,
+            _end: end.drop_guard(),
+        };
+        this.serve(change).await;
+        this
+    }
+
+    /// Another process on the same catalog, as after a restart.
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        self.stop = CancellationToken::new();
+        self.serve(|_| ()).await;
+    }
+
+    async fn serve(&mut self, change: impl FnOnce(&mut GatewayConfig)) {
+        let mut config = GatewayConfig {
+            allowed: Allowed::default(),
+            session_key: SessionKey::new(b"the key of all tests").unwrap(),
+            limits: Limits::default(),
+        };
+        change(&mut config);
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        self.address = listener.local_addr().unwrap();
+        let gateway = Gateway::new(config, self.catalog.clone(), self.metrics.clone());
+        self.serving = Some(tokio::spawn(gateway.serve(listener, self.stop.clone())));
+    }
+
+    /// Asks the gateway to end, and waits for that.
+    pub async fn stop(&mut self) {
+        self.stop.cancel();
+        within("the end of the gateway", self.serving.take().unwrap()).await.unwrap();
+    }
+
+    /// Asks the gateway to end.
+    pub fn ask_to_stop(&self) {
+        self.stop.cancel();
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}/mcp", self.address)
+    }
+
+    pub fn namespace_url(&self, namespace: &str) -> String {
+        format!("http://{}/ns/{namespace}/mcp", self.address)
+    }
+
+    pub async fn agent(&self, era: Era) -> Agent {
+        Agent::open(era, &self.url()).await
+    }
+
+    /// Publishes tools of a server that has no connection.
+    pub fn offer(&self, namespace: &str, name: &str, tools: &[&str]) {
+        let tools = tools.iter().map(|tool| (*tool, format!(r#"{{"name":"{tool}"}}"#)));
+        self.offer_raw(namespace, name, tools);
+    }
+
+    /// The same, with each tool's JSON.
+    pub fn offer_raw<'a>(&self, namespace: &str, name: &str, tools: impl Iterator<Item = (&'a str, String)>) {
+        let key = ObjectKey::new(namespace, name);
+        let refusal = Refusal::Unavailable(Problem::new(Reason::Exited, "exit code 7"));
+        self.publisher.publish(Arc::new(Section {
+            handle: UpstreamHandle::new(key.clone(), refusal),
+            key,
+            prefix: name.to_owned(),
+            tools: tools.map(|(name, raw)| Tool { name: name.into(), raw: raw.into() }).collect(),
+            call_timeout: Duration::from_mins(1),
+        }));
+    }
+
+    pub fn withdraw(&self, namespace: &str, name: &str, problem: Problem) {
+        self.publisher.withdraw(ObjectKey::new(namespace, name), problem);
+    }
+
+    /// Declares a rig as a server, with more members of its spec, and waits until its tools are there.
+    pub async fn attach(&self, name: &str, rig: &Rig, more: serde_json::Value) {
+        let mut spec = more;
+        spec["http"] = serde_json::json!({ "url": rig.url() });
+        let spec: McpServerSpec = serde_json::from_value(spec).unwrap();
+        let key = ObjectKey::new("default", name);
+        let http = HttpEndpoint { url: rig.url().parse().unwrap(), headers: Vec::new(), ca: None };
+        let endpoint = Endpoint::new(Transport::Http(http), &DigestKey::new(b"test"));
+        let declared = Declared {
+            meta: Meta {
+                key: key.clone(),
+                uid: "1".into(),
+                generation: 1,
+                created: jiff::Timestamp::UNIX_EPOCH,
+                labels: [].into(),
+                annotations: [].into(),
+                origin: Origin::Cluster { resource_version: "1".into() },
+                revision: "1".into(),
+            },
+            spec: Some(spec),
+            spec_digest: None,
+            refused: None,
+            endpoint: Some(Ok(Arc::new(endpoint))),
+        };
+        self.desired.send_modify(|desired| {
+            let mut next = Desired::clone(desired);
+            next.source = Arc::new(SourceState { synced: true, ..SourceState::default() });
+            next.servers.insert(key.clone(), Arc::new(declared));
+            *desired = Arc::new(next);
+        });
+        eventually("the rig is attached", async || self.catalog.load().section(&key).is_some().then_some(()))
+            .await;
+    }
+
+    /// Takes a declared rig away.
+    pub fn detach(&self, name: &str) {
+        self.desired.send_modify(|desired| {
+            let mut next = Desired::clone(desired);
+            next.servers.remove(&ObjectKey::new("default", name));
+            *desired = Arc::new(next);
+        });
+    }
+
+    /// Waits until a metric has a value.
+    pub async fn counts(&self, line: &str) {
+        eventually(line, async || self.metrics().lines().any(|found| found == line).then_some(())).await;
+    }
+
+    fn metrics(&self) -> String {
+        let mut registry = Registry::default();
+        self.metrics.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text
+    }
+}
