@@ -38,16 +38,6 @@ pub fn register(registry: &mut Registry, store: watch::Receiver<Snapshot>) {
     registry.register_collector(Box::new(Stored(store)));
 }
 
-/// Registers a gauge that is read when it is asked for.
-pub fn register_gauge(
-    registry: &mut Registry,
-    name: &'static str,
-    help: &'static str,
-    value: impl Fn() -> u64 + Send + Sync + 'static,
-) {
-    registry.register_collector(Box::new(Read { name, help, value: Box::new(value) }));
-}
-
 /// Counted when it is asked for, so that it cannot drift from the store.
 #[derive(Debug)]
 struct Stored(watch::Receiver<Snapshot>);
@@ -101,23 +91,4 @@ fn by_ready<'a>(
         ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
     }
     Ok(())
-}
-
-struct Read {
-    name: &'static str,
-    help: &'static str,
-    value: Box<dyn Fn() -> u64 + Send + Sync>,
-}
-
-impl fmt::Debug for Read {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Read").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-impl Collector for Read {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let gauge = ConstGauge::new(i64::try_from((self.value)()).unwrap_or(i64::MAX));
-        gauge.encode(encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?)
-    }
 }

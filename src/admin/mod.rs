@@ -22,10 +22,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::gateway::Allowed;
 use crate::report::Snapshot;
 
-pub use host::Hosts;
-pub use metrics::{register, register_gauge};
+pub use metrics::register;
 
 /// What the handlers answer from.
 #[derive(Clone)]
@@ -35,11 +35,11 @@ struct App {
 }
 
 /// Everything: the status API, health and metrics, for the address of `--admin`.
-pub fn status_api(store: watch::Receiver<Snapshot>, metrics: Arc<Registry>, hosts: Hosts) -> Router {
+pub fn status_api(store: watch::Receiver<Snapshot>, metrics: Arc<Registry>, allowed: Allowed) -> Router {
     api::routes()
         .merge(health::routes())
         .merge(metrics::routes())
-        .layer(axum::middleware::from_fn_with_state(Arc::new(hosts), host::check))
+        .layer(axum::middleware::from_fn_with_state(Arc::new(allowed), host::check))
         .with_state(App { store, metrics })
 }
 

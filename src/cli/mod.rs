@@ -3,11 +3,13 @@
 //! Promises that what a command prints goes to stdout and everything else to stderr, and that the exit
 //! code is 0 for done, 1 for failed and 2 for wrong usage. Never decides anything about servers.
 
+mod daemon;
 mod dirs;
 mod limits;
 mod listen;
 mod logging;
 mod output;
+mod remembered;
 mod run;
 mod signals;
 mod tasks;

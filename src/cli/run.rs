@@ -1,10 +1,20 @@
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
+use tokio::runtime;
 
-use super::Failure;
+use super::daemon::Daemon;
 use super::logging::{self, LogFormat};
+use super::{Failure, dirs};
+use crate::gateway::Allowed;
+use crate::resource::Bounded;
+use crate::state::state_home;
+
+/// `--poll`: 500ms to 1h.
+type PollInterval = Bounded<500, 3_600_000>;
 
 /// The arguments of `evenkeel run`.
 #[derive(Debug, clap::Args)]
@@ -34,6 +44,12 @@ pub(super) struct Args {
     /// Listen on addresses that other machines reach, though nobody has to say who they are
     #[arg(long, env = "EVENKEEL_INSECURE", value_parser = BoolishValueParser::new())]
     insecure: bool,
+    /// Take the servers away when the last declaration is gone, and not for a mistake
+    #[arg(long, env = "EVENKEEL_PRUNE_EMPTY", value_parser = BoolishValueParser::new())]
+    prune_empty: bool,
+    /// Look at intervals instead of waiting for file events, such as 5s: for file systems without them
+    #[arg(long, env = "EVENKEEL_POLL", value_name = "INTERVAL", value_parser = PollInterval::parse)]
+    poll: Option<PollInterval>,
     /// How log lines are written
     #[arg(long, env = "EVENKEEL_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -55,12 +71,46 @@ impl Args {
         }
         Ok(())
     }
+
+    fn daemon(&self) -> Result<Daemon, Failure> {
+        let var = std::env::var_os;
+        let config = dirs::config_home(var("XDG_CONFIG_HOME"), var("HOME"));
+        let below_config = |given: &Option<PathBuf>, name, how| {
+            let found = given.clone().or_else(|| Some(config.as_ref()?.join(name)));
+            let found = found.ok_or_else(|| Failure::Usage(format!("HOME is not set; {how}")))?;
+            // Absolute, with its links unresolved: a link that is flipped is still the same directory.
+            std::path::absolute(found).map_err(Failure::failed)
+        };
+        let state_home = state_home(var("XDG_STATE_HOME"), var("HOME"))
+            .ok_or_else(|| Failure::Usage("neither XDG_STATE_HOME nor HOME is set; set one".into()))?;
+        let text =
+            |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        Ok(Daemon {
+            directory: below_config(&self.dir, "evenkeel", "name the directory")?,
+            secrets: below_config(&self.secrets_dir, "evenkeel-secrets", "say --secrets-dir")?,
+            state_home,
+            listen: self.listen,
+            admin: self.admin,
+            probes: self.probes,
+            environment: std::env::vars_os().filter_map(text).collect(),
+            prune_empty: self.prune_empty,
+            poll: self.poll.map(PollInterval::get),
+            allowed: Allowed { hosts: self.allowed_host.clone(), origins: self.allowed_origin.clone() },
+        })
+    }
 }
+
+/// How long parts that did not end may take to notice that the process does.
+const LAST_MOMENT: Duration = Duration::from_millis(500);
 
 /// Runs until a signal ends it.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     args.check()?;
     logging::init(args.log_format, &args.log)?;
     super::limits::raise_open_files();
-    Ok(())
+    let daemon = args.daemon()?;
+    let runtime = runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)?;
+    let outcome = runtime.block_on(daemon.run());
+    runtime.shutdown_timeout(LAST_MOMENT);
+    outcome
 }

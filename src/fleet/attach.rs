@@ -37,7 +37,9 @@ pub(super) async fn attach(
         context.memory.learn_era(endpoint.digest(), link.peer().era);
         let listed = async {
             events.begin().await?;
-            list_tools(&link).await
+            let tools = list_tools(&link).await?;
+            link.rest();
+            Ok(tools)
         };
         match listed.await {
             Ok(tools) => Ok(Attached { link, events, tools }),

@@ -45,7 +45,8 @@ impl Allowed {
         Ok(())
     }
 
-    fn knows_host(&self, host: &str) -> bool {
+    /// True if `host`, the value of a `Host` header, is ours.
+    pub fn knows_host(&self, host: &str) -> bool {
         let name = without_port(host);
         is_loopback(name)
             || self

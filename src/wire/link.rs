@@ -308,6 +308,13 @@ impl Link {
         self.0.lost.mark(error);
     }
 
+    /// Lets go of what only a busy connection needs; the next call gets it again.
+    pub fn rest(&self) {
+        if let Transport::Http(client) = &self.0.transport {
+            client.rest();
+        }
+    }
+
     /// The process id of a stdio server.
     pub fn pid(&self) -> Option<u32> {
         match &self.0.transport {

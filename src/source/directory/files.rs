@@ -247,10 +247,7 @@ impl Files {
             Some((path, _)) => Arc::clone(path),
             None => Arc::new(path.clone()),
         };
-        let file = self
-            .known
-            .entry(Arc::clone(&path))
-            .or_insert_with(|| File::unknown(moment.now));
+        let file = self.known.entry(Arc::clone(&path)).or_insert_with(|| File::unknown(moment.now));
         file.round = self.round;
         if let Some(seen) = now_seen(&path, file) {
             file.seen = seen;
@@ -267,14 +264,7 @@ impl Files {
 
 impl File {
     fn unknown(now: Instant) -> Self {
-        Self {
-            round: 0,
-            stamp: None,
-            seen: Seen::Gone,
-            since: now,
-            landed: false,
-            taken: Taken::Nothing,
-        }
+        Self { round: 0, stamp: None, seen: Seen::Gone, since: now, landed: false, taken: Taken::Nothing }
     }
 
     fn is_pending(&self) -> bool {

@@ -41,10 +41,7 @@ impl Git {
             return commit(&head);
         };
         let branch = branch.trim();
-        if branch
-            .split('/')
-            .any(|part| part.is_empty() || part.starts_with('.'))
-        {
+        if branch.split('/').any(|part| part.is_empty() || part.starts_with('.')) {
             return None;
         }
         let loose = |folder: &Path| pointer(&folder.join(branch)).as_deref().and_then(commit);
@@ -68,9 +65,7 @@ impl Git {
 
     /// The files whose changes say that a commit was made, or another checked out.
     pub fn signs(&self) -> impl Iterator<Item = PathBuf> {
-        ["HEAD", "index", "index.lock"]
-            .map(|name| self.folder.join(name))
-            .into_iter()
+        ["HEAD", "index", "index.lock"].map(|name| self.folder.join(name)).into_iter()
     }
 }
 
@@ -97,14 +92,7 @@ mod tests {
     fn the_commit_that_is_checked_out() {
         let table: &[(&str, &[(&str, &str)], Option<&str>)] = &[
             ("detached", &[(".git/HEAD", ONE)], Some(ONE)),
-            (
-                "a branch",
-                &[
-                    (".git/HEAD", "ref: refs/heads/a/b\n"),
-                    (".git/refs/heads/a/b", ONE),
-                ],
-                Some(ONE),
-            ),
+            ("a branch", &[(".git/HEAD", "ref: refs/heads/a/b\n"), (".git/refs/heads/a/b", ONE)], Some(ONE)),
             (
                 "a packed branch",
                 &[
@@ -126,18 +114,10 @@ mod tests {
                 ],
                 Some(TWO),
             ),
-            (
-                "before the first commit",
-                &[(".git/HEAD", "ref: refs/heads/b")],
-                None,
-            ),
+            ("before the first commit", &[(".git/HEAD", "ref: refs/heads/b")], None),
             ("broken", &[(".git/HEAD", "what?")], None),
             ("empty", &[(".git/x", "")], None),
-            (
-                "a name that climbs",
-                &[(".git/HEAD", "ref: ../../x"), ("x", ONE)],
-                None,
-            ),
+            ("a name that climbs", &[(".git/HEAD", "ref: ../../x"), ("x", ONE)], None),
             ("none", &[], None),
         ];
         for (name, files, expected) in table {

@@ -93,13 +93,7 @@ impl Looker {
     /// Looks once: `settled` if the tree has been quiet for a while, `landed` what was told to be complete.
     pub fn look(&mut self, landed: &HashSet<PathBuf>, time: (Instant, Timestamp), settled: bool) -> Outcome {
         let (now, clock) = time;
-        let moment = Moment {
-            now,
-            clock,
-            first: !self.seen,
-            settled,
-            landed,
-        };
+        let moment = Moment { now, clock, first: !self.seen, settled, landed };
         let tree = self.see(&moment);
         let mut faults = tree.faults;
         let again;
@@ -132,11 +126,7 @@ impl Looker {
         }
         let watching = self.watching();
         faults.extend(self.book.faults());
-        let known = if self.seen {
-            !again || settled
-        } else {
-            !self.book.is_empty()
-        };
+        let known = if self.seen { !again || settled } else { !self.book.is_empty() };
         self.publish(SourceState {
             synced: self.desired.source.synced || known,
             revision,
@@ -144,10 +134,7 @@ impl Looker {
             faults,
             foreign: self.book.foreign(),
         });
-        Outcome {
-            desired: Arc::clone(&self.desired),
-            again,
-        }
+        Outcome { desired: Arc::clone(&self.desired), again }
     }
 
     /// Writes down what the next run must know. Apart from [`Looker::look`], so that it delays nobody.
@@ -170,10 +157,7 @@ impl Looker {
         let unknown = |why: &str| Tree {
             git: None,
             seen: false,
-            faults: vec![source_fault(
-                Reason::SourceUnavailable,
-                format!("{} {why}", shown(&given)),
-            )],
+            faults: vec![source_fault(Reason::SourceUnavailable, format!("{} {why}", shown(&given)))],
         };
         for _ in 0..FLIPS {
             // First the watches, then the look, so that nothing falls in between.
@@ -191,12 +175,8 @@ impl Looker {
                 }
             };
             self.files.begin();
-            let mut sight = Sight {
-                files: &mut self.files,
-                watcher: &mut self.watcher,
-                moment,
-                blind: Vec::new(),
-            };
+            let mut sight =
+                Sight { files: &mut self.files, watcher: &mut self.watcher, moment, blind: Vec::new() };
             walk(&root, &mut sight);
             let blind = sight.blind;
             if Root::open(&given).is_ok_and(|after| after.is(&root)) {
@@ -205,11 +185,7 @@ impl Looker {
                     let message = format!("{} {why}", shown(&given.join(folder)));
                     source_fault(Reason::SourceUnavailable, message)
                 };
-                return Tree {
-                    git,
-                    seen: true,
-                    faults: blind.iter().map(told).collect(),
-                };
+                return Tree { git, seen: true, faults: blind.iter().map(told).collect() };
             }
         }
         unknown("leads elsewhere at every look; nothing changes until it rests")
@@ -219,11 +195,8 @@ impl Looker {
         let secrets = self.secrets.root().to_path_buf();
         let mut names = names_of(&self.options.root);
         names.extend(names_of(&secrets));
-        let mut folders: Vec<_> = names
-            .iter()
-            .filter_map(|name| name.parent())
-            .map(Path::to_path_buf)
-            .collect();
+        let mut folders: Vec<_> =
+            names.iter().filter_map(|name| name.parent()).map(Path::to_path_buf).collect();
         if let Some(git) = git {
             names.extend(git.signs());
             folders.push(git.folder().to_path_buf());
@@ -288,9 +261,7 @@ impl Looker {
         if self.commit == commit {
             return;
         }
-        let written = self
-            .state
-            .write(COMMIT, commit.as_deref().unwrap_or_default().as_bytes());
+        let written = self.state.write(COMMIT, commit.as_deref().unwrap_or_default().as_bytes());
         self.commit = commit;
         self.complain(written.err());
     }
@@ -303,26 +274,14 @@ impl Looker {
         if *last.source == source && last.servers.ptr_eq(servers) && last.skills.ptr_eq(skills) {
             return;
         }
-        for fault in source
-            .faults
-            .iter()
-            .filter(|fault| !last.source.faults.contains(fault))
-        {
+        for fault in source.faults.iter().filter(|fault| !last.source.faults.contains(fault)) {
             match &fault.origin {
                 Some(origin) => warn!(reason = %fault.problem.reason, "{origin}: {}", fault.problem.message),
                 None => warn!(reason = %fault.problem.reason, "{}", fault.problem.message),
             }
         }
-        let source = if *last.source == source {
-            Arc::clone(&last.source)
-        } else {
-            Arc::new(source)
-        };
-        self.desired = Arc::new(Desired {
-            servers: servers.clone(),
-            skills: skills.clone(),
-            source,
-        });
+        let source = if *last.source == source { Arc::clone(&last.source) } else { Arc::new(source) };
+        self.desired = Arc::new(Desired { servers: servers.clone(), skills: skills.clone(), source });
     }
 
     /// Tells of the state directory once, not at every look.
@@ -381,10 +340,7 @@ fn resolver<'a>(
 }
 
 fn source_fault(reason: Reason, message: String) -> Fault {
-    Fault {
-        origin: None,
-        problem: Problem::new(reason, message),
-    }
+    Fault { origin: None, problem: Problem::new(reason, message) }
 }
 
 #[cfg(test)]

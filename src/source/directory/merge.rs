@@ -72,19 +72,13 @@ impl Book {
             })
         });
         for server in changed.collect::<Vec<_>>() {
-            self.servers
-                .objects
-                .insert(server.meta.key.clone(), Arc::new(server));
+            self.servers.objects.insert(server.meta.key.clone(), Arc::new(server));
         }
     }
 
     /// The secrets that servers refer to, by name and key.
     pub fn references(&self) -> HashSet<(String, String)> {
-        let specs = self
-            .servers
-            .objects
-            .values()
-            .filter_map(|server| server.spec.as_ref());
+        let specs = self.servers.objects.values().filter_map(|server| server.spec.as_ref());
         let place = |reference: &SecretKeyRef| (reference.name.clone(), reference.key.clone());
         specs.flat_map(references).map(place).collect()
     }
@@ -171,12 +165,7 @@ impl<S: Kind> Shelf<S> {
             return;
         }
         let (labels, annotations, text, spec) = match remembered.object {
-            Some(object) => (
-                object.labels,
-                object.annotations,
-                Some(object.text),
-                object.spec.ok(),
-            ),
+            Some(object) => (object.labels, object.annotations, Some(object.text), object.spec.ok()),
             None => (BTreeMap::new(), BTreeMap::new(), None, None),
         };
         let declared = Declared {
@@ -187,10 +176,7 @@ impl<S: Kind> Shelf<S> {
                 created: remembered.created,
                 labels,
                 annotations,
-                origin: Origin::File {
-                    path: Arc::clone(path),
-                    line,
-                },
+                origin: Origin::File { path: Arc::clone(path), line },
                 revision: remembered.revision,
             },
             spec_digest: spec.as_ref().map(Digest::of_json),
@@ -198,20 +184,10 @@ impl<S: Kind> Shelf<S> {
             spec,
             refused: None,
         };
-        let claim = Claim {
-            path: Arc::clone(path),
-            line,
-            news: None,
-        };
-        let slot = Slot {
-            claims: vec![claim],
-            text,
-        };
+        let claim = Claim { path: Arc::clone(path), line, news: None };
+        let slot = Slot { claims: vec![claim], text };
         self.objects.insert(key.clone(), Arc::new(declared));
-        self.files
-            .entry(Arc::clone(path))
-            .or_default()
-            .insert(key.clone());
+        self.files.entry(Arc::clone(path)).or_default().insert(key.clone());
         self.slots.insert(key, slot);
     }
 
@@ -269,16 +245,9 @@ impl<S: Kind> Shelf<S> {
 
     fn claim(&mut self, path: &Arc<PathBuf>, object: Object<S>) {
         let key = object.key.clone();
-        let claim = Claim {
-            path: Arc::clone(path),
-            line: object.line,
-            news: Some(Newest::Declared(object)),
-        };
+        let claim = Claim { path: Arc::clone(path), line: object.line, news: Some(Newest::Declared(object)) };
         let incumbents = usize::from(self.objects.contains_key(&key));
-        let slot = self.slots.entry(key.clone()).or_insert_with(|| Slot {
-            claims: Vec::new(),
-            text: None,
-        });
+        let slot = self.slots.entry(key.clone()).or_insert_with(|| Slot { claims: Vec::new(), text: None });
         match slot.claims.iter_mut().find(|known| known.path == claim.path) {
             Some(known) => *known = claim,
             None => slot.claims.push(claim),
@@ -322,9 +291,7 @@ impl<S: Kind> Shelf<S> {
                 stale.extend(before);
                 continue;
             };
-            let lost = others
-                .iter()
-                .map(|claim| duplicate::<S>(&key, &claim.path, claim.line, &first.path));
+            let lost = others.iter().map(|claim| duplicate::<S>(&key, &claim.path, claim.line, &first.path));
             let lost: Vec<_> = lost.collect();
             if !lost.is_empty() {
                 self.lost.insert(key.clone(), lost);
@@ -359,10 +326,7 @@ fn duplicate<S: Kind>(key: &ObjectKey, path: &Arc<PathBuf>, line: u32, winner: &
         shown(winner)
     );
     Fault {
-        origin: Some(Origin::File {
-            path: Arc::clone(path),
-            line,
-        }),
+        origin: Some(Origin::File { path: Arc::clone(path), line }),
         problem: Problem::new(Reason::DuplicateName, message),
     }
 }

@@ -78,9 +78,7 @@ pub fn start(
     let (sender, receiver) = channel::channel(Arc::default());
     let looks = tracker.clone();
     tracker.spawn(async move {
-        cancel
-            .run_until_cancelled(run(options, state, looks, sender))
-            .await;
+        cancel.run_until_cancelled(run(options, state, looks, sender)).await;
     });
     receiver
 }

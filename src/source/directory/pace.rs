@@ -26,12 +26,7 @@ impl Pace {
     /// The first look is due at once, and counts as the beginning of noise: what was being changed at the
     /// start is looked at twice too.
     pub fn new(now: Instant) -> Self {
-        Self {
-            interval: Duration::ZERO,
-            noise: Some((now, now)),
-            eager: true,
-            looked: None,
-        }
+        Self { interval: Duration::ZERO, noise: Some((now, now)), eager: true, looked: None }
     }
 
     /// Something was heard; `landed` if a file may be complete.
@@ -59,8 +54,7 @@ impl Pace {
     /// A look begins: whether what it finds unchanged since an earlier look may be taken as complete.
     pub fn begin(&mut self, now: Instant) -> bool {
         self.eager = false;
-        self.noise
-            .is_none_or(|(began, last)| now >= last + QUIET || now >= began + PATIENCE)
+        self.noise.is_none_or(|(began, last)| now >= last + QUIET || now >= began + PATIENCE)
     }
 
     /// A look has ended, which began at `began`; `again` if something waits for a second one.
@@ -89,10 +83,7 @@ mod tests {
     fn looks(hints: &[(u64, bool)], again: impl Fn(usize) -> bool, end: u64) -> Vec<String> {
         let start = Instant::now();
         let mut pace = Pace::new(start);
-        let mut hints = hints
-            .iter()
-            .map(|(at, landed)| (start + ms(*at), *landed))
-            .peekable();
+        let mut hints = hints.iter().map(|(at, landed)| (start + ms(*at), *landed)).peekable();
         let mut now = start;
         let mut looks = Vec::new();
         while now <= start + ms(end) {
@@ -118,22 +109,10 @@ mod tests {
     #[test]
     fn looks_at_once_and_again_when_it_is_quiet() {
         let never = |_| false;
+        assert_eq!(looks(&[], never, 31_000), ["0", "200!", "30201!"], "nothing is heard");
+        assert_eq!(looks(&[(1_000, true)], never, 2_000), ["0", "200!", "1000", "1200!"], "one file lands");
         assert_eq!(
-            looks(&[], never, 31_000),
-            ["0", "200!", "30201!"],
-            "nothing is heard"
-        );
-        assert_eq!(
-            looks(&[(1_000, true)], never, 2_000),
-            ["0", "200!", "1000", "1200!"],
-            "one file lands"
-        );
-        assert_eq!(
-            looks(
-                &[(1_000, false), (1_003, false), (1_100, true), (1_150, false)],
-                never,
-                2_000
-            ),
+            looks(&[(1_000, false), (1_003, false), (1_100, true), (1_150, false)], never, 2_000),
             ["0", "200!", "1000", "1100", "1350!"],
             "a file is made, written and closed, and another one touched"
         );
@@ -148,12 +127,7 @@ mod tests {
     fn noise_without_end_does_not_put_it_off_for_ever_nor_make_it_spin() {
         let noise: Vec<_> = (1_000..9_000).map(|at| (at, false)).collect();
         let found = looks(&noise, |_| false, 9_000);
-        assert_eq!(
-            found,
-            [
-                "0", "200!", "1000", "3000!", "3002", "5001!", "5003", "7002!", "7004"
-            ]
-        );
+        assert_eq!(found, ["0", "200!", "1000", "3000!", "3002", "5001!", "5003", "7002!", "7004"]);
         let landings: Vec<_> = (1_000..3_000).map(|at| (at, true)).collect();
         let found = looks(&landings, |_| false, 3_000);
         assert!(found.len() <= 1_010, "{} looks of 1 ms in 2 s", found.len());

@@ -74,10 +74,7 @@ pub(super) fn restore(
         let record: Record = match serde_json::from_slice(&bytes) {
             Ok(record) => record,
             Err(error) => {
-                warn!(
-                    "{}: not a record of declarations: {error}",
-                    state.path().join(&name).display()
-                );
+                warn!("{}: not a record of declarations: {error}", state.path().join(&name).display());
                 continue;
             }
         };
@@ -102,20 +99,13 @@ pub(super) fn restore(
 }
 
 fn put(state: &StateDir, path: &Arc<PathBuf>, book: &Book, files: &Files) -> Result<(), StateError> {
-    let name = format!(
-        "{FOLDER}/{}",
-        Digest::of(path.as_os_str().as_encoded_bytes()).short(32)
-    );
+    let name = format!("{FOLDER}/{}", Digest::of(path.as_os_str().as_encoded_bytes()).short(32));
     let mut objects = entries(&book.servers, path);
     objects.append(&mut entries(&book.skills, path));
     if objects.is_empty() {
         return state.remove(&name);
     }
-    let record = Record {
-        path: path.to_path_buf(),
-        digest: files.taken(path),
-        objects,
-    };
+    let record = Record { path: path.to_path_buf(), digest: files.taken(path), objects };
     match serde_json::to_vec(&record) {
         Ok(bytes) => state.write(&name, &bytes),
         // A path that is not UTF-8: its objects will be new after a restart.

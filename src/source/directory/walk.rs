@@ -83,14 +83,7 @@ pub(super) fn is_declaration(name: &OsStr) -> bool {
 
 /// Visits the tree in the order of the names, folders in place, and what is reached by links last.
 pub(super) fn walk(root: &Root, visitor: &mut impl Visitor) {
-    let mut walk = Walk {
-        root,
-        visitor,
-        links: VecDeque::new(),
-        linked: None,
-        entries: 0,
-        files: 0,
-    };
+    let mut walk = Walk { root, visitor, links: VecDeque::new(), linked: None, entries: 0, files: 0 };
     walk.folder(root.fd.as_fd(), Path::new(""), &root.path, 0);
     walk.linked = Some(HashSet::new());
     while let Some(link) = walk.links.pop_front() {
@@ -195,11 +188,7 @@ impl<V: Visitor> Walk<'_, V> {
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                 Err(error) => self.visitor.blind(&path, &format!("cannot be read: {error}")),
             },
-            FileType::Symlink => self.links.push_back(Link {
-                path,
-                real: real.to_path_buf(),
-                depth,
-            }),
+            FileType::Symlink => self.links.push_back(Link { path, real: real.to_path_buf(), depth }),
             FileType::RegularFile if is_declaration(name) => self.file(folder, &path, real, name),
             _ if is_declaration(name) => self.visitor.unreadable(&path, "is not a regular file"),
             _ => {}
@@ -209,13 +198,9 @@ impl<V: Visitor> Walk<'_, V> {
     fn file(&mut self, folder: BorrowedFd<'_>, path: &PathBuf, real: &Path, name: &OsStr) {
         self.files += 1;
         match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if self.is_new(file_id(&stat)) => self.visitor.file(&Found {
-                path,
-                real,
-                stamp: Stamp::of(&stat),
-                folder,
-                name,
-            }),
+            Ok(stat) if self.is_new(file_id(&stat)) => {
+                self.visitor.file(&Found { path, real, stamp: Stamp::of(&stat), folder, name })
+            }
             Ok(_) | Err(Errno::NOENT) => {}
             Err(error) => self.visitor.unreadable(path, &format!("cannot be read: {error}")),
         }
@@ -236,10 +221,7 @@ impl<V: Visitor> Walk<'_, V> {
                 return refuse(self.visitor, "is a link to something that does not exist");
             }
             Err(error) => {
-                return refuse(
-                    self.visitor,
-                    &format!("is a link that cannot be followed: {error}"),
-                );
+                return refuse(self.visitor, &format!("is a link that cannot be followed: {error}"));
             }
         };
         let Ok(below) = target.strip_prefix(&self.root.path) else {
@@ -259,9 +241,7 @@ impl<V: Visitor> Walk<'_, V> {
             FileType::Directory if hidden && link.depth < MAX_DEPTH => {
                 match openat(&folder, name, FOLDER, Mode::empty()) {
                     Ok(fd) => self.folder(fd.as_fd(), &link.path, &target, link.depth + 1),
-                    Err(error) => self
-                        .visitor
-                        .blind(&link.path, &format!("cannot be read: {error}")),
+                    Err(error) => self.visitor.blind(&link.path, &format!("cannot be read: {error}")),
                 }
             }
             FileType::Directory => {}

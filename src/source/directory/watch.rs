@@ -69,9 +69,7 @@ impl Mailbox {
 
     fn put(&self, event: notify::Result<Event>) {
         // An error may mean that events were lost.
-        let weight = event
-            .as_ref()
-            .map_or(Weight::Touched, |event| weigh(event, &self.scope.load()));
+        let weight = event.as_ref().map_or(Weight::Touched, |event| weigh(event, &self.scope.load()));
         if weight == Weight::Nothing {
             return;
         }
@@ -154,14 +152,7 @@ pub(super) struct Watcher {
 impl Watcher {
     /// A watcher that tells `mailbox`; one that never hears anything if `deaf`.
     pub fn new(mailbox: Arc<Mailbox>, deaf: bool) -> Self {
-        Self {
-            mailbox,
-            inner: None,
-            folders: HashMap::new(),
-            round: 0,
-            deaf,
-            failure: None,
-        }
+        Self { mailbox, inner: None, folders: HashMap::new(), round: 0, deaf, failure: None }
     }
 
     /// A round begins; a folder that is not met in it is not watched after it.
@@ -169,12 +160,7 @@ impl Watcher {
         self.round += 1;
         self.failure = None;
         let folders = Arc::clone(&self.mailbox.scope.load().folders);
-        self.mailbox.scope.store(Arc::new(Scope {
-            names,
-            root,
-            secrets,
-            folders,
-        }));
+        self.mailbox.scope.store(Arc::new(Scope { names, root, secrets, folders }));
         if self.inner.is_none() && !self.deaf {
             let mailbox = Arc::clone(&self.mailbox);
             // Links are followed by the walk, which knows where they may lead.
@@ -333,11 +319,7 @@ mod tests {
             ("root/file.db", to, Weight::Nothing),
             ("root/went.db", from, Weight::Nothing),
             ("root/new.d", to, Weight::Landed),
-            (
-                "root/new.d",
-                EventKind::Create(CreateKind::Folder),
-                Weight::Touched,
-            ),
+            ("root/new.d", EventKind::Create(CreateKind::Folder), Weight::Touched),
             ("root/link", create, Weight::Touched),
             ("root/gone", from, Weight::Touched),
             ("root/..data", to, Weight::Landed),
@@ -362,10 +344,8 @@ mod tests {
         let top = folder.path().canonicalize().unwrap();
         let names = |root: &str| {
             let names = names_of(&top.join(root));
-            let mut names: Vec<_> = names
-                .iter()
-                .map(|name| name.strip_prefix(&top).unwrap().display().to_string())
-                .collect();
+            let mut names: Vec<_> =
+                names.iter().map(|name| name.strip_prefix(&top).unwrap().display().to_string()).collect();
             names.sort();
             names
         };

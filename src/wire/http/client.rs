@@ -134,11 +134,13 @@ impl Client {
 
     async fn exchange(&self, headers: &HeaderMap, message: &Bytes) -> Result<Form, LinkError> {
         let response = self.send(&Method::POST, headers, message).await?;
-        if let Some(session) = response.headers().get(SESSION)
-            && self.0.agreed.get().is_none()
+        if self.0.agreed.get().is_none()
+            && let Some(session) = response.headers().get(SESSION)
+            // A copy: the value as it came holds on to the whole read buffer.
+            && let Ok(session) = HeaderValue::from_bytes(session.as_bytes())
         {
             // Only the handshake opens a session.
-            let _ = self.0.session.set(session.clone());
+            let _ = self.0.session.set(session);
         }
         if response.status().is_success() {
             return Ok(Form::of(response));
@@ -260,6 +262,11 @@ impl Client {
             head.headers.get(CONTENT_TYPE).is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
         let text = if is_text { &*text } else { "" };
         Refused::Error(refusal(head.status, &head.headers, text, self.0.credentials, Timestamp::now()))
+    }
+
+    /// Closes idle connections: a server that is not called costs no buffers.
+    pub(in crate::wire) fn rest(&self) {
+        self.0.pool.clear();
     }
 
     pub(super) fn prune(&self) {

@@ -40,12 +40,7 @@ impl Desk {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("root")).unwrap();
         let now = Instant::now();
-        let desk = Self {
-            looker: looker(&folder, now, false),
-            folder,
-            now,
-            clock: Timestamp::now(),
-        };
+        let desk = Self { looker: looker(&folder, now, false), folder, now, clock: Timestamp::now() };
         for (name, text) in files {
             desk.write(name, text);
         }
@@ -95,10 +90,7 @@ impl Desk {
         let told = desired.servers.values().map(|server| {
             let spec = server.spec.as_ref();
             let command = spec.map_or("-", |spec| spec.stdio.as_ref().unwrap().command.as_str());
-            let refused = server
-                .refused
-                .as_ref()
-                .map(|problem| format!(" {}", problem.reason));
+            let refused = server.refused.as_ref().map(|problem| format!(" {}", problem.reason));
             format!(
                 "{}/{} {command}{}",
                 server.meta.key.name,
@@ -150,16 +142,8 @@ fn the_new_is_taken_at_once_and_the_rest_when_two_looks_agree() {
         "c may not be complete"
     );
     desk.write("c.yaml", &server("c", "y"));
-    assert_eq!(
-        desk.look_with(&[], true),
-        ["a/2 y", "b/1 x", "d/1 x"],
-        "c has changed since"
-    );
-    assert_eq!(
-        desk.look_with(&[], false),
-        ["a/2 y", "b/1 x", "d/1 x"],
-        "not quiet"
-    );
+    assert_eq!(desk.look_with(&[], true), ["a/2 y", "b/1 x", "d/1 x"], "c has changed since");
+    assert_eq!(desk.look_with(&[], false), ["a/2 y", "b/1 x", "d/1 x"], "not quiet");
     assert_eq!(desk.look_with(&[], true), ["a/2 y", "b/1 x", "c/1 y", "d/1 x"]);
 
     desk.remove("b.yaml");
@@ -174,13 +158,8 @@ fn the_new_is_taken_at_once_and_the_rest_when_two_looks_agree() {
 
 #[test]
 fn an_unchanged_tree_gives_the_same_and_is_not_read() {
-    let files: Vec<_> = (0..300)
-        .map(|n| (format!("f{n}.yaml"), server(&format!("s{n}"), "x")))
-        .collect();
-    let files: Vec<_> = files
-        .iter()
-        .map(|(name, text)| (name.as_str(), text.as_str()))
-        .collect();
+    let files: Vec<_> = (0..300).map(|n| (format!("f{n}.yaml"), server(&format!("s{n}"), "x"))).collect();
+    let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let mut desk = Desk::new(&files);
     desk.look();
     desk.clock += SignedDuration::from_secs(10);
@@ -195,10 +174,7 @@ fn an_unchanged_tree_gives_the_same_and_is_not_read() {
     desk.look();
     let nothing = bytes_read() - start;
     assert!(Arc::ptr_eq(&before, &desk.looker.desired));
-    assert!(
-        nothing < 4_096,
-        "{nothing} bytes were read, in which this count is"
-    );
+    assert!(nothing < 4_096, "{nothing} bytes were read, in which this count is");
 
     // Another time, another inode: the content decides.
     desk.remove("f0.yaml");
@@ -209,11 +185,8 @@ fn an_unchanged_tree_gives_the_same_and_is_not_read() {
     desk.write("f0.yaml", &server("s0", "y"));
     desk.look();
     let after = &desk.looker.desired;
-    let same = before
-        .servers
-        .iter()
-        .filter(|(key, server)| Arc::ptr_eq(server, &after.servers[*key]))
-        .count();
+    let same =
+        before.servers.iter().filter(|(key, server)| Arc::ptr_eq(server, &after.servers[*key])).count();
     assert_eq!(same, 299);
 }
 
@@ -229,18 +202,10 @@ fn the_last_good_declaration_outlives_mistakes_and_restarts() {
     assert_eq!(desk.look(), ["a/2 y ParseError", "b/1 x"]);
     assert_eq!(desk.faults().len(), 1);
     desk.restart();
-    assert_eq!(
-        desk.look_with(&[], false),
-        ["a/2 y ParseError", "b/1 x"],
-        "known as it is"
-    );
+    assert_eq!(desk.look_with(&[], false), ["a/2 y ParseError", "b/1 x"], "known as it is");
     desk.write("b.yaml", &server("b", "z"));
     desk.restart();
-    assert_eq!(
-        desk.look_with(&[], false),
-        ["not synced"],
-        "the old b must not be started"
-    );
+    assert_eq!(desk.look_with(&[], false), ["not synced"], "the old b must not be started");
     assert_eq!(desk.look_with(&[], true), ["a/2 y ParseError", "b/2 z"]);
     desk.write("a.yaml", &server("a", "z"));
     desk.remove("b.yaml");
@@ -248,11 +213,7 @@ fn the_last_good_declaration_outlives_mistakes_and_restarts() {
     assert_eq!(desk.look(), ["a/3 z"]);
     assert_eq!(desk.uid("a"), uid);
     desk.write("b.yaml", &server("b", "z"));
-    assert_eq!(
-        desk.look(),
-        ["a/3 z", "b/1 z"],
-        "what was gone comes again as another"
-    );
+    assert_eq!(desk.look(), ["a/3 z", "b/1 z"], "what was gone comes again as another");
     let records = desk.looker.state.list("declarations").unwrap();
     assert_eq!(records.len(), 2);
 }
@@ -274,23 +235,12 @@ fn records_are_written_for_what_changed_alone() {
     desk.write("a.yaml", &server("a", "y"));
     desk.look();
     let after = written(&desk);
-    assert_eq!(
-        before
-            .iter()
-            .zip(&after)
-            .filter(|(one, other)| one != other)
-            .count(),
-        1
-    );
+    assert_eq!(before.iter().zip(&after).filter(|(one, other)| one != other).count(), 1);
     for name in desk.looker.state.list("declarations").unwrap() {
         desk.looker.state.write(&name, b"damaged").unwrap();
     }
     desk.restart();
-    assert_eq!(
-        desk.look(),
-        ["a/1 y", "b/1 x"],
-        "damaged records cost identities and nothing else"
-    );
+    assert_eq!(desk.look(), ["a/1 y", "b/1 x"], "damaged records cost identities and nothing else");
 }
 
 #[test]
@@ -299,10 +249,7 @@ fn the_last_files_do_not_take_everything_with_them() {
         assert_eq!(desk.look(), ["a/1 x"]);
         assert_eq!(desk.look(), ["a/1 x"]);
         let faults = desk.faults();
-        assert!(
-            faults.len() == 1 && faults[0].starts_with("RemovalHeld: "),
-            "{faults:?}"
-        );
+        assert!(faults.len() == 1 && faults[0].starts_with("RemovalHeld: "), "{faults:?}");
     };
     let start = || {
         let mut desk = Desk::new(&[("a.yaml", &server("a", "x"))]);
@@ -316,11 +263,7 @@ fn the_last_files_do_not_take_everything_with_them() {
     desk.restart();
     held(&mut desk);
     desk.write("empty.yaml", "# nothing here\n");
-    assert_eq!(
-        desk.look(),
-        [""; 0],
-        "a file without objects says that it is meant"
-    );
+    assert_eq!(desk.look(), [""; 0], "a file without objects says that it is meant");
     assert_eq!(desk.faults(), [""; 0]);
 
     let mut desk = start();
@@ -361,11 +304,7 @@ fn a_root_that_cannot_be_seen_changes_nothing() {
     assert_eq!(desk.look(), ["a/1 x"]);
     fs::rename(&root, &aside).unwrap();
     assert_eq!(desk.look(), ["a/1 x"]);
-    assert!(
-        desk.faults()[0].starts_with("SourceUnavailable"),
-        "{:?}",
-        desk.faults()
-    );
+    assert!(desk.faults()[0].starts_with("SourceUnavailable"), "{:?}", desk.faults());
     desk.restart();
     assert_eq!(desk.look(), ["a/1 x"]);
     fs::write(&root, "a file").unwrap();
@@ -425,12 +364,7 @@ fn links_are_followed_inside_the_root_and_nothing_is_met_twice() {
         ("the file", "is a link to something that does not exist"),
         ("the file", "is a link that cannot be followed"),
     ] {
-        assert!(
-            faults
-                .iter()
-                .any(|fault| fault.contains(&format!("{name} {why}"))),
-            "{why}: {faults:#?}"
-        );
+        assert!(faults.iter().any(|fault| fault.contains(&format!("{name} {why}"))), "{why}: {faults:#?}");
     }
 
     // The way Kubernetes publishes another version of a volume.

@@ -247,8 +247,7 @@ fn new_objects_can_be_taken_alone() {
     let mut desk = Desk::new();
     desk.take("r0", &[("1", &file(&[A]))]);
     let text = file(&[A2, B, ("c", "comand: x")]);
-    desk.book
-        .note_new(&path("1"), &parse(&path("1"), text.as_bytes()));
+    desk.book.note_new(&path("1"), &parse(&path("1"), text.as_bytes()));
     desk.settle("r1");
     assert_eq!(desk.told(), ["a u1/1 x @r0 1:1", "b u2/1 x @r1 1:6"]);
     let before = desk.server("b").unwrap();
