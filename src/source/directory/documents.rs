@@ -81,7 +81,8 @@ mod tests {
 
     #[test]
     fn cuts_at_markers_and_keeps_the_lines() {
-        let table: &[(&str, &[(u32, u32, &str)])] = &[
+        type Cut<'a> = (u32, u32, &'a str);
+        let table: &[(&str, &[Cut<'_>])] = &[
             ("", &[]),
             ("# only a comment\n", &[]),
             ("---\n---\n# nothing\n...\n", &[]),

@@ -90,7 +90,8 @@ mod tests {
 
     #[test]
     fn the_commit_that_is_checked_out() {
-        let table: &[(&str, &[(&str, &str)], Option<&str>)] = &[
+        type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Option<&'a str>);
+        let table: &[Case<'_>] = &[
             ("detached", &[(".git/HEAD", ONE)], Some(ONE)),
             ("a branch", &[(".git/HEAD", "ref: refs/heads/a/b\n"), (".git/refs/heads/a/b", ONE)], Some(ONE)),
             (

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::Options;
 use super::files::{Blind, Files, Moment};
@@ -208,11 +208,10 @@ impl Looker {
     }
 
     fn watching(&mut self) -> Watching {
-        let Some(why) = self.watcher.end() else {
-            return Watching::Events;
-        };
+        let Some(why) = self.watcher.end() else { return Watching::Events };
         if self.desired.source.watching == Watching::Events {
-            info!("{} is looked at by the clock: {why}", shown(&self.options.root));
+            let root = shown(&self.options.root);
+            warn!("{root} is looked at by the clock, because file events are not heard: {why}");
         }
         Watching::Polling
     }
@@ -275,10 +274,8 @@ impl Looker {
             return;
         }
         for fault in source.faults.iter().filter(|fault| !last.source.faults.contains(fault)) {
-            match &fault.origin {
-                Some(origin) => warn!(reason = %fault.problem.reason, "{origin}: {}", fault.problem.message),
-                None => warn!(reason = %fault.problem.reason, "{}", fault.problem.message),
-            }
+            let place = fault.origin.as_ref().map_or_else(String::new, |origin| format!("{origin}: "));
+            warn!(reason = %fault.problem.reason, "{place}{}", fault.problem.message);
         }
         let source = if *last.source == source { Arc::clone(&last.source) } else { Arc::new(source) };
         self.desired = Arc::new(Desired { servers: servers.clone(), skills: skills.clone(), source });
@@ -313,8 +310,8 @@ impl Visitor for Sight<'_> {
         self.files.met(file, self.moment);
     }
 
-    fn unreadable(&mut self, path: &PathBuf, why: &str) {
-        self.files.unreadable(path, why.to_owned(), self.moment);
+    fn unreadable(&mut self, path: &Path, why: &str) {
+        self.files.unreadable(&path.to_path_buf(), why.to_owned(), self.moment);
     }
 
     fn blind(&mut self, path: &Path, why: &str) {

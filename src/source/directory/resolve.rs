@@ -16,12 +16,12 @@ use crate::resource::{
 
 /// Evenkeel's own environment as it was at the start, for `valueFrom.env`.
 #[derive(Clone, Debug, Default)]
-pub struct Environment(HashMap<String, SecretString>);
+pub struct Environment(Arc<HashMap<String, SecretString>>);
 
 impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Self {
         let pair = |(name, value): (K, V)| (name.into(), SecretString::from(value.into()));
-        Self(variables.into_iter().map(pair).collect())
+        Self(Arc::new(variables.into_iter().map(pair).collect()))
     }
 }
 

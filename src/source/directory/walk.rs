@@ -30,7 +30,7 @@ pub(super) trait Visitor {
     /// A file that may hold declarations.
     fn file(&mut self, file: &Found<'_>);
     /// A file that cannot be read, and why.
-    fn unreadable(&mut self, path: &PathBuf, why: &str);
+    fn unreadable(&mut self, path: &Path, why: &str);
     /// A folder of which not all could be seen, and why.
     fn blind(&mut self, path: &Path, why: &str);
 }
@@ -199,7 +199,7 @@ impl<V: Visitor> Walk<'_, V> {
         self.files += 1;
         match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if self.is_new(file_id(&stat)) => {
-                self.visitor.file(&Found { path, real, stamp: Stamp::of(&stat), folder, name })
+                self.visitor.file(&Found { path, real, stamp: Stamp::of(&stat), folder, name });
             }
             Ok(_) | Err(Errno::NOENT) => {}
             Err(error) => self.visitor.unreadable(path, &format!("cannot be read: {error}")),

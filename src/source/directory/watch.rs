@@ -228,7 +228,7 @@ impl Watcher {
             }));
         }
         if self.deaf {
-            return Some("it was asked to");
+            return Some("that was asked for");
         }
         self.failure.as_deref()
     }
@@ -254,9 +254,8 @@ pub(super) fn names_of(root: &Path) -> HashSet<PathBuf> {
                 rest.extend(parts(&target));
                 found.pop();
             }
-            Ok(_) => break,
             Err(_) if found.exists() => {}
-            Err(_) => break,
+            Ok(_) | Err(_) => break,
         }
     }
     names.insert(found);

@@ -1,0 +1,221 @@
+//! Files that come, change and go.
+
+use super::*;
+
+#[tokio::test]
+async fn files_are_added_edited_renamed_broken_and_deleted() {
+    let mut rig = Rig::new(&ab());
+    rig.start();
+    let first = rig.until(&["a/1 x", "b/1 x"]).await;
+    assert_eq!(first.source.watching, Watching::Events);
+    let peer = rig.server("b");
+
+    rig.write("c.yaml", &server("c", "x"));
+    rig.until(&["a/1 x", "b/1 x", "c/1 x"]).await;
+    rig.write("a.yaml", &server("a", "y"));
+    rig.until(&["a/2 y", "b/1 x", "c/1 x"]).await;
+    let uid = rig.server("c").meta.uid.clone();
+    rig.rename("c.yaml", "team/d.yaml");
+    rig.until_that(|desired| {
+        desired.servers.values().any(|server| server.meta.origin.to_string() == "team/d.yaml:2")
+    })
+    .await;
+    assert_eq!(rig.server("c").meta.uid, uid);
+
+    rig.write("a.yaml", "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {\n");
+    let broken = rig.until(&["a/2 y ParseError", "b/1 x", "c/1 x"]).await;
+    assert_eq!(broken.source.faults.len(), 1, "{:?}", broken.source.faults);
+    let refused = rig.server("a").refused.clone().unwrap().message;
+    assert!(
+        refused.starts_with("a.yaml:") && refused.ends_with("the last good declaration stays in force"),
+        "{refused}"
+    );
+    rig.write("a.yaml", &server("a", "{}"));
+    rig.until(&["a/2 y InvalidSpec", "b/1 x", "c/1 x"]).await;
+    rig.write("a.yaml", &server("a", "z"));
+    let mended = rig.until(&["a/3 z", "b/1 x", "c/1 x"]).await;
+    assert_eq!(mended.source.faults, []);
+
+    rig.remove("a.yaml");
+    rig.until(&["b/1 x", "c/1 x"]).await;
+    fs::remove_dir_all(rig.path("team")).unwrap();
+    rig.write("a.yaml", &server("a", "x"));
+    rig.until(&["a/1 x"]).await;
+    rig.write("team/b.yaml", &server("b", "x"));
+    rig.until(&["a/1 x", "b/1 x"]).await;
+    assert_ne!(rig.server("b").meta.uid, peer.meta.uid, "it went and came again");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn peers_stay_the_same_object_whatever_happens_beside_them() {
+    let mut rig = Rig::new(&ab());
+    rig.start();
+    rig.until(&["a/1 x", "b/1 x"]).await;
+    let peer = rig.server("b");
+    rig.write("a.yaml", "]");
+    rig.write("team/c.yaml", &server("c", "x"));
+    rig.write("team/b.yaml", &(server("b", "x") + &server("d", "x")));
+    rig.until(&["a/1 x ParseError", "b/1 x", "c/1 x", "d/1 x"]).await;
+    rig.remove("a.yaml");
+    rig.remove("team/c.yaml");
+    rig.until(&["b/1 x", "d/1 x"]).await;
+    assert!(Arc::ptr_eq(&peer, &rig.server("b")));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn an_editor_may_save_as_it_likes() {
+    let mut rig = Rig::new(&ab());
+    rig.start();
+    rig.until(&["a/1 x", "b/1 x"]).await;
+    let uid = rig.server("a").meta.uid.clone();
+
+    // As vim does: a probe, a backup by rename, a new file, the backup removed.
+    rig.write("4913", "");
+    rig.remove("4913");
+    rig.rename("a.yaml", "a.yaml~");
+    rig.write("a.yaml", &server("a", "vim"));
+    rig.remove("a.yaml~");
+    rig.until(&["a/2 vim", "b/1 x"]).await;
+
+    // As sed -i does: another file, renamed into place.
+    rig.write("sedXy12", &server("a", "sed"));
+    rig.rename("sedXy12", "a.yaml");
+    rig.until(&["a/3 sed", "b/1 x"]).await;
+
+    // As simple programs do: truncated, then written in pieces.
+    let text = server("a", "slow");
+    let mut file = fs::File::create(rig.path("a.yaml")).unwrap();
+    for piece in text.as_bytes().chunks(10) {
+        std::io::Write::write_all(&mut file, piece).unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(file);
+    rig.until(&["a/4 slow", "b/1 x"]).await;
+    assert_eq!(rig.server("a").meta.uid, uid);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_file_renamed_into_place_is_taken_before_the_tree_is_quiet() {
+    let mut rig = Rig::new(&ab());
+    rig.start();
+    rig.until(&["a/1 x", "b/1 x"]).await;
+    rig.all_seen().await;
+    // The tree is kept noisy, so that nothing but the rename can be the reason.
+    let noisy = CancellationToken::new();
+    let noise = tokio::spawn({
+        let (path, noisy) = (rig.path("noise.yaml"), noisy.clone());
+        async move {
+            while !noisy.is_cancelled() {
+                fs::write(&path, format!("# {:?}\n", Instant::now())).unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    });
+    let mut times = Vec::new();
+    for number in 0..5 {
+        rig.write("incoming", &server(&format!("n{number}"), "x"));
+        let begun = Instant::now();
+        rig.rename("incoming", &format!("n{number}.yaml"));
+        rig.until_that(|desired| {
+            desired.servers.contains_key(&ObjectKey::new("default", format!("n{number}")))
+        })
+        .await;
+        times.push(begun.elapsed());
+    }
+    noisy.cancel();
+    noise.await.unwrap();
+    times.sort();
+    println!("rename to desired: {times:?}");
+    assert!(times[2] < Duration::from_millis(200), "{times:?}");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn identity_and_last_good_outlive_a_restart() {
+    let mut rig = Rig::new(&ab());
+    rig.start();
+    rig.until(&["a/1 x", "b/1 x"]).await;
+    rig.write("a.yaml", &server("a", "y"));
+    rig.until(&["a/2 y", "b/1 x"]).await;
+    let before = [rig.server("a"), rig.server("b")];
+    rig.stop().await;
+
+    rig.write("team/b.yaml", "broken: [");
+    rig.start();
+    rig.until(&["a/2 y", "b/1 x ParseError"]).await;
+    for server in before {
+        let after = rig.server(&server.meta.key.name);
+        assert_eq!(after.meta.uid, server.meta.uid);
+        assert_eq!(after.meta.created, server.meta.created);
+        assert_eq!(after.spec_digest, server.spec_digest);
+    }
+    rig.stop().await;
+
+    rig.remove("a.yaml");
+    rig.rename("team/b.yaml", "b.yaml");
+    rig.write("b.yaml", &server("b", "z"));
+    rig.start();
+    let first = rig.until_that(|desired| desired.source.synced).await;
+    assert_eq!(told(&first), ["b/2 z"], "what is gone is never seen as desired");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn where_events_do_not_come_the_clock_does() {
+    let mut rig = Rig::new(&ab());
+    rig.options.poll = Some(Duration::from_millis(50));
+    rig.start();
+    let first = rig.until(&["a/1 x", "b/1 x"]).await;
+    assert_eq!(first.source.watching, Watching::Polling);
+    rig.write("a.yaml", &server("a", "y"));
+    rig.write("c.yaml", &server("c", "x"));
+    rig.remove("team/b.yaml");
+    rig.until(&["a/2 y", "c/1 x"]).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn servers_may_write_files_of_their_own_into_the_tree() {
+    let mut rig = Rig::new(&ab());
+    rig.start();
+    rig.until(&["a/1 x", "b/1 x"]).await;
+    rig.all_seen().await;
+    let before = rig.now();
+    for number in 0..200 {
+        rig.write("team/data.db-journal", &number.to_string());
+        rig.rename("team/data.db-journal", "team/data.db");
+    }
+    rig.write("c.yaml", &server("c", "x"));
+    let after = rig.until(&["a/1 x", "b/1 x", "c/1 x"]).await;
+    for (key, server) in &before.servers {
+        assert!(Arc::ptr_eq(server, &after.servers[key]));
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn many_files_change_at_once() {
+    let name = |number: usize| format!("many/{number}.yaml");
+    let mut rig = Rig::new(&ab());
+    for number in 0..200 {
+        rig.write(&name(number), &server(&format!("s{number}"), "x"));
+    }
+    rig.start();
+    rig.until_that(|desired| desired.source.synced && desired.servers.len() == 202).await;
+    let peer = rig.server("b");
+    // As git checkout does.
+    for number in 0..200 {
+        rig.remove(&name(number));
+        rig.write(&name(number), &server(&format!("s{number}"), if number % 2 == 0 { "y" } else { "x" }));
+    }
+    let changed =
+        |desired: &Desired| desired.servers.values().filter(|server| command_of(server) == Some("y")).count();
+    let found = rig.until_that(|desired| changed(desired) == 100).await;
+    assert_eq!(found.servers.len(), 202, "none went on the way");
+    assert!(Arc::ptr_eq(&peer, &rig.server("b")));
+    assert!(found.servers.values().all(|server| server.meta.generation <= 2));
+    rig.stop().await;
+}

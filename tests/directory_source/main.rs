@@ -1,0 +1,165 @@
+//! What people do to a directory of declarations, and what comes of it. Real files, real events.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, reason = "tests may block and fail")]
+
+mod edits;
+mod roots;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use evenkeel::resource::{DigestKey, McpServerSpec, ObjectKey, Reason};
+use evenkeel::source::directory::{self, Environment, Options};
+use evenkeel::source::{Declared, Desired, Watching};
+use evenkeel::state::StateDir;
+use tempfile::TempDir;
+use tokio::sync::watch::Receiver;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A folder with a directory source in it, `fleet` unless said otherwise.
+struct Rig {
+    folder: TempDir,
+    options: Options,
+    source: Option<Source>,
+}
+
+struct Source {
+    desired: Receiver<Arc<Desired>>,
+    tracker: TaskTracker,
+    cancel: CancellationToken,
+}
+
+impl Rig {
+    /// Files are written before the source starts.
+    fn new(files: &[(&str, String)]) -> Self {
+        Self::at("fleet", files)
+    }
+
+    /// A rig whose root is `root`, made by `files` or later.
+    fn at(root: &str, files: &[(&str, String)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options {
+            root: folder.path().join(root),
+            secrets: folder.path().join("secrets"),
+            environment: Environment::from_iter([("PROXY", "http://proxy")]),
+            key: DigestKey::new(b"key"),
+            prune_empty: false,
+            poll: None,
+        };
+        let rig = Self { folder, options, source: None };
+        for (name, text) in files {
+            rig.write(name, text);
+        }
+        rig
+    }
+
+    fn start(&mut self) {
+        let state = StateDir::open(&self.folder.path().join("state"), &self.options.root).unwrap();
+        let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let desired = directory::start(self.options.clone(), Arc::new(state), &tracker, cancel.clone());
+        self.source = Some(Source { desired, tracker, cancel });
+    }
+
+    async fn stop(&mut self) {
+        let source = self.source.take().unwrap();
+        source.cancel.cancel();
+        source.tracker.close();
+        timeout(PATIENCE, source.tracker.wait()).await.unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join("fleet").join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn rename(&self, from: &str, to: &str) {
+        fs::rename(self.path(from), self.path(to)).unwrap();
+    }
+
+    fn remove(&self, name: &str) {
+        fs::remove_file(self.path(name)).unwrap();
+    }
+
+    fn now(&self) -> Arc<Desired> {
+        Arc::clone(&self.source.as_ref().unwrap().desired.borrow())
+    }
+
+    fn server(&self, name: &str) -> Arc<Declared<McpServerSpec>> {
+        let key = ObjectKey::new("default", name);
+        Arc::clone(
+            self.now().servers.get(&key).unwrap_or_else(|| panic!("no {name} in {:?}", told(&self.now()))),
+        )
+    }
+
+    /// Waits until what is declared is as expected.
+    async fn until(&mut self, expected: &[&str]) -> Arc<Desired> {
+        self.until_that(|desired| desired.source.synced && told(desired) == expected).await
+    }
+
+    async fn until_that(&mut self, holds: impl Fn(&Desired) -> bool) -> Arc<Desired> {
+        let desired = &mut self.source.as_mut().unwrap().desired;
+        let found = timeout(PATIENCE, desired.wait_for(|desired| holds(desired))).await;
+        let found = found.map(|found| Arc::clone(&found.unwrap()));
+        if let Ok(found) = found {
+            return found;
+        }
+        let now = self.now();
+        panic!("never came; it is {:?} with {:#?}", told(&now), now.source)
+    }
+
+    /// Waits until all that was done before is seen: another change is, which is taken with everything else.
+    async fn all_seen(&mut self) {
+        let name = "marker.yaml";
+        for command in ["one", "two"] {
+            self.write(name, &server("marker", command));
+            self.until_that(|desired| {
+                let marker = desired.servers.get(&ObjectKey::new("default", "marker"));
+                marker.and_then(|marker| command_of(marker)).is_some_and(|found| found == command)
+            })
+            .await;
+        }
+        self.remove(name);
+        self.until_that(|desired| !desired.servers.contains_key(&ObjectKey::new("default", "marker"))).await;
+    }
+}
+
+fn server(name: &str, command: &str) -> String {
+    format!(
+        "---\napiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata:\n  name: {name}\nspec:\n  stdio:\n    command: {command}\n"
+    )
+}
+
+fn command_of(server: &Declared<McpServerSpec>) -> Option<&str> {
+    Some(server.spec.as_ref()?.stdio.as_ref()?.command.as_str())
+}
+
+/// `name/generation command`, with what is refused.
+fn told(desired: &Desired) -> Vec<String> {
+    let told = |server: &Arc<Declared<McpServerSpec>>| {
+        let refused = server.refused.as_ref().map(|problem| format!(" {}", problem.reason));
+        let command = command_of(server).unwrap_or("-");
+        format!(
+            "{}/{} {command}{}",
+            server.meta.key.name,
+            server.meta.generation,
+            refused.unwrap_or_default()
+        )
+    };
+    desired.servers.values().map(told).collect()
+}
+
+fn ab() -> [(&'static str, String); 2] {
+    [("a.yaml", server("a", "x")), ("team/b.yaml", server("b", "x"))]
+}
