@@ -1,8 +1,12 @@
-use axum::extract::{Path, RawQuery, State};
+use std::convert::Infallible;
+
+use axum::Router;
+use axum::extract::{FromRequestParts, Path, State};
+use axum::http::header::{CONTENT_TYPE, USER_AGENT};
+use axum::http::request::Parts;
 use axum::http::{Method, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
@@ -25,93 +29,119 @@ pub(super) fn routes() -> Router<App> {
         .method_not_allowed_fallback(read_only)
 }
 
-type Answer = Result<Json<Value>, Refusal>;
-
-async fn list_all(
-    State(app): State<App>,
-    Path(plural): Path<String>,
-    RawQuery(query): RawQuery,
+/// A question, and how its answer is to be written.
+struct Question {
+    app: App,
     uri: Uri,
-) -> Answer {
-    let kind = kind(&plural, &uri)?;
-    list(&app, kind, None, query.as_deref())
+    /// For people: over several lines, as the API server does it for browsers and curl.
+    pretty: bool,
 }
 
-async fn list_one_namespace(
-    State(app): State<App>,
-    Path((namespace, plural)): Path<(String, String)>,
-    RawQuery(query): RawQuery,
-    uri: Uri,
-) -> Answer {
-    let kind = namespaced(&plural, &uri)?;
-    list(&app, kind, Some(&namespace), query.as_deref())
-}
+impl FromRequestParts<App> for Question {
+    type Rejection = Infallible;
 
-async fn get_unscoped(
-    State(app): State<App>,
-    Path((plural, name)): Path<(String, String)>,
-    uri: Uri,
-) -> Answer {
-    let kind = kind(&plural, &uri)?;
-    if kind.namespaced() {
-        return Err(Refusal::no_path(uri.path()));
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
+        let agent = parts.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+        let person = ["curl/", "Wget/", "Mozilla/5.0"].iter().any(|start| agent.starts_with(start));
+        let asked = parameters(&parts.uri).find(|(name, _)| name == "pretty").map(|(_, value)| is_on(&value));
+        Ok(Self { app: app.clone(), uri: parts.uri.clone(), pretty: asked.unwrap_or(person) })
     }
-    object(&app, kind, &ObjectKey::new("", name))
+}
+
+/// A JSON document.
+struct Document {
+    value: Value,
+    pretty: bool,
+}
+
+impl IntoResponse for Document {
+    fn into_response(self) -> Response {
+        let text = if self.pretty { format!("{:#}\n", self.value) } else { self.value.to_string() };
+        ([(CONTENT_TYPE, "application/json")], text).into_response()
+    }
+}
+
+type Answer = Result<Document, Refusal>;
+
+async fn list_all(question: Question, Path(plural): Path<String>) -> Answer {
+    question.list(question.kind(&plural)?, None)
+}
+
+async fn list_one_namespace(question: Question, Path((namespace, plural)): Path<(String, String)>) -> Answer {
+    question.list(question.namespaced(&plural)?, Some(&namespace))
+}
+
+async fn get_unscoped(question: Question, Path((plural, name)): Path<(String, String)>) -> Answer {
+    let kind = question.kind(&plural)?;
+    if kind.namespaced() {
+        return Err(question.no_path());
+    }
+    question.object(kind, &ObjectKey::new("", name))
 }
 
 async fn get_namespaced(
-    State(app): State<App>,
+    question: Question,
     Path((namespace, plural, name)): Path<(String, String, String)>,
-    uri: Uri,
 ) -> Answer {
-    let kind = namespaced(&plural, &uri)?;
-    object(&app, kind, &ObjectKey::new(namespace, name))
+    question.object(question.namespaced(&plural)?, &ObjectKey::new(namespace, name))
 }
 
 async fn unknown(uri: Uri) -> Refusal {
     Refusal::no_path(uri.path())
 }
 
-async fn read_only(State(app): State<App>, method: Method) -> Response {
-    let directory = snapshot(&app).source.directory.display().to_string();
-    Refusal::read_only(&method, &directory).into_response()
+async fn read_only(State(app): State<App>, method: Method) -> Refusal {
+    let directory = app.store.borrow().source.directory.display().to_string();
+    Refusal::read_only(&method, &directory)
 }
 
-fn kind(plural: &str, uri: &Uri) -> Result<Kind, Refusal> {
-    Kind::of_plural(plural).ok_or_else(|| Refusal::no_path(uri.path()))
-}
-
-fn namespaced(plural: &str, uri: &Uri) -> Result<Kind, Refusal> {
-    kind(plural, uri).and_then(
-        |kind| {
-            if kind.namespaced() { Ok(kind) } else { Err(Refusal::no_path(uri.path())) }
-        },
-    )
-}
-
-fn object(app: &App, kind: Kind, key: &ObjectKey) -> Answer {
-    let found = snapshot(app).get(kind, key);
-    found.map(Json).ok_or_else(|| Refusal::no_object(kind, &key.name))
-}
-
-fn list(app: &App, kind: Kind, namespace: Option<&str>, query: Option<&str>) -> Answer {
-    let parameters = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-    for (name, value) in parameters {
-        let off = value.is_empty() || name == "watch" && matches!(&*value, "false" | "0");
-        if let Some(name) = CHOOSING.iter().find(|choosing| **choosing == name).filter(|_| !off) {
-            return Err(Refusal::parameter(name));
-        }
+impl Question {
+    fn kind(&self, plural: &str) -> Result<Kind, Refusal> {
+        Kind::of_plural(plural).ok_or_else(|| self.no_path())
     }
-    let snapshot = snapshot(app);
-    Ok(Json(json!({
-        "apiVersion": API_VERSION,
-        "kind": format!("{}List", kind.name()),
-        "metadata": { "resourceVersion": snapshot.resource_version.to_string() },
-        "items": snapshot.list(kind, namespace),
-    })))
+
+    fn namespaced(&self, plural: &str) -> Result<Kind, Refusal> {
+        let kind = self.kind(plural)?;
+        if kind.namespaced() { Ok(kind) } else { Err(self.no_path()) }
+    }
+
+    fn no_path(&self) -> Refusal {
+        Refusal::no_path(self.uri.path())
+    }
+
+    fn object(&self, kind: Kind, key: &ObjectKey) -> Answer {
+        let found = self.snapshot().get(kind, key);
+        let value = found.ok_or_else(|| Refusal::no_object(kind, &key.name))?;
+        Ok(Document { value, pretty: self.pretty })
+    }
+
+    fn list(&self, kind: Kind, namespace: Option<&str>) -> Answer {
+        for (name, value) in parameters(&self.uri) {
+            let chooses = CHOOSING.iter().find(|chooses| **chooses == name);
+            if let Some(name) = chooses.filter(|_| is_on(&value)) {
+                return Err(Refusal::parameter(name));
+            }
+        }
+        let snapshot = self.snapshot();
+        let value = json!({
+            "apiVersion": API_VERSION,
+            "kind": format!("{}List", kind.name()),
+            "metadata": { "resourceVersion": snapshot.resource_version.to_string() },
+            "items": snapshot.list(kind, namespace),
+        });
+        Ok(Document { value, pretty: self.pretty })
+    }
+
+    /// A copy, so that the reporter never waits for an answer to be written.
+    fn snapshot(&self) -> Snapshot {
+        self.app.store.borrow().clone()
+    }
 }
 
-/// A copy, so that the reporter never waits for an answer to be written.
-fn snapshot(app: &App) -> Snapshot {
-    app.store.borrow().clone()
+fn parameters(uri: &Uri) -> form_urlencoded::Parse<'_> {
+    form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes())
+}
+
+fn is_on(value: &str) -> bool {
+    !matches!(value, "" | "false" | "0")
 }

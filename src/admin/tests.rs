@@ -122,6 +122,11 @@ async fn objects_and_lists_have_the_shapes_of_kubernetes() {
     assert_eq!(object["spec"]["stdio"]["env"][0]["value"], "<redacted>");
     assert!(!object.to_string().contains("hunter2"));
 
+    // For a person, over several lines.
+    let (_, pretty) = rig.get(&format!("{base}/namespaces/default/mcpservers/b?pretty=true")).await;
+    assert!(pretty.starts_with("{\n  \"apiVersion\""), "{pretty}");
+    assert_eq!(serde_json::from_str::<Value>(&pretty).unwrap(), object);
+
     let (code, source) = rig.json(&format!("{base}/sources/directory")).await;
     assert_eq!(code, 200);
     assert_eq!(source["kind"], "Source");

@@ -74,6 +74,10 @@ impl Reporter {
                 Ok(()) = generations.changed() => {}
                 else => return,
             }
+            if stop.is_cancelled() {
+                // What the fleet tells while it ends is not how things are.
+                return;
+            }
             let now = Timestamp::now();
             // First what is declared: the fleet may have told of a generation before it was looked at here.
             let desired = inputs.desired.borrow_and_update().clone();
@@ -254,7 +258,10 @@ fn log_removed(kind: Kind, key: &ObjectKey) {
 fn log(kind: Kind, key: &ObjectKey, before: &[Condition], after: &[Condition]) {
     let Some(news) = news(before, after) else { return };
     let (resource, reason) = (name(kind, key), &news.reason);
-    if is_trouble(news) {
+    if *reason == Reason::Connecting.to_string() {
+        // The fleet logs the step that leads here.
+        tracing::debug!(%resource, %reason, "{}", news.message);
+    } else if is_trouble(news) {
         tracing::warn!(%resource, %reason, "{}", news.message);
     } else {
         tracing::info!(%resource, %reason, "{}", news.message);
@@ -283,7 +290,6 @@ fn news<'a>(before: &[Condition], after: &'a [Condition]) -> Option<&'a Conditio
 fn is_trouble(told: &Condition) -> bool {
     let expected = [
         Reason::Suspended,
-        Reason::Connecting,
         Reason::Draining,
         Reason::Detached,
         Reason::Attached,

@@ -71,6 +71,7 @@ impl Reason {
                 | Self::CommandNotFound
                 | Self::AuthRequired
                 | Self::CredentialsRejected
+                | Self::RemovalHeld
         )
     }
 }

@@ -52,6 +52,13 @@ impl Evenkeel {
         format!("http://127.0.0.1:{}{path}", self.admin)
     }
 
+    /// Another command in the same surroundings: the same state and configuration.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = command(self.home.path());
+        command.args(args);
+        command
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -149,15 +156,12 @@ fn start(
     home: &Path,
     said: &Arc<Mutex<String>>,
 ) -> Child {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_evenkeel"))
+    let mut child = command(home)
         .arg("run")
         .arg(directory)
         .args(["--listen", &format!("127.0.0.1:{listen}")])
         .args(["--admin", &format!("127.0.0.1:{admin}")])
         .args(flags)
-        .env("XDG_STATE_HOME", home.join("state"))
-        .env("XDG_CONFIG_HOME", home.join("config"))
-        .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -172,6 +176,15 @@ fn start(
         }
     });
     child
+}
+
+fn command(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));
+    command
+        .env("XDG_STATE_HOME", home.join("state"))
+        .env("XDG_CONFIG_HOME", home.join("config"))
+        .stdin(Stdio::null());
+    command
 }
 
 /// A port that nobody listens on, from below the range that systems hand out by themselves: it stays free through a

@@ -49,6 +49,7 @@ fn with_reporter(test: impl FnOnce(Reporter, watch::Receiver<Snapshot>, Lines)) 
         .with_ansi(false)
         .without_time()
         .with_target(false)
+        .with_max_level(tracing::Level::DEBUG)
         .finish();
     let (reporter, store) = Reporter::new(Path::new("/fleet"), at(0));
     tracing::subscriber::with_default(subscriber, || test(reporter, store, lines));
@@ -74,8 +75,8 @@ fn each_change_of_state_is_one_line_and_no_change_is_none() {
         assert_eq!(
             lines.take(),
             [
-                " INFO waiting for an attempt to connect resource=McpServer/default/a reason=Connecting",
-                " INFO waiting for an attempt to connect resource=McpServer/default/b reason=Connecting",
+                "DEBUG waiting for an attempt to connect resource=McpServer/default/a reason=Connecting",
+                "DEBUG waiting for an attempt to connect resource=McpServer/default/b reason=Connecting",
             ]
         );
         reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(2));
@@ -100,7 +101,13 @@ fn each_change_of_state_is_one_line_and_no_change_is_none() {
 
         reporter.desire(&Arc::new(desired(&["b"])), at(4));
         reporter.observe(seen("a", 1, Phase::Detached(Reason::Removed), None), at(5));
-        assert_eq!(lines.take(), [" INFO no longer declared resource=McpServer/default/a reason=Removed"]);
+        assert_eq!(
+            lines.take(),
+            [
+                " INFO no longer declared resource=McpServer/default/a reason=Removed",
+                "DEBUG detached resource=McpServer/default/a reason=Detached",
+            ]
+        );
         assert!(reporter.seen.len() == 1, "nothing is kept of what is gone");
     });
 }

@@ -1,0 +1,201 @@
+//! `evenkeel run` as a whole: what it tells of each server, when it is ready, how it starts and ends.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
+
+#[path = "rig/mod.rs"]
+mod rig;
+#[path = "support/mod.rs"]
+mod support;
+
+use std::time::{Duration, Instant};
+
+use hyper::Method;
+use rig::{Http, Rule, Script, Stdio, Then};
+use rustix::process::{Pid, Signal, kill_process};
+use support::{Declared, Evenkeel, eventually, http};
+
+const SECRET: &str = "hunter2-is-no-secret";
+
+/// A server that answers nothing.
+fn silent() -> Script {
+    let hang = || vec![Rule { then: Then::Hang, ..Rule::default() }];
+    let on = ["initialize", "server/discover"].map(|method| (method.to_owned(), hang()));
+    Script { on: on.into(), ..Script::default() }
+}
+
+async fn readyz(evenkeel: &Evenkeel) -> (u16, String) {
+    let answer = http::send(Method::GET, &evenkeel.admin("/readyz"), &[], "").await.unwrap();
+    (answer.status, answer.text().await.unwrap())
+}
+
+#[tokio::test]
+async fn each_server_tells_its_own_state_and_no_secret() {
+    let good = Stdio::new(Script::default());
+    let hanging = Http::start(silent()).await;
+    let fleet = Declared::new();
+    fleet.server("good", &good.spec(&format!(", env: [{{ name: TOKEN, value: {SECRET} }}]")));
+    fleet.server("hanging", &format!("http: {{ url: \"{}?key={SECRET}\" }}", hanging.url()));
+    fleet.server("missing", "stdio: { command: no-such-program-anywhere }");
+    fleet.server("asleep", "stdio: { command: never-started }\nsuspend: true");
+    fleet.server(
+        "secretive",
+        "http:\n  url: http://127.0.0.1:1/\n  headers: [{ name: A, valueFrom: { secretKeyRef: { name: s, key: k } } }]",
+    );
+    fleet.write(
+        "wrong.yaml",
+        "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: { name: wrong }\nspec: {}\n",
+    );
+    let evenkeel = Evenkeel::run(fleet.path()).await;
+
+    evenkeel.attached("good").await;
+    for (name, ready, attached, third) in [
+        ("hanging", "Connecting", "Detached", ("Reconciling", "Progressing")),
+        ("missing", "CommandNotFound", "Detached", ("Stalled", "CommandNotFound")),
+        ("secretive", "SecretNotFound", "Detached", ("Reconciling", "ProgressingWithRetry")),
+        ("wrong", "InvalidSpec", "Detached", ("Stalled", "InvalidSpec")),
+    ] {
+        evenkeel.wait_for(name, "Ready", "False", ready).await;
+        evenkeel.wait_for(name, "Attached", "False", attached).await;
+        evenkeel.wait_for(name, third.0, "True", third.1).await;
+    }
+    evenkeel.wait_for("asleep", "Ready", "False", "Suspended").await;
+    assert!(evenkeel.condition("asleep", "Reconciling").await.is_none());
+
+    let good = evenkeel.server("good").await.unwrap();
+    assert_eq!(good["metadata"]["generation"], 1);
+    assert_eq!(good["status"]["observedGeneration"], 1);
+    assert_eq!(good["status"]["attachedGeneration"], 1);
+    assert_eq!(good["spec"]["stdio"]["env"][0]["value"], "<redacted>");
+    let source = http::get(&evenkeel.admin("/apis/evenkeel.dev/v1alpha1/sources/directory")).await.unwrap();
+    assert!(source.contains("\"watching\""), "{source}");
+
+    let mut told = evenkeel.said();
+    assert!(told.contains("resource=McpServer/default/missing reason=CommandNotFound"), "{told}");
+    for path in ["/metrics", "/readyz", "/apis/evenkeel.dev/v1alpha1/mcpservers"] {
+        told += &http::get(&evenkeel.admin(path)).await.unwrap();
+    }
+    assert!(!told.contains(SECRET), "{told}");
+}
+
+#[tokio::test]
+async fn a_broken_file_keeps_what_it_declared_and_says_so() {
+    let server = Stdio::new(Script::default());
+    let fleet = Declared::new();
+    fleet.server("a", &server.spec(""));
+    let evenkeel = Evenkeel::run(fleet.path()).await;
+    evenkeel.attached("a").await;
+
+    fleet.write("a.yaml", "kind: [");
+    evenkeel.wait_for("a", "Ready", "False", "ParseError").await;
+    evenkeel.wait_for("a", "Attached", "True", "ServingPreviousGeneration").await;
+    evenkeel.wait_for("a", "Stalled", "True", "ParseError").await;
+    let [process] = &server.alive()[..] else { panic!("one process") };
+
+    fleet.server("a", &server.spec(""));
+    evenkeel.attached("a").await;
+    assert!(process.is_alive(), "the connection was never touched");
+    assert_eq!(server.processes().len(), 1);
+    assert!(evenkeel.condition("a", "Stalled").await.is_none());
+
+    // With another file beside it: a directory that is empty at once may be a mistake.
+    fleet.server("b", &server.spec(""));
+    evenkeel.attached("b").await;
+    fleet.remove("a.yaml");
+    eventually("a is gone", async || evenkeel.server("a").await.is_none().then_some(())).await;
+    assert!(evenkeel.said().contains("no longer declared resource=McpServer/default/a reason=Removed"));
+}
+
+#[tokio::test]
+async fn readiness_waits_for_required_servers_and_names_them() {
+    let slow = Http::start(silent()).await;
+    let fleet = Declared::new();
+    fleet.server("slow", &format!("{}\nrequired: true", slow.spec()));
+    fleet.server("other", "stdio: { command: no-such-program-anywhere }");
+    let evenkeel = Evenkeel::run(fleet.path()).await;
+    evenkeel.wait_for("slow", "Ready", "False", "Connecting").await;
+    let (code, reasons) = readyz(&evenkeel).await;
+    assert_eq!((code, reasons.lines().count()), (503, 1), "{reasons}");
+    assert!(reasons.starts_with("McpServer/default/slow: Connecting: "), "{reasons}");
+
+    slow.edit(|script| script.on.clear());
+    // The attempt under way still hangs; a changed declaration starts another at once.
+    fleet.server("slow", &format!("{}\nrequired: true", slow.spec().replace("/mcp", "/again")));
+    evenkeel.attached("slow").await;
+    eventually("it is ready", async || (readyz(&evenkeel).await == (200, "ok\n".into())).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_directory_that_is_not_there_yet_is_waited_for() {
+    let server = Stdio::new(Script::default());
+    let folder = tempfile::tempdir().unwrap();
+    let late = folder.path().join("late");
+    let evenkeel = Evenkeel::run(&late).await;
+    eventually("its absence is told", async || {
+        let (code, reasons) = readyz(&evenkeel).await;
+        assert_eq!(code, 503, "{reasons}");
+        reasons.starts_with("Source/directory: SourceUnavailable: ").then_some(())
+    })
+    .await;
+
+    let fleet = Declared::new();
+    fleet.server("a", &server.spec(""));
+    std::fs::rename(fleet.path(), &late).unwrap();
+    evenkeel.attached("a").await;
+    assert_eq!(readyz(&evenkeel).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_second_one_on_the_same_directory_is_refused_with_the_pid_of_the_first() {
+    let fleet = Declared::new();
+    let evenkeel = Evenkeel::run(fleet.path()).await;
+    let directory = fleet.path().to_str().unwrap();
+    let output = evenkeel
+        .command(&["run", directory, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(&evenkeel.pid().to_string()), "{said}");
+}
+
+#[tokio::test]
+async fn sigterm_ends_it_with_everything_it_started() {
+    let servers = Stdio::new(Script::default());
+    let fleet = Declared::new();
+    fleet.server("a", &servers.spec(""));
+    fleet.server("b", &servers.spec(""));
+    let mut evenkeel = Evenkeel::run(fleet.path()).await;
+    evenkeel.attached("a").await;
+    evenkeel.attached("b").await;
+    let status = evenkeel.terminate().await;
+    assert_eq!(status.code(), Some(0), "{}", evenkeel.said());
+    assert!(servers.alive().is_empty());
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let mut stubborn = Script::default();
+    stubborn.stdio.ignore_eof = true;
+    stubborn.stdio.ignore_sigterm = true;
+    let server = Stdio::new(stubborn);
+    let fleet = Declared::new();
+    fleet.server("a", &server.spec(""));
+    let mut evenkeel = Evenkeel::run(fleet.path()).await;
+    evenkeel.attached("a").await;
+    let pid = i32::try_from(evenkeel.pid()).ok().and_then(Pid::from_raw).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    eventually("it heard", async || evenkeel.said().contains("shutting down").then_some(())).await;
+    let second = Instant::now();
+    let status = evenkeel.terminate().await;
+    assert_eq!(status.code(), Some(1), "{}", evenkeel.said());
+    assert!(second.elapsed() < Duration::from_secs(5), "{:?}", second.elapsed());
+    for process in server.processes() {
+        process.gone().await;
+    }
+}
