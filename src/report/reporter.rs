@@ -86,7 +86,7 @@ impl Reporter {
                 self.observe(observation, now);
             }
             let conflicts = inputs.catalog.load().conflicting().clone();
-            self.conflict(conflicts, now);
+            self.conflict(&conflicts, now);
             self.publish();
         }
     }
@@ -134,9 +134,9 @@ impl Reporter {
     }
 
     /// Takes up which names conflict now: costs what changed.
-    fn conflict(&mut self, conflicts: OrdMap<ObjectKey, Arc<[Conflict]>>, now: Timestamp) {
+    fn conflict(&mut self, conflicts: &OrdMap<ObjectKey, Arc<[Conflict]>>, now: Timestamp) {
         let before = std::mem::replace(&mut self.conflicts, conflicts.clone());
-        for change in before.diff(&conflicts) {
+        for change in before.diff(conflicts) {
             let (DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _)) =
                 change;
             if let Some(declared) = self.desired.servers.get(key).cloned() {

@@ -128,7 +128,7 @@ fn nothing_is_written_when_nothing_changed() {
         };
         reporter.desire(&Arc::new(rebuilt), at(9));
         reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(9));
-        reporter.conflict(OrdMap::new(), at(9));
+        reporter.conflict(&OrdMap::new(), at(9));
         reporter.publish();
         assert!(!store.has_changed().unwrap());
     });
