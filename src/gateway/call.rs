@@ -7,7 +7,10 @@ use bytes::Bytes;
 use futures_util::stream::unfold;
 use http::{Response, StatusCode};
 use rmcp::model::ErrorCode;
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::Gateway;
 use super::answer::{self, Failure};
@@ -21,6 +24,8 @@ use crate::wire::{Edit, Era, Exchange, Id, Incoming, LinkError, Members, Reply, 
 
 /// A response that is not there by then becomes a stream, and a quiet stream says that it is alive.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// So many calls may go on without their agents.
+const ALONE: usize = 4_096;
 
 /// Who calls, and how the answer is to look.
 pub(super) struct Caller<'a> {
@@ -31,6 +36,8 @@ pub(super) struct Caller<'a> {
     pub(super) in_flight: Option<InFlight>,
     /// False if the agent takes nothing but JSON.
     pub(super) streams: bool,
+    /// Ends what goes on without an agent.
+    pub(super) stop: CancellationToken,
 }
 
 /// Carries out a call.
@@ -47,154 +54,166 @@ pub(super) async fn call(gateway: &Gateway, caller: Caller<'_>, params: &Members
             (None, None) => return refuse(&caller, &format!("Unknown tool: {name}")),
         }
     };
-    let measured = gateway.metrics.measure(&route.section().key);
+    let mut in_flight = caller.in_flight;
     let deadline = Instant::now() + route.section().call_timeout;
-    let mut call =
-        Call { id: caller.id, era: caller.era, route, in_flight: caller.in_flight, deadline, measured };
+    let measured = gateway.metrics.measure(&route.section().key);
+    let answer = Answer { id: caller.id, era: caller.era, route, measured };
     let begun = tokio::select! {
         biased;
-        () = cancelled(&mut call.in_flight) => return nothing(),
-        begun = begin(&call.route, call.deadline, call.era, params) => begun,
+        () = cancelled(&mut in_flight) => Err(Ended::Cancelled),
+        begun = begin(&answer.route, deadline, params) => begun,
     };
-    let mut running = match begun {
-        Ok(running) => running,
-        Err(ended) => return call.end(&ended),
+    let (exchange, guard) = match begun {
+        Ok(begun) => begun,
+        Err(ended) => return answer.respond(&ended),
     };
+    let call = Call { answer, in_flight, deadline, exchange, _guard: guard };
+    let mut attended = Attended { call: Some(call), alone: gateway.alone.clone(), stop: caller.stop };
     let patience = Instant::now() + PATIENCE;
     let first = loop {
-        match call.next(&mut running, patience).await {
+        match attended.next(patience).await {
             Next::Notice(notice) if caller.streams => break Some(event(&notice)),
             Next::Quiet if caller.streams => break None,
             Next::Notice(_) | Next::Quiet => {}
-            Next::Ended(ended) => return call.end(&ended),
+            Next::Ended(answer, ended) => return answer.respond(&ended),
+            Next::Over => return nothing(),
         }
     };
-    stream(call, running, first)
+    stream(attended, first)
 }
 
 /// The rest of a call that takes longer or says something before its answer.
-fn stream(call: Call, running: Running, first: Option<Bytes>) -> Response<Body> {
-    let state = Some((Box::new((call, running)), first));
-    body::events(unfold(state, async |state| {
-        let (mut state, first) = state?;
+fn stream(attended: Attended, first: Option<Bytes>) -> Response<Body> {
+    body::events(unfold((Box::new(attended), first), async |(mut attended, first)| {
         if let Some(first) = first {
-            return Some((first, Some((state, None))));
+            return Some((first, (attended, None)));
         }
-        let (call, running) = &mut *state;
-        match call.next(running, Instant::now() + PATIENCE).await {
-            Next::Notice(notice) => Some((event(&notice), Some((state, None)))),
-            Next::Quiet => Some((KEEP_ALIVE, Some((state, None)))),
-            Next::Ended(Ended::Cancelled) => None,
-            Next::Ended(ended) => {
-                let (call, _) = *state;
-                let (_, message) = call.message(&ended);
-                call.measured.end(ended.outcome());
-                Some((event(&message), None))
-            }
-        }
+        let bytes = match attended.next(Instant::now() + PATIENCE).await {
+            Next::Notice(notice) => event(&notice),
+            Next::Quiet => KEEP_ALIVE,
+            Next::Ended(_, Ended::Cancelled) | Next::Over => return None,
+            Next::Ended(answer, ended) => event(&answer.message(&ended).1),
+        };
+        Some((bytes, (attended, None)))
     }))
 }
 
-/// A call on its way.
+/// A call that its server has. Dropped before its end, it is cancelled there.
 struct Call {
-    id: Id,
-    era: Era,
-    route: Arc<Route>,
+    answer: Answer,
     in_flight: Option<InFlight>,
     deadline: Instant,
-    measured: Measured,
-}
-
-/// A call that its server has.
-struct Running {
-    exchange: Option<Exchange>,
-    /// A legacy agent that goes away has not cancelled; a modern one has.
-    era: Era,
+    exchange: Exchange,
     /// The connection stays open while this is held.
     _guard: CallGuard,
 }
 
+/// A call whose agent is there.
+///
+/// A modern agent that goes away has cancelled its call. A legacy one has not: its call goes on alone, since
+/// its server still works, and the agent may still cancel it.
+struct Attended {
+    call: Option<Call>,
+    alone: TaskTracker,
+    stop: CancellationToken,
+}
+
 enum Next {
     Notice(Bytes),
+    /// Nothing came in time.
     Quiet,
-    Ended(Ended),
+    Ended(Answer, Ended),
+    /// It ended before.
+    Over,
 }
 
-/// How a call ended, but for agents that went away.
-enum Ended {
-    Answered(Reply),
-    Refused(String),
-    Failed(LinkError),
-    TimedOut,
-    Cancelled,
-}
-
-async fn begin(route: &Route, deadline: Instant, era: Era, params: &Members<'_>) -> Result<Running, Ended> {
+async fn begin(
+    route: &Route,
+    deadline: Instant,
+    params: &Members<'_>,
+) -> Result<(Exchange, CallGuard), Ended> {
     let section = route.section();
-    let guard = section
-        .handle
-        .begin_call()
-        .await
-        .map_err(|refusal| Ended::Refused(answer::refused(&section.key, &refusal)))?;
+    let refused = |refusal| Ended::Refused(answer::refused(&section.key, &refusal));
+    let guard = section.handle.begin_call().await.map_err(refused)?;
     let request = Request {
         method: "tools/call",
         params,
         edits: &[Edit::Set("name", route.tool_json())],
         name: Some(route.tool()),
     };
-    let exchange = tokio::time::timeout_at(deadline, guard.link().call(request))
-        .await
-        .map_err(|_| Ended::TimedOut)?
-        .map_err(Ended::Failed)?;
-    Ok(Running { exchange: Some(exchange), era, _guard: guard })
+    match tokio::time::timeout_at(deadline, guard.link().call(request)).await {
+        Ok(Ok(exchange)) => Ok((exchange, guard)),
+        Ok(Err(error)) => Err(Ended::Failed(error)),
+        Err(_) => Err(Ended::TimedOut),
+    }
 }
 
 impl Call {
-    /// What comes next of the call, or that nothing came until `patience`. Cancel safe.
-    async fn next(&mut self, running: &mut Running, patience: Instant) -> Next {
-        let Some(exchange) = &mut running.exchange else {
-            return Next::Ended(Ended::Cancelled);
-        };
-        let ended = tokio::select! {
+    /// What comes next, or nothing if nothing came until `patience`; an error is the end. Cancel safe.
+    async fn next(&mut self, patience: Instant) -> Result<Option<Bytes>, Ended> {
+        tokio::select! {
             biased;
-            incoming = exchange.next() => match incoming {
-                Ok(Incoming::Notice(notice)) => return Next::Notice(notice),
-                Ok(Incoming::Answer(reply)) => Ended::Answered(reply),
-                Err(error) => Ended::Failed(error),
+            incoming = self.exchange.next() => match incoming {
+                Ok(Incoming::Notice(notice)) => Ok(Some(notice)),
+                Ok(Incoming::Answer(reply)) => Err(Ended::Answered(reply)),
+                Err(error) => Err(Ended::Failed(error)),
             },
-            () = cancelled(&mut self.in_flight) => Ended::Cancelled,
+            () = cancelled(&mut self.in_flight) => Err(Ended::Cancelled),
             () = sleep_until(patience.min(self.deadline)) => {
-                if patience < self.deadline {
-                    return Next::Quiet;
-                }
-                Ended::TimedOut
+                if patience < self.deadline { Ok(None) } else { Err(Ended::TimedOut) }
             }
-        };
-        // Dropped here and not abandoned: what has no answer yet is cancelled at the server.
-        running.exchange = None;
-        Next::Ended(ended)
-    }
-
-    fn end(self, ended: &Ended) -> Response<Body> {
-        if matches!(ended, Ended::Cancelled) {
-            return nothing();
         }
-        let (status, message) = self.message(ended);
-        self.measured.end(ended.outcome());
-        body::json(status, message)
     }
 
-    fn message(&self, ended: &Ended) -> (StatusCode, Bytes) {
-        let section = self.route.section();
-        let text = match ended {
-            Ended::Answered(reply) => return answer::reply(&self.id, reply, self.era),
-            Ended::Refused(text) => text.clone(),
-            Ended::Failed(error) => answer::failed(&section.key, error),
-            Ended::TimedOut => answer::timed_out(&section.key, section.call_timeout),
-            Ended::Cancelled => String::from("The call was cancelled."),
-        };
-        (StatusCode::OK, answer::tool_error(&self.id, &text, self.era))
+    /// The rest of a call whose agent went away.
+    async fn alone(mut self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                next = self.next(self.deadline) => if let Err(ended) = next {
+                    return self.answer.measured.end(ended.outcome());
+                },
+                () = stop.cancelled() => return self.exchange.abandon(),
+            }
+        }
     }
+}
+
+impl Attended {
+    async fn next(&mut self, patience: Instant) -> Next {
+        let Some(call) = &mut self.call else {
+            return Next::Over;
+        };
+        let ended = match call.next(patience).await {
+            Ok(Some(notice)) => return Next::Notice(notice),
+            Ok(None) => return Next::Quiet,
+            Err(ended) => ended,
+        };
+        match self.call.take() {
+            Some(call) => Next::Ended(call.answer, ended),
+            None => Next::Over,
+        }
+    }
+}
+
+impl Drop for Attended {
+    fn drop(&mut self) {
+        if let Some(call) = self.call.take()
+            && call.answer.era == Era::Legacy
+            && self.alone.len() < ALONE
+            && let Ok(runtime) = Handle::try_current()
+        {
+            self.alone.spawn_on(call.alone(self.stop.clone()), &runtime);
+        }
+    }
+}
+
+/// How a call ended.
+enum Ended {
+    Answered(Reply),
+    Refused(String),
+    Failed(LinkError),
+    TimedOut,
+    Cancelled,
 }
 
 impl Ended {
@@ -210,13 +229,35 @@ impl Ended {
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(exchange) = self.exchange.take()
-            && self.era == Era::Legacy
-        {
-            exchange.abandon();
+/// What an answer is made from.
+struct Answer {
+    id: Id,
+    era: Era,
+    route: Arc<Route>,
+    measured: Measured,
+}
+
+impl Answer {
+    fn respond(self, ended: &Ended) -> Response<Body> {
+        if matches!(ended, Ended::Cancelled) {
+            return nothing();
         }
+        let (status, message) = self.message(ended);
+        body::json(status, message)
+    }
+
+    /// The whole message and its HTTP status.
+    fn message(self, ended: &Ended) -> (StatusCode, Bytes) {
+        self.measured.end(ended.outcome());
+        let section = self.route.section();
+        let text = match ended {
+            Ended::Answered(reply) => return answer::reply(&self.id, reply, self.era),
+            Ended::Refused(text) => text.clone(),
+            Ended::Failed(error) => answer::failed(&section.key, error),
+            Ended::TimedOut => answer::timed_out(&section.key, section.call_timeout),
+            Ended::Cancelled => String::from("The call was cancelled."),
+        };
+        (StatusCode::OK, answer::tool_error(&self.id, &text, self.era))
     }
 }
 

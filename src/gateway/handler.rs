@@ -18,7 +18,7 @@ use super::call::{Caller, call};
 use super::era::{era, member, negotiate, supported, text};
 use super::notices::{Source, listen_stream, session_stream};
 use super::seal::Handshake;
-use super::session::Session;
+use super::session::{InFlight, Session};
 use super::{Gateway, admit};
 use crate::catalog::ViewName;
 use crate::wire::{Envelope, Era, Id, Malformed, Members, members};
@@ -171,8 +171,7 @@ impl Agent {
         match asked.method {
             "tools/call" => {
                 let Asked { id, params, streams, .. } = asked;
-                let caller = Caller { id, era: Era::Modern, view: &self.view, in_flight: None, streams };
-                call(&self.gateway, caller, params).await
+                call(&self.gateway, self.caller(id, Era::Modern, None, streams), params).await
             }
             "tools/list" => self.list(&asked, Era::Modern, None),
             "server/discover" => {
@@ -202,9 +201,7 @@ impl Agent {
                     );
                     return fail(&failure, Some(&id));
                 };
-                let in_flight = Some(in_flight);
-                let caller = Caller { id, era: Era::Legacy, view: &self.view, in_flight, streams };
-                call(&self.gateway, caller, params).await
+                call(&self.gateway, self.caller(id, Era::Legacy, Some(in_flight), streams), params).await
             }
             "tools/list" => self.list(&asked, Era::Legacy, Some(session)),
             "ping" => succeed(&asked.id, "{}"),
@@ -306,6 +303,10 @@ impl Agent {
             .ok_or((StatusCode::BAD_REQUEST, "Bad request: the Mcp-Session-Id header is missing"))?;
         let session = id.to_str().ok().and_then(|id| self.gateway.sessions.get(id, &self.view));
         session.ok_or((StatusCode::NOT_FOUND, "Session not found: initialize again"))
+    }
+
+    fn caller(&self, id: Id, era: Era, in_flight: Option<InFlight>, streams: bool) -> Caller<'_> {
+        Caller { id, era, view: &self.view, in_flight, streams, stop: self.stop.clone() }
     }
 
     fn source(&self) -> Source {

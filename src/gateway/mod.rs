@@ -20,6 +20,8 @@ mod stall;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::task::TaskTracker;
+
 pub use admit::Allowed;
 pub use metrics::GatewayMetrics;
 pub use seal::{SealError, SessionKey};
@@ -71,13 +73,16 @@ pub struct Gateway {
     limits: Limits,
     catalog: Catalog,
     metrics: GatewayMetrics,
+    /// Calls that go on though their agents went away.
+    alone: TaskTracker,
 }
 
 impl Gateway {
     /// A gateway that serves nobody yet.
     pub fn new(config: GatewayConfig, catalog: Catalog, metrics: GatewayMetrics) -> Arc<Self> {
         let GatewayConfig { allowed, session_key, limits } = config;
-        Arc::new(Self { allowed, sessions: Sessions::new(session_key), limits, catalog, metrics })
+        let sessions = Sessions::new(session_key);
+        Arc::new(Self { allowed, sessions, limits, catalog, metrics, alone: TaskTracker::new() })
     }
 
     fn count_sessions(&self) {

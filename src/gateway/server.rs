@@ -62,6 +62,8 @@ impl Gateway {
         drop(listener);
         connections.close();
         connections.wait().await;
+        self.alone.close();
+        self.alone.wait().await;
     }
 
     async fn connection(self: &Arc<Self>, stream: TcpStream, stop: CancellationToken) {

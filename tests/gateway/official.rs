@@ -119,12 +119,14 @@ async fn the_official_client_lists_calls_and_hears_of_changes() {
 
 #[tokio::test]
 async fn the_official_client_cancels_a_call_that_it_drops() {
-    let rig = Rig::start(Script::new("rig", RigEra::Dual).tools(&["sleep"])).await;
+    let rig = Rig::start(Script::new("rig", RigEra::Legacy).tools(&["sleep"])).await;
     let stack = Stack::start().await;
     stack.attach("r", &rig, json!({})).await;
     let preferred_versions = vec![ProtocolVersion::V_2026_07_28];
     for mode in [ClientLifecycleMode::Initialize, ClientLifecycleMode::Discover { preferred_versions }] {
-        let before = rig.counters().cancelled;
+        let cancels = || rig.counters().of("notifications/cancelled");
+        let before = cancels();
+        let case = format!("the server is told: {mode:?}");
         let (client, _) = connected(&stack, mode).await;
         let arguments = serde_json::from_str(r#"{"ms":600000}"#).unwrap();
         let call = CallToolRequestParams::new("r_sleep").with_arguments(arguments);
@@ -134,8 +136,7 @@ async fn the_official_client_cancels_a_call_that_it_drops() {
             () = eventually("the call is at work", async || (rig.counters().in_flight == 1).then_some(())) => {}
         }
         drop(calling);
-        eventually("the server is told", async || (rig.counters().cancelled == before + 1).then_some(()))
-            .await;
+        eventually(&case, async || (cancels() == before + 1).then_some(())).await;
         client.cancel().await.unwrap();
     }
 }
