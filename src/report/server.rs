@@ -50,7 +50,7 @@ pub fn server_status(
     if let Some(verdict) = reconciling(&work) {
         conditions.set(ConditionType::Reconciling, verdict);
     }
-    if let Some(verdict) = stalled(declared, &work) {
+    if let Some(verdict) = stalled(&work) {
         conditions.set(ConditionType::Stalled, verdict);
     }
 
@@ -154,7 +154,7 @@ impl<'a> Work<'a> {
 
 fn ready(declared: &Declared<McpServerSpec>, work: &Work<'_>, listed: Option<&Listed>) -> Verdict {
     match work {
-        Work::Refused(problem) => Verdict::problem(problem, kept(declared)),
+        Work::Refused(problem) => Verdict::problem(problem, ""),
         Work::Draining(reason) => {
             Verdict::no(Reason::Draining, format!("{}; calls in flight are finishing", withdrawn(*reason)))
         }
@@ -186,7 +186,7 @@ fn ready(declared: &Declared<McpServerSpec>, work: &Work<'_>, listed: Option<&Li
 
 fn accepted(declared: &Declared<McpServerSpec>, conflicts: &[Conflict]) -> Verdict {
     if let Some(problem) = &declared.refused {
-        return Verdict::problem(problem, kept(declared));
+        return Verdict::problem(problem, "");
     }
     if conflicts.is_empty() {
         return Verdict::yes(Reason::Accepted, "the declaration is valid");
@@ -285,20 +285,13 @@ fn reconciling(work: &Work<'_>) -> Option<Verdict> {
     Some(Verdict::yes(reason, message))
 }
 
-fn stalled(declared: &Declared<McpServerSpec>, work: &Work<'_>) -> Option<Verdict> {
-    if !work.is_stalled() {
-        return None;
-    }
+fn stalled(work: &Work<'_>) -> Option<Verdict> {
     match work {
-        Work::Refused(problem) => Some(Verdict::yes(problem.reason, sentence(problem, kept(declared)))),
-        Work::Failed { problem, .. } => Some(Verdict::yes(problem.reason, sentence(problem, ""))),
+        Work::Refused(problem) | Work::Failed { problem, .. } if work.is_stalled() => {
+            Some(Verdict::yes(problem.reason, sentence(problem, "")))
+        }
         _ => None,
     }
-}
-
-/// What a refused declaration means for the one before it.
-fn kept(declared: &Declared<McpServerSpec>) -> &'static str {
-    if declared.spec.is_some() { "the declaration accepted before stays in force" } else { "" }
 }
 
 fn tools(listed: Option<&Listed>) -> String {

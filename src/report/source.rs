@@ -46,7 +46,7 @@ pub fn source_status(state: &SourceState, previous: Option<&SourceStatus>, now: 
     conditions.set(
         ConditionType::Ready,
         match first {
-            Some(fault) => Verdict::problem(&told(fault), &others(state.faults.len())),
+            Some(fault) => Verdict::problem(&in_short(fault), &others(state.faults.len())),
             None if !state.synced => {
                 Verdict::new(Truth::Unknown, Reason::Progressing, "the first look is not done yet")
             }
@@ -55,7 +55,7 @@ pub fn source_status(state: &SourceState, previous: Option<&SourceStatus>, now: 
     );
     if let Some(fault) = state.faults.iter().find(|fault| fault.problem.reason.needs_a_person()) {
         conditions
-            .set(ConditionType::Stalled, Verdict::yes(fault.problem.reason, sentence(&told(fault), "")));
+            .set(ConditionType::Stalled, Verdict::yes(fault.problem.reason, sentence(&in_short(fault), "")));
     }
     SourceStatus {
         observed_generation: 1,
@@ -91,6 +91,12 @@ pub(super) fn told(fault: &Fault) -> Problem {
     }
 }
 
+/// Without the excerpt, which `status.faults` has.
+fn in_short(fault: &Fault) -> Problem {
+    let Problem { reason, message } = told(fault);
+    Problem::new(reason, message.lines().next().unwrap_or_default())
+}
+
 fn others(faults: usize) -> String {
     match faults {
         0 | 1 => String::new(),
@@ -111,7 +117,7 @@ mod tests {
     fn fault(line: u32) -> Fault {
         Fault {
             origin: Some(Origin::File { path: Arc::new(PathBuf::from("a.yaml")), line }),
-            problem: Problem::new(Reason::ParseError, "expected a map"),
+            problem: Problem::new(Reason::ParseError, "expected a map\n   3 | [\n     | ^"),
         }
     }
 
@@ -136,6 +142,7 @@ mod tests {
             assert_eq!(format!("{}/{} {}", told.status, told.reason, told.message), ready);
             let is_stalled = condition(&status.conditions, ConditionType::Stalled).is_some();
             assert_eq!(is_stalled, stalled, "{ready}");
+            assert!(status.faults.iter().all(|fault| fault.message.contains("3 | [")));
             assert_eq!(source_status(&state, Some(&status), at(2)), status);
         }
     }

@@ -213,7 +213,7 @@ fn rows() -> Vec<Row> {
             seen: Some(seen("a", 1, Phase::Attached, Some(1))),
             conditions: "Ready=False/ParseError Accepted=False/ParseError ResolvedRefs=True/ResolvedRefs \
                          Attached=True/ServingPreviousGeneration Stalled=True/ParseError",
-            ready: "ParseError happened; the declaration accepted before stays in force",
+            ready: "ParseError happened",
         },
         Row {
             name: "never valid",
