@@ -63,6 +63,8 @@ enum Taken {
     Remembered(Digest),
     Unreadable(String),
     Content(Digest),
+    /// Of content that was not taken yet, the objects that were new.
+    News,
 }
 
 /// One look at the tree.
@@ -203,6 +205,7 @@ impl Files {
                 && file.landed
             {
                 book.note_new(&path, parsed);
+                file.taken = Taken::News;
             }
             took.waits = true;
             self.pending.insert(path);
@@ -219,7 +222,7 @@ impl Files {
     pub fn taken(&self, path: &Arc<PathBuf>) -> Option<Digest> {
         match self.known.get(path)?.taken {
             Taken::Content(digest) | Taken::Remembered(digest) => Some(digest),
-            Taken::Nothing | Taken::Unreadable(_) => None,
+            Taken::Nothing | Taken::Unreadable(_) | Taken::News => None,
         }
     }
 

@@ -313,3 +313,18 @@ fn a_root_that_cannot_be_seen_changes_nothing() {
     assert_eq!(desk.look(), ["a/1 x"]);
     assert!(desk.faults()[0].contains("cannot be read"), "{:?}", desk.faults());
 }
+
+#[test]
+fn what_was_taken_at_once_is_taken_away_again() {
+    let mut desk = Desk::new(&[("kept.yaml", &server("kept", "a"))]);
+    desk.look();
+    desk.write("new.yaml", &server("new", "b"));
+    let both = [server("kept", "a"), server("more", "c")].concat();
+    desk.write("kept.yaml", &both);
+    let found = desk.look_with(&["new.yaml", "kept.yaml"], false);
+    assert_eq!(found, ["kept/1 a", "more/1 c", "new/1 b"]);
+    // Before any look could see them twice.
+    desk.remove("new.yaml");
+    desk.write("kept.yaml", &server("kept", "a"));
+    assert_eq!(desk.look(), ["kept/1 a"]);
+}
