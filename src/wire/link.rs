@@ -401,16 +401,14 @@ impl Drop for Exchange {
         if matches!(self.state, State::Over) || modern_http || self.link.0.peer.get().is_none() {
             return;
         }
+        let method = "notifications/cancelled";
         let params = format!(r#"{{"requestId":{},"reason":"cancelled by the caller"}}"#, self.id);
+        let message = inbound::message(None, method, Some(&params));
         match &self.link.0.transport {
-            Transport::Stdio(pipes) => {
-                pipes.send_soon(inbound::message(None, "notifications/cancelled", Some(&params)));
-            }
+            Transport::Stdio(pipes) => pipes.send_soon(message),
+            // The response stays open until then: to a legacy server its end says nothing, or the wrong thing.
             Transport::Http(client) => {
-                client.notify_soon(
-                    "notifications/cancelled",
-                    inbound::message(None, "notifications/cancelled", Some(&params)),
-                );
+                client.notify_soon(method, message, std::mem::replace(&mut self.state, State::Over));
             }
         }
     }

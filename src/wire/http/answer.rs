@@ -123,7 +123,7 @@ impl Answering {
                         return Ok(Incoming::Notice(message));
                     }
                     Ok(Inbound::Question(question, method)) => {
-                        self.client.notify_soon("", inbound::answer(&question, &method));
+                        self.client.notify_soon("", inbound::answer(&question, &method), ());
                     }
                     Ok(Inbound::Answer(..)) => tracing::debug!("an answer to another request was skipped"),
                     Err(error) => tracing::debug!(%error, "an event that is not MCP was skipped"),

@@ -176,8 +176,13 @@ impl Client {
         }
     }
 
-    /// Posts a notification on a task of its own, for callers that cannot wait.
-    pub(in crate::wire) fn notify_soon(&self, method: &'static str, message: Bytes) {
+    /// Posts a notification on a task of its own, for callers that cannot wait; `held` is dropped after it.
+    pub(in crate::wire) fn notify_soon(
+        &self,
+        method: &'static str,
+        message: Bytes,
+        held: impl Send + 'static,
+    ) {
         let client = self.clone();
         self.0.tasks.spawn(async move {
             match tokio::time::timeout(GOODBYE, client.notify(method, message)).await {
@@ -185,6 +190,7 @@ impl Client {
                 Err(_) => debug!(method, "a notification was not taken in time"),
                 Ok(Ok(())) => {}
             }
+            drop(held);
         });
     }
 

@@ -164,7 +164,7 @@ fn changed(events: &mut sse::Events, client: &Client) -> Result<Vec<List>, LinkE
     while let Some(message) = next_event(events)? {
         match inbound::classify(&message) {
             Ok(Inbound::Changed(list)) if !lists.contains(&list) => lists.push(list),
-            Ok(Inbound::Question(id, method)) => client.notify_soon("", inbound::answer(&id, &method)),
+            Ok(Inbound::Question(id, method)) => client.notify_soon("", inbound::answer(&id, &method), ()),
             Ok(_) => {}
             Err(error) => tracing::debug!(%error, "an event that is not MCP was skipped"),
         }
