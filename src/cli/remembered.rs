@@ -1,4 +1,6 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -11,6 +13,9 @@ use crate::state::StateDir;
 const ERAS: &str = "eras.json";
 /// The catalogs of `OnDemand` servers, a file for each, named by the digest of the declaration.
 const CATALOGS: &str = "catalogs";
+
+/// How long news is collected before it is written.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// What the fleet knew at the last run. Blocks.
 ///
@@ -52,6 +57,8 @@ pub(super) async fn keep(
         };
         let Some(learned) = learned else { return };
         batch.push(learned);
+        // A start learns of all servers at once: one write does for them.
+        stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
         // Of many, most are older states of one file.
         while let Ok(learned) = news.try_recv() {
             batch.push(learned);
@@ -66,7 +73,9 @@ pub(super) async fn keep(
 
 fn write(state: &StateDir, batch: &[News]) {
     let eras = batch.iter().rev().find_map(|news| match news {
-        News::Eras(eras) => Some((ERAS.to_owned(), serde_json::to_vec(eras))),
+        News::Eras(eras) => {
+            Some((ERAS.to_owned(), serde_json::to_vec(&eras.iter().collect::<BTreeMap<_, _>>())))
+        }
         News::Catalog(..) => None,
     });
     let catalogs = batch.iter().filter_map(|news| match news {
@@ -120,9 +129,9 @@ mod tests {
             protocol_version: "2025-11-25".into(),
             tools: vec![Tool { name: "t".into(), raw: Bytes::from_static(br#"{"name":"t"}"#) }],
         });
-        tell.send(News::Eras(HashMap::from([(other, Era::Legacy)]))).unwrap();
+        tell.send(News::Eras([(other, Era::Legacy)].into_iter().collect())).unwrap();
         tell.send(News::Catalog(digest, kept.clone())).unwrap();
-        tell.send(News::Eras(HashMap::from([(digest, Era::Modern)]))).unwrap();
+        tell.send(News::Eras([(digest, Era::Modern)].into_iter().collect())).unwrap();
         // What was told before the end is written all the same.
         let stop = CancellationToken::new();
         stop.cancel();

@@ -19,11 +19,18 @@ pub struct Memory(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    known: Mutex<Known>,
+    known: Mutex<Shelf>,
     news: mpsc::UnboundedSender<News>,
 }
 
-/// Everything that is remembered.
+/// What is remembered now. The eras are a persistent map: telling of one more costs no copy of all.
+#[derive(Debug)]
+struct Shelf {
+    eras: imbl::HashMap<Digest, Era>,
+    catalogs: HashMap<Digest, Arc<Kept>>,
+}
+
+/// Everything that was remembered at the last run.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
     /// The era that a server was found to speak, by connection digest: a server is probed once.
@@ -36,7 +43,7 @@ pub struct Known {
 #[derive(Clone, Debug)]
 pub enum News {
     /// All eras, one of which is new.
-    Eras(HashMap<Digest, Era>),
+    Eras(imbl::HashMap<Digest, Era>),
     /// A catalog.
     Catalog(Digest, Arc<Kept>),
 }
@@ -65,7 +72,9 @@ struct Written {
 impl Memory {
     /// A memory of what was known at the last run; `news` gets what is learned from now on.
     pub fn new(known: Known, news: mpsc::UnboundedSender<News>) -> Self {
-        Self(Arc::new(Shared { known: Mutex::new(known), news }))
+        let Known { eras, catalogs } = known;
+        let shelf = Shelf { eras: eras.into_iter().collect(), catalogs };
+        Self(Arc::new(Shared { known: Mutex::new(shelf), news }))
     }
 
     pub(super) fn era(&self, connection: Digest) -> Option<Era> {
@@ -106,7 +115,7 @@ impl Memory {
         let _ = self.0.news.send(news);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, Shelf> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -215,7 +215,12 @@ impl Actor {
             (Some(reason), ..) => Phase::Draining(reason),
             (None, Some(_), _) => Phase::Connecting { attempt, last: self.last.clone() },
             (None, None, None) if self.asleep.is_some() => Phase::Idle,
-            (None, None, Some(live)) if live.target.generation == self.target.generation => Phase::Attached,
+            // A rotated secret makes another connection of the same generation.
+            (None, None, Some(live))
+                if same(&live.target, &self.target) && live.target.generation == self.target.generation =>
+            {
+                Phase::Attached
+            }
             (None, None, _) => Phase::Failed {
                 problem: self
                     .last
