@@ -38,10 +38,7 @@ impl Gateway {
                     self.tidy();
                     continue;
                 }
-                changed = changes.changed() => {
-                    if changed.is_err() {
-                        break;
-                    }
+                Ok(()) = changes.changed() => {
                     self.metrics.generation.set(i64::try_from(*changes.borrow()).unwrap_or(i64::MAX));
                     continue;
                 }
