@@ -345,10 +345,19 @@ impl Link {
 impl Exchange {
     /// The next thing that comes back. After an answer or an error nothing more comes. Cancel safe.
     pub async fn next(&mut self) -> Result<Incoming, LinkError> {
-        let incoming = match &mut self.state {
-            State::Stdio(waiting) => waiting.next().await,
-            State::Http(answering) => answering.next(self.id).await,
-            State::Over => Err(LinkError::new(Reason::Detached, "the exchange is over")),
+        let (state, id, lost) = (&mut self.state, self.id, &self.link.0.lost);
+        let incoming = async {
+            match state {
+                State::Stdio(waiting) => waiting.next().await,
+                State::Http(answering) => answering.next(id).await,
+                State::Over => Err(LinkError::new(Reason::Detached, "the exchange is over")),
+            }
+        };
+        let incoming = tokio::select! {
+            biased;
+            incoming = incoming => incoming,
+            // Over HTTP the response could go on without the connection that it belongs to.
+            error = lost.wait() => Err(error.dispatched()),
         };
         match incoming {
             Ok(Incoming::Notice(message)) => Ok(Incoming::Notice(self.restored(message)?)),

@@ -60,9 +60,15 @@ impl Actor {
         self.connect();
     }
 
-    /// Starts an attempt; one under way for another target is cancelled with all that it opened.
+    /// Starts an attempt; one under way for another target is cancelled with all that it opened. Where two
+    /// must not run side by side, it waits for the end of what was there.
     pub(super) fn connect(&mut self) {
         self.retry_at = None;
+        self.waiting = self.target.settings.update == Update::Recreate && !self.ending.is_empty();
+        if self.waiting {
+            self.attempt = None;
+            return;
+        }
         let (context, target) = (self.context.clone(), self.target.clone());
         let limit = target.settings.timeouts.connect.get();
         let endpoint = target.endpoint.clone();
@@ -95,7 +101,8 @@ impl Actor {
         self.idle_at = self.idle_due();
         if let Some(before) = before {
             let limit = self.target.settings.timeouts.call.get();
-            self.end(before, limit);
+            let message = format!("{} was replaced, and its calls had time to finish", self.target.key.name);
+            self.end(before, limit, Problem::new(Reason::Detached, message));
         }
     }
 
@@ -128,13 +135,13 @@ impl Actor {
         if let Some(listed) = asleep {
             self.asleep = listed;
             if let Some(gone) = self.handle.sleep(self.target.settings.timeouts.connect.get()) {
-                self.end(gone, Duration::ZERO);
+                self.end(gone, Duration::ZERO, error.problem.clone());
             }
             return;
         }
         self.grace_until = Some(Instant::now() + self.target.settings.grace);
         if let Some(gone) = self.handle.refuse(Refusal::Unavailable(error.problem.clone())) {
-            self.end(gone, Duration::ZERO);
+            self.end(gone, Duration::ZERO, error.problem.clone());
         }
         if self.attempt.is_some() {
             // At a newer generation, and under way already.

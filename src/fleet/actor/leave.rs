@@ -7,6 +7,7 @@ use tracing::debug;
 use super::super::handle::{Drain, Refusal};
 use super::Actor;
 use crate::resource::{Problem, Reason};
+use crate::wire::LinkError;
 
 /// How long calls in flight may take when evenkeel itself ends.
 const LAST_CALLS: Duration = Duration::from_secs(3);
@@ -35,6 +36,7 @@ impl Actor {
     /// Unpublishes and drains the live connection.
     pub(super) fn take_down(&mut self, refusal: Refusal) {
         let (Refusal::Removed(why) | Refusal::Unavailable(why)) = &refusal;
+        self.waiting = false;
         self.grace_until = None;
         self.idle_at = None;
         self.refresh = None;
@@ -42,21 +44,24 @@ impl Actor {
             self.context.catalog.withdraw(self.target.key.clone(), why.clone());
         }
         self.live = None;
-        if let Some(before) = self.handle.refuse(refusal) {
+        if let Some(before) = self.handle.refuse(refusal.clone()) {
             let drain = self.target.settings.timeouts.drain.get();
             let limit = if self.leaving == Some(Reason::Detached) { drain.min(LAST_CALLS) } else { drain };
-            self.end(before, limit);
+            let (Refusal::Removed(why) | Refusal::Unavailable(why)) = refusal;
+            self.end(before, limit, why);
         }
     }
 
-    /// Lets the calls of a connection finish within a limit, then closes it.
-    pub(super) fn end(&mut self, connection: Drain, limit: Duration) {
+    /// Lets the calls of a connection finish within a limit, then closes it; `why` is what those are told that
+    /// do not finish.
+    pub(super) fn end(&mut self, connection: Drain, limit: Duration, why: Problem) {
         self.ending.push(Box::pin(async move {
             if tokio::time::timeout(limit, connection.drained()).await.is_err() {
                 debug!(
                     calls = connection.in_flight(),
                     "calls were still in flight when the connection closed"
                 );
+                connection.link().give_up(LinkError::new(why.reason, why.message));
             }
             connection.link().close().await;
         }));

@@ -51,6 +51,8 @@ pub(super) struct Actor {
     /// Connections that are draining and closing.
     ending: Vec<Ending>,
     leaving: Option<Reason>,
+    /// An attempt is due as soon as nothing is ending (`Recreate`).
+    waiting: bool,
     backoff: Backoff,
     /// Exits in a row, each soon after its start.
     crashes: u32,
@@ -104,6 +106,7 @@ impl Actor {
             refresh_again: false,
             ending: Vec::new(),
             leaving: None,
+            waiting: false,
             backoff: Backoff::default(),
             crashes: 0,
             restarts: 0,
@@ -144,6 +147,7 @@ impl Actor {
                 Input::GraceOver => self.grace_over(),
                 Input::IdleDue => self.maybe_sleep(),
                 Input::Wanted => self.wake(),
+                Input::Ended if self.waiting => self.connect(),
                 Input::Ended => {}
             }
         }
@@ -214,6 +218,7 @@ impl Actor {
             (Some(reason), ..) if self.ending.is_empty() => Phase::Detached(reason),
             (Some(reason), ..) => Phase::Draining(reason),
             (None, Some(_), _) => Phase::Connecting { attempt, last: self.last.clone() },
+            (None, None, None) if self.waiting => Phase::Connecting { attempt, last: self.last.clone() },
             (None, None, None) if self.asleep.is_some() => Phase::Idle,
             // A rotated secret makes another connection of the same generation.
             (None, None, Some(live))

@@ -118,7 +118,7 @@ impl Actor {
         self.refresh = None;
         self.asleep = self.live.take().and_then(|live| live.listed);
         if let Some(before) = self.handle.sleep(self.target.settings.timeouts.connect.get()) {
-            self.end(before, idle);
+            self.end(before, idle, Problem::new(Reason::Idle, "the connection was let go"));
         }
     }
 
