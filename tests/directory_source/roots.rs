@@ -166,3 +166,28 @@ async fn a_rotated_secret_and_a_missing_one() {
     assert_eq!(told(&rig.now()), ["a/1 x", "b/1 x"]);
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn a_folder_is_moved_and_deleted_and_made_again() {
+    let mut rig = Rig::new(&ab());
+    rig.start();
+    rig.until(&["a/1 x", "b/1 x"]).await;
+    let peer = rig.server("b");
+    for (from, to) in [("team", "crew"), ("crew", "team"), ("team", "crew")] {
+        rig.rename(from, to);
+        let place = format!("{to}/b.yaml:2");
+        rig.until_that(|desired| {
+            desired.servers.values().any(|server| server.meta.origin.to_string() == place)
+        })
+        .await;
+        // What is written there later is heard of, not only found by the clock.
+        rig.write(&format!("{to}/c.yaml"), &server("c", to));
+        rig.until_that(|desired| told(desired).iter().any(|told| told.ends_with(to))).await;
+    }
+    assert_eq!(rig.server("b").meta.uid, peer.meta.uid);
+    fs::remove_dir_all(rig.path("crew")).unwrap();
+    rig.until(&["a/1 x"]).await;
+    rig.write("crew/d.yaml", &server("d", "x"));
+    rig.until(&["a/1 x", "d/1 x"]).await;
+    rig.stop().await;
+}

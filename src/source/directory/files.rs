@@ -3,7 +3,7 @@
 //! Promises that a file that has not changed is not read again, and that a change or a removal is taken only
 //! when two looks agree on it.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ const APART: Duration = Duration::from_millis(100);
 /// All files of the tree that may hold declarations.
 #[derive(Debug, Default)]
 pub(super) struct Files {
-    known: BTreeMap<Arc<PathBuf>, File>,
+    known: HashMap<Arc<PathBuf>, File>,
     /// Those of which something is still to be taken.
     pending: BTreeSet<Arc<PathBuf>>,
     round: u64,
@@ -63,8 +63,8 @@ enum Taken {
     Remembered(Digest),
     Unreadable(String),
     Content(Digest),
-    /// Of content that was not taken yet, the objects that were new.
-    News,
+    /// What was new in a content, beside what was there before.
+    Part,
 }
 
 /// One look at the tree.
@@ -205,7 +205,7 @@ impl Files {
                 && file.landed
             {
                 book.note_new(&path, parsed);
-                file.taken = Taken::News;
+                file.taken = Taken::Part;
             }
             took.waits = true;
             self.pending.insert(path);
@@ -222,21 +222,20 @@ impl Files {
     pub fn taken(&self, path: &Arc<PathBuf>) -> Option<Digest> {
         match self.known.get(path)?.taken {
             Taken::Content(digest) | Taken::Remembered(digest) => Some(digest),
-            Taken::Nothing | Taken::Unreadable(_) | Taken::News => None,
+            Taken::Nothing | Taken::Part | Taken::Unreadable(_) => None,
         }
     }
 
     /// A digest of all that was seen.
     pub fn digest(&mut self) -> Digest {
         *self.digest.get_or_insert_with(|| {
-            let mut all = Vec::new();
-            for (path, file) in &self.known {
-                if let Seen::Content(digest, _) = &file.seen {
-                    all.extend_from_slice(path.as_os_str().as_encoded_bytes());
-                    all.extend_from_slice(digest.to_string().as_bytes());
-                }
-            }
-            Digest::of(&all)
+            let content = |(path, file): (&Arc<PathBuf>, &File)| match &file.seen {
+                Seen::Content(digest, _) => Some(format!("{digest} {}\n", path.display())),
+                _ => None,
+            };
+            let mut all: Vec<_> = self.known.iter().filter_map(content).collect();
+            all.sort_unstable();
+            Digest::of(all.concat().as_bytes())
         })
     }
 
@@ -261,6 +260,9 @@ impl Files {
             self.pending.insert(path);
         } else {
             self.pending.remove(&path);
+            if matches!(file.seen, Seen::Gone) {
+                self.known.remove(&path);
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use super::merge::Book;
 use super::next::Context;
 use super::parse::shown;
 use super::read::FileId;
-use super::records::{Stale, restore};
+use super::records::Records;
 use super::resolve::Sources;
 use super::secrets::Secrets;
 use super::walk::{Found, Root, Visitor, walk};
@@ -41,7 +41,7 @@ pub(super) struct Looker {
     files: Files,
     book: Book,
     secrets: Secrets,
-    stale: Stale,
+    records: Records,
     /// The commit at which some file was last there.
     commit: Option<String>,
     /// Since when git has been at work.
@@ -78,7 +78,7 @@ impl Looker {
             state,
             files: Files::default(),
             book: Book::default(),
-            stale: Stale::default(),
+            records: Records::default(),
             commit: None,
             busy: None,
             seen: false,
@@ -114,7 +114,7 @@ impl Looker {
             };
             let took = self.files.take(&mut self.book, &moment, hold);
             again = took.waits;
-            self.stale.extend(took.changed);
+            self.records.outdate(took.changed);
             self.settle(&revision, &moment);
             if !self.files.is_empty() && commit.is_some() {
                 self.note_commit(commit);
@@ -139,13 +139,13 @@ impl Looker {
 
     /// Writes down what the next run must know. Apart from [`Looker::look`], so that it delays nobody.
     pub fn remember(&mut self) {
-        let written = self.stale.write(&self.state, &self.book, &self.files);
+        let written = self.records.write(&self.state, &self.book, &self.files);
         self.complain(written.err());
     }
 
     fn restore(&mut self, now: Instant) -> Result<(), StateError> {
         let resolve = resolver(&self.options, &self.secrets, Timestamp::now());
-        restore(&self.state, &mut self.book, &mut self.files, &resolve, now)?;
+        self.records.restore(&self.state, &mut self.book, &mut self.files, &resolve, now)?;
         let commit = self.state.read(COMMIT)?;
         self.commit = commit.and_then(|bytes| String::from_utf8(bytes).ok());
         Ok(())
@@ -253,7 +253,7 @@ impl Looker {
             uid: &|| uuid::Uuid::new_v4().to_string().into(),
             resolve: &resolve,
         });
-        self.stale.extend(stale);
+        self.records.outdate(stale);
     }
 
     fn note_commit(&mut self, commit: Option<String>) {
@@ -272,6 +272,10 @@ impl Looker {
         let last = &self.desired;
         if *last.source == source && last.servers.ptr_eq(servers) && last.skills.ptr_eq(skills) {
             return;
+        }
+        for fault in source.faults.iter().filter(|fault| !last.source.faults.contains(fault)) {
+            let place = fault.origin.as_ref().map_or_else(String::new, |origin| format!("{origin}: "));
+            warn!(reason = %fault.problem.reason, "{place}{}", fault.problem.message);
         }
         let source = if *last.source == source { Arc::clone(&last.source) } else { Arc::new(source) };
         self.desired = Arc::new(Desired { servers: servers.clone(), skills: skills.clone(), source });

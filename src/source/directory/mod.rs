@@ -32,7 +32,7 @@ use tokio::sync::watch as channel;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::error;
+use tracing::{debug, error};
 
 use self::look::{Looker, Outcome};
 use self::pace::Pace;
@@ -140,6 +140,8 @@ async fn run(
                 (true, POLL)
             }
         };
-        pace.end(now, Instant::now(), settled, again, interval);
+        let ended = Instant::now();
+        debug!(took = ?ended - now, settled, again, "looked at the directory");
+        pace.end(now, ended, settled, again, interval);
     }
 }

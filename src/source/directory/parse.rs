@@ -10,12 +10,17 @@ use serde::{Deserialize, Serialize};
 use serde_yaml::{DuplicateKeyPolicy, NonFiniteFloatPolicy, Options};
 
 use super::documents::{Chunk, documents};
-use super::excerpt::{Mistake, describe, did_you_mean, printable};
+use super::excerpt::{Mistake, bounded, describe, did_you_mean, printable};
 use crate::resource::{
     API_VERSION, Endpoint, GROUP, McpServerSpec, ObjectKey, Problem, Reason, SkillSpec, Violation,
     check_server, check_skill,
 };
 use crate::source::{Fault, Origin};
+
+/// A file with more documents is not read.
+const MAX_DOCUMENTS: usize = 10_000;
+/// More faults of one file are not told.
+const MAX_FAULTS: usize = 20;
 
 /// The namespace of objects that name none.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -114,7 +119,11 @@ fn read(path: &Arc<PathBuf>, bytes: &[u8]) -> Parsed {
     let mut file = File::new(path);
     match std::str::from_utf8(bytes) {
         Ok(text) => {
-            for chunk in documents(text.strip_prefix('\u{feff}').unwrap_or(text)) {
+            let chunks = documents(text.strip_prefix('\u{feff}').unwrap_or(text));
+            if chunks.len() > MAX_DOCUMENTS {
+                return Parsed::unreadable(path, &format!("holds more than {MAX_DOCUMENTS} documents"));
+            }
+            for chunk in chunks {
                 file.document(&chunk);
             }
         }
@@ -205,13 +214,13 @@ impl<'a> File<'a> {
                     return (manifest.metadata, Ok(manifest.spec));
                 }
                 let message = broken.join("; ");
-                self.fault(chunk.line, Reason::InvalidSpec, format!("{} {key}: {message}", S::NAME));
+                self.fault(chunk.line, Reason::InvalidSpec, &format!("{} {key}: {message}", S::NAME));
                 let problem = self.problem(Reason::InvalidSpec, chunk.line, None, &message);
                 (manifest.metadata, Err(problem))
             }
             Err(mistake) => {
                 let told = format!("{} {key}: {}\n{}", S::NAME, at_column(&mistake), mistake.excerpt);
-                self.fault(mistake.line, Reason::InvalidSpec, told);
+                self.fault(mistake.line, Reason::InvalidSpec, &told);
                 let problem =
                     self.problem(Reason::InvalidSpec, mistake.line, Some(mistake.column), &mistake.message);
                 (Metadata::default(), Err(problem))
@@ -223,10 +232,15 @@ impl<'a> File<'a> {
     fn unnamed(&mut self, line: u32, message: String, excerpt: &str) {
         self.parsed.unnamed = Some(self.problem(Reason::ParseError, line, None, &message));
         let told = if excerpt.is_empty() { message } else { format!("{message}\n{excerpt}") };
-        self.fault(line, Reason::ParseError, told);
+        self.fault(line, Reason::ParseError, &told);
     }
 
-    fn fault(&mut self, line: u32, reason: Reason, message: String) {
+    fn fault(&mut self, line: u32, reason: Reason, message: &str) {
+        let message = match self.parsed.faults.len() {
+            ..MAX_FAULTS => bounded(message),
+            MAX_FAULTS => "there is more that is wrong with this file".to_owned(),
+            _ => return,
+        };
         self.parsed.faults.push(Fault {
             origin: Some(Origin::File { path: Arc::clone(self.path), line }),
             problem: Problem::new(reason, message),
@@ -235,7 +249,7 @@ impl<'a> File<'a> {
 
     fn problem(&self, reason: Reason, line: u32, column: Option<u32>, message: &str) -> Problem {
         let column = column.map_or_else(String::new, |column| format!(":{column}"));
-        Problem::new(reason, format!("{}:{line}{column}: {message}", shown(self.path)))
+        Problem::new(reason, format!("{}:{line}{column}: {}", shown(self.path), bounded(message)))
     }
 }
 

@@ -1,8 +1,8 @@
-//! What is remembered of the declarations from one run to the next: one record per file, in the state
-//! directory, so that a change costs one record.
+//! What is remembered of the declarations from one run to the next, in the state directory: one record per
+//! declaring file.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -42,74 +42,87 @@ struct Entry {
     document: Option<String>,
 }
 
-/// The records that are no longer true.
+/// The records on the disk: in at most 256 files, by digest of the path, so that a change costs little and
+/// a first start few files.
 #[derive(Debug, Default)]
-pub(super) struct Stale(BTreeSet<Arc<PathBuf>>);
+pub(super) struct Records {
+    files: BTreeMap<String, BTreeSet<Arc<PathBuf>>>,
+    /// The ones that are no longer true.
+    stale: BTreeSet<String>,
+}
 
-impl Stale {
-    pub fn extend(&mut self, paths: BTreeSet<Arc<PathBuf>>) {
-        self.0.extend(paths);
+impl Records {
+    /// Takes up what the last run knew. What cannot be read is left out: its objects will be new.
+    pub fn restore(
+        &mut self,
+        state: &StateDir,
+        book: &mut Book,
+        files: &mut Files,
+        resolve: &Resolve<'_>,
+        now: Instant,
+    ) -> Result<(), StateError> {
+        for name in state.list(FOLDER)? {
+            let Some(bytes) = state.read(&name)? else { continue };
+            let records: Vec<Record> = serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                warn!("{}: no record of declarations: {error}", state.path().join(&name).display());
+                Vec::new()
+            });
+            for record in records {
+                let path = Arc::new(record.path);
+                for entry in record.objects {
+                    entry.restore(book, &path, resolve);
+                }
+                files.remember(&path, record.digest, now);
+                self.files.entry(file_of(&path)).or_default().insert(path);
+            }
+        }
+        Ok(())
+    }
+
+    /// The records of these files are no longer true.
+    pub fn outdate(&mut self, paths: BTreeSet<Arc<PathBuf>>) {
+        for path in paths {
+            let name = file_of(&path);
+            self.files.entry(name.clone()).or_default().insert(path);
+            self.stale.insert(name);
+        }
     }
 
     /// Writes them anew. What cannot be written is tried again at the next call.
     pub fn write(&mut self, state: &StateDir, book: &Book, files: &Files) -> Result<(), StateError> {
-        while let Some(path) = self.0.first() {
-            put(state, path, book, files)?;
-            self.0.pop_first();
+        while let Some(name) = self.stale.first() {
+            let mut records = Vec::new();
+            if let Some(paths) = self.files.get_mut(name) {
+                paths.retain(|path| {
+                    let record = Record::of(path, book, files);
+                    let keep = record.is_some();
+                    records.extend(record);
+                    keep
+                });
+            }
+            match serde_json::to_vec(&records) {
+                Ok(bytes) if !records.is_empty() => state.write(name, &bytes)?,
+                _ => state.remove(name)?,
+            }
+            self.stale.pop_first();
         }
         Ok(())
     }
 }
 
-/// Takes up what the last run knew. A record that cannot be read is left out: its objects will be new.
-pub(super) fn restore(
-    state: &StateDir,
-    book: &mut Book,
-    files: &mut Files,
-    resolve: &Resolve<'_>,
-    now: Instant,
-) -> Result<(), StateError> {
-    for name in state.list(FOLDER)? {
-        let Some(bytes) = state.read(&name)? else { continue };
-        let record: Record = match serde_json::from_slice(&bytes) {
-            Ok(record) => record,
-            Err(error) => {
-                warn!("{}: not a record of declarations: {error}", state.path().join(&name).display());
-                continue;
-            }
-        };
-        let path = Arc::new(record.path);
-        for entry in record.objects {
-            let parsed = parse(&path, entry.document.as_deref().unwrap_or_default().as_bytes());
-            match entry.kind.as_str() {
-                McpServerSpec::NAME => {
-                    let remembered = entry.remembered(parsed.servers);
-                    book.servers.restore(&path, remembered, resolve);
-                }
-                SkillSpec::NAME => {
-                    let remembered = entry.remembered(parsed.skills);
-                    book.skills.restore(&path, remembered, resolve);
-                }
-                _ => {}
-            }
-        }
-        files.remember(&path, record.digest, now);
-    }
-    Ok(())
+/// The name of the file that a record is in.
+fn file_of(path: &Path) -> String {
+    format!("{FOLDER}/{}", Digest::of(path.as_os_str().as_encoded_bytes()).short(2))
 }
 
-fn put(state: &StateDir, path: &Arc<PathBuf>, book: &Book, files: &Files) -> Result<(), StateError> {
-    let name = format!("{FOLDER}/{}", Digest::of(path.as_os_str().as_encoded_bytes()).short(32));
-    let mut objects = entries(&book.servers, path);
-    objects.append(&mut entries(&book.skills, path));
-    if objects.is_empty() {
-        return state.remove(&name);
-    }
-    let record = Record { path: path.to_path_buf(), digest: files.taken(path), objects };
-    match serde_json::to_vec(&record) {
-        Ok(bytes) => state.write(&name, &bytes),
-        // A path that is not UTF-8: its objects will be new after a restart.
-        Err(_) => Ok(()),
+impl Record {
+    /// `None` if nothing of the file is in force, or if its path is not UTF-8: then its objects will be new
+    /// after a restart.
+    fn of(path: &Arc<PathBuf>, book: &Book, files: &Files) -> Option<Self> {
+        let mut objects = entries(&book.servers, path);
+        objects.append(&mut entries(&book.skills, path));
+        let known = !objects.is_empty() && path.to_str().is_some();
+        known.then(|| Self { path: path.to_path_buf(), digest: files.taken(path), objects })
     }
 }
 
@@ -129,6 +142,15 @@ fn entries<S: Kind>(shelf: &Shelf<S>, path: &Arc<PathBuf>) -> Vec<Entry> {
 }
 
 impl Entry {
+    fn restore(self, book: &mut Book, path: &Arc<PathBuf>, resolve: &Resolve<'_>) {
+        let parsed = parse(path, self.document.as_deref().unwrap_or_default().as_bytes());
+        match self.kind.as_str() {
+            McpServerSpec::NAME => book.servers.restore(path, self.remembered(parsed.servers), resolve),
+            SkillSpec::NAME => book.skills.restore(path, self.remembered(parsed.skills), resolve),
+            _ => {}
+        }
+    }
+
     fn remembered<S>(self, objects: Vec<Object<S>>) -> Remembered<S> {
         let key = ObjectKey::new(self.namespace, self.name);
         Remembered {

@@ -3,11 +3,11 @@
 //! Promises never to read outside the root: every folder and file is opened by name in its folder, and a link
 //! only if its target lies below the root. Never waits for a file: what is not a regular one is not opened.
 
-use std::collections::{HashSet, VecDeque};
-use std::ffi::{OsStr, OsString};
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, statat};
@@ -81,14 +81,14 @@ pub(super) fn is_declaration(name: &OsStr) -> bool {
     extension.is_some_and(|extension| extension == "yaml" || extension == "yml") && !is_hidden(name)
 }
 
-/// Visits the tree in the order of the names, folders in place, and what is reached by links last.
+/// Visits the tree, and last of all what is reached by links, in the order of their names.
 pub(super) fn walk(root: &Root, visitor: &mut impl Visitor) {
-    let mut walk = Walk { root, visitor, links: VecDeque::new(), linked: None, entries: 0, files: 0 };
-    walk.folder(root.fd.as_fd(), Path::new(""), &root.path, 0);
+    let mut walk = Walk { root, visitor, links: BTreeMap::new(), linked: None, entries: 0, files: 0 };
+    walk.folder(root.fd.as_fd(), &mut PathBuf::new(), &mut root.path.clone(), 0);
     walk.linked = Some(HashSet::new());
-    while let Some(link) = walk.links.pop_front() {
+    while let Some((path, link)) = walk.links.pop_first() {
         if !walk.is_full() {
-            walk.link(&link);
+            walk.link(path, &link);
         }
     }
     if walk.is_full() {
@@ -102,7 +102,7 @@ const FOLDER: OFlags = FLAGS.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW);
 struct Walk<'a, V> {
     root: &'a Root,
     visitor: &'a mut V,
-    links: VecDeque<Link>,
+    links: BTreeMap<PathBuf, Link>,
     /// What was reached by links, so that it is met once.
     linked: Option<HashSet<FileId>>,
     entries: usize,
@@ -110,7 +110,6 @@ struct Walk<'a, V> {
 }
 
 struct Link {
-    path: PathBuf,
     real: PathBuf,
     depth: usize,
 }
@@ -124,50 +123,50 @@ impl<V: Visitor> Walk<'_, V> {
         self.linked.as_mut().is_none_or(|linked| linked.insert(id))
     }
 
-    fn folder(&mut self, fd: BorrowedFd<'_>, path: &Path, real: &Path, depth: usize) {
-        let listed = fstat(fd).and_then(|stat| {
-            if !self.is_new(file_id(&stat)) {
-                return Ok(None);
-            }
-            self.visitor.folder(real, file_id(&stat));
-            self.list(fd).map(Some)
-        });
-        let names = match listed {
-            Ok(names) => names.unwrap_or_default(),
-            Err(error) => return self.visitor.blind(path, &format!("cannot be read: {error}")),
-        };
-        for (name, kind) in names {
-            if self.is_full() {
-                return;
-            }
-            self.entry(fd, path.join(&name), &real.join(&name), &name, kind, depth);
+    /// `path` and `real` are given back as they were.
+    fn folder(&mut self, fd: BorrowedFd<'_>, path: &mut PathBuf, real: &mut PathBuf, depth: usize) {
+        if let Err(error) = self.entries(fd, path, real, depth) {
+            self.visitor.blind(path, &format!("cannot be read: {error}"));
         }
     }
 
-    fn list(&mut self, fd: BorrowedFd<'_>) -> rustix::io::Result<Vec<(OsString, FileType)>> {
-        let mut names = Vec::new();
+    fn entries(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        path: &mut PathBuf,
+        real: &mut PathBuf,
+        depth: usize,
+    ) -> rustix::io::Result<()> {
+        let id = file_id(&fstat(fd)?);
+        if !self.is_new(id) {
+            return Ok(());
+        }
+        self.visitor.folder(real, id);
         for entry in Dir::read_from(fd)? {
             let entry = entry?;
             self.entries += 1;
-            let name = OsString::from_vec(entry.file_name().to_bytes().to_vec());
-            let kind = entry.file_type();
-            let matters = kind != FileType::RegularFile || is_declaration(&name);
-            if matters && !is_hidden(&name) {
-                names.push((name, kind));
-            }
             if self.is_full() {
                 break;
             }
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            let kind = entry.file_type();
+            if is_hidden(name) || kind == FileType::RegularFile && !is_declaration(name) {
+                continue;
+            }
+            path.push(name);
+            real.push(name);
+            self.entry(fd, path, real, name, kind, depth);
+            path.pop();
+            real.pop();
         }
-        names.sort_unstable_by(|one, other| one.0.cmp(&other.0));
-        Ok(names)
+        Ok(())
     }
 
     fn entry(
         &mut self,
         folder: BorrowedFd<'_>,
-        path: PathBuf,
-        real: &Path,
+        path: &mut PathBuf,
+        real: &mut PathBuf,
         name: &OsStr,
         mut kind: FileType,
         depth: usize,
@@ -180,22 +179,24 @@ impl<V: Visitor> Walk<'_, V> {
         }
         match kind {
             FileType::Directory if depth == MAX_DEPTH => {
-                self.visitor.blind(&path, "is nested too deeply and is not read");
+                self.visitor.blind(path, "is nested too deeply and is not read");
             }
             FileType::Directory => match openat(folder, name, FOLDER, Mode::empty()) {
-                Ok(fd) => self.folder(fd.as_fd(), &path, real, depth + 1),
+                Ok(fd) => self.folder(fd.as_fd(), path, real, depth + 1),
                 // It went, or became something else, since it was listed: the next look sees what.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                Err(error) => self.visitor.blind(&path, &format!("cannot be read: {error}")),
+                Err(error) => self.visitor.blind(path, &format!("cannot be read: {error}")),
             },
-            FileType::Symlink => self.links.push_back(Link { path, real: real.to_path_buf(), depth }),
-            FileType::RegularFile if is_declaration(name) => self.file(folder, &path, real, name),
-            _ if is_declaration(name) => self.visitor.unreadable(&path, "is not a regular file"),
+            FileType::Symlink => {
+                self.links.insert(path.clone(), Link { real: real.clone(), depth });
+            }
+            FileType::RegularFile if is_declaration(name) => self.file(folder, path, real, name),
+            _ if is_declaration(name) => self.visitor.unreadable(path, "is not a regular file"),
             _ => {}
         }
     }
 
-    fn file(&mut self, folder: BorrowedFd<'_>, path: &PathBuf, real: &Path, name: &OsStr) {
+    fn file(&mut self, folder: BorrowedFd<'_>, path: &mut PathBuf, real: &Path, name: &OsStr) {
         self.files += 1;
         match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if self.is_new(file_id(&stat)) => {
@@ -208,49 +209,49 @@ impl<V: Visitor> Walk<'_, V> {
 
     /// A link counts only if its target is below the root and is not met anyway: behind a hidden name, as in
     /// volumes that Kubernetes mounts, or under a name that is not a declaration's.
-    fn link(&mut self, link: &Link) {
-        let declaration = link.path.file_name().is_some_and(is_declaration);
-        let refuse = |visitor: &mut V, why: &str| {
+    fn link(&mut self, mut path: PathBuf, link: &Link) {
+        let declaration = path.file_name().is_some_and(is_declaration);
+        let refuse = |visitor: &mut V, path: &Path, why: &str| {
             if declaration {
-                visitor.unreadable(&link.path, why);
+                visitor.unreadable(path, why);
             }
         };
         let target = match std::fs::canonicalize(&link.real) {
             Ok(target) => target,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return refuse(self.visitor, "is a link to something that does not exist");
+                return refuse(self.visitor, &path, "is a link to something that does not exist");
             }
             Err(error) => {
-                return refuse(self.visitor, &format!("is a link that cannot be followed: {error}"));
+                return refuse(self.visitor, &path, &format!("is a link that cannot be followed: {error}"));
             }
         };
         let Ok(below) = target.strip_prefix(&self.root.path) else {
             let why = "is a link that leaves the directory, and is not followed";
             if !declaration && target.is_dir() {
-                self.visitor.blind(&link.path, why);
+                self.visitor.blind(&path, why);
             }
-            return refuse(self.visitor, why);
+            return refuse(self.visitor, &path, why);
         };
         let hidden = below.iter().any(is_hidden);
         let (folder, name, stat) = match self.locate(below) {
             Ok(Some(found)) => found,
             Ok(None) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return,
-            Err(error) => return refuse(self.visitor, &format!("cannot be read: {error}")),
+            Err(error) => return refuse(self.visitor, &path, &format!("cannot be read: {error}")),
         };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory if hidden && link.depth < MAX_DEPTH => {
                 match openat(&folder, name, FOLDER, Mode::empty()) {
-                    Ok(fd) => self.folder(fd.as_fd(), &link.path, &target, link.depth + 1),
-                    Err(error) => self.visitor.blind(&link.path, &format!("cannot be read: {error}")),
+                    Ok(fd) => self.folder(fd.as_fd(), &mut path, &mut target.clone(), link.depth + 1),
+                    Err(error) => self.visitor.blind(&path, &format!("cannot be read: {error}")),
                 }
             }
             FileType::Directory => {}
             FileType::RegularFile if declaration => {
                 if hidden || !is_declaration(name) {
-                    self.file(folder.as_fd(), &link.path, &target, name);
+                    self.file(folder.as_fd(), &mut path, &target, name);
                 }
             }
-            _ => refuse(self.visitor, "is not a regular file"),
+            _ => refuse(self.visitor, &path, "is not a regular file"),
         }
     }
 

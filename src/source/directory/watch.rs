@@ -143,6 +143,8 @@ pub(super) struct Watcher {
     inner: Option<RecommendedWatcher>,
     /// What is watched, with the round in which it was last met.
     folders: HashMap<PathBuf, (FileId, u64)>,
+    /// What was watched when the round began, once that matters.
+    watched: Option<HashSet<FileId>>,
     round: u64,
     deaf: bool,
     /// Why not everything is watched, in this round.
@@ -152,12 +154,13 @@ pub(super) struct Watcher {
 impl Watcher {
     /// A watcher that tells `mailbox`; one that never hears anything if `deaf`.
     pub fn new(mailbox: Arc<Mailbox>, deaf: bool) -> Self {
-        Self { mailbox, inner: None, folders: HashMap::new(), round: 0, deaf, failure: None }
+        Self { mailbox, inner: None, folders: HashMap::new(), watched: None, round: 0, deaf, failure: None }
     }
 
     /// A round begins; a folder that is not met in it is not watched after it.
     pub fn begin(&mut self, names: HashSet<PathBuf>, root: PathBuf, secrets: PathBuf) {
         self.round += 1;
+        self.watched = None;
         self.failure = None;
         let folders = Arc::clone(&self.mailbox.scope.load().folders);
         self.mailbox.scope.store(Arc::new(Scope { names, root, secrets, folders }));
@@ -196,7 +199,12 @@ impl Watcher {
         if self.failure.is_some() {
             return;
         }
+        // The system has one watch per folder, whatever its path: that of a folder that was moved here may yet
+        // be taken down under its old name, so it is watched once more in the next round.
+        let watched = self.watched.get_or_insert_with(|| self.folders.values().map(|(id, _)| *id).collect());
+        let moved = watched.contains(&id);
         match watcher.watch(path, RecursiveMode::NonRecursive) {
+            Ok(()) if moved => {}
             Ok(()) => {
                 self.folders.insert(path.to_path_buf(), (id, self.round));
             }

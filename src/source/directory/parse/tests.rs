@@ -149,6 +149,17 @@ fn one_bad_document_costs_only_itself() {
 }
 
 #[test]
+fn what_is_told_of_one_file_is_bounded() {
+    let broken = parsed(&"a: [\n---\n".repeat(50));
+    assert_eq!(broken.faults.len(), 21);
+    assert!(
+        parsed(&"a: 1\n---\n".repeat(10_001)).faults[0].problem.message.contains("more than 10000 documents")
+    );
+    let long = parsed(&format!("apiVersion: evenkeel.dev/v1alpha1\nkind: {}\n", "x".repeat(100_000)));
+    assert!(long.faults[0].problem.message.len() < 1_100);
+}
+
+#[test]
 fn bytes_that_are_no_text() {
     let parsed = parse(&Arc::new(PathBuf::from("a.yaml")), b"a: 1\nb: \xff\n");
     assert_eq!(faults(&parsed), ["a.yaml:2: the file is not text in UTF-8"]);
