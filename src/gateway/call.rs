@@ -8,7 +8,7 @@ use futures_util::stream::unfold;
 use http::{Response, StatusCode};
 use rmcp::model::ErrorCode;
 use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,6 +17,7 @@ use super::answer::{self, Failure};
 use super::body::{self, Body, KEEP_ALIVE, event};
 use super::era::{member, text};
 use super::metrics::{Measured, Outcome};
+use super::pulse::Pulse;
 use super::session::InFlight;
 use crate::catalog::{Route, ViewName};
 use crate::fleet::CallGuard;
@@ -67,7 +68,8 @@ pub(super) async fn call(gateway: &Gateway, caller: Caller<'_>, params: &Members
         Ok(begun) => begun,
         Err(ended) => return answer.respond(&ended),
     };
-    let call = Call { answer, in_flight, deadline, exchange, _guard: guard };
+    let pulse = gateway.pulse.clone();
+    let call = Call { answer, in_flight, deadline, pulse, exchange, _guard: guard };
     let mut attended = Attended { call: Some(call), alone: gateway.alone.clone(), stop: caller.stop };
     let patience = Instant::now() + PATIENCE;
     let first = loop {
@@ -103,6 +105,7 @@ struct Call {
     answer: Answer,
     in_flight: Option<InFlight>,
     deadline: Instant,
+    pulse: Pulse,
     exchange: Exchange,
     /// The connection stays open while this is held.
     _guard: CallGuard,
@@ -159,7 +162,7 @@ impl Call {
                 Err(error) => Err(Ended::Failed(error)),
             },
             () = cancelled(&mut self.in_flight) => Err(Ended::Cancelled),
-            () = sleep_until(patience.min(self.deadline)) => {
+            () = self.pulse.until(patience.min(self.deadline)) => {
                 if patience < self.deadline { Ok(None) } else { Err(Ended::TimedOut) }
             }
         }

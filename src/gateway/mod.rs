@@ -12,6 +12,7 @@ mod era;
 mod handler;
 mod metrics;
 mod notices;
+mod pulse;
 mod seal;
 mod server;
 mod session;
@@ -27,6 +28,7 @@ pub use metrics::GatewayMetrics;
 pub use seal::{SealError, SessionKey};
 
 use crate::catalog::Catalog;
+use pulse::Pulse;
 use session::Sessions;
 
 /// What the gateway is made with.
@@ -75,6 +77,7 @@ pub struct Gateway {
     metrics: GatewayMetrics,
     /// Calls that go on though their agents went away.
     alone: TaskTracker,
+    pulse: Pulse,
 }
 
 impl Gateway {
@@ -82,7 +85,8 @@ impl Gateway {
     pub fn new(config: GatewayConfig, catalog: Catalog, metrics: GatewayMetrics) -> Arc<Self> {
         let GatewayConfig { allowed, session_key, limits } = config;
         let sessions = Sessions::new(session_key);
-        Arc::new(Self { allowed, sessions, limits, catalog, metrics, alone: TaskTracker::new() })
+        let (alone, pulse) = (TaskTracker::new(), Pulse::default());
+        Arc::new(Self { allowed, sessions, limits, catalog, metrics, alone, pulse })
     }
 
     fn count_sessions(&self) {

@@ -26,6 +26,13 @@ impl Gateway {
     /// Serves agents until it is told to stop; then takes no more, ends the notice streams, and lets calls
     /// finish within the bound that was configured.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        tokio::select! {
+            () = self.attend(listener, stop) => {}
+            () = self.pulse.beat() => {}
+        }
+    }
+
+    async fn attend(self: &Arc<Self>, listener: TcpListener, stop: CancellationToken) {
         let connections = TaskTracker::new();
         let free = Arc::new(Semaphore::new(self.limits.connections));
         let mut changes = self.catalog.changes();
