@@ -1,3 +1,4 @@
+mod histories;
 mod surroundings;
 
 use std::fs;
