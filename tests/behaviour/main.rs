@@ -1,0 +1,20 @@
+//! What evenkeel promises, end to end: the program itself, started as people start it, between real agents and real
+//! servers of both eras and both transports. One module per theme; every test stands alone.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
+
+#[path = "../rig/mod.rs"]
+mod rig;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod change;
+mod peers;
+mod stage;

@@ -1,0 +1,95 @@
+//! What these tests stand on: a directory of declarations, evenkeel on it, and agents that are told of changes.
+
+use serde_json::Value;
+
+use crate::support::{Agent, Declared, Era, Evenkeel, Notices, eventually};
+
+/// evenkeel running on a directory.
+pub struct Stage {
+    pub declared: Declared,
+    pub evenkeel: Evenkeel,
+}
+
+impl Stage {
+    /// Declares servers, each by its name and the lines of its spec, and runs.
+    pub async fn start(servers: &[(&str, &str)]) -> Self {
+        let declared = Declared::new();
+        for (name, spec) in servers {
+            declared.server(name, spec);
+        }
+        let evenkeel = Evenkeel::run(declared.path()).await;
+        Self { declared, evenkeel }
+    }
+
+    /// Declares one more server and waits until it is attached.
+    pub async fn attach(&self, name: &str, spec: &str) {
+        self.declared.server(name, spec);
+        self.evenkeel.attached(name).await;
+    }
+
+    /// A connected agent.
+    pub async fn agent(&self, era: Era) -> Agent {
+        Agent::open(era, &self.evenkeel.url()).await
+    }
+
+    /// A connected agent of each era that has listed these tools, each with its stream of notices open.
+    pub async fn watchers(&self, tools: &[&str]) -> [Watcher; 2] {
+        [
+            Watcher::open(self.agent(Era::Legacy).await, tools).await,
+            Watcher::open(self.agent(Era::Modern).await, tools).await,
+        ]
+    }
+
+    /// A server as the status API tells it.
+    pub async fn server(&self, name: &str) -> Value {
+        self.evenkeel.server(name).await.unwrap_or_else(|| panic!("there is no {name}"))
+    }
+
+    /// Waits until this generation of a server is attached.
+    pub async fn generation_attached(&self, name: &str, generation: i64) {
+        eventually(&format!("generation {generation} of {name} is attached"), async || {
+            let ready = self.evenkeel.condition(name, "Ready").await?;
+            let attached = self.server(name).await["status"]["attachedGeneration"] == generation;
+            (attached && ready.reason == "Attached").then_some(())
+        })
+        .await;
+    }
+}
+
+/// An agent that obeys notices.
+pub struct Watcher {
+    pub agent: Agent,
+    notices: Notices,
+}
+
+impl Watcher {
+    /// Lists until these tools are there, and opens the stream of notices.
+    async fn open(agent: Agent, tools: &[&str]) -> Self {
+        eventually("the first list", async || (agent.tools().await == tools).then_some(())).await;
+        let notices = agent.notices().await;
+        Self { agent, notices }
+    }
+
+    /// Waits until a notice has led to this list.
+    pub async fn sees(&mut self, expected: &[&str]) {
+        loop {
+            self.notices.tools_changed().await;
+            if self.agent.tools().await == expected {
+                return;
+            }
+        }
+    }
+
+    /// The notices that have come and led to nothing yet. Exact for legacy agents: a modern stream that opens
+    /// soon after a change tells of it once more.
+    pub fn heard(&mut self) -> Vec<String> {
+        self.notices.seen()
+    }
+}
+
+/// The text of a tool result that is an error.
+pub fn told(result: &str) -> String {
+    let result: Value = serde_json::from_str(result).unwrap();
+    assert_eq!(result["isError"], true, "{result}");
+    result["content"][0]["text"].as_str().unwrap().to_owned()
+}
