@@ -16,5 +16,6 @@ mod rig;
 mod support;
 
 mod change;
+mod isolation;
 mod peers;
 mod stage;

@@ -1,0 +1,284 @@
+//! One bad server is one bad server: it says what is wrong on its own status, and slows or stops nothing else.
+
+use std::time::{Duration, Instant};
+
+use crate::peers::Peers;
+use crate::rig::{Command, Era as RigEra, Http, Rule, Script, Stdio, Then};
+use crate::stage::Stage;
+use crate::support::{Era, eventually, within};
+
+/// Fast retries, so that tests need not wait.
+const SOON: &str = "retry: { initial: 100ms, max: 200ms }";
+
+fn silent() -> Script {
+    Script::new("silent", RigEra::Legacy)
+        .on("server/discover", Rule::always(Then::Hang))
+        .on("initialize", Rule::always(Then::Hang))
+}
+
+#[tokio::test]
+async fn nineteen_are_usable_while_the_twentieth_hangs() {
+    let (patient, hasty, over_http) =
+        (Stdio::new(silent()), Stdio::new(silent()), Http::start(silent()).await);
+    let stage = Stage::start(&[
+        ("hung", &format!("{}\ntimeouts: {{ connect: 10m }}", patient.spec(""))),
+        ("hung-http", &format!("{}\ntimeouts: {{ connect: 10m }}", over_http.spec())),
+        (
+            "hasty",
+            &format!("{}\ntimeouts: {{ connect: 1s }}\nretry: {{ initial: 1h, max: 1h }}", hasty.spec("")),
+        ),
+    ])
+    .await;
+    let mut good = Vec::new();
+    for number in 0..19 {
+        let era = if number % 2 == 0 { RigEra::Legacy } else { RigEra::Modern };
+        good.push(Http::start(Script::new("good", era).tools(&["echo"])).await);
+    }
+    for (number, rig) in good.iter().enumerate() {
+        stage.declared.server(&format!("good{number}"), &rig.spec());
+    }
+    for era in Era::ALL {
+        let agent = stage.agent(era).await;
+        eventually("all nineteen are listed", async || (agent.tools().await.len() == 19).then_some(())).await;
+        for number in 0..19 {
+            agent.text(&format!("good{number}_echo"), "{}").await;
+        }
+    }
+    for name in ["hung", "hung-http"] {
+        let ready = stage.evenkeel.condition(name, "Ready").await.unwrap();
+        assert_eq!((&*ready.status, &*ready.reason), ("False", "Connecting"), "{name}");
+    }
+    let ready = stage.evenkeel.wait_for("hasty", "Ready", "False", "Timeout").await;
+    assert!(
+        ready.message.contains("within 1 s") && ready.message.contains("spec.timeouts.connect"),
+        "{ready:?}"
+    );
+    assert!(ready.message.contains("retrying at") && ready.message.contains("attempt 2"), "{ready:?}");
+    for process in hasty.processes() {
+        within("the child that did not answer is ended", process.gone()).await;
+    }
+    assert!(patient.alive().len() == 1, "an attempt that is not over yet goes on");
+}
+
+#[tokio::test]
+async fn a_crash_at_the_start_says_its_code_and_last_words_and_becomes_a_crash_loop() {
+    let stage = Stage::start(&[]).await;
+    let peers = Peers::attach(&stage).await;
+    let mut script = Script::default();
+    script.stdio.exit_at_start = Some(7);
+    script.stdio.stderr = vec!["reading the configuration".into(), "no such luck: token is missing".into()];
+    let rig = Stdio::new(script);
+    stage.declared.server("crash", &format!("{}\nretry: {{ initial: 1s, max: 1s }}", rig.spec("")));
+    let ready = stage.evenkeel.wait_for("crash", "Ready", "False", "Exited").await;
+    assert!(
+        ready.message.contains('7') && ready.message.contains("no such luck: token is missing"),
+        "{ready:?}"
+    );
+    let ready = stage.evenkeel.wait_for("crash", "Ready", "False", "CrashLoop").await;
+    assert!(
+        ready.message.contains("3 times in a row") && ready.message.contains("no such luck"),
+        "{ready:?}"
+    );
+    assert!(stage.evenkeel.condition("crash", "Stalled").await.is_none(), "it may come back by itself");
+
+    rig.edit(|script| script.stdio.exit_at_start = None);
+    stage.evenkeel.attached("crash").await;
+    peers.are_untouched(&stage).await;
+}
+
+#[tokio::test]
+async fn a_missing_command_is_named_and_found_once_it_is_installed() {
+    let rig = Stdio::new(Script::new("late", RigEra::Dual));
+    let (program, script) = rig.command();
+    let stage = Stage::start(&[]).await;
+    let path = stage.declared.path().join(".bin");
+    std::fs::create_dir(&path).unwrap();
+    let path = path.join("late-server");
+    let spec =
+        format!("stdio: {{ command: \"{}\", args: [\"{}\"] }}\n{SOON}", path.display(), script.display());
+    stage.declared.server("late", &spec);
+    let ready = stage.evenkeel.wait_for("late", "Ready", "False", "CommandNotFound").await;
+    assert!(ready.message.contains("late-server"), "{ready:?}");
+    stage.evenkeel.wait_for("late", "Stalled", "True", "CommandNotFound").await;
+    std::os::unix::fs::symlink(program, path).unwrap();
+    stage.evenkeel.attached("late").await;
+    assert!(stage.evenkeel.condition("late", "Stalled").await.is_none());
+}
+
+#[tokio::test]
+async fn rejected_credentials_wait_for_a_person() {
+    let start = async |wanted: &str| {
+        let mut script = Script::new("locked", RigEra::Legacy);
+        script.http.authorization = Some(wanted.into());
+        Http::start(script).await
+    };
+    let (open, closed) = (start("Bearer right").await, start("Bearer right").await);
+    let header = |value| format!("headers: [{{ name: Authorization, value: Bearer {value} }}]");
+    let with = |rig: &Http, value| format!("http: {{ url: \"{}\", {} }}\n{SOON}", rig.url(), header(value));
+    let stage =
+        Stage::start(&[("open", &format!("{}\n{SOON}", open.spec())), ("closed", &with(&closed, "hunter2"))])
+            .await;
+    let ready = stage.evenkeel.wait_for("open", "Ready", "False", "AuthRequired").await;
+    assert!(ready.message.contains("401"), "{ready:?}");
+    let ready = stage.evenkeel.wait_for("closed", "Ready", "False", "CredentialsRejected").await;
+    assert!(ready.message.contains("401") && ready.message.contains("not retried"), "{ready:?}");
+    stage.evenkeel.wait_for("open", "Stalled", "True", "AuthRequired").await;
+    stage.evenkeel.wait_for("closed", "Stalled", "True", "CredentialsRejected").await;
+
+    // Another server with the same rhythm fails a few times: these would have been tried again by then.
+    let tried = (open.counters().connections, closed.counters().connections);
+    let flaky = Http::start(Script::default().on("POST", Rule::times(5, Then::status(503)))).await;
+    stage.attach("flaky", &format!("{}\n{SOON}", flaky.spec())).await;
+    assert_eq!((open.counters().connections, closed.counters().connections), tried);
+    for name in ["open", "closed"] {
+        let server = stage.server(name).await;
+        assert!(server["status"]["nextRetryTime"].is_null(), "{server}");
+        assert!(!server["status"].to_string().contains("hunter2"), "{server}");
+    }
+    assert!(!stage.evenkeel.said().contains("hunter2"));
+
+    stage.declared.server("closed", &with(&closed, "right"));
+    stage.evenkeel.attached("closed").await;
+    assert!(stage.evenkeel.condition("closed", "Stalled").await.is_none());
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_time_gets_it() {
+    let begun = Instant::now();
+    let busy = Then::status_with(429, "Retry-After", "3");
+    let rig = Http::start(Script::default().on("POST", Rule::times(1, busy))).await;
+    let stage = Stage::start(&[("busy", &format!("{}\n{SOON}", rig.spec()))]).await;
+    let ready = stage.evenkeel.wait_for("busy", "Ready", "False", "ConnectFailed").await;
+    assert!(ready.message.contains("429"), "{ready:?}");
+    assert!(stage.server("busy").await["status"]["nextRetryTime"].is_string());
+    stage.evenkeel.attached("busy").await;
+    assert!(begun.elapsed() >= Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn noise_on_stdout_and_stderr_is_in_nobodys_way() {
+    let mut junk = Script::new("junk", RigEra::Legacy).tools(&["echo"]);
+    junk.stdio.stdout = vec![
+        "Welcome! Listening on stdio.".into(),
+        r#"{"jsonrpc":"2.0","id":999,"result":{}}"#.into(),
+        r#"{"jsonrpc":"2.0","id":"#.into(),
+        "[]".into(),
+        "x".repeat(100_000),
+    ];
+    let mut flood = Script::new("flood", RigEra::Modern).tools(&["echo"]);
+    flood.stdio.stderr_flood = 20_000_000;
+    let mut endless = Script::new("endless", RigEra::Modern);
+    endless.stdio.endless_line = true;
+    let (junk, flood, endless) = (Stdio::new(junk), Stdio::new(flood), Stdio::new(endless));
+    let stage = Stage::start(&[
+        ("junk", &junk.spec("")),
+        ("flood", &format!("{}\nretry: {{ initial: 1h, max: 1h }}", flood.spec(""))),
+        (
+            "endless",
+            &format!("{}\ntimeouts: {{ connect: 2s }}\nretry: {{ initial: 1h, max: 1h }}", endless.spec("")),
+        ),
+    ])
+    .await;
+    stage.evenkeel.attached("junk").await;
+    stage.evenkeel.attached("flood").await;
+    for era in Era::ALL {
+        let agent = stage.agent(era).await;
+        agent.text("junk_echo", "{}").await;
+        agent.text("flood_echo", "{}").await;
+    }
+    let process = junk.alive().pop().unwrap();
+    process.tell(Command::Stdout("more of it in the middle".into())).await;
+    stage.agent(Era::Modern).await.text("junk_echo", "{}").await;
+
+    let ready = stage.evenkeel.wait_for("endless", "Ready", "False", "Timeout").await;
+    assert!(ready.message.contains("2 s"), "{ready:?}");
+    for process in endless.processes() {
+        within("the droning child is ended", process.gone()).await;
+    }
+    let process = flood.alive().pop().unwrap();
+    process.tell(Command::Stderr("these are my last words".into())).await;
+    process.tell(Command::Exit(3)).await;
+    let ready = stage.evenkeel.wait_for("flood", "Ready", "False", "Exited").await;
+    assert!(ready.message.contains('3') && ready.message.len() <= 4096, "{ready:?}");
+    // Where the system tells: what was written is not kept.
+    if let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", stage.evenkeel.pid())) {
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let peak: u64 = peak.trim().trim_end_matches("kB").trim().parse().unwrap();
+        assert!(peak < 150_000, "{peak} kB at the peak");
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_fails_publishes_nothing_and_closes_the_connection() {
+    let broken = || Rule::always(Then::error(-32603, "the database is gone"));
+    let over_stdio = Stdio::new(Script::default().on("tools/list", broken()));
+    let mut pages = Script::new("pages", RigEra::Legacy)
+        .on("tools/list", Rule::times(1, Then::Answer))
+        .on("tools/list", broken());
+    pages.page_size = 1;
+    let pages = Http::start(pages).await;
+    let never = "retry: { initial: 1h, max: 1h }";
+    let stage = Stage::start(&[
+        ("whole", &format!("{}\n{never}", over_stdio.spec(""))),
+        ("pages", &format!("{}\n{never}", pages.spec())),
+    ])
+    .await;
+    for name in ["whole", "pages"] {
+        let ready = stage.evenkeel.wait_for(name, "Ready", "False", "ListFailed").await;
+        assert!(ready.message.contains("the database is gone"), "{ready:?}");
+        assert!(stage.server(name).await["status"]["tools"].is_null());
+    }
+    for era in Era::ALL {
+        assert_eq!(stage.agent(era).await.tools().await, Vec::<String>::new());
+    }
+    for process in over_stdio.processes() {
+        within("the process is ended", process.gone()).await;
+    }
+    eventually("the session is ended", async || (pages.counters().sessions == 0).then_some(())).await;
+
+    // A changed declaration is tried at once, and then everything is there in one step.
+    let [mut watcher, _] = stage.watchers(&[]).await;
+    pages.edit(|script| script.on.clear());
+    stage.declared.server("pages", &format!("{}\nretry: {{ initial: 2h, max: 2h }}", pages.spec()));
+    watcher.sees(&["pages_echo", "pages_report"]).await;
+}
+
+#[tokio::test]
+async fn whatever_a_server_answers_is_its_own_trouble() {
+    let stage = Stage::start(&[]).await;
+    let peers = Peers::attach(&stage).await;
+    let faults = [
+        ("error-500", Then::status(500), "ConnectFailed", "500"),
+        ("not-found", Then::status(404), "ConnectFailed", "404"),
+        ("html", Then::Junk("<html>".into()), "ConnectFailed", "JSON"),
+        ("dropped", Then::Drop, "ConnectFailed", ""),
+        ("cut", Then::Cut, "ConnectFailed", ""),
+        (
+            "elsewhere",
+            Then::status_with(307, "Location", "http://example.com/mcp"),
+            "ConnectFailed",
+            "example.com",
+        ),
+        ("refused", Then::error(-32600, "not today"), "HandshakeFailed", "not today"),
+        ("strange", Then::result("[1]"), "HandshakeFailed", ""),
+    ];
+    let mut rigs = Vec::new();
+    for (name, then, reason, says) in faults {
+        let mut script = Script::new(name, RigEra::Legacy);
+        for method in ["initialize", "server/discover"] {
+            script = script.on(method, Rule::always(then.clone()));
+        }
+        let rig = Http::start(script).await;
+        stage.declared.server(name, &format!("{}\nretry: {{ initial: 1h, max: 1h }}", rig.spec()));
+        rigs.push((name, reason, says, rig));
+    }
+    let mut gone = Http::start(Script::default()).await;
+    gone.stop().await;
+    stage.declared.server("gone", &gone.spec());
+    rigs.push(("gone", "ConnectFailed", "refused", gone));
+    for (name, reason, says, _) in &rigs {
+        let ready = stage.evenkeel.wait_for(name, "Ready", "False", reason).await;
+        assert!(ready.message.contains(says), "{name}: {ready:?}");
+    }
+    peers.are_untouched(&stage).await;
+}
