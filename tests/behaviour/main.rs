@@ -17,5 +17,6 @@ mod support;
 
 mod change;
 mod isolation;
+mod passthrough;
 mod peers;
 mod stage;
