@@ -19,4 +19,5 @@ mod change;
 mod isolation;
 mod passthrough;
 mod peers;
+mod restart;
 mod stage;
