@@ -19,5 +19,6 @@ mod change;
 mod isolation;
 mod passthrough;
 mod peers;
+mod real_peers;
 mod restart;
 mod stage;

@@ -1,0 +1,56 @@
+//! Real servers from their registries, attached, listed and called through evenkeel by agents of both eras.
+
+use serde_json::Value;
+
+use crate::stage::Stage;
+use crate::support::{Era, Peer, everything, time};
+
+/// Attaches a real server; an agent of each era must get the same list.
+async fn attached(peer: &Peer, protocol: &str) -> (Stage, Vec<String>) {
+    let stage = Stage::start(&[("real", &peer.spec())]).await;
+    stage.evenkeel.attached("real").await;
+    assert_eq!(stage.server("real").await["status"]["protocolVersion"], protocol);
+    let listed = stage.agent(Era::Legacy).await.tools().await;
+    assert_eq!(stage.agent(Era::Modern).await.tools().await, listed);
+    assert_eq!(stage.server("real").await["status"]["tools"], listed.len());
+    (stage, listed)
+}
+
+#[tokio::test]
+async fn the_official_everything_server_of_the_legacy_era() {
+    let Some(peer) = everything() else { return };
+    let (stage, listed) = attached(&peer, "2025-11-25").await;
+    assert_eq!(listed.len(), 13, "{listed:?}");
+    for era in Era::ALL {
+        let agent = stage.agent(era).await;
+        assert_eq!(agent.text("real_echo", r#"{"message":"héllo"}"#).await, "Echo: héllo");
+        let sum = agent.text("real_get-sum", r#"{"a":2,"b":40}"#).await;
+        assert!(sum.contains("42"), "{sum}");
+        let wrong = agent.call("real_get-sum", r#"{"a":"two"}"#).await;
+        assert!(
+            wrong.as_ref().map_or_else(|error| error.contains("-32602"), |told| told.contains("isError"))
+        );
+        let params = r#"{"name":"real_trigger-long-running-operation","arguments":{"duration":1,"steps":2},"_meta":{"progressToken":"p"}}"#;
+        let mut call = agent.begin("tools/call", params).await.unwrap();
+        let first = call.next().await.unwrap().unwrap();
+        assert!(
+            first.contains("notifications/progress") && first.contains(r#""progressToken":"p""#),
+            "{first}"
+        );
+        let answer = call.answer().await.unwrap();
+        assert!(answer.contains("completed"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn the_official_time_server_of_the_modern_era() {
+    let Some(peer) = time() else { return };
+    let (stage, listed) = attached(&peer, "2026-07-28").await;
+    assert_eq!(listed, ["real_convert_time", "real_get_current_time"]);
+    for era in Era::ALL {
+        let agent = stage.agent(era).await;
+        let now = agent.text("real_get_current_time", r#"{"timezone":"Europe/Berlin"}"#).await;
+        let now: Value = serde_json::from_str(&now).unwrap();
+        assert_eq!(now["timezone"], "Europe/Berlin", "{now}");
+    }
+}
