@@ -22,3 +22,4 @@ mod peers;
 mod real_peers;
 mod restart;
 mod stage;
+mod update;
