@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ const TELL_EVERY: Duration = Duration::from_millis(100);
 pub struct Catalog {
     current: Arc<ArcSwap<Generation>>,
     changes: watch::Receiver<u64>,
+    settled: watch::Receiver<bool>,
 }
 
 /// Where servers' sections are handed in. Cheap to clone; never waits.
@@ -30,6 +32,8 @@ struct Pending {
     /// The latest step of each server: what it had handed in before does not matter any more.
     steps: Mutex<BTreeMap<ObjectKey, Step>>,
     handed_in: Notify,
+    /// The start is over: told on once all steps before it are taken.
+    settled: AtomicBool,
 }
 
 /// Makes one generation after another from what is handed in.
@@ -38,6 +42,7 @@ pub struct PublisherTask {
     pending: Arc<Pending>,
     current: Arc<ArcSwap<Generation>>,
     changes: watch::Sender<u64>,
+    settled: watch::Sender<bool>,
 }
 
 /// An empty catalog, the way into it, and the task that moves it on; the task is to be spawned.
@@ -47,14 +52,26 @@ pub fn catalog(home: Option<Arc<str>>) -> (Catalog, Publisher, PublisherTask) {
     let current = Arc::new(ArcSwap::from_pointee(Generation::new(home, Instant::now())));
     let pending = Arc::new(Pending::default());
     let (sender, changes) = watch::channel(0);
-    let task = PublisherTask { pending: pending.clone(), current: current.clone(), changes: sender };
-    (Catalog { current, changes }, Publisher(pending), task)
+    let (settle, settled) = watch::channel(false);
+    let task = PublisherTask {
+        pending: pending.clone(),
+        current: current.clone(),
+        changes: sender,
+        settled: settle,
+    };
+    (Catalog { current, changes, settled }, Publisher(pending), task)
 }
 
 impl Catalog {
     /// The newest generation. Not to be held across a wait: a reader looks again.
     pub fn load(&self) -> Guard<Arc<Generation>> {
         self.current.load()
+    }
+
+    /// Becomes true once every server that was declared at the start was attached or failed. Until then a name
+    /// that is not there may be there in a moment.
+    pub fn settled(&self) -> watch::Receiver<bool> {
+        self.settled.clone()
     }
 
     /// Wakes after changes from now on, with the number of a generation; [`Catalog::load`] may give a newer one.
@@ -72,6 +89,11 @@ impl Publish for Publisher {
 
     fn withdraw(&self, key: ObjectKey, why: Problem) {
         self.hand_in(Step::Withdraw(key, why));
+    }
+
+    fn settled(&self) {
+        self.0.settled.store(true, Ordering::Release);
+        self.0.handed_in.notify_one();
     }
 }
 
@@ -100,7 +122,12 @@ impl PublisherTask {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.pending.handed_in.notified() => untold |= self.advance(),
+                () = self.pending.handed_in.notified() => {
+                    // Looked at first: what was handed in before it is taken with this step.
+                    let settled = self.pending.settled.load(Ordering::Acquire);
+                    untold |= self.advance();
+                    self.settled.send_if_modified(|before| !std::mem::replace(before, settled) && settled);
+                }
                 () = sleep_until(quiet_until), if untold => {}
             }
             if untold && Instant::now() >= quiet_until {

@@ -14,6 +14,8 @@ pub trait Publish: Send + Sync + 'static {
     fn publish(&self, section: Arc<Section>);
     /// Takes a server's section away; `why` is what callers of its tools are told from now on.
     fn withdraw(&self, key: ObjectKey, why: Problem);
+    /// Every server that was declared at the start has been attached, or has failed, once.
+    fn settled(&self);
 }
 
 /// What every actor needs; one for the whole fleet.

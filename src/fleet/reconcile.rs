@@ -2,13 +2,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Context;
-use super::actor::{Actor, Order};
+use super::actor::{Actor, Order, Starting};
 use crate::plan::{Change, Observed, Target, changes};
 use crate::resource::{ObjectKey, Reason};
 use crate::source::Desired;
@@ -22,20 +22,38 @@ pub struct Fleet {
     observed: Observed,
     orders: HashMap<ObjectKey, watch::Sender<Order>>,
     actors: JoinSet<()>,
+    /// Handed to the actors of the first look.
+    starting: Option<Starting>,
 }
 
 impl Fleet {
     /// A fleet with no servers.
     pub fn new(context: Arc<Context>) -> Self {
-        Self { context, observed: Observed::default(), orders: HashMap::new(), actors: JoinSet::new() }
+        Self {
+            context,
+            observed: Observed::default(),
+            orders: HashMap::new(),
+            actors: JoinSet::new(),
+            starting: None,
+        }
     }
 
     /// Follows what is desired until cancelled, then detaches everything and waits, within a bound.
     pub async fn run(mut self, mut desired: watch::Receiver<Arc<Desired>>, cancel: CancellationToken) {
+        let (starting, mut started) = mpsc::channel(1);
+        self.starting = Some(starting);
+        let mut settled = false;
         loop {
             let now = desired.borrow_and_update().clone();
             self.reconcile(&now);
+            if now.source.synced {
+                self.starting = None;
+            }
             tokio::select! {
+                None = started.recv(), if !settled => {
+                    settled = true;
+                    self.context.catalog.settled();
+                }
                 changed = desired.changed() => if changed.is_err() { break },
                 Some(ended) = self.actors.join_next() => self.reap(&ended),
                 () = cancel.cancelled() => break,
@@ -77,7 +95,7 @@ impl Fleet {
         }
         let (sender, receiver) = watch::channel(Order::Be(target.clone()));
         self.orders.insert(target.key.clone(), sender);
-        let actor = Actor::new(self.context.clone(), target, receiver);
+        let actor = Actor::new(self.context.clone(), target, receiver, self.starting.clone());
         self.actors.spawn(actor.run());
     }
 

@@ -46,6 +46,9 @@ pub(super) async fn call(gateway: &Gateway, caller: Caller<'_>, params: &Members
     let Some(name) = member(params, "name").and_then(text) else {
         return refuse(&caller, "Invalid params: a call needs the \"name\" of a tool");
     };
+    if !known(gateway, caller.view, &name) {
+        appearance(gateway, caller.view, &name).await;
+    }
     let route = {
         let generation = gateway.catalog.load();
         let view = generation.view(caller.view);
@@ -82,6 +85,28 @@ pub(super) async fn call(gateway: &Gateway, caller: Caller<'_>, params: &Members
         }
     };
     stream(attended, first)
+}
+
+fn known(gateway: &Gateway, view: &ViewName, name: &str) -> bool {
+    let generation = gateway.catalog.load();
+    let view = generation.view(view);
+    view.route(name).is_some() || view.gone(name).is_some()
+}
+
+/// Waits for a name that is not there while servers are connected for the first time: an agent whose session
+/// is older than this process may call before its server is back.
+async fn appearance(gateway: &Gateway, view: &ViewName, name: &str) {
+    let (mut changes, mut settled) = (gateway.catalog.changes(), gateway.catalog.settled());
+    let wait = async {
+        while !known(gateway, view, name) && !*settled.borrow_and_update() {
+            tokio::select! {
+                _ = changes.changed() => {}
+                _ = settled.changed() => {}
+            }
+        }
+    };
+    // Whatever is there by then is what there is.
+    let _ = tokio::time::timeout(PATIENCE, wait).await;
 }
 
 /// The rest of a call that takes longer or says something before its answer.

@@ -53,7 +53,6 @@ async fn an_open_session_goes_on_after_kill_9_and_a_new_start() {
 }
 
 #[tokio::test]
-#[ignore = "a name that no server has given yet is answered \"Unknown tool\" instead of being waited for"]
 async fn the_first_call_after_a_new_start_waits_for_its_server() {
     let rig = Stdio::new(Script::default());
     let mut stage = Stage::start(&[("s", &rig.spec(""))]).await;

@@ -47,6 +47,8 @@ impl Stack {
         tokio::spawn(async move { while observed.recv().await.is_some() {} });
         // Nobody writes down what is learned here.
         let memory = Memory::new(Known::default(), mpsc::unbounded_channel().0);
+        // Nothing is declared, so the start is over at once.
+        publisher.settled();
         let context = Context::new(publisher.clone(), observations, memory, Host::default());
         let (desired, wanted) = watch::channel(Arc::default());
         tokio::spawn(Fleet::new(Arc::new(context)).run(wanted, end.clone()));

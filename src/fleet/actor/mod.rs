@@ -4,11 +4,12 @@ mod connect;
 mod leave;
 mod offer;
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -67,7 +68,12 @@ pub(super) struct Actor {
     /// When to look whether a connection is still in use (`OnDemand`).
     idle_at: Option<Instant>,
     told: Option<Observation>,
+    /// Held until the first attempt of a server that was declared at the start has ended.
+    starting: Option<Starting>,
 }
+
+/// Kept by those whom the fleet's start waits for; nothing is ever sent.
+pub(super) type Starting = mpsc::Sender<Infallible>;
 
 struct Live {
     target: Arc<Target>,
@@ -93,7 +99,12 @@ enum Input {
 }
 
 impl Actor {
-    pub(super) fn new(context: Arc<Context>, target: Arc<Target>, orders: watch::Receiver<Order>) -> Self {
+    pub(super) fn new(
+        context: Arc<Context>,
+        target: Arc<Target>,
+        orders: watch::Receiver<Order>,
+        starting: Option<Starting>,
+    ) -> Self {
         let connecting = Problem::new(Reason::Connecting, format!("{} is being attached", target.key.name));
         Self {
             handle: UpstreamHandle::new(target.key.clone(), Refusal::Unavailable(connecting)),
@@ -117,12 +128,15 @@ impl Actor {
             asleep: None,
             idle_at: None,
             told: None,
+            starting,
         }
     }
 
     /// Runs until the server is gone for good.
     pub(super) async fn run(mut self) {
-        if !self.recall() {
+        if self.recall() {
+            self.starting = None;
+        } else {
             self.connect();
         }
         loop {
@@ -140,8 +154,13 @@ impl Actor {
                 Input::Event(Event::Changed(List::Tools)) => self.refresh(),
                 Input::Event(Event::Changed(list)) => debug!(?list, "a list that is not served yet changed"),
                 Input::Event(Event::Lost(error)) => self.lose(&error),
-                Input::Attempted(Ok(attached)) => self.attached(attached),
-                Input::Attempted(Err(error)) => self.failed(&error),
+                Input::Attempted(result) => {
+                    match result {
+                        Ok(attached) => self.attached(attached),
+                        Err(error) => self.failed(&error),
+                    }
+                    self.starting = None;
+                }
                 Input::Refreshed(result) => self.refreshed(result),
                 Input::RetryDue => self.connect(),
                 Input::GraceOver => self.grace_over(),
