@@ -49,16 +49,16 @@ pub(super) async fn attach(
             }
         }
     };
-    let attempt = context.slots.run(&endpoint.transport, attempt);
-    let result = match tokio::time::timeout(limit, attempt).await {
-        Ok(result) => result,
-        Err(_) => {
-            Err(timeout(format!("not attached within {} s (spec.timeouts.connect)", limit.as_secs_f64())))
-        }
-    };
-    if result.as_ref().is_err_and(|error| error.problem.reason != Reason::CommandNotFound)
-        && remembered.is_some()
-    {
+    let limited = Box::pin(async {
+        let seconds = limit.as_secs_f64();
+        let late = || timeout(format!("not attached within {seconds} s (spec.timeouts.connect)"));
+        tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| Err(late()))
+    });
+    // Waiting for a slot is not the server's time.
+    let result = context.slots.run(&endpoint.transport, limited).await;
+    let misunderstood =
+        |error: &LinkError| matches!(error.problem.reason, Reason::HandshakeFailed | Reason::Timeout);
+    if remembered.is_some() && result.as_ref().is_err_and(misunderstood) {
         // The server may have been upgraded: probe it the next time.
         context.memory.forget_era(endpoint.digest());
     }

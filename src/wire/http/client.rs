@@ -120,7 +120,7 @@ impl Client {
         let client = self.clone();
         let sending = async move {
             let opening = client.0.agreed.get().is_none();
-            let result = client.exchange(&headers, &message).await;
+            let result = client.exchange(headers, &message).await;
             let is_end = |error: &LinkError| !error.dispatched && error.ends_the_link();
             if let (Err(error), Some(lost), false) = (&result, lost, opening)
                 && is_end(error)
@@ -132,7 +132,7 @@ impl Client {
         Answering::new(self.clone(), Box::pin(sending))
     }
 
-    async fn exchange(&self, headers: &HeaderMap, message: &Bytes) -> Result<Form, LinkError> {
+    async fn exchange(&self, headers: HeaderMap, message: &Bytes) -> Result<Form, LinkError> {
         let response = self.send(&Method::POST, headers, message).await?;
         if self.0.agreed.get().is_none()
             && let Some(session) = response.headers().get(SESSION)
@@ -164,7 +164,7 @@ impl Client {
 
     /// Posts a notification, or an answer to a question.
     pub(in crate::wire) async fn notify(&self, method: &str, message: Bytes) -> Result<(), LinkError> {
-        let response = self.send(&Method::POST, &self.headers(method, None), &message).await?;
+        let response = self.send(&Method::POST, self.headers(method, None), &message).await?;
         if response.status().is_success() {
             // Some servers send a body; reading it gives the connection back.
             response.into_body().collect(ERROR_BODY).await?;
@@ -199,20 +199,22 @@ impl Client {
         let mut headers = self.headers("", None);
         headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
         headers.remove(CONTENT_TYPE);
-        self.send(&Method::GET, &headers, &Bytes::new()).await
+        self.send(&Method::GET, headers, &Bytes::new()).await
     }
 
     async fn send(
         &self,
         method: &Method,
-        headers: &HeaderMap,
+        headers: HeaderMap,
         body: &Bytes,
     ) -> Result<Response<Body>, LinkError> {
         let target = self.0.target.load_full();
+        // Where the server is shows in the first request; no later one is kept to be sent elsewhere.
+        let again = self.0.agreed.get().is_none().then(|| headers.clone());
         let response = self.0.pool.send(request(method, &target, headers, body)).await?;
-        match self.moved(&response) {
+        match again.zip(self.moved(&response)) {
             None => Ok(response),
-            Some(to) => {
+            Some((headers, to)) => {
                 self.0.target.store(Arc::new(to.clone()));
                 self.0.pool.send(request(method, &to, headers, body)).await
             }
@@ -287,7 +289,7 @@ impl Client {
         if self.has_session() {
             let headers = self.headers("", None);
             let nothing = Bytes::new();
-            let goodbye = self.send(&Method::DELETE, &headers, &nothing);
+            let goodbye = self.send(&Method::DELETE, headers, &nothing);
             // 405 says that sessions end by themselves; whatever else happens, we are gone.
             if let Ok(Err(error)) = tokio::time::timeout(GOODBYE, goodbye).await {
                 debug!(%error, "the session was not ended");
@@ -309,11 +311,11 @@ impl fmt::Debug for Client {
     }
 }
 
-fn request(method: &Method, target: &Uri, headers: &HeaderMap, body: &Bytes) -> Request<Full<Bytes>> {
+fn request(method: &Method, target: &Uri, headers: HeaderMap, body: &Bytes) -> Request<Full<Bytes>> {
     let mut request = Request::new(Full::new(body.clone()));
     *request.method_mut() = method.clone();
     *request.uri_mut() = target.clone();
-    *request.headers_mut() = headers.clone();
+    *request.headers_mut() = headers;
     request
 }
 
