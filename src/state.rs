@@ -20,11 +20,17 @@ use crate::resource::Digest;
 const LOCK: &str = "lock";
 
 /// Where state directories live: `$XDG_STATE_HOME/evenkeel`, else `~/.local/state/evenkeel`; `None` without
-/// either variable. The XDG specification has relative values ignored.
+/// either variable.
 pub fn state_home(xdg_state_home: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
+    Some(xdg_home(xdg_state_home, home, ".local/state")?.join("evenkeel"))
+}
+
+/// The directory that a variable of the XDG specification names, else one below the home directory; `None`
+/// without either. The specification has relative values ignored.
+pub(crate) fn xdg_home(xdg: Option<OsString>, home: Option<OsString>, below: &str) -> Option<PathBuf> {
     let absolute = |value: OsString| Some(PathBuf::from(value)).filter(|path| path.is_absolute());
-    let home = || Some(absolute(home?)?.join(".local/state"));
-    Some(xdg_state_home.and_then(absolute).or_else(home)?.join("evenkeel"))
+    let home = || Some(absolute(home?)?.join(below));
+    xdg.and_then(absolute).or_else(home)
 }
 
 /// The state directory of one source directory.

@@ -2,11 +2,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Where people keep their configuration: `$XDG_CONFIG_HOME`, else `~/.config`; `None` without either
-/// variable. The XDG specification has relative values ignored.
+/// variable.
 pub(super) fn config_home(xdg_config_home: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
-    let absolute = |value: OsString| Some(PathBuf::from(value)).filter(|path| path.is_absolute());
-    let home = || Some(absolute(home?)?.join(".config"));
-    xdg_config_home.and_then(absolute).or_else(home)
+    crate::state::xdg_home(xdg_config_home, home, ".config")
 }
 
 #[cfg(test)]

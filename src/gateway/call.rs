@@ -46,17 +46,14 @@ pub(super) async fn call(gateway: &Gateway, caller: Caller<'_>, params: &Members
     let Some(name) = member(params, "name").and_then(text) else {
         return refuse(&caller, "Invalid params: a call needs the \"name\" of a tool");
     };
-    if !known(gateway, caller.view, &name) {
-        appearance(gateway, caller.view, &name).await;
-    }
-    let route = {
-        let generation = gateway.catalog.load();
-        let view = generation.view(caller.view);
-        match (view.route(&name), view.gone(&name)) {
-            (Some(route), _) => route.clone(),
-            (None, Some(gone)) => return tell(&caller, &answer::gone(&name, gone)),
-            (None, None) => return refuse(&caller, &format!("Unknown tool: {name}")),
-        }
+    let found = match find(gateway, caller.view, &name) {
+        Some(found) => Some(found),
+        None => appearance(gateway, caller.view, &name).await,
+    };
+    let route = match found {
+        Some(Ok(route)) => route,
+        Some(Err(gone)) => return tell(&caller, &gone),
+        None => return refuse(&caller, &format!("Unknown tool: {name}")),
     };
     let mut in_flight = caller.in_flight;
     let deadline = Instant::now() + route.section().call_timeout;
@@ -87,18 +84,28 @@ pub(super) async fn call(gateway: &Gateway, caller: Caller<'_>, params: &Members
     stream(attended, first)
 }
 
-fn known(gateway: &Gateway, view: &ViewName, name: &str) -> bool {
+/// Where a name leads, or what is told of one that leads nowhere any more; `None` if it never led anywhere.
+fn find(gateway: &Gateway, view: &ViewName, name: &str) -> Option<Result<Arc<Route>, String>> {
     let generation = gateway.catalog.load();
     let view = generation.view(view);
-    view.route(name).is_some() || view.gone(name).is_some()
+    match view.route(name) {
+        Some(route) => Some(Ok(route.clone())),
+        None => view.gone(name).map(|gone| Err(answer::gone(name, gone))),
+    }
 }
 
 /// Waits for a name that is not there while servers are connected for the first time: an agent whose session
 /// is older than this process may call before its server is back.
-async fn appearance(gateway: &Gateway, view: &ViewName, name: &str) {
+async fn appearance(gateway: &Gateway, view: &ViewName, name: &str) -> Option<Result<Arc<Route>, String>> {
     let (mut changes, mut settled) = (gateway.catalog.changes(), gateway.catalog.settled());
     let wait = async {
-        while !known(gateway, view, name) && !*settled.borrow_and_update() {
+        loop {
+            // Looked at before the name: what the start brought is there by then.
+            let over = *settled.borrow_and_update();
+            let found = find(gateway, view, name);
+            if over || found.is_some() {
+                return found;
+            }
             tokio::select! {
                 _ = changes.changed() => {}
                 _ = settled.changed() => {}
@@ -106,7 +113,7 @@ async fn appearance(gateway: &Gateway, view: &ViewName, name: &str) {
         }
     };
     // Whatever is there by then is what there is.
-    let _ = tokio::time::timeout(PATIENCE, wait).await;
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| find(gateway, view, name))
 }
 
 /// The rest of a call that takes longer or says something before its answer.

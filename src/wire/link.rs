@@ -202,7 +202,7 @@ impl Link {
         if let Some(error) = self.0.lost.get() {
             return Err(error.clone());
         }
-        let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
+        let id = self.next_id();
         let token = Id::number(id);
         let (meta, progress) = self
             .peer()
@@ -312,14 +312,6 @@ impl Link {
     pub fn rest(&self) {
         if let Transport::Http(client) = &self.0.transport {
             client.rest();
-        }
-    }
-
-    /// The process id of a stdio server.
-    pub fn pid(&self) -> Option<u32> {
-        match &self.0.transport {
-            Transport::Stdio(pipes) => Some(pipes.pid()),
-            Transport::Http(_) => None,
         }
     }
 

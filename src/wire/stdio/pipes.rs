@@ -32,7 +32,6 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 pub(in crate::wire) struct Pipes {
     outgoing: mpsc::Sender<Bytes>,
     calls: Calls,
-    process: Arc<Process>,
     lost: Arc<Lost>,
     /// Ends the writer, which closes the child's stdin, and starts the way down to SIGKILL. Dropping does so too.
     hang_up: DropGuard,
@@ -70,7 +69,7 @@ pub(in crate::wire) fn start(
     let tasks = &host.tasks;
     let (outgoing, queue) = mpsc::channel(OUTGOING);
     let (process, reap) = Process::watch(child, host.guard.clone());
-    let (process, calls, tail) = (Arc::new(process), Calls::default(), Tail::default());
+    let (calls, tail) = (Calls::default(), Tail::default());
     let (hang_up, over) = (CancellationToken::new(), CancellationToken::new());
     tasks.spawn(reap);
     tasks.spawn(write(stdin, queue, hang_up.clone()));
@@ -78,7 +77,7 @@ pub(in crate::wire) fn start(
     let answers = tasks.spawn(read(stdout, calls.clone(), outgoing.clone(), changes));
     let pumps = [errors.abort_handle(), answers.abort_handle()];
     tasks.spawn({
-        let (process, lost, calls) = (process.clone(), lost.clone(), calls.clone());
+        let (lost, calls) = (lost.clone(), calls.clone());
         let (hang_up, over, command) = (hang_up.clone(), over.clone(), endpoint.command.clone());
         async move {
             let status = tokio::select! {
@@ -96,14 +95,10 @@ pub(in crate::wire) fn start(
             over.cancel();
         }
     });
-    Ok(Pipes { outgoing, calls, process, lost: lost.clone(), hang_up: hang_up.drop_guard(), over })
+    Ok(Pipes { outgoing, calls, lost: lost.clone(), hang_up: hang_up.drop_guard(), over })
 }
 
 impl Pipes {
-    pub(in crate::wire) fn pid(&self) -> u32 {
-        self.process.pid()
-    }
-
     pub(in crate::wire) async fn send(&self, message: Bytes) -> Result<(), LinkError> {
         self.outgoing.send(message).await.map_err(|_| self.gone())
     }

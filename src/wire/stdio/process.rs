@@ -84,10 +84,6 @@ impl Process {
         (Self { pid, exited }, reap)
     }
 
-    pub(super) fn pid(&self) -> u32 {
-        self.pid
-    }
-
     /// How the child ended, once it has.
     pub(super) async fn exited(&self) -> ExitStatus {
         let mut exited = self.exited.clone();
