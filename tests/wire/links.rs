@@ -90,6 +90,8 @@ async fn tells_a_change(over: Over, script: Script) {
     let upstream = Upstream::start(over, script.clone()).await;
     let (link, mut events) = connect(&upstream).await.unwrap();
     events.begin().await.unwrap_or_else(|error| panic!("{case}: {error}"));
+    // An answer shows that the server has taken all that was said before, `initialized` among it.
+    request(&link, "tools/list", "{}").await.unwrap().unwrap();
     upstream.play(script.clone().tools(&["late"])).await;
     let event = within(&format!("{case}: the change is told"), events.next()).await;
     assert!(matches!(event, Event::Changed(List::Tools)), "{case}: {event:?}");
