@@ -256,13 +256,9 @@ impl Link {
             Transport::Stdio(pipes) => {
                 State::Stdio(pipes.request(id, token.is_some() || method == LISTEN_METHOD, message).await?)
             }
-            Transport::Http(client) => State::Http(Box::new(client.request(
-                method,
-                name,
-                mirrored,
-                message,
-                Some(self.0.lost.clone()),
-            ))),
+            Transport::Http(client) => {
+                State::Http(Box::new(client.request(method, name, mirrored, message, self.0.lost.clone())))
+            }
         };
         Ok(Exchange { link: self.clone(), id, token, state })
     }

@@ -3,7 +3,7 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 
 use super::super::inbound::{self, Inbound};
 use super::super::link::{Incoming, LinkError, Reply};
@@ -38,7 +38,7 @@ impl Form {
     pub(super) fn of(response: Response<Body>) -> Self {
         let (head, body) = response.into_parts();
         let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        if kind.starts_with("text/event-stream") {
+        if is_event_stream(&head.headers) {
             Self::Stream(body, sse::Events::new(MESSAGE_LIMIT))
         } else if kind.starts_with("application/json") {
             Self::Json(Collecting::new(body))
@@ -138,21 +138,16 @@ impl Answering {
         }
     }
 
-    /// The open stream of a request that is never answered while it is wanted (`subscriptions/listen`).
-    pub(super) async fn into_stream(mut self) -> Result<Option<(Body, sse::Events)>, LinkError> {
-        self.head().await?;
-        Ok(match self.form {
-            Form::Stream(body, events) => Some((body, events)),
-            _ => None,
-        })
-    }
-
     /// After the answer: gives the connection back.
     pub(in crate::wire) fn recycle(self) {
         if let Form::Stream(body, _) = self.form {
             body.recycle();
         }
     }
+}
+
+pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
 }
 
 pub(super) fn next_event(events: &mut sse::Events) -> Result<Option<Bytes>, LinkError> {

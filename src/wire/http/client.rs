@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use base64::Engine;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName, HeaderValue, LOCATION, USER_AGENT};
+use http::response::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use jiff::Timestamp;
@@ -17,12 +18,13 @@ use url::Url;
 
 use super::super::handshake::MODERN;
 use super::super::inbound::{self, Inbound};
-use super::super::link::{LinkError, Lost, Reply};
+use super::super::link::{LISTEN_METHOD, LinkError, Lost, Reply};
 use super::super::{Era, Peer};
-use super::answer::{Answering, Form};
+use super::answer::{Answering, Form, is_event_stream};
 use super::connect::Connector;
 use super::connection::{Body, Pool};
 use super::refusal::refusal;
+use super::trickle::Trickle;
 use crate::resource::{HttpEndpoint, Reason};
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -113,7 +115,7 @@ impl Client {
         name: Option<&str>,
         mirrored: Vec<(HeaderName, HeaderValue)>,
         message: Bytes,
-        lost: Option<Arc<Lost>>,
+        lost: Arc<Lost>,
     ) -> Answering {
         let mut headers = self.headers(method, name);
         headers.extend(mirrored);
@@ -122,7 +124,7 @@ impl Client {
             let opening = client.0.agreed.get().is_none();
             let result = client.exchange(headers, &message).await;
             let is_end = |error: &LinkError| !error.dispatched && error.ends_the_link();
-            if let (Err(error), Some(lost), false) = (&result, lost, opening)
+            if let (Err(error), false) = (&result, opening)
                 && is_end(error)
             {
                 lost.mark(error.clone());
@@ -145,21 +147,21 @@ impl Client {
         if response.status().is_success() {
             return Ok(Form::of(response));
         }
-        match self.refused(response).await {
+        let (head, body) = response.into_parts();
+        let body = body.collect(ERROR_BODY).await.unwrap_or_default();
+        match self.refused(&head, &body) {
             Refused::Answer(reply) => Ok(Form::Done(Some(reply))),
-            Refused::Error(error)
-                if error.http_status == Some(StatusCode::NOT_FOUND) && self.has_session() =>
-            {
-                let message = "the server forgot the session (HTTP 404)";
-                let forgotten = LinkError::new(Reason::ConnectFailed, message);
-                Err(LinkError { http_status: error.http_status, ..forgotten })
-            }
             Refused::Error(error) => Err(error),
         }
     }
 
     fn has_session(&self) -> bool {
         self.0.session.get().is_some()
+    }
+
+    /// True if a response says that the session is gone.
+    fn forgot(&self, head: &Parts) -> bool {
+        head.status == StatusCode::NOT_FOUND && self.has_session()
     }
 
     /// Posts a notification, or an answer to a question.
@@ -170,7 +172,9 @@ impl Client {
             response.into_body().collect(ERROR_BODY).await?;
             return Ok(());
         }
-        match self.refused(response).await {
+        let (head, body) = response.into_parts();
+        let body = body.collect(ERROR_BODY).await.unwrap_or_default();
+        match self.refused(&head, &body) {
             Refused::Error(error) => Err(error),
             Refused::Answer(_) => Ok(()),
         }
@@ -194,12 +198,32 @@ impl Client {
         });
     }
 
-    /// Opens the legacy notice stream.
-    pub(super) async fn get(&self) -> Result<Response<Body>, LinkError> {
-        let mut headers = self.headers("", None);
-        headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
-        headers.remove(CONTENT_TYPE);
-        self.send(&Method::GET, headers, &Bytes::new()).await
+    /// Opens the stream of notices: by GET in the legacy era, in the modern one with this request. `None` if
+    /// the server offers none.
+    pub(super) async fn listen(&self, request: Option<Bytes>) -> Result<Option<Trickle>, LinkError> {
+        let (method, headers) = if request.is_some() {
+            (Method::POST, self.headers(LISTEN_METHOD, None))
+        } else {
+            let mut headers = self.headers("", None);
+            headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+            headers.remove(CONTENT_TYPE);
+            (Method::GET, headers)
+        };
+        let target = self.0.target.load_full();
+        let socket = self.0.pool.connect().await?;
+        let body = request.as_deref().unwrap_or_default();
+        let (head, body) = Trickle::ask(socket, (&method, &target, &headers), body).await?.into_parts();
+        if head.status.is_success() {
+            return Ok(is_event_stream(&head.headers).then_some(body));
+        }
+        let body = if request.is_some() { body.start(ERROR_BODY).await } else { Bytes::new() };
+        match self.refused(&head, &body) {
+            Refused::Error(error) if request.is_some() || self.forgot(&head) => Err(error),
+            // Not now: worth another try.
+            Refused::Error(error) if head.status.is_server_error() => Err(error.dispatched()),
+            // 405 and its like: there are no notices to be had.
+            Refused::Error(_) | Refused::Answer(_) => Ok(None),
+        }
     }
 
     async fn send(
@@ -259,13 +283,18 @@ impl Client {
         (Era::Legacy, headers)
     }
 
-    async fn refused(&self, response: Response<Body>) -> Refused {
-        let (head, body) = response.into_parts();
-        let body = body.collect(ERROR_BODY).await.unwrap_or_default();
-        if let Ok(Inbound::Answer(_, reply @ Reply::Error(_))) = inbound::classify(&body) {
+    /// What a response that says no success means; `body` is its start.
+    fn refused(&self, head: &Parts, body: &Bytes) -> Refused {
+        // Whatever else it says (2025-11-25, transports, session management).
+        if self.forgot(head) {
+            let message = "the server forgot the session (HTTP 404)";
+            let forgotten = LinkError::new(Reason::ConnectFailed, message);
+            return Refused::Error(LinkError { http_status: Some(head.status), ..forgotten });
+        }
+        if let Ok(Inbound::Answer(_, reply @ Reply::Error(_))) = inbound::classify(body) {
             return Refused::Answer(reply);
         }
-        let text = String::from_utf8_lossy(&body);
+        let text = String::from_utf8_lossy(body);
         let is_text =
             head.headers.get(CONTENT_TYPE).is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
         let text = if is_text { &*text } else { "" };

@@ -79,6 +79,11 @@ impl Pool {
         }
     }
 
+    /// A connection that the pool has nothing to do with.
+    pub(super) async fn connect(&self) -> Result<Socket, LinkError> {
+        self.connector.connect().await
+    }
+
     async fn open(&self) -> Result<Connection, LinkError> {
         let socket = self.connector.connect().await?;
         let (sender, driver) = http1::Builder::new()

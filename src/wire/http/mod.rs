@@ -6,6 +6,7 @@ mod connect;
 mod connection;
 mod refusal;
 mod stream;
+mod trickle;
 
 pub(super) use answer::Answering;
 pub(super) use client::{Client, encoded};

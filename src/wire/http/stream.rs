@@ -1,14 +1,13 @@
 use std::time::Duration;
 
-use http::StatusCode;
-use http::header::CONTENT_TYPE;
+use bytes::Bytes;
 
 use super::super::inbound::{self, Inbound};
 use super::super::link::{Event, LISTEN, LISTEN_METHOD, LinkError};
-use super::super::{Id, List, MESSAGE_LIMIT, Peer, sse};
+use super::super::{Edit, Id, List, MESSAGE_LIMIT, Peer, rewrite, sse};
 use super::answer::next_event;
 use super::client::Client;
-use super::connection::Body;
+use super::trickle::Trickle;
 use crate::wire::Era;
 
 /// Shortest and longest wait before a stream that ended is opened again.
@@ -32,7 +31,7 @@ pub(in crate::wire) struct Stream {
 #[derive(Debug)]
 enum State {
     Closed,
-    Open(Box<(Body, sse::Events)>),
+    Open(Box<(Trickle, sse::Events)>),
     /// The server offers none.
     None,
 }
@@ -50,54 +49,12 @@ impl Stream {
         if !matches!(self.state, State::Closed) {
             return Ok(());
         }
-        let opened = match peer.era {
-            Era::Legacy => self.client.get().await,
-            Era::Modern => return self.listen(id, peer).await,
+        let request = (peer.era == Era::Modern).then(|| listen_request(peer, id));
+        self.state = match self.client.listen(request).await? {
+            Some(stream) => State::Open(Box::new((stream, sse::Events::new(MESSAGE_LIMIT)))),
+            None => State::None,
         };
-        let response = opened?;
-        let is_stream = response
-            .headers()
-            .get(CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
-        match response.status() {
-            status if status.is_success() && is_stream => {
-                self.opened(response.into_body());
-                Ok(())
-            }
-            StatusCode::NOT_FOUND => Err(LinkError::new(
-                crate::resource::Reason::ConnectFailed,
-                "the server forgot the session (HTTP 404)",
-            )),
-            status if status.is_server_error() => {
-                let message = format!("the notice stream was answered with HTTP {status}");
-                Err(LinkError::new(crate::resource::Reason::ConnectFailed, message).dispatched())
-            }
-            // 405 and its like: there are no notices to be had.
-            _ => {
-                self.state = State::None;
-                Ok(())
-            }
-        }
-    }
-
-    async fn listen(&mut self, id: u64, peer: &Peer) -> Result<(), LinkError> {
-        let (meta, _) = peer.meta(None, &Id::number(id)).unwrap_or_default();
-        let meta = meta.unwrap_or_else(|| "{}".into());
-        let params =
-            super::super::rewrite(LISTEN, &[super::super::Edit::Set("_meta", &meta)]).unwrap_or_default();
-        let message = inbound::message(Some(&Id::number(id)), LISTEN_METHOD, Some(&params));
-        let answering = self.client.request(LISTEN_METHOD, None, Vec::new(), message, None);
-        match answering.into_stream().await? {
-            Some(stream) => {
-                self.state = State::Open(Box::new(stream));
-            }
-            None => self.state = State::None,
-        }
         Ok(())
-    }
-
-    fn opened(&mut self, body: Body) {
-        self.state = State::Open(Box::new((body, sse::Events::new(MESSAGE_LIMIT))));
     }
 
     /// Says that the lists were read now: if the stream is closed, they are to be read again once it opens.
@@ -155,6 +112,13 @@ impl Stream {
             }
         }
     }
+}
+
+fn listen_request(peer: &Peer, id: u64) -> Bytes {
+    let (meta, _) = peer.meta(None, &Id::number(id)).unwrap_or_default();
+    let meta = meta.unwrap_or_else(|| "{}".into());
+    let params = rewrite(LISTEN, &[Edit::Set("_meta", &meta)]).unwrap_or_default();
+    inbound::message(Some(&Id::number(id)), LISTEN_METHOD, Some(&params))
 }
 
 /// The lists that changed according to the events that have come whole, each once: one refresh answers a
