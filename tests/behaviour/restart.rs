@@ -114,6 +114,46 @@ async fn kill_9_leaves_no_child_and_no_grandchild() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_left_its_session_does_not_outlive_evenkeel() {
+    let mut script = Script::new("runaway", RigEra::Dual);
+    (script.stdio.grandchild, script.stdio.runaway) = (true, true);
+    for kill in [true, false] {
+        let rig = Stdio::new(script.clone());
+        let mut stage = Stage::start(&[("s", &rig.spec(""))]).await;
+        stage.evenkeel.attached("s").await;
+        eventually("the grandchild is counted", async || rig.grandchildren().pop()).await;
+        if kill {
+            stage.evenkeel.kill();
+        } else {
+            stage.evenkeel.terminate().await;
+        }
+        all_gone(&rig).await;
+    }
+}
+
+#[tokio::test]
+async fn kill_9_while_fifty_children_start_leaves_none() {
+    let mut script = Script::new("starting", RigEra::Dual);
+    script.stdio.ignore_eof = true;
+    let rig = Stdio::new(script);
+    let spec = rig.spec("");
+    let names: Vec<_> = (0..50).map(|number| format!("s{number}")).collect();
+    let declared: Vec<_> = names.iter().map(|name| (name.as_str(), spec.as_str())).collect();
+    let mut stage = Stage::start(&declared).await;
+    // Some are there, some on their way, some not begun.
+    eventually("twenty have come", async || (rig.processes().len() >= 20).then_some(())).await;
+    stage.evenkeel.kill();
+    eventually("none is left", async || {
+        let said = std::process::Command::new("ps").args(["-A", "-o", "args="]).output().unwrap();
+        let script = rig.command().1.display().to_string();
+        (!String::from_utf8_lossy(&said.stdout).contains(&script)).then_some(())
+    })
+    .await;
+    all_gone(&rig).await;
+}
+
 #[tokio::test]
 async fn kill_9_of_the_guard_disturbs_nobody_and_another_takes_its_place() {
     let rig = stubborn();

@@ -10,6 +10,11 @@ async fn main() {
     let mut args = std::env::args().skip(1);
     match args.next().as_deref() {
         Some("--linger") => rig::linger(args.next().map(PathBuf::from)).await,
+        Some("--run-away") => {
+            // Whoever leads no group may.
+            let _ = rustix::process::setsid();
+            rig::linger(args.next().map(PathBuf::from)).await;
+        }
         Some("--http") => {
             let address = args.next().and_then(|address| address.parse().ok());
             let script = args.next().map(PathBuf::from);

@@ -115,6 +115,8 @@ pub struct Misdeeds {
     pub ignore_eof: bool,
     /// Start a process of its own that nothing but its end can stop, and that holds stdout and stderr.
     pub grandchild: bool,
+    /// That process leaves our session, as daemons do.
+    pub runaway: bool,
 }
 
 /// How the rig speaks HTTP.

@@ -36,7 +36,7 @@ pub async fn run(script: &Path, http: Option<SocketAddr>) {
         tokio::spawn(async move { while signals.recv().await.is_some() {} });
     }
     if misdeeds.grandchild {
-        raise_grandchild(control.as_ref());
+        raise_grandchild(control.as_ref(), misdeeds.runaway);
     }
     let listener = match http {
         Some(address) => Some(TcpListener::bind(address).await.expect("the address is free")),
@@ -198,9 +198,9 @@ async fn flood(bytes: u64) {
 }
 
 /// Starts a process that shares our group, stdout and stderr.
-fn raise_grandchild(control: Option<&PathBuf>) {
+fn raise_grandchild(control: Option<&PathBuf>, runaway: bool) {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.arg("--linger").args(control).stdin(Stdio::null());
+    command.arg(if runaway { "--run-away" } else { "--linger" }).args(control).stdin(Stdio::null());
     // Left to itself on purpose: whoever ends us must end it too.
     #[expect(clippy::zombie_processes, reason = "that is the fault")]
     command.spawn().expect("the rig can start itself");

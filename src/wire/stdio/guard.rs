@@ -1,12 +1,12 @@
-use std::collections::BTreeSet;
-use std::fs::File;
+use std::collections::{BTreeSet, HashSet};
+use std::fs::{DirEntry, File};
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Signal, test_kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process_group};
 use tokio::process::{Child, Command};
 use tracing::{debug, warn};
 
@@ -14,12 +14,20 @@ use super::process::{group, signal};
 
 /// How long process groups have between SIGTERM and SIGKILL once evenkeel is gone.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The time between two looks at what is left.
+const LOOK: Duration = Duration::from_millis(50);
+/// So many looks, and what SIGKILL did not end is left.
+const LOOKS: u32 = 100;
+
+/// The variable that every child inherits, and passes on.
+const MARK: &str = "EVENKEEL_GUARD";
 
 /// A small process that ends our children's process groups when evenkeel dies without doing so.
 ///
 /// It holds the read end of a pipe; the kernel closes the write end with evenkeel, however that ends.
 /// Parent-death signals would not do: they follow the spawning thread and miss grandchildren. Promises that
-/// a killed guard is replaced at once. A process that left its group on purpose (`setsid`) is out of reach.
+/// a killed guard is replaced at once. What left its group (`setsid`), or was started in the very moment in
+/// which evenkeel was killed, is known by a mark in its environment, where `/proc` shows that (Linux).
 #[derive(Clone, Debug)]
 pub struct Guard(Arc<Shared>);
 
@@ -27,6 +35,8 @@ pub struct Guard(Arc<Shared>);
 struct Shared {
     program: PathBuf,
     args: Vec<String>,
+    /// Of this evenkeel and no other.
+    mark: String,
     state: Mutex<State>,
 }
 
@@ -41,7 +51,8 @@ impl Guard {
     /// Starts the guard: `program` with `args` must call [`watch`] on its stdin. The future replaces it
     /// whenever it ends; it must be driven for as long as evenkeel runs.
     pub fn start(program: PathBuf, args: Vec<String>) -> std::io::Result<(Self, impl Future<Output = ()>)> {
-        let guard = Self(Arc::new(Shared { program, args, state: Mutex::new(State::default()) }));
+        let mark = uuid::Uuid::new_v4().to_string();
+        let guard = Self(Arc::new(Shared { program, args, mark, state: Mutex::default() }));
         let mut child = guard.spawn()?;
         let keeper = guard.clone();
         let keep = async move {
@@ -75,11 +86,17 @@ impl Guard {
         let mut pipe = File::from(stdin.into_owned_fd()?);
         rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::empty())?;
         let mut state = self.lock();
+        writeln!(pipe, "={}", self.0.mark)?;
         for group in &state.groups {
             writeln!(pipe, "+{group}")?;
         }
         state.pipe = Some(pipe);
         Ok(child)
+    }
+
+    /// The variable that tells the guard which processes are ours, and its value.
+    pub(super) fn mark(&self) -> (&'static str, &str) {
+        (MARK, &self.0.mark)
     }
 
     /// Puts a process group under guard.
@@ -114,32 +131,62 @@ impl State {
 
 /// The guard's own work: keeps the list of process groups, and ends them when `input` closes.
 pub fn watch(input: impl BufRead) {
-    let mut groups = BTreeSet::new();
+    let (mut groups, mut mark) = (BTreeSet::new(), String::new());
     for line in input.lines().map_while(Result::ok) {
-        match (line.get(..1), line.get(1..).and_then(|number| number.parse::<u32>().ok())) {
-            (Some("+"), Some(group)) => {
-                groups.insert(group);
-            }
-            (Some("-"), Some(group)) => {
-                groups.remove(&group);
+        match line.split_at_checked(1) {
+            Some(("=", told)) => told.clone_into(&mut mark),
+            Some(("+", group)) => groups.extend(group.parse::<u32>()),
+            Some(("-", group)) => {
+                if let Ok(group) = group.parse() {
+                    groups.remove(&group);
+                }
             }
             _ => {}
         }
     }
-    let left =
-        || groups.iter().filter_map(|pid| group(*pid)).any(|group| test_kill_process_group(group).is_ok());
     for group in &groups {
         signal(*group, Signal::TERM);
     }
-    for _ in 0..20 {
-        if !left() {
+    let mut known = HashSet::new();
+    for look in 1..=LOOKS {
+        // One that evenkeel was just starting is not there yet: looking comes after a pause.
+        pause(LOOK);
+        let late = LOOK * look > PATIENCE;
+        let marked = marked(&mark);
+        groups.retain(|pid| group(*pid).is_some_and(|group| test_kill_process_group(group).is_ok()));
+        if marked.is_empty() && groups.is_empty() {
             return;
         }
-        pause(PATIENCE / 20);
+        for pid in marked {
+            let first = known.insert(pid);
+            if first || late {
+                // It may have ended since.
+                let _ = kill_process(pid, if late { Signal::KILL } else { Signal::TERM });
+            }
+        }
+        if late {
+            for group in &groups {
+                signal(*group, Signal::KILL);
+            }
+        }
     }
-    for group in &groups {
-        signal(*group, Signal::KILL);
-    }
+}
+
+/// The processes whose environment bears the mark.
+#[expect(clippy::disallowed_methods, reason = "the guard is a process of its own, without a runtime")]
+fn marked(mark: &str) -> Vec<Pid> {
+    let mark = format!("{MARK}={mark}");
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let is_marked = |process: &DirEntry| {
+        // Those of other users cannot be read, and are not ours.
+        let environment = std::fs::read(process.path().join("environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+    };
+    processes
+        .filter_map(|process| Some((group(process.file_name().to_str()?.parse().ok()?)?, process)))
+        .filter(|(_, process)| is_marked(process))
+        .map(|(pid, _)| pid)
+        .collect()
 }
 
 #[expect(clippy::disallowed_methods, reason = "the guard is a process of its own, without a runtime")]

@@ -61,7 +61,7 @@ pub(in crate::wire) fn start(
     changes: mpsc::Sender<List>,
     host: &Host,
 ) -> Result<Pipes, LinkError> {
-    let mut child = process::spawn(endpoint)?;
+    let mut child = process::spawn(endpoint, host.guard.as_ref())?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
         return Err(LinkError::new(Reason::ConnectFailed, "the pipes of the child could not be opened"));

@@ -26,13 +26,14 @@ pub(super) struct Process {
 }
 
 /// Starts the child with piped stdio. It leads a new process group, so that what it starts ends with it.
-pub(super) fn spawn(endpoint: &StdioEndpoint) -> Result<Child, LinkError> {
+pub(super) fn spawn(endpoint: &StdioEndpoint, guard: Option<&Guard>) -> Result<Child, LinkError> {
     let mut command = Command::new(&endpoint.command);
     command
         .args(&endpoint.args)
         .env_clear()
         .envs(inherited(std::env::vars_os()))
         .envs(endpoint.env.iter().map(|(name, value)| (name, value.expose_secret())))
+        .envs(guard.map(Guard::mark))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
