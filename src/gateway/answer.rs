@@ -1,7 +1,6 @@
 //! Answers to agents, put together from raw pieces.
 
 use std::borrow::Cow;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -118,11 +117,10 @@ pub(super) fn failed(server: &ObjectKey, error: &LinkError) -> String {
 }
 
 /// The same for a call that took too long.
-pub(super) fn timed_out(server: &ObjectKey, limit: Duration) -> String {
+pub(super) fn timed_out(server: &ObjectKey, missed: &str) -> String {
     format!(
-        "MCP server {server} did not answer within {} s, and the call was cancelled. It may have taken \
-         effect: look before you call again.",
-        limit.as_secs_f64()
+        "MCP server {server} {missed}, and the call was cancelled. It may have taken effect: look before you \
+         call again."
     )
 }
 

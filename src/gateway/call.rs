@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::Gateway;
 use super::answer::{self, Failure};
 use super::body::{self, Body, KEEP_ALIVE, event};
+use super::deadline::Deadline;
 use super::era::{member, text};
 use super::metrics::{Measured, Outcome};
 use super::pulse::Pulse;
@@ -56,7 +57,7 @@ pub(super) async fn call(gateway: &Gateway, caller: Caller<'_>, params: &Members
         None => return refuse(&caller, &format!("Unknown tool: {name}")),
     };
     let mut in_flight = caller.in_flight;
-    let deadline = Instant::now() + route.section().call_timeout;
+    let deadline = Deadline::new(Instant::now(), route.section().call_timeout);
     let measured = gateway.metrics.measure(&route.section().key);
     let answer = Answer { id: caller.id, era: caller.era, route, measured };
     let begun = tokio::select! {
@@ -136,7 +137,7 @@ fn stream(attended: Attended, first: Option<Bytes>) -> Response<Body> {
 struct Call {
     answer: Answer,
     in_flight: Option<InFlight>,
-    deadline: Instant,
+    deadline: Deadline,
     pulse: Pulse,
     exchange: Exchange,
     /// The connection stays open while this is held.
@@ -164,7 +165,7 @@ enum Next {
 
 async fn begin(
     route: &Route,
-    deadline: Instant,
+    deadline: Deadline,
     params: &Members<'_>,
 ) -> Result<(Exchange, CallGuard), Ended> {
     let section = route.section();
@@ -176,26 +177,31 @@ async fn begin(
         edits: &[Edit::Set("name", route.tool_json())],
         name: Some(route.tool()),
     };
-    match tokio::time::timeout_at(deadline, guard.link().call(request)).await {
+    match tokio::time::timeout_at(deadline.until(), guard.link().call(request)).await {
         Ok(Ok(exchange)) => Ok((exchange, guard)),
         Ok(Err(error)) => Err(Ended::Failed(error)),
-        Err(_) => Err(Ended::TimedOut),
+        Err(_) => Err(Ended::TimedOut(deadline.missed())),
     }
 }
 
 impl Call {
     /// What comes next, or nothing if nothing came until `patience`; an error is the end. Cancel safe.
     async fn next(&mut self, patience: Instant) -> Result<Option<Bytes>, Ended> {
+        let until = self.deadline.until();
         tokio::select! {
             biased;
             incoming = self.exchange.next() => match incoming {
                 Ok(Incoming::Notice(notice)) => Ok(Some(notice)),
+                Ok(Incoming::Progress(notice)) => {
+                    self.deadline.progress(Instant::now());
+                    Ok(Some(notice))
+                }
                 Ok(Incoming::Answer(reply)) => Err(Ended::Answered(reply)),
                 Err(error) => Err(Ended::Failed(error)),
             },
             () = cancelled(&mut self.in_flight) => Err(Ended::Cancelled),
-            () = self.pulse.until(patience.min(self.deadline)) => {
-                if patience < self.deadline { Ok(None) } else { Err(Ended::TimedOut) }
+            () = self.pulse.until(patience.min(until)) => {
+                if patience < until { Ok(None) } else { Err(Ended::TimedOut(self.deadline.missed())) }
             }
         }
     }
@@ -204,7 +210,7 @@ impl Call {
     async fn alone(mut self, stop: CancellationToken) {
         loop {
             tokio::select! {
-                next = self.next(self.deadline) => if let Err(ended) = next {
+                next = self.next(self.deadline.until()) => if let Err(ended) = next {
                     return self.answer.measured.end(ended.outcome());
                 },
                 () = stop.cancelled() => return self.exchange.abandon(),
@@ -247,7 +253,8 @@ enum Ended {
     Answered(Reply),
     Refused(String),
     Failed(LinkError),
-    TimedOut,
+    /// With what was missed.
+    TimedOut(String),
     Cancelled,
 }
 
@@ -258,7 +265,7 @@ impl Ended {
             Self::Answered(Reply::Error(_)) => Outcome::Error,
             Self::Refused(_) => Outcome::Refused,
             Self::Failed(_) => Outcome::Failed,
-            Self::TimedOut => Outcome::Timeout,
+            Self::TimedOut(_) => Outcome::Timeout,
             Self::Cancelled => Outcome::Cancelled,
         }
     }
@@ -289,7 +296,7 @@ impl Answer {
             Ended::Answered(reply) => return answer::reply(&self.id, reply, self.era),
             Ended::Refused(text) => text.clone(),
             Ended::Failed(error) => answer::failed(&section.key, error),
-            Ended::TimedOut => answer::timed_out(&section.key, section.call_timeout),
+            Ended::TimedOut(missed) => answer::timed_out(&section.key, missed),
             Ended::Cancelled => String::from("The call was cancelled."),
         };
         (StatusCode::OK, answer::tool_error(&self.id, &text, self.era))

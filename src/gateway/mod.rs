@@ -8,6 +8,7 @@ mod admit;
 mod answer;
 mod body;
 mod call;
+mod deadline;
 mod era;
 mod handler;
 mod metrics;

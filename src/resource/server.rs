@@ -251,7 +251,7 @@ pub struct Timeouts {
     /// From the start of an attempt to the last page of the last list (1s to 10m).
     #[serde(default = "connect_default")]
     pub connect: ConnectTimeout,
-    /// One call, from dispatch to answer (1s to 24h).
+    /// One call, from dispatch to answer or to its next progress; at most ten times as long in all (1s to 24h).
     #[serde(default = "call_default")]
     pub call: CallTimeout,
     /// Calls in flight when the server is detached (0s to 10m).

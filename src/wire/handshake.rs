@@ -185,7 +185,7 @@ async fn answered(waiting: &mut Option<Asked>) -> Result<ServerJsonRpcMessage, L
     };
     let (member, raw) = loop {
         match exchange.next().await {
-            Ok(Incoming::Notice(_)) => {}
+            Ok(Incoming::Notice(_) | Incoming::Progress(_)) => {}
             Ok(Incoming::Answer(Reply::Result(raw))) => break ("result", raw),
             Ok(Incoming::Answer(Reply::Error(raw))) => break ("error", raw),
             // A client error that is no JSON-RPC: whatever stands there does not know the probe.

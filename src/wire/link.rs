@@ -75,9 +75,10 @@ enum State {
 /// What comes back for a request.
 #[derive(Debug)]
 pub enum Incoming {
-    /// A notification that belongs to this request, as a whole JSON-RPC message; a progress
-    /// notification carries the agent's own token again.
+    /// A notification that belongs to this request, as a whole JSON-RPC message.
     Notice(Bytes),
+    /// The request makes progress; the notification carries the agent's own token again.
+    Progress(Bytes),
     /// The answer; nothing follows.
     Answer(Reply),
 }
@@ -348,7 +349,7 @@ impl Exchange {
             error = lost.wait() => Err(error.dispatched()),
         };
         match incoming {
-            Ok(Incoming::Notice(message)) => Ok(Incoming::Notice(self.restored(message)?)),
+            Ok(Incoming::Notice(message) | Incoming::Progress(message)) => self.restored(message),
             Ok(answer) => {
                 self.link.0.answered.store(true, Ordering::Relaxed);
                 self.finish();
@@ -375,12 +376,12 @@ impl Exchange {
         self.state = State::Over;
     }
 
-    fn restored(&self, message: Bytes) -> Result<Bytes, LinkError> {
+    fn restored(&self, message: Bytes) -> Result<Incoming, LinkError> {
         match (&self.token, inbound::classify(&message)) {
-            (Some(token), Ok(inbound::Inbound::Progress(_))) => {
-                inbound::with_token(&message, token).map_err(|error| malformed(&error))
-            }
-            _ => Ok(message),
+            (Some(token), Ok(inbound::Inbound::Progress(_))) => inbound::with_token(&message, token)
+                .map(Incoming::Progress)
+                .map_err(|error| malformed(&error)),
+            _ => Ok(Incoming::Notice(message)),
         }
     }
 

@@ -114,13 +114,13 @@ async fn carry_progress_with_the_callers_token() {
         let mut exchange = link.call(request).await.unwrap();
         for step in 1..=2 {
             match within("progress", exchange.next()).await.unwrap() {
-                Incoming::Notice(message) => {
+                Incoming::Progress(message) => {
                     let message = String::from_utf8(message.to_vec()).unwrap();
                     assert!(message.contains(r#""progressToken":"t\u0031""#), "{case}: {message}");
                     assert!(message.contains(&format!(r#""progress":{step},"#)), "{case}: {message}");
                     assert!(message.contains(r#""x-later":[1.0e+2]"#), "{case}: {message}");
                 }
-                Incoming::Answer(reply) => panic!("{case}: {reply:?}"),
+                other => panic!("{case}: {other:?}"),
             }
         }
         assert!(matches!(within("the answer", exchange.next()).await, Ok(Incoming::Answer(_))), "{case}");
