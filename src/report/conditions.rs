@@ -52,6 +52,17 @@ impl Verdict {
     }
 }
 
+/// How a message says when the next attempt is: always last.
+pub(super) const RETRYING: &str = "retrying at";
+/// The same of what is only looked for.
+pub(super) const LOOKING: &str = "looking again at";
+
+/// A message without when the next attempt is: what stays the same from one to the next.
+pub(super) fn lasting(message: &str) -> &str {
+    let next = [RETRYING, LOOKING].iter().find_map(|words| message.rfind(&format!("; {words} ")));
+    next.and_then(|end| message.get(..end)).unwrap_or(message)
+}
+
 /// What failed, and after a semicolon what happens next.
 pub(super) fn sentence(problem: &Problem, next: &str) -> String {
     let what = problem.message.trim_end_matches(|end: char| end == '.' || end.is_whitespace());
@@ -143,5 +154,8 @@ mod tests {
         let problem = Problem::new(Reason::Exited, "exited with code 3.\n");
         assert_eq!(sentence(&problem, "retrying"), "exited with code 3; retrying");
         assert_eq!(sentence(&problem, ""), "exited with code 3");
+        let next = format!("{RETRYING} 12:04:31 UTC, attempt 4");
+        assert_eq!(lasting(&sentence(&problem, &next)), "exited with code 3");
+        assert_eq!(lasting("one; two"), "one; two");
     }
 }

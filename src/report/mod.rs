@@ -1,10 +1,13 @@
-//! Where the truth is told: conditions and status of every declared object, and what the log says of them.
+//! Where the truth is told: conditions and status of every declared object, and what happened to them.
 //!
 //! Promises that a status is a function of what is declared and observed, that it is written only when it
 //! changes, that it carries the generation it speaks of, and that telling about one object costs that
 //! object and not the fleet. Never starts, probes or delays a server, and shows no secret.
 
 mod conditions;
+mod event;
+mod ledger;
+mod news;
 mod object;
 mod readiness;
 mod reporter;
@@ -16,6 +19,7 @@ mod store;
 pub(crate) mod testing;
 
 pub use conditions::{Truth, condition};
+pub use event::{Action, Event, Occurrence, Regarding};
 pub use object::{Kind, Object};
 pub use readiness::Readiness;
 pub use reporter::{Inputs, Reporter};

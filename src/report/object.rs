@@ -66,6 +66,13 @@ pub struct Object<S, T> {
     pub resource_version: u64,
 }
 
+/// The same object as it was after the same change.
+impl<S, T> PartialEq for Object<S, T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.resource_version == other.resource_version
+    }
+}
+
 impl<T: Serialize> Object<McpServerSpec, T> {
     /// The object as the Kubernetes API gives it, without the values of env, headers and the URL's query.
     pub fn manifest(&self) -> Value {

@@ -1,20 +1,27 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use tracing::Level;
 
 use super::conditions::condition;
+use super::ledger::Ledger;
+use super::news::News;
 use super::source::told;
-use super::{Kind, Object, Snapshot, Source, server_status, skill_status, source_status};
+use super::{
+    Action, Kind, Object, Occurrence, Regarding, Snapshot, Source, server_status, skill_status, source_status,
+};
 use crate::catalog::{Catalog, Conflict};
 use crate::fleet::{Observation, Phase};
-use crate::resource::{ConditionType, McpServerSpec, ObjectKey, Problem, Reason, SkillSpec};
+use crate::resource::{ConditionType, Digest, McpServerSpec, ObjectKey, Problem, Reason, SkillSpec};
 use crate::source::{Declared, Desired, SourceState};
 
 #[cfg(test)]
@@ -22,14 +29,21 @@ mod tests;
 
 /// Observations taken up before the store is published once.
 const BATCH: usize = 256;
+/// The time between looks for events that are too old to keep.
+const EXPIRY: Duration = Duration::from_mins(1);
 
-/// Keeps the store of the status API true, and logs one line per change of state.
+/// Keeps the store of the status API true, and tells each change of state once: a line of the log, an event of
+/// the store, and an occurrence for those who keep all of them.
 #[derive(Debug)]
 pub struct Reporter {
     desired: Arc<Desired>,
     seen: HashMap<ObjectKey, Observation>,
     conflicts: OrdMap<ObjectKey, Arc<[Conflict]>>,
     store: Snapshot,
+    ledger: Ledger,
+    occurrences: Option<mpsc::UnboundedSender<Arc<Occurrence>>>,
+    /// Objects that were there before were created in an earlier run.
+    started: Timestamp,
     published: watch::Sender<Snapshot>,
 }
 
@@ -54,15 +68,27 @@ impl Reporter {
             seen: HashMap::new(),
             conflicts: OrdMap::new(),
             store,
+            ledger: Ledger::default(),
+            occurrences: None,
+            started: now,
             published,
         };
         (reporter, reader)
     }
 
-    /// Reports until it is stopped or has nobody left to listen to.
+    /// Everything that happens from here on, one by one and in order, for one reader that takes it up quickly.
+    pub fn occurrences(&mut self) -> mpsc::UnboundedReceiver<Arc<Occurrence>> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.occurrences = Some(sender);
+        receiver
+    }
+
+    /// Reports until it is stopped.
     pub async fn run(mut self, mut inputs: Inputs, stop: CancellationToken) {
         let mut batch = Vec::new();
         let mut generations = inputs.catalog.changes();
+        let mut expiry = interval(EXPIRY);
+        expiry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let desired = inputs.desired.borrow_and_update().clone();
         self.desire(&desired, Timestamp::now());
         self.publish();
@@ -72,7 +98,7 @@ impl Reporter {
                 Ok(()) = inputs.desired.changed() => {}
                 1.. = inputs.observations.recv_many(&mut batch, BATCH) => {}
                 Ok(()) = generations.changed() => {}
-                else => return,
+                _ = expiry.tick() => {}
             }
             if stop.is_cancelled() {
                 // What the fleet tells while it ends is not how things are.
@@ -87,6 +113,7 @@ impl Reporter {
             }
             let conflicts = inputs.catalog.load().conflicting().clone();
             self.conflict(&conflicts, now);
+            self.ledger.expire(&mut self.store, now);
             self.publish();
         }
     }
@@ -99,7 +126,7 @@ impl Reporter {
                 DiffItem::Add(_, declared) | DiffItem::Update { new: (_, declared), .. } => {
                     self.server(declared, now);
                 }
-                DiffItem::Remove(key, _) => self.server_removed(key),
+                DiffItem::Remove(_, declared) => self.server_removed(declared, now),
             }
         }
         for change in before.skills.diff(&desired.skills) {
@@ -107,7 +134,7 @@ impl Reporter {
                 DiffItem::Add(_, declared) | DiffItem::Update { new: (_, declared), .. } => {
                     self.skill(declared, now);
                 }
-                DiffItem::Remove(key, _) => self.skill_removed(key),
+                DiffItem::Remove(_, declared) => self.skill_removed(declared, now),
             }
         }
         if !Arc::ptr_eq(&before.source, &desired.source) || self.store.source.status.conditions.is_empty() {
@@ -123,7 +150,10 @@ impl Reporter {
         if declared.is_none() && matches!(observation.phase, Phase::Detached(_)) {
             // The last word on a server that is no longer declared.
             self.seen.remove(&key);
-            tracing::debug!(resource = %name(Kind::McpServer, &key), reason = %Reason::Detached, "detached");
+            let Observation { uid, generation, .. } = observation;
+            let regarding = Regarding { kind: Kind::McpServer, key, uid, generation };
+            let revision = self.desired.source.revision.clone();
+            self.tell(regarding, &News::detached(), revision, (None, None), now);
             return;
         }
         self.seen.insert(key, observation);
@@ -168,25 +198,23 @@ impl Reporter {
         if known.is_some_and(|before| Arc::ptr_eq(&before.declared, declared) && before.status == status) {
             return;
         }
-        log(
-            Kind::McpServer,
-            key,
-            known.map_or(&[], |before| before.status.conditions.as_slice()),
-            &status.conditions,
-        );
+        self.tell_declared(Kind::McpServer, before.as_ref().map(|before| &*before.declared), declared, now);
+        let told = known.map_or(&[][..], |before| &before.status.conditions);
+        self.tell_state(Kind::McpServer, declared, told, &status.conditions, now);
         let resource_version = self.store.next_version();
         let object = Object { declared: declared.clone(), status, resource_version };
         self.store.servers.insert(key.clone(), Arc::new(object));
     }
 
-    fn server_removed(&mut self, key: &ObjectKey) {
+    fn server_removed(&mut self, declared: &Declared<McpServerSpec>, now: Timestamp) {
+        let key = &declared.meta.key;
         self.store.servers.remove(key);
         self.store.next_version();
         self.store.readiness.removed(key);
         if self.seen.get(key).is_some_and(|seen| matches!(seen.phase, Phase::Detached(_))) {
             self.seen.remove(key);
         }
-        log_removed(Kind::McpServer, key);
+        self.tell_removed(Kind::McpServer, declared, now);
     }
 
     fn skill(&mut self, declared: &Arc<Declared<SkillSpec>>, now: Timestamp) {
@@ -194,39 +222,115 @@ impl Reporter {
         let before = self.store.skills.get(key).cloned();
         let known = before.as_ref().filter(|before| before.declared.meta.uid == declared.meta.uid);
         let status = skill_status(declared, known.map(|before| &before.status), now);
-        log(
-            Kind::Skill,
-            key,
-            known.map_or(&[], |before| before.status.conditions.as_slice()),
-            &status.conditions,
-        );
+        self.tell_declared(Kind::Skill, before.as_ref().map(|before| &*before.declared), declared, now);
+        let told = known.map_or(&[][..], |before| &before.status.conditions);
+        self.tell_state(Kind::Skill, declared, told, &status.conditions, now);
         let resource_version = self.store.next_version();
         let object = Object { declared: declared.clone(), status, resource_version };
         self.store.skills.insert(key.clone(), Arc::new(object));
     }
 
-    fn skill_removed(&mut self, key: &ObjectKey) {
-        self.store.skills.remove(key);
+    fn skill_removed(&mut self, declared: &Declared<SkillSpec>, now: Timestamp) {
+        self.store.skills.remove(&declared.meta.key);
         self.store.next_version();
-        log_removed(Kind::Skill, key);
+        self.tell_removed(Kind::Skill, declared, now);
     }
 
     fn source(&mut self, before: &SourceState, state: &SourceState, now: Timestamp) {
-        let known = &self.store.source;
+        let known = self.store.source.clone();
         let status = source_status(state, Some(&known.status), now);
         if known.status == status {
             return;
         }
+        let mut tell = |reason, level, message| {
+            let news = News::new(Action::Reconcile, reason, level, message);
+            self.tell(Regarding::source(&known), &news, state.revision.clone(), (None, None), now);
+        };
         for fault in state.faults.iter().filter(|fault| !before.faults.contains(fault)) {
             let Problem { reason, message } = told(fault);
-            tracing::warn!(resource = %source_name(), %reason, "{message}");
+            tell(reason, Level::WARN, message);
         }
         if state.faults.is_empty() && !before.faults.is_empty() {
-            tracing::info!(resource = %source_name(), reason = %Reason::Available, "every file was read");
+            tell(Reason::Available, Level::INFO, "every file was read".into());
         }
-        let source = Source { status, ..Source::clone(known) };
         let resource_version = self.store.next_version();
-        self.store.source = Arc::new(Source { resource_version, ..source });
+        let source = Source { status, resource_version, ..Source::clone(&known) };
+        self.store.source = Arc::new(source);
+    }
+
+    /// Tells what is new in a declaration, compared with what was declared under its name before.
+    fn tell_declared<S>(
+        &mut self,
+        kind: Kind,
+        before: Option<&Declared<S>>,
+        after: &Declared<S>,
+        now: Timestamp,
+    ) {
+        if let Some(another) = before.filter(|before| before.meta.uid != after.meta.uid) {
+            self.tell_removed(kind, another, now);
+        }
+        let before = before.filter(|before| before.meta.uid == after.meta.uid);
+        let news = match before {
+            Some(before) => News::updated(before, after),
+            None => (after.meta.created.as_second() >= self.started.as_second())
+                .then(|| News::created(&after.meta)),
+        };
+        if let Some(news) = news {
+            let digests = (before.and_then(|before| before.spec_digest), after.spec_digest);
+            self.tell(Regarding::of(kind, &after.meta), &news, after.meta.revision.clone(), digests, now);
+        }
+    }
+
+    fn tell_state<S>(
+        &mut self,
+        kind: Kind,
+        declared: &Declared<S>,
+        before: &[Condition],
+        after: &[Condition],
+        now: Timestamp,
+    ) {
+        if let Some(news) = News::of_state(before, after) {
+            let Declared { meta, spec_digest, .. } = declared;
+            let digests = (*spec_digest, *spec_digest);
+            self.tell(Regarding::of(kind, meta), &news, meta.revision.clone(), digests, now);
+        }
+    }
+
+    fn tell_removed<S>(&mut self, kind: Kind, declared: &Declared<S>, now: Timestamp) {
+        let (regarding, revision) =
+            (Regarding::of(kind, &declared.meta), self.desired.source.revision.clone());
+        self.tell(regarding, &News::removed(), revision, (declared.spec_digest, None), now);
+    }
+
+    /// Logs, and keeps what is more than a step. The digests are the ones before and after.
+    fn tell(
+        &mut self,
+        regarding: Regarding,
+        news: &News,
+        revision: Arc<str>,
+        digests: (Option<Digest>, Option<Digest>),
+        now: Timestamp,
+    ) {
+        news.log(&regarding);
+        if news.is_step() {
+            return;
+        }
+        let occurrence = Arc::new(Occurrence {
+            at: now,
+            regarding,
+            action: news.action,
+            warning: news.is_warning(),
+            reason: news.reason,
+            note: news.note(),
+            revision,
+            digest_before: digests.0,
+            digest: digests.1,
+        });
+        if let Some(occurrences) = &self.occurrences {
+            // Whoever asked for them may have left.
+            let _ = occurrences.send(occurrence.clone());
+        }
+        self.ledger.record(&mut self.store, &occurrence);
     }
 
     fn publish(&self) {
@@ -240,64 +344,4 @@ impl Reporter {
             news
         });
     }
-}
-
-fn source_name() -> String {
-    format!("{}/{}", Kind::Source.name(), Source::NAME)
-}
-
-fn name(kind: Kind, key: &ObjectKey) -> String {
-    format!("{}/{key}", kind.name())
-}
-
-fn log_removed(kind: Kind, key: &ObjectKey) {
-    tracing::info!(resource = %name(kind, key), reason = %Reason::Removed, "no longer declared");
-}
-
-/// One line if the state changed: of the first condition, in order of weight, that says something new.
-fn log(kind: Kind, key: &ObjectKey, before: &[Condition], after: &[Condition]) {
-    let Some(news) = news(before, after) else { return };
-    let (resource, reason) = (name(kind, key), &news.reason);
-    if *reason == Reason::Connecting.to_string() {
-        // The fleet logs the step that leads here.
-        tracing::debug!(%resource, %reason, "{}", news.message);
-    } else if is_trouble(news) {
-        tracing::warn!(%resource, %reason, "{}", news.message);
-    } else {
-        tracing::info!(%resource, %reason, "{}", news.message);
-    }
-}
-
-fn news<'a>(before: &[Condition], after: &'a [Condition]) -> Option<&'a Condition> {
-    [ConditionType::Ready, ConditionType::Accepted, ConditionType::ResolvedRefs, ConditionType::Attached]
-        .into_iter()
-        .filter_map(|kind| Some((kind, condition(after, kind)?)))
-        .find(|(kind, told)| match condition(before, *kind) {
-            None => true,
-            Some(earlier) => {
-                (&earlier.status, &earlier.reason) != (&told.status, &told.reason)
-                // Of a server that is ready: another generation, or other tools.
-                || *kind == ConditionType::Ready
-                    && told.status == "True"
-                    && (earlier.observed_generation, &earlier.message)
-                        != (told.observed_generation, &told.message)
-            }
-        })
-        .map(|(_, told)| told)
-}
-
-/// True if a person should know: not what was asked for, nor work that has only begun.
-fn is_trouble(told: &Condition) -> bool {
-    let expected = [
-        Reason::Suspended,
-        Reason::Draining,
-        Reason::Detached,
-        Reason::Attached,
-        Reason::ServingPreviousGeneration,
-        Reason::Accepted,
-        Reason::ResolvedRefs,
-        Reason::Available,
-        Reason::Idle,
-    ];
-    !expected.iter().any(|reason| reason.to_string() == told.reason)
 }

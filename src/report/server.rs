@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::conditions::{Conditions, Truth, Verdict, condition, sentence};
+use super::conditions::{Conditions, LOOKING, RETRYING, Truth, Verdict, condition, sentence};
 use crate::catalog::Conflict;
 use crate::fleet::{Listed, Observation, Phase};
 use crate::plan::Target;
@@ -175,8 +175,8 @@ fn ready(declared: &Declared<McpServerSpec>, work: &Work<'_>, listed: Option<&Li
         Work::Idle => Verdict::yes(Reason::Idle, format!("connected by the next call, {}", tools(listed))),
         Work::Failed { problem, retry_at, attempt } => {
             let next = match retry_at {
-                Some(at) if problem.reason.needs_a_person() => format!("looking again at {}", clock(*at)),
-                Some(at) => format!("retrying at {}, attempt {attempt}", clock(*at)),
+                Some(at) if problem.reason.needs_a_person() => format!("{LOOKING} {}", clock(*at)),
+                Some(at) => format!("{RETRYING} {}, attempt {attempt}", clock(*at)),
                 None => "not retried until its declaration or a secret changes".to_owned(),
             };
             Verdict::problem(problem, &next)

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::conditions::condition;
 use super::object::{Kind, Object, manifest};
-use super::{Readiness, SourceStatus};
+use super::{Event, Readiness, SourceStatus};
 use crate::resource::{
     ConditionType, Digest, McpServerSpec, McpServerStatus, ObjectKey, SkillSpec, SkillStatus,
 };
@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub skills: OrdMap<ObjectKey, Arc<Object<SkillSpec, SkillStatus>>>,
     /// The directory itself.
     pub source: Arc<Source>,
+    /// What happened in the last hour.
+    pub events: OrdMap<ObjectKey, Arc<Event>>,
     /// Whether the process may be sent work.
     pub readiness: Readiness,
     /// That of the newest change.
@@ -55,6 +57,7 @@ impl Snapshot {
                 status: SourceStatus::default(),
                 resource_version,
             }),
+            events: OrdMap::new(),
             readiness: Readiness::default(),
             resource_version,
         }
@@ -130,8 +133,7 @@ impl Source {
     }
 
     /// The same for a directory in every run: made from its path.
-    fn uid(&self) -> String {
-        let digest = Digest::of(self.directory.as_os_str().as_encoded_bytes());
-        uuid::Uuid::try_parse(&digest.short(32)).map_or_else(|_| digest.short(32), |uid| uid.to_string())
+    pub(super) fn uid(&self) -> String {
+        Digest::of(self.directory.as_os_str().as_encoded_bytes()).uuid()
     }
 }

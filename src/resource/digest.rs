@@ -28,6 +28,15 @@ impl Digest {
         text
     }
 
+    /// The first half as a UUID, for what must be named the same in every run.
+    pub fn uuid(&self) -> String {
+        let mut half = [0; 16];
+        for (to, from) in half.iter_mut().zip(&self.0) {
+            *to = *from;
+        }
+        uuid::Builder::from_custom_bytes(half).into_uuid().to_string()
+    }
+
     fn from_slice(slice: &[u8]) -> Self {
         let mut bytes = [0; 32];
         for (to, from) in bytes.iter_mut().zip(slice) {

@@ -1,6 +1,8 @@
 use std::fmt;
+use std::str::FromStr;
 
 use schemars::JsonSchema;
+use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 
 /// Why something is as it is: the one vocabulary of conditions, events, logs, audit records and exit messages.
@@ -53,7 +55,10 @@ pub enum Reason {
     // Of a source itself
     SourceUnavailable,
     RemovalHeld,
-    // What a caller is told about a server that was taken away
+    // What happened to a declaration
+    Created,
+    Updated,
+    // The same, and what a caller is told about a server that was taken away
     Removed,
 }
 
@@ -79,6 +84,15 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
+    }
+}
+
+/// Reads what is displayed.
+impl FromStr for Reason {
+    type Err = serde::de::value::Error;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        Self::deserialize(word.into_deserializer())
     }
 }
 

@@ -49,7 +49,7 @@ fn with_reporter(test: impl FnOnce(Reporter, watch::Receiver<Snapshot>, Lines)) 
         .with_ansi(false)
         .without_time()
         .with_target(false)
-        .with_max_level(tracing::Level::DEBUG)
+        .with_max_level(Level::DEBUG)
         .finish();
     let (reporter, store) = Reporter::new(Path::new("/fleet"), at(0));
     tracing::subscriber::with_default(subscriber, || test(reporter, store, lines));
@@ -75,7 +75,9 @@ fn each_change_of_state_is_one_line_and_no_change_is_none() {
         assert_eq!(
             lines.take(),
             [
+                "DEBUG declared in a.yaml:1 resource=McpServer/default/a reason=Created",
                 "DEBUG waiting for an attempt to connect resource=McpServer/default/a reason=Connecting",
+                "DEBUG declared in b.yaml:1 resource=McpServer/default/b reason=Created",
                 "DEBUG waiting for an attempt to connect resource=McpServer/default/b reason=Connecting",
             ]
         );
@@ -147,7 +149,8 @@ fn one_change_touches_one_object_of_many() {
         reporter.desire(&Arc::new(many), at(2));
         reporter.publish();
         let after = store.borrow_and_update().clone();
-        assert_eq!(after.resource_version, before.resource_version + 1);
+        // The object and the event that tells of it.
+        assert_eq!(after.resource_version, before.resource_version + 2);
         for (key, object) in &after.servers {
             let same = before.servers.get(key).is_some_and(|before| Arc::ptr_eq(before, object));
             assert_eq!(same, *key.name != *"s0500", "{key}");
@@ -170,7 +173,76 @@ fn a_recreated_object_starts_anew() {
         let status = &reporter.store.servers[&key("a")].status;
         let told = condition(&status.conditions, ConditionType::Ready).unwrap();
         assert_eq!((told.status.as_str(), told.last_transition_time.0), ("False", at(3)));
-        assert_eq!(lines.take().len(), 1);
+        let told: Vec<_> =
+            lines.take().iter().filter_map(|line| Some(line.rsplit_once('=')?.1.to_owned())).collect();
+        assert_eq!(told, ["Removed", "Created", "Connecting"]);
+    });
+}
+
+#[test]
+fn what_happens_is_an_event_and_an_occurrence_with_both_digests() {
+    with_reporter(|mut reporter, _, _| {
+        let mut occurrences = reporter.occurrences();
+        let mut told = || {
+            std::iter::from_fn(|| occurrences.try_recv().ok())
+                .map(|occurrence| {
+                    let Occurrence { action, warning, reason, note, digest_before, digest, .. } =
+                        &*occurrence;
+                    let short = |digest: &Option<Digest>| digest.map_or("-".into(), |digest| digest.short(2));
+                    let sign = if *warning { "!" } else { "" };
+                    let digests = format!("{}>{}", short(digest_before), short(digest));
+                    format!("{sign}{action:?}/{reason} {note} {digests}")
+                })
+                .collect::<Vec<_>>()
+        };
+        let (one, two) = (Digest::of(b"spec"), Digest::of(b"2"));
+        let (one, two) = (one.short(2), two.short(2));
+        let mut old = declared("old", 3);
+        old.meta.created = at(-5);
+        let mut fleet = desired(&["a"]);
+        fleet.servers.insert(key("old"), Arc::new(old));
+        reporter.desire(&Arc::new(fleet.clone()), at(1));
+        // What an earlier run has seen appear is not told again.
+        assert_eq!(told(), [format!("Create/Created declared in a.yaml:1 ->{one}")]);
+
+        let problem = Problem::new(Reason::Exited, "exited with code 3");
+        let failed = |attempt| Phase::Failed { problem: problem.clone(), retry_at: Some(at(60)), attempt };
+        for second in [2, 4] {
+            reporter.observe(seen("a", 1, failed(2), None), at(second));
+            reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(second + 1));
+        }
+        let twice = [
+            format!("!Reconcile/Exited exited with code 3 {one}>{one}"),
+            format!("Reconcile/Attached attached over stdio, 3 tools {one}>{one}"),
+        ];
+        assert_eq!(told(), [&twice[..], &twice[..]].concat());
+        let exited = reporter.store.events.values().find(|event| event.latest.reason == Reason::Exited);
+        let exited = exited.unwrap();
+        assert_eq!((exited.count, exited.first, exited.latest.at), (2, at(2), at(4)));
+        assert_eq!(exited.latest.regarding.to_string(), "McpServer/default/a");
+
+        let mut changed = declared("a", 2);
+        changed.spec_digest = Some(Digest::of(b"2"));
+        fleet.servers.insert(key("a"), Arc::new(changed));
+        reporter.desire(&Arc::new(fleet.clone()), at(6));
+        assert_eq!(told(), [format!("Update/Updated generation 2, declared in a.yaml:1 {one}>{two}")]);
+        // Read again, and the same.
+        let mut same = declared("a", 2);
+        same.spec_digest = Some(Digest::of(b"2"));
+        fleet.servers.insert(key("a"), Arc::new(same));
+        reporter.desire(&Arc::new(fleet.clone()), at(7));
+        assert_eq!(told(), [""; 0]);
+
+        fleet.servers.remove(&key("a"));
+        reporter.desire(&Arc::new(fleet), at(8));
+        reporter.observe(seen("a", 2, Phase::Detached(Reason::Removed), None), at(9));
+        assert_eq!(
+            told(),
+            [
+                format!("Delete/Removed no longer declared {two}>-"),
+                "Reconcile/Detached detached ->-".to_owned()
+            ]
+        );
     });
 }
 

@@ -1,0 +1,162 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1 as api;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
+
+use super::{Kind, Source};
+use crate::resource::{API_VERSION, Digest, GROUP, ObjectKey, Reason};
+use crate::source::Meta;
+
+/// The longest note, in bytes: what `events.k8s.io/v1` takes.
+const LONGEST_NOTE: usize = 1024;
+/// The annotation of an event that says at which source revision its object last changed.
+const REVISION: &str = "evenkeel.dev/revision";
+
+/// One thing that happened to one object: a record of the audit log, and one of an [`Event`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Occurrence {
+    /// When.
+    pub at: Timestamp,
+    /// To what.
+    pub regarding: Regarding,
+    /// What was done.
+    pub action: Action,
+    /// True if a person should know: not what was asked for.
+    pub warning: bool,
+    /// The word for it.
+    pub reason: Reason,
+    /// The sentence for it, at most 1,024 bytes, without secrets.
+    pub note: String,
+    /// The source revision at which the object last changed; of one that was removed, the revision without it.
+    pub revision: Arc<str>,
+    /// The public digest of the declaration before, if there was one.
+    pub digest_before: Option<Digest>,
+    /// The public digest of the declaration now, if there is one.
+    pub digest: Option<Digest>,
+}
+
+/// The object that something happened to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Regarding {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name; the one of a `Source` has no namespace.
+    pub key: ObjectKey,
+    /// Its uid.
+    pub uid: Arc<str>,
+    /// The generation that was in force.
+    pub generation: i64,
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The object was declared.
+    Create,
+    /// Its declaration changed.
+    Update,
+    /// It is no longer declared.
+    Delete,
+    /// Evenkeel worked on it; the reason says with what outcome.
+    Reconcile,
+}
+
+/// The same thing once or again and again: an `Event` of the Kubernetes API.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Its own name, in the namespace of the object.
+    pub key: ObjectKey,
+    /// The newest occurrence, which has the object, the reason and the note of all of them.
+    pub latest: Arc<Occurrence>,
+    /// When it happened first.
+    pub first: Timestamp,
+    /// How often it has happened.
+    pub count: u32,
+    /// Grows with every change of any object.
+    pub resource_version: u64,
+}
+
+/// The same event after the same occurrences.
+impl PartialEq for Event {
+    fn eq(&self, other: &Self) -> bool {
+        self.resource_version == other.resource_version
+    }
+}
+
+/// As the log names it.
+impl fmt::Display for Regarding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, name) = (self.kind.name(), &self.key.name);
+        if self.kind.namespaced() { write!(f, "{kind}/{}", self.key) } else { write!(f, "{kind}/{name}") }
+    }
+}
+
+impl Regarding {
+    /// A declared object.
+    pub(super) fn of(kind: Kind, meta: &Meta) -> Self {
+        Self { kind, key: meta.key.clone(), uid: meta.uid.clone(), generation: meta.generation }
+    }
+
+    /// The directory itself.
+    pub(super) fn source(source: &Source) -> Self {
+        let key = ObjectKey::new("", Source::NAME);
+        Self { kind: Kind::Source, key, uid: source.uid().into(), generation: 1 }
+    }
+
+    /// Where events about it are: what has no namespace is told of in `default`, as Kubernetes does it.
+    pub(super) fn event_namespace(&self) -> &str {
+        if self.key.namespace.is_empty() { "default" } else { &self.key.namespace }
+    }
+}
+
+impl Event {
+    /// The event as `events.k8s.io/v1` gives it, reported by this `instance` of evenkeel.
+    pub fn manifest(&self, instance: &str) -> api::Event {
+        let Occurrence { at, regarding, action, warning, reason, note, revision, .. } = &*self.latest;
+        let revision = BTreeMap::from([(REVISION.to_owned(), revision.to_string())]);
+        api::Event {
+            metadata: ObjectMeta {
+                name: Some(self.key.name.to_string()),
+                namespace: Some(self.key.namespace.to_string()),
+                uid: Some(Digest::of(self.key.to_string().as_bytes()).uuid()),
+                creation_timestamp: Some(Time(self.first)),
+                resource_version: Some(self.resource_version.to_string()),
+                annotations: Some(revision).filter(|_| !self.latest.revision.is_empty()),
+                ..ObjectMeta::default()
+            },
+            event_time: Some(MicroTime(self.first)),
+            series: (self.count > 1).then(|| api::EventSeries {
+                count: i32::try_from(self.count).unwrap_or(i32::MAX),
+                last_observed_time: MicroTime(*at),
+            }),
+            reporting_controller: Some(GROUP.into()),
+            reporting_instance: Some(instance.into()),
+            action: Some(format!("{action:?}")),
+            reason: Some(reason.to_string()),
+            regarding: Some(ObjectReference {
+                api_version: Some(API_VERSION.into()),
+                kind: Some(regarding.kind.name().into()),
+                name: Some(regarding.key.name.to_string()),
+                namespace: Some(regarding.key.namespace.to_string()).filter(|name| !name.is_empty()),
+                uid: Some(regarding.uid.to_string()),
+                ..ObjectReference::default()
+            }),
+            note: Some(note.clone()),
+            type_: Some(if *warning { "Warning" } else { "Normal" }.into()),
+            ..api::Event::default()
+        }
+    }
+}
+
+/// A note that is not too long.
+pub(super) fn note(message: &str) -> String {
+    if message.len() <= LONGEST_NOTE {
+        return message.to_owned();
+    }
+    let end = message.floor_char_boundary(LONGEST_NOTE - '…'.len_utf8());
+    format!("{}…", message.get(..end).unwrap_or_default())
+}

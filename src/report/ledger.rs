@@ -1,0 +1,175 @@
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Event, Occurrence, Regarding, Snapshot};
+use crate::resource::{ObjectKey, Reason};
+
+/// How long an event is kept after its last occurrence.
+const KEPT: SignedDuration = SignedDuration::from_hours(1);
+/// How many events are kept.
+const MOST: usize = 5_000;
+/// How many are kept about one object, so that it does not push out what is known of others.
+const MOST_OF_ONE: usize = 32;
+
+/// Keeps the events of the store: equal occurrences are one event, and there are never too many.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    /// The event that a further equal occurrence belongs to.
+    events: HashMap<Same, ObjectKey>,
+    /// Every event by the resource version of its last occurrence: the oldest first.
+    ages: BTreeMap<u64, Same>,
+    /// The same, of each object by its uid.
+    of_object: HashMap<Arc<str>, BTreeSet<u64>>,
+}
+
+/// What equal occurrences have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Same {
+    uid: Arc<str>,
+    reason: Reason,
+    note: Arc<str>,
+}
+
+impl Ledger {
+    /// Adds an occurrence to the store.
+    pub fn record(&mut self, store: &mut Snapshot, occurrence: &Arc<Occurrence>) {
+        self.expire(store, occurrence.at);
+        let Regarding { key, uid, .. } = &occurrence.regarding;
+        let same =
+            Same { uid: uid.clone(), reason: occurrence.reason, note: occurrence.note.as_str().into() };
+        let earlier = self.events.get(&same).and_then(|key| store.events.get(key)).cloned();
+        let resource_version = store.next_version();
+        let (event_key, first, count) = if let Some(earlier) = earlier {
+            self.forget_age(earlier.resource_version);
+            (earlier.key.clone(), earlier.first, earlier.count.saturating_add(1))
+        } else {
+            let name = format!("{}.{resource_version:x}", key.name);
+            (ObjectKey::new(occurrence.regarding.event_namespace(), name), occurrence.at, 1)
+        };
+        self.of_object.entry(uid.clone()).or_default().insert(resource_version);
+        self.ages.insert(resource_version, same.clone());
+        self.events.insert(same, event_key.clone());
+        let event =
+            Event { key: event_key.clone(), latest: occurrence.clone(), first, count, resource_version };
+        store.events.insert(event_key, Arc::new(event));
+
+        let of_this = self.of_object.get(uid).filter(|ages| ages.len() > MOST_OF_ONE);
+        if let Some(oldest) = of_this.and_then(BTreeSet::first).copied() {
+            self.forget(store, oldest);
+        }
+        if self.ages.len() > MOST {
+            self.forget_oldest(store);
+        }
+    }
+
+    /// Forgets what happened too long ago.
+    pub fn expire(&mut self, store: &mut Snapshot, now: Timestamp) {
+        let over = |store: &Snapshot, same: &Same| {
+            let event = self.events.get(same).and_then(|key| store.events.get(key));
+            event.is_none_or(|event| now.duration_since(event.latest.at) > KEPT)
+        };
+        let ages = self.ages.iter();
+        let old: Vec<_> = ages.take_while(|(_, same)| over(store, same)).map(|(age, _)| *age).collect();
+        for age in old {
+            self.forget(store, age);
+        }
+    }
+
+    fn forget_oldest(&mut self, store: &mut Snapshot) {
+        if let Some(oldest) = self.ages.keys().next().copied() {
+            self.forget(store, oldest);
+        }
+    }
+
+    fn forget(&mut self, store: &mut Snapshot, age: u64) {
+        if let Some(key) = self.forget_age(age).and_then(|same| self.events.remove(&same)) {
+            store.events.remove(&key);
+            store.next_version();
+        }
+    }
+
+    /// Takes an event out of the order of ages.
+    fn forget_age(&mut self, age: u64) -> Option<Same> {
+        let same = self.ages.remove(&age)?;
+        if let Some(ages) = self.of_object.get_mut(&same.uid) {
+            ages.remove(&age);
+            if ages.is_empty() {
+                self.of_object.remove(&same.uid);
+            }
+        }
+        Some(same)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::report::testing::{at, key};
+    use crate::report::{Action, Kind};
+
+    fn occurrence(name: &str, note: &str, second: i64) -> Arc<Occurrence> {
+        let uid = format!("uid-{name}").into();
+        Arc::new(Occurrence {
+            at: at(second),
+            regarding: Regarding { kind: Kind::McpServer, key: key(name), uid, generation: 1 },
+            action: Action::Reconcile,
+            warning: true,
+            reason: Reason::Exited,
+            note: note.into(),
+            revision: "r1".into(),
+            digest_before: None,
+            digest: None,
+        })
+    }
+
+    fn told(store: &Snapshot) -> Vec<String> {
+        let line = |event: &Arc<Event>| {
+            let Occurrence { regarding, note, at, .. } = &*event.latest;
+            let (first, last) = (event.first.as_second(), at.as_second());
+            format!("{} {note} {}x {first}-{last}", regarding.key.name, event.count)
+        };
+        store.events.values().map(line).collect()
+    }
+
+    #[test]
+    fn equal_occurrences_are_one_event() {
+        let (mut ledger, mut store) = (Ledger::default(), Snapshot::new(Path::new("/fleet"), at(0)));
+        for (name, note, second) in [("a", "x", 1), ("a", "y", 2), ("b", "x", 3), ("a", "x", 9)] {
+            ledger.record(&mut store, &occurrence(name, note, second));
+        }
+        assert_eq!(told(&store), ["a x 2x 1-9", "a y 1x 2-2", "b x 1x 3-3"]);
+        let newest = store.events.values().map(|event| event.resource_version).max();
+        assert_eq!(newest, Some(store.resource_version));
+    }
+
+    #[test]
+    fn old_events_and_too_many_are_forgotten_the_oldest_first() {
+        let (mut ledger, mut store) = (Ledger::default(), Snapshot::new(Path::new("/fleet"), at(0)));
+        ledger.record(&mut store, &occurrence("a", "first", 0));
+        ledger.record(&mut store, &occurrence("a", "second", 1));
+        ledger.record(&mut store, &occurrence("a", "first", 2));
+        for n in 0..MOST_OF_ONE - 1 {
+            ledger.record(&mut store, &occurrence("a", &format!("n{n}"), 3));
+        }
+        let notes = || store.events.values().map(|event| event.latest.note.as_str());
+        assert!(notes().any(|note| note == "first") && !notes().any(|note| note == "second"));
+        assert_eq!(store.events.len(), MOST_OF_ONE);
+
+        for n in 0..MOST {
+            ledger.record(&mut store, &occurrence(&format!("s{n}"), "x", 4));
+        }
+        assert_eq!(store.events.len(), MOST);
+        assert!(!store.events.values().any(|event| *event.latest.regarding.key.name == *"a"));
+
+        let before = store.resource_version;
+        ledger.expire(&mut store, at(4) + KEPT);
+        assert_eq!((store.events.len(), store.resource_version), (MOST, before));
+        ledger.expire(&mut store, at(5) + KEPT);
+        assert!(store.events.is_empty() && store.resource_version > before);
+        assert!(ledger.events.is_empty() && ledger.ages.is_empty() && ledger.of_object.is_empty());
+    }
+}

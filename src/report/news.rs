@@ -1,0 +1,129 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use tracing::Level;
+
+use super::conditions::{condition, lasting};
+use super::event::note;
+use super::{Action, Regarding};
+use crate::plan::REQUESTED_AT;
+use crate::resource::{ConditionType, Reason};
+use crate::source::{Declared, Meta};
+
+/// Something new about an object: a line of the log and, unless it is only a step, an event.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct News {
+    pub action: Action,
+    pub reason: Reason,
+    pub level: Level,
+    pub message: String,
+}
+
+impl News {
+    /// An object is declared no more.
+    pub fn removed() -> Self {
+        Self::new(Action::Delete, Reason::Removed, Level::INFO, "no longer declared")
+    }
+
+    /// What was left of a server that is declared no more is gone.
+    pub fn detached() -> Self {
+        Self::new(Action::Reconcile, Reason::Detached, Level::DEBUG, "detached")
+    }
+
+    /// An object appeared.
+    pub fn created(meta: &Meta) -> Self {
+        let message = format!("declared in {}", meta.origin);
+        Self::new(Action::Create, Reason::Created, Level::DEBUG, message)
+    }
+
+    /// What is new in a declaration, apart from being refused, which its conditions tell.
+    pub fn updated<S>(before: &Declared<S>, after: &Declared<S>) -> Option<Self> {
+        let Meta { generation, origin, labels, annotations, .. } = &after.meta;
+        let requested = |meta: &Meta| meta.annotations.get(REQUESTED_AT).cloned();
+        let value = |declared: &Declared<S>| Some(declared.endpoint.as_ref()?.as_ref().ok()?.digest());
+        let message = if before.meta.generation != *generation {
+            format!("generation {generation}, declared in {origin}")
+        } else if value(before).is_some_and(|before| value(after).is_some_and(|after| after != before)) {
+            "a value that it refers to changed".to_owned()
+        } else if requested(&after.meta).is_some_and(|asked| Some(asked) != requested(&before.meta)) {
+            "a look was asked for".to_owned()
+        } else if before.meta.labels != *labels || before.meta.annotations != *annotations {
+            "labels or annotations changed".to_owned()
+        } else {
+            return None;
+        };
+        Some(Self::new(Action::Update, Reason::Updated, Level::DEBUG, message))
+    }
+
+    /// What is new in the conditions: of the first, in order of weight, that says something new.
+    pub fn of_state(before: &[Condition], after: &[Condition]) -> Option<Self> {
+        let told = changed(before, after)?;
+        let reason = told.reason.parse().ok()?;
+        let level = match reason {
+            // The fleet logs the step that leads here.
+            Reason::Connecting => Level::DEBUG,
+            reason if is_trouble(reason) => Level::WARN,
+            _ => Level::INFO,
+        };
+        Some(Self::new(Action::Reconcile, reason, level, &told.message))
+    }
+
+    pub fn new(action: Action, reason: Reason, level: Level, message: impl Into<String>) -> Self {
+        Self { action, reason, level, message: message.into() }
+    }
+
+    /// True if it only leads to something that is told.
+    pub fn is_step(&self) -> bool {
+        self.reason == Reason::Connecting
+    }
+
+    pub fn is_warning(&self) -> bool {
+        self.level == Level::WARN
+    }
+
+    /// The message for an event: what may come again in the same words.
+    pub fn note(&self) -> String {
+        note(lasting(&self.message))
+    }
+
+    pub fn log(&self, resource: &Regarding) {
+        let Self { reason, message, level, .. } = self;
+        match *level {
+            Level::WARN => tracing::warn!(%resource, %reason, "{message}"),
+            Level::INFO => tracing::info!(%resource, %reason, "{message}"),
+            _ => tracing::debug!(%resource, %reason, "{message}"),
+        }
+    }
+}
+
+fn changed<'a>(before: &[Condition], after: &'a [Condition]) -> Option<&'a Condition> {
+    [ConditionType::Ready, ConditionType::Accepted, ConditionType::ResolvedRefs, ConditionType::Attached]
+        .into_iter()
+        .filter_map(|kind| Some((kind, condition(after, kind)?)))
+        .find(|(kind, told)| match condition(before, *kind) {
+            None => true,
+            Some(earlier) => {
+                (&earlier.status, &earlier.reason) != (&told.status, &told.reason)
+                // Of a server that is ready: another generation, or other tools.
+                || *kind == ConditionType::Ready
+                    && told.status == "True"
+                    && (earlier.observed_generation, &earlier.message)
+                        != (told.observed_generation, &told.message)
+            }
+        })
+        .map(|(_, told)| told)
+}
+
+/// True if a person should know: not what was asked for, nor work that has only begun.
+fn is_trouble(reason: Reason) -> bool {
+    !matches!(
+        reason,
+        Reason::Suspended
+            | Reason::Draining
+            | Reason::Detached
+            | Reason::Attached
+            | Reason::ServingPreviousGeneration
+            | Reason::Accepted
+            | Reason::ResolvedRefs
+            | Reason::Available
+            | Reason::Idle
+    )
+}
