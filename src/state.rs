@@ -70,7 +70,7 @@ impl StateDir {
     /// `source` is the path as given, made absolute: its links are not resolved, because a link that is
     /// flipped to another checkout is still the same source.
     pub fn open(home: &Path, source: &Path) -> Result<Self, StateError> {
-        let path = home.join(folder_name(source));
+        let path = Self::path_for(home, source);
         let refused = |error| StateError::Io { path: path.clone(), error };
         DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(refused)?;
         let mode = fs::metadata(&path).map_err(refused)?.permissions().mode();
@@ -78,6 +78,11 @@ impl StateDir {
             fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(refused)?;
         }
         Ok(Self { path })
+    }
+
+    /// Where the state directory of `source` is, whether or not there is one.
+    pub fn path_for(home: &Path, source: &Path) -> PathBuf {
+        home.join(folder_name(source))
     }
 
     /// The directory itself, for sockets and for files that others read.

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::serve::ListenerExt;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -36,11 +36,18 @@ struct App {
 
 /// Everything: the status API, health and metrics, for the address of `--admin`.
 pub fn status_api(store: watch::Receiver<Snapshot>, metrics: Arc<Registry>, allowed: Allowed) -> Router {
-    api::routes()
-        .merge(health::routes())
-        .merge(metrics::routes())
+    everything()
         .layer(axum::middleware::from_fn_with_state(Arc::new(allowed), host::check))
         .with_state(App { store, metrics })
+}
+
+/// The same for the socket in the state directory: whoever can open that is the owner.
+pub fn local_api(store: watch::Receiver<Snapshot>, metrics: Arc<Registry>) -> Router {
+    everything().with_state(App { store, metrics })
+}
+
+fn everything() -> Router<App> {
+    api::routes().merge(health::routes()).merge(metrics::routes())
 }
 
 /// Health and metrics alone, for the address of `--probes`: no host check, since a kubelet asks by address.
@@ -55,5 +62,10 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
             tracing::trace!(%error, "TCP_NODELAY");
         }
     });
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+/// The same on a Unix socket.
+pub async fn serve_local(listener: UnixListener, router: Router, stop: CancellationToken) -> io::Result<()> {
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::listen::bind;
 use super::signals::Signals;
 use super::tasks::Tasks;
-use super::{Failure, remembered};
+use super::{Failure, remembered, socket};
 use crate::admin;
 use crate::catalog::catalog;
 use crate::fleet::{Context, Fleet, Memory};
@@ -90,6 +90,8 @@ impl Daemon {
             Some(address) => Some(bind(address, "probes", "--probes").await?),
             None => None,
         };
+        let commands = socket::bind(state.path())
+            .map_err(|error| Failure::Failed(format!("the socket for the commands: {error}")))?;
         let key = |name| state.key(name).map_err(Failure::failed);
         let session_key = SessionKey::new(&key("sessions")?).map_err(Failure::failed)?;
         self.announce(&agents, &status, &state);
@@ -116,7 +118,7 @@ impl Daemon {
 
         let (learn, learned) = mpsc::unbounded_channel();
         let memory = Memory::new(remembered::load(&state), learn);
-        tasks.spawn("the memory", done(remembered::keep(state, learned, stop.clone())));
+        tasks.spawn("the memory", done(remembered::keep(state.clone(), learned, stop.clone())));
 
         let (guard, keep_guard) = std::env::current_exe()
             .and_then(|program| Guard::start(program, vec!["guard".into()]))
@@ -146,6 +148,13 @@ impl Daemon {
         let gateway = Gateway::new(config, catalog, counted);
         tasks.spawn("the MCP endpoint", done(gateway.serve(agents, stop.clone())));
 
+        let (router, until) = (admin::local_api(store.clone(), metrics.clone()), stop.clone());
+        tasks.spawn("the socket for the commands", async move {
+            let served = admin::serve_local(commands, router, until).await;
+            // Before the lock goes: the next daemon makes a socket of its own.
+            socket::remove(state.path())?;
+            served
+        });
         let router = admin::status_api(store.clone(), metrics.clone(), self.allowed.clone());
         tasks.spawn("the status API", admin::serve(status, router, stop.clone()));
         if let Some(probes) = probes {

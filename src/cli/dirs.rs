@@ -1,9 +1,51 @@
+use std::env::var_os;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use super::Failure;
+
+/// Which running evenkeel a command asks.
+#[derive(Debug, clap::Args)]
+#[expect(clippy::doc_markdown, reason = "printed as it is by --help")]
+pub(super) struct Which {
+    /// The directory that evenkeel runs on [default: $XDG_CONFIG_HOME/evenkeel]
+    #[arg(long, env = "EVENKEEL_DIR", value_name = "DIR", global = true)]
+    dir: Option<PathBuf>,
+}
+
+impl Which {
+    /// The directory, absolute, with its links unresolved.
+    pub fn directory(&self) -> Result<PathBuf, Failure> {
+        declarations(self.dir.clone())
+    }
+}
+
+/// The directory of declarations: what was given, else the one in people's configuration.
+pub(super) fn declarations(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    below_config(given, "evenkeel", "name the directory")
+}
+
+/// The directory of secrets, likewise.
+pub(super) fn secrets(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    below_config(given, "evenkeel-secrets", "say --secrets-dir")
+}
+
+/// Where state directories live.
+pub(super) fn state_home() -> Result<PathBuf, Failure> {
+    crate::state::state_home(var_os("XDG_STATE_HOME"), var_os("HOME"))
+        .ok_or_else(|| Failure::Usage("neither XDG_STATE_HOME nor HOME is set; set one".into()))
+}
+
+fn below_config(given: Option<PathBuf>, name: &str, how: &str) -> Result<PathBuf, Failure> {
+    let config = || Some(config_home(var_os("XDG_CONFIG_HOME"), var_os("HOME"))?.join(name));
+    let found = given.or_else(config).ok_or_else(|| Failure::Usage(format!("HOME is not set; {how}")))?;
+    // Absolute, with its links unresolved: a link that is flipped is still the same directory.
+    std::path::absolute(found).map_err(Failure::failed)
+}
+
 /// Where people keep their configuration: `$XDG_CONFIG_HOME`, else `~/.config`; `None` without either
 /// variable.
-pub(super) fn config_home(xdg_config_home: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
+fn config_home(xdg_config_home: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
     crate::state::xdg_home(xdg_config_home, home, ".config")
 }
 

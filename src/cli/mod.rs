@@ -3,6 +3,7 @@
 //! Promises that what a command prints goes to stdout and everything else to stderr, and that the exit
 //! code is 0 for done, 1 for failed and 2 for wrong usage. Never decides anything about servers.
 
+mod client;
 mod daemon;
 mod dirs;
 mod limits;
@@ -12,6 +13,7 @@ mod output;
 mod remembered;
 mod run;
 mod signals;
+mod socket;
 mod tasks;
 
 use std::process::ExitCode;

@@ -11,7 +11,6 @@ use super::logging::{self, LogFormat};
 use super::{Failure, dirs};
 use crate::gateway::Allowed;
 use crate::resource::Bounded;
-use crate::state::state_home;
 
 /// `--poll`: 500ms to 1h.
 type PollInterval = Bounded<500, 3_600_000>;
@@ -73,22 +72,12 @@ impl Args {
     }
 
     fn daemon(&self) -> Result<Daemon, Failure> {
-        let var = std::env::var_os;
-        let config = dirs::config_home(var("XDG_CONFIG_HOME"), var("HOME"));
-        let below_config = |given: &Option<PathBuf>, name, how| {
-            let found = given.clone().or_else(|| Some(config.as_ref()?.join(name)));
-            let found = found.ok_or_else(|| Failure::Usage(format!("HOME is not set; {how}")))?;
-            // Absolute, with its links unresolved: a link that is flipped is still the same directory.
-            std::path::absolute(found).map_err(Failure::failed)
-        };
-        let state_home = state_home(var("XDG_STATE_HOME"), var("HOME"))
-            .ok_or_else(|| Failure::Usage("neither XDG_STATE_HOME nor HOME is set; set one".into()))?;
         let text =
             |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
         Ok(Daemon {
-            directory: below_config(&self.dir, "evenkeel", "name the directory")?,
-            secrets: below_config(&self.secrets_dir, "evenkeel-secrets", "say --secrets-dir")?,
-            state_home,
+            directory: dirs::declarations(self.dir.clone())?,
+            secrets: dirs::secrets(self.secrets_dir.clone())?,
+            state_home: dirs::state_home()?,
             listen: self.listen,
             admin: self.admin,
             probes: self.probes,

@@ -1,0 +1,171 @@
+use std::path::Path;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+use super::{Failure, dirs, socket};
+use crate::state::StateDir;
+
+/// The longest line of a stream: an object with its status is far smaller.
+const LONGEST_LINE: usize = 16 << 20;
+
+/// The daemon of a directory, over the socket in its state directory. One question at a time.
+#[derive(Debug)]
+pub(super) struct Client {
+    sender: SendRequest<Full<Bytes>>,
+    connection: JoinHandle<()>,
+}
+
+/// What the daemon said no with.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// One sentence.
+    pub message: String,
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        Self::Failed(refused.message)
+    }
+}
+
+impl Client {
+    /// Finds the daemon of a directory of declarations. Must be called within a runtime.
+    pub async fn connect(directory: &Path) -> Result<Self, Failure> {
+        match Self::find(directory).await? {
+            Some(client) => Ok(client),
+            None => Err(Failure::Failed(format!(
+                "no evenkeel is running for {0}; start it with: evenkeel run {0}",
+                directory.display()
+            ))),
+        }
+    }
+
+    /// The same, where it is no failure that none is running.
+    pub async fn find(directory: &Path) -> Result<Option<Self>, Failure> {
+        let state = StateDir::path_for(&dirs::state_home()?, directory);
+        let cannot = |error: &dyn std::fmt::Display| {
+            Failure::Failed(format!("the evenkeel of {} cannot be asked: {error}", directory.display()))
+        };
+        let Some(stream) = socket::connect(&state).map_err(|error| cannot(&error))? else {
+            return Ok(None);
+        };
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| cannot(&error))?;
+        let connection = tokio::spawn(async move {
+            // What goes wrong here is told to whoever waits for an answer.
+            let _ = connection.await;
+        });
+        Ok(Some(Self { sender, connection }))
+    }
+
+    /// Asks for a JSON document.
+    pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Failure> {
+        let body = self.send(Method::GET, path, "application/json", None).await?;
+        json(body).await
+    }
+
+    /// Sends a request, with a JSON body of the content type given; an answer that is no success is a refusal.
+    pub async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        accept: &str,
+        body: Option<(&str, &Value)>,
+    ) -> Result<Incoming, Failure> {
+        Ok(self.ask(method, path, accept, body).await??)
+    }
+
+    /// The same, for those that look at refusals.
+    pub async fn ask(
+        &mut self,
+        method: Method,
+        path: &str,
+        accept: &str,
+        body: Option<(&str, &Value)>,
+    ) -> Result<Result<Incoming, Refused>, Failure> {
+        let mut request =
+            Request::builder().method(method).uri(path).header(HOST, "localhost").header(ACCEPT, accept);
+        if let Some((kind, _)) = body {
+            request = request.header(CONTENT_TYPE, kind);
+        }
+        let body = body.map(|(_, value)| value.to_string()).unwrap_or_default();
+        let request = request.body(Full::new(body.into())).map_err(Failure::failed)?;
+        self.sender.ready().await.map_err(gone)?;
+        let answer = self.sender.send_request(request).await.map_err(gone)?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(Ok(answer.into_body()));
+        }
+        let text = text(answer.into_body()).await?;
+        let told = serde_json::from_str::<Value>(&text).ok();
+        let message = told.as_ref().and_then(|told| told["message"].as_str());
+        Ok(Err(Refused { status, message: message.unwrap_or_else(|| text.trim()).to_owned() }))
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+/// The whole of a JSON body.
+pub(super) async fn json<T: DeserializeOwned>(body: Incoming) -> Result<T, Failure> {
+    let text = text(body).await?;
+    serde_json::from_str(&text)
+        .map_err(|error| Failure::Failed(format!("the daemon's answer is not understood: {error}")))
+}
+
+async fn text(body: Incoming) -> Result<String, Failure> {
+    let bytes = body.collect().await.map_err(gone)?.to_bytes();
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The lines of a body that goes on.
+#[derive(Debug)]
+pub(super) struct Lines {
+    body: Incoming,
+    read: Vec<u8>,
+}
+
+impl Lines {
+    /// The lines of this body.
+    pub fn of(body: Incoming) -> Self {
+        Self { body, read: Vec::new() }
+    }
+
+    /// The next line without its end; `None` at the end of the stream.
+    pub async fn next(&mut self) -> Result<Option<String>, Failure> {
+        let mut looked = 0;
+        loop {
+            let rest = self.read.get(looked..).unwrap_or_default();
+            if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.read.drain(..=looked + end).collect();
+                return Ok(Some(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_owned()));
+            }
+            looked = self.read.len();
+            if looked > LONGEST_LINE {
+                return Err(Failure::Failed("the daemon sent a line that does not end".into()));
+            }
+            match self.body.frame().await {
+                Some(frame) => self.read.extend(frame.map_err(gone)?.data_ref().into_iter().flatten()),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "what map_err gives")]
+fn gone(error: hyper::Error) -> Failure {
+    Failure::Failed(format!("evenkeel ended before it had answered: {error}"))
+}

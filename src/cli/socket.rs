@@ -1,0 +1,84 @@
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+const SOCKET: &str = "socket";
+
+/// The longest path that every system takes for a socket, in bytes.
+const LONGEST: usize = 103;
+
+/// Listens on the socket of a state directory. Whoever holds the directory's lock may: what is there is the
+/// rest of a daemon that was killed.
+pub(super) fn bind(state: &Path) -> io::Result<tokio::net::UnixListener> {
+    remove(state)?;
+    let listener = reach(state, |path| UnixListener::bind(path))?;
+    listener.set_nonblocking(true)?;
+    tokio::net::UnixListener::from_std(listener)
+}
+
+/// Connects to the daemon of a state directory; `None` if there is none.
+pub(super) fn connect(state: &Path) -> io::Result<Option<tokio::net::UnixStream>> {
+    match reach(state, |path| UnixStream::connect(path)) {
+        Ok(stream) => {
+            stream.set_nonblocking(true)?;
+            tokio::net::UnixStream::from_std(stream).map(Some)
+        }
+        // Refused: the socket outlived its daemon.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes the socket; one that is not there is as good as removed.
+pub(super) fn remove(state: &Path) -> io::Result<()> {
+    match std::fs::remove_file(state.join(SOCKET)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Gives a path to the socket that is short enough. State directories have long names, and a socket's path
+/// may have 108 bytes (104 on macOS): Linux leads there by the open directory too.
+fn reach<T>(state: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    let path = state.join(SOCKET);
+    if path.as_os_str().len() <= LONGEST {
+        return act(&path);
+    }
+    if !cfg!(target_os = "linux") {
+        let what =
+            format!("{} is too long for a socket; set XDG_STATE_HOME to a shorter path", path.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    let directory = File::open(state)?;
+    act(&PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_daemon_is_found_however_long_the_path_and_a_dead_one_is_not() {
+        let home = tempfile::tempdir().unwrap();
+        for state in [home.path().join("short"), home.path().join("long".repeat(40))] {
+            if state.as_os_str().len() > LONGEST && !cfg!(target_os = "linux") {
+                continue;
+            }
+            assert!(connect(&state).unwrap().is_none(), "no state directory");
+            std::fs::create_dir(&state).unwrap();
+            assert!(connect(&state).unwrap().is_none(), "no socket");
+            let listener = bind(&state).unwrap();
+            assert!(connect(&state).unwrap().is_some());
+            drop(listener);
+            assert!(connect(&state).unwrap().is_none(), "a socket without a daemon");
+            let _listener = bind(&state).unwrap();
+            assert!(connect(&state).unwrap().is_some(), "a stale socket is replaced");
+            remove(&state).unwrap();
+            remove(&state).unwrap();
+        }
+    }
+}
