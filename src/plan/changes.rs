@@ -123,6 +123,7 @@ mod tests {
                 annotations: std::collections::BTreeMap::new(),
                 origin: Origin::Cluster { resource_version: "1".into() },
                 revision: "r".into(),
+                change: None,
             },
             spec: Some(spec),
             spec_digest: None,

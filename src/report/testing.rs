@@ -38,6 +38,7 @@ pub fn meta(name: &str, generation: i64) -> Meta {
         annotations: BTreeMap::new(),
         origin: Origin::File { path: Arc::new(PathBuf::from(format!("{name}.yaml"))), line: 1 },
         revision: "r1".into(),
+        change: None,
     }
 }
 

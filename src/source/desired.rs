@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::resource::{Digest, Endpoint, McpServerSpec, ObjectKey, Problem, SkillSpec};
 
@@ -63,6 +64,20 @@ pub struct Meta {
     pub origin: Origin,
     /// The source revision at which this object last changed.
     pub revision: Arc<str>,
+    /// The commit that changed it last, if the source is a git work tree and the change was committed when
+    /// it was seen.
+    pub change: Option<Arc<Commit>>,
+}
+
+/// Who changed something, and why: what git says about a commit. The words of its author, not to be trusted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// The whole hash.
+    pub id: String,
+    /// The author's name and address, without control characters, at most 200 characters.
+    pub author: String,
+    /// The first line of the message, likewise.
+    pub subject: String,
 }
 
 /// Where an object is declared.

@@ -8,4 +8,4 @@
 mod desired;
 pub mod directory;
 
-pub use desired::{Declared, Desired, Fault, Meta, Origin, SourceState, Watching};
+pub use desired::{Commit, Declared, Desired, Fault, Meta, Origin, SourceState, Watching};

@@ -150,6 +150,7 @@ impl Stack {
                 annotations: [].into(),
                 origin: Origin::Cluster { resource_version: "1".into() },
                 revision: "1".into(),
+                change: None,
             },
             spec: Some(spec),
             spec_digest: None,

@@ -15,7 +15,7 @@ use super::next::{Context, Newest, file_of, next, same_endpoint};
 use super::parse::{Kind, Object, Parsed, Resolve, shown};
 use super::resolve::references;
 use crate::resource::{Digest, McpServerSpec, ObjectKey, Problem, Reason, SecretKeyRef, SkillSpec};
-use crate::source::{Declared, Fault, Meta, Origin};
+use crate::source::{Commit, Declared, Fault, Meta, Origin};
 
 /// All accepted declarations.
 #[derive(Debug, Default)]
@@ -141,6 +141,7 @@ pub(super) struct Remembered<S> {
     pub generation: i64,
     pub created: Timestamp,
     pub revision: Arc<str>,
+    pub change: Option<Arc<Commit>>,
     /// Its last good declaration, if it ever had one.
     pub object: Option<Object<S>>,
 }
@@ -178,6 +179,7 @@ impl<S: Kind> Shelf<S> {
                 annotations,
                 origin: Origin::File { path: Arc::clone(path), line },
                 revision: remembered.revision,
+                change: remembered.change,
             },
             spec_digest: spec.as_ref().map(Digest::of_json),
             endpoint: spec.as_ref().and_then(|spec| spec.endpoint(path, resolve)),

@@ -89,6 +89,7 @@ fn appeared<S>(object: &Object<S>, origin: Origin, context: &Context<'_>) -> Met
         annotations: object.annotations.clone(),
         origin,
         revision: Arc::clone(context.revision),
+        change: None,
     }
 }
 

@@ -14,6 +14,7 @@ use super::files::Files;
 use super::merge::{Book, Remembered, Shelf};
 use super::parse::{Kind, Object, Resolve, parse};
 use crate::resource::{Digest, McpServerSpec, ObjectKey, SkillSpec};
+use crate::source::Commit;
 use crate::state::{StateDir, StateError};
 
 const FOLDER: &str = "declarations";
@@ -37,6 +38,8 @@ struct Entry {
     generation: i64,
     created: Timestamp,
     revision: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    change: Option<Arc<Commit>>,
     line: u32,
     /// The last good one.
     document: Option<String>,
@@ -135,6 +138,7 @@ fn entries<S: Kind>(shelf: &Shelf<S>, path: &Arc<PathBuf>) -> Vec<Entry> {
         generation: meta.generation,
         created: meta.created,
         revision: meta.revision.to_string(),
+        change: meta.change.clone(),
         line,
         document: text.map(ToString::to_string),
     };
@@ -161,6 +165,7 @@ impl Entry {
             generation: self.generation,
             created: self.created,
             revision: self.revision.into(),
+            change: self.change,
         }
     }
 }

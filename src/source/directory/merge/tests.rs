@@ -294,6 +294,7 @@ fn a_restart_goes_on_where_the_last_run_ended() {
         generation: 4,
         created: Timestamp::UNIX_EPOCH,
         revision: "r".into(),
+        change: None,
         object: text.map(|text| parse(&path("1"), text.as_bytes()).servers.remove(0)),
     };
     let restored = |text: Option<&str>| {
