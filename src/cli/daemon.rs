@@ -21,7 +21,7 @@ use crate::fleet::{Context, Fleet, Memory};
 use crate::gateway::{Allowed, Gateway, GatewayConfig, GatewayMetrics, Limits, SessionKey};
 use crate::report::{Inputs, Reporter};
 use crate::resource::{API_VERSION, DigestKey};
-use crate::source::directory::{self, Environment};
+use crate::source::{Environment, directory};
 use crate::state::{StateDir, StateLock};
 use crate::wire::{Guard, Host};
 

@@ -87,7 +87,11 @@ fn update(declared: &Declared<McpServerSpec>, current: &Target) -> Option<Change
         let key = declared.meta.key.clone();
         return Some(Change::Detach { key, reason: Reason::Suspended });
     }
-    let target = Target::of(declared)?;
+    let mut target = Target::of(declared)?;
+    if declared.refused.is_some() {
+        // What is in force is the declaration that was accepted before.
+        target.generation = current.generation;
+    }
     if target.uid != current.uid || target.endpoint.digest() != current.endpoint.digest() {
         Some(Change::Replace(Arc::new(target)))
     } else if target.settings != current.settings || target.generation != current.generation {

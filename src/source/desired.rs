@@ -7,7 +7,9 @@ use imbl::OrdMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::resource::{Digest, Endpoint, McpServerSpec, ObjectKey, Problem, SkillSpec};
+use crate::resource::{
+    Digest, Endpoint, McpServerSpec, McpServerStatus, ObjectKey, Problem, SkillSpec, SkillStatus,
+};
 
 /// Everything that is declared, at one instant: immutable, and cheap to clone and to change.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +20,27 @@ pub struct Desired {
     pub skills: OrdMap<ObjectKey, Arc<Declared<SkillSpec>>>,
     /// The state of the source itself.
     pub source: Arc<SourceState>,
+}
+
+/// The statuses that the source itself holds of its objects: what an earlier run, another replica or this one
+/// wrote there. Stays empty for a source that holds none.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// Of the servers.
+    pub servers: OrdMap<ObjectKey, Arc<ShownStatus<McpServerStatus>>>,
+    /// Of the skills.
+    pub skills: OrdMap<ObjectKey, Arc<ShownStatus<SkillStatus>>>,
+}
+
+/// The status of one object as its source holds it.
+#[derive(Debug, PartialEq)]
+pub struct ShownStatus<T> {
+    /// The object's.
+    pub uid: Arc<str>,
+    /// Grows with every change of the object.
+    pub resource_version: u64,
+    /// `None` if there is none, or none that can be read.
+    pub status: Option<T>,
 }
 
 /// One declared object. An unchanged object keeps its `Arc` from one [`Desired`] to the next, so that

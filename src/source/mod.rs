@@ -7,5 +7,11 @@
 
 mod desired;
 pub mod directory;
+mod policy;
+mod resolve;
 
-pub use desired::{Commit, Declared, Desired, Fault, Meta, Origin, SourceState, Watching};
+pub use desired::{
+    Commit, Declared, Desired, Fault, Meta, Origin, Shown, ShownStatus, SourceState, Watching,
+};
+pub use policy::{DEFAULT_VARIABLES, Policy};
+pub use resolve::Environment;

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel::resource::{DigestKey, McpServerSpec, ObjectKey, Reason};
-use evenkeel::source::directory::{self, Environment, Options};
+use evenkeel::source::Environment;
+use evenkeel::source::directory::{self, Options};
 use evenkeel::source::{Declared, Desired, Watching};
 use evenkeel::state::StateDir;
 use tempfile::TempDir;

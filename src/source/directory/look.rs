@@ -18,11 +18,11 @@ use super::next::Context;
 use super::parse::shown;
 use super::read::FileId;
 use super::records::Records;
-use super::resolve::Sources;
 use super::secrets::Secrets;
 use super::walk::{Found, Root, Visitor, walk};
 use super::watch::{Mailbox, Watcher, names_of};
-use crate::resource::{Endpoint, McpServerSpec, Problem, Reason};
+use crate::resource::{Endpoint, McpServerSpec, Problem, Reason, SecretKeyRef};
+use crate::source::resolve::Sources;
 use crate::source::{Desired, Fault, SourceState, Watching};
 use crate::state::{StateDir, StateError};
 
@@ -326,13 +326,16 @@ fn resolver<'a>(
 ) -> impl Fn(&McpServerSpec, &Path) -> Result<Arc<Endpoint>, Problem> + 'a {
     move |spec, file| {
         let sources = Sources {
-            root: &options.root,
-            secrets: secrets.root(),
+            place: &|SecretKeyRef { name, key, .. }| {
+                secrets.root().join(name).join(key).display().to_string()
+            },
             environment: &options.environment,
             secret: &|reference| secrets.get(reference, clock),
             key: &options.key,
         };
-        sources.resolve(spec, file)
+        // The root as given: a link in it that is flipped must not change where servers run.
+        let folder = options.root.join(file.parent().unwrap_or(Path::new("")));
+        sources.resolve(spec, Some(&folder))
     }
 }
 

@@ -13,8 +13,8 @@ use jiff::Timestamp;
 
 use super::next::{Context, Newest, file_of, next, same_endpoint};
 use super::parse::{Kind, Object, Parsed, Resolve, shown};
-use super::resolve::references;
 use crate::resource::{Digest, McpServerSpec, ObjectKey, Problem, Reason, SecretKeyRef, SkillSpec};
+use crate::source::resolve::references;
 use crate::source::{Commit, Declared, Fault, Meta, Origin};
 
 /// All accepted declarations.

@@ -17,7 +17,6 @@ mod pace;
 mod parse;
 mod read;
 mod records;
-mod resolve;
 mod secrets;
 mod walk;
 mod watch;
@@ -36,10 +35,9 @@ use tracing::{debug, error};
 
 use self::look::{Looker, Outcome};
 use self::pace::Pace;
-pub use self::resolve::Environment;
 use self::watch::Mailbox;
 use crate::resource::DigestKey;
-use crate::source::{Desired, Watching};
+use crate::source::{Desired, Environment, Watching};
 use crate::state::StateDir;
 
 /// The time between looks where file events are heard: for the ones that get lost.

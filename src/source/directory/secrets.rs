@@ -13,8 +13,8 @@ use rustix::fs::stat;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::read::{Stamp, small_file};
-use super::resolve::Secret;
 use crate::resource::SecretKeyRef;
+use crate::source::resolve::Secret;
 
 /// As much as Kubernetes lets a Secret hold.
 const LIMIT: u64 = 1 << 20;

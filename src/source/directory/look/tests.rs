@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::resource::DigestKey;
-use crate::source::directory::Environment;
+use crate::source::Environment;
 
 /// A tree, and looks at it by a clock of its own.
 struct Desk {

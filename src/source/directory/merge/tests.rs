@@ -3,8 +3,9 @@ use std::path::Path;
 
 use super::*;
 use crate::resource::{DigestKey, Endpoint};
+use crate::source::Environment;
 use crate::source::directory::parse::parse;
-use crate::source::directory::resolve::{Environment, Secret, Sources};
+use crate::source::resolve::{Secret, Sources};
 
 /// A book, what it is given beside the files, and the files by name.
 struct Desk {
@@ -37,8 +38,7 @@ impl Desk {
 
     fn resolve(&self, spec: &McpServerSpec, file: &Path) -> Result<Arc<Endpoint>, Problem> {
         let sources = Sources {
-            root: Path::new("/srv"),
-            secrets: Path::new("/run/secrets"),
+            place: &|_| "/run/secrets".into(),
             environment: &Environment::default(),
             secret: &|_| match self.secret.get() {
                 "" => Secret::Missing,
@@ -46,7 +46,7 @@ impl Desk {
             },
             key: &DigestKey::new(b"k"),
         };
-        sources.resolve(spec, file)
+        sources.resolve(spec, Some(&Path::new("/srv").join(file.parent().unwrap())))
     }
 
     /// Notes files, in this order, and settles; gives the files whose record is stale.

@@ -33,44 +33,43 @@ pub(super) enum Secret {
     Missing,
     /// It is there, and why it cannot be used.
     Unusable(String),
+    /// It may not be looked at, and why.
+    Denied(String),
 }
 
 /// Where the values of references come from.
 pub(super) struct Sources<'a> {
-    /// The absolute root as given: a link in it that is flipped must not change where servers run.
-    pub root: &'a Path,
-    /// Where secrets are looked for; for messages.
-    pub secrets: &'a Path,
+    /// Where a secret is looked for; for messages.
+    pub place: &'a dyn Fn(&SecretKeyRef) -> String,
     pub environment: &'a Environment,
     pub secret: &'a dyn Fn(&SecretKeyRef) -> Secret,
     pub key: &'a DigestKey,
 }
 
 impl Sources<'_> {
-    /// The endpoint of `spec`, declared in `file` (relative to the root); or which reference was not found.
+    /// The endpoint of `spec`, declared in a file of `folder`, if in a file; or which reference was not found.
     ///
     /// A process runs in `cwd`, which is relative to the folder of the declaring file, and in that folder
-    /// itself if there is none. A `command` with a slash is relative to where the process runs. A secret is
-    /// passed on byte for byte, except that a header loses the line break at its end: no header can hold one.
-    pub fn resolve(&self, spec: &McpServerSpec, file: &Path) -> Result<Arc<Endpoint>, Problem> {
-        let folder = self.root.join(file.parent().unwrap_or(Path::new("")));
+    /// itself if there is none. A `command` with a slash is relative to where the process runs. Without a
+    /// folder both are as they are declared. A secret is passed on byte for byte, except that a header loses
+    /// the line break at its end: no header can hold one.
+    pub fn resolve(&self, spec: &McpServerSpec, folder: Option<&Path>) -> Result<Arc<Endpoint>, Problem> {
         let transport = match (&spec.stdio, &spec.http) {
-            (Some(stdio), _) => Transport::Stdio(self.stdio(stdio, &folder)?),
+            (Some(stdio), _) => Transport::Stdio(self.stdio(stdio, folder)?),
             (None, Some(http)) => Transport::Http(self.http(http)?),
             (None, None) => return Err(invalid("spec: exactly one of stdio and http must be set")),
         };
         Ok(Arc::new(Endpoint::new(transport, self.key)))
     }
 
-    fn stdio(&self, stdio: &StdioTransport, folder: &Path) -> Result<StdioEndpoint, Problem> {
-        let cwd = below(folder, Path::new(stdio.cwd.as_deref().unwrap_or(".")));
-        let command = if stdio.command.contains('/') {
-            below(&cwd, Path::new(&stdio.command))
+    fn stdio(&self, stdio: &StdioTransport, folder: Option<&Path>) -> Result<StdioEndpoint, Problem> {
+        let cwd = folder.map(|folder| below(folder, Path::new(stdio.cwd.as_deref().unwrap_or("."))));
+        let command = match &cwd {
+            Some(cwd) if stdio.command.contains('/') => below(cwd, Path::new(&stdio.command))
                 .into_os_string()
                 .into_string()
-                .map_err(|_| invalid("spec.stdio.command: its folder has a name that is not UTF-8"))?
-        } else {
-            stdio.command.clone()
+                .map_err(|_| invalid("spec.stdio.command: its folder has a name that is not UTF-8"))?,
+            _ => stdio.command.clone(),
         };
         let mut env = Vec::with_capacity(stdio.env.len());
         for var in &stdio.env {
@@ -82,7 +81,7 @@ impl Sources<'_> {
                 env.push((var.name.clone(), value));
             }
         }
-        Ok(StdioEndpoint { command, args: stdio.args.clone(), cwd: Some(cwd), env })
+        Ok(StdioEndpoint { command, args: stdio.args.clone(), cwd, env })
     }
 
     fn http(&self, http: &HttpTransport) -> Result<HttpEndpoint, Problem> {
@@ -141,19 +140,22 @@ impl Sources<'_> {
 
     fn secret(&self, place: &str, reference: &SecretKeyRef) -> Result<Option<SecretString>, Problem> {
         let SecretKeyRef { name, key, optional } = reference;
-        let file = || self.secrets.join(name).join(key).display().to_string();
         let not_found = |message: String| Problem::new(Reason::SecretNotFound, message);
         match (self.secret)(reference) {
             Secret::Found(value) => Ok(Some(value)),
             Secret::Missing if *optional => Ok(None),
             Secret::Missing => Err(not_found(format!(
                 "{place}: secret {name:?} with key {key:?} was not found; it is looked for in {}",
-                file()
+                (self.place)(reference)
             ))),
             Secret::Unusable(why) => Err(not_found(format!(
                 "{place}: secret {name:?} with key {key:?} cannot be used: {} {why}",
-                file()
+                (self.place)(reference)
             ))),
+            Secret::Denied(why) => Err(Problem::new(
+                Reason::NotPermitted,
+                format!("{place}: secret {name:?} cannot be read: {why}"),
+            )),
         }
     }
 }
@@ -207,8 +209,7 @@ mod tests {
     fn resolve(spec: Value) -> String {
         let environment = Environment::from_iter([("PROXY", "hunter3"), ("EMPTY", "")]);
         let sources = Sources {
-            root: Path::new("/srv/fleet"),
-            secrets: Path::new("/run/secrets"),
+            place: &|reference| format!("/run/secrets/{}/{}", reference.name, reference.key),
             environment: &environment,
             secret: &secret,
             key: &DigestKey::new(b"k"),
@@ -219,7 +220,7 @@ mod tests {
                 |(name, value): &(String, SecretString)| format!(" {name}={:?}", value.expose_secret());
             pairs.iter().map(pair).collect::<String>()
         };
-        match sources.resolve(&spec, Path::new("team/a.yaml")) {
+        match sources.resolve(&spec, Some(Path::new("/srv/fleet/team"))) {
             Ok(endpoint) => match &endpoint.transport {
                 Transport::Stdio(stdio) => {
                     let cwd = stdio.cwd.as_ref().unwrap().display();

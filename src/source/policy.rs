@@ -1,0 +1,150 @@
+//! What may run: the commands and variables that an operator allowed on the command line. Pure.
+
+use globset::{GlobBuilder, GlobMatcher};
+
+use crate::resource::{McpServerSpec, Problem, Reason, StdioTransport};
+
+/// The variables that an allowed command may be given unless the operator says otherwise.
+pub const DEFAULT_VARIABLES: [&str; 2] = ["*_TOKEN", "*_API_KEY"];
+
+/// Which stdio servers may be started.
+///
+/// It is fixed for the life of the process: a server that a tighter policy denies ends with the restart that
+/// brings the policy.
+#[derive(Clone, Debug, Default)]
+pub struct Policy(Option<Allowed>);
+
+#[derive(Clone, Debug)]
+struct Allowed {
+    commands: Vec<Vec<GlobMatcher>>,
+    variables: Vec<GlobMatcher>,
+    /// What to tell people who are denied.
+    written: Vec<String>,
+}
+
+impl Policy {
+    /// Everything may run: for a directory that a person named on the command line.
+    pub fn everything() -> Self {
+        Self(None)
+    }
+
+    /// Only what fits one of `commands`, argument by argument (a `*` stops at a slash), with variables whose
+    /// names fit one of `variables`: a loader or index variable changes what runs. No command is nothing.
+    pub fn only(commands: &[String], variables: &[String]) -> Result<Self, globset::Error> {
+        let command = |pattern: &String| pattern.split_whitespace().map(glob).collect();
+        Ok(Self(Some(Allowed {
+            commands: commands.iter().map(command).collect::<Result<_, _>>()?,
+            variables: variables.iter().map(|name| glob(name)).collect::<Result<_, _>>()?,
+            written: variables.to_vec(),
+        })))
+    }
+
+    /// Says no to what may not run, and with which flag it could.
+    pub fn check(&self, spec: &McpServerSpec) -> Result<(), Problem> {
+        let (Some(allowed), Some(stdio)) = (&self.0, &spec.stdio) else { return Ok(()) };
+        if !allowed.commands.iter().any(|command| fits(command, stdio)) {
+            let words: Vec<_> = words(stdio).collect();
+            return Err(denied(format!(
+                "spec.stdio: this command may not run here; an operator allows it with --allow-stdio {:?}",
+                words.join(" ")
+            )));
+        }
+        let refused =
+            stdio.env.iter().find(|var| !allowed.variables.iter().any(|glob| glob.is_match(&var.name)));
+        match refused {
+            None => Ok(()),
+            Some(var) => Err(denied(format!(
+                "spec.stdio.env: the variable {} may not be set here, only {}; an operator allows it with \
+                 --allow-stdio-env {}",
+                var.name,
+                allowed.written.join(", "),
+                var.name
+            ))),
+        }
+    }
+}
+
+fn glob(pattern: &str) -> Result<GlobMatcher, globset::Error> {
+    GlobBuilder::new(pattern).literal_separator(true).build().map(|glob| glob.compile_matcher())
+}
+
+fn words(stdio: &StdioTransport) -> impl Iterator<Item = &str> {
+    std::iter::once(stdio.command.as_str()).chain(stdio.args.iter().map(String::as_str))
+}
+
+fn fits(command: &[GlobMatcher], stdio: &StdioTransport) -> bool {
+    command.len() == stdio.args.len() + 1
+        && command.iter().zip(words(stdio)).all(|(glob, word)| glob.is_match(word))
+}
+
+fn denied(message: String) -> Problem {
+    Problem::new(Reason::PolicyDenied, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn check(policy: &Policy, stdio: Value) -> String {
+        let spec = serde_json::from_value(json!({ "stdio": stdio })).unwrap();
+        policy.check(&spec).map_or_else(|problem| problem.to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn a_command_is_compared_argument_by_argument() {
+        let variables = DEFAULT_VARIABLES.map(String::from);
+        let allowed = ["npx -y @modelcontextprotocol/*".to_owned(), "/opt/mcp/*".to_owned()];
+        let policy = Policy::only(&allowed, &variables).unwrap();
+        for (command, args, may_run) in [
+            ("npx", json!(["-y", "@modelcontextprotocol/server-everything"]), true),
+            ("npx", json!(["-y", "@modelcontextprotocol/a/../../evil"]), false),
+            ("npx", json!(["-y", "evil"]), false),
+            ("npx", json!(["-y", "@modelcontextprotocol/a", "--eval"]), false),
+            ("npx", json!(["-y"]), false),
+            ("npx", json!([]), false),
+            ("/tmp/npx", json!(["-y", "@modelcontextprotocol/a"]), false),
+            // One argument with spaces is one argument.
+            ("npx", json!(["-y @modelcontextprotocol/a"]), false),
+            ("/opt/mcp/fetch", json!([]), true),
+            ("/opt/mcp/../sh", json!([]), false),
+        ] {
+            let told = check(&policy, json!({ "command": command, "args": args.clone() }));
+            assert_eq!(told.is_empty(), may_run, "{command} {args}: {told}");
+        }
+        let told = check(&policy, json!({ "command": "sh", "args": ["-c", "x"] }));
+        assert_eq!(
+            told,
+            "PolicyDenied: spec.stdio: this command may not run here; an operator allows it with --allow-stdio \
+             \"sh -c x\""
+        );
+    }
+
+    #[test]
+    fn a_variable_must_be_allowed_by_name() {
+        let policy = Policy::only(&["s".into()], &DEFAULT_VARIABLES.map(String::from)).unwrap();
+        for (name, may_be_set) in [
+            ("GITHUB_TOKEN", true),
+            ("X_API_KEY", true),
+            ("LD_PRELOAD", false),
+            ("NPM_CONFIG_REGISTRY", false),
+        ] {
+            let told =
+                check(&policy, json!({ "command": "s", "env": [{ "name": name, "value": "hunter2" }] }));
+            assert_eq!(told.is_empty(), may_be_set, "{told}");
+            assert!(!told.contains("hunter2"), "{told}");
+            assert!(may_be_set || told.contains(&format!("--allow-stdio-env {name}")), "{told}");
+        }
+    }
+
+    #[test]
+    fn without_flags_everything_or_nothing_may_run_and_a_url_is_not_asked_about() {
+        let stdio = json!({ "command": "s" });
+        assert_eq!(check(&Policy::everything(), stdio.clone()), "");
+        let nothing = Policy::only(&[], &[]).unwrap();
+        assert!(check(&nothing, stdio).starts_with("PolicyDenied"));
+        let http = serde_json::from_value(json!({ "http": { "url": "http://a" } })).unwrap();
+        assert_eq!(nothing.check(&http), Ok(()));
+    }
+}
