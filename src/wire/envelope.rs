@@ -35,10 +35,10 @@ pub struct Envelope<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum Malformed {
     /// Not JSON, or not an object with members of the right types.
-    #[error("not a JSON-RPC message: {0}")]
+    #[error("something that is not JSON-RPC: {0}")]
     Json(#[from] serde_json::Error),
     /// JSON, but not of one of the three forms.
-    #[error("not a JSON-RPC 2.0 message: {0}")]
+    #[error("something that is not JSON-RPC 2.0: {0}")]
     Form(&'static str),
 }
 

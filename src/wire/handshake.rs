@@ -80,14 +80,28 @@ impl Failure {
 }
 
 fn failed(error: &ClientInitializeError) -> LinkError {
-    failed_with(&match error {
-        ClientInitializeError::JsonRpcError(error) => format!("the server answered: {}", error.message),
-        ClientInitializeError::LegacyFallbackFailed { fallback, .. } => match &**fallback {
-            ClientInitializeError::JsonRpcError(error) => format!("the server answered: {}", error.message),
-            other => other.to_string(),
-        },
+    failed_with(&told(error))
+}
+
+fn told(error: &ClientInitializeError) -> String {
+    use ClientInitializeError as Failed;
+    match error {
+        Failed::JsonRpcError(error) => format!("the server answered: {}", error.message),
+        Failed::LegacyFallbackFailed { discover, fallback } => {
+            let (discover, fallback) = (told(discover), told(fallback));
+            // Most servers know one of the two, and refuse the other as unknown.
+            let unknown = discover == fallback || discover.to_lowercase().contains("method not found");
+            if unknown {
+                fallback
+            } else {
+                format!("{discover} (server/discover), and {fallback} (initialize)")
+            }
+        }
+        Failed::ExpectedInitResponse(_) | Failed::ExpectedInitResult(_) => {
+            "its answer is not one of an MCP server".to_owned()
+        }
         other => other.to_string(),
-    })
+    }
 }
 
 fn failed_with(why: &str) -> LinkError {

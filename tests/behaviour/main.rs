@@ -7,6 +7,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
+    clippy::print_stdout,
     reason = "tests"
 )]
 
@@ -16,6 +17,7 @@ mod rig;
 mod support;
 
 mod change;
+mod faults;
 mod isolation;
 mod passthrough;
 mod peers;
