@@ -1,3 +1,6 @@
+use std::convert::Infallible;
+use std::future::pending;
+
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -7,11 +10,13 @@ use crate::wire::{Link, LinkError};
 /// Asks a silent server for a sign of life, again and again; gives the connection up after as many
 /// failures in a row as the declaration allows. Servers that answer calls are not asked.
 ///
+/// Never ends, since there is nothing to do with its end: the connection itself tells that it is lost.
+///
 /// `offset` (0 to 1) of an interval passes first, so that servers attached together are not asked together.
-pub(super) async fn watch(link: Link, checks: Health, offset: f64) {
+pub(super) async fn watch(link: Link, checks: Health, offset: f64) -> Infallible {
     let interval = checks.interval.get();
     if interval.is_zero() {
-        return;
+        return pending().await;
     }
     tokio::time::sleep(interval.mul_f64(offset)).await;
     let mut strikes = 0;
@@ -36,7 +41,7 @@ pub(super) async fn watch(link: Link, checks: Health, offset: f64) {
         if strikes >= checks.failures {
             let message = format!("{strikes} health checks in a row failed; the last: {why}");
             link.give_up(LinkError::new(Reason::Unhealthy, message));
-            return;
+            return pending().await;
         }
     }
 }

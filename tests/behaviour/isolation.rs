@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::peers::Peers;
 use crate::rig::{Command, Era as RigEra, Http, Rule, Script, Stdio, Then};
 use crate::stage::Stage;
+use crate::support::http::send;
 use crate::support::{Era, eventually, within};
 
 /// Fast retries, so that tests need not wait.
@@ -241,4 +242,72 @@ async fn a_list_that_fails_publishes_nothing_and_closes_the_connection() {
     pages.edit(|script| script.on.clear());
     stage.declared.server("pages", &format!("{}\nretry: {{ initial: 2h, max: 2h }}", pages.spec()));
     watcher.sees(&["pages_echo", "pages_report"]).await;
+}
+
+#[tokio::test]
+async fn a_server_that_stops_answering_is_lost_after_its_strikes_and_comes_back() {
+    let script = |era| {
+        let check = if era == RigEra::Modern { "server/discover" } else { "ping" };
+        // The handshake of a modern server asks the same question.
+        let opening = u32::from(era == RigEra::Modern);
+        Script::new("deaf", era)
+            .tools(&["echo"])
+            .on(check, Rule::times(opening, Then::Answer))
+            .on(check, Rule::times(2, Then::Hang))
+    };
+    let (process, http) = (Stdio::new(script(RigEra::Legacy)), Http::start(script(RigEra::Modern)).await);
+    let stage = Stage::start(&[]).await;
+    let peers = Peers::attach(&stage).await;
+    let health = "health: { interval: 5s, failures: 2 }\nretry: { initial: 5s, max: 5s }";
+    stage.attach("process", &format!("{}\n{health}", process.spec(""))).await;
+    stage.attach("http", &format!("{}\n{health}", http.spec())).await;
+    for name in ["process", "http"] {
+        let ready = stage.evenkeel.wait_for(name, "Ready", "False", "Unhealthy").await;
+        assert!(ready.message.contains("2 health checks in a row failed"), "{ready:?}");
+        assert!(ready.message.contains("no answer within 5 s"), "{ready:?}");
+    }
+    for name in ["process", "http"] {
+        stage.evenkeel.attached(name).await;
+    }
+    for process in &process.processes()[..1] {
+        within("a process that does not answer is ended", process.gone()).await;
+    }
+    peers.are_untouched(&stage).await;
+}
+
+#[tokio::test]
+async fn readiness_waits_for_required_servers_once() {
+    let mut late = Http::start(Script::default()).await;
+    late.stop().await;
+    let stage = Stage::start(&[
+        ("late", &format!("{}\nrequired: true\n{SOON}", late.spec())),
+        ("missing", "stdio: { command: no-such-server }\nrequired: true"),
+        ("whatever", "stdio: { command: no-such-server }"),
+    ])
+    .await;
+    let peers = Peers::attach(&stage).await;
+    let readyz = stage.evenkeel.admin("/readyz");
+    let ask = async || {
+        let answer = send(hyper::Method::GET, &readyz, &[], "").await.unwrap();
+        (answer.status, answer.text().await.unwrap())
+    };
+    for name in ["late", "missing"] {
+        eventually("its failure is told", async || {
+            let (status, text) = ask().await;
+            (status == 503 && text.contains(&format!("McpServer/default/{name}: "))).then_some(())
+        })
+        .await;
+    }
+    let (_, text) = ask().await;
+    assert!(text.contains("ConnectFailed") && text.contains("CommandNotFound"), "{text}");
+    assert!(!text.contains("whatever") && !text.contains("stdio-legacy"), "{text}");
+
+    stage.declared.remove("missing.yaml");
+    late.resume().await;
+    eventually("it is ready", async || (ask().await.0 == 200).then_some(())).await;
+    // For good: a server that dies later is no reason to take the process out of service.
+    late.stop().await;
+    stage.evenkeel.wait_for("late", "Ready", "False", "ConnectFailed").await;
+    assert_eq!(ask().await.0, 200);
+    peers.are_untouched(&stage).await;
 }

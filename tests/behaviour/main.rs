@@ -23,5 +23,6 @@ mod passthrough;
 mod peers;
 mod real_peers;
 mod restart;
+mod scale;
 mod stage;
 mod update;

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 pub use agent::{Agent, Era, Exchange, Notices};
 pub use daemon::Evenkeel;
-pub use declared::Declared;
+pub use declared::{Declared, server};
 pub use peers::{Peer, everything, time};
 
 /// How long anything may take on a busy machine before a test gives up on it.

@@ -34,6 +34,7 @@ pub(super) enum Order {
 type Attempt = Pin<Box<dyn Future<Output = Result<Attached, LinkError>> + Send>>;
 type Refresh = Pin<Box<dyn Future<Output = Result<Vec<Tool>, LinkError>> + Send>>;
 type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Checks = Pin<Box<dyn Future<Output = Infallible> + Send>>;
 
 /// Owns one server's connection: makes it, keeps it, replaces it, ends it.
 ///
@@ -82,7 +83,7 @@ struct Live {
     kept: Kept,
     listed: Option<Arc<Listed>>,
     since: Instant,
-    health: Ending,
+    health: Checks,
 }
 
 /// What woke the actor.
@@ -175,10 +176,10 @@ impl Actor {
     async fn wait(&mut self) -> Input {
         let event = async {
             match &mut self.live {
-                // The health check ends never; what it finds comes as an event.
+                // What a health check finds comes as an event.
                 Some(live) => tokio::select! {
                     event = live.events.next() => event,
-                    () = &mut live.health => std::future::pending().await,
+                    never = &mut live.health => match never {},
                 },
                 None => std::future::pending().await,
             }
