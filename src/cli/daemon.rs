@@ -23,7 +23,7 @@ use crate::report::{Inputs, Reporter};
 use crate::resource::{API_VERSION, DigestKey};
 use crate::source::{Environment, directory};
 use crate::state::{StateDir, StateLock};
-use crate::wire::{Guard, Host};
+use crate::wire::Guard;
 
 /// How long everything together may take to end after the first signal.
 const SHUTDOWN: Duration = Duration::from_secs(15);
@@ -130,8 +130,7 @@ impl Daemon {
         });
 
         let (observe, observations) = mpsc::unbounded_channel();
-        let host = Host { tasks: TaskTracker::new(), guard: Some(guard) };
-        let fleet = Fleet::new(Arc::new(Context::new(publisher, observe, memory, host)));
+        let fleet = Fleet::new(Arc::new(Context::new(publisher, observe, memory, Some(guard))));
         tasks.spawn("the fleet", done(fleet.run(desired.clone(), stop.clone())));
 
         let (reporter, store) = Reporter::new(&self.directory, Timestamp::now());

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::Context;
 use crate::catalog::Tool;
 use crate::resource::{Endpoint, Reason};
-use crate::wire::{self, Edit, Events, Link, LinkError, Reply, Request};
+use crate::wire::{self, Edit, Events, Host, Link, LinkError, Reply, Request};
 
 /// A connection that is made and listed; nothing of it is published yet.
 #[derive(Debug)]
@@ -25,15 +25,16 @@ const PAGES: usize = 1_000;
 /// More than any agent could use.
 const TOOLS: usize = 20_000;
 
-/// Connects, agrees on a protocol and lists everything. A failure closes what was opened.
+/// Connects, agrees on a protocol and lists everything. A failure closes what was opened, on the host's tasks.
 pub(super) async fn attach(
     context: &Context,
     endpoint: &Endpoint,
     limit: Duration,
+    host: &Host,
 ) -> Result<Attached, LinkError> {
     let remembered = context.memory.era(endpoint.digest());
     let attempt = async {
-        let (link, mut events) = wire::open(endpoint, remembered, &context.host).await?;
+        let (link, mut events) = wire::open(endpoint, remembered, host).await?;
         context.memory.learn_era(endpoint.digest(), link.peer().era);
         let listed = async {
             events.begin().await?;
@@ -44,7 +45,7 @@ pub(super) async fn attach(
         match listed.await {
             Ok(tools) => Ok(Attached { link, events, tools }),
             Err(error) => {
-                context.host.tasks.spawn(async move { link.close().await });
+                host.tasks.spawn(async move { link.close().await });
                 Err(error)
             }
         }

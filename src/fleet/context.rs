@@ -6,7 +6,7 @@ use super::slots::Slots;
 use super::{Memory, Observation};
 use crate::catalog::Section;
 use crate::resource::{ObjectKey, Problem};
-use crate::wire::Host;
+use crate::wire::Guard;
 
 /// Where the fleet puts what servers offer. Must not wait.
 pub trait Publish: Send + Sync + 'static {
@@ -26,8 +26,8 @@ pub struct Context {
     pub observations: mpsc::UnboundedSender<Observation>,
     /// What is remembered of servers.
     pub memory: Memory,
-    /// What connections share of the process.
-    pub host: Host,
+    /// Ends the children should evenkeel be killed.
+    pub guard: Option<Guard>,
     pub(super) slots: Slots,
 }
 
@@ -37,8 +37,8 @@ impl Context {
         catalog: impl Publish,
         observations: mpsc::UnboundedSender<Observation>,
         memory: Memory,
-        host: Host,
+        guard: Option<Guard>,
     ) -> Self {
-        Self { catalog: Box::new(catalog), observations, memory, host, slots: Slots::default() }
+        Self { catalog: Box::new(catalog), observations, memory, guard, slots: Slots::default() }
     }
 }

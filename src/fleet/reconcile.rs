@@ -117,11 +117,7 @@ impl Fleet {
         for orders in self.orders.values() {
             orders.send_replace(Order::Go(Reason::Detached));
         }
-        let all = async {
-            while self.actors.join_next().await.is_some() {}
-            self.context.host.tasks.close();
-            self.context.host.tasks.wait().await;
-        };
+        let all = async { while self.actors.join_next().await.is_some() {} };
         if tokio::time::timeout(SHUTDOWN, all).await.is_err() {
             warn!("some servers did not end within {} s", SHUTDOWN.as_secs());
         }

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
 
 use super::envelope::{Id, Malformed};
 use super::http::{Answering, Client as HttpClient};
@@ -26,6 +27,7 @@ struct Inner {
     next_id: AtomicU64,
     transport: Transport,
     lost: Arc<Lost>,
+    tasks: TaskTracker,
     /// Set by every answer, cleared by who asks.
     answered: AtomicBool,
     /// The tools whose arguments are repeated as headers, by name.
@@ -173,12 +175,13 @@ impl Lost {
 }
 
 impl Link {
-    pub(super) fn new(transport: Transport, lost: Arc<Lost>) -> Self {
+    pub(super) fn new(transport: Transport, lost: Arc<Lost>, tasks: TaskTracker) -> Self {
         Self(Arc::new(Inner {
             peer: OnceLock::new(),
             next_id: AtomicU64::new(1),
             transport,
             lost,
+            tasks,
             answered: AtomicBool::new(false),
             mirrors: ArcSwap::default(),
         }))
@@ -320,6 +323,12 @@ impl Link {
             Transport::Stdio(pipes) => pipes.close().await,
             Transport::Http(client) => client.close().await,
         }
+    }
+
+    /// Waits until nothing works for the connection any more, once it was closed.
+    pub async fn ended(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
     }
 
     pub(super) fn transport(&self) -> &Transport {

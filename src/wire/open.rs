@@ -14,10 +14,11 @@ const STREAM_PATIENCE: Duration = Duration::from_secs(1);
 /// Changes that wait to be told; more are the same news.
 const CHANGES: usize = 8;
 
-/// What all connections share of the process they live in.
+/// What a connection needs of the process it lives in.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
-    /// Everything that must have ended before evenkeel does: children, their pumps, sessions being closed.
+    /// What works for this connection: its child, the child's pumps, the end of its session. To be waited for
+    /// before evenkeel ends, and before another connection where two must not run side by side.
     pub tasks: TaskTracker,
     /// Ends the children should evenkeel be killed.
     pub guard: Option<Guard>,
@@ -52,7 +53,7 @@ pub async fn open(
         Declared::Stdio(endpoint) => Transport::Stdio(stdio::start(endpoint, &lost, changes, host)?),
         Declared::Http(endpoint) => Transport::Http(http::Client::new(endpoint, &host.tasks)?),
     };
-    let link = Link::new(transport, lost.clone());
+    let link = Link::new(transport, lost.clone(), host.tasks.clone());
     let peer = tokio::select! {
         peer = handshake::shake(&link, remembered) => peer,
         error = lost.wait() => Err(error),

@@ -111,6 +111,28 @@ async fn recreate_ends_the_old_process_before_the_new_one_starts() {
 }
 
 #[tokio::test]
+async fn recreate_waits_for_what_a_cancelled_or_failed_attempt_started() {
+    for (then, what) in [(Then::Hang, "cancelled"), (Then::error(-32600, "no"), "failed")] {
+        let script = || Script::new("alone", RigEra::Legacy);
+        let mut slow = script().on("initialize", Rule::always(then));
+        slow.stdio.ignore_eof = true;
+        let rig = Stdio::new(slow);
+        let spec = |value| {
+            let retry = "update: Recreate\nretry: { initial: 100ms, max: 100ms }\ntimeouts: { connect: 10m }";
+            format!("{}\n{retry}", rig.spec(&format!(", env: [{{ name: A, value: {value} }}]")))
+        };
+        let stage = Stage::start(&[("s", &spec("a"))]).await;
+        let first = eventually("the first attempt is under way", async || rig.alive().pop()).await;
+        rig.edit(|good| *good = Script { control: good.control.take(), ..script() });
+        stage.declared.server("s", &spec("b"));
+        eventually("there is another process", async || (rig.processes().len() >= 2).then_some(())).await;
+        assert!(!first.is_alive(), "{what}: two of it ran side by side");
+        stage.generation_attached("s", 2).await;
+        assert_eq!(rig.alive().len(), 1, "{what}");
+    }
+}
+
+#[tokio::test]
 async fn the_latest_declaration_wins_over_an_attempt_in_flight() {
     let hung = Stdio::new(Script::default().on("server/discover", Rule::always(Then::Hang)));
     let good = Stdio::new(Script::default());

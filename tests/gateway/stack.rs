@@ -11,7 +11,6 @@ use evenkeel::resource::{
     DigestKey, Endpoint, HttpEndpoint, McpServerSpec, ObjectKey, Problem, Reason, Transport,
 };
 use evenkeel::source::{Declared, Desired, Meta, Origin, SourceState};
-use evenkeel::wire::Host;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -49,7 +48,7 @@ impl Stack {
         let memory = Memory::new(Known::default(), mpsc::unbounded_channel().0);
         // Nothing is declared, so the start is over at once.
         publisher.settled();
-        let context = Context::new(publisher.clone(), observations, memory, Host::default());
+        let context = Context::new(publisher.clone(), observations, memory, None);
         let (desired, wanted) = watch::channel(Arc::default());
         tokio::spawn(Fleet::new(Arc::new(context)).run(wanted, end.clone()));
         let mut this = Self {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use super::super::attach::{Attached, attach};
 use super::super::handle::Refusal;
@@ -11,7 +12,7 @@ use super::super::{Kept, Phase, health};
 use super::{Actor, Live};
 use crate::plan::Target;
 use crate::resource::{Activation, Problem, Reason, Update};
-use crate::wire::LinkError;
+use crate::wire::{Host, LinkError};
 
 /// How long a connection must have held for its loss to count as a first failure.
 const STABLE: Duration = Duration::from_mins(1);
@@ -64,19 +65,30 @@ impl Actor {
     /// must not run side by side, it waits for the end of what was there.
     pub(super) fn connect(&mut self) {
         self.retry_at = None;
+        self.cancel_attempt();
         self.waiting = self.target.settings.update == Update::Recreate && !self.ending.is_empty();
         if self.waiting {
-            self.attempt = None;
             return;
         }
         let (context, target) = (self.context.clone(), self.target.clone());
         let limit = target.settings.timeouts.connect.get();
         let endpoint = target.endpoint.clone();
-        let attempt = Box::pin(async move { attach(&context, &endpoint, limit).await });
-        self.attempt = Some((target, attempt));
+        let host = Host { tasks: TaskTracker::new(), guard: context.guard.clone() };
+        let tasks = host.tasks.clone();
+        let attempt = Box::pin(async move { attach(&context, &endpoint, limit, &host).await });
+        self.attempt = Some((tasks, attempt));
         // Calls of a server that was there a moment ago wait for it, within its grace.
         if let (None, Some(grace), Some(why)) = (&self.live, self.grace_until, &self.last) {
             self.handle.pend(why.clone(), grace.min(Instant::now() + limit));
+        }
+    }
+
+    /// Ends an attempt, if there is one, with all that it opened.
+    pub(super) fn cancel_attempt(&mut self) {
+        if let Some((tasks, attempt)) = self.attempt.take() {
+            drop(attempt);
+            tasks.close();
+            self.ending.push(Box::pin(async move { tasks.wait().await }));
         }
     }
 
@@ -108,7 +120,7 @@ impl Actor {
 
     /// The attempt failed. An older connection, if there is one, goes on serving.
     pub(super) fn failed(&mut self, error: &LinkError) {
-        self.attempt = None;
+        self.cancel_attempt();
         self.schedule(error);
     }
 

@@ -28,7 +28,7 @@ impl Actor {
             },
         );
         self.take_down(Refusal::Removed(why));
-        self.attempt = None;
+        self.cancel_attempt();
         self.retry_at = None;
         self.asleep = None;
     }
@@ -64,6 +64,7 @@ impl Actor {
                 connection.link().give_up(LinkError::new(why.reason, why.message));
             }
             connection.link().close().await;
+            connection.link().ended().await;
         }));
     }
 }

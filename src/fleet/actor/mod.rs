@@ -11,6 +11,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use self::connect::same;
@@ -46,7 +47,8 @@ pub(super) struct Actor {
     target: Arc<Target>,
     handle: UpstreamHandle,
     live: Option<Live>,
-    attempt: Option<(Arc<Target>, Attempt)>,
+    /// An attempt, and the tasks that work for it.
+    attempt: Option<(TaskTracker, Attempt)>,
     refresh: Option<Refresh>,
     /// A change was told while a refresh was under way.
     refresh_again: bool,
