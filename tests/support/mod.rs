@@ -1,5 +1,6 @@
 //! What behaviour tests need around evenkeel: the program itself, the files that it reads, agents that speak raw MCP
-//! in either era, and real servers from their registries. Nothing here knows what evenkeel should do; tests say that.
+//! in either era, real servers from their registries, and a real Kubernetes API server. Nothing here knows what
+//! evenkeel should do; tests say that.
 
 // Tests fail by panicking, and each uses the part of this that it needs.
 #![allow(
@@ -15,16 +16,22 @@
 )]
 
 mod agent;
+mod cluster;
 mod daemon;
 mod declared;
+mod envtest;
 pub mod http;
+mod install;
 mod peers;
+mod process;
 
 use std::time::Duration;
 
 pub use agent::{Agent, Era, Exchange, Notices};
+pub use cluster::Cluster;
 pub use daemon::Evenkeel;
 pub use declared::{Declared, server};
+pub use envtest::{Programs, judges, programs};
 pub use peers::{Peer, everything, time};
 
 /// How long anything may take on a busy machine before a test gives up on it.

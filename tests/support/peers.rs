@@ -1,9 +1,9 @@
 //! Real servers from their registries, installed once into `target/peers`.
 
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
+
+use super::install::{once, present};
 
 /// A server to start over stdio.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ pub fn everything() -> Option<Peer> {
     const PACKAGE: &str = "@modelcontextprotocol/server-everything@2026.8.31";
     let node = present("node", PACKAGE)?;
     present("npm", PACKAGE)?;
-    let home = installed("server-everything-2026.8.31", |home| {
+    let home = once("peers/server-everything-2026.8.31", &format!("installing {PACKAGE}"), |home| {
         let mut npm = Command::new("npm");
         npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"])
             .arg(home)
@@ -39,7 +39,7 @@ pub fn everything() -> Option<Peer> {
 pub fn time() -> Option<Peer> {
     const PACKAGE: &str = "mcp-server-time==2026.10.19";
     let python = present("python3", PACKAGE)?;
-    let home = installed("mcp-server-time-2026.10.19", |home| {
+    let home = once("peers/mcp-server-time-2026.10.19", &format!("installing {PACKAGE}"), |home| {
         let mut venv = Command::new(python);
         venv.args(["-m", "venv"]).arg(home);
         let mut pip = Command::new(home.join("bin/python"));
@@ -50,39 +50,4 @@ pub fn time() -> Option<Peer> {
         program: home.join("bin/mcp-server-time"),
         args: vec!["--local-timezone".into(), "UTC".into()],
     })
-}
-
-/// Runs the commands that fill a directory, unless that was done before. Parallel tests wait for each other.
-fn installed(name: &str, commands: impl FnOnce(&Path) -> Vec<Command>) -> PathBuf {
-    let exe = std::env::current_exe().unwrap();
-    let target = exe.ancestors().nth(3).expect("a test lives in target/PROFILE/deps");
-    let home = target.join("peers").join(name);
-    let done = home.join("installed");
-    std::fs::create_dir_all(&home).unwrap();
-    let lock = File::create(target.join("peers").join(format!("{name}.lock"))).unwrap();
-    lock.lock().unwrap();
-    if !done.exists() {
-        for mut command in commands(&home) {
-            let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);
-        }
-        File::create(done).unwrap();
-    }
-    home
-}
-
-/// The program on PATH. Without it the test is skipped and says so, or fails if `EVENKEEL_REQUIRE_PEERS` is set.
-fn present(program: &str, package: &str) -> Option<PathBuf> {
-    let found = std::env::var_os("PATH").and_then(|path| {
-        std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())
-    });
-    if found.is_none() {
-        let message = format!("SKIPPED: {package} needs {program}, which is not on PATH");
-        assert!(std::env::var_os("EVENKEEL_REQUIRE_PEERS").is_none(), "{message}");
-        // Not the macro: the test harness would keep that to itself.
-        let mut stderr = std::io::stderr();
-        writeln!(stderr, "\n*** {message} ***\n").unwrap();
-    }
-    found
 }

@@ -1,0 +1,10 @@
+//go:build tools
+
+// Package envtest names the programs to build, so that `go mod tidy` keeps what they need.
+package envtest
+
+import (
+	_ "go.etcd.io/etcd/server/v3"
+	_ "k8s.io/kubernetes/cmd/kube-apiserver"
+	_ "k8s.io/kubernetes/cmd/kubectl"
+)

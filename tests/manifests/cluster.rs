@@ -1,0 +1,14 @@
+//! The API server of the tests itself.
+
+use crate::support::Cluster;
+
+#[tokio::test]
+async fn the_api_server_outlives_a_kill_with_its_data() {
+    let Some(mut cluster) = Cluster::start().await else { return };
+    let namespace = cluster.namespace("kept").await;
+    cluster.kill_api_server();
+    cluster.refused(&["get", "namespaces"]).await;
+    cluster.restart_api_server().await;
+    let found = cluster.kubectl(&["get", "namespaces", "-o", "name"]).await;
+    assert!(found.lines().any(|line| line == format!("namespace/{namespace}")), "{found}");
+}

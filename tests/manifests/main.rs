@@ -1,0 +1,15 @@
+//! `manifests/` and `examples/kubernetes/` as a real API server takes them, and our statuses as GitOps tools read them.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cluster;

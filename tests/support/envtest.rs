@@ -1,0 +1,76 @@
+//! Programs that are written in Go: a Kubernetes control plane (that of `KUBEBUILDER_ASSETS`, or built from
+//! `tests/envtest`), and the judges of `tests/judges`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::install::{once, present};
+
+/// Where the programs are.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    pub etcd: PathBuf,
+    pub api_server: PathBuf,
+    pub kubectl: PathBuf,
+}
+
+/// The programs, built once if need be. `None`, said loudly, if there is no Go to build them with.
+pub fn programs() -> Option<Programs> {
+    if let Some(assets) = std::env::var_os("KUBEBUILDER_ASSETS") {
+        let assets = PathBuf::from(assets);
+        return Some(Programs {
+            etcd: assets.join("etcd"),
+            api_server: assets.join("kube-apiserver"),
+            kubectl: assets.join("kubectl"),
+        });
+    }
+    let go = present("go", "a Kubernetes API server for tests")?;
+    let announcement = "building etcd, kube-apiserver and kubectl for the tests: some minutes, once";
+    let home = built("envtest", announcement, &go, |command| {
+        // Without these flags the server would call itself v0.0.0.
+        let version = ["gitVersion=v1.36.3", "gitMajor=1", "gitMinor=36"]
+            .map(|setting| format!(" -X k8s.io/component-base/version.{setting}"));
+        command
+            .arg(format!("-ldflags=-s -w{}", version.concat()))
+            .arg("k8s.io/kubernetes/cmd/kube-apiserver")
+            .arg("k8s.io/kubernetes/cmd/kubectl")
+            .arg("go.etcd.io/etcd/server/v3");
+    });
+    // The package of etcd's program is called so.
+    Some(Programs {
+        etcd: home.join("server"),
+        api_server: home.join("kube-apiserver"),
+        kubectl: home.join("kubectl"),
+    })
+}
+
+/// The program that says what GitOps tools make of objects, built once. `None`, said loudly, without Go.
+pub fn judges() -> Option<PathBuf> {
+    let go = present("go", "what GitOps tools make of objects")?;
+    let home = built("judges", "building what GitOps tools judge objects by, once", &go, |command| {
+        command.arg(".");
+    });
+    Some(home.join("judges"))
+}
+
+/// Builds programs of the Go module `tests/MODULE` into `target/MODULE`, unless they are there.
+fn built(module: &str, announcement: &str, go: &Path, what: impl FnOnce(&mut Command)) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(module);
+    once(&format!("{module}/{}", version(&source)), announcement, |home| {
+        let mut command = Command::new(go);
+        command.current_dir(source).env("GOWORK", "off").args(["build", "-mod=readonly", "-trimpath", "-o"]);
+        // A directory, even for one program.
+        command.arg(home.join(""));
+        what(&mut command);
+        vec![command]
+    })
+}
+
+/// Changes with what would be built.
+fn version(source: &Path) -> String {
+    let mut files: Vec<_> = std::fs::read_dir(source).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let text: Vec<u8> = files.iter().flat_map(|file| std::fs::read(file).unwrap()).collect();
+    let digest = ring::digest::digest(&ring::digest::SHA256, &text);
+    digest.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
