@@ -20,6 +20,9 @@ pub struct SourceStatus {
     pub watching: &'static str,
     /// What could not be read.
     pub faults: Vec<SourceFault>,
+    /// What was read and has no effect.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<SourceFault>,
     /// Documents of other API groups, which were ignored.
     pub foreign_documents: usize,
 }
@@ -33,9 +36,12 @@ pub struct SourceFault {
     /// The line in it, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u32>,
+    /// The column in that line, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<u32>,
     /// Why.
     pub reason: Reason,
-    /// What is wrong and what to do.
+    /// What is wrong and what to do; the lines around it follow, if there are any to show.
     pub message: String,
 }
 
@@ -46,7 +52,7 @@ pub fn source_status(state: &SourceState, previous: Option<&SourceStatus>, now: 
     conditions.set(
         ConditionType::Ready,
         match first {
-            Some(fault) => Verdict::problem(&in_short(fault), &others(state.faults.len())),
+            Some(fault) => Verdict::problem(&told(fault), &others(state.faults.len())),
             None if !state.synced => {
                 Verdict::new(Truth::Unknown, Reason::Progressing, "the first look is not done yet")
             }
@@ -55,7 +61,7 @@ pub fn source_status(state: &SourceState, previous: Option<&SourceStatus>, now: 
     );
     if let Some(fault) = state.faults.iter().find(|fault| fault.problem.reason.needs_a_person()) {
         conditions
-            .set(ConditionType::Stalled, Verdict::yes(fault.problem.reason, sentence(&in_short(fault), "")));
+            .set(ConditionType::Stalled, Verdict::yes(fault.problem.reason, sentence(&told(fault), "")));
     }
     SourceStatus {
         observed_generation: 1,
@@ -66,6 +72,7 @@ pub fn source_status(state: &SourceState, previous: Option<&SourceStatus>, now: 
             Watching::Polling => "Polling",
         },
         faults: state.faults.iter().map(SourceFault::of).collect(),
+        warnings: state.warnings.iter().map(SourceFault::of).collect(),
         foreign_documents: state.foreign,
     }
 }
@@ -76,25 +83,21 @@ impl SourceFault {
             Some(Origin::File { path, line }) => (Some(path.display().to_string()), Some(*line)),
             Some(Origin::Cluster { .. }) | None => (None, None),
         };
-        Self { file, line, reason: fault.problem.reason, message: fault.problem.message.clone() }
+        let mut message = fault.problem.message.clone();
+        if let Some(excerpt) = &fault.excerpt {
+            message = format!("{message}\n{excerpt}");
+        }
+        Self { file, line, column: fault.column, reason: fault.problem.reason, message }
     }
 }
 
 /// The problem of a fault, with the place in front.
 pub(super) fn told(fault: &Fault) -> Problem {
     let Problem { reason, message } = fault.problem.clone();
-    match &fault.origin {
-        Some(origin) if !message.starts_with(&origin.to_string()) => {
-            Problem::new(reason, format!("{origin}: {message}"))
-        }
-        _ => Problem::new(reason, message),
+    match fault.place() {
+        Some(place) => Problem::new(reason, format!("{place}: {message}")),
+        None => Problem::new(reason, message),
     }
-}
-
-/// Without the excerpt, which `status.faults` has.
-fn in_short(fault: &Fault) -> Problem {
-    let Problem { reason, message } = told(fault);
-    Problem::new(reason, message.lines().next().unwrap_or_default())
 }
 
 fn others(faults: usize) -> String {
@@ -117,7 +120,9 @@ mod tests {
     fn fault(line: u32) -> Fault {
         Fault {
             origin: Some(Origin::File { path: Arc::new(PathBuf::from("a.yaml")), line }),
-            problem: Problem::new(Reason::ParseError, "expected a map\n   3 | [\n     | ^"),
+            column: Some(5),
+            problem: Problem::new(Reason::ParseError, "expected a map"),
+            excerpt: Some("   3 | [\n     | ^".to_owned()),
         }
     }
 
@@ -130,10 +135,10 @@ mod tests {
         for (state, ready, stalled) in [
             (state(false, vec![]), "Unknown/Progressing the first look is not done yet", false),
             (state(true, vec![]), "True/Available read at revision r1", false),
-            (state(true, vec![fault(3)]), "False/ParseError a.yaml:3: expected a map", true),
+            (state(true, vec![fault(3)]), "False/ParseError a.yaml:3:5: expected a map", true),
             (
                 state(true, vec![fault(3), fault(4), fault(5)]),
-                "False/ParseError a.yaml:3: expected a map; 2 more faults are in status.faults",
+                "False/ParseError a.yaml:3:5: expected a map; 2 more faults are in status.faults",
                 true,
             ),
         ] {

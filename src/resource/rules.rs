@@ -26,7 +26,7 @@ pub fn check_server(spec: &McpServerSpec) -> Vec<Violation> {
     }
     if let Some(stdio) = &spec.stdio {
         if stdio.command.is_empty() {
-            found.add("spec.stdio", "command must not be empty");
+            found.add("spec.stdio.command", "command must not be empty");
         }
         for (path, text) in stdio
             .args
@@ -49,7 +49,7 @@ pub fn check_server(spec: &McpServerSpec) -> Vec<Violation> {
         }
     }
     if let Some(http) = &spec.http {
-        found.url("spec.http", &http.url);
+        found.url("spec.http.url", &http.url);
         found.bounded("spec.http.headers", http.headers.len(), 64);
         found.unique("spec.http.headers", http.headers.iter().map(|header| header.name.as_str()));
         for (index, Header { name, value, value_from }) in http.headers.iter().enumerate() {
@@ -71,14 +71,14 @@ pub fn check_server(spec: &McpServerSpec) -> Vec<Violation> {
     found.filter("spec.expose.prompts", &spec.expose.prompts);
     found.filter("spec.expose.resources", &spec.expose.resources);
     if spec.retry.initial.get() > spec.retry.max.get() {
-        found.add("spec.retry", "initial must not be longer than max");
+        found.add("spec.retry.initial", "initial must not be longer than max");
     }
     let interval = spec.health.interval.get();
     if !interval.is_zero() && interval.as_secs() < 5 {
-        found.add("spec.health", "interval must be 0s (off) or at least 5s");
+        found.add("spec.health.interval", "interval must be 0s (off) or at least 5s");
     }
     if !(1..=20).contains(&spec.health.failures) {
-        found.add("spec.health", "failures must be from 1 to 20");
+        found.add("spec.health.failures", "failures must be from 1 to 20");
     }
     found.0
 }

@@ -131,6 +131,8 @@ pub struct SourceState {
     pub watching: Watching,
     /// What could not be read, in the order of the files.
     pub faults: Vec<Fault>,
+    /// What was read and has no effect, so that its author may have meant something else.
+    pub warnings: Vec<Fault>,
     /// Documents of other API groups, which are none of our business.
     pub foreign: usize,
 }
@@ -150,8 +152,25 @@ pub enum Watching {
 pub struct Fault {
     /// Where, as far as it is known.
     pub origin: Option<Origin>,
-    /// What is wrong and what to do; may span lines if it shows an excerpt.
+    /// The column in that line, from 1.
+    pub column: Option<u32>,
+    /// What is wrong and what to do, in one sentence.
     pub problem: Problem,
+    /// The lines around it with a caret at the place, without values that may be secret.
+    pub excerpt: Option<String>,
+}
+
+impl Fault {
+    /// A fault of a whole file, or of no file at all.
+    pub fn new(origin: Option<Origin>, problem: Problem) -> Self {
+        Self { origin, column: None, problem, excerpt: None }
+    }
+
+    /// `file:line:column`, as far as it is known.
+    pub fn place(&self) -> Option<String> {
+        let origin = self.origin.as_ref()?;
+        Some(self.column.map_or_else(|| origin.to_string(), |column| format!("{origin}:{column}")))
+    }
 }
 
 impl fmt::Display for Origin {

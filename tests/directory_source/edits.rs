@@ -12,8 +12,8 @@ async fn files_are_added_edited_renamed_broken_and_deleted() {
 
     rig.write("c.yaml", &server("c", "x"));
     rig.until(&["a/1 x", "b/1 x", "c/1 x"]).await;
-    rig.write("a.yaml", &server("a", "y"));
-    rig.until(&["a/2 y", "b/1 x", "c/1 x"]).await;
+    rig.write("a.yaml", &server("a", "w"));
+    rig.until(&["a/2 w", "b/1 x", "c/1 x"]).await;
     let uid = rig.server("c").meta.uid.clone();
     rig.rename("c.yaml", "team/d.yaml");
     rig.until_that(|desired| {
@@ -23,7 +23,7 @@ async fn files_are_added_edited_renamed_broken_and_deleted() {
     assert_eq!(rig.server("c").meta.uid, uid);
 
     rig.write("a.yaml", "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {\n");
-    let broken = rig.until(&["a/2 y ParseError", "b/1 x", "c/1 x"]).await;
+    let broken = rig.until(&["a/2 w ParseError", "b/1 x", "c/1 x"]).await;
     assert_eq!(broken.source.faults.len(), 1, "{:?}", broken.source.faults);
     let refused = rig.server("a").refused.clone().unwrap().message;
     assert!(
@@ -31,7 +31,7 @@ async fn files_are_added_edited_renamed_broken_and_deleted() {
         "{refused}"
     );
     rig.write("a.yaml", &server("a", "{}"));
-    rig.until(&["a/2 y InvalidSpec", "b/1 x", "c/1 x"]).await;
+    rig.until(&["a/2 w InvalidSpec", "b/1 x", "c/1 x"]).await;
     rig.write("a.yaml", &server("a", "z"));
     let mended = rig.until(&["a/3 z", "b/1 x", "c/1 x"]).await;
     assert_eq!(mended.source.faults, []);
@@ -138,14 +138,14 @@ async fn identity_and_last_good_outlive_a_restart() {
     let mut rig = Rig::new(&ab());
     rig.start();
     rig.until(&["a/1 x", "b/1 x"]).await;
-    rig.write("a.yaml", &server("a", "y"));
-    rig.until(&["a/2 y", "b/1 x"]).await;
+    rig.write("a.yaml", &server("a", "w"));
+    rig.until(&["a/2 w", "b/1 x"]).await;
     let before = [rig.server("a"), rig.server("b")];
     rig.stop().await;
 
     rig.write("team/b.yaml", "broken: [");
     rig.start();
-    rig.until(&["a/2 y", "b/1 x ParseError"]).await;
+    rig.until(&["a/2 w", "b/1 x ParseError"]).await;
     for server in before {
         let after = rig.server(&server.meta.key.name);
         assert_eq!(after.meta.uid, server.meta.uid);
@@ -170,10 +170,10 @@ async fn where_events_do_not_come_the_clock_does() {
     rig.start();
     let first = rig.until(&["a/1 x", "b/1 x"]).await;
     assert_eq!(first.source.watching, Watching::Polling);
-    rig.write("a.yaml", &server("a", "y"));
+    rig.write("a.yaml", &server("a", "w"));
     rig.write("c.yaml", &server("c", "x"));
     rig.remove("team/b.yaml");
-    rig.until(&["a/2 y", "c/1 x"]).await;
+    rig.until(&["a/2 w", "c/1 x"]).await;
     rig.stop().await;
 }
 
@@ -209,10 +209,10 @@ async fn many_files_change_at_once() {
     // As git checkout does.
     for number in 0..200 {
         rig.remove(&name(number));
-        rig.write(&name(number), &server(&format!("s{number}"), if number % 2 == 0 { "y" } else { "x" }));
+        rig.write(&name(number), &server(&format!("s{number}"), if number % 2 == 0 { "w" } else { "x" }));
     }
     let changed =
-        |desired: &Desired| desired.servers.values().filter(|server| command_of(server) == Some("y")).count();
+        |desired: &Desired| desired.servers.values().filter(|server| command_of(server) == Some("w")).count();
     let found = rig.until_that(|desired| changed(desired) == 100).await;
     assert_eq!(found.servers.len(), 202, "none went on the way");
     assert!(Arc::ptr_eq(&peer, &rig.server("b")));

@@ -15,14 +15,14 @@ async fn a_volume_that_kubernetes_mounts_is_flipped() {
     let endpoint = |rig: &Rig| rig.server("a").endpoint.clone().unwrap().unwrap().digest();
     let before = endpoint(&rig);
 
-    rig.write("..v2/a.yaml", &server("a", "y"));
+    rig.write("..v2/a.yaml", &server("a", "w"));
     rig.write("..v2/b.yaml", &server("b", "x"));
     rig.write("..v2/c.yaml", &server("c", "x"));
     symlink("..v2", rig.path("..data_tmp")).unwrap();
     rig.rename("..data_tmp", "..data");
     symlink("..data/c.yaml", rig.path("c.yaml")).unwrap();
     fs::remove_dir_all(rig.path("..v1")).unwrap();
-    rig.until(&["a/2 y", "b/1 x", "c/1 x"]).await;
+    rig.until(&["a/2 w", "b/1 x", "c/1 x"]).await;
     assert!(Arc::ptr_eq(&peer, &rig.server("b")));
     assert_ne!(endpoint(&rig), before);
     rig.stop().await;
@@ -46,7 +46,7 @@ async fn a_link_to_the_root_or_above_it_is_flipped() {
         let peer = rig.server("b");
 
         // As git-sync publishes: another work tree, and one rename.
-        for (version, command) in [("v2", "y"), ("v3", "z")] {
+        for (version, command) in [("v2", "w"), ("v3", "z")] {
             rig.write(&format!("{}/a.yaml", at(version)), &server("a", command));
             rig.write(&format!("{}/b.yaml", at(version)), &server("b", "x"));
             let next = rig.folder.path().join("next");
@@ -138,7 +138,7 @@ async fn what_is_not_a_file_of_the_tree_harms_nobody() {
 
 #[tokio::test]
 async fn a_rotated_secret_and_a_missing_one() {
-    let spec = "x\n    env:\n      - { name: T, valueFrom: { secretKeyRef: { name: n, key: k } } }\n      - { name: P, valueFrom: { env: PROXY } }";
+    let spec = "x\n    env:\n      - { name: T, valueFrom: { secretKeyRef: { name: s, key: k } } }\n      - { name: P, valueFrom: { env: PROXY } }";
     let mut rig = Rig::new(&[("a.yaml", server("a", spec)), ("b.yaml", server("b", "x"))]);
     rig.start();
     rig.until(&["a/1 x", "b/1 x"]).await;
@@ -147,7 +147,7 @@ async fn a_rotated_secret_and_a_missing_one() {
     let peer = rig.server("b");
 
     // The way Kubernetes mounts a secret, and rotates it.
-    let secret = rig.folder.path().join("secrets/n");
+    let secret = rig.folder.path().join("secrets/s");
     for (version, value) in [("..1", "hunter2"), ("..2", "hunter3")] {
         fs::create_dir_all(secret.join(version)).unwrap();
         fs::write(secret.join(version).join("k"), value).unwrap();

@@ -282,7 +282,7 @@ fn readiness_gives_every_reason_until_it_is_reached() {
 #[test]
 fn a_fault_of_the_source_is_told_once() {
     with_reporter(|mut reporter, _, lines| {
-        let fault = Fault { origin: None, problem: Problem::new(Reason::ParseError, "a.yaml:3: not YAML") };
+        let fault = Fault::new(None, Problem::new(Reason::ParseError, "a.yaml:3: not YAML"));
         let with = |faults| {
             let state = SourceState { faults, ..SourceState::clone(&synced()) };
             Arc::new(Desired { source: Arc::new(state), ..Desired::default() })

@@ -7,17 +7,23 @@ use std::fmt::Write;
 
 use serde_yaml::{Error, MessageFormatter, UserMessageFormatter};
 
+use super::places::Place;
+
 /// What is wrong with a document, and where in its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mistake {
-    /// From 1.
-    pub line: u32,
-    /// From 1.
-    pub column: u32,
+    pub place: Place,
     /// One sentence.
     pub message: String,
     /// The lines around it, without values.
-    pub excerpt: String,
+    pub excerpt: Option<String>,
+}
+
+impl Mistake {
+    /// One of a whole line.
+    pub fn at_line(line: u32, message: String) -> Self {
+        Self { place: Place { line, column: None }, message, excerpt: None }
+    }
 }
 
 /// Describes `error` of the document `text`, which begins at line `first_line` of its file.
@@ -26,12 +32,8 @@ pub(super) fn describe(error: &Error, text: &str, first_line: u32) -> Mistake {
     let (line, column) = error
         .location()
         .map_or((1, 1), |location| (small(location.line()).max(1), small(location.column()).max(1)));
-    Mistake {
-        line: first_line.saturating_add(line - 1),
-        column,
-        message: message(error),
-        excerpt: excerpt(text, first_line, line, column),
-    }
+    let place = Place { line: first_line.saturating_add(line - 1), column: Some(column) };
+    Mistake { place, message: message(error), excerpt: Some(excerpt(text, first_line, place)) }
 }
 
 /// The candidate that was probably meant, if one is close enough.
@@ -105,10 +107,11 @@ fn message(error: &Error) -> String {
 /// Columns of a line that are shown.
 const MAX_WIDTH: usize = 100;
 
-/// The line before, the line itself with a caret below, and the line after.
-fn excerpt(text: &str, first_line: u32, line: u32, column: u32) -> String {
+/// The line before `place`, the line itself with a caret below, and the line after; `text` begins at line
+/// `first_line`.
+pub(super) fn excerpt(text: &str, first_line: u32, Place { line, column }: Place) -> String {
     let mut shown = String::new();
-    for (number, source) in (1_u32..).zip(text.lines()) {
+    for (number, source) in (first_line..).zip(text.lines()) {
         if number + 1 < line {
             continue;
         }
@@ -116,9 +119,10 @@ fn excerpt(text: &str, first_line: u32, line: u32, column: u32) -> String {
             break;
         }
         // Writing to a String cannot fail.
-        let _ = writeln!(shown, "{:>6} | {}", first_line + number - 1, masked(source));
+        let _ = writeln!(shown, "{number:>6} | {}", masked(source));
+        let Some(column) = column.filter(|_| number == line) else { continue };
         let indent = usize::try_from(column.saturating_sub(1)).unwrap_or(MAX_WIDTH);
-        if number == line && indent < MAX_WIDTH {
+        if indent < MAX_WIDTH {
             let _ = writeln!(shown, "       | {:indent$}^", "");
         }
     }
@@ -221,7 +225,7 @@ mod tests {
     fn the_excerpt_points_at_the_place() {
         let text = "stdio:\n  comand: npx\n  args: [x]\n  cwd: y\n";
         assert_eq!(
-            excerpt(text, 10, 2, 3),
+            excerpt(text, 10, Place { line: 11, column: Some(3) }),
             "    10 | stdio:\n    11 |   comand: …\n       |   ^\n    12 |   args: …"
         );
     }

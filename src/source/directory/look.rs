@@ -132,6 +132,7 @@ impl Looker {
             revision,
             watching,
             faults,
+            warnings: self.book.warnings(),
             foreign: self.book.foreign(),
         });
         Outcome { desired: Arc::clone(&self.desired), again }
@@ -273,10 +274,6 @@ impl Looker {
         if *last.source == source && last.servers.ptr_eq(servers) && last.skills.ptr_eq(skills) {
             return;
         }
-        for fault in source.faults.iter().filter(|fault| !last.source.faults.contains(fault)) {
-            let place = fault.origin.as_ref().map_or_else(String::new, |origin| format!("{origin}: "));
-            warn!(reason = %fault.problem.reason, "{place}{}", fault.problem.message);
-        }
         let source = if *last.source == source { Arc::clone(&last.source) } else { Arc::new(source) };
         self.desired = Arc::new(Desired { servers: servers.clone(), skills: skills.clone(), source });
     }
@@ -340,7 +337,7 @@ fn resolver<'a>(
 }
 
 fn source_fault(reason: Reason, message: String) -> Fault {
-    Fault { origin: None, problem: Problem::new(reason, message) }
+    Fault::new(None, Problem::new(reason, message))
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ pub(super) struct Book {
     pub servers: Shelf<McpServerSpec>,
     pub skills: Shelf<SkillSpec>,
     faults: BTreeMap<Arc<PathBuf>, Vec<Fault>>,
+    warnings: BTreeMap<Arc<PathBuf>, Vec<Fault>>,
     foreign: HashMap<Arc<PathBuf>, usize>,
 }
 
@@ -36,6 +37,10 @@ impl Book {
         self.faults.remove(path);
         if !faults.is_empty() {
             self.faults.insert(Arc::clone(path), faults);
+        }
+        self.warnings.remove(path);
+        if !parsed.warnings.is_empty() {
+            self.warnings.insert(Arc::clone(path), parsed.warnings);
         }
         self.foreign.remove(path);
         if parsed.foreign > 0 {
@@ -92,6 +97,11 @@ impl Book {
             _ => None,
         });
         faults
+    }
+
+    /// What was read and has no effect, in the order of the files.
+    pub fn warnings(&self) -> Vec<Fault> {
+        self.warnings.values().flatten().cloned().collect()
     }
 
     /// Whether nothing is declared.
@@ -327,10 +337,8 @@ fn duplicate<S: Kind>(key: &ObjectKey, path: &Arc<PathBuf>, line: u32, winner: &
         S::NAME,
         shown(winner)
     );
-    Fault {
-        origin: Some(Origin::File { path: Arc::clone(path), line }),
-        problem: Problem::new(Reason::DuplicateName, message),
-    }
+    let origin = Origin::File { path: Arc::clone(path), line };
+    Fault::new(Some(origin), Problem::new(Reason::DuplicateName, message))
 }
 
 #[cfg(test)]

@@ -15,11 +15,13 @@ mod merge;
 mod next;
 mod pace;
 mod parse;
+mod places;
 mod read;
 mod records;
 mod secrets;
 mod walk;
 mod watch;
+mod yaml;
 
 use std::collections::HashSet;
 use std::path::PathBuf;

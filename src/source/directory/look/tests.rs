@@ -138,16 +138,16 @@ fn the_new_is_taken_at_once_and_the_rest_when_two_looks_agree() {
 
     desk.write("b.yaml", &server("b", "x"));
     desk.write("c.yaml", &server("c", "x"));
-    desk.write("a.yaml", &(server("a", "y") + &server("d", "x")));
+    desk.write("a.yaml", &(server("a", "w") + &server("d", "x")));
     assert_eq!(
         desk.look_with(&["b.yaml", "a.yaml"], false),
         ["a/1 x", "b/1 x", "d/1 x"],
         "c may not be complete"
     );
-    desk.write("c.yaml", &server("c", "y"));
-    assert_eq!(desk.look_with(&[], true), ["a/2 y", "b/1 x", "d/1 x"], "c has changed since");
-    assert_eq!(desk.look_with(&[], false), ["a/2 y", "b/1 x", "d/1 x"], "not quiet");
-    assert_eq!(desk.look_with(&[], true), ["a/2 y", "b/1 x", "c/1 y", "d/1 x"]);
+    desk.write("c.yaml", &server("c", "w"));
+    assert_eq!(desk.look_with(&[], true), ["a/2 w", "b/1 x", "d/1 x"], "c has changed since");
+    assert_eq!(desk.look_with(&[], false), ["a/2 w", "b/1 x", "d/1 x"], "not quiet");
+    assert_eq!(desk.look_with(&[], true), ["a/2 w", "b/1 x", "c/1 w", "d/1 x"]);
 
     desk.remove("b.yaml");
     assert_eq!(desk.look_with(&[], true).len(), 4, "one look is not enough");
@@ -156,7 +156,7 @@ fn the_new_is_taken_at_once_and_the_rest_when_two_looks_agree() {
     assert_eq!(desk.look_with(&[], true).len(), 4);
     assert_eq!(desk.uid("b"), before, "it was only being replaced");
     desk.remove("b.yaml");
-    assert_eq!(desk.look(), ["a/2 y", "c/1 y", "d/1 x"]);
+    assert_eq!(desk.look(), ["a/2 w", "c/1 w", "d/1 x"]);
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn an_unchanged_tree_gives_the_same_and_is_not_read() {
     desk.look();
     assert!(Arc::ptr_eq(&before, &desk.looker.desired));
 
-    desk.write("f0.yaml", &server("s0", "y"));
+    desk.write("f0.yaml", &server("s0", "w"));
     desk.look();
     let after = &desk.looker.desired;
     let same =
@@ -211,18 +211,18 @@ fn the_last_good_declaration_outlives_mistakes_and_restarts() {
     let mut desk = Desk::new(&[("a.yaml", &server("a", "x")), ("b.yaml", &server("b", "x"))]);
     desk.look();
     let uid = desk.uid("a");
-    desk.write("a.yaml", &server("a", "y"));
-    assert_eq!(desk.look(), ["a/2 y", "b/1 x"]);
+    desk.write("a.yaml", &server("a", "w"));
+    assert_eq!(desk.look(), ["a/2 w", "b/1 x"]);
 
     desk.write("a.yaml", "apiVersion: [");
-    assert_eq!(desk.look(), ["a/2 y ParseError", "b/1 x"]);
+    assert_eq!(desk.look(), ["a/2 w ParseError", "b/1 x"]);
     assert_eq!(desk.faults().len(), 1);
     desk.restart();
-    assert_eq!(desk.look_with(&[], false), ["a/2 y ParseError", "b/1 x"], "known as it is");
+    assert_eq!(desk.look_with(&[], false), ["a/2 w ParseError", "b/1 x"], "known as it is");
     desk.write("b.yaml", &server("b", "z"));
     desk.restart();
     assert_eq!(desk.look_with(&[], false), ["not synced"], "the old b must not be started");
-    assert_eq!(desk.look_with(&[], true), ["a/2 y ParseError", "b/2 z"]);
+    assert_eq!(desk.look_with(&[], true), ["a/2 w ParseError", "b/2 z"]);
     desk.write("a.yaml", &server("a", "z"));
     desk.remove("b.yaml");
     desk.restart();
@@ -248,7 +248,7 @@ fn records_are_written_for_what_changed_alone() {
     desk.restart();
     desk.look();
     assert_eq!(written(&desk), before, "a restart writes nothing");
-    desk.write("a.yaml", &server("a", "y"));
+    desk.write("a.yaml", &server("a", "w"));
     desk.look();
     let after = written(&desk);
     assert_eq!(before.iter().zip(&after).filter(|(one, other)| one != other).count(), 1);
@@ -256,7 +256,7 @@ fn records_are_written_for_what_changed_alone() {
         desk.looker.state.write(&name, b"damaged").unwrap();
     }
     desk.restart();
-    assert_eq!(desk.look(), ["a/1 y", "b/1 x"], "damaged records cost identities and nothing else");
+    assert_eq!(desk.look(), ["a/1 w", "b/1 x"], "damaged records cost identities and nothing else");
 }
 
 #[test]

@@ -105,8 +105,8 @@ impl Desk {
 }
 
 const A: (&str, &str) = ("a", "command: x");
-const A2: (&str, &str) = ("a", "command: y");
-const A_BAD: (&str, &str) = ("a", "comand: y");
+const A2: (&str, &str) = ("a", "command: w");
+const A_BAD: (&str, &str) = ("a", "comand: w");
 const B: (&str, &str) = ("b", "command: x");
 const BROKEN: (&str, &str) = ("!", "");
 
@@ -120,8 +120,8 @@ fn the_life_of_objects() {
             "appears, changes, goes, and comes again as another",
             &[
                 (&[("1", &[A])], &["a u1/1 x @r0 1:1"], &[]),
-                (&[("1", &[A2])], &["a u1/2 y @r1 1:1"], &[]),
-                (&[("1", &[B, A2])], &["a u1/2 y @r1 1:6", "b u2/1 x @r2 1:1"], &[]),
+                (&[("1", &[A2])], &["a u1/2 w @r1 1:1"], &[]),
+                (&[("1", &[B, A2])], &["a u1/2 w @r1 1:6", "b u2/1 x @r2 1:1"], &[]),
                 (&[("1", &[])], &[], &[]),
                 (&[("1", &[A])], &["a u3/1 x @r4 1:1"], &[]),
             ],
@@ -170,8 +170,8 @@ fn the_life_of_objects() {
             &[
                 (&[("2", &[A2]), ("1", &[A])], &["a u1/1 x @r0 1:1"], &["2:1 DuplicateName"]),
                 (&[("0", &[A2])], &["a u1/1 x @r0 1:1"], &["0:1 DuplicateName", "2:1 DuplicateName"]),
-                (&[("1", &[])], &["a u1/2 y @r2 0:1"], &["2:1 DuplicateName"]),
-                (&[("2", &[BROKEN])], &["a u1/2 y @r2 0:1"], &["2:1 ParseError"]),
+                (&[("1", &[])], &["a u1/2 w @r2 0:1"], &["2:1 DuplicateName"]),
+                (&[("2", &[BROKEN])], &["a u1/2 w @r2 0:1"], &["2:1 ParseError"]),
                 (&[("0", &[]), ("2", &[])], &[], &[]),
             ],
         ),
@@ -179,7 +179,7 @@ fn the_life_of_objects() {
             "one name twice in one file",
             &[
                 (&[("1", &[A, A2])], &["a u1/1 x @r0 1:1"], &["1:6 DuplicateName"]),
-                (&[("1", &[A2])], &["a u1/2 y @r1 1:1"], &[]),
+                (&[("1", &[A2])], &["a u1/2 w @r1 1:1"], &[]),
             ],
         ),
     ];
@@ -252,16 +252,16 @@ fn new_objects_can_be_taken_alone() {
     assert_eq!(desk.told(), ["a u1/1 x @r0 1:1", "b u2/1 x @r1 1:6"]);
     let before = desk.server("b").unwrap();
     desk.take("r2", &[("1", &text)]);
-    assert_eq!(desk.told(), ["a u1/2 y @r2 1:1", "b u2/1 x @r1 1:6", "c u3/1 - @r2 1:11 InvalidSpec"]);
+    assert_eq!(desk.told(), ["a u1/2 w @r2 1:1", "b u2/1 x @r1 1:6", "c u3/1 - @r2 1:11 InvalidSpec"]);
     assert!(Arc::ptr_eq(&before, &desk.server("b").unwrap()));
 }
 
 #[test]
 fn a_rotated_secret_changes_its_users_alone() {
-    let reference = "command: x, env: [{ name: T, valueFrom: { secretKeyRef: { name: n, key: k } } }]";
+    let reference = "command: x, env: [{ name: T, valueFrom: { secretKeyRef: { name: s, key: k } } }]";
     let mut desk = Desk::new();
     desk.take("r0", &[("1", &file(&[A, ("b", reference)]))]);
-    assert_eq!(desk.book.references().into_iter().collect::<Vec<_>>(), [("n".into(), "k".into())]);
+    assert_eq!(desk.book.references().into_iter().collect::<Vec<_>>(), [("s".into(), "k".into())]);
     let before = (desk.server("a").unwrap(), desk.server("b").unwrap());
     let again = |desk: &mut Desk| {
         let mut book = std::mem::take(&mut desk.book);
@@ -307,7 +307,7 @@ fn a_restart_goes_on_where_the_last_run_ended() {
     let good = file(&[A]);
     for (text, newest, expected) in [
         (Some(good.as_str()), file(&[A]), "a old/4 x @r 1:1"),
-        (Some(good.as_str()), file(&[A2]), "a old/5 y @now 1:1"),
+        (Some(good.as_str()), file(&[A2]), "a old/5 w @now 1:1"),
         (Some(good.as_str()), file(&[BROKEN]), "a old/4 x @r 1:7 ParseError"),
         (Some(good.as_str()), file(&[A_BAD]), "a old/4 x @r 1:1 InvalidSpec"),
         (None, file(&[A_BAD]), "a old/4 - @r 1:1 InvalidSpec"),

@@ -19,7 +19,10 @@ fn objects(parsed: &Parsed) -> Vec<String> {
 }
 
 fn faults(parsed: &Parsed) -> Vec<String> {
-    let told = |fault: &Fault| format!("{}: {}", fault.origin.as_ref().unwrap(), fault.problem.message);
+    let told = |fault: &Fault| {
+        assert!(fault.excerpt.as_ref().is_none_or(|excerpt| excerpt.contains(" | ")));
+        format!("{}: {}", fault.place().unwrap(), fault.problem.message)
+    };
     parsed.faults.iter().map(told).collect()
 }
 
@@ -96,8 +99,27 @@ fn a_bad_spec_is_told_on_its_object() {
         ),
         ("  stdio: { args: [] }", "missing field `command`"),
         ("  stdio: npx", "team/a.yaml:6:10: expected fields, each as `key: value`"),
-        ("  {}", "InvalidSpec: team/a.yaml:1: spec: exactly one of stdio and http must be set"),
-        ("  http: { url: \"ftp://a\" }", "team/a.yaml:1: spec.http: url must start with http:// or https://"),
+        ("  {}", "InvalidSpec: team/a.yaml:5:1: spec: exactly one of stdio and http must be set"),
+        (
+            "  http: { url: \"ftp://a\" }",
+            "team/a.yaml:6:11: spec.http.url: url must start with http:// or https://",
+        ),
+        (
+            "  stdio: { command: npx }\n  retry: { initial: 2m, max: 1m }",
+            "team/a.yaml:7:12: spec.retry.initial: initial must not be longer than max",
+        ),
+        (
+            "  stdio: { command: npx, args: [-y, no, \"no\"] }",
+            "team/a.yaml:6:37: spec.stdio.args[1]: y, n, yes, no, on and off must stand in quotes to be a text",
+        ),
+        (
+            "  stdio: { command: npx, args: [010] }",
+            "team/a.yaml:6:33: expected a text; a number, true or false must stand in quotes to be one",
+        ),
+        (
+            "  stdio:\n    command: npx\n    env: [{ name: A, value: Off }]",
+            "team/a.yaml:8:22: spec.stdio.env[0].value: y, n, yes, no, on and off must stand in quotes to be a text",
+        ),
     ] {
         let parsed = parsed(&server("one", spec));
         let found = objects(&parsed);
@@ -115,7 +137,7 @@ fn a_document_without_a_readable_name_is_a_fault() {
     let ours = "apiVersion: evenkeel.dev/v1alpha1\n";
     for (text, expected) in [
         ("a: [\n", "team/a.yaml:"),
-        ("a: b: c\n", "team/a.yaml:1: "),
+        ("a: b: c\n", "team/a.yaml:1:"),
         (
             "apiVersion: evenkeel.dev/v1\nkind: McpServer\n",
             "apiVersion \"evenkeel.dev/v1\" is not known; use evenkeel.dev/v1alpha1",
@@ -130,13 +152,36 @@ fn a_document_without_a_readable_name_is_a_fault() {
             &format!("{ours}kind: Skill\nmetadata: {{ name: a, namespace: a.b }}\n"),
             "metadata.namespace \"a.b\" must be",
         ),
-        (&format!("{ours}kind: Skill\nmetadata: {{ name: 12 }}\n"), "team/a.yaml:3: expected a text"),
-        (&format!("{ours}kind: Skill\nmetadata: []\n"), "team/a.yaml:3: expected"),
+        (&format!("{ours}kind: Skill\nmetadata: {{ name: 12 }}\n"), "team/a.yaml:3:19: expected a text"),
+        (&format!("{ours}kind: Skill\nmetadata: []\n"), "team/a.yaml:3:11: expected"),
     ] {
         let parsed = parsed(text);
         let found = faults(&parsed);
         assert!(found.len() == 1 && found[0].contains(expected), "{text}: {found:?}");
         assert!(objects(&parsed).is_empty() && parsed.unnamed.is_some(), "{text}");
+    }
+}
+
+/// Every rule that is broken is a fault on its own line, and no number is read as a text.
+#[test]
+fn each_mistake_has_its_line() {
+    let broken = parsed(&server(
+        "one",
+        "  http:\n    url: ftp://a\n    headers:\n      - name: X\n      - { name: \"a b\", value: x }\n  health: { failures: 0 }",
+    ));
+    let lines: Vec<_> = broken.faults.iter().map(|fault| fault.place().unwrap()).collect();
+    assert_eq!(lines, ["team/a.yaml:7:5", "team/a.yaml:9:9", "team/a.yaml:10:11", "team/a.yaml:11:13"]);
+    let refused = broken.servers[0].spec.as_ref().unwrap_err().message.clone();
+    assert!(
+        refused.starts_with("team/a.yaml:7:5: spec.http.url: ") && refused.contains("; line 11: "),
+        "{refused}"
+    );
+    for number in [
+        "010", "0x1F", "0o17", "1_000", "1e3", "+1", ".5", ".inf", "-.INF", ".nan", "0b11", "12:30:45",
+        "null", "~",
+    ] {
+        let parsed = parsed(&server("one", &format!("  stdio: {{ command: c, args: [{number}] }}")));
+        println!("{number}: {:?}", parsed.servers[0].spec.as_ref().map(|_| ()));
     }
 }
 

@@ -7,12 +7,12 @@ fn nothing_is_taken_while_git_is_at_work() {
     let mut desk = Desk::new(&[("a.yaml", &server("a", "x"))]);
     desk.look();
     desk.write(".git/index.lock", "");
-    desk.write("a.yaml", &server("a", "y"));
+    desk.write("a.yaml", &server("a", "w"));
     desk.write("b.yaml", &server("b", "x"));
     assert_eq!(desk.look_with(&["b.yaml"], false), ["a/1 x"]);
     assert_eq!(desk.look(), ["a/1 x"]);
     desk.now += GIT_PATIENCE;
-    assert_eq!(desk.look(), ["a/2 y", "b/1 x"], "the lock was left behind");
+    assert_eq!(desk.look(), ["a/2 w", "b/1 x"], "the lock was left behind");
     desk.remove(".git/index.lock");
     desk.write("a.yaml", &server("a", "z"));
     assert_eq!(desk.look(), ["a/3 z", "b/1 x"]);
@@ -58,12 +58,12 @@ fn links_are_followed_inside_the_root_and_nothing_is_met_twice() {
     }
 
     // The way Kubernetes publishes another version of a volume.
-    desk.write("..v2/a.yaml", &server("a", "y"));
+    desk.write("..v2/a.yaml", &server("a", "w"));
     symlink("..v2", desk.path("..data_tmp")).unwrap();
     fs::rename(desk.path("..data_tmp"), desk.path("..data")).unwrap();
     fs::remove_file(desk.path("sub")).unwrap();
     fs::remove_dir_all(desk.path("..v1")).unwrap();
-    assert_eq!(desk.look(), ["a/2 y", "c/1 x", "d/1 x"]);
+    assert_eq!(desk.look(), ["a/2 w", "c/1 x", "d/1 x"]);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn what_is_no_regular_file_is_told_and_not_waited_for() {
 
 #[test]
 fn a_secret_is_read_again_when_its_file_changes() {
-    let spec = "{ command: x, env: [{ name: T, valueFrom: { secretKeyRef: { name: n, key: k } } }] }";
+    let spec = "{ command: x, env: [{ name: T, valueFrom: { secretKeyRef: { name: s, key: k } } }] }";
     let text = server("a", "x").replace("{ command: x }", spec);
     let mut desk = Desk::new(&[("a.yaml", &text), ("b.yaml", &server("b", "x"))]);
     desk.look();
@@ -108,8 +108,8 @@ fn a_secret_is_read_again_when_its_file_changes() {
             Err(problem) => problem.to_string(),
         }
     };
-    assert!(endpoint(&desk).starts_with("SecretNotFound: variable T: secret \"n\" with key \"k\""));
-    let secrets = desk.folder.path().join("secrets/n");
+    assert!(endpoint(&desk).starts_with("SecretNotFound: variable T: secret \"s\" with key \"k\""));
+    let secrets = desk.folder.path().join("secrets/s");
     fs::create_dir_all(&secrets).unwrap();
     fs::write(secrets.join("k"), "one").unwrap();
     desk.look();
