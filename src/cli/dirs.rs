@@ -3,6 +3,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::Failure;
+use crate::source::Environment;
 
 /// Which running evenkeel a command asks.
 #[derive(Debug, clap::Args)]
@@ -34,6 +35,13 @@ pub(super) fn secrets(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
 pub(super) fn state_home() -> Result<PathBuf, Failure> {
     crate::state::state_home(var_os("XDG_STATE_HOME"), var_os("HOME"))
         .ok_or_else(|| Failure::Usage("neither XDG_STATE_HOME nor HOME is set; set one".into()))
+}
+
+/// Evenkeel's own environment, for references to variables; what is not UTF-8 cannot be referred to.
+pub(super) fn environment() -> Environment {
+    let text =
+        |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    std::env::vars_os().filter_map(text).collect()
 }
 
 fn below_config(given: Option<PathBuf>, name: &str, how: &str) -> Result<PathBuf, Failure> {

@@ -15,6 +15,7 @@ mod run;
 mod signals;
 mod socket;
 mod tasks;
+mod validate;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,8 @@ struct Cli {
 enum Command {
     /// Reconcile a directory of declarations and serve its servers to agents
     Run(Box<run::Args>),
+    /// Check declarations without running anything: for editors, hooks and CI
+    Validate(validate::Args),
     /// Print the CustomResourceDefinitions of McpServer and Skill
     Crds,
     /// End our servers' processes once stdin closes; started by run
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
     };
     let outcome = match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Validate(args) => validate::validate(&args),
         Command::Crds => crds(),
         Command::Guard => {
             crate::wire::guard_children(std::io::stdin().lock());

@@ -1,4 +1,3 @@
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -72,8 +71,6 @@ impl Args {
     }
 
     fn daemon(&self) -> Result<Daemon, Failure> {
-        let text =
-            |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
         Ok(Daemon {
             directory: dirs::declarations(self.dir.clone())?,
             secrets: dirs::secrets(self.secrets_dir.clone())?,
@@ -81,7 +78,7 @@ impl Args {
             listen: self.listen,
             admin: self.admin,
             probes: self.probes,
-            environment: std::env::vars_os().filter_map(text).collect(),
+            environment: dirs::environment(),
             prune_empty: self.prune_empty,
             poll: self.poll.map(PollInterval::get),
             allowed: Allowed { hosts: self.allowed_host.clone(), origins: self.allowed_origin.clone() },

@@ -90,6 +90,14 @@ pub(super) struct Took {
     pub changed: BTreeSet<Arc<PathBuf>>,
 }
 
+/// Why a file cannot be read, as the end of a sentence that begins with it.
+pub(super) fn why(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::InvalidInput | io::ErrorKind::FileTooLarge => error.to_string(),
+        _ => format!("cannot be read: {error}"),
+    }
+}
+
 /// A folder of which not all could be seen, and why.
 pub(super) type Blind = (PathBuf, String);
 
@@ -122,11 +130,7 @@ impl Files {
             // It went since it was listed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => {
-                let why = match error.kind() {
-                    io::ErrorKind::InvalidInput | io::ErrorKind::FileTooLarge => error.to_string(),
-                    _ => format!("cannot be read: {error}"),
-                };
-                return self.unreadable(found.path, why, moment);
+                return self.unreadable(found.path, why(&error), moment);
             }
         };
         let digest = Digest::of(&bytes);

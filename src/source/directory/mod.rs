@@ -6,6 +6,7 @@
 //! and reads what has changed. Never reads outside the directory and the secrets directory, and never writes
 //! into either.
 
+mod check;
 mod documents;
 mod excerpt;
 mod files;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 
+pub use self::check::{Against, Checked, Finding, Level, check_directory, check_files};
 use self::look::{Looker, Outcome};
 use self::pace::Pace;
 use self::watch::Mailbox;

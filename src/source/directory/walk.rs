@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::read::{FLAGS, FileId, Stamp, content, file_id};
 
 /// Larger files are not read.
-const MAX_FILE: u64 = 1 << 20;
+pub(super) const MAX_FILE: u64 = 1 << 20;
 /// Deeper folders are not entered.
 const MAX_DEPTH: usize = 32;
 /// A larger tree is not read to its end.

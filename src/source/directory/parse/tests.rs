@@ -176,12 +176,11 @@ fn each_mistake_has_its_line() {
         refused.starts_with("team/a.yaml:7:5: spec.http.url: ") && refused.contains("; line 11: "),
         "{refused}"
     );
-    for number in [
-        "010", "0x1F", "0o17", "1_000", "1e3", "+1", ".5", ".inf", "-.INF", ".nan", "0b11", "12:30:45",
-        "null", "~",
-    ] {
+    for number in
+        ["010", "0x1F", "0o17", "1_000", "1e3", "+1", ".5", ".inf", "-.INF", ".nan", "0b11", "null", "~"]
+    {
         let parsed = parsed(&server("one", &format!("  stdio: {{ command: c, args: [{number}] }}")));
-        println!("{number}: {:?}", parsed.servers[0].spec.as_ref().map(|_| ()));
+        assert!(parsed.servers[0].spec.is_err(), "{number}");
     }
 }
 

@@ -1,0 +1,219 @@
+use std::fmt::Write;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::{Failure, dirs, output};
+use crate::resource::{DigestKey, Reason};
+use crate::source::Origin;
+use crate::source::directory::{Against, Checked, Finding, Level, check_directory, check_files};
+
+/// The arguments of `evenkeel validate`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Directories, each checked as one source, and files, which are checked together
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Where secretKeyRef is looked up: DIR/<name>/<key>; without it references to secrets are not checked
+    /// [default: $XDG_CONFIG_HOME/evenkeel-secrets, if it is there]
+    #[arg(long, env = "EVENKEEL_SECRETS_DIR", value_name = "DIR")]
+    secrets_dir: Option<PathBuf>,
+    /// How findings are printed; github: as annotations of a workflow run
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value = "text")]
+    output: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+    Github,
+}
+
+/// Checks declarations and prints what was found; an error among it is a failure.
+pub(super) fn validate(args: &Args) -> Result<(), Failure> {
+    let mut report = Report::default();
+    let against = args.against()?;
+    let (folders, files): (Vec<_>, Vec<_>) = args.paths.iter().partition(|path| path.is_dir());
+    for folder in folders {
+        let checked = absolute(folder)
+            .and_then(|root| check_directory(&root, &against))
+            .map_err(|error| Failure::Failed(format!("{}: {error}", folder.display())))?;
+        if checked.files == 0 {
+            let message = "there are no declarations here; they are files ending in .yaml or .yml";
+            report.add(folder, &Finding::new(Level::Warning, Reason::SourceUnavailable, message));
+        }
+        report.take(folder, &checked);
+    }
+    if !files.is_empty() {
+        let files: Vec<_> = files.into_iter().cloned().collect();
+        let here = absolute(Path::new(".")).map_err(Failure::failed)?;
+        report.take(Path::new(""), &check_files(&here, &files, &against).map_err(Failure::failed)?);
+    }
+    let text = match args.output {
+        Format::Text => report.text(),
+        Format::Json => report.json().map_err(Failure::failed)?,
+        Format::Github => report.github(),
+    };
+    output::print(&text).map_err(Failure::failed)?;
+    if report.errors > 0 {
+        return Err(Failure::Failed("the declarations are not valid".to_owned()));
+    }
+    Ok(())
+}
+
+impl Args {
+    fn against(&self) -> Result<Against, Failure> {
+        let secrets = match &self.secrets_dir {
+            Some(given) => Some(absolute(given).map_err(Failure::failed)?),
+            // Without a home there is no default either.
+            None => dirs::secrets(None).ok().filter(|default| default.is_dir()),
+        };
+        // Digests of a check are compared with nothing.
+        Ok(Against { secrets, environment: dirs::environment(), key: DigestKey::new(&[]) })
+    }
+}
+
+fn absolute(path: &Path) -> io::Result<PathBuf> {
+    std::path::absolute(path)
+}
+
+/// What is printed; as JSON, part of the interface.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    valid: bool,
+    files: usize,
+    servers: usize,
+    skills: usize,
+    foreign_documents: usize,
+    errors: usize,
+    warnings: usize,
+    notes: usize,
+    findings: Vec<Entry>,
+}
+
+/// One finding of a report.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry {
+    level: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<u32>,
+    reason: Reason,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    excerpt: Option<String>,
+}
+
+impl Report {
+    /// Adds what was found; `base` is what its paths are relative to, as it was given.
+    fn take(&mut self, base: &Path, checked: &Checked) {
+        self.files += checked.files;
+        self.servers += checked.desired.servers.len();
+        self.skills += checked.desired.skills.len();
+        self.foreign_documents += checked.desired.source.foreign;
+        for finding in &checked.findings {
+            self.add(base, finding);
+        }
+    }
+
+    fn add(&mut self, base: &Path, Finding { level, fault }: &Finding) {
+        let (level, count) = match level {
+            Level::Error => ("error", &mut self.errors),
+            Level::Warning => ("warning", &mut self.warnings),
+            Level::Note => ("note", &mut self.notes),
+        };
+        *count += 1;
+        let (file, line) = match &fault.origin {
+            Some(Origin::File { path, line }) => (Some(base.join(path.as_path())), Some(*line)),
+            _ => (Some(base.to_path_buf()).filter(|base| !base.as_os_str().is_empty()), None),
+        };
+        self.findings.push(Entry {
+            level,
+            file: file.as_deref().map(shown),
+            line,
+            column: fault.column,
+            reason: fault.problem.reason,
+            message: fault.problem.message.clone(),
+            excerpt: fault.excerpt.clone(),
+        });
+    }
+
+    fn summary(&self) -> String {
+        let count = |number: usize, one: &str| match number {
+            1 => format!("1 {one}"),
+            more => format!("{more} {one}s"),
+        };
+        let found = [(self.errors, "error"), (self.warnings, "warning"), (self.notes, "note")];
+        let found: Vec<_> =
+            found.iter().filter(|(number, _)| *number > 0).map(|(n, one)| count(*n, one)).collect();
+        let found = if found.is_empty() { "nothing to say".to_owned() } else { found.join(", ") };
+        let files = count(self.files, "file");
+        let (servers, skills) = (count(self.servers, "server"), count(self.skills, "skill"));
+        format!("{servers} and {skills} in {files}: {found}\n")
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for Entry { level, file, line, column, message, excerpt, .. } in &self.findings {
+            let place: String = file
+                .iter()
+                .cloned()
+                .chain(line.iter().chain(column).map(|number| format!(":{number}")))
+                .collect();
+            let place = if place.is_empty() { place } else { format!("{place}: ") };
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{place}{level}: {message}");
+            if let Some(excerpt) = excerpt {
+                let _ = writeln!(text, "{excerpt}");
+            }
+        }
+        text + &self.summary()
+    }
+
+    fn json(&mut self) -> serde_json::Result<String> {
+        self.valid = self.errors == 0;
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+
+    /// As GitHub's "Workflow commands" describes annotations.
+    fn github(&self) -> String {
+        let mut text = String::new();
+        for Entry { level, file, line, column, reason, message, excerpt } in &self.findings {
+            let command = if *level == "note" { "notice" } else { level };
+            let numbers = [("line", line), ("col", column)];
+            let numbers =
+                numbers.iter().filter_map(|(name, number)| Some(format!("{name}={}", (*number).as_ref()?)));
+            let properties: Vec<_> = file
+                .iter()
+                .map(|file| format!("file={}", escaped(file, true)))
+                .chain(numbers)
+                .chain([format!("title={}", escaped(&reason.to_string(), true))])
+                .collect();
+            let told =
+                excerpt.as_ref().map_or_else(|| message.clone(), |excerpt| format!("{message}\n{excerpt}"));
+            let _ = writeln!(text, "::{command} {}::{}", properties.join(","), escaped(&told, false));
+        }
+        text + &self.summary()
+    }
+}
+
+/// A path for a person: without `.`, and without characters that move a terminal's cursor.
+fn shown(path: &Path) -> String {
+    let path: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { &path };
+    path.display().to_string().replace(char::is_control, "\u{fffd}")
+}
+
+/// A text within a workflow command.
+fn escaped(text: &str, property: bool) -> String {
+    let text = text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+    if property { text.replace(':', "%3A").replace(',', "%2C") } else { text }
+}

@@ -1,0 +1,204 @@
+//! The same files, parser and rules as the source has, once and for a person: nothing is watched, kept or
+//! connected. Blocks.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::excerpt::did_you_mean;
+use super::merge::Book;
+use super::next::Context;
+use super::parse::{Kind, Parsed, parse, shown};
+use super::read::small_file;
+use super::secrets::Secrets;
+use super::walk::{Found, MAX_FILE, Root, Visitor, walk};
+use crate::resource::{DigestKey, Endpoint, McpServerSpec, Problem, Reason, SecretKeyRef, SkillSpec};
+use crate::source::resolve::{Secret, Sources};
+use crate::source::{Declared, Desired, Environment, Fault, Origin, SourceState};
+
+/// What references are checked against.
+#[derive(Clone, Debug)]
+pub struct Against {
+    /// Where `secretKeyRef` finds `<name>/<key>`; `None` if secrets are elsewhere.
+    pub secrets: Option<PathBuf>,
+    /// What references to variables find.
+    pub environment: Environment,
+    /// The key of connection digests.
+    pub key: DigestKey,
+}
+
+/// How much a finding matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// It is not accepted.
+    Error,
+    /// It has no effect.
+    Warning,
+    /// It depends on where it runs.
+    Note,
+}
+
+/// Something that a check found.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// How much it matters.
+    pub level: Level,
+    /// What, with its place in a file relative to what was checked.
+    pub fault: Fault,
+}
+
+impl Finding {
+    /// One of no file in particular.
+    pub fn new(level: Level, reason: Reason, message: impl Into<String>) -> Self {
+        Self { level, fault: Fault::new(None, Problem::new(reason, message)) }
+    }
+}
+
+/// What was checked.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// What is declared, as a fresh start would take it.
+    pub desired: Desired,
+    /// What is to be said of it, in the order of the files.
+    pub findings: Vec<Finding>,
+    /// How many files were read.
+    pub files: usize,
+}
+
+/// Checks a directory as a source would read it.
+pub fn check_directory(root: &Path, against: &Against) -> io::Result<Checked> {
+    let mut sight = Sight::default();
+    walk(&Root::open(root)?, &mut sight);
+    let Sight { files, blind } = sight;
+    Ok(check(root, files, blind, true, against))
+}
+
+/// Checks files that were named one by one; `root` is what their paths are relative to.
+///
+/// Errors: the first file that cannot be read.
+pub fn check_files(root: &Path, paths: &[PathBuf], against: &Against) -> io::Result<Checked> {
+    let mut files = BTreeMap::new();
+    for path in paths {
+        let (_, bytes) = small_file(&root.join(path), MAX_FILE)
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", shown(path))))?;
+        files.insert(Arc::new(path.clone()), Ok(bytes));
+    }
+    Ok(check(root, files, Vec::new(), false, against))
+}
+
+type Files = BTreeMap<Arc<PathBuf>, Result<Vec<u8>, String>>;
+
+fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Against) -> Checked {
+    let count = files.len();
+    let mut book = Book::default();
+    for (path, content) in files {
+        let parsed = match content {
+            Ok(bytes) => parse(&path, &bytes),
+            Err(why) => Parsed::unreadable(&path, &why),
+        };
+        book.note(&path, parsed);
+    }
+    let secrets = Secrets::new(against.secrets.clone().unwrap_or_default());
+    let now = Timestamp::now();
+    let secret = |reference: &SecretKeyRef| match against.secrets {
+        Some(_) => secrets.get(reference, now),
+        // Whatever it will be: what else is wrong should be told all the same.
+        None => Secret::Found("unknown".into()),
+    };
+    let resolve = |spec: &McpServerSpec, file: &Path| -> Result<Arc<Endpoint>, Problem> {
+        let sources = Sources {
+            place: &|SecretKeyRef { name, key, .. }| {
+                secrets.root().join(name).join(key).display().to_string()
+            },
+            environment: &against.environment,
+            secret: &secret,
+            key: &against.key,
+        };
+        sources.resolve(spec, Some(&root.join(file.parent().unwrap_or(Path::new("")))))
+    };
+    let revision: Arc<str> = "".into();
+    let uid = || Arc::from("");
+    book.settle(&Context { now, revision: &revision, uid: &uid, resolve: &resolve });
+
+    let mut findings: Vec<_> =
+        blind.into_iter().map(|fault| Finding { level: Level::Error, fault }).collect();
+    findings.extend(book.faults().into_iter().map(|fault| Finding { level: Level::Error, fault }));
+    findings.extend(book.warnings().into_iter().map(|fault| Finding { level: Level::Warning, fault }));
+    let servers = &book.servers.objects;
+    findings.extend(servers.values().filter_map(|server| unresolved(server)));
+    for skill in book.skills.objects.values() {
+        findings.extend(missing_servers(skill, &book, whole));
+    }
+    if against.secrets.is_none() && !book.references().is_empty() {
+        let message = "references to secrets were not checked; --secrets-dir says where they are";
+        findings.push(Finding::new(Level::Note, Reason::SecretNotFound, message));
+    }
+    findings.sort_by_key(|finding| {
+        let place = match &finding.fault.origin {
+            Some(Origin::File { path, line }) => Some((Arc::clone(path), *line)),
+            _ => None,
+        };
+        (place, finding.fault.column)
+    });
+    let source = Arc::new(SourceState { synced: true, foreign: book.foreign(), ..SourceState::default() });
+    let desired = Desired { servers: servers.clone(), skills: book.skills.objects.clone(), source };
+    Checked { desired, findings, files: count }
+}
+
+/// A reference that leads nowhere here. It may where evenkeel runs, except if the secrets are those.
+fn unresolved(server: &Declared<McpServerSpec>) -> Option<Finding> {
+    let problem = server.endpoint.as_ref()?.as_ref().err()?;
+    let level = if problem.reason == Reason::VariableNotFound { Level::Note } else { Level::Error };
+    Some(finding(level, server, problem.reason, &problem.message))
+}
+
+/// The servers that a skill waits for and that nobody declares.
+fn missing_servers<'a>(
+    skill: &'a Declared<SkillSpec>,
+    book: &'a Book,
+    whole: bool,
+) -> impl Iterator<Item = Finding> + 'a {
+    let namespace = &skill.meta.key.namespace;
+    let known =
+        || book.servers.objects.keys().filter(|key| key.namespace == *namespace).map(|key| &*key.name);
+    let refs = skill.spec.iter().flat_map(|spec| &spec.server_refs);
+    refs.filter(move |wanted| known().all(|name| name != wanted.name)).map(move |wanted| {
+        let meant = did_you_mean(&wanted.name, known());
+        let level = if whole { Level::Error } else { Level::Note };
+        let message = format!("server {:?} is not declared{meant}", wanted.name);
+        finding(level, skill, Reason::ServerNotFound, &message)
+    })
+}
+
+fn finding<S: Kind>(level: Level, object: &Declared<S>, reason: Reason, message: &str) -> Finding {
+    let message = format!("{} {}: {message}", S::NAME, object.meta.key);
+    Finding { level, fault: Fault::new(Some(object.meta.origin.clone()), Problem::new(reason, message)) }
+}
+
+/// Collects the files of a directory.
+#[derive(Default)]
+struct Sight {
+    files: Files,
+    blind: Vec<Fault>,
+}
+
+impl Visitor for Sight {
+    fn folder(&mut self, _: &Path, _: super::read::FileId) {}
+
+    fn file(&mut self, file: &Found<'_>) {
+        let content = file.read().map(|(_, bytes)| bytes).map_err(|error| super::files::why(&error));
+        self.files.insert(Arc::new(file.path.clone()), content);
+    }
+
+    fn unreadable(&mut self, path: &Path, why: &str) {
+        self.files.insert(Arc::new(path.to_path_buf()), Err(why.to_owned()));
+    }
+
+    fn blind(&mut self, path: &Path, why: &str) {
+        let place = if path.as_os_str().is_empty() { "the directory".to_owned() } else { shown(path) };
+        self.blind.push(Fault::new(None, Problem::new(Reason::SourceUnavailable, format!("{place} {why}"))));
+    }
+}

@@ -1,0 +1,168 @@
+//! `evenkeel validate`, as a person and as CI calls it.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests may block and fail")]
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const GOOD: &str = "\
+apiVersion: evenkeel.dev/v1alpha1
+kind: McpServer
+metadata: { name: github }
+spec:
+  stdio:
+    command: npx
+    env:
+      - { name: TOKEN, valueFrom: { secretKeyRef: { name: github, key: token } } }
+      - { name: PROXY, valueFrom: { env: PROXY } }
+";
+
+const BAD: &str = "\
+# two mistakes
+apiVersion: evenkeel.dev/v1alpha1
+kind: McpServer
+metadata: { name: web }
+spec:
+  http:
+    url: ftp://hunter2
+  health: { failures: 99 }
+---
+apiVersion: evenkeel.dev/v1alpha1
+kind: McpServer
+metadata: { name: typo }
+spec:
+  stdio: { command: npx, argz: [hunter2] }
+";
+
+const SKILL: &str = "\
+apiVersion: evenkeel.dev/v1alpha1
+kind: Skill
+metadata: { name: notes }
+spec: { inline: x, serverRefs: [{ name: githb }] }
+";
+
+fn folder(files: &[(&str, &str)]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    folder
+}
+
+/// Runs in `folder`, and gives the exit code, stdout and stderr.
+fn validate(folder: &Path, args: &[&str], env: &[(&str, &str)]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_evenkeel"))
+        .arg("validate")
+        .args(args)
+        .current_dir(folder)
+        .env_clear()
+        .envs(env.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn what_is_good_is_good_wherever_it_is_checked() {
+    let folder = folder(&[("fleet/a.yaml", GOOD), ("fleet/other.yaml", "kind: ConfigMap\n")]);
+    let (code, out, err) = validate(folder.path(), &["fleet"], &[("PROXY", "p")]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert_eq!(
+        out,
+        "fleet: note: references to secrets were not checked; --secrets-dir says where they are\n\
+         1 server and 0 skills in 2 files: 1 note\n"
+    );
+    // A variable may be set where it runs: that is no error here.
+    let (code, out, _) = validate(folder.path(), &["fleet/a.yaml"], &[]);
+    assert_eq!(code, 0);
+    assert!(out.contains("fleet/a.yaml:1: note: McpServer default/github: variable PROXY: "), "{out}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is written");
+}
+
+#[test]
+fn secrets_are_checked_where_they_are() {
+    let folder = folder(&[("a.yaml", GOOD), ("secrets/github/token", "hunter2"), ("empty/x/y", "")]);
+    let env = [("PROXY", "p")];
+    let (code, out, _) = validate(folder.path(), &["a.yaml", "--secrets-dir", "secrets"], &env);
+    assert_eq!((code, out.as_str()), (0, "1 server and 0 skills in 1 file: nothing to say\n"));
+    let (code, out, err) = validate(folder.path(), &["a.yaml", "--secrets-dir", "empty"], &env);
+    assert_eq!((code, err.as_str()), (1, "error: the declarations are not valid\n"));
+    assert!(
+        out.contains("a.yaml:1: error: McpServer default/github: variable TOKEN: secret \"github\""),
+        "{out}"
+    );
+}
+
+#[test]
+fn mistakes_are_told_with_their_places_and_no_values() {
+    let folder = folder(&[
+        ("fleet/a.yaml", GOOD),
+        ("fleet/b.yaml", BAD),
+        ("fleet/c.yaml", SKILL),
+        ("fleet/d/a.yaml", GOOD),
+    ]);
+    let (code, out, _) = validate(folder.path(), &["./fleet/"], &[("PROXY", "p")]);
+    assert_eq!(code, 1);
+    for expected in [
+        "fleet/b.yaml:7:5: error: McpServer default/web: spec.http.url: url must start with http:// or https://\n     6 |   http:\n     7 |     url: …\n       |     ^\n",
+        "fleet/b.yaml:8:13: error: McpServer default/web: spec.health.failures: failures must be from 1 to 20\n",
+        "fleet/b.yaml:14:26: error: McpServer default/typo: unknown field \"argz\"; did you mean \"args\"?\n",
+        "fleet/c.yaml:1: error: Skill default/notes: server \"githb\" is not declared; did you mean \"github\"?\n",
+        "fleet/d/a.yaml:1: error: McpServer default/github is declared in a.yaml already, which stays in force; rename or remove one of them\n",
+        "3 servers and 1 skill in 4 files: 5 errors, 1 note\n",
+    ] {
+        assert!(out.contains(expected), "{expected} in {out}");
+    }
+    assert!(!out.contains("hunter2"), "{out}");
+}
+
+#[test]
+fn as_json_and_as_annotations() {
+    let folder = folder(&[("fl,eet/b.yaml", BAD)]);
+    let (code, out, _) = validate(folder.path(), &["fl,eet", "-o", "json"], &[]);
+    assert_eq!(code, 1);
+    let json: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&json["valid"], &json["errors"], &json["files"]), (&false.into(), &3.into(), &1.into()));
+    let first = &json["findings"][0];
+    let told = |field: &str| first[field].to_string();
+    assert_eq!(
+        [told("level"), told("file"), told("line"), told("column"), told("reason")],
+        ["\"error\"", "\"fl,eet/b.yaml\"", "7", "5", "\"InvalidSpec\""]
+    );
+    assert!(first["excerpt"].as_str().unwrap().contains('^'));
+    let (_, out, _) = validate(folder.path(), &["fl,eet", "-o", "github"], &[]);
+    let line = out.lines().next().unwrap();
+    assert!(
+        line.starts_with("::error file=fl%2Ceet/b.yaml,line=7,col=5,title=InvalidSpec::McpServer default/web: spec.http.url: "),
+        "{line}"
+    );
+    assert!(line.contains("%0A     7 |     url: …%0A"), "{line}");
+}
+
+#[test]
+fn files_that_cannot_be_read_are_errors_of_their_own() {
+    let folder = folder(&[("fleet/a.yaml", GOOD), ("outside.yaml", GOOD), ("empty/readme.md", "")]);
+    symlink("../outside.yaml", folder.path().join("fleet/link.yaml")).unwrap();
+    fs::write(folder.path().join("fleet/huge.yaml"), "#".repeat(2 << 20)).unwrap();
+    let (code, out, _) = validate(folder.path(), &["fleet"], &[("PROXY", "p")]);
+    assert_eq!(code, 1);
+    assert!(out.contains("fleet/link.yaml:1: error: the file is a link that leaves the directory"), "{out}");
+    assert!(out.contains("fleet/huge.yaml:1: error: the file is larger than 1 MiB"), "{out}");
+    let (code, out, _) = validate(folder.path(), &["empty"], &[]);
+    assert_eq!(code, 0);
+    assert!(out.starts_with("empty: warning: there are no declarations here"), "{out}");
+    let (code, _, err) = validate(folder.path(), &["nowhere"], &[]);
+    assert_eq!(code, 1);
+    assert!(err.starts_with("error: nowhere: No such file"), "{err}");
+    assert_eq!(validate(folder.path(), &[], &[]).0, 2);
+    assert_eq!(validate(folder.path(), &["fleet", "-o", "xml"], &[]).0, 2);
+}
