@@ -140,9 +140,17 @@ async fn additions(
     row("… of which: the server's handshake", handshake, "");
     row("… of which: its list to the notice", published, "");
     row("file in place to notice without the handshake", ours, if servers == 100 { "≤ 10" } else { "≤ 15" });
+    let mut removed = Vec::new();
+    for number in servers..servers + size.additions {
+        let before = directory.remove(era.name(), number)?;
+        removed.push(notices.changed(Duration::from_secs(30)).await? - before);
+        more += notices.quiet(QUIET).await?;
+    }
+    // A removal waits for 200 ms of quiet and a second look.
+    row("file removed to notice p50 / p99", removed, "");
     if more > 0 {
         report.add(
-            Row::new(format!("notices beyond one for each addition, {servers} servers"), "")
+            Row::new(format!("notices beyond one for each of them, {servers} servers"), "")
                 .era(era)
                 .evenkeel([more as f64]),
         );

@@ -49,6 +49,13 @@ impl Directory {
         Ok(before)
     }
 
+    /// Removes a declaration; gives the time before it.
+    pub fn remove(&self, kind: &str, number: usize) -> Result<i128> {
+        let before = clock();
+        std::fs::remove_file(self.live().join(format!("{kind}-{number}.yaml")))?;
+        Ok(before)
+    }
+
     /// Declares the servers from 0 to `count`.
     pub async fn declare_many(&self, era: Era, count: usize) -> Result<()> {
         for number in 0..count {
