@@ -9,35 +9,29 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
-use tokio_util::task::TaskTracker;
 
 use super::listen::bind;
 use super::signals::Signals;
+use super::source::{Feed, Source, SourceArgs};
 use super::tasks::Tasks;
 use super::{Failure, remembered, socket};
 use crate::admin;
 use crate::catalog::catalog;
 use crate::fleet::{Context, Fleet, Memory};
-use crate::gateway::{Allowed, Gateway, GatewayConfig, GatewayMetrics, Limits, SessionKey};
+use crate::gateway::{Allowed, Gateway, GatewayConfig, GatewayMetrics, Limits};
 use crate::report::{Inputs, Reporter};
-use crate::resource::{API_VERSION, DigestKey};
-use crate::source::{Environment, directory};
+use crate::resource::API_VERSION;
 use crate::state::{StateDir, StateLock};
 use crate::wire::Guard;
 
 /// How long everything together may take to end after the first signal.
 const SHUTDOWN: Duration = Duration::from_secs(15);
 
-/// Where objects are that name no namespace, and whose names carry none.
-const HOME_NAMESPACE: &str = "default";
-
 /// What a running evenkeel is made from: the arguments of `run`, with nothing left open.
 #[derive(Debug)]
 pub(super) struct Daemon {
-    /// The directory of declarations, absolute; links are not resolved.
-    pub directory: PathBuf,
-    /// Where references to secrets are looked up.
-    pub secrets: PathBuf,
+    /// What is reconciled.
+    pub source: SourceArgs,
     /// Where state directories live.
     pub state_home: PathBuf,
     /// Where agents connect.
@@ -46,12 +40,6 @@ pub(super) struct Daemon {
     pub admin: SocketAddr,
     /// Where health and metrics are alone.
     pub probes: Option<SocketAddr>,
-    /// What references to variables find.
-    pub environment: Environment,
-    /// Take away everything when the last file is gone.
-    pub prune_empty: bool,
-    /// Look at intervals and expect no file events.
-    pub poll: Option<Duration>,
     /// Hosts and origins that are answered beside the loopback ones.
     pub allowed: Allowed,
 }
@@ -80,7 +68,8 @@ impl Daemon {
 
     /// Starts every part, in the order in which data flows. The lock is to be held to the end.
     async fn start(&self, tasks: &mut Tasks) -> Result<StateLock, Failure> {
-        let state = StateDir::open(&self.state_home, &self.directory).map_err(Failure::failed)?;
+        let source = self.source.open().await?;
+        let state = StateDir::open(&self.state_home, &source.identity()).map_err(Failure::failed)?;
         let lock = state.lock().map_err(Failure::failed)?;
         let state = Arc::new(state);
         // All addresses before anything is started: a taken port is the most common mistake.
@@ -92,28 +81,12 @@ impl Daemon {
         };
         let commands = socket::bind(state.path())
             .map_err(|error| Failure::Failed(format!("the socket for the commands: {error}")))?;
-        let key = |name| state.key(name).map_err(Failure::failed);
-        let session_key = SessionKey::new(&key("sessions")?).map_err(Failure::failed)?;
-        self.announce(&agents, &status, &state);
+        let session_key = source.session_key(&state)?;
+        announce(&source, &agents, &status, &state);
         let stop = tasks.stop();
 
-        let looks = TaskTracker::new();
-        let options = directory::Options {
-            root: self.directory.clone(),
-            secrets: self.secrets.clone(),
-            environment: self.environment.clone(),
-            key: DigestKey::new(&key("digests")?),
-            prune_empty: self.prune_empty,
-            poll: self.poll,
-        };
-        let desired = directory::start(options, state.clone(), &looks, stop.clone());
-        tasks.spawn("the watch of the directory", async move {
-            looks.close();
-            looks.wait().await;
-            Ok(())
-        });
-
-        let (catalog, publisher, generations) = catalog(Some(HOME_NAMESPACE.into()));
+        let Feed { desired, shown } = source.start(&state, tasks).map_err(Failure::failed)?;
+        let (catalog, publisher, generations) = catalog(source.home());
         tasks.spawn("the catalog", done(generations.run(stop.clone())));
 
         let (learn, learned) = mpsc::unbounded_channel();
@@ -133,9 +106,11 @@ impl Daemon {
         let fleet = Fleet::new(Arc::new(Context::new(publisher, observe, memory, Some(guard))));
         tasks.spawn("the fleet", done(fleet.run(desired.clone(), stop.clone())));
 
-        let (reporter, store) = Reporter::new(&self.directory, Timestamp::now());
+        let (mut reporter, store) = Reporter::new(&source.identity(), Timestamp::now());
+        reporter.go_on_from(shown.clone());
         let inputs = Inputs { desired, observations, catalog: catalog.clone() };
         tasks.spawn("the reporter", done(reporter.run(inputs, stop.clone())));
+        source.tell(store.clone(), shown, tasks);
 
         let counted = GatewayMetrics::default();
         let mut metrics = Registry::with_prefix("evenkeel");
@@ -143,9 +118,15 @@ impl Daemon {
         counted.register(&mut metrics);
         let metrics = Arc::new(metrics);
 
-        let config = GatewayConfig { allowed: self.allowed.clone(), session_key, limits: Limits::default() };
-        let gateway = Gateway::new(config, catalog, counted);
-        tasks.spawn("the MCP endpoint", done(gateway.serve(agents, stop.clone())));
+        let (allowed, until) = (self.allowed.clone(), stop.clone());
+        tasks.spawn("the MCP endpoint", async move {
+            // Agents that come before the key is there wait in the listener.
+            if let Some(session_key) = until.run_until_cancelled(session_key).await {
+                let config = GatewayConfig { allowed, session_key, limits: Limits::default() };
+                Gateway::new(config, catalog, counted).serve(agents, until).await;
+            }
+            Ok(())
+        });
 
         let (router, until) = (admin::local_api(store.clone(), metrics.clone()), stop.clone());
         tasks.spawn("the socket for the commands", async move {
@@ -161,21 +142,21 @@ impl Daemon {
         }
         Ok(lock)
     }
+}
 
-    fn announce(&self, agents: &TcpListener, status: &TcpListener, state: &StateDir) {
-        let url = |listener: &TcpListener, path: &str| {
-            let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
-            format!("http://{address}{path}")
-        };
-        tracing::info!(
-            directory = %self.directory.display(),
-            mcp = url(agents, "/mcp"),
-            status = url(status, &format!("/apis/{API_VERSION}")),
-            state = %state.path().display(),
-            "evenkeel {} is running",
-            env!("CARGO_PKG_VERSION"),
-        );
-    }
+fn announce(source: &Source, agents: &TcpListener, status: &TcpListener, state: &StateDir) {
+    let url = |listener: &TcpListener, path: &str| {
+        let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
+        format!("http://{address}{path}")
+    };
+    tracing::info!(
+        source = %source,
+        mcp = url(agents, "/mcp"),
+        status = url(status, &format!("/apis/{API_VERSION}")),
+        state = %state.path().display(),
+        "evenkeel {} is running",
+        env!("CARGO_PKG_VERSION"),
+    );
 }
 
 async fn done(task: impl Future<Output = ()>) -> io::Result<()> {

@@ -44,6 +44,14 @@ pub(super) fn environment() -> Environment {
     std::env::vars_os().filter_map(text).collect()
 }
 
+/// The same of a pod, which has no home but a directory for temporary files.
+pub(super) fn state_home_of_a_pod() -> Result<PathBuf, Failure> {
+    if var_os("XDG_STATE_HOME").is_none() && var_os("KUBERNETES_SERVICE_HOST").is_some() {
+        return Ok(std::env::temp_dir().join("evenkeel"));
+    }
+    state_home()
+}
+
 fn below_config(given: Option<PathBuf>, name: &str, how: &str) -> Result<PathBuf, Failure> {
     let config = || Some(config_home(var_os("XDG_CONFIG_HOME"), var_os("HOME"))?.join(name));
     let found = given.or_else(config).ok_or_else(|| Failure::Usage(format!("HOME is not set; {how}")))?;

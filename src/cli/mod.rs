@@ -4,6 +4,7 @@
 //! code is 0 for done, 1 for failed and 2 for wrong usage. Never decides anything about servers.
 
 mod client;
+mod cluster;
 mod daemon;
 mod dirs;
 mod limits;
@@ -14,6 +15,7 @@ mod remembered;
 mod run;
 mod signals;
 mod socket;
+mod source;
 mod tasks;
 mod validate;
 

@@ -5,11 +5,14 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use tokio::runtime;
 
+use super::cluster::ClusterArgs;
 use super::daemon::Daemon;
 use super::logging::{self, LogFormat};
+use super::source::{DirectoryArgs, SourceArgs};
 use super::{Failure, dirs};
 use crate::gateway::Allowed;
 use crate::resource::Bounded;
+use crate::source::{DEFAULT_VARIABLES, Policy};
 
 /// `--poll`: 500ms to 1h.
 type PollInterval = Bounded<500, 3_600_000>;
@@ -21,6 +24,39 @@ pub(super) struct Args {
     /// The directory of declarations [default: $XDG_CONFIG_HOME/evenkeel]
     #[arg(env = "EVENKEEL_DIR")]
     dir: Option<PathBuf>,
+    /// Reconcile the objects of the API server that KUBECONFIG names, or that this runs in, and no directory
+    #[arg(
+        long,
+        env = "EVENKEEL_KUBERNETES",
+        value_parser = BoolishValueParser::new(),
+        conflicts_with_all = ["dir", "secrets_dir", "prune_empty", "poll"],
+    )]
+    kubernetes: bool,
+    /// Only of this namespace, and not of all; may be given more than once
+    #[arg(short, long, env = "EVENKEEL_NAMESPACE", value_name = "NAMESPACE", value_delimiter = ',')]
+    namespace: Vec<String>,
+    /// The Secret with the key of session ids (32 bytes or more), so that every replica takes up every session
+    #[arg(long, env = "EVENKEEL_SESSION_KEY_SECRET", value_name = "NAME[/KEY]", requires = "kubernetes")]
+    session_key_secret: Option<String>,
+    /// The Lease of the replica that writes statuses and events
+    #[arg(long, env = "EVENKEEL_LEASE", value_name = "NAME", default_value = "evenkeel")]
+    lease: String,
+    /// Where the Lease and the session key are [default: $POD_NAMESPACE, else where this runs]
+    #[arg(long, env = "EVENKEEL_LEASE_NAMESPACE", value_name = "NAMESPACE", requires = "kubernetes")]
+    lease_namespace: Option<String>,
+    /// Let stdio servers with this command run, such as 'npx -y @modelcontextprotocol/*': argument by argument,
+    /// where * stops at a slash; may be given more than once [default: none with --kubernetes, else all]
+    #[arg(long, env = "EVENKEEL_ALLOW_STDIO", value_name = "COMMAND", value_delimiter = '\n')]
+    allow_stdio: Vec<String>,
+    /// The variables that such a command may be given; may be given more than once
+    #[arg(
+        long,
+        env = "EVENKEEL_ALLOW_STDIO_ENV",
+        value_name = "NAME",
+        value_delimiter = ',',
+        default_values_t = DEFAULT_VARIABLES.map(String::from),
+    )]
+    allow_stdio_env: Vec<String>,
     /// Where agents connect, at /mcp
     #[arg(long, env = "EVENKEEL_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:7717")]
     listen: SocketAddr,
@@ -72,17 +108,46 @@ impl Args {
 
     fn daemon(&self) -> Result<Daemon, Failure> {
         Ok(Daemon {
-            directory: dirs::declarations(self.dir.clone())?,
-            secrets: dirs::secrets(self.secrets_dir.clone())?,
-            state_home: dirs::state_home()?,
+            source: self.source()?,
+            state_home: if self.kubernetes { dirs::state_home_of_a_pod() } else { dirs::state_home() }?,
             listen: self.listen,
             admin: self.admin,
             probes: self.probes,
+            allowed: Allowed { hosts: self.allowed_host.clone(), origins: self.allowed_origin.clone() },
+        })
+    }
+
+    fn source(&self) -> Result<SourceArgs, Failure> {
+        let policy = if self.allow_stdio.is_empty() && !self.kubernetes {
+            Policy::everything()
+        } else {
+            Policy::only(&self.allow_stdio, &self.allow_stdio_env)
+                .map_err(|error| Failure::Usage(format!("--allow-stdio: {error}")))?
+        };
+        if self.kubernetes {
+            let session_key = self.session_key_secret.as_ref().map(|given| {
+                let (name, key) = given.split_once('/').unwrap_or((given, "key"));
+                (name.to_owned(), key.to_owned())
+            });
+            return Ok(SourceArgs::Cluster(ClusterArgs {
+                namespaces: self.namespace.clone(),
+                session_key,
+                lease: self.lease.clone(),
+                own_namespace: self.lease_namespace.clone().or_else(|| std::env::var("POD_NAMESPACE").ok()),
+                policy,
+            }));
+        }
+        if !self.namespace.is_empty() {
+            return Err(Failure::Usage("--namespace is of use only with --kubernetes".into()));
+        }
+        Ok(SourceArgs::Directory(DirectoryArgs {
+            root: dirs::declarations(self.dir.clone())?,
+            secrets: dirs::secrets(self.secrets_dir.clone())?,
             environment: dirs::environment(),
             prune_empty: self.prune_empty,
             poll: self.poll.map(PollInterval::get),
-            allowed: Allowed { hosts: self.allowed_host.clone(), origins: self.allowed_origin.clone() },
-        })
+            policy,
+        }))
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod conditions;
 mod event;
+pub mod kubernetes;
 mod ledger;
 mod news;
 mod object;

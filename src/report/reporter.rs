@@ -21,8 +21,10 @@ use super::{
 };
 use crate::catalog::{Catalog, Conflict};
 use crate::fleet::{Observation, Phase};
-use crate::resource::{ConditionType, Digest, McpServerSpec, ObjectKey, Problem, Reason, SkillSpec};
-use crate::source::{Declared, Desired, SourceState};
+use crate::resource::{
+    ConditionType, Digest, McpServerSpec, McpServerStatus, ObjectKey, Problem, Reason, SkillSpec,
+};
+use crate::source::{Declared, Desired, Shown, SourceState};
 
 #[cfg(test)]
 mod tests;
@@ -42,6 +44,10 @@ pub struct Reporter {
     store: Snapshot,
     ledger: Ledger,
     occurrences: Option<mpsc::UnboundedSender<Arc<Occurrence>>>,
+    /// The statuses that the source holds.
+    shown: Option<watch::Receiver<Shown>>,
+    /// How often connections were lost and made again before this run, by the uid of the server.
+    restarts: HashMap<Arc<str>, u32>,
     /// Objects that were there before were created in an earlier run.
     started: Timestamp,
     published: watch::Sender<Snapshot>,
@@ -70,6 +76,8 @@ impl Reporter {
             store,
             ledger: Ledger::default(),
             occurrences: None,
+            shown: None,
+            restarts: HashMap::new(),
             started: now,
             published,
         };
@@ -81,6 +89,11 @@ impl Reporter {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.occurrences = Some(sender);
         receiver
+    }
+
+    /// Goes on from the statuses that the source holds of objects, instead of beginning with nothing.
+    pub fn go_on_from(&mut self, shown: watch::Receiver<Shown>) {
+        self.shown = Some(shown);
     }
 
     /// Reports until it is stopped.
@@ -156,7 +169,9 @@ impl Reporter {
             self.tell(regarding, &News::detached(), revision, (None, None), now);
             return;
         }
-        self.seen.insert(key, observation);
+        let before = self.restarts.get(&observation.uid).copied().unwrap_or_default();
+        let restarts = observation.restarts.saturating_add(before);
+        self.seen.insert(key, Observation { restarts, ..observation });
         if let Some(declared) = declared {
             self.server(&declared, now);
             self.store.readiness.settle(self.desired.source.synced);
@@ -177,15 +192,15 @@ impl Reporter {
 
     fn server(&mut self, declared: &Arc<Declared<McpServerSpec>>, now: Timestamp) {
         let key = &declared.meta.key;
-        let seen = self.seen.get(key);
         let before = self.store.servers.get(key).cloned();
         // A status of another object of the same name says nothing about this one.
         let known = before.as_ref().filter(|before| before.declared.meta.uid == declared.meta.uid);
+        let earlier = self.earlier(declared, known.is_some());
         let status = server_status(
             declared,
-            seen,
+            self.seen.get(key),
             self.conflicts.get(key).map_or(&[], |conflicts| conflicts),
-            known.map(|before| &before.status),
+            known.map(|before| &before.status).or(earlier.as_ref()),
             now,
         );
 
@@ -206,8 +221,20 @@ impl Reporter {
         self.store.servers.insert(key.clone(), Arc::new(object));
     }
 
+    /// At the first sight of a server: what an earlier run said of it.
+    fn earlier(&mut self, declared: &Declared<McpServerSpec>, known: bool) -> Option<McpServerStatus> {
+        let shown =
+            self.shown.as_ref().filter(|_| !known)?.borrow().servers.get(&declared.meta.key).cloned()?;
+        let status = shown.status.clone().filter(|_| shown.uid == declared.meta.uid)?;
+        if let Some(restarts) = status.restarts {
+            self.restarts.insert(shown.uid.clone(), restarts);
+        }
+        Some(status)
+    }
+
     fn server_removed(&mut self, declared: &Declared<McpServerSpec>, now: Timestamp) {
         let key = &declared.meta.key;
+        self.restarts.remove(&declared.meta.uid);
         self.store.servers.remove(key);
         self.store.next_version();
         self.store.readiness.removed(key);
@@ -221,7 +248,10 @@ impl Reporter {
         let key = &declared.meta.key;
         let before = self.store.skills.get(key).cloned();
         let known = before.as_ref().filter(|before| before.declared.meta.uid == declared.meta.uid);
-        let status = skill_status(declared, known.map(|before| &before.status), now);
+        let earlier = self.shown.as_ref().and_then(|shown| shown.borrow().skills.get(key).cloned());
+        let earlier = earlier.as_ref().filter(|shown| shown.uid == declared.meta.uid);
+        let earlier = earlier.and_then(|shown| shown.status.as_ref());
+        let status = skill_status(declared, known.map(|before| &before.status).or(earlier), now);
         self.tell_declared(Kind::Skill, before.as_ref().map(|before| &*before.declared), declared, now);
         let told = known.map_or(&[][..], |before| &before.status.conditions);
         self.tell_state(Kind::Skill, declared, told, &status.conditions, now);
@@ -251,7 +281,7 @@ impl Reporter {
             tell(reason, Level::WARN, message);
         }
         if state.faults.is_empty() && !before.faults.is_empty() {
-            tell(Reason::Available, Level::INFO, "every file was read".into());
+            tell(Reason::Available, Level::INFO, "everything was read".into());
         }
         let resource_version = self.store.next_version();
         let source = Source { status, resource_version, ..Source::clone(&known) };

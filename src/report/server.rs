@@ -117,7 +117,7 @@ enum Work<'a> {
 
 impl<'a> Work<'a> {
     fn of(declared: &'a Declared<McpServerSpec>, seen: Option<&'a Observation>) -> Self {
-        if let Some(problem) = &declared.refused {
+        if let Some(problem) = declared.refusal() {
             return Self::Refused(problem);
         }
         if let Some(Phase::Draining(reason)) = seen.map(|seen| &seen.phase) {
@@ -185,7 +185,7 @@ fn ready(declared: &Declared<McpServerSpec>, work: &Work<'_>, listed: Option<&Li
 }
 
 fn accepted(declared: &Declared<McpServerSpec>, conflicts: &[Conflict]) -> Verdict {
-    if let Some(problem) = &declared.refused {
+    if let Some(problem) = declared.refusal() {
         return Verdict::problem(problem, "");
     }
     if conflicts.is_empty() {
@@ -208,12 +208,15 @@ fn accepted(declared: &Declared<McpServerSpec>, conflicts: &[Conflict]) -> Verdi
 }
 
 fn resolved_refs(declared: &Declared<McpServerSpec>) -> Verdict {
-    match (&declared.endpoint, &declared.refused) {
+    match (&declared.endpoint, declared.refusal()) {
+        (Some(Err(denied)), Some(problem)) if denied == problem => {
+            Verdict::new(Truth::Unknown, problem.reason, "not looked up: it may not run")
+        }
         (Some(Ok(_)), _) => Verdict::yes(Reason::ResolvedRefs, "everything it refers to was found"),
         (Some(Err(problem)), _) => Verdict::problem(problem, ""),
         (None, refused) => Verdict::new(
             Truth::Unknown,
-            refused.as_ref().map_or(Reason::Progressing, |problem| problem.reason),
+            refused.map_or(Reason::Progressing, |problem| problem.reason),
             "not looked up: there is no valid declaration",
         ),
     }

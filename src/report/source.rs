@@ -56,6 +56,8 @@ pub fn source_status(state: &SourceState, previous: Option<&SourceStatus>, now: 
             None if !state.synced => {
                 Verdict::new(Truth::Unknown, Reason::Progressing, "the first look is not done yet")
             }
+            // An API server has no revision of the whole.
+            None if state.revision.is_empty() => Verdict::yes(Reason::Available, "everything was read"),
             None => Verdict::yes(Reason::Available, format!("read at revision {}", state.revision)),
         },
     );

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::resource::{
-    Digest, Endpoint, McpServerSpec, McpServerStatus, ObjectKey, Problem, SkillSpec, SkillStatus,
+    Digest, Endpoint, McpServerSpec, McpServerStatus, ObjectKey, Problem, Reason, SkillSpec, SkillStatus,
 };
 
 /// Everything that is declared, at one instant: immutable, and cheap to clone and to change.
@@ -57,6 +57,17 @@ pub struct Declared<S> {
     pub refused: Option<Problem>,
     /// How to reach the server, or which reference was not found. `None` for skills and where `spec` is.
     pub endpoint: Option<Result<Arc<Endpoint>, Problem>>,
+}
+
+impl<S> Declared<S> {
+    /// Why what is declared is not in force: it is not valid, or it may not run here.
+    pub fn refusal(&self) -> Option<&Problem> {
+        let denied = || match &self.endpoint {
+            Some(Err(problem)) if problem.reason == Reason::PolicyDenied => Some(problem),
+            _ => None,
+        };
+        self.refused.as_ref().or_else(denied)
+    }
 }
 
 /// The same declaration, not an equal one: what [`OrdMap::diff`] needs to cost only what changed.
@@ -180,4 +191,16 @@ impl fmt::Display for Origin {
             Self::Cluster { resource_version } => write!(f, "resourceVersion {resource_version}"),
         }
     }
+}
+
+/// Whether two endpoints are the same connection, or the same problem.
+pub(super) fn same_endpoint(
+    one: Option<&Result<Arc<Endpoint>, Problem>>,
+    other: Option<&Result<Arc<Endpoint>, Problem>>,
+) -> bool {
+    let seen = |endpoint: &Result<Arc<Endpoint>, Problem>| match endpoint {
+        Ok(endpoint) => Ok(endpoint.digest()),
+        Err(problem) => Err(problem.clone()),
+    };
+    one.map(seen) == other.map(seen)
 }

@@ -1,4 +1,4 @@
-//! Where servers and skills are declared: a directory of files now, a Kubernetes API server next.
+//! Where servers and skills are declared: a directory of files, or a Kubernetes API server.
 //!
 //! A source gives one thing, [`Desired`], through a `tokio::sync::watch`, and takes nothing back; status
 //! leaves through `report/`. Promises that what it gives is complete, that an object leaves it only when
@@ -7,6 +7,7 @@
 
 mod desired;
 pub mod directory;
+pub mod kubernetes;
 mod policy;
 mod resolve;
 

@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
+use super::Policy;
 use crate::resource::{
     DigestKey, Endpoint, HttpEndpoint, HttpTransport, Literal, McpServerSpec, Problem, Reason, SecretKeyRef,
     StdioEndpoint, StdioTransport, Transport, ValueFrom,
@@ -42,18 +43,21 @@ pub(super) struct Sources<'a> {
     /// Where a secret is looked for; for messages.
     pub place: &'a dyn Fn(&SecretKeyRef) -> String,
     pub environment: &'a Environment,
+    pub policy: &'a Policy,
     pub secret: &'a dyn Fn(&SecretKeyRef) -> Secret,
     pub key: &'a DigestKey,
 }
 
 impl Sources<'_> {
-    /// The endpoint of `spec`, declared in a file of `folder`, if in a file; or which reference was not found.
+    /// The endpoint of `spec`, declared in a file of `folder`, if in a file; or which reference was not
+    /// found, or why it may not run.
     ///
     /// A process runs in `cwd`, which is relative to the folder of the declaring file, and in that folder
     /// itself if there is none. A `command` with a slash is relative to where the process runs. Without a
     /// folder both are as they are declared. A secret is passed on byte for byte, except that a header loses
     /// the line break at its end: no header can hold one.
     pub fn resolve(&self, spec: &McpServerSpec, folder: Option<&Path>) -> Result<Arc<Endpoint>, Problem> {
+        self.policy.check(spec)?;
         let transport = match (&spec.stdio, &spec.http) {
             (Some(stdio), _) => Transport::Stdio(self.stdio(stdio, folder)?),
             (None, Some(http)) => Transport::Http(self.http(http)?),
@@ -211,6 +215,7 @@ mod tests {
         let sources = Sources {
             place: &|reference| format!("/run/secrets/{}/{}", reference.name, reference.key),
             environment: &environment,
+            policy: &Policy::everything(),
             secret: &secret,
             key: &DigestKey::new(b"k"),
         };

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel::resource::{DigestKey, McpServerSpec, ObjectKey, Reason};
-use evenkeel::source::Environment;
 use evenkeel::source::directory::{self, Options};
 use evenkeel::source::{Declared, Desired, Watching};
+use evenkeel::source::{Environment, Policy};
 use evenkeel::state::StateDir;
 use tempfile::TempDir;
 use tokio::sync::watch::Receiver;
@@ -50,6 +50,7 @@ impl Rig {
             root: folder.path().join(root),
             secrets: folder.path().join("secrets"),
             environment: Environment::from_iter([("PROXY", "http://proxy")]),
+            policy: Policy::everything(),
             key: DigestKey::new(b"key"),
             prune_empty: false,
             poll: None,

@@ -295,7 +295,7 @@ fn a_fault_of_the_source_is_told_once() {
             lines.take(),
             [
                 " WARN a.yaml:3: not YAML resource=Source/directory reason=ParseError",
-                " INFO every file was read resource=Source/directory reason=Available",
+                " INFO everything was read resource=Source/directory reason=Available",
             ]
         );
     });

@@ -17,7 +17,7 @@ use super::secrets::Secrets;
 use super::walk::{Found, MAX_FILE, Root, Visitor, walk};
 use crate::resource::{DigestKey, Endpoint, McpServerSpec, Problem, Reason, SecretKeyRef, SkillSpec};
 use crate::source::resolve::{Secret, Sources};
-use crate::source::{Declared, Desired, Environment, Fault, Origin, SourceState};
+use crate::source::{Declared, Desired, Environment, Fault, Origin, Policy, SourceState};
 
 /// What references are checked against.
 #[derive(Clone, Debug)]
@@ -108,6 +108,8 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
         // Whatever it will be: what else is wrong should be told all the same.
         None => Secret::Found("unknown".into()),
     };
+    // What may run is the operator's decision, not the declaration's.
+    let policy = Policy::everything();
     let resolve = |spec: &McpServerSpec, file: &Path| -> Result<Arc<Endpoint>, Problem> {
         let sources = Sources {
             place: &|SecretKeyRef { name, key, .. }| {
@@ -115,6 +117,7 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
             },
             environment: &against.environment,
             secret: &secret,
+            policy: &policy,
             key: &against.key,
         };
         sources.resolve(spec, Some(&root.join(file.parent().unwrap_or(Path::new("")))))

@@ -327,6 +327,7 @@ fn resolver<'a>(
                 secrets.root().join(name).join(key).display().to_string()
             },
             environment: &options.environment,
+            policy: &options.policy,
             secret: &|reference| secrets.get(reference, clock),
             key: &options.key,
         };

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use jiff::Timestamp;
 
-use super::next::{Context, Newest, file_of, next, same_endpoint};
+use super::next::{Context, Newest, file_of, next};
 use super::parse::{Kind, Object, Parsed, Resolve, shown};
 use crate::resource::{Digest, McpServerSpec, ObjectKey, Problem, Reason, SecretKeyRef, SkillSpec};
+use crate::source::desired::same_endpoint;
 use crate::source::resolve::references;
 use crate::source::{Commit, Declared, Fault, Meta, Origin};
 

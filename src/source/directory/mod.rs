@@ -41,7 +41,7 @@ use self::look::{Looker, Outcome};
 use self::pace::Pace;
 use self::watch::Mailbox;
 use crate::resource::DigestKey;
-use crate::source::{Desired, Environment, Watching};
+use crate::source::{Desired, Environment, Policy, Watching};
 use crate::state::StateDir;
 
 /// The time between looks where file events are heard: for the ones that get lost.
@@ -58,6 +58,8 @@ pub struct Options {
     pub secrets: PathBuf,
     /// What `valueFrom.env` finds.
     pub environment: Environment,
+    /// Which stdio servers may run.
+    pub policy: Policy,
     /// The key of connection digests.
     pub key: DigestKey,
     /// Take away everything when the last file is gone.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::parse::{Kind, Object, Resolve};
-use crate::resource::{Digest, Endpoint, Problem};
+use crate::resource::{Digest, Problem};
+use crate::source::desired::same_endpoint;
 use crate::source::{Declared, Meta, Origin};
 
 /// What the newest look at a file said about an object.
@@ -57,18 +58,6 @@ pub(super) fn next<S: Kind>(
         Some(last) if same(last, &new) => Some(Arc::clone(last)),
         _ => Some(Arc::new(new)),
     }
-}
-
-/// Whether two endpoints are the same connection, or the same problem.
-pub(super) fn same_endpoint(
-    one: Option<&Result<Arc<Endpoint>, Problem>>,
-    other: Option<&Result<Arc<Endpoint>, Problem>>,
-) -> bool {
-    let seen = |endpoint: &Result<Arc<Endpoint>, Problem>| match endpoint {
-        Ok(endpoint) => Ok(endpoint.digest()),
-        Err(problem) => Err(problem.clone()),
-    };
-    one.map(seen) == other.map(seen)
 }
 
 /// The file that an object is declared in.

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::resource::DigestKey;
-use crate::source::Environment;
+use crate::source::{Environment, Policy};
 
 /// A tree, and looks at it by a clock of its own.
 struct Desk {
@@ -24,6 +24,7 @@ fn looker(folder: &TempDir, now: Instant, prune_empty: bool) -> Looker {
         root: folder.path().join("root"),
         secrets: folder.path().join("secrets"),
         environment: Environment::default(),
+        policy: Policy::everything(),
         key: DigestKey::new(b"k"),
         prune_empty,
         poll: Some(Duration::from_secs(1)),

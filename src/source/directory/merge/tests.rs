@@ -3,9 +3,9 @@ use std::path::Path;
 
 use super::*;
 use crate::resource::{DigestKey, Endpoint};
-use crate::source::Environment;
 use crate::source::directory::parse::parse;
 use crate::source::resolve::{Secret, Sources};
+use crate::source::{Environment, Policy};
 
 /// A book, what it is given beside the files, and the files by name.
 struct Desk {
@@ -40,6 +40,7 @@ impl Desk {
         let sources = Sources {
             place: &|_| "/run/secrets".into(),
             environment: &Environment::default(),
+            policy: &Policy::everything(),
             secret: &|_| match self.secret.get() {
                 "" => Secret::Missing,
                 value => Secret::Found(value.into()),

@@ -1,0 +1,166 @@
+use std::env::var;
+use std::fmt;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client, Config};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+use super::Failure;
+use super::tasks::Tasks;
+use crate::gateway::SessionKey;
+use crate::report::Snapshot;
+use crate::report::kubernetes::{Inputs, Leadership, tell};
+use crate::resource::DigestKey;
+use crate::source::{Policy, Shown, kubernetes};
+
+/// How long a request for the session key may take, and the time between two.
+const REQUEST: Duration = Duration::from_secs(5);
+/// The shortest session key, in bytes.
+const SHORTEST_KEY: usize = 32;
+/// The longest name of a replica: what an event takes, less the random part.
+const LONGEST_NAME: usize = 100;
+
+/// Which objects of which API server, as the arguments say.
+#[derive(Clone, Debug)]
+pub(super) struct ClusterArgs {
+    /// The namespaces that are watched; none is all of them.
+    pub namespaces: Vec<String>,
+    /// The Secret with the key of session ids, and the key in it.
+    pub session_key: Option<(String, String)>,
+    /// The Lease that the replica holds that writes statuses.
+    pub lease: String,
+    /// Where the Lease and the session key are; by default where this process runs.
+    pub own_namespace: Option<String>,
+    /// Which stdio servers may run.
+    pub policy: Policy,
+}
+
+/// An API server and what is reconciled from it.
+pub(super) struct Cluster {
+    args: ClusterArgs,
+    client: Client,
+    server: Arc<str>,
+    namespaces: Vec<Arc<str>>,
+    own_namespace: String,
+    /// Another for every process, so that no two take one Lease for theirs.
+    instance: Arc<str>,
+}
+
+impl Cluster {
+    /// The API server of the kubeconfig, or the one that this process runs in.
+    pub async fn find(args: &ClusterArgs) -> Result<Self, Failure> {
+        let none = |error: &dyn fmt::Display| {
+            Failure::Failed(format!(
+                "no API server is known: {error}; set KUBECONFIG, or run evenkeel in a cluster"
+            ))
+        };
+        let mut config = Config::infer().await.map_err(|error| none(&error))?;
+        // Each part asks again by itself, and says so.
+        config.default_retry = false;
+        config.connect_timeout = Some(REQUEST);
+        let server = config.cluster_url.to_string().trim_end_matches('/').into();
+        let own_namespace = args.own_namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        let client = Client::try_from(config).map_err(|error| none(&error))?;
+        let mut namespaces: Vec<Arc<str>> = args.namespaces.iter().map(|name| name.as_str().into()).collect();
+        namespaces.sort_unstable();
+        namespaces.dedup();
+        let mut name = var("POD_NAME").or_else(|_| var("HOSTNAME")).unwrap_or_else(|_| "evenkeel".into());
+        name.truncate(name.floor_char_boundary(LONGEST_NAME));
+        let instance = format!("{name}_{}", Uuid::new_v4()).into();
+        Ok(Self { args: args.clone(), client, server, namespaces, own_namespace, instance })
+    }
+
+    /// What stands for the path of a directory.
+    pub fn identity(&self) -> PathBuf {
+        let namespaces = if self.namespaces.is_empty() { "*".to_owned() } else { self.namespaces.join(",") };
+        PathBuf::from(format!("{}/namespaces/{namespaces}", self.server))
+    }
+
+    pub fn home(&self) -> Option<Arc<str>> {
+        match self.namespaces.as_slice() {
+            [one] => Some(one.clone()),
+            _ => None,
+        }
+    }
+
+    pub fn options(&self, key: DigestKey) -> kubernetes::Options {
+        kubernetes::Options {
+            client: self.client.clone(),
+            server: self.server.clone(),
+            namespaces: self.namespaces.clone(),
+            policy: self.args.policy.clone(),
+            key,
+        }
+    }
+
+    /// The key of session ids from its Secret, as soon as it is there. `None` if none is named.
+    pub fn session_key(&self) -> Option<impl Future<Output = SessionKey> + use<>> {
+        let (name, key) = self.args.session_key.clone()?;
+        let namespace = self.own_namespace.clone();
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &namespace);
+        Some(async move {
+            let mut said = String::new();
+            loop {
+                let found = match timeout(REQUEST, api.get(&name)).await {
+                    Ok(Ok(secret)) => session_key(secret, &key),
+                    Ok(Err(error)) => Err(error.to_string()),
+                    Err(_) => Err(format!("no answer within {} s", REQUEST.as_secs())),
+                };
+                match found {
+                    Ok(key) => return key,
+                    Err(why) if why != said => {
+                        tracing::warn!(
+                            "agents wait, because the session key cannot be read: secret {name:?} with key {key:?} in \
+                             namespace {namespace}: {why}; it is tried again"
+                        );
+                        said = why;
+                    }
+                    Err(_) => {}
+                }
+                sleep(REQUEST).await;
+            }
+        })
+    }
+
+    /// Writes statuses and events while this replica holds the Lease.
+    pub fn tell(&self, store: watch::Receiver<Snapshot>, shown: watch::Receiver<Shown>, tasks: &mut Tasks) {
+        let (lead, leading) = watch::channel(false);
+        let lease =
+            Leadership::new(self.client.clone(), &self.own_namespace, &self.args.lease, &self.instance);
+        let stop = tasks.stop();
+        tasks.spawn("the lease", async move {
+            lease.run(lead, stop).await;
+            Ok(())
+        });
+        let inputs =
+            Inputs { client: self.client.clone(), store, shown, leading, instance: self.instance.clone() };
+        let stop = tasks.stop();
+        tasks.spawn("the writer of statuses", async move {
+            tell(inputs, stop).await;
+            Ok(())
+        });
+    }
+}
+
+impl fmt::Display for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.namespaces.as_slice() {
+            [] => write!(f, "{}, all namespaces", self.server),
+            some => write!(f, "{}, namespaces {}", self.server, some.join(", ")),
+        }
+    }
+}
+
+fn session_key(secret: Secret, key: &str) -> Result<SessionKey, String> {
+    let bytes = secret.data.unwrap_or_default().remove(key).ok_or("it has no such key")?.0;
+    if bytes.len() < SHORTEST_KEY {
+        return Err(format!("it holds {} bytes; {SHORTEST_KEY} or more are needed", bytes.len()));
+    }
+    SessionKey::new(&bytes).map_err(|error| error.to_string())
+}

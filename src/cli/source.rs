@@ -1,0 +1,138 @@
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use super::Failure;
+use super::cluster::{Cluster, ClusterArgs};
+use super::tasks::Tasks;
+use crate::gateway::SessionKey;
+use crate::report::Snapshot;
+use crate::resource::DigestKey;
+use crate::source::{Desired, Environment, Policy, Shown, directory, kubernetes};
+use crate::state::{StateDir, StateError};
+
+/// Where objects of a directory are that name no namespace, and whose names carry none.
+const HOME_NAMESPACE: &str = "default";
+
+/// What is to be reconciled, as the arguments say.
+#[derive(Clone, Debug)]
+pub(super) enum SourceArgs {
+    Directory(DirectoryArgs),
+    Cluster(ClusterArgs),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct DirectoryArgs {
+    /// The directory of declarations, absolute; links are not resolved.
+    pub root: PathBuf,
+    /// Where references to secrets are looked up.
+    pub secrets: PathBuf,
+    /// What references to variables find.
+    pub environment: Environment,
+    /// Take away everything when the last file is gone.
+    pub prune_empty: bool,
+    /// Look at intervals and expect no file events.
+    pub poll: Option<Duration>,
+    /// Which stdio servers may run.
+    pub policy: Policy,
+}
+
+/// What is reconciled, and everything that differs with it: its own tasks, and where its status is told.
+pub(super) enum Source {
+    Directory(DirectoryArgs),
+    Cluster(Cluster),
+}
+
+/// What a source gives.
+pub(super) struct Feed {
+    pub desired: watch::Receiver<Arc<Desired>>,
+    /// The statuses that the source holds of its objects.
+    pub shown: watch::Receiver<Shown>,
+}
+
+impl SourceArgs {
+    /// Finds out where the source is; that it answers is not needed yet.
+    pub async fn open(&self) -> Result<Source, Failure> {
+        Ok(match self {
+            Self::Directory(args) => Source::Directory(args.clone()),
+            Self::Cluster(args) => Source::Cluster(Cluster::find(args).await?),
+        })
+    }
+}
+
+impl Source {
+    /// What tells it from others on this machine: the path as given, or what stands for one.
+    pub fn identity(&self) -> PathBuf {
+        match self {
+            Self::Directory(args) => args.root.clone(),
+            Self::Cluster(cluster) => cluster.identity(),
+        }
+    }
+
+    /// Where objects are whose names carry no namespace.
+    pub fn home(&self) -> Option<Arc<str>> {
+        match self {
+            Self::Directory(_) => Some(HOME_NAMESPACE.into()),
+            Self::Cluster(cluster) => cluster.home(),
+        }
+    }
+
+    /// Starts to watch.
+    pub fn start(&self, state: &Arc<StateDir>, tasks: &mut Tasks) -> Result<Feed, StateError> {
+        let key = DigestKey::new(&state.key("digests")?);
+        let (tracker, stop) = (TaskTracker::new(), tasks.stop());
+        let feed = match self {
+            Self::Directory(args) => {
+                let DirectoryArgs { root, secrets, environment, prune_empty, poll, policy } = args.clone();
+                let options =
+                    directory::Options { root, secrets, environment, policy, key, prune_empty, poll };
+                let desired = directory::start(options, state.clone(), &tracker, stop);
+                Feed { desired, shown: watch::channel(Shown::default()).1 }
+            }
+            Self::Cluster(cluster) => {
+                let (desired, shown) = kubernetes::start(cluster.options(key), &tracker, stop);
+                Feed { desired, shown }
+            }
+        };
+        tasks.spawn("the watch of the source", async move {
+            tracker.close();
+            tracker.wait().await;
+            Ok(())
+        });
+        Ok(feed)
+    }
+
+    /// The key of session ids; that of several replicas may have to be waited for.
+    pub fn session_key(&self, state: &StateDir) -> Result<BoxFuture<'static, SessionKey>, Failure> {
+        if let Self::Cluster(cluster) = self
+            && let Some(key) = cluster.session_key()
+        {
+            return Ok(key.boxed());
+        }
+        let bytes = state.key("sessions").map_err(Failure::failed)?;
+        let key = SessionKey::new(&bytes).map_err(Failure::failed)?;
+        Ok(std::future::ready(key).boxed())
+    }
+
+    /// Tells the truth where the objects are, if there is such a place beside the status API.
+    pub fn tell(&self, store: watch::Receiver<Snapshot>, shown: watch::Receiver<Shown>, tasks: &mut Tasks) {
+        if let Self::Cluster(cluster) = self {
+            cluster.tell(store, shown, tasks);
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(args) => write!(f, "{}", args.root.display()),
+            Self::Cluster(cluster) => write!(f, "{cluster}"),
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Brings the statuses that objects show to what is true.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+use kube::api::{Patch, PatchParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::difference::{Status, patience, to_write};
+use super::{MANAGER, REQUEST};
+use crate::report::{Object, Snapshot};
+use crate::resource::{
+    API_VERSION, McpServer, McpServerSpec, McpServerStatus, ObjectKey, Skill, SkillSpec, SkillStatus,
+};
+use crate::source::{Shown, ShownStatus};
+
+/// Writes under way at once.
+const FLIGHTS: usize = 8;
+/// The time between two writes of one object.
+const PAUSE: Duration = Duration::from_millis(300);
+/// The longest wait before a write is tried again.
+const LAST_DELAY: Duration = Duration::from_secs(60);
+
+type Wanted<S, T> = OrdMap<ObjectKey, Arc<Object<S, T>>>;
+type Statuses<T> = OrdMap<ObjectKey, Arc<ShownStatus<T>>>;
+
+/// Writes the statuses of one kind.
+pub(super) struct Writer<K, S, T> {
+    client: Client,
+    wanted_of: fn(&Snapshot) -> &Wanted<S, T>,
+    shown_of: fn(&Shown) -> &Statuses<T>,
+    status_of: fn(K) -> Option<T>,
+    wanted: Wanted<S, T>,
+    shown: Statuses<T>,
+    /// The last write of each object, until it shows something newer.
+    written: HashMap<ObjectKey, Written<T>>,
+    /// What is to be written, by when it is due.
+    queue: BTreeSet<(Instant, ObjectKey)>,
+    jobs: HashMap<ObjectKey, Job>,
+    flights: JoinSet<(ObjectKey, T, Result<K, Failed>)>,
+}
+
+/// A write that is to be done or under way.
+struct Job {
+    due: Instant,
+    flying: bool,
+    failures: u32,
+}
+
+/// A write that was done.
+struct Written<T> {
+    asked: T,
+    gave: ShownStatus<T>,
+    at: Instant,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Refused(#[from] kube::Error),
+    #[error("no answer within {} s", REQUEST.as_secs())]
+    Silent,
+}
+
+/// Writes the statuses of servers.
+pub(super) fn servers(client: &Client) -> Writer<McpServer, McpServerSpec, McpServerStatus> {
+    Writer::new(client, |store| &store.servers, |shown| &shown.servers, |server| server.status)
+}
+
+/// Writes the statuses of skills.
+pub(super) fn skills(client: &Client) -> Writer<Skill, SkillSpec, SkillStatus> {
+    Writer::new(client, |store| &store.skills, |shown| &shown.skills, |skill| skill.status)
+}
+
+impl<K, S, T> Writer<K, S, T>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Send + 'static,
+    T: Status + Serialize + Send + 'static,
+{
+    fn new(
+        client: &Client,
+        wanted_of: fn(&Snapshot) -> &Wanted<S, T>,
+        shown_of: fn(&Shown) -> &Statuses<T>,
+        status_of: fn(K) -> Option<T>,
+    ) -> Self {
+        Self {
+            client: client.clone(),
+            wanted_of,
+            shown_of,
+            status_of,
+            wanted: OrdMap::new(),
+            shown: OrdMap::new(),
+            written: HashMap::new(),
+            queue: BTreeSet::new(),
+            jobs: HashMap::new(),
+            flights: JoinSet::new(),
+        }
+    }
+
+    /// Runs for good. A replica that does not lead keeps the queue and writes nothing.
+    pub async fn run(
+        mut self,
+        mut store: watch::Receiver<Snapshot>,
+        mut shown: watch::Receiver<Shown>,
+        mut leading: watch::Receiver<bool>,
+    ) {
+        loop {
+            let now = Instant::now();
+            let wanted = (self.wanted_of)(&store.borrow_and_update()).clone();
+            let statuses = (self.shown_of)(&shown.borrow_and_update()).clone();
+            self.take(wanted, statuses, now);
+            let leads = *leading.borrow_and_update();
+            if leads {
+                self.start(now);
+            }
+            let next =
+                self.queue.first().map(|(due, _)| *due).filter(|_| leads && self.flights.len() < FLIGHTS);
+            tokio::select! {
+                changed = store.changed() => if changed.is_err() { return },
+                changed = shown.changed() => if changed.is_err() { return },
+                changed = leading.changed() => if changed.is_err() { return },
+                Some(Ok((key, asked, outcome))) = self.flights.join_next() => self.land(&key, asked, outcome),
+                () = sleep_until(next.unwrap_or(now)), if next.is_some() => {}
+            }
+        }
+    }
+
+    /// Takes up what is true and what is shown: costs what changed.
+    fn take(&mut self, wanted: Wanted<S, T>, shown: Statuses<T>, now: Instant) {
+        let mut news = BTreeSet::new();
+        for item in self.wanted.diff(&wanted) {
+            let (DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _)) =
+                item;
+            news.insert(key.clone());
+        }
+        for item in self.shown.diff(&shown) {
+            let (DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _)) =
+                item;
+            news.insert(key.clone());
+        }
+        self.wanted = wanted;
+        self.shown = shown;
+        for key in news {
+            self.plan(&key, now);
+        }
+    }
+
+    /// What the object shows as far as it is known: the watch may be behind our own last write.
+    fn believed(&mut self, key: &ObjectKey, uid: &str) -> Option<T> {
+        let shown = self.shown.get(key).filter(|shown| *shown.uid == *uid);
+        let newer = |written: &Written<T>| {
+            *written.gave.uid == *uid
+                && shown.is_none_or(|shown| shown.resource_version <= written.gave.resource_version)
+        };
+        match self.written.get(key) {
+            Some(written) if newer(written) => written.gave.status.clone(),
+            _ => shown.and_then(|shown| shown.status.clone()),
+        }
+    }
+
+    /// The status to write, and how long that may wait.
+    fn needed(&mut self, key: &ObjectKey) -> Option<(T, Duration)> {
+        let object = self.wanted.get(key)?.clone();
+        let uid = &object.declared.meta.uid;
+        // An object that the watch has not told of, or not yet, cannot be written to.
+        self.shown.get(key).filter(|shown| shown.uid == *uid)?;
+        let believed = self.believed(key, uid);
+        let status = to_write(&object.status, believed.as_ref())?;
+        let asked_before = self.written.get(key).is_some_and(|written| {
+            // The server made something else of it, and would again.
+            *written.gave.uid == **uid && written.asked == status && written.gave.status == believed
+        });
+        let wait = patience(&object.status, believed.as_ref());
+        (!asked_before).then_some((status, wait))
+    }
+
+    fn plan(&mut self, key: &ObjectKey, now: Instant) {
+        if self.jobs.get(key).is_some_and(|job| job.flying) {
+            return;
+        }
+        let Some((_, wait)) = self.needed(key) else {
+            if let Some(job) = self.jobs.remove(key) {
+                self.queue.remove(&(job.due, key.clone()));
+            }
+            if !self.wanted.contains_key(key) {
+                self.written.remove(key);
+            }
+            return;
+        };
+        let last = self.written.get(key).map_or(now, |written| written.at + PAUSE);
+        let due = (now + wait).max(last);
+        match self.jobs.get_mut(key) {
+            // After a failure the delay holds, else the earliest of all reasons.
+            Some(job) if job.failures > 0 || job.due <= due => {}
+            Some(job) => {
+                self.queue.remove(&(job.due, key.clone()));
+                job.due = due;
+                self.queue.insert((due, key.clone()));
+            }
+            None => {
+                self.jobs.insert(key.clone(), Job { due, flying: false, failures: 0 });
+                self.queue.insert((due, key.clone()));
+            }
+        }
+    }
+
+    fn start(&mut self, now: Instant) {
+        while self.flights.len() < FLIGHTS
+            && let Some((due, key)) = self.queue.first().cloned()
+            && due <= now
+        {
+            self.queue.pop_first();
+            let (Some((status, _)), Some(object)) = (self.needed(&key), self.wanted.get(&key)) else {
+                self.jobs.remove(&key);
+                continue;
+            };
+            if let Some(job) = self.jobs.get_mut(&key) {
+                job.flying = true;
+            }
+            let api: Api<K> = Api::namespaced(self.client.clone(), &key.namespace);
+            let body = json!({
+                "apiVersion": API_VERSION,
+                "kind": K::kind(&()),
+                // Of another object of the same name it is not true.
+                "metadata": { "name": &*key.name, "namespace": &*key.namespace, "uid": &*object.declared.meta.uid },
+                "status": &status,
+            });
+            self.flights.spawn(async move {
+                let params = PatchParams::apply(MANAGER).force();
+                let patch = Patch::Apply(body);
+                let outcome = match timeout(REQUEST, api.patch_status(&key.name, &params, &patch)).await {
+                    Ok(answer) => answer.map_err(Failed::from),
+                    Err(_) => Err(Failed::Silent),
+                };
+                (key, status, outcome)
+            });
+        }
+    }
+
+    fn land(&mut self, key: &ObjectKey, asked: T, outcome: Result<K, Failed>) {
+        let now = Instant::now();
+        let Some(mut job) = self.jobs.remove(key) else { return };
+        match outcome {
+            Ok(object) => {
+                let meta = object.meta();
+                let gave = ShownStatus {
+                    uid: meta.uid.as_deref().unwrap_or_default().into(),
+                    resource_version: meta
+                        .resource_version
+                        .as_deref()
+                        .and_then(|text| text.parse().ok())
+                        .unwrap_or_default(),
+                    status: (self.status_of)(object),
+                };
+                tracing::debug!(object = %format!("{}/{key}", K::kind(&())), "status written");
+                self.written.insert(key.clone(), Written { asked, gave, at: now });
+                self.plan(key, now);
+            }
+            // It is gone, or another has its name: the watch tells so soon.
+            Err(Failed::Refused(kube::Error::Api(status)))
+                if status.is_not_found() || status.is_conflict() =>
+            {
+                tracing::debug!(object = %format!("{}/{key}", K::kind(&())), "not written: {}", status.message);
+            }
+            Err(error) => {
+                if job.failures == 0 {
+                    tracing::warn!(
+                        resource = %format!("{}/{key}", K::kind(&())),
+                        "the status cannot be written: {error}; it is tried again"
+                    );
+                }
+                let delay = Duration::from_secs(1 << job.failures.min(6)).min(LAST_DELAY);
+                job.failures += 1;
+                job.flying = false;
+                job.due = now + delay;
+                self.queue.insert((job.due, key.clone()));
+                self.jobs.insert(key.clone(), job);
+            }
+        }
+    }
+}

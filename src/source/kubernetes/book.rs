@@ -1,0 +1,417 @@
+//! What the watches have told, as the next [`Desired`]. Pure.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use kube::core::DynamicObject;
+use secrecy::SecretString;
+
+use super::object::{Kind, Newest, decode};
+use crate::resource::{
+    Digest, DigestKey, Endpoint, McpServerSpec, McpServerStatus, ObjectKey, Problem, Reason, SecretKeyRef,
+    SkillSpec, SkillStatus,
+};
+use crate::source::desired::same_endpoint;
+use crate::source::resolve::{Secret, Sources, references};
+use crate::source::{Declared, Desired, Environment, Fault, Meta, Policy, Shown, ShownStatus, SourceState};
+
+#[cfg(test)]
+mod tests;
+
+/// Something that a watch tells.
+pub(super) enum News {
+    Server(Box<DynamicObject>),
+    Skill(Box<DynamicObject>),
+    ServerGone(ObjectKey),
+    SkillGone(ObjectKey),
+    Secret(SecretName, Look),
+    /// Everything that is there was told.
+    Listed(Watch),
+    /// The watch broke, and begins anew.
+    Trouble(Watch, Problem),
+}
+
+/// One of the watches; without a namespace it is of all.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Watch {
+    Servers(Option<Arc<str>>),
+    Skills(Option<Arc<str>>),
+    Secret(SecretName),
+}
+
+impl Watch {
+    /// What is watched, as written in a URL.
+    pub fn plural(&self) -> &'static str {
+        match self {
+            Self::Servers(_) => "mcpservers",
+            Self::Skills(_) => "skills",
+            Self::Secret(_) => "secrets",
+        }
+    }
+}
+
+/// Namespace and name of a Secret.
+pub(super) type SecretName = ObjectKey;
+
+/// What is known of a Secret.
+pub(super) enum Look {
+    /// Nothing yet.
+    Awaited,
+    /// Its values by key; `None` for one that is not text.
+    Found(BTreeMap<String, Option<SecretString>>),
+    Missing,
+    /// It cannot be read, and why.
+    Denied(String),
+}
+
+/// Everything that is known of what is declared.
+pub(super) struct Book {
+    rules: Rules,
+    servers: Shelf<McpServerSpec, McpServerStatus>,
+    skills: Shelf<SkillSpec, SkillStatus>,
+    /// Servers whose newest form waits for a first look at a Secret.
+    waiting: HashMap<ObjectKey, Newest<McpServerSpec>>,
+    secrets: Secrets,
+    watches: BTreeMap<Watch, State>,
+    told: Arc<Desired>,
+    shown: bool,
+}
+
+/// What endpoints are made by.
+struct Rules {
+    policy: Policy,
+    key: DigestKey,
+}
+
+/// The objects of one kind.
+struct Shelf<S, T> {
+    objects: OrdMap<ObjectKey, Arc<Declared<S>>>,
+    statuses: OrdMap<ObjectKey, Arc<ShownStatus<T>>>,
+}
+
+/// The Secrets that are referred to, and by whom.
+#[derive(Default)]
+struct Secrets {
+    known: BTreeMap<SecretName, (Look, BTreeSet<ObjectKey>)>,
+    used: HashMap<ObjectKey, BTreeSet<SecretName>>,
+}
+
+#[derive(Default)]
+struct State {
+    listed: bool,
+    trouble: Option<Problem>,
+}
+
+impl Book {
+    pub fn new(policy: Policy, key: DigestKey) -> Self {
+        Self {
+            rules: Rules { policy, key },
+            servers: Shelf::default(),
+            skills: Shelf::default(),
+            waiting: HashMap::new(),
+            secrets: Secrets::default(),
+            watches: BTreeMap::new(),
+            told: Arc::default(),
+            shown: false,
+        }
+    }
+
+    /// Nothing is complete before this watch has answered.
+    pub fn expect(&mut self, watch: Watch) {
+        self.watches.insert(watch, State::default());
+    }
+
+    /// The Secrets that are referred to.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretName> {
+        self.secrets.known.keys()
+    }
+
+    /// Whether a Secret is one of them.
+    pub fn refers_to(&self, name: &SecretName) -> bool {
+        self.secrets.known.contains_key(name)
+    }
+
+    /// Takes up one piece of news: costs the objects that it is about.
+    pub fn take(&mut self, news: News) {
+        match news {
+            News::Server(object) => {
+                let (newest, status) = decode::<McpServerSpec>(*object);
+                self.shown |= self.servers.show(&newest.meta.key, status);
+                let key = newest.meta.key.clone();
+                self.waiting.insert(key.clone(), newest);
+                self.server(&key);
+            }
+            News::Skill(object) => {
+                let (newest, status) = decode::<SkillSpec>(*object);
+                self.shown |= self.skills.show(&newest.meta.key, status);
+                self.skills.put(newest, |_| None);
+            }
+            News::ServerGone(key) => {
+                self.shown |= self.servers.remove(&key);
+                self.waiting.remove(&key);
+                self.uses(&key, BTreeSet::new());
+            }
+            News::SkillGone(key) => self.shown |= self.skills.remove(&key),
+            News::Secret(name, look) => self.secret(&name, look),
+            News::Listed(watch) => {
+                if let Watch::Secret(name) = &watch
+                    && matches!(self.secrets.known.get(name), Some((Look::Awaited | Look::Denied(_), _)))
+                {
+                    self.secret(name, Look::Missing);
+                }
+                if let Some(state) = self.watches.get_mut(&watch) {
+                    *state = State { listed: true, trouble: None };
+                }
+            }
+            News::Trouble(watch, problem) => {
+                if let Watch::Secret(name) = &watch
+                    && matches!(self.secrets.known.get(name), Some((Look::Awaited, _)))
+                {
+                    self.secret(name, Look::Denied(problem.message.clone()));
+                }
+                if let Some(state) = self.watches.get_mut(&watch) {
+                    state.trouble = Some(problem);
+                }
+            }
+        }
+    }
+
+    /// What follows from the news, if anything: what is declared, and the statuses.
+    pub fn settle(&mut self) -> (Option<Arc<Desired>>, Option<Shown>) {
+        let source = self.state();
+        let told = &self.told;
+        let unchanged = *told.source == source
+            && told.servers.ptr_eq(&self.servers.objects)
+            && told.skills.ptr_eq(&self.skills.objects);
+        let desired = (!unchanged).then(|| {
+            let source = if *told.source == source { told.source.clone() } else { Arc::new(source) };
+            let (servers, skills) = (self.servers.objects.clone(), self.skills.objects.clone());
+            Arc::new(Desired { servers, skills, source })
+        });
+        self.told = desired.clone().unwrap_or_else(|| told.clone());
+        let shown = std::mem::take(&mut self.shown)
+            .then(|| Shown { servers: self.servers.statuses.clone(), skills: self.skills.statuses.clone() });
+        (desired, shown)
+    }
+
+    /// Complete once every watch of servers has listed, but for those that are forbidden: another namespace
+    /// must not wait for a permission. Skills and Secrets are waited for one by one.
+    fn state(&self) -> SourceState {
+        let servers = || self.watches.iter().filter(|(watch, _)| matches!(watch, Watch::Servers(_)));
+        let forbidden =
+            |state: &State| matches!(&state.trouble, Some(why) if why.reason == Reason::NotPermitted);
+        let synced = servers().any(|(_, state)| state.listed)
+            && servers().all(|(_, state)| state.listed || forbidden(state))
+            && self.waiting.is_empty();
+        // One API server that is away is one fault, not one for each watch.
+        let mut faults: Vec<Fault> = Vec::new();
+        for problem in self.watches.values().filter_map(|state| state.trouble.clone()) {
+            let fault = Fault::new(None, problem);
+            if !faults.contains(&fault) {
+                faults.push(fault);
+            }
+        }
+        SourceState { synced: self.told.source.synced || synced, faults, ..SourceState::default() }
+    }
+
+    /// Takes up the newest form of a server, unless it refers to a Secret that was not looked at yet.
+    fn server(&mut self, key: &ObjectKey) {
+        let Some(newest) = self.waiting.get(key) else { return };
+        let last = self.servers.objects.get(key).filter(|last| last.meta.uid == newest.meta.uid);
+        let in_force = newest.spec.as_ref().ok().or_else(|| last.and_then(|last| last.spec.as_ref()));
+        self.uses(key, in_force.map(|spec| names(key, spec)).unwrap_or_default());
+        if self.secrets.all_looked_at(key)
+            && let Some(newest) = self.waiting.remove(key)
+        {
+            let (secrets, rules) = (&self.secrets, &self.rules);
+            self.servers.put(newest, |spec| Some(secrets.resolve(key, spec, rules)));
+        }
+    }
+
+    fn secret(&mut self, name: &SecretName, look: Look) {
+        let Some((known, users)) = self.secrets.known.get_mut(name) else { return };
+        *known = look;
+        for user in users.clone() {
+            if self.waiting.contains_key(&user) {
+                self.server(&user);
+            } else {
+                let (secrets, rules) = (&self.secrets, &self.rules);
+                self.servers.resolve_again(&user, |spec| secrets.resolve(&user, spec, rules));
+            }
+        }
+    }
+
+    fn uses(&mut self, key: &ObjectKey, now: BTreeSet<SecretName>) {
+        let (appeared, left) = self.secrets.uses(key, now);
+        for name in appeared {
+            self.watches.insert(Watch::Secret(name), State::default());
+        }
+        for name in left {
+            self.watches.remove(&Watch::Secret(name));
+        }
+    }
+}
+
+impl Secrets {
+    /// Takes note of what a server refers to; gives the Secrets that came into use and that went out of it.
+    fn uses(&mut self, key: &ObjectKey, now: BTreeSet<SecretName>) -> (Vec<SecretName>, Vec<SecretName>) {
+        let before = self.used.remove(key).unwrap_or_default();
+        let (mut appeared, mut left) = (Vec::new(), Vec::new());
+        for name in now.difference(&before) {
+            let (_, users) = self.known.entry(name.clone()).or_insert_with(|| {
+                appeared.push(name.clone());
+                (Look::Awaited, BTreeSet::new())
+            });
+            users.insert(key.clone());
+        }
+        for name in before.difference(&now) {
+            if let Some((_, users)) = self.known.get_mut(name) {
+                users.remove(key);
+                if users.is_empty() {
+                    self.known.remove(name);
+                    left.push(name.clone());
+                }
+            }
+        }
+        if !now.is_empty() {
+            self.used.insert(key.clone(), now);
+        }
+        (appeared, left)
+    }
+
+    fn all_looked_at(&self, key: &ObjectKey) -> bool {
+        let used = self.used.get(key).into_iter().flatten();
+        used.filter_map(|name| self.known.get(name)).all(|(look, _)| !matches!(look, Look::Awaited))
+    }
+
+    fn resolve(
+        &self,
+        key: &ObjectKey,
+        spec: &McpServerSpec,
+        rules: &Rules,
+    ) -> Result<Arc<Endpoint>, Problem> {
+        let sources = Sources {
+            place: &|_| format!("namespace {}", key.namespace),
+            environment: &Environment::default(),
+            policy: &rules.policy,
+            secret: &|reference| self.get(key, reference),
+            key: &rules.key,
+        };
+        sources.resolve(spec, None)
+    }
+
+    fn get(&self, key: &ObjectKey, reference: &SecretKeyRef) -> Secret {
+        match self.known.get(&name(key, reference)).map(|(look, _)| look) {
+            Some(Look::Found(values)) => match values.get(&reference.key) {
+                Some(Some(value)) => Secret::Found(value.clone()),
+                Some(None) => Secret::Unusable("holds it in bytes that are not text in UTF-8".into()),
+                None => Secret::Missing,
+            },
+            Some(Look::Denied(why)) => Secret::Denied(why.clone()),
+            Some(Look::Missing | Look::Awaited) | None => Secret::Missing,
+        }
+    }
+}
+
+fn names(key: &ObjectKey, spec: &McpServerSpec) -> BTreeSet<SecretName> {
+    references(spec).map(|reference| name(key, reference)).collect()
+}
+
+fn name(key: &ObjectKey, reference: &SecretKeyRef) -> SecretName {
+    ObjectKey::new(key.namespace.clone(), reference.name.as_str())
+}
+
+impl<S, T> Default for Shelf<S, T> {
+    fn default() -> Self {
+        Self { objects: OrdMap::new(), statuses: OrdMap::new() }
+    }
+}
+
+impl<S: Kind + Clone + PartialEq + serde::Serialize, T: PartialEq> Shelf<S, T> {
+    /// Takes up a newest form. An object that does not differ keeps its `Arc`.
+    fn put(
+        &mut self,
+        newest: Newest<S>,
+        endpoint: impl FnOnce(&S) -> Option<Result<Arc<Endpoint>, Problem>>,
+    ) {
+        let key = newest.meta.key.clone();
+        let last = self.objects.get(&key).filter(|last| last.meta.uid == newest.meta.uid);
+        if let Some(next) = next(last, newest, endpoint) {
+            self.objects.insert(key, Arc::new(next));
+        }
+    }
+
+    fn resolve_again(&mut self, key: &ObjectKey, resolve: impl FnOnce(&S) -> Result<Arc<Endpoint>, Problem>) {
+        let Some(last) = self.objects.get(key) else { return };
+        let endpoint = last.spec.as_ref().map(resolve);
+        if !same_endpoint(last.endpoint.as_ref(), endpoint.as_ref()) {
+            let next = Declared {
+                meta: last.meta.clone(),
+                spec: last.spec.clone(),
+                spec_digest: last.spec_digest,
+                refused: last.refused.clone(),
+                endpoint,
+            };
+            self.objects.insert(key.clone(), Arc::new(next));
+        }
+    }
+
+    /// True if there is something new to show.
+    fn show(&mut self, key: &ObjectKey, status: ShownStatus<T>) -> bool {
+        if self.statuses.get(key).is_some_and(|last| **last == status) {
+            return false;
+        }
+        self.statuses.insert(key.clone(), Arc::new(status));
+        true
+    }
+
+    fn remove(&mut self, key: &ObjectKey) -> bool {
+        self.objects.remove(key);
+        self.statuses.remove(key).is_some()
+    }
+}
+
+/// The next state of an object, from its last one with the same uid; `None` if nothing differs, or if what
+/// was read is older than what is known.
+fn next<S: Kind + Clone + PartialEq + serde::Serialize>(
+    last: Option<&Arc<Declared<S>>>,
+    newest: Newest<S>,
+    endpoint: impl FnOnce(&S) -> Option<Result<Arc<Endpoint>, Problem>>,
+) -> Option<Declared<S>> {
+    let Newest { mut meta, spec } = newest;
+    let (spec, refused) = match spec {
+        Ok(spec) => (Some(spec), None),
+        Err(mut problem) => {
+            let good = last.and_then(|last| last.spec.clone());
+            if good.is_some() {
+                problem.message.push_str("; the last good declaration stays in force");
+            }
+            (good, Some(problem))
+        }
+    };
+    if let Some(last) = last {
+        if meta.generation < last.meta.generation {
+            return None;
+        }
+        if same_meta(&meta, &last.meta) {
+            // Only its status was written.
+            meta.revision = last.meta.revision.clone();
+            meta.origin = last.meta.origin.clone();
+        }
+    }
+    let endpoint = spec.as_ref().and_then(endpoint);
+    if let Some(last) = last
+        && same_meta(&meta, &last.meta)
+        && last.spec == spec
+        && last.refused == refused
+        && same_endpoint(last.endpoint.as_ref(), endpoint.as_ref())
+    {
+        return None;
+    }
+    Some(Declared { spec_digest: spec.as_ref().map(Digest::of_json), meta, spec, refused, endpoint })
+}
+
+fn same_meta(one: &Meta, other: &Meta) -> bool {
+    one.generation == other.generation && one.labels == other.labels && one.annotations == other.annotations
+}

@@ -1,0 +1,204 @@
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::resource::Transport;
+use crate::source::DEFAULT_VARIABLES;
+
+/// A book of one namespace, with what it told last.
+struct Desk {
+    book: Book,
+    desired: Arc<Desired>,
+}
+
+fn server(name: &str, uid: &str, generation: i64, version: u64, spec: Value) -> News {
+    let object = json!({
+        "metadata": {
+            "name": name, "namespace": "n", "uid": uid, "generation": generation,
+            "resourceVersion": version.to_string(), "creationTimestamp": "2026-01-01T00:00:00Z",
+        },
+        "spec": spec,
+    });
+    News::Server(Box::new(serde_json::from_value(object).unwrap()))
+}
+
+fn at(url: &str) -> Value {
+    json!({ "http": { "url": url } })
+}
+
+fn with_secret(secret: &str) -> Value {
+    let from = json!({ "secretKeyRef": { "name": secret, "key": "k" } });
+    json!({ "http": { "url": "http://a", "headers": [{ "name": "x", "valueFrom": from }] } })
+}
+
+fn secret(name: &str, value: &str) -> News {
+    let value = Some(SecretString::from(value));
+    News::Secret(ObjectKey::new("n", name), Look::Found(BTreeMap::from([("k".to_owned(), value)])))
+}
+
+fn watch() -> Watch {
+    Watch::Servers(Some("n".into()))
+}
+
+fn trouble(reason: Reason) -> Problem {
+    Problem::new(reason, "away")
+}
+
+impl Desk {
+    fn new() -> Self {
+        let policy = Policy::only(&["allowed".into()], &DEFAULT_VARIABLES.map(String::from)).unwrap();
+        let mut book = Book::new(policy, DigestKey::new(b"k"));
+        book.expect(watch());
+        Self { book, desired: Arc::default() }
+    }
+
+    /// Takes up news and gives every server on a line: name, generation, header or problem.
+    fn take(&mut self, news: impl IntoIterator<Item = News>) -> Vec<String> {
+        for news in news {
+            self.book.take(news);
+        }
+        if let (Some(desired), _) = self.book.settle() {
+            self.desired = desired;
+        }
+        self.desired.servers.values().map(|declared| line(declared)).collect()
+    }
+
+    fn get(&self, name: &str) -> Arc<Declared<McpServerSpec>> {
+        self.desired.servers[&ObjectKey::new("n", name)].clone()
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        self.book.secrets().map(ToString::to_string).collect()
+    }
+}
+
+fn line(declared: &Declared<McpServerSpec>) -> String {
+    let Declared { meta, endpoint, .. } = declared;
+    let endpoint = match endpoint {
+        None => "nothing".to_owned(),
+        Some(Err(problem)) => problem.reason.to_string(),
+        Some(Ok(endpoint)) => match &endpoint.transport {
+            Transport::Stdio(stdio) => stdio.command.clone(),
+            Transport::Http(http) => {
+                let headers = http.headers.iter().map(|(_, value)| value.expose_secret());
+                std::iter::once(http.url.as_str()).chain(headers).collect::<Vec<_>>().join(" ")
+            }
+        },
+    };
+    let refused = declared.refused.as_ref().map_or(String::new(), |problem| format!(" {}", problem.reason));
+    format!("{} {} {} {endpoint}{refused}", meta.key.name, meta.uid, meta.generation)
+}
+
+#[test]
+fn a_set_is_complete_when_everything_was_listed() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.take([server("a", "u", 1, 1, at("http://a"))]), ["a u 1 http://a/"]);
+    assert!(!desk.desired.source.synced);
+    desk.take([News::Listed(watch())]);
+    assert!(desk.desired.source.synced);
+    // Whatever happens to the watch, the set stays and the trouble is told, once for all watches.
+    desk.take([News::Trouble(watch(), trouble(Reason::SourceUnavailable))]);
+    let source = &desk.desired.source;
+    assert!(source.synced);
+    assert_eq!((source.faults.len(), desk.desired.servers.len()), (1, 1));
+    desk.take([News::Listed(watch())]);
+    assert!(desk.desired.source.faults.is_empty());
+}
+
+#[test]
+fn a_forbidden_namespace_holds_up_no_other() {
+    for (reason, synced) in [(Reason::NotPermitted, true), (Reason::SourceUnavailable, false)] {
+        let mut desk = Desk::new();
+        let other = Watch::Servers(Some("other".into()));
+        desk.book.expect(other.clone());
+        desk.take([News::Listed(watch()), News::Trouble(other.clone(), trouble(reason))]);
+        assert_eq!(desk.desired.source.synced, synced, "{reason}");
+        let mut alone = Desk::new();
+        alone.take([News::Trouble(watch(), trouble(reason))]);
+        assert!(!alone.desired.source.synced, "nothing was listed at all");
+    }
+}
+
+#[test]
+fn what_did_not_change_is_the_same() {
+    let mut desk = Desk::new();
+    desk.take([server("a", "u", 1, 1, at("http://a")), News::Listed(watch())]);
+    let first = desk.get("a");
+    // A relist, and a write of the status: another version, the same object.
+    desk.take([server("a", "u", 1, 9, at("http://a")), News::Listed(watch())]);
+    assert!(Arc::ptr_eq(&first, &desk.get("a")));
+    assert_eq!(&*first.meta.revision, "1");
+    // An older read than what is known.
+    desk.take([server("a", "u", 2, 10, at("http://b"))]);
+    assert_eq!(desk.take([server("a", "u", 1, 9, at("http://a"))]), ["a u 2 http://b/"]);
+    // Another object of the name begins with nothing.
+    assert_eq!(desk.take([server("a", "v", 1, 11, at("http://a"))]), ["a v 1 http://a/"]);
+    assert_eq!(desk.take([News::ServerGone(ObjectKey::new("n", "a"))]), [""; 0]);
+}
+
+#[test]
+fn what_cannot_be_accepted_keeps_the_last_good_declaration_of_the_same_object() {
+    let mut desk = Desk::new();
+    let broken = json!({ "http": { "url": "http://b", "later": 1 } });
+    assert_eq!(desk.take([server("a", "u", 1, 1, broken.clone())]), ["a u 1 nothing InvalidSpec"]);
+    assert_eq!(desk.take([server("a", "u", 2, 2, at("http://a"))]), ["a u 2 http://a/"]);
+    assert_eq!(desk.take([server("a", "u", 3, 3, broken.clone())]), ["a u 3 http://a/ InvalidSpec"]);
+    assert!(desk.get("a").refused.as_ref().unwrap().message.contains("last good"));
+    assert_eq!(desk.take([server("a", "v", 1, 4, broken)]), ["a v 1 nothing InvalidSpec"]);
+    let stdio = |command: &str| json!({ "stdio": { "command": command } });
+    assert_eq!(desk.take([server("a", "v", 2, 5, stdio("allowed"))]), ["a v 2 allowed"]);
+    assert_eq!(desk.take([server("a", "v", 3, 6, stdio("sh"))]), ["a v 3 PolicyDenied"]);
+    assert_eq!(desk.get("a").refusal().unwrap().reason, Reason::PolicyDenied);
+}
+
+#[test]
+fn a_server_waits_for_the_first_look_at_its_secrets_and_follows_them() {
+    let mut desk = Desk::new();
+    assert_eq!(
+        desk.take([
+            server("a", "u", 1, 1, with_secret("s")),
+            server("b", "u", 1, 1, at("http://b")),
+            News::Listed(watch())
+        ]),
+        ["b u 1 http://b/"]
+    );
+    assert_eq!(desk.secrets(), ["n/s"]);
+    assert!(!desk.desired.source.synced);
+    let s = || Watch::Secret(ObjectKey::new("n", "s"));
+    assert_eq!(desk.take([News::Listed(s())]), ["a u 1 SecretNotFound", "b u 1 http://b/"]);
+    assert!(desk.desired.source.synced);
+    let b = desk.get("b");
+    let lines = desk.take([secret("s", "one")]);
+    assert_eq!(lines, ["a u 1 http://a/ one", "b u 1 http://b/"]);
+    let a = desk.get("a");
+    // The same value again, and trouble with its watch: nothing.
+    assert_eq!(desk.take([secret("s", "one"), News::Trouble(s(), trouble(Reason::NotPermitted))]), lines);
+    assert!(Arc::ptr_eq(&a, &desk.get("a")));
+    assert_eq!(desk.desired.source.faults.len(), 1);
+    assert_eq!(
+        desk.take([News::Listed(s()), secret("s", "two")]),
+        ["a u 1 http://a/ two", "b u 1 http://b/"]
+    );
+    assert_eq!(
+        desk.take([News::Secret(ObjectKey::new("n", "s"), Look::Missing)]),
+        ["a u 1 SecretNotFound", "b u 1 http://b/"]
+    );
+    assert!(Arc::ptr_eq(&b, &desk.get("b")));
+    // Another reference: the old form stays until the new one was looked at.
+    let other = desk.take([server("a", "u", 2, 2, with_secret("t"))]);
+    assert_eq!(other, ["a u 1 SecretNotFound", "b u 1 http://b/"]);
+    assert_eq!(desk.secrets(), ["n/t"]);
+    assert_eq!(desk.take([secret("t", "three")]), ["a u 2 http://a/ three", "b u 1 http://b/"]);
+    desk.take([News::ServerGone(ObjectKey::new("n", "a"))]);
+    assert_eq!(desk.secrets(), [""; 0]);
+}
+
+#[test]
+fn a_secret_that_may_not_be_read_is_told_on_the_server() {
+    let mut desk = Desk::new();
+    let s = Watch::Secret(ObjectKey::new("n", "s"));
+    let lines = desk
+        .take([server("a", "u", 1, 1, with_secret("s")), News::Trouble(s, trouble(Reason::NotPermitted))]);
+    assert_eq!(lines, ["a u 1 NotPermitted"]);
+    assert_eq!(desk.desired.source.faults.len(), 1);
+}

@@ -1,0 +1,185 @@
+//! The custom resources of an API server as a source of declarations.
+//!
+//! Promises that what is declared is complete before anything follows from it, that a list which begins anew
+//! takes nothing away until a consistent read agrees, and that an API server which is away, says no, or gives
+//! something that cannot be read is told and asked again while everything stays as it is. Each Secret that a
+//! server refers to is watched by its name and no other is ever read: that needs the least permission (a Role
+//! may name the Secrets) and the least memory, at the price of one connection for each. Never writes.
+
+mod book;
+mod fault;
+mod object;
+mod watch;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Secret as ApiSecret;
+use kube::core::{ApiResource, DynamicObject};
+use kube::runtime::watcher::Config;
+use kube::{Api, Client};
+use secrecy::SecretString;
+use tokio::sync::{mpsc, watch as channel};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use self::book::{Book, Look, News, SecretName, Watch};
+use self::watch::{Event, follow};
+use crate::resource::{DigestKey, McpServer, ObjectKey, Skill};
+use crate::source::{Desired, Policy, Shown};
+
+/// News that waits while the book is written: a list comes in faster than it is taken up.
+const WAITING: usize = 1_024;
+/// News that is taken up before anything follows from it.
+const BATCH: usize = 256;
+
+/// What is watched, and what it may do.
+#[derive(Clone)]
+pub struct Options {
+    /// The API server.
+    pub client: Client,
+    /// Its address, for messages.
+    pub server: Arc<str>,
+    /// The namespaces that are watched; none is all of them.
+    pub namespaces: Vec<Arc<str>>,
+    /// Which stdio servers may run.
+    pub policy: Policy,
+    /// The key of connection digests.
+    pub key: DigestKey,
+}
+
+/// Watches until `cancel`. What is declared is in the first channel, at first nothing that is synced; what
+/// the objects' statuses are there is in the second, which is never behind the first.
+pub fn start(
+    options: Options,
+    tracker: &TaskTracker,
+    cancel: CancellationToken,
+) -> (channel::Receiver<Arc<Desired>>, channel::Receiver<Shown>) {
+    let (desired, declared) = channel::channel(Arc::default());
+    let (show, shown) = channel::channel(Shown::default());
+    let (tell, news) = mpsc::channel(WAITING);
+    let watches = Watches { options, tell, tasks: tracker.clone(), cancel: cancel.clone() };
+    tracker.spawn(async move {
+        cancel.run_until_cancelled(run(watches, news, desired, show)).await;
+    });
+    (declared, shown)
+}
+
+async fn run(
+    watches: Watches,
+    mut news: mpsc::Receiver<News>,
+    desired: channel::Sender<Arc<Desired>>,
+    show: channel::Sender<Shown>,
+) {
+    let Options { namespaces, policy, key, .. } = &watches.options;
+    let mut book = Book::new(policy.clone(), key.clone());
+    let scopes: Vec<_> = match namespaces.as_slice() {
+        [] => vec![None],
+        some => some.iter().cloned().map(Some).collect(),
+    };
+    for scope in scopes {
+        for watch in [Watch::Servers(scope.clone()), Watch::Skills(scope)] {
+            book.expect(watch.clone());
+            watches.objects(watch);
+        }
+    }
+    let mut secrets: HashMap<SecretName, DropGuard> = HashMap::new();
+    let mut batch = Vec::with_capacity(BATCH);
+    while news.recv_many(&mut batch, BATCH).await > 0 {
+        for news in batch.drain(..) {
+            book.take(news);
+        }
+        let (now, statuses) = book.settle();
+        if let Some(statuses) = statuses {
+            show.send_replace(statuses);
+        }
+        if let Some(now) = now {
+            desired.send_replace(now);
+        }
+        // A watch that is dropped from the map ends.
+        secrets.retain(|name, _| book.refers_to(name));
+        for name in book.secrets() {
+            if !secrets.contains_key(name) {
+                secrets.insert(name.clone(), watches.secret(name.clone()));
+            }
+        }
+    }
+}
+
+/// Starts watches.
+struct Watches {
+    options: Options,
+    tell: mpsc::Sender<News>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
+
+impl Watches {
+    /// All objects of a kind, in one namespace or in all.
+    fn objects(&self, watch: Watch) {
+        let (resource, scope) = match &watch {
+            Watch::Servers(scope) => (ApiResource::erase::<McpServer>(&()), scope.clone()),
+            Watch::Skills(scope) => (ApiResource::erase::<Skill>(&()), scope.clone()),
+            Watch::Secret(_) => return,
+        };
+        let client = self.options.client.clone();
+        // Not the types themselves: one object that does not decode must not hide the others.
+        let api: Api<DynamicObject> = match &scope {
+            Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+            None => Api::all_with(client, &resource),
+        };
+        let server = self.options.server.clone();
+        let cancel = self.cancel.clone();
+        let tell = self.tell.clone();
+        self.tasks.spawn(async move {
+            let follow = follow(api, Config::default(), tell, move |event| {
+                let servers = matches!(watch, Watch::Servers(_));
+                match event {
+                    Event::Object(object) if servers => News::Server(Box::new(object)),
+                    Event::Object(object) => News::Skill(Box::new(object)),
+                    Event::Gone(key) if servers => News::ServerGone(key),
+                    Event::Gone(key) => News::SkillGone(key),
+                    Event::Listed => News::Listed(watch.clone()),
+                    Event::Trouble(error) => {
+                        News::Trouble(watch.clone(), fault::told(&error, &watch, &server))
+                    }
+                }
+            });
+            cancel.run_until_cancelled(follow).await;
+        });
+    }
+
+    /// One Secret, until the guard is dropped.
+    fn secret(&self, name: SecretName) -> DropGuard {
+        let api: Api<ApiSecret> = Api::namespaced(self.options.client.clone(), &name.namespace);
+        let config = Config::default().fields(&format!("metadata.name={}", name.name));
+        let server = self.options.server.clone();
+        let cancel = self.cancel.child_token();
+        let guard = cancel.clone().drop_guard();
+        let tell = self.tell.clone();
+        self.tasks.spawn(async move {
+            let follow = follow(api, config, tell, move |event| {
+                let watch = || Watch::Secret(name.clone());
+                match event {
+                    Event::Object(secret) => News::Secret(name.clone(), Look::Found(values(secret))),
+                    Event::Gone(_) => News::Secret(name.clone(), Look::Missing),
+                    Event::Listed => News::Listed(watch()),
+                    Event::Trouble(error) => News::Trouble(watch(), fault::told(&error, &watch(), &server)),
+                }
+            });
+            cancel.run_until_cancelled(follow).await;
+        });
+        guard
+    }
+}
+
+/// The values of a Secret; `None` for one that is not text.
+fn values(secret: ApiSecret) -> BTreeMap<String, Option<SecretString>> {
+    let text = |bytes| String::from_utf8(bytes).ok().map(SecretString::from);
+    secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, text(value.0))).collect()
+}
+
+fn key_of(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> ObjectKey {
+    let text = |text: &Option<String>| text.as_deref().unwrap_or_default().to_owned();
+    ObjectKey::new(text(&metadata.namespace), text(&metadata.name))
+}
