@@ -44,7 +44,7 @@ pub fn programs() -> Option<Programs> {
     })
 }
 
-/// The program that says what GitOps tools make of objects, built once. `None`, said loudly, without Go.
+/// The program that says what `GitOps` tools make of objects, built once. `None`, said loudly, without Go.
 pub fn judges() -> Option<PathBuf> {
     let go = present("go", "what GitOps tools make of objects")?;
     let home = built("judges", "building what GitOps tools judge objects by, once", &go, |command| {
@@ -71,6 +71,5 @@ fn version(source: &Path) -> String {
     let mut files: Vec<_> = std::fs::read_dir(source).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     let text: Vec<u8> = files.iter().flat_map(|file| std::fs::read(file).unwrap()).collect();
-    let digest = ring::digest::digest(&ring::digest::SHA256, &text);
-    digest.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    evenkeel::resource::Digest::of(&text).short(12)
 }

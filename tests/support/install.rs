@@ -42,5 +42,6 @@ pub fn present(program: &str, wanted: &str) -> Option<PathBuf> {
 
 /// Not by the macro: the test harness would keep that to itself.
 fn say(message: &str) {
-    writeln!(std::io::stderr(), "\n*** {message} ***\n").unwrap();
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "\n*** {message} ***\n").unwrap();
 }
