@@ -1,4 +1,5 @@
-//! `manifests/` and `examples/kubernetes/` as a real API server takes them, and our statuses as GitOps tools read them.
+//! `manifests/` and `examples/kubernetes/` as a real API server takes them, and our statuses as `GitOps` tools read
+//! them.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,7 +10,12 @@
     reason = "tests"
 )]
 
+#[path = "../rig/mod.rs"]
+mod rig;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod apply;
 mod cluster;
+mod permissions;
+mod tree;

@@ -1,0 +1,107 @@
+//! Each overlay is taken by the API server, from any namespace, and its Pods where only restricted ones are.
+
+use serde_json::{Value, json};
+
+use crate::support::Cluster;
+use crate::tree::{Tree, only};
+
+#[tokio::test]
+async fn the_cluster_overlay_applies() {
+    let Some(cluster) = Cluster::start().await else { return };
+    let tree = Tree::new();
+    let overlay = tree.part("overlays/cluster");
+    // A dry run makes no namespace, and nothing is taken into one that is not there.
+    cluster.kubectl(&["create", "namespace", "evenkeel"]).await;
+    cluster
+        .kubectl(&["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-k", &overlay])
+        .await;
+    let nothing =
+        cluster.kubectl(&["get", "deployments,services,clusterroles", "-n", "evenkeel", "-o", "name"]).await;
+    assert!(!nothing.contains("evenkeel"), "{nothing}");
+
+    cluster.kubectl(&["apply", "-k", &overlay]).await;
+    for name in ["mcpservers.evenkeel.dev", "skills.evenkeel.dev"] {
+        cluster
+            .kubectl(&["wait", "--for=condition=Established", &format!("crd/{name}"), "--timeout=60s"])
+            .await;
+    }
+    cluster.kubectl(&["apply", "-k", &overlay]).await;
+    let generation =
+        ["get", "deployment", "evenkeel", "-n", "evenkeel", "-o", "jsonpath={.metadata.generation}"];
+    assert_eq!(cluster.kubectl(&generation).await, "1", "applied again, nothing changes");
+    let namespace =
+        cluster.kubectl(&["get", "namespace", "evenkeel", "-o", "jsonpath={.metadata.labels}"]).await;
+    assert!(namespace.contains("restricted"), "{namespace}");
+}
+
+#[tokio::test]
+async fn another_namespace_stays_right() {
+    let Some(cluster) = Cluster::shared().await else { return };
+    let tree = Tree::new();
+    let own = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: NAME\n\
+               resources: [../manifests/overlays/cluster]\ncomponents: [../manifests/components/servicemonitor]\n";
+    for (directory, text) in [("one", only("team-z")), ("all", own.replace("NAME", "team-z"))] {
+        let rendered = cluster.kubectl(&["kustomize", &tree.own(directory, &text)]).await;
+        assert!(!rendered.contains("namespace: evenkeel"), "{directory}: {rendered}");
+        let objects: Vec<Value> = objects(&rendered);
+        let bound: Vec<_> = objects
+            .iter()
+            .filter(|object| object["kind"].as_str().unwrap().ends_with("RoleBinding"))
+            .map(|binding| &binding["subjects"])
+            .collect();
+        assert_eq!(bound.len(), 2);
+        for subjects in bound {
+            let expected = json!([{ "kind": "ServiceAccount", "name": "evenkeel", "namespace": "team-z" }]);
+            assert_eq!(*subjects, expected, "{directory}");
+        }
+        for object in objects.iter().filter(|object| object["kind"] == "Namespace") {
+            assert_eq!(object["metadata"]["name"], "team-z");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_namespace_overlay_touches_only_its_namespace() {
+    let Some(cluster) = Cluster::shared().await else { return };
+    let tree = Tree::new();
+    let namespace = cluster.namespace("tenant").await;
+    let rendered = cluster.kubectl(&["kustomize", &tree.own("rendered", &only(&namespace))]).await;
+    for object in objects(&rendered) {
+        assert_eq!(object["metadata"]["namespace"], *namespace, "{object}");
+    }
+    tree.in_namespace(cluster, &namespace).await;
+    let deployment =
+        cluster.kubectl(&["get", "deployment", "evenkeel", "-n", &namespace, "-o", "json"]).await;
+    let deployment: Value = serde_json::from_str(&deployment).unwrap();
+    let args = &deployment["spec"]["template"]["spec"]["containers"][0]["args"];
+    assert_eq!(args[2], "--namespace=$(POD_NAMESPACE)", "{args}");
+}
+
+#[tokio::test]
+async fn its_pod_is_admitted_where_only_restricted_ones_are() {
+    let Some(cluster) = Cluster::shared().await else { return };
+    let tree = Tree::new();
+    let namespace = cluster.namespace("restricted").await;
+    cluster
+        .kubectl(&["label", "namespace", &namespace, "pod-security.kubernetes.io/enforce=restricted"])
+        .await;
+    let rendered = cluster.kubectl(&["kustomize", &tree.own("rendered", &only(&namespace))]).await;
+    let deployment = objects(&rendered).into_iter().find(|object| object["kind"] == "Deployment").unwrap();
+    let mut pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": { "name": "evenkeel" },
+        "spec": deployment["spec"]["template"]["spec"],
+    });
+    cluster.apply(&namespace, &pod.to_string()).await;
+
+    pod["metadata"]["name"] = "careless".into();
+    pod["spec"]["securityContext"]["runAsNonRoot"] = false.into();
+    let refused = cluster.apply_refused(&namespace, &pod.to_string()).await;
+    assert!(refused.contains("violates PodSecurity \"restricted"), "{refused}");
+}
+
+/// The objects of a stream of YAML documents.
+fn objects(yaml: &str) -> Vec<Value> {
+    yaml.split("\n---\n").map(|document| serde_yaml::from_str(document).unwrap()).collect()
+}

@@ -1,0 +1,112 @@
+//! What the manifests permit evenkeel to do: this, and nothing more.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::support::Cluster;
+use crate::tree::Tree;
+
+/// Where it runs, whatever it serves.
+const REPLICAS: [&str; 5] = [
+    "create coordination.k8s.io/leases",
+    "get coordination.k8s.io/leases/evenkeel",
+    "update coordination.k8s.io/leases/evenkeel",
+    "patch coordination.k8s.io/leases/evenkeel",
+    "get secrets/evenkeel-session-key",
+];
+
+/// In each namespace that it serves.
+const SERVED: [&str; 16] = [
+    "get evenkeel.dev/mcpservers",
+    "list evenkeel.dev/mcpservers",
+    "watch evenkeel.dev/mcpservers",
+    "get evenkeel.dev/skills",
+    "list evenkeel.dev/skills",
+    "watch evenkeel.dev/skills",
+    "patch evenkeel.dev/mcpservers/status",
+    "patch evenkeel.dev/skills/status",
+    "create events.k8s.io/events",
+    "patch events.k8s.io/events",
+    "get secrets",
+    "list secrets",
+    "watch secrets",
+    "get configmaps",
+    "list configmaps",
+    "watch configmaps",
+];
+
+#[tokio::test]
+async fn one_namespace() {
+    let Some(cluster) = Cluster::shared().await else { return };
+    let (home, other) = (cluster.namespace("home").await, cluster.namespace("other").await);
+    Tree::new().in_namespace(cluster, &home).await;
+    assert_eq!(granted(cluster, &home, &home).await, set(&[&REPLICAS[..], &SERVED]));
+    assert_eq!(granted(cluster, &home, &other).await, set(&[]));
+}
+
+#[tokio::test]
+async fn the_whole_cluster() {
+    let Some(cluster) = Cluster::shared().await else { return };
+    Tree::new().everywhere(cluster).await;
+    assert_eq!(granted(cluster, "evenkeel", "evenkeel").await, set(&[&REPLICAS[..], &SERVED]));
+    assert_eq!(granted(cluster, "evenkeel", "default").await, set(&[&SERVED[..]]));
+}
+
+fn set(lists: &[&[&str]]) -> BTreeSet<String> {
+    lists.iter().copied().flatten().map(ToString::to_string).collect()
+}
+
+/// What the account of the manifests in `home` may do in a namespace, beyond what every account may.
+async fn granted(cluster: &Cluster, home: &str, namespace: &str) -> BTreeSet<String> {
+    cluster.kubectl(&["create", "serviceaccount", "nobody", "-n", namespace]).await;
+    let nobody = rules(cluster, namespace, "nobody", namespace).await;
+    let evenkeel = rules(cluster, home, "evenkeel", namespace).await;
+    assert!(nobody.is_subset(&evenkeel));
+    evenkeel.difference(&nobody).cloned().collect()
+}
+
+/// `VERB GROUP/RESOURCE[/NAME]` of all that an account may do in a namespace.
+async fn rules(cluster: &Cluster, home: &str, account: &str, namespace: &str) -> BTreeSet<String> {
+    let review = json!({
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectRulesReview",
+        "spec": { "namespace": namespace },
+    });
+    let kubeconfig = cluster.kubeconfig_for(home, account).await;
+    let client = cluster.client_of(&kubeconfig).await;
+    let request = http::Request::post("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews")
+        .header("Content-Type", "application/json")
+        .body(review.to_string().into_bytes())
+        .unwrap();
+    let answer: Value = client.request(request).await.unwrap();
+    assert_eq!(answer["status"]["incomplete"], false, "{answer}");
+    list(&answer["status"]["resourceRules"]).into_iter().flat_map(|rule| spelled(&rule)).collect()
+}
+
+fn spelled(rule: &Value) -> Vec<String> {
+    let words = |key: &str| list(&rule[key]).iter().map(|word| word.as_str().unwrap().to_owned()).collect();
+    let [verbs, groups, resources, names]: [Vec<String>; 4] =
+        ["verbs", "apiGroups", "resources", "resourceNames"].map(words);
+    let names = if names.is_empty() { vec![String::new()] } else { names };
+    let mut all = Vec::new();
+    for verb in &verbs {
+        for group in &groups {
+            for resource in &resources {
+                for name in &names {
+                    let path: Vec<&str> = [group, resource, name]
+                        .into_iter()
+                        .map(String::as_str)
+                        .filter(|part| !part.is_empty())
+                        .collect();
+                    all.push(format!("{verb} {}", path.join("/")));
+                }
+            }
+        }
+    }
+    all
+}
+
+fn list(value: &Value) -> Vec<Value> {
+    value.as_array().cloned().unwrap_or_default()
+}
