@@ -17,5 +17,6 @@ mod support;
 
 mod apply;
 mod cluster;
+mod judges;
 mod permissions;
 mod tree;
