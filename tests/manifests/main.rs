@@ -17,6 +17,7 @@ mod support;
 
 mod apply;
 mod cluster;
+mod examples;
 mod judges;
 mod permissions;
 mod tree;
