@@ -8,16 +8,15 @@ use crate::support::Cluster;
 use crate::tree::Tree;
 
 /// Where it runs, whatever it serves.
-const REPLICAS: [&str; 5] = [
+const REPLICAS: [&str; 4] = [
     "create coordination.k8s.io/leases",
     "get coordination.k8s.io/leases/evenkeel",
     "update coordination.k8s.io/leases/evenkeel",
-    "patch coordination.k8s.io/leases/evenkeel",
     "get secrets/evenkeel-session-key",
 ];
 
 /// In each namespace that it serves.
-const SERVED: [&str; 16] = [
+const SERVED: [&str; 13] = [
     "get evenkeel.dev/mcpservers",
     "list evenkeel.dev/mcpservers",
     "watch evenkeel.dev/mcpservers",
@@ -31,9 +30,6 @@ const SERVED: [&str; 16] = [
     "get secrets",
     "list secrets",
     "watch secrets",
-    "get configmaps",
-    "list configmaps",
-    "watch configmaps",
 ];
 
 #[tokio::test]
