@@ -273,6 +273,7 @@ async fn a_call_in_flight_finishes_within_the_drain_of_its_server_and_no_later()
     assert!(within("a call that ends in time", finishes).await.unwrap().unwrap().contains("slept"));
     let text = told(&within("a call that does not", cut).await.unwrap().unwrap());
     assert!(text.contains("default/hasty") && text.contains("removed"), "{text}");
+    assert!(text.contains("did not end within 0.5 s"), "{text}");
     eventually("both sessions are ended", async || {
         (patient.counters().sessions == 0 && hasty.counters().in_flight == 0).then_some(())
     })

@@ -61,7 +61,13 @@ impl Actor {
                     calls = connection.in_flight(),
                     "calls were still in flight when the connection closed"
                 );
-                connection.link().give_up(LinkError::new(why.reason, why.message));
+                let told = if limit.is_zero() {
+                    why.message
+                } else {
+                    let seconds = limit.as_secs_f64();
+                    format!("{}; the call did not end within {seconds} s", why.message)
+                };
+                connection.link().give_up(LinkError::new(why.reason, told));
             }
             connection.link().close().await;
             connection.link().ended().await;
