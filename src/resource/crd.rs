@@ -12,7 +12,8 @@ pub fn crds() -> Result<Vec<(&'static str, String)>, serde_yaml::ser::Error> {
         .collect()
 }
 
-/// Adds what the derive cannot say: the status default that keeps kstatus from calling a new object healthy.
+/// Adds what the derive cannot say: the status default that keeps kstatus from calling a new object healthy. Takes
+/// away what an API server warns of.
 fn finished(crd: CustomResourceDefinition) -> Value {
     let mut crd = serde_json::to_value(crd).unwrap_or_default();
     if let Some(status) = crd.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/status") {
@@ -21,7 +22,22 @@ fn finished(crd: CustomResourceDefinition) -> Value {
             status.remove("nullable");
         }
     }
+    without_unsigned(&mut crd);
     crd
+}
+
+/// Removes the formats of unsigned integers, which Kubernetes does not know; `minimum` says the same.
+fn without_unsigned(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            fields.retain(|name, value| {
+                name != "format" || !value.as_str().is_some_and(|it| it.starts_with("uint"))
+            });
+            fields.values_mut().for_each(without_unsigned);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_unsigned),
+        _ => {}
+    }
 }
 
 #[cfg(test)]
@@ -52,6 +68,8 @@ mod tests {
                 || schema.get("x-kubernetes-int-or-string").is_some()
                 || schema.get("x-kubernetes-preserve-unknown-fields").is_some();
             assert!(typed, "{path} has no type: {schema}");
+            let format = schema.get("format").and_then(Value::as_str).unwrap_or("date-time");
+            assert!(["date-time", "int64"].contains(&format), "{path}: an API server warns of {format}");
             for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
                 walk(&format!("{path}.{name}"), schema);
             }
