@@ -12,9 +12,8 @@ async fn the_cluster_overlay_applies() {
     let overlay = tree.part("overlays/cluster");
     // A dry run makes no namespace, and nothing is taken into one that is not there.
     cluster.kubectl(&["create", "namespace", "evenkeel"]).await;
-    cluster
-        .kubectl(&["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-k", &overlay])
-        .await;
+    let apply = ["apply", "--server-side", "--force-conflicts", "--warnings-as-errors", "-k", &overlay];
+    cluster.kubectl(&[&apply[..], &["--dry-run=server"]].concat()).await;
     let nothing =
         cluster.kubectl(&["get", "deployments,services,clusterroles", "-n", "evenkeel", "-o", "name"]).await;
     assert!(!nothing.contains("evenkeel"), "{nothing}");

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde_json::Value;
+
 use crate::support::Cluster;
 
 #[tokio::test]
@@ -15,5 +17,42 @@ async fn the_declarations_are_taken_strictly() {
     let applied = cluster.kubectl(&args).await;
     for name in ["secret/search", "mcpserver.evenkeel.dev/search", "skill.evenkeel.dev/release-notes"] {
         assert!(applied.lines().any(|line| line == format!("{name} created")), "{name}: {applied}");
+    }
+}
+
+#[tokio::test]
+async fn one_evenkeel_serves_two_namespaces() {
+    let Some(cluster) = Cluster::shared().await else { return };
+    for namespace in ["team-a", "team-b"] {
+        cluster.kubectl(&["create", "namespace", namespace]).await;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let example = root.join("examples/kubernetes/namespaces").display().to_string();
+    cluster.kubectl(&["apply", "--validate=strict", "-k", &example]).await;
+    let args = "jsonpath={.spec.template.spec.containers[0].args}";
+    let args = cluster.kubectl(&["get", "deployment", "evenkeel", "-n", "team-a", "-o", args]).await;
+    for flag in ["--namespace=$(POD_NAMESPACE)", "--namespace=team-b"] {
+        assert!(args.contains(flag), "{args}");
+    }
+    let account = "--as=system:serviceaccount:team-a:evenkeel";
+    let may = async |what: &[&str]| {
+        cluster.kubectl(&[&["auth", "can-i", account, "-n", "team-b"], what].concat()).await
+    };
+    assert_eq!(may(&["watch", "mcpservers.evenkeel.dev"]).await, "yes\n");
+    assert_eq!(may(&["watch", "secrets/search"]).await, "yes\n");
+    let other = ["auth", "can-i", account, "-n", "team-b", "watch", "secrets/other"];
+    let output = cluster.command(&other).output().await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "no\n");
+}
+
+/// Their kinds are of Flux and Argo CD, which are not there: what they name is.
+#[test]
+fn what_flux_and_argo_cd_are_told_to_apply_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (file, path) in [("flux", "/spec/path"), ("argocd", "/spec/source/path")] {
+        let text = std::fs::read_to_string(root.join(format!("examples/kubernetes/{file}.yaml"))).unwrap();
+        let object: Value = serde_yaml::from_str(&text).unwrap();
+        let declarations = root.join(object.pointer(path).unwrap().as_str().unwrap());
+        assert!(declarations.join("kustomization.yaml").is_file(), "{}", declarations.display());
     }
 }
