@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
+use http::header::USER_AGENT;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, Config};
 use tokio::sync::watch;
@@ -64,6 +66,8 @@ impl Cluster {
         // Each part asks again by itself, and says so.
         config.default_retry = false;
         config.connect_timeout = Some(REQUEST);
+        let agent = HeaderValue::from_static(concat!("evenkeel/", env!("CARGO_PKG_VERSION")));
+        config.headers.push((USER_AGENT, agent));
         let server = config.cluster_url.to_string().trim_end_matches('/').into();
         let own_namespace = args.own_namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let client = Client::try_from(config).map_err(|error| none(&error))?;

@@ -88,7 +88,7 @@ pub(super) struct Args {
     #[arg(long, env = "EVENKEEL_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value = "text")]
     log_format: LogFormat,
     /// What is logged: error, warn, info, debug or trace, or a filter such as info,evenkeel::fleet=debug
-    #[arg(long, env = "EVENKEEL_LOG", value_name = "FILTER", default_value = "info,rmcp=warn")]
+    #[arg(long, env = "EVENKEEL_LOG", value_name = "FILTER", default_value = "info,rmcp=warn,kube=off")]
     log: String,
 }
 

@@ -64,6 +64,15 @@ struct Written<T> {
     at: Instant,
 }
 
+/// A write that has to be done.
+struct Needed<T> {
+    status: T,
+    /// How long it may wait for more to tell.
+    wait: Duration,
+    /// Of the object that it is for.
+    version: u64,
+}
+
 #[derive(Debug, thiserror::Error)]
 enum Failed {
     #[error(transparent)]
@@ -155,40 +164,36 @@ where
         }
     }
 
-    /// What the object shows as far as it is known: the watch may be behind our own last write.
-    fn believed(&mut self, key: &ObjectKey, uid: &str) -> Option<T> {
-        let shown = self.shown.get(key).filter(|shown| *shown.uid == *uid);
-        let newer = |written: &Written<T>| {
-            *written.gave.uid == *uid
-                && shown.is_none_or(|shown| shown.resource_version <= written.gave.resource_version)
-        };
-        match self.written.get(key) {
-            Some(written) if newer(written) => written.gave.status.clone(),
-            _ => shown.and_then(|shown| shown.status.clone()),
-        }
+    /// What the object shows as far as it is known: the watch may be behind our own last write. `None` while
+    /// the watch has not told of it.
+    fn believed(&self, key: &ObjectKey, uid: &str) -> Option<&ShownStatus<T>> {
+        let shown = self.shown.get(key).filter(|shown| *shown.uid == *uid)?;
+        let written = self.written.get(key).map(|written| &written.gave);
+        let newer =
+            |gave: &&ShownStatus<T>| *gave.uid == *uid && shown.resource_version <= gave.resource_version;
+        Some(written.filter(newer).unwrap_or(shown))
     }
 
-    /// The status to write, and how long that may wait.
-    fn needed(&mut self, key: &ObjectKey) -> Option<(T, Duration)> {
-        let object = self.wanted.get(key)?.clone();
-        let uid = &object.declared.meta.uid;
-        // An object that the watch has not told of, or not yet, cannot be written to.
-        self.shown.get(key).filter(|shown| shown.uid == *uid)?;
-        let believed = self.believed(key, uid);
-        let status = to_write(&object.status, believed.as_ref())?;
+    /// What has to be written to an object, if anything.
+    fn needed(&self, key: &ObjectKey) -> Option<Needed<T>> {
+        let object = self.wanted.get(key)?;
+        let believed = self.believed(key, &object.declared.meta.uid)?;
+        let status = to_write(&object.status, believed.status.as_ref())?;
+        // The server made something else of it, and would again.
         let asked_before = self.written.get(key).is_some_and(|written| {
-            // The server made something else of it, and would again.
-            *written.gave.uid == **uid && written.asked == status && written.gave.status == believed
+            written.asked == status
+                && written.gave.uid == believed.uid
+                && written.gave.status == believed.status
         });
-        let wait = patience(&object.status, believed.as_ref());
-        (!asked_before).then_some((status, wait))
+        let wait = patience(&object.status, believed.status.as_ref());
+        (!asked_before).then_some(Needed { status, wait, version: believed.resource_version })
     }
 
     fn plan(&mut self, key: &ObjectKey, now: Instant) {
         if self.jobs.get(key).is_some_and(|job| job.flying) {
             return;
         }
-        let Some((_, wait)) = self.needed(key) else {
+        let Some(Needed { wait, .. }) = self.needed(key) else {
             if let Some(job) = self.jobs.remove(key) {
                 self.queue.remove(&(job.due, key.clone()));
             }
@@ -220,7 +225,7 @@ where
             && due <= now
         {
             self.queue.pop_first();
-            let (Some((status, _)), Some(object)) = (self.needed(&key), self.wanted.get(&key)) else {
+            let Some(Needed { status, version, .. }) = self.needed(&key) else {
                 self.jobs.remove(&key);
                 continue;
             };
@@ -231,8 +236,8 @@ where
             let body = json!({
                 "apiVersion": API_VERSION,
                 "kind": K::kind(&()),
-                // Of another object of the same name it is not true.
-                "metadata": { "name": &*key.name, "namespace": &*key.namespace, "uid": &*object.declared.meta.uid },
+                // Of another object of the same name, or of a newer generation, it need not be true.
+                "metadata": { "name": &*key.name, "namespace": &*key.namespace, "resourceVersion": version.to_string() },
                 "status": &status,
             });
             self.flights.spawn(async move {
@@ -266,11 +271,11 @@ where
                 self.written.insert(key.clone(), Written { asked, gave, at: now });
                 self.plan(key, now);
             }
-            // It is gone, or another has its name: the watch tells so soon.
-            Err(Failed::Refused(kube::Error::Api(status)))
-                if status.is_not_found() || status.is_conflict() =>
-            {
-                tracing::debug!(object = %format!("{}/{key}", K::kind(&())), "not written: {}", status.message);
+            // It is gone: the watch tells so soon.
+            Err(Failed::Refused(kube::Error::Api(status))) if status.is_not_found() => {}
+            // It has changed: the watch tells so soon, or has already.
+            Err(Failed::Refused(kube::Error::Api(status))) if status.is_conflict() => {
+                self.put_off(key, job, now + PAUSE);
             }
             Err(error) => {
                 if job.failures == 0 {
@@ -281,11 +286,13 @@ where
                 }
                 let delay = Duration::from_secs(1 << job.failures.min(6)).min(LAST_DELAY);
                 job.failures += 1;
-                job.flying = false;
-                job.due = now + delay;
-                self.queue.insert((job.due, key.clone()));
-                self.jobs.insert(key.clone(), job);
+                self.put_off(key, job, now + delay);
             }
         }
+    }
+
+    fn put_off(&mut self, key: &ObjectKey, job: Job, due: Instant) {
+        self.queue.insert((due, key.clone()));
+        self.jobs.insert(key.clone(), Job { due, flying: false, ..job });
     }
 }
