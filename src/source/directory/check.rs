@@ -116,6 +116,8 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
                 secrets.root().join(name).join(key).display().to_string()
             },
             environment: &against.environment,
+            // What may run is a matter of where it runs.
+            policy: &Policy::everything(),
             secret: &secret,
             policy: &policy,
             key: &against.key,
