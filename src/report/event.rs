@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time
 
 use super::{Kind, Source};
 use crate::resource::{API_VERSION, Digest, GROUP, ObjectKey, Reason};
-use crate::source::Meta;
+use crate::source::{Commit, Meta};
 
 /// The longest note, in bytes: what `events.k8s.io/v1` takes.
 const LONGEST_NOTE: usize = 1024;
@@ -33,6 +33,8 @@ pub struct Occurrence {
     pub note: String,
     /// The source revision at which the object last changed; of one that was removed, the revision without it.
     pub revision: Arc<str>,
+    /// The commit behind that, where it is known; nothing is known of a removal.
+    pub commit: Option<Arc<Commit>>,
     /// The public digest of the declaration before, if there was one.
     pub digest_before: Option<Digest>,
     /// The public digest of the declaration now, if there is one.

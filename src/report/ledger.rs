@@ -121,6 +121,7 @@ mod tests {
             reason: Reason::Exited,
             note: note.into(),
             revision: "r1".into(),
+            commit: None,
             digest_before: None,
             digest: None,
         })

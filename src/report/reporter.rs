@@ -24,7 +24,7 @@ use crate::fleet::{Observation, Phase};
 use crate::resource::{
     ConditionType, Digest, McpServerSpec, McpServerStatus, ObjectKey, Problem, Reason, SkillSpec,
 };
-use crate::source::{Declared, Desired, Shown, SourceState};
+use crate::source::{Commit, Declared, Desired, Meta, Shown, SourceState};
 
 #[cfg(test)]
 mod tests;
@@ -165,8 +165,8 @@ impl Reporter {
             self.seen.remove(&key);
             let Observation { uid, generation, .. } = observation;
             let regarding = Regarding { kind: Kind::McpServer, key, uid, generation };
-            let revision = self.desired.source.revision.clone();
-            self.tell(regarding, &News::detached(), revision, (None, None), now);
+            let cause = Cause::at(&self.desired.source);
+            self.tell(regarding, &News::detached(), cause, (None, None), now);
             return;
         }
         let before = self.restarts.get(&observation.uid).copied().unwrap_or_default();
@@ -274,7 +274,7 @@ impl Reporter {
         }
         let mut tell = |reason, level, message| {
             let news = News::new(Action::Reconcile, reason, level, message);
-            self.tell(Regarding::source(&known), &news, state.revision.clone(), (None, None), now);
+            self.tell(Regarding::source(&known), &news, Cause::at(state), (None, None), now);
         };
         for fault in state.faults.iter().filter(|fault| !before.faults.contains(fault)) {
             let Problem { reason, message } = told(fault);
@@ -307,7 +307,7 @@ impl Reporter {
         };
         if let Some(news) = news {
             let digests = (before.and_then(|before| before.spec_digest), after.spec_digest);
-            self.tell(Regarding::of(kind, &after.meta), &news, after.meta.revision.clone(), digests, now);
+            self.tell(Regarding::of(kind, &after.meta), &news, Cause::of(&after.meta), digests, now);
         }
     }
 
@@ -322,14 +322,13 @@ impl Reporter {
         if let Some(news) = News::of_state(before, after) {
             let Declared { meta, spec_digest, .. } = declared;
             let digests = (*spec_digest, *spec_digest);
-            self.tell(Regarding::of(kind, meta), &news, meta.revision.clone(), digests, now);
+            self.tell(Regarding::of(kind, meta), &news, Cause::of(meta), digests, now);
         }
     }
 
     fn tell_removed<S>(&mut self, kind: Kind, declared: &Declared<S>, now: Timestamp) {
-        let (regarding, revision) =
-            (Regarding::of(kind, &declared.meta), self.desired.source.revision.clone());
-        self.tell(regarding, &News::removed(), revision, (declared.spec_digest, None), now);
+        let (regarding, cause) = (Regarding::of(kind, &declared.meta), Cause::at(&self.desired.source));
+        self.tell(regarding, &News::removed(), cause, (declared.spec_digest, None), now);
     }
 
     /// Logs, and keeps what is more than a step. The digests are the ones before and after.
@@ -337,7 +336,7 @@ impl Reporter {
         &mut self,
         regarding: Regarding,
         news: &News,
-        revision: Arc<str>,
+        Cause { revision, commit }: Cause,
         digests: (Option<Digest>, Option<Digest>),
         now: Timestamp,
     ) {
@@ -353,6 +352,7 @@ impl Reporter {
             reason: news.reason,
             note: news.note(),
             revision,
+            commit,
             digest_before: digests.0,
             digest: digests.1,
         });
@@ -373,5 +373,23 @@ impl Reporter {
             }
             news
         });
+    }
+}
+
+/// Where something comes from.
+struct Cause {
+    revision: Arc<str>,
+    commit: Option<Arc<Commit>>,
+}
+
+impl Cause {
+    /// The last change of an object.
+    fn of(meta: &Meta) -> Self {
+        Self { revision: meta.revision.clone(), commit: meta.change.clone() }
+    }
+
+    /// The state of the source now: which commit led to it is not known.
+    fn at(source: &SourceState) -> Self {
+        Self { revision: source.revision.clone(), commit: None }
     }
 }
