@@ -3,14 +3,13 @@ use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusDetails};
 
-use crate::report::Kind;
-use crate::resource::GROUP;
+use crate::source::REQUESTS;
 
 /// Why a request was not answered, as the Kubernetes API says it: a `Status`.
 #[derive(Debug)]
 pub(super) struct Refusal {
     code: StatusCode,
-    status: Box<Status>,
+    pub status: Box<Status>,
 }
 
 impl Refusal {
@@ -26,12 +25,13 @@ impl Refusal {
     }
 
     /// There is no such object.
-    pub fn no_object(kind: Kind, name: &str) -> Self {
-        let message = format!("{}.{GROUP} {name:?} not found", kind.plural());
+    pub fn no_object(group: &str, plural: &str, name: &str) -> Self {
+        let of_group = if group.is_empty() { String::new() } else { format!(".{group}") };
+        let message = format!("{plural}{of_group} {name:?} not found");
         let mut refusal = Self::new(StatusCode::NOT_FOUND, "NotFound", message);
         refusal.status.details = Some(StatusDetails {
-            group: Some(GROUP.into()),
-            kind: Some(kind.plural().into()),
+            group: Some(group.into()),
+            kind: Some(plural.into()),
             name: Some(name.into()),
             ..StatusDetails::default()
         });
@@ -47,22 +47,51 @@ impl Refusal {
         )
     }
 
-    /// A parameter that would change the answer, and is not understood.
-    pub fn parameter(name: &str) -> Self {
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            "BadRequest",
-            format!("{name} is not served yet; leave it out and choose from the whole list"),
-        )
+    /// The request makes no sense.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "BadRequest", message)
+    }
+
+    /// A part of a selector is not understood.
+    pub fn selector(selector: &str, part: &str) -> Self {
+        Self::bad_request(format!("unable to parse {part:?} in the selector {selector:?}"))
+    }
+
+    /// A version that is no longer known.
+    pub fn expired() -> Self {
+        let message = "this version is too old; list again and go on from there";
+        Self::new(StatusCode::GONE, "Expired", message)
+    }
+
+    /// A version that is not there yet: of an earlier run, or of another evenkeel.
+    pub fn too_new(newest: u64) -> Self {
+        let message = format!("Too large resource version: the newest is {newest}");
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message)
+    }
+
+    /// Whoever asks for work must have read the kubeconfig.
+    pub fn unauthorized() -> Self {
+        let message = "this needs the token of the kubeconfig, whose path `evenkeel kubeconfig` prints";
+        Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", message)
     }
 
     /// Changes are made elsewhere.
-    pub fn read_only(method: &Method, directory: &str) -> Self {
+    pub fn read_only(method: &Method, to_change: &str) -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "MethodNotAllowed",
+            format!("{method} is not allowed: this API only tells; to change what is declared, {to_change}"),
+        )
+    }
+
+    /// A change of more than what asks for work.
+    pub fn annotations_only(to_change: &str) -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "MethodNotAllowed",
             format!(
-                "{method} is not allowed: this API only tells; to change what is declared, edit the files in {directory}"
+                "of a server, only the annotations {} may be set here; to change what is declared, {to_change}",
+                REQUESTS.join(" and ")
             ),
         )
     }

@@ -1,9 +1,10 @@
 //! Serves what `report/` tells: the Kubernetes read API of our kinds, health and metrics.
 //!
 //! Promises that an answer is made from one snapshot, in the shapes that Kubernetes clients expect, and
-//! that a question never starts, probes or delays a server. Never changes anything: declarations are
-//! changed where they are written. Host names are checked, so that a web page cannot ask through a browser.
+//! that a question never starts, probes or delays a server. Never changes what is declared, which is done where
+//! it is written. Host names are checked, so that a web page cannot ask through a browser.
 
+mod access;
 mod answer;
 mod api;
 mod health;
@@ -11,39 +12,80 @@ mod host;
 mod metrics;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::serve::ListenerExt;
+use axum::serve::{Listener, ListenerExt};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::gateway::Allowed;
+use self::access::Access;
+use self::api::History;
+use crate::gateway::{Allowed, StallGuard};
 use crate::report::Snapshot;
+use crate::source::Requests;
 
+pub use access::Token;
 pub use metrics::register;
+pub use tls::{Certificate, CertificateError};
+
+/// What the status API is made from.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// What is told.
+    pub store: watch::Receiver<Snapshot>,
+    /// What is counted.
+    pub metrics: Arc<Registry>,
+    /// Where requests for work go; none where the objects themselves are asked, in a cluster.
+    pub requests: Option<Requests>,
+    /// What somebody does who wants to change what is declared: `edit the files in …`.
+    pub to_change: Arc<str>,
+    /// Ends the watches.
+    pub stop: CancellationToken,
+}
 
 /// What the handlers answer from.
 #[derive(Clone)]
 struct App {
     store: watch::Receiver<Snapshot>,
     metrics: Arc<Registry>,
+    requests: Option<Requests>,
+    to_change: Arc<str>,
+    stop: CancellationToken,
+    history: Arc<History>,
+    access: Access,
 }
 
-/// Everything: the status API, health and metrics, for the address of `--admin`.
-pub fn status_api(store: watch::Receiver<Snapshot>, metrics: Arc<Registry>, allowed: Allowed) -> Router {
+impl App {
+    fn new(sources: Sources, access: Access) -> Self {
+        let Sources { store, metrics, requests, to_change, stop } = sources;
+        Self { store, metrics, requests, to_change, stop, history: Arc::default(), access }
+    }
+
+    /// A copy, so that the reporter never waits for an answer to be written.
+    fn snapshot(&self) -> Snapshot {
+        self.store.borrow().clone()
+    }
+}
+
+/// Everything: the status API, health and metrics, for the address of `--admin`. Everyone who reaches it may
+/// read; only who has the token may ask for work.
+pub fn status_api(sources: Sources, token: Token, allowed: Allowed) -> Router {
     everything()
         .layer(axum::middleware::from_fn_with_state(Arc::new(allowed), host::check))
-        .with_state(App { store, metrics })
+        .with_state(App::new(sources, Access::Token(token)))
 }
 
 /// The same for the socket in the state directory: whoever can open that is the owner.
-pub fn local_api(store: watch::Receiver<Snapshot>, metrics: Arc<Registry>) -> Router {
-    everything().with_state(App { store, metrics })
+pub fn local_api(sources: Sources) -> Router {
+    everything().with_state(App::new(sources, Access::Granted))
 }
 
 fn everything() -> Router<App> {
@@ -51,21 +93,53 @@ fn everything() -> Router<App> {
 }
 
 /// Health and metrics alone, for the address of `--probes`: no host check, since a kubelet asks by address.
-pub fn probes(store: watch::Receiver<Snapshot>, metrics: Arc<Registry>) -> Router {
-    health::routes().merge(metrics::routes()).with_state(App { store, metrics })
+pub fn probes(sources: Sources) -> Router {
+    health::routes().merge(metrics::routes()).with_state(App::new(sources, Access::Granted))
 }
 
-/// Serves until it is stopped; then answers what was asked and ends.
+/// Serves HTTP and HTTPS until it is stopped; then answers what was asked and ends. A client that stops reading
+/// is cut off.
+pub async fn serve_secured(
+    listener: TcpListener,
+    certificate: Certificate,
+    router: Router,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let listener = Patient(tls::Both { listener, certificate });
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+/// Serves HTTP alone, in the same way.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) -> io::Result<()> {
     let listener = listener.tap_io(|stream| {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::trace!(%error, "TCP_NODELAY");
         }
     });
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    axum::serve(Patient(listener), router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
 /// The same on a Unix socket.
 pub async fn serve_local(listener: UnixListener, router: Router, stop: CancellationToken) -> io::Result<()> {
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    axum::serve(Patient(listener), router).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+/// How long a client may take nothing of what there is to take.
+const STALL: Duration = Duration::from_secs(30);
+
+/// A listener whose connections break when their other side stops reading.
+struct Patient<L>(L);
+
+impl<L: Listener> Listener for Patient<L> {
+    type Io = StallGuard<L::Io>;
+    type Addr = L::Addr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        let (io, address) = self.0.accept().await;
+        (StallGuard::new(io, STALL, Counter::default()), address)
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.0.local_addr()
+    }
 }

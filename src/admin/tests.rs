@@ -9,7 +9,11 @@ use super::*;
 use crate::fleet::{Observation, Phase};
 use crate::report::testing::{at, declared, key, seen, server_spec};
 use crate::report::{Inputs, Reporter};
-use crate::source::{Desired, SourceState};
+use crate::source::{Desired, SourceState, requests};
+
+mod kubernetes;
+
+const TOKEN: &str = "a-token";
 
 /// A status API over real sockets, with a reporter behind it.
 struct Rig {
@@ -30,10 +34,19 @@ impl Rig {
         let stop = CancellationToken::new();
         let mut registry = Registry::with_prefix("evenkeel");
         register(&mut registry, store.clone());
-        let router = status_api(store.clone(), Arc::new(registry), Allowed::default());
+        let (requests, desired, stage) = requests(desired, stop.clone());
+        let sources = Sources {
+            store: store.clone(),
+            metrics: Arc::new(registry),
+            requests: Some(requests),
+            to_change: "edit the files in /fleet".into(),
+            stop: stop.clone(),
+        };
+        let router = status_api(sources, Token::new(TOKEN.into()), Allowed::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(stage);
         tasks.spawn(reporter.run(Inputs { desired, observations, catalog }, stop.clone()));
         let until = stop.clone();
         tasks.spawn(async move { serve(listener, router, until).await.unwrap() });
@@ -154,8 +167,11 @@ async fn what_is_not_served_is_said_in_a_status() {
         ("GET", format!("{base}/namespaces/default/sources"), 404, "NotFound", "could not find"),
         ("GET", format!("{base}/pods"), 404, "NotFound", "could not find"),
         ("GET", "/nothing".to_owned(), 404, "NotFound", "could not find"),
-        ("GET", format!("{base}/mcpservers?watch=true"), 400, "BadRequest", "watch is not served"),
-        ("GET", format!("{base}/mcpservers?labelSelector=a%3Db"), 400, "BadRequest", "labelSelector"),
+        ("GET", format!("{base}/mcpservers?labelSelector=a%20b"), 400, "BadRequest", "unable to parse"),
+        ("GET", format!("{base}/mcpservers?fieldSelector=a%3Db"), 400, "BadRequest", "field label not"),
+        ("GET", format!("{base}/mcpservers?limit=x"), 400, "BadRequest", "not a number"),
+        ("GET", format!("{base}/mcpservers?resourceVersion=99999999999999"), 504, "Timeout", "Too large"),
+        ("GET", format!("{base}/mcpservers?continue=x"), 400, "BadRequest", "continue"),
         (
             "POST",
             format!("{base}/namespaces/default/mcpservers"),
@@ -236,7 +252,14 @@ async fn probes_serve_health_and_metrics_alone_to_anyone() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let router = probes(store.clone(), Arc::new(Registry::default()));
+    let sources = Sources {
+        store: store.clone(),
+        metrics: Arc::default(),
+        requests: None,
+        to_change: "".into(),
+        stop: stop.clone(),
+    };
+    let router = probes(sources);
     let (declare, _) = watch::channel(Arc::new(Desired::default()));
     let (observe, _) = mpsc::unbounded_channel();
     let mut tasks = tokio::task::JoinSet::new();

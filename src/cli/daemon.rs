@@ -14,7 +14,7 @@ use super::listen::bind;
 use super::signals::Signals;
 use super::source::{Feed, Source, SourceArgs};
 use super::tasks::Tasks;
-use super::{Failure, remembered, socket};
+use super::{Failure, kubeconfig, remembered, socket};
 use crate::admin;
 use crate::catalog::catalog;
 use crate::fleet::{Context, Fleet, Memory};
@@ -82,10 +82,14 @@ impl Daemon {
         let commands = socket::bind(state.path())
             .map_err(|error| Failure::Failed(format!("the socket for the commands: {error}")))?;
         let session_key = source.session_key(&state)?;
+        let token = kubeconfig::token(&state.key("status-token").map_err(Failure::failed)?);
+        let address = status.local_addr().map_err(Failure::failed)?;
+        let certificate = admin::Certificate::new(address.ip()).map_err(Failure::failed)?;
+        kubeconfig::write(&state, address, &certificate, &token).map_err(Failure::failed)?;
         announce(&source, &agents, &status, &state);
         let stop = tasks.stop();
 
-        let Feed { desired, shown } = source.start(&state, tasks).map_err(Failure::failed)?;
+        let Feed { desired, requests, shown } = source.start(&state, tasks).map_err(Failure::failed)?;
         let (catalog, publisher, generations) = catalog(source.home());
         tasks.spawn("the catalog", done(generations.run(stop.clone())));
 
@@ -128,17 +132,24 @@ impl Daemon {
             Ok(())
         });
 
-        let (router, until) = (admin::local_api(store.clone(), metrics.clone()), stop.clone());
+        let sources = admin::Sources {
+            store,
+            metrics,
+            requests,
+            to_change: source.to_change().into(),
+            stop: stop.clone(),
+        };
+        let (router, until) = (admin::local_api(sources.clone()), stop.clone());
         tasks.spawn("the socket for the commands", async move {
             let served = admin::serve_local(commands, router, until).await;
             // Before the lock goes: the next daemon makes a socket of its own.
             socket::remove(state.path())?;
             served
         });
-        let router = admin::status_api(store.clone(), metrics.clone(), self.allowed.clone());
-        tasks.spawn("the status API", admin::serve(status, router, stop.clone()));
+        let router = admin::status_api(sources.clone(), token, self.allowed.clone());
+        tasks.spawn("the status API", admin::serve_secured(status, certificate, router, stop.clone()));
         if let Some(probes) = probes {
-            tasks.spawn("the probes", admin::serve(probes, admin::probes(store, metrics), stop));
+            tasks.spawn("the probes", admin::serve(probes, admin::probes(sources), stop));
         }
         Ok(lock)
     }
@@ -153,6 +164,7 @@ fn announce(source: &Source, agents: &TcpListener, status: &TcpListener, state: 
         source = %source,
         mcp = url(agents, "/mcp"),
         status = url(status, &format!("/apis/{API_VERSION}")),
+        kubeconfig = %kubeconfig::path(state).display(),
         state = %state.path().display(),
         "evenkeel {} is running",
         env!("CARGO_PKG_VERSION"),

@@ -7,6 +7,7 @@ mod client;
 mod cluster;
 mod daemon;
 mod dirs;
+mod kubeconfig;
 mod limits;
 mod listen;
 mod logging;
@@ -38,6 +39,8 @@ enum Command {
     Run(Box<run::Args>),
     /// Check declarations without running anything: for editors, hooks and CI
     Validate(validate::Args),
+    /// Print where the kubeconfig of the status API is, for KUBECONFIG=$(evenkeel kubeconfig)
+    Kubeconfig(kubeconfig::Args),
     /// Print the CustomResourceDefinitions of McpServer and Skill
     Crds,
     /// End our servers' processes once stdin closes; started by run
@@ -79,6 +82,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Validate(args) => validate::validate(&args),
+        Command::Kubeconfig(args) => kubeconfig::run(args),
         Command::Crds => crds(),
         Command::Guard => {
             crate::wire::guard_children(std::io::stdin().lock());

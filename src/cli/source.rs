@@ -14,7 +14,7 @@ use super::tasks::Tasks;
 use crate::gateway::SessionKey;
 use crate::report::Snapshot;
 use crate::resource::DigestKey;
-use crate::source::{Desired, Environment, Policy, Shown, directory, kubernetes};
+use crate::source::{Desired, Environment, Policy, Requests, Shown, directory, kubernetes, requests};
 use crate::state::{StateDir, StateError};
 
 /// Where objects of a directory are that name no namespace, and whose names carry none.
@@ -52,6 +52,8 @@ pub(super) enum Source {
 /// What a source gives.
 pub(super) struct Feed {
     pub desired: watch::Receiver<Arc<Desired>>,
+    /// Where work is asked for, if not at the objects themselves.
+    pub requests: Option<Requests>,
     /// The statuses that the source holds of its objects.
     pub shown: watch::Receiver<Shown>,
 }
@@ -83,6 +85,14 @@ impl Source {
         }
     }
 
+    /// What somebody does who wants to change what is declared.
+    pub fn to_change(&self) -> String {
+        match self {
+            Self::Directory(args) => format!("edit the files in {}", args.root.display()),
+            Self::Cluster(cluster) => format!("change the objects in {cluster}"),
+        }
+    }
+
     /// Starts to watch.
     pub fn start(&self, state: &Arc<StateDir>, tasks: &mut Tasks) -> Result<Feed, StateError> {
         let key = DigestKey::new(&state.key("digests")?);
@@ -92,12 +102,14 @@ impl Source {
                 let DirectoryArgs { root, secrets, environment, prune_empty, poll, policy } = args.clone();
                 let options =
                     directory::Options { root, secrets, environment, policy, key, prune_empty, poll };
-                let desired = directory::start(options, state.clone(), &tracker, stop);
-                Feed { desired, shown: watch::channel(Shown::default()).1 }
+                let declared = directory::start(options, state.clone(), &tracker, stop.clone());
+                let (requests, desired, stage) = requests(declared, stop);
+                tracker.spawn(stage);
+                Feed { desired, requests: Some(requests), shown: watch::channel(Shown::default()).1 }
             }
             Self::Cluster(cluster) => {
                 let (desired, shown) = kubernetes::start(cluster.options(key), &tracker, stop);
-                Feed { desired, shown }
+                Feed { desired, requests: None, shown }
             }
         };
         tasks.spawn("the watch of the source", async move {

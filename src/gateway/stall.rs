@@ -11,7 +11,7 @@ use tokio::time::{Sleep, sleep};
 
 /// Fails writes once the other side has taken nothing for a while though there was something to take.
 #[derive(Debug)]
-pub(super) struct StallGuard<T> {
+pub(crate) struct StallGuard<T> {
     io: T,
     limit: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
@@ -19,7 +19,7 @@ pub(super) struct StallGuard<T> {
 }
 
 impl<T> StallGuard<T> {
-    pub(super) fn new(io: T, limit: Duration, evictions: Counter) -> Self {
+    pub(crate) fn new(io: T, limit: Duration, evictions: Counter) -> Self {
         Self { io, limit, stalled: None, evictions }
     }
 

@@ -92,7 +92,7 @@ fn update(declared: &Declared<McpServerSpec>, current: &Target) -> Option<Change
         // What is in force is the declaration that was accepted before.
         target.generation = current.generation;
     }
-    if target.uid != current.uid || target.endpoint.digest() != current.endpoint.digest() {
+    if !target.same_connection(current) {
         Some(Change::Replace(Arc::new(target)))
     } else if target.settings != current.settings || target.generation != current.generation {
         Some(Change::Refilter(Arc::new(target)))
@@ -107,7 +107,7 @@ fn update(declared: &Declared<McpServerSpec>, current: &Target) -> Option<Change
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::REQUESTED_AT;
+    use super::super::{RECONNECT_AT, REQUESTED_AT};
     use super::*;
     use crate::resource::{DigestKey, Endpoint, HttpEndpoint, Problem, Transport};
     use crate::source::{Meta, Origin, SourceState};
@@ -184,6 +184,7 @@ mod tests {
         let again = altered(&a, |a| a.meta.uid = "another".into());
         let same = altered(&a, |a| a.meta.labels = [("l".to_owned(), "v".to_owned())].into());
         let asked = altered(&a, |a| a.meta.annotations = [(REQUESTED_AT.to_owned(), "1".to_owned())].into());
+        let anew = altered(&a, |a| a.meta.annotations = [(RECONNECT_AT.to_owned(), "1".to_owned())].into());
         let broken = altered(&a, |a| {
             a.refused = Some(Problem::new(Reason::ParseError, "line 3"));
         });
@@ -201,6 +202,9 @@ mod tests {
             ("equal", Some(&a), Some(&same), None),
             ("a look was asked for", Some(&a), Some(&asked), Some("refresh default/a")),
             ("the same look", Some(&asked), Some(&altered(&asked, |_| ())), None),
+            ("a new connection was asked for", Some(&a), Some(&anew), Some("replace default/a")),
+            ("the same new connection", Some(&anew), Some(&altered(&anew, |_| ())), None),
+            ("it is no longer asked for", Some(&anew), Some(&a), None),
             ("another url", Some(&a), Some(&moved), Some("replace default/a")),
             ("deleted and created again", Some(&a), Some(&again), Some("replace default/a")),
             ("another prefix", Some(&a), Some(&filtered), Some("refilter default/a")),

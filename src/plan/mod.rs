@@ -10,4 +10,4 @@ mod target;
 
 pub use backoff::{Backoff, Delay};
 pub use changes::{Change, Observed, changes};
-pub use target::{REQUESTED_AT, Settings, Target};
+pub use target::{RECONNECT_AT, REQUESTED_AT, Settings, Target};

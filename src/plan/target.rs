@@ -22,10 +22,15 @@ pub struct Target {
     pub settings: Settings,
     /// The last value of [`REQUESTED_AT`]: another value asks for a retry, or for the lists to be read again.
     pub requested: Option<Arc<str>>,
+    /// The last value of [`RECONNECT_AT`]: another value asks for a new connection.
+    pub reconnect: Option<Arc<str>>,
 }
 
 /// The annotation that asks for one object to be reconciled now; any new value does.
 pub const REQUESTED_AT: &str = "evenkeel.dev/reconcile-requested-at";
+
+/// The annotation that asks for a new connection of one server, healthy or not; any new value does.
+pub const RECONNECT_AT: &str = "evenkeel.dev/reconnect-requested-at";
 
 /// What applies to a live connection without replacing it.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +57,7 @@ impl Target {
     pub fn of(declared: &Declared<McpServerSpec>) -> Option<Self> {
         let spec = declared.spec.as_ref().filter(|spec| !spec.suspend)?;
         let endpoint = declared.endpoint.as_ref()?.as_ref().ok()?;
+        let asked = |name| declared.meta.annotations.get(name).map(|value| value.as_str().into());
         Some(Self {
             key: declared.meta.key.clone(),
             uid: declared.meta.uid.clone(),
@@ -67,7 +73,15 @@ impl Target {
                 update: spec.update,
                 activation: spec.activation,
             },
-            requested: declared.meta.annotations.get(REQUESTED_AT).map(|value| value.as_str().into()),
+            requested: asked(REQUESTED_AT),
+            reconnect: asked(RECONNECT_AT),
         })
+    }
+
+    /// True if the connection made for `current` serves this target too.
+    pub fn same_connection(&self, current: &Self) -> bool {
+        self.uid == current.uid
+            && self.endpoint.digest() == current.endpoint.digest()
+            && (self.reconnect.is_none() || self.reconnect == current.reconnect)
     }
 }

@@ -4,7 +4,7 @@ use tracing::Level;
 use super::conditions::{condition, lasting};
 use super::event::note;
 use super::{Action, Regarding};
-use crate::plan::REQUESTED_AT;
+use crate::plan::{RECONNECT_AT, REQUESTED_AT};
 use crate::resource::{ConditionType, Reason};
 use crate::source::{Declared, Meta};
 
@@ -37,13 +37,18 @@ impl News {
     /// What is new in a declaration, apart from being refused, which its conditions tell.
     pub fn updated<S>(before: &Declared<S>, after: &Declared<S>) -> Option<Self> {
         let Meta { generation, origin, labels, annotations, .. } = &after.meta;
-        let requested = |meta: &Meta| meta.annotations.get(REQUESTED_AT).cloned();
+        let asked = |name| {
+            let [before, after] = [&before.meta, &after.meta].map(|meta| meta.annotations.get(name));
+            after.is_some() && before != after
+        };
         let value = |declared: &Declared<S>| Some(declared.endpoint.as_ref()?.as_ref().ok()?.digest());
         let message = if before.meta.generation != *generation {
             format!("generation {generation}, declared in {origin}")
         } else if value(before).is_some_and(|before| value(after).is_some_and(|after| after != before)) {
             "a value that it refers to changed".to_owned()
-        } else if requested(&after.meta).is_some_and(|asked| Some(asked) != requested(&before.meta)) {
+        } else if asked(RECONNECT_AT) {
+            "a new connection was asked for".to_owned()
+        } else if asked(REQUESTED_AT) {
             "a look was asked for".to_owned()
         } else if before.meta.labels != *labels || before.meta.annotations != *annotations {
             "labels or annotations changed".to_owned()

@@ -1,13 +1,54 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use serde::Serialize;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::conditions::{Conditions, Truth, Verdict, sentence};
 use crate::resource::{ConditionType, Problem, Reason};
 use crate::source::{Fault, Origin, SourceState, Watching};
 
+/// What a `Source` is: the directory that this evenkeel reads. Nobody declares it.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "evenkeel.dev",
+    version = "v1alpha1",
+    kind = "Source",
+    root = "SourceResource",
+    plural = "sources",
+    shortname = "src",
+    status = "SourceStatus",
+    derive = "PartialEq",
+    doc = "The directory that this evenkeel reads. It is told of, and cannot be declared.",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
+    ),
+    printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision"),
+    printcolumn(name = "Directory", type_ = "string", json_path = ".spec.directory", priority = 1),
+    printcolumn(name = "Watching", type_ = "string", json_path = ".status.watching", priority = 1),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
+        priority = 1
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceSpec {
+    /// The directory as given on the command line, absolute.
+    pub directory: String,
+}
+
 /// What is true about the source now: the status of the read-only kind `Source`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SourceStatus {
     /// Always 1: what a source is does not change while it is watched.
@@ -17,7 +58,7 @@ pub struct SourceStatus {
     /// The git commit, `-dirty` if the tree is, else a digest; empty before the first look.
     pub revision: String,
     /// `Events` or `Polling`.
-    pub watching: &'static str,
+    pub watching: String,
     /// What could not be read.
     pub faults: Vec<SourceFault>,
     /// What was read and has no effect.
@@ -28,7 +69,7 @@ pub struct SourceStatus {
 }
 
 /// Something in the source that could not be read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceFault {
     /// The file, relative to the directory.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,8 +111,8 @@ pub fn source_status(state: &SourceState, previous: Option<&SourceStatus>, now: 
         conditions: conditions.finish(),
         revision: state.revision.to_string(),
         watching: match state.watching {
-            Watching::Events => "Events",
-            Watching::Polling => "Polling",
+            Watching::Events => "Events".to_owned(),
+            Watching::Polling => "Polling".to_owned(),
         },
         faults: state.faults.iter().map(SourceFault::of).collect(),
         warnings: state.warnings.iter().map(SourceFault::of).collect(),

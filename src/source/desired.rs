@@ -45,7 +45,7 @@ pub struct ShownStatus<T> {
 
 /// One declared object. An unchanged object keeps its `Arc` from one [`Desired`] to the next, so that
 /// comparing two of them costs little more than comparing pointers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Declared<S> {
     /// Identity and origin.
     pub meta: Meta,

@@ -9,10 +9,12 @@ mod desired;
 pub mod directory;
 pub mod kubernetes;
 mod policy;
+mod requests;
 mod resolve;
 
 pub use desired::{
     Commit, Declared, Desired, Fault, Meta, Origin, Shown, ShownStatus, SourceState, Watching,
 };
 pub use policy::{DEFAULT_VARIABLES, Policy};
+pub use requests::{REQUESTS, Request, Requests, requests};
 pub use resolve::Environment;

@@ -10,7 +10,6 @@ use super::super::attach::{Attached, attach};
 use super::super::handle::Refusal;
 use super::super::{Kept, Phase, health};
 use super::{Actor, Live};
-use crate::plan::Target;
 use crate::resource::{Activation, Problem, Reason, Update};
 use crate::wire::{Host, LinkError};
 
@@ -22,7 +21,7 @@ const CRASH: (Duration, u32) = (Duration::from_secs(10), 3);
 impl Actor {
     /// Names, filters or limits changed: the connection, or the attempt at it, goes on.
     pub(super) fn adjust(&mut self) {
-        if let Some(live) = self.live.as_mut().filter(|live| same(&live.target, &self.target)) {
+        if let Some(live) = self.live.as_mut().filter(|live| self.target.same_connection(&live.target)) {
             if live.target.settings.health != self.target.settings.health {
                 let checks = self.target.settings.health.clone();
                 live.health = Box::pin(health::watch(live.link.clone(), checks, jitter()));
@@ -210,11 +209,6 @@ impl Actor {
     pub(super) fn told_connecting(&self) -> bool {
         matches!(self.told.as_ref().map(|told| &told.phase), Some(Phase::Connecting { .. }))
     }
-}
-
-/// True if both targets are the same connection.
-pub(super) fn same(one: &Target, other: &Target) -> bool {
-    one.uid == other.uid && one.endpoint.digest() == other.endpoint.digest()
 }
 
 /// A random number from 0 to 1.

@@ -14,7 +14,6 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use self::connect::same;
 use super::attach::Attached;
 use super::handle::{Refusal, UpstreamHandle};
 use super::{Context, Kept, Listed, Observation, Phase};
@@ -217,7 +216,7 @@ impl Actor {
         match order {
             Order::Go(reason) => self.leave(reason),
             Order::Be(target) => {
-                let same_connection = same(&self.target, &target) && self.leaving.is_none();
+                let same_connection = target.same_connection(&self.target) && self.leaving.is_none();
                 let look = self.target.requested != target.requested;
                 self.leaving = None;
                 self.target = target;
@@ -244,7 +243,8 @@ impl Actor {
             (None, None, None) if self.asleep.is_some() => Phase::Idle,
             // A rotated secret makes another connection of the same generation.
             (None, None, Some(live))
-                if same(&live.target, &self.target) && live.target.generation == self.target.generation =>
+                if self.target.same_connection(&live.target)
+                    && live.target.generation == self.target.generation =>
             {
                 Phase::Attached
             }

@@ -1,0 +1,79 @@
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+
+use super::item::{Item, items};
+use super::resource::Resource;
+use super::selectors::Scope;
+use crate::report::Snapshot;
+use crate::resource::ObjectKey;
+
+/// One change of what a watcher sees.
+#[derive(Clone)]
+pub(super) struct Change {
+    pub kind: &'static str,
+    pub item: Item,
+    /// The version to go on from after this change.
+    pub version: u64,
+}
+
+/// What a watcher of a scope sees change between two snapshots, in order, after the version it has seen last.
+/// Costs what changed. A state that did not last from one snapshot to the next is not seen.
+///
+/// When something was deleted between the two is not known. So deletions come first, with the version of the
+/// first snapshot: who goes on from there hears of them twice, and misses nothing.
+pub(super) fn changes(scope: &Scope, before: &Snapshot, after: &Snapshot, seen: u64) -> Vec<Change> {
+    let pairs = match scope.resource {
+        Resource::McpServers => diff(&before.servers, &after.servers, Item::server),
+        Resource::Skills => diff(&before.skills, &after.skills, Item::skill),
+        Resource::Events | Resource::CoreEvents => diff(&before.events, &after.events, Item::event),
+        Resource::Sources => {
+            let [before, after] = [before, after].map(|snapshot| Item::source(&snapshot.source));
+            if before.version == after.version { Vec::new() } else { vec![(Some(before), Some(after))] }
+        }
+        Resource::Namespaces => {
+            let all = |snapshot: &Snapshot| -> OrdMap<ObjectKey, Arc<ObjectKey>> {
+                items(snapshot, scope.resource).map(|item| (item.key.clone(), Arc::new(item.key))).collect()
+            };
+            diff(&all(before), &all(after), |key| Item::namespace(key.name.clone()))
+        }
+    };
+    let mut changes: Vec<_> = pairs
+        .into_iter()
+        .flat_map(|(old, new)| {
+            let [old, new] = [old, new].map(|item| item.filter(|item| scope.admits(item)));
+            let gone = |item| Change { kind: "DELETED", item, version: before.resource_version };
+            let there = |kind, item: Item| Change { kind, version: item.version, item };
+            match (old, new) {
+                (None, None) => [None, None],
+                (None, Some(item)) => [Some(there("ADDED", item)), None],
+                (Some(item), None) => [Some(gone(item)), None],
+                // Deleted and created again under the same name.
+                (Some(old), Some(new)) if old.uid() != new.uid() => {
+                    [Some(gone(old)), Some(there("ADDED", new))]
+                }
+                (Some(_), Some(item)) => [Some(there("MODIFIED", item)), None],
+            }
+        })
+        .flatten()
+        .filter(|change| change.kind == "DELETED" || change.version > seen)
+        .collect();
+    changes.sort_by_key(|change| change.version);
+    changes
+}
+
+type Pair = (Option<Item>, Option<Item>);
+
+fn diff<V: PartialEq>(
+    before: &OrdMap<ObjectKey, Arc<V>>,
+    after: &OrdMap<ObjectKey, Arc<V>>,
+    item: impl Fn(&Arc<V>) -> Item,
+) -> Vec<Pair> {
+    let pair = |change| match change {
+        DiffItem::Add(_, new) => (None, Some(item(new))),
+        DiffItem::Update { old: (_, old), new: (_, new) } => (Some(item(old)), Some(item(new))),
+        DiffItem::Remove(_, old) => (Some(item(old)), None),
+    };
+    before.diff(after).map(pair).collect()
+}

@@ -1,0 +1,146 @@
+use serde_json::{Value, json};
+
+use super::path::Root;
+use super::resource::Resource;
+
+/// The Kubernetes version whose API this one resembles: clients choose their ways by it.
+const LIKE: &str = "36";
+
+/// `/version`
+pub(super) fn version() -> Value {
+    json!({
+        "major": "1",
+        "minor": LIKE,
+        "gitVersion": format!("v1.{LIKE}.0+evenkeel.{}", env!("CARGO_PKG_VERSION")),
+        "platform": format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
+    })
+}
+
+/// `/api` and `/apis`, in the older shape or, aggregated, with all resources.
+pub(super) fn root(root: Root, aggregated: bool) -> Value {
+    let groups = groups(root);
+    if aggregated {
+        return json!({
+            "apiVersion": "apidiscovery.k8s.io/v2",
+            "kind": "APIGroupDiscoveryList",
+            "metadata": {},
+            "items": groups.into_iter().map(aggregated_group).collect::<Vec<_>>(),
+        });
+    }
+    match root {
+        Root::Core => json!({
+            "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [],
+        }),
+        Root::Groups => json!({
+            "apiVersion": "v1",
+            "kind": "APIGroupList",
+            "groups": groups.into_iter().filter_map(group).collect::<Vec<_>>(),
+        }),
+    }
+}
+
+/// `/apis/GROUP`
+pub(super) fn group(name: &str) -> Option<Value> {
+    let of_group = Resource::ALL.into_iter().find(|resource| resource.group() == name && !name.is_empty())?;
+    let version = json!({ "groupVersion": of_group.api_version(), "version": of_group.version() });
+    Some(json!({
+        "apiVersion": "v1",
+        "kind": "APIGroup",
+        "name": name,
+        "versions": [version],
+        "preferredVersion": version,
+    }))
+}
+
+/// `/apis/GROUP/VERSION` and `/api/v1`
+pub(super) fn resources(group: &str, version: &str) -> Option<Value> {
+    let served: Vec<_> = served(group, version).collect();
+    let resources = served.iter().map(|resource| {
+        json!({
+            "name": resource.plural(),
+            "singularName": resource.singular(),
+            "namespaced": resource.namespaced(),
+            "kind": resource.kind(),
+            "verbs": resource.verbs(),
+            "shortNames": resource.short_names(),
+            "categories": resource.categories(),
+        })
+    });
+    Some(json!({
+        "apiVersion": "v1",
+        "kind": "APIResourceList",
+        "groupVersion": served.first()?.api_version(),
+        "resources": resources.collect::<Vec<_>>(),
+    }))
+}
+
+/// What a version of a group serves.
+pub(super) fn served(group: &str, version: &str) -> impl Iterator<Item = Resource> {
+    Resource::ALL
+        .into_iter()
+        .filter(move |resource| (resource.group(), resource.version()) == (group, version))
+}
+
+fn groups(root: Root) -> Vec<&'static str> {
+    let mut groups: Vec<_> = Resource::ALL.into_iter().map(Resource::group).collect();
+    groups.dedup();
+    groups.retain(|group| group.is_empty() == (root == Root::Core));
+    groups
+}
+
+fn aggregated_group(group: &str) -> Value {
+    let of_group = Resource::ALL.into_iter().filter(|resource| resource.group() == group);
+    let version = of_group.clone().map(Resource::version).next().unwrap_or_default();
+    let resources = of_group.map(|resource| {
+        let kind = json!({ "group": group, "version": version, "kind": resource.kind() });
+        json!({
+            "resource": resource.plural(),
+            "responseKind": kind,
+            "scope": if resource.namespaced() { "Namespaced" } else { "Cluster" },
+            "singularResource": resource.singular(),
+            "verbs": resource.verbs(),
+            "shortNames": resource.short_names(),
+            "categories": resource.categories(),
+        })
+    });
+    json!({
+        "metadata": { "name": group, "creationTimestamp": null },
+        "versions": [{
+            "version": version,
+            "resources": resources.collect::<Vec<_>>(),
+            "freshness": "Current",
+        }],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_shapes_of_discovery_tell_the_same() {
+        let aggregated = root(Root::Groups, true);
+        let names: Vec<_> =
+            aggregated["items"].as_array().unwrap().iter().map(|item| &item["metadata"]["name"]).collect();
+        assert_eq!(names, ["evenkeel.dev", "events.k8s.io"]);
+        let groups = root(Root::Groups, false);
+        assert_eq!(groups["groups"][0]["preferredVersion"]["groupVersion"], "evenkeel.dev/v1alpha1");
+        let resources = resources("evenkeel.dev", "v1alpha1").unwrap();
+        for index in 0..3 {
+            let (old, new) =
+                (&resources["resources"][index], &aggregated["items"][0]["versions"][0]["resources"][index]);
+            assert_eq!(old["name"], new["resource"]);
+            assert_eq!(old["shortNames"], new["shortNames"]);
+            assert_eq!(old["verbs"], new["verbs"]);
+        }
+        assert_eq!(resources["resources"][0]["shortNames"], json!(["mcps"]));
+        assert_eq!(resources["resources"][0]["categories"], json!(["mcp"]));
+        assert_eq!(resources["resources"][2]["shortNames"], json!(["src"]));
+        assert_eq!(
+            root(Root::Core, true)["items"][0]["versions"][0]["resources"][1]["resource"],
+            "namespaces"
+        );
+        assert_eq!(group("nothing"), None);
+        assert_eq!(group(""), None);
+    }
+}

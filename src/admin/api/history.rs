@@ -1,0 +1,75 @@
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::report::Snapshot;
+
+/// How many snapshots are kept at most.
+const MOST: usize = 256;
+/// How long they are kept.
+const KEPT: Duration = Duration::from_mins(2);
+
+/// The snapshots that clients were shown lately, so that they can go on from where they are: a list's next page,
+/// a watch after a list. Snapshots share what did not change, so one costs what changed since.
+#[derive(Debug, Default)]
+pub(in crate::admin) struct History {
+    shown: Mutex<VecDeque<(Instant, Snapshot)>>,
+}
+
+impl History {
+    /// Notes what a client is shown.
+    pub fn note(&self, snapshot: &Snapshot) {
+        let now = Instant::now();
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        while shown.front().is_some_and(|(at, _)| now.duration_since(*at) > KEPT) || shown.len() >= MOST {
+            shown.pop_front();
+        }
+        match shown.back_mut() {
+            Some((at, last)) if last.resource_version == snapshot.resource_version => *at = now,
+            Some((_, last)) if last.resource_version > snapshot.resource_version => {}
+            _ => shown.push_back((now, snapshot.clone())),
+        }
+    }
+
+    /// The newest snapshot that is not newer than a version; `None` if that is too long ago.
+    pub fn since(&self, version: u64) -> Option<Snapshot> {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = shown.iter().rev().find(|(_, snapshot)| snapshot.resource_version <= version);
+        found.map(|(_, snapshot)| snapshot.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::report::Reporter;
+    use crate::report::testing::at;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_shown_is_kept_for_a_while() {
+        let (_, store) = Reporter::new(Path::new("/fleet"), at(0));
+        let snapshot = |version| Snapshot { resource_version: version, ..store.borrow().clone() };
+        let since =
+            |history: &History, version| history.since(version).map(|snapshot| snapshot.resource_version);
+        let history = History::default();
+        assert_eq!(since(&history, 9), None);
+        for version in [3, 5, 4, 5] {
+            history.note(&snapshot(version));
+        }
+        assert_eq!(
+            [2, 3, 4, 5, 9].map(|version| since(&history, version)),
+            [None, Some(3), Some(3), Some(5), Some(5)]
+        );
+        tokio::time::advance(KEPT * 2).await;
+        history.note(&snapshot(7));
+        assert_eq!([5, 7].map(|version| since(&history, version)), [None, Some(7)]);
+        for version in 0..MOST as u64 * 2 {
+            history.note(&snapshot(10 + version));
+        }
+        assert_eq!(since(&history, 10), None);
+    }
+}

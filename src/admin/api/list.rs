@@ -1,0 +1,74 @@
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::item::{Item, items};
+use super::media::{Shape, set};
+use super::parameters::Parameters;
+use super::selectors::Scope;
+use crate::admin::App;
+use crate::admin::answer::Refusal;
+
+/// Where the next page begins, and of which version the list is.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Next {
+    version: u64,
+    namespace: String,
+    name: String,
+}
+
+/// A list, or a page of one: all pages are of the version of the first.
+pub(super) fn list(app: &App, scope: &Scope, shape: Shape, asked: &Parameters) -> Result<Value, Refusal> {
+    let newest = app.snapshot();
+    let next = (!asked.next.is_empty()).then(|| Next::read(&asked.next)).transpose()?;
+    let exact = match &next {
+        Some(next) => Some(next.version),
+        None => asked.version.filter(|_| asked.version_match == "Exact"),
+    };
+    let snapshot = match exact {
+        Some(version) if version == newest.resource_version => newest,
+        Some(version) => {
+            let shown = app.history.since(version);
+            shown.filter(|shown| shown.resource_version == version).ok_or_else(Refusal::expired)?
+        }
+        None => {
+            if asked.version.is_some_and(|least| least > newest.resource_version) {
+                return Err(Refusal::too_new(newest.resource_version));
+            }
+            newest
+        }
+    };
+    app.history.note(&snapshot);
+
+    let after = |item: &Item| {
+        let begin = next.as_ref().map(|next| (&*next.namespace, &*next.name));
+        begin.is_none_or(|last| (&*item.key.namespace, &*item.key.name) > last)
+    };
+    let mut chosen = items(&snapshot, scope.resource).filter(after).filter(|item| scope.admits(item));
+    let limit = if asked.limit == 0 { usize::MAX } else { asked.limit };
+    let page: Vec<Item> = chosen.by_ref().take(limit).collect();
+    let left = chosen.count();
+    let mut metadata = json!({ "resourceVersion": snapshot.resource_version.to_string() });
+    if let Some(last) = page.last().filter(|_| left > 0) {
+        let next = Next {
+            version: snapshot.resource_version,
+            namespace: last.key.namespace.to_string(),
+            name: last.key.name.to_string(),
+        };
+        set(&mut metadata, [("continue", json!(next.write())), ("remainingItemCount", json!(left))]);
+    }
+    Ok(shape.list(scope.resource, &page, metadata))
+}
+
+impl Next {
+    fn read(token: &str) -> Result<Self, Refusal> {
+        let decoded = URL_SAFE_NO_PAD.decode(token).ok();
+        let next = decoded.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        next.ok_or_else(|| Refusal::bad_request("continue key is not valid"))
+    }
+
+    fn write(&self) -> String {
+        URL_SAFE_NO_PAD.encode(json!(self).to_string())
+    }
+}

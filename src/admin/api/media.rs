@@ -1,0 +1,173 @@
+use axum::http::HeaderMap;
+use axum::http::header::ACCEPT;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::item::Item;
+use super::parameters::Parameters;
+use super::resource::Resource;
+use super::table;
+
+/// The shape in which objects are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// As they are.
+    Object,
+    /// Rows for people.
+    Table(Include),
+    /// Their metadata alone.
+    Metadata,
+}
+
+/// What a row of a table has of its object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Include {
+    None,
+    Metadata,
+    Object,
+}
+
+/// The parameters of the media type that ask for a kind, as an answer repeats them, if it is asked for before
+/// plain JSON.
+pub(super) fn wants(headers: &HeaderMap, kind: &str) -> Option<&'static str> {
+    const KNOWN: [(&str, &str, &str); 5] = [
+        ("APIGroupDiscoveryList", "v2", "g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"),
+        ("Table", "v1", "as=Table;g=meta.k8s.io;v=v1"),
+        ("PartialObjectMetadata", "v1", "as=PartialObjectMetadata;g=meta.k8s.io;v=v1"),
+        ("PartialObjectMetadataList", "v1", "as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"),
+        ("", "", ""),
+    ];
+    let accepted = headers.get_all(ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
+    for range in accepted.flat_map(|accept| accept.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        if !matches!(parts.next(), Some("application/json" | "*/*" | "application/*")) {
+            continue;
+        }
+        let parameters: Vec<_> = parts.filter_map(|part| part.split_once('=')).collect();
+        let value =
+            |name| parameters.iter().find(|(found, _)| *found == name).map_or("", |(_, value)| *value);
+        let (asked, version) = (value("as"), value("v"));
+        if let Some((known, _, answer)) =
+            KNOWN.into_iter().find(|(known, known_version, _)| (asked, version) == (*known, *known_version))
+        {
+            return (known == kind).then_some(answer);
+        }
+    }
+    None
+}
+
+impl Shape {
+    pub fn of(headers: &HeaderMap, asked: &Parameters) -> Self {
+        if wants(headers, "Table").is_some() {
+            return Self::Table(match asked.include_object.as_str() {
+                "None" => Include::None,
+                "Object" => Include::Object,
+                _ => Include::Metadata,
+            });
+        }
+        let metadata = ["PartialObjectMetadata", "PartialObjectMetadataList"];
+        if metadata.iter().any(|kind| wants(headers, kind).is_some()) { Self::Metadata } else { Self::Object }
+    }
+
+    /// One object; `version` is that of its change.
+    pub fn object(self, resource: Resource, item: &Item, version: u64) -> Value {
+        let mut manifest = item.manifest(resource);
+        if let Some(metadata) = manifest.get_mut("metadata") {
+            set(metadata, [("resourceVersion", json!(version.to_string()))]);
+        }
+        match self {
+            Self::Object => manifest,
+            Self::Metadata => metadata(&manifest),
+            Self::Table(include) => {
+                let row = table::row(resource, item, manifest, include, Timestamp::now());
+                table::table(resource, vec![row], json!({ "resourceVersion": version.to_string() }))
+            }
+        }
+    }
+
+    /// A list of objects.
+    pub fn list(self, resource: Resource, items: &[Item], list_metadata: Value) -> Value {
+        match self {
+            Self::Table(include) => {
+                let now = Timestamp::now();
+                let row = |item: &Item| table::row(resource, item, item.manifest(resource), include, now);
+                table::table(resource, items.iter().map(row).collect(), list_metadata)
+            }
+            Self::Metadata => {
+                let items = items.iter().map(|item| metadata(&item.manifest(resource)));
+                list_of("meta.k8s.io/v1", "PartialObjectMetadata", list_metadata, items)
+            }
+            Self::Object => {
+                let items = items.iter().map(|item| item.manifest(resource));
+                list_of(&resource.api_version(), resource.kind(), list_metadata, items)
+            }
+        }
+    }
+
+    /// An object that says only how far a watch is.
+    pub fn bookmark(self, resource: Resource, version: u64, initial_end: bool) -> Value {
+        let mut metadata = json!({ "resourceVersion": version.to_string(), "creationTimestamp": null });
+        if initial_end {
+            let end = json!({ "k8s.io/initial-events-end": "true" });
+            set(&mut metadata, [("annotations", end)]);
+        }
+        match self {
+            Self::Table(_) => table::table(resource, Vec::new(), metadata),
+            Self::Metadata => json!({
+                "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata,
+            }),
+            Self::Object => json!({
+                "apiVersion": resource.api_version(), "kind": resource.kind(), "metadata": metadata,
+            }),
+        }
+    }
+}
+
+fn list_of(api_version: &str, kind: &str, list_metadata: Value, items: impl Iterator<Item = Value>) -> Value {
+    let mut list = json!({ "apiVersion": api_version, "kind": format!("{kind}List") });
+    set(&mut list, [("metadata", list_metadata), ("items", Value::Array(items.collect()))]);
+    list
+}
+
+/// Sets fields of an object.
+pub(super) fn set<const N: usize>(object: &mut Value, fields: [(&str, Value); N]) {
+    if let Some(object) = object.as_object_mut() {
+        object.extend(fields.map(|(name, value)| (name.to_owned(), value)));
+    }
+}
+
+/// An object without spec and status.
+pub(super) fn metadata(manifest: &Value) -> Value {
+    json!({
+        "apiVersion": "meta.k8s.io/v1",
+        "kind": "PartialObjectMetadata",
+        "metadata": manifest.get("metadata"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_shape_that_is_known_is_given() {
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+        for (accept, include, expected) in [
+            ("", "", Shape::Object),
+            ("application/json, */*", "", Shape::Object),
+            (table, "", Shape::Table(Include::Metadata)),
+            (table, "Object", Shape::Table(Include::Object)),
+            ("application/vnd.kubernetes.protobuf, application/json", "", Shape::Object),
+            ("application/json;as=Table;v=v9;g=meta.k8s.io, application/json", "", Shape::Object),
+            (
+                "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json",
+                "",
+                Shape::Metadata,
+            ),
+        ] {
+            let headers = HeaderMap::from_iter([(ACCEPT, accept.parse().unwrap())]);
+            let asked = Parameters { include_object: include.into(), ..Parameters::default() };
+            assert_eq!(Shape::of(&headers, &asked), expected, "{accept}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The Kubernetes API of our kinds, as far as kubectl, client libraries and our own commands read it.
+//!
+//! Promises that every answer is made from one snapshot of the store, that a watch gets every state that lasts,
+//! in order, and that it is never waited for. Takes two annotations that ask for work and changes nothing
+//! else: whoever wants to is told which files to edit.
+
+mod changes;
+mod discovery;
+mod events;
+mod history;
+mod item;
+mod list;
+mod media;
+mod openapi;
+mod parameters;
+mod patch;
+mod path;
+mod resource;
+mod selectors;
+mod table;
+mod watch;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{CONTENT_TYPE, USER_AGENT};
+use axum::http::{HeaderMap, Method, Uri};
+use axum::response::{IntoResponse, Response};
+use serde_json::Value;
+
+pub(super) use self::history::History;
+use self::media::Shape;
+use self::parameters::Parameters;
+use self::path::Place;
+use super::App;
+use super::answer::Refusal;
+
+pub(super) fn routes() -> Router<App> {
+    Router::new().fallback(answer)
+}
+
+async fn answer(State(app): State<App>, request: Request) -> Response {
+    match respond(&app, request).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn respond(app: &App, request: Request) -> Result<Response, Refusal> {
+    let (parts, body) = request.into_parts();
+    let place = Place::of(parts.uri.path()).ok_or_else(|| Refusal::no_path(parts.uri.path()))?;
+    match parts.method {
+        Method::GET | Method::HEAD => get(app, place, &parts.uri, &parts.headers),
+        Method::PATCH => patch(app, place, &parts.uri, &parts.headers, body).await,
+        method => Err(Refusal::read_only(&method, &app.to_change)),
+    }
+}
+
+fn get(app: &App, place: Place, uri: &Uri, headers: &HeaderMap) -> Result<Response, Refusal> {
+    let asked = Parameters::of(uri)?;
+    let document = |value| Ok(document(&value, asked.pretty.unwrap_or_else(|| is_person(headers))));
+    let shape = Shape::of(headers, &asked);
+    let (resource, namespace, name) = match place {
+        Place::Document(text) => return document(text),
+        Place::Discovery(root) => {
+            let aggregated = media::wants(headers, "APIGroupDiscoveryList");
+            return Ok(typed(&discovery::root(root, aggregated.is_some()), aggregated));
+        }
+        Place::Collection(resource, namespace) => (resource, namespace, None),
+        Place::Object(resource, namespace, name) => (resource, namespace, Some(name)),
+    };
+    let scope = selectors::Scope::new(resource, namespace, name.clone(), &asked)?;
+    if asked.watch {
+        return watch::start(app, scope, shape, &asked);
+    }
+    let Some(name) = name else { return document(list::list(app, &scope, shape, &asked)?) };
+    let snapshot = app.snapshot();
+    let found = item::items(&snapshot, resource).find(|item| scope.admits(item));
+    let item = found.ok_or_else(|| Refusal::no_object(resource.group(), resource.plural(), &name))?;
+    let version = item.version;
+    document(shape.object(resource, &item, version))
+}
+
+async fn patch(
+    app: &App,
+    place: Place,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let Place::Object(resource, namespace, name) = place else {
+        return Err(Refusal::read_only(&Method::PATCH, &app.to_change));
+    };
+    let asked = Parameters::of(uri)?;
+    let scope = selectors::Scope::new(resource, namespace, Some(name), &asked)?;
+    let item = patch::patch(app, &scope, headers, &asked, body).await?;
+    let version = item.version;
+    Ok(document(&Shape::of(headers, &asked).object(resource, &item, version), false))
+}
+
+/// For people: over several lines, as the API server does it for browsers and curl.
+fn is_person(headers: &HeaderMap) -> bool {
+    let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    ["curl/", "Wget/", "Mozilla/5.0"].iter().any(|start| agent.starts_with(start))
+}
+
+fn document(value: &Value, pretty: bool) -> Response {
+    let text = if pretty { format!("{value:#}\n") } else { value.to_string() };
+    ([(CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// A document in the shape that was asked for by parameters of the media type, which the answer repeats.
+fn typed(value: &Value, parameters: Option<&'static str>) -> Response {
+    let kind = match parameters {
+        Some(parameters) => format!("application/json;{parameters}"),
+        None => "application/json".to_owned(),
+    };
+    ([(CONTENT_TYPE, kind)], value.to_string()).into_response()
+}

@@ -1,0 +1,121 @@
+use serde_json::{Map, Value, json};
+
+use super::discovery::served;
+use super::media::set;
+use super::resource::Resource;
+use crate::resource::Digest;
+
+const METADATA: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+
+/// `/openapi/v3`: where the documents are. The digest lets clients keep what they have read.
+pub(super) fn index() -> Value {
+    let mut paths = Map::new();
+    for resource in Resource::ALL {
+        let (group, version) = (resource.group(), resource.version());
+        let path =
+            if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
+        let digest = Digest::of_json(&document(group, version)).short(64);
+        let url = format!("/openapi/v3/{path}?hash={digest}");
+        paths.insert(path, json!({ "serverRelativeURL": url }));
+    }
+    json!({ "paths": paths })
+}
+
+/// The document of one version of a group.
+pub(super) fn document(group: &str, version: &str) -> Option<Value> {
+    let (mut paths, mut schemas) = (Map::new(), Map::new());
+    for resource in served(group, version) {
+        describe(resource, &mut paths);
+        schemas.insert(schema_name(resource), schema(resource));
+    }
+    schemas.insert(METADATA.into(), object_metadata());
+    (!paths.is_empty()).then(|| {
+        json!({
+            "openapi": "3.0.0",
+            "info": { "title": "evenkeel", "version": env!("CARGO_PKG_VERSION") },
+            "paths": paths,
+            "components": { "schemas": schemas },
+        })
+    })
+}
+
+fn describe(resource: Resource, paths: &mut Map<String, Value>) {
+    let group = resource.group();
+    let base = if group.is_empty() { "/api/v1".into() } else { format!("/apis/{}", resource.api_version()) };
+    let plural = resource.plural();
+    let collection = if resource.namespaced() {
+        format!("{base}/namespaces/{{namespace}}/{plural}")
+    } else {
+        format!("{base}/{plural}")
+    };
+    let kind = kind(resource);
+    let operation = |action: &str| {
+        json!({
+            "operationId": format!("{action}{}{}", resource.kind(), group.replace('.', "")),
+            "x-kubernetes-action": action,
+            "x-kubernetes-group-version-kind": kind,
+            "responses": { "200": { "description": "OK" } },
+        })
+    };
+    let mut patch = operation("patch");
+    // Says that clients need not check what they send: this server does.
+    let validation = json!([{ "name": "fieldValidation", "in": "query", "schema": { "type": "string" } }]);
+    set(&mut patch, [("parameters", validation)]);
+    paths.insert(format!("{collection}/{{name}}"), json!({ "get": operation("get"), "patch": patch }));
+    paths.insert(collection, json!({ "get": operation("list") }));
+}
+
+fn kind(resource: Resource) -> Value {
+    json!({ "group": resource.group(), "version": resource.version(), "kind": resource.kind() })
+}
+
+fn schema_name(resource: Resource) -> String {
+    match resource.group() {
+        "" => format!("io.k8s.api.core.v1.{}", resource.kind()),
+        "events.k8s.io" => format!("io.k8s.api.events.v1.{}", resource.kind()),
+        _ => format!("dev.evenkeel.{}.{}", resource.version(), resource.kind()),
+    }
+}
+
+fn schema(resource: Resource) -> Value {
+    let mut schema = resource.schema().unwrap_or_else(|| json!({ "type": "object", "properties": {} }));
+    let metadata =
+        json!({ "allOf": [{ "$ref": format!("#/components/schemas/{METADATA}") }], "default": {} });
+    let text = |description: &str| json!({ "type": "string", "description": description });
+    let common = [
+        ("apiVersion", text("The group and version of the object.")),
+        ("kind", text("The kind of the object.")),
+        ("metadata", metadata),
+    ];
+    if let Some(properties) = schema.get_mut("properties") {
+        set(properties, common);
+    }
+    set(&mut schema, [("x-kubernetes-group-version-kind", json!([kind(resource)]))]);
+    schema
+}
+
+/// What an object here has of the metadata that Kubernetes knows.
+fn object_metadata() -> Value {
+    let field = |kind: &str, description: &str| json!({ "type": kind, "description": description });
+    let map = |description: &str| {
+        json!({
+            "type": "object",
+            "description": description,
+            "additionalProperties": { "type": "string" },
+        })
+    };
+    json!({
+        "type": "object",
+        "description": "What every object has.",
+        "properties": {
+            "name": field("string", "The name, unique within a namespace and kind."),
+            "namespace": field("string", "The namespace; default if none is named."),
+            "labels": map("Words to choose objects by."),
+            "annotations": map("Words that nothing is chosen by."),
+            "uid": field("string", "Names the object for as long as it exists."),
+            "generation": field("integer", "Grows with each change of the spec."),
+            "resourceVersion": field("string", "Grows with each change of the object."),
+            "creationTimestamp": field("string", "When the object appeared."),
+        },
+    })
+}

@@ -1,0 +1,173 @@
+use axum::body::{Body, to_bytes};
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_TYPE;
+use serde_json::{Map, Value};
+use tokio::time::timeout;
+
+use super::item::{Item, items};
+use super::parameters::Parameters;
+use super::selectors::Scope;
+use crate::admin::App;
+use crate::admin::answer::Refusal;
+use crate::report::Snapshot;
+use crate::source::{REQUESTS, Request};
+
+/// The longest body that is read, in bytes.
+const LONGEST: usize = 64 << 10;
+/// The longest value of an annotation, in bytes.
+const LONGEST_VALUE: usize = 256;
+/// How long the object may take to show what was asked for.
+const SHOWN: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Takes the annotations that ask for work, and gives the object as it is with them.
+pub(super) async fn patch(
+    app: &App,
+    scope: &Scope,
+    headers: &HeaderMap,
+    asked: &Parameters,
+    body: Body,
+) -> Result<Item, Refusal> {
+    let snapshot = app.snapshot();
+    let found = |snapshot: &Snapshot| items(snapshot, scope.resource).find(|item| scope.admits(item));
+    let refused = || Refusal::annotations_only(&app.to_change);
+    if !scope.resource.takes_requests() {
+        return Err(refused());
+    }
+    app.access.check(headers)?;
+    let requests = app.requests.as_ref().ok_or_else(refused)?;
+    let name = scope.name.as_deref().unwrap_or_default();
+    let item = found(&snapshot)
+        .ok_or_else(|| Refusal::no_object(scope.resource.group(), scope.resource.plural(), name))?;
+    let body = to_bytes(body, LONGEST).await.map_err(|_| Refusal::bad_request("the body is too long"))?;
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let wanted = annotations(kind, &body, &refused)?;
+    if wanted.is_empty() || asked.dry_run {
+        return Ok(item);
+    }
+
+    let (key, uid) = (item.key.clone(), item.uid().unwrap_or_default());
+    requests.ask(Request { key, uid, annotations: wanted.clone() });
+    let shows = |item: &Item| {
+        let annotations = item.annotations();
+        wanted.iter().all(|(key, value)| annotations.and_then(|map| map.get(*key)) == value.as_ref())
+    };
+    let mut store = app.store.clone();
+    let shown = store.wait_for(|snapshot| found(snapshot).is_none_or(|item| shows(&item)));
+    let now = timeout(SHOWN, shown).await.map(|shown| shown.map(|snapshot| found(&snapshot)));
+    // It was removed meanwhile, or the end has come: then it is as it was.
+    Ok(now.ok().and_then(Result::ok).flatten().unwrap_or(item))
+}
+
+/// The annotations that a patch sets or (`None`) removes, if it changes nothing else.
+fn annotations(
+    kind: &str,
+    body: &[u8],
+    refused: &impl Fn() -> Refusal,
+) -> Result<Vec<(&'static str, Option<String>)>, Refusal> {
+    let patch: Value = serde_json::from_slice(body)
+        .map_err(|error| Refusal::bad_request(format!("the patch is not JSON: {error}")))?;
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    let changes = match (kind, &patch) {
+        ("application/merge-patch+json" | "application/strategic-merge-patch+json", Value::Object(patch)) => {
+            merged(patch)
+        }
+        ("application/json-patch+json", Value::Array(steps)) => {
+            steps.iter().map(step).collect::<Option<Vec<_>>>().map(|steps| steps.concat())
+        }
+        _ => None,
+    };
+    let mut wanted = Vec::new();
+    for (key, value) in changes.ok_or_else(refused)? {
+        let Some(known) = REQUESTS.into_iter().find(|known| *known == key) else { return Err(refused()) };
+        let value = match value {
+            Value::Null => None,
+            Value::String(value) if value.len() <= LONGEST_VALUE => Some(value),
+            _ => return Err(Refusal::bad_request(format!("{key} must be a short string"))),
+        };
+        wanted.push((known, value));
+    }
+    Ok(wanted)
+}
+
+type Changes = Vec<(String, Value)>;
+
+/// The annotations of a merge patch that has nothing else; what names the object may stand beside them.
+fn merged(patch: &Map<String, Value>) -> Option<Changes> {
+    const NAMING: [&str; 6] = ["apiVersion", "kind", "metadata", "name", "namespace", "uid"];
+    if !patch.keys().all(|key| NAMING.contains(&key.as_str())) {
+        return None;
+    }
+    let Some(metadata) = patch.get("metadata") else { return Some(Vec::new()) };
+    let metadata = metadata.as_object()?;
+    if !metadata.keys().all(|key| NAMING.contains(&key.as_str()) || key == "annotations") {
+        return None;
+    }
+    match metadata.get("annotations") {
+        None => Some(Vec::new()),
+        Some(annotations) => Some(annotations.as_object()?.clone().into_iter().collect()),
+    }
+}
+
+/// The annotations of one step of a JSON patch.
+fn step(step: &Value) -> Option<Changes> {
+    let (op, path) = (step["op"].as_str()?, step["path"].as_str()?);
+    let key = path.strip_prefix("/metadata/annotations")?.strip_prefix('/');
+    let value = match op {
+        "add" | "replace" => step.get("value")?.clone(),
+        "remove" => Value::Null,
+        _ => return None,
+    };
+    match (key, value) {
+        (Some(key), value) => Some(vec![(key.replace("~1", "/").replace("~0", "~"), value)]),
+        (None, Value::Object(all)) if op == "add" => Some(all.into_iter().collect()),
+        (None, _) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_patch_may_set_and_remove_the_annotations_that_ask_for_work() {
+        let [reconcile, reconnect] = REQUESTS;
+        let merge = "application/merge-patch+json";
+        let steps = "application/json-patch+json; charset=utf-8";
+        let path = "/metadata/annotations/evenkeel.dev~1reconcile-requested-at";
+        for (kind, patch, expected) in [
+            (merge, json!({}), Some(vec![])),
+            (
+                merge,
+                json!({ "metadata": { "annotations": { reconcile: "1" } } }),
+                Some(vec![(reconcile, Some("1"))]),
+            ),
+            (
+                merge,
+                json!({ "metadata": { "annotations": { reconnect: null } } }),
+                Some(vec![(reconnect, None)]),
+            ),
+            (merge, json!({ "metadata": { "annotations": { "other": "1" } } }), None),
+            (merge, json!({ "metadata": { "labels": {} } }), None),
+            (merge, json!({ "spec": {} }), None),
+            (merge, json!({ "metadata": { "annotations": { reconcile: 1 } } }), None),
+            (merge, json!({ "metadata": { "annotations": { reconcile: "x".repeat(999) } } }), None),
+            (steps, json!([{ "op": "add", "path": path, "value": "1" }]), Some(vec![(reconcile, Some("1"))])),
+            (steps, json!([{ "op": "remove", "path": path }]), Some(vec![(reconcile, None)])),
+            (
+                steps,
+                json!([{ "op": "add", "path": "/metadata/annotations", "value": { reconcile: "1" } }]),
+                Some(vec![(reconcile, Some("1"))]),
+            ),
+            (steps, json!([{ "op": "replace", "path": "/spec", "value": {} }]), None),
+            ("application/apply-patch+yaml", json!({}), None),
+        ] {
+            let found =
+                annotations(kind, patch.to_string().as_bytes(), &|| Refusal::annotations_only("/d")).ok();
+            let expected: Option<Vec<_>> = expected
+                .map(|list| list.into_iter().map(|(key, value)| (key, value.map(str::to_owned))).collect());
+            assert_eq!(found, expected, "{patch}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+use serde_json::Value;
+
+use super::resource::Resource;
+use super::{discovery, openapi};
+
+/// What a path names.
+#[derive(Debug, PartialEq)]
+pub(super) enum Place {
+    /// Something that is the same for all and at all times.
+    Document(Value),
+    /// `/api` or `/apis`, which have two shapes.
+    Discovery(Root),
+    /// All objects of a kind, or those of one namespace.
+    Collection(Resource, Option<String>),
+    /// One object.
+    Object(Resource, Option<String>, String),
+}
+
+/// Where discovery begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Root {
+    /// `/api`: the core group.
+    Core,
+    /// `/apis`: all others.
+    Groups,
+}
+
+impl Place {
+    /// The place of a path, if there is one.
+    pub fn of(path: &str) -> Option<Self> {
+        let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+        Some(match &*segments {
+            ["version"] => Self::Document(discovery::version()),
+            ["openapi", "v3"] => Self::Document(openapi::index()),
+            ["openapi", "v3", "api", "v1"] => Self::Document(openapi::document("", "v1")?),
+            ["openapi", "v3", "apis", group, version] => Self::Document(openapi::document(group, version)?),
+            ["api"] => Self::Discovery(Root::Core),
+            ["apis"] => Self::Discovery(Root::Groups),
+            ["api", "v1"] => Self::Document(discovery::resources("", "v1")?),
+            ["apis", group] => Self::Document(discovery::group(group)?),
+            ["apis", group, version] => Self::Document(discovery::resources(group, version)?),
+            ["api", "v1", rest @ ..] => Self::within("", "v1", rest)?,
+            ["apis", group, version, rest @ ..] => Self::within(group, version, rest)?,
+            _ => return None,
+        })
+    }
+
+    fn within(group: &str, version: &str, rest: &[&str]) -> Option<Self> {
+        let resource = |plural: &str| {
+            let named = |resource: &Resource| {
+                (resource.group(), resource.version(), resource.plural()) == (group, version, plural)
+            };
+            Resource::ALL.into_iter().find(named)
+        };
+        Some(match *rest {
+            [plural] => Self::Collection(resource(plural)?, None),
+            ["namespaces", namespace, plural] => {
+                let resource = resource(plural).filter(|resource| resource.namespaced())?;
+                Self::Collection(resource, Some(namespace.to_owned()))
+            }
+            [plural, name] => {
+                let resource = resource(plural).filter(|resource| !resource.namespaced())?;
+                Self::Object(resource, None, name.to_owned())
+            }
+            ["namespaces", namespace, plural, name] => {
+                let resource = resource(plural).filter(|resource| resource.namespaced())?;
+                Self::Object(resource, Some(namespace.to_owned()), name.to_owned())
+            }
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_one_thing_or_nothing() {
+        let all = |resource| Some(Place::Collection(resource, None));
+        let of = |resource, namespace: &str| Some(Place::Collection(resource, Some(namespace.into())));
+        let group = "/apis/evenkeel.dev/v1alpha1";
+        for (path, expected) in [
+            ("/api", Some(Place::Discovery(Root::Core))),
+            ("/apis/", Some(Place::Discovery(Root::Groups))),
+            (&format!("{group}/mcpservers"), all(Resource::McpServers)),
+            (&format!("{group}/namespaces/n/skills"), of(Resource::Skills, "n")),
+            (&format!("{group}/namespaces/n/sources"), None),
+            (&format!("{group}/mcpservers/a"), None),
+            (&format!("{group}/pods"), None),
+            (
+                &format!("{group}/sources/directory"),
+                Some(Place::Object(Resource::Sources, None, "directory".into())),
+            ),
+            (
+                &format!("{group}/namespaces/n/mcpservers/a"),
+                Some(Place::Object(Resource::McpServers, Some("n".into()), "a".into())),
+            ),
+            (&format!("{group}/namespaces/n/mcpservers/a/status"), None),
+            ("/api/v1/namespaces/n/events", of(Resource::CoreEvents, "n")),
+            ("/apis/events.k8s.io/v1/events", all(Resource::Events)),
+            ("/api/v1/namespaces", all(Resource::Namespaces)),
+            ("/api/v1/namespaces/n", Some(Place::Object(Resource::Namespaces, None, "n".into()))),
+            ("/apis/nothing.dev", None),
+            ("/", None),
+            ("", None),
+        ] {
+            assert_eq!(Place::of(path), expected, "{path}");
+        }
+        for document in ["/version", "/openapi/v3", "/openapi/v3/apis/evenkeel.dev/v1alpha1", group] {
+            assert!(matches!(Place::of(document), Some(Place::Document(_))), "{document}");
+        }
+    }
+}

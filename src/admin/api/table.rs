@@ -1,0 +1,184 @@
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::item::{Entry, Item};
+use super::media::{Include, metadata, set};
+use super::resource::Resource;
+use crate::report::Occurrence;
+
+/// A table as the API server gives it to kubectl.
+pub(super) fn table(resource: Resource, rows: Vec<Value>, list_metadata: Value) -> Value {
+    let mut table = json!({ "apiVersion": "meta.k8s.io/v1", "kind": "Table" });
+    let columns = Value::Array(columns(resource));
+    let parts = [("metadata", list_metadata), ("columnDefinitions", columns), ("rows", Value::Array(rows))];
+    set(&mut table, parts);
+    table
+}
+
+/// The row of one object.
+pub(super) fn row(
+    resource: Resource,
+    item: &Item,
+    manifest: Value,
+    include: Include,
+    now: Timestamp,
+) -> Value {
+    let cells = match &item.entry {
+        Entry::Event(event) => {
+            let Occurrence { at, regarding, warning, reason, note, .. } = &*event.latest;
+            let object = format!("{}/{}", regarding.kind.name().to_lowercase(), regarding.key.name);
+            vec![
+                json!(age(*at, now)),
+                json!(if *warning { "Warning" } else { "Normal" }),
+                json!(reason),
+                json!(object),
+                json!(note),
+                json!(age(event.first, now)),
+                json!(event.count),
+                json!(item.key.name),
+            ]
+        }
+        Entry::Namespace => vec![json!(item.key.name), json!("Active")],
+        _ => {
+            let declared = resource.columns().iter().map(|column| {
+                let found = at_path(&manifest, &column.json_path);
+                match (column.type_.as_str(), found) {
+                    ("date", Some(Value::String(time))) => {
+                        time.parse().map_or(json!("<unknown>"), |time| json!(age(time, now)))
+                    }
+                    (_, found) => found.cloned().unwrap_or_default(),
+                }
+            });
+            std::iter::once(json!(item.key.name)).chain(declared).collect()
+        }
+    };
+    let object = match include {
+        Include::None => Value::Null,
+        Include::Metadata => metadata(&manifest),
+        Include::Object => manifest,
+    };
+    let mut row = json!({});
+    set(&mut row, [("cells", Value::Array(cells)), ("object", object)]);
+    row
+}
+
+fn columns(resource: Resource) -> Vec<Value> {
+    let column = |name: &str, kind: &str, format: &str, description: &str, priority: i32| {
+        json!({
+            "name": name, "type": kind, "format": format, "description": description, "priority": priority,
+        })
+    };
+    let name = column("Name", "string", "name", "The name of the object.", 0);
+    match resource {
+        Resource::Events | Resource::CoreEvents => vec![
+            column("Last Seen", "string", "", "How long ago it happened last.", 0),
+            column("Type", "string", "", "Normal, or Warning if a person should know.", 0),
+            column("Reason", "string", "", "The word for it.", 0),
+            column("Object", "string", "", "What it happened to.", 0),
+            column("Message", "string", "", "The sentence for it.", 0),
+            column("First Seen", "string", "", "How long ago it happened first.", 1),
+            column("Count", "integer", "", "How often it happened.", 1),
+            column("Name", "string", "name", "The name of the event.", 1),
+        ],
+        Resource::Namespaces => vec![name, column("Status", "string", "", "Always Active.", 0)],
+        Resource::McpServers | Resource::Skills | Resource::Sources => {
+            let declared = resource.columns().iter().map(|declared| {
+                let description = declared.description.as_deref().unwrap_or_default();
+                column(&declared.name, &declared.type_, "", description, declared.priority.unwrap_or(0))
+            });
+            std::iter::once(name).chain(declared).collect()
+        }
+    }
+}
+
+/// The value at a path of a printer column: fields, and lists of which one is chosen by a field, as in
+/// `.status.conditions[?(@.type=="Ready")].reason`.
+fn at_path<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
+    let path = path.strip_prefix('.')?;
+    let (field, rest) = path.split_at(path.find(['.', '[']).unwrap_or(path.len()));
+    let value = value.get(field)?;
+    if let Some(choice) = rest.strip_prefix("[?(@.") {
+        let (choice, rest) = choice.split_once(")]")?;
+        let (field, wanted) = choice.split_once("==")?;
+        let wanted = wanted.trim_matches('"');
+        let chosen = value.as_array()?.iter().find(|entry| entry[field] == wanted)?;
+        return if rest.is_empty() { Some(chosen) } else { at_path(chosen, rest) };
+    }
+    if rest.is_empty() { Some(value) } else { at_path(value, rest) }
+}
+
+/// How long ago something was, in the words of kubectl.
+fn age(since: Timestamp, now: Timestamp) -> String {
+    let seconds = now.duration_since(since).as_secs().max(0);
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    let two = |big: i64, unit: char, small: i64, part: char| {
+        if small == 0 { format!("{big}{unit}") } else { format!("{big}{unit}{small}{part}") }
+    };
+    if seconds < 120 {
+        format!("{seconds}s")
+    } else if minutes < 10 {
+        two(minutes, 'm', seconds % 60, 's')
+    } else if minutes < 180 {
+        format!("{minutes}m")
+    } else if hours < 8 {
+        two(hours, 'h', minutes % 60, 'm')
+    } else if hours < 48 {
+        format!("{hours}h")
+    } else if days < 8 {
+        two(days, 'd', hours % 24, 'h')
+    } else if days < 730 {
+        format!("{days}d")
+    } else if days < 8 * 365 {
+        two(days / 365, 'y', days % 365, 'd')
+    } else {
+        format!("{}y", days / 365)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::testing::at;
+
+    #[test]
+    fn ages_read_as_in_kubectl() {
+        for (seconds, expected) in [
+            (-9, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (599, "9m59s"),
+            (600, "10m"),
+            (10_799, "179m"),
+            (10_800, "3h"),
+            (10_860, "3h1m"),
+            (172_799, "47h"),
+            (172_800, "2d"),
+            (180_000, "2d2h"),
+            (86_400 * 729, "729d"),
+            (86_400 * 731, "2y1d"),
+            (86_400 * 365 * 9, "9y"),
+        ] {
+            assert_eq!(age(at(0), at(seconds)), expected);
+        }
+    }
+
+    #[test]
+    fn every_column_of_every_kind_finds_its_value() {
+        let manifest = json!({
+            "spec": { "directory": "/d" },
+            "metadata": { "creationTimestamp": "1970-01-01T00:00:00Z" },
+            "status": {
+                "conditions": [{ "type": "Other" }, { "type": "Ready", "status": "1", "reason": "2", "message": "3" }],
+                "transport": "stdio", "tools": 3, "protocolVersion": "x", "restarts": 0,
+                "revision": "r", "watching": "Events",
+            },
+        });
+        for resource in Resource::ALL {
+            for column in resource.columns() {
+                let found = at_path(&manifest, &column.json_path);
+                assert!(found.is_some(), "{resource:?} {}", column.json_path);
+            }
+        }
+        assert_eq!(at_path(&manifest, ".status.conditions[?(@.type==\"Absent\")].reason"), None);
+    }
+}

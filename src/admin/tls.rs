@@ -1,0 +1,159 @@
+//! HTTP and HTTPS on one port. kubectl sends a token over HTTPS alone, and people ask with plain `curl`.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use axum::serve::Listener;
+use rcgen::{CertificateParams, KeyPair};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{Accept, TlsAcceptor};
+
+/// The first byte of a TLS connection.
+const HANDSHAKE: u8 = 22;
+
+/// A certificate of our own, drawn anew at each start, that clients trust because the kubeconfig holds it.
+#[derive(Clone)]
+pub struct Certificate {
+    acceptor: TlsAcceptor,
+    pem: String,
+}
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+#[error("the certificate of the status API cannot be made: {0}")]
+pub struct CertificateError(String);
+
+impl Certificate {
+    /// A certificate for the loopback names and for the address that is listened on.
+    pub fn new(address: IpAddr) -> Result<Self, CertificateError> {
+        let failed = |error: &dyn std::error::Error| CertificateError(error.to_string());
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned(), address.to_string()];
+        let key = KeyPair::generate().map_err(|error| failed(&error))?;
+        let params = CertificateParams::new(names).map_err(|error| failed(&error))?;
+        let certificate = params.self_signed(&key).map_err(|error| failed(&error))?;
+        let secret =
+            PrivateKeyDer::try_from(key.serialize_der()).map_err(|why| CertificateError(why.into()))?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .and_then(|config| {
+                config.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], secret)
+            })
+            .map_err(|error| failed(&error))?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self { acceptor: Arc::new(config).into(), pem: certificate.pem() })
+    }
+
+    /// What clients are to trust.
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+}
+
+/// A listener that takes both.
+pub(super) struct Both {
+    pub listener: TcpListener,
+    pub certificate: Certificate,
+}
+
+impl Listener for Both {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        let (stream, address) = Listener::accept(&mut self.listener).await;
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::trace!(%error, "TCP_NODELAY");
+        }
+        (Connection::New(Some(stream), self.certificate.acceptor.clone()), address)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection, whose first byte says what it is. The handshake is made by whoever reads first, so that a
+/// client that dawdles holds up only itself.
+pub(super) enum Connection {
+    New(Option<TcpStream>, TlsAcceptor),
+    Handshake(Box<Accept<TcpStream>>),
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Connection {
+    /// Waits until it is known what it is.
+    fn poll_known(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            *self = match self {
+                Self::Plain(_) | Self::Tls(_) => return Poll::Ready(Ok(())),
+                Self::New(stream, acceptor) => {
+                    let Some(waiting) = stream.as_mut() else {
+                        return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+                    };
+                    let mut first = [0; 1];
+                    let mut buffer = ReadBuf::new(&mut first);
+                    ready!(waiting.poll_peek(cx, &mut buffer))?;
+                    let secured = buffer.filled() == [HANDSHAKE];
+                    match stream.take() {
+                        Some(stream) if secured => Self::Handshake(Box::new(acceptor.accept(stream))),
+                        Some(stream) => Self::Plain(stream),
+                        None => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+                    }
+                }
+                Self::Handshake(accept) => Self::Tls(Box::new(ready!(Pin::new(accept).poll(cx))?)),
+            };
+        }
+    }
+
+    fn poll_io<'a>(&'a mut self, cx: &mut Context<'_>) -> Poll<io::Result<&'a mut dyn Io>> {
+        ready!(self.poll_known(cx))?;
+        Poll::Ready(match self {
+            Self::Plain(stream) => Ok(stream),
+            Self::Tls(stream) => Ok(&mut **stream),
+            Self::New(..) | Self::Handshake(_) => Err(io::ErrorKind::NotConnected.into()),
+        })
+    }
+}
+
+/// Either of the two.
+trait Io: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(ready!(self.poll_io(cx))?).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(ready!(self.poll_io(cx))?).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(ready!(self.poll_io(cx))?).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            // Nothing was said yet; dropping it closes it.
+            Self::New(..) | Self::Handshake(_) => Poll::Ready(Ok(())),
+        }
+    }
+}

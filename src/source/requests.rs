@@ -1,0 +1,204 @@
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{Declared, Desired, Meta};
+use crate::plan::{RECONNECT_AT, REQUESTED_AT};
+use crate::resource::{McpServerSpec, ObjectKey};
+
+/// The annotations that ask for work, and that may be set without touching a file.
+pub const REQUESTS: [&str; 2] = [REQUESTED_AT, RECONNECT_AT];
+
+/// Asks for work on one server, by annotations.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The server.
+    pub key: ObjectKey,
+    /// Its uid: another server of the same name is not meant.
+    pub uid: Arc<str>,
+    /// Those of [`REQUESTS`] to set, or (`None`) to take back.
+    pub annotations: Vec<(&'static str, Option<String>)>,
+}
+
+/// Takes requests. They are kept in memory until their server is gone or the process ends.
+#[derive(Clone, Debug)]
+pub struct Requests(watch::Sender<Asked>);
+
+type Asked = OrdMap<ObjectKey, Arc<Annotations>>;
+
+/// What was asked of one server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Annotations {
+    uid: Arc<str>,
+    values: BTreeMap<&'static str, String>,
+}
+
+impl Requests {
+    /// Asks for work. It shows as annotations of the server.
+    pub fn ask(&self, request: Request) {
+        let Request { key, uid, annotations } = request;
+        self.0.send_modify(|asked| {
+            let before = asked.get(&key).filter(|before| before.uid == uid);
+            let mut values = before.map(|before| before.values.clone()).unwrap_or_default();
+            for (name, value) in annotations {
+                match value {
+                    Some(value) => values.insert(name, value),
+                    None => values.remove(name),
+                };
+            }
+            asked.insert(key, Arc::new(Annotations { uid, values }));
+        });
+    }
+}
+
+/// A stage between a source and those who read it, which adds what was asked for to the annotations of the
+/// servers that it was asked of. Every other object keeps its `Arc`, and so do those until they change.
+pub fn requests(
+    source: watch::Receiver<Arc<Desired>>,
+    stop: CancellationToken,
+) -> (Requests, watch::Receiver<Arc<Desired>>, impl Future<Output = ()>) {
+    let (ask, asked) = watch::channel(OrdMap::new());
+    let (sender, desired) = watch::channel(source.borrow().clone());
+    let requests = Requests(ask);
+    let stage = Stage { forget: requests.clone(), made: HashMap::new() };
+    (requests, desired, async move {
+        stop.run_until_cancelled(stage.run(source, asked, sender)).await;
+    })
+}
+
+struct Stage {
+    forget: Requests,
+    /// What was made of a declaration and of what was asked, as long as neither changes.
+    made: HashMap<ObjectKey, Made>,
+}
+
+struct Made {
+    from: Arc<Declared<McpServerSpec>>,
+    asked: Arc<Annotations>,
+    result: Arc<Declared<McpServerSpec>>,
+}
+
+impl Stage {
+    async fn run(
+        mut self,
+        mut source: watch::Receiver<Arc<Desired>>,
+        mut asked: watch::Receiver<Asked>,
+        sender: watch::Sender<Arc<Desired>>,
+    ) {
+        loop {
+            let desired = source.borrow_and_update().clone();
+            let now = asked.borrow_and_update().clone();
+            sender.send_replace(self.merge(desired, &now));
+            tokio::select! {
+                changed = source.changed() => if changed.is_err() { return },
+                // Never closed: `forget` is one of its senders.
+                _ = asked.changed() => {}
+            }
+        }
+    }
+
+    fn merge(&mut self, desired: Arc<Desired>, asked: &Asked) -> Arc<Desired> {
+        let mut gone = Vec::new();
+        let mut merged = None;
+        for (key, asked) in asked {
+            let Some(declared) = desired.servers.get(key).filter(|server| server.meta.uid == asked.uid)
+            else {
+                // Before the first look nothing is there, and nothing is gone.
+                if desired.source.synced {
+                    gone.push(key.clone());
+                }
+                continue;
+            };
+            let known = self.made.get(key);
+            let known = known.filter(|made| Arc::ptr_eq(&made.from, declared) && made.asked == *asked);
+            let result = match known {
+                Some(made) => made.result.clone(),
+                None => with(declared, asked),
+            };
+            let made = Made { from: declared.clone(), asked: asked.clone(), result: result.clone() };
+            self.made.insert(key.clone(), made);
+            merged.get_or_insert_with(|| Desired::clone(&desired)).servers.insert(key.clone(), result);
+        }
+        if !gone.is_empty() {
+            self.forget(&gone);
+        }
+        merged.map_or(desired, Arc::new)
+    }
+
+    fn forget(&mut self, gone: &[ObjectKey]) {
+        self.made.retain(|key, _| !gone.contains(key));
+        self.forget.0.send_if_modified(|asked| {
+            for key in gone {
+                asked.remove(key);
+            }
+            false
+        });
+    }
+}
+
+fn with(declared: &Declared<McpServerSpec>, asked: &Annotations) -> Arc<Declared<McpServerSpec>> {
+    let mut annotations = declared.meta.annotations.clone();
+    annotations.extend(asked.values.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    let meta = Meta { annotations, ..declared.meta.clone() };
+    Arc::new(Declared { meta, ..declared.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::testing::{declared, key};
+    use crate::source::SourceState;
+
+    fn desired(names: &[&str]) -> Arc<Desired> {
+        let servers = names.iter().map(|name| (key(name), Arc::new(declared(name, 1)))).collect();
+        let source = Arc::new(SourceState { synced: true, ..SourceState::default() });
+        Arc::new(Desired { servers, source, ..Desired::default() })
+    }
+
+    fn request(name: &str, value: Option<&str>) -> Request {
+        let annotations = vec![(REQUESTED_AT, value.map(str::to_owned))];
+        Request { key: key(name), uid: format!("uid-{name}").into(), annotations }
+    }
+
+    #[tokio::test]
+    async fn only_the_server_that_is_asked_for_changes_and_only_when_it_does() {
+        let (declare, source) = watch::channel(Arc::default());
+        let stop = CancellationToken::new();
+        let (requests, mut reader, stage) = requests(source, stop.clone());
+        let task = tokio::spawn(stage);
+        let first = desired(&["a", "b"]);
+        declare.send(first.clone()).unwrap();
+        let told = |desired: &Desired, name| {
+            desired
+                .servers
+                .get(&key(name))
+                .and_then(|server| server.meta.annotations.get(REQUESTED_AT).cloned())
+        };
+        requests.ask(request("a", Some("1")));
+        let asked = reader.wait_for(|now| told(now, "a").is_some()).await.unwrap().clone();
+        assert!(Arc::ptr_eq(&asked.servers[&key("b")], &first.servers[&key("b")]));
+
+        // Another object changes: what was made for this one stays.
+        let mut second = Desired::clone(&first);
+        second.servers.insert(key("c"), Arc::new(declared("c", 1)));
+        declare.send(Arc::new(second)).unwrap();
+        let third = reader.wait_for(|now| now.servers.len() == 3).await.unwrap().clone();
+        assert!(Arc::ptr_eq(&asked.servers[&key("a")], &third.servers[&key("a")]));
+
+        requests.ask(request("a", None));
+        let back = reader.wait_for(|now| told(now, "a").is_none()).await.unwrap().clone();
+        assert_eq!(back.servers.len(), 3);
+
+        // Gone with its server, and not for another of that name.
+        requests.ask(request("a", Some("2")));
+        reader.wait_for(|now| told(now, "a").is_some()).await.unwrap();
+        declare.send(desired(&["b"])).unwrap();
+        reader.wait_for(|now| now.servers.len() == 1).await.unwrap();
+        assert!(requests.0.borrow().is_empty());
+        stop.cancel();
+        task.await.unwrap();
+    }
+}
