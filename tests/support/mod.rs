@@ -22,6 +22,7 @@ mod declared;
 mod envtest;
 pub mod http;
 mod install;
+mod kubectl;
 mod peers;
 mod process;
 
@@ -32,6 +33,7 @@ pub use cluster::Cluster;
 pub use daemon::Evenkeel;
 pub use declared::{Declared, server};
 pub use envtest::{Programs, judges, programs};
+pub use kubectl::{Kubectl, Running, Said};
 pub use peers::{Peer, everything, time};
 
 /// How long anything may take on a busy machine before a test gives up on it.

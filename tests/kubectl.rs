@@ -1,0 +1,316 @@
+//! The real kubectl against the status API of a directory, without a cluster.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
+
+#[path = "rig/mod.rs"]
+mod rig;
+#[path = "support/mod.rs"]
+mod support;
+
+use rig::{Http, Script, Stdio};
+use serde_json::Value;
+use support::{Agent, Declared, Era, Evenkeel, Kubectl, eventually, http};
+
+/// A server that is attached, one with a label and a mistake, one of another namespace, and a skill.
+struct Fleet {
+    declared: Declared,
+    good: Http,
+    evenkeel: Evenkeel,
+}
+
+impl Fleet {
+    async fn start() -> Self {
+        let good = Http::start(Script::default()).await;
+        let declared = Declared::new();
+        declared.server("good", &good.spec());
+        let bad = "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\n\
+            metadata: { name: bad, labels: { area: code } }\nspec: { stdio: { command: no-such-program } }\n";
+        declared.write("bad.yaml", bad);
+        declared.write("elsewhere.yaml", &bad.replace("name: bad", "name: elsewhere, namespace: team"));
+        let skill = "---\nname: notes\ndescription: Write notes.\n---\nWrite.";
+        let skill = serde_json::json!({
+            "apiVersion": "evenkeel.dev/v1alpha1", "kind": "Skill",
+            "metadata": { "name": "notes" }, "spec": { "inline": skill },
+        });
+        declared.write("notes.yaml", &skill.to_string());
+        let evenkeel = Evenkeel::run(declared.path()).await;
+        evenkeel.attached("good").await;
+        evenkeel.wait_for("bad", "Ready", "False", "CommandNotFound").await;
+        Self { declared, good, evenkeel }
+    }
+
+    fn kubectl(&self) -> Option<Kubectl> {
+        Kubectl::of(&self.evenkeel, self.declared.path())
+    }
+}
+
+/// The cells of a table, row by row; ages and what depends on the machine are left out by the caller.
+fn rows(table: &str) -> Vec<Vec<&str>> {
+    table.lines().map(|line| line.split_whitespace().collect()).collect()
+}
+
+fn first<'a>(rows: &[Vec<&'a str>], column: usize) -> Vec<&'a str> {
+    rows.iter().skip(1).map(|row| row[column]).collect()
+}
+
+#[tokio::test]
+async fn get_in_every_form() {
+    let fleet = Fleet::start().await;
+    let Some(kubectl) = fleet.kubectl() else { return };
+
+    let table = kubectl.out(&["get", "mcpservers"]).await;
+    let table = rows(&table);
+    assert_eq!(table[0], ["NAME", "READY", "REASON", "TRANSPORT", "TOOLS", "AGE"]);
+    assert_eq!(table[1][..4], ["bad", "False", "CommandNotFound", "stdio"]);
+    assert_eq!(table[2][..4], ["good", "True", "Attached", "http"]);
+    assert_eq!(table.len(), 3, "{table:?}");
+
+    let wide = kubectl.out(&["get", "mcps", "-o", "wide"]).await;
+    assert_eq!(rows(&wide)[0][5..], ["PROTOCOL", "RESTARTS", "MESSAGE", "AGE"]);
+    assert!(wide.contains("\"no-such-program\" was not found on PATH"), "{wide}");
+    let category = kubectl.out(&["get", "mcp"]).await;
+    assert!(
+        category.contains("mcpserver.evenkeel.dev/good") && category.contains("skill.evenkeel.dev/notes")
+    );
+    let source = kubectl.out(&["get", "src", "-o", "wide"]).await;
+    let directory = fleet.declared.path().to_str().unwrap();
+    assert!(source.starts_with("NAME ") && source.contains("Available") && source.contains(directory));
+    let skills = kubectl.out(&["get", "skl"]).await;
+    assert_eq!(first(&rows(&skills), 0), ["notes"]);
+
+    for (args, expected) in [
+        (&["get", "mcps", "-o", "name"][..], "mcpserver.evenkeel.dev/bad\nmcpserver.evenkeel.dev/good\n"),
+        (&["get", "mcps", "good", "-o", "jsonpath={.status.transport}"], "http"),
+        (&["get", "mcps", "-o", "name", "-l", "area=code"], "mcpserver.evenkeel.dev/bad\n"),
+        (&["get", "mcps", "-o", "name", "-l", "area notin (code, docs)"], "mcpserver.evenkeel.dev/good\n"),
+        (
+            &["get", "mcps", "-o", "name", "--field-selector", "metadata.name=good"],
+            "mcpserver.evenkeel.dev/good\n",
+        ),
+        (&["get", "mcps", "-o", "name", "-n", "team"], "mcpserver.evenkeel.dev/elsewhere\n"),
+        (&["get", "mcps", "-o", "name", "-n", "nowhere"], ""),
+        (
+            &["get", "mcps", "-o", "name", "--chunk-size=1"],
+            "mcpserver.evenkeel.dev/bad\nmcpserver.evenkeel.dev/good\n",
+        ),
+        (&["get", "namespaces", "-o", "name"], "namespace/default\nnamespace/team\n"),
+    ] {
+        assert_eq!(kubectl.out(args).await, expected, "{args:?}");
+    }
+    let all = kubectl.out(&["get", "mcpservers", "-A"]).await;
+    assert_eq!(first(&rows(&all), 0), ["default", "default", "team"]);
+    assert_eq!(first(&rows(&all), 1), ["bad", "good", "elsewhere"]);
+    let labels = kubectl.out(&["get", "mcps", "bad", "--show-labels"]).await;
+    assert!(labels.contains("area=code"), "{labels}");
+    let sorted = kubectl.out(&["get", "mcps", "--sort-by=.status.transport"]).await;
+    assert_eq!(first(&rows(&sorted), 0), ["good", "bad"]);
+
+    let json = kubectl.out(&["get", "mcpserver", "good", "-o", "json"]).await;
+    let object: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&object["kind"], &object["status"]["attachedGeneration"]), (&"McpServer".into(), &1.into()));
+    let yaml = kubectl.out(&["get", "mcpserver", "good", "-o", "yaml"]).await;
+    assert!(yaml.starts_with("apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\n"), "{yaml}");
+
+    let unknown = kubectl.run(&["get", "mcps", "nothing"]).await;
+    assert!(
+        !unknown.ok && unknown.err.contains("mcpservers.evenkeel.dev \"nothing\" not found"),
+        "{unknown:?}"
+    );
+}
+
+#[tokio::test]
+async fn describe_events_explain_and_api_resources() {
+    let fleet = Fleet::start().await;
+    let Some(kubectl) = fleet.kubectl() else { return };
+
+    let described = kubectl.out(&["describe", "mcps", "bad"]).await;
+    let (_, events) = described.split_once("\nEvents:").unwrap();
+    assert!(events.contains("Created") && events.contains("declared in bad.yaml:1"), "{described}");
+    assert!(events.contains("Warning") && events.contains("CommandNotFound"), "{described}");
+    assert!(!events.contains("Attached"), "of this server alone: {described}");
+
+    let events = kubectl.out(&["events", "--for", "mcpserver/good"]).await;
+    assert!(events.contains("Attached") && !events.contains("bad"), "{events}");
+    let table = kubectl.out(&["get", "events", "-A"]).await;
+    assert_eq!(rows(&table)[0], ["NAMESPACE", "LAST", "SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"]);
+    assert!(table.contains("mcpserver/elsewhere"), "{table}");
+
+    let explained = kubectl.out(&["explain", "mcpserver.spec.stdio"]).await;
+    for words in
+        ["Start a process and speak MCP", "command\t<string> -required-", "never run through a shell"]
+    {
+        assert!(explained.to_lowercase().contains(&words.to_lowercase()), "{explained}");
+    }
+    let explained = kubectl.out(&["explain", "source.status"]).await;
+    assert!(explained.contains("revision\t<string>"), "{explained}");
+    let resources = kubectl.out(&["api-resources", "--api-group=evenkeel.dev", "--no-headers"]).await;
+    let resources = rows(&resources);
+    assert_eq!(resources[0], ["mcpservers", "mcps", "evenkeel.dev/v1alpha1", "true", "McpServer"]);
+    assert_eq!(resources[1], ["skills", "skl", "evenkeel.dev/v1alpha1", "true", "Skill"]);
+    assert_eq!(resources[2], ["sources", "src", "evenkeel.dev/v1alpha1", "false", "Source"]);
+}
+
+#[tokio::test]
+async fn watch_and_wait_follow_what_happens() {
+    let fleet = Fleet::start().await;
+    let Some(kubectl) = fleet.kubectl() else { return };
+
+    let watched = kubectl.start(&["get", "mcpservers", "-w"]);
+    watched.line(&["good", "True", "Attached"]).await;
+    fleet.declared.server("late", &fleet.good.spec());
+    let lines = watched.line(&["late", "True", "Attached"]).await;
+    let headers = lines.iter().filter(|line| line.starts_with("NAME")).count();
+    assert_eq!(headers, 1, "{lines:?}");
+    assert!(lines.iter().any(|line| line.starts_with("late") && line.contains("Connecting")), "{lines:?}");
+
+    let ready = kubectl.out(&["wait", "--for=condition=Ready", "mcps/late", "--timeout=60s"]).await;
+    assert!(ready.contains("mcpserver.evenkeel.dev/late condition met"), "{ready}");
+    let never = kubectl.run(&["wait", "--for=condition=Ready", "mcps/bad", "--timeout=100ms"]).await;
+    assert!(!never.ok && never.err.contains("timed out"), "{never:?}");
+
+    // One that waits for what comes later, and one for what goes.
+    let mut waits = kubectl.start(&["wait", "--for=condition=Ready", "mcps/bad", "--timeout=60s"]);
+    let mut gone = kubectl.start(&["wait", "--for=delete", "mcps/late", "--timeout=60s"]);
+    let events = kubectl.start(&["events", "-w"]);
+    events.line(&["Attached", "McpServer/late"]).await;
+    fleet.declared.server("bad", &fleet.good.spec());
+    fleet.declared.remove("late.yaml");
+    assert!(waits.ended().await && gone.ended().await);
+    events.line(&["Removed", "McpServer/late"]).await;
+    events.line(&["Updated", "McpServer/bad", "generation 2"]).await;
+}
+
+#[tokio::test]
+async fn annotate_asks_for_a_look_or_a_new_connection_of_one_server() {
+    let fleet = Fleet::start().await;
+    let peer = Http::start(Script::default()).await;
+    fleet.declared.server("peer", &peer.spec());
+    fleet.evenkeel.attached("peer").await;
+    let Some(kubectl) = fleet.kubectl() else { return };
+    let (before, untouched) = (fleet.good.counters(), peer.counters());
+    let handshakes = |counters: &rig::Counters| counters.initializes() + counters.discovers();
+
+    let annotate = |annotation: &'static str| {
+        let kubectl = &kubectl;
+        async move { kubectl.out(&["annotate", "--overwrite", "mcps/good", annotation]).await }
+    };
+    let said = annotate("evenkeel.dev/reconcile-requested-at=one").await;
+    assert!(said.contains("mcpserver.evenkeel.dev/good annotated"), "{said}");
+    eventually("it was listed again", async || {
+        (fleet.good.counters().lists() > before.lists()).then_some(())
+    })
+    .await;
+    assert_eq!(handshakes(&fleet.good.counters()), handshakes(&before), "and not connected again");
+    let server = fleet.evenkeel.server("good").await.unwrap();
+    assert_eq!(server["metadata"]["annotations"]["evenkeel.dev/reconcile-requested-at"], "one");
+    eventually("it says so", async || {
+        let server = fleet.evenkeel.server("good").await.unwrap();
+        (server["status"]["lastHandledReconcileAt"] == "one").then_some(())
+    })
+    .await;
+
+    annotate("evenkeel.dev/reconnect-requested-at=two").await;
+    eventually("it was connected again", async || {
+        (handshakes(&fleet.good.counters()) > handshakes(&before)).then_some(())
+    })
+    .await;
+    fleet.evenkeel.attached("good").await;
+    assert_eq!(peer.counters(), untouched);
+
+    // What failed is tried again at once.
+    let broken = Stdio::new(Script::default());
+    broken.edit(|script| script.stdio.exit_at_start = Some(9));
+    let spec = format!("{}\nretry: {{ initial: 1h, max: 1h }}", broken.spec(""));
+    fleet.declared.server("broken", &spec);
+    fleet.evenkeel.wait_for("broken", "Ready", "False", "Exited").await;
+    broken.edit(|script| script.stdio.exit_at_start = None);
+    kubectl.out(&["annotate", "mcps/broken", "evenkeel.dev/reconcile-requested-at=now"]).await;
+    fleet.evenkeel.attached("broken").await;
+
+    // Who has not read the kubeconfig may look, and no more.
+    let path = fleet.evenkeel.admin("/apis/evenkeel.dev/v1alpha1/namespaces/default/mcpservers/good");
+    let patch = "{\"metadata\":{\"annotations\":{\"evenkeel.dev/reconcile-requested-at\":\"x\"}}}";
+    let kind = ("Content-Type", "application/merge-patch+json");
+    for headers in [&[kind][..], &[kind, ("Authorization", "Bearer wrong")]] {
+        let answer = http::send(hyper::Method::PATCH, &path, headers, patch).await.unwrap();
+        assert_eq!(answer.status, 401);
+    }
+}
+
+#[tokio::test]
+async fn what_would_change_a_declaration_is_refused_and_says_what_to_do() {
+    let fleet = Fleet::start().await;
+    let Some(kubectl) = fleet.kubectl() else { return };
+    let file = fleet.declared.path().join("bad.yaml");
+    let other = fleet.declared.path().join("other.txt");
+    std::fs::write(&other, std::fs::read_to_string(&file).unwrap().replace("no-such", "another")).unwrap();
+    let (file, other) = (file.to_str().unwrap(), other.to_str().unwrap());
+    let edit = format!("edit the files in {}", fleet.declared.path().display());
+    for args in [
+        &["delete", "mcps", "good", "--wait=false"][..],
+        &["apply", "-f", other],
+        &["apply", "--server-side", "-f", other],
+        &["replace", "-f", other],
+        &["create", "-f", file],
+        &["label", "mcps/good", "a=b"],
+        &["annotate", "mcps/good", "a=b"],
+        &["annotate", "src/directory", "evenkeel.dev/reconcile-requested-at=1"],
+        &["patch", "mcps/good", "--type=json", "-p", "[{\"op\":\"remove\",\"path\":\"/spec/http\"}]"],
+    ] {
+        let said = kubectl.run(args).await;
+        assert!(!said.ok && said.err.contains(&edit), "{args:?}: {said:?}");
+    }
+    let said = tokio::process::Command::from({
+        let mut command = kubectl.command(&["edit", "mcps/bad"]);
+        command.env("EDITOR", "sed -i s/no-such/another/");
+        command
+    })
+    .output()
+    .await
+    .unwrap();
+    assert!(String::from_utf8_lossy(&said.stderr).contains(&edit), "{said:?}");
+    fleet.evenkeel.attached("good").await;
+    assert_eq!(fleet.good.counters().initializes() + fleet.good.counters().discovers(), 1);
+}
+
+/// Promise 6: a fleet at work that does not change writes nothing, and telling costs the servers nothing.
+#[tokio::test]
+async fn a_busy_fleet_that_does_not_change_writes_nothing_and_questions_reach_no_server() {
+    let fleet = Fleet::start().await;
+    let version = async || {
+        let list = http::get(&fleet.evenkeel.admin("/apis/evenkeel.dev/v1alpha1/mcpservers")).await.unwrap();
+        let list: Value = serde_json::from_str(&list).unwrap();
+        list["metadata"]["resourceVersion"].as_str().unwrap().to_owned()
+    };
+    let agent = Agent::open(Era::Modern, &fleet.evenkeel.url()).await;
+    agent.text("good_echo", "{}").await;
+    let before = version().await;
+    let counted = fleet.good.counters();
+    for call in 0..100 {
+        agent.text("good_echo", "{}").await;
+        if call % 10 == 0 {
+            for path in ["mcpservers", "namespaces/default/mcpservers/good", "skills", "sources"] {
+                http::get(&fleet.evenkeel.admin(&format!("/apis/evenkeel.dev/v1alpha1/{path}")))
+                    .await
+                    .unwrap();
+            }
+            http::get(&fleet.evenkeel.admin("/metrics")).await.unwrap();
+            http::get(&fleet.evenkeel.admin("/api/v1/events")).await.unwrap();
+        }
+    }
+    assert_eq!(version().await, before);
+    let now = fleet.good.counters();
+    assert_eq!(now.calls(), counted.calls() + 100);
+    let others = |counters: &rig::Counters| {
+        let mut methods = counters.methods.clone();
+        methods.remove("tools/call");
+        methods
+    };
+    assert_eq!(others(&now), others(&counted), "nothing else was asked");
+}

@@ -1,0 +1,116 @@
+//! The real kubectl, against whatever a kubeconfig names.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use tempfile::TempDir;
+
+use super::{Evenkeel, eventually, programs};
+
+/// The program: that of `KUBECTL`, the one on PATH (unless `KUBEBUILDER_ASSETS` names another), or the one that is
+/// built with the API server for tests. `None`, said loudly, if there is none of them.
+pub fn kubectl() -> Option<PathBuf> {
+    let given = std::env::var_os("KUBECTL").map(PathBuf::from);
+    let on_path = || {
+        let path = std::env::var_os("PATH").filter(|_| std::env::var_os("KUBEBUILDER_ASSETS").is_none())?;
+        std::env::split_paths(&path).map(|folder| folder.join("kubectl")).find(|file| file.is_file())
+    };
+    given.or_else(on_path).or_else(|| Some(programs()?.kubectl))
+}
+
+/// kubectl with the kubeconfig of a running evenkeel.
+pub struct Kubectl {
+    program: PathBuf,
+    kubeconfig: PathBuf,
+    cache: TempDir,
+}
+
+/// What a command printed, and whether it succeeded.
+#[derive(Debug)]
+pub struct Said {
+    pub ok: bool,
+    pub out: String,
+    pub err: String,
+}
+
+impl Kubectl {
+    /// kubectl for an evenkeel that runs on `directory`; `None` if there is no kubectl.
+    pub fn of(evenkeel: &Evenkeel, directory: &Path) -> Option<Self> {
+        let program = kubectl()?;
+        let output = evenkeel.command(&["kubeconfig", directory.to_str().unwrap()]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let kubeconfig = String::from_utf8(output.stdout).unwrap().trim_end().into();
+        Some(Self { program, kubeconfig, cache: TempDir::with_prefix("kubectl").unwrap() })
+    }
+
+    /// The kubeconfig.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// A command, ready to start.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("--kubeconfig").arg(&self.kubeconfig).arg("--cache-dir").arg(self.cache.path());
+        command.args(args).env("HOME", self.cache.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub async fn run(&self, args: &[&str]) -> Said {
+        let output = tokio::process::Command::from(self.command(args)).output().await.unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Said { ok: output.status.success(), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    /// What a command prints, which must succeed.
+    pub async fn out(&self, args: &[&str]) -> String {
+        let said = self.run(args).await;
+        assert!(said.ok, "kubectl {args:?}: {said:?}");
+        said.out
+    }
+
+    /// Starts a command that goes on until it is dropped.
+    pub fn start(&self, args: &[&str]) -> Running {
+        let mut child = self.command(args).stdout(Stdio::piped()).spawn().unwrap();
+        let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (stdout, kept) = (BufReader::new(child.stdout.take().unwrap()), lines.clone());
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                kept.lock().unwrap().push(line);
+            }
+        });
+        Running { child, lines }
+    }
+}
+
+/// A command that goes on. Killed when dropped.
+pub struct Running {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Running {
+    /// Waits for a line that has all these words, and gives all lines up to now.
+    pub async fn line(&self, words: &[&str]) -> Vec<String> {
+        eventually(&format!("kubectl prints {words:?}"), async || {
+            let lines = self.lines.lock().unwrap().clone();
+            lines.iter().any(|line| words.iter().all(|word| line.contains(word))).then_some(lines)
+        })
+        .await
+    }
+
+    /// Waits until it ends by itself; true if it succeeded.
+    pub async fn ended(&mut self) -> bool {
+        eventually("kubectl ends", async || self.child.try_wait().unwrap()).await.success()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
