@@ -26,7 +26,6 @@ pub enum Transport {
 }
 
 /// A child process, ready to start.
-#[derive(Debug)]
 pub struct StdioEndpoint {
     /// The program, as declared.
     pub command: String,
@@ -95,6 +94,13 @@ impl HttpEndpoint {
         let host = self.url.host_str().unwrap_or_default();
         let port = self.url.port().map(|port| format!(":{port}")).unwrap_or_default();
         format!("{}://{host}{port}{}", self.url.scheme(), self.url.path())
+    }
+}
+
+/// Arguments may hold the values of variables.
+impl fmt::Debug for StdioEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StdioEndpoint").field("command", &self.command).finish_non_exhaustive()
     }
 }
 

@@ -26,6 +26,13 @@ impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
     }
 }
 
+impl Environment {
+    /// The value of a variable, for the one server that it is for.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(ExposeSecret::expose_secret)
+    }
+}
+
 /// What became of a look at a secret.
 #[derive(Clone, Debug)]
 pub(super) enum Secret {

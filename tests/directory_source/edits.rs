@@ -219,3 +219,73 @@ async fn many_files_change_at_once() {
     assert!(found.servers.values().all(|server| server.meta.generation <= 2));
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn what_agents_have_their_servers_in_is_declared_too() {
+    let mut rig = Rig::new(&ab());
+    rig.start();
+    rig.until(&["a/1 x", "b/1 x"]).await;
+    let peer = rig.server("b");
+    rig.write("node_modules/pkg/n.yaml", &server("n", "x"));
+    rig.write("node_modules/pkg/mcp.json", r#"{ "mcpServers": { "m": { "command": "x" } } }"#);
+    rig.write(".vscode/mcp.json", r#"{ "servers": { "v": { "command": "x" } } }"#);
+    rig.write(
+        "team/.mcp.json",
+        r#"{ "mcpServers": {
+            "Claude's": { "command": "${CMD:-c}", "args": ["${PROXY}"], "env": { "T": "${PROXY}" } },
+            "unset": { "url": "https://a/", "headers": { "Authorization": "Bearer ${NO_SUCH}" } },
+            "a": { "command": "late" },
+            "sse": { "type": "sse", "url": "https://a/" }
+        } }"#,
+    );
+    let found = rig
+        .until(&["a/1 x", "b/1 x", "claude-s/1 ${CMD:-c}", "sse/1 - UnsupportedTransport", "unset/1 -"])
+        .await;
+    assert!(Arc::ptr_eq(&peer, &rig.server("b")));
+    let endpoint = rig.server("claude-s").endpoint.clone().unwrap().unwrap();
+    let Transport::Stdio(stdio) = &endpoint.transport else { panic!("{endpoint:?}") };
+    assert_eq!((stdio.command.as_str(), stdio.args.as_slice()), ("c", &["http://proxy".to_owned()][..]));
+    assert!(stdio.cwd.as_ref().unwrap().ends_with("fleet/team"));
+    assert!(!format!("{found:?}").contains("http://proxy"));
+    let unset = rig.server("unset").endpoint.clone().unwrap().unwrap_err();
+    assert_eq!(unset.reason, Reason::VariableNotFound);
+    let reasons: Vec<_> = found.source.faults.iter().map(|fault| fault.problem.reason).collect();
+    assert_eq!(reasons, [Reason::DuplicateName, Reason::UnsupportedTransport]);
+
+    // One bad edit keeps what was there; one that drops an entry takes it away.
+    rig.write(
+        "team/.mcp.json",
+        r#"{ "mcpServers": { "Claude's": { "command": 1 }, "more": { "command": "m" } "#,
+    );
+    rig.until_that(|desired| {
+        desired.source.faults.iter().any(|fault| fault.problem.reason == Reason::ParseError)
+    })
+    .await;
+    assert_eq!(command_of(&rig.server("claude-s")), Some("${CMD:-c}"));
+    rig.write(
+        "team/.mcp.json",
+        r#"{ "mcpServers": { "Claude's": { "command": 1 }, "more": { "command": "m" } } }"#,
+    );
+    rig.until(&["a/1 x", "b/1 x", "claude-s/1 ${CMD:-c} InvalidSpec", "more/1 m"]).await;
+    let uid = rig.server("claude-s").meta.uid.clone();
+    rig.stop().await;
+    rig.start();
+    rig.until(&["a/1 x", "b/1 x", "claude-s/1 ${CMD:-c} InvalidSpec", "more/1 m"]).await;
+    assert_eq!(rig.server("claude-s").meta.uid, uid);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn at_a_fresh_start_yaml_beats_json_and_the_incumbent_stays_later() {
+    let json = r#"{ "mcpServers": { "a": { "command": "json" } } }"#;
+    let mut rig = Rig::new(&[(".mcp.json", json.to_owned()), ("z.yaml", server("a", "yaml"))]);
+    rig.start();
+    let found = rig.until(&["a/1 yaml"]).await;
+    assert_eq!(found.source.faults[0].place().unwrap(), ".mcp.json:1");
+    rig.remove("z.yaml");
+    rig.until(&["a/2 json"]).await;
+    rig.write("a.yaml", &server("a", "late"));
+    rig.until_that(|desired| desired.source.faults.len() == 1).await;
+    assert_eq!(told(&rig.now()), ["a/2 json"]);
+    rig.stop().await;
+}

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel::resource::{DigestKey, McpServerSpec, ObjectKey, Reason};
+use evenkeel::resource::{DigestKey, McpServerSpec, ObjectKey, Reason, Transport};
 use evenkeel::source::directory::{self, Options};
 use evenkeel::source::{Declared, Desired, Watching};
 use evenkeel::source::{Environment, Policy};

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::excerpt::did_you_mean;
+use super::expand::endpoint;
 use super::merge::Book;
 use super::next::Context;
 use super::parse::{Kind, Parsed, parse, shown};
@@ -108,8 +109,6 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
         // Whatever it will be: what else is wrong should be told all the same.
         None => Secret::Found("unknown".into()),
     };
-    // What may run is the operator's decision, not the declaration's.
-    let policy = Policy::everything();
     let resolve = |spec: &McpServerSpec, file: &Path| -> Result<Arc<Endpoint>, Problem> {
         let sources = Sources {
             place: &|SecretKeyRef { name, key, .. }| {
@@ -119,10 +118,9 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
             // What may run is a matter of where it runs.
             policy: &Policy::everything(),
             secret: &secret,
-            policy: &policy,
             key: &against.key,
         };
-        sources.resolve(spec, Some(&root.join(file.parent().unwrap_or(Path::new("")))))
+        endpoint(&sources, root, spec, file)
     };
     let revision: Arc<str> = "".into();
     let uid = || Arc::from("");

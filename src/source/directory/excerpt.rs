@@ -169,10 +169,11 @@ fn masked(line: &str) -> String {
     let plain = |text: &str| {
         text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._/@-".contains(&b))
     };
+    let bare = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(key);
     let shown = match (body, key, value) {
         ("" | "...", _, _) => body.to_owned(),
         (_, "", _) => "…".to_owned(),
-        (_, key, _) if !plain(key) => "…".to_owned(),
+        _ if !plain(bare) => "…".to_owned(),
         (_, key, "") => format!("{key}:"),
         (_, key, value) if OPEN.contains(&key) && plain(value) => format!("{key}: {value}"),
         (_, key, _) => format!("{key}: …"),
@@ -213,7 +214,8 @@ mod tests {
             ("    name: TOKEN, value: hunter2", "    name: …"),
             ("    url: https://a/?key=hunter2", "    url: …"),
             ("          hunter2", "          …"),
-            ("  \"a\": hunter2", "  …"),
+            ("  \"a\": hunter2", "  \"a\": …"),
+            ("  \"a: hunter2", "  …"),
             ("---", "---"),
             ("", ""),
         ] {

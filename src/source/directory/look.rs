@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::Options;
+use super::expand::endpoint;
 use super::files::{Blind, Files, Moment};
 use super::git::Git;
 use super::merge::Book;
@@ -331,9 +332,7 @@ fn resolver<'a>(
             secret: &|reference| secrets.get(reference, clock),
             key: &options.key,
         };
-        // The root as given: a link in it that is flipped must not change where servers run.
-        let folder = options.root.join(file.parent().unwrap_or(Path::new("")));
-        sources.resolve(spec, Some(&folder))
+        endpoint(&sources, &options.root, spec, file)
     }
 }
 

@@ -12,7 +12,7 @@ use imbl::OrdMap;
 use jiff::Timestamp;
 
 use super::next::{Context, Newest, file_of, next};
-use super::parse::{Kind, Object, Parsed, Resolve, shown};
+use super::parse::{Kind, Object, Parsed, Resolve, is_json, shown};
 use crate::resource::{Digest, McpServerSpec, ObjectKey, Problem, Reason, SecretKeyRef, SkillSpec};
 use crate::source::desired::same_endpoint;
 use crate::source::resolve::references;
@@ -265,9 +265,10 @@ impl<S: Kind> Shelf<S> {
             Some(known) => *known = claim,
             None => slot.claims.push(claim),
         }
-        // The one in force stays first, whatever its path; the others stand in the order of their paths.
+        // The one in force stays first, whatever its path; of the others YAML comes before JSON, then the path
+        // counts.
         if let Some(others) = slot.claims.get_mut(incumbents..) {
-            others.sort_by(|one, other| one.path.cmp(&other.path));
+            others.sort_by_cached_key(|claim| (is_json(&claim.path), Arc::clone(&claim.path)));
         }
         self.touched.insert(key);
     }

@@ -1,4 +1,4 @@
-//! A directory of YAML files as a source of declarations.
+//! A directory of YAML files, and of the JSON files of agents, as a source of declarations.
 //!
 //! Promises that what people do to the directory (editors, git, volumes that are flipped, mistakes) leads to
 //! the declared state, quickly, and never to an accident: what cannot be read keeps its last good form, and
@@ -9,10 +9,13 @@
 mod check;
 mod documents;
 mod excerpt;
+mod expand;
 mod files;
 mod git;
 mod look;
+mod mcp_json;
 mod merge;
+mod names;
 mod next;
 mod pace;
 mod parse;

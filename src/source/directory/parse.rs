@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::excerpt::{Mistake, bounded, printable};
 use super::places::Place;
-use super::yaml;
+use super::{mcp_json, yaml};
 use crate::resource::{
     Endpoint, McpServerSpec, ObjectKey, Problem, Reason, SkillSpec, Violation, check_server, check_skill,
 };
@@ -106,7 +106,12 @@ impl Parsed {
 pub(super) fn parse(path: &Arc<PathBuf>, bytes: &[u8]) -> Parsed {
     // The parser is meant never to panic; if it does on one file, the others must not pay for it.
     catch_unwind(AssertUnwindSafe(|| read(path, bytes)))
-        .unwrap_or_else(|_| Parsed::unreadable(path, "makes the YAML parser fail; please report it"))
+        .unwrap_or_else(|_| Parsed::unreadable(path, "makes the parser fail; please report it"))
+}
+
+/// Whether a file is one of those that agents have their servers in.
+pub(super) fn is_json(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "json")
 }
 
 /// A path for a message.
@@ -117,7 +122,10 @@ pub(super) fn shown(path: &Path) -> String {
 fn read(path: &Arc<PathBuf>, bytes: &[u8]) -> Parsed {
     let mut file = File::new(path);
     match std::str::from_utf8(bytes) {
-        Ok(text) => yaml::read(text.strip_prefix('\u{feff}').unwrap_or(text), &mut file),
+        Ok(text) => {
+            let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+            if is_json(path) { mcp_json::read(text, &mut file) } else { yaml::read(text, &mut file) }
+        }
         Err(error) => {
             let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
             let line = before.split(|byte| *byte == b'\n').count();
@@ -161,6 +169,12 @@ impl<'a> File<'a> {
         Problem::new(reason, bounded(&told))
     }
 
+    /// Something that has no effect.
+    pub fn warn(&mut self, mistake: Mistake) {
+        let fault = self.told(Reason::InvalidSpec, mistake);
+        add(&mut self.parsed.warnings, fault);
+    }
+
     fn fault(&mut self, reason: Reason, mistake: Mistake) {
         let fault = self.told(reason, mistake);
         add(&mut self.parsed.faults, fault);
@@ -185,7 +199,7 @@ fn add(faults: &mut Vec<Fault>, fault: Fault) {
     match faults.len() {
         ..MAX_FAULTS => faults.push(fault),
         MAX_FAULTS => {
-            let message = "there is more that is wrong with this file";
+            let message = "there is more to be said of this file";
             faults.push(Fault::new(fault.origin, Problem::new(fault.problem.reason, message)));
         }
         _ => {}
@@ -197,7 +211,7 @@ pub(super) fn key(name: Option<&str>, namespace: Option<&str>) -> Result<ObjectK
     let name = name.ok_or("metadata.name is missing")?;
     let namespace = namespace.unwrap_or(DEFAULT_NAMESPACE);
     let allowed = "lower-case letters, digits and -, beginning and ending with a letter or digit";
-    if name.len() > 253 || !name.split('.').all(is_label) {
+    if !is_name(name) {
         return Err(format!(
             "metadata.name {name:?} must be at most 253 {allowed}; it may have several parts joined by dots"
         ));
@@ -206,6 +220,11 @@ pub(super) fn key(name: Option<&str>, namespace: Option<&str>) -> Result<ObjectK
         return Err(format!("metadata.namespace {namespace:?} must be at most 63 {allowed}"));
     }
     Ok(ObjectKey::new(namespace, name))
+}
+
+/// Whether a text may be `metadata.name`.
+pub(super) fn is_name(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_label)
 }
 
 fn is_label(text: &str) -> bool {

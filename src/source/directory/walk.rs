@@ -23,6 +23,11 @@ const MAX_DEPTH: usize = 32;
 const MAX_ENTRIES: usize = 500_000;
 const MAX_FILES: usize = 100_000;
 
+/// The files that agents have their servers in.
+const AGENTS: [&str; 2] = [".mcp.json", "mcp.json"];
+/// A folder of packages holds thousands of files that are others'.
+const PACKAGES: &str = "node_modules";
+
 /// Told what a walk meets; `path` is always relative to the root.
 pub(super) trait Visitor {
     /// A folder that is about to be read, by its real path.
@@ -78,7 +83,8 @@ impl Root {
 /// Whether a file of this name is looked at.
 pub(super) fn is_declaration(name: &OsStr) -> bool {
     let extension = Path::new(name).extension();
-    extension.is_some_and(|extension| extension == "yaml" || extension == "yml") && !is_hidden(name)
+    let yaml = extension.is_some_and(|extension| extension == "yaml" || extension == "yml");
+    yaml && !is_skipped(name) || name == AGENTS[0] || name == AGENTS[1]
 }
 
 /// Visits the tree, and last of all what is reached by links, in the order of their names.
@@ -150,7 +156,7 @@ impl<V: Visitor> Walk<'_, V> {
             }
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             let kind = entry.file_type();
-            if is_hidden(name) || kind == FileType::RegularFile && !is_declaration(name) {
+            if is_skipped(name) || kind == FileType::RegularFile && !is_declaration(name) {
                 continue;
             }
             path.push(name);
@@ -232,7 +238,7 @@ impl<V: Visitor> Walk<'_, V> {
             }
             return refuse(self.visitor, &path, why);
         };
-        let hidden = below.iter().any(is_hidden);
+        let hidden = below.iter().any(is_skipped);
         let (folder, name, stat) = match self.locate(below) {
             Ok(Some(found)) => found,
             Ok(None) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return,
@@ -273,6 +279,7 @@ impl<V: Visitor> Walk<'_, V> {
     }
 }
 
-fn is_hidden(name: &OsStr) -> bool {
-    name.as_bytes().first() == Some(&b'.')
+/// Whether what is so named is passed over.
+fn is_skipped(name: &OsStr) -> bool {
+    name.as_bytes().first() == Some(&b'.') && name != AGENTS[0] || name == PACKAGES
 }

@@ -1,0 +1,130 @@
+//! `${VAR}`, `${VAR:-default}` and `${env:VAR}` in what agents' own files declare. Pure.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::parse::is_json;
+use crate::resource::{Endpoint, Literal, McpServerSpec, Problem, Reason, check_server};
+use crate::source::Environment;
+use crate::source::resolve::Sources;
+
+/// The endpoint of what `file` of the directory `root` declares.
+///
+/// The root is taken as it was given: a link in it that is flipped must not change where servers run.
+pub(super) fn endpoint(
+    sources: &Sources<'_>,
+    root: &Path,
+    spec: &McpServerSpec,
+    file: &Path,
+) -> Result<Arc<Endpoint>, Problem> {
+    let folder = root.join(file.parent().unwrap_or(Path::new("")));
+    if !is_json(file) {
+        return sources.resolve(spec, Some(&folder));
+    }
+    let spec = expanded(spec, sources.environment)?;
+    if let Some(broken) = check_server(&spec).first() {
+        let message = format!("with the values of its variables, {broken}");
+        return Err(Problem::new(Reason::InvalidSpec, message));
+    }
+    sources.resolve(&spec, Some(&folder))
+}
+
+/// Whether a text holds a variable.
+pub(super) fn is_template(text: &str) -> bool {
+    text.contains("${")
+}
+
+/// The spec with the values of its variables, which are as secret as if they were written out: it is for an
+/// endpoint alone. A variable that is not set and has no default is an error.
+fn expanded(spec: &McpServerSpec, environment: &Environment) -> Result<McpServerSpec, Problem> {
+    let mut spec = spec.clone();
+    let expand = |place: &str, text: &mut String| -> Result<(), Problem> {
+        if is_template(text) {
+            *text = fill(text, environment).map_err(|name| missing(place, name))?;
+        }
+        Ok(())
+    };
+    let literal = |place: &str, value: &mut Option<Literal>| -> Result<(), Problem> {
+        let Some(text) = value.as_ref().map(Literal::expose).filter(|text| is_template(text)) else {
+            return Ok(());
+        };
+        *value = Some(Literal::new(fill(text, environment).map_err(|name| missing(place, name))?));
+        Ok(())
+    };
+    if let Some(stdio) = &mut spec.stdio {
+        expand("command", &mut stdio.command)?;
+        stdio.args.iter_mut().try_for_each(|arg| expand("args", arg))?;
+        stdio.cwd.iter_mut().try_for_each(|cwd| expand("cwd", cwd))?;
+        for var in &mut stdio.env {
+            literal(&format!("variable {}", var.name), &mut var.value)?;
+        }
+    }
+    if let Some(http) = &mut spec.http {
+        expand("url", &mut http.url)?;
+        for header in &mut http.headers {
+            literal(&format!("header {}", header.name), &mut header.value)?;
+        }
+    }
+    Ok(spec)
+}
+
+/// The text with its variables filled in, or the name of the first that is not set.
+fn fill<'a>(text: &'a str, environment: &Environment) -> Result<String, &'a str> {
+    let mut filled = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        let Some((inside, after)) = after.split_once('}') else { break };
+        filled.push_str(before);
+        let inside = inside.strip_prefix("env:").unwrap_or(inside);
+        let (name, default) = match inside.split_once(":-") {
+            Some((name, default)) => (name, Some(default)),
+            None => (inside, None),
+        };
+        match (environment.get(name), default) {
+            (Some(value), _) => filled.push_str(value),
+            (None, Some(default)) => filled.push_str(default),
+            (None, None) => return Err(name),
+        }
+        rest = after;
+    }
+    Ok(filled + rest)
+}
+
+fn missing(place: &str, name: &str) -> Problem {
+    let message = format!(
+        "{place}: the variable {name:?} is not set in evenkeel's environment; set it and start again, or give it \
+         a default as in ${{NAME:-default}}"
+    );
+    Problem::new(Reason::VariableNotFound, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_filled_in_once() {
+        let environment = Environment::from_iter([("A", "one"), ("EMPTY", ""), ("NESTED", "${A}")]);
+        for (text, expected) in [
+            ("", Ok("")),
+            ("plain $A $(A) {A}", Ok("plain $A $(A) {A}")),
+            ("${A}", Ok("one")),
+            ("x${A}y${A}z", Ok("xoneyonez")),
+            ("${env:A}", Ok("one")),
+            ("${A:-two}", Ok("one")),
+            ("${B:-two}", Ok("two")),
+            ("${B:-}", Ok("")),
+            ("${B:-http://a:1/}", Ok("http://a:1/")),
+            ("${EMPTY}", Ok("")),
+            ("${EMPTY:-two}", Ok("")),
+            ("${NESTED}", Ok("${A}")),
+            ("${A", Ok("${A")),
+            ("${A}${B}", Err("B")),
+            ("${}", Err("")),
+            ("${input:token}", Err("input:token")),
+            ("${workspaceFolder}/x", Err("workspaceFolder")),
+        ] {
+            assert_eq!(fill(text, &environment), expected.map(str::to_owned), "{text}");
+        }
+    }
+}
