@@ -9,6 +9,7 @@ mod answer;
 mod api;
 mod health;
 mod host;
+mod local;
 mod metrics;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use crate::report::Snapshot;
 use crate::source::Requests;
 
 pub use access::Token;
+pub use local::{Local, local_routes};
 pub use metrics::register;
 pub use tls::{Certificate, CertificateError};
 

@@ -15,11 +15,11 @@ use super::signals::Signals;
 use super::source::{Feed, Source, SourceArgs};
 use super::tasks::Tasks;
 use super::{Failure, kubeconfig, remembered, socket};
-use crate::admin;
+use crate::admin::{self, Local};
 use crate::catalog::catalog;
 use crate::fleet::{Context, Fleet, Memory};
 use crate::gateway::{Allowed, Gateway, GatewayConfig, GatewayMetrics, Limits};
-use crate::report::{Inputs, Reporter};
+use crate::report::{AuditMetrics, Inputs, Reporter, keep_audit};
 use crate::resource::API_VERSION;
 use crate::state::{StateDir, StateLock};
 use crate::wire::Guard;
@@ -107,31 +107,44 @@ impl Daemon {
         });
 
         let (observe, observations) = mpsc::unbounded_channel();
-        let fleet = Fleet::new(Arc::new(Context::new(publisher, observe, memory, Some(guard))));
+        let context = Context::new(publisher, observe, memory, Some(guard));
+        let logs = context.logs.clone();
+        let fleet = Fleet::new(Arc::new(context));
         tasks.spawn("the fleet", done(fleet.run(desired.clone(), stop.clone())));
 
         let (mut reporter, store) = Reporter::new(&source.identity(), Timestamp::now());
         reporter.go_on_from(shown.clone());
+        let (happened, audited) = (reporter.occurrences(), AuditMetrics::default());
         let inputs = Inputs { desired, observations, catalog: catalog.clone() };
         tasks.spawn("the reporter", done(reporter.run(inputs, stop.clone())));
         source.tell(store.clone(), shown, tasks);
+
+        let (kept, kind, counts) = (state.clone(), source.kind(), audited.clone());
+        // Ends after the reporter, when there is nothing more to tell.
+        tasks.spawn("the audit log", async move {
+            keep_audit(kept.path(), kind, happened, counts).await;
+            Ok(())
+        });
 
         let counted = GatewayMetrics::default();
         let mut metrics = Registry::with_prefix("evenkeel");
         admin::register(&mut metrics, store.clone());
         counted.register(&mut metrics);
+        audited.register(&mut metrics);
         let metrics = Arc::new(metrics);
 
+        let offered = catalog.clone();
         let (allowed, until) = (self.allowed.clone(), stop.clone());
         tasks.spawn("the MCP endpoint", async move {
             // Agents that come before the key is there wait in the listener.
             if let Some(session_key) = until.run_until_cancelled(session_key).await {
                 let config = GatewayConfig { allowed, session_key, limits: Limits::default() };
-                Gateway::new(config, catalog, counted).serve(agents, until).await;
+                Gateway::new(config, offered, counted).serve(agents, until).await;
             }
             Ok(())
         });
 
+        let local = Local { store: store.clone(), logs, catalog, stop: stop.clone() };
         let sources = admin::Sources {
             store,
             metrics,
@@ -139,7 +152,8 @@ impl Daemon {
             to_change: source.to_change().into(),
             stop: stop.clone(),
         };
-        let (router, until) = (admin::local_api(sources.clone()), stop.clone());
+        let router = admin::local_api(sources.clone()).merge(admin::local_routes(local));
+        let until = stop.clone();
         tasks.spawn("the socket for the commands", async move {
             let served = admin::serve_local(commands, router, until).await;
             // Before the lock goes: the next daemon makes a socket of its own.

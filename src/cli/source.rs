@@ -77,6 +77,14 @@ impl Source {
         }
     }
 
+    /// What it is, in the audit log.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Directory(_) => "directory",
+            Self::Cluster(_) => "cluster",
+        }
+    }
+
     /// Where objects are whose names carry no namespace.
     pub fn home(&self) -> Option<Arc<str>> {
         match self {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::slots::Slots;
-use super::{Memory, Observation};
+use super::{Logs, Memory, Observation};
 use crate::catalog::Section;
 use crate::resource::{ObjectKey, Problem};
 use crate::wire::Guard;
@@ -28,6 +28,8 @@ pub struct Context {
     pub memory: Memory,
     /// Ends the children should evenkeel be killed.
     pub guard: Option<Guard>,
+    /// What servers log.
+    pub logs: Logs,
     pub(super) slots: Slots,
 }
 
@@ -39,6 +41,7 @@ impl Context {
         memory: Memory,
         guard: Option<Guard>,
     ) -> Self {
-        Self { catalog: Box::new(catalog), observations, memory, guard, slots: Slots::default() }
+        let (logs, slots) = (Logs::default(), Slots::default());
+        Self { catalog: Box::new(catalog), observations, memory, guard, logs, slots }
     }
 }

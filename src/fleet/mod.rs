@@ -9,6 +9,7 @@ mod attach;
 mod context;
 mod handle;
 mod health;
+mod logs;
 mod memory;
 mod observation;
 mod reconcile;
@@ -16,6 +17,7 @@ mod slots;
 
 pub use context::{Context, Publish};
 pub use handle::{CallGuard, Refusal, UpstreamHandle};
+pub use logs::Logs;
 pub use memory::{Kept, Known, Memory, News};
 pub use observation::{Listed, Observation, Phase};
 pub use reconcile::Fleet;

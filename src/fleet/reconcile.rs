@@ -78,6 +78,9 @@ impl Fleet {
                 }
                 Change::Detach { key, reason } => {
                     self.observed.servers.remove(&key);
+                    if reason == Reason::Removed {
+                        self.context.logs.forget(&key);
+                    }
                     if let Some(orders) = self.orders.get(&key) {
                         orders.send_replace(Order::Go(reason));
                     }

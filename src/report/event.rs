@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
+use serde::Serialize;
 
 use super::{Kind, Source};
 use crate::resource::{API_VERSION, Digest, GROUP, ObjectKey, Reason};
@@ -55,7 +56,8 @@ pub struct Regarding {
 }
 
 /// What was done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Action {
     /// The object was declared.
     Create,

@@ -4,6 +4,7 @@
 //! changes, that it carries the generation it speaks of, and that telling about one object costs that
 //! object and not the fleet. Never starts, probes or delays a server, and shows no secret.
 
+mod audit;
 mod conditions;
 mod event;
 pub mod kubernetes;
@@ -19,6 +20,7 @@ mod store;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use audit::{AuditMetrics, keep_audit};
 pub use conditions::{Truth, condition};
 pub use event::{Action, Event, Occurrence, Regarding};
 pub use object::{Kind, Object};

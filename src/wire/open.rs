@@ -6,7 +6,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::link::{Event, Exchange, Link, LinkError, Lost, Transport};
-use super::{Era, Guard, List, Peer, handshake, http, stdio};
+use super::{Era, Guard, List, Log, Peer, handshake, http, stdio};
 use crate::resource::{Endpoint, Transport as Declared};
 
 /// How long a server may take to open its notice stream before its lists are read all the same.
@@ -22,6 +22,8 @@ pub struct Host {
     pub tasks: TaskTracker,
     /// Ends the children should evenkeel be killed.
     pub guard: Option<Guard>,
+    /// Where goes what the server logs.
+    pub log: Log,
 }
 
 /// What a connection tells without being asked. Owned by one task, which must keep asking.
@@ -51,7 +53,7 @@ pub async fn open(
     let (changes, changed) = mpsc::channel(CHANGES);
     let transport = match &endpoint.transport {
         Declared::Stdio(endpoint) => Transport::Stdio(stdio::start(endpoint, &lost, changes, host)?),
-        Declared::Http(endpoint) => Transport::Http(http::Client::new(endpoint, &host.tasks)?),
+        Declared::Http(endpoint) => Transport::Http(http::Client::new(endpoint, host)?),
     };
     let link = Link::new(transport, lost.clone(), host.tasks.clone());
     let peer = tokio::select! {

@@ -72,7 +72,8 @@ impl Actor {
         let (context, target) = (self.context.clone(), self.target.clone());
         let limit = target.settings.timeouts.connect.get();
         let endpoint = target.endpoint.clone();
-        let host = Host { tasks: TaskTracker::new(), guard: context.guard.clone() };
+        let log = context.logs.of(&target.key, &target.uid);
+        let host = Host { tasks: TaskTracker::new(), guard: context.guard.clone(), log };
         let tasks = host.tasks.clone();
         let attempt = Box::pin(async move { attach(&context, &endpoint, limit, &host).await });
         self.attempt = Some((tasks, attempt));

@@ -261,7 +261,11 @@ impl Actor {
             key: self.target.key.clone(),
             uid: self.target.uid.clone(),
             generation: self.target.generation,
-            requested: self.target.requested.clone(),
+            // What was asked for is done when the lists have been read.
+            requested: match &self.refresh {
+                Some(_) => self.told.as_ref().and_then(|told| told.requested.clone()),
+                None => self.target.requested.clone(),
+            },
             phase,
             listed: self.live.as_ref().and_then(|live| live.listed.clone()).or_else(|| self.asleep.clone()),
             restarts: self.restarts,

@@ -118,8 +118,14 @@ impl Answering {
                         return Ok(Incoming::Answer(reply));
                     }
                     Ok(
-                        Inbound::Progress(_) | Inbound::Listening(_) | Inbound::Notice | Inbound::Changed(_),
+                        kind @ (Inbound::Progress(_)
+                        | Inbound::Listening(_)
+                        | Inbound::Notice
+                        | Inbound::Changed(_)),
                     ) => {
+                        if matches!(kind, Inbound::Notice) {
+                            self.client.log(&message);
+                        }
                         return Ok(Incoming::Notice(message));
                     }
                     Ok(Inbound::Question(question, method)) => {

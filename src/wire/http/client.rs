@@ -19,7 +19,7 @@ use url::Url;
 use super::super::handshake::MODERN;
 use super::super::inbound::{self, Inbound};
 use super::super::link::{LISTEN_METHOD, LinkError, Lost, Reply};
-use super::super::{Era, Peer};
+use super::super::{Era, Host, Log, Peer};
 use super::answer::{Answering, Form, is_event_stream};
 use super::connect::Connector;
 use super::connection::{Body, Pool};
@@ -55,10 +55,11 @@ struct Inner {
     closed: AtomicBool,
     /// The fleet's: waited for when evenkeel ends.
     tasks: TaskTracker,
+    log: Log,
 }
 
 impl Client {
-    pub(in crate::wire) fn new(endpoint: &HttpEndpoint, tasks: &TaskTracker) -> Result<Self, LinkError> {
+    pub(in crate::wire) fn new(endpoint: &HttpEndpoint, process: &Host) -> Result<Self, LinkError> {
         let invalid = |message: String| LinkError::new(Reason::InvalidSpec, message);
         let mut base = HeaderMap::new();
         base.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
@@ -88,8 +89,14 @@ impl Client {
             session: OnceLock::new(),
             credentials: !endpoint.headers.is_empty(),
             closed: AtomicBool::new(false),
-            tasks: tasks.clone(),
+            tasks: process.tasks.clone(),
+            log: process.log.clone(),
         })))
+    }
+
+    /// Takes up a notification that may be a log message.
+    pub(in crate::wire) fn log(&self, notification: &[u8]) {
+        self.0.log.message(notification);
     }
 
     /// Takes over what the handshake agreed on, for every request from now on.

@@ -129,6 +129,7 @@ fn changed(events: &mut sse::Events, client: &Client) -> Result<Vec<List>, LinkE
         match inbound::classify(&message) {
             Ok(Inbound::Changed(list)) if !lists.contains(&list) => lists.push(list),
             Ok(Inbound::Question(id, method)) => client.notify_soon("", inbound::answer(&id, &method), ()),
+            Ok(Inbound::Notice) => client.log(&message),
             Ok(_) => {}
             Err(error) => tracing::debug!(%error, "an event that is not MCP was skipped"),
         }

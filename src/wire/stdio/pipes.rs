@@ -14,7 +14,8 @@ use tracing::{debug, trace};
 
 use super::super::inbound::{self, Inbound};
 use super::super::link::{Incoming, LinkError, Lost, Reply};
-use super::super::{Host, Id, List, MESSAGE_LIMIT};
+use super::super::log::Stderr;
+use super::super::{Host, Id, List, Log, MESSAGE_LIMIT};
 use super::lines::{self, Line};
 use super::process::{self, Process};
 use super::stderr::Tail;
@@ -73,8 +74,8 @@ pub(in crate::wire) fn start(
     let (hang_up, over) = (CancellationToken::new(), CancellationToken::new());
     tasks.spawn(reap);
     tasks.spawn(write(stdin, queue, hang_up.clone()));
-    let errors = tasks.spawn(read_stderr(stderr, tail.clone()));
-    let answers = tasks.spawn(read(stdout, calls.clone(), outgoing.clone(), changes));
+    let errors = tasks.spawn(read_stderr(stderr, tail.clone(), Stderr::new(host.log.clone())));
+    let answers = tasks.spawn(read(stdout, calls.clone(), outgoing.clone(), changes, host.log.clone()));
     let pumps = [errors.abort_handle(), answers.abort_handle()];
     tasks.spawn({
         let (lost, calls) = (lost.clone(), calls.clone());
@@ -190,7 +191,13 @@ async fn write(mut stdin: ChildStdin, mut queue: mpsc::Receiver<Bytes>, hang_up:
 }
 
 /// Hands every message of the child to whom it concerns.
-async fn read(stdout: ChildStdout, calls: Calls, outgoing: mpsc::Sender<Bytes>, events: mpsc::Sender<List>) {
+async fn read(
+    stdout: ChildStdout,
+    calls: Calls,
+    outgoing: mpsc::Sender<Bytes>,
+    events: mpsc::Sender<List>,
+    log: Log,
+) {
     let mut reader = BufReader::new(stdout);
     loop {
         let message = match lines::next(&mut reader, MESSAGE_LIMIT).await {
@@ -224,7 +231,7 @@ async fn read(stdout: ChildStdout, calls: Calls, outgoing: mpsc::Sender<Bytes>, 
                 let _ = events.try_send(list);
             }
             Ok(Inbound::Question(id, method)) => answer(&outgoing, &id, &method),
-            Ok(Inbound::Notice) => trace!("a notification that belongs to no call was dropped"),
+            Ok(Inbound::Notice) => log.message(&message),
             Err(error) => debug!(%error, "the child printed a line that is not MCP; it was skipped"),
         }
     }
@@ -236,10 +243,12 @@ fn answer(outgoing: &mpsc::Sender<Bytes>, id: &Id, method: &str) {
     }
 }
 
-async fn read_stderr(mut stderr: ChildStderr, tail: Tail) {
+async fn read_stderr(mut stderr: ChildStderr, tail: Tail, mut log: Stderr) {
     let mut buffer = vec![0; 4096];
     while let Ok(length @ 1..) = stderr.read(&mut buffer).await {
-        tail.push(buffer.get(..length).unwrap_or_default());
+        let read = buffer.get(..length).unwrap_or_default();
+        tail.push(read);
+        log.push(read);
     }
 }
 

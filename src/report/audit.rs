@@ -1,0 +1,306 @@
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::{Action, Kind, Occurrence};
+use crate::resource::{Digest, Reason};
+
+/// The folder in the state directory, and the file in it that is written.
+const FOLDER: &str = "audit";
+const FILE: &str = "audit.jsonl";
+/// A file that would grow beyond this becomes an older one.
+const LARGEST: u64 = 10 << 20;
+/// How many older ones are kept.
+const OLDER: usize = 4;
+/// Records that wait for a disk that does not answer; more are lost.
+const WAITING: usize = 10_000;
+
+/// What is counted of the audit log.
+#[derive(Clone, Debug, Default)]
+pub struct AuditMetrics {
+    written: Counter,
+    lost: Counter,
+}
+
+impl AuditMetrics {
+    /// Puts both counters into a registry whose prefix is `evenkeel`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("audit_records", "Records written to the audit log", self.written.clone());
+        registry.register("audit_records_lost", "Records that could not be written", self.lost.clone());
+    }
+}
+
+/// Writes every occurrence to `audit/audit.jsonl` in the state directory, until there will be no more.
+///
+/// What cannot be written is counted and told, and holds nothing up. `source` is where declarations come from.
+pub async fn keep_audit(
+    state: &Path,
+    source: &'static str,
+    mut occurrences: mpsc::UnboundedReceiver<Arc<Occurrence>>,
+    metrics: AuditMetrics,
+) {
+    let mut idle = Some(Writer::new(state.join(FOLDER), LARGEST));
+    let mut writing: Option<JoinHandle<(Writer, usize, io::Result<()>)>> = None;
+    let mut waiting: Vec<Arc<Occurrence>> = Vec::new();
+    let mut open = true;
+    let mut failing = false;
+    loop {
+        if let Some(mut writer) = idle.take_if(|_| !waiting.is_empty()) {
+            let batch = std::mem::take(&mut waiting);
+            writing = Some(tokio::task::spawn_blocking(move || {
+                let lines: Vec<u8> = batch.iter().flat_map(|occurrence| line(occurrence, source)).collect();
+                let result = writer.append(&lines);
+                (writer, batch.len(), result)
+            }));
+        }
+        tokio::select! {
+            occurrence = occurrences.recv(), if open => match occurrence {
+                Some(occurrence) if waiting.len() < WAITING => waiting.push(occurrence),
+                Some(_) => { metrics.lost.inc(); }
+                None => open = false,
+            },
+            Some(done) = finished(writing.as_mut()) => {
+                writing = None;
+                let Ok((writer, count, result)) = done else { return };
+                idle = Some(writer);
+                let count = u64::try_from(count).unwrap_or_default();
+                match result {
+                    Ok(()) => { metrics.written.inc_by(count); }
+                    Err(_) => { metrics.lost.inc_by(count); }
+                }
+                tell(&result, &mut failing, metrics.lost.get());
+            }
+            else => return,
+        }
+    }
+}
+
+async fn finished<T>(task: Option<&mut JoinHandle<T>>) -> Option<Result<T, tokio::task::JoinError>> {
+    Some(task?.await)
+}
+
+/// Says when writing begins to fail and when it works again, and not each time.
+fn tell(result: &io::Result<()>, failing: &mut bool, lost: u64) {
+    match result {
+        Err(error) if !*failing => {
+            tracing::warn!(%error, "the audit log cannot be written; records are lost until it can");
+        }
+        Ok(()) if *failing => tracing::info!(lost, "the audit log is written again"),
+        _ => {}
+    }
+    *failing = result.is_err();
+}
+
+/// A record as it is written. `docs/audit.md` explains each field.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Record<'a> {
+    time: jiff::Timestamp,
+    actor: Actor<'a>,
+    object: Object<'a>,
+    action: Action,
+    reason: Reason,
+    outcome: &'static str,
+    message: &'a str,
+    old_spec_digest: Option<Digest>,
+    spec_digest: Option<Digest>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Actor<'a> {
+    source: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    revision: &'a str,
+}
+
+#[derive(Serialize)]
+struct Object<'a> {
+    kind: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    namespace: &'a str,
+    name: &'a str,
+    uid: &'a str,
+    generation: i64,
+}
+
+fn line(occurrence: &Occurrence, source: &'static str) -> Vec<u8> {
+    let Occurrence { at, regarding, action, warning, reason, note, revision, digest_before, digest } =
+        occurrence;
+    let record = Record {
+        time: *at,
+        actor: Actor { source, revision },
+        object: Object {
+            kind: Kind::name(regarding.kind),
+            namespace: &regarding.key.namespace,
+            name: &regarding.key.name,
+            uid: &regarding.uid,
+            generation: regarding.generation,
+        },
+        action: *action,
+        reason: *reason,
+        outcome: if *warning { "trouble" } else { "asExpected" },
+        message: note,
+        old_spec_digest: *digest_before,
+        spec_digest: *digest,
+    };
+    // It has no map whose keys could fail.
+    let mut line = serde_json::to_vec(&record).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+/// The files. Blocks.
+#[derive(Debug)]
+struct Writer {
+    folder: PathBuf,
+    largest: u64,
+    /// The open file and its size; `None` before the first record and after a failure.
+    file: Option<(File, u64)>,
+}
+
+impl Writer {
+    fn new(folder: PathBuf, largest: u64) -> Self {
+        Self { folder, largest, file: None }
+    }
+
+    /// Appends whole lines; after a failure part of them may be there.
+    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        let (file, size) = match self.file.take() {
+            Some(open) => open,
+            None => self.open()?,
+        };
+        let added = u64::try_from(lines.len()).unwrap_or(u64::MAX);
+        let (mut file, size) = if size > 0 && size.saturating_add(added) > self.largest {
+            drop(file);
+            self.rotate()?;
+            self.open()?
+        } else {
+            (file, size)
+        };
+        file.write_all(lines)?;
+        self.file = Some((file, size + added));
+        Ok(())
+    }
+
+    fn open(&self) -> io::Result<(File, u64)> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        let path = self.folder.join(FILE);
+        let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+        let mut size = file.metadata()?.len();
+        if size > 0 {
+            let mut last = [0];
+            file.seek(SeekFrom::End(-1))?;
+            file.read_exact(&mut last)?;
+            if last != *b"\n" {
+                // A full disk or a crash cut a record short: it must not spoil the next one.
+                file.write_all(b"\n")?;
+                size += 1;
+            }
+        }
+        Ok((file, size))
+    }
+
+    /// `audit.jsonl` becomes `audit.1.jsonl`, and so on; the oldest goes.
+    fn rotate(&self) -> io::Result<()> {
+        let older = |number: usize| self.folder.join(format!("audit.{number}.jsonl"));
+        for number in (1..OLDER).rev() {
+            match std::fs::rename(older(number), older(number + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        std::fs::rename(self.folder.join(FILE), older(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::report::Regarding;
+    use crate::resource::ObjectKey;
+
+    fn occurrence(name: &str) -> Arc<Occurrence> {
+        Arc::new(Occurrence {
+            at: Timestamp::UNIX_EPOCH,
+            regarding: Regarding {
+                kind: Kind::McpServer,
+                key: ObjectKey::new("default", name),
+                uid: "u".into(),
+                generation: 2,
+            },
+            action: Action::Update,
+            warning: true,
+            reason: Reason::Exited,
+            note: "exited with code 3".into(),
+            revision: "abc".into(),
+            digest_before: Some(Digest::of(b"old")),
+            digest: None,
+        })
+    }
+
+    fn read(path: &Path) -> Vec<Value> {
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| json!(line))).collect()
+    }
+
+    #[tokio::test]
+    async fn each_occurrence_is_a_line_and_a_failure_is_counted() {
+        let state = tempfile::tempdir().unwrap();
+        let metrics = AuditMetrics::default();
+        let (tell, told) = mpsc::unbounded_channel();
+        tell.send(occurrence("a")).unwrap();
+        tell.send(occurrence("b")).unwrap();
+        drop(tell);
+        keep_audit(state.path(), "directory", told, metrics.clone()).await;
+        let records = read(&state.path().join("audit/audit.jsonl"));
+        assert_eq!(records.len(), 2);
+        assert_eq!(
+            records[0],
+            json!({
+                "time": "1970-01-01T00:00:00Z",
+                "actor": { "source": "directory", "revision": "abc" },
+                "object": { "kind": "McpServer", "namespace": "default", "name": "a", "uid": "u", "generation": 2 },
+                "action": "update", "reason": "Exited", "outcome": "trouble", "message": "exited with code 3",
+                "oldSpecDigest": Digest::of(b"old").to_string(), "specDigest": null,
+            })
+        );
+        assert_eq!((metrics.written.get(), metrics.lost.get()), (2, 0));
+
+        // A state directory in which nothing can be made.
+        let (tell, told) = mpsc::unbounded_channel();
+        tell.send(occurrence("a")).unwrap();
+        drop(tell);
+        keep_audit(Path::new("/dev/null"), "directory", told, metrics.clone()).await;
+        assert_eq!((metrics.written.get(), metrics.lost.get()), (2, 1));
+    }
+
+    #[test]
+    fn files_are_rotated_and_half_a_record_spoils_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |number: usize| folder.path().join(format!("audit.{number}.jsonl"));
+        let mut writer = Writer::new(folder.path().to_owned(), 10);
+        for number in 0..9 {
+            writer.append(format!("[{number}000000]\n").as_bytes()).unwrap();
+        }
+        assert_eq!(read(&folder.path().join(FILE)), [json!([8_000_000])]);
+        assert_eq!(read(&file(OLDER)), [json!([4_000_000])]);
+        assert!(!file(OLDER + 1).exists());
+
+        std::fs::write(folder.path().join(FILE), "{\"hal").unwrap();
+        let mut writer = Writer::new(folder.path().to_owned(), 100);
+        writer.append(b"[1]\n").unwrap();
+        assert_eq!(read(&folder.path().join(FILE)), [json!("{\"hal"), json!([1])]);
+    }
+}

@@ -1,0 +1,267 @@
+//! What servers log, each in a ring of its own: lines of stderr, and messages of the protocol.
+//!
+//! Never in the way of the server: it writes, and who reads too slowly loses the oldest lines and is told how many.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::Notify;
+
+use super::Envelope;
+
+/// Lines that are kept of one server.
+const LINES: usize = 1_000;
+/// Bytes of text that are kept of one server.
+const BYTES: usize = 256 << 10;
+/// A longer line is cut into several.
+const LONGEST: usize = 4 << 10;
+/// Lines that are handed to a reader at once.
+const PAGE: usize = 100;
+
+/// The last lines that one server logged, over all its connections. Cheap to clone; costs little until it logs.
+#[derive(Clone, Debug, Default)]
+pub struct Log(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    ring: Mutex<Option<Box<Ring>>>,
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    lines: VecDeque<LogLine>,
+    bytes: usize,
+    /// The number of the oldest line that is kept.
+    first: u64,
+}
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When evenkeel read it.
+    pub time: Timestamp,
+    /// `stderr`, or the level of a message of the protocol, such as `warning`.
+    pub level: Arc<str>,
+    /// The name that the server gives to the part of it that speaks, with a message of the protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logger: Option<Arc<str>>,
+    /// What it says; its own words, not to be trusted.
+    pub text: Arc<str>,
+}
+
+/// What a reader gets at once.
+#[derive(Debug)]
+pub struct LogPage {
+    /// Lines that were thrown away before they could be read.
+    pub lost: u64,
+    /// The next lines; empty if there are no more yet.
+    pub lines: Vec<LogLine>,
+    /// Where to read on.
+    pub next: u64,
+}
+
+impl Log {
+    /// Where to begin to read the last `lines` lines, or all that are kept.
+    pub fn tail(&self, lines: Option<u64>) -> u64 {
+        self.lock().as_ref().map_or(0, |ring| match lines {
+            Some(lines) => ring.first.max(ring.end().saturating_sub(lines)),
+            None => ring.first,
+        })
+    }
+
+    /// The lines from a place on.
+    pub fn read(&self, from: u64) -> LogPage {
+        let ring = self.lock();
+        let Some(ring) = ring.as_ref() else { return LogPage { lost: 0, lines: Vec::new(), next: from } };
+        let start = from.max(ring.first);
+        let skipped = usize::try_from(start - ring.first).unwrap_or(usize::MAX);
+        let lines: Vec<_> = ring.lines.iter().skip(skipped).take(PAGE).cloned().collect();
+        let next = start + u64::try_from(lines.len()).unwrap_or_default();
+        LogPage { lost: start - from, lines, next }
+    }
+
+    /// Waits until there is something to read from a place on.
+    pub async fn grown(&self, from: u64) {
+        loop {
+            let news = self.0.news.notified();
+            if self.lock().as_ref().is_some_and(|ring| ring.end() > from) {
+                return;
+            }
+            news.await;
+        }
+    }
+
+    /// Takes up a notification, if it is a log message.
+    pub(super) fn message(&self, notification: &[u8]) {
+        #[derive(Deserialize)]
+        struct Message {
+            level: String,
+            #[serde(default)]
+            logger: Option<String>,
+            data: Value,
+        }
+        let Ok(envelope) = Envelope::parse(notification) else { return };
+        if envelope.method.as_deref() != Some("notifications/message") {
+            return;
+        }
+        let message = envelope.params.and_then(|params| serde_json::from_str::<Message>(params.get()).ok());
+        let Some(Message { level, logger, data }) = message else { return };
+        let text = data.as_str().map_or_else(|| data.to_string(), str::to_owned);
+        let cut = |text: String| -> Arc<str> { text.chars().take(64).collect::<String>().into() };
+        let (level, logger) = (cut(level), logger.map(cut));
+        for line in text.lines() {
+            for part in parts(line.as_bytes()) {
+                self.push(level.clone(), logger.clone(), part);
+            }
+        }
+    }
+
+    fn push(&self, level: Arc<str>, logger: Option<Arc<str>>, text: &[u8]) {
+        let text: Arc<str> = String::from_utf8_lossy(text).into();
+        let mut kept = self.lock();
+        let ring = kept.get_or_insert_default();
+        ring.bytes += text.len();
+        ring.lines.push_back(LogLine { time: Timestamp::now(), level, logger, text });
+        while ring.lines.len() > LINES || ring.bytes > BYTES {
+            let Some(oldest) = ring.lines.pop_front() else { break };
+            ring.bytes -= oldest.text.len();
+            ring.first += 1;
+        }
+        drop(kept);
+        self.0.news.notify_waiters();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Box<Ring>>> {
+        self.0.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ring {
+    /// The number of the line that comes next.
+    fn end(&self) -> u64 {
+        self.first + u64::try_from(self.lines.len()).unwrap_or_default()
+    }
+}
+
+/// The stderr of one process, cut into lines.
+#[derive(Debug)]
+pub(super) struct Stderr {
+    log: Log,
+    level: Arc<str>,
+    rest: Vec<u8>,
+}
+
+impl Stderr {
+    pub(super) fn new(log: Log) -> Self {
+        Self { log, level: "stderr".into(), rest: Vec::new() }
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        let mut lines = bytes.split(|byte| *byte == b'\n');
+        let last = lines.next_back().unwrap_or_default();
+        for line in lines {
+            self.rest.extend_from_slice(line);
+            self.flush();
+        }
+        self.rest.extend_from_slice(last);
+        if self.rest.len() >= LONGEST {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        let line = std::mem::take(&mut self.rest);
+        for part in parts(line.strip_suffix(b"\r").unwrap_or(&line)) {
+            self.log.push(self.level.clone(), None, part);
+        }
+    }
+}
+
+impl Drop for Stderr {
+    /// Last words often end without a newline.
+    fn drop(&mut self) {
+        if !self.rest.is_empty() {
+            self.flush();
+        }
+    }
+}
+
+/// A line in parts that are not too long; an empty one is one part.
+fn parts(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let empty = line.is_empty().then_some(line);
+    empty.into_iter().chain(line.chunks(LONGEST))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(page: &LogPage) -> Vec<&str> {
+        page.lines.iter().map(|line| &*line.text).collect()
+    }
+
+    #[test]
+    fn stderr_becomes_lines_however_it_is_cut() {
+        let log = Log::default();
+        let mut stderr = Stderr::new(log.clone());
+        for bytes in ["o", "ne\ntwo\r\n\nth", "ree"] {
+            stderr.push(bytes.as_bytes());
+        }
+        assert_eq!(texts(&log.read(0)), ["one", "two", ""]);
+        drop(stderr);
+        assert_eq!(texts(&log.read(3)), ["three"]);
+        assert_eq!(texts(&log.read(log.tail(Some(2)))), ["", "three"]);
+    }
+
+    #[test]
+    fn a_flood_keeps_the_end_and_a_slow_reader_is_told_what_it_lost() {
+        let log = Log::default();
+        let mut stderr = Stderr::new(log.clone());
+        for number in 0..LINES + 10 {
+            stderr.push(format!("{number}\n").as_bytes());
+        }
+        let page = log.read(4);
+        assert_eq!((page.lost, page.lines.len(), page.next), (6, PAGE, 110));
+        stderr.push(&vec![b'x'; 2 * BYTES]);
+        let ring = log.lock();
+        let ring = ring.as_ref().unwrap();
+        assert!(ring.bytes <= BYTES && ring.lines.iter().all(|line| line.text.len() <= LONGEST));
+    }
+
+    #[test]
+    fn messages_of_the_protocol_have_their_level() {
+        let log = Log::default();
+        for message in [
+            r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"warning","logger":"db","data":"slow\nvery"}}"#,
+            r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":{"rows":3}}}"#,
+            r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"data":1}}"#,
+            r#"{"jsonrpc":"2.0","method":"notifications/other"}"#,
+            "junk",
+        ] {
+            log.message(message.as_bytes());
+        }
+        let page = log.read(0);
+        assert_eq!(texts(&page), ["slow", "very", r#"{"rows":3}"#]);
+        assert_eq!((&*page.lines[0].level, page.lines[0].logger.as_deref()), ("warning", Some("db")));
+    }
+
+    #[tokio::test]
+    async fn a_reader_waits_for_what_comes() {
+        let log = Log::default();
+        let mut stderr = Stderr::new(log.clone());
+        let reader = tokio::spawn({
+            let log = log.clone();
+            async move {
+                log.grown(0).await;
+                log.read(0).lines.len()
+            }
+        });
+        tokio::task::yield_now().await;
+        stderr.push(b"a\n");
+        assert_eq!(reader.await.unwrap(), 1);
+    }
+}
