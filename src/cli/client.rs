@@ -5,7 +5,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -27,8 +27,6 @@ pub(super) struct Client {
 /// What the daemon said no with.
 #[derive(Debug)]
 pub(super) struct Refused {
-    /// The HTTP status.
-    pub status: StatusCode,
     /// One sentence.
     pub message: String,
 }
@@ -108,8 +106,8 @@ impl Client {
         }
         let text = text(answer.into_body()).await?;
         let told = serde_json::from_str::<Value>(&text).ok();
-        let message = told.as_ref().and_then(|told| told["message"].as_str());
-        Ok(Err(Refused { status, message: message.unwrap_or_else(|| text.trim()).to_owned() }))
+        let message = told.as_ref().and_then(|told| told.get("message")?.as_str());
+        Ok(Err(Refused { message: message.unwrap_or_else(|| text.trim()).to_owned() }))
     }
 }
 

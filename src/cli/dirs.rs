@@ -6,7 +6,7 @@ use super::Failure;
 use crate::source::Environment;
 
 /// Which running evenkeel a command asks.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[expect(clippy::doc_markdown, reason = "printed as it is by --help")]
 pub(super) struct Which {
     /// The directory that evenkeel runs on [default: $XDG_CONFIG_HOME/evenkeel]

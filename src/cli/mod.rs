@@ -3,10 +3,12 @@
 //! Promises that what a command prints goes to stdout and everything else to stderr, and that the exit
 //! code is 0 for done, 1 for failed and 2 for wrong usage. Never decides anything about servers.
 
+mod ask;
 mod client;
 mod cluster;
 mod daemon;
 mod dirs;
+mod edit;
 mod kubeconfig;
 mod limits;
 mod listen;
@@ -22,7 +24,7 @@ mod validate;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Keeps MCP servers and Agent Skills attached to running agents.
 #[derive(Debug, Parser)]
@@ -41,8 +43,30 @@ enum Command {
     Validate(validate::Args),
     /// Print where the kubeconfig of the status API is, for KUBECONFIG=$(evenkeel kubeconfig)
     Kubeconfig(kubeconfig::Args),
+    /// Print what is declared and how it is, with the columns of kubectl
+    Get(ask::GetArgs),
+    /// Print all that is known of one object: spec, conditions and events
+    Describe(ask::DescribeArgs),
+    /// Wait until a condition holds, or until something is gone; exit code 1 if it is not so in time
+    Wait(ask::WaitArgs),
+    /// Print what happened in the last hour
+    Events(ask::EventsArgs),
+    /// Print what a server wrote to stderr and the log messages that it sent
+    Logs(ask::LogsArgs),
+    /// Declare, remove, list and reload servers
+    #[command(subcommand)]
+    Mcp(edit::Mcp),
+    /// List skills
+    #[command(subcommand)]
+    Skill(edit::Skill),
     /// Print the CustomResourceDefinitions of McpServer and Skill
     Crds,
+    /// Print the completions of a shell
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
     /// End our servers' processes once stdin closes; started by run
     #[command(hide = true)]
     Guard,
@@ -83,7 +107,15 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Validate(args) => validate::validate(&args),
         Command::Kubeconfig(args) => kubeconfig::run(args),
+        Command::Get(args) => ask::get(&args),
+        Command::Describe(args) => ask::describe(&args),
+        Command::Wait(args) => ask::wait(&args),
+        Command::Events(args) => ask::events(&args),
+        Command::Logs(args) => ask::logs(&args),
+        Command::Mcp(command) => edit::mcp(&command),
+        Command::Skill(command) => edit::skill(&command),
         Command::Crds => crds(),
+        Command::Completions { shell } => completions(shell),
         Command::Guard => {
             crate::wire::guard_children(std::io::stdin().lock());
             Ok(())
@@ -107,10 +139,23 @@ fn crds() -> Result<(), Failure> {
     output::print(&documents.join("---\n")).map_err(Failure::failed)
 }
 
+fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "evenkeel", &mut text);
+    output::print(&String::from_utf8_lossy(&text)).map_err(Failure::failed)
+}
+
+/// Runs a command that asks others: one thread does.
+fn block_on<T>(task: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::failed)?
+        .block_on(task)
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -1,5 +1,56 @@
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+
+use rustix::termios::tcgetwinsize;
+
+/// Where a command prints to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terminal {
+    /// Its width in columns; `None` if it is none.
+    pub width: Option<usize>,
+    /// Whether it shows colours and wants them.
+    pub colour: bool,
+}
+
+/// The colours that mean something.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Colour {
+    /// Well.
+    Green,
+    /// Not well.
+    Red,
+    /// Worth a look.
+    Yellow,
+}
+
+impl Terminal {
+    /// What stdout is. Colours are left out if the variable `NO_COLOR` is set (no-color.org).
+    pub fn stdout() -> Self {
+        let stdout = io::stdout();
+        if !stdout.is_terminal() {
+            return Self { width: None, colour: false };
+        }
+        let width =
+            tcgetwinsize(&stdout).ok().map(|size| usize::from(size.ws_col)).filter(|width| *width > 0);
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self { width, colour: !refused }
+    }
+
+    /// The same for text that is indented.
+    pub fn narrower(self, by: usize) -> Self {
+        Self { width: self.width.map(|width| width.saturating_sub(by)), ..self }
+    }
+
+    /// Text in a colour.
+    pub fn paint(&self, colour: Colour, text: &str) -> String {
+        let code = match colour {
+            Colour::Red => 31,
+            Colour::Green => 32,
+            Colour::Yellow => 33,
+        };
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
 
 /// Prints what a command is for. A reader that has left is not an error.
 pub(super) fn print(text: &str) -> io::Result<()> {
@@ -10,8 +61,49 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     }
 }
 
+/// Prints one part of what goes on. False once the reader has left.
+pub(super) fn print_more(text: &str) -> io::Result<bool> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        result => result.map(|()| true),
+    }
+}
+
+/// Says something beside the result, on stderr.
+pub(super) fn note(text: &impl Display) {
+    // There is nowhere left to tell that stderr is closed.
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// Says on stderr why a command failed.
 pub(super) fn complain(error: &impl Display) {
-    // There is nowhere left to tell that stderr is closed.
     let _ = writeln!(io::stderr(), "error: {error}");
+}
+
+/// A line on stderr that tells how far a long wait is; only for a person at a terminal.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    shown: String,
+}
+
+impl Progress {
+    /// Shows another text in place of the last one.
+    pub fn show(&mut self, text: &str) {
+        if !io::stderr().is_terminal() || text == self.shown {
+            return;
+        }
+        let width = tcgetwinsize(io::stderr()).map_or(80, |size| usize::from(size.ws_col.max(2)));
+        let cut: String = text.chars().take(width - 1).collect();
+        let _ = write!(io::stderr(), "\r\x1b[K{cut}");
+        text.clone_into(&mut self.shown);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if !self.shown.is_empty() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
 }

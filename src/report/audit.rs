@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::{Action, Kind, Occurrence};
 use crate::resource::{Digest, Reason};
+use crate::source::Commit;
 
 /// The folder in the state directory, and the file in it that is written.
 const FOLDER: &str = "audit";
@@ -120,6 +121,8 @@ struct Actor<'a> {
     source: &'static str,
     #[serde(skip_serializing_if = "str::is_empty")]
     revision: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    commit: Option<&'a Commit>,
 }
 
 #[derive(Serialize)]
@@ -133,11 +136,11 @@ struct Object<'a> {
 }
 
 fn line(occurrence: &Occurrence, source: &'static str) -> Vec<u8> {
-    let Occurrence { at, regarding, action, warning, reason, note, revision, digest_before, digest } =
+    let Occurrence { at, regarding, action, warning, reason, note, revision, commit, digest_before, digest } =
         occurrence;
     let record = Record {
         time: *at,
-        actor: Actor { source, revision },
+        actor: Actor { source, revision, commit: commit.as_deref() },
         object: Object {
             kind: Kind::name(regarding.kind),
             namespace: &regarding.key.namespace,
@@ -245,6 +248,11 @@ mod tests {
             reason: Reason::Exited,
             note: "exited with code 3".into(),
             revision: "abc".into(),
+            commit: Some(Arc::new(Commit {
+                id: "abc".into(),
+                author: "A <a@b>".into(),
+                subject: "s".into(),
+            })),
             digest_before: Some(Digest::of(b"old")),
             digest: None,
         })
@@ -270,7 +278,7 @@ mod tests {
             records[0],
             json!({
                 "time": "1970-01-01T00:00:00Z",
-                "actor": { "source": "directory", "revision": "abc" },
+                "actor": { "source": "directory", "revision": "abc", "commit": { "id": "abc", "author": "A <a@b>", "subject": "s" } },
                 "object": { "kind": "McpServer", "namespace": "default", "name": "a", "uid": "u", "generation": 2 },
                 "action": "update", "reason": "Exited", "outcome": "trouble", "message": "exited with code 3",
                 "oldSpecDigest": Digest::of(b"old").to_string(), "specDigest": null,

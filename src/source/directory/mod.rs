@@ -11,6 +11,7 @@ mod documents;
 mod excerpt;
 mod expand;
 mod files;
+mod find;
 mod git;
 mod look;
 mod mcp_json;
@@ -40,6 +41,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 
 pub use self::check::{Against, Checked, Finding, Level, check_directory, check_files};
+pub use self::find::{Place, find, mistake};
 use self::look::{Looker, Outcome};
 use self::pace::Pace;
 use self::watch::Mailbox;

@@ -1,0 +1,117 @@
+use std::fmt::Write;
+
+use serde_json::Value;
+
+use super::super::client::Client;
+use super::super::dirs::Which;
+use super::super::output::{self, Terminal};
+use super::super::{Failure, block_on};
+use super::events::{Selected, table as events_table};
+use super::table::{Table, printable};
+use super::target::{Kinds, Query, Target, at, conditions, items, name_of, text_at, unknown};
+
+/// The arguments of `evenkeel describe`.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    #[command(flatten)]
+    which: Which,
+    /// KIND NAME, or KIND/NAME
+    #[arg(value_name = "KIND NAME", num_args = 1..=2, required = true)]
+    what: Vec<String>,
+    /// In this namespace
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+    namespace: String,
+}
+
+/// Prints all that is known of one object.
+pub(in crate::cli) fn describe(args: &Args) -> Result<(), Failure> {
+    let target = match &*args.what {
+        [kind, name] => Kinds::parse(kind).and_then(|_| Target::parse(&format!("{kind}/{name}"))),
+        [one] if one.contains('/') => Target::parse(one),
+        _ => Err("say KIND NAME, such as: evenkeel describe mcps github".into()),
+    };
+    let Target { kind, name } = target.map_err(Failure::Usage)?;
+    block_on(async {
+        let mut client = Client::connect(&args.which.directory()?).await?;
+        let list: Value = client.get(&Query::of(kind, Some(&args.namespace)).path()).await?;
+        let Some(object) = items(&list).iter().find(|item| name_of(item) == name) else {
+            return Err(unknown(kind, &name, &args.namespace, items(&list).iter().map(name_of)));
+        };
+        let about = Selected { kind: Some(kind), name: Some(&name) };
+        let namespace = if kind.namespaced() { &args.namespace } else { "default" };
+        let events = events_table(&mut client, Some(namespace), about).await?;
+        let terminal = Terminal::stdout();
+        output::print(&described(object, events, &terminal)).map_err(Failure::failed)
+    })
+}
+
+fn described(object: &Value, mut events: Table, terminal: &Terminal) -> String {
+    let (metadata, status) = (at(object, "/metadata"), at(object, "/status"));
+    let mut text = String::new();
+    let mut field = |name: &str, value: &Value| {
+        let value = match value {
+            Value::Null => return,
+            Value::String(text) => printable(text),
+            other => other.to_string(),
+        };
+        if !value.is_empty() {
+            let _ = writeln!(text, "{:<13}{value}", format!("{name}:"));
+        }
+    };
+    field("Name", at(metadata, "/name"));
+    field("Namespace", at(metadata, "/namespace"));
+    field("Kind", at(object, "/kind"));
+    for (name, map) in [("Labels", at(metadata, "/labels")), ("Annotations", at(metadata, "/annotations"))] {
+        for (key, value) in map.as_object().into_iter().flatten() {
+            field(name, &format!("{key}={}", value.as_str().unwrap_or_default()).into());
+        }
+    }
+    field("Created", at(metadata, "/creationTimestamp"));
+    let live = match (at(metadata, "/generation"), at(status, "/attachedGeneration")) {
+        (generation, live @ Value::Number(_)) if generation != live => {
+            format!("{generation} ({live} is attached)")
+        }
+        (generation, _) => generation.to_string(),
+    };
+    field("Generation", &live.into());
+    field("Revision", at(status, "/lastAppliedRevision"));
+    if let Some(name) = at(status, "/serverInfo/name").as_str() {
+        let version = text_at(status, "/serverInfo/version");
+        field("Server", &format!("{name} {version}").into());
+    }
+    field("Transport", at(status, "/transport"));
+    field("Protocol", at(status, "/protocolVersion"));
+    for (name, key) in
+        [("Tools", "/tools"), ("Prompts", "/prompts"), ("Resources", "/resources"), ("Restarts", "/restarts")]
+    {
+        field(name, at(status, key));
+    }
+    field("Next retry", at(status, "/nextRetryTime"));
+    if let Some(spec) = object.get("spec") {
+        text += "Spec:\n";
+        for line in serde_yaml::to_string(spec).unwrap_or_default().lines() {
+            let _ = writeln!(text, "  {}", printable(line));
+        }
+    }
+    if !conditions(object).is_empty() {
+        let mut table = Table::new(["Type", "Status", "Reason", "Since", "Message"]);
+        for condition in conditions(object) {
+            let cell = |key: &str| text_at(condition, key).to_owned();
+            table.row(["/type", "/status", "/reason", "/lastTransitionTime", "/message"].map(cell));
+        }
+        text += "Conditions:\n";
+        text += &indented(&table.whole(&terminal.narrower(2)));
+    }
+    text += "Events:\n";
+    if events.is_empty() {
+        text += "  none in the last hour\n";
+    } else {
+        text += &indented(&events.whole(&terminal.narrower(2)));
+    }
+    text
+}
+
+fn indented(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(|line| format!("  {line}")).collect();
+    lines.join("\n") + "\n"
+}

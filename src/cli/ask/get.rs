@@ -1,0 +1,305 @@
+use clap::ValueEnum;
+use hyper::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::super::client::{Client, Lines, json as read_json};
+use super::super::dirs::Which;
+use super::super::output::{self, Terminal};
+use super::super::{Failure, block_on};
+use super::table::Table;
+use super::target::{Change, Kinds, Query, items, name_of, text_at, unknown};
+use crate::report::Kind;
+use crate::resource::GROUP;
+
+/// What a table is asked for with.
+pub(super) const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+
+/// The arguments of `evenkeel get`.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    /// mcpservers (mcps), skills (skl), sources (src), or mcp for servers and skills; KIND/NAME is one object
+    #[arg(value_name = "KIND")]
+    kind: String,
+    /// Only these
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    #[command(flatten)]
+    listing: Listing,
+    /// Go on with every change
+    #[arg(short, long)]
+    watch: bool,
+}
+
+/// Which objects, and how they are printed.
+#[derive(Clone, Debug, clap::Args)]
+pub(in crate::cli) struct Listing {
+    #[command(flatten)]
+    pub which: Which,
+    /// How they are printed
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value = "table")]
+    pub output: Output,
+    /// Of this namespace
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+    pub namespace: String,
+    /// Of all namespaces
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    /// Only those with these labels, such as area=code or 'tier in (a, b)'
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    pub selector: Option<String>,
+}
+
+/// How objects are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum Output {
+    /// The columns that matter most
+    Table,
+    /// All columns
+    Wide,
+    /// The objects of the status API
+    Json,
+    /// The same as YAML
+    Yaml,
+    /// KIND/NAME
+    Name,
+}
+
+/// A table as the API gives it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Answer {
+    pub column_definitions: Vec<Column>,
+    #[serde(default)]
+    pub rows: Vec<Row>,
+    pub metadata: Value,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Column {
+    pub name: String,
+    #[serde(default)]
+    pub priority: i32,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Row {
+    pub cells: Vec<Value>,
+    #[serde(default)]
+    pub object: Value,
+}
+
+/// Prints objects.
+pub(in crate::cli) fn get(args: &Args) -> Result<(), Failure> {
+    let (word, mut names) = match args.kind.split_once('/') {
+        Some((kind, name)) => (kind, vec![name.to_owned()]),
+        None => (args.kind.as_str(), Vec::new()),
+    };
+    names.extend(args.names.iter().cloned());
+    let kinds = Kinds::parse(word).map_err(Failure::Usage)?.0;
+    args.listing.print(&kinds, &names, args.watch)
+}
+
+impl Listing {
+    /// The namespace, unless all are meant.
+    pub fn namespace(&self) -> Option<&str> {
+        (!self.all_namespaces).then_some(&*self.namespace)
+    }
+
+    /// Prints the objects of these kinds, all or only the named ones.
+    pub fn print(&self, kinds: &[Kind], names: &[String], watch: bool) -> Result<(), Failure> {
+        block_on(async {
+            let mut client = Client::connect(&self.which.directory()?).await?;
+            match (watch, kinds, names) {
+                (false, ..) if matches!(self.output, Output::Table | Output::Wide) => {
+                    self.tables(&mut client, kinds, names).await
+                }
+                (false, ..) => self.documents(&mut client, kinds, names).await,
+                (true, [kind], [] | [_]) => self.watch(client, *kind, names.first()).await,
+                (true, ..) => Err(Failure::Usage("--watch is for one kind, and one name or all".into())),
+            }
+        })
+    }
+
+    fn query(&self, kind: Kind) -> Query {
+        let query = Query::of(kind, self.namespace());
+        match &self.selector {
+            Some(selector) => query.with("labelSelector", selector),
+            None => query,
+        }
+    }
+
+    async fn tables(&self, client: &mut Client, kinds: &[Kind], names: &[String]) -> Result<(), Failure> {
+        let terminal = Terminal::stdout();
+        let mut text = String::new();
+        let mut known = Vec::new();
+        for kind in kinds {
+            let body = client.send(Method::GET, &self.query(*kind).path(), TABLE, None).await?;
+            let mut answer: Answer = read_json(body).await?;
+            known.push((
+                *kind,
+                answer.rows.iter().map(|row| name_of(&row.object).to_owned()).collect::<Vec<_>>(),
+            ));
+            answer
+                .rows
+                .retain(|row| names.is_empty() || names.iter().any(|name| name_of(&row.object) == name));
+            if answer.rows.is_empty() {
+                continue;
+            }
+            let prefix =
+                if kinds.len() > 1 { format!("{}/", kind.name().to_lowercase()) } else { String::new() };
+            let mut table = self.table(&answer);
+            self.fill(&mut table, &answer, &prefix);
+            if !text.is_empty() {
+                text.push('\n');
+            }
+            text += &table.whole(&terminal);
+        }
+        output::print(&text).map_err(Failure::failed)?;
+        self.missing(kinds, names, &known)?;
+        if text.is_empty() {
+            self.nothing(kinds);
+        }
+        Ok(())
+    }
+
+    fn nothing(&self, kinds: &[Kind]) {
+        let kinds: Vec<_> = kinds.iter().map(|kind| kind.plural()).collect();
+        let within = self.namespace().map(|name| format!(" in namespace {name}")).unwrap_or_default();
+        output::note(&format!("no {} found{within}", kinds.join(" or ")));
+    }
+
+    /// A failure if a name was asked for that nobody has.
+    fn missing(
+        &self,
+        kinds: &[Kind],
+        names: &[String],
+        known: &[(Kind, Vec<String>)],
+    ) -> Result<(), Failure> {
+        let all: Vec<&str> = known.iter().flat_map(|(_, names)| names).map(String::as_str).collect();
+        match (names.iter().find(|name| !all.contains(&name.as_str())), kinds) {
+            (Some(name), [kind, ..]) => Err(unknown(*kind, name, &self.namespace, all)),
+            _ => Ok(()),
+        }
+    }
+
+    fn table(&self, answer: &Answer) -> Table {
+        let columns = answer.column_definitions.iter().filter(|column| self.shows(column));
+        let headings = columns.map(|column| column.name.clone());
+        Table::new(self.all_namespaces.then(|| "Namespace".to_owned()).into_iter().chain(headings))
+    }
+
+    fn shows(&self, column: &Column) -> bool {
+        column.priority == 0 || self.output == Output::Wide
+    }
+
+    fn fill(&self, table: &mut Table, answer: &Answer, prefix: &str) {
+        for row in &answer.rows {
+            let namespace = text_at(&row.object, "/metadata/namespace").to_owned();
+            let cells =
+                row.cells.iter().zip(&answer.column_definitions).filter(|(_, column)| self.shows(column));
+            let cells = cells.map(|(cell, column)| {
+                if column.name == "Name" { format!("{prefix}{}", text_of(cell)) } else { text_of(cell) }
+            });
+            table.row(self.all_namespaces.then_some(namespace).into_iter().chain(cells));
+        }
+    }
+
+    async fn documents(&self, client: &mut Client, kinds: &[Kind], names: &[String]) -> Result<(), Failure> {
+        let mut objects = Vec::new();
+        let mut known = Vec::new();
+        for kind in kinds {
+            let list: Value = client.get(&self.query(*kind).path()).await?;
+
+            known.push((*kind, items(&list).iter().map(|item| name_of(item).to_owned()).collect::<Vec<_>>()));
+            let wanted = |item: &&Value| names.is_empty() || names.iter().any(|name| name_of(item) == name);
+            objects.extend(items(&list).iter().filter(wanted).cloned());
+        }
+        self.missing(kinds, names, &known)?;
+        let text = match (self.output, &*objects, names) {
+            (Output::Name, ..) => objects.iter().map(named).collect(),
+            (_, [object], [_]) => self.document(object)?,
+            _ => {
+                let list = json!({
+                    "apiVersion": "v1", "kind": "List", "metadata": { "resourceVersion": "" }, "items": objects,
+                });
+                self.document(&list)?
+            }
+        };
+        output::print(&text).map_err(Failure::failed)
+    }
+
+    fn document(&self, value: &Value) -> Result<String, Failure> {
+        match self.output {
+            Output::Yaml => serde_yaml::to_string(value).map_err(Failure::failed),
+            Output::Name => Ok(named(value)),
+            _ => Ok(format!("{value:#}\n")),
+        }
+    }
+
+    /// Prints what there is and then every change, until the daemon or the reader goes.
+    async fn watch(&self, mut client: Client, kind: Kind, name: Option<&String>) -> Result<(), Failure> {
+        let terminal = Terminal::stdout();
+        let query = match name {
+            Some(name) => self.query(kind).named(name),
+            None => self.query(kind),
+        };
+        let tables = matches!(self.output, Output::Table | Output::Wide);
+        let accept = if tables { TABLE } else { "application/json" };
+        if let Some(name) = name {
+            let all: Value = client.get(&self.query(kind).path()).await?;
+            let known: Vec<&str> = items(&all).iter().map(name_of).collect();
+            if !known.contains(&name.as_str()) {
+                return Err(unknown(kind, name, &self.namespace, known));
+            }
+        }
+        // What there is comes first, as one list: so that the columns fit.
+        let body = client.send(Method::GET, &query.path(), accept, None).await?;
+        let list: Value = read_json(body).await?;
+        let version = text_at(&list, "/metadata/resourceVersion").to_owned();
+        let mut table = Table::default();
+        if tables {
+            let answer: Answer = serde_json::from_value(list).map_err(Failure::failed)?;
+            table = self.table(&answer);
+            self.fill(&mut table, &answer, "");
+            if !output::print_more(&table.whole(&terminal)).map_err(Failure::failed)? {
+                return Ok(());
+            }
+        } else {
+            for item in items(&list) {
+                if !output::print_more(&self.document(item)?).map_err(Failure::failed)? {
+                    return Ok(());
+                }
+            }
+        }
+        let query = query.with("watch", "true").with("resourceVersion", version);
+        let mut lines = Lines::of(client.send(Method::GET, &query.path(), accept, None).await?);
+        loop {
+            let change = Change::next(&mut lines).await?;
+            let text = if tables {
+                let answer: Answer = serde_json::from_value(change.object).map_err(Failure::failed)?;
+                self.fill(&mut table, &answer, "");
+                table.rest(&terminal)
+            } else {
+                self.document(&change.object)?
+            };
+            if !output::print_more(&text).map_err(Failure::failed)? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// A cell as text.
+pub(super) fn text_of(cell: &Value) -> String {
+    match cell {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn named(object: &Value) -> String {
+    let kind = text_at(object, "/kind").to_lowercase();
+    format!("{kind}.{GROUP}/{}\n", name_of(object))
+}

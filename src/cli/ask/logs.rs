@@ -1,0 +1,78 @@
+use hyper::Method;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::super::client::{Client, Lines};
+use super::super::dirs::Which;
+use super::super::output::{self, Colour, Terminal};
+use super::super::{Failure, block_on};
+use super::table::printable;
+use super::target::{Query, items, name_of, unknown};
+use crate::report::Kind;
+use crate::wire::LogLine;
+
+/// The arguments of `evenkeel logs`.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    #[command(flatten)]
+    which: Which,
+    /// The server
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Go on with every new line
+    #[arg(short, long)]
+    follow: bool,
+    /// Only the last lines
+    #[arg(long, value_name = "LINES")]
+    tail: Option<u64>,
+    /// In this namespace
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+    namespace: String,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Told {
+    Line(LogLine),
+    Lost { lost: u64 },
+}
+
+/// Prints what a server wrote to stderr and the log messages that it sent.
+pub(in crate::cli) fn logs(args: &Args) -> Result<(), Failure> {
+    let name = args.name.strip_prefix("mcps/").unwrap_or(&args.name);
+    block_on(async {
+        let mut client = Client::connect(&args.which.directory()?).await?;
+        let query = Query::of(Kind::McpServer, Some(&args.namespace));
+        let list: Value = client.get(&query.path()).await?;
+        let names = || items(&list).iter().map(name_of);
+        if !names().any(|known| known == name) {
+            return Err(unknown(Kind::McpServer, name, &args.namespace, names()));
+        }
+        let tail = args.tail.map(|lines| format!("&tailLines={lines}")).unwrap_or_default();
+        let path = format!("{}?follow={}{tail}", query.below(&[name, "log"]), args.follow);
+
+        let terminal = Terminal::stdout();
+        let mut lines = Lines::of(client.send(Method::GET, &path, "application/jsonl", None).await?);
+        while let Some(line) = lines.next().await? {
+            let text = match serde_json::from_str(&line).map_err(Failure::failed)? {
+                Told::Line(line) => shown(&line, &terminal),
+                Told::Lost { lost } => format!("({lost} lines were lost)\n"),
+            };
+            if !output::print_more(&text).map_err(Failure::failed)? {
+                return Ok(());
+            }
+        }
+        if args.follow { Err(Failure::Failed("evenkeel has ended".into())) } else { Ok(()) }
+    })
+}
+
+fn shown(line: &LogLine, terminal: &Terminal) -> String {
+    let LogLine { time, level, logger, text } = line;
+    let word = match &**level {
+        "warning" => terminal.paint(Colour::Yellow, level),
+        "error" | "critical" | "alert" | "emergency" => terminal.paint(Colour::Red, level),
+        _ => printable(level),
+    };
+    let logger = logger.as_ref().map(|logger| format!("{}: ", printable(logger))).unwrap_or_default();
+    format!("{time:.3} {word} {logger}{}\n", printable(text))
+}

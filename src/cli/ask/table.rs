@@ -1,0 +1,175 @@
+use unicode_width::UnicodeWidthStr;
+
+use super::super::output::{Colour, Terminal};
+
+/// Between two columns.
+const GAP: usize = 3;
+/// A last column narrower than this is not worth wrapping: then lines are longer than the terminal.
+const NARROW: usize = 20;
+
+/// Rows under headings, as kubectl prints them. On a terminal the last column wraps under itself.
+#[derive(Debug, Default)]
+pub(in crate::cli) struct Table {
+    headings: Vec<String>,
+    rows: Vec<Vec<String>>,
+    widths: Vec<usize>,
+}
+
+impl Table {
+    /// A table of these columns.
+    pub fn new<T: Into<String>>(headings: impl IntoIterator<Item = T>) -> Self {
+        let headings: Vec<String> =
+            headings.into_iter().map(|heading| heading.into().to_uppercase()).collect();
+        let widths = headings.iter().map(|heading| heading.width()).collect();
+        Self { headings, rows: Vec::new(), widths }
+    }
+
+    /// One more row, with a cell for each column.
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        let cells: Vec<String> = cells.into_iter().map(|cell| printable(&cell)).collect();
+        for (width, cell) in self.widths.iter_mut().zip(&cells) {
+            *width = cell.width().max(*width);
+        }
+        self.rows.push(cells);
+    }
+
+    /// True without rows.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The headings and all rows.
+    pub fn whole(&mut self, terminal: &Terminal) -> String {
+        let headings = self.line(&self.headings, terminal, &|_, _| None);
+        headings + &self.rest(terminal)
+    }
+
+    /// The rows alone, which are forgotten: what follows keeps to the same columns as far as it can.
+    pub fn rest(&mut self, terminal: &Terminal) -> String {
+        let rows = std::mem::take(&mut self.rows);
+        rows.iter().map(|row| self.line(row, terminal, &colour)).collect()
+    }
+
+    fn line(
+        &self,
+        cells: &[String],
+        terminal: &Terminal,
+        colour: &impl Fn(&str, &str) -> Option<Colour>,
+    ) -> String {
+        let Some((last, before)) = cells.split_last() else { return "\n".into() };
+        let mut line = String::new();
+        let mut indent = 0;
+        for ((cell, width), heading) in before.iter().zip(&self.widths).zip(&self.headings) {
+            let painted = match colour(heading, cell) {
+                Some(colour) => terminal.paint(colour, cell),
+                None => cell.clone(),
+            };
+            line += &painted;
+            line.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.width()) + GAP));
+            indent += width.max(&cell.width()) + GAP;
+        }
+        let room = terminal.width.and_then(|width| width.checked_sub(indent)).filter(|room| *room >= NARROW);
+        let wrapped = match room {
+            Some(room) => wrap(last, room),
+            None => vec![last.clone()],
+        };
+        line += &wrapped.join(&format!("\n{}", " ".repeat(indent)));
+        line.truncate(line.trim_end().len());
+        line.push('\n');
+        line
+    }
+}
+
+/// Words in lines of at most this width; a longer word is cut.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    let mut used = 0;
+    for mut word in text.split(' ') {
+        if used > 0 && used + 1 + word.width() > width {
+            lines.push(String::new());
+            used = 0;
+        }
+        while word.width() > width {
+            let mut end = 0;
+            for (start, char) in word.char_indices() {
+                let next = start + char.len_utf8();
+                if word.get(..next).unwrap_or_default().width() > width {
+                    break;
+                }
+                end = next;
+            }
+            let (head, tail) = word.split_at(end.max(1));
+            if let Some(line) = lines.last_mut() {
+                line.push_str(head);
+            }
+            lines.push(String::new());
+            (word, used) = (tail, 0);
+        }
+        if let Some(line) = lines.last_mut() {
+            if used > 0 {
+                line.push(' ');
+                used += 1;
+            }
+            line.push_str(word);
+            used += word.width();
+        }
+    }
+    lines
+}
+
+/// What a cell says at a glance.
+fn colour(heading: &str, cell: &str) -> Option<Colour> {
+    match (heading, cell) {
+        ("READY" | "STATUS", "True") => Some(Colour::Green),
+        ("READY" | "STATUS", "False") => Some(Colour::Red),
+        ("READY" | "STATUS", "Unknown") | ("TYPE", "Warning") => Some(Colour::Yellow),
+        _ => None,
+    }
+}
+
+/// Text for a terminal: what servers say may hold control characters.
+pub(in crate::cli) fn printable(text: &str) -> String {
+    text.chars().map(|char| if char.is_control() { ' ' } else { char }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Table {
+        let mut table = Table::new(["Name", "Ready", "Message"]);
+        table.row(["a", "True", ""].map(String::from));
+        table.row(
+            ["longer", "False", "the command\u{1b}[31m was not found on the path of evenkeel"]
+                .map(String::from),
+        );
+        table
+    }
+
+    #[test]
+    fn columns_line_up_and_the_last_one_wraps_on_a_terminal() {
+        let plain = Terminal { width: None, colour: false };
+        assert_eq!(
+            table().whole(&plain),
+            "NAME     READY   MESSAGE\n\
+             a        True\n\
+             longer   False   the command [31m was not found on the path of evenkeel\n"
+        );
+        let narrow = Terminal { width: Some(40), colour: true };
+        assert_eq!(
+            table().whole(&narrow),
+            "NAME     READY   MESSAGE\n\
+             a        \u{1b}[32mTrue\u{1b}[0m\n\
+             longer   \u{1b}[31mFalse\u{1b}[0m   the command [31m was\n                 not found on the path\n                 of evenkeel\n"
+        );
+        let line = table().whole(&Terminal { width: Some(20), colour: false });
+        assert!(line.contains("not found on the path of evenkeel"), "too narrow to wrap: {line}");
+    }
+
+    #[test]
+    fn long_words_are_cut() {
+        assert_eq!(wrap("abcdefgh ij", 3), ["abc", "def", "gh", "ij"]);
+        assert_eq!(wrap("", 3), [""]);
+        assert_eq!(wrap("a b c", 3), ["a b", "c"]);
+    }
+}

@@ -1,0 +1,201 @@
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::super::ask::{Mirror, at, text_at};
+use super::super::client::Client;
+use super::super::dirs::Which;
+use super::super::output::{self, Progress};
+use super::super::{Failure, block_on};
+use super::manifest::{From, Manifest, Named, Spec, Value};
+use super::{condition, file};
+use crate::report::Kind;
+use crate::resource::{Bounded, Reason};
+use crate::source::directory;
+
+/// `--timeout`: up to an hour.
+type Limit = Bounded<1, 3_600_000>;
+
+/// The arguments of `evenkeel mcp add`.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    #[command(flatten)]
+    which: Which,
+    /// The name of the server; the file is NAME.yaml
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Where it is, if it speaks HTTP
+    #[arg(value_name = "URL", conflicts_with = "command", required_unless_present = "command")]
+    url: Option<String>,
+    /// What starts it, if it speaks over stdin and stdout
+    #[arg(value_name = "COMMAND", last = true)]
+    command: Vec<String>,
+    /// A variable for the command: NAME=VALUE, or NAME alone to take it from the environment of evenkeel
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// A header for every request, such as 'Accept-Language: en'
+    #[arg(long, value_name = "NAME: VALUE")]
+    header: Vec<String>,
+    /// A variable or header whose value is in a secret: NAME=SECRET/KEY
+    #[arg(long, value_name = "NAME=SECRET/KEY")]
+    secret: Vec<String>,
+    /// In this namespace
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    /// Write the file and leave it at that
+    #[arg(long)]
+    no_wait: bool,
+    /// Do not wait longer than this; the file stays
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = Limit::parse)]
+    timeout: Limit,
+}
+
+/// Declares a server.
+pub(super) fn add(args: &Args) -> Result<(), Failure> {
+    let directory = args.which.directory()?;
+    let namespace = args.namespace.as_deref().filter(|namespace| *namespace != "default");
+    let path = directory.join(format!("{}.yaml", args.name));
+    let text = Manifest::new(&args.name, namespace, args.spec()?)
+        .text(Path::new(path.file_name().unwrap_or_default()))?;
+    std::fs::create_dir_all(&directory).map_err(|error| cannot(&directory, &error))?;
+    args.refuse_twice(&directory)?;
+    file::create(&path, &text).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => Failure::Failed(format!(
+            "{} is there already, with something else in it; choose another name, or edit the file",
+            path.display()
+        )),
+        _ => cannot(&path, &error),
+    })?;
+    output::print(&format!("{} is written\n", path.display())).map_err(Failure::failed)?;
+    if args.no_wait {
+        return Ok(());
+    }
+    block_on(args.attached(&directory, &path))
+}
+
+impl Args {
+    fn spec(&self) -> Result<Spec, Failure> {
+        let secrets = self.secret.iter().map(|text| secret(text));
+        match (&self.url, &*self.command) {
+            (Some(url), _) => {
+                if !self.env.is_empty() {
+                    return Err(Failure::Usage("--env is for a command; a URL has --header".into()));
+                }
+                let headers =
+                    self.header.iter().map(|text| header(text)).chain(secrets).collect::<Result<_, _>>()?;
+                Ok(Spec::Http { url: url.clone(), headers })
+            }
+            (None, [command, args @ ..]) => {
+                if !self.header.is_empty() {
+                    return Err(Failure::Usage("--header is for a URL; a command has --env".into()));
+                }
+                let env = self
+                    .env
+                    .iter()
+                    .map(|text| Ok(variable(text)))
+                    .chain(secrets)
+                    .collect::<Result<_, _>>()?;
+                Ok(Spec::Stdio { command: command.clone(), args: args.to_vec(), env })
+            }
+            (None, []) => Err(Failure::Usage("name a URL, or a command after --".into())),
+        }
+    }
+
+    fn namespace(&self) -> &str {
+        self.namespace.as_deref().unwrap_or("default")
+    }
+
+    /// A second declaration of a name would be refused, and in a file that looks well.
+    fn refuse_twice(&self, directory: &Path) -> Result<(), Failure> {
+        let places = directory::find(directory).map_err(|error| cannot(directory, &error))?;
+        let twice = places.iter().find(|place| {
+            place.kind == Kind::McpServer.name()
+                && *place.key.name == *self.name
+                && *place.key.namespace == *self.namespace()
+        });
+        match twice {
+            Some(place) => Err(Failure::Failed(format!(
+                "McpServer {} is declared already, in {}:{}",
+                place.key,
+                directory.join(&place.path).display(),
+                place.line
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until it is attached, or says why it is not.
+    async fn attached(&self, directory: &Path, path: &Path) -> Result<(), Failure> {
+        if Client::find(directory).await?.is_none() {
+            let shown = directory.display();
+            output::note(&format!(
+                "no evenkeel is running for {shown}; it is attached by: evenkeel run {shown}"
+            ));
+            return Ok(());
+        }
+        let mut progress = Progress::default();
+        let (start, end) = (Instant::now(), Instant::now() + self.timeout.get());
+        let mut mirror = Mirror::open(directory, Kind::McpServer, Some(self.namespace())).await?;
+        loop {
+            let mut why = "evenkeel has not seen the file yet".to_owned();
+            if let Some(server) = mirror.get(self.namespace(), &self.name)
+                && let Some(ready) = condition(server, "Ready")
+            {
+                let reason = text_at(ready, "/reason");
+                if text_at(ready, "/status") == "True" {
+                    drop(progress);
+                    let tools = at(server, "/status/tools").as_u64().unwrap_or_default();
+                    let tools = if tools == 1 { "1 tool".to_owned() } else { format!("{tools} tools") };
+                    let told = format!("{} is attached with {tools}\n", self.name);
+                    return output::print(&told).map_err(Failure::failed);
+                }
+                why = format!("{reason}: {}", text_at(ready, "/message"));
+                if reason != Reason::Connecting.to_string() {
+                    drop(progress);
+                    return Err(self.not_attached(path, &why));
+                }
+            }
+            progress.show(&format!("{:>3} s  {why}", start.elapsed().as_secs()));
+            let tick = Instant::now() + Duration::from_secs(1);
+            if Instant::now() >= end {
+                drop(progress);
+                return Err(self.not_attached(path, &format!("not within {}; {why}", self.timeout)));
+            }
+            if let Ok(changed) = timeout_at(tick.min(end), mirror.changed()).await {
+                changed?;
+            }
+        }
+    }
+
+    fn not_attached(&self, path: &Path, why: &str) -> Failure {
+        Failure::Failed(format!("{} is declared in {} and not attached: {why}", self.name, path.display()))
+    }
+}
+
+fn variable(text: &str) -> Named {
+    match text.split_once('=') {
+        Some((name, value)) => Named { name: name.to_owned(), value: Value::Value(value.to_owned()) },
+        None => Named { name: text.to_owned(), value: Value::ValueFrom(From::Env(text.to_owned())) },
+    }
+}
+
+fn header(text: &str) -> Result<Named, Failure> {
+    let (name, value) = text
+        .split_once(':')
+        .ok_or_else(|| Failure::Usage(format!("--header {text:?} is not of the form 'NAME: VALUE'")))?;
+    Ok(Named { name: name.trim().to_owned(), value: Value::Value(value.trim().to_owned()) })
+}
+
+fn secret(text: &str) -> Result<Named, Failure> {
+    let parts = text.split_once('=').and_then(|(name, place)| Some((name, place.split_once('/')?)));
+    let (name, (secret, key)) = parts
+        .ok_or_else(|| Failure::Usage(format!("--secret {text:?} is not of the form NAME=SECRET/KEY")))?;
+    let value = Value::ValueFrom(From::SecretKeyRef { name: secret.to_owned(), key: key.to_owned() });
+    Ok(Named { name: name.to_owned(), value })
+}
+
+fn cannot(path: &Path, error: &io::Error) -> Failure {
+    Failure::Failed(format!("{}: {error}", path.display()))
+}

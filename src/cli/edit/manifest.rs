@@ -1,0 +1,126 @@
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::super::Failure;
+use crate::resource::API_VERSION;
+use crate::source::directory;
+
+/// A server as a person would declare it: nothing that is the default anyway.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Manifest {
+    api_version: &'static str,
+    kind: &'static str,
+    metadata: Metadata,
+    spec: Spec,
+}
+
+#[derive(Debug, Serialize)]
+struct Metadata {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<String>,
+}
+
+/// How the server is reached.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Spec {
+    /// A command.
+    Stdio {
+        /// The program.
+        command: String,
+        /// Its arguments.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        args: Vec<String>,
+        /// Its environment.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        env: Vec<Named>,
+    },
+    /// A URL.
+    Http {
+        /// Where.
+        url: String,
+        /// The headers of every request.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        headers: Vec<Named>,
+    },
+}
+
+/// A variable or a header.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Named {
+    pub name: String,
+    #[serde(flatten)]
+    pub value: Value,
+}
+
+/// What it is.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Value {
+    /// Written in the file.
+    Value(String),
+    /// Found elsewhere.
+    ValueFrom(From),
+}
+
+/// Where a value is found.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum From {
+    /// In the environment of evenkeel.
+    Env(String),
+    /// In a secret.
+    SecretKeyRef {
+        /// The secret.
+        name: String,
+        /// The key in it.
+        key: String,
+    },
+}
+
+impl Manifest {
+    /// A declaration; `namespace` only if it is not the default one.
+    pub fn new(name: &str, namespace: Option<&str>, spec: Spec) -> Self {
+        let metadata = Metadata { name: name.to_owned(), namespace: namespace.map(str::to_owned) };
+        Self { api_version: API_VERSION, kind: "McpServer", metadata, spec }
+    }
+
+    /// The text of a file, if evenkeel would accept it.
+    pub fn text(&self, path: &Path) -> Result<String, Failure> {
+        let text = serde_yaml::to_string(self).map_err(Failure::failed)?;
+        match directory::mistake(path, &text) {
+            Some(mistake) => Err(Failure::Failed(mistake)),
+            None => Ok(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_reads_as_if_a_person_had_written_it() {
+        let env = vec![
+            Named { name: "LEVEL".into(), value: Value::Value("on".into()) },
+            Named { name: "PROXY".into(), value: Value::ValueFrom(From::Env("HTTPS_PROXY".into())) },
+            Named {
+                name: "TOKEN".into(),
+                value: Value::ValueFrom(From::SecretKeyRef { name: "gh".into(), key: "token".into() }),
+            },
+        ];
+        let spec =
+            Spec::Stdio { command: "npx".into(), args: vec!["-y".into(), "@scope/server".into()], env };
+        let text = Manifest::new("gh", None, spec).text(Path::new("gh.yaml")).unwrap();
+        let expected = "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata:\n  name: gh\nspec:\n  stdio:\n    command: npx\n";
+        assert!(text.starts_with(expected), "{text}");
+        assert!(text.contains("secretKeyRef:"), "{text}");
+
+        let spec = Spec::Http { url: "ftp://example.com".into(), headers: Vec::new() };
+        let refused = Manifest::new("x", None, spec).text(Path::new("x.yaml")).unwrap_err().to_string();
+        assert!(refused.contains("http"), "{refused}");
+    }
+}

@@ -1,0 +1,196 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use hyper::Method;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
+
+use super::super::ask::{Mirror, at, items, name_of, text_at, unknown};
+use super::super::client::Client;
+use super::super::dirs::Which;
+use super::super::output::{self, Progress};
+use super::super::{Failure, block_on};
+use super::{Query, condition};
+use crate::plan::{RECONNECT_AT, REQUESTED_AT};
+use crate::report::Kind;
+use crate::resource::{Bounded, Reason};
+
+/// `--timeout`: up to an hour.
+type Limit = Bounded<1, 3_600_000>;
+
+/// The arguments of `evenkeel mcp reload`.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    #[command(flatten)]
+    which: Which,
+    /// Only these servers
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Make new connections in place of healthy ones too
+    #[arg(long)]
+    reconnect: bool,
+    /// Ask, and do not wait until it is done
+    #[arg(long)]
+    no_wait: bool,
+    /// Do not wait longer than this
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = Limit::parse)]
+    timeout: Limit,
+    /// In this namespace
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+    namespace: String,
+}
+
+/// What a server offers: digests of what it says of its tools, by name.
+type Tools = BTreeMap<String, String>;
+
+#[derive(Deserialize)]
+struct Offered {
+    tools: Tools,
+}
+
+/// Asks for a look at servers and tells what came of it.
+pub(super) fn reload(args: &Args) -> Result<(), Failure> {
+    block_on(args.run())
+}
+
+impl Args {
+    async fn run(&self) -> Result<(), Failure> {
+        let directory = self.which.directory()?;
+        let mut client = Client::connect(&directory).await?;
+        let list: Value = client.get(&self.query().path()).await?;
+        let servers = items(&list);
+        if let Some(name) =
+            self.names.iter().find(|name| !servers.iter().any(|server| name_of(server) == **name))
+        {
+            return Err(unknown(Kind::McpServer, name, &self.namespace, servers.iter().map(name_of)));
+        }
+        let wanted = |server: &&Value| match &*self.names {
+            [] => *at(server, "/spec/suspend") != true,
+            names => names.iter().any(|name| name_of(server) == name),
+        };
+        let stamp = Timestamp::now().to_string();
+        let mut before = BTreeMap::new();
+        for server in servers.iter().filter(wanted) {
+            let name = name_of(server).to_owned();
+            let offered = self.tools(&mut client, &name).await?;
+            self.ask(&mut client, &name, &stamp).await?;
+            before.insert(name, offered);
+        }
+        let asked =
+            if before.len() == 1 { "1 server".to_owned() } else { format!("{} servers", before.len()) };
+        output::print(&format!("accepted for {asked}\n")).map_err(Failure::failed)?;
+        if self.no_wait { Ok(()) } else { self.applied(&directory, &mut client, &stamp, before).await }
+    }
+
+    fn query(&self) -> Query {
+        Query::of(Kind::McpServer, Some(&self.namespace))
+    }
+
+    async fn tools(&self, client: &mut Client, name: &str) -> Result<Tools, Failure> {
+        let offered: Offered = client.get(&self.query().below(&[name, "tools"])).await?;
+        Ok(offered.tools)
+    }
+
+    async fn ask(&self, client: &mut Client, name: &str, stamp: &str) -> Result<(), Failure> {
+        let mut annotations = BTreeMap::from([(REQUESTED_AT, stamp)]);
+        if self.reconnect {
+            annotations.insert(RECONNECT_AT, stamp);
+        }
+        let patch = json!({ "metadata": { "annotations": annotations } });
+        let body = Some(("application/merge-patch+json", &patch));
+        client.send(Method::PATCH, &self.query().below(&[name]), "application/json", body).await.map(drop)
+    }
+
+    /// Waits for each server and tells what came of it, in the order in which they are done.
+    async fn applied(
+        &self,
+        directory: &Path,
+        client: &mut Client,
+        stamp: &str,
+        mut waiting: BTreeMap<String, Tools>,
+    ) -> Result<(), Failure> {
+        let end = Instant::now() + self.timeout.get();
+        let mut progress = Progress::default();
+        let mut mirror = Mirror::open(directory, Kind::McpServer, Some(&self.namespace)).await?;
+        let mut failed = 0;
+        loop {
+            let over: Vec<String> = waiting
+                .keys()
+                .filter(|name| mirror.get(&self.namespace, name).is_none_or(|server| is_over(server, stamp)))
+                .cloned()
+                .collect();
+            for name in over {
+                let before = waiting.remove(&name).unwrap_or_default();
+                let Some(server) = mirror.get(&self.namespace, &name) else {
+                    output::print(&format!("{name}: no longer declared\n")).map_err(Failure::failed)?;
+                    continue;
+                };
+                let ready = condition(server, "Ready").cloned().unwrap_or_default();
+                let told = if text_at(&ready, "/status") == "True" {
+                    let after = self.tools(client, &name).await?;
+                    format!("{name}: {}\n", difference(&before, &after))
+                } else {
+                    failed += 1;
+                    format!("{name}: {}: {}\n", text_at(&ready, "/reason"), text_at(&ready, "/message"))
+                };
+                output::print(&told).map_err(Failure::failed)?;
+            }
+            if waiting.is_empty() {
+                break;
+            }
+            let names: Vec<_> = waiting.keys().map(String::as_str).collect();
+            progress.show(&format!("waiting for {}", names.join(", ")));
+            let Ok(changed) = timeout_at(end, mirror.changed()).await else {
+                drop(progress);
+                return Err(Failure::Failed(format!("not within {}: {}", self.timeout, names.join(", "))));
+            };
+            changed?;
+        }
+        if failed > 0 { Err(Failure::Failed(format!("{failed} not attached"))) } else { Ok(()) }
+    }
+}
+
+/// True once a server has done what was asked of it, whatever came of it.
+fn is_over(server: &Value, stamp: &str) -> bool {
+    let ready = condition(server, "Ready");
+    let connecting = Reason::Connecting.to_string();
+    text_at(server, "/status/lastHandledReconcileAt") == stamp
+        && ready.is_some_and(|ready| text_at(ready, "/reason") != connecting)
+}
+
+fn difference(before: &Tools, after: &Tools) -> String {
+    let added = after.keys().filter(|name| !before.contains_key(*name));
+    let removed = before.keys().filter(|name| !after.contains_key(*name));
+    let both = || after.iter().filter_map(|(name, digest)| Some((name, before.get(name)? == digest)));
+    let changed = both().filter(|(_, same)| !same).map(|(name, _)| name);
+    let unchanged = both().filter(|(_, same)| *same).count();
+    let mut parts = Vec::new();
+    for (word, names) in
+        [("added", added.collect::<Vec<_>>()), ("removed", removed.collect()), ("changed", changed.collect())]
+    {
+        if !names.is_empty() {
+            let names: Vec<_> = names.into_iter().map(String::as_str).collect();
+            parts.push(format!("{word} {}", names.join(", ")));
+        }
+    }
+    parts.push(format!("unchanged {unchanged}"));
+    parts.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_of_it_is_told_by_tool() {
+        let tools = |list: &[(&str, &str)]| -> Tools {
+            list.iter().map(|(name, digest)| ((*name).to_owned(), (*digest).to_owned())).collect()
+        };
+        let before = tools(&[("a", "1"), ("b", "1"), ("c", "1")]);
+        let after = tools(&[("b", "2"), ("c", "1"), ("d", "1")]);
+        assert_eq!(difference(&before, &after), "added d; removed a; changed b; unchanged 1");
+        assert_eq!(difference(&before, &before), "unchanged 3");
+    }
+}

@@ -1,0 +1,129 @@
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::super::ask::{Mirror, unknown};
+use super::super::client::Client;
+use super::super::dirs::Which;
+use super::super::{Failure, block_on, output};
+use super::file;
+use crate::report::Kind;
+use crate::source::directory::{self, Place};
+
+/// How long evenkeel may take to see that a declaration is gone.
+const SEEN: Duration = Duration::from_secs(10);
+
+/// The arguments of `evenkeel mcp remove`.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    #[command(flatten)]
+    which: Which,
+    /// The name of the server
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// In this namespace
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+    namespace: String,
+}
+
+/// Takes a server's declaration away: its file, or its document of a file that holds more.
+pub(super) fn remove(args: &Args) -> Result<(), Failure> {
+    let root = args.which.directory()?;
+    let places = directory::find(&root).map_err(|error| told(&root, &error))?;
+    let servers: Vec<_> = places
+        .iter()
+        .filter(|place| place.kind == Kind::McpServer.name() && *place.key.namespace == *args.namespace)
+        .collect();
+    let found: Vec<_> = servers.iter().filter(|place| *place.key.name == *args.name).collect();
+    let where_ = |place: &Place| format!("{}:{}", root.join(&place.path).display(), place.line);
+    let place = match &*found {
+        [] => {
+            let known = servers.iter().map(|place| &*place.key.name);
+            return Err(unknown(Kind::McpServer, &args.name, &args.namespace, known));
+        }
+        [place] => place,
+        [first, rest @ ..] => {
+            let others: Vec<_> = rest.iter().map(|place| where_(place)).collect();
+            return Err(Failure::Failed(format!(
+                "{} is declared more than once: in {} and {}; edit the files",
+                args.name,
+                where_(first),
+                others.join(", ")
+            )));
+        }
+    };
+    let path = root.join(&place.path);
+    let Some(lines) = place.lines else {
+        return Err(Failure::Failed(format!(
+            "{} is declared in JSON, at {}; edit the file",
+            args.name,
+            where_(place)
+        )));
+    };
+    let done = if place.alone && places.len() > 1 {
+        std::fs::remove_file(&path).map(|()| format!("{} is removed\n", path.display()))
+    } else {
+        // An empty directory may be a mistake; a file that says so is none.
+        let text = if place.alone {
+            Ok(LAST.to_owned())
+        } else {
+            file::read(&path).map(|text| without(&text, lines))
+        };
+        text.and_then(|text| file::replace(&path, &text))
+            .map(|()| format!("{} is no longer declared in {}\n", args.name, path.display()))
+    };
+    let done = done.map_err(|error| told(&path, &error))?;
+    output::print(&done).map_err(Failure::failed)?;
+    block_on(args.gone(&root))
+}
+
+const LAST: &str =
+    "# The last declaration was taken away by `evenkeel mcp remove`; this file says that it is meant.\n";
+
+/// A text without some of its lines, which are counted from 1.
+fn without(text: &str, (first, end): (usize, usize)) -> String {
+    let lines = (1..).zip(text.split_inclusive('\n'));
+    lines.filter(|(number, _)| !(first..end).contains(number)).map(|(_, line)| line).collect()
+}
+
+impl Args {
+    /// Waits until a running evenkeel has seen it.
+    async fn gone(&self, root: &Path) -> Result<(), Failure> {
+        if Client::find(root).await?.is_none() {
+            return Ok(());
+        }
+        let end = Instant::now() + SEEN;
+        let mut mirror = Mirror::open(root, Kind::McpServer, Some(&self.namespace)).await?;
+        while mirror.get(&self.namespace, &self.name).is_some() {
+            match timeout_at(end, mirror.changed()).await {
+                Ok(changed) => changed?,
+                Err(_) => {
+                    return Err(Failure::Failed(format!(
+                        "evenkeel still has {}; see: evenkeel describe source directory",
+                        self.name
+                    )));
+                }
+            }
+        }
+        output::print(&format!("{} is detached\n", self.name)).map_err(Failure::failed)
+    }
+}
+
+fn told(path: &Path, error: &io::Error) -> Failure {
+    Failure::Failed(format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_lines_of_the_document_go() {
+        let text = "# head\na: 1\n---\n# two\nb: 2\n---\nc: 3";
+        assert_eq!(without(text, (3, 6)), "# head\na: 1\n---\nc: 3");
+        assert_eq!(without(text, (1, 3)), "---\n# two\nb: 2\n---\nc: 3");
+        assert_eq!(without(text, (6, 8)), "# head\na: 1\n---\n# two\nb: 2\n");
+    }
+}

@@ -1,0 +1,137 @@
+//! Where an object is declared, for the commands that edit files. Blocks.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::documents::documents;
+use super::parse::{Parsed, parse};
+use super::walk::{Found, Root, Visitor, walk};
+use crate::resource::ObjectKey;
+
+/// One document of the tree that declares an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The object's kind, as in `kind:`.
+    pub kind: &'static str,
+    /// The object.
+    pub key: ObjectKey,
+    /// The file, relative to the root.
+    pub path: PathBuf,
+    /// The line at which its content begins, from 1.
+    pub line: u32,
+    /// The document's lines, from 1, without the last; `None` if the file is not YAML.
+    pub lines: Option<(usize, usize)>,
+    /// True if the file holds nothing else.
+    pub alone: bool,
+}
+
+/// Every object that the files of a directory declare, in the order in which they are met.
+pub fn find(root: &Path) -> io::Result<Vec<Place>> {
+    let root = Root::open(root)?;
+    let mut finder = Finder::default();
+    walk(&root, &mut finder);
+    Ok(finder.0)
+}
+
+/// What is wrong with the text of a file of YAML; `path` is for the message.
+pub fn mistake(path: &Path, text: &str) -> Option<String> {
+    let parsed = parse(&Arc::new(path.to_owned()), text.as_bytes());
+    let refused = |spec: Option<&crate::resource::Problem>| spec.map(|problem| problem.message.clone());
+    let faults = parsed.faults.iter().map(|fault| fault.problem.message.clone());
+    let servers = parsed.servers.iter().filter_map(|server| refused(server.spec.as_ref().err()));
+    faults.chain(servers).next()
+}
+
+#[derive(Default)]
+struct Finder(Vec<Place>);
+
+impl Visitor for Finder {
+    fn folder(&mut self, _: &Path, _: super::read::FileId) {}
+
+    fn file(&mut self, file: &Found<'_>) {
+        let Ok((_, bytes)) = file.read() else { return };
+        let path = Arc::new(file.path.clone());
+        let Ok(text) = std::str::from_utf8(&bytes) else { return };
+        if path.extension().is_some_and(|extension| extension == "json") {
+            self.take(&parse(&path, &bytes), file.path, 0, None, false);
+            return;
+        }
+        let chunks = documents(text.strip_prefix('\u{feff}').unwrap_or(text));
+        for chunk in &chunks {
+            let first = usize::try_from(chunk.first_line).unwrap_or(1);
+            let lines = (first, first + chunk.text.lines().count());
+            let before = chunk.first_line - 1;
+            self.take(
+                &parse(&path, chunk.text.as_bytes()),
+                file.path,
+                before,
+                Some(lines),
+                chunks.len() == 1,
+            );
+        }
+    }
+
+    fn unreadable(&mut self, _: &Path, _: &str) {}
+
+    fn blind(&mut self, _: &Path, _: &str) {}
+}
+
+impl Finder {
+    fn take(
+        &mut self,
+        parsed: &Parsed,
+        path: &Path,
+        before: u32,
+        lines: Option<(usize, usize)>,
+        alone: bool,
+    ) {
+        let servers = parsed.servers.iter().map(|server| ("McpServer", &server.key, server.line));
+        let skills = parsed.skills.iter().map(|skill| ("Skill", &skill.key, skill.line));
+        self.0.extend(servers.chain(skills).map(|(kind, key, line)| Place {
+            kind,
+            key: key.clone(),
+            path: path.to_owned(),
+            line: before + line,
+            lines,
+            alone,
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_found_with_the_lines_of_their_documents() {
+        let root = tempfile::tempdir().unwrap();
+        let server = |name: &str| {
+            format!(
+                "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {{ name: {name} }}\nspec: {{ stdio: {{ command: x }} }}\n"
+            )
+        };
+        let two = format!("# first\n{}---\n# second\n{}", server("a"), server("b"));
+        std::fs::write(root.path().join("two.yaml"), &two).unwrap();
+        std::fs::write(root.path().join("one.yaml"), server("c")).unwrap();
+        let mut found = find(root.path()).unwrap();
+        found.sort_by(|a, b| a.key.cmp(&b.key));
+        let told: Vec<_> = found
+            .iter()
+            .map(|place| {
+                (&*place.key.name, place.path.to_str().unwrap(), place.line, place.lines, place.alone)
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("a", "two.yaml", 2, Some((1, 6)), false),
+                ("b", "two.yaml", 8, Some((6, 12)), false),
+                ("c", "one.yaml", 1, Some((1, 5)), true),
+            ]
+        );
+        assert_eq!(mistake(Path::new("c.yaml"), &server("c")), None);
+        let wrong = mistake(Path::new("c.yaml"), &server("No Name")).unwrap();
+        assert!(wrong.contains("No Name"), "{wrong}");
+    }
+}
