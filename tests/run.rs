@@ -108,7 +108,8 @@ async fn a_broken_file_keeps_what_it_declared_and_says_so() {
     evenkeel.attached("b").await;
     fleet.remove("a.yaml");
     eventually("a is gone", async || evenkeel.server("a").await.is_none().then_some(())).await;
-    assert!(evenkeel.said().contains("no longer declared resource=McpServer/default/a reason=Removed"));
+    let line = "no longer declared resource=McpServer/default/a reason=Removed";
+    eventually("the log says so", async || evenkeel.said().contains(line).then_some(())).await;
 }
 
 #[tokio::test]
