@@ -1,4 +1,4 @@
-//! `evenkeel run DIR`, started for one test.
+//! `evenkeel run`, started for one test.
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -16,12 +16,20 @@ use super::{eventually, http};
 /// The running program. Killed when dropped; a failing test shows what it said.
 pub struct Evenkeel {
     child: Child,
-    directory: PathBuf,
+    source: Source,
     flags: Vec<String>,
     listen: u16,
     admin: u16,
     home: TempDir,
     said: Arc<Mutex<String>>,
+}
+
+/// What it runs on.
+#[derive(Clone)]
+enum Source {
+    Directory(PathBuf),
+    /// The API server of a kubeconfig file.
+    Cluster(PathBuf),
 }
 
 impl Evenkeel {
@@ -32,12 +40,21 @@ impl Evenkeel {
 
     /// Runs on a directory with more flags and waits until it is alive.
     pub async fn run_with(directory: &Path, flags: &[&str]) -> Self {
+        Self::start(Source::Directory(directory.into()), flags).await
+    }
+
+    /// Runs on the API server of a kubeconfig file and waits until it is alive.
+    pub async fn run_in_cluster(kubeconfig: &Path, flags: &[&str]) -> Self {
+        Self::start(Source::Cluster(kubeconfig.into()), flags).await
+    }
+
+    async fn start(source: Source, flags: &[&str]) -> Self {
         let home = TempDir::with_prefix("home").unwrap();
         let (listen, admin) = (free_port(), free_port());
         let said = Arc::default();
         let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
-        let child = start(directory, &flags, listen, admin, home.path(), &said);
-        let mut this = Self { child, directory: directory.into(), flags, listen, admin, home, said };
+        let child = start(&source, &flags, listen, admin, home.path(), &said);
+        let mut this = Self { child, source, flags, listen, admin, home, said };
         this.alive().await;
         this
     }
@@ -114,8 +131,7 @@ impl Evenkeel {
 
     /// Starts it again after its end, on the same directory, ports and state.
     pub async fn start_again(&mut self) {
-        self.child =
-            start(&self.directory, &self.flags, self.listen, self.admin, self.home.path(), &self.said);
+        self.child = start(&self.source, &self.flags, self.listen, self.admin, self.home.path(), &self.said);
         self.alive().await;
     }
 
@@ -149,16 +165,20 @@ pub struct Condition {
 }
 
 fn start(
-    directory: &Path,
+    source: &Source,
     flags: &[String],
     listen: u16,
     admin: u16,
     home: &Path,
     said: &Arc<Mutex<String>>,
 ) -> Child {
-    let mut child = command(home)
-        .arg("run")
-        .arg(directory)
+    let mut command = command(home);
+    command.arg("run");
+    match source {
+        Source::Directory(directory) => command.arg(directory),
+        Source::Cluster(kubeconfig) => command.env("KUBECONFIG", kubeconfig).arg("--kubernetes"),
+    };
+    let mut child = command
         .args(["--listen", &format!("127.0.0.1:{listen}")])
         .args(["--admin", &format!("127.0.0.1:{admin}")])
         .args(flags)

@@ -7,11 +7,11 @@ use std::time::Duration;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use kube::api::{Patch, PatchParams};
-use kube::core::NamespaceResourceScope;
-use kube::{Api, Client, Resource};
+use kube::core::{ApiResource, DynamicObject};
+use kube::{Api, Client};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -35,11 +35,11 @@ type Wanted<S, T> = OrdMap<ObjectKey, Arc<Object<S, T>>>;
 type Statuses<T> = OrdMap<ObjectKey, Arc<ShownStatus<T>>>;
 
 /// Writes the statuses of one kind.
-pub(super) struct Writer<K, S, T> {
+pub(super) struct Writer<S, T> {
     client: Client,
+    resource: ApiResource,
     wanted_of: fn(&Snapshot) -> &Wanted<S, T>,
     shown_of: fn(&Shown) -> &Statuses<T>,
-    status_of: fn(K) -> Option<T>,
     wanted: Wanted<S, T>,
     shown: Statuses<T>,
     /// The last write of each object, until it shows something newer.
@@ -47,7 +47,7 @@ pub(super) struct Writer<K, S, T> {
     /// What is to be written, by when it is due.
     queue: BTreeSet<(Instant, ObjectKey)>,
     jobs: HashMap<ObjectKey, Job>,
-    flights: JoinSet<(ObjectKey, T, Result<K, Failed>)>,
+    flights: JoinSet<(ObjectKey, T, Result<DynamicObject, Failed>)>,
 }
 
 /// A write that is to be done or under way.
@@ -82,31 +82,27 @@ enum Failed {
 }
 
 /// Writes the statuses of servers.
-pub(super) fn servers(client: &Client) -> Writer<McpServer, McpServerSpec, McpServerStatus> {
-    Writer::new(client, |store| &store.servers, |shown| &shown.servers, |server| server.status)
+pub(super) fn servers(client: &Client) -> Writer<McpServerSpec, McpServerStatus> {
+    Writer::new(client, ApiResource::erase::<McpServer>(&()), |store| &store.servers, |shown| &shown.servers)
 }
 
 /// Writes the statuses of skills.
-pub(super) fn skills(client: &Client) -> Writer<Skill, SkillSpec, SkillStatus> {
-    Writer::new(client, |store| &store.skills, |shown| &shown.skills, |skill| skill.status)
+pub(super) fn skills(client: &Client) -> Writer<SkillSpec, SkillStatus> {
+    Writer::new(client, ApiResource::erase::<Skill>(&()), |store| &store.skills, |shown| &shown.skills)
 }
 
-impl<K, S, T> Writer<K, S, T>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Send + 'static,
-    T: Status + Serialize + Send + 'static,
-{
+impl<S, T: Status + Serialize + DeserializeOwned + Send + 'static> Writer<S, T> {
     fn new(
         client: &Client,
+        resource: ApiResource,
         wanted_of: fn(&Snapshot) -> &Wanted<S, T>,
         shown_of: fn(&Shown) -> &Statuses<T>,
-        status_of: fn(K) -> Option<T>,
     ) -> Self {
         Self {
             client: client.clone(),
+            resource,
             wanted_of,
             shown_of,
-            status_of,
             wanted: OrdMap::new(),
             shown: OrdMap::new(),
             written: HashMap::new(),
@@ -232,10 +228,12 @@ where
             if let Some(job) = self.jobs.get_mut(&key) {
                 job.flying = true;
             }
-            let api: Api<K> = Api::namespaced(self.client.clone(), &key.namespace);
+            // Not the types themselves: a spec that does not decode must not hide that its status was written.
+            let api: Api<DynamicObject> =
+                Api::namespaced_with(self.client.clone(), &key.namespace, &self.resource);
             let body = json!({
                 "apiVersion": API_VERSION,
-                "kind": K::kind(&()),
+                "kind": self.resource.kind,
                 // Of another object of the same name, or of a newer generation, it need not be true.
                 "metadata": { "name": &*key.name, "namespace": &*key.namespace, "resourceVersion": version.to_string() },
                 "status": &status,
@@ -252,22 +250,19 @@ where
         }
     }
 
-    fn land(&mut self, key: &ObjectKey, asked: T, outcome: Result<K, Failed>) {
+    fn land(&mut self, key: &ObjectKey, asked: T, outcome: Result<DynamicObject, Failed>) {
         let now = Instant::now();
         let Some(mut job) = self.jobs.remove(key) else { return };
         match outcome {
-            Ok(object) => {
-                let meta = object.meta();
+            Ok(DynamicObject { metadata, mut data, .. }) => {
+                let version = metadata.resource_version.and_then(|text| text.parse().ok());
+                let status = data.get_mut("status").map(Value::take).unwrap_or_default();
                 let gave = ShownStatus {
-                    uid: meta.uid.as_deref().unwrap_or_default().into(),
-                    resource_version: meta
-                        .resource_version
-                        .as_deref()
-                        .and_then(|text| text.parse().ok())
-                        .unwrap_or_default(),
-                    status: (self.status_of)(object),
+                    uid: metadata.uid.unwrap_or_default().into(),
+                    resource_version: version.unwrap_or_default(),
+                    status: serde_json::from_value(status).ok(),
                 };
-                tracing::debug!(object = %format!("{}/{key}", K::kind(&())), "status written");
+                tracing::debug!(resource = %format!("{}/{key}", self.resource.kind), "status written");
                 self.written.insert(key.clone(), Written { asked, gave, at: now });
                 self.plan(key, now);
             }
@@ -280,7 +275,7 @@ where
             Err(error) => {
                 if job.failures == 0 {
                     tracing::warn!(
-                        resource = %format!("{}/{key}", K::kind(&())),
+                        resource = %format!("{}/{key}", self.resource.kind),
                         "the status cannot be written: {error}; it is tried again"
                     );
                 }

@@ -1,0 +1,99 @@
+//! An API server that does not know our kinds yet, that goes away, and that gives what cannot be read.
+
+use std::time::Duration;
+
+use crate::rig::{Era as RigEra, Http, Script};
+use crate::site::{Site, condition, install_crds, server};
+use crate::support::{Agent, Cluster, Era, eventually, http};
+
+#[tokio::test]
+async fn it_comes_late_goes_away_and_comes_back_and_calls_go_on() {
+    let Some(mut cluster) = Cluster::start().await else { return };
+    let rig = Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await;
+    let site = Site::of(&cluster).await;
+    let evenkeel = site.run(&[]).await;
+    eventually("it says that the CRDs are missing", async || {
+        let why = http::send(hyper::Method::GET, &evenkeel.admin("/readyz"), &[], "").await.ok()?;
+        (why.status == 503 && why.text().await.ok()?.contains("mcpservers.evenkeel.dev is not installed"))
+            .then_some(())
+    })
+    .await;
+    install_crds(&cluster).await;
+    site.serve("a", &rig).await;
+    site.attached("a").await;
+    http::get(&evenkeel.admin("/readyz")).await.unwrap();
+    let namespace = site.namespace.clone();
+    let agent = Agent::open(Era::Legacy, &evenkeel.url()).await;
+
+    for round in 0..2 {
+        cluster.kill_api_server();
+        eventually("it says that the API server is away", async || {
+            let metrics = http::get(&evenkeel.admin("/metrics")).await.ok()?;
+            metrics.contains("evenkeel_source_faults 1").then_some(())
+        })
+        .await;
+        agent.text("a_echo", "{}").await;
+        assert_eq!(http::get(&evenkeel.admin("/readyz")).await.unwrap(), "ok\n");
+        cluster.restart_api_server().await;
+        let name = format!("late-{round}");
+        cluster.apply(&namespace, &server(&name, &rig.spec())).await;
+        cluster
+            .kubectl(&[
+                "-n",
+                &namespace,
+                "wait",
+                "--for=condition=Ready",
+                &format!("mcps/{name}"),
+                "--timeout=60s",
+            ])
+            .await;
+        eventually("the fault is over", async || {
+            let metrics = http::get(&evenkeel.admin("/metrics")).await.ok()?;
+            metrics.contains("evenkeel_source_faults 0").then_some(())
+        })
+        .await;
+    }
+    assert_eq!(agent.tools().await, ["a_echo", "late-0_echo", "late-1_echo"]);
+    assert_eq!(rig.counters().initializes(), 3, "the first was never disturbed");
+}
+
+#[tokio::test]
+async fn an_object_of_a_newer_version_keeps_its_last_good_declaration() {
+    let Some(cluster) = Cluster::start().await else { return };
+    install_crds(&cluster).await;
+    let site = Site::of(&cluster).await;
+    let rig = Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await;
+    let evenkeel = site.run(&[]).await;
+    site.serve("a", &rig).await;
+    site.attached("a").await;
+    // The CRD of a later version, which is installed before its program.
+    let later = r#"[{"op":"add","path":"/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/later","value":{"type":"string"}}]"#;
+    cluster.kubectl(&["patch", "crd", "mcpservers.evenkeel.dev", "--type=json", "-p", later]).await;
+    let mut round = 0;
+    let message = eventually("the later CRD is served to everybody, and the object refused", async || {
+        // For a moment the API server may read objects by the old schema, which knows no such field.
+        round += 1;
+        let spec = format!("{}\nhealth: {{ interval: 0s }}\nlater: x{round}", rig.spec());
+        if !site.try_apply(&server("a", &spec)).await {
+            return None;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let (status, reason, message) = condition(&site.get("a").await?, "Accepted")?;
+        (status == "False" && reason == "InvalidSpec").then_some(message)
+    })
+    .await;
+    assert!(message.contains("unknown field `later`") && message.contains("last good"), "{message}");
+    let object = site.get("a").await.unwrap();
+    let (attached, reason, _) = condition(&object, "Attached").unwrap();
+    assert_eq!((attached.as_str(), reason.as_str()), ("True", "ServingPreviousGeneration"));
+    // The newest generation is looked at, and it is not the one that is live.
+    let status = &object["status"];
+    assert_eq!(status["observedGeneration"], object["metadata"]["generation"]);
+    assert!(status["attachedGeneration"].as_i64() < status["observedGeneration"].as_i64(), "{status}");
+    let agent = Agent::open(Era::Modern, &evenkeel.url()).await;
+    agent.text("a_echo", "{}").await;
+    // Another is none of its business.
+    site.serve("b", &rig).await;
+    site.attached("b").await;
+    assert_eq!(rig.counters().initializes(), 2);
+}

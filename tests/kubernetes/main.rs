@@ -1,0 +1,26 @@
+//! The same fleet from a real API server, with the permissions of the manifests: what people apply, what they see, and
+//! what happens to calls when the API server, a permission, a Secret or a replica goes away. Most tests share one API
+//! server, each in a namespace of its own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
+
+#[path = "../rig/mod.rs"]
+mod rig;
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../manifests/tree.rs"]
+mod tree;
+
+mod api_server;
+mod objects;
+mod replicas;
+mod secrets;
+mod site;
+mod writes;

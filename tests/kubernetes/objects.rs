@@ -1,0 +1,141 @@
+//! Objects that are applied, edited, refused, deleted and made again.
+
+use crate::rig::{Era as RigEra, Http, Script, Stdio};
+use crate::site::{Site, server};
+use crate::support::{Agent, Era, eventually};
+
+fn script(name: &str) -> Script {
+    Script::new(name, RigEra::Legacy).tools(&["echo"])
+}
+
+#[tokio::test]
+async fn a_server_is_applied_edited_and_deleted_and_its_peer_is_untouched() {
+    let Some(site) = Site::open().await else { return };
+    let (peer, one, two) = (
+        Http::start(script("peer")).await,
+        Http::start(script("one")).await,
+        Http::start(script("two")).await,
+    );
+    let evenkeel = site.run(&[]).await;
+    site.serve("peer", &peer).await;
+    site.attached("peer").await;
+    let agent = Agent::open(Era::Legacy, &evenkeel.url()).await;
+    let mut notices = agent.notices().await;
+    site.serve("a", &one).await;
+    // As people wait for it.
+    site.kubectl(&["wait", "--for=condition=Ready", "mcpserver/a", "--timeout=60s"]).await;
+    notices.tools_changed().await;
+    assert_eq!(agent.tools().await, ["a_echo", "peer_echo"]);
+    let table = site.kubectl(&["get", "mcps"]).await;
+    let row: Vec<_> = table.lines().find(|line| line.starts_with("a ")).unwrap().split_whitespace().collect();
+    assert_eq!(row[..5], ["a", "True", "Attached", "http", "1"], "{table}");
+    eventually("the event is told", async || {
+        let events = site.events("a").await;
+        events.contains(&"Attached attached over http, 1 tool".to_owned()).then_some(())
+    })
+    .await;
+
+    let plain = "health: { interval: 0s }";
+    site.apply(&server("a", &format!("{}\n{plain}\nexpose: {{ prefix: b }}", one.spec()))).await;
+    site.attached("a").await;
+    assert_eq!(agent.tools().await, ["b_echo", "peer_echo"]);
+    assert_eq!(one.counters().initializes(), 1, "another prefix is no other connection");
+
+    site.apply(&server("a", &format!("{}\n{plain}\nexpose: {{ prefix: b }}", two.spec()))).await;
+    site.attached("a").await;
+    agent.text("b_echo", "{}").await;
+    assert_eq!((two.counters().initializes(), two.counters().calls()), (1, 1));
+
+    site.kubectl(&["delete", "mcpserver", "a"]).await;
+    eventually("it is withdrawn", async || (agent.tools().await == ["peer_echo"]).then_some(())).await;
+    let counters = peer.counters();
+    assert_eq!((counters.initializes(), counters.sessions_opened, counters.lists()), (1, 1, 1));
+}
+
+#[tokio::test]
+async fn the_api_server_refuses_what_breaks_a_rule_in_readable_words() {
+    let Some(site) = Site::open().await else { return };
+    for (spec, expected) in [
+        ("{}", "exactly one of stdio and http must be set"),
+        ("stdio: { command: x }\nhttp: { url: \"http://a\" }", "exactly one of stdio and http must be set"),
+        ("http: { url: \"ftp://a\" }", "url must start with http:// or https://"),
+        (
+            "http: { url: \"http://a\" }\nretry: { initial: 2m, max: 1m }",
+            "initial must not be longer than max",
+        ),
+        ("http: { url: \"http://a\", ulr: x }", "unknown field \"spec.http.ulr\""),
+        ("http: { url: \"http://a\" }\nhealth: { interval: 2s }", "interval must be 0s (off) or at least 5s"),
+    ] {
+        let told = site.cluster.apply_refused(&site.namespace, &server("a", spec)).await;
+        let told_field =
+            told.contains(expected) || expected.contains("unknown field") && told.contains("ulr");
+        assert!(told_field, "{spec}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_meant_for_directories_and_commands_that_nobody_allowed_are_refused() {
+    let Some(site) = Site::open().await else { return };
+    let rig = Stdio::new(script("s"));
+    let (program, file) = rig.command();
+    let allowed = format!("{} {}", program.display(), file.display());
+    let evenkeel = site.run(&["--allow-stdio", &allowed]).await;
+    site.apply(
+        &(server("allowed", &rig.spec("")) + &server("denied", "stdio: { command: sh, args: [-c, ls] }")),
+    )
+    .await;
+    site.apply(&server("loader", &rig.spec(", env: [{ name: LD_PRELOAD, value: hunter2 }]"))).await;
+    site.apply(&server("cwd", &rig.spec(", cwd: /tmp"))).await;
+    site.apply(&server("env", &rig.spec(", env: [{ name: A_TOKEN, valueFrom: { env: HOME } }]"))).await;
+    site.attached("allowed").await;
+    for (name, reason, expected) in [
+        ("denied", "PolicyDenied", "--allow-stdio \"sh -c ls\""),
+        ("loader", "PolicyDenied", "--allow-stdio-env LD_PRELOAD"),
+        ("cwd", "InvalidSpec", "spec.stdio.cwd"),
+        ("env", "InvalidSpec", "spec.stdio.env[0].valueFrom.env"),
+    ] {
+        let message = site.wait_for(name, "Accepted", "False", reason).await;
+        assert!(message.contains(expected), "{message}");
+        site.wait_for(name, "Stalled", "True", reason).await;
+    }
+    assert_eq!(rig.processes().len(), 1);
+    assert_eq!(Agent::open(Era::Modern, &evenkeel.url()).await.tools().await, ["allowed_echo"]);
+    assert!(!evenkeel.said().contains("hunter2"), "{}", evenkeel.said());
+}
+
+#[tokio::test]
+async fn an_object_that_is_deleted_and_made_again_at_once_is_another() {
+    let Some(site) = Site::open().await else { return };
+    let rig = Http::start(script("a")).await;
+    let evenkeel = site.run(&[]).await;
+    site.serve("a", &rig).await;
+    site.attached("a").await;
+    let before = site.get("a").await.unwrap()["metadata"]["uid"].clone();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), server("a", &rig.spec())).unwrap();
+    site.kubectl(&["replace", "--force", "-f", file.path().to_str().unwrap()]).await;
+    site.attached("a").await;
+    assert_ne!(site.get("a").await.unwrap()["metadata"]["uid"], before);
+    let agent = Agent::open(Era::Modern, &evenkeel.url()).await;
+    agent.text("a_echo", "{}").await;
+    assert_eq!(rig.counters().initializes(), 2, "another object is another connection");
+}
+
+#[tokio::test]
+async fn a_request_has_one_server_looked_at_again() {
+    let Some(site) = Site::open().await else { return };
+    let rig =
+        Http::start(script("a").on("initialize", crate::rig::Rule::times(1, crate::rig::Then::status(401))))
+            .await;
+    let _evenkeel = site.run(&[]).await;
+    site.serve("a", &rig).await;
+    eventually("it is stalled", async || {
+        let object = site.get("a").await?;
+        crate::site::condition(&object, "Stalled").filter(|(status, ..)| status == "True")
+    })
+    .await;
+    site.kubectl(&["annotate", "mcpserver", "a", "evenkeel.dev/reconcile-requested-at=now"]).await;
+    site.attached("a").await;
+    let status = &site.get("a").await.unwrap()["status"];
+    assert_eq!(status["lastHandledReconcileAt"], "now");
+}

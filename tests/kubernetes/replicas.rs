@@ -1,0 +1,119 @@
+//! Several replicas: all serve, one writes, and a session is at home on each.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::rig::{Era as RigEra, Http, Script};
+use crate::site::Site;
+use crate::support::{Agent, Era, Evenkeel, eventually};
+
+async fn rig() -> Http {
+    Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await
+}
+
+/// Waits until one of them holds the lease, which says so in its log; gives its place.
+async fn leader(replicas: &[&Evenkeel]) -> usize {
+    eventually("one holds the lease", async || {
+        replicas.iter().position(|replica| replica.said().contains("holds the lease"))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn one_writes_and_another_goes_on_when_it_is_killed_or_ends() {
+    let Some(site) = Site::open().await else { return };
+    let rig = rig().await;
+    let mut first = site.run(&[]).await;
+    assert_eq!(leader(&[&first]).await, 0);
+    let second = site.run(&[]).await;
+    site.serve("a", &rig).await;
+    site.attached("a").await;
+    let agent = Agent::open(Era::Legacy, &second.url()).await;
+    eventually("the other serves it too", async || (agent.tools().await == ["a_echo"]).then_some(())).await;
+    let openings = rig.counters().initializes();
+    assert_eq!(openings, 2);
+    let written = site.writes("a");
+
+    first.kill();
+    leader(&[&second]).await;
+    agent.text("a_echo", "{}").await;
+    assert_eq!(site.writes("a"), written, "nothing is different, so nothing is written");
+    site.kubectl(&["patch", "mcps", "a", "--type=merge", "-p", "{\"spec\":{\"suspend\":true}}"]).await;
+    site.wait_for("a", "Ready", "False", "Suspended").await;
+
+    // One that ends gives the lease back: no need to wait until it runs out.
+    let mut second = second;
+    let third = site.run(&[]).await;
+    second.terminate().await;
+    let holder =
+        site.kubectl(&["get", "lease", "evenkeel", "-o=jsonpath={.spec.leaseDurationSeconds}"]).await;
+    assert!(holder == "1" || third.said().contains("holds the lease"), "{holder}");
+    leader(&[&third]).await;
+    assert_eq!(rig.counters().initializes(), openings, "losing and gaining the lease disturbed nothing");
+}
+
+#[tokio::test]
+async fn a_session_is_taken_up_by_each_replica_behind_a_plain_proxy() {
+    let Some(site) = Site::open().await else { return };
+    let rig = rig().await;
+    site.kubectl(&[
+        "create",
+        "secret",
+        "generic",
+        "evenkeel-session-key",
+        "--from-literal=key=0123456789abcdef0123456789abcdef",
+    ])
+    .await;
+    let flags = ["--session-key-secret", "evenkeel-session-key"];
+    let (one, two) = (site.run(&flags).await, site.run(&flags).await);
+    site.serve("a", &rig).await;
+    for replica in [&one, &two] {
+        let agent = Agent::open(Era::Modern, &replica.url()).await;
+        eventually("each serves it", async || (agent.tools().await == ["a_echo"]).then_some(())).await;
+    }
+    let proxy = RoundRobin::start([&one, &two].map(Evenkeel::url).to_vec()).await;
+    let agent = Agent::open(Era::Legacy, &proxy.url).await;
+    for _ in 0..6 {
+        agent.text("a_echo", "{}").await;
+        assert_eq!(agent.tools().await, ["a_echo"]);
+    }
+    let connections = proxy.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect::<Vec<_>>();
+    assert!(connections.iter().all(|count| *count >= 3), "{connections:?}");
+}
+
+/// Gives each connection to the next of several servers.
+struct RoundRobin {
+    url: String,
+    counts: Arc<Vec<AtomicUsize>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl RoundRobin {
+    async fn start(urls: Vec<String>) -> Self {
+        let address = |url: &String| url.trim_start_matches("http://").trim_end_matches("/mcp").to_owned();
+        let addresses: Vec<_> = urls.iter().map(address).collect();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/mcp", listener.local_addr().unwrap());
+        let counts: Arc<Vec<AtomicUsize>> = Arc::new(addresses.iter().map(|_| AtomicUsize::new(0)).collect());
+        let counted = counts.clone();
+        let task = tokio::spawn(async move {
+            for next in (0..addresses.len()).cycle() {
+                let (mut client, _) = listener.accept().await.unwrap();
+                let mut server = TcpStream::connect(&addresses[next]).await.unwrap();
+                counted[next].fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(async move {
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                });
+            }
+        });
+        Self { url, counts, task }
+    }
+}
+
+impl Drop for RoundRobin {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

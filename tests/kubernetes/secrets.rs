@@ -1,0 +1,85 @@
+//! Secrets that servers refer to.
+
+use serde_json::json;
+
+use crate::rig::{Era as RigEra, Http, Script};
+use crate::site::{Site, server};
+use crate::support::{Agent, Era, eventually};
+
+/// A server that sends a Secret.
+fn with_secret(name: &str, rig: &Http, secret: &str) -> String {
+    let from = format!("{{ secretKeyRef: {{ name: {secret}, key: key }} }}");
+    let spec = format!(
+        "http: {{ url: \"{}\", headers: [{{ name: x-key, valueFrom: {from} }}] }}\nhealth: {{ interval: 0s }}",
+        rig.url()
+    );
+    server(name, &spec)
+}
+
+async fn rig(name: &str) -> Http {
+    Http::start(Script::new(name, RigEra::Legacy).tools(&["echo"])).await
+}
+
+#[tokio::test]
+async fn a_secret_comes_changes_and_goes_and_only_its_users_notice() {
+    let Some(site) = Site::open().await else { return };
+    let (user, other) = (rig("user").await, rig("other").await);
+    let evenkeel = site.run(&[]).await;
+    site.create_secret("theirs", "hunter1").await;
+    site.apply(&(with_secret("user", &user, "ours") + &with_secret("other", &other, "theirs"))).await;
+    site.attached("other").await;
+    let message = site.wait_for("user", "ResolvedRefs", "False", "SecretNotFound").await;
+    assert!(message.contains("\"ours\"") && message.contains(&site.namespace), "{message}");
+    let missing = site.get("user").await.unwrap();
+    assert!(crate::site::condition(&missing, "Stalled").is_none(), "it may come in the same apply");
+    assert_eq!(user.counters().connections, 0, "nothing is tried without it");
+
+    site.create_secret("ours", "hunter2").await;
+    site.attached("user").await;
+    assert_eq!(user.counters().initializes(), 1);
+
+    site.kubectl(&["patch", "secret", "ours", "-p", "{\"stringData\":{\"key\":\"hunter3\"}}"]).await;
+    eventually("its user is replaced", async || (user.counters().initializes() == 2).then_some(())).await;
+    site.attached("user").await;
+
+    site.kubectl(&["delete", "secret", "ours"]).await;
+    site.wait_for("user", "ResolvedRefs", "False", "SecretNotFound").await;
+    let agent = Agent::open(Era::Modern, &evenkeel.url()).await;
+    agent.text("user_echo", "{}").await;
+    let (ready, reason, _) = crate::site::condition(&site.get("user").await.unwrap(), "Ready").unwrap();
+    assert_eq!((ready.as_str(), reason.as_str()), ("True", "Attached"), "a live connection is kept");
+
+    assert_eq!((user.counters().initializes(), other.counters().initializes()), (2, 1));
+    let told = [evenkeel.said(), site.kubectl(&["get", "mcps,events", "-o", "yaml"]).await].concat();
+    assert!(!told.contains("hunter"), "{told}");
+}
+
+#[tokio::test]
+async fn without_the_permission_for_secrets_the_others_are_served_and_it_is_said() {
+    let Some(site) = Site::open().await else { return };
+    let (user, other) = (rig("user").await, rig("other").await);
+    let role = site.kubectl(&["get", "role", "evenkeel", "-o", "json"]).await;
+    let whole: serde_json::Value = serde_json::from_str(&role).unwrap();
+    let rules = whole["rules"].as_array().unwrap();
+    let fewer: Vec<_> = rules
+        .iter()
+        .filter(|rule| !rule["resources"].as_array().unwrap().contains(&json!("secrets")))
+        .collect();
+    assert!(fewer.len() < rules.len());
+    let patch = json!({ "rules": fewer }).to_string();
+    site.kubectl(&["patch", "role", "evenkeel", "--type=merge", "-p", &patch]).await;
+    site.create_secret("ours", "hunter2").await;
+
+    let evenkeel = site.run(&[]).await;
+    site.apply(&with_secret("user", &user, "ours")).await;
+    site.serve("other", &other).await;
+    site.attached("other").await;
+    let message = site.wait_for("user", "ResolvedRefs", "False", "NotPermitted").await;
+    assert!(message.contains("list and watch secret ours"), "{message}");
+    assert!(evenkeel.said().contains("NotPermitted"), "{}", evenkeel.said());
+
+    let patch = json!({ "rules": rules }).to_string();
+    site.kubectl(&["patch", "role", "evenkeel", "--type=merge", "-p", &patch]).await;
+    site.attached("user").await;
+    assert_eq!(other.counters().initializes(), 1);
+}

@@ -1,0 +1,146 @@
+//! What these tests stand on: a namespace of an API server, and evenkeel in it as its own account.
+
+use std::path::PathBuf;
+
+use evenkeel::resource::crds;
+use kube::Api;
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use serde_json::Value;
+use tokio::sync::OnceCell;
+
+use crate::rig::Http;
+use crate::support::{Cluster, Evenkeel, eventually};
+use crate::tree::Tree;
+
+/// A namespace with evenkeel's account and its permissions.
+pub struct Site<'a> {
+    pub cluster: &'a Cluster,
+    pub namespace: String,
+    kubeconfig: PathBuf,
+    servers: Api<DynamicObject>,
+}
+
+/// The status and the reason of a condition.
+pub fn condition(object: &Value, kind: &str) -> Option<(String, String, String)> {
+    let conditions = object["status"]["conditions"].as_array()?;
+    let found = conditions.iter().find(|condition| condition["type"] == kind)?;
+    let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
+    Some((text("status"), text("reason"), text("message")))
+}
+
+/// Installs the CRDs and waits until they are served.
+pub async fn install_crds(cluster: &Cluster) {
+    for (_, yaml) in crds().unwrap() {
+        cluster.apply("default", &yaml).await;
+    }
+    for name in ["mcpservers.evenkeel.dev", "skills.evenkeel.dev"] {
+        let crd = format!("crd/{name}");
+        cluster.kubectl(&["wait", "--for=condition=Established", &crd, "--timeout=60s"]).await;
+    }
+}
+
+/// The YAML of one server. `spec` is the lines under `spec:`.
+pub fn server(name: &str, spec: &str) -> String {
+    let spec = spec.replace('\n', "\n  ");
+    format!(
+        "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {{ name: {name} }}\nspec:\n  {spec}\n---\n"
+    )
+}
+
+impl Site<'static> {
+    /// A namespace of the API server that tests share.
+    pub async fn open() -> Option<Self> {
+        static READY: OnceCell<()> = OnceCell::const_new();
+        let cluster = Cluster::shared().await?;
+        READY.get_or_init(|| install_crds(cluster)).await;
+        Some(Self::of(cluster).await)
+    }
+}
+
+impl<'a> Site<'a> {
+    /// A namespace of this API server.
+    pub async fn of(cluster: &'a Cluster) -> Self {
+        let namespace = cluster.namespace("site").await;
+        Tree::new().in_namespace(cluster, &namespace).await;
+        let kubeconfig = cluster.kubeconfig_for(&namespace, "evenkeel").await;
+        let kind = GroupVersionKind::gvk("evenkeel.dev", "v1alpha1", "McpServer");
+        let resource = ApiResource::from_gvk_with_plural(&kind, "mcpservers");
+        let servers = Api::namespaced_with(cluster.client().await, &namespace, &resource);
+        Self { cluster, namespace, kubeconfig, servers }
+    }
+
+    /// Runs evenkeel with the permissions of the manifests.
+    pub async fn run(&self, flags: &[&str]) -> Evenkeel {
+        let mut all = vec!["-n", &self.namespace, "--lease-namespace", &self.namespace];
+        all.extend(flags);
+        Evenkeel::run_in_cluster(&self.kubeconfig, &all).await
+    }
+
+    pub async fn apply(&self, yaml: &str) {
+        self.cluster.apply(&self.namespace, yaml).await;
+    }
+
+    /// Applies objects; false if that is refused.
+    pub async fn try_apply(&self, yaml: &str) -> bool {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), yaml).unwrap();
+        let path = file.path().to_str().unwrap();
+        let args = ["apply", "--server-side", "--validate=strict", "-n", &self.namespace, "-f", path];
+        self.cluster.command(&args).output().await.unwrap().status.success()
+    }
+
+    /// Applies one server that is an HTTP rig.
+    pub async fn serve(&self, name: &str, rig: &Http) {
+        // Checks of health would be counted as openings.
+        self.apply(&server(name, &format!("{}\nhealth: {{ interval: 0s }}", rig.spec()))).await;
+    }
+
+    pub async fn kubectl(&self, args: &[&str]) -> String {
+        let mut all = vec!["-n", self.namespace.as_str()];
+        all.extend(args);
+        self.cluster.kubectl(&all).await
+    }
+
+    pub async fn create_secret(&self, name: &str, value: &str) {
+        self.kubectl(&["create", "secret", "generic", name, &format!("--from-literal=key={value}")]).await;
+    }
+
+    /// A server as the API server holds it.
+    pub async fn get(&self, name: &str) -> Option<Value> {
+        let found = self.servers.get_opt(name).await.ok()??;
+        Some(serde_json::to_value(found).unwrap())
+    }
+
+    /// Waits until a condition has this status and reason for the newest generation; gives its message.
+    pub async fn wait_for(&self, name: &str, kind: &str, status: &str, reason: &str) -> String {
+        eventually(&format!("{name}: {kind}={status}/{reason}"), async || {
+            let object = self.get(name).await?;
+            let current = object["status"]["observedGeneration"] == object["metadata"]["generation"];
+            let (is, why, message) = condition(&object, kind)?;
+            (current && is == status && why == reason).then_some(message)
+        })
+        .await
+    }
+
+    pub async fn attached(&self, name: &str) {
+        self.wait_for(name, "Ready", "True", "Attached").await;
+    }
+
+    /// How often a status was written here, as the API server counts: of one server, or with "" of all.
+    pub fn writes(&self, name: &str) -> usize {
+        let path = format!("/namespaces/{}/mcpservers/{name}", self.namespace);
+        let written = |request: &&Value| {
+            let uri = request["requestURI"].as_str().unwrap_or_default();
+            let ours = request["userAgent"].as_str().is_some_and(|agent| agent.starts_with("evenkeel/"));
+            ours && request["verb"] == "patch" && uri.contains(&path) && uri.contains("/status")
+        };
+        self.cluster.requests().iter().filter(written).count()
+    }
+
+    /// The events about a server, as `REASON note`.
+    pub async fn events(&self, name: &str) -> Vec<String> {
+        let field = format!("--field-selector=involvedObject.name={name}");
+        let path = "-o=jsonpath={range .items[*]}{.reason} {.message}{\"\\n\"}{end}";
+        self.kubectl(&["get", "events", &field, path]).await.lines().map(ToOwned::to_owned).collect()
+    }
+}
