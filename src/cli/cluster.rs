@@ -146,7 +146,8 @@ impl Cluster {
             Inputs { client: self.client.clone(), store, shown, leading, instance: self.instance.clone() };
         let stop = tasks.stop();
         tasks.spawn("the writer of statuses", async move {
-            tell(inputs, stop).await;
+            // Three loops in one: too large for the stack of whoever starts it.
+            Box::pin(tell(inputs, stop)).await;
             Ok(())
         });
     }

@@ -46,7 +46,7 @@ pub(super) struct DirectoryArgs {
 /// What is reconciled, and everything that differs with it: its own tasks, and where its status is told.
 pub(super) enum Source {
     Directory(DirectoryArgs),
-    Cluster(Cluster),
+    Cluster(Box<Cluster>),
 }
 
 /// What a source gives.
@@ -63,7 +63,7 @@ impl SourceArgs {
     pub async fn open(&self) -> Result<Source, Failure> {
         Ok(match self {
             Self::Directory(args) => Source::Directory(args.clone()),
-            Self::Cluster(args) => Source::Cluster(Cluster::find(args).await?),
+            Self::Cluster(args) => Source::Cluster(Box::new(Cluster::find(args).await?)),
         })
     }
 }

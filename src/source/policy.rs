@@ -87,6 +87,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "tables read better")]
     fn check(policy: &Policy, stdio: Value) -> String {
         let spec = serde_json::from_value(json!({ "stdio": stdio })).unwrap();
         policy.check(&spec).map_or_else(|problem| problem.to_string(), |()| String::new())

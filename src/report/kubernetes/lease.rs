@@ -95,7 +95,7 @@ impl Leadership {
                     "holds the lease and writes statuses"
                 ),
                 (true, false) => {
-                    tracing::warn!(lease = self.name, "lost the lease; another replica may write statuses")
+                    tracing::warn!(lease = self.name, "lost the lease; another replica may write statuses");
                 }
                 _ => {}
             }

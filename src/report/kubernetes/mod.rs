@@ -47,5 +47,6 @@ pub async fn tell(inputs: Inputs, stop: CancellationToken) {
     let servers = writer::servers(&client).run(store.clone(), shown.clone(), leading.clone());
     let skills = writer::skills(&client).run(store.clone(), shown, leading.clone());
     let events = events::tell(client, instance, store, leading);
-    stop.run_until_cancelled(async { tokio::join!(servers, skills, events) }).await;
+    let all = Box::pin(async { tokio::join!(servers, skills, events) });
+    stop.run_until_cancelled(all).await;
 }

@@ -29,7 +29,7 @@ const FLIGHTS: usize = 8;
 /// The time between two writes of one object.
 const PAUSE: Duration = Duration::from_millis(300);
 /// The longest wait before a write is tried again.
-const LAST_DELAY: Duration = Duration::from_secs(60);
+const LAST_DELAY: Duration = Duration::from_mins(1);
 
 type Wanted<S, T> = OrdMap<ObjectKey, Arc<Object<S, T>>>;
 type Statuses<T> = OrdMap<ObjectKey, Arc<ShownStatus<T>>>;
@@ -51,6 +51,7 @@ pub(super) struct Writer<S, T> {
 }
 
 /// A write that is to be done or under way.
+#[derive(Clone, Copy)]
 struct Job {
     due: Instant,
     flying: bool,

@@ -41,7 +41,11 @@ impl Kind for McpServerSpec {
 
     fn check(&self) -> Result<(), Problem> {
         all_kept(
-            check_server(self).iter().map(ToString::to_string).chain(only_for_directories(self)).collect(),
+            &check_server(self)
+                .iter()
+                .map(ToString::to_string)
+                .chain(only_for_directories(self))
+                .collect::<Vec<_>>(),
         )
     }
 
@@ -58,7 +62,7 @@ impl Kind for SkillSpec {
             "spec.path: there are no files beside an object of a cluster; use inline or configMapRef"
                 .to_owned()
         });
-        all_kept(check_skill(self).iter().map(ToString::to_string).chain(path).collect())
+        all_kept(check_skill(self).iter().map(ToString::to_string).chain(path))
     }
 
     fn spoken_of(status: &SkillStatus) -> (Option<i64>, Option<&str>) {
@@ -109,7 +113,8 @@ pub(super) fn decode<S: Kind>(object: DynamicObject) -> (Newest<S>, ShownStatus<
     (Newest { meta, spec }, shown)
 }
 
-fn all_kept(broken: Vec<String>) -> Result<(), Problem> {
+fn all_kept(broken: impl Iterator<Item = String>) -> Result<(), Problem> {
+    let broken: Vec<_> = broken.collect();
     if broken.is_empty() { Ok(()) } else { Err(Problem::new(Reason::InvalidSpec, broken.join("; "))) }
 }
 
@@ -151,6 +156,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "tables read better")]
     fn object(spec: Value, status: Value) -> DynamicObject {
         serde_json::from_value(json!({
             "apiVersion": "evenkeel.dev/v1alpha1",

@@ -11,6 +11,7 @@ struct Desk {
     desired: Arc<Desired>,
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "tables read better")]
 fn server(name: &str, uid: &str, generation: i64, version: u64, spec: Value) -> News {
     let object = json!({
         "metadata": {
