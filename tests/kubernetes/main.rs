@@ -15,6 +15,7 @@
 mod rig;
 #[path = "../support/mod.rs"]
 mod support;
+#[allow(dead_code, reason = "the tests of the manifests use the rest")]
 #[path = "../manifests/tree.rs"]
 mod tree;
 

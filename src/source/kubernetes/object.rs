@@ -40,13 +40,7 @@ impl Kind for McpServerSpec {
     type Status = McpServerStatus;
 
     fn check(&self) -> Result<(), Problem> {
-        all_kept(
-            &check_server(self)
-                .iter()
-                .map(ToString::to_string)
-                .chain(only_for_directories(self))
-                .collect::<Vec<_>>(),
-        )
+        all_kept(check_server(self).iter().map(ToString::to_string).chain(only_for_directories(self)))
     }
 
     fn spoken_of(status: &McpServerStatus) -> (Option<i64>, Option<&str>) {
