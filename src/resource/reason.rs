@@ -135,3 +135,39 @@ impl Problem {
         Self { reason, message: message.into() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const DOCUMENT: &str = include_str!("../../docs/status.md");
+
+    fn every() -> Vec<Reason> {
+        let schema = serde_json::to_value(schemars::schema_for!(Reason)).unwrap();
+        serde_json::from_value(schema["enum"].clone()).unwrap()
+    }
+
+    #[test]
+    fn every_reason_is_read_back_as_it_is_displayed() {
+        for reason in every() {
+            assert_eq!(reason.to_string().parse(), Ok(reason));
+        }
+        assert!("Nonsense".parse::<Reason>().is_err());
+    }
+
+    #[test]
+    fn the_document_explains_every_reason_and_no_other() {
+        let (_, reasons) = DOCUMENT.split_once("\n## Reasons\n").unwrap();
+        let (reasons, _) = reasons.split_once("\n## ").unwrap();
+        // The words in the first cells of the tables.
+        let explained: BTreeSet<&str> = reasons
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split('|').next())
+            .flat_map(|cell| cell.split('`').filter(|word| word.starts_with(char::is_alphabetic)))
+            .collect();
+        let known: BTreeSet<String> = every().iter().map(ToString::to_string).collect();
+        assert_eq!(explained, known.iter().map(String::as_str).collect());
+    }
+}

@@ -82,3 +82,17 @@ pub struct SkillStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_applied_revision: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_explains_every_field() {
+        let document = include_str!("../../docs/status.md");
+        let schema = serde_json::to_value(schemars::schema_for!(McpServerStatus)).unwrap();
+        for field in schema["properties"].as_object().unwrap().keys() {
+            assert!(document.contains(&format!("`{field}`")), "docs/status.md says nothing of {field}");
+        }
+    }
+}
