@@ -108,7 +108,7 @@ pub async fn serve_secured(
     stop: CancellationToken,
 ) -> io::Result<()> {
     let listener = Patient(tls::Both { listener, certificate });
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    end(axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned()), stop).await
 }
 
 /// Serves HTTP alone, in the same way.
@@ -118,12 +118,28 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
             tracing::trace!(%error, "TCP_NODELAY");
         }
     });
-    axum::serve(Patient(listener), router).with_graceful_shutdown(stop.cancelled_owned()).await
+    end(axum::serve(Patient(listener), router).with_graceful_shutdown(stop.clone().cancelled_owned()), stop)
+        .await
 }
 
 /// The same on a Unix socket.
 pub async fn serve_local(listener: UnixListener, router: Router, stop: CancellationToken) -> io::Result<()> {
-    axum::serve(Patient(listener), router).with_graceful_shutdown(stop.cancelled_owned()).await
+    end(axum::serve(Patient(listener), router).with_graceful_shutdown(stop.clone().cancelled_owned()), stop)
+        .await
+}
+
+/// How long answers may take after the end was asked for: a client that does not read must not hold it up.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+async fn end(served: impl IntoFuture<Output = io::Result<()>>, stop: CancellationToken) -> io::Result<()> {
+    let over = async {
+        stop.cancelled().await;
+        tokio::time::sleep(LAST_ANSWERS).await;
+    };
+    tokio::select! {
+        ended = served.into_future() => ended,
+        () = over => Ok(()),
+    }
 }
 
 /// How long a client may take nothing of what there is to take.

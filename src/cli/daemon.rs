@@ -108,7 +108,7 @@ impl Daemon {
 
         let (observe, observations) = mpsc::unbounded_channel();
         let context = Context::new(publisher, observe, memory, Some(guard));
-        let logs = context.logs.clone();
+        let (logs, attaching) = (context.logs.clone(), context.metrics.clone());
         let fleet = Fleet::new(Arc::new(context));
         tasks.spawn("the fleet", done(fleet.run(desired.clone(), stop.clone())));
 
@@ -130,6 +130,7 @@ impl Daemon {
         let mut metrics = Registry::with_prefix("evenkeel");
         admin::register(&mut metrics, store.clone());
         counted.register(&mut metrics);
+        attaching.register(&mut metrics);
         audited.register(&mut metrics);
         let metrics = Arc::new(metrics);
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::Context;
 use crate::catalog::Tool;
@@ -32,6 +33,7 @@ pub(super) async fn attach(
     limit: Duration,
     host: &Host,
 ) -> Result<Attached, LinkError> {
+    let _under_way = context.metrics.attempt();
     let remembered = context.memory.era(endpoint.digest());
     let attempt = async {
         let (link, mut events) = wire::open(endpoint, remembered, host).await?;
@@ -53,7 +55,10 @@ pub(super) async fn attach(
     let limited = Box::pin(async {
         let seconds = limit.as_secs_f64();
         let late = || timeout(format!("not attached within {seconds} s (spec.timeouts.connect)"));
-        tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| Err(late()))
+        let start = Instant::now();
+        let result = tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| Err(late()));
+        context.metrics.attached(start, result.is_ok());
+        result
     });
     // Waiting for a slot is not the server's time.
     let result = context.slots.run(&endpoint.transport, limited).await;

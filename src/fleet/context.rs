@@ -3,7 +3,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::slots::Slots;
-use super::{Logs, Memory, Observation};
+use super::{FleetMetrics, Logs, Memory, Observation};
 use crate::catalog::Section;
 use crate::resource::{ObjectKey, Problem};
 use crate::wire::Guard;
@@ -30,6 +30,8 @@ pub struct Context {
     pub guard: Option<Guard>,
     /// What servers log.
     pub logs: Logs,
+    /// What is counted.
+    pub metrics: FleetMetrics,
     pub(super) slots: Slots,
 }
 
@@ -41,7 +43,14 @@ impl Context {
         memory: Memory,
         guard: Option<Guard>,
     ) -> Self {
-        let (logs, slots) = (Logs::default(), Slots::default());
-        Self { catalog: Box::new(catalog), observations, memory, guard, logs, slots }
+        Self {
+            catalog: Box::new(catalog),
+            observations,
+            memory,
+            guard,
+            logs: Logs::default(),
+            metrics: FleetMetrics::default(),
+            slots: Slots::default(),
+        }
     }
 }

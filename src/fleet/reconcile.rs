@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -45,7 +46,9 @@ impl Fleet {
         let mut settled = false;
         loop {
             let now = desired.borrow_and_update().clone();
+            let start = Instant::now();
             self.reconcile(&now);
+            self.context.metrics.reconciled(start);
             if now.source.synced {
                 self.starting = None;
             }
