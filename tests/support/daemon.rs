@@ -40,20 +40,27 @@ impl Evenkeel {
 
     /// Runs on a directory with more flags and waits until it is alive.
     pub async fn run_with(directory: &Path, flags: &[&str]) -> Self {
-        Self::start(Source::Directory(directory.into()), flags).await
+        Self::run_in(directory, flags, &[]).await
+    }
+
+    /// The same with more variables in its environment, at the first start.
+    pub async fn run_in(directory: &Path, flags: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::start(Source::Directory(directory.into()), flags, variables).await
     }
 
     /// Runs on the API server of a kubeconfig file and waits until it is alive.
     pub async fn run_in_cluster(kubeconfig: &Path, flags: &[&str]) -> Self {
-        Self::start(Source::Cluster(kubeconfig.into()), flags).await
+        Self::start(Source::Cluster(kubeconfig.into()), flags, &[]).await
     }
 
-    async fn start(source: Source, flags: &[&str]) -> Self {
+    async fn start(source: Source, flags: &[&str], variables: &[(&str, &str)]) -> Self {
         let home = TempDir::with_prefix("home").unwrap();
         let (listen, admin) = (free_port(), free_port());
         let said = Arc::default();
         let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
-        let child = start(&source, &flags, listen, admin, home.path(), &said);
+        let mut command = command(home.path());
+        command.envs(variables.iter().copied());
+        let child = start(command, &source, &flags, listen, admin, &said);
         let mut this = Self { child, source, flags, listen, admin, home, said };
         this.alive().await;
         this
@@ -74,6 +81,12 @@ impl Evenkeel {
         let mut command = command(self.home.path());
         command.args(args);
         command
+    }
+
+    /// Its state directory.
+    pub fn state(&self) -> PathBuf {
+        let mut found = std::fs::read_dir(self.home.path().join("state/evenkeel")).unwrap();
+        found.next().unwrap().unwrap().path()
     }
 
     /// Its process id.
@@ -131,7 +144,8 @@ impl Evenkeel {
 
     /// Starts it again after its end, on the same directory, ports and state.
     pub async fn start_again(&mut self) {
-        self.child = start(&self.source, &self.flags, self.listen, self.admin, self.home.path(), &self.said);
+        let command = command(self.home.path());
+        self.child = start(command, &self.source, &self.flags, self.listen, self.admin, &self.said);
         self.alive().await;
     }
 
@@ -165,14 +179,13 @@ pub struct Condition {
 }
 
 fn start(
+    mut command: Command,
     source: &Source,
     flags: &[String],
     listen: u16,
     admin: u16,
-    home: &Path,
     said: &Arc<Mutex<String>>,
 ) -> Child {
-    let mut command = command(home);
     command.arg("run");
     match source {
         Source::Directory(directory) => command.arg(directory),

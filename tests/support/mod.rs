@@ -34,7 +34,7 @@ pub use daemon::Evenkeel;
 pub use declared::{Declared, server};
 pub use envtest::{Programs, judges, programs};
 pub use kubectl::{Kubectl, Running, Said};
-pub use peers::{Peer, everything, time};
+pub use peers::{Peer, everything, promtool, time};
 
 /// How long anything may take on a busy machine before a test gives up on it.
 pub const PATIENCE: Duration = Duration::from_mins(1);

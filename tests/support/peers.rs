@@ -51,3 +51,27 @@ pub fn time() -> Option<Peer> {
         args: vec!["--local-timezone".into(), "UTC".into()],
     })
 }
+
+/// Prometheus' own judge of metrics, from Debian's package, which is unpacked and not installed. `PROMTOOL` or one on
+/// PATH wins. `None`, said loudly, where there is neither that nor apt.
+pub fn promtool() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os("PROMTOOL") {
+        return Some(named.into());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if let Some(found) =
+        std::env::split_paths(&path).map(|folder| folder.join("promtool")).find(|file| file.is_file())
+    {
+        return Some(found);
+    }
+    present("apt-get", "promtool")?;
+    let home = once("peers/promtool", "fetching promtool from Debian's package prometheus", |home| {
+        let mut fetch = Command::new("sh");
+        fetch.current_dir(home).args(["-c", FETCH]);
+        vec![fetch]
+    });
+    Some(home.join("usr/bin/promtool"))
+}
+
+/// A machine that is new knows no packages before the update.
+const FETCH: &str = "apt-get download prometheus || { apt-get update && apt-get download prometheus; } && dpkg -x prometheus_*.deb . && rm prometheus_*.deb";

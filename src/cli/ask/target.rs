@@ -161,9 +161,9 @@ impl Change {
 
 /// The name most like another one, if any is like it.
 fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let likeness = |known| strsim::jaro_winkler(name, known);
+    let likeness = |known| strsim::normalized_damerau_levenshtein(name, known);
     let best = known.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-    (likeness(best) > 0.75).then_some(best)
+    (likeness(best) > 0.6).then_some(best)
 }
 
 /// What is said of a name that nobody has.
@@ -215,6 +215,7 @@ mod tests {
     #[test]
     fn the_nearest_name_is_given_if_it_is_near() {
         assert_eq!(nearest("githb", ["gitlab", "github", "time"]), Some("github"));
+        assert_eq!(nearest("tow", ["one", "two"]), Some("two"));
         assert_eq!(nearest("githb", ["zzz"]), None);
         let failure = unknown(Kind::McpServer, "tim", "default", ["time"]).to_string();
         assert_eq!(failure, "there is no McpServer \"tim\" in namespace default; did you mean time?");

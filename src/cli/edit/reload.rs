@@ -154,10 +154,14 @@ impl Args {
 
 /// True once a server has done what was asked of it, whatever came of it.
 fn is_over(server: &Value, stamp: &str) -> bool {
-    let ready = condition(server, "Ready");
+    let is = |kind, status| condition(server, kind).is_some_and(|told| text_at(told, "/status") == status);
+    // What is not accepted, or lacks a reference, is not worked on before that changes.
+    if is("Accepted", "False") || is("ResolvedRefs", "False") {
+        return true;
+    }
     let connecting = Reason::Connecting.to_string();
     text_at(server, "/status/lastHandledReconcileAt") == stamp
-        && ready.is_some_and(|ready| text_at(ready, "/reason") != connecting)
+        && condition(server, "Ready").is_some_and(|ready| text_at(ready, "/reason") != connecting)
 }
 
 fn difference(before: &Tools, after: &Tools) -> String {

@@ -1,0 +1,85 @@
+//! The audit log: a record of every change of state, and none where nothing changed.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::rig::{Script, Stdio};
+use crate::stage::{Stage, json_lines};
+use crate::support::eventually;
+
+fn records(stage: &Stage) -> Vec<Value> {
+    let text = fs::read_to_string(folder(stage).join("audit.jsonl")).unwrap_or_default();
+    json_lines(&text)
+}
+
+fn folder(stage: &Stage) -> PathBuf {
+    stage.evenkeel.state().join("audit")
+}
+
+/// Waits for a record about a server.
+async fn record(stage: &Stage, name: &str, reason: &str) -> Value {
+    eventually(&format!("{name}: {reason}"), async || {
+        records(stage)
+            .into_iter()
+            .find(|record| record["object"]["name"] == name && record["reason"] == reason)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn every_change_is_written_and_nothing_else() {
+    let server = Stdio::new(Script::default());
+    let stage = Stage::start(&[("a", &server.spec("")), ("b", &server.spec(""))]).await;
+    stage.evenkeel.attached("a").await;
+    stage.evenkeel.attached("b").await;
+    let created = record(&stage, "a", "Created").await;
+    let digest = created["specDigest"].clone();
+    assert_eq!((&created["action"], &created["oldSpecDigest"]), (&json!("create"), &Value::Null));
+    assert_eq!(
+        (&created["actor"]["source"], &created["object"]["generation"]),
+        (&json!("directory"), &json!(1))
+    );
+    let attached = record(&stage, "a", "Attached").await;
+    assert_eq!((&attached["action"], &attached["outcome"]), (&json!("reconcile"), &json!("asExpected")));
+    record(&stage, "b", "Attached").await;
+
+    // The same once more: no record, which one that follows proves.
+    let count = records(&stage).len();
+    stage.declared.server("a", &server.spec(""));
+    stage.declared.server("b", "stdio: { command: no-such-program-anywhere }");
+    let failed = record(&stage, "b", "CommandNotFound").await;
+    assert_eq!(failed["outcome"], "trouble");
+    let updated = record(&stage, "b", "Updated").await;
+    assert_eq!(updated["action"], "update");
+    assert!(updated["oldSpecDigest"] != updated["specDigest"], "{updated}");
+    let later = records(&stage).split_off(count);
+    assert!(later.iter().all(|record| record["object"]["name"] != "a"), "{later:?}");
+
+    stage.declared.remove("a.yaml");
+    let removed = record(&stage, "a", "Removed").await;
+    assert_eq!((&removed["action"], &removed["oldSpecDigest"]), (&json!("delete"), &digest));
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_nothing_stops_nothing() {
+    let server = Stdio::new(Script::default());
+    let mut stage = Stage::start(&[]).await;
+    stage.evenkeel.terminate().await;
+    // A file where the folder must be: nothing can be written there, even by root.
+    let _ = fs::remove_dir_all(folder(&stage));
+    fs::write(folder(&stage), "").unwrap();
+    stage.declared.server("a", &server.spec(""));
+    stage.evenkeel.start_again().await;
+    stage.evenkeel.attached("a").await;
+    let lost = eventually("it is counted", async || {
+        let text = crate::support::http::get(&stage.evenkeel.admin("/metrics")).await.unwrap();
+        let line = text.lines().find(|line| line.starts_with("evenkeel_audit_records_lost_total "))?;
+        line.split_once(' ')?.1.parse::<u64>().ok().filter(|lost| *lost > 0)
+    })
+    .await;
+    assert!(lost >= 1);
+    let said = stage.evenkeel.said();
+    assert_eq!(said.matches("the audit log cannot be written").count(), 1, "told once: {said}");
+}

@@ -1,0 +1,152 @@
+//! `mcp add`, `mcp remove` and `mcp reload`.
+
+use std::fs;
+
+use crate::rig::{Script, Stdio};
+use crate::stage::{Done, Stage};
+use crate::support::{Declared, Evenkeel};
+
+#[tokio::test]
+async fn a_server_is_added_once_and_attached_or_it_is_said_why_not() {
+    let server = Stdio::new(Script::default());
+    let stage = Stage::start(&[]).await;
+    let (program, script) = server.command();
+    let (program, script) = (program.to_str().unwrap(), script.to_str().unwrap());
+    let out =
+        stage.ok(&["mcp", "add", "a", "--env", "LEVEL=on", "--env", "HOME", "--", program, script]).await;
+    let path = stage.path().join("a.yaml");
+    assert_eq!(out, format!("{} is written\na is attached with 2 tools\n", path.display()));
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains("    - name: LEVEL\n") && text.contains("env: HOME\n"), "{text}");
+
+    let said = stage.fails(&["mcp", "add", "a", "https://example.com/mcp"]).await;
+    assert!(
+        said.contains("McpServer default/a is declared already, in ") && said.contains("a.yaml:1"),
+        "{said}"
+    );
+    fs::write(stage.path().join("b.yaml"), "# mine\n").unwrap();
+    let said = stage.fails(&["mcp", "add", "b", "https://example.com/mcp", "--no-wait"]).await;
+    assert!(said.contains("b.yaml is there already"), "{said}");
+    assert_eq!(fs::read_to_string(stage.path().join("b.yaml")).unwrap(), "# mine\n");
+
+    let said = stage.fails(&["mcp", "add", "c", "--", "no-such-program-anywhere"]).await;
+    assert!(said.contains("c is declared in ") && said.contains("CommandNotFound: "), "{said}");
+    let said = stage
+        .fails(&["mcp", "add", "d", "http://127.0.0.1:1/mcp", "--secret", "Authorization=gh/token"])
+        .await;
+    assert!(said.contains("SecretNotFound: "), "{said}");
+    let text = fs::read_to_string(stage.path().join("d.yaml")).unwrap();
+    assert!(text.contains("secretKeyRef:"), "{text}");
+    for (args, expected) in [
+        (&["mcp", "add", "Bad", "--", "x"][..], "metadata.name"),
+        (&["mcp", "add", "e", "ftp://example.com"], "http"),
+    ] {
+        let said = stage.fails(args).await;
+        assert!(said.contains(expected), "{args:?}: {said}");
+    }
+    for args in [
+        &["mcp", "add", "e"][..],
+        &["mcp", "add", "e", "http://a/", "--", "x"],
+        &["mcp", "add", "e", "http://a/", "--env", "A=1"],
+        &["mcp", "add", "e", "--secret", "A=b", "--", "x"],
+    ] {
+        assert_eq!(stage.run(args).await.code, 2, "{args:?}");
+    }
+    let mut files: Vec<_> =
+        fs::read_dir(stage.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    files.sort();
+    assert_eq!(files, ["a.yaml", "b.yaml", "c.yaml", "d.yaml"], "nothing is left behind");
+}
+
+#[tokio::test]
+async fn only_the_declaration_goes_and_what_stands_around_it_stays() {
+    let server = Stdio::new(Script::default());
+    let stage = Stage::start(&[("alone", &server.spec("")), ("twice", &server.spec(""))]).await;
+    let document = |name: &str| {
+        format!(
+            "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {{ name: {name} }}\nspec:\n  {}\n",
+            server.spec("")
+        )
+    };
+    let (one, two) = (document("one"), document("two"));
+    stage.declared.write("both.yaml", &format!("# about one\n{one}---\n# about two\n{two}"));
+    stage.declared.write("again.yaml", &document("twice"));
+    stage.ok(&["wait", "alone", "one", "two"]).await;
+
+    stage.ok(&["mcp", "remove", "one"]).await;
+    let left = fs::read_to_string(stage.path().join("both.yaml")).unwrap();
+    assert_eq!(left, format!("---\n# about two\n{two}"));
+    let out = stage.ok(&["mcp", "remove", "alone"]).await;
+    assert!(out.ends_with("alone is detached\n"), "{out}");
+    assert!(!stage.path().join("alone.yaml").exists());
+
+    let said = stage.fails(&["mcp", "remove", "twice"]).await;
+    assert!(said.contains("again.yaml:1") && said.contains("twice.yaml:1"), "{said}");
+    let said = stage.fails(&["mcp", "remove", "tow"]).await;
+    assert!(said.contains("did you mean two?"), "{said}");
+
+    stage.declared.remove("again.yaml");
+    stage.declared.write(
+        ".mcp.json",
+        "{\n \"mcpServers\": {\n  \"json\": { \"command\": \"no-such-program-anywhere\" } } }\n",
+    );
+    stage.ok(&["wait", "json", "--for=condition=Accepted"]).await;
+    let said = stage.fails(&["mcp", "remove", "json"]).await;
+    assert!(said.contains("json is declared in JSON, at ") && said.contains("/.mcp.json:"), "{said}");
+    stage.declared.remove(".mcp.json");
+    stage.ok(&["mcp", "remove", "two"]).await;
+    // The last one too: a person said so, and nothing is held back as a mistake.
+    stage.ok(&["mcp", "remove", "twice"]).await;
+    let nothing = stage.run(&["get", "mcps"]).await;
+    assert_eq!((nothing.code, &*nothing.out), (0, ""));
+}
+
+#[tokio::test]
+async fn files_are_edited_where_nothing_runs() {
+    let declared = Declared::new();
+    let mut evenkeel = Evenkeel::run(declared.path()).await;
+    evenkeel.terminate().await;
+    let run = |args: &[&str]| {
+        Done::of(&evenkeel.command(args).env("EVENKEEL_DIR", declared.path().join("new")).output().unwrap())
+    };
+    let done = run(&["mcp", "add", "a", "https://example.com/mcp", "--header", "Accept-Language: en"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.err.contains("no evenkeel is running for "), "{done:?}");
+    assert!(declared.path().join("new/a.yaml").exists());
+    assert_eq!(run(&["mcp", "remove", "a"]).code, 0);
+}
+
+#[tokio::test]
+async fn a_reload_lists_again_and_only_a_reconnect_replaces() {
+    let server = Stdio::new(Script::default());
+    let stage = Stage::start(&[("a", &server.spec("")), ("peer", &server.spec(""))]).await;
+    stage.evenkeel.attached("a").await;
+    stage.evenkeel.attached("peer").await;
+    let before: Vec<_> = server.alive();
+    for process in &before {
+        let mut script = Script::default().tools(&["echo", "fresh"]);
+        script.quiet = true;
+        process.play(script).await;
+    }
+    let out = stage.ok(&["mcp", "reload", "a"]).await;
+    assert_eq!(out, "accepted for 1 server\na: added fresh; removed report; unchanged 1\n");
+    assert_eq!(server.processes().len(), 2, "nothing was started");
+
+    server.edit(|script| script.quiet = true);
+    let out = stage.ok(&["mcp", "reload", "a", "--reconnect"]).await;
+    assert_eq!(out, "accepted for 1 server\na: added report; removed fresh; unchanged 1\n");
+    assert_eq!(server.processes().len(), 3);
+    assert_eq!(before.iter().filter(|process| process.is_alive()).count(), 1, "the peer is untouched");
+
+    stage.declared.server("missing", "stdio: { command: no-such-program-anywhere }");
+    stage.evenkeel.wait_for("missing", "Ready", "False", "CommandNotFound").await;
+    let done = stage.run(&["mcp", "reload"]).await;
+    assert_eq!(done.code, 1, "{done:?}");
+    assert!(
+        done.out.contains("accepted for 3 servers\n") && done.out.contains("missing: CommandNotFound: "),
+        "{done:?}"
+    );
+    let said = stage.fails(&["mcp", "reload", "per"]).await;
+    assert!(said.contains("did you mean peer?"), "{said}");
+    assert_eq!(stage.ok(&["mcp", "reload", "a", "--no-wait"]).await, "accepted for 1 server\n");
+}

@@ -1,0 +1,23 @@
+//! The commands as people call them, against a running evenkeel: what they print, how they end, what they write.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
+
+#[path = "../rig/mod.rs"]
+mod rig;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod audit;
+mod edit;
+mod logs;
+mod metrics;
+mod read;
+mod secrets;
+mod stage;
+mod wait;

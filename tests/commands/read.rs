@@ -1,0 +1,149 @@
+//! `get`, `describe`, `events` and `completions`.
+
+use serde_json::Value;
+
+use crate::rig::{Script, Stdio};
+use crate::stage::{Done, Stage};
+use crate::support::{Declared, Evenkeel};
+
+const MISSING: &str = "stdio: { command: no-such-program-anywhere }";
+
+#[tokio::test]
+async fn objects_are_printed_as_tables_documents_and_names() {
+    let server = Stdio::new(Script::default());
+    let stage = Stage::start(&[("good", &server.spec("")), ("missing", MISSING)]).await;
+    stage.declared.write(
+        "labelled.yaml",
+        "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: { name: labelled, namespace: team, labels: { area: code } }\nspec: { suspend: true, stdio: { command: x } }\n",
+    );
+    stage.evenkeel.attached("good").await;
+    stage.evenkeel.wait_for("missing", "Ready", "False", "CommandNotFound").await;
+
+    let table = stage.ok(&["get", "mcpservers"]).await;
+    let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["NAME", "READY", "REASON", "TRANSPORT", "TOOLS", "AGE"]);
+    assert_eq!(lines[1][..5], ["good", "True", "Attached", "stdio", "2"], "{table}");
+    assert_eq!(lines[2][..3], ["missing", "False", "CommandNotFound"], "{table}");
+    assert_eq!(lines.len(), 3, "of the namespace default alone: {table}");
+    assert!(!table.contains('\u{1b}'), "no colours where there is no terminal");
+
+    let wide = stage.ok(&["get", "mcps", "missing", "-o", "wide"]).await;
+    assert!(wide.contains("MESSAGE") && wide.contains("no-such-program-anywhere"), "{wide}");
+    let all = stage.ok(&["get", "mcps", "-A"]).await;
+    assert!(all.starts_with("NAMESPACE") && all.contains("team"), "{all}");
+    assert_eq!(
+        stage.ok(&["get", "mcps", "-A", "-l", "area=code", "-o", "name"]).await,
+        "mcpserver.evenkeel.dev/labelled\n"
+    );
+    assert_eq!(
+        stage.ok(&["get", "mcps", "-n", "team", "-o", "name"]).await,
+        "mcpserver.evenkeel.dev/labelled\n"
+    );
+    assert!(stage.ok(&["get", "mcp"]).await.contains("mcpserver/good"));
+    assert!(stage.ok(&["get", "src"]).await.contains("directory"));
+    assert!(stage.ok(&["mcp", "list"]).await.contains("good"));
+    let nothing = stage.run(&["skill", "list"]).await;
+    assert_eq!((nothing.code, &*nothing.out), (0, ""), "{nothing:?}");
+    assert!(nothing.err.contains("no skills found in namespace default"), "{nothing:?}");
+
+    let told: Value = serde_json::from_str(&stage.ok(&["get", "mcps/good", "-o", "json"]).await).unwrap();
+    assert_eq!(told, stage.evenkeel.server("good").await.unwrap(), "JSON is the API's own");
+    let list: Value = serde_json::from_str(&stage.ok(&["get", "mcps", "-o", "json"]).await).unwrap();
+    assert_eq!((&list["kind"], list["items"].as_array().unwrap().len()), (&Value::from("List"), 2));
+    let yaml = stage.ok(&["get", "mcps", "good", "-o", "yaml"]).await;
+    assert!(yaml.contains("kind: McpServer\n") && yaml.contains("  name: good\n"), "{yaml}");
+
+    for args in [
+        &["get", "mcps", "goood"][..],
+        &["get", "mcps", "goood", "-o", "json"],
+        &["describe", "mcps", "goood"],
+    ] {
+        let said = stage.fails(args).await;
+        assert!(
+            said.contains("there is no McpServer \"goood\"") && said.contains("did you mean good?"),
+            "{said}"
+        );
+    }
+    let wrong = stage.run(&["get", "pods"]).await;
+    assert!(wrong.code == 2 && wrong.err.contains("mcpservers (mcps)"), "{wrong:?}");
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_with_every_change() {
+    let server = Stdio::new(Script::default());
+    let stage = Stage::start(&[("a", &server.spec(""))]).await;
+    stage.evenkeel.attached("a").await;
+    let mut table = stage.follow(&["get", "mcps", "-w"]);
+    let mut names = stage.follow(&["get", "mcps", "-w", "-o", "name"]);
+    table.line_with("a ").await;
+    names.line_with("mcpserver.evenkeel.dev/a").await;
+    stage.declared.server("later", MISSING);
+    let line = table.line_with("CommandNotFound").await;
+    assert!(line.starts_with("later"), "{line}");
+    names.line_with("mcpserver.evenkeel.dev/later").await;
+}
+
+#[tokio::test]
+async fn a_description_has_the_spec_the_conditions_and_the_events() {
+    let stage = Stage::start(&[("missing", MISSING)]).await;
+    stage.evenkeel.wait_for("missing", "Ready", "False", "CommandNotFound").await;
+    let text = stage.ok(&["describe", "mcps", "missing"]).await;
+    for part in [
+        "Name:        missing\n",
+        "Generation:  1\n",
+        "    command: no-such-program-anywhere\n",
+        "  TYPE ",
+        "  Ready ",
+        "CommandNotFound",
+        "Events:\n  LAST SEEN ",
+        "Created",
+    ] {
+        assert!(text.contains(part), "{part:?} in:\n{text}");
+    }
+    assert_eq!(text, stage.ok(&["describe", "mcpserver/missing"]).await.as_str(), "both forms");
+    assert!(stage.ok(&["describe", "src", "directory"]).await.contains("Kind:        Source\n"));
+
+    let events = stage.ok(&["events"]).await;
+    assert!(events.contains("Warning") && events.contains("CommandNotFound"), "{events}");
+    let about = stage.ok(&["events", "--for", "src/directory"]).await;
+    assert!(!about.contains("CommandNotFound"), "{about}");
+    let mut more = stage.follow(&["events", "-w", "--for", "mcps/later"]);
+    stage.declared.server("later", MISSING);
+    more.line_with("CommandNotFound").await;
+}
+
+#[tokio::test]
+async fn where_nothing_runs_it_is_said_how_to_start_it() {
+    let declared = Declared::new();
+    let mut evenkeel = Evenkeel::run(declared.path()).await;
+    let ask = |evenkeel: &Evenkeel, args: &[&str]| {
+        let output = evenkeel.command(args).env("EVENKEEL_DIR", declared.path()).output().unwrap();
+        Done::of(&output)
+    };
+    assert_eq!(ask(&evenkeel, &["get", "mcps"]).code, 0);
+    // Killed, it leaves its socket behind.
+    evenkeel.kill();
+    for args in
+        [&["get", "mcps"][..], &["events"], &["describe", "mcps", "a"], &["logs", "a"], &["mcp", "reload"]]
+    {
+        let done = ask(&evenkeel, args);
+        let expected = format!(
+            "error: no evenkeel is running for {0}; start it with: evenkeel run {0}\n",
+            declared.path().display()
+        );
+        assert_eq!((done.code, done.err), (1, expected), "{args:?}");
+    }
+    evenkeel.start_again().await;
+    assert_eq!(ask(&evenkeel, &["get", "mcps"]).code, 0, "a stale socket is replaced");
+    evenkeel.terminate().await;
+    assert_eq!(ask(&evenkeel, &["get", "mcps"]).code, 1);
+}
+
+#[tokio::test]
+async fn every_shell_has_its_completions() {
+    let stage = Stage::start(&[]).await;
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let text = stage.ok(&["completions", shell]).await;
+        assert!(text.contains("describe") && text.contains("reload"), "{shell}");
+    }
+}
