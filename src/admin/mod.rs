@@ -7,6 +7,7 @@
 mod access;
 mod answer;
 mod api;
+mod declared;
 mod health;
 mod host;
 mod local;
@@ -34,6 +35,7 @@ use crate::report::Snapshot;
 use crate::source::Requests;
 
 pub use access::Token;
+pub use declared::{DECLARED, InForce, Object as Declaration, declared};
 pub use local::{Local, local_routes};
 pub use metrics::register;
 pub use tls::{Certificate, CertificateError};

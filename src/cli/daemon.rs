@@ -20,7 +20,7 @@ use crate::catalog::catalog;
 use crate::fleet::{Context, Fleet, Memory};
 use crate::gateway::{Allowed, Gateway, GatewayConfig, GatewayMetrics, Limits};
 use crate::report::{AuditMetrics, Inputs, Reporter, keep_audit};
-use crate::resource::API_VERSION;
+use crate::resource::{API_VERSION, DigestKey};
 use crate::state::{StateDir, StateLock};
 use crate::wire::Guard;
 
@@ -90,6 +90,8 @@ impl Daemon {
         let stop = tasks.stop();
 
         let Feed { desired, requests, shown } = source.start(&state, tasks).map_err(Failure::failed)?;
+        let digests = DigestKey::new(&state.key("digests").map_err(Failure::failed)?);
+        let in_force = admin::declared(desired.clone(), digests);
         let (catalog, publisher, generations) = catalog(source.home());
         tasks.spawn("the catalog", done(generations.run(stop.clone())));
 
@@ -153,7 +155,7 @@ impl Daemon {
             to_change: source.to_change().into(),
             stop: stop.clone(),
         };
-        let router = admin::local_api(sources.clone()).merge(admin::local_routes(local));
+        let router = admin::local_api(sources.clone()).merge(admin::local_routes(local)).merge(in_force);
         let until = stop.clone();
         tasks.spawn("the socket for the commands", async move {
             let served = admin::serve_local(commands, router, until).await;

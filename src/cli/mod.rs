@@ -14,6 +14,7 @@ mod limits;
 mod listen;
 mod logging;
 mod output;
+mod plan;
 mod remembered;
 mod run;
 mod signals;
@@ -39,6 +40,8 @@ struct Cli {
 enum Command {
     /// Reconcile a directory of declarations and serve its servers to agents
     Run(Box<run::Args>),
+    /// Show what declarations would change in the fleet that runs, and change nothing
+    Plan(plan::Args),
     /// Check declarations without running anything: for editors, hooks and CI
     Validate(validate::Args),
     /// Print where the kubeconfig of the status API is, for KUBECONFIG=$(evenkeel kubeconfig)
@@ -105,6 +108,7 @@ pub fn main() -> ExitCode {
     };
     let outcome = match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Plan(args) => plan::plan(&args),
         Command::Validate(args) => validate::validate(&args),
         Command::Kubeconfig(args) => kubeconfig::run(args),
         Command::Get(args) => ask::get(&args),

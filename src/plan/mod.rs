@@ -6,8 +6,10 @@
 
 mod backoff;
 mod changes;
+mod parts;
 mod target;
 
 pub use backoff::{Backoff, Delay};
 pub use changes::{Change, Observed, changes};
+pub use parts::{Parts, Step};
 pub use target::{RECONNECT_AT, REQUESTED_AT, Settings, Target};

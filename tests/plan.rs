@@ -1,0 +1,111 @@
+//! `evenkeel plan`, against nothing and against what runs.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests may block and fail")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use serde_json::Value;
+use support::{Declared, Evenkeel, eventually};
+
+const NOTHING: &str = "stdio: { command: there-is-no-such-program }";
+
+/// What a plan prints, with the directories called by their names.
+fn plan(evenkeel: &Evenkeel, args: &[&str], names: &[(&Declared, &str)]) -> String {
+    let output = evenkeel.command(&["plan"]).args(args).output().unwrap();
+    let mut text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    for (declared, name) in names {
+        text = text.replace(declared.path().to_str().unwrap(), name);
+    }
+    text
+}
+
+#[tokio::test]
+async fn a_plan_says_what_would_change_and_changes_nothing() {
+    let live = Declared::new();
+    let env = "stdio:\n  command: there-is-no-such-program\n  env: [{ name: TOKEN, value: hunter2 }]";
+    for (name, spec) in [
+        ("gone", NOTHING),
+        ("same", NOTHING),
+        ("filter", NOTHING),
+        ("secret", env),
+        ("paused", NOTHING),
+        ("broken", NOTHING),
+    ] {
+        live.server(name, spec);
+    }
+    let evenkeel = Evenkeel::run(live.path()).await;
+    for name in ["gone", "same", "filter", "secret", "paused", "broken"] {
+        eventually(name, async || evenkeel.server(name).await).await;
+    }
+    let path = live.path().to_str().unwrap();
+    let names = [(&live, "LIVE")];
+    let as_it_is = "0 to add, 0 to change, 0 to remove, 6 unchanged; against the evenkeel of LIVE\n";
+    assert_eq!(plan(&evenkeel, &[path], &names), as_it_is);
+
+    let next = Declared::new();
+    for (name, spec) in [
+        ("same", NOTHING),
+        ("new", NOTHING),
+        ("filter", &format!("{NOTHING}\nexpose: {{ prefix: f }}\ntimeouts: {{ call: 1m }}")),
+        ("secret", &env.replace("hunter2", "hunter3")),
+        ("paused", &format!("{NOTHING}\nsuspend: true")),
+        ("broken", "stdio: { comand: x }"),
+    ] {
+        next.server(name, spec);
+    }
+    let names = [(&live, "LIVE"), (&next, "NEXT")];
+    let args = [next.path().to_str().unwrap(), "--against", path];
+    let text = plan(&evenkeel, &args, &names);
+    let lines: Vec<_> = text.lines().collect();
+    assert!(
+        lines[0].starts_with("! hold     McpServer default/broken: broken.yaml:5:12: unknown field"),
+        "{text}"
+    );
+    assert_eq!(
+        lines[1..],
+        [
+            "~ refilter McpServer default/filter: expose, timeouts",
+            "- detach   McpServer default/gone",
+            "+ attach   McpServer default/new",
+            "~ suspend  McpServer default/paused",
+            "~ replace  McpServer default/secret: env TOKEN",
+            "1 to add, 3 to change, 1 to remove, 1 unchanged, 1 held as it is; against the evenkeel of LIVE",
+        ]
+    );
+    let json = plan(&evenkeel, &[&args[..], &["-o", "json"]].concat(), &names);
+    assert!(!json.contains("hunter"), "{json}");
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["add"], &json["change"], &json["against"]), (&1.into(), &3.into(), &"LIVE".into()));
+    let secret = json["steps"].as_array().unwrap().iter().find(|step| step["name"] == "secret").unwrap();
+    assert_eq!((&secret["action"], &secret["parts"]), (&"replace".into(), &serde_json::json!(["env TOKEN"])));
+    assert_eq!(plan(&evenkeel, &[path], &names), as_it_is, "nothing changed");
+
+    // A file that cannot be read takes nothing away.
+    next.write("gone.yaml", "apiVersion: [");
+    assert!(
+        plan(&evenkeel, &args, &names)
+            .contains("! hold     McpServer default/gone: gone.yaml cannot be read\n")
+    );
+}
+
+#[tokio::test]
+async fn without_an_evenkeel_everything_is_new() {
+    let (live, other) = (Declared::new(), Declared::new());
+    live.server("a", NOTHING);
+    other.server("b", NOTHING);
+    other.write(
+        "s.yaml",
+        "apiVersion: evenkeel.dev/v1alpha1\nkind: Skill\nmetadata: { name: s }\nspec: { inline: x }\n",
+    );
+    let evenkeel = Evenkeel::run(live.path()).await;
+    let text = plan(&evenkeel, &[other.path().to_str().unwrap()], &[(&other, "OTHER")]);
+    assert_eq!(
+        text,
+        "+ attach   McpServer default/b\n+ attach   Skill default/s\n\
+         2 to add, 0 to change, 0 to remove, 0 unchanged; no evenkeel runs on OTHER\n"
+    );
+    let output = evenkeel.command(&["plan", "/no/such/directory"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+}
