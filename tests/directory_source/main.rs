@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, reason = "tests may block and fail")]
 
 mod edits;
+mod git;
 mod roots;
 
 use std::fs;

@@ -124,7 +124,7 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
     };
     let revision: Arc<str> = "".into();
     let uid = || Arc::from("");
-    book.settle(&Context { now, revision: &revision, uid: &uid, resolve: &resolve });
+    book.settle(&Context { now, revision: &revision, change: &|_| None, uid: &uid, resolve: &resolve });
 
     let mut findings: Vec<_> =
         blind.into_iter().map(|fault| Finding { level: Level::Error, fault }).collect();

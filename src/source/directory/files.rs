@@ -5,13 +5,14 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use super::commits::{Blob, Commits, blob};
 use super::merge::Book;
 use super::parse::{Parsed, parse, shown};
 use super::read::Stamp;
@@ -30,6 +31,8 @@ pub(super) struct Files {
     round: u64,
     /// Of all that was seen, until something else is.
     digest: Option<Digest>,
+    /// Grows whenever something else is seen.
+    version: u64,
 }
 
 #[derive(Debug)]
@@ -52,7 +55,14 @@ enum Seen {
     Gone,
     Unreadable(String),
     /// The declarations are there until they are taken.
-    Content(Digest, Option<Parsed>),
+    Content(Content, Option<Parsed>),
+}
+
+/// A content, by the names that we and git have for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Content {
+    digest: Digest,
+    blob: Blob,
 }
 
 /// What is in the book.
@@ -133,12 +143,12 @@ impl Files {
                 return self.unreadable(found.path, why(&error), moment);
             }
         };
-        let digest = Digest::of(&bytes);
+        let content = Content { digest: Digest::of(&bytes), blob: blob(&bytes) };
         self.see(found.path, moment, |path, file| {
             file.stamp = Some(stamp).filter(|stamp| stamp.is_settled(moment.clock));
             file.landed = found.real.ancestors().any(|part| moment.landed.contains(part));
-            let same = matches!(&file.seen, Seen::Content(seen, _) if *seen == digest);
-            (!same).then(|| Seen::Content(digest, Some(parse(path, &bytes))))
+            let same = matches!(&file.seen, Seen::Content(seen, _) if *seen == content);
+            (!same).then(|| Seen::Content(content, Some(parse(path, &bytes))))
         });
     }
 
@@ -193,7 +203,7 @@ impl Files {
                         book.note(&path, Parsed::unreadable(&path, why));
                         file.taken = Taken::Unreadable(why.clone());
                     }
-                    Seen::Content(digest, parsed) => {
+                    Seen::Content(Content { digest, .. }, parsed) => {
                         if let Some(parsed) = parsed.take() {
                             book.note(&path, parsed);
                         }
@@ -234,13 +244,32 @@ impl Files {
     pub fn digest(&mut self) -> Digest {
         *self.digest.get_or_insert_with(|| {
             let content = |(path, file): (&Arc<PathBuf>, &File)| match &file.seen {
-                Seen::Content(digest, _) => Some(format!("{digest} {}\n", path.display())),
+                Seen::Content(Content { digest, .. }, _) => Some(format!("{digest} {}\n", path.display())),
                 _ => None,
             };
             let mut all: Vec<_> = self.known.iter().filter_map(content).collect();
             all.sort_unstable();
             Digest::of(all.concat().as_bytes())
         })
+    }
+
+    /// Another number whenever something else was seen.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Whether a file is as a commit has it.
+    pub fn is_committed(&self, path: &Path, commits: &Commits) -> bool {
+        let seen = self.known.get(&path.to_path_buf()).map(|file| &file.seen);
+        matches!(seen, Some(Seen::Content(content, _)) if commits.holds(path, &content.blob))
+    }
+
+    /// Whether all files are as a commit has them, and none is missing.
+    pub fn are_committed(&self, commits: &Commits) -> bool {
+        let there = self.known.iter().filter(|(_, file)| !matches!(file.seen, Seen::Gone));
+        let there = there.map(|(path, _)| path.as_path());
+        let mut all = there.chain(commits.paths().map(PathBuf::as_path));
+        all.all(|path| self.is_committed(path, commits))
     }
 
     fn see(
@@ -259,6 +288,7 @@ impl Files {
             file.seen = seen;
             file.since = moment.now;
             self.digest = None;
+            self.version += 1;
         }
         if file.is_pending() {
             self.pending.insert(path);
@@ -280,14 +310,14 @@ impl File {
         match (&self.seen, &self.taken) {
             (Seen::Gone, Taken::Nothing) => false,
             (Seen::Unreadable(seen), Taken::Unreadable(taken)) => seen != taken,
-            (Seen::Content(seen, _), Taken::Content(taken)) => seen != taken,
+            (Seen::Content(seen, _), Taken::Content(taken)) => seen.digest != *taken,
             _ => true,
         }
     }
 
     fn may_be_taken(&self, moment: &Moment<'_>) -> bool {
         match (&self.seen, &self.taken) {
-            (Seen::Content(seen, _), Taken::Remembered(taken)) if seen == taken => true,
+            (Seen::Content(seen, _), Taken::Remembered(taken)) if seen.digest == *taken => true,
             (_, Taken::Nothing) if moment.first => true,
             _ => moment.settled && moment.now >= self.since + APART,
         }

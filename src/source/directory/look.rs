@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::Options;
+use super::commits::Commits;
 use super::expand::endpoint;
 use super::files::{Blind, Files, Moment};
 use super::git::Git;
@@ -45,6 +46,8 @@ pub(super) struct Looker {
     records: Records,
     /// The commit at which some file was last there.
     commit: Option<String>,
+    /// What git told of the commit that is checked out.
+    commits: Option<Known>,
     /// Since when git has been at work.
     busy: Option<Instant>,
     /// The tree was seen once.
@@ -59,6 +62,14 @@ pub(super) struct Outcome {
     pub desired: Arc<Desired>,
     /// Something waits for a second look.
     pub again: bool,
+}
+
+/// A commit, what git told of it, and whether the files of this version differ from it.
+struct Known {
+    head: String,
+    commits: Option<Commits>,
+    version: u64,
+    dirty: bool,
 }
 
 /// What is at the root.
@@ -81,6 +92,7 @@ impl Looker {
             book: Book::default(),
             records: Records::default(),
             commit: None,
+            commits: None,
             busy: None,
             seen: false,
             desired: Arc::default(),
@@ -109,10 +121,7 @@ impl Looker {
             if hold {
                 faults.push(source_fault(Reason::RemovalHeld, self.held()));
             }
-            revision = match &commit {
-                Some(commit) => commit.as_str().into(),
-                None => self.files.digest().to_string().into(),
-            };
+            revision = self.revision(commit.as_deref(), tree.git.as_ref());
             let took = self.files.take(&mut self.book, &moment, hold);
             again = took.waits;
             self.records.outdate(took.changed);
@@ -218,6 +227,27 @@ impl Looker {
         Watching::Polling
     }
 
+    /// The commit, `-dirty` if a declaration is not as it has it; without one a digest of all.
+    fn revision(&mut self, head: Option<&str>, git: Option<&Git>) -> Arc<str> {
+        let (Some(head), Some(_)) = (head, git) else {
+            self.commits = None;
+            return self.files.digest().to_string().into();
+        };
+        let version = self.files.version();
+        let known = match self.commits.take().filter(|known| known.head == head) {
+            Some(known) if known.version == version => known,
+            earlier => {
+                let ask = || Commits::of(&self.options.root, head);
+                let commits = earlier.map_or_else(ask, |earlier| earlier.commits);
+                let dirty = commits.as_ref().is_some_and(|commits| !self.files.are_committed(commits));
+                Known { head: head.to_owned(), commits, version, dirty }
+            }
+        };
+        let suffix = if known.dirty { "-dirty" } else { "" };
+        self.commits = Some(known);
+        format!("{head}{suffix}").into()
+    }
+
     fn git_is_at_work(&mut self, git: Option<&Git>, now: Instant) -> bool {
         if !git.is_some_and(Git::is_busy) {
             self.busy = None;
@@ -252,6 +282,10 @@ impl Looker {
         let stale = self.book.settle(&Context {
             now: moment.clock,
             revision,
+            change: &|path| {
+                let commits = self.commits.as_ref()?.commits.as_ref()?;
+                commits.last(path).filter(|_| self.files.is_committed(path, commits)).cloned()
+            },
             uid: &|| uuid::Uuid::new_v4().to_string().into(),
             resolve: &resolve,
         });

@@ -7,6 +7,7 @@
 //! into either.
 
 mod check;
+mod commits;
 mod documents;
 mod excerpt;
 mod expand;

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::parse::{Kind, Object, Resolve};
 use crate::resource::{Digest, Problem};
 use crate::source::desired::same_endpoint;
-use crate::source::{Declared, Meta, Origin};
+use crate::source::{Commit, Declared, Meta, Origin};
 
 /// What the newest look at a file said about an object.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub(super) enum Newest<S> {
 pub(super) struct Context<'a> {
     pub now: Timestamp,
     pub revision: &'a Arc<str>,
+    /// The commit that changed a file last, if that is the content which was seen.
+    pub change: &'a dyn Fn(&Path) -> Option<Arc<Commit>>,
     pub uid: &'a dyn Fn() -> Arc<str>,
     pub resolve: &'a Resolve<'a>,
 }
@@ -40,8 +42,8 @@ pub(super) fn next<S: Kind>(
     let new = match (newest, last) {
         (Newest::Declared(object), last) => {
             let origin = Origin::File { path: Arc::clone(path), line: object.line };
-            let meta =
-                last.map_or_else(|| appeared(&object, origin.clone(), context), |last| last.meta.clone());
+            let meta = last
+                .map_or_else(|| appeared(&object, path, origin.clone(), context), |last| last.meta.clone());
             match object.spec {
                 Ok(spec) => {
                     let meta =
@@ -68,7 +70,7 @@ pub(super) fn file_of(meta: &Meta) -> Option<&Arc<PathBuf>> {
     }
 }
 
-fn appeared<S>(object: &Object<S>, origin: Origin, context: &Context<'_>) -> Meta {
+fn appeared<S>(object: &Object<S>, path: &Path, origin: Origin, context: &Context<'_>) -> Meta {
     Meta {
         key: object.key.clone(),
         uid: (context.uid)(),
@@ -78,7 +80,7 @@ fn appeared<S>(object: &Object<S>, origin: Origin, context: &Context<'_>) -> Met
         annotations: object.annotations.clone(),
         origin,
         revision: Arc::clone(context.revision),
-        change: None,
+        change: (context.change)(path),
     }
 }
 
@@ -97,6 +99,7 @@ fn accepted<S: Kind>(
         }
         if changed || meta.labels != last.meta.labels || meta.annotations != last.meta.annotations {
             meta.revision = Arc::clone(context.revision);
+            meta.change = (context.change)(path);
         }
         let folder = |file: &Path| file.parent().map(Path::to_path_buf);
         let moved = file_of(&last.meta).is_none_or(|file| folder(file) != folder(path));

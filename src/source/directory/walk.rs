@@ -279,6 +279,11 @@ impl<V: Visitor> Walk<'_, V> {
     }
 }
 
+/// Whether a walk would meet a file of this path.
+pub(super) fn is_met(path: &Path) -> bool {
+    path.file_name().is_some_and(is_declaration) && !path.iter().any(is_skipped)
+}
+
 /// Whether what is so named is passed over.
 fn is_skipped(name: &OsStr) -> bool {
     name.as_bytes().first() == Some(&b'.') && name != AGENTS[0] || name == PACKAGES

@@ -63,6 +63,7 @@ impl Desk {
         let stale = book.settle(&Context {
             now: Timestamp::UNIX_EPOCH,
             revision: &revision.into(),
+            change: &|_| None,
             uid: &|| {
                 self.uids.set(self.uids.get() + 1);
                 format!("u{}", self.uids.get()).into()
