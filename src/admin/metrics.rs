@@ -71,6 +71,13 @@ impl Collector for Stored {
             "Places in the source that could not be read",
             None,
             MetricType::Gauge,
+        )?)?;
+        let polling = ConstGauge::new(i64::from(store.source.status.watching == "Polling"));
+        polling.encode(encoder.encode_descriptor(
+            "source_polling",
+            "1 while the source is looked at by the clock, because changes are not heard of",
+            None,
+            MetricType::Gauge,
         )?)
     }
 }

@@ -111,17 +111,17 @@ impl Plan {
             .collect();
         let desired = &checked.desired;
         let servers = desired.servers.iter().map(|(key, server)| (key.clone(), &**server));
-        self.kind("McpServer", servers.collect(), in_force.servers, &unread, |server| {
+        self.kind("McpServer", &servers.collect(), in_force.servers, &unread, |server| {
             Parts::of_server(server, key)
         });
         let skills = desired.skills.iter().map(|(key, skill)| (key.clone(), &**skill));
-        self.kind("Skill", skills.collect(), in_force.skills, &unread, |skill| Parts::of_skill(skill, key));
+        self.kind("Skill", &skills.collect(), in_force.skills, &unread, |skill| Parts::of_skill(skill, key));
     }
 
     fn kind<S>(
         &mut self,
         kind: &'static str,
-        declared: BTreeMap<ObjectKey, &Declared<S>>,
+        declared: &BTreeMap<ObjectKey, &Declared<S>>,
         in_force: Vec<Declaration>,
         unread: &HashSet<String>,
         parts: impl Fn(&Declared<S>) -> Option<Parts>,
@@ -137,13 +137,13 @@ impl Plan {
                 Some(Problem::new(Reason::ParseError, format!("{file} cannot be read")))
             };
             let refused = new.and_then(|new| new.refused.clone().or_else(|| unresolved(new)));
-            let step = match refused.or_else(missing) {
-                Some(problem) => Err(problem),
-                None => {
+            let step = refused.or_else(missing).map_or_else(
+                || {
                     let before = now.and_then(|now| now.parts.as_ref());
                     Ok(Parts::step(before, new.and_then(|new| parts(new)).as_ref()))
-                }
-            };
+                },
+                Err,
+            );
             self.add(kind, &key, step);
         }
     }

@@ -1,9 +1,18 @@
 //! What people do to a directory of declarations, and what comes of it. Real files, real events.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, reason = "tests may block and fail")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "tests may block and fail"
+)]
 
 mod edits;
 mod git;
+mod hostile;
+mod measure;
 mod roots;
 
 use std::fs;

@@ -90,6 +90,12 @@ pub fn check_files(root: &Path, paths: &[PathBuf], against: &Against) -> io::Res
     Ok(check(root, files, Vec::new(), false, against))
 }
 
+/// Checks a text as if it stood in a file of this name.
+pub fn check_text(path: &Path, text: &[u8], against: &Against) -> Checked {
+    let files = BTreeMap::from([(Arc::new(path.to_path_buf()), Ok(text.to_vec()))]);
+    check(Path::new("/"), files, Vec::new(), false, against)
+}
+
 type Files = BTreeMap<Arc<PathBuf>, Result<Vec<u8>, String>>;
 
 fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Against) -> Checked {

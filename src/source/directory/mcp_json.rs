@@ -13,7 +13,7 @@ use super::expand::is_template;
 use super::names::{prefix, slug};
 use super::parse::{DEFAULT_NAMESPACE, File, Kind, Object};
 use super::places::Place;
-use crate::resource::{McpServerSpec, ObjectKey, Problem, Reason, Violation};
+use crate::resource::{CallTimeout, McpServerSpec, ObjectKey, Problem, Reason, Violation};
 
 /// The keys of the list of servers: of most agents, and of VS Code.
 const LISTS: [&str; 2] = ["mcpServers", "servers"];
@@ -173,16 +173,19 @@ fn broken(spec: &McpServerSpec, fields: &Fields<'_>, source: &Source<'_>) -> Vec
     broken.map(told).collect()
 }
 
-fn with_name(mut spec: McpServerSpec, name: &str, suspend: bool, timeout: Option<Timeout>) -> McpServerSpec {
+fn with_name(
+    mut spec: McpServerSpec,
+    name: &str,
+    suspend: bool,
+    timeout: Option<CallTimeout>,
+) -> McpServerSpec {
     spec.suspend = suspend;
     spec.expose.prefix = prefix(name);
-    if let Some(Timeout(call)) = timeout {
+    if let Some(call) = timeout {
         spec.timeouts.call = call;
     }
     spec
 }
-
-struct Timeout(crate::resource::CallTimeout);
 
 /// An entry as far as it was read.
 #[derive(Default)]
@@ -191,7 +194,7 @@ struct Draft {
     stdio: Map<String, serde_json::Value>,
     http: Map<String, serde_json::Value>,
     suspend: bool,
-    timeout: Option<Timeout>,
+    timeout: Option<CallTimeout>,
     mistakes: Vec<Mistake>,
     warnings: Vec<Mistake>,
     seen: Vec<String>,
@@ -245,7 +248,7 @@ impl Draft {
             "enabled" => self.suspend |= !flag(value)?,
             "timeout" => {
                 let number = value.as_number_lit().ok_or((value.range(), "a number of milliseconds"))?;
-                self.timeout = serde_json::from_value(json!(format!("{}ms", number.value))).ok().map(Timeout);
+                self.timeout = serde_json::from_value(json!(format!("{}ms", number.value))).ok();
             }
             _ => {}
         }

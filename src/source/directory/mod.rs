@@ -41,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 
-pub use self::check::{Against, Checked, Finding, Level, check_directory, check_files};
+pub use self::check::{Against, Checked, Finding, Level, check_directory, check_files, check_text};
 pub use self::find::{Place, find, mistake};
 use self::look::{Looker, Outcome};
 use self::pace::Pace;

@@ -1,0 +1,122 @@
+//! Any bytes as a file of declarations: nothing fails, and what is said of them is fit to be printed.
+//!
+//! As an ordinary test it runs its corpus and a thousand random inputs; `cargo bolero test declarations` goes on.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may fail")]
+
+use std::path::Path;
+
+use evenkeel::resource::DigestKey;
+use evenkeel::source::Environment;
+use evenkeel::source::directory::{Against, check_text};
+
+/// What declarations are made of, so that random bytes get past the first line.
+const PIECES: &[&str] = &[
+    "apiVersion: evenkeel.dev/v1alpha1\n",
+    "kind: McpServer\n",
+    "kind: Skill\n",
+    "metadata: { name: a }\n",
+    "metadata:\n",
+    "  name: a.b\n",
+    "  labels: { a: b }\n",
+    "spec:\n",
+    "spec: {}\n",
+    "  stdio:\n",
+    "  http:\n",
+    "    command: npx\n",
+    "    args: [-y, no, 010]\n",
+    "    env:\n",
+    "      - name: A\n",
+    "        value: hunter2\n",
+    "        valueFrom: { secretKeyRef: { name: s, key: k } }\n",
+    "        valueFrom: { env: B }\n",
+    "    url: https://a/mcp\n",
+    "    headers: [{ name: H, value: hunter2 }]\n",
+    "  expose: { prefix: p }\n",
+    "  timeouts: { call: 1m }\n",
+    "  inline: |\n",
+    "  serverRefs: [{ name: a }]\n",
+    "---\n",
+    "...\n",
+    "%YAML 1.2\n",
+    "# x\n",
+    "&a ",
+    "*a",
+    "!t ",
+    "<<: *a\n",
+    "- ",
+    "? ",
+    ": ",
+    "[",
+    "]",
+    "{",
+    "}",
+    "\"",
+    "'",
+    "|\n",
+    ">\n",
+    "\t",
+    "  ",
+    "\n",
+    "\r\n",
+    "\u{feff}",
+    "\u{0}",
+    "\u{1b}[2J",
+    "é",
+    "日本",
+    "{ \"mcpServers\": {",
+    "\"servers\": {",
+    "\"a\": {",
+    "\"A b\": {",
+    "\"command\": \"${CMD:-c}\"",
+    "\"url\": \"https://${HOST}/\"",
+    "\"type\": \"sse\"",
+    "\"env\": { \"A\": \"hunter2\" }",
+    "\"disabled\": true",
+    "\"timeout\": 1e9",
+    ", ",
+    "} } }",
+    "// x\n",
+    "/* */",
+];
+
+#[test]
+fn declarations() {
+    let against = Against {
+        secrets: None,
+        environment: Environment::from_iter([("B", "hunter2")]),
+        key: DigestKey::new(b"k"),
+    };
+    bolero::check!().for_each(|input: &[u8]| {
+        let pieces: String = input.iter().map(|byte| PIECES[usize::from(*byte) % PIECES.len()]).collect();
+        for bytes in [input, pieces.as_bytes()] {
+            for file in ["team/a.yaml", "team/.mcp.json"] {
+                look(file, bytes, &against);
+            }
+        }
+    });
+}
+
+fn look(file: &str, bytes: &[u8], against: &Against) {
+    let checked = check_text(Path::new(file), bytes, against);
+    for finding in &checked.findings {
+        let fault = &finding.fault;
+        let message = &fault.problem.message;
+        assert!(!message.contains("the parser fail"), "{message}");
+        assert!(message.len() < 5_000 && !message.contains(char::is_control), "{message:?}");
+        assert!(fault.place().is_none_or(|place| place.starts_with("team/")), "{fault:?}");
+        for line in fault.excerpt.iter().flat_map(|excerpt| excerpt.lines()) {
+            assert!(line.len() < 1_000 && !line.contains(char::is_control), "{line:?}");
+        }
+    }
+    // Whatever was accepted can be written down, and is declared in this file.
+    let desired = &checked.desired;
+    for server in desired.servers.values() {
+        assert!(server.meta.origin.to_string().starts_with(file));
+        assert!(server.spec.is_some() != server.refused.is_some());
+        assert!(!format!("{server:?}").contains("hunter2"));
+    }
+    for skill in desired.skills.values() {
+        assert!(skill.spec.is_some() != skill.refused.is_some());
+    }
+}
