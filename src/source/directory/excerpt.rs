@@ -178,7 +178,8 @@ fn masked(line: &str) -> String {
         (_, key, value) if OPEN.contains(&key) && plain(value) => format!("{key}: {value}"),
         (_, key, _) => format!("{key}: …"),
     };
-    printable(&(indent + &shown)).chars().take(MAX_WIDTH).collect()
+    // One column stays one column, for the caret.
+    printable(&(indent + &shown).replace('\t', " ")).chars().take(MAX_WIDTH).collect()
 }
 
 #[cfg(test)]
@@ -216,6 +217,7 @@ mod tests {
             ("          hunter2", "          …"),
             ("  \"a\": hunter2", "  \"a\": …"),
             ("  \"a: hunter2", "  …"),
+            ("\t\turl: https://a/?key=hunter2", "  url: …"),
             ("---", "---"),
             ("", ""),
         ] {
