@@ -114,7 +114,7 @@ impl Daemon {
         let fleet = Fleet::new(Arc::new(context));
         tasks.spawn("the fleet", done(fleet.run(desired.clone(), stop.clone())));
 
-        let (mut reporter, store) = Reporter::new(&source.identity(), Timestamp::now());
+        let (mut reporter, store) = Reporter::new(source.place(), Timestamp::now());
         reporter.go_on_from(shown.clone());
         let (happened, audited) = (reporter.occurrences(), AuditMetrics::default());
         let inputs = Inputs { desired, observations, catalog: catalog.clone() };

@@ -12,7 +12,7 @@ use super::Failure;
 use super::cluster::{Cluster, ClusterArgs};
 use super::tasks::Tasks;
 use crate::gateway::SessionKey;
-use crate::report::Snapshot;
+use crate::report::{Place, Snapshot};
 use crate::resource::DigestKey;
 use crate::source::{Desired, Environment, Policy, Requests, Shown, directory, kubernetes, requests};
 use crate::state::{StateDir, StateError};
@@ -74,6 +74,14 @@ impl Source {
         match self {
             Self::Directory(args) => args.root.clone(),
             Self::Cluster(cluster) => cluster.identity(),
+        }
+    }
+
+    /// The same for people, in the status API.
+    pub fn place(&self) -> Place {
+        match self {
+            Self::Directory(args) => Place::Directory(args.root.clone()),
+            Self::Cluster(cluster) => Place::Cluster(cluster.to_string()),
         }
     }
 

@@ -105,9 +105,9 @@ impl Regarding {
         Self { kind, key: meta.key.clone(), uid: meta.uid.clone(), generation: meta.generation }
     }
 
-    /// The directory itself.
+    /// The source itself.
     pub(super) fn source(source: &Source) -> Self {
-        let key = ObjectKey::new("", Source::NAME);
+        let key = ObjectKey::new("", source.name());
         Self { kind: Kind::Source, key, uid: source.uid().into(), generation: 1 }
     }
 

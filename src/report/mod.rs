@@ -29,4 +29,4 @@ pub use reporter::{Inputs, Reporter};
 pub use server::server_status;
 pub use skill::skill_status;
 pub use source::{SourceFault, SourceResource, SourceSpec, SourceStatus, source_status};
-pub use store::{Snapshot, Source};
+pub use store::{Place, Snapshot, Source};

@@ -1,5 +1,4 @@
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +16,8 @@ use super::ledger::Ledger;
 use super::news::News;
 use super::source::told;
 use super::{
-    Action, Kind, Object, Occurrence, Regarding, Snapshot, Source, server_status, skill_status, source_status,
+    Action, Kind, Object, Occurrence, Place, Regarding, Snapshot, Source, server_status, skill_status,
+    source_status,
 };
 use crate::catalog::{Catalog, Conflict};
 use crate::fleet::{Observation, Phase};
@@ -65,9 +65,9 @@ pub struct Inputs {
 }
 
 impl Reporter {
-    /// A reporter for a directory, and the store it keeps.
-    pub fn new(directory: &Path, now: Timestamp) -> (Self, watch::Receiver<Snapshot>) {
-        let store = Snapshot::new(directory, now);
+    /// A reporter for what is read in a place, and the store it keeps.
+    pub fn new(place: impl Into<Place>, now: Timestamp) -> (Self, watch::Receiver<Snapshot>) {
+        let store = Snapshot::new(place, now);
         let (published, reader) = watch::channel(store.clone());
         let reporter = Self {
             desired: Arc::default(),

@@ -19,7 +19,7 @@ use crate::source::{Fault, Origin, SourceState, Watching};
     shortname = "src",
     status = "SourceStatus",
     derive = "PartialEq",
-    doc = "The directory that this evenkeel reads. It is told of, and cannot be declared.",
+    doc = "What this evenkeel reads: a directory or a cluster. It is told of, and cannot be declared.",
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -44,7 +44,11 @@ use crate::source::{Fault, Origin, SourceState, Watching};
 #[serde(rename_all = "camelCase")]
 pub struct SourceSpec {
     /// The directory as given on the command line, absolute.
-    pub directory: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
+    /// The API server, and which of its namespaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
 }
 
 /// What is true about the source now: the status of the read-only kind `Source`.

@@ -33,8 +33,8 @@ pub struct Snapshot {
 /// The one object of the kind `Source`.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// The directory as given on the command line, absolute.
-    pub directory: PathBuf,
+    /// What is read.
+    pub place: Place,
     /// When it was first looked at.
     pub created: Timestamp,
     /// What is true about it.
@@ -43,16 +43,31 @@ pub struct Source {
     pub resource_version: u64,
 }
 
+/// Where declarations are read.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// The directory as given on the command line, absolute.
+    Directory(PathBuf),
+    /// An API server, and which of its namespaces.
+    Cluster(String),
+}
+
+impl From<&Path> for Place {
+    fn from(directory: &Path) -> Self {
+        Self::Directory(directory.to_owned())
+    }
+}
+
 impl Snapshot {
-    /// Nothing yet, of a directory. Resource versions begin at the time of the start in milliseconds, so
+    /// Nothing yet, of one place. Resource versions begin at the time of the start in milliseconds, so
     /// that those of an earlier run are all older.
-    pub(super) fn new(directory: &Path, now: Timestamp) -> Self {
+    pub(super) fn new(place: impl Into<Place>, now: Timestamp) -> Self {
         let resource_version = u64::try_from(now.as_millisecond()).unwrap_or(1);
         Self {
             servers: OrdMap::new(),
             skills: OrdMap::new(),
             source: Arc::new(Source {
-                directory: directory.to_owned(),
+                place: place.into(),
                 created: now,
                 status: SourceStatus::default(),
                 resource_version,
@@ -74,7 +89,7 @@ impl Snapshot {
         match kind {
             Kind::McpServer => self.servers.get(key).map(|object| object.manifest()),
             Kind::Skill => self.skills.get(key).map(|object| object.manifest()),
-            Kind::Source => (*key == ObjectKey::new("", Source::NAME)).then(|| self.source.manifest()),
+            Kind::Source => (*key == ObjectKey::new("", self.source.name())).then(|| self.source.manifest()),
         }
     }
 
@@ -105,7 +120,7 @@ impl Snapshot {
                 .unwrap_or_default()
         };
         let source = (!self.readiness.synced())
-            .then(|| format!("Source/{}: {}", Source::NAME, ready(&self.source.status.conditions)));
+            .then(|| format!("Source/{}: {}", self.source.name(), ready(&self.source.status.conditions)));
         let servers = self.readiness.pending().filter_map(|key| {
             let object = self.servers.get(key)?;
             Some(format!("McpServer/{key}: {}", ready(&object.status.conditions)))
@@ -116,24 +131,36 @@ impl Snapshot {
 
 impl Source {
     /// Its name.
-    pub const NAME: &str = "directory";
+    pub fn name(&self) -> &'static str {
+        match self.place {
+            Place::Directory(_) => "directory",
+            Place::Cluster(_) => "cluster",
+        }
+    }
 
     /// The object as the Kubernetes API gives it.
     pub fn manifest(&self) -> Value {
         let metadata = ObjectMeta {
-            name: Some(Self::NAME.into()),
+            name: Some(self.name().into()),
             uid: Some(self.uid()),
             generation: Some(1),
             resource_version: Some(self.resource_version.to_string()),
             creation_timestamp: Some(Time(self.created)),
             ..ObjectMeta::default()
         };
-        let spec = json!({ "directory": self.directory });
+        let spec = match &self.place {
+            Place::Directory(directory) => json!({ "directory": directory }),
+            Place::Cluster(cluster) => json!({ "cluster": cluster }),
+        };
         manifest(Kind::Source, &metadata, Some(spec), &self.status)
     }
 
-    /// The same for a directory in every run: made from its path.
+    /// The same in every run: made from the path of a directory, or from what stands for one.
     pub(super) fn uid(&self) -> String {
-        Digest::of(self.directory.as_os_str().as_encoded_bytes()).uuid()
+        match &self.place {
+            Place::Directory(directory) => Digest::of(directory.as_os_str().as_encoded_bytes()),
+            Place::Cluster(cluster) => Digest::of(cluster.as_bytes()),
+        }
+        .uuid()
     }
 }

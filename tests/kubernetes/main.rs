@@ -20,6 +20,7 @@ mod support;
 mod tree;
 
 mod api_server;
+mod cuts;
 mod objects;
 mod replicas;
 mod secrets;

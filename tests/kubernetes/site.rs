@@ -1,6 +1,6 @@
 //! What these tests stand on: a namespace of an API server, and evenkeel in it as its own account.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use evenkeel::resource::crds;
 use kube::Api;
@@ -16,7 +16,8 @@ use crate::tree::Tree;
 pub struct Site<'a> {
     pub cluster: &'a Cluster,
     pub namespace: String,
-    kubeconfig: PathBuf,
+    /// Of evenkeel's account.
+    pub kubeconfig: PathBuf,
     servers: Api<DynamicObject>,
 }
 
@@ -71,9 +72,14 @@ impl<'a> Site<'a> {
 
     /// Runs evenkeel with the permissions of the manifests.
     pub async fn run(&self, flags: &[&str]) -> Evenkeel {
+        self.run_by(&self.kubeconfig, flags).await
+    }
+
+    /// The same on the way that another kubeconfig file names.
+    pub async fn run_by(&self, kubeconfig: &Path, flags: &[&str]) -> Evenkeel {
         let mut all = vec!["-n", &self.namespace, "--lease-namespace", &self.namespace];
         all.extend(flags);
-        Evenkeel::run_in_cluster(&self.kubeconfig, &all).await
+        Evenkeel::run_in_cluster(kubeconfig, &all).await
     }
 
     pub async fn apply(&self, yaml: &str) {

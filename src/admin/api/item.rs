@@ -57,7 +57,7 @@ impl Item {
     }
 
     pub fn source(source: &Arc<Source>) -> Self {
-        let key = ObjectKey::new("", Source::NAME);
+        let key = ObjectKey::new("", source.name());
         Self { key, version: source.resource_version, entry: Entry::Source(source.clone()) }
     }
 
