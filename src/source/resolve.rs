@@ -41,8 +41,8 @@ pub(super) enum Secret {
     Missing,
     /// It is there, and why it cannot be used.
     Unusable(String),
-    /// It may not be looked at, and why.
-    Denied(String),
+    /// It cannot be looked at, and why.
+    Denied(Problem),
 }
 
 /// Where the values of references come from.
@@ -163,10 +163,9 @@ impl Sources<'_> {
                 "{place}: secret {name:?} with key {key:?} cannot be used: {} {why}",
                 (self.place)(reference)
             ))),
-            Secret::Denied(why) => Err(Problem::new(
-                Reason::NotPermitted,
-                format!("{place}: secret {name:?} cannot be read: {why}"),
-            )),
+            Secret::Denied(Problem { reason, message }) => {
+                Err(Problem::new(reason, format!("{place}: secret {name:?} cannot be read: {message}")))
+            }
         }
     }
 }

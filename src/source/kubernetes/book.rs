@@ -5,16 +5,15 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use kube::core::DynamicObject;
-use secrecy::SecretString;
 
 use super::object::{Kind, Newest, decode};
+use super::secrets::{Look, Rules, SecretName, Secrets, names};
 use crate::resource::{
-    Digest, DigestKey, Endpoint, McpServerSpec, McpServerStatus, ObjectKey, Problem, Reason, SecretKeyRef,
-    SkillSpec, SkillStatus,
+    Digest, DigestKey, Endpoint, McpServerSpec, McpServerStatus, ObjectKey, Problem, Reason, SkillSpec,
+    SkillStatus,
 };
 use crate::source::desired::same_endpoint;
-use crate::source::resolve::{Secret, Sources, references};
-use crate::source::{Declared, Desired, Environment, Fault, Meta, Policy, Shown, ShownStatus, SourceState};
+use crate::source::{Declared, Desired, Fault, Meta, Policy, Shown, ShownStatus, SourceState};
 
 #[cfg(test)]
 mod tests;
@@ -51,20 +50,6 @@ impl Watch {
     }
 }
 
-/// Namespace and name of a Secret.
-pub(super) type SecretName = ObjectKey;
-
-/// What is known of a Secret.
-pub(super) enum Look {
-    /// Nothing yet.
-    Awaited,
-    /// Its values by key; `None` for one that is not text.
-    Found(BTreeMap<String, Option<SecretString>>),
-    Missing,
-    /// It cannot be read, and why.
-    Denied(String),
-}
-
 /// Everything that is known of what is declared.
 pub(super) struct Book {
     rules: Rules,
@@ -78,23 +63,10 @@ pub(super) struct Book {
     shown: bool,
 }
 
-/// What endpoints are made by.
-struct Rules {
-    policy: Policy,
-    key: DigestKey,
-}
-
 /// The objects of one kind.
 struct Shelf<S, T> {
     objects: OrdMap<ObjectKey, Arc<Declared<S>>>,
     statuses: OrdMap<ObjectKey, Arc<ShownStatus<T>>>,
-}
-
-/// The Secrets that are referred to, and by whom.
-#[derive(Default)]
-struct Secrets {
-    known: BTreeMap<SecretName, (Look, BTreeSet<ObjectKey>)>,
-    used: HashMap<ObjectKey, BTreeSet<SecretName>>,
 }
 
 #[derive(Default)]
@@ -124,12 +96,12 @@ impl Book {
 
     /// The Secrets that are referred to.
     pub fn secrets(&self) -> impl Iterator<Item = &SecretName> {
-        self.secrets.known.keys()
+        self.secrets.all()
     }
 
     /// Whether a Secret is one of them.
     pub fn refers_to(&self, name: &SecretName) -> bool {
-        self.secrets.known.contains_key(name)
+        self.secrets.look(name).is_some()
     }
 
     /// Takes up one piece of news: costs the objects that it is about.
@@ -156,7 +128,7 @@ impl Book {
             News::Secret(name, look) => self.secret(&name, look),
             News::Listed(watch) => {
                 if let Watch::Secret(name) = &watch
-                    && matches!(self.secrets.known.get(name), Some((Look::Awaited | Look::Denied(_), _)))
+                    && matches!(self.secrets.look(name), Some(Look::Awaited | Look::Denied(_)))
                 {
                     self.secret(name, Look::Missing);
                 }
@@ -166,9 +138,14 @@ impl Book {
             }
             News::Trouble(watch, problem) => {
                 if let Watch::Secret(name) = &watch
-                    && matches!(self.secrets.known.get(name), Some((Look::Awaited, _)))
+                    && matches!(self.secrets.look(name), Some(Look::Awaited))
                 {
-                    self.secret(name, Look::Denied(problem.message.clone()));
+                    // Not awaited any longer: one Secret that cannot be read must not hold up the others.
+                    let reason = match problem.reason {
+                        Reason::NotPermitted => Reason::NotPermitted,
+                        _ => Reason::SecretNotFound,
+                    };
+                    self.secret(name, Look::Denied(Problem::new(reason, problem.message.clone())));
                 }
                 if let Some(state) = self.watches.get_mut(&watch) {
                     state.trouble = Some(problem);
@@ -230,9 +207,7 @@ impl Book {
     }
 
     fn secret(&mut self, name: &SecretName, look: Look) {
-        let Some((known, users)) = self.secrets.known.get_mut(name) else { return };
-        *known = look;
-        for user in users.clone() {
+        for user in self.secrets.see(name, look) {
             if self.waiting.contains_key(&user) {
                 self.server(&user);
             } else {
@@ -251,75 +226,6 @@ impl Book {
             self.watches.remove(&Watch::Secret(name));
         }
     }
-}
-
-impl Secrets {
-    /// Takes note of what a server refers to; gives the Secrets that came into use and that went out of it.
-    fn uses(&mut self, key: &ObjectKey, now: BTreeSet<SecretName>) -> (Vec<SecretName>, Vec<SecretName>) {
-        let before = self.used.remove(key).unwrap_or_default();
-        let (mut appeared, mut left) = (Vec::new(), Vec::new());
-        for name in now.difference(&before) {
-            let (_, users) = self.known.entry(name.clone()).or_insert_with(|| {
-                appeared.push(name.clone());
-                (Look::Awaited, BTreeSet::new())
-            });
-            users.insert(key.clone());
-        }
-        for name in before.difference(&now) {
-            if let Some((_, users)) = self.known.get_mut(name) {
-                users.remove(key);
-                if users.is_empty() {
-                    self.known.remove(name);
-                    left.push(name.clone());
-                }
-            }
-        }
-        if !now.is_empty() {
-            self.used.insert(key.clone(), now);
-        }
-        (appeared, left)
-    }
-
-    fn all_looked_at(&self, key: &ObjectKey) -> bool {
-        let used = self.used.get(key).into_iter().flatten();
-        used.filter_map(|name| self.known.get(name)).all(|(look, _)| !matches!(look, Look::Awaited))
-    }
-
-    fn resolve(
-        &self,
-        key: &ObjectKey,
-        spec: &McpServerSpec,
-        rules: &Rules,
-    ) -> Result<Arc<Endpoint>, Problem> {
-        let sources = Sources {
-            place: &|_| format!("namespace {}", key.namespace),
-            environment: &Environment::default(),
-            policy: &rules.policy,
-            secret: &|reference| self.get(key, reference),
-            key: &rules.key,
-        };
-        sources.resolve(spec, None)
-    }
-
-    fn get(&self, key: &ObjectKey, reference: &SecretKeyRef) -> Secret {
-        match self.known.get(&name(key, reference)).map(|(look, _)| look) {
-            Some(Look::Found(values)) => match values.get(&reference.key) {
-                Some(Some(value)) => Secret::Found(value.clone()),
-                Some(None) => Secret::Unusable("holds it in bytes that are not text in UTF-8".into()),
-                None => Secret::Missing,
-            },
-            Some(Look::Denied(why)) => Secret::Denied(why.clone()),
-            Some(Look::Missing | Look::Awaited) | None => Secret::Missing,
-        }
-    }
-}
-
-fn names(key: &ObjectKey, spec: &McpServerSpec) -> BTreeSet<SecretName> {
-    references(spec).map(|reference| name(key, reference)).collect()
-}
-
-fn name(key: &ObjectKey, reference: &SecretKeyRef) -> SecretName {
-    ObjectKey::new(key.namespace.clone(), reference.name.as_str())
 }
 
 impl<S, T> Default for Shelf<S, T> {

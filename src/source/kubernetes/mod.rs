@@ -9,6 +9,7 @@
 mod book;
 mod fault;
 mod object;
+mod secrets;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -23,7 +24,8 @@ use tokio::sync::{mpsc, watch as channel};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use self::book::{Book, Look, News, SecretName, Watch};
+use self::book::{Book, News, Watch};
+use self::secrets::{Look, SecretName};
 use self::watch::{Event, follow};
 use crate::resource::{DigestKey, McpServer, ObjectKey, Skill};
 use crate::source::{Desired, Policy, Shown};

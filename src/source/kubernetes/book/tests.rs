@@ -1,4 +1,4 @@
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
 use super::*;
@@ -195,11 +195,13 @@ fn a_server_waits_for_the_first_look_at_its_secrets_and_follows_them() {
 }
 
 #[test]
-fn a_secret_that_may_not_be_read_is_told_on_the_server() {
-    let mut desk = Desk::new();
-    let s = Watch::Secret(ObjectKey::new("n", "s"));
-    let lines = desk
-        .take([server("a", "u", 1, 1, with_secret("s")), News::Trouble(s, trouble(Reason::NotPermitted))]);
-    assert_eq!(lines, ["a u 1 NotPermitted"]);
-    assert_eq!(desk.desired.source.faults.len(), 1);
+fn a_secret_that_cannot_be_read_is_told_on_the_server() {
+    for (met, told) in [(Reason::NotPermitted, "NotPermitted"), (Reason::SourceUnavailable, "SecretNotFound")]
+    {
+        let mut desk = Desk::new();
+        let s = Watch::Secret(ObjectKey::new("n", "s"));
+        let lines = desk.take([server("a", "u", 1, 1, with_secret("s")), News::Trouble(s, trouble(met))]);
+        assert_eq!(lines, [format!("a u 1 {told}")]);
+        assert_eq!(desk.desired.source.faults.len(), 1);
+    }
 }
