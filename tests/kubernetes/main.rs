@@ -15,9 +15,6 @@
 mod rig;
 #[path = "../support/mod.rs"]
 mod support;
-#[allow(dead_code, reason = "the tests of the manifests use the rest")]
-#[path = "../manifests/tree.rs"]
-mod tree;
 
 mod api_server;
 mod cuts;

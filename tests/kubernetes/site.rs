@@ -9,8 +9,7 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use crate::rig::Http;
-use crate::support::{Cluster, Evenkeel, eventually};
-use crate::tree::Tree;
+use crate::support::{Cluster, Evenkeel, Manifests, eventually};
 
 /// A namespace with evenkeel's account and its permissions.
 pub struct Site<'a> {
@@ -62,7 +61,7 @@ impl<'a> Site<'a> {
     /// A namespace of this API server.
     pub async fn of(cluster: &'a Cluster) -> Self {
         let namespace = cluster.namespace("site").await;
-        Tree::new().in_namespace(cluster, &namespace).await;
+        Manifests::new().in_namespace(cluster, &namespace).await;
         let kubeconfig = cluster.kubeconfig_for(&namespace, "evenkeel").await;
         let kind = GroupVersionKind::gvk("evenkeel.dev", "v1alpha1", "McpServer");
         let resource = ApiResource::from_gvk_with_plural(&kind, "mcpservers");

@@ -2,13 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::support::Cluster;
-use crate::tree::{Tree, only};
+use crate::support::{Cluster, Manifests, only, served};
 
 #[tokio::test]
 async fn the_cluster_overlay_applies() {
     let Some(cluster) = Cluster::start().await else { return };
-    let tree = Tree::new();
+    let tree = Manifests::new();
     let overlay = tree.part("overlays/cluster");
     // A dry run makes no namespace, and nothing is taken into one that is not there.
     cluster.kubectl(&["create", "namespace", "evenkeel"]).await;
@@ -19,11 +18,7 @@ async fn the_cluster_overlay_applies() {
     assert!(!nothing.contains("evenkeel"), "{nothing}");
 
     cluster.kubectl(&["apply", "-k", &overlay]).await;
-    for name in ["mcpservers.evenkeel.dev", "skills.evenkeel.dev"] {
-        cluster
-            .kubectl(&["wait", "--for=condition=Established", &format!("crd/{name}"), "--timeout=60s"])
-            .await;
-    }
+    served(&cluster).await;
     cluster.kubectl(&["apply", "-k", &overlay]).await;
     let generation =
         ["get", "deployment", "evenkeel", "-n", "evenkeel", "-o", "jsonpath={.metadata.generation}"];
@@ -36,7 +31,7 @@ async fn the_cluster_overlay_applies() {
 #[tokio::test]
 async fn another_namespace_stays_right() {
     let Some(cluster) = Cluster::shared().await else { return };
-    let tree = Tree::new();
+    let tree = Manifests::new();
     let own = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: NAME\n\
                resources: [../manifests/overlays/cluster]\ncomponents: [../manifests/components/servicemonitor]\n";
     for (directory, text) in [("one", only("team-z")), ("all", own.replace("NAME", "team-z"))] {
@@ -62,7 +57,7 @@ async fn another_namespace_stays_right() {
 #[tokio::test]
 async fn the_namespace_overlay_touches_only_its_namespace() {
     let Some(cluster) = Cluster::shared().await else { return };
-    let tree = Tree::new();
+    let tree = Manifests::new();
     let namespace = cluster.namespace("tenant").await;
     let rendered = cluster.kubectl(&["kustomize", &tree.own("rendered", &only(&namespace))]).await;
     for object in objects(&rendered) {
@@ -79,7 +74,7 @@ async fn the_namespace_overlay_touches_only_its_namespace() {
 #[tokio::test]
 async fn its_pod_is_admitted_where_only_restricted_ones_are() {
     let Some(cluster) = Cluster::shared().await else { return };
-    let tree = Tree::new();
+    let tree = Manifests::new();
     let namespace = cluster.namespace("restricted").await;
     cluster
         .kubectl(&["label", "namespace", &namespace, "pod-security.kubernetes.io/enforce=restricted"])

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::Cluster;
+use crate::support::{Cluster, kinds};
 
 #[tokio::test]
 async fn the_declarations_are_taken_strictly() {
     let Some(cluster) = Cluster::shared().await else { return };
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    cluster.kubectl(&["apply", "--server-side", "-k", &root.join("crds").display().to_string()]).await;
+    kinds(cluster).await;
     let namespace = cluster.namespace("examples").await;
     let declarations = root.join("examples/kubernetes/declarations").display().to_string();
     let args = ["apply", "--validate=strict", "-n", &namespace, "-k", &declarations];

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use crate::rig::{Http, Script};
-use crate::support::{Cluster, Declared, Evenkeel, judges};
+use crate::support::{Cluster, Declared, Evenkeel, judges, kinds};
 
 #[derive(Debug, Deserialize)]
 struct Verdict {
@@ -86,8 +86,7 @@ async fn every_state_is_read_as_it_is_meant() {
 async fn what_nobody_has_looked_at_is_not_ready() {
     let Some(judges) = judges() else { return };
     let Some(cluster) = Cluster::shared().await else { return };
-    let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds");
-    cluster.kubectl(&["apply", "--server-side", "-k", &crds.display().to_string()]).await;
+    kinds(cluster).await;
     let namespace = cluster.namespace("unseen").await;
     let kinds = [("McpServer", "stdio: { command: c }"), ("Skill", "inline: text")];
     let mut objects = Vec::new();

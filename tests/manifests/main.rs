@@ -17,7 +17,7 @@ mod support;
 
 mod apply;
 mod cluster;
+mod deployment;
 mod examples;
 mod judges;
 mod permissions;
-mod tree;

@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::support::Cluster;
-use crate::tree::Tree;
+use crate::support::{Cluster, Manifests};
 
 /// Where it runs, whatever it serves.
 const REPLICAS: [&str; 4] = [
@@ -36,7 +35,7 @@ const SERVED: [&str; 13] = [
 async fn one_namespace() {
     let Some(cluster) = Cluster::shared().await else { return };
     let (home, other) = (cluster.namespace("home").await, cluster.namespace("other").await);
-    Tree::new().in_namespace(cluster, &home).await;
+    Manifests::new().in_namespace(cluster, &home).await;
     assert_eq!(granted(cluster, &home, &home).await, set(&[&REPLICAS[..], &SERVED]));
     assert_eq!(granted(cluster, &home, &other).await, set(&[]));
 }
@@ -44,7 +43,7 @@ async fn one_namespace() {
 #[tokio::test]
 async fn the_whole_cluster() {
     let Some(cluster) = Cluster::shared().await else { return };
-    Tree::new().everywhere(cluster).await;
+    Manifests::new().everywhere(cluster).await;
     assert_eq!(granted(cluster, "evenkeel", "evenkeel").await, set(&[&REPLICAS[..], &SERVED]));
     assert_eq!(granted(cluster, "evenkeel", "default").await, set(&[&SERVED[..]]));
 }

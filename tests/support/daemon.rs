@@ -222,7 +222,7 @@ fn command(home: &Path) -> Command {
 
 /// A port that nobody listens on, from below the range that systems hand out by themselves: it stays free through a
 /// restart of what the test runs there.
-pub(super) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let start = std::process::id() % 20_000 * 37;
     loop {

@@ -23,6 +23,7 @@ mod envtest;
 pub mod http;
 mod install;
 mod kubectl;
+mod manifests;
 mod peers;
 mod process;
 
@@ -30,10 +31,11 @@ use std::time::Duration;
 
 pub use agent::{Agent, Era, Exchange, Notices};
 pub use cluster::Cluster;
-pub use daemon::Evenkeel;
+pub use daemon::{Evenkeel, free_port};
 pub use declared::{Declared, server};
 pub use envtest::{Programs, judges, programs};
 pub use kubectl::{Kubectl, Running, Said};
+pub use manifests::{Manifests, kinds, only, served};
 pub use peers::{Peer, everything, promtool, time};
 
 /// How long anything may take on a busy machine before a test gives up on it.

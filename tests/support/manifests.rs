@@ -5,12 +5,12 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::support::Cluster;
+use super::{Cluster, eventually};
 
 /// `manifests/` and `crds/` in a temporary directory.
-pub struct Tree(TempDir);
+pub struct Manifests(TempDir);
 
-impl Tree {
+impl Manifests {
     pub fn new() -> Self {
         let copy = TempDir::with_prefix("tree").unwrap();
         for part in ["manifests", "crds"] {
@@ -51,4 +51,22 @@ pub fn only(namespace: &str) -> String {
         "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: {namespace}\n\
          resources: [../manifests/overlays/namespace]\n"
     )
+}
+
+/// The CRDs of `crds/`, applied and taken up.
+pub async fn kinds(cluster: &Cluster) {
+    let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds").display().to_string();
+    cluster.kubectl(&["apply", "--server-side", "-k", &crds]).await;
+    served(cluster).await;
+}
+
+/// Waits until the API server serves our kinds.
+pub async fn served(cluster: &Cluster) {
+    eventually("our kinds are served", async || {
+        let kinds = cluster
+            .kubectl(&["api-resources", "--api-group=evenkeel.dev", "--cached=false", "-o", "name"])
+            .await;
+        (kinds == "mcpservers.evenkeel.dev\nskills.evenkeel.dev\n").then_some(())
+    })
+    .await;
 }

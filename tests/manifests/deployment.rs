@@ -1,0 +1,65 @@
+//! The container of the Deployment, as the manifests start it: its arguments, its account, its probes.
+
+use serde_json::Value;
+
+use crate::rig::{Http, Script};
+use crate::support::{Agent, Cluster, Era, Evenkeel, Manifests, eventually, free_port, http, kinds, server};
+
+#[tokio::test]
+async fn its_container_serves_with_what_it_is_given() {
+    let Some(cluster) = Cluster::shared().await else { return };
+    let namespace = cluster.namespace("deployed").await;
+    kinds(cluster).await;
+    Manifests::new().in_namespace(cluster, &namespace).await;
+    let key = "--from-literal=key=0123456789abcdef0123456789abcdef";
+    cluster.kubectl(&["create", "secret", "generic", "evenkeel-session-key", "-n", &namespace, key]).await;
+    let rig = Http::start(Script::default()).await;
+    cluster.apply(&namespace, &server("search", &rig.spec())).await;
+
+    let deployment =
+        cluster.kubectl(&["get", "deployment", "evenkeel", "-n", &namespace, "-o", "json"]).await;
+    let deployment: Value = serde_json::from_str(&deployment).unwrap();
+    let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+    let probes = free_port();
+    let flags = flags(container, &namespace, probes);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let kubeconfig = cluster.kubeconfig_for(&namespace, "evenkeel").await;
+    let mut evenkeel = Evenkeel::run_in_cluster(&kubeconfig, &flags).await;
+    for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        let path = container[probe]["httpGet"]["path"].as_str().unwrap();
+        let url = format!("http://127.0.0.1:{probes}{path}");
+        eventually(probe, async || http::get(&url).await.ok()).await;
+    }
+    let ready = ["wait", "mcpserver/search", "-n", &namespace, "--for=condition=Ready", "--timeout=60s"];
+    cluster.kubectl(&ready).await;
+    let agent = Agent::open(Era::Modern, &evenkeel.url()).await;
+    let tools = agent.tools().await;
+    assert!(tools.iter().any(|tool| tool.starts_with("search_")), "{tools:?}");
+
+    let status = evenkeel.terminate().await;
+    assert!(status.success(), "{status}");
+    let holder = ["get", "lease", "evenkeel", "-n", &namespace, "-o", "jsonpath={.spec.holderIdentity}"];
+    assert_eq!(cluster.kubectl(&holder).await, "", "the lease is given back");
+    let account = format!("system:serviceaccount:{namespace}:evenkeel");
+    let requests = cluster.requests();
+    let mut asked =
+        requests.iter().filter(|request| request["user"]["username"] == account.as_str()).peekable();
+    assert!(asked.peek().is_some());
+    for request in asked {
+        assert_ne!(request["responseStatus"]["code"], 403, "{request}");
+    }
+}
+
+/// The flags of the container, but for those that every test gives: the source, and where to listen.
+fn flags(container: &Value, namespace: &str, probes: u16) -> Vec<String> {
+    let args = container["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap());
+    let (given, flags): (Vec<_>, Vec<_>) =
+        args.partition(|arg| ["run", "--kubernetes", "--listen=0.0.0.0:7717"].contains(arg));
+    assert_eq!(given.len(), 3, "{given:?}");
+    // What the kubelet puts in for the Pod's own namespace.
+    let home = format!("--lease-namespace={namespace}");
+    let filled = flags.iter().map(|flag| {
+        flag.replace("$(POD_NAMESPACE)", namespace).replace("0.0.0.0:7719", &format!("127.0.0.1:{probes}"))
+    });
+    filled.chain([home]).collect()
+}
