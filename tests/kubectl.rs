@@ -13,9 +13,17 @@ mod rig;
 #[path = "support/mod.rs"]
 mod support;
 
+use std::os::unix::fs::PermissionsExt;
+
+use evenkeel::resource::McpServer;
+use futures_util::StreamExt;
+use kube::ResourceExt;
+use kube::api::{Api, ListParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::watcher;
 use rig::{Http, Script, Stdio};
 use serde_json::Value;
-use support::{Agent, Declared, Era, Evenkeel, Kubectl, eventually, http};
+use support::{Agent, Declared, Era, Evenkeel, Kubectl, eventually, http, within};
 
 /// A server that is attached, one with a label and a mistake, one of another namespace, and a skill.
 struct Fleet {
@@ -241,6 +249,80 @@ async fn annotate_asks_for_a_look_or_a_new_connection_of_one_server() {
         let answer = http::send(hyper::Method::PATCH, &path, headers, patch).await.unwrap();
         assert_eq!(answer.status, 401);
     }
+}
+
+/// kube's client: streaming lists, typed objects, waits.
+#[tokio::test]
+async fn a_client_library_lists_watches_and_waits() {
+    let fleet = Fleet::start().await;
+    let kubeconfig =
+        fleet.evenkeel.command(&["kubeconfig", fleet.declared.path().to_str().unwrap()]).output();
+    let kubeconfig = String::from_utf8(kubeconfig.unwrap().stdout).unwrap();
+    let mode = std::fs::metadata(kubeconfig.trim_end()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let kubeconfig = Kubeconfig::read_from(kubeconfig.trim_end()).unwrap();
+    let config =
+        kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+    let servers: Api<McpServer> = Api::default_namespaced(kube::Client::try_from(config).unwrap());
+
+    let names = |list: &kube::core::ObjectList<McpServer>| -> Vec<_> {
+        list.items.iter().map(ResourceExt::name_any).collect()
+    };
+    let first = servers.list(&ListParams::default().limit(1)).await.unwrap();
+    assert_eq!(names(&first), ["bad"]);
+    let next = first.metadata.continue_.clone().unwrap();
+    assert_eq!(names(&servers.list(&ListParams::default().continue_token(&next)).await.unwrap()), ["good"]);
+    let metadata = servers.list_metadata(&ListParams::default().labels("area in (code)")).await.unwrap();
+    assert_eq!(metadata.items.len(), 1);
+
+    for config in [watcher::Config::default(), watcher::Config::default().streaming_lists()] {
+        let mut watch = std::pin::pin!(watcher(servers.clone(), config));
+        let mut seen = Vec::new();
+        loop {
+            match within("a list", watch.next()).await.unwrap().unwrap() {
+                watcher::Event::InitApply(server) => seen.push(server.name_any()),
+                watcher::Event::InitDone => break,
+                _ => {}
+            }
+        }
+        seen.sort();
+        assert_eq!(seen, ["bad", "good"]);
+        fleet.declared.server("late", &fleet.good.spec());
+        loop {
+            if let watcher::Event::Apply(server) = within("a change", watch.next()).await.unwrap().unwrap() {
+                assert_eq!(server.name_any(), "late");
+                break;
+            }
+        }
+        fleet.declared.remove("late.yaml");
+        loop {
+            if let watcher::Event::Delete(server) = within("a deletion", watch.next()).await.unwrap().unwrap()
+            {
+                assert_eq!(server.name_any(), "late");
+                break;
+            }
+        }
+    }
+
+    let ready = kube::runtime::wait::await_condition(servers.clone(), "bad", |server: Option<&McpServer>| {
+        let conditions = server.and_then(|server| server.status.as_ref()).map(|status| &status.conditions);
+        conditions.is_some_and(|all| all.iter().any(|told| told.type_ == "Ready" && told.status == "True"))
+    });
+    fleet.declared.server("bad", &fleet.good.spec());
+    within("bad is ready", ready).await.unwrap();
+}
+
+#[test]
+fn the_kubeconfig_of_a_directory_that_nothing_ran_on_is_not_there() {
+    let home = tempfile::tempdir().unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_evenkeel"))
+        .args(["kubeconfig", "/nowhere"])
+        .env("XDG_STATE_HOME", home.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("evenkeel run /nowhere"), "{said}");
 }
 
 #[tokio::test]

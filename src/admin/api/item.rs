@@ -25,6 +25,16 @@ pub(super) enum Entry {
     Namespace,
 }
 
+/// One object of a kind.
+pub(super) fn item(snapshot: &Snapshot, resource: Resource, key: &ObjectKey) -> Option<Item> {
+    match resource {
+        Resource::McpServers => snapshot.servers.get(key).map(Item::server),
+        Resource::Skills => snapshot.skills.get(key).map(Item::skill),
+        Resource::Events | Resource::CoreEvents => snapshot.events.get(key).map(Item::event),
+        Resource::Sources | Resource::Namespaces => items(snapshot, resource).find(|item| item.key == *key),
+    }
+}
+
 /// The objects of a kind in the order of their keys.
 pub(super) fn items<'a>(
     snapshot: &'a Snapshot,

@@ -34,6 +34,7 @@ use self::parameters::Parameters;
 use self::path::Place;
 use super::App;
 use super::answer::Refusal;
+use crate::resource::ObjectKey;
 
 pub(super) fn routes() -> Router<App> {
     Router::new().fallback(answer)
@@ -69,14 +70,16 @@ fn get(app: &App, place: Place, uri: &Uri, headers: &HeaderMap) -> Result<Respon
         Place::Collection(resource, namespace) => (resource, namespace, None),
         Place::Object(resource, namespace, name) => (resource, namespace, Some(name)),
     };
-    let scope = selectors::Scope::new(resource, namespace, name.clone(), &asked)?;
-    if asked.watch {
-        return watch::start(app, scope, shape, &asked);
+    if name.is_none() || asked.watch {
+        let scope = selectors::Scope::new(resource, namespace, name, &asked)?;
+        if asked.watch {
+            return watch::start(app, scope, shape, &asked);
+        }
+        return document(list::list(app, &scope, shape, &asked)?);
     }
-    let Some(name) = name else { return document(list::list(app, &scope, shape, &asked)?) };
-    let snapshot = app.snapshot();
-    let found = item::items(&snapshot, resource).find(|item| scope.admits(item));
-    let item = found.ok_or_else(|| Refusal::no_object(resource.group(), resource.plural(), &name))?;
+    let key = key(namespace, name);
+    let found = item::item(&app.snapshot(), resource, &key);
+    let item = found.ok_or_else(|| Refusal::no_object(resource.group(), resource.plural(), &key.name))?;
     let version = item.version;
     document(shape.object(resource, &item, version))
 }
@@ -92,10 +95,14 @@ async fn patch(
         return Err(Refusal::read_only(&Method::PATCH, &app.to_change));
     };
     let asked = Parameters::of(uri)?;
-    let scope = selectors::Scope::new(resource, namespace, Some(name), &asked)?;
-    let item = patch::patch(app, &scope, headers, &asked, body).await?;
+    let item = patch::patch(app, resource, &key(namespace, Some(name)), headers, &asked, body).await?;
     let version = item.version;
     Ok(document(&Shape::of(headers, &asked).object(resource, &item, version), false))
+}
+
+/// An object without a namespace has an empty one.
+fn key(namespace: Option<String>, name: Option<String>) -> ObjectKey {
+    ObjectKey::new(namespace.unwrap_or_default(), name.unwrap_or_default())
 }
 
 /// For people: over several lines, as the API server does it for browsers and curl.

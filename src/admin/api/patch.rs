@@ -4,12 +4,13 @@ use axum::http::header::CONTENT_TYPE;
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 
-use super::item::{Item, items};
+use super::item::{Item, item};
 use super::parameters::Parameters;
-use super::selectors::Scope;
+use super::resource::Resource;
 use crate::admin::App;
 use crate::admin::answer::Refusal;
 use crate::report::Snapshot;
+use crate::resource::ObjectKey;
 use crate::source::{REQUESTS, Request};
 
 /// The longest body that is read, in bytes.
@@ -22,22 +23,21 @@ const SHOWN: std::time::Duration = std::time::Duration::from_secs(5);
 /// Takes the annotations that ask for work, and gives the object as it is with them.
 pub(super) async fn patch(
     app: &App,
-    scope: &Scope,
+    resource: Resource,
+    key: &ObjectKey,
     headers: &HeaderMap,
     asked: &Parameters,
     body: Body,
 ) -> Result<Item, Refusal> {
-    let snapshot = app.snapshot();
-    let found = |snapshot: &Snapshot| items(snapshot, scope.resource).find(|item| scope.admits(item));
+    let found = |snapshot: &Snapshot| item(snapshot, resource, key);
     let refused = || Refusal::annotations_only(&app.to_change);
-    if !scope.resource.takes_requests() {
+    if !resource.takes_requests() {
         return Err(refused());
     }
     app.access.check(headers)?;
     let requests = app.requests.as_ref().ok_or_else(refused)?;
-    let name = scope.name.as_deref().unwrap_or_default();
-    let item = found(&snapshot)
-        .ok_or_else(|| Refusal::no_object(scope.resource.group(), scope.resource.plural(), name))?;
+    let item = found(&app.snapshot())
+        .ok_or_else(|| Refusal::no_object(resource.group(), resource.plural(), &key.name))?;
     let body = to_bytes(body, LONGEST).await.map_err(|_| Refusal::bad_request("the body is too long"))?;
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let wanted = annotations(kind, &body, &refused)?;
@@ -45,8 +45,8 @@ pub(super) async fn patch(
         return Ok(item);
     }
 
-    let (key, uid) = (item.key.clone(), item.uid().unwrap_or_default());
-    requests.ask(Request { key, uid, annotations: wanted.clone() });
+    let uid = item.uid().unwrap_or_default();
+    requests.ask(Request { key: key.clone(), uid, annotations: wanted.clone() });
     let shows = |item: &Item| {
         let annotations = item.annotations();
         wanted.iter().all(|(key, value)| annotations.and_then(|map| map.get(*key)) == value.as_ref())
