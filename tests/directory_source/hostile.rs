@@ -56,7 +56,7 @@ async fn what_may_not_be_read_stays_as_it_was() {
     rig.start();
     rig.until(&["a/1 x", "b/1 x"]).await;
     let mode = |name: &str, mode: u32| {
-        fs::set_permissions(rig.path(name), fs::Permissions::from_mode(mode)).unwrap()
+        fs::set_permissions(rig.path(name), fs::Permissions::from_mode(mode)).unwrap();
     };
     mode("a.yaml", 0);
     mode("team", 0);
@@ -124,7 +124,11 @@ async fn without_file_events_it_polls_and_says_so() {
     let reader = std::thread::spawn({
         let said = Arc::clone(&said);
         move || {
-            lines.lines().map_while(Result::ok).for_each(|line| *said.lock().unwrap() += &format!("{line}\n"))
+            for line in lines.lines().map_while(Result::ok) {
+                let mut said = said.lock().unwrap();
+                said.push_str(&line);
+                said.push('\n');
+            }
         }
     });
     let hear = async |what: &str| {
@@ -133,9 +137,8 @@ async fn without_file_events_it_polls_and_says_so() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        if timeout(PATIENCE, heard).await.is_err() {
-            panic!("{what} was never said: {}", said.lock().unwrap());
-        }
+        let was_heard = timeout(PATIENCE, heard).await.is_ok();
+        assert!(was_heard, "{what} was never said: {}", said.lock().unwrap());
     };
     hear("is looked at by the clock, because file events are not heard").await;
     hear("attach default/a").await;

@@ -73,7 +73,7 @@ async fn ways_to_change_a_directory() {
     })
     .await;
     rig.time("a new file, written and closed", &named("fresh", 1), "x", |rig| {
-        rig.write("fresh0.yaml", &server("fresh0", "x"))
+        rig.write("fresh0.yaml", &server("fresh0", "x"));
     })
     .await;
     rig.time("vim: a backup by rename, a new file", &one, "vim", |rig| {
@@ -96,7 +96,7 @@ async fn ways_to_change_a_directory() {
     })
     .await;
     rig.time("VS Code: truncated and written", &one, "code", |rig| {
-        rig.write("s0.yaml", &server("s0", "code"))
+        rig.write("s0.yaml", &server("s0", "code"));
     })
     .await;
     rig.time("sed -i", &one, "sed", |rig| rig.run("sed", &["-i", "s/command: .*/command: sed/", "s0.yaml"]))
@@ -120,7 +120,7 @@ async fn ways_to_change_a_directory() {
     rig.run("git", &["checkout", "-q", "other"]);
     rig.run("git", &["checkout", "-q", "main"]);
     rig.time("git rebase of 200 files", &all, "other", |rig| {
-        rig.run("git", &["rebase", "-q", "main", "other"])
+        rig.run("git", &["rebase", "-q", "main", "other"]);
     })
     .await;
     rig.time("a root that is a link, flipped", &one, "flipped", |rig| {

@@ -21,12 +21,18 @@ pub(super) fn endpoint(
     if !is_json(file) {
         return sources.resolve(spec, Some(&folder));
     }
-    let spec = expanded(spec, sources.environment)?;
-    if let Some(broken) = check_server(&spec).first() {
+    let filled = expanded(spec, sources.environment)?;
+    if let Some(broken) = check_server(&filled).first() {
         let message = format!("with the values of its variables, {broken}");
         return Err(Problem::new(Reason::InvalidSpec, message));
     }
-    sources.resolve(&spec, Some(&folder))
+    // What runs is what must be allowed; what is told of it is what was written.
+    if sources.policy.check(&filled).is_err() {
+        sources.policy.check(spec)?;
+        let message = "spec.stdio: with the values of its variables, this command may not run here";
+        return Err(Problem::new(Reason::PolicyDenied, message));
+    }
+    sources.resolve(&filled, Some(&folder))
 }
 
 /// Whether a text holds a variable.
@@ -101,6 +107,42 @@ fn missing(place: &str, name: &str) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resource::DigestKey;
+    use crate::source::Policy;
+    use crate::source::resolve::Secret;
+
+    #[test]
+    fn what_runs_must_be_allowed_and_is_not_told() {
+        let environment = Environment::from_iter([("TOOL", "rm"), ("OK", "pkg"), ("KEY", "hunter2")]);
+        let policy = Policy::only(&["npx *".to_owned()], &[]).unwrap();
+        let sources = Sources {
+            place: &|_| String::new(),
+            environment: &environment,
+            policy: &policy,
+            secret: &|_| Secret::Missing,
+            key: &DigestKey::new(b"k"),
+        };
+        for (command, arg, denied) in [
+            ("npx", "${OK}", false),
+            ("${NONE:-npx}", "x", false),
+            ("${TOOL}", "x", true),
+            ("npx", "a/${KEY}", true),
+            ("npx", "${KEY}/${KEY}/${OK}", true),
+            ("npx", "${NO:-/}", true),
+            ("npx", "${NO", false),
+        ] {
+            let spec = serde_json::json!({ "stdio": { "command": command, "args": [arg] } });
+            let spec: McpServerSpec = serde_json::from_value(spec).unwrap();
+            let found = endpoint(&sources, Path::new("/srv"), &spec, Path::new(".mcp.json"));
+            let told = found.err().map(|problem| problem.to_string());
+            assert_eq!(told.is_some(), denied, "{command} {arg}: {told:?}");
+            let told = told.unwrap_or_default();
+            assert!(
+                told.is_empty() || told.starts_with("PolicyDenied: ") && !told.contains("hunter2"),
+                "{told}"
+            );
+        }
+    }
 
     #[test]
     fn variables_are_filled_in_once() {
