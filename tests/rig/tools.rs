@@ -106,6 +106,8 @@ pub(super) async fn call(rig: &Arc<Rig>, request: &Request<'_>, notices: &Notice
             let _ = notices.send(Notice::Message(format!(
                 r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"info","data":{data}}}}}"#
             )));
+            // The message is taken before the answer is there: over HTTP that begins a stream.
+            tokio::task::yield_now().await;
             request.result(&text("logged"))
         }
         "report" => request.result(&text(&report(rig, request).to_string())),
