@@ -8,6 +8,9 @@ use crate::plan::{RECONNECT_AT, REQUESTED_AT};
 use crate::resource::{ConditionType, Reason};
 use crate::source::{Declared, Meta};
 
+/// How much of a commit's hash tells it from others.
+const SHORT_ID: usize = 10;
+
 /// Something new about an object: a line of the log and, unless it is only a step, an event.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct News {
@@ -30,7 +33,7 @@ impl News {
 
     /// An object appeared.
     pub fn created(meta: &Meta) -> Self {
-        let message = format!("declared in {}", meta.origin);
+        let message = format!("declared in {}{}", meta.origin, commit(meta));
         Self::new(Action::Create, Reason::Created, Level::DEBUG, message)
     }
 
@@ -43,7 +46,7 @@ impl News {
         };
         let value = |declared: &Declared<S>| Some(declared.endpoint.as_ref()?.as_ref().ok()?.digest());
         let message = if before.meta.generation != *generation {
-            format!("generation {generation}, declared in {origin}")
+            format!("generation {generation}, declared in {origin}{}", commit(&after.meta))
         } else if value(before).is_some_and(|before| value(after).is_some_and(|after| after != before)) {
             "a value that it refers to changed".to_owned()
         } else if asked(RECONNECT_AT) {
@@ -99,6 +102,14 @@ impl News {
     }
 }
 
+/// Who declared it so, and why, where that is known.
+fn commit(meta: &Meta) -> String {
+    meta.change.as_ref().map_or_else(String::new, |commit| {
+        let id: String = commit.id.chars().take(SHORT_ID).collect();
+        format!(", commit {id} by {}: {}", commit.author, commit.subject)
+    })
+}
+
 fn changed<'a>(before: &[Condition], after: &'a [Condition]) -> Option<&'a Condition> {
     [ConditionType::Ready, ConditionType::Accepted, ConditionType::ResolvedRefs, ConditionType::Attached]
         .into_iter()
@@ -131,4 +142,47 @@ fn is_trouble(reason: Reason) -> bool {
             | Reason::Available
             | Reason::Idle
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::report::testing::declared;
+    use crate::source::Commit;
+
+    #[test]
+    fn what_changed_a_declaration_is_told_with_its_commit() {
+        let before = declared("a", 1);
+        let with = |change: fn(&mut Meta)| {
+            let mut after = before.clone();
+            change(&mut after.meta);
+            News::updated(&before, &after).map(|news| news.message)
+        };
+        let commit = |meta: &mut Meta| {
+            meta.generation = 2;
+            let [id, author, subject] =
+                ["0123456789abcdef", "Ada <ada@example.com>", "Faster"].map(Into::into);
+            meta.change = Some(Arc::new(Commit { id, author, subject }));
+        };
+        assert_eq!(with(|_| ()), None);
+        assert_eq!(
+            with(commit).as_deref(),
+            Some("generation 2, declared in a.yaml:1, commit 0123456789 by Ada <ada@example.com>: Faster")
+        );
+        for (told, expected) in [
+            (with(|meta| drop(meta.labels.insert("l".into(), "v".into()))), "labels or annotations changed"),
+            (
+                with(|meta| drop(meta.annotations.insert(REQUESTED_AT.into(), "1".into()))),
+                "a look was asked for",
+            ),
+            (
+                with(|meta| drop(meta.annotations.insert(RECONNECT_AT.into(), "1".into()))),
+                "a new connection was asked for",
+            ),
+        ] {
+            assert_eq!(told.as_deref(), Some(expected));
+        }
+    }
 }

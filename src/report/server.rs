@@ -159,6 +159,12 @@ fn ready(declared: &Declared<McpServerSpec>, work: &Work<'_>, listed: Option<&Li
             Verdict::no(Reason::Draining, format!("{}; calls in flight are finishing", withdrawn(*reason)))
         }
         Work::Suspended => Verdict::no(Reason::Suspended, "suspended by spec.suspend"),
+        // Of these the message says all: what is missing comes with a new start or another declaration.
+        Work::Unresolved(problem)
+            if matches!(problem.reason, Reason::VariableNotFound | Reason::NotPermitted) =>
+        {
+            Verdict::problem(problem, "")
+        }
         Work::Unresolved(problem) => Verdict::problem(problem, "attached as soon as it is there"),
         Work::Unseen => Verdict::no(Reason::Connecting, "waiting for an attempt to connect"),
         Work::Connecting { attempt, last: None } => {
