@@ -159,7 +159,7 @@ const FAULTS: &[Fault] = &[
 
 /// The rig behind a faulty server, kept while the test runs.
 enum Rig {
-    Stdio(Stdio),
+    Stdio(Box<Stdio>),
     Http(Http),
 }
 
@@ -178,8 +178,11 @@ async fn each_is_told_on_its_own_resource_while_peers_answer() {
             let word = if over == S { "stdio" } else { "http" };
             let name = format!("{}-{word}-{era:?}", fault.name).to_lowercase();
             let script = (fault.cause)(Script::new(&name, era));
-            let rig =
-                if over == S { Rig::Stdio(Stdio::new(script)) } else { Rig::Http(Http::start(script).await) };
+            let rig = if over == S {
+                Rig::Stdio(Box::new(Stdio::new(script)))
+            } else {
+                Rig::Http(Http::start(script).await)
+            };
             bad.push((name, fault, rig));
         }
     }
@@ -197,7 +200,7 @@ async fn each_is_told_on_its_own_resource_while_peers_answer() {
         let agent = Agent::open(Era::Legacy, &url).await;
         latencies(&agent, Instant::now() + Duration::from_secs(8)).await
     });
-    let mut table = String::new();
+    let mut table = Vec::new();
     for (name, fault, _) in &bad {
         let ready = eventually(&format!("{name}: {}", fault.reason), async || {
             let ready = stage.evenkeel.condition(name, "Ready").await?;
@@ -208,11 +211,12 @@ async fn each_is_told_on_its_own_resource_while_peers_answer() {
         })
         .await;
         assert!(ready.message.contains(fault.says), "{name}: {ready:?}");
-        table += &format!("{name:28} {:16} {}\n", ready.reason, ready.message);
+        table.push(format!("{name:28} {:16} {}", ready.reason, ready.message));
     }
     let meanwhile = calls.await.unwrap();
     println!(
-        "{table}\ncalls of peers before:    {}\ncalls of peers meanwhile: {}",
+        "{}\ncalls of peers before:    {}\ncalls of peers meanwhile: {}",
+        table.join("\n"),
         told(&alone),
         told(&meanwhile)
     );

@@ -60,7 +60,7 @@ impl Cuts {
                 tokio::spawn(async move {
                     let mut server = TcpStream::connect(server).await.unwrap();
                     let copy = tokio::io::copy_bidirectional(&mut client, &mut server);
-                    let _ = tokio::time::timeout(Duration::from_millis(1_000), copy).await;
+                    let _ = tokio::time::timeout(Duration::from_secs(1), copy).await;
                 });
             }
         });
