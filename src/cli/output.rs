@@ -98,12 +98,17 @@ impl Progress {
         let _ = write!(io::stderr(), "\r\x1b[K{cut}");
         text.clone_into(&mut self.shown);
     }
+
+    /// Takes it away, before something else is printed.
+    pub fn clear(&mut self) {
+        if !std::mem::take(&mut self.shown).is_empty() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if !self.shown.is_empty() {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
+        self.clear();
     }
 }

@@ -1,5 +1,6 @@
 use std::fmt::Write;
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::super::client::Client;
@@ -94,10 +95,11 @@ fn described(object: &Value, mut events: Table, terminal: &Terminal) -> String {
         }
     }
     if !conditions(object).is_empty() {
-        let mut table = Table::new(["Type", "Status", "Reason", "Since", "Message"]);
+        let mut table = Table::new(["Type", "Status", "Reason", "For", "Message"]);
         for condition in conditions(object) {
             let cell = |key: &str| text_at(condition, key).to_owned();
-            table.row(["/type", "/status", "/reason", "/lastTransitionTime", "/message"].map(cell));
+            let since = cell("/lastTransitionTime").parse().map_or_else(|_| String::new(), age);
+            table.row([cell("/type"), cell("/status"), cell("/reason"), since, cell("/message")]);
         }
         text += "Conditions:\n";
         text += &indented(&table.whole(&terminal.narrower(2)));
@@ -109,6 +111,14 @@ fn described(object: &Value, mut events: Table, terminal: &Terminal) -> String {
         text += &indented(&events.whole(&terminal.narrower(2)));
     }
     text
+}
+
+/// How long ago something was, in the largest unit that fits.
+fn age(since: Timestamp) -> String {
+    let seconds = Timestamp::now().duration_since(since).as_secs().max(0);
+    let units = [(86_400, 'd'), (3_600, 'h'), (60, 'm')];
+    let unit = units.into_iter().find(|(length, _)| seconds >= 2 * length);
+    unit.map_or_else(|| format!("{seconds}s"), |(length, unit)| format!("{}{unit}", seconds / length))
 }
 
 fn indented(text: &str) -> String {

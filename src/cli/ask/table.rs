@@ -4,10 +4,10 @@ use super::super::output::{Colour, Terminal};
 
 /// Between two columns.
 const GAP: usize = 3;
-/// A last column narrower than this is not worth wrapping: then lines are longer than the terminal.
+/// A column narrower than this is not worth wrapping: then lines are longer than the terminal.
 const NARROW: usize = 20;
 
-/// Rows under headings, as kubectl prints them. On a terminal the last column wraps under itself.
+/// Rows under headings, as kubectl prints them. On a terminal that is too narrow the widest column wraps under itself.
 #[derive(Debug, Default)]
 pub(in crate::cli) struct Table {
     headings: Vec<String>,
@@ -40,7 +40,7 @@ impl Table {
 
     /// The headings and all rows.
     pub fn whole(&mut self, terminal: &Terminal) -> String {
-        let headings = self.line(&self.headings, terminal, &|_, _| None);
+        let headings = self.line(&self.headings, terminal, &|_, _, _| None);
         headings + &self.rest(terminal)
     }
 
@@ -54,29 +54,40 @@ impl Table {
         &self,
         cells: &[String],
         terminal: &Terminal,
-        colour: &impl Fn(&str, &str) -> Option<Colour>,
+        colour: &impl Fn(&[String], &str, &str) -> Option<Colour>,
     ) -> String {
-        let Some((last, before)) = cells.split_last() else { return "\n".into() };
+        let (flowing, room) = self.flowing(terminal);
         let mut line = String::new();
         let mut indent = 0;
-        for ((cell, width), heading) in before.iter().zip(&self.widths).zip(&self.headings) {
-            let painted = match colour(heading, cell) {
-                Some(colour) => terminal.paint(colour, cell),
+        let mut rest = (0, Vec::new());
+        for (index, ((cell, width), heading)) in cells.iter().zip(&self.widths).zip(&self.headings).enumerate() {
+            let (mut cell, mut width) = (cell.clone(), *width);
+            if index == flowing && width > room {
+                let mut parts = wrap(&cell, room).into_iter();
+                (cell, width) = (parts.next().unwrap_or_default(), room);
+                rest = (indent, parts.collect());
+            }
+            let painted = match colour(cells, heading, &cell) {
+                Some(colour) => terminal.paint(colour, &cell),
                 None => cell.clone(),
             };
             line += &painted;
             line.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.width()) + GAP));
-            indent += width.max(&cell.width()) + GAP;
+            indent += width.max(cell.width()) + GAP;
         }
-        let room = terminal.width.and_then(|width| width.checked_sub(indent)).filter(|room| *room >= NARROW);
-        let wrapped = match room {
-            Some(room) => wrap(last, room),
-            None => vec![last.clone()],
-        };
-        line += &wrapped.join(&format!("\n{}", " ".repeat(indent)));
-        line.truncate(line.trim_end().len());
-        line.push('\n');
-        line
+        let (indent, rest) = rest;
+        let more = rest.iter().map(|part| " ".repeat(indent) + part);
+        let lines: Vec<_> = std::iter::once(line).chain(more).collect();
+        lines.iter().map(|line| line.trim_end().to_owned() + "\n").collect()
+    }
+
+    /// The widest column, and the width that is left for it.
+    fn flowing(&self, terminal: &Terminal) -> (usize, usize) {
+        let widest = self.widths.iter().enumerate().max_by_key(|(_, width)| **width);
+        let (index, width) = widest.map_or((0, 0), |(index, width)| (index, *width));
+        let others: usize = self.widths.iter().map(|width| width + GAP).sum::<usize>() - width - GAP.min(width);
+        let room = terminal.width.and_then(|all| all.checked_sub(others)).filter(|room| *room >= NARROW);
+        (index, room.unwrap_or(usize::MAX))
     }
 }
 
@@ -118,11 +129,13 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 }
 
 /// What a cell says at a glance.
-fn colour(heading: &str, cell: &str) -> Option<Colour> {
-    match (heading, cell) {
-        ("READY" | "STATUS", "True") => Some(Colour::Green),
-        ("READY" | "STATUS", "False") => Some(Colour::Red),
-        ("READY" | "STATUS", "Unknown") | ("TYPE", "Warning") => Some(Colour::Yellow),
+fn colour(row: &[String], heading: &str, cell: &str) -> Option<Colour> {
+    match (row.first().map_or("", |first| first), heading, cell) {
+        ("Stalled", "STATUS", "True") | (_, "READY" | "STATUS", "False") => Some(Colour::Red),
+        ("Reconciling", "STATUS", "True") | (_, "READY" | "STATUS", "Unknown") | (_, "TYPE", "Warning") => {
+            Some(Colour::Yellow)
+        }
+        (_, "READY" | "STATUS", "True") => Some(Colour::Green),
         _ => None,
     }
 }
@@ -147,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_line_up_and_the_last_one_wraps_on_a_terminal() {
+    fn columns_line_up_and_the_widest_one_wraps_on_a_terminal() {
         let plain = Terminal { width: None, colour: false };
         assert_eq!(
             table().whole(&plain),

@@ -122,6 +122,7 @@ impl Args {
                 .cloned()
                 .collect();
             for name in over {
+                progress.clear();
                 let before = waiting.remove(&name).unwrap_or_default();
                 let Some(server) = mirror.get(&self.namespace, &name) else {
                     output::print(&format!("{name}: no longer declared\n")).map_err(Failure::failed)?;
