@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, http::StatusCode};
 use bytes::Bytes;
 use futures_util::stream::unfold;
@@ -19,6 +19,7 @@ use crate::catalog::Catalog;
 use crate::fleet::Logs;
 use crate::report::{Kind, Snapshot};
 use crate::resource::{API_VERSION, Digest, ObjectKey};
+use crate::source::directory::Prune;
 use crate::wire::{Log, LogPage};
 
 /// What only the commands are told, over the socket: what servers log may hold anything.
@@ -30,16 +31,23 @@ pub struct Local {
     pub logs: Logs,
     /// What they offer.
     pub catalog: Catalog,
+    /// Where it is said that an empty directory is meant.
+    pub prune: Option<Prune>,
     /// Ends what goes on.
     pub stop: CancellationToken,
 }
 
-/// Below a server: `log` (JSON lines; `follow=true`, `tailLines=N`) and `tools` (what agents see of it).
+/// Where [`Prune`] is asked for, with POST.
+pub const PRUNE_EMPTY: &str = "/prune-empty";
+
+/// Below a server: `log` (JSON lines; `follow=true`, `tailLines=N`) and `tools` (what agents see of it); and
+/// [`PRUNE_EMPTY`].
 pub fn local_routes(local: Local) -> Router {
     let server = format!("/apis/{API_VERSION}/namespaces/{{namespace}}/mcpservers/{{name}}");
     Router::new()
         .route(&format!("{server}/log"), get(log))
         .route(&format!("{server}/tools"), get(tools))
+        .route(PRUNE_EMPTY, post(prune_empty))
         .with_state(local)
 }
 
@@ -67,6 +75,13 @@ async fn log(
         Some((Ok::<_, Infallible>(line), reader))
     });
     ([(CONTENT_TYPE, "application/jsonl")], Body::from_stream(lines)).into_response()
+}
+
+async fn prune_empty(State(local): State<Local>) -> StatusCode {
+    local.prune.map_or(StatusCode::NOT_FOUND, |prune| {
+        prune.confirm();
+        StatusCode::ACCEPTED
+    })
 }
 
 /// What agents see of a server's tools now: its own names of them, and digests of what it says of each.

@@ -89,7 +89,8 @@ impl Daemon {
         announce(&source, &agents, &status, &state);
         let stop = tasks.stop();
 
-        let Feed { desired, requests, shown } = source.start(&state, tasks).map_err(Failure::failed)?;
+        let Feed { desired, requests, prune, shown } =
+            source.start(&state, tasks).map_err(Failure::failed)?;
         let digests = DigestKey::new(&state.key("digests").map_err(Failure::failed)?);
         let in_force = admin::declared(desired.clone(), digests);
         let (catalog, publisher, generations) = catalog(source.home());
@@ -147,7 +148,7 @@ impl Daemon {
             Ok(())
         });
 
-        let local = Local { store: store.clone(), logs, catalog, stop: stop.clone() };
+        let local = Local { store: store.clone(), logs, catalog, prune, stop: stop.clone() };
         let sources = admin::Sources {
             store,
             metrics,

@@ -54,6 +54,8 @@ pub(super) struct Feed {
     pub desired: watch::Receiver<Arc<Desired>>,
     /// Where work is asked for, if not at the objects themselves.
     pub requests: Option<Requests>,
+    /// Where it is said that an empty source is meant; nowhere where it never holds anything back.
+    pub prune: Option<directory::Prune>,
     /// The statuses that the source holds of its objects.
     pub shown: watch::Receiver<Shown>,
 }
@@ -118,14 +120,15 @@ impl Source {
                 let DirectoryArgs { root, secrets, environment, prune_empty, poll, policy } = args.clone();
                 let options =
                     directory::Options { root, secrets, environment, policy, key, prune_empty, poll };
-                let declared = directory::start(options, state.clone(), &tracker, stop.clone());
+                let (declared, prune) = directory::start(options, state.clone(), &tracker, stop.clone());
                 let (requests, desired, stage) = requests(declared, stop);
                 tracker.spawn(stage);
-                Feed { desired, requests: Some(requests), shown: watch::channel(Shown::default()).1 }
+                let shown = watch::channel(Shown::default()).1;
+                Feed { desired, requests: Some(requests), prune: Some(prune), shown }
             }
             Self::Cluster(cluster) => {
                 let (desired, shown) = kubernetes::start(cluster.options(key), &tracker, stop);
-                Feed { desired, requests: None, shown }
+                Feed { desired, requests: None, prune: None, shown }
             }
         };
         tasks.spawn("the watch of the source", async move {

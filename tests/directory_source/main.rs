@@ -42,6 +42,7 @@ struct Rig {
 }
 
 struct Source {
+    prune: directory::Prune,
     desired: Receiver<Arc<Desired>>,
     tracker: TaskTracker,
     cancel: CancellationToken,
@@ -75,8 +76,9 @@ impl Rig {
     fn start(&mut self) {
         let state = StateDir::open(&self.folder.path().join("state"), &self.options.root).unwrap();
         let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let desired = directory::start(self.options.clone(), Arc::new(state), &tracker, cancel.clone());
-        self.source = Some(Source { desired, tracker, cancel });
+        let (desired, prune) =
+            directory::start(self.options.clone(), Arc::new(state), &tracker, cancel.clone());
+        self.source = Some(Source { desired, prune, tracker, cancel });
     }
 
     async fn stop(&mut self) {
@@ -102,6 +104,10 @@ impl Rig {
 
     fn remove(&self, name: &str) {
         fs::remove_file(self.path(name)).unwrap();
+    }
+
+    fn prune(&self) {
+        self.source.as_ref().unwrap().prune.confirm();
     }
 
     fn now(&self) -> Arc<Desired> {

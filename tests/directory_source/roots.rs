@@ -94,6 +94,33 @@ async fn the_root_is_deleted_and_made_again() {
 }
 
 #[tokio::test]
+async fn an_empty_directory_is_emptied_once_somebody_says_that_it_is_meant() {
+    let mut rig = Rig::new(&ab());
+    rig.start();
+    rig.until(&["a/1 x", "b/1 x"]).await;
+    // Said where nothing is held back: it is no permission for later.
+    rig.prune();
+    let held = |desired: &Desired| {
+        desired.source.faults.iter().any(|fault| fault.problem.reason == Reason::RemovalHeld)
+    };
+    for (name, _) in ab() {
+        rig.remove(name);
+    }
+    let empty = rig.until_that(held).await;
+    assert_eq!(told(&empty), ["a/1 x", "b/1 x"]);
+    rig.prune();
+    let pruned = rig.until(&[]).await;
+    assert_eq!(pruned.source.faults, []);
+
+    rig.write("c.yaml", &server("c", "x"));
+    rig.until(&["c/1 x"]).await;
+    rig.remove("c.yaml");
+    let again = rig.until_that(held).await;
+    assert_eq!(told(&again), ["c/1 x"], "it was said of the last time");
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_root_that_is_not_there_yet_is_waited_for() {
     let mut rig = Rig::at("fleet/deep/er", &[]);
     rig.start();

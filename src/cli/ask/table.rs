@@ -60,7 +60,9 @@ impl Table {
         let mut line = String::new();
         let mut indent = 0;
         let mut rest = (0, Vec::new());
-        for (index, ((cell, width), heading)) in cells.iter().zip(&self.widths).zip(&self.headings).enumerate() {
+        for (index, ((cell, width), heading)) in
+            cells.iter().zip(&self.widths).zip(&self.headings).enumerate()
+        {
             let (mut cell, mut width) = (cell.clone(), *width);
             if index == flowing && width > room {
                 let mut parts = wrap(&cell, room).into_iter();
@@ -85,7 +87,8 @@ impl Table {
     fn flowing(&self, terminal: &Terminal) -> (usize, usize) {
         let widest = self.widths.iter().enumerate().max_by_key(|(_, width)| **width);
         let (index, width) = widest.map_or((0, 0), |(index, width)| (index, *width));
-        let others: usize = self.widths.iter().map(|width| width + GAP).sum::<usize>() - width - GAP.min(width);
+        let others: usize =
+            self.widths.iter().map(|width| width + GAP).sum::<usize>() - width - GAP.min(width);
         let room = terminal.width.and_then(|all| all.checked_sub(others)).filter(|room| *room >= NARROW);
         (index, room.unwrap_or(usize::MAX))
     }

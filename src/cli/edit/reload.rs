@@ -13,6 +13,7 @@ use super::super::dirs::Which;
 use super::super::output::{self, Progress};
 use super::super::{Failure, block_on};
 use super::{Query, condition};
+use crate::admin::PRUNE_EMPTY;
 use crate::plan::{RECONNECT_AT, REQUESTED_AT};
 use crate::report::Kind;
 use crate::resource::{Bounded, Reason};
@@ -31,6 +32,9 @@ pub(in crate::cli) struct Args {
     /// Make new connections in place of healthy ones too
     #[arg(long)]
     reconnect: bool,
+    /// Take away what is still there because the last files of the directory vanished: it is meant
+    #[arg(long, conflicts_with_all = ["names", "reconnect"])]
+    prune_empty: bool,
     /// Ask, and do not wait until it is done
     #[arg(long)]
     no_wait: bool,
@@ -59,6 +63,9 @@ impl Args {
     async fn run(&self) -> Result<(), Failure> {
         let directory = self.which.directory()?;
         let mut client = Client::connect(&directory).await?;
+        if self.prune_empty {
+            return self.prune(&directory, &mut client).await;
+        }
         let list: Value = client.get(&self.query().path()).await?;
         let servers = items(&list);
         if let Some(name) =
@@ -82,6 +89,25 @@ impl Args {
             if before.len() == 1 { "1 server".to_owned() } else { format!("{} servers", before.len()) };
         output::print(&format!("accepted for {asked}\n")).map_err(Failure::failed)?;
         if self.no_wait { Ok(()) } else { self.applied(&directory, &mut client, &stamp, before).await }
+    }
+
+    /// Says that an empty directory is meant, and waits until nothing is held back.
+    async fn prune(&self, directory: &Path, client: &mut Client) -> Result<(), Failure> {
+        let mut source = Mirror::open(directory, Kind::Source, None).await?;
+        if !source.objects().any(is_held) {
+            let message =
+                "nothing is held back: only what was declared by files that all vanished at once is\n";
+            return output::print(message).map_err(Failure::failed);
+        }
+        client.send(Method::POST, PRUNE_EMPTY, "application/json", None).await.map(drop)?;
+        let end = Instant::now() + self.timeout.get();
+        while !self.no_wait && source.objects().any(is_held) {
+            let Ok(changed) = timeout_at(end, source.changed()).await else {
+                return Err(Failure::Failed(format!("not within {}", self.timeout)));
+            };
+            changed?;
+        }
+        output::print("accepted: what the vanished files declared is taken away\n").map_err(Failure::failed)
     }
 
     fn query(&self) -> Query {
@@ -151,6 +177,14 @@ impl Args {
         }
         if failed > 0 { Err(Failure::Failed(format!("{failed} not attached"))) } else { Ok(()) }
     }
+}
+
+/// True if a source holds a removal back.
+fn is_held(source: &Value) -> bool {
+    let held = Reason::RemovalHeld.to_string();
+    at(source, "/status/faults")
+        .as_array()
+        .is_some_and(|faults| faults.iter().any(|fault| text_at(fault, "/reason") == held))
 }
 
 /// True once a server has done what was asked of it, whatever came of it.

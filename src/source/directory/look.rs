@@ -52,6 +52,8 @@ pub(super) struct Looker {
     busy: Option<Instant>,
     /// The tree was seen once.
     seen: bool,
+    /// Somebody said that the emptiness which is held back is meant.
+    prune: bool,
     desired: Arc<Desired>,
     /// The last thing that went wrong with the state directory.
     trouble: Option<String>,
@@ -96,6 +98,7 @@ impl Looker {
             busy: None,
             seen: false,
             desired: Arc::default(),
+            prune: false,
             trouble: None,
         };
         let known = looker.restore(now);
@@ -118,6 +121,8 @@ impl Looker {
         } else {
             let commit = tree.git.as_ref().and_then(Git::head);
             let hold = self.holds(commit.as_ref());
+            // One word is about one emptiness.
+            self.prune &= self.files.is_empty() && !self.book.is_empty();
             if hold {
                 faults.push(source_fault(Reason::RemovalHeld, self.held()));
             }
@@ -146,6 +151,12 @@ impl Looker {
             foreign: self.book.foreign(),
         });
         Outcome { desired: Arc::clone(&self.desired), again }
+    }
+
+    /// Takes the word of a person that the emptiness is meant, if it was told that it holds something back.
+    pub fn confirm(&mut self) {
+        let held = |fault: &Fault| fault.problem.reason == Reason::RemovalHeld;
+        self.prune |= self.desired.source.faults.iter().any(held);
     }
 
     /// Writes down what the next run must know. Apart from [`Looker::look`], so that it delays nobody.
@@ -259,13 +270,14 @@ impl Looker {
     /// Whether nothing may be taken away, because all of it would be.
     fn holds(&self, commit: Option<&String>) -> bool {
         let committed = commit.is_some() && commit != self.commit.as_ref();
-        self.files.is_empty() && !self.book.is_empty() && !self.options.prune_empty && !committed
+        let meant = committed || self.prune || self.options.prune_empty;
+        self.files.is_empty() && !self.book.is_empty() && !meant
     }
 
     fn held(&self) -> String {
         format!(
             "the last files of {} are gone; nothing is taken away. If that is meant, commit it, leave one file \
-             that holds no objects, or start with --prune-empty",
+             that holds no objects, or say evenkeel mcp reload --prune-empty",
             shown(&self.options.root)
         )
     }

@@ -74,6 +74,18 @@ pub struct Options {
     pub poll: Option<Duration>,
 }
 
+/// Says that an empty directory is meant: what is held back, because the last files vanished, is taken away.
+/// Means nothing where nothing is held back.
+#[derive(Clone, Debug)]
+pub struct Prune(Arc<Mailbox>);
+
+impl Prune {
+    /// Says it, once.
+    pub fn confirm(&self) {
+        self.0.prune();
+    }
+}
+
 /// Watches a directory until `cancel`; what is declared in it is in the channel, at first nothing that is
 /// synced. A [`Desired`] that does not differ from the last one is not sent.
 ///
@@ -84,24 +96,26 @@ pub fn start(
     state: Arc<StateDir>,
     tracker: &TaskTracker,
     cancel: CancellationToken,
-) -> channel::Receiver<Arc<Desired>> {
+) -> (channel::Receiver<Arc<Desired>>, Prune) {
     let (sender, receiver) = channel::channel(Arc::default());
-    let looks = tracker.clone();
+    let mailbox = Arc::new(Mailbox::default());
+    let (looks, heard) = (tracker.clone(), mailbox.clone());
     tracker.spawn(async move {
-        cancel.run_until_cancelled(run(options, state, looks, sender)).await;
+        cancel.run_until_cancelled(run(options, state, looks, heard, sender)).await;
     });
-    receiver
+    (receiver, Prune(mailbox))
 }
 
 async fn run(
     options: Options,
     state: Arc<StateDir>,
     looks: TaskTracker,
+    mailbox: Arc<Mailbox>,
     sender: channel::Sender<Arc<Desired>>,
 ) {
-    let mailbox = Arc::new(Mailbox::default());
     let mut pace = Pace::new(Instant::now());
     let mut landed = HashSet::new();
+    let mut prune = false;
     let mut looker = None;
     loop {
         let now = Instant::now();
@@ -109,6 +123,7 @@ async fn run(
         if hints.any {
             pace.heard(now, !hints.landed.is_empty());
             landed.extend(hints.landed);
+            prune |= hints.prune;
         }
         let due = pace.due(now);
         if due > now {
@@ -119,12 +134,15 @@ async fn run(
             continue;
         }
         let settled = pace.begin(now);
-        let landed = std::mem::take(&mut landed);
+        let (landed, prune) = (std::mem::take(&mut landed), std::mem::take(&mut prune));
         let last = looker.take();
         let (options, state, mailbox) = (options.clone(), Arc::clone(&state), Arc::clone(&mailbox));
         let (sender, poll) = (sender.clone(), options.poll.unwrap_or(POLL));
         let look = looks.spawn_blocking(move || {
             let mut looker = last.unwrap_or_else(|| Looker::new(options, state, mailbox, now));
+            if prune {
+                looker.confirm();
+            }
             let Outcome { desired, again } = looker.look(&landed, (now, Timestamp::now()), settled);
             let interval = match desired.source.watching {
                 Watching::Events => RESCAN,

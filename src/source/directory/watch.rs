@@ -25,6 +25,8 @@ pub(super) struct Hints {
     pub any: bool,
     /// Files and folders that were closed after writing or moved here, by the paths they are watched by.
     pub landed: HashSet<PathBuf>,
+    /// A person said that what vanished is meant to be gone.
+    pub prune: bool,
 }
 
 /// More than these wait for quiet, like changes.
@@ -65,6 +67,14 @@ impl Mailbox {
     fn lock(&self) -> MutexGuard<'_, Hints> {
         // What is inside is whole at any time.
         self.hints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the word of a person that what vanished is meant to be gone.
+    pub fn prune(&self) {
+        let mut hints = self.lock();
+        (hints.any, hints.prune) = (true, true);
+        drop(hints);
+        self.bell.notify_one();
     }
 
     fn put(&self, event: notify::Result<Event>) {
