@@ -78,7 +78,7 @@ impl Rig {
         let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
         let (desired, prune) =
             directory::start(self.options.clone(), Arc::new(state), &tracker, cancel.clone());
-        self.source = Some(Source { desired, prune, tracker, cancel });
+        self.source = Some(Source { prune, desired, tracker, cancel });
     }
 
     async fn stop(&mut self) {
