@@ -9,8 +9,9 @@ use crate::resource::Transport;
 const HTTP: usize = 64;
 /// Processes that may be starting at once: a start costs a core for a while.
 const STDIO: usize = 8;
-/// How long an attempt holds its slot. A server that hangs longer costs nothing, so it holds nobody up.
-const HELD: Duration = Duration::from_secs(1);
+/// How long an attempt holds its slot, over HTTP and of a process. A server that hangs longer costs nothing,
+/// so it holds nobody up; a process that starts is busy for longer than a request.
+const HELD: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 
 /// Bounds how many attempts to connect begin side by side.
 #[derive(Debug)]
@@ -26,16 +27,16 @@ impl Default for Slots {
 }
 
 impl Slots {
-    /// Runs an attempt once a slot is free; the slot is free again after a second at most.
+    /// Runs an attempt once a slot is free; the slot is free again when the attempt ends, or before.
     pub(super) async fn run<T>(&self, transport: &Transport, attempt: impl Future<Output = T>) -> T {
-        let slots = match transport {
-            Transport::Http(_) => &self.http,
-            Transport::Stdio(_) => &self.stdio,
+        let (slots, held) = match transport {
+            Transport::Http(_) => (&self.http, HELD.0),
+            Transport::Stdio(_) => (&self.stdio, HELD.1),
         };
         // The semaphores are never closed.
         let permit: Option<OwnedSemaphorePermit> = slots.clone().acquire_owned().await.ok();
         tokio::pin!(attempt);
-        if let Ok(result) = tokio::time::timeout(HELD, &mut attempt).await {
+        if let Ok(result) = tokio::time::timeout(held, &mut attempt).await {
             return result;
         }
         drop(permit);
