@@ -123,14 +123,15 @@ impl Looker {
             let hold = self.holds(commit.as_ref());
             // One word is about one emptiness.
             self.prune &= self.files.is_empty() && !self.book.is_empty();
-            if hold {
-                faults.push(source_fault(Reason::RemovalHeld, self.held()));
-            }
             revision = self.revision(commit.as_deref(), tree.git.as_ref());
             let took = self.files.take(&mut self.book, &moment, hold);
             again = took.waits;
             self.records.outdate(took.changed);
             self.settle(&revision, &moment);
+            // Told until it is gone, also where somebody has said that it is meant.
+            if hold || self.prune && !self.book.is_empty() {
+                faults.push(source_fault(Reason::RemovalHeld, self.held()));
+            }
             if !self.files.is_empty() && commit.is_some() {
                 self.note_commit(commit);
             }
