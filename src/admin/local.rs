@@ -91,7 +91,7 @@ async fn tools(State(local): State<Local>, Path((namespace, name)): Path<(String
         return no_server(&key);
     }
     let generation = local.catalog.load();
-    let tools = generation.section(&key).into_iter().flat_map(|section| &section.tools);
+    let tools = generation.section(&key).into_iter().flat_map(|section| &section.lists.tools);
     let tools: BTreeMap<_, _> = tools.map(|tool| (tool.name.clone(), Digest::of(&tool.raw))).collect();
     Json(json!({ "tools": tools })).into_response()
 }

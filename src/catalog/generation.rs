@@ -4,9 +4,10 @@ use std::sync::{Arc, LazyLock};
 use imbl::OrdMap;
 use tokio::time::Instant;
 
-use super::view::{Home, Touched};
-use super::{Route, Section, View, ViewName};
+use super::table::{Home, Touched};
+use super::{Route, Section, Table, View, ViewName};
 use crate::resource::{ObjectKey, Problem, Reason};
+use crate::wire::List;
 
 /// All that agents may see at one moment. Immutable: a change makes the next one, which shares the rest.
 #[derive(Clone, Debug)]
@@ -28,13 +29,15 @@ pub enum Step {
     Withdraw(ObjectKey, Problem),
 }
 
-/// A tool that carries a hash tail because another has the name it would have.
+/// An item that carries a hash tail because another has the name it would have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
     /// Where.
     pub view: ViewName,
-    /// The tool, by the server's own name.
-    pub tool: String,
+    /// The list that it is in.
+    pub list: List,
+    /// The server's own name of it.
+    pub name: String,
     /// The name it would have.
     pub wanted: String,
     /// The name it has.
@@ -88,7 +91,7 @@ impl Generation {
 
     /// What agents see at a path; nothing in a namespace that has nothing.
     pub fn view(&self, name: &ViewName) -> &View {
-        static NOTHING: LazyLock<View> = LazyLock::new(View::default);
+        static NOTHING: LazyLock<View> = LazyLock::new(View::namespace);
         match name {
             ViewName::Everything => &self.everything,
             ViewName::Namespace(namespace) => self.namespaces.get(namespace).unwrap_or(&NOTHING),
@@ -105,12 +108,12 @@ impl Generation {
         self.sections.values()
     }
 
-    /// The tools of a server that have another name than they would have alone.
+    /// The items of a server that have another name than they would have alone.
     pub fn conflicts(&self, key: &ObjectKey) -> &[Conflict] {
         self.conflicts.get(key).map_or(&[], |conflicts| conflicts)
     }
 
-    /// All servers with such tools.
+    /// All servers with such items.
     pub fn conflicting(&self) -> &OrdMap<ObjectKey, Arc<[Conflict]>> {
         &self.conflicts
     }
@@ -120,50 +123,55 @@ impl Generation {
         if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, section)) {
             return;
         }
-        let routes: BTreeMap<&str, Arc<Route>> = section
-            .tools
-            .iter()
-            .filter_map(|tool| Some((&*tool.name, Arc::new(Route::new(section, tool)?))))
-            .collect();
         let dropped = Problem::new(Reason::Removed, format!("server {} no longer offers it", section.key));
-        self.change(&section.key, |view, touched| {
-            if let Some(before) = &before {
-                let same_names = before.prefix == section.prefix;
-                for tool in &before.tools {
-                    if !(same_names && routes.contains_key(&*tool.name)) {
-                        view.release(before, &tool.name, &dropped, touched);
+        for list in List::ALL {
+            let offered = section.lists.of(list).iter();
+            let routes: BTreeMap<&str, Arc<Route>> = offered
+                .filter_map(|item| Some((&*item.name, Arc::new(Route::new(section, list, item)?))))
+                .collect();
+            self.change(&section.key, list, |table, touched| {
+                if let Some(before) = &before {
+                    let same_names = before.prefix == section.prefix;
+                    for item in before.lists.of(list) {
+                        if !(same_names && routes.contains_key(&*item.name)) {
+                            table.release(before, &item.name, &dropped, touched);
+                        }
                     }
                 }
-            }
-            for route in routes.values() {
-                view.offer(route, touched);
-            }
-        });
+                for route in routes.values() {
+                    table.offer(route, touched);
+                }
+            });
+        }
     }
 
     fn withdraw(&mut self, key: &ObjectKey, problem: &Problem) {
         let Some(section) = self.sections.remove(key) else {
             return;
         };
-        self.change(key, |view, touched| {
-            for tool in &section.tools {
-                view.release(&section, &tool.name, problem, touched);
-            }
-        });
+        for list in List::ALL {
+            self.change(key, list, |table, touched| {
+                for item in section.lists.of(list) {
+                    table.release(&section, &item.name, problem, touched);
+                }
+            });
+        }
     }
 
-    /// Changes both views that a server is in, and looks again at the names of every server that this touched.
-    fn change(&mut self, key: &ObjectKey, change: impl Fn(&mut View, &mut Touched)) {
+    /// Changes a list in both views that a server is in, and looks again at the names of every server that this
+    /// touched.
+    fn change(&mut self, key: &ObjectKey, list: List, change: impl Fn(&mut Table, &mut Touched)) {
         let mut touched = Touched::default();
         if self.conflicts.contains_key(key) {
             touched.servers.insert(key.clone());
         }
-        let namespace = self.namespaces.entry(key.namespace.clone()).or_default();
+        let namespace = self.namespaces.entry(key.namespace.clone()).or_insert_with(View::namespace);
         for view in [&mut self.everything, namespace] {
             touched.listed = false;
-            change(view, &mut touched);
+            let table = view.of_mut(list);
+            change(table, &mut touched);
             if touched.listed {
-                view.tools_changed(self.number, self.made_at);
+                table.changed(self.number, self.made_at);
             }
         }
         for server in touched.servers {
@@ -220,13 +228,14 @@ mod tests {
     }
 
     fn names(view: &View) -> Vec<String> {
-        let list: Vec<serde_json::Value> = serde_json::from_str(&view.tools(None).unwrap().tools).unwrap();
+        let list: Vec<serde_json::Value> =
+            serde_json::from_str(&view.of(List::Tools).page(None).unwrap().items).unwrap();
         list.iter().map(|tool| tool["name"].as_str().unwrap().to_owned()).collect()
     }
 
     fn owner<'a>(view: &'a View, name: &str) -> (&'a str, &'a str) {
-        let route = view.route(name).unwrap();
-        (&route.section().key.name, route.tool())
+        let route = view.of(List::Tools).route(name).unwrap();
+        (&route.section().key.name, route.name())
     }
 
     #[test]
@@ -239,7 +248,7 @@ mod tests {
         let team = ViewName::Namespace("team-a".into());
         assert_eq!(names(generation.view(&DEFAULT)), ["gh_search", "team-a_a_b", "team-a_gh_search"]);
         assert_eq!(names(generation.view(&team)), ["a.b", "gh_search"]);
-        assert!(generation.view(&ViewName::Namespace("none".into())).is_empty());
+        assert!(generation.view(&ViewName::Namespace("none".into())).of(List::Tools).is_empty());
         assert!(generation.conflicting().is_empty());
     }
 
@@ -261,23 +270,23 @@ mod tests {
         let view = after.view(&DEFAULT);
         assert_eq!(names(view), ["x_t", "x_u"]);
         assert_eq!(owner(view, "x_t"), ("a_b", "t"));
-        assert!(view.gone(&conflict.given).unwrap().problem.message.contains("\"x_t\""));
+        assert!(view.of(List::Tools).gone(&conflict.given).unwrap().problem.message.contains("\"x_t\""));
         assert!(after.conflicting().is_empty());
 
         // And comes back.
         let again = after.next([both[0].clone()]);
         assert_eq!(names(again.view(&DEFAULT)), names(before.view(&DEFAULT)));
-        assert!(again.view(&DEFAULT).gone(&conflict.given).is_none());
+        assert!(again.view(&DEFAULT).of(List::Tools).gone(&conflict.given).is_none());
     }
 
     #[test]
     fn two_tools_of_one_server_can_fold_to_one_name() {
         let generation = generation([publish("default", "s", "s", &["a.b", "a b", "a_b"])]);
         let view = generation.view(&DEFAULT);
-        assert_eq!(view.len(), 3);
+        assert_eq!(view.of(List::Tools).len(), 3);
         assert_eq!(owner(view, "s_a_b"), ("s", "a b"));
         let conflicts = generation.conflicts(&ObjectKey::new("default", "s"));
-        let given: Vec<_> = conflicts.iter().map(|conflict| &*conflict.tool).collect();
+        let given: Vec<_> = conflicts.iter().map(|conflict| &*conflict.name).collect();
         assert_eq!(given, ["a.b", "a_b", "a.b", "a_b"]);
     }
 
@@ -288,7 +297,7 @@ mod tests {
         let generation = generation(two).next([publish("default", "a", "", &["t", &tail])]);
         let view = generation.view(&DEFAULT);
         assert_eq!(owner(view, &tail), ("a", &*tail));
-        assert_eq!(view.len(), 3);
+        assert_eq!(view.of(List::Tools).len(), 3);
         let given = &generation.conflicts(&ObjectKey::new("default", "z"))[0].given;
         assert_eq!(owner(view, given), ("z", "t"));
         assert_ne!(given, &tail);
@@ -298,15 +307,15 @@ mod tests {
     fn what_went_is_remembered_with_its_reason() {
         let generation = generation([publish("default", "s", "s", &["a", "b"])]);
         let fewer = generation.next([publish("default", "s", "s", &["a"])]);
-        let gone = fewer.view(&DEFAULT).gone("s_b").unwrap();
+        let gone = fewer.view(&DEFAULT).of(List::Tools).gone("s_b").unwrap();
         assert!(gone.problem.message.contains("no longer offers"), "{gone:?}");
         let none = fewer.next([withdraw("default", "s"), withdraw("default", "never-there")]);
-        let gone = none.view(&DEFAULT).gone("s_a").unwrap();
+        let gone = none.view(&DEFAULT).of(List::Tools).gone("s_a").unwrap();
         assert_eq!(gone.server, ObjectKey::new("default", "s"));
         assert_eq!(gone.problem.message, "its file was deleted");
-        assert!(none.view(&DEFAULT).gone("s_c").is_none());
+        assert!(none.view(&DEFAULT).of(List::Tools).gone("s_c").is_none());
         let back = none.next([publish("default", "s", "s", &["a"])]);
-        assert!(back.view(&DEFAULT).gone("s_a").is_none());
+        assert!(back.view(&DEFAULT).of(List::Tools).gone("s_a").is_none());
     }
 
     #[test]
@@ -315,25 +324,26 @@ mod tests {
         let many: Vec<&str> = many.iter().map(|name| &**name).collect();
         let generation = generation([publish("default", "s", "", &many), publish("default", "s", "", &[])]);
         let view = generation.view(&DEFAULT);
-        let remembered = many.iter().filter(|name| view.gone(name).is_some()).count();
+        let remembered = many.iter().filter(|name| view.of(List::Tools).gone(name).is_some()).count();
         assert_eq!(remembered, 4_096);
-        assert!(view.gone("t4999").is_some());
+        assert!(view.of(List::Tools).gone("t4999").is_some());
     }
 
     #[test]
     fn the_version_moves_only_with_the_list() {
-        let version = |generation: &Generation, view: &ViewName| generation.view(view).tools_version();
+        let version =
+            |generation: &Generation, view: &ViewName| generation.view(view).of(List::Tools).version();
         let team = ViewName::Namespace("team-a".into());
         let first = generation([publish("default", "s", "s", &["a"]), publish("team-a", "s", "s", &["a"])]);
         let same = first.next([publish("default", "s", "s", &["a"])]);
         assert_eq!(version(&first, &DEFAULT), version(&same, &DEFAULT));
         let mut other = section("default", "s", "s", &[]);
-        other.tools = vec![tool("a", "other words")];
+        other.lists.tools = vec![tool("a", "other words")];
         let changed = same.next([Step::Publish(Arc::new(other))]);
         assert!(version(&changed, &DEFAULT) > version(&same, &DEFAULT));
         assert_eq!(version(&changed, &team), version(&same, &team));
         // The newer route is in force though nothing is listed differently.
-        let route = same.view(&DEFAULT).route("s_a").unwrap();
+        let route = same.view(&DEFAULT).of(List::Tools).route("s_a").unwrap();
         assert!(Arc::ptr_eq(route.section(), same.section(&ObjectKey::new("default", "s")).unwrap()));
     }
 
@@ -342,21 +352,23 @@ mod tests {
         let many: Vec<String> = (0..2_500).map(|number| format!("t{number:04}")).collect();
         let many: Vec<&str> = many.iter().map(|name| &**name).collect();
         let first = generation([publish("default", "s", "", &many)]);
-        let page = first.view(&DEFAULT).tools(None).unwrap();
+        let page = first.view(&DEFAULT).of(List::Tools).page(None).unwrap();
         let cursor = page.cursor.unwrap();
         let next = first.next([withdraw("default", "s"), publish("default", "z", "", &["t0500", "t1500"])]);
-        let rest = next.view(&DEFAULT).tools(Some(&cursor)).unwrap();
-        assert!(rest.tools.contains("t1500") && !rest.tools.contains("t0500"), "{}", rest.tools);
+        let rest = next.view(&DEFAULT).of(List::Tools).page(Some(&cursor)).unwrap();
+        assert!(rest.items.contains("t1500") && !rest.items.contains("t0500"), "{}", rest.items);
         assert_eq!(rest.cursor, None);
-        assert!(next.view(&DEFAULT).tools(Some("*")).is_err());
+        assert!(next.view(&DEFAULT).of(List::Tools).page(Some("*")).is_err());
 
         let big = "x".repeat(600_000);
         let mut heavy = section("default", "s", "", &[]);
-        heavy.tools = ["a", "b", "c"].iter().map(|name| tool(name, &big)).collect();
+        heavy.lists.tools = ["a", "b", "c"].iter().map(|name| tool(name, &big)).collect();
         let heavy = first.next([Step::Publish(Arc::new(heavy))]);
         let mut cursor = None;
         let mut pages = 0;
-        while let Page { cursor: Some(next), .. } = heavy.view(&DEFAULT).tools(cursor.as_deref()).unwrap() {
+        while let Page { cursor: Some(next), .. } =
+            heavy.view(&DEFAULT).of(List::Tools).page(cursor.as_deref()).unwrap()
+        {
             cursor = Some(next);
             pages += 1;
         }
@@ -390,7 +402,7 @@ mod tests {
 
     fn told(generation: &Generation) -> (Vec<String>, Vec<Conflict>) {
         let views = [DEFAULT, ViewName::Namespace("a".into()), ViewName::Namespace("default".into())];
-        let lists = views.map(|view| generation.view(&view).tools(None).unwrap().tools);
+        let lists = views.map(|view| generation.view(&view).of(List::Tools).page(None).unwrap().items);
         let conflicts = generation.conflicting().values().flat_map(|conflicts| conflicts.iter().cloned());
         (lists.into(), conflicts.collect())
     }
@@ -403,16 +415,16 @@ mod tests {
                 let next = generation.next([step]);
                 for view in [DEFAULT, ViewName::Namespace("a".into())] {
                     let (before, after) = (generation.view(&view), next.view(&view));
-                    let same = before.tools(None).unwrap() == after.tools(None).unwrap();
-                    prop_assert!(same || before.tools_version() < after.tools_version());
+                    let same = before.of(List::Tools).page(None).unwrap() == after.of(List::Tools).page(None).unwrap();
+                    prop_assert!(same || before.of(List::Tools).version() < after.of(List::Tools).version());
                 }
                 generation = next;
             }
             let mut sections: Vec<_> = generation.sections().cloned().map(Step::Publish).collect();
             // A shuffle is enough of a permutation, and shrinks.
             sections.sort_by_key(|step| crate::resource::Digest::of(format!("{seed}{}", step.key()).as_bytes()));
-            let all = generation.sections().map(|section| section.tools.len()).sum::<usize>();
-            prop_assert_eq!(generation.view(&DEFAULT).len(), all);
+            let all = generation.sections().map(|section| section.lists.tools.len()).sum::<usize>();
+            prop_assert_eq!(generation.view(&DEFAULT).of(List::Tools).len(), all);
             prop_assert_eq!(told(&generation), told(&start().next(sections)));
         }
     }

@@ -9,6 +9,8 @@ mod names;
 mod publisher;
 mod route;
 mod section;
+mod table;
+mod template;
 #[cfg(test)]
 mod testing;
 mod view;
@@ -16,5 +18,6 @@ mod view;
 pub use generation::{Conflict, Generation, Step};
 pub use publisher::{Catalog, Publisher, PublisherTask, catalog};
 pub use route::Route;
-pub use section::{Section, Tool, digest};
-pub use view::{BadCursor, Gone, Page, View, ViewName};
+pub use section::{Item, Lists, Section};
+pub use table::{BadCursor, Gone, Page, Table};
+pub use view::{Place, View, ViewName};

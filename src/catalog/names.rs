@@ -1,24 +1,28 @@
-//! Names as agents see them: unique, short, plain, and the same whatever order servers come in.
+//! Names and URIs as agents see them: unique, and the same whatever order servers come in.
 
 use std::borrow::Cow;
 
 use crate::resource::{Digest, ObjectKey};
+use crate::wire::List;
 
 /// The longest name that is made here: agents put prefixes of their own before it and cut at 64.
 const LONGEST: usize = 48;
 /// Hexadecimal digits of a hash tail.
 const TAIL: usize = 6;
 
-/// What a name is made from. Ordered by namespace, server and tool: the order in which equal names go.
+/// What a name is made from. Ordered by namespace, server and own name: the order in which equal names go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Identity<'a> {
     pub(super) server: &'a ObjectKey,
-    pub(super) tool: &'a str,
+    pub(super) name: &'a str,
 }
 
-/// How the names of one server are made in one view.
+/// How the names of one list of one server are made in one view.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Naming<'a> {
+    /// Tools and prompts have names. Resources and templates have URIs, which carry no prefix: answers and
+    /// links hold them too.
+    pub(super) list: List,
     /// The namespace, where it stands before the prefix.
     pub(super) namespace: Option<&'a str>,
     /// The declared prefix; empty for none.
@@ -26,11 +30,17 @@ pub(super) struct Naming<'a> {
 }
 
 impl Naming<'_> {
-    /// The names that a tool asks for, by wish: the plain one is number 0, the others carry a hash tail.
+    /// The names that an item asks for, by wish: the plain one is number 0, the others carry a hash tail.
     ///
-    /// The list has no end, so that no server can take all the names of another's tool.
+    /// The list has no end, so that no server can take all the names of another's item.
     pub(super) fn wish(&self, identity: Identity<'_>, number: u32) -> String {
-        let whole = self.whole(identity.tool);
+        if matches!(self.list, List::Resources | List::Templates) {
+            return match number {
+                0 => identity.name.to_owned(),
+                _ => format!("{}{}", identity.name, uri_tail(identity, number)),
+            };
+        }
+        let whole = self.whole(identity.name);
         let plain = self.namespace.is_none() && self.prefix.is_empty();
         if number == 0 && (plain || whole.len() <= LONGEST) {
             return whole.into_owned();
@@ -38,12 +48,12 @@ impl Naming<'_> {
         tailed(&fold(&whole), identity, number)
     }
 
-    fn whole<'a>(&self, tool: &'a str) -> Cow<'a, str> {
+    fn whole<'a>(&self, name: &'a str) -> Cow<'a, str> {
         match (self.namespace, self.prefix) {
-            (None, "") => Cow::Borrowed(tool),
-            (Some(namespace), "") => Cow::Owned(fold(&format!("{namespace}_{tool}"))),
-            (None, prefix) => Cow::Owned(fold(&format!("{prefix}_{tool}"))),
-            (Some(namespace), prefix) => Cow::Owned(fold(&format!("{namespace}_{prefix}_{tool}"))),
+            (None, "") => Cow::Borrowed(name),
+            (Some(namespace), "") => Cow::Owned(fold(&format!("{namespace}_{name}"))),
+            (None, prefix) => Cow::Owned(fold(&format!("{prefix}_{name}"))),
+            (Some(namespace), prefix) => Cow::Owned(fold(&format!("{namespace}_{prefix}_{name}"))),
         }
     }
 }
@@ -61,12 +71,22 @@ fn fold(name: &str) -> String {
     folded
 }
 
-/// The start of a folded name and a tail that only this tool has.
+/// The start of a folded name and a tail that only this item has.
 fn tailed(folded: &str, identity: Identity<'_>, number: u32) -> String {
-    let Identity { server, tool } = identity;
-    let whole = format!("{}\0{}\0{tool}\0{number}", server.namespace, server.name);
     let start: String = folded.chars().take(LONGEST - 1 - TAIL).collect();
-    format!("{}_{}", start.trim_end_matches('_'), Digest::of(whole.as_bytes()).short(TAIL))
+    format!("{}_{}", start.trim_end_matches('_'), tail(identity, number))
+}
+
+/// What stands behind a URI that another server has too: a fragment, which names a part of the same thing.
+pub(super) fn uri_tail(identity: Identity<'_>, number: u32) -> String {
+    let mark = if identity.name.contains('#') { '-' } else { '#' };
+    format!("{mark}{}", tail(identity, number))
+}
+
+fn tail(identity: Identity<'_>, number: u32) -> String {
+    let Identity { server, name } = identity;
+    let whole = format!("{}\0{}\0{name}\0{number}", server.namespace, server.name);
+    Digest::of(whole.as_bytes()).short(TAIL)
 }
 
 #[cfg(test)]
@@ -75,8 +95,8 @@ mod tests {
 
     fn name(namespace: Option<&str>, prefix: &str, tool: &str, number: u32) -> String {
         let server = ObjectKey::new("default", "server");
-        let identity = Identity { server: &server, tool };
-        Naming { namespace, prefix }.wish(identity, number)
+        let identity = Identity { server: &server, name: tool };
+        Naming { list: List::Tools, namespace, prefix }.wish(identity, number)
     }
 
     #[test]
@@ -119,5 +139,17 @@ mod tests {
             assert!(tail.len() == TAIL && tail.bytes().all(|byte| byte.is_ascii_hexdigit()), "{name}");
         }
         assert_ne!(name(None, "p", "x", 1), name(None, "p", "x", 2));
+    }
+
+    #[test]
+    fn a_uri_stays_as_it_is_but_for_a_tail() {
+        let server = ObjectKey::new("default", "server");
+        for (uri, start) in [("file:///a__b c", "file:///a__b c#"), ("a:b#c", "a:b#c-")] {
+            let identity = Identity { server: &server, name: uri };
+            let naming = Naming { list: List::Resources, namespace: Some("team-a"), prefix: "p" };
+            assert_eq!(naming.wish(identity, 0), uri);
+            let tailed = naming.wish(identity, 1);
+            assert_eq!((&tailed[..start.len()], tailed.len()), (start, start.len() + TAIL));
+        }
     }
 }

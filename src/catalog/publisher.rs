@@ -157,6 +157,7 @@ mod tests {
     use crate::catalog::ViewName;
     use crate::catalog::testing::section;
     use crate::resource::Reason;
+    use crate::wire::List;
 
     fn started() -> (Catalog, Publisher, tokio_util::sync::DropGuard) {
         let (catalog, publisher, task) = catalog(Some("default".into()));
@@ -170,7 +171,7 @@ mod tests {
     }
 
     fn tools(catalog: &Catalog) -> usize {
-        catalog.load().view(&ViewName::Everything).len()
+        catalog.load().view(&ViewName::Everything).of(List::Tools).len()
     }
 
     #[tokio::test(start_paused = true)]
@@ -212,7 +213,7 @@ mod tests {
         catalog.changes().changed().await.unwrap();
         let names = ["a_t", "b_t", "c_t"].map(|name| {
             let generation = catalog.load();
-            generation.view(&ViewName::Everything).route(name).is_some()
+            generation.view(&ViewName::Everything).of(List::Tools).route(name).is_some()
         });
         assert_eq!((names, catalog.load().number()), ([false, true, true], 1));
     }

@@ -1,4 +1,4 @@
-//! One tool on its way to agents: where a call to it goes, and its entry in a list.
+//! One item on its way to agents: where a request for it goes, and its entry in a list.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -6,25 +6,25 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::names::Identity;
-use super::{Section, Tool};
-use crate::wire::{Edit, members, rewrite};
+use super::{Item, Section};
+use crate::wire::{Edit, List, members, rewrite};
 
-/// Where a tool leads: its server, and what the server calls it.
+/// Where an item leads: its server, and what the server calls it.
 #[derive(Debug)]
 pub struct Route {
     section: Arc<Section>,
-    tool: String,
-    /// The tool's JSON with one `name` in it, shared with the section where that is possible.
+    name: String,
+    /// The item's JSON with its name in it once, shared with the section where that is possible.
     raw: Bytes,
-    /// Where the value of `name` stands in it.
-    name: Range<usize>,
+    /// Where the name stands in it.
+    at: Range<usize>,
 }
 
 impl Route {
-    /// The route of a tool; `None` if what the server wrote is not a JSON object.
-    pub(super) fn new(section: &Arc<Section>, tool: &Tool) -> Option<Self> {
-        let (raw, name) = located(&tool.raw, &tool.name)?;
-        Some(Self { section: section.clone(), tool: tool.name.clone(), raw, name })
+    /// The route of an item; `None` if what the server wrote is not a JSON object.
+    pub(super) fn new(section: &Arc<Section>, list: List, item: &Item) -> Option<Self> {
+        let (raw, at) = located(&item.raw, list.key(), &item.name)?;
+        Some(Self { section: section.clone(), name: item.name.clone(), raw, at })
     }
 
     /// The server's section: its key, its handle, its limits.
@@ -32,21 +32,21 @@ impl Route {
         &self.section
     }
 
-    /// The server's own name of the tool.
-    pub fn tool(&self) -> &str {
-        &self.tool
+    /// The server's own name of the item, or its URI.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The same as JSON text.
-    pub fn tool_json(&self) -> &str {
-        self.text(self.name.clone())
+    pub fn name_json(&self) -> &str {
+        self.text(self.at.clone())
     }
 
-    /// Appends the tool's JSON under the name that agents know, every other byte as its server wrote it.
+    /// Appends the item's JSON under the name that agents know, every other byte as its server wrote it.
     pub(super) fn list_as(&self, name: &str, list: &mut String) {
-        list.push_str(self.text(0..self.name.start));
+        list.push_str(self.text(0..self.at.start));
         push_json_string(name, list);
-        list.push_str(self.text(self.name.end..self.raw.len()));
+        list.push_str(self.text(self.at.end..self.raw.len()));
     }
 
     /// True if both are listed with the same bytes under the same name.
@@ -55,7 +55,7 @@ impl Route {
     }
 
     pub(super) fn identity(&self) -> Identity<'_> {
-        Identity { server: &self.section.key, tool: &self.tool }
+        Identity { server: &self.section.key, name: &self.name }
     }
 
     fn text(&self, range: Range<usize>) -> &str {
@@ -65,19 +65,19 @@ impl Route {
     }
 }
 
-/// The JSON with exactly one `name`, and where its value stands.
-fn located(raw: &Bytes, name: &str) -> Option<(Bytes, Range<usize>)> {
+/// The JSON with exactly one member that holds the name, and where its value stands.
+fn located(raw: &Bytes, member: &str, name: &str) -> Option<(Bytes, Range<usize>)> {
     let text = std::str::from_utf8(raw).ok()?;
     let members = members(text).ok()?;
-    let mut names = members.iter().filter(|(key, _)| key == "name");
+    let mut names = members.iter().filter(|(key, _)| key == member);
     if let (Some((_, value)), None) = (names.next(), names.next()) {
         let value = value.get();
         let start = value.as_ptr().addr() - text.as_ptr().addr();
         return Some((raw.clone(), start..start + value.len()));
     }
     // A name that stands twice would be read differently by different agents.
-    let rest = rewrite(text, &[Edit::Remove("name")]).ok()?;
-    let mut json = String::from(r#"{"name":"#);
+    let rest = rewrite(text, &[Edit::Remove(member)]).ok()?;
+    let mut json = format!(r#"{{"{member}":"#);
     let start = json.len();
     push_json_string(name, &mut json);
     let end = json.len();
@@ -116,12 +116,12 @@ mod tests {
             (r"{}", r#""a""#, r#"{"name":"N"}"#),
         ] {
             let section = Arc::new(section("default", "s", "s", &[]));
-            let tool = Tool { name: "a".into(), raw: raw.into() };
-            let route = Route::new(&section, &tool).unwrap();
+            let tool = Item { name: "a".into(), raw: raw.into() };
+            let route = Route::new(&section, List::Tools, &tool).unwrap();
             let mut list = String::new();
             route.list_as("N", &mut list);
             assert_eq!(list, expected);
-            assert_eq!(route.tool_json(), own);
+            assert_eq!(route.name_json(), own);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Sections for the tests of this room.
 
-use super::{Section, Tool};
+use super::{Item, Lists, Section};
 use crate::fleet::{Refusal, UpstreamHandle};
 use crate::resource::{ObjectKey, Problem, Reason};
 
@@ -12,14 +12,16 @@ pub(super) fn section(namespace: &str, name: &str, prefix: &str, tools: &[&str])
         handle: UpstreamHandle::new(key.clone(), Refusal::Unavailable(problem)),
         key,
         prefix: prefix.into(),
-        tools: tools.iter().map(|tool| self::tool(tool, "")).collect(),
+        lists: Lists { tools: tools.iter().map(|tool| self::tool(tool, "")).collect(), ..Lists::default() },
+        resources: None,
+        instructions: None,
         call_timeout: std::time::Duration::from_mins(10),
     }
 }
 
 /// A tool with a description.
-pub(super) fn tool(name: &str, description: &str) -> Tool {
-    Tool {
+pub(super) fn tool(name: &str, description: &str) -> Item {
+    Item {
         name: name.into(),
         raw: serde_json::json!({ "name": name, "description": description }).to_string().into(),
     }

@@ -1,34 +1,21 @@
-//! One set of names: which tool has which, who waits for one, and what was there before.
+//! What agents see at one path: the four lists, and where a request for one of their items goes.
 
-use std::collections::BTreeSet;
-use std::ops::Bound;
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use imbl::OrdMap;
 use tokio::time::Instant;
 
-use super::names::{Identity, Naming};
-use super::{Conflict, Route, Section, Tool};
-use crate::resource::{ObjectKey, Problem};
-
-/// A list ends here and gives a cursor: generous, since some agents never ask for more.
-const PAGE_TOOLS: usize = 1_000;
-const PAGE_BYTES: usize = 1 << 20;
-/// So many names are remembered after they went.
-const REMEMBERED: usize = 4_096;
+use super::names::{Identity, uri_tail};
+use super::table::{Home, Table};
+use super::{Conflict, Route, Section, template};
+use crate::wire::List;
 
 /// What agents see at one path. Cheap to clone: generations share what did not change.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct View {
-    /// Where the namespace stands before the prefix: everywhere but in the home namespace.
-    qualified: Option<Home>,
-    names: OrdMap<Arc<str>, Slot>,
-    gone: OrdMap<Arc<str>, (u64, Gone)>,
-    gone_by_age: OrdMap<u64, Arc<str>>,
-    tools_version: u64,
-    tools_changed_at: Option<Instant>,
+    tools: Table,
+    prompts: Table,
+    resources: Table,
+    templates: Table,
 }
 
 /// Which view: the path that an agent connects to.
@@ -40,291 +27,182 @@ pub enum ViewName {
     Namespace(Arc<str>),
 }
 
-/// The namespace whose names carry no namespace; `None` if there is none.
-pub(super) type Home = Option<Arc<str>>;
-
-/// A name, the tool that has it, and the tools that would have it if that one went.
+/// Where a request for a resource goes.
 #[derive(Clone, Debug)]
-struct Slot {
-    holder: Arc<Route>,
-    /// In the order in which they go; almost always empty.
-    waiting: Vec<Arc<Route>>,
+pub struct Place {
+    /// The server.
+    pub section: Arc<Section>,
+    /// The server's own URI.
+    pub uri: String,
 }
 
-/// What a name was before it went.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gone {
-    /// The server that it led to.
-    pub server: ObjectKey,
-    /// Why it went.
-    pub problem: Problem,
-}
+impl ViewName {
+    /// The one namespace that is seen here; `None` for all.
+    pub fn namespace(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Everything => None,
+            Self::Namespace(namespace) => Some(namespace),
+        }
+    }
 
-/// A part of a list.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Page {
-    /// The JSON array.
-    pub tools: String,
-    /// Where the next part begins, if there is one.
-    pub cursor: Option<String>,
-}
-
-/// A cursor that was not given by a list.
-#[derive(Debug, thiserror::Error)]
-#[error("the cursor is not one that was given")]
-pub struct BadCursor;
-
-/// A change of names under way: what it touched.
-#[derive(Debug, Default)]
-pub(super) struct Touched {
-    /// Servers of which a tool got another name.
-    pub(super) servers: BTreeSet<ObjectKey>,
-    /// True if the list is not what it was.
-    pub(super) listed: bool,
+    /// True if objects of this namespace are seen here.
+    pub fn shows(&self, namespace: &str) -> bool {
+        self.namespace().is_none_or(|own| **own == *namespace)
+    }
 }
 
 impl View {
+    /// The view of one namespace.
+    pub(super) fn namespace() -> Self {
+        Self::new(None)
+    }
+
     /// The view of everything.
     pub(super) fn everything(home: Home) -> Self {
-        Self { qualified: Some(home), ..Self::default() }
+        Self::new(Some(home))
     }
 
-    /// Where a call goes.
-    pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
-        self.names.get(name).map(|slot| &slot.holder)
+    fn new(qualified: Option<Home>) -> Self {
+        let named = [List::Tools, List::Prompts, List::Resources];
+        let [tools, prompts, resources] = named.map(|list| Table::new(list, qualified.clone()));
+        Self { tools, prompts, resources, templates: Table::new(List::Templates, qualified) }
     }
 
-    /// What a name led to that leads nowhere now.
-    pub fn gone(&self, name: &str) -> Option<&Gone> {
-        self.gone.get(name).map(|(_, gone)| gone)
-    }
-
-    /// The number of the generation in which the list last changed.
-    pub fn tools_version(&self) -> u64 {
-        self.tools_version
-    }
-
-    /// When that was; `None` if there never was one.
-    pub fn tools_changed_at(&self) -> Option<Instant> {
-        self.tools_changed_at
-    }
-
-    pub(super) fn tools_changed(&mut self, version: u64, now: Instant) {
-        self.tools_version = version;
-        self.tools_changed_at = Some(now);
-    }
-
-    /// How many tools there are.
-    pub fn len(&self) -> usize {
-        self.names.len()
-    }
-
-    /// True if there are none.
-    pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
-    }
-
-    /// The list from the beginning or from a cursor, in the order of the names.
-    pub fn tools(&self, cursor: Option<&str>) -> Result<Page, BadCursor> {
-        let after = cursor
-            .map(|cursor| {
-                let name = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| BadCursor)?;
-                String::from_utf8(name).map_err(|_| BadCursor)
-            })
-            .transpose()?;
-        let start = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut tools = String::from("[");
-        let mut last: Option<&str> = None;
-        for (count, (name, slot)) in self.names.range::<_, str>((start, Bound::Unbounded)).enumerate() {
-            if let Some(last) = last {
-                if count >= PAGE_TOOLS || tools.len() >= PAGE_BYTES {
-                    tools.push(']');
-                    let cursor = Some(URL_SAFE_NO_PAD.encode(last));
-                    return Ok(Page { tools, cursor });
-                }
-                tools.push(',');
-            }
-            slot.holder.list_as(name, &mut tools);
-            last = Some(name);
+    /// One of the lists.
+    pub fn of(&self, list: List) -> &Table {
+        match list {
+            List::Tools => &self.tools,
+            List::Prompts => &self.prompts,
+            List::Resources => &self.resources,
+            List::Templates => &self.templates,
         }
-        tools.push(']');
-        Ok(Page { tools, cursor: None })
     }
 
-    /// The tools of a server that do not have the first of their wishes.
+    pub(super) fn of_mut(&mut self, list: List) -> &mut Table {
+        match list {
+            List::Tools => &mut self.tools,
+            List::Prompts => &mut self.prompts,
+            List::Resources => &mut self.resources,
+            List::Templates => &mut self.templates,
+        }
+    }
+
+    /// The number of the generation in which something last changed that this list's notice tells of.
+    pub fn version(&self, list: List) -> u64 {
+        match list.told_as() {
+            List::Resources => self.resources.version().max(self.templates.version()),
+            list => self.of(list).version(),
+        }
+    }
+
+    /// When that was; `None` if there never was a change.
+    pub fn changed_at(&self, list: List) -> Option<Instant> {
+        match list.told_as() {
+            List::Resources => self.resources.changed_at().max(self.templates.changed_at()),
+            list => self.of(list).changed_at(),
+        }
+    }
+
+    /// Where a resource is that may be in no list: by its URI, by the template that says most of it, or, if only
+    /// one of these servers has resources at all, there. `None` too if its server does not expose it.
+    pub fn resource(&self, uri: &str) -> Option<Place> {
+        if let Some(route) = self.resources.route(uri) {
+            return Some(Place { section: route.section().clone(), uri: route.name().to_owned() });
+        }
+        let made =
+            |(name, route): (&str, &Arc<Route>)| Some((template::matches(name, uri)?, own(name, route, uri)));
+        let by_template = self.templates.routes().filter_map(made).max_by_key(|(standing, _)| *standing);
+        let place = by_template.map(|(_, place)| place).or_else(|| self.only(uri))?;
+        place.section.permits(&place.uri).then_some(place)
+    }
+
+    fn only(&self, uri: &str) -> Option<Place> {
+        let routes = self.resources.routes().chain(self.templates.routes());
+        let mut sections = routes.map(|(_, route)| route.section());
+        let first = sections.next()?;
+        sections
+            .all(|section| section.key == first.key)
+            .then(|| Place { section: first.clone(), uri: uri.to_owned() })
+    }
+
+    /// The items of a server that do not have the first of their wishes.
     pub(super) fn conflicts(&self, section: &Section, view: &ViewName) -> Vec<Conflict> {
-        let conflict = |tool: &Tool| {
-            let (given, number) = self.name_of(section, &tool.name)?;
-            let wanted = self.wish(section, &tool.name, 0);
-            let holder = self.route(&wanted).filter(|_| number > 0)?;
-            Some(Conflict {
-                view: view.clone(),
-                tool: tool.name.clone(),
-                holder: holder.section().key.clone(),
-                wanted,
-                given,
-            })
-        };
-        section.tools.iter().filter_map(conflict).collect()
-    }
-
-    /// The name that a tool has, and the number of its wish that this is.
-    fn name_of(&self, section: &Section, tool: &str) -> Option<(String, u32)> {
-        let identity = Identity { server: &section.key, tool };
-        for number in 0.. {
-            let name = self.wish(section, tool, number);
-            let slot = self.names.get(&*name)?;
-            if slot.holder.identity() == identity {
-                return Some((name, number));
-            }
-        }
-        None
-    }
-
-    /// Puts the route in the place of an older one of the same tool with the same wishes; if there is none,
-    /// gives the tool a name.
-    pub(super) fn offer(&mut self, route: &Arc<Route>, touched: &mut Touched) {
-        for number in 0.. {
-            let name = self.wish(route.section(), route.tool(), number);
-            let Some(slot) = self.names.get_mut(&*name) else {
-                return self.claim(route.clone(), touched);
-            };
-            if slot.holder.identity() == route.identity() {
-                touched.listed |= !slot.holder.lists_like(route);
-                slot.holder = route.clone();
-                return;
-            }
-            for waiting in &mut slot.waiting {
-                if waiting.identity() == route.identity() {
-                    *waiting = route.clone();
-                }
-            }
-        }
-    }
-
-    /// Gives a tool the first of its wishes that no tool before it wants; whom it displaces goes on.
-    fn claim(&mut self, route: Arc<Route>, touched: &mut Touched) {
-        touched.listed = true;
-        let mut route = route;
-        let mut number = 0;
-        loop {
-            let name = self.wish(route.section(), route.tool(), number);
-            let Some(slot) = self.names.get_mut(&*name) else {
-                self.forget(&name);
-                let slot = Slot { holder: route, waiting: Vec::new() };
-                self.names.insert(name.into(), slot);
-                return;
-            };
-            if route.identity() < slot.holder.identity() {
-                let before = std::mem::replace(&mut slot.holder, route);
-                slot.wait(before.clone());
-                slot.touch(touched);
-                number = self.number_of(&before, &name);
-                route = before;
-            } else {
-                slot.wait(route.clone());
-                slot.touch(touched);
-            }
-            number += 1;
-        }
-    }
-
-    /// Takes a tool out, and gives its name to the first that waits for it.
-    pub(super) fn release(
-        &mut self,
-        section: &Section,
-        tool: &str,
-        problem: &Problem,
-        touched: &mut Touched,
-    ) {
-        self.retract(section, tool, 0, problem, touched);
-    }
-
-    fn retract(
-        &mut self,
-        section: &Section,
-        tool: &str,
-        from: u32,
-        problem: &Problem,
-        touched: &mut Touched,
-    ) {
-        let identity = Identity { server: &section.key, tool };
-        for number in from.. {
-            let name = self.wish(section, tool, number);
-            let Some(slot) = self.names.get_mut(&*name) else {
-                return;
-            };
-            if slot.holder.identity() != identity {
-                slot.waiting.retain(|route| route.identity() != identity);
-                continue;
-            }
-            touched.listed = true;
-            if slot.waiting.is_empty() {
-                self.names.remove(&*name);
-                self.remember(name, &section.key, problem);
-                return;
-            }
-            let heir = slot.waiting.remove(0);
-            slot.holder = heir.clone();
-            slot.touch(touched);
-            let next = self.number_of(&heir, &name) + 1;
-            let renamed = Problem::new(problem.reason, format!("it is called {name:?} now"));
-            self.retract(heir.section(), heir.tool(), next, &renamed, touched);
-            return;
-        }
-    }
-
-    fn wish(&self, section: &Section, tool: &str, number: u32) -> String {
-        let namespace = &section.key.namespace;
-        let naming = Naming {
-            namespace: match &self.qualified {
-                Some(home) if home.as_ref() != Some(namespace) => Some(namespace),
-                _ => None,
-            },
-            prefix: &section.prefix,
-        };
-        naming.wish(Identity { server: &section.key, tool }, number)
-    }
-
-    /// The number of the wish that a name is, for a tool that wishes for it.
-    fn number_of(&self, route: &Route, name: &str) -> u32 {
-        let mut number = 0;
-        while self.wish(route.section(), route.tool(), number) != name {
-            number += 1;
-        }
-        number
-    }
-
-    fn remember(&mut self, name: String, server: &ObjectKey, problem: &Problem) {
-        let name: Arc<str> = name.into();
-        self.forget(&name);
-        let age = self.gone_by_age.get_max().map_or(0, |(age, _)| age + 1);
-        let gone = Gone { server: server.clone(), problem: problem.clone() };
-        self.gone.insert(name.clone(), (age, gone));
-        self.gone_by_age.insert(age, name);
-        if self.gone.len() > REMEMBERED
-            && let Some((_, oldest)) = self.gone_by_age.get_min().cloned()
-        {
-            self.forget(&oldest);
-        }
-    }
-
-    fn forget(&mut self, name: &str) {
-        if let Some((age, _)) = self.gone.remove(name) {
-            self.gone_by_age.remove(&age);
-        }
+        List::ALL.into_iter().flat_map(|list| self.of(list).conflicts(section, view)).collect()
     }
 }
 
-impl Slot {
-    fn wait(&mut self, route: Arc<Route>) {
-        let place = self.waiting.partition_point(|waiting| waiting.identity() < route.identity());
-        self.waiting.insert(place, route);
+/// The URI that the server itself knows, of one made from its template under a name that may carry a tail.
+fn own(name: &str, route: &Arc<Route>, uri: &str) -> Place {
+    let tail = if name == route.name() {
+        String::new()
+    } else {
+        let identity = Identity { server: &route.section().key, name: route.name() };
+        let mut tails = (1..64).map(|number| uri_tail(identity, number));
+        tails.find(|tail| name.ends_with(&**tail)).unwrap_or_default()
+    };
+    Place { section: route.section().clone(), uri: uri.strip_suffix(&*tail).unwrap_or(uri).to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::catalog::testing::section;
+    use crate::catalog::{Generation, Item, Step};
+    use crate::resource::Filter;
+
+    fn resources(name: &str, resources: &[&str], templates: &[&str], filter: Option<Filter>) -> Step {
+        let item = |key: &str, name: &str| {
+            let raw = serde_json::json!({ key: name }).to_string().into();
+            Item { name: name.into(), raw }
+        };
+        let mut section = section("default", name, name, &[]);
+        section.lists.resources = resources.iter().map(|uri| item("uri", uri)).collect();
+        section.lists.templates = templates.iter().map(|template| item("uriTemplate", template)).collect();
+        section.resources = filter.map(Box::new);
+        Step::Publish(Arc::new(section))
     }
 
-    /// Every server that has the name or waits for it is told of another holder.
-    fn touch(&self, touched: &mut Touched) {
-        let routes = std::iter::once(&self.holder).chain(&self.waiting);
-        touched.servers.extend(routes.map(|route| route.section().key.clone()));
+    fn generation(steps: Vec<Step>) -> Generation {
+        Generation::new(Some("default".into()), Instant::now()).after(steps, Instant::now())
+    }
+
+    fn place(generation: &Generation, uri: &str) -> Option<(String, String)> {
+        let place = generation.view(&ViewName::Everything).resource(uri)?;
+        Some((place.section.key.name.to_string(), place.uri))
+    }
+
+    #[test]
+    fn a_resource_is_where_its_uri_or_its_template_says() {
+        let both = generation(vec![
+            resources("a", &["x:1", "file:///1"], &["file:///{+path}"], None),
+            resources("b", &["x:1"], &["file:///{+path}", "file:///log/{day}"], None),
+        ]);
+        let found = |uri: &str| place(&both, uri).map(|(server, own)| format!("{server} {own}"));
+        assert_eq!(found("x:1").unwrap(), "a x:1");
+        assert_eq!(found("file:///1").unwrap(), "a file:///1");
+        assert_eq!(found("file:///any/where").unwrap(), "a file:///any/where");
+        assert_eq!(found("file:///log/monday").unwrap(), "b file:///log/monday", "the more special template");
+        assert_eq!(found("other:1"), None, "two servers have resources");
+        // The second's equal names carry a tail, which its server never sees.
+        let view = both.view(&ViewName::Everything);
+        let tailed: Vec<_> =
+            view.of(List::Templates).routes().filter(|(name, _)| name.contains('#')).collect();
+        let [(template, _)] = tailed[..] else { panic!("{tailed:?}") };
+        assert_eq!(found(&template.replace("{+path}", "a/b")).unwrap(), "b file:///a/b");
+        let (tailed, _) =
+            view.of(List::Resources).routes().find(|(name, _)| name.starts_with("x:1#")).unwrap();
+        assert_eq!(found(tailed).unwrap(), "b x:1");
+    }
+
+    #[test]
+    fn the_only_server_with_resources_may_have_more_than_it_lists() {
+        let one = generation(vec![resources("a", &["x:1"], &[], None), resources("b", &[], &[], None)]);
+        assert_eq!(place(&one, "y:7").unwrap(), ("a".to_owned(), "y:7".to_owned()));
+        let filter = Filter { deny: vec!["y:*".into()], ..Filter::default() };
+        let filtered = generation(vec![resources("a", &["x:1"], &["{scheme}:{rest}"], Some(filter))]);
+        assert_eq!(place(&filtered, "y:7"), None);
+        assert_eq!(place(&filtered, "z:7").unwrap().1, "z:7");
     }
 }

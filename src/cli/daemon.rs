@@ -111,7 +111,8 @@ impl Daemon {
 
         let (observe, observations) = mpsc::unbounded_channel();
         let context = Context::new(publisher, observe, memory, Some(guard));
-        let (logs, attaching) = (context.logs.clone(), context.metrics.clone());
+        let (logs, listeners, attaching) =
+            (context.logs.clone(), context.listeners.clone(), context.metrics.clone());
         let fleet = Fleet::new(Arc::new(context));
         tasks.spawn("the fleet", done(fleet.run(desired.clone(), stop.clone())));
 
@@ -142,7 +143,7 @@ impl Daemon {
         tasks.spawn("the MCP endpoint", async move {
             // Agents that come before the key is there wait in the listener.
             if let Some(session_key) = until.run_until_cancelled(session_key).await {
-                let config = GatewayConfig { allowed, session_key, limits: Limits::default() };
+                let config = GatewayConfig { allowed, session_key, listeners, limits: Limits::default() };
                 Gateway::new(config, offered, counted).serve(agents, until).await;
             }
             Ok(())

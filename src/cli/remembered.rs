@@ -113,7 +113,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::catalog::Tool;
+    use crate::catalog::{Item, Lists};
     use crate::fleet::Kept;
     use crate::resource::ServerInfo;
     use crate::wire::Era;
@@ -127,7 +127,11 @@ mod tests {
         let kept = Arc::new(Kept {
             server_info: ServerInfo { name: "s".into(), version: "1".into() },
             protocol_version: "2025-11-25".into(),
-            tools: vec![Tool { name: "t".into(), raw: Bytes::from_static(br#"{"name":"t"}"#) }],
+            instructions: None,
+            lists: Lists {
+                tools: vec![Item { name: "t".into(), raw: Bytes::from_static(br#"{"name":"t"}"#) }],
+                ..Lists::default()
+            },
         });
         tell.send(News::Eras([(other, Era::Legacy)].into_iter().collect())).unwrap();
         tell.send(News::Catalog(digest, kept.clone())).unwrap();

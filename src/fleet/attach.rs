@@ -1,30 +1,30 @@
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rmcp::model::ErrorCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::Context;
-use crate::catalog::Tool;
+use crate::catalog::{Item, Lists};
 use crate::resource::{Endpoint, Reason};
-use crate::wire::{self, Edit, Events, Host, Link, LinkError, Reply, Request};
+use crate::wire::{self, Edit, Events, Host, Link, LinkError, List, Reply, Request, members};
 
 /// A connection that is made and listed; nothing of it is published yet.
 #[derive(Debug)]
 pub(super) struct Attached {
     pub(super) link: Link,
     pub(super) events: Events,
-    /// Everything that the server lists, in the order of the names.
-    pub(super) tools: Vec<Tool>,
+    /// Everything that the server lists.
+    pub(super) lists: Lists,
 }
 
 /// More pages than any server has: a list that does not end is not waited for.
 const PAGES: usize = 1_000;
-/// More than any agent could use.
-const TOOLS: usize = 20_000;
+/// More than any agent could use of one list.
+const ITEMS: usize = 20_000;
 
 /// Connects, agrees on a protocol and lists everything. A failure closes what was opened, on the host's tasks.
 pub(super) async fn attach(
@@ -40,12 +40,12 @@ pub(super) async fn attach(
         context.memory.learn_era(endpoint.digest(), link.peer().era);
         let listed = async {
             events.begin().await?;
-            let tools = list_tools(&link).await?;
+            let lists = list_all(&link).await?;
             link.rest();
-            Ok(tools)
+            Ok(lists)
         };
         match listed.await {
-            Ok(tools) => Ok(Attached { link, events, tools }),
+            Ok(lists) => Ok(Attached { link, events, lists }),
             Err(error) => {
                 host.tasks.spawn(async move { link.close().await });
                 Err(error)
@@ -71,77 +71,95 @@ pub(super) async fn attach(
     result
 }
 
-/// All pages of `tools/list`. A server without the capability is not asked.
-pub(super) async fn list_tools(link: &Link) -> Result<Vec<Tool>, LinkError> {
-    if !link.peer().tools {
+/// All lists, side by side.
+async fn list_all(link: &Link) -> Result<Lists, LinkError> {
+    let [tools, prompts, resources, templates] = List::ALL.map(|list| Box::pin(read_list(link, list)));
+    let (tools, prompts, resources, templates) = tokio::try_join!(tools, prompts, resources, templates)?;
+    Ok(Lists { tools, prompts, resources, templates })
+}
+
+/// All pages of a list. A server without the capability is not asked.
+pub(super) async fn read_list(link: &Link, list: List) -> Result<Vec<Item>, LinkError> {
+    if link.peer().capabilities.list(list).is_none() {
         return Ok(Vec::new());
     }
-    let mut tools = BTreeMap::new();
+    let mut items = BTreeMap::new();
     let mut cursors = BTreeSet::new();
     let mut cursor: Option<String> = None;
     loop {
         let quoted = cursor.as_ref().map(|cursor| serde_json::Value::from(cursor.as_str()).to_string());
         let edits: Vec<_> = quoted.iter().map(|cursor| Edit::Set("cursor", cursor)).collect();
-        let request = Request { method: "tools/list", params: &[], edits: &edits, name: None };
+        let request = Request { method: list.method(), params: &[], edits: &edits, name: None, level: None };
         let reply = link.call(request).await?.answer().await?;
-        cursor = match read_page(&reply, &mut tools)? {
+        if list == List::Templates && is_unknown_method(&reply) {
+            // They have no capability of their own: many servers that have resources have no templates.
+            break;
+        }
+        cursor = match read_page(&reply, list, &mut items)? {
             // A cursor that comes again would go on for ever.
             Some(next) if cursors.insert(next.clone()) => Some(next),
             _ => break,
         };
-        if tools.len() > TOOLS || cursors.len() > PAGES {
-            return Err(failed(&format!("the list is longer than {TOOLS} tools or {PAGES} pages")));
+        if items.len() > ITEMS || cursors.len() > PAGES {
+            return Err(failed(list, &format!("the list is longer than {ITEMS} items or {PAGES} pages")));
         }
     }
-    for (name, why) in link.learn(tools.values().map(|tool| (tool.name.as_str(), &tool.raw[..]))) {
-        tracing::warn!(tool = name, why, "a tool was left out");
-        tools.remove(&name);
+    if list == List::Tools {
+        for (name, why) in link.learn(items.values().map(|tool: &Item| (tool.name.as_str(), &tool.raw[..]))) {
+            tracing::warn!(tool = name, why, "a tool was left out");
+            items.remove(&name);
+        }
     }
-    Ok(tools.into_values().collect())
+    Ok(items.into_values().collect())
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Page<'a> {
-    #[serde(borrow)]
-    tools: Vec<&'a RawValue>,
-    #[serde(default)]
-    next_cursor: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Named<'a> {
-    #[serde(borrow)]
-    name: Cow<'a, str>,
-}
-
-/// Adds a page's tools, the first of each name, and gives the next cursor. An empty string is a cursor.
-fn read_page(reply: &Reply, tools: &mut BTreeMap<String, Tool>) -> Result<Option<String>, LinkError> {
+/// Adds a page's items, the first of each name, and gives the next cursor. An empty string is a cursor.
+fn read_page(
+    reply: &Reply,
+    list: List,
+    items: &mut BTreeMap<String, Item>,
+) -> Result<Option<String>, LinkError> {
     let raw = match reply {
         Reply::Result(raw) => raw,
-        Reply::Error(raw) => return Err(failed(&error_message(raw))),
+        Reply::Error(raw) => return Err(failed(list, &error_message(raw))),
     };
-    let page: Page<'_> = serde_json::from_slice(raw).map_err(|error| failed(&error.to_string()))?;
-    for raw in page.tools {
-        match serde_json::from_str::<Named<'_>>(raw.get()) {
-            Ok(Named { name }) => {
-                let name = name.into_owned();
-                let raw = Bytes::copy_from_slice(raw.get().as_bytes());
-                tools.entry(name.clone()).or_insert(Tool { name, raw });
-            }
-            Err(error) => tracing::warn!(%error, "a tool without a name was left out"),
-        }
+    let unreadable = |error: serde_json::Error| failed(list, &error.to_string());
+    let text = std::str::from_utf8(raw).map_err(|error| failed(list, &error.to_string()))?;
+    let page = members(text).map_err(unreadable)?;
+    let member = |name: &str| page.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.get());
+    let listed = member(list.member());
+    let listed = listed.ok_or_else(|| failed(list, &format!("missing field `{}`", list.member())))?;
+    for raw in serde_json::from_str::<Vec<&RawValue>>(listed).map_err(unreadable)? {
+        let Some(name) = name_of(raw, list) else {
+            tracing::warn!("a {} without a {:?} was left out", list.item(), list.key());
+            continue;
+        };
+        let raw = Bytes::copy_from_slice(raw.get().as_bytes());
+        items.entry(name.clone()).or_insert(Item { name, raw });
     }
-    Ok(page.next_cursor)
+    member("nextCursor").map_or(Ok(None), serde_json::from_str).map_err(unreadable)
+}
+
+fn name_of(item: &RawValue, list: List) -> Option<String> {
+    let members = members(item.get()).ok()?;
+    let (_, name) = members.iter().find(|(key, _)| key == list.key())?;
+    serde_json::from_str(name.get()).ok()
+}
+
+#[derive(Deserialize)]
+struct Error {
+    code: i64,
+    message: String,
+}
+
+fn is_unknown_method(reply: &Reply) -> bool {
+    let Reply::Error(raw) = reply else { return false };
+    serde_json::from_slice(raw)
+        .is_ok_and(|Error { code, .. }| code == i64::from(ErrorCode::METHOD_NOT_FOUND.0))
 }
 
 /// The message of a JSON-RPC error, cut to a readable length.
 fn error_message(raw: &[u8]) -> String {
-    #[derive(Deserialize)]
-    struct Error {
-        code: i64,
-        message: String,
-    }
     match serde_json::from_slice::<Error>(raw) {
         Ok(Error { code, message }) => {
             let message: String = message.chars().filter(|char| !char.is_control()).take(200).collect();
@@ -151,8 +169,8 @@ fn error_message(raw: &[u8]) -> String {
     }
 }
 
-fn failed(why: &str) -> LinkError {
-    LinkError::new(Reason::ListFailed, format!("tools/list failed: {why}")).dispatched()
+fn failed(list: List, why: &str) -> LinkError {
+    LinkError::new(Reason::ListFailed, format!("{} failed: {why}", list.method())).dispatched()
 }
 
 pub(super) fn timeout(message: String) -> LinkError {
@@ -163,8 +181,8 @@ pub(super) fn timeout(message: String) -> LinkError {
 mod tests {
     use super::*;
 
-    fn page(text: &'static str, tools: &mut BTreeMap<String, Tool>) -> Result<Option<String>, LinkError> {
-        read_page(&Reply::Result(Bytes::from_static(text.as_bytes())), tools)
+    fn page(text: &'static str, tools: &mut BTreeMap<String, Item>) -> Result<Option<String>, LinkError> {
+        read_page(&Reply::Result(Bytes::from_static(text.as_bytes())), List::Tools, tools)
     }
 
     #[test]
@@ -186,7 +204,7 @@ mod tests {
             assert_eq!(page(text, &mut tools).unwrap_err().problem.reason, Reason::ListFailed);
         }
         let reply = Reply::Error(Bytes::from_static(br#"{"code":-32603,"message":"boom"}"#));
-        let error = read_page(&reply, &mut tools).unwrap_err();
+        let error = read_page(&reply, List::Tools, &mut tools).unwrap_err();
         assert_eq!(error.problem.message, "tools/list failed: boom (-32603)");
     }
 }

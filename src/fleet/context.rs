@@ -3,7 +3,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::slots::Slots;
-use super::{FleetMetrics, Logs, Memory, Observation};
+use super::{FleetMetrics, Listeners, Logs, Memory, Observation};
 use crate::catalog::Section;
 use crate::resource::{ObjectKey, Problem};
 use crate::wire::Guard;
@@ -30,6 +30,8 @@ pub struct Context {
     pub guard: Option<Guard>,
     /// What servers log.
     pub logs: Logs,
+    /// What agents want to hear of servers, and what those tell.
+    pub listeners: Listeners,
     /// What is counted.
     pub metrics: FleetMetrics,
     pub(super) slots: Slots,
@@ -49,6 +51,7 @@ impl Context {
             memory,
             guard,
             logs: Logs::default(),
+            listeners: Listeners::default(),
             metrics: FleetMetrics::default(),
             slots: Slots::default(),
         }

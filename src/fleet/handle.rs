@@ -108,6 +108,14 @@ impl UpstreamHandle {
         }
     }
 
+    /// The live connection, if there is one just now.
+    pub fn peek(&self) -> Option<Link> {
+        match &**self.0.state.load() {
+            State::Live(lane) => Some(lane.link.clone()),
+            _ => None,
+        }
+    }
+
     /// Puts a connection in place. Returns the one before, closed to new calls.
     pub(super) fn connect(&self, link: Link) -> Option<Drain> {
         let lane = Arc::new(Lane {

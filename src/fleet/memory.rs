@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use crate::catalog::Tool;
+use crate::catalog::{Item, Lists};
 use crate::resource::{Digest, ServerInfo};
-use crate::wire::Era;
+use crate::wire::{Era, List};
 
 /// What was learned of servers and is worth keeping across restarts. Cheap to clone.
 ///
@@ -56,18 +56,30 @@ pub struct Kept {
     pub server_info: ServerInfo,
     /// The MCP revision spoken with it.
     pub protocol_version: String,
+    /// What it wants models to know of it.
+    pub instructions: Option<Arc<str>>,
     /// Everything it lists.
-    pub tools: Vec<Tool>,
+    pub lists: Lists,
 }
 
-/// [`Kept`] as it is written: tools stay the JSON that they are.
+/// [`Kept`] as it is written: items stay the JSON that they are.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Written {
     server_info: ServerInfo,
     protocol_version: String,
-    tools: Vec<(String, Box<RawValue>)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    instructions: Option<Arc<str>>,
+    tools: Vec<WrittenItem>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    prompts: Vec<WrittenItem>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    resources: Vec<WrittenItem>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    templates: Vec<WrittenItem>,
 }
+
+type WrittenItem = (String, Box<RawValue>);
 
 impl Memory {
     /// A memory of what was known at the last run; `news` gets what is learned from now on.
@@ -122,26 +134,37 @@ impl Memory {
 
 impl From<Kept> for Written {
     fn from(kept: Kept) -> Self {
-        let raw = |tool: Tool| {
-            let text = String::from_utf8(tool.raw.to_vec()).ok()?;
-            Some((tool.name, RawValue::from_string(text).ok()?))
+        let raw = |item: &Item| {
+            let text = String::from_utf8(item.raw.to_vec()).ok()?;
+            Some((item.name.clone(), RawValue::from_string(text).ok()?))
         };
+        let written = |list| kept.lists.of(list).iter().filter_map(raw).collect();
         Self {
+            tools: written(List::Tools),
+            prompts: written(List::Prompts),
+            resources: written(List::Resources),
+            templates: written(List::Templates),
             server_info: kept.server_info,
             protocol_version: kept.protocol_version,
-            tools: kept.tools.into_iter().filter_map(raw).collect(),
+            instructions: kept.instructions,
         }
     }
 }
 
 impl From<Written> for Kept {
     fn from(written: Written) -> Self {
-        let tool =
-            |(name, raw): (String, Box<RawValue>)| Tool { name, raw: Bytes::from(raw.get().to_owned()) };
+        let item = |(name, raw): WrittenItem| Item { name, raw: Bytes::from(raw.get().to_owned()) };
+        let items = |written: Vec<WrittenItem>| written.into_iter().map(item).collect();
         Self {
             server_info: written.server_info,
             protocol_version: written.protocol_version,
-            tools: written.tools.into_iter().map(tool).collect(),
+            instructions: written.instructions,
+            lists: Lists {
+                tools: items(written.tools),
+                prompts: items(written.prompts),
+                resources: items(written.resources),
+                templates: items(written.templates),
+            },
         }
     }
 }
@@ -156,7 +179,12 @@ mod tests {
         let kept = Kept {
             server_info: ServerInfo { name: "s".into(), version: "1".into() },
             protocol_version: "2025-11-25".into(),
-            tools: vec![Tool { name: "t".into(), raw }],
+            instructions: Some("Ask first.".into()),
+            lists: Lists {
+                tools: vec![Item { name: "t".into(), raw: raw.clone() }],
+                templates: vec![Item { name: "x:{y}".into(), raw }],
+                ..Lists::default()
+            },
         };
         let text = serde_json::to_string(&kept).unwrap();
         assert_eq!(serde_json::from_str::<Kept>(&text).unwrap(), kept);

@@ -9,15 +9,18 @@ mod attach;
 mod context;
 mod handle;
 mod health;
+mod listeners;
 mod logs;
 mod memory;
 mod metrics;
 mod observation;
 mod reconcile;
 mod slots;
+mod subscriptions;
 
 pub use context::{Context, Publish};
 pub use handle::{CallGuard, Refusal, UpstreamHandle};
+pub use listeners::{Listeners, LogRequest, Subscription, Told, Word};
 pub use logs::Logs;
 pub use memory::{Kept, Known, Memory, News};
 pub use metrics::FleetMetrics;

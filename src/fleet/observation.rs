@@ -63,6 +63,10 @@ pub struct Listed {
     pub protocol_version: String,
     /// Tools offered to agents, after filters.
     pub tools: u32,
+    /// Prompts, likewise.
+    pub prompts: u32,
+    /// Resources, likewise; templates are not counted.
+    pub resources: u32,
     /// Digest of everything it lists.
     pub catalog_digest: Digest,
 }

@@ -7,10 +7,11 @@ use http::StatusCode;
 use rmcp::model::ErrorCode;
 use serde_json::value::RawValue;
 
+use super::aim::{Ask, Miss};
 use crate::catalog::Gone;
 use crate::fleet::Refusal;
 use crate::resource::{ObjectKey, Problem, Reason};
-use crate::wire::{Edit, Era, Id, LinkError, Reply, members, rewrite_members};
+use crate::wire::{Edit, Era, Id, LinkError, List, Reply, members, rewrite_members};
 
 /// An error to answer a request with.
 #[derive(Debug)]
@@ -61,15 +62,21 @@ pub(super) fn result(id: &Id, result: &str) -> Bytes {
 }
 
 /// The whole message with a server's answer, as an agent of this era expects it, and its HTTP status.
-pub(super) fn reply(id: &Id, reply: &Reply, era: Era) -> (StatusCode, Bytes) {
+pub(super) fn reply(id: &Id, reply: &Reply, ask: Ask, era: Era) -> (StatusCode, Bytes) {
     let raw = match reply {
         Reply::Result(raw) | Reply::Error(raw) => raw,
     };
     // Read as JSON before it came here, so this never fails.
     let raw = std::str::from_utf8(raw).unwrap_or("null");
     match reply {
+        Reply::Result(_) if ask == Ask::Read && era == Era::Modern => {
+            (StatusCode::OK, result(id, &fresh(&of_era(raw, era))))
+        }
         Reply::Result(_) => (StatusCode::OK, result(id, &of_era(raw, era))),
-        Reply::Error(_) => (status_of(raw, era), compose(Some(id), "error", raw)),
+        Reply::Error(_) => {
+            let error = if ask == Ask::Read { not_found(raw, era) } else { Cow::Borrowed(raw) };
+            (status_of(&error, era), compose(Some(id), "error", &error))
+        }
     }
 }
 
@@ -94,10 +101,40 @@ pub(super) fn refused(server: &ObjectKey, refusal: &Refusal) -> String {
     }
 }
 
-/// The same for a tool that is not offered any more.
-pub(super) fn gone(tool: &str, gone: &Gone) -> String {
+/// The same for something that is not offered any more.
+pub(super) fn gone(list: List, name: &str, gone: &Gone) -> String {
     let Gone { server, problem } = gone;
-    format!("Tool {tool:?} of MCP server {server} is not there any more ({problem}). {}", outlook(problem))
+    let what = match list {
+        List::Tools => "Tool",
+        List::Prompts => "Prompt",
+        List::Resources => "Resource",
+        List::Templates => "Resource template",
+    };
+    format!("{what} {name:?} of MCP server {server} is not there any more ({problem}). {}", outlook(problem))
+}
+
+/// The answer to a request that leads nowhere.
+pub(super) fn missed(id: &Id, miss: &Miss, ask: Ask, era: Era) -> (StatusCode, Bytes) {
+    let failure = match miss {
+        Miss::Bad(why) => Failure::in_band(ErrorCode::INVALID_PARAMS, format!("Invalid params: {why}")),
+        Miss::Gone(text) if ask == Ask::Call => return (StatusCode::OK, tool_error(id, text, era)),
+        Miss::Unknown(text) | Miss::Gone(text) => {
+            let code = match (ask, era) {
+                (Ask::Read, Era::Legacy) => ErrorCode::RESOURCE_NOT_FOUND,
+                _ => ErrorCode::INVALID_PARAMS,
+            };
+            Failure::in_band(code, text.clone())
+        }
+    };
+    (failure.status, failure.message(Some(id)))
+}
+
+/// The answer to a request that its server did not answer: a result for the model where the protocol has one.
+pub(super) fn unanswered(id: &Id, text: &str, ask: Ask, era: Era) -> Bytes {
+    match ask {
+        Ask::Call => tool_error(id, text, era),
+        _ => Failure::in_band(ErrorCode::INTERNAL_ERROR, text.to_owned()).message(Some(id)),
+    }
 }
 
 /// The same for a connection that failed under a call.
@@ -169,6 +206,28 @@ fn of_era(result: &str, era: Era) -> Cow<'_, str> {
     }
 }
 
+/// The modern era wants to know how long a resource may be kept: not at all, if its server does not say.
+fn fresh(result: &str) -> Cow<'_, str> {
+    let Ok(members) = members(result) else { return Cow::Borrowed(result) };
+    let missing = [("ttlMs", "0"), ("cacheScope", r#""private""#)]
+        .into_iter()
+        .filter(|(key, _)| !members.iter().any(|(found, _)| found == key));
+    let edits: Vec<_> = missing.map(|(key, value)| Edit::Set(key, value)).collect();
+    rewrite_members(&members, &edits).map_or(Cow::Borrowed(result), Cow::Owned)
+}
+
+/// The legacy era has a code of its own for a resource that is not there; the modern one has none.
+fn not_found(error: &str, era: Era) -> Cow<'_, str> {
+    let code = ErrorCode::RESOURCE_NOT_FOUND.0.to_string();
+    let Ok(members) = members(error) else { return Cow::Borrowed(error) };
+    let is_that = members.iter().any(|(key, value)| key == "code" && value.get() == code);
+    if era == Era::Legacy || !is_that {
+        return Cow::Borrowed(error);
+    }
+    let code = ErrorCode::INVALID_PARAMS.0.to_string();
+    rewrite_members(&members, &[Edit::Set("code", &code)]).map_or(Cow::Borrowed(error), Cow::Owned)
+}
+
 /// The modern era gives some errors an HTTP status of their own.
 fn status_of(error: &str, era: Era) -> StatusCode {
     #[derive(serde::Deserialize)]
@@ -222,6 +281,31 @@ mod tests {
     }
 
     #[test]
+    fn a_read_says_how_long_it_holds_and_what_is_not_there() {
+        let read = |text: &'static str, error: bool, era| {
+            let raw = Bytes::from_static(text.as_bytes());
+            let answer = if error { Reply::Error(raw) } else { Reply::Result(raw) };
+            let (_, message) = reply(&Id::number(1), &answer, Ask::Read, era);
+            let text = String::from_utf8(message.to_vec()).unwrap();
+            text.strip_prefix(r#"{"jsonrpc":"2.0","id":1,""#).unwrap().to_owned()
+        };
+        let old = r#"{"contents":[]}"#;
+        assert_eq!(read(old, false, Era::Legacy), r#"result":{"contents":[]}}"#);
+        assert_eq!(
+            read(old, false, Era::Modern),
+            r#"result":{"resultType":"complete","contents":[],"ttlMs":0,"cacheScope":"private"}}"#
+        );
+        let new = r#"{"resultType":"complete","ttlMs":5,"cacheScope":"public","contents":[]}"#;
+        assert_eq!(read(new, false, Era::Modern), format!(r#"result":{new}}}"#));
+        let error = r#"{"code":-32002,"message":"m","data":{"uri":"x:1"}}"#;
+        assert_eq!(read(error, true, Era::Legacy), format!(r#"error":{error}}}"#));
+        assert_eq!(
+            read(error, true, Era::Modern),
+            format!(r#"error":{}}}"#, error.replace("-32002", "-32602"))
+        );
+    }
+
+    #[test]
     fn modern_errors_have_their_status() {
         for (raw, status) in [
             (r#"{"code":-32601,"message":"m"}"#, 404),
@@ -243,7 +327,7 @@ mod tests {
             text,
             "MCP server default/gh was taken away (Removed: gh.yaml was deleted). Do not call its tools again."
         );
-        let text = gone("gh_search", &Gone { server: server.clone(), problem: removed });
+        let text = gone(List::Tools, "gh_search", &Gone { server: server.clone(), problem: removed });
         assert!(
             text.starts_with("Tool \"gh_search\" of MCP server default/gh")
                 && text.ends_with("Do not call it again."),

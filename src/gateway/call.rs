@@ -1,28 +1,26 @@
-//! `tools/call`: from the agent's request to the server and back, as raw JSON. The hot path.
+//! A request that one server answers: from the agent to the server and back, as raw JSON. The hot path.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::unfold;
 use http::{Response, StatusCode};
-use rmcp::model::ErrorCode;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Gateway;
-use super::answer::{self, Failure};
+use super::aim::{Aim, Ask, Miss};
+use super::answer;
 use super::body::{self, Body, KEEP_ALIVE, event};
 use super::deadline::Deadline;
-use super::era::{member, text};
 use super::metrics::{Measured, Outcome};
 use super::pulse::Pulse;
 use super::session::InFlight;
-use crate::catalog::{Route, ViewName};
+use crate::catalog::ViewName;
 use crate::fleet::CallGuard;
-use crate::wire::{Edit, Era, Exchange, Id, Incoming, LinkError, Members, Reply, Request};
+use crate::wire::{Era, Exchange, Id, Incoming, Level, LinkError, Members, Reply, Request, level_of};
 
 /// A response that is not there by then becomes a stream, and a quiet stream says that it is alive.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -38,32 +36,38 @@ pub(super) struct Caller<'a> {
     pub(super) in_flight: Option<InFlight>,
     /// False if the agent takes nothing but JSON.
     pub(super) streams: bool,
+    /// From which level on the agent wants log messages with its answer; what `None` means its era says.
+    pub(super) level: Option<Level>,
     /// Ends what goes on without an agent.
     pub(super) stop: CancellationToken,
 }
 
-/// Carries out a call.
-pub(super) async fn call(gateway: &Gateway, caller: Caller<'_>, params: &Members<'_>) -> Response<Body> {
-    let Some(name) = member(params, "name").and_then(text) else {
-        return refuse(&caller, "Invalid params: a call needs the \"name\" of a tool");
+/// Carries out a request.
+pub(super) async fn call(
+    gateway: &Gateway,
+    caller: Caller<'_>,
+    ask: Ask,
+    params: &Members<'_>,
+) -> Response<Body> {
+    let found = match find(gateway, caller.view, ask, params) {
+        Err(Miss::Unknown(_)) => appearance(gateway, caller.view, ask, params).await,
+        found => found,
     };
-    let found = match find(gateway, caller.view, &name) {
-        Some(found) => Some(found),
-        None => appearance(gateway, caller.view, &name).await,
-    };
-    let route = match found {
-        Some(Ok(route)) => route,
-        Some(Err(gone)) => return tell(&caller, &gone),
-        None => return refuse(&caller, &format!("Unknown tool: {name}")),
+    let aim = match found {
+        Ok(aim) => aim,
+        Err(miss) => {
+            let (status, message) = answer::missed(&caller.id, &miss, ask, caller.era);
+            return body::json(status, message);
+        }
     };
     let mut in_flight = caller.in_flight;
-    let deadline = Deadline::new(Instant::now(), route.section().call_timeout);
-    let measured = gateway.metrics.measure(&route.section().key);
-    let answer = Answer { id: caller.id, era: caller.era, route, measured };
+    let deadline = Deadline::new(Instant::now(), aim.section().call_timeout);
+    let measured = gateway.metrics.measure(&aim.section().key);
+    let answer = Answer { id: caller.id, era: caller.era, level: caller.level, aim, measured };
     let begun = tokio::select! {
         biased;
         () = cancelled(&mut in_flight) => Err(Ended::Cancelled),
-        begun = begin(&answer.route, deadline, params) => begun,
+        begun = begin(&answer, deadline, params) => begun,
     };
     let (exchange, guard) = match begun {
         Ok(begun) => begun,
@@ -85,26 +89,20 @@ pub(super) async fn call(gateway: &Gateway, caller: Caller<'_>, params: &Members
     stream(attended, first)
 }
 
-/// Where a name leads, or what is told of one that leads nowhere any more; `None` if it never led anywhere.
-fn find(gateway: &Gateway, view: &ViewName, name: &str) -> Option<Result<Arc<Route>, String>> {
-    let generation = gateway.catalog.load();
-    let view = generation.view(view);
-    match view.route(name) {
-        Some(route) => Some(Ok(route.clone())),
-        None => view.gone(name).map(|gone| Err(answer::gone(name, gone))),
-    }
+fn find(gateway: &Gateway, view: &ViewName, ask: Ask, params: &Members<'_>) -> Result<Aim, Miss> {
+    Aim::take(gateway.catalog.load().view(view), ask, params)
 }
 
-/// Waits for a name that is not there while servers are connected for the first time: an agent whose session
-/// is older than this process may call before its server is back.
-async fn appearance(gateway: &Gateway, view: &ViewName, name: &str) -> Option<Result<Arc<Route>, String>> {
+/// Waits for what is not there while servers are connected for the first time: an agent whose session is older
+/// than this process may call before its server is back.
+async fn appearance(gateway: &Gateway, view: &ViewName, ask: Ask, params: &Members<'_>) -> Result<Aim, Miss> {
     let (mut changes, mut settled) = (gateway.catalog.changes(), gateway.catalog.settled());
     let wait = async {
         loop {
             // Looked at before the name: what the start brought is there by then.
             let over = *settled.borrow_and_update();
-            let found = find(gateway, view, name);
-            if over || found.is_some() {
+            let found = find(gateway, view, ask, params);
+            if over || !matches!(found, Err(Miss::Unknown(_))) {
                 return found;
             }
             tokio::select! {
@@ -114,7 +112,7 @@ async fn appearance(gateway: &Gateway, view: &ViewName, name: &str) -> Option<Re
         }
     };
     // Whatever is there by then is what there is.
-    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| find(gateway, view, name))
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| find(gateway, view, ask, params))
 }
 
 /// The rest of a call that takes longer or says something before its answer.
@@ -164,18 +162,19 @@ enum Next {
 }
 
 async fn begin(
-    route: &Route,
+    answer: &Answer,
     deadline: Deadline,
     params: &Members<'_>,
 ) -> Result<(Exchange, CallGuard), Ended> {
-    let section = route.section();
+    let (aim, section) = (&answer.aim, answer.aim.section());
     let refused = |refusal| Ended::Refused(answer::refused(&section.key, &refusal));
     let guard = section.handle.begin_call().await.map_err(refused)?;
     let request = Request {
-        method: "tools/call",
+        method: aim.ask.method(),
         params,
-        edits: &[Edit::Set("name", route.tool_json())],
-        name: Some(route.tool()),
+        edits: &[aim.edit()],
+        name: aim.name(),
+        level: answer.level,
     };
     match tokio::time::timeout_at(deadline.until(), guard.link().call(request)).await {
         Ok(Ok(exchange)) => Ok((exchange, guard)),
@@ -187,21 +186,26 @@ async fn begin(
 impl Call {
     /// What comes next, or nothing if nothing came until `patience`; an error is the end. Cancel safe.
     async fn next(&mut self, patience: Instant) -> Result<Option<Bytes>, Ended> {
-        let until = self.deadline.until();
-        tokio::select! {
-            biased;
-            incoming = self.exchange.next() => match incoming {
-                Ok(Incoming::Notice(notice)) => Ok(Some(notice)),
-                Ok(Incoming::Progress(notice)) => {
-                    self.deadline.progress(Instant::now());
-                    Ok(Some(notice))
-                }
-                Ok(Incoming::Answer(reply)) => Err(Ended::Answered(reply)),
-                Err(error) => Err(Ended::Failed(error)),
-            },
-            () = cancelled(&mut self.in_flight) => Err(Ended::Cancelled),
-            () = self.pulse.until(patience.min(until)) => {
-                if patience < until { Ok(None) } else { Err(Ended::TimedOut(self.deadline.missed())) }
+        loop {
+            let until = self.deadline.until();
+            tokio::select! {
+                biased;
+                incoming = self.exchange.next() => match incoming {
+                    Ok(Incoming::Notice(notice)) if self.answer.wants(&notice) => return Ok(Some(notice)),
+                    Ok(Incoming::Notice(_)) => {}
+                    Ok(Incoming::Progress(notice)) => {
+                        self.deadline.progress(Instant::now());
+                        return Ok(Some(notice));
+                    }
+                    Ok(Incoming::Answer(reply)) => return Err(Ended::Answered(reply)),
+                    Err(error) => return Err(Ended::Failed(error)),
+                },
+                () = cancelled(&mut self.in_flight) => return Err(Ended::Cancelled),
+                () = self.pulse.until(patience.min(until)) => return if patience < until {
+                    Ok(None)
+                } else {
+                    Err(Ended::TimedOut(self.deadline.missed()))
+                },
             }
         }
     }
@@ -275,11 +279,22 @@ impl Ended {
 struct Answer {
     id: Id,
     era: Era,
-    route: Arc<Route>,
+    level: Option<Level>,
+    aim: Aim,
     measured: Measured,
 }
 
 impl Answer {
+    /// True if the agent wants this notice: log messages are for those who asked for their level. A legacy
+    /// agent that never did gets what its server sends, a modern one nothing.
+    fn wants(&self, notice: &[u8]) -> bool {
+        match (level_of(notice), self.level, self.era) {
+            (None, ..) | (Some(_), None, Era::Legacy) => true,
+            (Some(_), None, Era::Modern) => false,
+            (Some(level), Some(wanted), _) => level >= wanted,
+        }
+    }
+
     fn respond(self, ended: &Ended) -> Response<Body> {
         if matches!(ended, Ended::Cancelled) {
             return nothing();
@@ -291,15 +306,15 @@ impl Answer {
     /// The whole message and its HTTP status.
     fn message(self, ended: &Ended) -> (StatusCode, Bytes) {
         self.measured.end(ended.outcome());
-        let section = self.route.section();
+        let (ask, section) = (self.aim.ask, self.aim.section());
         let text = match ended {
-            Ended::Answered(reply) => return answer::reply(&self.id, reply, self.era),
+            Ended::Answered(reply) => return answer::reply(&self.id, reply, ask, self.era),
             Ended::Refused(text) => text.clone(),
             Ended::Failed(error) => answer::failed(&section.key, error),
             Ended::TimedOut(missed) => answer::timed_out(&section.key, missed),
             Ended::Cancelled => String::from("The call was cancelled."),
         };
-        (StatusCode::OK, answer::tool_error(&self.id, &text, self.era))
+        (StatusCode::OK, answer::unanswered(&self.id, &text, ask, self.era))
     }
 }
 
@@ -313,13 +328,4 @@ async fn cancelled(in_flight: &mut Option<InFlight>) {
 /// The response to a cancelled request: a stream in which no answer comes.
 fn nothing() -> Response<Body> {
     body::events(futures_util::stream::empty())
-}
-
-fn refuse(caller: &Caller<'_>, message: &str) -> Response<Body> {
-    let failure = Failure::in_band(ErrorCode::INVALID_PARAMS, message.to_owned());
-    body::json(failure.status, failure.message(Some(&caller.id)))
-}
-
-fn tell(caller: &Caller<'_>, text: &str) -> Response<Body> {
-    body::json(StatusCode::OK, answer::tool_error(&caller.id, text, caller.era))
 }

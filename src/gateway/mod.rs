@@ -5,12 +5,16 @@
 //! delays nobody. Never connects to a server: calls go out through the catalog's routes.
 
 mod admit;
+mod aim;
 mod answer;
 mod body;
 mod call;
 mod deadline;
 mod era;
 mod handler;
+mod instructions;
+mod interest;
+mod methods;
 mod metrics;
 mod notices;
 mod pulse;
@@ -30,6 +34,7 @@ pub use seal::{SealError, SessionKey};
 pub(crate) use stall::StallGuard;
 
 use crate::catalog::Catalog;
+use crate::fleet::Listeners;
 use pulse::Pulse;
 use session::Sessions;
 
@@ -40,6 +45,8 @@ pub struct GatewayConfig {
     pub allowed: Allowed,
     /// What session ids are sealed with; the same one after a restart, and on every replica.
     pub session_key: SessionKey,
+    /// What agents want to hear of servers, and what those tell.
+    pub listeners: Listeners,
     /// Bounds.
     pub limits: Limits,
 }
@@ -74,6 +81,7 @@ impl Default for Limits {
 pub struct Gateway {
     allowed: Allowed,
     sessions: Sessions,
+    listeners: Listeners,
     limits: Limits,
     catalog: Catalog,
     metrics: GatewayMetrics,
@@ -85,10 +93,10 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway that serves nobody yet.
     pub fn new(config: GatewayConfig, catalog: Catalog, metrics: GatewayMetrics) -> Arc<Self> {
-        let GatewayConfig { allowed, session_key, limits } = config;
+        let GatewayConfig { allowed, session_key, listeners, limits } = config;
         let sessions = Sessions::new(session_key);
         let (alone, pulse) = (TaskTracker::new(), Pulse::default());
-        Arc::new(Self { allowed, sessions, limits, catalog, metrics, alone, pulse })
+        Arc::new(Self { allowed, sessions, listeners, limits, catalog, metrics, alone, pulse })
     }
 
     fn count_sessions(&self) {

@@ -3,22 +3,30 @@
 //! Level-triggered: a stream compares the version of its view with what its agent knows, and says that the
 //! list changed. Nothing is queued, so an agent that reads slowly costs nothing and misses nothing.
 
+use std::collections::VecDeque;
+use std::future::pending;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::answer;
 use super::body::{KEEP_ALIVE, event};
-use super::session::OpenStream;
+use super::interest::{Ears, Interest, News};
+use super::session::{OpenStream, TOLD};
 use crate::catalog::{Catalog, View, ViewName};
-use crate::wire::Id;
+use crate::fleet::{Listeners, Told};
+use crate::wire::{Id, List};
 
+/// A resource changed that the agent watches.
+const UPDATED: &str = "notifications/resources/updated";
 /// A quiet stream says so.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(15);
 /// An agent that listens may have listed so long before, and would not hear of a change in between.
@@ -27,6 +35,7 @@ const LISTED_BEFORE: Duration = Duration::from_secs(5);
 /// What every stream has.
 pub(super) struct Source {
     pub(super) catalog: Catalog,
+    pub(super) listeners: Listeners,
     pub(super) view: ViewName,
     /// Ends all streams.
     pub(super) stop: CancellationToken,
@@ -36,111 +45,173 @@ pub(super) struct Source {
 
 /// The GET stream of a legacy session.
 pub(super) fn session_stream(source: Source, stream: OpenStream) -> impl Stream<Item = Bytes> + Send {
-    let mut watcher = Watcher::new(source);
+    let session = stream.session.clone();
+    let (ears, untold) = session.new_ears(&source.listeners).unzip();
     // What the agent has is known better by its session.
-    watcher.told = 0;
-    unfold((watcher, stream), async |(mut watcher, stream)| {
-        let session = stream.session.clone();
-        let woken = tokio::select! {
-            woken = watcher.wait(|version| session.may_miss(version) && stream.tells()) => woken,
-            () = session.ended() => return None,
+    let watcher = Watcher::new(source, |_, _| 0, ears, untold.unwrap_or_default());
+    unfold((watcher, stream, session), async |(mut watcher, stream, session)| {
+        let woken = loop {
+            let changed = session.interested();
+            if watcher.ears.is_none() && stream.tells() {
+                watcher.ears = session.take_ears();
+            }
+            tokio::select! {
+                woken = watcher.wait(
+                    |list, version| session.may_miss(list, version) && stream.tells(),
+                    |told, view| {
+                        let heard = stream.tells().then(|| session.sift(told, |namespace| view.shows(namespace)));
+                        heard.unwrap_or_default()
+                    },
+                ) => break woken,
+                () = changed => {}
+                () = session.ended() => return None,
+            }
         };
         let bytes = match woken {
-            Woken::Changed => event(br#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#),
+            Woken::Changed(list) => event(message(list.notice(), None).as_bytes()),
+            Woken::News(News::Updated(uri)) => event(message(UPDATED, Some(&uri_member(&uri))).as_bytes()),
+            Woken::News(News::Logged(message)) => event(&message),
             Woken::Quiet => KEEP_ALIVE,
             Woken::Stopped => return None,
         };
-        Some((bytes, (watcher, stream)))
+        Some((bytes, (watcher, stream, session)))
     })
 }
 
 /// The stream that answers `subscriptions/listen`: what was accepted, then notices, and at the end a result.
-pub(super) fn listen_stream(source: Source, id: Id, tools: bool) -> impl Stream<Item = Bytes> + Send {
+pub(super) fn listen_stream(
+    source: Source,
+    id: Id,
+    lists: Vec<List>,
+    mut interest: Interest,
+) -> impl Stream<Item = Bytes> + Send {
     enum Next {
         Acknowledge,
         Notices,
         End,
     }
-    let mut watcher = Watcher::new(source);
-    if tools && watcher.view(View::tools_changed_at).is_some_and(|at| at.elapsed() < LISTED_BEFORE) {
-        watcher.told = 0;
-    }
-    unfold((watcher, id, Next::Acknowledge), move |(mut watcher, id, next)| async move {
-        let meta = format!(
-            r#""_meta":{{"io.modelcontextprotocol/subscriptionId":{}}}"#,
-            String::from_utf8_lossy(id.as_bytes())
-        );
+    let changed_lately =
+        |view: &View, list| view.changed_at(list).is_some_and(|at| at.elapsed() < LISTED_BEFORE);
+    let told = |view: &View, list| if changed_lately(view, list) { 0 } else { view.version(list) + 1 };
+    let watcher = Watcher::new(source, told, interest.take_ears(), Vec::new());
+    let meta = format!(
+        r#""_meta":{{"io.modelcontextprotocol/subscriptionId":{}}}"#,
+        String::from_utf8_lossy(id.as_bytes())
+    );
+    let listener = Listener { id, meta, lists, interest };
+    unfold((watcher, listener, Next::Acknowledge), move |(mut watcher, listener, next)| async move {
         let notice = |method: &str, more: &str| {
-            event(format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{{{meta}{more}}}}}"#).as_bytes())
+            let members = format!("{}{more}", listener.meta);
+            event(message(method, Some(&members)).as_bytes())
         };
-        match next {
-            Next::Acknowledge => {
-                let accepted = if tools {
-                    r#","notifications":{"toolsListChanged":true}"#
-                } else {
-                    r#","notifications":{}"#
-                };
-                let acknowledged = notice("notifications/subscriptions/acknowledged", accepted);
-                Some((acknowledged, (watcher, id, Next::Notices)))
+        let bytes = match next {
+            Next::Acknowledge => notice("notifications/subscriptions/acknowledged", &listener.accepted()),
+            Next::Notices => {
+                let woken = watcher.wait(
+                    |list, _| listener.lists.contains(&list),
+                    |told, view| listener.interest.sift(told, |namespace| view.shows(namespace)),
+                );
+                match woken.await {
+                    Woken::Changed(list) => notice(list.notice(), ""),
+                    Woken::News(News::Updated(uri)) => notice(UPDATED, &format!(",{}", uri_member(&uri))),
+                    // Log messages belong to requests in this era.
+                    Woken::News(News::Logged(_)) | Woken::Quiet => KEEP_ALIVE,
+                    Woken::Stopped => {
+                        let end = format!(r#"{{"resultType":"complete",{}}}"#, listener.meta);
+                        let end = event(&answer::result(&listener.id, &end));
+                        return Some((end, (watcher, listener, Next::End)));
+                    }
+                }
             }
-            Next::Notices => match watcher.wait(|_| tools).await {
-                Woken::Changed => {
-                    let changed = notice("notifications/tools/list_changed", "");
-                    Some((changed, (watcher, id, Next::Notices)))
-                }
-                Woken::Quiet => Some((KEEP_ALIVE, (watcher, id, Next::Notices))),
-                Woken::Stopped => {
-                    let end = answer::result(&id, &format!(r#"{{"resultType":"complete",{meta}}}"#));
-                    Some((event(&end), (watcher, id, Next::End)))
-                }
-            },
-            Next::End => None,
-        }
+            Next::End => return None,
+        };
+        Some((bytes, (watcher, listener, Next::Notices)))
     })
 }
 
-/// Waits for changes of one view's list.
+/// Who listens.
+struct Listener {
+    id: Id,
+    /// The member that every notice carries.
+    meta: String,
+    lists: Vec<List>,
+    interest: Interest,
+}
+
+impl Listener {
+    /// What it is told of, as a member of the acknowledgement.
+    fn accepted(&self) -> String {
+        let lists = self.lists.iter().map(|list| format!(r#""{}":true"#, list.filter()));
+        let uris: Vec<_> = self.interest.watched().collect();
+        let uris =
+            (!uris.is_empty()).then(|| format!(r#""resourceSubscriptions":{}"#, serde_json::json!(uris)));
+        let accepted: Vec<_> = lists.chain(uris).collect();
+        format!(r#","notifications":{{{}}}"#, accepted.join(","))
+    }
+}
+
+fn message(method: &str, params: Option<&str>) -> String {
+    let params = params.map(|params| format!(r#","params":{{{params}}}"#)).unwrap_or_default();
+    format!(r#"{{"jsonrpc":"2.0","method":"{method}"{params}}}"#)
+}
+
+fn uri_member(uri: &str) -> String {
+    format!(r#""uri":{}"#, serde_json::Value::from(uri))
+}
+
+/// Waits for changes of one view's lists, and for what servers tell.
 struct Watcher {
     source: Source,
     changes: watch::Receiver<u64>,
-    /// The version last told, plus one.
-    told: u64,
+    /// The version of each list last told, plus one.
+    told: [(List, u64); 3],
+    ears: Option<Ears>,
+    /// What was heard and is not told yet.
+    untold: VecDeque<News>,
     /// When something was sent last.
     sent: Instant,
 }
 
 enum Woken {
-    Changed,
+    Changed(List),
+    News(News),
     Quiet,
     Stopped,
 }
 
 impl Watcher {
-    fn new(source: Source) -> Self {
+    fn new(source: Source, told: impl Fn(&View, List) -> u64, ears: Option<Ears>, untold: Vec<News>) -> Self {
         source.open.inc();
         let changes = source.catalog.changes();
-        let mut watcher = Self { source, changes, told: 0, sent: Instant::now() };
-        watcher.told = watcher.view(View::tools_version) + 1;
-        watcher
+        let told = {
+            let generation = source.catalog.load();
+            let view = generation.view(&source.view);
+            TOLD.map(|list| (list, told(view, list)))
+        };
+        Self { source, changes, told, ears, untold: untold.into(), sent: Instant::now() }
     }
 
-    fn view<T>(&self, read: impl FnOnce(&View) -> T) -> T {
-        read(self.source.catalog.load().view(&self.source.view))
-    }
-
-    /// Waits until there is something to send. Not told are changes that the agent is said not to miss.
-    async fn wait(&mut self, misses: impl Fn(u64) -> bool) -> Woken {
+    /// Waits until there is something to send. Not told are changes that the agent is said not to miss. Cancel
+    /// safe.
+    async fn wait(
+        &mut self,
+        misses: impl Fn(List, u64) -> bool,
+        sift: impl Fn(Option<&Told>, &ViewName) -> Vec<News>,
+    ) -> Woken {
         loop {
-            let version = self.view(View::tools_version);
-            if version + 1 > self.told && misses(version) {
-                self.told = version + 1;
+            if let Some(list) = self.changed(&misses) {
                 self.sent = Instant::now();
-                return Woken::Changed;
+                return Woken::Changed(list);
+            }
+            if let Some(news) = self.untold.pop_front() {
+                self.sent = Instant::now();
+                return Woken::News(news);
             }
             tokio::select! {
                 changed = self.changes.changed() => if changed.is_err() {
                     return Woken::Stopped;
                 },
+                told = hear(&mut self.ears) => self.untold.extend(sift(told.as_deref(), &self.source.view)),
                 () = sleep_until(self.sent + KEEP_ALIVE_EVERY) => {
                     self.sent = Instant::now();
                     return Woken::Quiet;
@@ -148,6 +219,31 @@ impl Watcher {
                 () = self.source.stop.cancelled() => return Woken::Stopped,
             }
         }
+    }
+
+    /// A list that is another than the agent was told of.
+    fn changed(&mut self, misses: impl Fn(List, u64) -> bool) -> Option<List> {
+        let generation = self.source.catalog.load();
+        let view = generation.view(&self.source.view);
+        self.told.iter_mut().find_map(|(list, told)| {
+            let version = view.version(*list);
+            (version + 1 > *told && misses(*list, version)).then(|| {
+                *told = version + 1;
+                *list
+            })
+        })
+    }
+}
+
+/// The next thing that a server told; `None` stands for what was lost, since it came too fast.
+async fn hear(ears: &mut Option<Ears>) -> Option<Arc<Told>> {
+    let Some(ears) = ears else {
+        return pending().await;
+    };
+    match ears.recv().await {
+        Ok(told) => Some(told),
+        Err(RecvError::Lagged(_)) => None,
+        Err(RecvError::Closed) => pending().await,
     }
 }
 

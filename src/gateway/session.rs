@@ -5,13 +5,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use tokio::sync::oneshot;
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::interest::{Ears, Interest, News};
 use super::seal::{Handshake, SealError, SessionKey};
 use crate::catalog::ViewName;
-use crate::wire::Id;
+use crate::fleet::{Listeners, Told};
+use crate::wire::{Id, Level, List};
 
+/// The lists whose changes are told, each by a notice of its own.
+pub(super) const TOLD: [List; 3] = [List::Tools, List::Prompts, List::Resources];
 /// Beyond so many sessions the idle ones are dropped; a sealed id brings one back.
 const LIMIT: usize = 10_000;
 /// So many ended sessions are remembered, so that their ids are refused.
@@ -21,8 +26,11 @@ const ENDED: usize = 4_096;
 #[derive(Debug)]
 pub(super) struct Session {
     view: ViewName,
-    /// The version of the list that the agent has, plus one; 0 if that is not known here.
-    listed: AtomicU64,
+    /// The version of each list that the agent has, plus one; 0 if that is not known here.
+    listed: [(List, AtomicU64); 3],
+    /// What the agent wants to hear beside that.
+    interest: Mutex<Interest>,
+    interested: Notify,
     /// Set by use, cleared by each look for idle sessions.
     used: AtomicBool,
     /// The open notice streams in the order of their opening. Only the newest tells anything.
@@ -34,10 +42,12 @@ pub(super) struct Session {
 }
 
 impl Session {
-    fn new(handshake: &Handshake, listed: u64) -> Arc<Self> {
+    fn new(handshake: &Handshake, listed: impl Fn(List) -> u64) -> Arc<Self> {
         Arc::new(Self {
             view: handshake.view(),
-            listed: AtomicU64::new(listed),
+            listed: TOLD.map(|list| (list, AtomicU64::new(listed(list)))),
+            interest: Mutex::default(),
+            interested: Notify::new(),
             used: AtomicBool::new(true),
             streams: Mutex::default(),
             next_stream: AtomicU64::new(0),
@@ -52,13 +62,51 @@ impl Session {
     }
 
     /// Notes that the agent got the list of this version.
-    pub(super) fn has_listed(&self, version: u64) {
-        self.listed.fetch_max(version + 1, Ordering::Relaxed);
+    pub(super) fn has_listed(&self, list: List, version: u64) {
+        if let Some(listed) = self.listed(list) {
+            listed.fetch_max(version + 1, Ordering::Relaxed);
+        }
     }
 
     /// True if the agent may have another list than this one.
-    pub(super) fn may_miss(&self, version: u64) -> bool {
-        self.listed.load(Ordering::Relaxed) < version + 1
+    pub(super) fn may_miss(&self, list: List, version: u64) -> bool {
+        self.listed(list).is_some_and(|listed| listed.load(Ordering::Relaxed) < version + 1)
+    }
+
+    fn listed(&self, list: List) -> Option<&AtomicU64> {
+        self.listed.iter().find(|(known, _)| *known == list.told_as()).map(|(_, listed)| listed)
+    }
+
+    /// Changes what the agent wants to hear; the stream that tells takes notice.
+    pub(super) fn interest<T>(&self, change: impl FnOnce(&mut Interest) -> T) -> T {
+        let result = change(&mut lock(&self.interest));
+        self.interested.notify_waiters();
+        result
+    }
+
+    /// Where what the agent wants to hear comes in, if no stream has taken it yet.
+    pub(super) fn take_ears(&self) -> Option<Ears> {
+        lock(&self.interest).take_ears()
+    }
+
+    /// The same for a stream that opens, with what may have been missed.
+    pub(super) fn new_ears(&self, listeners: &Listeners) -> Option<(Ears, Vec<News>)> {
+        lock(&self.interest).new_ears(listeners)
+    }
+
+    /// What the agent is to be told of something that a server told; `None` stands for what was lost.
+    pub(super) fn sift(&self, told: Option<&Told>, shows: impl Fn(&str) -> bool) -> Vec<News> {
+        lock(&self.interest).sift(told, shows)
+    }
+
+    /// From which level on the agent wants log messages.
+    pub(super) fn level(&self) -> Option<Level> {
+        lock(&self.interest).level()
+    }
+
+    /// Completes when what the agent wants to hear may have changed since this was called.
+    pub(super) fn interested(&self) -> Notified<'_> {
+        self.interested.notified()
     }
 
     /// Completes when the agent ended the session.
@@ -163,10 +211,14 @@ impl Sessions {
     }
 
     /// Opens a session whose agent will list what there is now, and gives its id.
-    pub(super) fn open(&self, handshake: &Handshake, version: u64) -> Result<String, SealError> {
+    pub(super) fn open(
+        &self,
+        handshake: &Handshake,
+        version: impl Fn(List) -> u64,
+    ) -> Result<String, SealError> {
         let id = self.key.seal(handshake)?;
         let _changing = lock(&self.changing);
-        self.insert(id.as_str().into(), Session::new(handshake, version + 1));
+        self.insert(id.as_str().into(), Session::new(handshake, |list| version(list) + 1));
         Ok(id)
     }
 
@@ -219,7 +271,7 @@ impl Sessions {
         if let Some(session) = self.known.load().get(id) {
             return Some(session.clone());
         }
-        let session = Session::new(&handshake, 0);
+        let session = Session::new(&handshake, |_| 0);
         self.insert(id.into(), session.clone());
         Some(session)
     }
@@ -267,22 +319,23 @@ mod tests {
 
     #[test]
     fn another_process_takes_a_session_up() {
-        let id = sessions().open(&handshake(), 7).unwrap();
+        let id = sessions().open(&handshake(), |_| 7).unwrap();
         let other = sessions();
         assert!(other.get(&id, &ViewName::Namespace("default".into())).is_none());
         let session = other.get(&id, &ALL).unwrap();
-        assert!(session.may_miss(0), "what its agent has is not known here");
-        session.has_listed(3);
-        assert!(!session.may_miss(3) && session.may_miss(4));
-        session.has_listed(2);
-        assert!(!session.may_miss(3));
+        assert!(session.may_miss(List::Tools, 0), "what its agent has is not known here");
+        session.has_listed(List::Tools, 3);
+        assert!(!session.may_miss(List::Tools, 3) && session.may_miss(List::Tools, 4));
+        session.has_listed(List::Templates, 2);
+        assert!(!session.may_miss(List::Tools, 3));
+        assert!(!session.may_miss(List::Resources, 2) && session.may_miss(List::Prompts, 2));
         assert!(Arc::ptr_eq(&session, &other.get(&id, &ALL).unwrap()));
     }
 
     #[test]
     fn an_ended_session_does_not_come_back() {
         let sessions = sessions();
-        let id = sessions.open(&handshake(), 0).unwrap();
+        let id = sessions.open(&handshake(), |_| 0).unwrap();
         let session = sessions.get(&id, &ALL).unwrap();
         let mut call = session.begin(Id::number(1)).unwrap();
         sessions.end(&id);
@@ -290,7 +343,7 @@ mod tests {
         assert!(call.cancelled.try_recv().is_err() && session.ended.is_cancelled());
         for _ in 0..ENDED {
             sessions.end("x");
-            sessions.end(&sessions.open(&handshake(), 0).unwrap());
+            sessions.end(&sessions.open(&handshake(), |_| 0).unwrap());
         }
         assert!(lock(&sessions.changing).ids.len() <= ENDED);
     }
@@ -298,21 +351,21 @@ mod tests {
     #[test]
     fn idle_sessions_are_forgotten_and_busy_ones_are_not() {
         let sessions = sessions();
-        let [idle, streaming, calling] = [(); 3].map(|()| sessions.open(&handshake(), 0).unwrap());
+        let [idle, streaming, calling] = [(); 3].map(|()| sessions.open(&handshake(), |_| 0).unwrap());
         let _stream = sessions.get(&streaming, &ALL).unwrap().open_stream();
         let _call = sessions.get(&calling, &ALL).unwrap().begin(Id::number(1)).unwrap();
         sessions.forget_idle();
         assert_eq!(sessions.len(), 3);
         sessions.forget_idle();
         assert_eq!(sessions.len(), 2);
-        assert!(sessions.get(&idle, &ALL).unwrap().may_miss(0));
-        assert!(!sessions.get(&streaming, &ALL).unwrap().may_miss(0));
+        assert!(sessions.get(&idle, &ALL).unwrap().may_miss(List::Tools, 0));
+        assert!(!sessions.get(&streaming, &ALL).unwrap().may_miss(List::Tools, 0));
     }
 
     #[test]
     fn the_newest_stream_tells_and_the_one_before_follows() {
         let sessions = sessions();
-        let id = sessions.open(&handshake(), 0).unwrap();
+        let id = sessions.open(&handshake(), |_| 0).unwrap();
         let session = sessions.get(&id, &ALL).unwrap();
         let first = session.open_stream();
         let second = session.open_stream();
@@ -324,7 +377,7 @@ mod tests {
     #[test]
     fn a_request_is_cancelled_once_and_its_id_is_free_after_that() {
         let sessions = sessions();
-        let id = sessions.open(&handshake(), 0).unwrap();
+        let id = sessions.open(&handshake(), |_| 0).unwrap();
         let session = sessions.get(&id, &ALL).unwrap();
         let mut first = session.begin(Id::number(1)).unwrap();
         assert!(session.begin(Id::number(1)).is_none());

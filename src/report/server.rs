@@ -8,6 +8,7 @@ use crate::fleet::{Listed, Observation, Phase};
 use crate::plan::Target;
 use crate::resource::{ConditionType, McpServerSpec, McpServerStatus, Problem, Reason};
 use crate::source::Declared;
+use crate::wire::List;
 
 #[cfg(test)]
 mod tests;
@@ -62,8 +63,8 @@ pub fn server_status(
         protocol_version: listed.map(|listed| listed.protocol_version.clone()),
         transport: declared.spec.as_ref().map(|spec| spec.transport().to_owned()),
         tools: listed.map(|listed| listed.tools),
-        prompts: None,
-        resources: None,
+        prompts: listed.map(|listed| listed.prompts),
+        resources: listed.map(|listed| listed.resources),
         catalog_digest: listed.map(|listed| listed.catalog_digest.to_string()),
         spec_digest: declared.spec_digest.map(|digest| digest.to_string()),
         next_retry_time: seen.and_then(retry_at).map(|at| at.strftime("%FT%TZ").to_string()),
@@ -207,10 +208,10 @@ fn accepted(declared: &Declared<McpServerSpec>, conflicts: &[Conflict]) -> Verdi
     if names.len() > listed.len() {
         listed.push(&more);
     }
-    Verdict::yes(
-        Reason::NameConflict,
-        format!("agents see {}; expose.prefix keeps names apart", listed.join(", ")),
-    )
+    // URIs carry no prefix: nothing keeps them apart but other URIs, and nothing needs to.
+    let prefixed = conflicts.iter().any(|conflict| matches!(conflict.list, List::Tools | List::Prompts));
+    let advice = if prefixed { "; expose.prefix keeps names apart" } else { "" };
+    Verdict::yes(Reason::NameConflict, format!("agents see {}{advice}", listed.join(", ")))
 }
 
 fn resolved_refs(declared: &Declared<McpServerSpec>) -> Verdict {

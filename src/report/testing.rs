@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::catalog::{Conflict, Section, Tool, ViewName};
+use crate::catalog::{Conflict, Item, Lists, Section, ViewName};
 use crate::fleet::{Listed, Observation, Phase, Refusal, UpstreamHandle};
 use crate::plan::Target;
 use crate::resource::{
@@ -61,6 +61,8 @@ pub fn listed(generation: i64) -> Listed {
         server_info: ServerInfo { name: "test".into(), version: "1".into() },
         protocol_version: "2025-11-25".into(),
         tools: 3,
+        prompts: 0,
+        resources: 0,
         catalog_digest: Digest::of(b"tools"),
     }
 }
@@ -82,7 +84,8 @@ pub fn seen(name: &str, generation: i64, phase: Phase, live: Option<i64>) -> Obs
 pub fn conflict(n: u32) -> Conflict {
     Conflict {
         view: ViewName::Everything,
-        tool: n.to_string(),
+        list: crate::wire::List::Tools,
+        name: n.to_string(),
         wanted: format!("a_{n}"),
         given: format!("a_{n}_x9"),
         holder: key("b"),
@@ -95,6 +98,11 @@ pub fn section(name: &str, prefix: &str, tool: &str) -> Section {
     let raw = json!({ "name": tool }).to_string().into();
     let away = Refusal::Unavailable(Problem::new(Reason::Connecting, "not there yet"));
     let handle = UpstreamHandle::new(key(name), away);
-    let section = Section::new(&target, &[Tool { name: tool.into(), raw }], handle);
+    let section = Section::new(
+        &target,
+        &Lists { tools: vec![Item { name: tool.into(), raw }], ..Lists::default() },
+        None,
+        handle,
+    );
     Section { prefix: prefix.into(), ..section }
 }

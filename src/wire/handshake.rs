@@ -17,11 +17,14 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use super::link::{Exchange, Incoming, Link, LinkError, Reply};
-use super::{Envelope, Era, Peer};
+use super::{Capabilities, Envelope, Era, Peer};
 use crate::resource::{Reason, ServerInfo};
 
 /// The modern revision that evenkeel speaks.
 pub(super) const MODERN: &str = "2026-07-28";
+
+/// So much of a server's instructions is kept, in characters.
+const INSTRUCTIONS: usize = 4_096;
 
 /// Opens the conversation. A remembered era spares the probe, which a silent legacy server lets run out.
 pub(super) async fn shake(link: &Link, remembered: Option<Era>) -> Result<Peer, LinkError> {
@@ -51,14 +54,19 @@ pub(super) async fn shake(link: &Link, remembered: Option<Era>) -> Result<Peer, 
         .server_info
         .as_ref()
         .map(|info| ServerInfo { name: info.name.clone(), version: info.version.clone() });
-    let tools = known.capabilities.tools.as_ref();
-    let peer = Peer::new(
-        era,
-        known.protocol_version.to_string(),
-        info.unwrap_or_default(),
-        tools.is_some(),
-        tools.is_some_and(|tools| tools.list_changed == Some(true)),
-    );
+    let offered = &known.capabilities;
+    let capabilities = Capabilities {
+        tools: offered.tools.as_ref().map(|tools| tools.list_changed == Some(true)),
+        prompts: offered.prompts.as_ref().map(|prompts| prompts.list_changed == Some(true)),
+        resources: offered.resources.as_ref().map(|resources| resources.list_changed == Some(true)),
+        subscribe: offered.resources.as_ref().is_some_and(|resources| resources.subscribe == Some(true)),
+        completions: offered.completions.is_some(),
+        logging: offered.logging.is_some(),
+    };
+    let instructions = known.instructions.as_deref().map(str::trim).filter(|text| !text.is_empty());
+    let instructions = instructions.map(|text| text.chars().take(INSTRUCTIONS).collect());
+    let version = known.protocol_version.to_string();
+    let peer = Peer::new(era, version, info.unwrap_or_default(), capabilities, instructions);
     drop(known);
     // Ends rmcp's task; closing the stage closes nothing of ours.
     let _ = running.cancel().await;

@@ -2,6 +2,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::List;
 use super::envelope::{Envelope, Id, Malformed};
 use super::link::Reply;
 use super::splice::{Edit, Members, rewrite, rewrite_members};
@@ -17,21 +18,14 @@ pub(super) enum Inbound {
     Listening(u64),
     /// A list changed.
     Changed(List),
+    /// The resource with this URI changed.
+    Updated(String),
+    /// A log message.
+    Logged,
     /// Any other notification.
     Notice,
     /// A question to the client.
     Question(Id, String),
-}
-
-/// The lists that a server can say have changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum List {
-    /// `tools/list`
-    Tools,
-    /// `prompts/list`
-    Prompts,
-    /// `resources/list`
-    Resources,
 }
 
 #[derive(Deserialize)]
@@ -39,6 +33,11 @@ pub enum List {
 struct Progress<'a> {
     #[serde(borrow)]
     progress_token: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct Updated {
+    uri: String,
 }
 
 #[derive(Deserialize)]
@@ -71,9 +70,6 @@ pub(super) fn classify(message: &Bytes) -> Result<Inbound, Malformed> {
         return Ok(Inbound::Question(Id::of(id), method.into_owned()));
     }
     Ok(match method.as_ref() {
-        "notifications/tools/list_changed" => Inbound::Changed(List::Tools),
-        "notifications/prompts/list_changed" => Inbound::Changed(List::Prompts),
-        "notifications/resources/list_changed" => Inbound::Changed(List::Resources),
         "notifications/progress" => envelope
             .params
             .and_then(|params| serde_json::from_str::<Progress<'_>>(params.get()).ok())
@@ -84,7 +80,12 @@ pub(super) fn classify(message: &Bytes) -> Result<Inbound, Malformed> {
             .and_then(|params| serde_json::from_str::<Subscribed<'_>>(params.get()).ok())
             .and_then(|subscribed| subscribed.meta.id.get().parse().ok())
             .map_or(Inbound::Notice, Inbound::Listening),
-        _ => Inbound::Notice,
+        "notifications/message" => Inbound::Logged,
+        "notifications/resources/updated" => envelope
+            .params
+            .and_then(|params| serde_json::from_str::<Updated>(params.get()).ok())
+            .map_or(Inbound::Notice, |Updated { uri }| Inbound::Updated(uri)),
+        method => List::of_notice(method).map_or(Inbound::Notice, Inbound::Changed),
     })
 }
 
@@ -169,6 +170,11 @@ mod tests {
             kind(r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#),
             Inbound::Changed(List::Tools)
         ));
+        assert!(matches!(
+            kind(r#"{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"a:b"}}"#),
+            Inbound::Updated(uri) if uri == "a:b"
+        ));
+        assert!(matches!(kind(r#"{"jsonrpc":"2.0","method":"notifications/message"}"#), Inbound::Logged));
         assert!(matches!(
             kind(
                 r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":3,"progress":1}}"#

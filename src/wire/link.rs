@@ -11,10 +11,10 @@ use tokio_util::task::TaskTracker;
 
 use super::envelope::{Id, Malformed};
 use super::http::{Answering, Client as HttpClient};
-use super::inbound::{self, List};
+use super::inbound;
 use super::mirror::Mirrors;
 use super::splice::{Edit, Members};
-use super::{Era, Peer, stdio};
+use super::{Era, Level, List, Peer, stdio};
 use crate::resource::{Problem, Reason};
 
 /// A live connection to one server, shared by every call on it. Cheap to clone.
@@ -54,6 +54,9 @@ pub struct Request<'a> {
     pub edits: &'a [Edit<'a>],
     /// The server's own name of the tool or prompt, or the resource's URI: the `Mcp-Name` header.
     pub name: Option<&'a str>,
+    /// From which level on the server is to tell its log messages with this request, if the agent's own
+    /// `_meta` does not say so.
+    pub level: Option<Level>,
 }
 
 /// A request in flight. Dropping it before the answer tells the server that it is cancelled.
@@ -119,8 +122,6 @@ pub struct LinkError {
 
 /// The request that makes a modern server tell of changes.
 pub(super) const LISTEN_METHOD: &str = "subscriptions/listen";
-/// Its params: what evenkeel wants to be told of.
-pub(super) const LISTEN: &str = r#"{"notifications":{"toolsListChanged":true}}"#;
 
 impl LinkError {
     /// An error of a request that was not dispatched.
@@ -210,7 +211,7 @@ impl Link {
         let token = Id::number(id);
         let (meta, progress) = self
             .peer()
-            .meta(inbound::meta(request.params), &token)
+            .meta(inbound::meta(request.params), &token, request.level)
             .map_err(|error| malformed(&error.into()))?;
         let params = inbound::params(request.params, request.edits, meta.as_deref())
             .map_err(|error| malformed(&error.into()))?;
@@ -238,7 +239,8 @@ impl Link {
 
     fn mirrored(&self, request: &Request<'_>) -> Vec<(HeaderName, HeaderValue)> {
         let mirrors = self.0.mirrors.load();
-        let Some(mirrors) = request.name.and_then(|name| mirrors.get(name)) else {
+        let tool = request.name.filter(|_| request.method == "tools/call");
+        let Some(mirrors) = tool.and_then(|name| mirrors.get(name)) else {
             return Vec::new();
         };
         let arguments = request.params.iter().find(|(key, _)| key == "arguments");
@@ -286,15 +288,15 @@ impl Link {
             Era::Legacy => "ping",
             Era::Modern => "server/discover",
         };
-        let request = Request { method, params: &[], edits: &[], name: None };
+        let request = Request { method, params: &[], edits: &[], name: None, level: None };
         self.call(request).await?.answer().await.map(drop)
     }
 
-    /// Asks a modern server to tell of changes for as long as the exchange is kept. Its acknowledgement is
-    /// the first thing that comes back.
-    pub(super) async fn listen(&self) -> Result<Exchange, LinkError> {
-        let params = super::splice::members(LISTEN).map_err(|error| malformed(&error.into()))?;
-        let request = Request { method: LISTEN_METHOD, params: &params, edits: &[], name: None };
+    /// Asks a modern server to tell, for as long as the exchange is kept, of changes that this filter names.
+    /// Its acknowledgement is the first thing that comes back.
+    pub async fn listen(&self, filter: &str) -> Result<Exchange, LinkError> {
+        let edits = &[Edit::Set("notifications", filter)];
+        let request = Request { method: LISTEN_METHOD, params: &[], edits, name: None, level: None };
         self.call(request).await
     }
 

@@ -95,7 +95,7 @@ impl Log {
         }
     }
 
-    /// Takes up a notification, if it is a log message.
+    /// Takes up a `notifications/message`.
     pub(super) fn message(&self, notification: &[u8]) {
         #[derive(Deserialize)]
         struct Message {
@@ -105,9 +105,6 @@ impl Log {
             data: Value,
         }
         let Ok(envelope) = Envelope::parse(notification) else { return };
-        if envelope.method.as_deref() != Some("notifications/message") {
-            return;
-        }
         let message = envelope.params.and_then(|params| serde_json::from_str::<Message>(params.get()).ok());
         let Some(Message { level, logger, data }) = message else { return };
         let text = data.as_str().map_or_else(|| data.to_string(), str::to_owned);

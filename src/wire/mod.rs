@@ -8,7 +8,9 @@ mod envelope;
 mod handshake;
 mod http;
 mod inbound;
+mod level;
 mod link;
+mod list;
 mod log;
 mod mirror;
 mod open;
@@ -16,16 +18,18 @@ mod peer;
 mod splice;
 mod sse;
 mod stdio;
+mod unasked;
 
 pub use envelope::{Envelope, Id, Malformed};
-pub use inbound::List;
+pub use level::{Level, level_of};
 pub use link::{Event, Exchange, Incoming, Link, LinkError, Reply, Request};
+pub use list::List;
 pub use log::{Log, LogLine, LogPage};
 pub use open::{Events, Host, open};
-pub use peer::{Era, Peer};
+pub use peer::{Capabilities, Era, Peer};
 pub use splice::{Edit, Member, Members, members, rewrite, rewrite_members};
-
 pub use stdio::{Guard, watch as guard_children};
+pub use unasked::Audience;
 
 /// The longest message taken from a server: an answer, an event or a line.
 pub const MESSAGE_LIMIT: usize = 16 << 20;

@@ -1,18 +1,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::link::{Event, Exchange, Link, LinkError, Lost, Transport};
-use super::{Era, Guard, List, Log, Peer, handshake, http, stdio};
+use super::unasked::Unasked;
+use super::{Audience, Era, Guard, Log, Peer, handshake, http, stdio};
 use crate::resource::{Endpoint, Transport as Declared};
 
 /// How long a server may take to open its notice stream before its lists are read all the same.
 const STREAM_PATIENCE: Duration = Duration::from_secs(1);
-/// Changes that wait to be told; more are the same news.
-const CHANGES: usize = 8;
 
 /// What a connection needs of the process it lives in.
 #[derive(Clone, Debug, Default)]
@@ -24,19 +22,22 @@ pub struct Host {
     pub guard: Option<Guard>,
     /// Where goes what the server logs.
     pub log: Log,
+    /// Who hears what the server says to agents unasked.
+    pub audience: Option<Arc<dyn Audience>>,
 }
 
 /// What a connection tells without being asked. Owned by one task, which must keep asking.
 #[derive(Debug)]
 pub struct Events {
     link: Link,
+    ears: Unasked,
     source: Source,
 }
 
 #[derive(Debug)]
 enum Source {
-    /// What changed, and the request that makes a modern server tell.
-    Stdio(mpsc::Receiver<List>, Option<Exchange>),
+    /// With the request that makes a modern server tell.
+    Stdio(Option<Exchange>),
     Http(http::Stream),
 }
 
@@ -50,10 +51,10 @@ pub async fn open(
     host: &Host,
 ) -> Result<(Link, Events), LinkError> {
     let lost = Arc::new(Lost::default());
-    let (changes, changed) = mpsc::channel(CHANGES);
+    let ears = Unasked::new(host.log.clone(), host.audience.clone());
     let transport = match &endpoint.transport {
-        Declared::Stdio(endpoint) => Transport::Stdio(stdio::start(endpoint, &lost, changes, host)?),
-        Declared::Http(endpoint) => Transport::Http(http::Client::new(endpoint, host)?),
+        Declared::Stdio(endpoint) => Transport::Stdio(stdio::start(endpoint, &lost, ears.clone(), host)?),
+        Declared::Http(endpoint) => Transport::Http(http::Client::new(endpoint, ears.clone(), host)?),
     };
     let link = Link::new(transport, lost.clone(), host.tasks.clone());
     let peer = tokio::select! {
@@ -69,10 +70,10 @@ pub async fn open(
         }
     }
     let source = match link.transport() {
-        Transport::Stdio(_) => Source::Stdio(changed, None),
+        Transport::Stdio(_) => Source::Stdio(None),
         Transport::Http(client) => Source::Http(http::Stream::new(client.clone(), link.peer())),
     };
-    Ok((link.clone(), Events { link, source }))
+    Ok((link.clone(), Events { link, ears, source }))
 }
 
 impl Events {
@@ -80,10 +81,9 @@ impl Events {
     pub async fn begin(&mut self) -> Result<(), LinkError> {
         let stream = match &mut self.source {
             Source::Http(stream) => stream,
-            Source::Stdio(_, listening) => {
-                let peer = self.link.peer();
-                if peer.era == Era::Modern && peer.tools_list_changed {
-                    let exchange = listening.insert(self.link.listen().await?);
+            Source::Stdio(listening) => {
+                if let Some(filter) = self.link.peer().changes_told() {
+                    let exchange = listening.insert(self.link.listen(&filter).await?);
                     // A server that refuses answers, and will not tell; one that is slow may tell all the same.
                     if let Ok(acknowledged) = timeout(STREAM_PATIENCE, exchange.next()).await {
                         acknowledged?;
@@ -107,23 +107,17 @@ impl Events {
     pub async fn next(&mut self) -> Event {
         let lost = self.link.lost().clone();
         let peer: &Peer = self.link.peer();
-        let told = async {
+        let broken = async {
             match &mut self.source {
-                Source::Stdio(changed, _) => match changed.recv().await {
-                    Some(list) => {
-                        // A burst is one change.
-                        while changed.try_recv().is_ok_and(|next| next == list) {}
-                        Event::Changed(list)
-                    }
-                    None => Event::Lost(lost.wait().await),
-                },
-                Source::Http(stream) => stream.next(peer, || self.link.next_id()).await,
+                Source::Stdio(_) => std::future::pending().await,
+                Source::Http(stream) => stream.read(peer, || self.link.next_id()).await,
             }
         };
         tokio::select! {
             biased;
             error = lost.wait() => Event::Lost(error),
-            event = told => event,
+            list = self.ears.next_change() => Event::Changed(list),
+            error = broken => Event::Lost(error),
         }
     }
 }

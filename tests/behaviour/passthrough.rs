@@ -2,73 +2,18 @@
 
 use serde_json::Value;
 
-use crate::rig::{Counters, Era as RigEra, Http, ODD_RESULT, ODD_TOOL, Script, Stdio};
-use crate::stage::{Stage, told};
-use crate::support::{Agent, Era, eventually};
+use crate::rig::{Era as RigEra, Http, ODD_RESULT, ODD_TOOL, Script};
+use crate::servers::Servers;
+use crate::stage::told;
+use crate::support::{Era, eventually};
 
-/// One server of each era over each transport, all with the same tools.
-struct Servers {
-    stage: Stage,
-    stdio: Vec<(&'static str, Stdio)>,
-    http: Vec<(&'static str, Http)>,
-}
-
-impl Servers {
-    async fn attach() -> Self {
-        let script = |name, era| Script::new(name, era).tools(&["echo", "odd", "fail", "sleep", "log"]);
-        let servers = Self {
-            stage: Stage::start(&[]).await,
-            stdio: vec![
-                ("sl", Stdio::new(script("sl", RigEra::Legacy))),
-                ("sm", Stdio::new(script("sm", RigEra::Modern))),
-            ],
-            http: vec![
-                ("hl", Http::start(script("hl", RigEra::Legacy)).await),
-                ("hm", Http::start(script("hm", RigEra::Modern)).await),
-            ],
-        };
-        for (name, rig) in &servers.stdio {
-            servers.stage.attach(name, &rig.spec("")).await;
-        }
-        for (name, rig) in &servers.http {
-            servers.stage.attach(name, &rig.spec()).await;
-        }
-        servers
-    }
-
-    /// An agent of each era with each server, and what to say when that fails.
-    async fn pairs(&self) -> Vec<(Agent, &'static str, String)> {
-        let mut pairs = Vec::new();
-        for era in Era::ALL {
-            for (name, _) in &self.stdio {
-                pairs.push((self.stage.agent(era).await, *name, format!("{era:?} agent, server {name}")));
-            }
-            for (name, _) in &self.http {
-                pairs.push((self.stage.agent(era).await, *name, format!("{era:?} agent, server {name}")));
-            }
-        }
-        pairs
-    }
-
-    async fn counters(&self, name: &str) -> Counters {
-        if let Some((_, rig)) = self.http.iter().find(|(known, _)| *known == name) {
-            return rig.counters();
-        }
-        let (_, rig) = self.stdio.iter().find(|(known, _)| *known == name).unwrap();
-        rig.alive().pop().expect("it lives").counters().await
-    }
-
-    /// Nobody did what the specification forbids.
-    async fn no_complaints(&self) {
-        for name in ["sl", "sm", "hl", "hm"] {
-            assert_eq!(self.counters(name).await.complaints, Vec::<String>::new(), "{name}");
-        }
-    }
+async fn servers() -> Servers {
+    Servers::attach(|script| script.tools(&["echo", "odd", "fail", "sleep", "log"])).await
 }
 
 #[tokio::test]
 async fn what_no_model_knows_passes_byte_for_byte_in_both_directions() {
-    let servers = Servers::attach().await;
+    let servers = servers().await;
     for (agent, name, case) in servers.pairs().await {
         let listed = agent.list().await;
         let odd = listed.iter().find(|tool| tool.get().contains(&format!("{name}_odd"))).expect(&case);
@@ -105,7 +50,7 @@ async fn what_no_model_knows_passes_byte_for_byte_in_both_directions() {
 
 #[tokio::test]
 async fn progress_comes_with_the_agents_own_token_and_before_the_answer() {
-    let servers = Servers::attach().await;
+    let servers = servers().await;
     for (agent, name, case) in servers.pairs().await {
         for token in ["7", r#""mine""#] {
             let params = format!(
@@ -128,7 +73,7 @@ async fn progress_comes_with_the_agents_own_token_and_before_the_answer() {
 
 #[tokio::test]
 async fn a_cancelled_call_is_cancelled_at_the_server() {
-    let servers = Servers::attach().await;
+    let servers = servers().await;
     for (agent, name, case) in servers.pairs().await {
         let before = servers.counters(name).await;
         let params = format!(r#"{{"name":"{name}_sleep","arguments":{{"ms":600000}}}}"#);
@@ -159,7 +104,7 @@ async fn a_cancelled_call_is_cancelled_at_the_server() {
 
 #[tokio::test]
 async fn a_call_to_a_removed_tool_says_who_why_and_not_to_retry() {
-    let servers = Servers::attach().await;
+    let servers = servers().await;
     let pairs = servers.pairs().await;
     for name in ["sl", "sm", "hl", "hm"] {
         servers.stage.declared.remove(&format!("{name}.yaml"));

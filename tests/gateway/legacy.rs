@@ -41,7 +41,13 @@ async fn the_handshake_agrees_on_a_revision_and_offers_what_works() {
             "id": "a",
             "result": {
                 "protocolVersion": given,
-                "capabilities": { "tools": { "listChanged": true } },
+                "capabilities": {
+                    "tools": { "listChanged": true },
+                    "prompts": { "listChanged": true },
+                    "resources": { "listChanged": true, "subscribe": true },
+                    "completions": {},
+                    "logging": {},
+                },
                 "serverInfo": { "name": "evenkeel", "version": env!("CARGO_PKG_VERSION") },
             },
         });
@@ -55,7 +61,7 @@ async fn a_session_answers_until_it_is_ended() {
     let stack = Stack::start().await;
     let agent = stack.agent(Era::Legacy).await;
     assert_eq!(agent.request("ping", "{}").await.unwrap(), "{}");
-    let unknown = agent.request("resources/list", "{}").await.unwrap_err();
+    let unknown = agent.request("tasks/list", "{}").await.unwrap_err();
     assert!(unknown.contains("-32601"), "{unknown}");
     stack.counts("agent_sessions 1").await;
 

@@ -25,7 +25,13 @@ async fn discovery_says_what_works() {
     let expected = json!({
         "resultType": "complete",
         "supportedVersions": ["2026-07-28", "2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"],
-        "capabilities": { "tools": { "listChanged": true } },
+        "capabilities": {
+                    "tools": { "listChanged": true },
+                    "prompts": { "listChanged": true },
+                    "resources": { "listChanged": true, "subscribe": true },
+                    "completions": {},
+                    "logging": {},
+                },
         "ttlMs": 0,
         "cacheScope": "private",
         "_meta": {
@@ -102,7 +108,7 @@ async fn a_subscription_is_acknowledged_told_and_ended_with_a_result() {
         json!({
             "jsonrpc": "2.0",
             "method": "notifications/subscriptions/acknowledged",
-            "params": { "_meta": meta, "notifications": { "toolsListChanged": true } },
+            "params": { "_meta": meta, "notifications": { "toolsListChanged": true, "promptsListChanged": true } },
         })
     );
     stack.offer("default", "a", &["t"]);

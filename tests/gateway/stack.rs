@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel::catalog::{Catalog, Publisher, Section, Tool, catalog};
-use evenkeel::fleet::{Context, Fleet, Known, Memory, Publish, Refusal, UpstreamHandle};
+use evenkeel::catalog::{Catalog, Item, Lists, Publisher, Section, catalog};
+use evenkeel::fleet::{Context, Fleet, Known, Listeners, Memory, Publish, Refusal, UpstreamHandle};
 use evenkeel::gateway::{Allowed, Gateway, GatewayConfig, GatewayMetrics, Limits, SessionKey};
 use evenkeel::resource::{
     DigestKey, Endpoint, HttpEndpoint, McpServerSpec, ObjectKey, Problem, Reason, Transport,
@@ -26,6 +26,7 @@ pub struct Stack {
     pub catalog: Catalog,
     publisher: Publisher,
     metrics: GatewayMetrics,
+    listeners: Listeners,
     desired: watch::Sender<Arc<Desired>>,
     stop: CancellationToken,
     serving: Option<JoinHandle<()>>,
@@ -49,6 +50,7 @@ impl Stack {
         // Nothing is declared, so the start is over at once.
         publisher.settled();
         let context = Context::new(publisher.clone(), observations, memory, None);
+        let listeners = context.listeners.clone();
         let (desired, wanted) = watch::channel(Arc::default());
         tokio::spawn(Fleet::new(Arc::new(context)).run(wanted, end.clone()));
         let mut this = Self {
@@ -56,6 +58,7 @@ impl Stack {
             catalog,
             publisher,
             metrics: GatewayMetrics::default(),
+            listeners,
             desired,
             stop: end.child_token(),
             serving: None,
@@ -76,6 +79,7 @@ impl Stack {
         let mut config = GatewayConfig {
             allowed: Allowed::default(),
             session_key: SessionKey::new(b"the key of all tests").unwrap(),
+            listeners: self.listeners.clone(),
             limits: Limits::default(),
         };
         change(&mut config);
@@ -122,7 +126,12 @@ impl Stack {
             handle: UpstreamHandle::new(key.clone(), refusal),
             key,
             prefix: name.to_owned(),
-            tools: tools.map(|(name, raw)| Tool { name: name.into(), raw: raw.into() }).collect(),
+            lists: Lists {
+                tools: tools.map(|(name, raw)| Item { name: name.into(), raw: raw.into() }).collect(),
+                ..Lists::default()
+            },
+            resources: None,
+            instructions: None,
             call_timeout: Duration::from_mins(1),
         }));
     }

@@ -21,6 +21,10 @@ pub enum Command {
     Set(Box<Script>),
     /// Send a notification without parameters to every client that would get it.
     Notify(String),
+    /// Tell everyone who watches this resource that it changed.
+    Updated(String),
+    /// Send a log message to legacy clients, from the level on that they set.
+    Log(String, String),
     /// End every GET and listen stream.
     CloseStreams,
     /// Forget every session: the next request of one is answered 404.

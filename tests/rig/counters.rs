@@ -23,6 +23,10 @@ pub struct Counters {
     pub cancelled: u64,
     /// Legacy requests whose connection went away before the answer, with no word of cancelling.
     pub abandoned: u64,
+    /// Resources that clients watch now; how many streams do so, in the modern era.
+    pub watched: BTreeMap<String, u64>,
+    /// The level that a legacy client set last.
+    pub level: Option<String>,
     /// What clients did that the specification forbids.
     pub complaints: Vec<String>,
 }

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::message::{Listen, Notice, Notices, Outcome, Request, member};
 use super::script::{Answers, Era, Script};
 use super::server::{Rig, Session};
-use super::{headers, tools};
+use super::{headers, offers, tools};
 
 /// The modern revision.
 const MODERN: &str = "2026-07-28";
@@ -28,7 +28,7 @@ impl Rig {
                 capabilities(&script),
                 server_info(&script)
             )),
-            ("tools/list", _) => list_tools(request, &script),
+            ("tools/list", _) => offers::list(request, &script, "tools", &tools::descriptors(&script)),
             ("tools/call", _) => {
                 if script.http.answers != Answers::Json {
                     let _ = notices.send(Notice::Started);
@@ -41,7 +41,8 @@ impl Rig {
                     .map_or_else(|| super::script::raw("{}"), ToOwned::to_owned),
                 guard: None,
             }),
-            _ => request.error(404, -32601, "Method not found", None),
+            _ => offers::answer(self, request, &script)
+                .unwrap_or_else(|| request.error(404, -32601, "Method not found", None)),
         }
     }
 
@@ -138,27 +139,6 @@ impl Rig {
         }
         None
     }
-}
-
-fn list_tools(request: &Request<'_>, script: &Script) -> Outcome {
-    let tools = tools::descriptors(script);
-    let size = if script.page_size == 0 { tools.len().max(1) } else { script.page_size };
-    let cursor = member(request.params, "cursor").map_or(Some(0), |raw| {
-        serde_json::from_str::<String>(raw.get()).ok()?.strip_prefix("page ")?.parse().ok()
-    });
-    let Some(start) = cursor.filter(|start| *start == 0 || *start < tools.len()) else {
-        return request.error(200, -32602, "Invalid cursor", None);
-    };
-    let end = tools.len().min(start + size);
-    let next = if script.repeat_cursor {
-        format!(r#","nextCursor":"page {start}""#)
-    } else if end < tools.len() {
-        format!(r#","nextCursor":"page {end}""#)
-    } else {
-        String::new()
-    };
-    let caching = if request.modern { r#","ttlMs":0,"cacheScope":"private""# } else { "" };
-    request.result(&format!(r#"{{"tools":[{}]{next}{caching}}}"#, tools[start..end].join(",")))
 }
 
 fn capabilities(script: &Script) -> &str {

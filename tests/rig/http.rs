@@ -214,12 +214,12 @@ fn notices(rig: &Arc<Rig>) -> Chunks {
     Box::pin(opened.chain(stream::unfold(open, |(mut events, open)| async move {
         loop {
             match events.recv().await {
-                Ok(Event::Notice(method)) => {
-                    let message = format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#);
-                    return Some((Ok(data(&message)), (events, open)));
-                }
                 Ok(Event::CloseStreams) | Err(_) => return None,
-                Ok(Event::Stdout(_) | Event::Stderr(_)) => {}
+                Ok(event) => {
+                    if let Some(message) = open.rig().told_legacy(&event) {
+                        return Some((Ok(data(&message)), (events, open)));
+                    }
+                }
             }
         }
     })))
@@ -233,13 +233,12 @@ fn subscription(rig: &Arc<Rig>, listen: Listen) -> Chunks {
     Box::pin(opened.chain(stream::unfold(open, |(mut events, open, listen)| async move {
         loop {
             match events.recv().await {
-                Ok(Event::Notice(method)) => {
-                    if let Some(message) = listen.notice(&method) {
+                Ok(Event::CloseStreams) | Err(_) => return None,
+                Ok(event) => {
+                    if let Some(message) = listen.told(&event) {
                         return Some((Ok(data(&message)), (events, open, listen)));
                     }
                 }
-                Ok(Event::CloseStreams) | Err(_) => return None,
-                Ok(Event::Stdout(_) | Event::Stderr(_)) => {}
             }
         }
     })))

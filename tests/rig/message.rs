@@ -7,10 +7,7 @@ use hyper::HeaderMap;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use super::server::InFlight;
-
-/// The notification of a changed tool list.
-pub(super) const LIST_CHANGED: &str = "notifications/tools/list_changed";
+use super::server::{Event, InFlight};
 
 /// What is told on the way to an answer.
 pub(super) enum Notice {
@@ -70,20 +67,39 @@ impl Listen {
         )
     }
 
-    /// A notification for this stream, if its filter asks for it.
-    pub fn notice(&self, method: &str) -> Option<String> {
-        let wanted = match method {
-            LIST_CHANGED => "toolsListChanged",
-            "notifications/prompts/list_changed" => "promptsListChanged",
-            "notifications/resources/list_changed" => "resourcesListChanged",
+    /// The resources that its filter names.
+    pub fn watched(&self) -> Vec<String> {
+        let uris = member(self.filter.get(), "resourceSubscriptions");
+        uris.and_then(|uris| serde_json::from_str(uris.get()).ok()).unwrap_or_default()
+    }
+
+    /// What this stream is told of something that happened, if its filter asks for it.
+    pub fn told(&self, event: &Event) -> Option<String> {
+        let (method, more) = match event {
+            Event::Notice(method) => {
+                let wanted = match method.as_str() {
+                    "notifications/tools/list_changed" => "toolsListChanged",
+                    "notifications/prompts/list_changed" => "promptsListChanged",
+                    "notifications/resources/list_changed" => "resourcesListChanged",
+                    _ => return None,
+                };
+                if member(self.filter.get(), wanted)?.get() != "true" {
+                    return None;
+                }
+                (method.as_str(), String::new())
+            }
+            Event::Updated(uri) => {
+                if !self.watched().contains(uri) {
+                    return None;
+                }
+                ("notifications/resources/updated", format!(r#","uri":"{uri}""#))
+            }
             _ => return None,
         };
-        (member(self.filter.get(), wanted)?.get() == "true").then(|| {
-            format!(
-                r#"{{"jsonrpc":"2.0","method":"{method}","params":{{"_meta":{{"io.modelcontextprotocol/subscriptionId":{}}}}}}}"#,
-                self.id
-            )
-        })
+        let id = &self.id;
+        Some(format!(
+            r#"{{"jsonrpc":"2.0","method":"{method}","params":{{"_meta":{{"io.modelcontextprotocol/subscriptionId":{id}}}{more}}}}}"#
+        ))
     }
 }
 

@@ -29,6 +29,7 @@ mod handle;
 mod headers;
 mod http;
 mod message;
+mod offers;
 mod script;
 mod server;
 mod stdio;

@@ -21,7 +21,13 @@ pub struct Script {
     /// The tools it lists: a name of one that the rig knows (see `tools.rs`) or of one that echoes, or a whole
     /// descriptor, listed byte for byte. A call of a tool that the rig does not know echoes.
     pub tools: Vec<Box<RawValue>>,
-    /// Tools per page of a list; 0 for all at once.
+    /// The prompts it lists, byte for byte.
+    pub prompts: Vec<Box<RawValue>>,
+    /// The resources it lists, byte for byte; all others can be read too, but those with `missing` in the URI.
+    pub resources: Vec<Box<RawValue>>,
+    /// The resource templates it lists, byte for byte.
+    pub templates: Vec<Box<RawValue>>,
+    /// Items per page of a list; 0 for all at once.
     pub page_size: usize,
     /// Every page says that the same page comes next.
     pub repeat_cursor: bool,
@@ -149,6 +155,9 @@ pub enum Answers {
     Stream,
 }
 
+/// The capabilities of a server that has it all.
+const EVERYTHING: &str = r#"{"tools":{"listChanged":true},"prompts":{"listChanged":true},"resources":{"listChanged":true,"subscribe":true},"completions":{},"logging":{}}"#;
+
 impl Default for Script {
     fn default() -> Self {
         Self {
@@ -157,6 +166,9 @@ impl Default for Script {
             protocol: None,
             capabilities: None,
             tools: names(&["echo", "report"]),
+            prompts: Vec::new(),
+            resources: Vec::new(),
+            templates: Vec::new(),
             page_size: 0,
             repeat_cursor: false,
             quiet: false,
@@ -190,6 +202,19 @@ impl Script {
     /// With these tools, by name.
     pub fn tools(mut self, tools: &[&str]) -> Self {
         self.tools = names(tools);
+        self
+    }
+
+    /// With all that a server can offer: these prompts, by name, resources, by URI, and templates.
+    pub fn offers(mut self, prompts: &[&str], resources: &[&str], templates: &[&str]) -> Self {
+        let item = |key: &str, value: &str| {
+            raw(&format!(r#"{{"{key}":"{value}","name":"{value}","x-kept": 1.0e+2}}"#))
+        };
+        let prompt = |name: &&str| raw(&format!(r#"{{"name":"{name}","x-kept": 1.0e+2}}"#));
+        self.prompts = prompts.iter().map(prompt).collect();
+        self.resources = resources.iter().map(|uri| item("uri", uri)).collect();
+        self.templates = templates.iter().map(|template| item("uriTemplate", template)).collect();
+        self.capabilities = Some(raw(EVERYTHING));
         self
     }
 

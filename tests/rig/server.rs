@@ -15,7 +15,7 @@ use super::control::Command;
 use super::counters::Counters;
 use super::era::META_VERSION;
 use super::headers;
-use super::message::{LIST_CHANGED, Listen, Notices, Outcome, Request, error_object, member, reply};
+use super::message::{Listen, Notices, Outcome, Request, error_object, member, reply};
 use super::script::{Era, Rule, Script, Then};
 
 /// One server and all that it knows.
@@ -51,10 +51,30 @@ pub(super) struct Session {
 pub(super) enum Event {
     /// A notification, by its method.
     Notice(String),
+    /// A resource changed, by its URI.
+    Updated(String),
+    /// A whole message for legacy clients.
+    Message(String),
     /// All streams end without a word.
     CloseStreams,
     Stdout(String),
     Stderr(String),
+}
+
+/// The notices of the lists in which two scripts differ; `None` if they do not.
+fn changed(before: &Script, after: &Script) -> Option<Vec<&'static str>> {
+    let list = |items: &[Box<RawValue>]| items.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let differ = |items: fn(&Script) -> &Vec<Box<RawValue>>| list(items(before)) != list(items(after));
+    let lists = [
+        (differ(|script| &script.tools), "notifications/tools/list_changed"),
+        (differ(|script| &script.prompts), "notifications/prompts/list_changed"),
+        (
+            differ(|script| &script.resources) || differ(|script| &script.templates),
+            "notifications/resources/list_changed",
+        ),
+    ];
+    let notices: Vec<_> = lists.iter().filter(|(differ, _)| *differ).map(|(_, notice)| *notice).collect();
+    (!notices.is_empty()).then_some(notices)
 }
 
 #[derive(Deserialize)]
@@ -97,15 +117,24 @@ impl Rig {
             Command::Counters => return,
             Command::Set(script) => {
                 let mut state = self.state();
-                let list = |script: &Script| script.tools.iter().map(ToString::to_string).collect::<Vec<_>>();
-                let changed = list(&state.script) != list(&script) && !script.quiet;
+                let quiet = script.quiet;
+                let changed = changed(&state.script, &script);
                 state.script = *script;
                 state.met.clear();
-                if !changed {
-                    return;
+                drop(state);
+                for notice in changed.filter(|_| !quiet).into_iter().flatten() {
+                    let _ = self.events.send(Event::Notice(notice.into()));
                 }
-                Event::Notice(LIST_CHANGED.into())
+                return;
             }
+            Command::Updated(uri) => Event::Updated(uri),
+            Command::Log(level, data) => Event::Message(
+                serde_json::json!({
+                    "jsonrpc": "2.0", "method": "notifications/message",
+                    "params": { "level": level, "logger": "rig", "data": data },
+                })
+                .to_string(),
+            ),
             Command::Notify(method) => Event::Notice(method),
             Command::CloseStreams => Event::CloseStreams,
             Command::ForgetSessions => {
@@ -176,7 +205,10 @@ impl Rig {
             outcome = work => {
                 guard.settled = true;
                 match outcome {
-                    Outcome::Listen(listen) => Outcome::Listen(Listen { guard: Some(guard), ..listen }),
+                    Outcome::Listen(listen) => {
+                        guard.watch(listen.watched());
+                        Outcome::Listen(Listen { guard: Some(guard), ..listen })
+                    }
                     outcome => outcome,
                 }
             }
@@ -226,6 +258,18 @@ impl Rig {
             Then::Cut => Outcome::Cut,
             Then::Exit(code) => Outcome::Exit(code),
         })
+    }
+
+    /// What legacy clients are told of something that happened, if anything.
+    pub(super) fn told_legacy(&self, event: &Event) -> Option<String> {
+        match event {
+            Event::Notice(method) => Some(format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#)),
+            Event::Updated(uri) => self.state().counters.watched.contains_key(uri).then(|| {
+                format!(r#"{{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{{"uri":"{uri}"}}}}"#)
+            }),
+            Event::Message(text) => Some(text.clone()),
+            Event::CloseStreams | Event::Stdout(_) | Event::Stderr(_) => None,
+        }
     }
 
     /// The rule that this message meets, if any.
@@ -295,7 +339,7 @@ impl Rig {
         if state.in_flight.insert(key.clone(), token.clone()).is_some() {
             state.complain(format!("two requests in flight with id {id}"));
         }
-        InFlight { rig: self.clone(), key, modern, token, settled: false }
+        InFlight { rig: self.clone(), key, modern, token, settled: false, watched: Vec::new() }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -316,12 +360,31 @@ pub(super) struct InFlight {
     modern: bool,
     pub token: CancellationToken,
     settled: bool,
+    /// Resources that this listen request is about.
+    watched: Vec<String>,
+}
+
+impl InFlight {
+    fn watch(&mut self, uris: Vec<String>) {
+        let mut state = self.rig.state();
+        for uri in &uris {
+            *state.counters.watched.entry(uri.clone()).or_default() += 1;
+        }
+        self.watched = uris;
+    }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         let mut state = self.rig.state();
         state.in_flight.remove(&self.key);
+        for uri in &self.watched {
+            let count = state.counters.watched.get_mut(uri).unwrap();
+            *count -= 1;
+            if *count == 0 {
+                state.counters.watched.remove(uri);
+            }
+        }
         match (self.settled, self.modern || self.token.is_cancelled()) {
             (true, _) => {}
             (false, true) => state.counters.cancelled += 1,
@@ -332,6 +395,12 @@ impl Drop for InFlight {
 
 /// A stream that is open.
 pub(super) struct OpenStream(Arc<Rig>);
+
+impl OpenStream {
+    pub(super) fn rig(&self) -> &Rig {
+        &self.0
+    }
+}
 
 impl Drop for OpenStream {
     fn drop(&mut self) {

@@ -137,13 +137,12 @@ async fn listening(rig: &Arc<Rig>, listen: Listen, out: &Lines) {
         tokio::select! {
             () = cancelled.cancelled() => return,
             event = events.recv() => match event {
-                Ok(Event::Notice(method)) => {
-                    if let Some(message) = listen.notice(&method) {
+                Ok(Event::CloseStreams) | Err(_) => return,
+                Ok(event) => {
+                    if let Some(message) = listen.told(&event) {
                         say(out, &message);
                     }
                 }
-                Ok(Event::CloseStreams) | Err(_) => return,
-                Ok(Event::Stdout(_) | Event::Stderr(_)) => {}
             },
         }
     }
@@ -154,12 +153,13 @@ async fn tell(rig: Arc<Rig>, out: Lines) {
     let mut events = rig.events();
     while let Ok(event) = events.recv().await {
         match event {
-            Event::Notice(method) if rig.client_ready() => {
-                say(&out, &format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#));
-            }
             Event::Stdout(line) => say(&out, &line),
             Event::Stderr(line) => eprintln!("{line}"),
-            Event::Notice(_) | Event::CloseStreams => {}
+            event => {
+                if let Some(message) = rig.told_legacy(&event).filter(|_| rig.client_ready()) {
+                    say(&out, &message);
+                }
+            }
         }
     }
 }

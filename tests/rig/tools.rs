@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::message::{Notice, Notices, Outcome, Request, member};
-use super::script::Script;
+use super::script::{Script, raw};
 use super::server::Rig;
 
 /// How the tool `odd` is listed: members, spellings and numbers that no model of a tool knows.
@@ -18,13 +18,13 @@ pub const ODD_TOOL: &str = r#"{"name":"odd","title":"Odd \u00fc","x-vendor": {"d
 pub const ODD_RESULT: &str = r#"{"content":[{"type":"hologram","beams": [1.0e+2,-0.0],"nested":{"k":null}},{"type":"text","text":"\u00e9\/","annotations":{"audience":["later"]},"x":1}],"structuredContent":{"n":12345678901234567890123,"f":1.10},"x-later": {"a":[ ]},"_meta":{"example.com/kept":"yes"}}"#;
 
 /// The descriptors that the script lists, each as it goes on the wire.
-pub(super) fn descriptors(script: &Script) -> Vec<String> {
+pub(super) fn descriptors(script: &Script) -> Vec<Box<RawValue>> {
     script
         .tools
         .iter()
         .map(|tool| match serde_json::from_str::<String>(tool.get()) {
-            Ok(name) => descriptor(&name),
-            Err(_) => tool.get().to_owned(),
+            Ok(name) => raw(&descriptor(&name)),
+            Err(_) => tool.clone(),
         })
         .collect()
 }
@@ -36,8 +36,8 @@ pub(super) fn schema_of(script: &Script, request: &Request<'_>) -> Option<Value>
     }
     let name = member(request.params, "name")?;
     descriptors(script).into_iter().find_map(|tool| {
-        (member(&tool, "name")?.get() == name.get())
-            .then(|| serde_json::from_str(member(&tool, "inputSchema")?.get()).ok())?
+        (member(tool.get(), "name")?.get() == name.get())
+            .then(|| serde_json::from_str(member(tool.get(), "inputSchema")?.get()).ok())?
     })
 }
 

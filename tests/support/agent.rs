@@ -148,9 +148,27 @@ impl Agent {
 
     /// Opens the stream of change notices, or says what stood in the way.
     pub async fn try_notices(&self) -> Result<Notices, String> {
+        self.try_notices_of(&[]).await
+    }
+
+    /// Opens the stream of change notices, of these resources too, which a legacy agent subscribes to first.
+    pub async fn notices_of(&self, uris: &[&str]) -> Notices {
+        if self.era == Era::Legacy {
+            for uri in uris {
+                self.request("resources/subscribe", &format!(r#"{{"uri":"{uri}"}}"#)).await.unwrap();
+            }
+        }
+        let notices = within("the stream of notices", self.try_notices_of(uris)).await;
+        notices.unwrap_or_else(|error| panic!("notices: {error}"))
+    }
+
+    async fn try_notices_of(&self, uris: &[&str]) -> Result<Notices, String> {
         let mut stream = if self.era == Era::Modern {
-            let filter = r#"{"notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}}"#;
-            let mut exchange = self.begin("subscriptions/listen", filter).await?;
+            let filter = format!(
+                r#"{{"notifications":{{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true,"resourceSubscriptions":{}}}}}"#,
+                serde_json::json!(uris)
+            );
+            let mut exchange = self.begin("subscriptions/listen", &filter).await?;
             let first = exchange.next().await?.ok_or("the stream ended before its acknowledgement")?;
             if !first.contains("notifications/subscriptions/acknowledged") {
                 return Err(format!("the stream began with {first}"));
@@ -247,6 +265,16 @@ impl Notices {
     pub async fn tools_changed(&mut self) {
         while !self.next().await.contains("notifications/tools/list_changed") {}
         self.seen();
+    }
+
+    /// Waits for a notice with this text in it, past others.
+    pub async fn with(&mut self, text: &str) -> String {
+        loop {
+            let notice = self.next().await;
+            if notice.contains(text) {
+                return notice;
+            }
+        }
     }
 
     /// The notices that have come and were not taken yet.

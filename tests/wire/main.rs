@@ -92,7 +92,7 @@ async fn request(link: &Link, method: &str, params: &str) -> Result<Result<Strin
         .iter()
         .find(|(key, _)| key == "name")
         .map(|(_, value)| serde_json::from_str(value.get()).unwrap());
-    let request = Request { method, params: &members, edits: &[], name: name.as_deref() };
+    let request = Request { method, params: &members, edits: &[], name: name.as_deref(), level: None };
     let reply = within(method, async { link.call(request).await?.answer().await }).await?;
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     Ok(match reply {

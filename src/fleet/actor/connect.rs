@@ -8,8 +8,8 @@ use tokio_util::task::TaskTracker;
 
 use super::super::attach::{Attached, attach};
 use super::super::handle::Refusal;
-use super::super::{Kept, Phase, health};
-use super::{Actor, Live};
+use super::super::{Kept, Phase, health, subscriptions};
+use super::{Actor, Beside, Live};
 use crate::resource::{Activation, Problem, Reason, Update};
 use crate::wire::{Host, LinkError};
 
@@ -73,7 +73,8 @@ impl Actor {
         let limit = target.settings.timeouts.connect.get();
         let endpoint = target.endpoint.clone();
         let log = context.logs.of(&target.key, &target.uid);
-        let host = Host { tasks: TaskTracker::new(), guard: context.guard.clone(), log };
+        let audience = Some(context.listeners.audience(&target.key));
+        let host = Host { tasks: TaskTracker::new(), guard: context.guard.clone(), log, audience };
         let tasks = host.tasks.clone();
         let attempt = Box::pin(async move { attach(&context, &endpoint, limit, &host).await });
         self.attempt = Some((tasks, attempt));
@@ -94,21 +95,28 @@ impl Actor {
 
     pub(super) fn attached(&mut self, attached: Attached) {
         self.attempt = None;
-        self.refresh = None;
-        self.refresh_again = false;
+        self.forget_refresh();
         self.grace_until = None;
         self.last = None;
-        let Attached { link, events, tools } = attached;
+        let Attached { link, events, lists } = attached;
         let before = self.handle.connect(link.clone());
         let kept = Kept {
             server_info: link.peer().info.clone(),
             protocol_version: link.peer().version.clone(),
-            tools,
+            instructions: link.peer().instructions.as_deref().map(Into::into),
+            lists,
         };
         let since = Instant::now();
         let health = Box::pin(health::watch(link.clone(), self.target.settings.health.clone(), jitter()));
-        self.live =
-            Some(Live { target: self.target.clone(), link, events, kept, listed: None, since, health });
+        let subscriptions = subscriptions::are_offered(&link).then(|| -> Beside {
+            Box::pin(subscriptions::keep(
+                link.clone(),
+                self.context.listeners.clone(),
+                self.target.key.clone(),
+            ))
+        });
+        let target = self.target.clone();
+        self.live = Some(Live { target, link, events, kept, listed: None, since, health, subscriptions });
         self.publish();
         self.idle_at = self.idle_due();
         if let Some(before) = before {
@@ -127,7 +135,7 @@ impl Actor {
     /// The live connection is gone.
     pub(super) fn lose(&mut self, error: &LinkError) {
         let Some(live) = self.live.take() else { return };
-        self.refresh = None;
+        self.forget_refresh();
         let lived = live.since.elapsed();
         if lived >= STABLE {
             self.backoff.reset();

@@ -39,7 +39,7 @@ impl Actor {
         self.waiting = false;
         self.grace_until = None;
         self.idle_at = None;
-        self.refresh = None;
+        self.forget_refresh();
         if self.published.take().is_some() {
             self.context.catalog.withdraw(self.target.key.clone(), why.clone());
         }

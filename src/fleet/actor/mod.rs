@@ -12,12 +12,11 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tracing::debug;
 
 use super::attach::Attached;
 use super::handle::{Refusal, UpstreamHandle};
 use super::{Context, Kept, Listed, Observation, Phase};
-use crate::catalog::{Section, Tool};
+use crate::catalog::{Item, Section};
 use crate::plan::{Backoff, Target};
 use crate::resource::{Problem, Reason};
 use crate::wire::{Event, Events, Link, LinkError, List};
@@ -32,9 +31,10 @@ pub(super) enum Order {
 }
 
 type Attempt = Pin<Box<dyn Future<Output = Result<Attached, LinkError>> + Send>>;
-type Refresh = Pin<Box<dyn Future<Output = Result<Vec<Tool>, LinkError>> + Send>>;
+type Refresh = Pin<Box<dyn Future<Output = (List, Result<Vec<Item>, LinkError>)> + Send>>;
 type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
-type Checks = Pin<Box<dyn Future<Output = Infallible> + Send>>;
+/// What works beside a live connection for as long as it is there.
+type Beside = Pin<Box<dyn Future<Output = Infallible> + Send>>;
 
 /// Owns one server's connection: makes it, keeps it, replaces it, ends it.
 ///
@@ -49,8 +49,8 @@ pub(super) struct Actor {
     /// An attempt, and the tasks that work for it.
     attempt: Option<(TaskTracker, Attempt)>,
     refresh: Option<Refresh>,
-    /// A change was told while a refresh was under way.
-    refresh_again: bool,
+    /// Lists that are to be read again after that one, each once.
+    stale: Vec<List>,
     /// Connections that are draining and closing.
     ending: Vec<Ending>,
     leaving: Option<Reason>,
@@ -84,7 +84,9 @@ struct Live {
     kept: Kept,
     listed: Option<Arc<Listed>>,
     since: Instant,
-    health: Checks,
+    health: Beside,
+    /// Asks the server to tell what agents want to hear; `None` if it tells nothing.
+    subscriptions: Option<Beside>,
 }
 
 /// What woke the actor.
@@ -92,7 +94,7 @@ enum Input {
     Order(bool),
     Event(Event),
     Attempted(Result<Attached, LinkError>),
-    Refreshed(Result<Vec<Tool>, LinkError>),
+    Refreshed(List, Result<Vec<Item>, LinkError>),
     RetryDue,
     GraceOver,
     IdleDue,
@@ -116,7 +118,7 @@ impl Actor {
             live: None,
             attempt: None,
             refresh: None,
-            refresh_again: false,
+            stale: Vec::new(),
             ending: Vec::new(),
             leaving: None,
             waiting: false,
@@ -153,8 +155,7 @@ impl Actor {
                 }
                 // Nobody is left to give orders.
                 Input::Order(false) => self.leave(Reason::Detached),
-                Input::Event(Event::Changed(List::Tools)) => self.refresh(),
-                Input::Event(Event::Changed(list)) => debug!(?list, "a list that is not served yet changed"),
+                Input::Event(Event::Changed(list)) => self.changed(list),
                 Input::Event(Event::Lost(error)) => self.lose(&error),
                 Input::Attempted(result) => {
                     match result {
@@ -163,7 +164,7 @@ impl Actor {
                     }
                     self.starting = None;
                 }
-                Input::Refreshed(result) => self.refreshed(result),
+                Input::Refreshed(list, result) => self.refreshed(list, result),
                 Input::RetryDue => self.connect(),
                 Input::GraceOver => self.grace_over(),
                 Input::IdleDue => self.maybe_sleep(),
@@ -181,6 +182,7 @@ impl Actor {
                 Some(live) => tokio::select! {
                     event = live.events.next() => event,
                     never = &mut live.health => match never {},
+                    Some(never) = beside(&mut live.subscriptions) => match never {},
                 },
                 None => std::future::pending().await,
             }
@@ -203,7 +205,7 @@ impl Actor {
             order = self.orders.changed(), if !(leaving && self.orders.has_changed().is_err()) => Input::Order(order.is_ok()),
             event = event => Input::Event(event),
             result = attempt => Input::Attempted(result),
-            result = refresh => Input::Refreshed(result),
+            (list, result) = refresh => Input::Refreshed(list, result),
             () = at(self.retry_at.map(|(at, _)| at)) => Input::RetryDue,
             () = at(self.grace_until) => Input::GraceOver,
             () = at(self.idle_at) => Input::IdleDue,
@@ -223,7 +225,7 @@ impl Actor {
                 if same_connection {
                     self.adjust();
                     if look {
-                        self.refresh();
+                        self.look_again();
                     }
                 } else {
                     self.replace();
@@ -276,6 +278,10 @@ impl Actor {
             let _ = self.context.observations.send(observation);
         }
     }
+}
+
+async fn beside(work: &mut Option<Beside>) -> Option<Infallible> {
+    Some(work.as_mut()?.await)
 }
 
 async fn at(instant: Option<Instant>) {

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::super::attach::{list_tools, timeout};
+use super::super::attach::{read_list, timeout};
 use super::super::{Kept, Listed};
 use super::{Actor, Live};
-use crate::catalog::{Section, Tool};
+use crate::catalog::{Item, Section};
 use crate::plan::Target;
 use crate::resource::{Activation, Problem, Reason};
-use crate::wire::LinkError;
+use crate::wire::{LinkError, List};
 
 impl Actor {
     /// Publishes what the live server offers.
@@ -27,13 +27,17 @@ impl Actor {
 
     /// Makes a section of what a server lists and publishes it, unless agents see just that already.
     pub(super) fn offer(&mut self, target: &Target, kept: &Kept) -> Arc<Listed> {
-        let section = Arc::new(Section::new(target, &kept.tools, self.handle.clone()));
+        let section = Section::new(target, &kept.lists, kept.instructions.clone(), self.handle.clone());
+        let section = Arc::new(section);
+        let count = |list| u32::try_from(section.lists.of(list).len()).unwrap_or(u32::MAX);
         let listed = Listed {
             generation: target.generation,
             server_info: kept.server_info.clone(),
             protocol_version: kept.protocol_version.clone(),
-            tools: u32::try_from(section.tools.len()).unwrap_or(u32::MAX),
-            catalog_digest: crate::catalog::digest(&kept.tools),
+            tools: count(List::Tools),
+            prompts: count(List::Prompts),
+            resources: count(List::Resources),
+            catalog_digest: kept.lists.digest(),
         };
         if !self.published.as_ref().is_some_and(|published| published.offers_the_same(&section)) {
             self.context.catalog.publish(section.clone());
@@ -42,28 +46,55 @@ impl Actor {
         Arc::new(listed)
     }
 
-    pub(super) fn refresh(&mut self) {
+    /// The server says that a list changed; with resources their templates may have.
+    pub(super) fn changed(&mut self, list: List) {
+        self.read_again(List::ALL.into_iter().filter(|other| other.told_as() == list));
+    }
+
+    /// Somebody asks for all lists to be read again.
+    pub(super) fn look_again(&mut self) {
+        self.read_again(List::ALL.into_iter());
+    }
+
+    fn read_again(&mut self, lists: impl Iterator<Item = List>) {
         let Some(live) = &self.live else { return };
-        if self.refresh.is_some() {
-            self.refresh_again = true;
-            return;
+        let offered = live.link.peer().capabilities;
+        for list in lists.filter(|list| offered.list(*list).is_some()) {
+            if !self.stale.contains(&list) {
+                self.stale.push(list);
+            }
         }
+        self.refresh();
+    }
+
+    /// Reads the next stale list, unless one is being read: each is replaced in one step.
+    fn refresh(&mut self) {
+        let Some(live) = self.live.as_ref().filter(|_| self.refresh.is_none() && !self.stale.is_empty())
+        else {
+            return;
+        };
+        let list = self.stale.remove(0);
         let link = live.link.clone();
         let limit = live.target.settings.timeouts.connect.get();
         self.refresh = Some(Box::pin(async move {
-            match tokio::time::timeout(limit, list_tools(&link)).await {
-                Ok(result) => result,
-                Err(_) => Err(timeout(format!("tools/list was not answered within {limit:?}"))),
-            }
+            let late = || timeout(format!("{} was not answered within {limit:?}", list.method()));
+            let read = tokio::time::timeout(limit, read_list(&link, list)).await;
+            (list, read.unwrap_or_else(|_| Err(late())))
         }));
     }
 
-    pub(super) fn refreshed(&mut self, result: Result<Vec<Tool>, LinkError>) {
+    /// The connection is gone, or another: what was to be read again is read with the next.
+    pub(super) fn forget_refresh(&mut self) {
+        self.refresh = None;
+        self.stale.clear();
+    }
+
+    pub(super) fn refreshed(&mut self, list: List, result: Result<Vec<Item>, LinkError>) {
         self.refresh = None;
         match result {
-            Ok(tools) => {
+            Ok(items) => {
                 if let Some(live) = &mut self.live {
-                    live.kept.tools = tools;
+                    *live.kept.lists.of_mut(list) = items;
                 }
                 self.publish();
             }
@@ -71,9 +102,7 @@ impl Actor {
                 tracing::warn!(server = %self.target.key, %error, "the list could not be read again; the last one stays");
             }
         }
-        if std::mem::take(&mut self.refresh_again) {
-            self.refresh();
-        }
+        self.refresh();
     }
 
     pub(super) fn grace_over(&mut self) {
@@ -115,7 +144,7 @@ impl Actor {
             return;
         }
         self.idle_at = None;
-        self.refresh = None;
+        self.forget_refresh();
         self.asleep = self.live.take().and_then(|live| live.listed);
         if let Some(before) = self.handle.sleep(self.target.settings.timeouts.connect.get()) {
             self.end(before, idle, Problem::new(Reason::Idle, "the connection was let go"));

@@ -117,14 +117,18 @@ impl Answering {
                     {
                         return Ok(Incoming::Answer(reply));
                     }
+                    // Not the caller's alone.
+                    Ok(kind @ (Inbound::Changed(_) | Inbound::Updated(_))) => {
+                        self.client.ears().take(&kind, &message);
+                    }
                     Ok(
                         kind @ (Inbound::Progress(_)
                         | Inbound::Listening(_)
                         | Inbound::Notice
-                        | Inbound::Changed(_)),
+                        | Inbound::Logged),
                     ) => {
-                        if matches!(kind, Inbound::Notice) {
-                            self.client.log(&message);
+                        if matches!(kind, Inbound::Logged) {
+                            self.client.ears().log(&message);
                         }
                         return Ok(Incoming::Notice(message));
                     }

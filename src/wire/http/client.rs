@@ -19,7 +19,8 @@ use url::Url;
 use super::super::handshake::MODERN;
 use super::super::inbound::{self, Inbound};
 use super::super::link::{LISTEN_METHOD, LinkError, Lost, Reply};
-use super::super::{Era, Host, Log, Peer};
+use super::super::unasked::Unasked;
+use super::super::{Era, Host, Peer};
 use super::answer::{Answering, Form, is_event_stream};
 use super::connect::Connector;
 use super::connection::{Body, Pool};
@@ -55,11 +56,15 @@ struct Inner {
     closed: AtomicBool,
     /// The fleet's: waited for when evenkeel ends.
     tasks: TaskTracker,
-    log: Log,
+    ears: Unasked,
 }
 
 impl Client {
-    pub(in crate::wire) fn new(endpoint: &HttpEndpoint, process: &Host) -> Result<Self, LinkError> {
+    pub(in crate::wire) fn new(
+        endpoint: &HttpEndpoint,
+        ears: Unasked,
+        process: &Host,
+    ) -> Result<Self, LinkError> {
         let invalid = |message: String| LinkError::new(Reason::InvalidSpec, message);
         let mut base = HeaderMap::new();
         base.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
@@ -90,13 +95,13 @@ impl Client {
             credentials: !endpoint.headers.is_empty(),
             closed: AtomicBool::new(false),
             tasks: process.tasks.clone(),
-            log: process.log.clone(),
+            ears,
         })))
     }
 
-    /// Takes up a notification that may be a log message.
-    pub(in crate::wire) fn log(&self, notification: &[u8]) {
-        self.0.log.message(notification);
+    /// Where goes what the server says unasked.
+    pub(in crate::wire) fn ears(&self) -> &Unasked {
+        &self.0.ears
     }
 
     /// Takes over what the handshake agreed on, for every request from now on.

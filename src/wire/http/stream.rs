@@ -3,8 +3,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::super::inbound::{self, Inbound};
-use super::super::link::{Event, LISTEN, LISTEN_METHOD, LinkError};
-use super::super::{Edit, Id, List, MESSAGE_LIMIT, Peer, rewrite, sse};
+use super::super::link::{LISTEN_METHOD, LinkError};
+use super::super::{Edit, Id, MESSAGE_LIMIT, Peer, rewrite, sse};
 use super::answer::next_event;
 use super::client::Client;
 use super::trickle::Trickle;
@@ -24,8 +24,6 @@ pub(in crate::wire) struct Stream {
     wait: Duration,
     /// True if lists were read while the stream was closed, so that a change may have been missed.
     missed: bool,
-    /// Lists that changed and were not told of yet, each once.
-    changed: Vec<List>,
 }
 
 #[derive(Debug)]
@@ -39,9 +37,9 @@ enum State {
 impl Stream {
     /// A stream for a server; not opened yet.
     pub(in crate::wire) fn new(client: Client, peer: &Peer) -> Self {
-        let wanted = peer.tools_list_changed || peer.era == Era::Legacy;
+        let wanted = peer.era == Era::Legacy || peer.changes_told().is_some();
         let state = if wanted { State::Closed } else { State::None };
-        Self { client, state, wait: REOPEN.0, missed: false, changed: Vec::new() }
+        Self { client, state, wait: REOPEN.0, missed: false }
     }
 
     /// Opens the stream, so that lists read afterwards miss no change. Cancel safe.
@@ -49,7 +47,7 @@ impl Stream {
         if !matches!(self.state, State::Closed) {
             return Ok(());
         }
-        let request = (peer.era == Era::Modern).then(|| listen_request(peer, id));
+        let request = peer.changes_told().map(|filter| listen_request(peer, &filter, id));
         self.state = match self.client.listen(request).await? {
             Some(stream) => State::Open(Box::new((stream, sse::Events::new(MESSAGE_LIMIT)))),
             None => State::None,
@@ -62,21 +60,20 @@ impl Stream {
         self.missed = matches!(self.state, State::Closed);
     }
 
-    /// The next thing that the server tells. Cancel safe. Pending for good if there is no stream.
-    pub(in crate::wire) async fn next(&mut self, peer: &Peer, mut next_id: impl FnMut() -> u64) -> Event {
+    /// Reads what the server tells, for as long as it is there: ends with why it is not. Cancel safe.
+    pub(in crate::wire) async fn read(&mut self, peer: &Peer, mut next_id: impl FnMut() -> u64) -> LinkError {
         loop {
-            if let Some(list) = self.changed.pop() {
-                return Event::Changed(list);
-            }
             match &mut self.state {
                 State::None => loop {
                     tokio::time::sleep(HOUSEKEEPING).await;
                     self.client.prune();
                 },
                 State::Closed => match self.open(peer, next_id()).await {
-                    Ok(()) if std::mem::take(&mut self.missed) => return Event::Changed(List::Tools),
+                    Ok(()) if std::mem::take(&mut self.missed) => {
+                        peer.capabilities.lists().for_each(|list| self.client.ears().changed(list));
+                    }
                     Ok(()) => {}
-                    Err(error) if !error.dispatched => return Event::Lost(error),
+                    Err(error) if !error.dispatched => return error,
                     Err(error) => {
                         tracing::debug!(%error, "the notice stream could not be opened");
                         tokio::time::sleep(self.wait).await;
@@ -95,11 +92,8 @@ impl Stream {
                     if let Ok(Some(chunk)) = chunk {
                         events.push(&chunk);
                         self.wait = REOPEN.0;
-                        match changed(events, &self.client) {
-                            Ok(lists) => {
-                                self.changed = lists;
-                                continue;
-                            }
+                        match take(events, &self.client) {
+                            Ok(()) => continue,
                             Err(error) => tracing::debug!(%error, "the notice stream is not usable"),
                         }
                     }
@@ -114,25 +108,22 @@ impl Stream {
     }
 }
 
-fn listen_request(peer: &Peer, id: u64) -> Bytes {
-    let (meta, _) = peer.meta(None, &Id::number(id)).unwrap_or_default();
+fn listen_request(peer: &Peer, filter: &str, id: u64) -> Bytes {
+    let (meta, _) = peer.meta(None, &Id::number(id), None).unwrap_or_default();
     let meta = meta.unwrap_or_else(|| "{}".into());
-    let params = rewrite(LISTEN, &[Edit::Set("_meta", &meta)]).unwrap_or_default();
+    let params = [Edit::Set("notifications", filter), Edit::Set("_meta", &meta)];
+    let params = rewrite("{}", &params).unwrap_or_default();
     inbound::message(Some(&Id::number(id)), LISTEN_METHOD, Some(&params))
 }
 
-/// The lists that changed according to the events that have come whole, each once: one refresh answers a
-/// burst of notices.
-fn changed(events: &mut sse::Events, client: &Client) -> Result<Vec<List>, LinkError> {
-    let mut lists = Vec::new();
+/// Takes up the events that have come whole.
+fn take(events: &mut sse::Events, client: &Client) -> Result<(), LinkError> {
     while let Some(message) = next_event(events)? {
         match inbound::classify(&message) {
-            Ok(Inbound::Changed(list)) if !lists.contains(&list) => lists.push(list),
             Ok(Inbound::Question(id, method)) => client.notify_soon("", inbound::answer(&id, &method), ()),
-            Ok(Inbound::Notice) => client.log(&message),
-            Ok(_) => {}
+            Ok(unasked) => client.ears().take(&unasked, &message),
             Err(error) => tracing::debug!(%error, "an event that is not MCP was skipped"),
         }
     }
-    Ok(lists)
+    Ok(())
 }

@@ -15,7 +15,8 @@ use tracing::{debug, trace};
 use super::super::inbound::{self, Inbound};
 use super::super::link::{Incoming, LinkError, Lost, Reply};
 use super::super::log::Stderr;
-use super::super::{Host, Id, List, Log, MESSAGE_LIMIT};
+use super::super::unasked::Unasked;
+use super::super::{Host, Id, MESSAGE_LIMIT};
 use super::lines::{self, Line};
 use super::process::{self, Process};
 use super::stderr::Tail;
@@ -55,11 +56,11 @@ impl Calls {
     }
 }
 
-/// Starts the child and, on the host's tasks, what pumps its pipes and watches over it. Changes go to `changes`.
+/// Starts the child and, on the host's tasks, what pumps its pipes and watches over it.
 pub(in crate::wire) fn start(
     endpoint: &StdioEndpoint,
     lost: &Arc<Lost>,
-    changes: mpsc::Sender<List>,
+    ears: Unasked,
     host: &Host,
 ) -> Result<Pipes, LinkError> {
     let mut child = process::spawn(endpoint, host.guard.as_ref())?;
@@ -75,7 +76,7 @@ pub(in crate::wire) fn start(
     tasks.spawn(reap);
     tasks.spawn(write(stdin, queue, hang_up.clone()));
     let errors = tasks.spawn(read_stderr(stderr, tail.clone(), Stderr::new(host.log.clone())));
-    let answers = tasks.spawn(read(stdout, calls.clone(), outgoing.clone(), changes, host.log.clone()));
+    let answers = tasks.spawn(read(stdout, calls.clone(), outgoing.clone(), ears));
     let pumps = [errors.abort_handle(), answers.abort_handle()];
     tasks.spawn({
         let (lost, calls) = (lost.clone(), calls.clone());
@@ -191,13 +192,7 @@ async fn write(mut stdin: ChildStdin, mut queue: mpsc::Receiver<Bytes>, hang_up:
 }
 
 /// Hands every message of the child to whom it concerns.
-async fn read(
-    stdout: ChildStdout,
-    calls: Calls,
-    outgoing: mpsc::Sender<Bytes>,
-    events: mpsc::Sender<List>,
-    log: Log,
-) {
+async fn read(stdout: ChildStdout, calls: Calls, outgoing: mpsc::Sender<Bytes>, ears: Unasked) {
     let mut reader = BufReader::new(stdout);
     loop {
         let message = match lines::next(&mut reader, MESSAGE_LIMIT).await {
@@ -226,12 +221,8 @@ async fn read(
                     let _ = notices.try_send(message);
                 }
             }
-            Ok(Inbound::Changed(list)) => {
-                // Full: a refresh is due anyway.
-                let _ = events.try_send(list);
-            }
             Ok(Inbound::Question(id, method)) => answer(&outgoing, &id, &method),
-            Ok(Inbound::Notice) => log.message(&message),
+            Ok(unasked) => ears.take(&unasked, &message),
             Err(error) => debug!(%error, "the child printed a line that is not MCP; it was skipped"),
         }
     }

@@ -1,0 +1,273 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::{broadcast, watch};
+
+use crate::catalog::ViewName;
+use crate::resource::ObjectKey;
+use crate::wire::{Audience, Level, level_of};
+
+/// What is told and not read yet; who reads more slowly is told that something was lost.
+const TOLD: usize = 256;
+
+/// What agents want to hear of servers, and what servers tell them. Cheap to clone; one for the process.
+///
+/// Both sides are level-triggered: a connection asks its server for what is wanted now, whenever that changes and
+/// whenever it is made again, and a reader that was too slow acts as if everything had been told.
+#[derive(Clone, Debug)]
+pub struct Listeners(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    asked: Mutex<Asked>,
+    changed: watch::Sender<()>,
+    told: broadcast::Sender<Arc<Told>>,
+}
+
+#[derive(Debug, Default)]
+struct Asked {
+    /// By server and its own URI: how many want to know.
+    resources: BTreeMap<ObjectKey, BTreeMap<Arc<str>, usize>>,
+    /// By view and level.
+    levels: BTreeMap<(ViewName, Level), usize>,
+}
+
+/// Something that a server told.
+#[derive(Debug)]
+pub struct Told {
+    /// The server.
+    pub server: ObjectKey,
+    /// What it told.
+    pub word: Word,
+}
+
+/// What servers tell unasked.
+#[derive(Debug)]
+pub enum Word {
+    /// The resource with this URI of the server changed, or may have.
+    Updated(String),
+    /// A log message of this level, as the whole JSON-RPC notification.
+    Logged(Level, Bytes),
+}
+
+/// What agents want to hear of one server now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Log messages from this level on.
+    pub(super) level: Option<Level>,
+    /// Changes of these resources.
+    pub(super) uris: BTreeSet<Arc<str>>,
+}
+
+/// Somebody wants to hear of a resource, until this is dropped.
+#[derive(Debug)]
+pub struct Subscription {
+    listeners: Listeners,
+    /// The server.
+    pub server: ObjectKey,
+    /// The server's own URI.
+    pub uri: Arc<str>,
+}
+
+/// Somebody wants log messages, until this is dropped.
+#[derive(Debug)]
+pub struct LogRequest {
+    listeners: Listeners,
+    view: ViewName,
+    /// From this level on.
+    pub level: Level,
+}
+
+impl Default for Listeners {
+    fn default() -> Self {
+        let asked = Mutex::default();
+        Self(Arc::new(Shared {
+            asked,
+            changed: watch::Sender::default(),
+            told: broadcast::Sender::new(TOLD),
+        }))
+    }
+}
+
+impl Listeners {
+    /// Wants to hear when a resource of a server changes.
+    pub fn subscribe(&self, server: &ObjectKey, uri: &str) -> Subscription {
+        let uri: Arc<str> = uri.into();
+        *self.lock().resources.entry(server.clone()).or_default().entry(uri.clone()).or_default() += 1;
+        self.0.changed.send_replace(());
+        Subscription { listeners: self.clone(), server: server.clone(), uri }
+    }
+
+    /// Wants the log messages, from this level on, of all servers that a view shows.
+    pub fn log_from(&self, view: &ViewName, level: Level) -> LogRequest {
+        *self.lock().levels.entry((view.clone(), level)).or_default() += 1;
+        self.0.changed.send_replace(());
+        LogRequest { listeners: self.clone(), view: view.clone(), level }
+    }
+
+    /// Hears all that any server tells from now on.
+    pub fn hear(&self) -> broadcast::Receiver<Arc<Told>> {
+        self.0.told.subscribe()
+    }
+
+    /// Whoever listens to one server.
+    pub(super) fn audience(&self, server: &ObjectKey) -> Arc<dyn Audience> {
+        Arc::new(Hall { listeners: self.clone(), server: server.clone() })
+    }
+
+    /// Tells that a resource changed.
+    pub(super) fn updated(&self, server: &ObjectKey, uri: &str) {
+        let wanted = self.lock().resources.get(server).is_some_and(|uris| uris.contains_key(uri));
+        if wanted {
+            self.tell(server, Word::Updated(uri.to_owned()));
+        }
+    }
+
+    pub(super) fn wanted(&self, server: &ObjectKey) -> Wanted {
+        let asked = self.lock();
+        let uris = asked.resources.get(server).into_iter().flat_map(BTreeMap::keys);
+        Wanted { level: asked.level(server), uris: uris.cloned().collect() }
+    }
+
+    /// Wakes whenever what is wanted changes, of any server.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
+    }
+
+    fn tell(&self, server: &ObjectKey, word: Word) {
+        // Nobody listens just now.
+        let _ = self.0.told.send(Arc::new(Told { server: server.clone(), word }));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Asked> {
+        // Each holder leaves the counts whole.
+        self.0.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Asked {
+    /// The lowest level that somebody wants of a server.
+    fn level(&self, server: &ObjectKey) -> Option<Level> {
+        let shown = self.levels.keys().filter(|(view, _)| view.shows(&server.namespace));
+        shown.map(|(_, level)| *level).min()
+    }
+}
+
+/// Where one server's words go.
+struct Hall {
+    listeners: Listeners,
+    server: ObjectKey,
+}
+
+impl fmt::Debug for Hall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Hall({})", self.server)
+    }
+}
+
+impl Audience for Hall {
+    fn updated(&self, uri: &str) {
+        self.listeners.updated(&self.server, uri);
+    }
+
+    fn logged(&self, message: &Bytes) {
+        let Some(wanted) = self.listeners.lock().level(&self.server) else { return };
+        if let Some(level) = level_of(message).filter(|level| *level >= wanted) {
+            self.listeners.tell(&self.server, Word::Logged(level, message.clone()));
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut asked = self.listeners.lock();
+        if let Some(uris) = asked.resources.get_mut(&self.server) {
+            take_one(uris, &self.uri);
+            if uris.is_empty() {
+                asked.resources.remove(&self.server);
+            }
+        }
+        drop(asked);
+        self.listeners.0.changed.send_replace(());
+    }
+}
+
+impl Drop for LogRequest {
+    fn drop(&mut self) {
+        take_one(&mut self.listeners.lock().levels, &(self.view.clone(), self.level));
+        self.listeners.0.changed.send_replace(());
+    }
+}
+
+fn take_one<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(level: &str) -> Bytes {
+        format!(
+            r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"{level}","data":1}}}}"#
+        )
+        .into()
+    }
+
+    #[test]
+    fn what_is_wanted_is_wanted_until_the_last_lets_go() {
+        let listeners = Listeners::default();
+        let (a, b) = (ObjectKey::new("default", "a"), ObjectKey::new("team", "b"));
+        let mut changes = listeners.changes();
+        let first = listeners.subscribe(&a, "x:1");
+        let second = listeners.subscribe(&a, "x:1");
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
+        drop(first);
+        assert_eq!(listeners.wanted(&a).uris, ["x:1".into()].into());
+        assert!(listeners.wanted(&b).uris.is_empty());
+        drop(second);
+        assert!(listeners.wanted(&a).uris.is_empty() && changes.has_changed().unwrap());
+        assert!(listeners.lock().resources.is_empty());
+
+        let all = listeners.log_from(&ViewName::Everything, Level::Warning);
+        let team = listeners.log_from(&ViewName::Namespace("team".into()), Level::Debug);
+        assert_eq!(
+            (listeners.wanted(&a).level, listeners.wanted(&b).level),
+            (Some(Level::Warning), Some(Level::Debug))
+        );
+        drop((all, team));
+        assert_eq!(listeners.wanted(&b), Wanted::default());
+        assert!(listeners.lock().levels.is_empty());
+    }
+
+    #[test]
+    fn only_what_somebody_wants_is_told() {
+        let listeners = Listeners::default();
+        let key = ObjectKey::new("default", "a");
+        let hall = listeners.audience(&key);
+        let mut told = listeners.hear();
+        hall.logged(&message("error"));
+        hall.updated("x:1");
+        assert!(told.try_recv().is_err());
+        let _log = listeners.log_from(&ViewName::Everything, Level::Warning);
+        let _resource = listeners.subscribe(&key, "x:1");
+        for level in ["info", "error", "nonsense"] {
+            hall.logged(&message(level));
+        }
+        hall.updated("x:2");
+        hall.updated("x:1");
+        assert!(
+            matches!(&told.try_recv().unwrap().word, Word::Logged(Level::Error, text) if *text == message("error"))
+        );
+        assert!(matches!(&told.try_recv().unwrap().word, Word::Updated(uri) if uri == "x:1"));
+        assert!(told.try_recv().is_err());
+    }
+}

@@ -1,0 +1,102 @@
+//! What one agent wants to hear beside changes of lists: updates of resources, and log messages.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::broadcast;
+
+use crate::fleet::{Listeners, LogRequest, Subscription, Told, Word};
+use crate::wire::Level;
+
+/// An agent may watch so many resources.
+const RESOURCES: usize = 1_000;
+
+/// What one agent wants to hear.
+#[derive(Debug, Default)]
+pub(super) struct Interest {
+    /// By the URIs that the agent knows.
+    resources: BTreeMap<String, Subscription>,
+    log: Option<LogRequest>,
+    ears: Option<Ears>,
+}
+
+/// Where it comes in. Agents that want nothing have none.
+pub(super) type Ears = broadcast::Receiver<Arc<Told>>;
+
+/// Something that the agent is to be told.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// The resource with this URI changed.
+    Updated(String),
+    /// A log message, as the whole notification.
+    Logged(Bytes),
+}
+
+impl Interest {
+    /// Wants to hear of a resource. False if that is one too many.
+    pub(super) fn watch(&mut self, listeners: &Listeners, uri: String, subscription: Subscription) -> bool {
+        let room = self.resources.len() < RESOURCES || self.resources.contains_key(&uri);
+        if room {
+            self.resources.insert(uri, subscription);
+            self.ears.get_or_insert_with(|| listeners.hear());
+        }
+        room
+    }
+
+    pub(super) fn unwatch(&mut self, uri: &str) {
+        self.resources.remove(uri);
+    }
+
+    pub(super) fn log(&mut self, listeners: &Listeners, request: LogRequest) {
+        self.log = Some(request);
+        self.ears.get_or_insert_with(|| listeners.hear());
+    }
+
+    /// From which level on log messages are wanted.
+    pub(super) fn level(&self) -> Option<Level> {
+        self.log.as_ref().map(|request| request.level)
+    }
+
+    /// The ears, if there are any and nobody has taken them yet.
+    pub(super) fn take_ears(&mut self) -> Option<Ears> {
+        self.ears.take()
+    }
+
+    /// The ears of a stream that takes the place of another, with what may have been missed in between.
+    pub(super) fn new_ears(&mut self, listeners: &Listeners) -> Option<(Ears, Vec<News>)> {
+        if let Some(ears) = self.ears.take() {
+            return Some((ears, Vec::new()));
+        }
+        let wants = self.log.is_some() || !self.resources.is_empty();
+        wants.then(|| (listeners.hear(), self.all()))
+    }
+
+    /// What the agent is to be told of something that a server told.
+    ///
+    /// `None` stands for what was lost: all that the agent watches may have changed.
+    pub(super) fn sift(&self, told: Option<&Told>, shows: impl Fn(&str) -> bool) -> Vec<News> {
+        let Some(told) = told else { return self.all() };
+        match &told.word {
+            Word::Updated(uri) => {
+                let watched = self.resources.iter();
+                let meant = watched.filter(|(_, watch)| watch.server == told.server && *watch.uri == **uri);
+                meant.map(|(known, _)| News::Updated(known.clone())).collect()
+            }
+            Word::Logged(level, message) => {
+                let wanted = self.level().is_some_and(|wanted| *level >= wanted);
+                let meant = (wanted && shows(&told.server.namespace)).then(|| message.clone());
+                meant.map(News::Logged).into_iter().collect()
+            }
+        }
+    }
+
+    /// The URIs that the agent watches.
+    pub(super) fn watched(&self) -> impl Iterator<Item = &str> {
+        self.resources.keys().map(String::as_str)
+    }
+
+    fn all(&self) -> Vec<News> {
+        self.resources.keys().cloned().map(News::Updated).collect()
+    }
+}

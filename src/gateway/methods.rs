@@ -1,0 +1,282 @@
+//! What agents ask for, method by method.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, Response, StatusCode};
+use jiff::Timestamp;
+use rmcp::model::ErrorCode;
+
+use super::aim::{self, Ask, Miss};
+use super::answer::{self, Failure};
+use super::body::{self, Body};
+use super::call::{Caller, call};
+use super::era::{member, negotiate, supported, text};
+use super::handler::{Agent, Asked, SESSION_HEADER, fail, succeed};
+use super::instructions::instructions;
+use super::interest::Interest;
+use super::notices::listen_stream;
+use super::seal::Handshake;
+use super::session::{InFlight, Session, TOLD};
+use crate::catalog::{Place, View};
+use crate::fleet::Subscription;
+use crate::wire::{Era, Id, Level, List, Members, members};
+
+/// Names of clients are kept this long at most: they travel in every session id.
+const CLIENT_LENGTH: usize = 64;
+
+impl Agent {
+    pub(super) async fn modern(&self, asked: Asked<'_>) -> Response<Body> {
+        if let Some(ask) = Ask::of(asked.method) {
+            let Asked { id, params, streams, .. } = asked;
+            let meta = member(params, "_meta").and_then(|meta| members(meta.get()).ok()).unwrap_or_default();
+            let level = member(&meta, "io.modelcontextprotocol/logLevel").and_then(text);
+            let level = level.and_then(|level| Level::named(&level));
+            return call(&self.gateway, self.caller(id, Era::Modern, None, level, streams), ask, params)
+                .await;
+        }
+        if let Some(list) = listed_by(asked.method) {
+            return self.list(&asked, list, Era::Modern, None);
+        }
+        match asked.method {
+            "server/discover" => self.discover(&asked.id),
+            "subscriptions/listen" => self.listen(asked),
+            method => fail(&unknown(method).status(StatusCode::NOT_FOUND), Some(&asked.id)),
+        }
+    }
+
+    pub(super) async fn legacy(&self, session: &Arc<Session>, asked: Asked<'_>) -> Response<Body> {
+        if let Some(ask) = Ask::of(asked.method) {
+            let Asked { id, params, streams, .. } = asked;
+            let Some(in_flight) = session.begin(id.clone()) else {
+                let failure = Failure::in_band(
+                    ErrorCode::INVALID_REQUEST,
+                    "Invalid request: another request with this id is in flight",
+                );
+                return fail(&failure, Some(&id));
+            };
+            let level = session.level();
+            let caller = self.caller(id, Era::Legacy, Some(in_flight), level, streams);
+            return call(&self.gateway, caller, ask, params).await;
+        }
+        if let Some(list) = listed_by(asked.method) {
+            return self.list(&asked, list, Era::Legacy, Some(session));
+        }
+        match asked.method {
+            "ping" => succeed(&asked.id, "{}"),
+            "logging/setLevel" => self.set_level(session, &asked),
+            "resources/subscribe" => self.subscribe(session, &asked),
+            "resources/unsubscribe" => match member(asked.params, "uri").and_then(text) {
+                Some(uri) => {
+                    session.interest(|interest| interest.unwatch(&uri));
+                    succeed(&asked.id, "{}")
+                }
+                None => {
+                    fail(&invalid("resources/unsubscribe needs the \"uri\" of a resource"), Some(&asked.id))
+                }
+            },
+            method => fail(&unknown(method), Some(&asked.id)),
+        }
+    }
+
+    pub(super) fn initialize(&self, id: &Id, params: &Members<'_>) -> Response<Body> {
+        let Some(asked) = member(params, "protocolVersion").and_then(text) else {
+            return fail(&invalid("initialize needs a \"protocolVersion\""), Some(id));
+        };
+        let client = member(params, "clientInfo").and_then(|client| members(client.get()).ok());
+        let told = |key| {
+            let text = client.as_ref().and_then(|client| text(member(client, key)?));
+            text.unwrap_or_default().chars().take(CLIENT_LENGTH).collect::<String>()
+        };
+        let handshake = Handshake {
+            version: negotiate(&asked).to_owned(),
+            client: told("name"),
+            client_version: told("version"),
+            namespace: self.view.namespace().cloned(),
+            issued_at: Timestamp::now().as_second(),
+        };
+        let generation = self.gateway.catalog.load();
+        let view = generation.view(&self.view);
+        let opened = self.gateway.sessions.open(&handshake, |list| view.version(list));
+        let session_id = opened.ok().and_then(|session_id| HeaderValue::from_str(&session_id).ok());
+        let Some(session_id) = session_id else {
+            return body::plain(StatusCode::INTERNAL_SERVER_ERROR, "the random source of the system failed");
+        };
+        self.gateway.count_sessions();
+        tracing::debug!(client = %handshake.client, version = %handshake.version, view = ?self.view, "session opened");
+        let mut result = serde_json::json!({
+            "protocolVersion": handshake.version,
+            "capabilities": capabilities(),
+            "serverInfo": server_info(),
+        });
+        self.instruct(&mut result);
+        let mut response = succeed(id, &result.to_string());
+        response.headers_mut().insert(SESSION_HEADER, session_id);
+        response
+    }
+
+    fn discover(&self, id: &Id) -> Response<Body> {
+        let mut result = serde_json::json!({
+            "resultType": "complete",
+            "supportedVersions": supported().collect::<Vec<_>>(),
+            "capabilities": capabilities(),
+            "ttlMs": 0,
+            "cacheScope": "private",
+            "_meta": { "io.modelcontextprotocol/serverInfo": server_info() },
+        });
+        self.instruct(&mut result);
+        succeed(id, &result.to_string())
+    }
+
+    /// Adds what the servers of this view want models to know.
+    fn instruct(&self, result: &mut serde_json::Value) {
+        let text = instructions(&self.gateway.catalog.load(), &self.view);
+        if let (Some(text), Some(result)) = (text, result.as_object_mut()) {
+            result.insert("instructions".to_owned(), text.into());
+        }
+    }
+
+    fn list(&self, asked: &Asked<'_>, list: List, era: Era, session: Option<&Session>) -> Response<Body> {
+        let cursor = member(asked.params, "cursor").filter(|cursor| cursor.get() != "null");
+        let generation = self.gateway.catalog.load();
+        let view = generation.view(&self.view);
+        let page = match cursor.map(text) {
+            None => view.of(list).page(None),
+            Some(cursor) => view.of(list).page(Some(cursor.as_deref().unwrap_or("?"))),
+        };
+        let Ok(page) = page else {
+            return fail(&invalid("unknown cursor"), Some(&asked.id));
+        };
+        if let Some(session) = session.filter(|_| cursor.is_none()) {
+            session.has_listed(list, view.version(list));
+        }
+        let mut result = String::with_capacity(page.items.len() + 128);
+        result.push('{');
+        if era == Era::Modern {
+            result.push_str(r#""resultType":"complete","ttlMs":0,"cacheScope":"private","#);
+        }
+        result.push('"');
+        result.push_str(list.member());
+        result.push_str("\":");
+        result.push_str(&page.items);
+        if let Some(cursor) = page.cursor {
+            // Base64 needs no escapes.
+            result.push_str(",\"nextCursor\":\"");
+            result.push_str(&cursor);
+            result.push('"');
+        }
+        result.push('}');
+        succeed(&asked.id, &result)
+    }
+
+    fn set_level(&self, session: &Session, asked: &Asked<'_>) -> Response<Body> {
+        let level = member(asked.params, "level").and_then(text).and_then(|level| Level::named(&level));
+        let Some(level) = level else {
+            let levels = Level::ALL.map(Level::name).join(", ");
+            return fail(&invalid(format!("\"level\" must be one of {levels}")), Some(&asked.id));
+        };
+        let listeners = &self.gateway.listeners;
+        let request = listeners.log_from(&self.view, level);
+        session.interest(|interest| interest.log(listeners, request));
+        succeed(&asked.id, "{}")
+    }
+
+    fn subscribe(&self, session: &Session, asked: &Asked<'_>) -> Response<Body> {
+        let Some(uri) = member(asked.params, "uri").and_then(text) else {
+            return fail(&invalid("resources/subscribe needs the \"uri\" of a resource"), Some(&asked.id));
+        };
+        let watch = match self.watch(self.gateway.catalog.load().view(&self.view), &uri) {
+            Ok(watch) => watch,
+            Err(miss) => {
+                let (status, message) = answer::missed(&asked.id, &miss, Ask::Read, Era::Legacy);
+                return body::json(status, message);
+            }
+        };
+        let listeners = &self.gateway.listeners;
+        if session.interest(|interest| interest.watch(listeners, uri.into_owned(), watch)) {
+            succeed(&asked.id, "{}")
+        } else {
+            let failure =
+                Failure::in_band(ErrorCode::INVALID_REQUEST, "the session watches too many resources");
+            fail(&failure, Some(&asked.id))
+        }
+    }
+
+    /// A subscription to the resource that the agent knows by this URI.
+    fn watch(&self, view: &View, uri: &str) -> Result<Subscription, Miss> {
+        let Place { section, uri } = aim::resource(view, uri)?;
+        let silent = |link: crate::wire::Link| !link.peer().capabilities.subscribe;
+        if section.handle.peek().is_some_and(silent) {
+            let text = format!("MCP server {} does not tell when a resource changes", section.key);
+            return Err(Miss::Unknown(text));
+        }
+        Ok(self.gateway.listeners.subscribe(&section.key, &uri))
+    }
+
+    fn listen(&self, asked: Asked<'_>) -> Response<Body> {
+        if !asked.streams {
+            let failure = Failure::bad(ErrorCode::INVALID_REQUEST, "Accept must name text/event-stream");
+            return fail(&failure.status(StatusCode::NOT_ACCEPTABLE), Some(&asked.id));
+        }
+        let filter = member(asked.params, "notifications").and_then(|filter| members(filter.get()).ok());
+        let Some(filter) = filter else {
+            let failure = invalid("subscriptions/listen needs a \"notifications\" filter");
+            return fail(&failure, Some(&asked.id));
+        };
+        let wanted =
+            |list: &List| member(&filter, list.filter()).is_some_and(|wanted| wanted.get() == "true");
+        let lists = TOLD.into_iter().filter(wanted).collect();
+        let uris = member(&filter, "resourceSubscriptions");
+        let uris: Vec<String> =
+            uris.and_then(|uris| serde_json::from_str(uris.get()).ok()).unwrap_or_default();
+        let mut interest = Interest::default();
+        {
+            let generation = self.gateway.catalog.load();
+            let view = generation.view(&self.view);
+            for uri in uris {
+                if let Ok(watch) = self.watch(view, &uri) {
+                    interest.watch(&self.gateway.listeners, uri, watch);
+                }
+            }
+        }
+        body::events(listen_stream(self.source(), asked.id, lists, interest))
+    }
+
+    fn caller(
+        &self,
+        id: Id,
+        era: Era,
+        in_flight: Option<InFlight>,
+        level: Option<Level>,
+        streams: bool,
+    ) -> Caller<'_> {
+        Caller { id, era, view: &self.view, in_flight, level, streams, stop: self.stop.clone() }
+    }
+}
+
+fn listed_by(method: &str) -> Option<List> {
+    List::ALL.into_iter().find(|list| list.method() == method)
+}
+
+/// Only what works from end to end is offered, and all of it from the first handshake on: what there is may
+/// come later.
+fn capabilities() -> serde_json::Value {
+    serde_json::json!({
+        "tools": { "listChanged": true },
+        "prompts": { "listChanged": true },
+        "resources": { "listChanged": true, "subscribe": true },
+        "completions": {},
+        "logging": {},
+    })
+}
+
+fn server_info() -> serde_json::Value {
+    serde_json::json!({ "name": "evenkeel", "version": env!("CARGO_PKG_VERSION") })
+}
+
+fn unknown(method: &str) -> Failure {
+    Failure::in_band(ErrorCode::METHOD_NOT_FOUND, format!("Method not found: {method}"))
+}
+
+fn invalid(why: impl std::fmt::Display) -> Failure {
+    Failure::in_band(ErrorCode::INVALID_PARAMS, format!("Invalid params: {why}"))
+}

@@ -1,0 +1,108 @@
+//! What a server says that answers no request: to the log, to agents, and to whoever keeps its lists.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::inbound::Inbound;
+use super::{List, Log};
+
+/// Hears what a server says to agents unasked. Must not wait.
+pub trait Audience: fmt::Debug + Send + Sync {
+    /// A resource changed that somebody asked to be told of, by the server's own URI.
+    fn updated(&self, uri: &str);
+    /// A log message, as the whole JSON-RPC notification.
+    fn logged(&self, message: &Bytes);
+}
+
+/// The ears of one connection. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Unasked(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    log: Log,
+    audience: Option<Arc<dyn Audience>>,
+    /// Lists that changed and were not told of yet, each once: a burst of notices is one change.
+    changed: Mutex<Vec<List>>,
+    news: Notify,
+}
+
+impl Unasked {
+    pub(super) fn new(log: Log, audience: Option<Arc<dyn Audience>>) -> Self {
+        Self(Arc::new(Inner { log, audience, ..Inner::default() }))
+    }
+
+    /// Takes up a message that belongs to no request.
+    pub(super) fn take(&self, kind: &Inbound, message: &Bytes) {
+        match kind {
+            Inbound::Changed(list) => self.changed(*list),
+            Inbound::Updated(uri) => {
+                if let Some(audience) = &self.0.audience {
+                    audience.updated(uri);
+                }
+            }
+            Inbound::Logged => {
+                self.log(message);
+                if let Some(audience) = &self.0.audience {
+                    audience.logged(message);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes up a log message that its request's caller gets.
+    pub(super) fn log(&self, message: &Bytes) {
+        self.0.log.message(message);
+    }
+
+    /// A list changed, or may have.
+    pub(super) fn changed(&self, list: List) {
+        let mut changed = self.lock();
+        if !changed.contains(&list) {
+            changed.push(list);
+        }
+        self.0.news.notify_one();
+    }
+
+    /// The next list that changed. Cancel safe; one waits at a time.
+    pub(super) async fn next_change(&self) -> List {
+        loop {
+            let list = {
+                let mut changed = self.lock();
+                if changed.is_empty() { None } else { Some(changed.remove(0)) }
+            };
+            match list {
+                Some(list) => return list,
+                None => self.0.news.notified().await,
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<List>> {
+        self.0.changed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn a_burst_is_one_change_of_each_list_and_none_is_lost() {
+        let ears = Unasked::default();
+        for list in [List::Tools, List::Resources, List::Tools, List::Tools] {
+            ears.changed(list);
+        }
+        assert_eq!(ears.next_change().now_or_never(), Some(List::Tools));
+        assert_eq!(ears.next_change().now_or_never(), Some(List::Resources));
+        assert_eq!(ears.next_change().now_or_never(), None);
+        ears.changed(List::Prompts);
+        assert_eq!(ears.next_change().now_or_never(), Some(List::Prompts));
+    }
+}

@@ -1,0 +1,237 @@
+//! Prompts, resources, templates, completions and instructions: offered and answered as tools are.
+
+use serde_json::{Value, json};
+
+use crate::rig::{Era as RigEra, Http, Script};
+use crate::servers::{NAMES, Servers};
+use crate::stage::Stage;
+use crate::support::{Agent, Era, eventually};
+
+/// Each server has resources of its own, and one that all of them have.
+async fn servers() -> Servers {
+    Servers::attach(|script| {
+        let own = [format!("rig://{}/a", script.name), "rig://shared".to_owned()];
+        let template = format!("rig://{}/t/{{id}}", script.name);
+        script.offers(&["greet", "ask me"], &own.each_ref().map(String::as_str), &[&template])
+    })
+    .await
+}
+
+async fn list(agent: &Agent, method: &str, member: &str) -> Vec<Value> {
+    let page: Value = serde_json::from_str(&agent.request(method, "{}").await.unwrap()).unwrap();
+    page[member].as_array().unwrap_or_else(|| panic!("{page}")).clone()
+}
+
+async fn names(agent: &Agent, method: &str, member: &str, key: &str) -> Vec<String> {
+    let items = list(agent, method, member).await;
+    items.iter().map(|item| item[key].as_str().unwrap().to_owned()).collect()
+}
+
+async fn read(agent: &Agent, uri: &str) -> Result<String, String> {
+    let result = agent.request("resources/read", &json!({ "uri": uri }).to_string()).await?;
+    let result: Value = serde_json::from_str(&result).unwrap();
+    assert_eq!(result["ttlMs"].is_number(), agent.era == Era::Modern, "{result}");
+    Ok(result["contents"][0]["text"].as_str().unwrap().to_owned())
+}
+
+fn code(error: &str) -> i64 {
+    let error: Value = serde_json::from_str(error).unwrap();
+    error["code"].as_i64().unwrap()
+}
+
+#[tokio::test]
+async fn everything_is_listed_and_leads_back_to_its_server() {
+    let servers = servers().await;
+    for (agent, name, case) in servers.pairs().await {
+        let prompts = list(&agent, "prompts/list", "prompts").await;
+        let greet = prompts.iter().find(|prompt| prompt["name"] == format!("{name}_greet")).expect(&case);
+        assert_eq!(greet["x-kept"], 100.0, "{case}");
+        let got = agent
+            .request(
+                "prompts/get",
+                &json!({ "name": format!("{name}_ask_me"), "arguments": {"a": "b"} }).to_string(),
+            )
+            .await
+            .unwrap();
+        assert!(got.contains(r#"\"name\":\"ask me\""#) && got.contains(r#"\"a\":\"b\""#), "{case}: {got}");
+
+        let uris = names(&agent, "resources/list", "resources", "uri").await;
+        assert!(uris.contains(&format!("rig://{name}/a")), "{case}: {uris:?}");
+        assert_eq!(
+            read(&agent, &format!("rig://{name}/a")).await.unwrap(),
+            format!("{name} says rig://{name}/a")
+        );
+        let templates = names(&agent, "resources/templates/list", "resourceTemplates", "uriTemplate").await;
+        assert!(templates.contains(&format!("rig://{name}/t/{{id}}")), "{case}: {templates:?}");
+        let uri = format!("rig://{name}/t/7");
+        assert_eq!(read(&agent, &uri).await.unwrap(), format!("{name} says {uri}"), "{case}");
+
+        let missing = read(&agent, &format!("rig://{name}/t/missing")).await.unwrap_err();
+        let nowhere = read(&agent, "rig://nowhere").await.unwrap_err();
+        assert!(nowhere.contains("rig://nowhere"), "{case}: {nowhere}");
+        let expected = if agent.era == Era::Modern { [-32602, -32602] } else { [code(&missing), -32002] };
+        assert_eq!([code(&missing), code(&nowhere)], expected, "{case}");
+
+        for (kind, key, known, own) in [
+            ("ref/prompt", "name", format!("{name}_ask_me"), "ask me".to_owned()),
+            ("ref/resource", "uri", format!("rig://{name}/t/{{id}}"), format!("rig://{name}/t/{{id}}")),
+        ] {
+            let params =
+                json!({ "ref": { "type": kind, key: known }, "argument": { "name": "id", "value": "7" } });
+            let got = agent.request("completion/complete", &params.to_string()).await.unwrap();
+            let got: Value = serde_json::from_str(&got).unwrap();
+            let asked: Value =
+                serde_json::from_str(got["completion"]["values"][0].as_str().unwrap()).unwrap();
+            assert_eq!((&asked["ref"]["type"], &asked["ref"][key]), (&json!(kind), &json!(own)), "{case}");
+            assert_eq!(asked["argument"]["value"], "7", "{case}");
+        }
+    }
+    servers.no_complaints().await;
+}
+
+#[tokio::test]
+async fn a_resource_that_all_have_can_be_read_from_each() {
+    let servers = servers().await;
+    for era in Era::ALL {
+        let agent = servers.stage.agent(era).await;
+        let uris = names(&agent, "resources/list", "resources", "uri").await;
+        let shared: Vec<_> = uris.iter().filter(|uri| uri.starts_with("rig://shared")).collect();
+        assert_eq!(shared.len(), NAMES.len(), "{uris:?}");
+        let mut owners = Vec::new();
+        for uri in shared {
+            let text = read(&agent, uri).await.unwrap();
+            owners.push(text.strip_suffix(" says rig://shared").expect("its own URI").to_owned());
+        }
+        owners.sort();
+        assert_eq!(owners, ["hl", "hm", "sl", "sm"]);
+    }
+    let accepted = servers.stage.evenkeel.condition("hm", "Accepted").await.unwrap();
+    assert_eq!(accepted.reason, "NameConflict");
+    assert!(accepted.message.contains("rig://shared#"), "{accepted:?}");
+}
+
+#[tokio::test]
+async fn filters_hold_for_what_is_not_listed_too() {
+    let rig =
+        Http::start(Script::new("r", RigEra::Dual).offers(&["a", "b"], &["x:1", "x:2"], &["x:{id}"])).await;
+    let stage = Stage::start(&[]).await;
+    let expose = "expose: { prompts: { deny: [b] }, resources: { deny: [\"x:2*\"] } }";
+    stage.attach("r", &format!("{}\n{expose}", rig.spec())).await;
+    for era in Era::ALL {
+        let agent = stage.agent(era).await;
+        assert_eq!(names(&agent, "prompts/list", "prompts", "name").await, ["r_a"]);
+        assert_eq!(names(&agent, "resources/list", "resources", "uri").await, ["x:1"]);
+        assert_eq!(read(&agent, "x:3").await.unwrap(), "r says x:3");
+        for hidden in ["x:2", "x:22"] {
+            let error = read(&agent, hidden).await.unwrap_err();
+            assert!(error.contains("Unknown resource"), "{error}");
+        }
+    }
+    assert_eq!(rig.counters().of("resources/read"), 2);
+    let status = stage.server("r").await["status"].clone();
+    assert_eq!(
+        (&status["tools"], &status["prompts"], &status["resources"]),
+        (&json!(2), &json!(1), &json!(1))
+    );
+}
+
+#[tokio::test]
+async fn a_server_without_tools_is_ready_and_is_not_asked_for_them() {
+    let mut script = Script::new("r", RigEra::Dual).offers(&["a"], &[], &[]);
+    script.capabilities = Some(serde_json::from_str(r#"{"prompts":{}}"#).unwrap());
+    let rig = Http::start(script).await;
+    let stage = Stage::start(&[("r", &rig.spec())]).await;
+    stage.evenkeel.attached("r").await;
+    let status = stage.server("r").await["status"].clone();
+    assert_eq!((&status["tools"], &status["prompts"]), (&json!(0), &json!(1)));
+    for method in ["tools/list", "resources/list", "resources/templates/list"] {
+        assert_eq!(rig.counters().of(method), 0, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_cannot_be_read_publishes_nothing() {
+    use crate::rig::{Rule, Then};
+    let script = Script::new("r", RigEra::Dual).offers(&["a"], &["x:1"], &[]);
+    let rig =
+        Http::start(script.on("prompts/list", Rule::always(Then::error(-32603, "the shelf is empty")))).await;
+    let stage = Stage::start(&[("r", &rig.spec())]).await;
+    let ready = eventually("the failure is told", async || {
+        stage.evenkeel.condition("r", "Ready").await.filter(|ready| ready.reason == "ListFailed")
+    })
+    .await;
+    assert!(ready.message.contains("prompts/list failed: the shelf is empty (-32603)"), "{ready:?}");
+    let agent = stage.agent(Era::Legacy).await;
+    assert!(agent.tools().await.is_empty());
+    eventually("the session is ended", async || (rig.counters().sessions == 0).then_some(())).await;
+
+    // A server that knows no templates has none.
+    rig.edit(|script| {
+        script.on.clear();
+        let unknown = Rule::always(Then::error(-32601, "Method not found"));
+        script.on.insert("resources/templates/list".into(), vec![unknown]);
+    });
+    stage.evenkeel.attached("r").await;
+    assert_eq!(names(&agent, "resources/list", "resources", "uri").await, ["x:1"]);
+}
+
+#[tokio::test]
+async fn each_list_has_its_own_notice() {
+    let servers = servers().await;
+    for name in NAMES {
+        let mut agents = Vec::new();
+        for era in Era::ALL {
+            let agent = servers.stage.agent(era).await;
+            for list in ["tools/list", "prompts/list", "resources/list"] {
+                agent.request(list, "{}").await.unwrap();
+            }
+            let notices = agent.notices().await;
+            agents.push((agent, notices));
+        }
+        let before = servers.counters(name).await;
+        servers.play(name, |script| script.prompts.truncate(1)).await;
+        for (agent, notices) in &mut agents {
+            notices.with("notifications/prompts/list_changed").await;
+            let prompts = names(agent, "prompts/list", "prompts", "name").await;
+            assert!(!prompts.contains(&format!("{name}_ask_me")), "{prompts:?}");
+            let gone =
+                agent.request("prompts/get", &json!({ "name": format!("{name}_ask_me") }).to_string()).await;
+            assert!(gone.unwrap_err().contains("no longer offers it"));
+        }
+        servers.play(name, |script| script.templates.clear()).await;
+        for (agent, notices) in &mut agents {
+            notices.with("notifications/resources/list_changed").await;
+            let templates =
+                names(agent, "resources/templates/list", "resourceTemplates", "uriTemplate").await;
+            assert!(!templates.contains(&format!("rig://{name}/t/{{id}}")), "{templates:?}");
+        }
+        let after = servers.counters(name).await;
+        let more = |method| after.of(method) - before.of(method);
+        assert_eq!((more("tools/list"), more("prompts/list")), (0, 1), "{name}");
+        assert_eq!((more("resources/list"), more("resources/templates/list")), (1, 1), "{name}");
+    }
+    servers.no_complaints().await;
+}
+
+#[tokio::test]
+async fn instructions_come_and_go_with_their_server() {
+    let servers = servers().await;
+    for era in Era::ALL {
+        let opening = |agent: &Agent| {
+            let opening: Value = serde_json::from_str(&agent.opening).unwrap();
+            opening["instructions"].as_str().unwrap_or_default().to_owned()
+        };
+        // The rig tells its instructions to legacy clients.
+        let told = opening(&servers.stage.agent(era).await);
+        assert!(told.contains("# hl (its tools begin with hl_)\n\nAsk the rig."), "{told}");
+        assert!(told.contains("# sl "), "{told}");
+    }
+    servers.stage.declared.remove("hl.yaml");
+    for era in Era::ALL {
+        eventually("they are gone", async || {
+            let agent = servers.stage.agent(era).await;
+            (!agent.opening.contains("# hl") && agent.opening.contains("# sl")).then_some(())
+        })
+        .await;
+    }
+}
