@@ -3,8 +3,8 @@
 //! The rooms, in the order that data flows through them: [`resource`] is what people declare, [`source`]
 //! where it is declared, [`plan`] what follows from it, [`fleet`] the live connections, [`catalog`] what
 //! agents may see, [`gateway`] the endpoint they talk to. [`wire`] is MCP on the wire, [`report`] where the
-//! truth is told, [`admin`] serves it, [`cli`] is the commands. [`state`] is what outlives a run.
-//! `docs/architecture.md` draws it.
+//! truth is told, [`admin`] serves it, [`telemetry`] traces the work, [`cli`] is the commands. [`state`] is
+//! what outlives a run. `docs/architecture.md` draws it.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may block"))]
 
@@ -18,4 +18,5 @@ pub mod report;
 pub mod resource;
 pub mod source;
 pub mod state;
+pub mod telemetry;
 pub mod wire;

@@ -62,6 +62,14 @@ fn wrong_usage_is_2_and_says_what_to_do() {
 }
 
 #[test]
+#[cfg(not(feature = "otlp"))]
+fn a_build_without_telemetry_says_how_to_get_it() {
+    let output = evenkeel(&["run", "--otlp-endpoint", "http://localhost:4318"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("--features otlp"), "{}", stderr(&output));
+}
+
+#[test]
 fn a_taken_port_is_1_and_names_the_flag_that_changes_it() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

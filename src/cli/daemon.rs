@@ -14,6 +14,7 @@ use super::listen::bind;
 use super::signals::Signals;
 use super::source::{Feed, Source, SourceArgs};
 use super::tasks::Tasks;
+use super::telemetry::Telemetry;
 use super::{Failure, kubeconfig, remembered, socket};
 use crate::admin::{self, Local};
 use crate::catalog::catalog;
@@ -40,6 +41,8 @@ pub(super) struct Daemon {
     pub admin: SocketAddr,
     /// Where health and metrics are alone.
     pub probes: Option<SocketAddr>,
+    /// Where spans and metrics are sent.
+    pub telemetry: Telemetry,
     /// Hosts and origins that are answered beside the loopback ones.
     pub allowed: Allowed,
 }
@@ -88,6 +91,7 @@ impl Daemon {
         kubeconfig::write(&state, address, &certificate, &token).map_err(Failure::failed)?;
         announce(&source, &agents, &status, &state);
         let stop = tasks.stop();
+        let (spans, export) = self.telemetry.open()?;
 
         let Feed { desired, requests, prune, shown } =
             source.start(&state, tasks).map_err(Failure::failed)?;
@@ -110,7 +114,8 @@ impl Daemon {
         });
 
         let (observe, observations) = mpsc::unbounded_channel();
-        let context = Context::new(publisher, observe, memory, Some(guard));
+        let mut context = Context::new(publisher, observe, memory, Some(guard));
+        context.metrics = context.metrics.traced(spans.clone());
         let (logs, listeners, attaching) =
             (context.logs.clone(), context.listeners.clone(), context.metrics.clone());
         let fleet = Fleet::new(Arc::new(context));
@@ -130,13 +135,16 @@ impl Daemon {
             Ok(())
         });
 
-        let counted = GatewayMetrics::default();
+        let counted = GatewayMetrics::default().traced(spans);
         let mut metrics = Registry::with_prefix("evenkeel");
         admin::register(&mut metrics, store.clone());
         counted.register(&mut metrics);
         attaching.register(&mut metrics);
         audited.register(&mut metrics);
+        export.register(&mut metrics);
         let metrics = Arc::new(metrics);
+        // Ends after the fleet and the endpoint, when there is nothing more to tell.
+        export.start(&metrics, tasks);
 
         let offered = catalog.clone();
         let (allowed, until) = (self.allowed.clone(), stop.clone());

@@ -21,6 +21,7 @@ mod signals;
 mod socket;
 mod source;
 mod tasks;
+mod telemetry;
 mod validate;
 
 use std::process::ExitCode;

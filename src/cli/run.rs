@@ -9,6 +9,7 @@ use super::cluster::ClusterArgs;
 use super::daemon::Daemon;
 use super::logging::{self, LogFormat};
 use super::source::{DirectoryArgs, SourceArgs};
+use super::telemetry::Telemetry;
 use super::{Failure, dirs};
 use crate::gateway::Allowed;
 use crate::resource::Bounded;
@@ -84,6 +85,10 @@ pub(super) struct Args {
     /// Look at intervals instead of waiting for file events, such as 5s: for file systems without them
     #[arg(long, env = "EVENKEEL_POLL", value_name = "INTERVAL", value_parser = PollInterval::parse)]
     poll: Option<PollInterval>,
+    /// Send spans and metrics to the OpenTelemetry collector at this URL, as OTLP over HTTP, such as
+    /// http://localhost:4318
+    #[arg(long, env = "EVENKEEL_OTLP_ENDPOINT", value_name = "URL", hide = cfg!(not(feature = "otlp")))]
+    otlp_endpoint: Option<String>,
     /// How log lines are written
     #[arg(long, env = "EVENKEEL_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -113,6 +118,7 @@ impl Args {
             listen: self.listen,
             admin: self.admin,
             probes: self.probes,
+            telemetry: Telemetry::new(self.otlp_endpoint.as_deref())?,
             allowed: Allowed { hosts: self.allowed_host.clone(), origins: self.allowed_origin.clone() },
         })
     }

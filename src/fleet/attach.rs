@@ -1,15 +1,14 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use bytes::Bytes;
 use rmcp::model::ErrorCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::time::Instant;
 
 use super::Context;
 use crate::catalog::{Item, Lists};
-use crate::resource::{Endpoint, Reason};
+use crate::plan::Target;
+use crate::resource::Reason;
 use crate::wire::{self, Edit, Events, Host, Link, LinkError, List, Reply, Request, members};
 
 /// A connection that is made and listed; nothing of it is published yet.
@@ -27,12 +26,8 @@ const PAGES: usize = 1_000;
 const ITEMS: usize = 20_000;
 
 /// Connects, agrees on a protocol and lists everything. A failure closes what was opened, on the host's tasks.
-pub(super) async fn attach(
-    context: &Context,
-    endpoint: &Endpoint,
-    limit: Duration,
-    host: &Host,
-) -> Result<Attached, LinkError> {
+pub(super) async fn attach(context: &Context, target: &Target, host: &Host) -> Result<Attached, LinkError> {
+    let (endpoint, limit) = (&target.endpoint, target.settings.timeouts.connect.get());
     let _under_way = context.metrics.attempt();
     let remembered = context.memory.era(endpoint.digest());
     let attempt = async {
@@ -55,9 +50,9 @@ pub(super) async fn attach(
     let limited = Box::pin(async {
         let seconds = limit.as_secs_f64();
         let late = || timeout(format!("not attached within {seconds} s (spec.timeouts.connect)"));
-        let start = Instant::now();
+        let measured = context.metrics.attach(target);
         let result = tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| Err(late()));
-        context.metrics.attached(start, result.is_ok());
+        measured.attached(&result);
         result
     });
     // Waiting for a slot is not the server's time.

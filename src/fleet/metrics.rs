@@ -4,6 +4,13 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
+use super::attach::Attached;
+use crate::plan::Target;
+use crate::resource::Transport;
+use crate::source::SourceState;
+use crate::telemetry::{Draft, Kind, Open, Spans};
+use crate::wire::LinkError;
+
 type Labels = [(&'static str, &'static str); 1];
 
 /// What the fleet counts. Cheap to clone: clones count together.
@@ -12,6 +19,7 @@ pub struct FleetMetrics {
     attaches: Family<Labels, Histogram, fn() -> Histogram>,
     attempts: Gauge,
     reconciles: Histogram,
+    spans: Spans,
 }
 
 impl Default for FleetMetrics {
@@ -22,11 +30,18 @@ impl Default for FleetMetrics {
             }),
             attempts: Gauge::default(),
             reconciles: Histogram::new([0.0001, 0.001, 0.01, 0.1, 1.0, 10.0]),
+            spans: Spans::default(),
         }
     }
 }
 
 impl FleetMetrics {
+    /// Tells of each attempt and each reconcile as a span, too.
+    #[must_use]
+    pub fn traced(self, spans: Spans) -> Self {
+        Self { spans, ..self }
+    }
+
     /// Puts everything into a registry whose prefix is `evenkeel`.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
@@ -52,15 +67,66 @@ impl FleetMetrics {
         Attempt(self)
     }
 
-    /// Counts the time that an attempt took of the server.
-    pub(super) fn attached(&self, start: Instant, well: bool) {
-        let outcome = [("outcome", if well { "ok" } else { "failed" })];
-        self.attaches.get_or_create(&outcome).observe(start.elapsed().as_secs_f64());
+    /// Begins to measure the time that an attempt takes of the server.
+    pub(super) fn attach(&self, target: &Target) -> Measured<'_> {
+        let transport = match target.endpoint.transport {
+            Transport::Stdio(_) => "pipe",
+            Transport::Http(_) => "tcp",
+        };
+        let draft = || Draft {
+            name: "attach".into(),
+            kind: Kind::Client,
+            attributes: vec![
+                ("evenkeel.server.namespace", target.key.namespace.to_string().into()),
+                ("evenkeel.server.name", target.key.name.to_string().into()),
+                ("network.transport", transport.into()),
+            ],
+        };
+        Measured { metrics: self, start: Instant::now(), span: self.spans.begin(draft) }
     }
 
-    /// Counts one step of the loop.
-    pub(super) fn reconciled(&self, start: Instant) {
-        self.reconciles.observe(start.elapsed().as_secs_f64());
+    /// Begins to measure one step of the loop.
+    pub(super) fn reconcile(&self, source: &SourceState) -> Measured<'_> {
+        let draft = || Draft {
+            name: "reconcile".into(),
+            kind: Kind::Internal,
+            attributes: vec![("evenkeel.source.revision", source.revision.to_string().into())],
+        };
+        Measured { metrics: self, start: Instant::now(), span: self.spans.begin(draft) }
+    }
+}
+
+/// Work that is being measured.
+#[derive(Debug)]
+pub(super) struct Measured<'a> {
+    metrics: &'a FleetMetrics,
+    start: Instant,
+    span: Option<Open>,
+}
+
+impl Measured<'_> {
+    /// Ends the measurement of an attempt.
+    pub(super) fn attached(self, result: &Result<Attached, LinkError>) {
+        let outcome = [("outcome", if result.is_ok() { "ok" } else { "failed" })];
+        self.metrics.attaches.get_or_create(&outcome).observe(self.start.elapsed().as_secs_f64());
+        let Some(mut span) = self.span else { return };
+        match result {
+            Ok(attached) => {
+                span.add("mcp.protocol.version", attached.link.peer().version.as_str());
+                span.add("evenkeel.tools", attached.lists.tools.len());
+                span.end(None);
+            }
+            Err(error) => span.end(Some(error.problem.reason.to_string())),
+        }
+    }
+
+    /// Ends the measurement of a step that gave so many orders.
+    pub(super) fn reconciled(self, changes: usize) {
+        self.metrics.reconciles.observe(self.start.elapsed().as_secs_f64());
+        if let Some(mut span) = self.span {
+            span.add("evenkeel.changes", changes);
+            span.end(None);
+        }
     }
 }
 

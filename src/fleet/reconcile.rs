@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -46,9 +45,9 @@ impl Fleet {
         let mut settled = false;
         loop {
             let now = desired.borrow_and_update().clone();
-            let start = Instant::now();
-            self.reconcile(&now);
-            self.context.metrics.reconciled(start);
+            let context = self.context.clone();
+            let measured = context.metrics.reconcile(&now.source);
+            measured.reconciled(self.reconcile(&now));
             if now.source.synced {
                 self.starting = None;
             }
@@ -65,9 +64,11 @@ impl Fleet {
         self.shut_down().await;
     }
 
-    /// One step: from what was told to what is desired.
-    fn reconcile(&mut self, desired: &Desired) {
-        for change in changes(desired, &self.observed) {
+    /// One step: from what was told to what is desired. Gives the number of orders.
+    fn reconcile(&mut self, desired: &Desired) -> usize {
+        let changes = changes(desired, &self.observed);
+        let count = changes.len();
+        for change in changes {
             info!(server = %change.key(), "{change}");
             match change {
                 Change::Attach(target)
@@ -90,6 +91,7 @@ impl Fleet {
                 }
             }
         }
+        count
     }
 
     /// Tells the server's actor, or starts one. An actor that is still draining takes the order up.

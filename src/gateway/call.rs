@@ -15,9 +15,11 @@ use super::aim::{Aim, Ask, Miss};
 use super::answer;
 use super::body::{self, Body, KEEP_ALIVE, event};
 use super::deadline::Deadline;
+use super::era::modern;
 use super::metrics::{Measured, Outcome};
 use super::pulse::Pulse;
 use super::session::InFlight;
+use super::trace::Traced;
 use crate::catalog::ViewName;
 use crate::fleet::CallGuard;
 use crate::wire::{Era, Exchange, Id, Incoming, Level, LinkError, Members, Reply, Request, level_of};
@@ -62,7 +64,9 @@ pub(super) async fn call(
     };
     let mut in_flight = caller.in_flight;
     let deadline = Deadline::new(Instant::now(), aim.section().call_timeout);
-    let measured = gateway.metrics.measure(&aim.section().key);
+    let version = in_flight.as_ref().map_or(modern(), InFlight::version);
+    let traced = Traced { ask, version, params };
+    let measured = gateway.metrics.measure(&aim.section().key, &traced);
     let answer = Answer { id: caller.id, era: caller.era, level: caller.level, aim, measured };
     let begun = tokio::select! {
         biased;
@@ -215,7 +219,7 @@ impl Call {
         loop {
             tokio::select! {
                 next = self.next(self.deadline.until()) => if let Err(ended) = next {
-                    return self.answer.measured.end(ended.outcome());
+                    return self.answer.measured.end(ended.outcome(), ended.reply());
                 },
                 () = stop.cancelled() => return self.exchange.abandon(),
             }
@@ -273,6 +277,13 @@ impl Ended {
             Self::Cancelled => Outcome::Cancelled,
         }
     }
+
+    fn reply(&self) -> Option<&Reply> {
+        match self {
+            Self::Answered(reply) => Some(reply),
+            _ => None,
+        }
+    }
 }
 
 /// What an answer is made from.
@@ -305,7 +316,7 @@ impl Answer {
 
     /// The whole message and its HTTP status.
     fn message(self, ended: &Ended) -> (StatusCode, Bytes) {
-        self.measured.end(ended.outcome());
+        self.measured.end(ended.outcome(), ended.reply());
         let (ask, section) = (self.aim.ask, self.aim.section());
         let text = match ended {
             Ended::Answered(reply) => return answer::reply(&self.id, reply, ask, self.era),

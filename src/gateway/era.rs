@@ -112,8 +112,13 @@ fn is_known(version: &str) -> bool {
     supported().any(|known| known == version)
 }
 
+/// The first revision of the modern era.
+pub(super) fn modern() -> &'static str {
+    ProtocolVersion::NO_INITIALIZE.as_str()
+}
+
 fn is_modern(version: &str) -> bool {
-    version >= ProtocolVersion::NO_INITIALIZE.as_str()
+    version >= modern()
 }
 
 /// The one value of a header, if it is there.

@@ -9,7 +9,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
+use super::trace::{self, Traced};
 use crate::resource::ObjectKey;
+use crate::telemetry::{Open, Spans};
+use crate::wire::Reply;
 
 type Labels<const N: usize> = [(&'static str, String); N];
 
@@ -25,6 +28,7 @@ pub struct GatewayMetrics {
     pub(super) streams: Gauge,
     pub(super) generation: Gauge,
     pub(super) evictions: Counter,
+    spans: Spans,
 }
 
 #[derive(Debug)]
@@ -61,6 +65,7 @@ pub(super) struct Measured {
     server: Arc<ServerMetrics>,
     start: Instant,
     outcome: Outcome,
+    span: Option<Open>,
 }
 
 impl Default for GatewayMetrics {
@@ -76,14 +81,21 @@ impl Default for GatewayMetrics {
             streams: Gauge::default(),
             generation: Gauge::default(),
             evictions: Counter::default(),
+            spans: Spans::default(),
         }
     }
 }
 
 impl GatewayMetrics {
+    /// Tells of each call as a span, too.
+    #[must_use]
+    pub fn traced(self, spans: Spans) -> Self {
+        Self { spans, ..self }
+    }
+
     /// Puts everything into a registry whose prefix is `evenkeel`.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("calls", "Tool calls by server and outcome", self.calls.clone());
+        registry.register("calls", "Requests that servers answer, by server and outcome", self.calls.clone());
         registry.register("call_duration_seconds", "Time from a call to its answer", self.durations.clone());
         registry.register("agent_connections", "Open connections of agents", self.connections.clone());
         registry.register("agent_sessions", "Legacy sessions known to this process", self.sessions.clone());
@@ -97,12 +109,13 @@ impl GatewayMetrics {
     }
 
     /// Begins to measure a call.
-    pub(super) fn measure(&self, server: &ObjectKey) -> Measured {
+    pub(super) fn measure(&self, server: &ObjectKey, traced: &Traced<'_>) -> Measured {
         let known = self.servers.load().get(server).cloned();
         Measured {
             server: known.unwrap_or_else(|| self.meet(server)),
             start: Instant::now(),
             outcome: Outcome::Cancelled,
+            span: traced.begin(&self.spans, server),
         }
     }
 
@@ -137,12 +150,20 @@ impl GatewayMetrics {
 impl Outcome {
     const ALL: [Self; 6] =
         [Self::Ok, Self::Error, Self::Refused, Self::Failed, Self::Timeout, Self::Cancelled];
+
+    /// As it stands in labels.
+    pub(super) fn word(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
 }
 
 impl Measured {
-    /// Ends the measurement.
-    pub(super) fn end(mut self, outcome: Outcome) {
+    /// Ends the measurement, with what the server answered if it did.
+    pub(super) fn end(mut self, outcome: Outcome, reply: Option<&Reply>) {
         self.outcome = outcome;
+        if let Some(span) = self.span.take() {
+            span.end(trace::error(outcome, reply));
+        }
     }
 }
 
@@ -167,12 +188,13 @@ fn server_labels(server: &ObjectKey) -> Labels<2> {
 
 fn call_labels(server: &ObjectKey, outcome: Outcome) -> Labels<3> {
     let [namespace, name] = server_labels(server);
-    [namespace, name, ("outcome", format!("{outcome:?}").to_lowercase())]
+    [namespace, name, ("outcome", outcome.word())]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::aim::Ask;
 
     fn text(metrics: &GatewayMetrics) -> String {
         let mut registry = Registry::with_prefix("evenkeel");
@@ -186,9 +208,10 @@ mod tests {
     fn calls_are_counted_by_server_and_outcome() {
         let metrics = GatewayMetrics::default();
         let server = ObjectKey::new("default", "gh");
-        metrics.measure(&server).end(Outcome::Ok);
-        metrics.measure(&server).end(Outcome::Ok);
-        drop(metrics.measure(&server));
+        let traced = Traced { ask: Ask::Call, version: "2026-07-28", params: &[] };
+        metrics.measure(&server, &traced).end(Outcome::Ok, None);
+        metrics.measure(&server, &traced).end(Outcome::Ok, None);
+        drop(metrics.measure(&server, &traced));
         let counted = text(&metrics);
         for line in [
             r#"evenkeel_calls_total{namespace="default",server="gh",outcome="ok"} 2"#,

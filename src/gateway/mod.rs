@@ -22,6 +22,7 @@ mod seal;
 mod server;
 mod session;
 mod stall;
+mod trace;
 
 use std::sync::Arc;
 use std::time::Duration;

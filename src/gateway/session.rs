@@ -26,6 +26,8 @@ const ENDED: usize = 4_096;
 #[derive(Debug)]
 pub(super) struct Session {
     view: ViewName,
+    /// The protocol version that was agreed on.
+    version: Box<str>,
     /// The version of each list that the agent has, plus one; 0 if that is not known here.
     listed: [(List, AtomicU64); 3],
     /// What the agent wants to hear beside that.
@@ -45,6 +47,7 @@ impl Session {
     fn new(handshake: &Handshake, listed: impl Fn(List) -> u64) -> Arc<Self> {
         Arc::new(Self {
             view: handshake.view(),
+            version: handshake.version.as_str().into(),
             listed: TOLD.map(|list| (list, AtomicU64::new(listed(list)))),
             interest: Mutex::default(),
             interested: Notify::new(),
@@ -175,6 +178,11 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
+    /// The protocol version of its session.
+    pub(super) fn version(&self) -> &str {
+        &self.session.version
+    }
+
     /// Completes when the agent cancelled the request. Cancel safe; not to be called again after that.
     pub(super) async fn cancelled(&mut self) {
         // Nothing is ever sent: the sender is dropped.

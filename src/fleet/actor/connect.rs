@@ -71,12 +71,11 @@ impl Actor {
         }
         let (context, target) = (self.context.clone(), self.target.clone());
         let limit = target.settings.timeouts.connect.get();
-        let endpoint = target.endpoint.clone();
         let log = context.logs.of(&target.key, &target.uid);
         let audience = Some(context.listeners.audience(&target.key));
         let host = Host { tasks: TaskTracker::new(), guard: context.guard.clone(), log, audience };
         let tasks = host.tasks.clone();
-        let attempt = Box::pin(async move { attach(&context, &endpoint, limit, &host).await });
+        let attempt = Box::pin(async move { attach(&context, &target, &host).await });
         self.attempt = Some((tasks, attempt));
         // Calls of a server that was there a moment ago wait for it, within its grace.
         if let (None, Some(grace), Some(why)) = (&self.live, self.grace_until, &self.last) {

@@ -1,0 +1,98 @@
+//! Where spans and metrics go, as the arguments say. Without the feature `otlp` nowhere.
+
+use std::sync::Arc;
+
+use prometheus_client::registry::Registry;
+
+use super::Failure;
+use super::tasks::Tasks;
+use crate::telemetry::Spans;
+#[cfg(feature = "otlp")]
+use crate::telemetry::otlp::{Exporter, Options};
+
+/// Where telemetry is to go, if anywhere.
+#[derive(Clone, Debug)]
+pub(super) struct Telemetry {
+    #[cfg(feature = "otlp")]
+    collector: Option<Options>,
+}
+
+/// An export that has not begun.
+#[derive(Debug)]
+pub(super) struct Export {
+    #[cfg(feature = "otlp")]
+    exporter: Option<Exporter>,
+}
+
+#[cfg(feature = "otlp")]
+impl Telemetry {
+    /// Reads the URL of a collector, and the standard variables.
+    pub fn new(endpoint: Option<&str>) -> Result<Self, Failure> {
+        let options = |endpoint| Options::new(endpoint, |name| std::env::var(name).ok());
+        let collector = endpoint.map(options).transpose();
+        Ok(Self { collector: collector.map_err(|why| Failure::Usage(format!("--otlp-endpoint: {why}")))? })
+    }
+
+    /// What takes spans from now on, and sends them later.
+    pub fn open(&self) -> Result<(Spans, Export), Failure> {
+        let Some(options) = &self.collector else {
+            return Ok((Spans::default(), Export { exporter: None }));
+        };
+        tracing::info!(collector = options.origin(), "spans and metrics are sent");
+        let (exporter, spans) =
+            Exporter::new(options.clone(), jiff::Timestamp::now()).map_err(Failure::failed)?;
+        Ok((spans, Export { exporter: Some(exporter) }))
+    }
+}
+
+#[cfg(feature = "otlp")]
+impl Export {
+    /// Registers what it counts.
+    pub fn register(&self, registry: &mut Registry) {
+        if let Some(exporter) = &self.exporter {
+            exporter.register(registry);
+        }
+    }
+
+    /// Sends from now on.
+    pub fn start(self, registry: &Arc<Registry>, tasks: &mut Tasks) {
+        if let Some(exporter) = self.exporter {
+            let (registry, stop) = (registry.clone(), tasks.stop());
+            tasks.spawn("the OTLP export", async move {
+                exporter.run(registry, stop).await;
+                Ok(())
+            });
+        }
+    }
+}
+
+#[cfg(not(feature = "otlp"))]
+impl Telemetry {
+    /// Refuses to send anything.
+    pub fn new(endpoint: Option<&str>) -> Result<Self, Failure> {
+        match endpoint {
+            None => Ok(Self {}),
+            Some(_) => Err(Failure::Usage(
+                "--otlp-endpoint: this evenkeel was built without the export for OpenTelemetry; build it with \
+                 cargo install --path . --features otlp, or leave the flag and EVENKEEL_OTLP_ENDPOINT out"
+                    .into(),
+            )),
+        }
+    }
+
+    /// Takes no spans.
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as with the feature")]
+    pub fn open(&self) -> Result<(Spans, Export), Failure> {
+        Ok((Spans::default(), Export {}))
+    }
+}
+
+#[cfg(not(feature = "otlp"))]
+#[expect(clippy::unused_self, reason = "as with the feature")]
+impl Export {
+    /// Counts nothing.
+    pub fn register(&self, _: &mut Registry) {}
+
+    /// Sends nothing.
+    pub fn start(self, _: &Arc<Registry>, _: &mut Tasks) {}
+}

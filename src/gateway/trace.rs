@@ -1,0 +1,101 @@
+//! The span of a call, by OpenTelemetry's semantic conventions for MCP servers.
+
+use serde_json::value::RawValue;
+
+use super::aim::Ask;
+use super::era::{member, text};
+use super::metrics::Outcome;
+use crate::resource::ObjectKey;
+use crate::telemetry::{Draft, Kind, Open, Parent, Spans};
+use crate::wire::{Members, Reply, members};
+
+/// A call as its span tells it. Of the params only the parent is read, and the name that agents know: a URI may
+/// hold what nobody else is to know.
+pub(super) struct Traced<'a> {
+    pub(super) ask: Ask,
+    pub(super) version: &'a str,
+    pub(super) params: &'a Members<'a>,
+}
+
+impl Traced<'_> {
+    /// Begins the span of a call to a server, if somebody wants it.
+    pub(super) fn begin(&self, spans: &Spans, server: &ObjectKey) -> Option<Open> {
+        spans.part_of(
+            || {
+                let meta = members(member(self.params, "_meta")?.get()).ok()?;
+                Parent::parse(&member(&meta, "traceparent").and_then(text)?)
+            },
+            || {
+                let method = self.ask.method();
+                let mut attributes = vec![
+                    ("mcp.method.name", method.into()),
+                    ("mcp.protocol.version", self.version.into()),
+                    ("network.transport", "tcp".into()),
+                    ("network.protocol.name", "http".into()),
+                    ("evenkeel.server.namespace", server.namespace.to_string().into()),
+                    ("evenkeel.server.name", server.name.to_string().into()),
+                ];
+                let name = member(self.params, "name").and_then(text);
+                let named = match (self.ask, name) {
+                    (Ask::Call, Some(name)) => {
+                        attributes.push(("gen_ai.operation.name", "execute_tool".into()));
+                        Some(("gen_ai.tool.name", name))
+                    }
+                    (Ask::Prompt, Some(name)) => Some(("gen_ai.prompt.name", name)),
+                    _ => None,
+                };
+                let name =
+                    named.as_ref().map_or_else(|| method.to_owned(), |(_, name)| format!("{method} {name}"));
+                attributes.extend(named.map(|(key, name)| (key, name.into_owned().into())));
+                Draft { name, kind: Kind::Server, attributes }
+            },
+        )
+    }
+}
+
+/// How a call failed, in a word; `None` if it did not.
+pub(super) fn error(outcome: Outcome, reply: Option<&Reply>) -> Option<String> {
+    let within = |raw: &[u8], key| {
+        let raw: &RawValue = serde_json::from_slice(raw).ok()?;
+        let found = members(raw.get()).ok()?;
+        member(&found, key).map(|value| value.get().to_owned())
+    };
+    match (outcome, reply) {
+        (Outcome::Ok, Some(Reply::Result(raw))) => {
+            let failed = within(raw, "isError").is_some_and(|value| value == "true");
+            failed.then(|| "tool_error".to_owned())
+        }
+        (Outcome::Ok, _) => None,
+        // The code of a JSON-RPC error; a server may write anything in its place.
+        (Outcome::Error, Some(Reply::Error(raw))) => {
+            let code = within(raw, "code").and_then(|code| code.parse::<i64>().ok());
+            Some(code.map_or_else(|| "_OTHER".to_owned(), |code| code.to_string()))
+        }
+        (outcome, _) => Some(outcome.word()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn a_failure_is_one_of_few_words() {
+        let result = |text: &'static str| Reply::Result(Bytes::from_static(text.as_bytes()));
+        let refusal = |text: &'static str| Reply::Error(Bytes::from_static(text.as_bytes()));
+        for (outcome, reply, expected) in [
+            (Outcome::Ok, Some(result(r#"{"content":[]}"#)), None),
+            (Outcome::Ok, Some(result(r#"{"content":[],"isError":false}"#)), None),
+            (Outcome::Ok, Some(result(r#"{"content":[{"isError":true}]}"#)), None),
+            (Outcome::Ok, Some(result(r#"{"isError":true}"#)), Some("tool_error")),
+            (Outcome::Error, Some(refusal(r#"{"code":-32602,"message":"secret"}"#)), Some("-32602")),
+            (Outcome::Error, Some(refusal(r#"{"code":"secret"}"#)), Some("_OTHER")),
+            (Outcome::Refused, None, Some("refused")),
+            (Outcome::Timeout, None, Some("timeout")),
+        ] {
+            assert_eq!(error(outcome, reply.as_ref()).as_deref(), expected, "{outcome:?} {reply:?}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_platform_verifier::BuilderVerifierExt;
+use url::Url;
+
+/// How long connecting may take.
+const CONNECT: Duration = Duration::from_secs(5);
+/// The longest answer that is read.
+const LONGEST_ANSWER: usize = 64 << 10;
+
+/// The HTTP side of a collector.
+#[derive(Debug)]
+pub(super) struct Collector {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    headers: HeaderMap,
+}
+
+/// A request that was not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    /// Why, for the log.
+    pub why: String,
+    /// True if the same request may be taken later.
+    pub passes: bool,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl Collector {
+    /// A collector that is not connected yet; `headers` go with every request. An error says why there can be
+    /// no TLS, where it is needed.
+    pub fn new(mut headers: HeaderMap, encrypted: bool) -> io::Result<Self> {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+        let agent = HeaderValue::from_static(concat!("evenkeel/", env!("CARGO_PKG_VERSION")));
+        headers.insert(USER_AGENT, agent);
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(CONNECT));
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(trust(encrypted).map_err(io::Error::other)?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(http);
+        Ok(Self { client: Client::builder(TokioExecutor::new()).build(connector), headers })
+    }
+
+    /// Sends a message and gives the body of the answer. Takes `limit` at most.
+    pub async fn post(&self, url: &Url, message: Vec<u8>, limit: Duration) -> Result<Bytes, Refused> {
+        let mut request = Request::new(Full::new(Bytes::from(message)));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() =
+            url.as_str().parse().map_err(|error| Refused { why: format!("{error}"), passes: false })?;
+        request.headers_mut().clone_from(&self.headers);
+        let answered = tokio::time::timeout(limit, self.exchange(request)).await;
+        answered.unwrap_or_else(|_| Err(later(format!("no answer within {} s", limit.as_secs()))))
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Bytes, Refused> {
+        let answer = self.client.request(request).await.map_err(|error| later(causes(&error)))?;
+        let status = answer.status();
+        if status != StatusCode::OK {
+            return Err(Refused { why: format!("HTTP {status}"), passes: passes(status) });
+        }
+        let body = Limited::new(answer.into_body(), LONGEST_ANSWER).collect().await;
+        Ok(body.map_err(|error| later(error.to_string()))?.to_bytes())
+    }
+}
+
+/// The system's trust store; a machine without one can do without, if nothing is encrypted.
+fn trust(encrypted: bool) -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let builder = if encrypted {
+        builder.with_platform_verifier()?
+    } else {
+        builder.with_root_certificates(RootCertStore::empty())
+    };
+    Ok(builder.with_no_client_auth())
+}
+
+fn later(why: String) -> Refused {
+    Refused { why, passes: true }
+}
+
+/// The statuses after which OTLP has a request sent again.
+fn passes(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+    )
+}
+
+/// An error with what is behind it: the client's own says only in which step it failed.
+fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,220 @@
+use jiff::{SignedDuration, Timestamp};
+use prometheus_client::metrics::counter::Counter;
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::Parent;
+
+/// Where spans go; nowhere by default. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Spans(Option<Sink>);
+
+#[derive(Clone, Debug)]
+struct Sink {
+    spans: mpsc::Sender<Span>,
+    dropped: Counter,
+}
+
+/// Something that was done, from its start to its end.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Span {
+    /// The trace that it belongs to.
+    pub trace: [u8; 16],
+    /// Its own id.
+    pub id: [u8; 8],
+    /// What it is part of.
+    pub parent: Option<[u8; 8]>,
+    /// What is known of it at its start, and was added since.
+    pub draft: Draft,
+    /// When it began.
+    pub start: Timestamp,
+    /// When it ended.
+    pub end: Timestamp,
+    /// In what way it failed: one of few words (`error.type`).
+    pub error: Option<String>,
+}
+
+/// What a span says beside its times. No secrets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Draft {
+    /// One of few names.
+    pub name: String,
+    /// For whom it was done.
+    pub kind: Kind,
+    /// Keys and values, by the semantic conventions of OpenTelemetry where they have a key.
+    pub attributes: Vec<(&'static str, Value)>,
+}
+
+/// For whom something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// For an agent that asked.
+    Server,
+    /// To reach a server.
+    Client,
+    /// For ourselves.
+    Internal,
+}
+
+/// The value of an attribute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// A text.
+    Text(String),
+    /// A number.
+    Number(i64),
+}
+
+/// A span that has not ended. Dropped, it ends as `cancelled`. Small, for there is none most of the time.
+#[derive(Debug)]
+pub struct Open(Box<Begun>);
+
+#[derive(Debug)]
+struct Begun {
+    sink: Sink,
+    start: Instant,
+    /// Taken at the end.
+    draft: Option<Draft>,
+    parent: Option<Parent>,
+}
+
+impl Spans {
+    /// Spans that somebody reads, and the reader. What finds `capacity` of them waiting is dropped and counted.
+    pub fn channel(capacity: usize, dropped: Counter) -> (Self, mpsc::Receiver<Span>) {
+        let (spans, reader) = mpsc::channel(capacity);
+        (Self(Some(Sink { spans, dropped })), reader)
+    }
+
+    /// Begins a span; nothing is asked, and nothing begins, while nobody reads.
+    pub fn begin(&self, draft: impl FnOnce() -> Draft) -> Option<Open> {
+        self.part_of(|| None, draft)
+    }
+
+    /// Begins a span that is part of another, if there is one. A trace that is not recorded where it began is
+    /// not recorded here.
+    pub fn part_of(
+        &self,
+        parent: impl FnOnce() -> Option<Parent>,
+        draft: impl FnOnce() -> Draft,
+    ) -> Option<Open> {
+        let sink = self.0.clone()?;
+        let parent = parent();
+        if parent.is_some_and(|parent| !parent.sampled) {
+            return None;
+        }
+        Some(Open(Box::new(Begun { sink, start: Instant::now(), draft: Some(draft()), parent })))
+    }
+}
+
+impl Open {
+    /// Adds what has become known.
+    pub fn add(&mut self, key: &'static str, value: impl Into<Value>) {
+        if let Some(draft) = &mut self.0.draft {
+            draft.attributes.push((key, value.into()));
+        }
+    }
+
+    /// Ends the span, with the word for the failure if it failed.
+    pub fn end(mut self, error: Option<String>) {
+        self.0.close(error);
+    }
+}
+
+impl Begun {
+    fn close(&mut self, error: Option<String>) {
+        let Some(draft) = self.draft.take() else { return };
+        let end = Timestamp::now();
+        let took = SignedDuration::try_from(self.start.elapsed()).unwrap_or_default();
+        let mut ids = [0; 24];
+        // Without randomness nothing would tell this span from others.
+        if SystemRandom::new().fill(&mut ids).is_err() {
+            self.sink.dropped.inc();
+            return;
+        }
+        let (trace, id) = split(ids);
+        let span = Span {
+            trace: self.parent.map_or(trace, |parent| parent.trace),
+            id,
+            parent: self.parent.map(|parent| parent.span),
+            draft,
+            start: end.saturating_sub(took).unwrap_or(end),
+            end,
+            error,
+        };
+        if self.sink.spans.try_send(span).is_err() {
+            self.sink.dropped.inc();
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.close(Some("cancelled".into()));
+    }
+}
+
+fn split(bytes: [u8; 24]) -> ([u8; 16], [u8; 8]) {
+    let (mut trace, mut id) = ([0; 16], [0; 8]);
+    trace.iter_mut().chain(&mut id).zip(bytes).for_each(|(to, from)| *to = from);
+    (trace, id)
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<usize> for Value {
+    fn from(number: usize) -> Self {
+        Self::Number(i64::try_from(number).unwrap_or(i64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draft() -> Draft {
+        Draft { name: "n".into(), kind: Kind::Internal, attributes: Vec::new() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_span_knows_its_parent_its_time_and_its_end() {
+        let (spans, mut reader) = Spans::channel(8, Counter::default());
+        let parent = Parent { trace: [1; 16], span: [2; 8], sampled: true };
+        let mut open = spans.part_of(|| Some(parent), draft).unwrap();
+        tokio::time::advance(std::time::Duration::from_secs(3)).await;
+        open.add("k", 7);
+        open.end(None);
+        drop(spans.begin(draft));
+        let part = reader.recv().await.unwrap();
+        assert_eq!((part.trace, part.parent, part.error), ([1; 16], Some([2; 8]), None));
+        assert_eq!(part.end.duration_since(part.start), SignedDuration::from_secs(3));
+        assert_eq!(part.draft.attributes, [("k", Value::Number(7))]);
+        let alone = reader.recv().await.unwrap();
+        assert_eq!((alone.parent, alone.error.as_deref()), (None, Some("cancelled")));
+        assert_ne!(alone.trace, part.trace);
+    }
+
+    #[test]
+    fn what_is_too_much_or_not_wanted_is_dropped() {
+        let dropped = Counter::default();
+        let (spans, mut reader) = Spans::channel(2, dropped.clone());
+        for _ in 0..5 {
+            spans.begin(draft).unwrap().end(None);
+        }
+        assert_eq!((reader.len(), dropped.get()), (2, 3));
+        let unrecorded = Parent { trace: [1; 16], span: [2; 8], sampled: false };
+        assert!(spans.part_of(|| Some(unrecorded), draft).is_none());
+        assert!(Spans::default().begin(|| panic!("nobody wants it")).is_none());
+        assert!(reader.try_recv().is_ok());
+    }
+}

@@ -1,0 +1,193 @@
+//! A collector that keeps what it gets, and does what a test tells it to.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::metrics::v1::Metric;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::support::{eventually, free_port};
+
+/// A listening collector; it ends when dropped.
+pub struct Collector {
+    pub port: u16,
+    state: Arc<Mutex<State>>,
+    listening: Option<JoinHandle<()>>,
+}
+
+/// What a request is met with.
+#[derive(Clone, Copy, Default)]
+pub enum Manner {
+    #[default]
+    Take,
+    /// Never answer.
+    Hang,
+    /// Answer with this status and far more than anybody wants to read.
+    Flood(u16),
+}
+
+#[derive(Default)]
+struct State {
+    manner: Manner,
+    asked: usize,
+    headers: Vec<HeaderMap>,
+    resources: Vec<BTreeMap<String, String>>,
+    spans: Vec<Span>,
+    metrics: Vec<Metric>,
+    bytes: Vec<u8>,
+}
+
+impl Collector {
+    pub async fn start() -> Self {
+        let mut this = Self { port: free_port(), state: Arc::default(), listening: None };
+        this.listen().await;
+        this
+    }
+
+    /// A place where nobody listens yet.
+    pub fn absent() -> Self {
+        Self { port: free_port(), state: Arc::default(), listening: None }
+    }
+
+    pub async fn listen(&mut self) {
+        let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
+        let state = self.state.clone();
+        self.listening = Some(tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let state = state.clone();
+                let service = service_fn(move |request| answer(request, state.clone()));
+                tokio::spawn(async move {
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        }));
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    pub fn meet_with(&self, manner: Manner) {
+        self.state.lock().unwrap().manner = manner;
+    }
+
+    /// How often it was asked anything.
+    pub fn asked(&self) -> usize {
+        self.state.lock().unwrap().asked
+    }
+
+    /// Waits for a span.
+    pub async fn span(&self, what: &str, is_it: impl Fn(&Span) -> bool) -> Span {
+        eventually(what, async || self.spans().into_iter().find(|span| is_it(span))).await
+    }
+
+    pub fn spans(&self) -> Vec<Span> {
+        self.state.lock().unwrap().spans.clone()
+    }
+
+    /// Everything of one report of metrics that came after now.
+    pub async fn metrics(&self) -> Vec<Metric> {
+        self.state.lock().unwrap().metrics.clear();
+        eventually("metrics", async || {
+            let metrics = self.metrics_seen();
+            (!metrics.is_empty()).then_some(metrics)
+        })
+        .await
+    }
+
+    /// All metrics so far.
+    pub fn metrics_seen(&self) -> Vec<Metric> {
+        self.state.lock().unwrap().metrics.clone()
+    }
+
+    pub fn headers(&self) -> HeaderMap {
+        self.state.lock().unwrap().headers[0].clone()
+    }
+
+    pub fn resource(&self) -> BTreeMap<String, String> {
+        self.state.lock().unwrap().resources[0].clone()
+    }
+
+    /// True if anything that came held this text.
+    pub fn saw(&self, text: &str) -> bool {
+        self.state.lock().unwrap().bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        if let Some(listening) = &self.listening {
+            listening.abort();
+        }
+    }
+}
+
+/// Attributes as text.
+pub fn texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {
+    let text = |attribute: &KeyValue| match attribute.value.as_ref()?.value.as_ref()? {
+        Value::StringValue(text) => Some(text.clone()),
+        Value::IntValue(number) => Some(number.to_string()),
+        _ => None,
+    };
+    attributes.iter().map(|attribute| (attribute.key.clone(), text(attribute).unwrap_or_default())).collect()
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    state: Arc<Mutex<State>>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let manner = {
+        let mut state = state.lock().unwrap();
+        state.asked += 1;
+        state.bytes.extend_from_slice(&body);
+        state.headers.push(head.headers);
+        state.manner
+    };
+    match manner {
+        Manner::Hang => std::future::pending().await,
+        Manner::Flood(status) => {
+            let mut response = Response::new(Full::from(vec![b'x'; 4 << 20]));
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            Ok(response)
+        }
+        Manner::Take => {
+            state.lock().unwrap().take(head.uri.path(), &body);
+            Ok(Response::new(Full::default()))
+        }
+    }
+}
+
+impl State {
+    fn take(&mut self, path: &str, body: &Bytes) {
+        if path == "/v1/traces" {
+            for of_resource in ExportTraceServiceRequest::decode(&**body).unwrap().resource_spans {
+                self.resources.push(texts(&of_resource.resource.unwrap().attributes));
+                self.spans.extend(of_resource.scope_spans.into_iter().flat_map(|scope| scope.spans));
+            }
+        } else {
+            assert_eq!(path, "/v1/metrics");
+            for of_resource in ExportMetricsServiceRequest::decode(&**body).unwrap().resource_metrics {
+                let metrics = of_resource.scope_metrics.into_iter().flat_map(|scope| scope.metrics);
+                self.metrics.extend(metrics);
+            }
+        }
+    }
+}

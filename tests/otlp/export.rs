@@ -1,0 +1,227 @@
+//! What comes to a collector, and what it cannot do to evenkeel.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
+use opentelemetry_proto::tonic::trace::v1::Span;
+
+use crate::collector::{Collector, Manner, texts};
+use crate::rig::{Script, Stdio};
+use crate::support::{Agent, Declared, Era, Evenkeel, eventually, http};
+
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const PARENT: &str = "b7ad6b7169203331";
+const OFTEN: [(&str, &str); 2] = [("OTEL_BSP_SCHEDULE_DELAY", "100"), ("OTEL_METRIC_EXPORT_INTERVAL", "100")];
+
+async fn run(declared: &Declared, collector: &Collector, variables: &[(&str, &str)]) -> Evenkeel {
+    let variables = [&OFTEN[..], variables].concat();
+    Evenkeel::run_in(declared.path(), &["--otlp-endpoint", &collector.url()], &variables).await
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let digits: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.concat()
+}
+
+fn attribute<'a>(attributes: &'a BTreeMap<String, String>, key: &str) -> &'a str {
+    attributes.get(key).map_or("", String::as_str)
+}
+
+/// A number of `/metrics`.
+async fn counted(evenkeel: &Evenkeel, name: &str) -> u64 {
+    let text = http::get(&evenkeel.admin("/metrics")).await.unwrap();
+    let found = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+    found.map_or(0, |number| number.parse().unwrap())
+}
+
+#[tokio::test]
+async fn calls_attaches_and_reconciles_are_spans() {
+    let collector = Collector::start().await;
+    let declared = Declared::new();
+    let server = Stdio::new(Script::default());
+    declared.server("a", &server.spec(""));
+    declared.server("b", "stdio: { command: no-such-program-anywhere }");
+    let variables = [
+        ("OTEL_SERVICE_NAME", "fleet"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "team=a"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20hunter2"),
+    ];
+    let evenkeel = run(&declared, &collector, &variables).await;
+    evenkeel.attached("a").await;
+    let spans_of = |name: &'static str, server: &'static str| {
+        move |span: &Span| {
+            span.name == name && attribute(&texts(&span.attributes), "evenkeel.server.name") == server
+        }
+    };
+
+    let attach = collector.span("the attach", spans_of("attach", "a")).await;
+    let told = texts(&attach.attributes);
+    assert_eq!(attribute(&told, "network.transport"), "pipe");
+    assert!(attribute(&told, "mcp.protocol.version").starts_with("202"), "{told:?}");
+    assert!(attach.status.is_none() && attach.end_time_unix_nano > attach.start_time_unix_nano);
+    let failed = collector.span("the failed attach", spans_of("attach", "b")).await;
+    assert_eq!(attribute(&texts(&failed.attributes), "error.type"), "CommandNotFound");
+    assert_eq!(failed.status.unwrap().code, 2);
+    let reconcile = collector.span("a reconcile with orders", |span| {
+        span.name == "reconcile" && attribute(&texts(&span.attributes), "evenkeel.changes") == "2"
+    });
+    assert!(reconcile.await.parent_span_id.is_empty());
+
+    for era in Era::ALL {
+        let agent = Agent::open(era, &evenkeel.url()).await;
+        let traceparent = format!("00-{TRACE}-{PARENT}-01");
+        let params = format!(
+            r#"{{"name":"a_echo","arguments":{{"text":"hunter2"}},"_meta":{{"traceparent":"{traceparent}"}}}}"#
+        );
+        let answer = agent.request("tools/call", &params).await.unwrap();
+        assert!(answer.contains("hunter2"), "{answer}");
+        let version = if era == Era::Legacy { "2025-11-25" } else { "2026-07-28" };
+        let call = collector.span("the call", |span| {
+            span.name == "tools/call a_echo"
+                && attribute(&texts(&span.attributes), "mcp.protocol.version") == version
+        });
+        let call = call.await;
+        assert_eq!((hex(&call.trace_id), hex(&call.parent_span_id)), (TRACE.into(), PARENT.into()));
+        assert_eq!(call.kind, 2, "a server's span");
+        let told = texts(&call.attributes);
+        for (key, value) in [
+            ("mcp.method.name", "tools/call"),
+            ("gen_ai.operation.name", "execute_tool"),
+            ("gen_ai.tool.name", "a_echo"),
+            ("evenkeel.server.namespace", "default"),
+            ("evenkeel.server.name", "a"),
+        ] {
+            assert_eq!(attribute(&told, key), value, "{told:?}");
+        }
+        assert!(call.status.is_none() && !told.contains_key("error.type"), "{told:?}");
+    }
+
+    // Nobody records that trace, so nothing of it is sent; the next call, which is, comes after it.
+    let agent = Agent::open(Era::Modern, &evenkeel.url()).await;
+    let unrecorded = format!(r#"{{"traceparent":"00-{TRACE}-{PARENT}-00"}}"#);
+    for meta in [&unrecorded, r#"{"traceparent":"nonsense"}"#] {
+        let params = format!(r#"{{"name":"a_echo","arguments":{{}},"_meta":{meta}}}"#);
+        agent.request("tools/call", &params).await.unwrap();
+    }
+    let alone = |span: &Span| span.name == "tools/call a_echo" && span.parent_span_id.is_empty();
+    collector.span("a call without parent", alone).await;
+    let calls = collector.spans().into_iter().filter(|span| span.name.starts_with("tools/call"));
+    assert_eq!(calls.count(), 3);
+
+    assert_eq!(collector.headers()["authorization"], "Bearer hunter2");
+    let resource = collector.resource();
+    assert_eq!((attribute(&resource, "service.name"), attribute(&resource, "team")), ("fleet", "a"));
+    assert!(!collector.saw("hunter2"), "no argument, no result, no header");
+    assert!(!evenkeel.said().contains("hunter2"));
+}
+
+#[tokio::test]
+async fn the_metrics_are_those_of_the_status_api() {
+    let collector = Collector::start().await;
+    let declared = Declared::new();
+    let server = Stdio::new(Script::default());
+    declared.server("a", &server.spec(""));
+    let evenkeel = run(&declared, &collector, &[]).await;
+    evenkeel.attached("a").await;
+    let agent = Agent::open(Era::Modern, &evenkeel.url()).await;
+    agent.call("a_echo", "{}").await.unwrap();
+    // What is scraped changes with each report, so all is compared but the counters of the export itself.
+    let text = eventually("a quiet moment", async || {
+        let scrape = async || http::get(&evenkeel.admin("/metrics")).await.unwrap();
+        let quiet = |text: &str| -> Vec<String> {
+            let lines = text.lines().filter(|line| !line.contains("otlp"));
+            lines.map(str::to_owned).collect()
+        };
+        let before = quiet(&scrape().await);
+        let metrics = collector.metrics().await;
+        (before == quiet(&scrape().await)).then_some((before, metrics))
+    });
+    let (lines, metrics) = text.await;
+    let names = lines.iter().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let has_samples = |name: &str| lines.iter().any(|line| line.starts_with(name));
+    for (name, kind) in names.filter(|(name, _)| has_samples(name)) {
+        let metric = metrics.iter().find(|metric| metric.name == name);
+        let metric = metric.unwrap_or_else(|| panic!("{name} is missing: {metrics:?}"));
+        match (kind, metric.data.as_ref().unwrap()) {
+            ("counter", Data::Sum(sum)) => assert!(sum.is_monotonic, "{name}"),
+            ("gauge", Data::Gauge(_)) | ("histogram", Data::Histogram(_)) => {}
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    let calls = metrics.iter().find(|metric| metric.name == "evenkeel_calls").unwrap();
+    let Some(Data::Sum(sum)) = &calls.data else { panic!("{calls:?}") };
+    let well = sum.data_points.iter().find(|point| attribute(&texts(&point.attributes), "outcome") == "ok");
+    assert_eq!(well.unwrap().value, Some(Value::AsInt(1)));
+    let took = metrics.iter().find(|metric| metric.name == "evenkeel_call_duration_seconds").unwrap();
+    let Some(Data::Histogram(histogram)) = &took.data else { panic!("{took:?}") };
+    let point = &histogram.data_points[0];
+    assert_eq!((point.count, point.bucket_counts.iter().sum::<u64>()), (1, 1));
+    assert_eq!(point.bucket_counts.len(), point.explicit_bounds.len() + 1);
+}
+
+#[tokio::test]
+async fn a_collector_that_hangs_delays_nothing() {
+    let collector = Collector::start().await;
+    collector.meet_with(Manner::Hang);
+    let declared = Declared::new();
+    let server = Stdio::new(Script::default());
+    declared.server("a", &server.spec(""));
+    let mut evenkeel = run(&declared, &collector, &[]).await;
+    evenkeel.attached("a").await;
+    eventually("it is asked", async || (collector.asked() > 0).then_some(())).await;
+    let agent = Agent::open(Era::Modern, &evenkeel.url()).await;
+    // More than may wait.
+    for _ in 0..2_200 {
+        agent.call("a_echo", "{}").await.unwrap();
+    }
+    assert!(counted(&evenkeel, "evenkeel_otlp_spans_dropped_total").await > 0);
+    assert_eq!(counted(&evenkeel, "evenkeel_otlp_spans_total").await, 0);
+    let before = Instant::now();
+    assert!(evenkeel.terminate().await.success());
+    assert!(before.elapsed() < Duration::from_secs(12), "{:?}", before.elapsed());
+    let said = evenkeel.said();
+    assert_eq!(said.matches("did not take the last spans").count(), 1, "{said}");
+}
+
+#[tokio::test]
+async fn a_collector_that_comes_late_gets_what_waited() {
+    let mut collector = Collector::absent();
+    let declared = Declared::new();
+    let server = Stdio::new(Script::default());
+    declared.server("a", &server.spec(""));
+    let evenkeel = run(&declared, &collector, &[]).await;
+    evenkeel.attached("a").await;
+    eventually("it is said", async || evenkeel.said().contains("does not take spans").then_some(())).await;
+    collector.listen().await;
+    collector.span("the attach from before", |span| span.name == "attach").await;
+    eventually("the end is said", async || evenkeel.said().contains("takes spans again").then_some(())).await;
+    assert_eq!(counted(&evenkeel, "evenkeel_otlp_spans_dropped_total").await, 0);
+
+    // A refusal for good, with an answer that nobody reads to its end.
+    collector.meet_with(Manner::Flood(400));
+    let agent = Agent::open(Era::Modern, &evenkeel.url()).await;
+    agent.call("a_echo", "{}").await.unwrap();
+    eventually("what is refused is dropped", async || {
+        (counted(&evenkeel, "evenkeel_otlp_spans_dropped_total").await == 1).then_some(())
+    })
+    .await;
+    collector.meet_with(Manner::Take);
+}
+
+#[tokio::test]
+async fn the_last_spans_are_sent_before_the_end() {
+    let collector = Collector::start().await;
+    let declared = Declared::new();
+    let server = Stdio::new(Script::default());
+    declared.server("a", &server.spec(""));
+    let flags = ["--otlp-endpoint", &collector.url()];
+    let mut evenkeel = Evenkeel::run_with(declared.path(), &flags).await;
+    evenkeel.attached("a").await;
+    let agent = Agent::open(Era::Legacy, &evenkeel.url()).await;
+    agent.call("a_echo", "{}").await.unwrap();
+    assert!(evenkeel.terminate().await.success());
+    assert!(collector.spans().iter().any(|span| span.name == "tools/call a_echo"));
+    assert!(!collector.metrics_seen().is_empty());
+}
