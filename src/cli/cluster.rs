@@ -19,7 +19,7 @@ use crate::gateway::SessionKey;
 use crate::report::Snapshot;
 use crate::report::kubernetes::{Inputs, Leadership, tell};
 use crate::resource::DigestKey;
-use crate::source::{Policy, Shown, kubernetes};
+use crate::source::{Policy, Shown, SourceMetrics, kubernetes};
 
 /// How long a request for the session key may take, and the time between two.
 const REQUEST: Duration = Duration::from_secs(5);
@@ -63,14 +63,12 @@ impl Cluster {
             ))
         };
         let mut config = Config::infer().await.map_err(|error| none(&error))?;
-        // Each part asks again by itself, and says so.
-        config.default_retry = false;
         config.connect_timeout = Some(REQUEST);
         let agent = HeaderValue::from_static(concat!("evenkeel/", env!("CARGO_PKG_VERSION")));
         config.headers.push((USER_AGENT, agent));
         let server = config.cluster_url.to_string().trim_end_matches('/').into();
         let own_namespace = args.own_namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        let client = Client::try_from(config).map_err(|error| none(&error))?;
+        let client = kubernetes::connect(config).map_err(|error| none(&error))?;
         let mut namespaces: Vec<Arc<str>> = args.namespaces.iter().map(|name| name.as_str().into()).collect();
         namespaces.sort_unstable();
         namespaces.dedup();
@@ -93,13 +91,14 @@ impl Cluster {
         }
     }
 
-    pub fn options(&self, key: DigestKey) -> kubernetes::Options {
+    pub fn options(&self, key: DigestKey, metrics: SourceMetrics) -> kubernetes::Options {
         kubernetes::Options {
             client: self.client.clone(),
             server: self.server.clone(),
             namespaces: self.namespaces.clone(),
             policy: self.args.policy.clone(),
             key,
+            metrics,
         }
     }
 

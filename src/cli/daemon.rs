@@ -93,7 +93,7 @@ impl Daemon {
         let stop = tasks.stop();
         let (spans, export) = self.telemetry.open()?;
 
-        let Feed { desired, requests, prune, shown } =
+        let Feed { desired, requests, prune, shown, metrics: watching } =
             source.start(&state, tasks).map_err(Failure::failed)?;
         let digests = DigestKey::new(&state.key("digests").map_err(Failure::failed)?);
         let in_force = admin::declared(desired.clone(), digests);
@@ -140,6 +140,7 @@ impl Daemon {
         admin::register(&mut metrics, store.clone());
         counted.register(&mut metrics);
         attaching.register(&mut metrics);
+        watching.register(&mut metrics);
         audited.register(&mut metrics);
         export.register(&mut metrics);
         let metrics = Arc::new(metrics);

@@ -14,7 +14,9 @@ use super::tasks::Tasks;
 use crate::gateway::SessionKey;
 use crate::report::{Place, Snapshot};
 use crate::resource::DigestKey;
-use crate::source::{Desired, Environment, Policy, Requests, Shown, directory, kubernetes, requests};
+use crate::source::{
+    Desired, Environment, Policy, Requests, Shown, SourceMetrics, directory, kubernetes, requests,
+};
 use crate::state::{StateDir, StateError};
 
 /// Where objects of a directory are that name no namespace, and whose names carry none.
@@ -58,6 +60,8 @@ pub(super) struct Feed {
     pub prune: Option<directory::Prune>,
     /// The statuses that the source holds of its objects.
     pub shown: watch::Receiver<Shown>,
+    /// What is counted.
+    pub metrics: SourceMetrics,
 }
 
 impl SourceArgs {
@@ -115,20 +119,30 @@ impl Source {
     pub fn start(&self, state: &Arc<StateDir>, tasks: &mut Tasks) -> Result<Feed, StateError> {
         let key = DigestKey::new(&state.key("digests")?);
         let (tracker, stop) = (TaskTracker::new(), tasks.stop());
+        let metrics = SourceMetrics::default();
+        let counted = metrics.clone();
         let feed = match self {
             Self::Directory(args) => {
                 let DirectoryArgs { root, secrets, environment, prune_empty, poll, policy } = args.clone();
-                let options =
-                    directory::Options { root, secrets, environment, policy, key, prune_empty, poll };
+                let options = directory::Options {
+                    root,
+                    secrets,
+                    environment,
+                    policy,
+                    key,
+                    prune_empty,
+                    poll,
+                    metrics: counted,
+                };
                 let (declared, prune) = directory::start(options, state.clone(), &tracker, stop.clone());
                 let (requests, desired, stage) = requests(declared, stop);
                 tracker.spawn(stage);
                 let shown = watch::channel(Shown::default()).1;
-                Feed { desired, requests: Some(requests), prune: Some(prune), shown }
+                Feed { desired, requests: Some(requests), prune: Some(prune), shown, metrics }
             }
             Self::Cluster(cluster) => {
-                let (desired, shown) = kubernetes::start(cluster.options(key), &tracker, stop);
-                Feed { desired, requests: None, prune: None, shown }
+                let (desired, shown) = kubernetes::start(cluster.options(key, counted), &tracker, stop);
+                Feed { desired, requests: None, prune: None, shown, metrics }
             }
         };
         tasks.spawn("the watch of the source", async move {

@@ -8,6 +8,7 @@
 mod desired;
 pub mod directory;
 pub mod kubernetes;
+mod metrics;
 mod policy;
 mod requests;
 mod resolve;
@@ -15,6 +16,7 @@ mod resolve;
 pub use desired::{
     Commit, Declared, Desired, Fault, Meta, Origin, Shown, ShownStatus, SourceState, Watching,
 };
+pub use metrics::SourceMetrics;
 pub use policy::{DEFAULT_VARIABLES, Policy};
 pub use requests::{REQUESTS, Request, Requests, requests};
 pub use resolve::Environment;

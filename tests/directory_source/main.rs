@@ -24,7 +24,7 @@ use std::time::Duration;
 use evenkeel::resource::{DigestKey, McpServerSpec, ObjectKey, Reason, Transport};
 use evenkeel::source::directory::{self, Options};
 use evenkeel::source::{Declared, Desired, Watching};
-use evenkeel::source::{Environment, Policy};
+use evenkeel::source::{Environment, Policy, SourceMetrics};
 use evenkeel::state::StateDir;
 use tempfile::TempDir;
 use tokio::sync::watch::Receiver;
@@ -65,6 +65,7 @@ impl Rig {
             key: DigestKey::new(b"key"),
             prune_empty: false,
             poll: None,
+            metrics: SourceMetrics::default(),
         };
         let rig = Self { folder, options, source: None };
         for (name, text) in files {

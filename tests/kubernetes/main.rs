@@ -16,9 +16,11 @@ mod rig;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod answers;
 mod api_server;
 mod cuts;
 mod objects;
+mod proxy;
 mod replicas;
 mod secrets;
 mod site;

@@ -22,6 +22,7 @@ use crate::report::{Object, Snapshot};
 use crate::resource::{
     API_VERSION, McpServer, McpServerSpec, McpServerStatus, ObjectKey, Skill, SkillSpec, SkillStatus,
 };
+use crate::source::kubernetes::retry_after;
 use crate::source::{Shown, ShownStatus};
 
 /// Writes under way at once.
@@ -280,9 +281,13 @@ impl<S, T: Status + Serialize + DeserializeOwned + Send + 'static> Writer<S, T> 
                         "the status cannot be written: {error}; it is tried again"
                     );
                 }
-                let delay = Duration::from_secs(1 << job.failures.min(6)).min(LAST_DELAY);
+                let asked = match &error {
+                    Failed::Refused(kube::Error::Api(status)) => retry_after(status),
+                    _ => None,
+                };
+                let delay = Duration::from_secs(1 << job.failures.min(6)).max(asked.unwrap_or_default());
                 job.failures += 1;
-                self.put_off(key, job, now + delay);
+                self.put_off(key, job, now + delay.min(LAST_DELAY));
             }
         }
     }

@@ -47,7 +47,7 @@ use self::look::{Looker, Outcome};
 use self::pace::Pace;
 use self::watch::Mailbox;
 use crate::resource::DigestKey;
-use crate::source::{Desired, Environment, Policy, Watching};
+use crate::source::{Desired, Environment, Policy, SourceMetrics, Watching};
 use crate::state::StateDir;
 
 /// The time between looks where file events are heard: for the ones that get lost.
@@ -72,6 +72,8 @@ pub struct Options {
     pub prune_empty: bool,
     /// Look at intervals and expect no file events, for file systems that have none.
     pub poll: Option<Duration>,
+    /// Where it is counted that file events were lost.
+    pub metrics: SourceMetrics,
 }
 
 /// Says that an empty directory is meant: what is held back, because the last files vanished, is taken away.
@@ -98,7 +100,7 @@ pub fn start(
     cancel: CancellationToken,
 ) -> (channel::Receiver<Arc<Desired>>, Prune) {
     let (sender, receiver) = channel::channel(Arc::default());
-    let mailbox = Arc::new(Mailbox::default());
+    let mailbox = Arc::new(Mailbox::new(options.metrics.clone()));
     let (looks, heard) = (tracker.clone(), mailbox.clone());
     tracker.spawn(async move {
         cancel.run_until_cancelled(run(options, state, looks, heard, sender)).await;

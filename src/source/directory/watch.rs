@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 
 use super::read::FileId;
 use super::walk::is_declaration;
+use crate::source::SourceMetrics;
 
 /// What was heard since the last look.
 #[derive(Debug, Default)]
@@ -38,6 +39,7 @@ pub(super) struct Mailbox {
     hints: Mutex<Hints>,
     bell: Notify,
     scope: ArcSwap<Scope>,
+    metrics: SourceMetrics,
 }
 
 /// What matters.
@@ -54,6 +56,11 @@ pub(super) struct Scope {
 }
 
 impl Mailbox {
+    /// An empty one; what makes everything be looked at anew is counted.
+    pub fn new(metrics: SourceMetrics) -> Self {
+        Self { metrics, ..Self::default() }
+    }
+
     /// Waits until something is heard.
     pub async fn heard(&self) {
         self.bell.notified().await;
@@ -77,8 +84,17 @@ impl Mailbox {
         self.bell.notify_one();
     }
 
+    fn restarted(&self, reason: &'static str) {
+        self.metrics.restarted("directory", reason);
+    }
+
     fn put(&self, event: notify::Result<Event>) {
         // An error may mean that events were lost.
+        match &event {
+            Ok(event) if event.need_rescan() => self.restarted("overflow"),
+            Ok(_) => {}
+            Err(_) => self.restarted("error"),
+        }
         let weight = event.as_ref().map_or(Weight::Touched, |event| weigh(event, &self.scope.load()));
         if weight == Weight::Nothing {
             return;
@@ -248,6 +264,10 @@ impl Watcher {
         if self.deaf {
             return Some("that was asked for");
         }
+        if self.failure.is_some() {
+            // The next round tries again.
+            self.mailbox.restarted("failed");
+        }
         self.failure.as_deref()
     }
 }
@@ -353,6 +373,20 @@ mod tests {
         }
         let overflow = Event::new(EventKind::Other).set_flag(Flag::Rescan);
         assert_eq!(weigh(&overflow, &scope), Weight::Touched);
+    }
+
+    #[test]
+    fn what_makes_everything_be_looked_at_anew_is_counted() {
+        let metrics = SourceMetrics::default();
+        let mailbox = Mailbox::new(metrics.clone());
+        mailbox.put(Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan)));
+        mailbox.put(Err(notify::Error::generic("unmounted")));
+        mailbox.put(Err(notify::Error::generic("unmounted")));
+        assert!(mailbox.take().any);
+        assert_eq!(
+            [metrics.restarts("directory", "overflow"), metrics.restarts("directory", "error")],
+            [1, 2]
+        );
     }
 
     #[test]

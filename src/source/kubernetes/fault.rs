@@ -1,11 +1,14 @@
-//! What is wrong with a watch, for the person who runs evenkeel. Pure.
+//! What is wrong with a watch: for the person who runs evenkeel, and for who counts. Pure.
 
 use std::fmt;
+use std::time::Duration;
 
 use kube::core::Status;
 use kube::runtime::watcher;
+use tower::timeout::error::Elapsed;
 
 use super::book::Watch;
+use super::client::retry_after;
 use super::watch::Error;
 use crate::resource::{GROUP, Problem, Reason};
 
@@ -13,14 +16,35 @@ use crate::resource::{GROUP, Problem, Reason};
 pub(super) fn told(error: &Error, watch: &Watch, server: &str) -> Problem {
     match status(error) {
         Some(status) => refused(status, watch, server),
-        None => Problem::new(
-            Reason::SourceUnavailable,
-            format!(
-                "the API server {server} cannot be reached: {}; everything stays as it is until it can",
-                root(error)
-            ),
-        ),
+        None => {
+            let why = if is_silence(error) { Error::Silent.to_string() } else { root(error) };
+            Problem::new(
+                Reason::SourceUnavailable,
+                format!(
+                    "the API server {server} cannot be reached: {why}; everything stays as it is until it can"
+                ),
+            )
+        }
     }
+}
+
+/// The same in a word, as `docs/metrics.md` lists them.
+pub(super) fn word(error: &Error) -> &'static str {
+    match status(error).map(|status| status.code) {
+        Some(401 | 403) => "denied",
+        Some(404) => "missing",
+        Some(410) => "gone",
+        Some(429) => "throttled",
+        Some(500..) => "server_error",
+        Some(_) => "refused",
+        None if is_silence(error) => "silent",
+        None => "connection",
+    }
+}
+
+/// How long the API server asks to be left alone.
+pub(super) fn patience(error: &Error) -> Option<Duration> {
+    retry_after(status(error)?)
 }
 
 fn refused(status: &Status, watch: &Watch, server: &str) -> Problem {
@@ -42,10 +66,23 @@ fn refused(status: &Status, watch: &Watch, server: &str) -> Problem {
                 watch.plural()
             ),
         ),
-        (429, _) => Problem::new(
+        (410, _) => Problem::new(
             Reason::SourceUnavailable,
-            format!("the API server {server} has too much to do: {message}; it is asked again"),
+            format!(
+                "the API server {server} no longer knows what {watch} were watched from: {message}; they are listed anew"
+            ),
         ),
+        (429, _) => {
+            let wait =
+                retry_after(status).map(|wait| format!(", after the {} s that it asks for", wait.as_secs()));
+            Problem::new(
+                Reason::SourceUnavailable,
+                format!(
+                    "the API server {server} has too much to do: {message}; it is asked again{}",
+                    wait.unwrap_or_default()
+                ),
+            )
+        }
         _ => Problem::new(
             Reason::SourceUnavailable,
             format!("the API server {server} does not tell {watch}: {message} (HTTP {code})"),
@@ -54,19 +91,34 @@ fn refused(status: &Status, watch: &Watch, server: &str) -> Problem {
 }
 
 fn status(error: &Error) -> Option<&Status> {
-    let inner = match error {
-        Error::Watch(watcher::Error::WatchError(status)) => return Some(status),
+    match (error, failure(error)) {
+        (Error::Watch(watcher::Error::WatchError(status)), _) | (_, Some(kube::Error::Api(status))) => {
+            Some(status)
+        }
+        _ => None,
+    }
+}
+
+/// The request that failed, if it was one.
+fn failure(error: &Error) -> Option<&kube::Error> {
+    match error {
         Error::Watch(
             watcher::Error::InitialListFailed(inner)
             | watcher::Error::WatchStartFailed(inner)
             | watcher::Error::WatchFailed(inner),
         )
-        | Error::Confirm(inner) => inner,
-        Error::Watch(watcher::Error::NoResourceVersion) | Error::Silent => return None,
-    };
-    match inner {
-        kube::Error::Api(status) => Some(status),
-        _ => None,
+        | Error::Confirm(inner) => Some(inner),
+        Error::Watch(watcher::Error::WatchError(_) | watcher::Error::NoResourceVersion)
+        | Error::Cut
+        | Error::Silent => None,
+    }
+}
+
+fn is_silence(error: &Error) -> bool {
+    match (error, failure(error)) {
+        (Error::Silent, _) => true,
+        (_, Some(kube::Error::Service(inner))) => inner.is::<Elapsed>(),
+        _ => false,
     }
 }
 
@@ -121,7 +173,7 @@ mod tests {
             ),
             (
                 api(410, "too old"),
-                "SourceUnavailable: the API server https://api does not tell mcpservers in namespace team-a: too old (HTTP 410)",
+                "SourceUnavailable: the API server https://api no longer knows what mcpservers in namespace team-a were watched from: too old; they are listed anew",
             ),
             (
                 Error::Silent,

@@ -7,6 +7,7 @@
 //! may name the Secrets) and the least memory, at the price of one connection for each. Never writes.
 
 mod book;
+mod client;
 mod fault;
 mod object;
 mod secrets;
@@ -28,7 +29,9 @@ use self::book::{Book, News, Watch};
 use self::secrets::{Look, SecretName};
 use self::watch::{Event, follow};
 use crate::resource::{DigestKey, McpServer, ObjectKey, Skill};
-use crate::source::{Desired, Policy, Shown};
+use crate::source::{Desired, Policy, Shown, SourceMetrics};
+
+pub use self::client::{connect, retry_after};
 
 /// News that waits while the book is written: a list comes in faster than it is taken up.
 const WAITING: usize = 1_024;
@@ -48,6 +51,8 @@ pub struct Options {
     pub policy: Policy,
     /// The key of connection digests.
     pub key: DigestKey,
+    /// Where watches that begin anew are counted.
+    pub metrics: SourceMetrics,
 }
 
 /// Watches until `cancel`. What is declared is in the first channel, at first nothing that is synced; what
@@ -130,7 +135,7 @@ impl Watches {
             Some(namespace) => Api::namespaced_with(client, namespace, &resource),
             None => Api::all_with(client, &resource),
         };
-        let server = self.options.server.clone();
+        let troubles = self.troubles();
         let cancel = self.cancel.clone();
         let tell = self.tell.clone();
         self.tasks.spawn(async move {
@@ -142,20 +147,22 @@ impl Watches {
                     Event::Gone(key) if servers => News::ServerGone(key),
                     Event::Gone(key) => News::SkillGone(key),
                     Event::Listed => News::Listed(watch.clone()),
-                    Event::Trouble(error) => {
-                        News::Trouble(watch.clone(), fault::told(&error, &watch, &server))
-                    }
+                    Event::Trouble(error) => troubles.news(watch.clone(), &error),
                 }
             });
             cancel.run_until_cancelled(follow).await;
         });
     }
 
+    fn troubles(&self) -> Troubles {
+        Troubles { server: self.options.server.clone(), metrics: self.options.metrics.clone() }
+    }
+
     /// One Secret, until the guard is dropped.
     fn secret(&self, name: SecretName) -> DropGuard {
         let api: Api<ApiSecret> = Api::namespaced(self.options.client.clone(), &name.namespace);
         let config = Config::default().fields(&format!("metadata.name={}", name.name));
-        let server = self.options.server.clone();
+        let troubles = self.troubles();
         let cancel = self.cancel.child_token();
         let guard = cancel.clone().drop_guard();
         let tell = self.tell.clone();
@@ -166,12 +173,26 @@ impl Watches {
                     Event::Object(secret) => News::Secret(name.clone(), Look::Found(values(secret))),
                     Event::Gone(_) => News::Secret(name.clone(), Look::Missing),
                     Event::Listed => News::Listed(watch()),
-                    Event::Trouble(error) => News::Trouble(watch(), fault::told(&error, &watch(), &server)),
+                    Event::Trouble(error) => troubles.news(watch(), &error),
                 }
             });
             cancel.run_until_cancelled(follow).await;
         });
         guard
+    }
+}
+
+/// Tells and counts what is wrong with a watch, which begins anew.
+struct Troubles {
+    server: Arc<str>,
+    metrics: SourceMetrics,
+}
+
+impl Troubles {
+    fn news(&self, watch: Watch, error: &watch::Error) -> News {
+        self.metrics.restarted(watch.plural(), fault::word(error));
+        let problem = fault::told(error, &watch, &self.server);
+        News::Trouble(watch, problem)
     }
 }
 

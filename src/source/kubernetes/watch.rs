@@ -13,14 +13,15 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::book::News;
-use super::key_of;
+use super::client::ANSWER;
+use super::{fault, key_of};
 use crate::resource::ObjectKey;
 
-/// As long may an API server be silent when it is asked.
-const ANSWER: Duration = Duration::from_secs(10);
 /// The delays between attempts: doubled from the first to the last.
 const FIRST_DELAY: Duration = Duration::from_millis(500);
 const LAST_DELAY: Duration = Duration::from_secs(10);
+/// An API server that asks for more patience than this is asked all the same.
+const LONGEST_PATIENCE: Duration = Duration::from_mins(5);
 /// A watch that has lived so long begins again with the first delay.
 const STABLE: Duration = Duration::from_secs(30);
 
@@ -43,6 +44,8 @@ pub(super) enum Error {
     Watch(#[from] watcher::Error),
     #[error("could not make sure that objects are gone: {0}")]
     Confirm(#[source] kube::Error),
+    #[error("the list of what is there ended before it was whole")]
+    Cut,
     #[error("no answer within {} s", ANSWER.as_secs())]
     Silent,
 }
@@ -74,8 +77,9 @@ pub(super) async fn follow<K>(
         if began.elapsed() > STABLE {
             delay = FIRST_DELAY;
         }
+        let patience = fault::patience(&error).unwrap_or_default().min(LONGEST_PATIENCE);
         teller.tell(Event::Trouble(error)).await;
-        sleep(delay.mul_f64(0.5 + jitter() / 2.0)).await;
+        sleep(delay.mul_f64(0.5 + jitter() / 2.0).max(patience)).await;
         delay = (delay * 2).min(LAST_DELAY);
     }
 }
@@ -106,21 +110,16 @@ where
     let consistent = ListParams { field_selector: config.field_selector.clone(), ..ListParams::default() };
     let mut events = pin!(watcher(api.clone(), config));
     let mut listed = HashSet::new();
-    let mut answered = false;
+    let (mut begun, mut listing) = (false, true);
     loop {
-        let next = if answered {
-            events.next().await
-        } else {
-            match timeout(ANSWER, events.next()).await {
-                Ok(next) => next,
-                Err(_) => return Error::Silent,
-            }
-        };
-        answered |= !matches!(next, Some(Ok(watcher::Event::Init)));
-        match next {
+        // A list goes on until it ends; after it there may be nothing to tell for hours.
+        let next = if listing { timeout(ANSWER, events.next()).await } else { Ok(events.next().await) };
+        match next.unwrap_or_default() {
             None => return Error::Silent,
             Some(Err(error)) => return error.into(),
-            Some(Ok(watcher::Event::Init)) => listed.clear(),
+            // The list ended before its end and is asked for again.
+            Some(Ok(watcher::Event::Init)) if begun => return Error::Cut,
+            Some(Ok(watcher::Event::Init)) => begun = true,
             Some(Ok(watcher::Event::InitApply(object))) => {
                 listed.insert(key_of(object.meta()));
                 teller.tell(Event::Object(object)).await;
@@ -128,15 +127,17 @@ where
             Some(Ok(watcher::Event::InitDone)) => {
                 if !known.is_subset(&listed) {
                     // A list may be old, where there are several API servers; this one is not.
-                    match api.list_metadata(&consistent).await {
-                        Ok(now) => listed.extend(now.items.iter().map(|object| key_of(object.meta()))),
-                        Err(error) => return Error::Confirm(error),
+                    match timeout(ANSWER, api.list_metadata(&consistent)).await {
+                        Ok(Ok(now)) => listed.extend(now.items.iter().map(|object| key_of(object.meta()))),
+                        Ok(Err(error)) => return Error::Confirm(error),
+                        Err(_) => return Error::Silent,
                     }
                     for key in known.difference(&listed) {
                         teller.tell(Event::Gone(key.clone())).await;
                     }
                 }
                 *known = std::mem::take(&mut listed);
+                listing = false;
                 teller.tell(Event::Listed).await;
             }
             Some(Ok(watcher::Event::Apply(object))) => {

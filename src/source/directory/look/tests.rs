@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::resource::DigestKey;
-use crate::source::{Environment, Policy};
+use crate::source::{Environment, Policy, SourceMetrics};
 
 /// A tree, and looks at it by a clock of its own.
 struct Desk {
@@ -28,6 +28,7 @@ fn looker(folder: &TempDir, now: Instant, prune_empty: bool) -> Looker {
         key: DigestKey::new(b"k"),
         prune_empty,
         poll: Some(Duration::from_secs(1)),
+        metrics: SourceMetrics::default(),
     };
     let state = StateDir::open(&folder.path().join("state"), &options.root).unwrap();
     Looker::new(options, Arc::new(state), Arc::default(), now)

@@ -1,0 +1,201 @@
+use std::collections::HashMap;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Full};
+use kube::client::{ClientBuilder, DynBody};
+use kube::core::Status;
+use kube::core::response::StatusDetails;
+use kube::{Client, Config};
+use tokio::time::{Instant, sleep};
+use tower::layer::layer_fn;
+use tower::timeout::TimeoutLayer;
+use tower::util::AndThenLayer;
+use tower::{BoxError, Service};
+
+/// As long may an API server be silent when it is asked.
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
+/// The time between two watches of the same objects.
+const PACE: Duration = Duration::from_secs(1);
+/// So many in a row may follow each other so soon.
+const BRIEF: u32 = 2;
+/// More of a refusal than this is not read, in bytes: one that asks for patience is a line.
+const LONGEST_REFUSAL: usize = 64 << 10;
+
+/// The client of an API server, for everything that speaks to it.
+///
+/// A request whose answer does not begin within [`ANSWER`] fails. Between two watches of the same objects lies
+/// a second: those that end as they begin must not be asked for in a circle. A refusal carries what the header
+/// Retry-After asks for in `details.retryAfterSeconds`: an API server that has too much to do says it only in
+/// the header.
+pub fn connect(mut config: Config) -> kube::Result<Client> {
+    // Each part asks again by itself, and says so.
+    config.default_retry = false;
+    let builder = ClientBuilder::try_from(config)?;
+    Ok(builder
+        .with_layer(&AndThenLayer::new(with_patience))
+        .with_layer(&TimeoutLayer::new(ANSWER))
+        .with_layer(&layer_fn(|inner| Paced { inner, begun: HashMap::new() }))
+        .build())
+}
+
+/// Holds a watch up that follows another one of the same objects too soon.
+struct Paced<S> {
+    inner: S,
+    /// When the last watch began, or will, and the how-many-th too soon it was, by path and field selector.
+    /// What does not matter any longer is left out.
+    begun: HashMap<String, (Instant, u32)>,
+}
+
+/// Why a watch is not begun.
+#[derive(Debug, thiserror::Error)]
+#[error("watches end as soon as they have begun")]
+struct Brief;
+
+impl<S> Paced<S> {
+    /// How long a request has to wait.
+    fn wait(&mut self, uri: &Uri, now: Instant) -> Result<Duration, Brief> {
+        let parameters = || uri.query().unwrap_or_default().split('&');
+        if !parameters().any(|parameter| parameter.starts_with("watch=")) {
+            return Ok(Duration::ZERO);
+        }
+        let selector = parameters().find(|parameter| parameter.starts_with("fieldSelector="));
+        let objects = format!("{}?{}", uri.path(), selector.unwrap_or_default());
+        self.begun.retain(|_, (begun, _)| *begun + PACE > now);
+        let (due, count) = match self.begun.remove(&objects) {
+            Some((_, BRIEF)) => return Err(Brief),
+            Some((begun, count)) => (begun + PACE, count + 1),
+            None => (now, 1),
+        };
+        self.begun.insert(objects, (due, count));
+        Ok(due - now)
+    }
+}
+
+impl<S, B> Service<Request<B>> for Paced<S>
+where
+    S: Service<Request<B>, Error = BoxError, Future: Send + 'static>,
+    S::Response: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<S::Response, BoxError>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let wait = self.wait(request.uri(), Instant::now());
+        // Nothing is sent before it is polled.
+        let answer = self.inner.call(request);
+        async move {
+            let wait = wait?;
+            if !wait.is_zero() {
+                sleep(wait).await;
+            }
+            answer.await
+        }
+        .boxed()
+    }
+}
+
+async fn with_patience(answer: Response<Box<DynBody>>) -> Result<Response<Box<DynBody>>, BoxError> {
+    let (parts, mut body) = answer.into_parts();
+    if let Some(seconds) = asked_for(parts.status, &parts.headers) {
+        let mut text = Vec::new();
+        while text.len() < LONGEST_REFUSAL
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            text.extend(frame.data_ref().into_iter().flatten());
+        }
+        let refusal = serde_json::to_vec(&patient(parts.status, &text, seconds))?;
+        body = Box::new(Full::from(refusal).map_err(BoxError::from));
+    }
+    Ok(Response::from_parts(parts, body))
+}
+
+/// The seconds after which a refused request may be made again.
+fn asked_for(status: StatusCode, headers: &HeaderMap) -> Option<u32> {
+    let refused = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+    headers.get(RETRY_AFTER).filter(|_| refused)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// The refusal as the API server told it, in words or as a `Status`, with the wait.
+fn patient(status: StatusCode, text: &[u8], seconds: u32) -> Status {
+    let words = || {
+        let text = String::from_utf8_lossy(text);
+        let message = if text.trim().is_empty() { status.to_string() } else { text.trim().to_owned() };
+        Status::failure(&message, "").with_code(status.as_u16())
+    };
+    let mut told = serde_json::from_slice(text).unwrap_or_else(|_| words());
+    let details = told.details.get_or_insert_with(|| StatusDetails {
+        name: String::new(),
+        group: String::new(),
+        kind: String::new(),
+        uid: String::new(),
+        causes: Vec::new(),
+        retry_after_seconds: 0,
+    });
+    details.retry_after_seconds = details.retry_after_seconds.max(seconds);
+    told
+}
+
+/// The wait that a refusal asks for.
+pub fn retry_after(refusal: &Status) -> Option<Duration> {
+    let seconds = refusal.details.as_ref()?.retry_after_seconds;
+    (seconds > 0).then(|| Duration::from_secs(seconds.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_that_follows_another_of_the_same_objects_waits() {
+        let start = Instant::now();
+        let mut paced = Paced { inner: (), begun: HashMap::new() };
+        let secrets = "/api/v1/namespaces/a/secrets?watch=true&fieldSelector=metadata.name%3D";
+        for (uri, at, expected) in [
+            (format!("{secrets}one&resourceVersion=0"), 0, Some(0)),
+            (format!("{secrets}two&resourceVersion=0"), 0, Some(0)),
+            (format!("{secrets}one&resourceVersion=7"), 100, Some(900)),
+            // The second in a row, after the one that waits.
+            (format!("{secrets}one&resourceVersion=7"), 1_500, None),
+            (format!("{secrets}one&resourceVersion=7"), 1_600, Some(0)),
+            ("/api/v1/namespaces/a/secrets?limit=500".to_owned(), 1_600, Some(0)),
+            (format!("{secrets}two&resourceVersion=9"), 5_000, Some(0)),
+            (format!("{secrets}two&resourceVersion=9"), 65_000, Some(0)),
+        ] {
+            let wait = paced.wait(&uri.parse().unwrap(), start + Duration::from_millis(at)).ok();
+            assert_eq!(wait, expected.map(Duration::from_millis), "{uri} {at}");
+        }
+        assert_eq!(paced.begun.len(), 1, "what is over is forgotten");
+    }
+
+    #[test]
+    fn a_refusal_carries_the_wait_of_its_header() {
+        let whole = br#"{"kind":"Status","status":"Failure","message":"slow","code":429,"details":{"kind":"skills","retryAfterSeconds":1}}"#;
+        for (status, header, text, expected) in [
+            (429, Some("7"), &b"Too many requests, please try again later.\n"[..], Some(7)),
+            (503, Some(" 2 "), b"", Some(2)),
+            (429, Some("7"), whole, Some(7)),
+            (429, Some("soon"), b"", None),
+            (429, None, b"", None),
+            (500, Some("7"), b"", None),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let headers = header.map(|value| (RETRY_AFTER, value.parse().unwrap())).into_iter().collect();
+            let told = asked_for(status, &headers).map(|seconds| patient(status, text, seconds));
+            let wait = told.as_ref().and_then(retry_after).map(|wait| wait.as_secs());
+            assert_eq!(wait, expected, "{status} {header:?}");
+            assert!(told.is_none_or(|told| !told.message.is_empty() && told.code == status.as_u16()));
+        }
+        let told = patient(StatusCode::TOO_MANY_REQUESTS, whole, 7);
+        assert_eq!((told.message.as_str(), told.details.unwrap().kind.as_str()), ("slow", "skills"));
+    }
+}

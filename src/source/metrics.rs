@@ -1,0 +1,30 @@
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+/// What sources count. Cheap to clone: clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct SourceMetrics {
+    restarts: Family<[(&'static str, &'static str); 2], Counter>,
+}
+
+impl SourceMetrics {
+    /// Puts everything into a registry whose prefix is `evenkeel`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "watch_restarts",
+            "Watches of the source that broke and began anew",
+            self.restarts.clone(),
+        );
+    }
+
+    /// Counts a watch of `kind` that begins anew, and why.
+    pub(super) fn restarted(&self, kind: &'static str, reason: &'static str) {
+        self.restarts.get_or_create(&[("kind", kind), ("reason", reason)]).inc();
+    }
+
+    #[cfg(test)]
+    pub(super) fn restarts(&self, kind: &'static str, reason: &'static str) -> u64 {
+        self.restarts.get_or_create(&[("kind", kind), ("reason", reason)]).get()
+    }
+}
