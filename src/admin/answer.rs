@@ -3,6 +3,8 @@ use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusDetails};
 
+use crate::plan::REQUESTED_AT;
+use crate::resource::ObjectKey;
 use crate::source::REQUESTS;
 
 /// Why a request was not answered, as the Kubernetes API says it: a `Status`.
@@ -92,6 +94,19 @@ impl Refusal {
             format!(
                 "of a server, only the annotations {} may be set here; to change what is declared, {to_change}",
                 REQUESTS.join(" and ")
+            ),
+        )
+    }
+
+    /// Work that is to be asked for at the object in the cluster.
+    pub fn elsewhere(key: &ObjectKey) -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "MethodNotAllowed",
+            format!(
+                "in a cluster the object itself is asked: kubectl annotate mcpserver {} -n {} --overwrite \
+                 {REQUESTED_AT}=\"$(date -Is)\"",
+                key.name, key.namespace
             ),
         )
     }

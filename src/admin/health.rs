@@ -11,7 +11,8 @@ pub(super) fn routes() -> Router<App> {
 
 /// Answers at once: 200, or 503 and every reason on a line of its own.
 async fn ready(State(app): State<App>) -> (StatusCode, String) {
-    let reasons = app.store.borrow().unready();
+    let mut reasons = app.store.borrow().unready();
+    reasons.extend(app.agents_wait.borrow().clone());
     if reasons.is_empty() {
         return (StatusCode::OK, "ok\n".into());
     }

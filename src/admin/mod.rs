@@ -45,6 +45,8 @@ pub use tls::{Certificate, CertificateError};
 pub struct Sources {
     /// What is told.
     pub store: watch::Receiver<Snapshot>,
+    /// Why agents cannot be served yet; `None` from when they can.
+    pub agents_wait: watch::Receiver<Option<String>>,
     /// What is counted.
     pub metrics: Arc<Registry>,
     /// Where requests for work go; none where the objects themselves are asked, in a cluster.
@@ -59,6 +61,7 @@ pub struct Sources {
 #[derive(Clone)]
 struct App {
     store: watch::Receiver<Snapshot>,
+    agents_wait: watch::Receiver<Option<String>>,
     metrics: Arc<Registry>,
     requests: Option<Requests>,
     to_change: Arc<str>,
@@ -69,8 +72,8 @@ struct App {
 
 impl App {
     fn new(sources: Sources, access: Access) -> Self {
-        let Sources { store, metrics, requests, to_change, stop } = sources;
-        Self { store, metrics, requests, to_change, stop, history: Arc::default(), access }
+        let Sources { store, agents_wait, metrics, requests, to_change, stop } = sources;
+        Self { store, agents_wait, metrics, requests, to_change, stop, history: Arc::default(), access }
     }
 
     /// A copy, so that the reporter never waits for an answer to be written.

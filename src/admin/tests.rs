@@ -37,6 +37,7 @@ impl Rig {
         let (requests, desired, stage) = requests(desired, stop.clone());
         let sources = Sources {
             store: store.clone(),
+            agents_wait: watch::channel(None).1,
             metrics: Arc::new(registry),
             requests: Some(requests),
             to_change: "edit the files in /fleet".into(),
@@ -254,6 +255,7 @@ async fn probes_serve_health_and_metrics_alone_to_anyone() {
     let stop = CancellationToken::new();
     let sources = Sources {
         store: store.clone(),
+        agents_wait: watch::channel(None).1,
         metrics: Arc::default(),
         requests: None,
         to_change: "".into(),

@@ -1,5 +1,3 @@
-use std::path::Path;
-
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -11,13 +9,13 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use super::{Failure, dirs, socket};
-use crate::state::StateDir;
+use super::Failure;
+use super::which::Whose;
 
 /// The longest line of a stream: an object with its status is far smaller.
 const LONGEST_LINE: usize = 16 << 20;
 
-/// The daemon of a directory, over the socket in its state directory. One question at a time.
+/// A daemon, over the socket in its state directory. One question at a time.
 #[derive(Debug)]
 pub(super) struct Client {
     sender: SendRequest<Full<Bytes>>,
@@ -38,27 +36,21 @@ impl From<Refused> for Failure {
 }
 
 impl Client {
-    /// Finds the daemon of a directory of declarations. Must be called within a runtime.
-    pub async fn connect(directory: &Path) -> Result<Self, Failure> {
-        match Self::find(directory).await? {
+    /// Finds a daemon. Must be called within a runtime.
+    pub async fn connect(whose: &Whose) -> Result<Self, Failure> {
+        match Self::find(whose).await? {
             Some(client) => Ok(client),
             None => Err(Failure::Failed(format!(
-                "no evenkeel is running for {0}; start it with: evenkeel run {0}",
-                directory.display()
+                "no evenkeel is running for {whose}; start it with: {}",
+                whose.start()
             ))),
         }
     }
 
     /// The same, where it is no failure that none is running.
-    pub async fn find(directory: &Path) -> Result<Option<Self>, Failure> {
-        let state = StateDir::path_for(&dirs::state_home()?, directory);
-        let cannot = |error: &dyn std::fmt::Display| {
-            Failure::Failed(format!("the evenkeel of {} cannot be asked: {error}", directory.display()))
-        };
-        let Some(stream) = socket::connect(&state).map_err(|error| cannot(&error))? else {
-            return Ok(None);
-        };
-        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| cannot(&error))?;
+    pub async fn find(whose: &Whose) -> Result<Option<Self>, Failure> {
+        let Some(stream) = whose.connect()? else { return Ok(None) };
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(gone)?;
         let connection = tokio::spawn(async move {
             // What goes wrong here is told to whoever waits for an answer.
             let _ = connection.await;

@@ -28,6 +28,9 @@ const SHORTEST_KEY: usize = 32;
 /// The longest name of a replica: what an event takes, less the random part.
 const LONGEST_NAME: usize = 100;
 
+/// Why something has to be waited for; `None` once it has not.
+pub(super) type Wait = watch::Receiver<Option<String>>;
+
 /// Which objects of which API server, as the arguments say.
 #[derive(Clone, Debug)]
 pub(super) struct ClusterArgs {
@@ -102,33 +105,44 @@ impl Cluster {
         }
     }
 
-    /// The key of session ids from its Secret, as soon as it is there. `None` if none is named.
-    pub fn session_key(&self) -> Option<impl Future<Output = SessionKey> + use<>> {
+    /// The key of session ids from its Secret, as soon as it is there; why it is not is in the channel until then.
+    /// `None` if none is named.
+    pub fn session_key(&self) -> Option<(impl Future<Output = SessionKey> + use<>, Wait)> {
         let (name, key) = self.args.session_key.clone()?;
         let namespace = self.own_namespace.clone();
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &namespace);
-        Some(async move {
-            let mut said = String::new();
+        let (tell, told) = watch::channel(Some("the session key has not been read yet".to_owned()));
+        let found = async move {
             loop {
                 let found = match timeout(REQUEST, api.get(&name)).await {
                     Ok(Ok(secret)) => session_key(secret, &key),
+                    Ok(Err(kube::Error::Api(refusal))) => Err(refusal.message),
                     Ok(Err(error)) => Err(error.to_string()),
                     Err(_) => Err(format!("no answer within {} s", REQUEST.as_secs())),
                 };
-                match found {
-                    Ok(key) => return key,
-                    Err(why) if why != said => {
-                        tracing::warn!(
-                            "agents wait, because the session key cannot be read: secret {name:?} with key {key:?} in \
-                             namespace {namespace}: {why}; it is tried again"
-                        );
-                        said = why;
+                let why = match found {
+                    Ok(key) => {
+                        tell.send_replace(None);
+                        return key;
                     }
-                    Err(_) => {}
-                }
+                    Err(why) => format!(
+                        "agents wait for the session key, which cannot be read: secret {name:?} with key {key:?} in \
+                         namespace {namespace}: {why}; to make one: kubectl create secret generic {name} -n \
+                         {namespace} --from-literal={key}=\"$(head -c 32 /dev/urandom | base64)\""
+                    ),
+                };
+                tell.send_if_modified(|told| {
+                    let news = told.as_ref() != Some(&why);
+                    if news {
+                        tracing::warn!("{why}");
+                        *told = Some(why);
+                    }
+                    news
+                });
                 sleep(REQUEST).await;
             }
-        })
+        };
+        Some((found, told))
     }
 
     /// Writes statuses and events while this replica holds the Lease.

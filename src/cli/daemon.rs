@@ -84,7 +84,7 @@ impl Daemon {
         };
         let commands = socket::bind(state.path())
             .map_err(|error| Failure::Failed(format!("the socket for the commands: {error}")))?;
-        let session_key = source.session_key(&state)?;
+        let (session_key, agents_wait) = source.session_key(&state)?;
         let token = kubeconfig::token(&state.key("status-token").map_err(Failure::failed)?);
         let address = status.local_addr().map_err(Failure::failed)?;
         let certificate = admin::Certificate::new(address.ip()).map_err(Failure::failed)?;
@@ -161,6 +161,7 @@ impl Daemon {
         let local = Local { store: store.clone(), logs, catalog, prune, stop: stop.clone() };
         let sources = admin::Sources {
             store,
+            agents_wait,
             metrics,
             requests,
             to_change: source.to_change().into(),

@@ -1,25 +1,10 @@
 use std::env::var_os;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use super::Failure;
 use crate::source::Environment;
-
-/// Which running evenkeel a command asks.
-#[derive(Clone, Debug, clap::Args)]
-#[expect(clippy::doc_markdown, reason = "printed as it is by --help")]
-pub(super) struct Which {
-    /// The directory that evenkeel runs on [default: $XDG_CONFIG_HOME/evenkeel]
-    #[arg(long, env = "EVENKEEL_DIR", value_name = "DIR", global = true)]
-    dir: Option<PathBuf>,
-}
-
-impl Which {
-    /// The directory, absolute, with its links unresolved.
-    pub fn directory(&self) -> Result<PathBuf, Failure> {
-        declarations(self.dir.clone())
-    }
-}
 
 /// The directory of declarations: what was given, else the one in people's configuration.
 pub(super) fn declarations(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
@@ -44,12 +29,28 @@ pub(super) fn environment() -> Environment {
     std::env::vars_os().filter_map(text).collect()
 }
 
-/// The same of a pod, which has no home but a directory for temporary files.
-pub(super) fn state_home_of_a_pod() -> Result<PathBuf, Failure> {
-    if var_os("XDG_STATE_HOME").is_none() && var_os("KUBERNETES_SERVICE_HOST").is_some() {
-        return Ok(std::env::temp_dir().join("evenkeel"));
+/// Where the state directories of those are that read a cluster. A pod has no home but a directory for temporary
+/// files.
+pub(super) fn state_home_of_clusters() -> Result<PathBuf, Failure> {
+    let home = if var_os("XDG_STATE_HOME").is_none() && var_os("KUBERNETES_SERVICE_HOST").is_some() {
+        std::env::temp_dir().join("evenkeel")
+    } else {
+        state_home()?
+    };
+    Ok(home.join("clusters"))
+}
+
+/// What is in a folder; nothing if there is none.
+pub(super) fn folders(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let unreadable = |error: &io::Error| Failure::Failed(format!("{}: {error}", folder.display()));
+    match std::fs::read_dir(folder) {
+        Ok(entries) => {
+            let paths = entries.map(|entry| Ok(entry?.path()));
+            paths.collect::<io::Result<_>>().map_err(|error| unreadable(&error))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(unreadable(&error)),
     }
-    state_home()
 }
 
 fn below_config(given: Option<PathBuf>, name: &str, how: &str) -> Result<PathBuf, Failure> {

@@ -23,10 +23,11 @@ mod source;
 mod tasks;
 mod telemetry;
 mod validate;
+mod which;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Keeps MCP servers and Agent Skills attached to running agents.
 #[derive(Debug, Parser)]
@@ -99,8 +100,11 @@ pub fn main() -> ExitCode {
     // First of all: two crypto providers are in reach of the crates we use, and the first TLS client that
     // had to choose between them would panic. It can only be installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches().and_then(|matches| {
+        Ok((Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut Cli::command()))?, matches))
+    });
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Help and version come here too, with exit code 0. If they cannot be printed nobody reads.
             let _ = error.print();
@@ -108,7 +112,9 @@ pub fn main() -> ExitCode {
         }
     };
     let outcome = match cli.command {
-        Command::Run(args) => run::run(&args),
+        Command::Run(args) => {
+            run::run(*args, |argument| matches.subcommand().and_then(|(_, run)| run.value_source(argument)))
+        }
         Command::Plan(args) => plan::plan(&args),
         Command::Validate(args) => validate::validate(&args),
         Command::Kubeconfig(args) => kubeconfig::run(args),

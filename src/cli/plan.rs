@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::client::Client;
+use super::which::Whose;
 use super::{Failure, dirs, output};
 use crate::admin::{DECLARED, Declaration, InForce};
 use crate::plan::{Parts, Step};
@@ -65,7 +66,7 @@ pub(super) fn plan(args: &Args) -> Result<(), Failure> {
 }
 
 async fn ask(running: &Path) -> Result<Option<InForce>, Failure> {
-    match Client::find(running).await? {
+    match Client::find(&Whose::Directory(running.to_path_buf())).await? {
         Some(mut daemon) => Ok(Some(daemon.get(DECLARED).await?)),
         None => Ok(None),
     }

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
+use clap::parser::ValueSource;
 use tokio::runtime;
 
 use super::cluster::ClusterArgs;
@@ -26,24 +27,19 @@ pub(super) struct Args {
     #[arg(env = "EVENKEEL_DIR")]
     dir: Option<PathBuf>,
     /// Reconcile the objects of the API server that KUBECONFIG names, or that this runs in, and no directory
-    #[arg(
-        long,
-        env = "EVENKEEL_KUBERNETES",
-        value_parser = BoolishValueParser::new(),
-        conflicts_with_all = ["dir", "secrets_dir", "prune_empty", "poll"],
-    )]
+    #[arg(long, env = "EVENKEEL_KUBERNETES", value_parser = BoolishValueParser::new())]
     kubernetes: bool,
     /// Only of this namespace, and not of all; may be given more than once
     #[arg(short, long, env = "EVENKEEL_NAMESPACE", value_name = "NAMESPACE", value_delimiter = ',')]
     namespace: Vec<String>,
     /// The Secret with the key of session ids (32 bytes or more), so that every replica takes up every session
-    #[arg(long, env = "EVENKEEL_SESSION_KEY_SECRET", value_name = "NAME[/KEY]", requires = "kubernetes")]
+    #[arg(long, env = "EVENKEEL_SESSION_KEY_SECRET", value_name = "NAME[/KEY]")]
     session_key_secret: Option<String>,
     /// The Lease of the replica that writes statuses and events
     #[arg(long, env = "EVENKEEL_LEASE", value_name = "NAME", default_value = "evenkeel")]
     lease: String,
     /// Where the Lease and the session key are [default: $POD_NAMESPACE, else where this runs]
-    #[arg(long, env = "EVENKEEL_LEASE_NAMESPACE", value_name = "NAMESPACE", requires = "kubernetes")]
+    #[arg(long, env = "EVENKEEL_LEASE_NAMESPACE", value_name = "NAMESPACE")]
     lease_namespace: Option<String>,
     /// Let stdio servers with this command run, such as 'npx -y @modelcontextprotocol/*': argument by argument,
     /// where * stops at a slash; may be given more than once [default: none with --kubernetes, else all]
@@ -97,6 +93,39 @@ pub(super) struct Args {
     log: String,
 }
 
+/// The arguments that say something of a directory, and those of a cluster, with the names of their flags.
+const OF_A_DIRECTORY: [(&str, &str); 4] =
+    [("dir", "DIR"), ("secrets_dir", "--secrets-dir"), ("prune_empty", "--prune-empty"), ("poll", "--poll")];
+const OF_A_CLUSTER: [(&str, &str); 4] = [
+    ("namespace", "--namespace"),
+    ("session_key_secret", "--session-key-secret"),
+    ("lease", "--lease"),
+    ("lease_namespace", "--lease-namespace"),
+];
+
+/// Whether a cluster is meant. What stands on the command line wins over what the environment says; there, as of
+/// two things in the environment that say different things, it must be clear what is meant.
+fn is_cluster(kubernetes: bool, source: impl Fn(&str) -> Option<ValueSource>) -> Result<bool, Failure> {
+    let given = |argument: &str| source(argument) == Some(ValueSource::CommandLine);
+    let set = |argument: &str| source(argument) == Some(ValueSource::EnvVariable);
+    let cluster = kubernetes && (given("kubernetes") || !given("dir"));
+    if cluster && set("kubernetes") && set("dir") {
+        return Err(Failure::Usage(
+            "EVENKEEL_DIR and EVENKEEL_KUBERNETES are both set, and only one can be meant; unset the other"
+                .into(),
+        ));
+    }
+    let (strange, of) =
+        if cluster { (OF_A_DIRECTORY, "a directory") } else { (OF_A_CLUSTER, "--kubernetes") };
+    match strange.iter().find(|(argument, _)| given(argument)) {
+        Some((_, flag)) if cluster => {
+            Err(Failure::Usage(format!("{flag} is for {of}, and cannot be combined with --kubernetes")))
+        }
+        Some((_, flag)) => Err(Failure::Usage(format!("{flag} is of use only with {of}"))),
+        None => Ok(cluster),
+    }
+}
+
 impl Args {
     /// Everyone who reaches an address may use it, so it must be this machine's alone unless that is meant.
     fn check(&self) -> Result<(), Failure> {
@@ -114,7 +143,7 @@ impl Args {
     fn daemon(&self) -> Result<Daemon, Failure> {
         Ok(Daemon {
             source: self.source()?,
-            state_home: if self.kubernetes { dirs::state_home_of_a_pod() } else { dirs::state_home() }?,
+            state_home: if self.kubernetes { dirs::state_home_of_clusters() } else { dirs::state_home() }?,
             listen: self.listen,
             admin: self.admin,
             probes: self.probes,
@@ -143,9 +172,6 @@ impl Args {
                 policy,
             }));
         }
-        if !self.namespace.is_empty() {
-            return Err(Failure::Usage("--namespace is of use only with --kubernetes".into()));
-        }
         Ok(SourceArgs::Directory(DirectoryArgs {
             root: dirs::declarations(self.dir.clone())?,
             secrets: dirs::secrets(self.secrets_dir.clone())?,
@@ -160,8 +186,9 @@ impl Args {
 /// How long parts that did not end may take to notice that the process does.
 const LAST_MOMENT: Duration = Duration::from_millis(500);
 
-/// Runs until a signal ends it.
-pub(super) fn run(args: &Args) -> Result<(), Failure> {
+/// Runs until a signal ends it. `source` says where an argument comes from.
+pub(super) fn run(mut args: Args, source: impl Fn(&str) -> Option<ValueSource>) -> Result<(), Failure> {
+    args.kubernetes = is_cluster(args.kubernetes, source)?;
     args.check()?;
     logging::init(args.log_format, &args.log)?;
     super::limits::raise_open_files();
@@ -170,4 +197,45 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let outcome = runtime.block_on(daemon.run());
     runtime.shutdown_timeout(LAST_MOMENT);
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_wins_over_the_environment() {
+        for (given, set, expected) in [
+            ("kubernetes", "dir poll", Ok(true)),
+            ("dir", "kubernetes", Ok(false)),
+            ("dir poll", "kubernetes namespace", Ok(false)),
+            ("", "kubernetes poll", Ok(true)),
+            ("namespace", "kubernetes", Ok(true)),
+            ("", "namespace lease", Ok(false)),
+            ("kubernetes dir", "", Err("DIR is for a directory, and cannot be combined with --kubernetes")),
+            (
+                "kubernetes poll",
+                "",
+                Err("--poll is for a directory, and cannot be combined with --kubernetes"),
+            ),
+            ("lease", "dir", Err("--lease is of use only with --kubernetes")),
+            ("namespace dir", "kubernetes", Err("--namespace is of use only with --kubernetes")),
+            (
+                "",
+                "dir kubernetes",
+                Err(
+                    "EVENKEEL_DIR and EVENKEEL_KUBERNETES are both set, and only one can be meant; unset the other",
+                ),
+            ),
+        ] {
+            let has = |words: &str, word: &str| words.split(' ').any(|found| found == word);
+            let source = |argument: &str| {
+                let line = has(given, argument).then_some(ValueSource::CommandLine);
+                line.or(has(set, argument).then_some(ValueSource::EnvVariable))
+            };
+            let kubernetes = source("kubernetes").is_some();
+            let found = is_cluster(kubernetes, source).map_err(|failure| failure.to_string());
+            assert_eq!(found, expected.map_err(ToOwned::to_owned), "given {given:?}, set {set:?}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::Failure;
-use super::cluster::{Cluster, ClusterArgs};
+use super::cluster::{Cluster, ClusterArgs, Wait};
 use super::tasks::Tasks;
 use crate::gateway::SessionKey;
 use crate::report::{Place, Snapshot};
@@ -153,16 +153,16 @@ impl Source {
         Ok(feed)
     }
 
-    /// The key of session ids; that of several replicas may have to be waited for.
-    pub fn session_key(&self, state: &StateDir) -> Result<BoxFuture<'static, SessionKey>, Failure> {
+    /// The key of session ids; that of several replicas may have to be waited for, and why is in the channel.
+    pub fn session_key(&self, state: &StateDir) -> Result<(BoxFuture<'static, SessionKey>, Wait), Failure> {
         if let Self::Cluster(cluster) = self
-            && let Some(key) = cluster.session_key()
+            && let Some((key, wait)) = cluster.session_key()
         {
-            return Ok(key.boxed());
+            return Ok((key.boxed(), wait));
         }
         let bytes = state.key("sessions").map_err(Failure::failed)?;
         let key = SessionKey::new(&bytes).map_err(Failure::failed)?;
-        Ok(std::future::ready(key).boxed())
+        Ok((std::future::ready(key).boxed(), watch::channel(None).1))
     }
 
     /// Tells the truth where the objects are, if there is such a place beside the status API.

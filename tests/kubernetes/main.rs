@@ -18,6 +18,7 @@ mod support;
 
 mod answers;
 mod api_server;
+mod commands;
 mod cuts;
 mod objects;
 mod proxy;

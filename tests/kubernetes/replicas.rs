@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use hyper::Method;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::rig::{Era as RigEra, Http, Script};
 use crate::site::Site;
-use crate::support::{Agent, Era, Evenkeel, eventually};
+use crate::support::{Agent, Era, Evenkeel, eventually, http};
 
 async fn rig() -> Http {
     Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await
@@ -81,6 +82,35 @@ async fn a_session_is_taken_up_by_each_replica_behind_a_plain_proxy() {
     }
     let connections = proxy.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect::<Vec<_>>();
     assert!(connections.iter().all(|count| *count >= 3), "{connections:?}");
+}
+
+#[tokio::test]
+async fn a_replica_is_not_ready_before_it_has_the_session_key() {
+    let Some(site) = Site::open().await else { return };
+    let rig = rig().await;
+    let evenkeel = site.run(&["--session-key-secret", "evenkeel-session-key"]).await;
+    site.serve("a", &rig).await;
+    site.attached("a").await;
+    let readyz = evenkeel.admin("/readyz");
+    let why = eventually("it says what it waits for", async || {
+        let answer = http::send(Method::GET, &readyz, &[], "").await.ok()?;
+        let status = answer.status;
+        let text = answer.text().await.ok()?;
+        (status == 503 && text.contains("not found")).then_some(text)
+    })
+    .await;
+    // What it says to do helps.
+    let command = why.trim().split_once("kubectl ").unwrap().1;
+    let key = "--from-literal=key=0123456789abcdef0123456789abcdef";
+    let args: Vec<&str> = command.split(' ').take_while(|word| !word.starts_with("--from")).collect();
+    assert_eq!(args[..4], ["create", "secret", "generic", "evenkeel-session-key"], "{why}");
+    site.kubectl(&[&args[..], &[key]].concat()).await;
+    eventually("it is ready", async || http::get(&readyz).await.ok()).await;
+    let agent = Agent::open(Era::Legacy, &evenkeel.url()).await;
+    assert_eq!(agent.tools().await, ["a_echo"]);
+    // For good.
+    site.kubectl(&["delete", "secret", "evenkeel-session-key"]).await;
+    assert_eq!(http::get(&readyz).await.unwrap(), "ok\n");
 }
 
 /// Gives each connection to the next of several servers.

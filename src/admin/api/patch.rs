@@ -35,7 +35,7 @@ pub(super) async fn patch(
         return Err(refused());
     }
     app.access.check(headers)?;
-    let requests = app.requests.as_ref().ok_or_else(refused)?;
+    let requests = app.requests.as_ref().ok_or_else(|| Refusal::elsewhere(key))?;
     let item = found(&app.snapshot())
         .ok_or_else(|| Refusal::no_object(resource.group(), resource.plural(), &key.name))?;
     let body = to_bytes(body, LONGEST).await.map_err(|_| Refusal::bad_request("the body is too long"))?;

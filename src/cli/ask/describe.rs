@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::super::client::Client;
-use super::super::dirs::Which;
 use super::super::output::{self, Terminal};
+use super::super::which::Which;
 use super::super::{Failure, block_on};
 use super::events::{Selected, table as events_table};
 use super::table::{Table, printable};
@@ -33,7 +33,7 @@ pub(in crate::cli) fn describe(args: &Args) -> Result<(), Failure> {
     };
     let Target { kind, name } = target.map_err(Failure::Usage)?;
     block_on(async {
-        let mut client = Client::connect(&args.which.directory()?).await?;
+        let mut client = Client::connect(&args.which.whose()?).await?;
         let list: Value = client.get(&Query::of(kind, Some(&args.namespace)).path()).await?;
         let Some(object) = items(&list).iter().find(|item| name_of(item) == name) else {
             return Err(unknown(kind, &name, &args.namespace, items(&list).iter().map(name_of)));

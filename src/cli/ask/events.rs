@@ -2,8 +2,8 @@ use hyper::Method;
 use serde_json::Value;
 
 use super::super::client::{Client, Lines, json as read_json};
-use super::super::dirs::Which;
 use super::super::output::{self, Terminal};
+use super::super::which::Which;
 use super::super::{Failure, block_on};
 use super::get::{Answer, Output, Row, TABLE, text_of};
 use super::table::Table;
@@ -57,7 +57,7 @@ pub(in crate::cli) fn events(args: &Args) -> Result<(), Failure> {
     let namespace = args.namespace.as_deref();
     block_on(async {
         let terminal = Terminal::stdout();
-        let mut client = Client::connect(&args.which.directory()?).await?;
+        let mut client = Client::connect(&args.which.whose()?).await?;
         let query = selected.query(namespace).with("includeObject", "Object");
         let answer = ask(&mut client, &query).await?;
         let version = text_at(&answer.metadata, "/resourceVersion").to_owned();

@@ -4,8 +4,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::client::{Client, Lines, json as read_json};
-use super::super::dirs::Which;
 use super::super::output::{self, Terminal};
+use super::super::which::Which;
 use super::super::{Failure, block_on};
 use super::table::Table;
 use super::target::{Change, Kinds, Query, items, name_of, text_at, unknown};
@@ -109,7 +109,7 @@ impl Listing {
     /// Prints the objects of these kinds, all or only the named ones.
     pub fn print(&self, kinds: &[Kind], names: &[String], watch: bool) -> Result<(), Failure> {
         block_on(async {
-            let mut client = Client::connect(&self.which.directory()?).await?;
+            let mut client = Client::connect(&self.which.whose()?).await?;
             match (watch, kinds, names) {
                 (false, ..) if matches!(self.output, Output::Table | Output::Wide) => {
                     self.tables(&mut client, kinds, names).await

@@ -3,8 +3,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::client::{Client, Lines};
-use super::super::dirs::Which;
 use super::super::output::{self, Colour, Terminal};
+use super::super::which::Which;
 use super::super::{Failure, block_on};
 use super::table::printable;
 use super::target::{Query, items, name_of, unknown};
@@ -41,7 +41,7 @@ enum Told {
 pub(in crate::cli) fn logs(args: &Args) -> Result<(), Failure> {
     let name = args.name.strip_prefix("mcps/").unwrap_or(&args.name);
     block_on(async {
-        let mut client = Client::connect(&args.which.directory()?).await?;
+        let mut client = Client::connect(&args.which.whose()?).await?;
         let query = Query::of(Kind::McpServer, Some(&args.namespace));
         let list: Value = client.get(&query.path()).await?;
         let names = || items(&list).iter().map(name_of);

@@ -1,11 +1,11 @@
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use hyper::Method;
 use serde_json::Value;
 
 use super::super::Failure;
 use super::super::client::{Client, Lines};
+use super::super::which::Whose;
 use super::target::{Change, Query, items, name_of, text_at};
 use crate::report::Kind;
 
@@ -20,8 +20,8 @@ pub(in crate::cli) struct Mirror {
 
 impl Mirror {
     /// Begins with everything there is.
-    pub async fn open(directory: &Path, kind: Kind, namespace: Option<&str>) -> Result<Self, Failure> {
-        let mut client = Client::connect(directory).await?;
+    pub async fn open(whose: &Whose, kind: Kind, namespace: Option<&str>) -> Result<Self, Failure> {
+        let mut client = Client::connect(whose).await?;
         let query = Query::of(kind, namespace);
         let list: Value = client.get(&query.path()).await?;
         let version = text_at(&list, "/metadata/resourceVersion").to_owned();

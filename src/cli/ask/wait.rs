@@ -1,12 +1,11 @@
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::super::client::Client;
-use super::super::dirs::Which;
 use super::super::output::{self, Progress};
+use super::super::which::{Which, Whose};
 use super::super::{Failure, block_on};
 use super::mirror::Mirror;
 use super::target::{Target, at, conditions, name_of, text_at, unknown};
@@ -94,22 +93,18 @@ impl Goal {
 /// Waits until something holds.
 pub(in crate::cli) fn wait(args: &Args) -> Result<(), Failure> {
     block_on(async {
-        let directory = args.which.directory()?;
+        let whose = args.which.whose()?;
         let end = Instant::now() + args.timeout.get();
-        daemon(&directory, end).await?;
-        if args.required {
-            args.required(&directory, end).await
-        } else {
-            args.conditions(&directory, end).await
-        }
+        daemon(&whose, end).await?;
+        if args.required { args.required(&whose, end).await } else { args.conditions(&whose, end).await }
     })
 }
 
 /// Waits for the daemon itself: scripts start both at once.
-async fn daemon(directory: &Path, end: Instant) -> Result<(), Failure> {
-    while Client::find(directory).await?.is_none() {
+async fn daemon(whose: &Whose, end: Instant) -> Result<(), Failure> {
+    while Client::find(whose).await?.is_none() {
         if Instant::now() >= end {
-            return Client::connect(directory).await.map(drop);
+            return Client::connect(whose).await.map(drop);
         }
         sleep(PAUSE).await;
     }
@@ -117,9 +112,9 @@ async fn daemon(directory: &Path, end: Instant) -> Result<(), Failure> {
 }
 
 impl Args {
-    async fn required(&self, directory: &Path, end: Instant) -> Result<(), Failure> {
+    async fn required(&self, whose: &Whose, end: Instant) -> Result<(), Failure> {
         let mut progress = Progress::default();
-        let mut client = Client::connect(directory).await?;
+        let mut client = Client::connect(whose).await?;
         loop {
             let answer = client.ask(hyper::Method::GET, "/readyz", "text/plain", None).await?;
             let Err(refused) = answer else { return Ok(()) };
@@ -131,14 +126,14 @@ impl Args {
         }
     }
 
-    async fn conditions(&self, directory: &Path, end: Instant) -> Result<(), Failure> {
+    async fn conditions(&self, whose: &Whose, end: Instant) -> Result<(), Failure> {
         let mut progress = Progress::default();
         let kinds: &[Kind] = if self.all { &[Kind::McpServer, Kind::Skill] } else { &Kind::ALL };
         let mut mirrors = Vec::new();
         for kind in kinds {
             if self.all || self.targets.iter().any(|target| target.kind == *kind) {
                 let namespace = (!self.all).then_some(&*self.namespace);
-                mirrors.push((*kind, Mirror::open(directory, *kind, namespace).await?));
+                mirrors.push((*kind, Mirror::open(whose, *kind, namespace).await?));
             }
         }
         let patience = Instant::now() + UNKNOWN;

@@ -6,8 +6,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::super::ask::{Mirror, at, text_at};
 use super::super::client::Client;
-use super::super::dirs::Which;
 use super::super::output::{self, Progress};
+use super::super::which::Which;
 use super::super::{Failure, block_on};
 use super::manifest::{From, Manifest, Named, Spec, Value};
 use super::{condition, file};
@@ -72,7 +72,7 @@ pub(super) fn add(args: &Args) -> Result<(), Failure> {
     if args.no_wait {
         return Ok(());
     }
-    block_on(args.attached(&directory, &path))
+    block_on(args.attached(&path))
 }
 
 impl Args {
@@ -127,17 +127,18 @@ impl Args {
     }
 
     /// Waits until it is attached, or says why it is not.
-    async fn attached(&self, directory: &Path, path: &Path) -> Result<(), Failure> {
-        if Client::find(directory).await?.is_none() {
-            let shown = directory.display();
+    async fn attached(&self, path: &Path) -> Result<(), Failure> {
+        let whose = self.which.whose()?;
+        if Client::find(&whose).await?.is_none() {
             output::note(&format!(
-                "no evenkeel is running for {shown}; it is attached by: evenkeel run {shown}"
+                "no evenkeel is running for {whose}; it is attached by: {}",
+                whose.start()
             ));
             return Ok(());
         }
         let mut progress = Progress::default();
         let (start, end) = (Instant::now(), Instant::now() + self.timeout.get());
-        let mut mirror = Mirror::open(directory, Kind::McpServer, Some(self.namespace())).await?;
+        let mut mirror = Mirror::open(&whose, Kind::McpServer, Some(self.namespace())).await?;
         loop {
             let mut why = "evenkeel has not seen the file yet".to_owned();
             if let Some(server) = mirror.get(self.namespace(), &self.name)

@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use hyper::Method;
 use jiff::Timestamp;
@@ -9,8 +8,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::super::ask::{Mirror, at, items, name_of, text_at, unknown};
 use super::super::client::Client;
-use super::super::dirs::Which;
 use super::super::output::{self, Progress};
+use super::super::which::{Which, Whose};
 use super::super::{Failure, block_on};
 use super::{Query, condition};
 use crate::admin::PRUNE_EMPTY;
@@ -61,10 +60,10 @@ pub(super) fn reload(args: &Args) -> Result<(), Failure> {
 
 impl Args {
     async fn run(&self) -> Result<(), Failure> {
-        let directory = self.which.directory()?;
-        let mut client = Client::connect(&directory).await?;
+        let whose = self.which.whose()?;
+        let mut client = Client::connect(&whose).await?;
         if self.prune_empty {
-            return self.prune(&directory, &mut client).await;
+            return self.prune(&whose, &mut client).await;
         }
         let list: Value = client.get(&self.query().path()).await?;
         let servers = items(&list);
@@ -88,12 +87,12 @@ impl Args {
         let asked =
             if before.len() == 1 { "1 server".to_owned() } else { format!("{} servers", before.len()) };
         output::print(&format!("accepted for {asked}\n")).map_err(Failure::failed)?;
-        if self.no_wait { Ok(()) } else { self.applied(&directory, &mut client, &stamp, before).await }
+        if self.no_wait { Ok(()) } else { self.applied(&whose, &mut client, &stamp, before).await }
     }
 
     /// Says that an empty directory is meant, and waits until nothing is held back.
-    async fn prune(&self, directory: &Path, client: &mut Client) -> Result<(), Failure> {
-        let mut source = Mirror::open(directory, Kind::Source, None).await?;
+    async fn prune(&self, whose: &Whose, client: &mut Client) -> Result<(), Failure> {
+        let mut source = Mirror::open(whose, Kind::Source, None).await?;
         if !source.objects().any(is_held) {
             let message =
                 "nothing is held back: only what was declared by files that all vanished at once is\n";
@@ -132,14 +131,14 @@ impl Args {
     /// Waits for each server and tells what came of it, in the order in which they are done.
     async fn applied(
         &self,
-        directory: &Path,
+        whose: &Whose,
         client: &mut Client,
         stamp: &str,
         mut waiting: BTreeMap<String, Tools>,
     ) -> Result<(), Failure> {
         let end = Instant::now() + self.timeout.get();
         let mut progress = Progress::default();
-        let mut mirror = Mirror::open(directory, Kind::McpServer, Some(&self.namespace)).await?;
+        let mut mirror = Mirror::open(whose, Kind::McpServer, Some(&self.namespace)).await?;
         let mut failed = 0;
         loop {
             let over: Vec<String> = waiting

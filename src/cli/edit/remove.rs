@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::super::ask::{Mirror, unknown};
 use super::super::client::Client;
-use super::super::dirs::Which;
+use super::super::which::Which;
 use super::super::{Failure, block_on, output};
 use super::file;
 use crate::report::Kind;
@@ -76,7 +76,7 @@ pub(super) fn remove(args: &Args) -> Result<(), Failure> {
     };
     let done = done.map_err(|error| told(&path, &error))?;
     output::print(&done).map_err(Failure::failed)?;
-    block_on(args.gone(&root))
+    block_on(args.gone())
 }
 
 const LAST: &str =
@@ -90,12 +90,13 @@ fn without(text: &str, (first, end): (usize, usize)) -> String {
 
 impl Args {
     /// Waits until a running evenkeel has seen it.
-    async fn gone(&self, root: &Path) -> Result<(), Failure> {
-        if Client::find(root).await?.is_none() {
+    async fn gone(&self) -> Result<(), Failure> {
+        let whose = self.which.whose()?;
+        if Client::find(&whose).await?.is_none() {
             return Ok(());
         }
         let end = Instant::now() + SEEN;
-        let mut mirror = Mirror::open(root, Kind::McpServer, Some(&self.namespace)).await?;
+        let mut mirror = Mirror::open(&whose, Kind::McpServer, Some(&self.namespace)).await?;
         while mirror.get(&self.namespace, &self.name).is_some() {
             match timeout_at(end, mirror.changed()).await {
                 Ok(changed) => changed?,

@@ -1,0 +1,88 @@
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use tokio::net::UnixStream;
+
+use super::{Failure, dirs, socket};
+use crate::state::StateDir;
+
+/// Which running evenkeel a command asks.
+#[derive(Clone, Debug, clap::Args)]
+#[expect(clippy::doc_markdown, reason = "printed as it is by --help")]
+pub(super) struct Which {
+    /// The directory that evenkeel runs on [default: $XDG_CONFIG_HOME/evenkeel]
+    #[arg(long, env = "EVENKEEL_DIR", value_name = "DIR", global = true)]
+    dir: Option<PathBuf>,
+    /// The one on this machine, or in this container, that runs with --kubernetes
+    #[arg(long, global = true)]
+    kubernetes: bool,
+}
+
+impl Which {
+    /// The evenkeel that is meant.
+    pub fn whose(&self) -> Result<Whose, Failure> {
+        if self.kubernetes {
+            Ok(Whose::Cluster)
+        } else {
+            dirs::declarations(self.dir.clone()).map(Whose::Directory)
+        }
+    }
+
+    /// The directory whose files are to be edited, absolute, with its links unresolved.
+    pub fn directory(&self) -> Result<PathBuf, Failure> {
+        match self.whose()? {
+            Whose::Directory(directory) => Ok(directory),
+            Whose::Cluster => Err(Failure::Usage("what a cluster declares is changed with kubectl".into())),
+        }
+    }
+}
+
+/// Whose evenkeel: that of a directory of declarations, or the only one that reads a cluster.
+#[derive(Clone, Debug)]
+pub(super) enum Whose {
+    Directory(PathBuf),
+    Cluster,
+}
+
+impl Whose {
+    /// Connects to it; `None` if it does not run. Must be called within a runtime.
+    pub fn connect(&self) -> Result<Option<UnixStream>, Failure> {
+        let connect = |state: &Path| {
+            socket::connect(state)
+                .map_err(|error| Failure::Failed(format!("the evenkeel of {self} cannot be asked: {error}")))
+        };
+        match self {
+            Self::Directory(directory) => connect(&StateDir::path_for(&dirs::state_home()?, directory)),
+            Self::Cluster => {
+                let mut found = None;
+                for state in dirs::folders(&dirs::state_home_of_clusters()?)? {
+                    if let Some(stream) = connect(&state)?
+                        && found.replace(stream).is_some()
+                    {
+                        return Err(Failure::Failed(
+                            "more than one evenkeel reads a cluster here; ask the cluster itself with kubectl".into(),
+                        ));
+                    }
+                }
+                Ok(found)
+            }
+        }
+    }
+
+    /// The command that starts it.
+    pub fn start(&self) -> String {
+        match self {
+            Self::Directory(directory) => format!("evenkeel run {}", directory.display()),
+            Self::Cluster => "evenkeel run --kubernetes".into(),
+        }
+    }
+}
+
+impl fmt::Display for Whose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(directory) => write!(f, "{}", directory.display()),
+            Self::Cluster => f.write_str("a cluster"),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The commands beside an evenkeel that reads a cluster, as in its container.
+
+use crate::rig::{Era as RigEra, Http, Script};
+use crate::site::Site;
+use crate::support::Evenkeel;
+
+/// Runs a command where evenkeel runs: its exit code and everything that it says.
+async fn run(evenkeel: &Evenkeel, args: &[&str]) -> (Option<i32>, String) {
+    let mut command = tokio::process::Command::from(evenkeel.command(args));
+    // What is meant on the command line must not be spoilt by the environment.
+    let output = command.env("EVENKEEL_DIR", "/srv/fleet").output().await.unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+#[tokio::test]
+async fn the_commands_find_the_evenkeel_of_a_cluster() {
+    let Some(site) = Site::open().await else { return };
+    let rig = Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await;
+    let mut evenkeel = site.run(&[]).await;
+    site.serve("a", &rig).await;
+    site.attached("a").await;
+    let beside = async |args: &[&str]| {
+        run(&evenkeel, &[args, &["--kubernetes", "-n", &site.namespace]].concat()).await
+    };
+    for (args, expected) in [
+        (&["get", "mcpservers"][..], "Attached"),
+        (&["describe", "mcpserver", "a"], "attached over http, 1 tool"),
+        (&["wait", "a"], ""),
+        (&["events"], "Attached"),
+        (&["logs", "a"], ""),
+        (&["mcp", "list"], "Attached"),
+    ] {
+        let (code, said) = beside(args).await;
+        assert!(code == Some(0) && said.contains(expected), "{args:?}: {code:?}\n{said}");
+    }
+    let (code, said) = beside(&["mcp", "reload", "a"]).await;
+    assert!(code == Some(1) && said.contains("kubectl annotate"), "{code:?} {said}");
+    let (code, said) = beside(&["mcp", "remove", "a"]).await;
+    assert!(code == Some(2) && said.contains("kubectl"), "{code:?} {said}");
+    evenkeel.terminate().await;
+    let (code, said) = run(&evenkeel, &["get", "mcpservers", "--kubernetes"]).await;
+    assert!(code == Some(1) && said.contains("start it with: evenkeel run --kubernetes"), "{code:?} {said}");
+}
