@@ -177,9 +177,9 @@ fn ready(declared: &Declared<McpServerSpec>, work: &Work<'_>, listed: Option<&Li
         }
         Work::Attached => {
             let transport = declared.spec.as_ref().map_or("", McpServerSpec::transport);
-            Verdict::yes(Reason::Attached, format!("attached over {transport}, {}", tools(listed)))
+            Verdict::yes(Reason::Attached, format!("attached over {transport}, {}", offered(listed)))
         }
-        Work::Idle => Verdict::yes(Reason::Idle, format!("connected by the next call, {}", tools(listed))),
+        Work::Idle => Verdict::yes(Reason::Idle, format!("connected by the next call, {}", offered(listed))),
         Work::Failed { problem, retry_at, attempt } => {
             let next = match retry_at {
                 Some(at) if problem.reason.needs_a_person() => format!("{LOOKING} {}", clock(*at)),
@@ -304,11 +304,16 @@ fn stalled(work: &Work<'_>) -> Option<Verdict> {
     }
 }
 
-fn tools(listed: Option<&Listed>) -> String {
-    match listed.map_or(0, |listed| listed.tools) {
-        1 => "1 tool".to_owned(),
-        tools => format!("{tools} tools"),
-    }
+/// What is offered; of what there is nothing of, only tools are named.
+fn offered(listed: Option<&Listed>) -> String {
+    let Some(listed) = listed else { return "0 tools".to_owned() };
+    let counted = |count, item| match count {
+        1 => format!("1 {item}"),
+        count => format!("{count} {item}s"),
+    };
+    let more = [(listed.prompts, "prompt"), (listed.resources, "resource")];
+    let more = more.into_iter().filter(|(count, _)| *count > 0).map(|(count, item)| counted(count, item));
+    std::iter::once(counted(listed.tools, "tool")).chain(more).collect::<Vec<_>>().join(", ")
 }
 
 fn withdrawn(reason: Reason) -> &'static str {

@@ -39,7 +39,22 @@ async fn the_official_everything_server_of_the_legacy_era() {
         );
         let answer = call.answer().await.unwrap();
         assert!(answer.contains("completed"), "{answer}");
+
+        let read = async |uri: &str| agent.request("resources/read", &format!(r#"{{"uri":"{uri}"}}"#)).await;
+        assert!(read("demo://resource/static/document/features.md").await.unwrap().contains("Features"));
+        assert!(read("demo://resource/dynamic/text/3").await.unwrap().contains("Resource 3"));
+        let prompt = r#"{"name":"real_args-prompt","arguments":{"city":"Bern"}}"#;
+        assert!(agent.request("prompts/get", prompt).await.unwrap().contains("weather in Bern"));
+        let complete = r#"{"ref":{"type":"ref/prompt","name":"real_completable-prompt"},"argument":{"name":"department","value":"E"}}"#;
+        assert!(agent.request("completion/complete", complete).await.unwrap().contains("Engineering"));
+        let uri = "demo://resource/static/document/features.md";
+        let mut notices = agent.notices_of(&[uri]).await;
+        agent.text("real_toggle-subscriber-updates", "{}").await;
+        notices.with("resources/updated").await;
+        agent.text("real_toggle-subscriber-updates", "{}").await;
     }
+    let status = stage.server("real").await["status"].clone();
+    assert_eq!((&status["prompts"], &status["resources"]), (&Value::from(4), &Value::from(7)));
 }
 
 #[tokio::test]

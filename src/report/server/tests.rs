@@ -416,3 +416,18 @@ fn a_failure_is_retried_or_stalled() {
         }
     }
 }
+
+#[test]
+fn what_is_offered_beside_tools_is_told_if_there_is_any() {
+    let message = |prompts, resources| {
+        let mut seen = seen("a", 1, Phase::Attached, Some(1));
+        seen.listed = Some(Listed { tools: 1, prompts, resources, ..listed(1) }.into());
+        let status = server_status(&declared("a", 1), Some(&seen), &[], None, at(1));
+        (status.conditions[0].message.clone(), status.prompts, status.resources)
+    };
+    assert_eq!(message(0, 0), ("attached over stdio, 1 tool".into(), Some(0), Some(0)));
+    assert_eq!(
+        message(2, 1),
+        ("attached over stdio, 1 tool, 2 prompts, 1 resource".into(), Some(2), Some(1))
+    );
+}
