@@ -26,6 +26,7 @@ use crate::resource::{
 };
 use crate::source::{Commit, Declared, Desired, Meta, Shown, SourceState};
 
+mod meanwhile;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +40,8 @@ const EXPIRY: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub struct Reporter {
     desired: Arc<Desired>,
+    /// What an earlier run had in force, until the source has been read.
+    remembered: Arc<Desired>,
     seen: HashMap<ObjectKey, Observation>,
     conflicts: OrdMap<ObjectKey, Arc<[Conflict]>>,
     store: Snapshot,
@@ -71,6 +74,7 @@ impl Reporter {
         let (published, reader) = watch::channel(store.clone());
         let reporter = Self {
             desired: Arc::default(),
+            remembered: Arc::default(),
             seen: HashMap::new(),
             conflicts: OrdMap::new(),
             store,
@@ -134,6 +138,9 @@ impl Reporter {
     /// Takes up what is declared now: costs what changed.
     fn desire(&mut self, desired: &Arc<Desired>, now: Timestamp) {
         let before = std::mem::replace(&mut self.desired, desired.clone());
+        if !before.source.synced {
+            self.remembered = desired.remembered.clone().unwrap_or_default();
+        }
         for change in before.servers.diff(&desired.servers) {
             match change {
                 DiffItem::Add(_, declared) | DiffItem::Update { new: (_, declared), .. } => {
@@ -154,6 +161,9 @@ impl Reporter {
             self.source(&before.source, &desired.source, now);
         }
         self.store.readiness.settle(desired.source.synced);
+        if desired.source.synced {
+            self.gone_meanwhile(&before, now);
+        }
     }
 
     /// Takes up what the fleet sees of one server.
@@ -213,7 +223,9 @@ impl Reporter {
         if known.is_some_and(|before| Arc::ptr_eq(&before.declared, declared) && before.status == status) {
             return;
         }
-        self.tell_declared(Kind::McpServer, before.as_ref().map(|before| &*before.declared), declared, now);
+        let last = before.as_ref().map(|before| before.declared.clone());
+        let last = last.or_else(|| self.remembered.servers.get(key).cloned());
+        self.tell_declared(Kind::McpServer, last.as_deref(), declared, now);
         let told = known.map_or(&[][..], |before| &before.status.conditions);
         self.tell_state(Kind::McpServer, declared, told, &status.conditions, now);
         let resource_version = self.store.next_version();
@@ -252,7 +264,9 @@ impl Reporter {
         let earlier = earlier.as_ref().filter(|shown| shown.uid == declared.meta.uid);
         let earlier = earlier.and_then(|shown| shown.status.as_ref());
         let status = skill_status(declared, known.map(|before| &before.status).or(earlier), now);
-        self.tell_declared(Kind::Skill, before.as_ref().map(|before| &*before.declared), declared, now);
+        let last = before.as_ref().map(|before| before.declared.clone());
+        let last = last.or_else(|| self.remembered.skills.get(key).cloned());
+        self.tell_declared(Kind::Skill, last.as_deref(), declared, now);
         let told = known.map_or(&[][..], |before| &before.status.conditions);
         self.tell_state(Kind::Skill, declared, told, &status.conditions, now);
         let resource_version = self.store.next_version();

@@ -20,6 +20,9 @@ pub struct Desired {
     pub skills: OrdMap<ObjectKey, Arc<Declared<SkillSpec>>>,
     /// The state of the source itself.
     pub source: Arc<SourceState>,
+    /// What was in force when an earlier run ended, where the source remembers it: what differs from that changed
+    /// while evenkeel was down.
+    pub remembered: Option<Arc<Self>>,
 }
 
 /// The statuses that the source itself holds of its objects: what an earlier run, another replica or this one

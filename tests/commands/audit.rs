@@ -63,6 +63,51 @@ async fn every_change_is_written_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn what_changed_while_evenkeel_was_down_is_written_too() {
+    let server = Stdio::new(Script::default());
+    let mut stage =
+        Stage::start(&[("a", &server.spec("")), ("b", &server.spec("")), ("c", "stdio: { command: none }")])
+            .await;
+    stage.evenkeel.attached("a").await;
+    stage.evenkeel.attached("b").await;
+    let before = record(&stage, "b", "Created").await["specDigest"].clone();
+    record(&stage, "c", "CommandNotFound").await;
+    let declarations = |records: Vec<Value>| -> Vec<Value> {
+        records.into_iter().filter(|record| record["action"] != "reconcile").collect()
+    };
+    assert_eq!(declarations(records(&stage)).len(), 3);
+
+    // Nothing changed: nothing is written of it, nor an event.
+    stage.evenkeel.terminate().await;
+    stage.evenkeel.start_again().await;
+    stage.evenkeel.attached("a").await;
+    stage.evenkeel.attached("b").await;
+    assert_eq!(declarations(records(&stage)).len(), 3);
+    let events = stage.ok(&["events"]).await;
+    assert!(!["Created", "Updated", "Removed"].iter().any(|word| events.contains(word)), "{events}");
+
+    // Killed, so that it had no time to prepare.
+    stage.evenkeel.kill();
+    stage.declared.server("b", &format!("{}\nsuspend: true", server.spec("")));
+    stage.declared.remove("c.yaml");
+    stage.declared.server("d", &server.spec(""));
+    stage.evenkeel.start_again().await;
+    let updated = record(&stage, "b", "Updated").await;
+    assert_eq!((&updated["action"], &updated["oldSpecDigest"]), (&json!("update"), &before));
+    assert!(updated["specDigest"] != before && updated["object"]["generation"] == 2, "{updated}");
+    let removed = record(&stage, "c", "Removed").await;
+    assert!(removed["oldSpecDigest"].is_string() && removed["specDigest"].is_null(), "{removed}");
+    stage.evenkeel.attached("a").await;
+    stage.evenkeel.attached("d").await;
+    let all = declarations(records(&stage));
+    let later: Vec<String> =
+        all[3..].iter().map(|record| format!("{} {}", record["object"]["name"], record["reason"])).collect();
+    let mut sorted = later.clone();
+    sorted.sort();
+    assert_eq!(sorted, [r#""b" "Updated""#, r#""c" "Removed""#, r#""d" "Created""#], "{later:?}");
+}
+
+#[tokio::test]
 async fn a_disk_that_takes_nothing_stops_nothing() {
     let server = Stdio::new(Script::default());
     let mut stage = Stage::start(&[]).await;

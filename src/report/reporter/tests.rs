@@ -65,6 +65,7 @@ fn desired(names: &[&str]) -> Desired {
         servers: names.iter().map(|name| (key(name), Arc::new(declared(name, 1)))).collect(),
         skills: OrdMap::new(),
         source: synced(),
+        remembered: None,
     }
 }
 
@@ -116,6 +117,51 @@ fn each_change_of_state_is_one_line_and_no_change_is_none() {
 }
 
 #[test]
+fn what_changed_between_two_runs_is_told_once_and_nothing_else() {
+    with_reporter(|mut reporter, _, lines| {
+        let of = |objects: &[(&str, i64)]| Desired {
+            servers: objects
+                .iter()
+                .map(|(name, generation)| (key(name), Arc::new(declared(name, *generation))))
+                .collect(),
+            ..Desired::default()
+        };
+        let mut happened = reporter.occurrences();
+        // All that is older than this run; "d" is not.
+        reporter.started = at(10);
+        let remembered = Arc::new(of(&[("a", 1), ("b", 1), ("c", 1)]));
+        let mut now = of(&[("a", 1), ("b", 2)]);
+        let mut created = declared("d", 1);
+        created.meta.created = at(11);
+        now.servers.insert(key("d"), Arc::new(created));
+        now.remembered = Some(remembered.clone());
+        // Not read to its end, then read, then looked at again.
+        reporter.desire(&Arc::new(now.clone()), at(11));
+        for second in 12..14 {
+            now.source =
+                Arc::new(SourceState { foreign: usize::from(second == 13), ..SourceState::clone(&synced()) });
+            reporter.desire(&Arc::new(now.clone()), at(second));
+        }
+        let mut told = Vec::new();
+        while let Ok(occurrence) = happened.try_recv() {
+            if occurrence.action != Action::Reconcile {
+                told.push(format!("{} {}", occurrence.regarding.key.name, occurrence.reason));
+            }
+        }
+        assert_eq!(told, ["b Updated", "d Created", "c Removed"], "{:?}", lines.take());
+        // Taken away and declared once more: it is not the one of the earlier run.
+        now.servers.remove(&key("a"));
+        reporter.desire(&Arc::new(now.clone()), at(14));
+        let mut again = declared("a", 1);
+        (again.meta.created, again.meta.uid) = (at(15), "another".into());
+        now.servers.insert(key("a"), Arc::new(again));
+        reporter.desire(&Arc::new(now), at(15));
+        let told = std::iter::from_fn(|| happened.try_recv().ok()).map(|occurrence| occurrence.reason);
+        assert_eq!(told.collect::<Vec<_>>(), [Reason::Removed, Reason::Created]);
+    });
+}
+
+#[test]
 fn nothing_is_written_when_nothing_changed() {
     with_reporter(|mut reporter, mut store, _| {
         let both = Arc::new(desired(&["a", "b"]));
@@ -128,6 +174,7 @@ fn nothing_is_written_when_nothing_changed() {
             servers: both.servers.iter().map(|(key, object)| (key.clone(), object.clone())).collect(),
             skills: OrdMap::new(),
             source: synced(),
+            remembered: None,
         };
         reporter.desire(&Arc::new(rebuilt), at(9));
         reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(9));

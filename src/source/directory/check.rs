@@ -153,7 +153,8 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
         (place, finding.fault.column)
     });
     let source = Arc::new(SourceState { synced: true, foreign: book.foreign(), ..SourceState::default() });
-    let desired = Desired { servers: servers.clone(), skills: book.skills.objects.clone(), source };
+    let skills = book.skills.objects.clone();
+    let desired = Desired { servers: servers.clone(), skills, source, remembered: None };
     Checked { desired, findings, files: count }
 }
 

@@ -55,6 +55,8 @@ pub(super) struct Looker {
     /// Somebody said that the emptiness which is held back is meant.
     prune: bool,
     desired: Arc<Desired>,
+    /// What the last run had in force.
+    remembered: Option<Arc<Desired>>,
     /// The last thing that went wrong with the state directory.
     trouble: Option<String>,
 }
@@ -98,6 +100,7 @@ impl Looker {
             busy: None,
             seen: false,
             desired: Arc::default(),
+            remembered: None,
             prune: false,
             trouble: None,
         };
@@ -169,6 +172,8 @@ impl Looker {
     fn restore(&mut self, now: Instant) -> Result<(), StateError> {
         let resolve = resolver(&self.options, &self.secrets, Timestamp::now());
         self.records.restore(&self.state, &mut self.book, &mut self.files, &resolve, now)?;
+        let (servers, skills) = (self.book.servers.objects.clone(), self.book.skills.objects.clone());
+        self.remembered = Some(Arc::new(Desired { servers, skills, ..Desired::default() }));
         let commit = self.state.read(COMMIT)?;
         self.commit = commit.and_then(|bytes| String::from_utf8(bytes).ok());
         Ok(())
@@ -323,7 +328,8 @@ impl Looker {
             return;
         }
         let source = if *last.source == source { Arc::clone(&last.source) } else { Arc::new(source) };
-        self.desired = Arc::new(Desired { servers: servers.clone(), skills: skills.clone(), source });
+        let (servers, skills) = (servers.clone(), skills.clone());
+        self.desired = Arc::new(Desired { servers, skills, source, remembered: self.remembered.clone() });
     }
 
     /// Tells of the state directory once, not at every look.

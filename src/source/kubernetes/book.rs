@@ -164,7 +164,7 @@ impl Book {
         let desired = (!unchanged).then(|| {
             let source = if *told.source == source { told.source.clone() } else { Arc::new(source) };
             let (servers, skills) = (self.servers.objects.clone(), self.skills.objects.clone());
-            Arc::new(Desired { servers, skills, source })
+            Arc::new(Desired { servers, skills, source, remembered: None })
         });
         self.told = desired.clone().unwrap_or_else(|| told.clone());
         let shown = std::mem::take(&mut self.shown)
