@@ -17,6 +17,7 @@ mod audit;
 mod edit;
 mod logs;
 mod metrics;
+mod quiet;
 mod read;
 mod secrets;
 mod stage;
