@@ -1,5 +1,5 @@
-//! What evenkeel does, as spans for a tracing system: one for each call of an agent, each attempt to attach a
-//! server, and each reconcile.
+//! What evenkeel does, as spans for a tracing system: one for each request that a server answers, each attempt to
+//! attach a server, and each reconcile.
 //!
 //! Promises that nothing is made while nobody wants spans, that telling of one never waits, and that none holds an
 //! argument, a result, a URL, a header or a session id. With the feature `otlp`, [`otlp`] sends them to a
