@@ -38,6 +38,8 @@ async fn stderr_and_messages_are_kept_over_reconnects_and_followed() {
 
     let said = stage.fails(&["logs", "b"]).await;
     assert!(said.contains("there is no McpServer \"b\""), "{said}");
+    assert_eq!(stage.ok(&["logs", "mcps/a"]).await, stage.ok(&["logs", "a"]).await);
+    assert_eq!(stage.run(&["logs", "src/directory"]).await.code, 2);
     // With the object goes its log.
     stage.declared.server("b", "stdio: { command: no-such-program-anywhere }");
     stage.declared.remove("a.yaml");

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::rig::{Script, Stdio};
 use crate::stage::{Done, Stage};
-use crate::support::{Declared, Evenkeel};
+use crate::support::{Declared, Evenkeel, eventually};
 
 const MISSING: &str = "stdio: { command: no-such-program-anywhere }";
 
@@ -81,6 +81,21 @@ async fn a_watch_goes_on_with_every_change() {
     let line = table.line_with("CommandNotFound").await;
     assert!(line.starts_with("later"), "{line}");
     names.line_with("mcpserver.evenkeel.dev/later").await;
+}
+
+#[tokio::test]
+async fn what_could_not_be_read_is_said_beside_the_table() {
+    let stage = Stage::start(&[("missing", MISSING)]).await;
+    stage.declared.write("broken.yaml", "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {\n");
+    let done = eventually("the file is named", async || {
+        let done = stage.run(&["get", "mcps"]).await;
+        done.err.contains("broken.yaml").then_some(done)
+    })
+    .await;
+    assert_eq!(done.code, 0);
+    assert!(done.out.contains("missing") && !done.out.contains("broken"), "{done:?}");
+    assert!(done.err.contains("evenkeel describe src directory"), "{done:?}");
+    assert_eq!(stage.run(&["get", "mcps", "missing"]).await.err, "");
 }
 
 #[tokio::test]

@@ -89,14 +89,21 @@ pub(in crate::cli) fn events(args: &Args) -> Result<(), Failure> {
     })
 }
 
-/// The events about one object, for its description.
+/// The events about one object, for its description: without the column that says which.
 pub(super) async fn table(
     client: &mut Client,
     namespace: Option<&str>,
     selected: Selected<'_>,
 ) -> Result<Table, Failure> {
     let query = selected.query(namespace).with("includeObject", "Object");
-    Ok(table_of(&ask(client, &query).await?, false))
+    let mut answer = ask(client, &query).await?;
+    if let Some(index) = answer.column_definitions.iter().position(|column| column.name == "Object") {
+        answer.column_definitions.remove(index);
+        for row in answer.rows.iter_mut().filter(|row| index < row.cells.len()) {
+            row.cells.remove(index);
+        }
+    }
+    Ok(table_of(&answer, false))
 }
 
 async fn ask(client: &mut Client, query: &Query) -> Result<Answer, Failure> {

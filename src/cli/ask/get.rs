@@ -7,8 +7,8 @@ use super::super::client::{Client, Lines, json as read_json};
 use super::super::output::{self, Terminal};
 use super::super::which::Which;
 use super::super::{Failure, block_on};
-use super::table::Table;
-use super::target::{Change, Kinds, Query, items, name_of, text_at, unknown};
+use super::table::{Table, printable};
+use super::target::{Change, Kinds, Query, condition, items, name_of, text_at, unknown};
 use crate::report::Kind;
 use crate::resource::GROUP;
 
@@ -160,6 +160,9 @@ impl Listing {
         if text.is_empty() {
             self.nothing(kinds);
         }
+        if names.is_empty() && !kinds.contains(&Kind::Source) {
+            unread(client).await?;
+        }
         Ok(())
     }
 
@@ -297,6 +300,18 @@ pub(super) fn text_of(cell: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
+}
+
+/// Says what no table of objects shows: a file that could not be read may declare some.
+async fn unread(client: &mut Client) -> Result<(), Failure> {
+    let sources: Value = client.get(&Query::of(Kind::Source, None).path()).await?;
+    for source in items(&sources) {
+        if let Some(ready) = condition(source, "Ready").filter(|ready| text_at(ready, "/status") == "False") {
+            let message = printable(text_at(ready, "/message"));
+            output::note(&format!("source: {message} (evenkeel describe src {} has more)", name_of(source)));
+        }
+    }
+    Ok(())
 }
 
 fn named(object: &Value) -> String {

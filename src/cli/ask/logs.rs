@@ -7,7 +7,7 @@ use super::super::output::{self, Colour, Terminal};
 use super::super::which::Which;
 use super::super::{Failure, block_on};
 use super::table::printable;
-use super::target::{Query, items, name_of, unknown};
+use super::target::{Query, Target, items, name_of, unknown};
 use crate::report::Kind;
 use crate::wire::LogLine;
 
@@ -17,8 +17,8 @@ pub(in crate::cli) struct Args {
     #[command(flatten)]
     which: Which,
     /// The server
-    #[arg(value_name = "NAME")]
-    name: String,
+    #[arg(value_name = "NAME", value_parser = Target::parse)]
+    server: Target,
     /// Go on with every new line
     #[arg(short, long)]
     follow: bool,
@@ -39,17 +39,19 @@ enum Told {
 
 /// Prints what a server wrote to stderr and the log messages that it sent.
 pub(in crate::cli) fn logs(args: &Args) -> Result<(), Failure> {
-    let name = args.name.strip_prefix("mcps/").unwrap_or(&args.name);
+    let Target { kind: Kind::McpServer, name } = &args.server else {
+        return Err(Failure::Usage("only servers have logs".into()));
+    };
     block_on(async {
         let mut client = Client::connect(&args.which.whose()?).await?;
         let query = Query::of(Kind::McpServer, Some(&args.namespace));
         let list: Value = client.get(&query.path()).await?;
         let names = || items(&list).iter().map(name_of);
-        if !names().any(|known| known == name) {
+        if !names().any(|known| known == *name) {
             return Err(unknown(Kind::McpServer, name, &args.namespace, names()));
         }
         let tail = args.tail.map(|lines| format!("&tailLines={lines}")).unwrap_or_default();
-        let path = format!("{}?follow={}{tail}", query.below(&[name, "log"]), args.follow);
+        let path = format!("{}?follow={}{tail}", query.below(&[name.as_str(), "log"]), args.follow);
 
         let terminal = Terminal::stdout();
         let mut lines = Lines::of(client.send(Method::GET, &path, "application/jsonl", None).await?);

@@ -2,12 +2,15 @@ use unicode_width::UnicodeWidthStr;
 
 use super::super::output::{Colour, Terminal};
 
-/// Between two columns.
+/// Between two columns, where there is room for it.
 const GAP: usize = 3;
-/// A column narrower than this is not worth wrapping: then lines are longer than the terminal.
+/// A column narrower than this is not worth wrapping.
 const NARROW: usize = 20;
+/// What stands beneath its row is indented by this.
+const BENEATH: usize = 4;
 
-/// Rows under headings, as kubectl prints them. On a terminal that is too narrow the widest column wraps under itself.
+/// Rows under headings, as kubectl prints them. On a terminal that is too narrow the widest column wraps under itself;
+/// if little room is left for it, it stands beneath the row.
 #[derive(Debug, Default)]
 pub(in crate::cli) struct Table {
     headings: Vec<String>,
@@ -56,42 +59,78 @@ impl Table {
         terminal: &Terminal,
         colour: &impl Fn(&[String], &str, &str) -> Option<Colour>,
     ) -> String {
-        let (flowing, room) = self.flowing(terminal);
-        let mut line = String::new();
-        let mut indent = 0;
-        let mut rest = (0, Vec::new());
+        let Layout { gap, flow } = self.layout(terminal);
+        let (mut line, mut indent, mut more) = (String::new(), 0, Vec::new());
         for (index, ((cell, width), heading)) in
             cells.iter().zip(&self.widths).zip(&self.headings).enumerate()
         {
             let (mut cell, mut width) = (cell.clone(), *width);
-            if index == flowing && width > room {
-                let mut parts = wrap(&cell, room).into_iter();
-                (cell, width) = (parts.next().unwrap_or_default(), room);
-                rest = (indent, parts.collect());
+            match flow {
+                Flow::Within(flowing, room) if index == flowing => {
+                    let mut parts = wrap(&cell, room).into_iter();
+                    (cell, width) = (parts.next().unwrap_or_default(), room);
+                    more.extend(parts.map(|part| " ".repeat(indent) + &part));
+                }
+                Flow::Beneath(flowing, room) if index == flowing => {
+                    more.extend(wrap(&cell, room).into_iter().map(|part| " ".repeat(BENEATH) + &part));
+                    continue;
+                }
+                _ => {}
             }
             let painted = match colour(cells, heading, &cell) {
                 Some(colour) => terminal.paint(colour, &cell),
                 None => cell.clone(),
             };
             line += &painted;
-            line.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.width()) + GAP));
-            indent += width.max(cell.width()) + GAP;
+            line.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.width()) + gap));
+            indent += width.max(cell.width()) + gap;
         }
-        let (indent, rest) = rest;
-        let more = rest.iter().map(|part| " ".repeat(indent) + part);
-        let lines: Vec<_> = std::iter::once(line).chain(more).collect();
-        lines.iter().map(|line| line.trim_end().to_owned() + "\n").collect()
+        let lines = std::iter::once(line).chain(more).map(|line| line.trim_end().to_owned());
+        // A cell beneath may be empty.
+        lines
+            .enumerate()
+            .filter(|(number, line)| *number == 0 || !line.is_empty())
+            .map(|(_, line)| line + "\n")
+            .collect()
     }
 
-    /// The widest column, and the width that is left for it.
-    fn flowing(&self, terminal: &Terminal) -> (usize, usize) {
+    /// How all this goes on a terminal.
+    fn layout(&self, terminal: &Terminal) -> Layout {
+        let sum: usize = self.widths.iter().sum();
+        let gaps = self.widths.len().saturating_sub(1);
         let widest = self.widths.iter().enumerate().max_by_key(|(_, width)| **width);
-        let (index, width) = widest.map_or((0, 0), |(index, width)| (index, *width));
-        let others: usize =
-            self.widths.iter().map(|width| width + GAP).sum::<usize>() - width - GAP.min(width);
-        let room = terminal.width.and_then(|all| all.checked_sub(others)).filter(|room| *room >= NARROW);
-        (index, room.unwrap_or(usize::MAX))
+        let (flowing, width) = widest.map_or((0, 0), |(index, width)| (index, *width));
+        let Some(all) = terminal.width.filter(|all| sum + gaps * GAP > *all) else {
+            return Layout { gap: GAP, flow: Flow::None };
+        };
+        let narrowest = |columns: usize, gaps: usize| {
+            (1..=GAP).rev().find(|gap| columns + gaps * gap <= all).unwrap_or(1)
+        };
+        if width <= NARROW {
+            return Layout { gap: narrowest(sum, gaps), flow: Flow::None };
+        }
+        match all.checked_sub(sum - width + gaps * GAP).filter(|room| *room >= NARROW) {
+            Some(room) => Layout { gap: GAP, flow: Flow::Within(flowing, room) },
+            None => Layout {
+                gap: narrowest(sum - width, gaps.saturating_sub(1)),
+                flow: Flow::Beneath(flowing, all.saturating_sub(BENEATH).max(NARROW)),
+            },
+        }
     }
+}
+
+/// How rows fit a terminal.
+struct Layout {
+    gap: usize,
+    flow: Flow,
+}
+
+/// What happens to the widest column: its number, and the room that it has.
+#[derive(Clone, Copy)]
+enum Flow {
+    None,
+    Within(usize, usize),
+    Beneath(usize, usize),
 }
 
 /// Words in lines of at most this width; a longer word is cut.
@@ -178,8 +217,23 @@ mod tests {
              a        \u{1b}[32mTrue\u{1b}[0m\n\
              longer   \u{1b}[31mFalse\u{1b}[0m   the command [31m was\n                 not found on the path\n                 of evenkeel\n"
         );
-        let line = table().whole(&Terminal { width: Some(20), colour: false });
-        assert!(line.contains("not found on the path of evenkeel"), "too narrow to wrap: {line}");
+        let beneath = table().whole(&Terminal { width: Some(30), colour: false });
+        assert_eq!(
+            beneath,
+            "NAME     READY\n    MESSAGE\n\
+             a        True\n\
+             longer   False\n    the command [31m was not\n    found on the path of\n    evenkeel\n"
+        );
+    }
+
+    #[test]
+    fn columns_move_together_before_anything_is_longer_than_the_terminal() {
+        let mut table = Table::new(["Name", "Ready", "Reason", "Age"]);
+        table.row(["weather", "False", "CommandNotFound", "3s"].map(String::from));
+        for (width, gap) in [(40, 3), (38, 2), (35, 1), (20, 1)] {
+            let text = table.layout(&Terminal { width: Some(width), colour: false });
+            assert_eq!(text.gap, gap, "{width}");
+        }
     }
 
     #[test]
