@@ -20,6 +20,7 @@ mod answers;
 mod api_server;
 mod commands;
 mod cuts;
+mod measure;
 mod objects;
 mod proxy;
 mod replicas;

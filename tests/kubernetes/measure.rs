@@ -1,0 +1,133 @@
+//! The figures of docs/kubernetes.md. With a release build, which `EVENKEEL_BIN` names:
+//! `EVENKEEL_BIN=target/release/evenkeel cargo test --test kubernetes measure -- --ignored --nocapture --test-threads 1`.
+
+use std::time::{Duration, Instant};
+
+use crate::rig::{Era as RigEra, Http, Script};
+use crate::site::{Site, server};
+use crate::support::{Agent, Era, Evenkeel, eventually};
+
+async fn rig() -> Http {
+    Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await
+}
+
+fn print(what: &str, times: &mut [Duration]) {
+    times.sort();
+    let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)].as_secs_f64() * 1e3;
+    println!("{what}: p50 {:.0} ms, p99 {:.0} ms, most {:.0} ms", at(50), at(99), at(100));
+}
+
+/// Resident memory in MiB: all of it, and without the program's own file.
+fn memory(evenkeel: &Evenkeel) -> [f64; 2] {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", evenkeel.pid())).unwrap();
+    ["VmRSS:", "RssAnon:"].map(|field| {
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
+    })
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn from_apply_to_a_tool_that_an_agent_sees() {
+    const ALL: usize = 100;
+    let Some(site) = Site::open().await else { return };
+    let rig = rig().await;
+    let evenkeel = site.run(&[]).await;
+    // One first, so that everything has been used once.
+    site.serve("first", &rig).await;
+    site.attached("first").await;
+    let written = site.writes("");
+    let agent = Agent::open(Era::Legacy, &evenkeel.url()).await;
+    let mut notices = agent.notices().await;
+    let (mut whole, mut after) = (Vec::new(), Vec::new());
+    for index in 0..ALL {
+        let tool = format!("s{index}_echo");
+        let seen = async {
+            while !agent.tools().await.contains(&tool) {
+                notices.tools_changed().await;
+            }
+            Instant::now()
+        };
+        let start = Instant::now();
+        let name = format!("s{index}");
+        let apply = async {
+            site.serve(&name, &rig).await;
+            Instant::now()
+        };
+        let (applied, seen) = tokio::join!(apply, seen);
+        whole.push(seen - start);
+        after.push(seen.saturating_duration_since(applied));
+    }
+    print("from the start of kubectl apply to the tool in a session", &mut whole);
+    print("from the end of kubectl apply to the tool in a session", &mut after);
+    site.attached(&format!("s{}", ALL - 1)).await;
+    eventually("all is written", async || {
+        let table = site.kubectl(&["get", "mcps", "--no-headers"]).await;
+        (table.matches(" True ").count() > ALL).then_some(())
+    })
+    .await;
+    println!("API writes of {ALL} attaches: {}", site.writes("") - written);
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn memory_of_a_thousand() {
+    const ALL: usize = 1_000;
+    let Some(site) = Site::open().await else { return };
+    let rig = rig().await;
+    let evenkeel = site.run(&[]).await;
+    // One first, so that everything has been used once.
+    site.serve("first", &rig).await;
+    site.attached("first").await;
+    let base = memory(&evenkeel);
+    let start = Instant::now();
+    for chunk in 0..10 {
+        let names = (0..ALL / 10).map(|index| format!("s{:03}", chunk * ALL / 10 + index));
+        let yaml: String =
+            names.map(|name| server(&name, &format!("{}\nhealth: {{ interval: 0s }}", rig.spec()))).collect();
+        site.apply(&yaml).await;
+    }
+    println!("{ALL} servers applied: {:.1} s", start.elapsed().as_secs_f64());
+    loop {
+        let table = site.kubectl(&["get", "mcps", "--no-headers"]).await;
+        if table.matches(" True ").count() > ALL {
+            break;
+        }
+    }
+    println!("{ALL} servers attached and told: {:.1} s", start.elapsed().as_secs_f64());
+    let full = memory(&evenkeel);
+    for (what, base, full) in [("resident", base[0], full[0]), ("of it anonymous", base[1], full[1])] {
+        let each = (full - base) * 1024.0 / 1e3;
+        println!("{what}: {base:.1} MiB with 1 server, {full:.1} MiB with {}: {each:.1} KiB each", ALL + 1);
+    }
+    println!("API writes: {}", site.writes(""));
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn the_lease_is_taken_over() {
+    const ROUNDS: usize = 5;
+    let Some(site) = Site::open().await else { return };
+    let leads = |replica: &Evenkeel| replica.said().contains("holds the lease");
+    for kills in [true, false] {
+        let mut times = Vec::new();
+        let mut leader = site.run(&[]).await;
+        eventually("the first leads", async || leads(&leader).then_some(())).await;
+        for _ in 0..ROUNDS {
+            let next = site.run(&[]).await;
+            // It must have seen who leads.
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let start = Instant::now();
+            if kills {
+                leader.kill();
+            } else {
+                leader.terminate().await;
+            }
+            eventually("the next leads", async || leads(&next).then_some(())).await;
+            times.push(start.elapsed());
+            leader = next;
+        }
+        print(if kills { "takeover after kill -9" } else { "takeover after SIGTERM" }, &mut times);
+        leader.terminate().await;
+    }
+}
