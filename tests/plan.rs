@@ -109,3 +109,20 @@ async fn without_an_evenkeel_everything_is_new() {
     let output = evenkeel.command(&["plan", "/no/such/directory"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
 }
+
+#[tokio::test]
+async fn what_may_run_is_asked_of_the_evenkeel_that_runs() {
+    let live = Declared::new();
+    live.server("plain", NOTHING);
+    live.server("folder", "stdio: { command: there-is-no-such-program, cwd: . }");
+    let evenkeel = Evenkeel::run_with(live.path(), &["--allow-stdio", "there-is-no-such-program"]).await;
+    evenkeel.wait_for("plain", "Ready", "False", "CommandNotFound").await;
+    let denied = evenkeel.wait_for("folder", "Accepted", "False", "PolicyDenied").await;
+    assert!(denied.message.contains("servers run in /"), "{denied:?}");
+    // Where they run is no difference.
+    let text = plan(&evenkeel, &[live.path().to_str().unwrap()], &[(&live, "LIVE")]);
+    assert!(
+        text.ends_with("0 to change, 0 to remove, 2 unchanged; against the evenkeel of LIVE\n"),
+        "{text}"
+    );
+}

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::plan::Parts;
 use crate::resource::{DigestKey, ObjectKey};
-use crate::source::{Desired, Meta, Origin};
+use crate::source::{AllowedStdio, Desired, Meta, Origin, Policy};
 
 /// Where it is served.
 pub const DECLARED: &str = "/declared";
@@ -24,6 +24,8 @@ pub struct InForce {
     pub servers: Vec<Object>,
     /// The skills.
     pub skills: Vec<Object>,
+    /// Which stdio servers may run; everything if nothing is said.
+    pub allowed: Option<AllowedStdio>,
 }
 
 /// One object.
@@ -66,24 +68,27 @@ impl Object {
 }
 
 /// Answers from what is desired now.
-pub fn declared(desired: watch::Receiver<Arc<Desired>>, key: DigestKey) -> Router {
-    Router::new().route(DECLARED, get(answer)).with_state((desired, key))
+pub fn declared(desired: watch::Receiver<Arc<Desired>>, key: DigestKey, policy: Policy) -> Router {
+    Router::new().route(DECLARED, get(answer)).with_state((desired, key, policy))
 }
 
-async fn answer(State((desired, key)): State<(watch::Receiver<Arc<Desired>>, DigestKey)>) -> Response {
+type Known = (watch::Receiver<Arc<Desired>>, DigestKey, Policy);
+
+async fn answer(State((desired, key, policy)): State<Known>) -> Response {
     let desired = Arc::clone(&desired.borrow());
     // Ten thousand servers take a moment.
-    match tokio::task::spawn_blocking(move || in_force(&desired, &key)).await {
+    match tokio::task::spawn_blocking(move || in_force(&desired, &key, &policy)).await {
         Ok(in_force) => Json(in_force).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
-fn in_force(desired: &Desired, key: &DigestKey) -> InForce {
+fn in_force(desired: &Desired, key: &DigestKey, policy: &Policy) -> InForce {
     let servers = desired.servers.values();
     let skills = desired.skills.values();
     InForce {
         servers: servers.map(|server| Object::new(&server.meta, Parts::of_server(server, key))).collect(),
         skills: skills.map(|skill| Object::new(&skill.meta, Parts::of_skill(skill, key))).collect(),
+        allowed: policy.written().cloned(),
     }
 }

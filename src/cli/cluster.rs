@@ -87,6 +87,10 @@ impl Cluster {
         PathBuf::from(format!("{}/namespaces/{namespaces}", self.server))
     }
 
+    pub fn policy(&self) -> &Policy {
+        &self.args.policy
+    }
+
     pub fn home(&self) -> Option<Arc<str>> {
         match self.namespaces.as_slice() {
             [one] => Some(one.clone()),

@@ -96,7 +96,7 @@ impl Daemon {
         let Feed { desired, requests, prune, shown, metrics: watching } =
             source.start(&state, tasks).map_err(Failure::failed)?;
         let digests = DigestKey::new(&state.key("digests").map_err(Failure::failed)?);
-        let in_force = admin::declared(desired.clone(), digests);
+        let in_force = admin::declared(desired.clone(), digests, source.policy().clone());
         let (catalog, publisher, generations) = catalog(source.home());
         tasks.spawn("the catalog", done(generations.run(stop.clone())));
 

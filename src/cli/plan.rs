@@ -12,7 +12,7 @@ use crate::admin::{DECLARED, Declaration, InForce};
 use crate::plan::{Parts, Step};
 use crate::resource::{DigestKey, ObjectKey, Problem, Reason};
 use crate::source::directory::{Against, Checked, check_directory};
-use crate::source::{Declared, Origin};
+use crate::source::{Declared, Origin, Policy};
 use crate::state::StateDir;
 
 /// The arguments of `evenkeel plan`.
@@ -52,7 +52,11 @@ pub(super) fn plan(args: &Args) -> Result<(), Failure> {
         None => (None, Vec::new()),
     };
     let key = DigestKey::new(&key);
-    let against = Against { secrets: None, environment: dirs::environment(), key: key.clone() };
+    let allowed = in_force.as_ref().and_then(|in_force| in_force.allowed.as_ref());
+    let policy = allowed
+        .map_or(Ok(Policy::everything()), |allowed| Policy::only(&allowed.commands, &allowed.variables));
+    let policy = policy.map_err(Failure::failed)?;
+    let against = Against { secrets: None, environment: dirs::environment(), key: key.clone(), policy };
     let checked = check_directory(&dir, &against)
         .map_err(|error| Failure::Failed(format!("{}: {error}", dir.display())))?;
     let mut plan =

@@ -91,6 +91,14 @@ impl Source {
         }
     }
 
+    /// Which stdio servers may run.
+    pub fn policy(&self) -> &Policy {
+        match self {
+            Self::Directory(args) => &args.policy,
+            Self::Cluster(cluster) => cluster.policy(),
+        }
+    }
+
     /// What it is, in the audit log.
     pub fn kind(&self) -> &'static str {
         match self {

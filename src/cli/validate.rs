@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::{Failure, dirs, output};
 use crate::resource::{DigestKey, Reason};
-use crate::source::Origin;
 use crate::source::directory::{Against, Checked, Finding, Level, check_directory, check_files};
+use crate::source::{Origin, Policy};
 
 /// The arguments of `evenkeel validate`.
 #[derive(Debug, clap::Args)]
@@ -72,7 +72,9 @@ impl Args {
             None => dirs::secrets(None).ok().filter(|default| default.is_dir()),
         };
         // Digests of a check are compared with nothing.
-        Ok(Against { secrets, environment: dirs::environment(), key: DigestKey::new(&[]) })
+        // What may run is a matter of where it runs.
+        let policy = Policy::everything();
+        Ok(Against { secrets, environment: dirs::environment(), key: DigestKey::new(&[]), policy })
     }
 }
 

@@ -17,6 +17,6 @@ pub use desired::{
     Commit, Declared, Desired, Fault, Meta, Origin, Shown, ShownStatus, SourceState, Watching,
 };
 pub use metrics::SourceMetrics;
-pub use policy::{DEFAULT_VARIABLES, Policy};
+pub use policy::{AllowedStdio, DEFAULT_VARIABLES, Policy};
 pub use requests::{REQUESTS, Request, Requests, requests};
 pub use resolve::Environment;

@@ -1,6 +1,9 @@
 //! What may run: the commands and variables that an operator allowed on the command line. Pure.
 
+use std::path::Path;
+
 use globset::{GlobBuilder, GlobMatcher};
+use serde::{Deserialize, Serialize};
 
 use crate::resource::{McpServerSpec, Problem, Reason, StdioTransport};
 
@@ -18,8 +21,16 @@ pub struct Policy(Option<Allowed>);
 struct Allowed {
     commands: Vec<Vec<GlobMatcher>>,
     variables: Vec<GlobMatcher>,
-    /// What to tell people who are denied.
-    written: Vec<String>,
+    written: AllowedStdio,
+}
+
+/// What an operator allowed, as written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllowedStdio {
+    /// Globs of commands, argument by argument.
+    pub commands: Vec<String>,
+    /// Globs of names of variables.
+    pub variables: Vec<String>,
 }
 
 impl Policy {
@@ -35,8 +46,19 @@ impl Policy {
         Ok(Self(Some(Allowed {
             commands: commands.iter().map(command).collect::<Result<_, _>>()?,
             variables: variables.iter().map(|name| glob(name)).collect::<Result<_, _>>()?,
-            written: variables.to_vec(),
+            written: AllowedStdio { commands: commands.to_vec(), variables: variables.to_vec() },
         })))
+    }
+
+    /// What was written, unless everything may run.
+    pub fn written(&self) -> Option<&AllowedStdio> {
+        self.0.as_ref().map(|allowed| &allowed.written)
+    }
+
+    /// Where a process runs that is declared in `folder`: there, unless only some commands are allowed. What
+    /// lies there may be of whoever wrote the declaration, and a `.npmrc` or a `package.json` changes what runs.
+    pub fn home<'a>(&self, folder: &'a Path) -> &'a Path {
+        if self.0.is_some() { Path::new("/") } else { folder }
     }
 
     /// Says no to what may not run, and with which flag it could.
@@ -49,6 +71,20 @@ impl Policy {
                 words.join(" ")
             )));
         }
+        if stdio.command.contains('/') && !stdio.command.starts_with('/') {
+            return Err(denied(
+                "spec.stdio.command: under --allow-stdio a path is absolute, since a relative one runs what lies \
+                 beside the declaration"
+                    .into(),
+            ));
+        }
+        if stdio.cwd.is_some() {
+            return Err(denied(
+                "spec.stdio.cwd: under --allow-stdio servers run in /, since files of the working directory \
+                 (.npmrc, package.json) can change what a command runs; leave it out"
+                    .into(),
+            ));
+        }
         let refused =
             stdio.env.iter().find(|var| !allowed.variables.iter().any(|glob| glob.is_match(&var.name)));
         match refused {
@@ -57,7 +93,7 @@ impl Policy {
                 "spec.stdio.env: the variable {} may not be set here, only {}; an operator allows it with \
                  --allow-stdio-env {}",
                 var.name,
-                allowed.written.join(", "),
+                allowed.written.variables.join(", "),
                 var.name
             ))),
         }
@@ -120,6 +156,28 @@ mod tests {
             "PolicyDenied: spec.stdio: this command may not run here; an operator allows it with --allow-stdio \
              \"sh -c x\""
         );
+    }
+
+    #[test]
+    fn nothing_beside_the_declaration_decides_what_runs() {
+        let allowed = ["npx".to_owned(), "./bin/*".to_owned(), "bin/*".to_owned(), "/opt/*".to_owned()];
+        let policy = Policy::only(&allowed, &[]).unwrap();
+        for (stdio, refused) in [
+            (json!({ "command": "npx" }), ""),
+            (json!({ "command": "npx", "cwd": "." }), "spec.stdio.cwd: "),
+            (json!({ "command": "npx", "cwd": "/srv" }), "spec.stdio.cwd: "),
+            (json!({ "command": "./bin/x" }), "spec.stdio.command: "),
+            (json!({ "command": "bin/x" }), "spec.stdio.command: "),
+            (json!({ "command": "/opt/x" }), ""),
+        ] {
+            let told = check(&policy, stdio.clone());
+            let expected =
+                if refused.is_empty() { String::new() } else { format!("PolicyDenied: {refused}") };
+            assert!(told.starts_with(&expected) && told.is_empty() == refused.is_empty(), "{stdio}: {told}");
+            assert_eq!(check(&Policy::everything(), stdio), "");
+        }
+        let folder = Path::new("/srv/fleet");
+        assert_eq!([policy.home(folder), Policy::everything().home(folder)], [Path::new("/"), folder]);
     }
 
     #[test]

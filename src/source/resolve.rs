@@ -59,9 +59,9 @@ impl Sources<'_> {
     /// The endpoint of `spec`, declared in a file of `folder`, if in a file; or which reference was not
     /// found, or why it may not run.
     ///
-    /// A process runs in `cwd`, which is relative to the folder of the declaring file, and in that folder
-    /// itself if there is none. A `command` with a slash is relative to where the process runs. Without a
-    /// folder both are as they are declared. A secret is passed on byte for byte, except that a header loses
+    /// A process runs in `cwd`, which is relative to the folder of the declaring file; if there is none, in that
+    /// folder itself or where the policy says. A `command` with a slash is relative to where the process runs.
+    /// Without a folder both are as they are declared. A secret is passed on byte for byte, except that a header loses
     /// the line break at its end: no header can hold one.
     pub fn resolve(&self, spec: &McpServerSpec, folder: Option<&Path>) -> Result<Arc<Endpoint>, Problem> {
         self.policy.check(spec)?;
@@ -74,7 +74,10 @@ impl Sources<'_> {
     }
 
     fn stdio(&self, stdio: &StdioTransport, folder: Option<&Path>) -> Result<StdioEndpoint, Problem> {
-        let cwd = folder.map(|folder| below(folder, Path::new(stdio.cwd.as_deref().unwrap_or("."))));
+        let cwd = folder.map(|folder| match &stdio.cwd {
+            Some(cwd) => below(folder, Path::new(cwd)),
+            None => self.policy.home(folder).to_owned(),
+        });
         let command = match &cwd {
             Some(cwd) if stdio.command.contains('/') => below(cwd, Path::new(&stdio.command))
                 .into_os_string()

@@ -7,8 +7,8 @@
 use std::path::Path;
 
 use evenkeel::resource::DigestKey;
-use evenkeel::source::Environment;
 use evenkeel::source::directory::{Against, check_text};
+use evenkeel::source::{Environment, Policy};
 
 /// What declarations are made of, so that random bytes get past the first line.
 const PIECES: &[&str] = &[
@@ -86,6 +86,7 @@ fn declarations() {
         secrets: None,
         environment: Environment::from_iter([("B", "hunter2")]),
         key: DigestKey::new(b"k"),
+        policy: Policy::everything(),
     };
     bolero::check!().for_each(|input: &[u8]| {
         let pieces: String = input.iter().map(|byte| PIECES[usize::from(*byte) % PIECES.len()]).collect();

@@ -24,6 +24,9 @@ fn is_watch(uri: &Uri) -> bool {
     uri.path().ends_with("/mcpservers") && uri.query().is_some_and(|query| query.contains("watch="))
 }
 
+/// What a watch is answered.
+type Fault = Box<dyn Fn() -> Fate + Send + Sync>;
+
 /// The value of a parameter of a path.
 fn parameter<'a>(uri: &'a Uri, name: &str) -> Option<&'a str> {
     uri.query()?.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
@@ -71,7 +74,7 @@ async fn every_bad_answer_to_a_watch_is_told_and_disturbs_nobody() {
     };
     let event = format!("{{\"type\":\"ERROR\",\"object\":{}}}\n", gone());
     let half = || Fate::Half("{\"type\":\"ADDED\",\"object\":{\"kind\":\"McpSer".into());
-    let table: [(&str, &str, Box<dyn Fn() -> Fate + Send + Sync>); 6] = [
+    let table: [(&str, &str, Fault); 6] = [
         ("no longer knows what mcpservers", "gone", Box::new(whole(410, &gone()))),
         ("no longer knows what mcpservers", "gone", Box::new(whole(200, &event))),
         ("boom (HTTP 500)", "server_error", Box::new(whole(500, "boom"))),

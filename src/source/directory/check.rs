@@ -29,6 +29,8 @@ pub struct Against {
     pub environment: Environment,
     /// The key of connection digests.
     pub key: DigestKey,
+    /// Which stdio servers may run, where they will.
+    pub policy: Policy,
 }
 
 /// How much a finding matters.
@@ -121,8 +123,7 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
                 secrets.root().join(name).join(key).display().to_string()
             },
             environment: &against.environment,
-            // What may run is a matter of where it runs.
-            policy: &Policy::everything(),
+            policy: &against.policy,
             secret: &secret,
             key: &against.key,
         };

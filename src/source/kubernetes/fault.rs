@@ -14,18 +14,14 @@ use crate::resource::{GROUP, Problem, Reason};
 
 /// The trouble of a watch on `server`.
 pub(super) fn told(error: &Error, watch: &Watch, server: &str) -> Problem {
-    match status(error) {
-        Some(status) => refused(status, watch, server),
-        None => {
-            let why = if is_silence(error) { Error::Silent.to_string() } else { root(error) };
-            Problem::new(
-                Reason::SourceUnavailable,
-                format!(
-                    "the API server {server} cannot be reached: {why}; everything stays as it is until it can"
-                ),
-            )
-        }
+    if let Some(status) = status(error) {
+        return refused(status, watch, server);
     }
+    let why = if is_silence(error) { Error::Silent.to_string() } else { root(error) };
+    Problem::new(
+        Reason::SourceUnavailable,
+        format!("the API server {server} cannot be reached: {why}; everything stays as it is until it can"),
+    )
 }
 
 /// The same in a word, as `docs/metrics.md` lists them.
