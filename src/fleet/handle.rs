@@ -138,6 +138,13 @@ impl UpstreamHandle {
         self.swap(State::Asleep { limit })
     }
 
+    /// Wakes the server if it is asleep, without calling it.
+    pub fn wake(&self) {
+        if matches!(&**self.0.state.load(), State::Asleep { .. }) {
+            self.0.wanted.notify_one();
+        }
+    }
+
     /// Waits until somebody calls a server that is asleep.
     pub(super) async fn wanted(&self) {
         self.0.wanted.notified().await;

@@ -209,7 +209,9 @@ impl Agent {
             let text = format!("MCP server {} does not tell when a resource changes", section.key);
             return Err(Miss::Unknown(text));
         }
-        Ok(self.gateway.listeners.subscribe(&section.key, &uri))
+        let watch = self.gateway.listeners.subscribe(&section.key, &uri);
+        section.handle.wake();
+        Ok(watch)
     }
 
     fn listen(&self, asked: Asked<'_>) -> Response<Body> {

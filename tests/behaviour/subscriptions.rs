@@ -198,3 +198,22 @@ async fn a_server_that_cannot_tell_refuses_and_a_stranger_is_unknown() {
     let error = agent.request("resources/subscribe", r#"{"uri":"z:1"}"#).await.unwrap_err();
     assert!(error.contains("Unknown resource: z:1"), "{error}");
 }
+
+#[tokio::test]
+async fn a_server_that_sleeps_is_woken_by_whoever_watches_it() {
+    let rig = crate::rig::Stdio::new(Script::new("r", RigEra::Legacy).offers(&[], &["x:1"], &[]));
+    let mut stage = crate::stage::Stage::start(&[]).await;
+    stage.attach("r", &format!("{}\nactivation: OnDemand", rig.spec(""))).await;
+    stage.evenkeel.terminate().await;
+    stage.evenkeel.start_again().await;
+    stage.evenkeel.wait_for("r", "Ready", "True", "Idle").await;
+    assert_eq!(rig.alive().len(), 0);
+    let agent = stage.agent(Era::Legacy).await;
+    let mut notices = agent.notices_of(&["x:1"]).await;
+    let process = eventually("it is started", async || rig.alive().pop()).await;
+    eventually("it is watched", async || process.counters().await.watched.contains_key("x:1").then_some(()))
+        .await;
+    notices.seen();
+    process.tell(Command::Updated("x:1".into())).await;
+    notices.with("x:1").await;
+}

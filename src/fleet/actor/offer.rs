@@ -138,9 +138,15 @@ impl Actor {
 
     /// Lets go of a connection that nobody has used for long enough.
     pub(super) fn maybe_sleep(&mut self) {
-        self.idle_at = self.idle_due();
         let idle = self.target.settings.timeouts.idle.get();
-        if self.attempt.is_some() || self.handle.unused_for().is_none_or(|unused| unused < idle) {
+        if self.handle.unused_for().is_none_or(|unused| unused < idle) {
+            self.idle_at = self.idle_due();
+            return;
+        }
+        // Whose resources are watched is in use, and what is being replaced is not asked.
+        let watched = !self.context.listeners.wanted(&self.target.key).uris.is_empty();
+        if watched || self.attempt.is_some() {
+            self.idle_at = Some(Instant::now() + idle);
             return;
         }
         self.idle_at = None;
