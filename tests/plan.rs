@@ -97,7 +97,7 @@ async fn without_an_evenkeel_everything_is_new() {
     other.server("b", NOTHING);
     other.write(
         "s.yaml",
-        "apiVersion: evenkeel.dev/v1alpha1\nkind: Skill\nmetadata: { name: s }\nspec: { inline: x }\n",
+        "apiVersion: evenkeel.dev/v1alpha1\nkind: Skill\nmetadata: { name: s }\nspec: { inline: \"---\\nname: s\\ndescription: x\\n---\" }\n",
     );
     let evenkeel = Evenkeel::run(live.path()).await;
     let text = plan(&evenkeel, &[other.path().to_str().unwrap()], &[(&other, "OTHER")]);

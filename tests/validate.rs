@@ -43,7 +43,7 @@ const SKILL: &str = "\
 apiVersion: evenkeel.dev/v1alpha1
 kind: Skill
 metadata: { name: notes }
-spec: { inline: x, serverRefs: [{ name: githb }] }
+spec: { inline: \"---\\nname: notes\\ndescription: x\\n---\", serverRefs: [{ name: githb }] }
 ";
 
 fn folder(files: &[(&str, &str)]) -> TempDir {

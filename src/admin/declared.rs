@@ -85,10 +85,14 @@ async fn answer(State((desired, key, policy)): State<Known>) -> Response {
 
 fn in_force(desired: &Desired, key: &DigestKey, policy: &Policy) -> InForce {
     let servers = desired.servers.values();
-    let skills = desired.skills.values();
+    let skills = desired.skills.iter();
     InForce {
         servers: servers.map(|server| Object::new(&server.meta, Parts::of_server(server, key))).collect(),
-        skills: skills.map(|skill| Object::new(&skill.meta, Parts::of_skill(skill, key))).collect(),
+        skills: skills
+            .map(|(name, skill)| {
+                Object::new(&skill.meta, Parts::of_skill(skill, desired.contents.get(name), key))
+            })
+            .collect(),
         allowed: policy.written().cloned(),
     }
 }

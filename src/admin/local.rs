@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
@@ -10,7 +11,7 @@ use axum::routing::{get, post};
 use axum::{Json, http::StatusCode};
 use bytes::Bytes;
 use futures_util::stream::unfold;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -18,36 +19,65 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::Catalog;
 use crate::fleet::Logs;
 use crate::report::{Kind, Snapshot};
-use crate::resource::{API_VERSION, Digest, ObjectKey};
-use crate::source::directory::Prune;
+use crate::resource::{API_VERSION, Digest, ObjectKey, Problem, Reason};
+use crate::source::directory::Wishes;
+use crate::source::{Content, Desired};
 use crate::wire::{Log, LogPage};
 
 /// What only the commands are told, over the socket: what servers log may hold anything.
 #[derive(Clone)]
 pub struct Local {
-    /// What is declared.
+    /// What is told of everything.
     pub store: watch::Receiver<Snapshot>,
+    /// What is declared.
+    pub declared: watch::Receiver<Arc<Desired>>,
     /// What servers log.
     pub logs: Logs,
     /// What they offer.
     pub catalog: Catalog,
-    /// Where it is said that an empty directory is meant.
-    pub prune: Option<Prune>,
+    /// What may be asked of a directory that is watched.
+    pub wishes: Option<Wishes>,
     /// Ends what goes on.
     pub stop: CancellationToken,
 }
 
-/// Where [`Prune`] is asked for, with POST.
+/// Where it is said that an empty directory is meant, with POST.
 pub const PRUNE_EMPTY: &str = "/prune-empty";
 
+/// Where a look at the skills is asked for, with POST; the answer is a list of [`Reloaded`].
+pub const RELOAD_SKILLS: &str = "/reload-skills";
+
+/// What a look at a skill found.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// The skill's.
+    pub namespace: String,
+    /// The skill's.
+    pub name: String,
+    /// Whether it holds something else than before.
+    pub changed: bool,
+    /// Why it is not accepted.
+    pub problem: Option<Told>,
+}
+
+/// A problem, as it is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Told {
+    /// The word for it.
+    pub reason: Reason,
+    /// What failed and what to do.
+    pub message: String,
+}
+
 /// Below a server: `log` (JSON lines; `follow=true`, `tailLines=N`) and `tools` (what agents see of it); and
-/// [`PRUNE_EMPTY`].
+/// [`PRUNE_EMPTY`] and [`RELOAD_SKILLS`].
 pub fn local_routes(local: Local) -> Router {
     let server = format!("/apis/{API_VERSION}/namespaces/{{namespace}}/mcpservers/{{name}}");
     Router::new()
         .route(&format!("{server}/log"), get(log))
         .route(&format!("{server}/tools"), get(tools))
         .route(PRUNE_EMPTY, post(prune_empty))
+        .route(RELOAD_SKILLS, post(reload_skills))
         .with_state(local)
 }
 
@@ -78,10 +108,35 @@ async fn log(
 }
 
 async fn prune_empty(State(local): State<Local>) -> StatusCode {
-    local.prune.map_or(StatusCode::NOT_FOUND, |prune| {
-        prune.confirm();
+    local.wishes.map_or(StatusCode::NOT_FOUND, |wishes| {
+        wishes.confirm_removal();
         StatusCode::ACCEPTED
     })
+}
+
+/// Looks at all skills, and tells of each what is another now. An API server tells every change by itself, so there
+/// this only tells how things are.
+async fn reload_skills(State(local): State<Local>) -> Response {
+    let before = Arc::clone(&local.declared.borrow());
+    if let Some(wishes) = &local.wishes
+        && local.stop.run_until_cancelled(wishes.look()).await.is_none()
+    {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    let after = Arc::clone(&local.declared.borrow());
+    let digest = |content: Option<&Content>| Some(content?.as_ref().ok()?.digest());
+    let reloaded = after.skills.iter().map(|(key, skill)| {
+        let (was, is) = (before.contents.get(key), after.contents.get(key));
+        let problem = skill.refused.as_ref().or_else(|| is?.as_ref().err());
+        Reloaded {
+            namespace: key.namespace.to_string(),
+            name: key.name.to_string(),
+            changed: digest(was) != digest(is),
+            problem: problem
+                .map(|Problem { reason, message }| Told { reason: *reason, message: message.clone() }),
+        }
+    });
+    Json(reloaded.collect::<Vec<_>>()).into_response()
 }
 
 /// What agents see of a server's tools now: its own names of them, and digests of what it says of each.

@@ -9,6 +9,7 @@ use super::*;
 use crate::fleet::{Observation, Phase};
 use crate::report::testing::{at, declared, key, seen, server_spec};
 use crate::report::{Inputs, Reporter};
+use crate::skills::{Standings, Written};
 use crate::source::{Desired, SourceState, requests};
 
 mod kubernetes;
@@ -48,7 +49,16 @@ impl Rig {
         let address = listener.local_addr().unwrap();
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(stage);
-        tasks.spawn(reporter.run(Inputs { desired, observations, catalog }, stop.clone()));
+        tasks.spawn(reporter.run(
+            Inputs {
+                desired,
+                observations,
+                catalog,
+                skills: watch::channel(Standings::default()).1,
+                written: watch::channel(Written::default()).1,
+            },
+            stop.clone(),
+        ));
         let until = stop.clone();
         tasks.spawn(async move { serve(listener, router, until).await.unwrap() });
         Self { address, store, declare, observe, stop, tasks }

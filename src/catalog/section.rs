@@ -8,6 +8,7 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use crate::fleet::UpstreamHandle;
 use crate::plan::Target;
 use crate::resource::{Digest, Filter, ObjectKey};
+use crate::skills::Library;
 use crate::wire::List;
 
 /// What one server offers, after its filters: made once per change of the server, shared by generations.
@@ -27,6 +28,8 @@ pub struct Section {
     pub handle: UpstreamHandle,
     /// How long a call may take.
     pub call_timeout: Duration,
+    /// The skills, if these are what is offered here: then there is no server, and they answer themselves.
+    pub library: Option<Arc<Library>>,
 }
 
 /// What a server lists, each list in the order of its items' names and each name once.
@@ -107,6 +110,7 @@ impl Section {
             instructions,
             handle,
             call_timeout: target.settings.timeouts.call.get(),
+            library: None,
         }
     }
 

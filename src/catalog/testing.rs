@@ -16,6 +16,7 @@ pub(super) fn section(namespace: &str, name: &str, prefix: &str, tools: &[&str])
         resources: None,
         instructions: None,
         call_timeout: std::time::Duration::from_mins(10),
+        library: None,
     }
 }
 

@@ -118,7 +118,8 @@ impl View {
 
     fn only(&self, uri: &str) -> Option<Place> {
         let routes = self.resources.routes().chain(self.templates.routes());
-        let mut sections = routes.map(|(_, route)| route.section());
+        let mut sections =
+            routes.map(|(_, route)| route.section()).filter(|section| section.library.is_none());
         let first = sections.next()?;
         sections
             .all(|section| section.key == first.key)

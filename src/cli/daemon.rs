@@ -7,8 +7,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
+use tokio_util::task::TaskTracker;
 
 use super::listen::bind;
 use super::signals::Signals;
@@ -21,7 +22,8 @@ use crate::catalog::catalog;
 use crate::fleet::{Context, Fleet, Memory};
 use crate::gateway::{Allowed, Gateway, GatewayConfig, GatewayMetrics, Limits};
 use crate::report::{AuditMetrics, Inputs, Reporter, keep_audit};
-use crate::resource::{API_VERSION, DigestKey};
+use crate::resource::{API_VERSION, Digest, DigestKey};
+use crate::skills::{Standings, SyncOptions, Written, serve, stand, sync};
 use crate::state::{StateDir, StateLock};
 use crate::wire::Guard;
 
@@ -43,6 +45,8 @@ pub(super) struct Daemon {
     pub probes: Option<SocketAddr>,
     /// Where spans and metrics are sent.
     pub telemetry: Telemetry,
+    /// Where skills are written.
+    pub sync_skills: Vec<PathBuf>,
     /// Hosts and origins that are answered beside the loopback ones.
     pub allowed: Allowed,
 }
@@ -93,11 +97,13 @@ impl Daemon {
         let stop = tasks.stop();
         let (spans, export) = self.telemetry.open()?;
 
-        let Feed { desired, requests, prune, shown, metrics: watching } =
+        let Feed { desired, requests, wishes, shown, metrics: watching } =
             source.start(&state, tasks).map_err(Failure::failed)?;
         let digests = DigestKey::new(&state.key("digests").map_err(Failure::failed)?);
         let in_force = admin::declared(desired.clone(), digests, source.policy().clone());
+        let declared = desired.clone();
         let (catalog, publisher, generations) = catalog(source.home());
+        let to_agents = publisher.clone();
         tasks.spawn("the catalog", done(generations.run(stop.clone())));
 
         let (learn, learned) = mpsc::unbounded_channel();
@@ -121,10 +127,15 @@ impl Daemon {
         let fleet = Fleet::new(Arc::new(context));
         tasks.spawn("the fleet", done(fleet.run(desired.clone(), stop.clone())));
 
+        let (skills, standing) = stand(desired.clone(), catalog.clone(), stop.clone());
+        tasks.spawn("the skills", done(standing));
+        tasks.spawn("the skills over MCP", done(serve(skills.clone(), to_agents, stop.clone())));
+        let written = self.sync_skills(&source, &skills, tasks);
+
         let (mut reporter, store) = Reporter::new(source.place(), Timestamp::now());
         reporter.go_on_from(shown.clone());
         let (happened, audited) = (reporter.occurrences(), AuditMetrics::default());
-        let inputs = Inputs { desired, observations, catalog: catalog.clone() };
+        let inputs = Inputs { desired, observations, catalog: catalog.clone(), skills, written };
         tasks.spawn("the reporter", done(reporter.run(inputs, stop.clone())));
         source.tell(store.clone(), shown, tasks);
 
@@ -158,7 +169,7 @@ impl Daemon {
             Ok(())
         });
 
-        let local = Local { store: store.clone(), logs, catalog, prune, stop: stop.clone() };
+        let local = Local { store: store.clone(), declared, logs, catalog, wishes, stop: stop.clone() };
         let sources = admin::Sources {
             store,
             agents_wait,
@@ -181,6 +192,31 @@ impl Daemon {
             tasks.spawn("the probes", admin::serve(probes, admin::probes(sources), stop));
         }
         Ok(lock)
+    }
+}
+
+impl Daemon {
+    /// Starts to write skills to the directories of agents.
+    fn sync_skills(
+        &self,
+        source: &Source,
+        skills: &watch::Receiver<Standings>,
+        tasks: &mut Tasks,
+    ) -> watch::Receiver<Written> {
+        let options = SyncOptions {
+            directories: self.sync_skills.clone(),
+            owner: Digest::of(source.identity().as_os_str().as_encoded_bytes()).short(16),
+            home: source.home(),
+        };
+        let (tracker, stop) = (TaskTracker::new(), tasks.stop());
+        let written = sync(options, skills, &tracker, &stop);
+        tasks.spawn("the directories of skills", async move {
+            stop.cancelled().await;
+            tracker.close();
+            tracker.wait().await;
+            Ok(())
+        });
+        written
     }
 }
 

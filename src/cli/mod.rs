@@ -61,7 +61,7 @@ enum Command {
     /// Declare, remove, list and reload servers
     #[command(subcommand)]
     Mcp(edit::Mcp),
-    /// List skills
+    /// List and reload skills
     #[command(subcommand)]
     Skill(edit::Skill),
     /// Print the CustomResourceDefinitions of McpServer and Skill

@@ -10,7 +10,7 @@ use super::which::Whose;
 use super::{Failure, dirs, output};
 use crate::admin::{DECLARED, Declaration, InForce};
 use crate::plan::{Parts, Step};
-use crate::resource::{DigestKey, ObjectKey, Problem, Reason};
+use crate::resource::{DigestKey, McpServerSpec, ObjectKey, Problem, Reason};
 use crate::source::directory::{Against, Checked, check_directory};
 use crate::source::{Declared, Origin, Policy};
 use crate::state::StateDir;
@@ -117,10 +117,15 @@ impl Plan {
         let desired = &checked.desired;
         let servers = desired.servers.iter().map(|(key, server)| (key.clone(), &**server));
         self.kind("McpServer", &servers.collect(), in_force.servers, &unread, |server| {
-            Parts::of_server(server, key)
+            unresolved(server).map_or_else(|| Ok(Parts::of_server(server, key)), Err)
         });
         let skills = desired.skills.iter().map(|(key, skill)| (key.clone(), &**skill));
-        self.kind("Skill", &skills.collect(), in_force.skills, &unread, |skill| Parts::of_skill(skill, key));
+        self.kind("Skill", &skills.collect(), in_force.skills, &unread, |skill| {
+            match desired.contents.get(&skill.meta.key) {
+                Some(Err(problem)) => Err(problem.clone()),
+                content => Ok(Parts::of_skill(skill, content, key)),
+            }
+        });
     }
 
     fn kind<S>(
@@ -129,7 +134,7 @@ impl Plan {
         declared: &BTreeMap<ObjectKey, &Declared<S>>,
         in_force: Vec<Declaration>,
         unread: &HashSet<String>,
-        parts: impl Fn(&Declared<S>) -> Option<Parts>,
+        parts: impl Fn(&Declared<S>) -> Result<Option<Parts>, Problem>,
     ) {
         let in_force: BTreeMap<_, _> = in_force.into_iter().map(|object| (object.key(), object)).collect();
         let mut keys: Vec<_> = declared.keys().chain(in_force.keys()).cloned().collect();
@@ -141,14 +146,11 @@ impl Plan {
                 let file = now?.file.as_ref().filter(|file| new.is_none() && unread.contains(*file))?;
                 Some(Problem::new(Reason::ParseError, format!("{file} cannot be read")))
             };
-            let refused = new.and_then(|new| new.refused.clone().or_else(|| unresolved(new)));
-            let step = refused.or_else(missing).map_or_else(
-                || {
-                    let before = now.and_then(|now| now.parts.as_ref());
-                    Ok(Parts::step(before, new.and_then(|new| parts(new)).as_ref()))
-                },
-                Err,
-            );
+            let refused = new.and_then(|new| new.refused.clone()).or_else(missing);
+            let step = refused.map_or_else(|| new.map_or(Ok(None), |new| parts(new)), Err).map(|after| {
+                let before = now.and_then(|now| now.parts.as_ref());
+                Parts::step(before, after.as_ref())
+            });
             self.add(kind, &key, step);
         }
     }
@@ -207,7 +209,7 @@ impl Plan {
 }
 
 /// Why no endpoint can be made of a declaration. What is not set here may be where evenkeel runs.
-fn unresolved<S>(declared: &Declared<S>) -> Option<Problem> {
+fn unresolved(declared: &Declared<McpServerSpec>) -> Option<Problem> {
     let problem = declared.endpoint.as_ref()?.as_ref().err()?;
     (problem.reason != Reason::VariableNotFound).then(|| problem.clone())
 }

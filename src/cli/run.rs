@@ -1,5 +1,5 @@
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
@@ -85,6 +85,9 @@ pub(super) struct Args {
     /// http://localhost:4318
     #[arg(long, env = "EVENKEEL_OTLP_ENDPOINT", value_name = "URL", hide = cfg!(not(feature = "otlp")))]
     otlp_endpoint: Option<String>,
+    /// Write the skills to this directory, where agents look, such as ~/.claude/skills; may be given more than once
+    #[arg(long, env = "EVENKEEL_SYNC_SKILLS", value_name = "DIR", value_delimiter = ',')]
+    sync_skills: Vec<PathBuf>,
     /// How log lines are written
     #[arg(long, env = "EVENKEEL_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -148,8 +151,31 @@ impl Args {
             admin: self.admin,
             probes: self.probes,
             telemetry: Telemetry::new(self.otlp_endpoint.as_deref())?,
+            sync_skills: self.sync_skills()?,
             allowed: Allowed { hosts: self.allowed_host.clone(), origins: self.allowed_origin.clone() },
         })
+    }
+
+    /// The directories for skills, absolute. One among the declarations would declare what is written there.
+    fn sync_skills(&self) -> Result<Vec<PathBuf>, Failure> {
+        let root = if self.kubernetes { None } else { Some(dirs::declarations(self.dir.clone())?) };
+        let mut all: Vec<PathBuf> = Vec::new();
+        for given in &self.sync_skills {
+            let path = std::path::absolute(given).map_err(Failure::failed)?;
+            let below = root.as_ref().and_then(|root| path.strip_prefix(root).ok());
+            let hidden = |path: &Path| path.iter().any(|part| part.as_encoded_bytes().first() == Some(&b'.'));
+            if below.is_some_and(|below| !hidden(below)) {
+                return Err(Failure::Usage(format!(
+                    "--sync-skills {} is in the directory of declarations, where what is written would be declared; \
+                     name another directory",
+                    path.display()
+                )));
+            }
+            if !all.contains(&path) {
+                all.push(path);
+            }
+        }
+        Ok(all)
     }
 
     fn source(&self) -> Result<SourceArgs, Failure> {

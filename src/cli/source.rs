@@ -56,8 +56,8 @@ pub(super) struct Feed {
     pub desired: watch::Receiver<Arc<Desired>>,
     /// Where work is asked for, if not at the objects themselves.
     pub requests: Option<Requests>,
-    /// Where it is said that an empty source is meant; nowhere where it never holds anything back.
-    pub prune: Option<directory::Prune>,
+    /// What may be asked of the source itself; nothing of one that tells every change by itself.
+    pub wishes: Option<directory::Wishes>,
     /// The statuses that the source holds of its objects.
     pub shown: watch::Receiver<Shown>,
     /// What is counted.
@@ -142,15 +142,15 @@ impl Source {
                     poll,
                     metrics: counted,
                 };
-                let (declared, prune) = directory::start(options, state.clone(), &tracker, stop.clone());
+                let (declared, wishes) = directory::start(options, state.clone(), &tracker, stop.clone());
                 let (requests, desired, stage) = requests(declared, stop);
                 tracker.spawn(stage);
                 let shown = watch::channel(Shown::default()).1;
-                Feed { desired, requests: Some(requests), prune: Some(prune), shown, metrics }
+                Feed { desired, requests: Some(requests), wishes: Some(wishes), shown, metrics }
             }
             Self::Cluster(cluster) => {
                 let (desired, shown) = kubernetes::start(cluster.options(key, counted), &tracker, stop);
-                Feed { desired, requests: None, prune: None, shown, metrics }
+                Feed { desired, requests: None, wishes: None, shown, metrics }
             }
         };
         tasks.spawn("the watch of the source", async move {

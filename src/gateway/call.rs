@@ -62,6 +62,11 @@ pub(super) async fn call(
             return body::json(status, message);
         }
     };
+    if let Some(library) = &aim.section().library {
+        let reply = library.answer(ask.method(), aim.name().unwrap_or_default(), params);
+        let (status, message) = answer::reply(&caller.id, &reply, ask, caller.era);
+        return body::json(status, message);
+    }
     let mut in_flight = caller.in_flight;
     let deadline = Deadline::new(Instant::now(), aim.section().call_timeout);
     let version = in_flight.as_ref().map_or(modern(), InFlight::version);

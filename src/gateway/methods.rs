@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Response, StatusCode};
 use jiff::Timestamp;
-use rmcp::model::ErrorCode;
+use rmcp::model::{ErrorCode, SKILLS_EXTENSION_ID};
 
 use super::aim::{self, Ask, Miss};
 use super::answer::{self, Failure};
@@ -38,6 +38,7 @@ impl Agent {
             return self.list(&asked, list, Era::Modern, None);
         }
         match asked.method {
+            "skills/list" | "skills/get" => self.skills(&asked, Era::Modern),
             "server/discover" => self.discover(&asked.id),
             "subscriptions/listen" => self.listen(asked),
             method => fail(&unknown(method).status(StatusCode::NOT_FOUND), Some(&asked.id)),
@@ -63,6 +64,7 @@ impl Agent {
         }
         match asked.method {
             "ping" => succeed(&asked.id, "{}"),
+            "skills/list" | "skills/get" => self.skills(&asked, Era::Legacy),
             "logging/setLevel" => self.set_level(session, &asked),
             "resources/subscribe" => self.subscribe(session, &asked),
             "resources/unsubscribe" => match member(asked.params, "uri").and_then(text) {
@@ -168,6 +170,31 @@ impl Agent {
         succeed(&asked.id, &result)
     }
 
+    /// The skills of this view, or one of them by the URI of its SKILL.md (SEP-2640).
+    fn skills(&self, asked: &Asked<'_>, era: Era) -> Response<Body> {
+        let generation = self.gateway.catalog.load();
+        let shown = generation.sections().filter(|section| self.view.shows(&section.key.namespace));
+        let mut skills =
+            shown.filter_map(|section| section.library.as_ref()).flat_map(|library| library.entries());
+        let mut result = if asked.method == "skills/list" {
+            serde_json::json!({ "skills": skills.collect::<Vec<_>>() })
+        } else {
+            let Some(uri) = member(asked.params, "uri").and_then(text) else {
+                return fail(&invalid("skills/get needs the \"uri\" of a skill"), Some(&asked.id));
+            };
+            match skills.find(|skill| skill.get("uri").is_some_and(|known| *known == *uri)) {
+                Some(skill) => serde_json::json!({ "skill": skill }),
+                None => return fail(&invalid(format!("unknown skill {uri}")), Some(&asked.id)),
+            }
+        };
+        if let (Era::Modern, Some(result)) = (era, result.as_object_mut()) {
+            result.insert("resultType".to_owned(), "complete".into());
+            result.insert("ttlMs".to_owned(), 0.into());
+            result.insert("cacheScope".to_owned(), "private".into());
+        }
+        succeed(&asked.id, &result.to_string())
+    }
+
     fn set_level(&self, session: &Session, asked: &Asked<'_>) -> Response<Body> {
         let level = member(asked.params, "level").and_then(text).and_then(|level| Level::named(&level));
         let Some(level) = level else {
@@ -268,6 +295,7 @@ fn capabilities() -> serde_json::Value {
         "resources": { "listChanged": true, "subscribe": true },
         "completions": {},
         "logging": {},
+        "extensions": { SKILLS_EXTENSION_ID: {} },
     })
 }
 

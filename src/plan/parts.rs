@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::resource::{Digest, DigestKey, EnvVar, Header, Literal, McpServerSpec, SkillSpec, ValueFrom};
-use crate::source::{Declared, Origin};
+use crate::source::{Content, Declared, Origin};
 
 /// What a declaration is made of, as keyed digests: two of them can be compared part by part, and nobody
 /// learns a value from one.
@@ -73,9 +73,12 @@ impl Parts {
     }
 
     /// Of a skill, likewise; no connection is made from one.
-    pub fn of_skill(skill: &Declared<SkillSpec>, key: &DigestKey) -> Option<Self> {
+    pub fn of_skill(skill: &Declared<SkillSpec>, content: Option<&Content>, key: &DigestKey) -> Option<Self> {
         let spec = skill.spec.as_ref()?;
-        let settings = fields(spec, &["suspend"], key);
+        let mut settings = fields(spec, &["suspend"], key);
+        if let Some(Ok(bundle)) = content {
+            settings.insert("content".to_owned(), key.digest([bundle.digest().to_string().as_bytes()]));
+        }
         Some(Self { settings, suspended: spec.suspend, ..Self::default() })
     }
 

@@ -67,7 +67,7 @@ impl News {
         let reason = told.reason.parse().ok()?;
         let level = match reason {
             // The fleet logs the step that leads here.
-            Reason::Connecting => Level::DEBUG,
+            Reason::Connecting | Reason::Progressing => Level::DEBUG,
             reason if is_trouble(reason) => Level::WARN,
             _ => Level::INFO,
         };
@@ -80,7 +80,7 @@ impl News {
 
     /// True if it only leads to something that is told.
     pub fn is_step(&self) -> bool {
-        self.reason == Reason::Connecting
+        matches!(self.reason, Reason::Connecting | Reason::Progressing)
     }
 
     pub fn is_warning(&self) -> bool {

@@ -16,17 +16,16 @@ use super::ledger::Ledger;
 use super::news::News;
 use super::source::told;
 use super::{
-    Action, Kind, Object, Occurrence, Place, Regarding, Snapshot, Source, server_status, skill_status,
-    source_status,
+    Action, Kind, Object, Occurrence, Place, Regarding, Snapshot, Source, server_status, source_status,
 };
 use crate::catalog::{Catalog, Conflict};
 use crate::fleet::{Observation, Phase};
-use crate::resource::{
-    ConditionType, Digest, McpServerSpec, McpServerStatus, ObjectKey, Problem, Reason, SkillSpec,
-};
+use crate::resource::{ConditionType, Digest, McpServerSpec, McpServerStatus, ObjectKey, Problem, Reason};
+use crate::skills::{Standings, Written};
 use crate::source::{Commit, Declared, Desired, Meta, Shown, SourceState};
 
 mod meanwhile;
+mod skills;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +43,8 @@ pub struct Reporter {
     remembered: Arc<Desired>,
     seen: HashMap<ObjectKey, Observation>,
     conflicts: OrdMap<ObjectKey, Arc<[Conflict]>>,
+    standings: Standings,
+    written: Written,
     store: Snapshot,
     ledger: Ledger,
     occurrences: Option<mpsc::UnboundedSender<Arc<Occurrence>>>,
@@ -65,6 +66,10 @@ pub struct Inputs {
     pub observations: mpsc::UnboundedReceiver<Observation>,
     /// What agents see: which names had to take a hash tail.
     pub catalog: Catalog,
+    /// Which skills are offered.
+    pub skills: watch::Receiver<Standings>,
+    /// What became of them in the directories of agents.
+    pub written: watch::Receiver<Written>,
 }
 
 impl Reporter {
@@ -77,6 +82,8 @@ impl Reporter {
             remembered: Arc::default(),
             seen: HashMap::new(),
             conflicts: OrdMap::new(),
+            standings: Standings::default(),
+            written: Written::default(),
             store,
             ledger: Ledger::default(),
             occurrences: None,
@@ -107,6 +114,7 @@ impl Reporter {
         let mut expiry = interval(EXPIRY);
         expiry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let desired = inputs.desired.borrow_and_update().clone();
+        self.written = inputs.written.borrow_and_update().clone();
         self.desire(&desired, Timestamp::now());
         self.publish();
         loop {
@@ -115,6 +123,8 @@ impl Reporter {
                 Ok(()) = inputs.desired.changed() => {}
                 1.. = inputs.observations.recv_many(&mut batch, BATCH) => {}
                 Ok(()) = generations.changed() => {}
+                Ok(()) = inputs.skills.changed() => {}
+                Ok(()) = inputs.written.changed() => {}
                 _ = expiry.tick() => {}
             }
             if stop.is_cancelled() {
@@ -130,6 +140,9 @@ impl Reporter {
             }
             let conflicts = inputs.catalog.load().conflicting().clone();
             self.conflict(&conflicts, now);
+            let standings = inputs.skills.borrow_and_update().clone();
+            let written = inputs.written.borrow_and_update().clone();
+            self.offer(standings, written, now);
             self.ledger.expire(&mut self.store, now);
             self.publish();
         }
@@ -254,30 +267,6 @@ impl Reporter {
             self.seen.remove(key);
         }
         self.tell_removed(Kind::McpServer, declared, now);
-    }
-
-    fn skill(&mut self, declared: &Arc<Declared<SkillSpec>>, now: Timestamp) {
-        let key = &declared.meta.key;
-        let before = self.store.skills.get(key).cloned();
-        let known = before.as_ref().filter(|before| before.declared.meta.uid == declared.meta.uid);
-        let earlier = self.shown.as_ref().and_then(|shown| shown.borrow().skills.get(key).cloned());
-        let earlier = earlier.as_ref().filter(|shown| shown.uid == declared.meta.uid);
-        let earlier = earlier.and_then(|shown| shown.status.as_ref());
-        let status = skill_status(declared, known.map(|before| &before.status).or(earlier), now);
-        let last = before.as_ref().map(|before| before.declared.clone());
-        let last = last.or_else(|| self.remembered.skills.get(key).cloned());
-        self.tell_declared(Kind::Skill, last.as_deref(), declared, now);
-        let told = known.map_or(&[][..], |before| &before.status.conditions);
-        self.tell_state(Kind::Skill, declared, told, &status.conditions, now);
-        let resource_version = self.store.next_version();
-        let object = Object { declared: declared.clone(), status, resource_version };
-        self.store.skills.insert(key.clone(), Arc::new(object));
-    }
-
-    fn skill_removed(&mut self, declared: &Declared<SkillSpec>, now: Timestamp) {
-        self.store.skills.remove(&declared.meta.key);
-        self.store.next_version();
-        self.tell_removed(Kind::Skill, declared, now);
     }
 
     fn source(&mut self, before: &SourceState, state: &SourceState, now: Timestamp) {

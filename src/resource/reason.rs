@@ -29,6 +29,7 @@ pub enum Reason {
     CredentialsRejected,
     Timeout,
     Draining,
+    WriteFailed,
     // Accepted
     Accepted,
     NameConflict,

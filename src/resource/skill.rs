@@ -26,6 +26,9 @@ use super::SkillStatus;
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
     ),
+    printcolumn(name = "Source", type_ = "string", json_path = ".status.source"),
+    printcolumn(name = "Files", type_ = "integer", json_path = ".status.files"),
+    printcolumn(name = "Description", type_ = "string", json_path = ".status.description", priority = 1),
     printcolumn(
         name = "Message",
         type_ = "string",
@@ -41,7 +44,7 @@ pub struct SkillSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 262_144))]
     pub inline: Option<String>,
-    /// A directory with SKILL.md and its files, relative to the declaring file. Directory source only.
+    /// A folder with SKILL.md and its files, relative to the declaring file. Directory source only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub path: Option<String>,
@@ -55,6 +58,17 @@ pub struct SkillSpec {
     /// Withdraw the skill and keep the object.
     #[serde(default)]
     pub suspend: bool,
+}
+
+impl SkillSpec {
+    /// Where the text of the skill is: `inline`, `path` or `configMap`.
+    pub fn source(&self) -> &'static str {
+        match (&self.inline, &self.path) {
+            (Some(_), _) => "inline",
+            (None, Some(_)) => "path",
+            (None, None) => "configMap",
+        }
+    }
 }
 
 /// A ConfigMap in the same namespace.

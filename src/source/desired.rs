@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::resource::{
     Digest, Endpoint, McpServerSpec, McpServerStatus, ObjectKey, Problem, Reason, SkillSpec, SkillStatus,
 };
+use crate::skills::Bundle;
 
 /// Everything that is declared, at one instant: immutable, and cheap to clone and to change.
 #[derive(Clone, Debug, Default)]
@@ -18,12 +19,17 @@ pub struct Desired {
     pub servers: OrdMap<ObjectKey, Arc<Declared<McpServerSpec>>>,
     /// The declared skills.
     pub skills: OrdMap<ObjectKey, Arc<Declared<SkillSpec>>>,
+    /// What the skills hold. One that is not in here was not looked at yet, or was never declared well.
+    pub contents: OrdMap<ObjectKey, Content>,
     /// The state of the source itself.
     pub source: Arc<SourceState>,
     /// What was in force when an earlier run ended, where the source remembers it: what differs from that changed
     /// while evenkeel was down.
     pub remembered: Option<Arc<Self>>,
 }
+
+/// What a skill holds, by the same `Arc` while it is the same; or why that is not known.
+pub type Content = Result<Arc<Bundle>, Problem>;
 
 /// The statuses that the source itself holds of its objects: what an earlier run, another replica or this one
 /// wrote there. Stays empty for a source that holds none.
@@ -139,6 +145,8 @@ pub enum Origin {
 pub struct SourceState {
     /// True once the first complete look is done; nothing is planned before.
     pub synced: bool,
+    /// True once all skills are known: a skill that is not declared before may be yet to come.
+    pub skills_synced: bool,
     /// The git commit, `-dirty` if the tree is, else a digest.
     pub revision: Arc<str>,
     /// How changes are noticed.

@@ -14,7 +14,7 @@ mod requests;
 mod resolve;
 
 pub use desired::{
-    Commit, Declared, Desired, Fault, Meta, Origin, Shown, ShownStatus, SourceState, Watching,
+    Commit, Content, Declared, Desired, Fault, Meta, Origin, Shown, ShownStatus, SourceState, Watching,
 };
 pub use metrics::SourceMetrics;
 pub use policy::{AllowedStdio, DEFAULT_VARIABLES, Policy};

@@ -20,5 +20,6 @@ mod metrics;
 mod quiet;
 mod read;
 mod secrets;
+mod skills;
 mod stage;
 mod wait;

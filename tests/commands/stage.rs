@@ -26,11 +26,16 @@ pub struct Done {
 impl Stage {
     /// Declares servers, each by its name and the lines of its spec, and runs.
     pub async fn start(servers: &[(&str, &str)]) -> Self {
+        Self::start_with(servers, &[]).await
+    }
+
+    /// The same, run with more flags.
+    pub async fn start_with(servers: &[(&str, &str)], flags: &[&str]) -> Self {
         let declared = Declared::new();
         for (name, spec) in servers {
             declared.server(name, spec);
         }
-        let evenkeel = Evenkeel::run(declared.path()).await;
+        let evenkeel = Evenkeel::run_with(declared.path(), flags).await;
         Self { declared, evenkeel }
     }
 

@@ -42,7 +42,7 @@ struct Rig {
 }
 
 struct Source {
-    prune: directory::Prune,
+    wishes: directory::Wishes,
     desired: Receiver<Arc<Desired>>,
     tracker: TaskTracker,
     cancel: CancellationToken,
@@ -77,9 +77,9 @@ impl Rig {
     fn start(&mut self) {
         let state = StateDir::open(&self.folder.path().join("state"), &self.options.root).unwrap();
         let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let (desired, prune) =
+        let (desired, wishes) =
             directory::start(self.options.clone(), Arc::new(state), &tracker, cancel.clone());
-        self.source = Some(Source { prune, desired, tracker, cancel });
+        self.source = Some(Source { wishes, desired, tracker, cancel });
     }
 
     async fn stop(&mut self) {
@@ -108,7 +108,7 @@ impl Rig {
     }
 
     fn prune(&self) {
-        self.source.as_ref().unwrap().prune.confirm();
+        self.source.as_ref().unwrap().wishes.confirm_removal();
     }
 
     fn now(&self) -> Arc<Desired> {

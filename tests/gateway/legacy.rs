@@ -47,6 +47,7 @@ async fn the_handshake_agrees_on_a_revision_and_offers_what_works() {
                     "resources": { "listChanged": true, "subscribe": true },
                     "completions": {},
                     "logging": {},
+                    "extensions": { "io.modelcontextprotocol/skills": {} },
                 },
                 "serverInfo": { "name": "evenkeel", "version": env!("CARGO_PKG_VERSION") },
             },

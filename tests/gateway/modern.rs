@@ -31,6 +31,7 @@ async fn discovery_says_what_works() {
                     "resources": { "listChanged": true, "subscribe": true },
                     "completions": {},
                     "logging": {},
+                    "extensions": { "io.modelcontextprotocol/skills": {} },
                 },
         "ttlMs": 0,
         "cacheScope": "private",

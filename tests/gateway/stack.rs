@@ -133,6 +133,7 @@ impl Stack {
             resources: None,
             instructions: None,
             call_timeout: Duration::from_mins(1),
+            library: None,
         }));
     }
 

@@ -27,4 +27,5 @@ mod proxy;
 mod replicas;
 mod secrets;
 mod site;
+mod skills;
 mod writes;

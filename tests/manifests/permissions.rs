@@ -15,7 +15,7 @@ const REPLICAS: [&str; 4] = [
 ];
 
 /// In each namespace that it serves.
-const SERVED: [&str; 13] = [
+const SERVED: [&str; 16] = [
     "get evenkeel.dev/mcpservers",
     "list evenkeel.dev/mcpservers",
     "watch evenkeel.dev/mcpservers",
@@ -29,6 +29,9 @@ const SERVED: [&str; 13] = [
     "get secrets",
     "list secrets",
     "watch secrets",
+    "get configmaps",
+    "list configmaps",
+    "watch configmaps",
 ];
 
 #[tokio::test]

@@ -170,7 +170,7 @@ mod tests {
             "status": {
                 "conditions": [{ "type": "Other" }, { "type": "Ready", "status": "1", "reason": "2", "message": "3" }],
                 "transport": "stdio", "tools": 3, "protocolVersion": "x", "restarts": 0,
-                "revision": "r", "watching": "Events",
+                "revision": "r", "watching": "Events", "source": "path", "files": 1, "description": "x",
             },
         });
         for resource in Resource::ALL {

@@ -106,6 +106,14 @@ impl Listing {
         (!self.all_namespaces).then_some(&*self.namespace)
     }
 
+    /// With all columns, if columns are printed.
+    pub fn wide(mut self) -> Self {
+        if self.output == Output::Table {
+            self.output = Output::Wide;
+        }
+        self
+    }
+
     /// Prints the objects of these kinds, all or only the named ones.
     pub fn print(&self, kinds: &[Kind], names: &[String], watch: bool) -> Result<(), Failure> {
         block_on(async {

@@ -7,6 +7,7 @@ mod add;
 mod file;
 mod manifest;
 mod reload;
+mod reload_skills;
 mod remove;
 
 use clap::Subcommand;
@@ -34,8 +35,10 @@ pub(super) enum Mcp {
 /// `evenkeel skill …`
 #[derive(Debug, Subcommand)]
 pub(super) enum Skill {
-    /// Print the skills
+    /// Print the skills, with what they say of themselves
     List(Listing),
+    /// Look at the files of skills again, and say what changed
+    Reload(reload_skills::Args),
 }
 
 /// Runs `evenkeel mcp …`.
@@ -51,6 +54,7 @@ pub(super) fn mcp(command: &Mcp) -> Result<(), Failure> {
 /// Runs `evenkeel skill …`.
 pub(super) fn skill(command: &Skill) -> Result<(), Failure> {
     match command {
-        Skill::List(listing) => listing.print(&[Kind::Skill], &[], false),
+        Skill::List(listing) => listing.clone().wide().print(&[Kind::Skill], &[], false),
+        Skill::Reload(args) => reload_skills::reload(args),
     }
 }

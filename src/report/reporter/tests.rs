@@ -63,9 +63,8 @@ fn synced() -> Arc<SourceState> {
 fn desired(names: &[&str]) -> Desired {
     Desired {
         servers: names.iter().map(|name| (key(name), Arc::new(declared(name, 1)))).collect(),
-        skills: OrdMap::new(),
         source: synced(),
-        remembered: None,
+        ..Desired::default()
     }
 }
 
@@ -172,9 +171,8 @@ fn nothing_is_written_when_nothing_changed() {
         // The same declarations in another map, the same observation, at another time.
         let rebuilt = Desired {
             servers: both.servers.iter().map(|(key, object)| (key.clone(), object.clone())).collect(),
-            skills: OrdMap::new(),
             source: synced(),
-            remembered: None,
+            ..Desired::default()
         };
         reporter.desire(&Arc::new(rebuilt), at(9));
         reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(9));
@@ -357,7 +355,13 @@ async fn the_task_follows_its_inputs_and_stops() {
     let (catalog, publisher, generations) = catalog(Some("default".into()));
     let stop = CancellationToken::new();
     let publishing = tokio::spawn(generations.run(stop.clone()));
-    let inputs = Inputs { desired: desired_rx, observations, catalog };
+    let inputs = Inputs {
+        desired: desired_rx,
+        observations,
+        catalog,
+        skills: watch::channel(Standings::default()).1,
+        written: watch::channel(Written::default()).1,
+    };
     let task = tokio::spawn(reporter.run(inputs, stop.clone()));
 
     // The observation may be read before the declaration that it is about: it waits.

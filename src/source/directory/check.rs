@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::contents::Contents;
 use super::excerpt::did_you_mean;
 use super::expand::endpoint;
 use super::merge::Book;
@@ -139,8 +140,13 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
     findings.extend(book.warnings().into_iter().map(|fault| Finding { level: Level::Warning, fault }));
     let servers = &book.servers.objects;
     findings.extend(servers.values().filter_map(|server| unresolved(server)));
-    for skill in book.skills.objects.values() {
+    let mut contents = Contents::default();
+    contents.look(root, &book.skills.objects, true, now, &mut |_, _| ());
+    for (key, skill) in &book.skills.objects {
         findings.extend(missing_servers(skill, &book, whole));
+        if let Some(Err(problem)) = contents.all.get(key) {
+            findings.push(finding(Level::Error, skill, problem.reason, &problem.message));
+        }
     }
     if against.secrets.is_none() && !book.references().is_empty() {
         let message = "references to secrets were not checked; --secrets-dir says where they are";
@@ -153,9 +159,11 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
         };
         (place, finding.fault.column)
     });
-    let source = Arc::new(SourceState { synced: true, foreign: book.foreign(), ..SourceState::default() });
-    let skills = book.skills.objects.clone();
-    let desired = Desired { servers: servers.clone(), skills, source, remembered: None };
+    let source =
+        SourceState { synced: true, skills_synced: true, foreign: book.foreign(), ..SourceState::default() };
+    let (servers, skills) = (servers.clone(), book.skills.objects.clone());
+    let desired =
+        Desired { servers, skills, contents: contents.all, source: Arc::new(source), remembered: None };
     Checked { desired, findings, files: count }
 }
 

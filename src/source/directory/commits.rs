@@ -1,7 +1,7 @@
 //! What git knows of the files: the content that is committed, and who committed it last. Asked of the `git`
 //! program once per commit, within a bound; where that is missing or slow, nothing is known.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,8 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::walk::is_met;
+use super::walk::{is_met, is_skill};
+use crate::skills::SKILL_FILE;
 use crate::source::Commit;
 
 /// Both questions together take no longer.
@@ -121,7 +122,20 @@ fn blobs(tree: &str) -> HashMap<PathBuf, Blob> {
         let path = Path::new(path);
         Some((path.to_path_buf(), parsed(about.nth(1)?)?)).filter(|_| is_file && is_met(path))
     };
-    tree.split('\0').filter_map(entry).collect()
+    let mut blobs: HashMap<_, _> = tree.split('\0').filter_map(entry).collect();
+    // In the folder of a skill nothing else is met.
+    let names = tree.split('\0').filter_map(|entry| Some(Path::new(entry.split_once('\t')?.1)));
+    let skills: HashSet<_> = names
+        .filter(|path| path.file_name().is_some_and(|name| name == SKILL_FILE))
+        .filter_map(Path::parent)
+        .filter(|folder| folder.file_name().is_some())
+        .collect();
+    blobs.retain(|path: &PathBuf, _| {
+        let folder = path.parent().unwrap_or(path);
+        let above = if is_skill(path) { folder.parent().unwrap_or(folder) } else { folder };
+        !above.ancestors().any(|folder| skills.contains(folder))
+    });
+    blobs
 }
 
 fn parsed(hex: &str) -> Option<Blob> {
@@ -164,11 +178,15 @@ mod tests {
                     120000 blob ce013625030ba8dba906f756967f9e9ca394464a\tlink.yaml\0\
                     100644 blob ce013625030ba8dba906f756967f9e9ca394464a\t.hidden/b.yaml\0\
                     100644 blob ce013625030ba8dba906f756967f9e9ca394464a\tREADME.md\0\
+                    100644 blob ce013625030ba8dba906f756967f9e9ca394464a\tskills/s/SKILL.md\0\
+                    100644 blob ce013625030ba8dba906f756967f9e9ca394464a\tskills/s/deep/b.yaml\0\
+                    100644 blob ce013625030ba8dba906f756967f9e9ca394464a\tother/SKILL.md\0\
+                    100644 blob ce013625030ba8dba906f756967f9e9ca394464a\tother/b.yaml\0\
                     100755 blob ce013625030ba8dba906f756967f9e9ca394464a\tt\u{e4}m/.mcp.json\0";
         let blobs = blobs(tree);
         let mut paths: Vec<_> = blobs.keys().map(|path| path.display().to_string()).collect();
         paths.sort();
-        assert_eq!(paths, ["a.yaml", "t\u{e4}m/.mcp.json"]);
+        assert_eq!(paths, ["a.yaml", "skills/s/SKILL.md", "t\u{e4}m/.mcp.json"]);
         let log =
             "\x0122\0Ann <ann@x>\0Second\x1b[2J\n\na.yaml\n\x0111\0Bob <b@x>\0First\n\na.yaml\nb.yaml\n";
         let last = last(log);

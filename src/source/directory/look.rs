@@ -12,6 +12,7 @@ use tracing::warn;
 
 use super::Options;
 use super::commits::Commits;
+use super::contents::Contents;
 use super::expand::endpoint;
 use super::files::{Blind, Files, Moment};
 use super::git::Git;
@@ -43,6 +44,7 @@ pub(super) struct Looker {
     files: Files,
     book: Book,
     secrets: Secrets,
+    contents: Contents,
     records: Records,
     /// The commit at which some file was last there.
     commit: Option<String>,
@@ -94,6 +96,7 @@ impl Looker {
             state,
             files: Files::default(),
             book: Book::default(),
+            contents: Contents::default(),
             records: Records::default(),
             commit: None,
             commits: None,
@@ -115,7 +118,7 @@ impl Looker {
         let moment = Moment { now, clock, first: !self.seen, settled, landed };
         let tree = self.see(&moment);
         let mut faults = tree.faults;
-        let again;
+        let mut again;
         let mut revision = Arc::clone(&self.desired.source.revision);
         if !tree.seen {
             again = false;
@@ -143,11 +146,18 @@ impl Looker {
         for folder in self.secrets.folders() {
             self.watcher.folder(&folder);
         }
+        if tree.seen {
+            let skills = &self.book.skills.objects;
+            let meet = &mut |real: &Path, id| self.watcher.met(real, id);
+            let folders = self.contents.look(&self.options.root, skills, settled, clock, meet);
+            again |= self.watcher.skills(folders);
+        }
         let watching = self.watching();
         faults.extend(self.book.faults());
         let known = if self.seen { !again || settled } else { !self.book.is_empty() };
         self.publish(SourceState {
             synced: self.desired.source.synced || known,
+            skills_synced: self.desired.source.synced || known,
             revision,
             watching,
             faults,
@@ -323,13 +333,17 @@ impl Looker {
     fn publish(&mut self, source: SourceState) {
         let servers = &self.book.servers.objects;
         let skills = &self.book.skills.objects;
+        let contents = &self.contents.all;
         let last = &self.desired;
-        if *last.source == source && last.servers.ptr_eq(servers) && last.skills.ptr_eq(skills) {
+        let same =
+            last.servers.ptr_eq(servers) && last.skills.ptr_eq(skills) && last.contents.ptr_eq(contents);
+        if *last.source == source && same {
             return;
         }
         let source = if *last.source == source { Arc::clone(&last.source) } else { Arc::new(source) };
-        let (servers, skills) = (servers.clone(), skills.clone());
-        self.desired = Arc::new(Desired { servers, skills, source, remembered: self.remembered.clone() });
+        let (servers, skills, contents) = (servers.clone(), skills.clone(), contents.clone());
+        let remembered = self.remembered.clone();
+        self.desired = Arc::new(Desired { servers, skills, contents, source, remembered });
     }
 
     /// Tells of the state directory once, not at every look.

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 
 use super::next::{Context, Newest, file_of, next};
 use super::parse::{Kind, Object, Parsed, Resolve, is_json, shown};
+use super::walk::is_skill;
 use crate::resource::{Digest, McpServerSpec, ObjectKey, Problem, Reason, SecretKeyRef, SkillSpec};
 use crate::source::desired::same_endpoint;
 use crate::source::resolve::references;
@@ -157,6 +158,14 @@ pub(super) struct Remembered<S> {
     pub object: Option<Object<S>>,
 }
 
+impl<S> Claim<S> {
+    /// Whether an object is declared here, and well, in so many words.
+    fn is_explicit(&self) -> bool {
+        let good = matches!(&self.news, Some(Newest::Declared(Object { spec: Ok(_), .. })));
+        good && !is_skill(&self.path)
+    }
+}
+
 impl<S> Default for Shelf<S> {
     fn default() -> Self {
         Self {
@@ -266,9 +275,15 @@ impl<S: Kind> Shelf<S> {
             None => slot.claims.push(claim),
         }
         // The one in force stays first, whatever its path; of the others YAML comes before JSON, then the path
-        // counts.
+        // counts. A folder that is declared by where it is gives way to whoever declares it in so many words.
         if let Some(others) = slot.claims.get_mut(incumbents..) {
             others.sort_by_cached_key(|claim| (is_json(&claim.path), Arc::clone(&claim.path)));
+        }
+        if slot.claims.first().is_some_and(|first| is_skill(&first.path))
+            && let Some(better) = slot.claims.iter().position(Claim::is_explicit)
+            && let Some(until) = slot.claims.get_mut(..=better)
+        {
+            until.rotate_right(1);
         }
         self.touched.insert(key);
     }
@@ -305,12 +320,20 @@ impl<S: Kind> Shelf<S> {
                 stale.extend(before);
                 continue;
             };
-            let lost = others.iter().map(|claim| duplicate::<S>(&key, &claim.path, claim.line, &first.path));
-            let lost: Vec<_> = lost.collect();
+            let spec = match &first.news {
+                Some(Newest::Declared(Object { spec: Ok(spec), .. })) => Some(spec),
+                _ => last.and_then(|last| last.spec.as_ref()),
+            };
+            let same = |claim: &Claim<S>| spec.is_some_and(|spec| spec.is_about(&first.path, &claim.path));
+            let lost = others.iter().filter(|claim| !same(claim));
+            let lost: Vec<_> =
+                lost.map(|claim| duplicate::<S>(&key, &claim.path, claim.line, &first.path)).collect();
             if !lost.is_empty() {
                 self.lost.insert(key.clone(), lost);
             }
-            let Some(news) = first.news.take() else { continue };
+            // A folder that is declared by where it is may have to give way, and then comes back.
+            let news = if is_skill(&first.path) { first.news.clone() } else { first.news.take() };
+            let Some(news) = news else { continue };
             let path = Arc::clone(&first.path);
             let text = match &news {
                 Newest::Declared(object) if object.spec.is_ok() => Some(Arc::clone(&object.text)),

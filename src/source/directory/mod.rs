@@ -8,11 +8,13 @@
 
 mod check;
 mod commits;
+mod contents;
 mod documents;
 mod excerpt;
 mod expand;
 mod files;
 mod find;
+mod folder;
 mod git;
 mod look;
 mod mcp_json;
@@ -76,15 +78,20 @@ pub struct Options {
     pub metrics: SourceMetrics,
 }
 
-/// Says that an empty directory is meant: what is held back, because the last files vanished, is taken away.
-/// Means nothing where nothing is held back.
+/// What a person may ask of a directory that is watched.
 #[derive(Clone, Debug)]
-pub struct Prune(Arc<Mailbox>);
+pub struct Wishes(Arc<Mailbox>);
 
-impl Prune {
-    /// Says it, once.
-    pub fn confirm(&self) {
+impl Wishes {
+    /// Says that an empty directory is meant: what is held back, because the last files vanished, is taken away.
+    /// Means nothing where nothing is held back.
+    pub fn confirm_removal(&self) {
         self.0.prune();
+    }
+
+    /// Asks for a look at everything, and waits until it is done and what it found is declared.
+    pub async fn look(&self) {
+        self.0.look().await;
     }
 }
 
@@ -98,14 +105,14 @@ pub fn start(
     state: Arc<StateDir>,
     tracker: &TaskTracker,
     cancel: CancellationToken,
-) -> (channel::Receiver<Arc<Desired>>, Prune) {
+) -> (channel::Receiver<Arc<Desired>>, Wishes) {
     let (sender, receiver) = channel::channel(Arc::default());
     let mailbox = Arc::new(Mailbox::new(options.metrics.clone()));
     let (looks, heard) = (tracker.clone(), mailbox.clone());
     tracker.spawn(async move {
         cancel.run_until_cancelled(run(options, state, looks, heard, sender)).await;
     });
-    (receiver, Prune(mailbox))
+    (receiver, Wishes(mailbox))
 }
 
 async fn run(
@@ -136,12 +143,13 @@ async fn run(
             continue;
         }
         let settled = pace.begin(now);
+        let asked = mailbox.asked();
         let (landed, prune) = (std::mem::take(&mut landed), std::mem::take(&mut prune));
         let last = looker.take();
-        let (options, state, mailbox) = (options.clone(), Arc::clone(&state), Arc::clone(&mailbox));
+        let (options, state, heard) = (options.clone(), Arc::clone(&state), Arc::clone(&mailbox));
         let (sender, poll) = (sender.clone(), options.poll.unwrap_or(POLL));
         let look = looks.spawn_blocking(move || {
-            let mut looker = last.unwrap_or_else(|| Looker::new(options, state, mailbox, now));
+            let mut looker = last.unwrap_or_else(|| Looker::new(options, state, heard, now));
             if prune {
                 looker.confirm();
             }
@@ -173,5 +181,8 @@ async fn run(
         let ended = Instant::now();
         debug!(took = ?ended - now, settled, again, "looked at the directory");
         pace.end(now, ended, settled, again, interval);
+        if settled && !again {
+            mailbox.answer(asked);
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::source::desired::same_endpoint;
 use crate::source::{Commit, Declared, Meta, Origin};
 
 /// What the newest look at a file said about an object.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Newest<S> {
     /// It is declared: well, or so that it cannot be accepted.
     Declared(Object<S>),

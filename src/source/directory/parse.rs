@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::excerpt::{Mistake, bounded, printable};
 use super::places::Place;
+use super::walk::is_skill;
 use super::{mcp_json, yaml};
 use crate::resource::{
     Endpoint, McpServerSpec, ObjectKey, Problem, Reason, SkillSpec, Violation, check_server, check_skill,
@@ -32,6 +33,9 @@ pub(super) trait Kind: Clone + PartialEq + Serialize + DeserializeOwned {
 
     /// How to reach what `file` declares, if it is something to be reached.
     fn endpoint(&self, file: &Path, resolve: &Resolve<'_>) -> Option<Result<Arc<Endpoint>, Problem>>;
+
+    /// Whether this, declared in `file`, is about what the `other` file is.
+    fn is_about(&self, file: &Path, other: &Path) -> bool;
 }
 
 /// Makes an endpoint of a spec and of the file that declares it.
@@ -47,17 +51,30 @@ impl Kind for McpServerSpec {
     fn endpoint(&self, file: &Path, resolve: &Resolve<'_>) -> Option<Result<Arc<Endpoint>, Problem>> {
         Some(resolve(self, file))
     }
+
+    fn is_about(&self, _: &Path, _: &Path) -> bool {
+        false
+    }
 }
 
 impl Kind for SkillSpec {
     const NAME: &'static str = "Skill";
 
     fn check(&self) -> Vec<Violation> {
-        check_skill(self)
+        let cluster = self.config_map_ref.as_ref().map(|_| Violation {
+            path: "spec.configMapRef".into(),
+            message: "there are no ConfigMaps beside a file; use path or inline".into(),
+        });
+        check_skill(self).into_iter().chain(cluster).collect()
     }
 
     fn endpoint(&self, _: &Path, _: &Resolve<'_>) -> Option<Result<Arc<Endpoint>, Problem>> {
         None
+    }
+
+    fn is_about(&self, file: &Path, other: &Path) -> bool {
+        let folder = self.path.as_ref().and_then(|path| below(file.parent()?, path));
+        is_skill(other) && folder.as_deref() == other.parent()
     }
 }
 
@@ -121,6 +138,10 @@ pub(super) fn shown(path: &Path) -> String {
 
 fn read(path: &Arc<PathBuf>, bytes: &[u8]) -> Parsed {
     let mut file = File::new(path);
+    if is_skill(path) {
+        file.skill();
+        return file.parsed;
+    }
     match std::str::from_utf8(bytes) {
         Ok(text) => {
             let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -169,6 +190,30 @@ impl<'a> File<'a> {
         Problem::new(reason, bounded(&told))
     }
 
+    /// The folder of a skill that is declared by where it is. What is in it is another matter.
+    fn skill(&mut self) {
+        let name = self.path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy());
+        let Ok(key) = key(name.as_deref(), None) else {
+            let message = "the folder of a skill must have a name of lower-case letters, digits and hyphens";
+            return self.unnamed(Mistake::at_line(1, message.into()));
+        };
+        let spec = SkillSpec {
+            inline: None,
+            path: Some(".".into()),
+            config_map_ref: None,
+            server_refs: Vec::new(),
+            suspend: false,
+        };
+        self.parsed.skills.push(Object {
+            key,
+            line: 1,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            text: "".into(),
+            spec: Ok(spec),
+        });
+    }
+
     /// Something that has no effect.
     pub fn warn(&mut self, mistake: Mistake) {
         let fault = self.told(Reason::InvalidSpec, mistake);
@@ -193,6 +238,20 @@ impl<'a> File<'a> {
         let column = column.map_or_else(String::new, |column| format!(":{column}"));
         format!("{}:{line}{column}", shown(self.path))
     }
+}
+
+/// The folder `path` of `folder`, without `.` and `..`; `None` if that is above the root.
+pub(super) fn below(folder: &Path, path: &str) -> Option<PathBuf> {
+    let mut found = PathBuf::new();
+    for part in folder.components().chain(Path::new(path).components()) {
+        match part {
+            Component::Normal(name) => found.push(name),
+            Component::CurDir => {}
+            Component::ParentDir if found.pop() => {}
+            _ => return None,
+        }
+    }
+    Some(found)
 }
 
 fn add(faults: &mut Vec<Fault>, fault: Fault) {

@@ -1,4 +1,5 @@
-//! The files of the tree that may hold declarations.
+//! The files of the tree that may hold declarations: YAML, agents' own files, and the SKILL.md of a folder in
+//! one that is called `skills`. Nothing else in the folder of a skill declares anything.
 //!
 //! Promises never to read outside the root: every folder and file is opened by name in its folder, and a link
 //! only if its target lies below the root. Never waits for a file: what is not a regular one is not opened.
@@ -14,6 +15,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, stata
 use rustix::io::Errno;
 
 use super::read::{FLAGS, FileId, Stamp, content, file_id};
+use crate::skills::SKILL_FILE;
 
 /// Larger files are not read.
 pub(super) const MAX_FILE: u64 = 1 << 20;
@@ -27,6 +29,8 @@ const MAX_FILES: usize = 100_000;
 const AGENTS: [&str; 2] = [".mcp.json", "mcp.json"];
 /// A folder of packages holds thousands of files that are others'.
 const PACKAGES: &str = "node_modules";
+/// Each folder in one of this name, wherever it is, is a skill if it holds a SKILL.md.
+const SKILLS: &str = "skills";
 
 /// Told what a walk meets; `path` is always relative to the root.
 pub(super) trait Visitor {
@@ -74,9 +78,31 @@ impl Root {
         Ok(Self { path, id, fd })
     }
 
+    /// The folder itself, once more.
+    pub fn open_again(&self) -> io::Result<OwnedFd> {
+        self.fd.try_clone()
+    }
+
     /// Whether this is the same folder by the same path.
     pub fn is(&self, other: &Self) -> bool {
         self.path == other.path && self.id == other.id
+    }
+
+    /// Goes down from the root without following a link: the folder of the target, its name there, and what
+    /// it is. `None` for the root itself.
+    pub fn locate<'p>(
+        &self,
+        below: &'p Path,
+    ) -> rustix::io::Result<Option<(OwnedFd, &'p OsStr, rustix::fs::Stat)>> {
+        let Some(name) = below.file_name() else {
+            return Ok(None);
+        };
+        let mut folder = self.fd.try_clone().map_err(|_| Errno::MFILE)?;
+        for part in below.parent().into_iter().flatten() {
+            folder = openat(&folder, part, FOLDER, Mode::empty())?;
+        }
+        let stat = statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(Some((folder, name, stat)))
     }
 }
 
@@ -85,6 +111,13 @@ pub(super) fn is_declaration(name: &OsStr) -> bool {
     let extension = Path::new(name).extension();
     let yaml = extension.is_some_and(|extension| extension == "yaml" || extension == "yml");
     yaml && !is_skipped(name) || name == AGENTS[0] || name == AGENTS[1]
+}
+
+/// Whether this is the SKILL.md of a folder that is declared by where it is.
+pub(super) fn is_skill(path: &Path) -> bool {
+    let folder = path.parent().and_then(Path::parent);
+    path.file_name().is_some_and(|name| name == SKILL_FILE)
+        && folder.and_then(Path::file_name).is_some_and(|name| name == SKILLS)
 }
 
 /// Visits the tree, and last of all what is reached by links, in the order of their names.
@@ -148,6 +181,10 @@ impl<V: Visitor> Walk<'_, V> {
             return Ok(());
         }
         self.visitor.folder(real, id);
+        if let Some(kind) = skill_in(fd, path) {
+            self.child(fd, path, real, OsStr::new(SKILL_FILE), kind, depth);
+            return Ok(());
+        }
         for entry in Dir::read_from(fd)? {
             let entry = entry?;
             self.entries += 1;
@@ -159,13 +196,25 @@ impl<V: Visitor> Walk<'_, V> {
             if is_skipped(name) || kind == FileType::RegularFile && !is_declaration(name) {
                 continue;
             }
-            path.push(name);
-            real.push(name);
-            self.entry(fd, path, real, name, kind, depth);
-            path.pop();
-            real.pop();
+            self.child(fd, path, real, name, kind, depth);
         }
         Ok(())
+    }
+
+    fn child(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        path: &mut PathBuf,
+        real: &mut PathBuf,
+        name: &OsStr,
+        kind: FileType,
+        depth: usize,
+    ) {
+        path.push(name);
+        real.push(name);
+        self.entry(fd, path, real, name, kind, depth);
+        path.pop();
+        real.pop();
     }
 
     fn entry(
@@ -196,8 +245,8 @@ impl<V: Visitor> Walk<'_, V> {
             FileType::Symlink => {
                 self.links.insert(path.clone(), Link { real: real.clone(), depth });
             }
-            FileType::RegularFile if is_declaration(name) => self.file(folder, path, real, name),
-            _ if is_declaration(name) => self.visitor.unreadable(path, "is not a regular file"),
+            FileType::RegularFile if declares(path) => self.file(folder, path, real, name),
+            _ if declares(path) => self.visitor.unreadable(path, "is not a regular file"),
             _ => {}
         }
     }
@@ -216,7 +265,7 @@ impl<V: Visitor> Walk<'_, V> {
     /// A link counts only if its target is below the root and is not met anyway: behind a hidden name, as in
     /// volumes that Kubernetes mounts, or under a name that is not a declaration's.
     fn link(&mut self, mut path: PathBuf, link: &Link) {
-        let declaration = path.file_name().is_some_and(is_declaration);
+        let declaration = declares(&path);
         let refuse = |visitor: &mut V, path: &Path, why: &str| {
             if declaration {
                 visitor.unreadable(path, why);
@@ -239,7 +288,7 @@ impl<V: Visitor> Walk<'_, V> {
             return refuse(self.visitor, &path, why);
         };
         let hidden = below.iter().any(is_skipped);
-        let (folder, name, stat) = match self.locate(below) {
+        let (folder, name, stat) = match self.root.locate(below) {
             Ok(Some(found)) => found,
             Ok(None) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return,
             Err(error) => return refuse(self.visitor, &path, &format!("cannot be read: {error}")),
@@ -253,35 +302,29 @@ impl<V: Visitor> Walk<'_, V> {
             }
             FileType::Directory => {}
             FileType::RegularFile if declaration => {
-                if hidden || !is_declaration(name) {
+                if hidden || !declares(below) {
                     self.file(folder.as_fd(), &mut path, &target, name);
                 }
             }
             _ => refuse(self.visitor, &path, "is not a regular file"),
         }
     }
-
-    /// Goes down from the root without following a link: the folder of the target, its name there, and what
-    /// it is. `None` for the root itself.
-    fn locate<'p>(
-        &self,
-        below: &'p Path,
-    ) -> rustix::io::Result<Option<(OwnedFd, &'p OsStr, rustix::fs::Stat)>> {
-        let Some(name) = below.file_name() else {
-            return Ok(None);
-        };
-        let mut folder = self.root.fd.try_clone().map_err(|_| Errno::MFILE)?;
-        for part in below.parent().into_iter().flatten() {
-            folder = openat(&folder, part, FOLDER, Mode::empty())?;
-        }
-        let stat = statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        Ok(Some((folder, name, stat)))
-    }
 }
 
-/// Whether a walk would meet a file of this path.
+/// What SKILL.md is in the folder of a skill; `None` in any other. The root is none, whatever it holds.
+fn skill_in(fd: BorrowedFd<'_>, path: &Path) -> Option<FileType> {
+    let stat = statat(fd, SKILL_FILE, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    path.file_name().map(|_| FileType::from_raw_mode(stat.st_mode))
+}
+
+/// Whether a file of this path is looked at.
+fn declares(path: &Path) -> bool {
+    path.file_name().is_some_and(is_declaration) || is_skill(path)
+}
+
+/// Whether a walk would meet a file of this path, if it is not in the folder of a skill.
 pub(super) fn is_met(path: &Path) -> bool {
-    path.file_name().is_some_and(is_declaration) && !path.iter().any(is_skipped)
+    declares(path) && !path.iter().any(is_skipped)
 }
 
 /// Whether what is so named is passed over.

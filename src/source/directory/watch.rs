@@ -8,15 +8,17 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode};
 use notify::{Config, ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::read::FileId;
 use super::walk::is_declaration;
+use crate::skills::SKILL_FILE;
 use crate::source::SourceMetrics;
 
 /// What was heard since the last look.
@@ -38,6 +40,9 @@ const MAX_LANDED: usize = 10_000;
 pub(super) struct Mailbox {
     hints: Mutex<Hints>,
     bell: Notify,
+    /// How often a look was asked for, and how many of these were answered.
+    asked: AtomicU64,
+    answered: watch::Sender<u64>,
     scope: ArcSwap<Scope>,
     metrics: SourceMetrics,
 }
@@ -51,6 +56,8 @@ pub(super) struct Scope {
     pub root: PathBuf,
     /// Everything below.
     pub secrets: PathBuf,
+    /// The folders of skills: everything below.
+    skills: Arc<HashSet<PathBuf>>,
     /// The folders that are watched.
     folders: Arc<HashSet<PathBuf>>,
 }
@@ -82,6 +89,25 @@ impl Mailbox {
         (hints.any, hints.prune) = (true, true);
         drop(hints);
         self.bell.notify_one();
+    }
+
+    /// Asks for a look, and waits until one that began after that is done.
+    pub async fn look(&self) {
+        let number = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        self.lock().any = true;
+        self.bell.notify_one();
+        // It cannot be closed: its sender is here.
+        let _ = self.answered.subscribe().wait_for(|answered| *answered >= number).await;
+    }
+
+    /// How often a look was asked for until now.
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    /// A look is done that began when so many were asked for.
+    pub fn answer(&self, asked: u64) {
+        self.answered.send_replace(asked);
     }
 
     fn restarted(&self, reason: &'static str) {
@@ -146,7 +172,12 @@ impl Scope {
             return false;
         }
         // `..data` is the link that volumes of Kubernetes flip.
-        if is_declaration(name) || name == "..data" || self.folders.contains(path) {
+        if is_declaration(name)
+            || name == SKILL_FILE
+            || name == "..data"
+            || path.ancestors().any(|folder| self.skills.contains(folder))
+            || self.folders.contains(path)
+        {
             return true;
         }
         match kind {
@@ -188,8 +219,8 @@ impl Watcher {
         self.round += 1;
         self.watched = None;
         self.failure = None;
-        let folders = Arc::clone(&self.mailbox.scope.load().folders);
-        self.mailbox.scope.store(Arc::new(Scope { names, root, secrets, folders }));
+        let Scope { folders, skills, .. } = Scope::clone(&self.mailbox.scope.load());
+        self.mailbox.scope.store(Arc::new(Scope { names, root, secrets, skills, folders }));
         if self.inner.is_none() && !self.deaf {
             let mailbox = Arc::clone(&self.mailbox);
             // Links are followed by the walk, which knows where they may lead.
@@ -199,6 +230,17 @@ impl Watcher {
                 Err(error) => self.failure = Some(error.to_string()),
             }
         }
+    }
+
+    /// The folders of skills, in which everything matters; true if they are others than before, so that what has
+    /// happened there until now was not heard.
+    pub fn skills(&self, skills: HashSet<PathBuf>) -> bool {
+        let scope = self.mailbox.scope.load();
+        let differs = *scope.skills != skills;
+        if differs {
+            self.mailbox.scope.store(Arc::new(Scope { skills: Arc::new(skills), ..Scope::clone(&scope) }));
+        }
+        differs
     }
 
     /// A folder that matters, if it exists.
@@ -329,6 +371,7 @@ mod tests {
             names: HashSet::from([root.clone(), root.join(".git/HEAD")]),
             root: root.clone(),
             secrets: "/run/secrets/evenkeel".into(),
+            skills: Arc::new(HashSet::from([root.join("sub/skill")])),
             folders: Arc::new(HashSet::from([root.clone(), root.join("gone")])),
         };
         let close = EventKind::Access(AccessKind::Close(AccessMode::Write));
@@ -348,6 +391,8 @@ mod tests {
             ("root/a.yaml", remove, Weight::Touched),
             ("root/a.yaml", from, Weight::Touched),
             ("root/a.yaml", open, Weight::Nothing),
+            ("root/sub/skill/scripts/a.sh", close, Weight::Landed),
+            ("root/sub/SKILL.md", close, Weight::Landed),
             ("root/.a.yaml", close, Weight::Nothing),
             ("root/a.yaml~", create, Weight::Nothing),
             ("root/file.db", data, Weight::Nothing),

@@ -7,13 +7,15 @@ use imbl::OrdMap;
 use kube::core::DynamicObject;
 
 use super::object::{Kind, Newest, decode};
-use super::secrets::{Look, Rules, SecretName, Secrets, names};
+use super::references::{
+    ConfigMapName, ConfigMaps, Keys, Look, Rules, SecretName, Secrets, Values, config_map, names,
+};
 use crate::resource::{
     Digest, DigestKey, Endpoint, McpServerSpec, McpServerStatus, ObjectKey, Problem, Reason, SkillSpec,
     SkillStatus,
 };
 use crate::source::desired::same_endpoint;
-use crate::source::{Declared, Desired, Fault, Meta, Policy, Shown, ShownStatus, SourceState};
+use crate::source::{Content, Declared, Desired, Fault, Meta, Policy, Shown, ShownStatus, SourceState};
 
 #[cfg(test)]
 mod tests;
@@ -24,7 +26,8 @@ pub(super) enum News {
     Skill(Box<DynamicObject>),
     ServerGone(ObjectKey),
     SkillGone(ObjectKey),
-    Secret(SecretName, Look),
+    Secret(SecretName, Look<Values>),
+    ConfigMap(ConfigMapName, Look<Keys>),
     /// Everything that is there was told.
     Listed(Watch),
     /// The watch broke, and begins anew.
@@ -37,6 +40,7 @@ pub(super) enum Watch {
     Servers(Option<Arc<str>>),
     Skills(Option<Arc<str>>),
     Secret(SecretName),
+    ConfigMap(ConfigMapName),
 }
 
 impl Watch {
@@ -46,6 +50,7 @@ impl Watch {
             Self::Servers(_) => "mcpservers",
             Self::Skills(_) => "skills",
             Self::Secret(_) => "secrets",
+            Self::ConfigMap(_) => "configmaps",
         }
     }
 }
@@ -58,6 +63,9 @@ pub(super) struct Book {
     /// Servers whose newest form waits for a first look at a Secret.
     waiting: HashMap<ObjectKey, Newest<McpServerSpec>>,
     secrets: Secrets,
+    /// What the skills hold, as far as it was looked at.
+    contents: OrdMap<ObjectKey, Content>,
+    config_maps: ConfigMaps,
     watches: BTreeMap<Watch, State>,
     told: Arc<Desired>,
     shown: bool,
@@ -83,6 +91,8 @@ impl Book {
             skills: Shelf::default(),
             waiting: HashMap::new(),
             secrets: Secrets::default(),
+            contents: OrdMap::new(),
+            config_maps: ConfigMaps::default(),
             watches: BTreeMap::new(),
             told: Arc::default(),
             shown: false,
@@ -104,6 +114,16 @@ impl Book {
         self.secrets.look(name).is_some()
     }
 
+    /// The ConfigMaps that are referred to.
+    pub fn config_maps(&self) -> impl Iterator<Item = &ConfigMapName> {
+        self.config_maps.all()
+    }
+
+    /// Whether a ConfigMap is one of them.
+    pub fn refers_to_map(&self, name: &ConfigMapName) -> bool {
+        self.config_maps.look(name).is_some()
+    }
+
     /// Takes up one piece of news: costs the objects that it is about.
     pub fn take(&mut self, news: News) {
         match news {
@@ -117,35 +137,54 @@ impl Book {
             News::Skill(object) => {
                 let (newest, status) = decode::<SkillSpec>(*object);
                 self.shown |= self.skills.show(&newest.meta.key, status);
+                let key = newest.meta.key.clone();
                 self.skills.put(newest, |_| None);
+                self.skill(&key);
             }
             News::ServerGone(key) => {
                 self.shown |= self.servers.remove(&key);
                 self.waiting.remove(&key);
                 self.uses(&key, BTreeSet::new());
             }
-            News::SkillGone(key) => self.shown |= self.skills.remove(&key),
+            News::SkillGone(key) => {
+                self.shown |= self.skills.remove(&key);
+                self.skill(&key);
+            }
             News::Secret(name, look) => self.secret(&name, look),
+            News::ConfigMap(name, look) => self.config_map(&name, look),
             News::Listed(watch) => {
-                if let Watch::Secret(name) = &watch
-                    && matches!(self.secrets.look(name), Some(Look::Awaited | Look::Denied(_)))
-                {
-                    self.secret(name, Look::Missing);
+                match &watch {
+                    Watch::Secret(name)
+                        if matches!(self.secrets.look(name), Some(Look::Awaited | Look::Denied(_))) =>
+                    {
+                        self.secret(name, Look::Missing);
+                    }
+                    Watch::ConfigMap(name)
+                        if matches!(self.config_maps.look(name), Some(Look::Awaited | Look::Denied(_))) =>
+                    {
+                        self.config_map(name, Look::Missing);
+                    }
+                    _ => {}
                 }
                 if let Some(state) = self.watches.get_mut(&watch) {
                     *state = State { listed: true, trouble: None };
                 }
             }
             News::Trouble(watch, problem) => {
-                if let Watch::Secret(name) = &watch
-                    && matches!(self.secrets.look(name), Some(Look::Awaited))
-                {
-                    // Not awaited any longer: one Secret that cannot be read must not hold up the others.
-                    let reason = match problem.reason {
-                        Reason::NotPermitted => Reason::NotPermitted,
-                        _ => Reason::SecretNotFound,
-                    };
-                    self.secret(name, Look::Denied(Problem::new(reason, problem.message.clone())));
+                // Not awaited any longer: what cannot be read must not hold up the others.
+                let denied = |missing| {
+                    let forbidden = problem.reason == Reason::NotPermitted;
+                    let reason = if forbidden { Reason::NotPermitted } else { missing };
+                    Problem::new(reason, problem.message.clone())
+                };
+                match &watch {
+                    Watch::Secret(name) if matches!(self.secrets.look(name), Some(Look::Awaited)) => {
+                        self.secret(name, Look::Denied(denied(Reason::SecretNotFound)));
+                    }
+                    Watch::ConfigMap(name) if matches!(self.config_maps.look(name), Some(Look::Awaited)) => {
+                        self.config_map(name, Look::Denied(denied(Reason::ConfigMapNotFound)));
+                    }
+                    _ => {}
                 }
                 if let Some(state) = self.watches.get_mut(&watch) {
                     state.trouble = Some(problem);
@@ -160,11 +199,12 @@ impl Book {
         let told = &self.told;
         let unchanged = *told.source == source
             && told.servers.ptr_eq(&self.servers.objects)
-            && told.skills.ptr_eq(&self.skills.objects);
+            && told.skills.ptr_eq(&self.skills.objects)
+            && told.contents.ptr_eq(&self.contents);
         let desired = (!unchanged).then(|| {
             let source = if *told.source == source { told.source.clone() } else { Arc::new(source) };
             let (servers, skills) = (self.servers.objects.clone(), self.skills.objects.clone());
-            Arc::new(Desired { servers, skills, source, remembered: None })
+            Arc::new(Desired { servers, skills, contents: self.contents.clone(), source, remembered: None })
         });
         self.told = desired.clone().unwrap_or_else(|| told.clone());
         let shown = std::mem::take(&mut self.shown)
@@ -181,6 +221,9 @@ impl Book {
         let synced = servers().any(|(_, state)| state.listed)
             && servers().all(|(_, state)| state.listed || forbidden(state))
             && self.waiting.is_empty();
+        let skills = || self.watches.iter().filter(|(watch, _)| matches!(watch, Watch::Skills(_)));
+        let skills_synced =
+            skills().any(|(_, state)| state.listed) && skills().all(|(_, state)| state.listed);
         // One API server that is away is one fault, not one for each watch.
         let mut faults: Vec<Fault> = Vec::new();
         for problem in self.watches.values().filter_map(|state| state.trouble.clone()) {
@@ -189,7 +232,13 @@ impl Book {
                 faults.push(fault);
             }
         }
-        SourceState { synced: self.told.source.synced || synced, faults, ..SourceState::default() }
+        let told = &self.told.source;
+        SourceState {
+            synced: told.synced || synced,
+            skills_synced: told.skills_synced || skills_synced,
+            faults,
+            ..SourceState::default()
+        }
     }
 
     /// Takes up the newest form of a server, unless it refers to a Secret that was not looked at yet.
@@ -206,7 +255,7 @@ impl Book {
         }
     }
 
-    fn secret(&mut self, name: &SecretName, look: Look) {
+    fn secret(&mut self, name: &SecretName, look: Look<Values>) {
         for user in self.secrets.see(name, look) {
             if self.waiting.contains_key(&user) {
                 self.server(&user);
@@ -214,6 +263,36 @@ impl Book {
                 let (secrets, rules) = (&self.secrets, &self.rules);
                 self.servers.resolve_again(&user, |spec| secrets.resolve(&user, spec, rules));
             }
+        }
+    }
+
+    /// Takes up what a skill holds now, if it is known. One whose ConfigMap was not looked at yet keeps what
+    /// it had.
+    fn skill(&mut self, key: &ObjectKey) {
+        let skill = self.skills.objects.get(key).cloned();
+        let spec = skill.as_ref().and_then(|skill| skill.spec.as_ref());
+        let (appeared, left) =
+            self.config_maps.uses(key, spec.and_then(|spec| config_map(key, spec)).into_iter().collect());
+        for name in appeared {
+            self.watches.insert(Watch::ConfigMap(name), State::default());
+        }
+        for name in left {
+            self.watches.remove(&Watch::ConfigMap(name));
+        }
+        let Some(spec) = spec else {
+            self.contents.remove(key);
+            return;
+        };
+        if let Some(now) = self.config_maps.content(key, spec)
+            && self.contents.get(key) != Some(&now)
+        {
+            self.contents.insert(key.clone(), now);
+        }
+    }
+
+    fn config_map(&mut self, name: &ConfigMapName, look: Look<Keys>) {
+        for user in self.config_maps.see(name, look) {
+            self.skill(&user);
         }
     }
 

@@ -134,7 +134,8 @@ impl fmt::Display for Watch {
                 write!(f, "{} in namespace {namespace}", self.plural())
             }
             Self::Servers(None) | Self::Skills(None) => write!(f, "{} in all namespaces", self.plural()),
-            Self::Secret(secret) => write!(f, "secret {} in namespace {}", secret.name, secret.namespace),
+            Self::Secret(name) => write!(f, "secret {} in namespace {}", name.name, name.namespace),
+            Self::ConfigMap(name) => write!(f, "configmap {} in namespace {}", name.name, name.namespace),
         }
     }
 }

@@ -3,32 +3,35 @@
 //! Promises that what is declared is complete before anything follows from it, that a list which begins anew
 //! takes nothing away until a consistent read agrees, and that an API server which is away, says no, or gives
 //! something that cannot be read is told and asked again while everything stays as it is. Each Secret that a
-//! server refers to is watched by its name and no other is ever read: that needs the least permission (a Role
-//! may name the Secrets) and the least memory, at the price of one connection for each. Never writes.
+//! server refers to, and each ConfigMap that a skill does, is watched by its name and no other is ever read: that
+//! needs the least permission (a Role may name them) and the least memory, at the price of one connection for each. Never writes.
 
 mod book;
 mod client;
 mod fault;
 mod object;
-mod secrets;
+mod references;
 mod watch;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::fmt::Debug;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Secret as ApiSecret;
-use kube::core::{ApiResource, DynamicObject};
+use k8s_openapi::api::core::v1::{ConfigMap as ApiConfigMap, Secret as ApiSecret};
+use kube::core::{ApiResource, DynamicObject, NamespaceResourceScope};
 use kube::runtime::watcher::Config;
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
 use secrecy::SecretString;
+use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch as channel};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use self::book::{Book, News, Watch};
-use self::secrets::{Look, SecretName};
+use self::references::{ConfigMapName, Keys, Look, SecretName, Values};
 use self::watch::{Event, follow};
 use crate::resource::{DigestKey, McpServer, ObjectKey, Skill};
+use crate::skills::{File, belongs};
 use crate::source::{Desired, Policy, Shown, SourceMetrics};
 
 pub use self::client::{connect, retry_after};
@@ -91,6 +94,7 @@ async fn run(
         }
     }
     let mut secrets: HashMap<SecretName, DropGuard> = HashMap::new();
+    let mut config_maps: HashMap<ConfigMapName, DropGuard> = HashMap::new();
     let mut batch = Vec::with_capacity(BATCH);
     while news.recv_many(&mut batch, BATCH).await > 0 {
         for news in batch.drain(..) {
@@ -110,6 +114,12 @@ async fn run(
                 secrets.insert(name.clone(), watches.secret(name.clone()));
             }
         }
+        config_maps.retain(|name, _| book.refers_to_map(name));
+        for name in book.config_maps() {
+            if !config_maps.contains_key(name) {
+                config_maps.insert(name.clone(), watches.config_map(name.clone()));
+            }
+        }
     }
 }
 
@@ -127,7 +137,7 @@ impl Watches {
         let (resource, scope) = match &watch {
             Watch::Servers(scope) => (ApiResource::erase::<McpServer>(&()), scope.clone()),
             Watch::Skills(scope) => (ApiResource::erase::<Skill>(&()), scope.clone()),
-            Watch::Secret(_) => return,
+            Watch::Secret(_) | Watch::ConfigMap(_) => return,
         };
         let client = self.options.client.clone();
         // Not the types themselves: one object that does not decode must not hide the others.
@@ -160,21 +170,43 @@ impl Watches {
 
     /// One Secret, until the guard is dropped.
     fn secret(&self, name: SecretName) -> DropGuard {
-        let api: Api<ApiSecret> = Api::namespaced(self.options.client.clone(), &name.namespace);
+        let watch = Watch::Secret(name.clone());
+        self.one(&name.clone(), watch, move |secret: Option<ApiSecret>| {
+            News::Secret(name.clone(), secret.map_or(Look::Missing, |secret| Look::Found(values(secret))))
+        })
+    }
+
+    /// One ConfigMap, until the guard is dropped.
+    fn config_map(&self, name: ConfigMapName) -> DropGuard {
+        let watch = Watch::ConfigMap(name.clone());
+        self.one(&name.clone(), watch, move |map: Option<ApiConfigMap>| {
+            News::ConfigMap(name.clone(), map.map_or(Look::Missing, |map| Look::Found(keys(map))))
+        })
+    }
+
+    /// One object by its name; `news` is made of it, or of that it is gone.
+    fn one<K>(
+        &self,
+        name: &ObjectKey,
+        watch: Watch,
+        news: impl Fn(Option<K>) -> News + Send + Sync + 'static,
+    ) -> DropGuard
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        K: Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let api: Api<K> = Api::namespaced(self.options.client.clone(), &name.namespace);
         let config = Config::default().fields(&format!("metadata.name={}", name.name));
         let troubles = self.troubles();
         let cancel = self.cancel.child_token();
         let guard = cancel.clone().drop_guard();
         let tell = self.tell.clone();
         self.tasks.spawn(async move {
-            let follow = follow(api, config, tell, move |event| {
-                let watch = || Watch::Secret(name.clone());
-                match event {
-                    Event::Object(secret) => News::Secret(name.clone(), Look::Found(values(secret))),
-                    Event::Gone(_) => News::Secret(name.clone(), Look::Missing),
-                    Event::Listed => News::Listed(watch()),
-                    Event::Trouble(error) => troubles.news(watch(), &error),
-                }
+            let follow = follow(api, config, tell, move |event| match event {
+                Event::Object(object) => news(Some(object)),
+                Event::Gone(_) => news(None),
+                Event::Listed => News::Listed(watch.clone()),
+                Event::Trouble(error) => troubles.news(watch.clone(), &error),
             });
             cancel.run_until_cancelled(follow).await;
         });
@@ -196,8 +228,16 @@ impl Troubles {
     }
 }
 
+/// The keys of a ConfigMap, text and bytes alike, that may be files of a skill.
+fn keys(map: ApiConfigMap) -> Keys {
+    let text = map.data.unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes()));
+    let bytes = map.binary_data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0));
+    let all = text.chain(bytes).filter(|(key, _)| belongs(key));
+    all.map(|(key, bytes)| (key.into(), File::new(bytes, false))).collect()
+}
+
 /// The values of a Secret; `None` for one that is not text.
-fn values(secret: ApiSecret) -> BTreeMap<String, Option<SecretString>> {
+fn values(secret: ApiSecret) -> Values {
     let text = |bytes| String::from_utf8(bytes).ok().map(SecretString::from);
     secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, text(value.0))).collect()
 }

@@ -1,4 +1,5 @@
 mod histories;
+mod skills;
 mod surroundings;
 
 use std::fs;

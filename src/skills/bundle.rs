@@ -1,0 +1,263 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fmt::Write;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use super::frontmatter;
+use crate::resource::Digest;
+
+/// The file that makes a folder a skill.
+pub const SKILL_FILE: &str = "SKILL.md";
+
+/// How large a skill may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits;
+
+impl Limits {
+    /// Files.
+    pub const FILES: usize = 512;
+    /// Bytes of one file.
+    pub const FILE: usize = 4 << 20;
+    /// Bytes of all files together.
+    pub const TOTAL: usize = 16 << 20;
+    /// Folders on the way to a file.
+    pub const DEPTH: usize = 8;
+}
+
+/// One skill as agents get it: SKILL.md and the files beside it. Immutable.
+#[derive(Clone)]
+pub struct Bundle {
+    name: Arc<str>,
+    description: String,
+    frontmatter: Range<usize>,
+    body: Range<usize>,
+    files: BTreeMap<Arc<str>, File>,
+    digest: Digest,
+}
+
+/// One file of a skill.
+#[derive(Clone, PartialEq, Eq)]
+pub struct File {
+    /// What is in it, text or not.
+    pub bytes: Arc<[u8]>,
+    /// Whether agents may run it. Evenkeel never does.
+    pub executable: bool,
+    /// Of its bytes.
+    pub digest: Digest,
+}
+
+/// What is wrong with a skill, for the person who wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// The file, by its path in the skill; empty for the folder itself.
+    pub file: String,
+    /// The line, from 1.
+    pub line: Option<u32>,
+    /// What is wrong and what is allowed.
+    pub message: String,
+    /// The line itself, in quotes.
+    pub excerpt: Option<String>,
+}
+
+impl File {
+    /// A file from its content.
+    pub fn new(bytes: impl Into<Arc<[u8]>>, executable: bool) -> Self {
+        let bytes = bytes.into();
+        Self { digest: Digest::of(&bytes), bytes, executable }
+    }
+}
+
+impl Bundle {
+    /// The skill that is declared under `name`, from its files by their paths in it, with `/` between parts.
+    pub fn new(name: &str, files: BTreeMap<Arc<str>, File>) -> Result<Self, Mistake> {
+        check(&files)?;
+        let missing = || Mistake::of(SKILL_FILE, "there is no such file, which makes a folder a skill");
+        let main = &files.get(SKILL_FILE).ok_or_else(missing)?.bytes;
+        // The parser is meant never to panic; if it does on one skill, the others must not pay for it.
+        let found = catch_unwind(AssertUnwindSafe(|| frontmatter::read(name, main)))
+            .unwrap_or_else(|_| Err(Mistake::of(SKILL_FILE, "makes the parser fail; please report it")))?;
+        let mut all = String::new();
+        for (path, file) in &files {
+            // Writing to a String cannot fail.
+            let _ = writeln!(all, "{} {} {path}", file.digest, if file.executable { 'x' } else { '-' });
+        }
+        Ok(Self {
+            name: name.into(),
+            description: found.description,
+            frontmatter: found.yaml,
+            body: found.body,
+            files,
+            digest: Digest::of(all.as_bytes()),
+        })
+    }
+
+    /// A skill that is SKILL.md alone.
+    pub fn of_text(name: &str, text: &str) -> Result<Self, Mistake> {
+        Self::new(name, BTreeMap::from([(SKILL_FILE.into(), File::new(text.as_bytes(), false))]))
+    }
+
+    /// Its name: 1 to 64 lower-case letters, digits and single hyphens.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// What it does and when to use it, in at most 1,024 characters. The words of its author.
+    pub fn description(&self) -> &str {
+        &self.description
+    }
+
+    /// The YAML of the frontmatter, byte for byte, unknown fields and all.
+    pub fn frontmatter(&self) -> &str {
+        self.part(&self.frontmatter)
+    }
+
+    /// What follows the frontmatter.
+    pub fn body(&self) -> &str {
+        self.part(&self.body)
+    }
+
+    /// Every file by its path, SKILL.md among them.
+    pub fn files(&self) -> &BTreeMap<Arc<str>, File> {
+        &self.files
+    }
+
+    /// Of everything in it: another digest is another content.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    fn part(&self, range: &Range<usize>) -> &str {
+        let main = self.files.get(SKILL_FILE).and_then(|file| std::str::from_utf8(&file.bytes).ok());
+        main.and_then(|text| text.get(range.clone())).unwrap_or_default()
+    }
+}
+
+/// Whether a file belongs to a skill: what begins with a dot is others', such as `.git`.
+pub(crate) fn belongs(name: &str) -> bool {
+    !name.starts_with('.')
+}
+
+fn check(files: &BTreeMap<Arc<str>, File>) -> Result<(), Mistake> {
+    if files.len() > Limits::FILES {
+        return Err(Mistake::of("", format!("has more than {} files", Limits::FILES)));
+    }
+    let mut total = 0_usize;
+    for (path, file) in files {
+        let sound =
+            path.split('/').all(|part| !part.is_empty() && belongs(part) && !part.contains(char::is_control));
+        if !sound || path.split('/').count() > Limits::DEPTH + 1 {
+            return Err(Mistake::of(path, "the path is not one that a file of a skill may have"));
+        }
+        total = total.saturating_add(file.bytes.len());
+        if file.bytes.len() > Limits::FILE {
+            return Err(Mistake::of(path, format!("the file is larger than {} MiB", Limits::FILE >> 20)));
+        }
+    }
+    if total > Limits::TOTAL {
+        return Err(Mistake::of(
+            "",
+            format!("its files have more than {} MiB together", Limits::TOTAL >> 20),
+        ));
+    }
+    Ok(())
+}
+
+impl Mistake {
+    /// One of a whole file, or of the skill's folder.
+    pub fn of(file: &str, message: impl Into<String>) -> Self {
+        Self { file: file.to_owned(), line: None, message: message.into(), excerpt: None }
+    }
+
+    /// One of a line.
+    pub fn at(file: &str, line: u32, message: impl Into<String>) -> Self {
+        Self { line: Some(line), ..Self::of(file, message) }
+    }
+}
+
+/// `SKILL.md:3: what is wrong: "the line"`.
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file.replace(char::is_control, "\u{fffd}"))?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if !self.file.is_empty() {
+            f.write_str(": ")?;
+        }
+        f.write_str(&self.message)?;
+        self.excerpt.as_ref().map_or(Ok(()), |excerpt| write!(f, ": {excerpt}"))
+    }
+}
+
+impl PartialEq for Bundle {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name && self.digest == other.digest
+    }
+}
+
+impl Eq for Bundle {}
+
+/// Without the files' content.
+impl fmt::Debug for Bundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let paths: Vec<_> = self.files.keys().collect();
+        f.debug_struct("Bundle").field("name", &self.name).field("files", &paths).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "File({} bytes)", self.bytes.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAIN: &str = "---\nname: a\ndescription: Does it.\nx: 1\n---\nBody.\n";
+
+    fn bundle(files: &[(&str, &[u8])]) -> Result<Bundle, Mistake> {
+        let files = files.iter().map(|(path, bytes)| ((*path).into(), File::new(*bytes, false)));
+        Bundle::new("a", files.chain([(SKILL_FILE.into(), File::new(MAIN.as_bytes(), false))]).collect())
+    }
+
+    #[test]
+    fn a_skill_is_its_files() {
+        let skill = bundle(&[("assets/logo.png", b"\x89PNG\0"), ("scripts/a/b.sh", b"#!")]).unwrap();
+        assert_eq!(
+            (skill.description(), skill.frontmatter()),
+            ("Does it.", "name: a\ndescription: Does it.\nx: 1\n")
+        );
+        assert_eq!(skill.body(), "Body.\n");
+        let same = bundle(&[("scripts/a/b.sh", b"#!"), ("assets/logo.png", b"\x89PNG\0")]).unwrap();
+        assert_eq!(skill.digest(), same.digest());
+        for other in [
+            bundle(&[("assets/logo.png", b"\x89PNG\x01"), ("scripts/a/b.sh", b"#!")]),
+            bundle(&[("assets/logo.png", b"\x89PNG\0"), ("scripts/b.sh", b"#!")]),
+            bundle(&[("assets/logo.png", b"\x89PNG\0")]),
+        ] {
+            assert_ne!(skill.digest(), other.unwrap().digest());
+        }
+        let mut files = skill.files().clone();
+        files.insert("scripts/a/b.sh".into(), File::new(*b"#!", true));
+        assert_ne!(skill.digest(), Bundle::new("a", files).unwrap().digest(), "who may run it counts");
+    }
+
+    #[test]
+    fn what_no_skill_may_hold() {
+        let deep = "d/".repeat(Limits::DEPTH + 1) + "f";
+        for path in ["../x", "a/../../x", "/etc/x", "a//b", ".hidden", "a/.b", "", "a\nb", &deep] {
+            assert!(bundle(&[(path, b"x")]).is_err(), "{path:?}");
+        }
+        let large = vec![0; Limits::FILE + 1];
+        assert_eq!(bundle(&[("f", &large)]).unwrap_err().to_string(), "f: the file is larger than 4 MiB");
+        let full = vec![0; Limits::FILE];
+        let five: Vec<_> = ["a", "b", "c", "d", "e"].map(|path| (path, &*full)).to_vec();
+        assert_eq!(bundle(&five).unwrap_err().to_string(), "its files have more than 16 MiB together");
+        let none = Bundle::new("a", BTreeMap::new()).unwrap_err().to_string();
+        assert!(none.starts_with("SKILL.md: there is no such file"), "{none}");
+    }
+}

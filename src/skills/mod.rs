@@ -1,0 +1,23 @@
+//! Agent Skills: what one is, which of the declared ones are offered, the directories where agents look, and what
+//! is served of them over MCP.
+//!
+//! Promises that a skill is offered whole or not at all, that one skill's change touches that skill alone, and
+//! that in a directory only what evenkeel wrote there is ever changed or taken away. Never runs anything that
+//! is in a skill, never follows a link, and touches no connection.
+
+mod bundle;
+mod directory;
+mod frontmatter;
+mod library;
+mod serve;
+mod stage;
+mod standing;
+mod sync;
+
+pub(crate) use bundle::belongs;
+pub use bundle::{Bundle, File, Limits, Mistake, SKILL_FILE};
+pub use library::Library;
+pub use serve::serve;
+pub use stage::stand;
+pub use standing::{Missing, Standing, Standings};
+pub use sync::{Outcome, SyncOptions, Written, sync};

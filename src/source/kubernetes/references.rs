@@ -1,0 +1,182 @@
+//! The Secrets that servers refer to, the ConfigMaps that skills refer to, and what is known of them. Pure.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use secrecy::SecretString;
+
+use crate::resource::{
+    DigestKey, Endpoint, McpServerSpec, ObjectKey, Problem, Reason, SecretKeyRef, SkillSpec,
+};
+use crate::skills::{Bundle, File, Mistake, SKILL_FILE};
+use crate::source::resolve::{Secret, Sources, references};
+use crate::source::{Content, Environment, Policy};
+
+/// Namespace and name of a Secret.
+pub(super) type SecretName = ObjectKey;
+/// The values of a Secret by key; `None` for one that is not text.
+pub(super) type Values = BTreeMap<String, Option<SecretString>>;
+/// The Secrets that are referred to.
+pub(super) type Secrets = References<Values>;
+
+/// Namespace and name of a ConfigMap.
+pub(super) type ConfigMapName = ObjectKey;
+/// The files of a ConfigMap by key.
+pub(super) type Keys = BTreeMap<Arc<str>, File>;
+/// The ConfigMaps that are referred to.
+pub(super) type ConfigMaps = References<Keys>;
+
+/// What is known of something that is referred to.
+pub(super) enum Look<V> {
+    /// Nothing yet.
+    Awaited,
+    /// What it holds.
+    Found(V),
+    Missing,
+    /// It cannot be read, and why.
+    Denied(Problem),
+}
+
+/// What endpoints are made by.
+pub(super) struct Rules {
+    pub policy: Policy,
+    pub key: DigestKey,
+}
+
+/// What is referred to, and by whom.
+pub(super) struct References<V> {
+    known: BTreeMap<ObjectKey, (Look<V>, BTreeSet<ObjectKey>)>,
+    used: HashMap<ObjectKey, BTreeSet<ObjectKey>>,
+}
+
+impl<V> Default for References<V> {
+    fn default() -> Self {
+        Self { known: BTreeMap::new(), used: HashMap::new() }
+    }
+}
+
+impl<V> References<V> {
+    /// All that are referred to.
+    pub fn all(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.known.keys()
+    }
+
+    /// What is known of one; `None` if nobody refers to it.
+    pub fn look(&self, name: &ObjectKey) -> Option<&Look<V>> {
+        self.known.get(name).map(|(look, _)| look)
+    }
+
+    /// Takes up what is known of one now; gives those who refer to it.
+    pub fn see(&mut self, name: &ObjectKey, look: Look<V>) -> BTreeSet<ObjectKey> {
+        let Some((known, users)) = self.known.get_mut(name) else { return BTreeSet::new() };
+        *known = look;
+        users.clone()
+    }
+
+    /// Takes note of what an object refers to; gives what came into use and what went out of it.
+    pub fn uses(&mut self, key: &ObjectKey, now: BTreeSet<ObjectKey>) -> (Vec<ObjectKey>, Vec<ObjectKey>) {
+        let before = self.used.remove(key).unwrap_or_default();
+        let (mut appeared, mut left) = (Vec::new(), Vec::new());
+        for name in now.difference(&before) {
+            let (_, users) = self.known.entry(name.clone()).or_insert_with(|| {
+                appeared.push(name.clone());
+                (Look::Awaited, BTreeSet::new())
+            });
+            users.insert(key.clone());
+        }
+        for name in before.difference(&now) {
+            if let Some((_, users)) = self.known.get_mut(name) {
+                users.remove(key);
+                if users.is_empty() {
+                    self.known.remove(name);
+                    left.push(name.clone());
+                }
+            }
+        }
+        if !now.is_empty() {
+            self.used.insert(key.clone(), now);
+        }
+        (appeared, left)
+    }
+
+    /// Whether everything that an object refers to was looked at once.
+    pub fn all_looked_at(&self, key: &ObjectKey) -> bool {
+        let used = self.used.get(key).into_iter().flatten();
+        used.filter_map(|name| self.known.get(name)).all(|(look, _)| !matches!(look, Look::Awaited))
+    }
+}
+
+impl Secrets {
+    /// The endpoint of a server, or which Secret stands in the way.
+    pub fn resolve(
+        &self,
+        key: &ObjectKey,
+        spec: &McpServerSpec,
+        rules: &Rules,
+    ) -> Result<Arc<Endpoint>, Problem> {
+        let sources = Sources {
+            place: &|_| format!("namespace {}", key.namespace),
+            environment: &Environment::default(),
+            policy: &rules.policy,
+            secret: &|reference| self.get(key, reference),
+            key: &rules.key,
+        };
+        sources.resolve(spec, None)
+    }
+
+    fn get(&self, key: &ObjectKey, reference: &SecretKeyRef) -> Secret {
+        match self.known.get(&name(key, reference)).map(|(look, _)| look) {
+            Some(Look::Found(values)) => match values.get(&reference.key) {
+                Some(Some(value)) => Secret::Found(value.clone()),
+                Some(None) => Secret::Unusable("holds it in bytes that are not text in UTF-8".into()),
+                None => Secret::Missing,
+            },
+            Some(Look::Denied(why)) => Secret::Denied(why.clone()),
+            Some(Look::Missing | Look::Awaited) | None => Secret::Missing,
+        }
+    }
+}
+
+impl ConfigMaps {
+    /// What a skill holds, or why that is not known; `None` if its ConfigMap was not looked at yet.
+    pub fn content(&self, key: &ObjectKey, spec: &SkillSpec) -> Option<Content> {
+        let invalid = |place: &str, mistake: &Mistake| {
+            let colon = if mistake.file.is_empty() { ": " } else { ", " };
+            Problem::new(Reason::InvalidSpec, format!("{place}{colon}{mistake}"))
+        };
+        let Some(name) = config_map(key, spec) else {
+            let text = spec.inline.as_deref().unwrap_or_default();
+            let content = Bundle::of_text(&key.name, text).map(Arc::new);
+            return Some(content.map_err(|mistake| invalid("spec.inline", &mistake)));
+        };
+        let missing = |message: String| Some(Err(Problem::new(Reason::ConfigMapNotFound, message)));
+        let place = format!("ConfigMap {:?}", &*name.name);
+        match self.look(&name)? {
+            Look::Awaited => None,
+            Look::Missing => missing(format!("{place} is not in namespace {}", key.namespace)),
+            Look::Denied(problem) => Some(Err(problem.clone())),
+            Look::Found(keys) if !keys.contains_key(SKILL_FILE) => {
+                missing(format!("{place} of namespace {} has no key {SKILL_FILE}", key.namespace))
+            }
+            Look::Found(keys) => {
+                let content = Bundle::new(&key.name, keys.clone()).map(Arc::new);
+                Some(content.map_err(|mistake| invalid(&place, &mistake)))
+            }
+        }
+    }
+}
+
+/// The ConfigMap that a skill refers to.
+pub(super) fn config_map(key: &ObjectKey, spec: &SkillSpec) -> Option<ConfigMapName> {
+    let reference = spec.config_map_ref.as_ref()?;
+    Some(ObjectKey::new(key.namespace.clone(), reference.name.as_str()))
+}
+
+/// The Secrets that a server refers to.
+pub(super) fn names(key: &ObjectKey, spec: &McpServerSpec) -> BTreeSet<SecretName> {
+    references(spec).map(|reference| name(key, reference)).collect()
+}
+
+fn name(key: &ObjectKey, reference: &SecretKeyRef) -> SecretName {
+    ObjectKey::new(key.namespace.clone(), reference.name.as_str())
+}
