@@ -21,8 +21,10 @@ use crate::report::kubernetes::{Inputs, Leadership, tell};
 use crate::resource::DigestKey;
 use crate::source::{Policy, Shown, SourceMetrics, kubernetes};
 
-/// How long a request for the session key may take, and the time between two.
+/// How long a request for the session key may take.
 const REQUEST: Duration = Duration::from_secs(5);
+/// The time between two such requests.
+const PAUSE: Duration = Duration::from_secs(2);
 /// The shortest session key, in bytes.
 const SHORTEST_KEY: usize = 32;
 /// The longest name of a replica: what an event takes, less the random part.
@@ -143,7 +145,7 @@ impl Cluster {
                     }
                     news
                 });
-                sleep(REQUEST).await;
+                sleep(PAUSE).await;
             }
         };
         Some((found, told))

@@ -16,12 +16,9 @@ async fn its_container_serves_with_what_it_is_given() {
     let rig = Http::start(Script::default()).await;
     cluster.apply(&namespace, &server("search", &rig.spec())).await;
 
-    let deployment =
-        cluster.kubectl(&["get", "deployment", "evenkeel", "-n", &namespace, "-o", "json"]).await;
-    let deployment: Value = serde_json::from_str(&deployment).unwrap();
-    let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+    let container = container(cluster, &namespace).await;
     let probes = free_port();
-    let flags = flags(container, &namespace, probes);
+    let flags = flags(&container, &namespace, probes);
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let kubeconfig = cluster.kubeconfig_for(&namespace, "evenkeel").await;
     let mut evenkeel = Evenkeel::run_in_cluster(&kubeconfig, &flags).await;
@@ -48,6 +45,18 @@ async fn its_container_serves_with_what_it_is_given() {
     for request in asked {
         assert_ne!(request["responseStatus"]["code"], 403, "{request}");
     }
+}
+
+/// The container of the Deployment of a namespace.
+async fn container(cluster: &Cluster, namespace: &str) -> Value {
+    let deployment = cluster.kubectl(&["get", "deployment", "evenkeel", "-n", namespace, "-o", "json"]).await;
+    let mut deployment: Value = serde_json::from_str(&deployment).unwrap();
+    deployment["spec"]["template"]["spec"]["containers"][0].take()
+}
+
+/// What the container of a namespace is started with, with probes on this port.
+pub async fn flags_of(cluster: &Cluster, namespace: &str, probes: u16) -> Vec<String> {
+    flags(&container(cluster, namespace).await, namespace, probes)
 }
 
 /// The flags of the container, but for those that every test gives: the source, and where to listen.

@@ -18,6 +18,7 @@ mod support;
 mod apply;
 mod cluster;
 mod deployment;
+mod docs;
 mod examples;
 mod judges;
 mod permissions;

@@ -1,0 +1,90 @@
+//! What docs/kubernetes.md and the README say is done, in the order in which they say it.
+
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::deployment::flags_of;
+use crate::rig::{Era as RigEra, Http, Script};
+use crate::support::{Agent, Cluster, Era, Evenkeel, eventually, free_port, http};
+
+/// The kubectl commands of a page, or of the part of it under a heading.
+fn commands(page: &str, heading: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
+    let part = text.split_once(heading).unwrap().1;
+    let part = part.split("\n## ").next().filter(|_| !heading.is_empty()).unwrap_or(part);
+    part.lines()
+        .filter_map(|line| line.strip_prefix("$ kubectl "))
+        .map(|rest| format!("kubectl {rest}"))
+        .collect()
+}
+
+/// What somebody has who has cloned the repository, with a kustomization as the page shows it and a server of
+/// their own.
+fn clone(server: &str) -> TempDir {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let copy = TempDir::with_prefix("clone").unwrap();
+    for part in ["manifests", "crds", "examples"] {
+        assert!(
+            Command::new("cp").arg("-R").arg(root.join(part)).arg(copy.path()).status().unwrap().success()
+        );
+    }
+    let page = std::fs::read_to_string(root.join("docs/kubernetes.md")).unwrap();
+    let yaml = page.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let remote = "https://github.com/evenkeel/evenkeel//manifests/overlays/cluster?ref=v0.1.0";
+    assert!(yaml.contains(remote), "{yaml}");
+    std::fs::write(
+        copy.path().join("kustomization.yaml"),
+        yaml.replace(remote, "manifests/overlays/cluster"),
+    )
+    .unwrap();
+    let search = copy.path().join("examples/kubernetes/declarations/search.yaml");
+    let text = std::fs::read_to_string(&search).unwrap();
+    std::fs::write(&search, text.replace("https://mcp.example.com/mcp", server)).unwrap();
+    copy
+}
+
+#[tokio::test]
+async fn the_commands_of_the_pages_work_as_written() {
+    let Some(cluster) = Cluster::start().await else { return };
+    let rig = Http::start(Script::new("search", RigEra::Legacy).tools(&["find", "delete_all"])).await;
+    let clone = clone(&rig.url());
+    // Argo CD is not there: what is told to it is.
+    cluster.kubectl(&["create", "namespace", "argocd"]).await;
+    cluster.kubectl(&["create", "configmap", "argocd-cm", "-n", "argocd"]).await;
+    let kubectl = cluster.command(&[]);
+    let programs = Path::new(kubectl.as_std().get_program()).parent().unwrap().display().to_string();
+    let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
+
+    // Without kubelets there are no containers to look into, and no rollouts.
+    let needs_kubelet =
+        |command: &String| ["kubectl exec", "kubectl logs"].iter().any(|word| command.starts_with(word));
+    let page: Vec<_> =
+        commands("docs/kubernetes.md", "").into_iter().filter(|command| !needs_kubelet(command)).collect();
+    assert!(page.len() >= 9, "{page:?}");
+    let mut evenkeel = None;
+    for command in &page {
+        let mut shell = tokio::process::Command::new("sh");
+        shell.args(["-c", command]).env("PATH", &path).env("KUBECONFIG", cluster.kubeconfig());
+        let output = shell.env("HOME", clone.path()).current_dir(clone.path()).output().await.unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{command}\n{}", String::from_utf8_lossy(&said));
+        if evenkeel.is_none() {
+            // What the Deployment that is there now would start.
+            let probes = free_port();
+            let flags = flags_of(&cluster, "evenkeel", probes).await;
+            let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+            let kubeconfig = cluster.kubeconfig_for("evenkeel", "evenkeel").await;
+            evenkeel = Some(Evenkeel::run_in_cluster(&kubeconfig, &flags).await);
+        }
+    }
+    let evenkeel = evenkeel.unwrap();
+    eventually("it is ready", async || http::get(&evenkeel.admin("/readyz")).await.ok()).await;
+    let agent = Agent::open(Era::Modern, &evenkeel.url()).await;
+    assert_eq!(agent.tools().await, ["team-a_search_find"]);
+
+    for command in commands("README.md", "\n## Kubernetes\n") {
+        assert!(page.contains(&command), "the README says what docs/kubernetes.md does not: {command}");
+    }
+}
