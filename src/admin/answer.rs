@@ -42,10 +42,13 @@ impl Refusal {
 
     /// There is no such path.
     pub fn no_path(path: &str) -> Self {
+        // Clients read it as protobuf and as nothing else.
+        let instead =
+            if path == "/openapi/v2" { "; /openapi/v3 is here, which kubectl reads since 1.27" } else { "" };
         Self::new(
             StatusCode::NOT_FOUND,
             "NotFound",
-            format!("the server could not find the requested resource {path}"),
+            format!("the server could not find the requested resource {path}{instead}"),
         )
     }
 

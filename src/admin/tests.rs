@@ -178,6 +178,7 @@ async fn what_is_not_served_is_said_in_a_status() {
         ("GET", format!("{base}/namespaces/default/sources"), 404, "NotFound", "could not find"),
         ("GET", format!("{base}/pods"), 404, "NotFound", "could not find"),
         ("GET", "/nothing".to_owned(), 404, "NotFound", "could not find"),
+        ("GET", "/openapi/v2".to_owned(), 404, "NotFound", "/openapi/v3 is here"),
         ("GET", format!("{base}/mcpservers?labelSelector=a%20b"), 400, "BadRequest", "unable to parse"),
         ("GET", format!("{base}/mcpservers?fieldSelector=a%3Db"), 400, "BadRequest", "field label not"),
         ("GET", format!("{base}/mcpservers?limit=x"), 400, "BadRequest", "not a number"),

@@ -97,9 +97,9 @@ impl Daemon {
         let stop = tasks.stop();
         let (spans, export) = self.telemetry.open()?;
 
-        let Feed { desired, requests, wishes, shown, metrics: watching } =
-            source.start(&state, tasks).map_err(Failure::failed)?;
         let digests = DigestKey::new(&state.key("digests").map_err(Failure::failed)?);
+        let Feed { desired, requests, wishes, shown, metrics: watching } =
+            source.start(&state, digests.clone(), tasks);
         let in_force = admin::declared(desired.clone(), digests, source.policy().clone());
         let declared = desired.clone();
         let (catalog, publisher, generations) = catalog(source.home());

@@ -17,7 +17,7 @@ use crate::resource::DigestKey;
 use crate::source::{
     Desired, Environment, Policy, Requests, Shown, SourceMetrics, directory, kubernetes, requests,
 };
-use crate::state::{StateDir, StateError};
+use crate::state::StateDir;
 
 /// Where objects of a directory are that name no namespace, and whose names carry none.
 const HOME_NAMESPACE: &str = "default";
@@ -123,9 +123,8 @@ impl Source {
         }
     }
 
-    /// Starts to watch.
-    pub fn start(&self, state: &Arc<StateDir>, tasks: &mut Tasks) -> Result<Feed, StateError> {
-        let key = DigestKey::new(&state.key("digests")?);
+    /// Starts to watch; connections are told apart by `key`.
+    pub fn start(&self, state: &Arc<StateDir>, key: DigestKey, tasks: &mut Tasks) -> Feed {
         let (tracker, stop) = (TaskTracker::new(), tasks.stop());
         let metrics = SourceMetrics::default();
         let counted = metrics.clone();
@@ -158,7 +157,7 @@ impl Source {
             tracker.wait().await;
             Ok(())
         });
-        Ok(feed)
+        feed
     }
 
     /// The key of session ids; that of several replicas may have to be waited for, and why is in the channel.

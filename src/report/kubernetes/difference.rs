@@ -31,33 +31,25 @@ pub(super) trait Status: Clone + PartialEq {
     fn generation(&self) -> Option<i64>;
 }
 
-impl Status for McpServerStatus {
-    fn conditions(&self) -> &[Condition] {
-        &self.conditions
-    }
+macro_rules! with_conditions {
+    ($($status:ty),+) => {$(
+        impl Status for $status {
+            fn conditions(&self) -> &[Condition] {
+                &self.conditions
+            }
 
-    fn conditions_mut(&mut self) -> &mut Vec<Condition> {
-        &mut self.conditions
-    }
+            fn conditions_mut(&mut self) -> &mut Vec<Condition> {
+                &mut self.conditions
+            }
 
-    fn generation(&self) -> Option<i64> {
-        self.observed_generation
-    }
+            fn generation(&self) -> Option<i64> {
+                self.observed_generation
+            }
+        }
+    )+};
 }
 
-impl Status for SkillStatus {
-    fn conditions(&self) -> &[Condition] {
-        &self.conditions
-    }
-
-    fn conditions_mut(&mut self) -> &mut Vec<Condition> {
-        &mut self.conditions
-    }
-
-    fn generation(&self) -> Option<i64> {
-        self.observed_generation
-    }
-}
+with_conditions!(McpServerStatus, SkillStatus);
 
 /// What is to be written so that an object that shows `shown` shows `wanted`; `None` if it does.
 ///
