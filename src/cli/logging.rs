@@ -16,7 +16,9 @@ pub(super) enum LogFormat {
 
 /// Sends log lines to stderr from now on.
 pub(super) fn init(format: LogFormat, filter: &str) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(filter)
+    // It warns of each folder that is gone before it is let go of, which is what folders do.
+    let quiet = format!("notify=error,{filter}");
+    let filter = EnvFilter::try_new(quiet)
         .map_err(|error| Failure::Usage(format!("--log {filter:?} is not a filter: {error}")))?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let installed = match format {

@@ -57,7 +57,11 @@ pub(super) fn read(name: &str, bytes: &[u8]) -> Result<Frontmatter, Mistake> {
             let line = error.location().map_or(1, |location| location.line());
             let words = UserMessageFormatter.format_message(error.without_snippet()).replace('\n', " ");
             let line = u32::try_from(line).unwrap_or(u32::MAX).saturating_add(1);
-            wrong(line, format!("the frontmatter is not valid YAML: {words}; a text that holds a colon must stand in quotes"))
+            // The mistake that nearly everybody makes once: `description: Use it: always`.
+            let colon = source.lines().nth(usize::try_from(line).unwrap_or_default().saturating_sub(2));
+            let colon = colon.is_some_and(|shown| shown.matches(": ").count() > 1);
+            let hint = if colon { "; a text that holds a colon must stand in quotes" } else { "" };
+            wrong(line, format!("the frontmatter is not valid YAML: {words}{hint}"))
         })?
         .unwrap_or(Known { name: None, description: None });
     // Every field stands at the beginning of a line.
