@@ -85,7 +85,7 @@ impl Stage {
             } else if after.servers.contains_key(server) {
                 Server::Detached { early }
             } else {
-                Server::Undeclared
+                Server::Undeclared { early: !after.source.synced }
             };
             if *known != Some(now) {
                 *known = Some(now);
@@ -121,7 +121,7 @@ impl Stage {
         let known = |server: &ObjectKey| servers.get(server).and_then(|(known, _)| *known);
         let next =
             Standing::next(last.map(|last| &**last), skill, self.desired.contents.get(key), |server| {
-                known(server).unwrap_or(Server::Undeclared)
+                known(server).unwrap_or(Server::Undeclared { early: true })
             });
         if last.is_none_or(|last| **last != next) {
             self.standings.all.insert(key.clone(), Arc::new(next));

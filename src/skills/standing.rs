@@ -37,15 +37,17 @@ pub struct Standing {
 pub struct Missing {
     /// Which, and why.
     pub problem: Problem,
-    /// The servers of the start are still connecting: it may be there in a moment.
+    /// The servers of the start are not all known, or still connecting: it may be there in a moment.
     pub early: bool,
 }
 
 /// What is known of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Server {
-    Undeclared,
     /// `early` as in [`Missing`].
+    Undeclared {
+        early: bool,
+    },
     Detached {
         early: bool,
     },
@@ -75,7 +77,9 @@ impl Standing {
         let missing = |name: &str| {
             let (why, early) = match server(&ObjectKey::new(skill.meta.key.namespace.clone(), name)) {
                 Server::Attached => return None,
-                Server::Undeclared => (format!("server {name:?} is not declared in this namespace"), false),
+                Server::Undeclared { early } => {
+                    (format!("server {name:?} is not declared in this namespace"), early)
+                }
                 Server::Detached { early } => {
                     (format!("server {name:?} is declared and not attached"), early)
                 }
@@ -112,10 +116,11 @@ mod tests {
         let (good, bad): (Content, Content) = (Ok(good), Err(Problem::new(Reason::InvalidSpec, "bad")));
         let refs = json!({ "inline": "x", "serverRefs": [{ "name": "a" }, { "name": "b" }] });
         let plain = json!({ "inline": "x" });
-        let last = Standing::next(None, &skill(plain.clone()), Some(&good), |_| Server::Undeclared);
+        let last =
+            Standing::next(None, &skill(plain.clone()), Some(&good), |_| Server::Undeclared { early: true });
         let other = Standing { uid: "another".into(), ..last.clone() };
         let server = |a, b| move |key: &ObjectKey| if &*key.name == "a" { a } else { b };
-        let (up, gone) = (Server::Attached, Server::Undeclared);
+        let (up, gone) = (Server::Attached, Server::Undeclared { early: false });
         let (down, soon) = (Server::Detached { early: false }, Server::Detached { early: true });
         let suspended = json!({ "inline": "x", "suspend": true });
         for (last, spec, content, servers, offered, missing) in [
