@@ -139,7 +139,7 @@ impl Keeper {
                 Ok(troubles) => troubles.get(name).cloned(),
                 Err(problem) => Some(problem.clone()),
             };
-            failed |= problem.as_ref().is_some_and(|problem| problem.reason == Reason::WriteFailed);
+            failed |= problem.is_some();
             if let Some(key) = keys.get(name) {
                 outcomes.insert(key.clone(), Outcome { digest: bundle.digest(), problem });
             }
