@@ -78,8 +78,29 @@ pub(super) fn error(outcome: Outcome, reply: Option<&Reply>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use prometheus_client::metrics::counter::Counter;
+    use serde_json::value::to_raw_value;
 
     use super::*;
+
+    #[test]
+    fn a_span_is_named_by_what_agents_know_and_never_by_a_uri() {
+        let (spans, mut told) = Spans::channel(8, Counter::default());
+        let [name, uri] = ["x", "file:///x?key=hunter2"].map(|text| to_raw_value(text).unwrap());
+        let params = [("name".into(), &*name), ("uri".into(), &*uri)];
+        for (ask, expected) in [
+            (Ask::Call, "tools/call x"),
+            (Ask::Prompt, "prompts/get x"),
+            (Ask::Read, "resources/read"),
+            (Ask::Complete, "completion/complete"),
+        ] {
+            let traced = Traced { ask, version: "2025-11-25", params: &params };
+            traced.begin(&spans, &ObjectKey::new("default", "s")).unwrap().end(None);
+            let span = told.try_recv().unwrap();
+            assert_eq!(span.draft.name, expected);
+            assert!(!format!("{span:?}").contains("hunter2"), "{span:?}");
+        }
+    }
 
     #[test]
     fn a_failure_is_one_of_few_words() {
