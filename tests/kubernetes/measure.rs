@@ -1,4 +1,4 @@
-//! The figures of docs/kubernetes.md. With a release build, which `EVENKEEL_BIN` names:
+//! How fast it is seen and told, and how large it is. With a release build, which `EVENKEEL_BIN` names:
 //! `EVENKEEL_BIN=target/release/evenkeel cargo test --test kubernetes measure -- --ignored --nocapture --test-threads 1`.
 
 use std::time::{Duration, Instant};
