@@ -28,7 +28,7 @@ const LONGEST_REFUSAL: usize = 64 << 10;
 
 /// The client of an API server, for everything that speaks to it.
 ///
-/// A request whose answer does not begin within [`ANSWER`] fails. Between two watches of the same objects lies
+/// A request whose answer does not begin within `ANSWER` fails. Between two watches of the same objects lies
 /// a second: those that end as they begin must not be asked for in a circle. A refusal carries what the header
 /// Retry-After asks for in `details.retryAfterSeconds`: an API server that has too much to do says it only in
 /// the header.
