@@ -82,7 +82,9 @@ async fn the_commands_of_the_pages_work_as_written() {
     let evenkeel = evenkeel.unwrap();
     eventually("it is ready", async || http::get(&evenkeel.admin("/readyz")).await.ok()).await;
     let agent = Agent::open(Era::Modern, &evenkeel.url()).await;
-    assert_eq!(agent.tools().await, ["team-a_search_find"]);
+    // The examples hold a skill too.
+    let expected = ["team-a_list_skills", "team-a_read_skill", "team-a_search_find"];
+    eventually("the examples are there", async || (agent.tools().await == expected).then_some(())).await;
 
     for command in commands("README.md", "\n## Kubernetes\n") {
         assert!(page.contains(&command), "the README says what docs/kubernetes.md does not: {command}");
