@@ -18,6 +18,6 @@ mod view;
 pub use generation::{Conflict, Generation, Step};
 pub use publisher::{Catalog, Publisher, PublisherTask, catalog};
 pub use route::Route;
-pub use section::{Item, Lists, Section};
+pub use section::{Answering, Item, Lists, Section};
 pub use table::{BadCursor, Gone, Page, Table};
 pub use view::{Place, View, ViewName};

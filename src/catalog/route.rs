@@ -27,7 +27,7 @@ impl Route {
         Some(Self { section: section.clone(), name: item.name.clone(), raw, at })
     }
 
-    /// The server's section: its key, its handle, its limits.
+    /// The server's section: its key, who answers, its limits.
     pub fn section(&self) -> &Arc<Section> {
         &self.section
     }

@@ -24,12 +24,19 @@ pub struct Section {
     pub resources: Option<Box<Filter>>,
     /// What the server wants models to know of it; its own words.
     pub instructions: Option<Arc<str>>,
-    /// The way to the server.
-    pub handle: UpstreamHandle,
+    /// Who answers.
+    pub by: Answering,
     /// How long a call may take.
     pub call_timeout: Duration,
-    /// The skills, if these are what is offered here: then there is no server, and they answer themselves.
-    pub library: Option<Arc<Library>>,
+}
+
+/// Who answers for what a section lists.
+#[derive(Clone, Debug)]
+pub enum Answering {
+    /// A server, and the way to it.
+    Server(UpstreamHandle),
+    /// Skills, which answer themselves.
+    Skills(Arc<Library>),
 }
 
 /// What a server lists, each list in the order of its items' names and each name once.
@@ -108,9 +115,8 @@ impl Section {
             },
             resources: (expose.resources != Filter::default()).then(|| Box::new(expose.resources.clone())),
             instructions,
-            handle,
+            by: Answering::Server(handle),
             call_timeout: target.settings.timeouts.call.get(),
-            library: None,
         }
     }
 

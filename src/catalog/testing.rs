@@ -1,6 +1,6 @@
 //! Sections for the tests of this room.
 
-use super::{Item, Lists, Section};
+use super::{Answering, Item, Lists, Section};
 use crate::fleet::{Refusal, UpstreamHandle};
 use crate::resource::{ObjectKey, Problem, Reason};
 
@@ -9,14 +9,13 @@ pub(super) fn section(namespace: &str, name: &str, prefix: &str, tools: &[&str])
     let key = ObjectKey::new(namespace, name);
     let problem = Problem::new(Reason::Connecting, "not there yet");
     Section {
-        handle: UpstreamHandle::new(key.clone(), Refusal::Unavailable(problem)),
+        by: Answering::Server(UpstreamHandle::new(key.clone(), Refusal::Unavailable(problem))),
         key,
         prefix: prefix.into(),
         lists: Lists { tools: tools.iter().map(|tool| self::tool(tool, "")).collect(), ..Lists::default() },
         resources: None,
         instructions: None,
         call_timeout: std::time::Duration::from_mins(10),
-        library: None,
     }
 }
 

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::names::{Identity, uri_tail};
 use super::table::{Home, Table};
-use super::{Conflict, Route, Section, template};
+use super::{Answering, Conflict, Route, Section, template};
 use crate::wire::List;
 
 /// What agents see at one path. Cheap to clone: generations share what did not change.
@@ -118,8 +118,8 @@ impl View {
 
     fn only(&self, uri: &str) -> Option<Place> {
         let routes = self.resources.routes().chain(self.templates.routes());
-        let mut sections =
-            routes.map(|(_, route)| route.section()).filter(|section| section.library.is_none());
+        let servers = |section: &&Arc<Section>| matches!(section.by, Answering::Server(_));
+        let mut sections = routes.map(|(_, route)| route.section()).filter(servers);
         let first = sections.next()?;
         sections
             .all(|section| section.key == first.key)

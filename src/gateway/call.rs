@@ -20,8 +20,8 @@ use super::metrics::{Measured, Outcome};
 use super::pulse::Pulse;
 use super::session::InFlight;
 use super::trace::Traced;
-use crate::catalog::ViewName;
-use crate::fleet::CallGuard;
+use crate::catalog::{Answering, ViewName};
+use crate::fleet::{CallGuard, UpstreamHandle};
 use crate::wire::{Era, Exchange, Id, Incoming, Level, LinkError, Members, Reply, Request, level_of};
 
 /// A response that is not there by then becomes a stream, and a quiet stream says that it is alive.
@@ -62,11 +62,14 @@ pub(super) async fn call(
             return body::json(status, message);
         }
     };
-    if let Some(library) = &aim.section().library {
-        let reply = library.answer(ask.method(), aim.name().unwrap_or_default(), params);
-        let (status, message) = answer::reply(&caller.id, &reply, ask, caller.era);
-        return body::json(status, message);
-    }
+    let handle = match &aim.section().by {
+        Answering::Server(handle) => handle.clone(),
+        Answering::Skills(library) => {
+            let reply = library.answer(ask.method(), aim.name().unwrap_or_default(), params);
+            let (status, message) = answer::reply(&caller.id, &reply, ask, caller.era);
+            return body::json(status, message);
+        }
+    };
     let mut in_flight = caller.in_flight;
     let deadline = Deadline::new(Instant::now(), aim.section().call_timeout);
     let version = in_flight.as_ref().map_or(modern(), InFlight::version);
@@ -76,7 +79,7 @@ pub(super) async fn call(
     let begun = tokio::select! {
         biased;
         () = cancelled(&mut in_flight) => Err(Ended::Cancelled),
-        begun = begin(&answer, deadline, params) => begun,
+        begun = begin(&answer, &handle, deadline, params) => begun,
     };
     let (exchange, guard) = match begun {
         Ok(begun) => begun,
@@ -172,12 +175,13 @@ enum Next {
 
 async fn begin(
     answer: &Answer,
+    handle: &UpstreamHandle,
     deadline: Deadline,
     params: &Members<'_>,
 ) -> Result<(Exchange, CallGuard), Ended> {
     let (aim, section) = (&answer.aim, answer.aim.section());
     let refused = |refusal| Ended::Refused(answer::refused(&section.key, &refusal));
-    let guard = section.handle.begin_call().await.map_err(refused)?;
+    let guard = handle.begin_call().await.map_err(refused)?;
     let request = Request {
         method: aim.ask.method(),
         params,

@@ -17,7 +17,7 @@ use super::interest::Interest;
 use super::notices::listen_stream;
 use super::seal::Handshake;
 use super::session::{InFlight, Session, TOLD};
-use crate::catalog::{Place, View};
+use crate::catalog::{Answering, Place, View};
 use crate::fleet::Subscription;
 use crate::wire::{Era, Id, Level, List, Members, members};
 
@@ -174,8 +174,11 @@ impl Agent {
     fn skills(&self, asked: &Asked<'_>, era: Era) -> Response<Body> {
         let generation = self.gateway.catalog.load();
         let shown = generation.sections().filter(|section| self.view.shows(&section.key.namespace));
-        let mut skills =
-            shown.filter_map(|section| section.library.as_ref()).flat_map(|library| library.entries());
+        let libraries = shown.filter_map(|section| match &section.by {
+            Answering::Skills(library) => Some(library),
+            Answering::Server(_) => None,
+        });
+        let mut skills = libraries.flat_map(|library| library.entries());
         let mut result = if asked.method == "skills/list" {
             serde_json::json!({ "skills": skills.collect::<Vec<_>>() })
         } else {
@@ -231,13 +234,17 @@ impl Agent {
     /// A subscription to the resource that the agent knows by this URI.
     fn watch(&self, view: &View, uri: &str) -> Result<Subscription, Miss> {
         let Place { section, uri } = aim::resource(view, uri)?;
-        let silent = |link: crate::wire::Link| !link.peer().capabilities.subscribe;
-        if section.handle.peek().is_some_and(silent) {
+        let Answering::Server(handle) = &section.by else {
+            let text =
+                "Skills do not tell of one resource: when one changes, the list of resources has changed";
+            return Err(Miss::Unknown(text.to_owned()));
+        };
+        if handle.peek().is_some_and(|link| !link.peer().capabilities.subscribe) {
             let text = format!("MCP server {} does not tell when a resource changes", section.key);
             return Err(Miss::Unknown(text));
         }
         let watch = self.gateway.listeners.subscribe(&section.key, &uri);
-        section.handle.wake();
+        handle.wake();
         Ok(watch)
     }
 

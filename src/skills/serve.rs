@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::library::{INSTRUCTIONS, Library};
 use super::standing::Standings;
-use crate::catalog::{Publisher, Section};
-use crate::fleet::{Publish, Refusal, UpstreamHandle};
+use crate::catalog::{Answering, Publisher, Section};
+use crate::fleet::Publish;
 use crate::resource::{ObjectKey, Problem, Reason};
 
 /// The name of the section of skills in each namespace: one that no server can have.
@@ -63,15 +63,13 @@ fn changed(before: &Standings, after: &Standings) -> BTreeSet<Arc<str>> {
 }
 
 fn section(key: ObjectKey, library: Library) -> Section {
-    let nobody = Refusal::Unavailable(Problem::new(Reason::Detached, "evenkeel answers this itself"));
     Section {
-        handle: UpstreamHandle::new(key.clone(), nobody),
         key,
         prefix: String::new(),
         lists: library.lists(),
         resources: None,
         instructions: Some(INSTRUCTIONS.into()),
         call_timeout: Duration::from_mins(1),
-        library: Some(Arc::new(library)),
+        by: Answering::Skills(Arc::new(library)),
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel::catalog::{Catalog, Item, Lists, Publisher, Section, catalog};
+use evenkeel::catalog::{Answering, Catalog, Item, Lists, Publisher, Section, catalog};
 use evenkeel::fleet::{Context, Fleet, Known, Listeners, Memory, Publish, Refusal, UpstreamHandle};
 use evenkeel::gateway::{Allowed, Gateway, GatewayConfig, GatewayMetrics, Limits, SessionKey};
 use evenkeel::resource::{
@@ -123,7 +123,7 @@ impl Stack {
         let key = ObjectKey::new(namespace, name);
         let refusal = Refusal::Unavailable(Problem::new(Reason::Exited, "exit code 7"));
         self.publisher.publish(Arc::new(Section {
-            handle: UpstreamHandle::new(key.clone(), refusal),
+            by: Answering::Server(UpstreamHandle::new(key.clone(), refusal)),
             key,
             prefix: name.to_owned(),
             lists: Lists {
@@ -133,7 +133,6 @@ impl Stack {
             resources: None,
             instructions: None,
             call_timeout: Duration::from_mins(1),
-            library: None,
         }));
     }
 
