@@ -86,6 +86,7 @@ async fn a_watch_goes_on_with_every_change() {
 #[tokio::test]
 async fn what_could_not_be_read_is_said_beside_the_table() {
     let stage = Stage::start(&[("missing", MISSING)]).await;
+    stage.evenkeel.wait_for("missing", "Ready", "False", "CommandNotFound").await;
     stage.declared.write("broken.yaml", "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {\n");
     let done = eventually("the file is named", async || {
         let done = stage.run(&["get", "mcps"]).await;
