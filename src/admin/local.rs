@@ -99,7 +99,8 @@ async fn log(
     }
     let log = local.logs.get(&key).unwrap_or_default();
     let next = log.tail(asked.tail_lines);
-    let reader = Reader { log, next, follow: asked.follow, stop: local.stop, ready: VecDeque::new() };
+    let end = (!asked.follow).then(|| log.end());
+    let reader = Reader { log, next, end, stop: local.stop, ready: VecDeque::new() };
     let lines = unfold(reader, async |mut reader| {
         let line = reader.line().await?;
         Some((Ok::<_, Infallible>(line), reader))
@@ -160,7 +161,8 @@ fn no_server(key: &ObjectKey) -> Response {
 struct Reader {
     log: Log,
     next: u64,
-    follow: bool,
+    /// What was there when it was asked for, unless what comes is wanted too: a flood has no end of its own.
+    end: Option<u64>,
     stop: CancellationToken,
     ready: VecDeque<Value>,
 }
@@ -168,6 +170,9 @@ struct Reader {
 impl Reader {
     async fn line(&mut self) -> Option<Bytes> {
         while self.ready.is_empty() {
+            if self.end.is_some_and(|end| self.next >= end) {
+                return None;
+            }
             let LogPage { lost, lines, next } = self.log.read(self.next);
             if lost > 0 {
                 self.ready.push_back(json!({ "lost": lost }));
@@ -175,9 +180,6 @@ impl Reader {
             self.ready.extend(lines.iter().map(|line| json!(line)));
             self.next = next;
             if self.ready.is_empty() {
-                if !self.follow {
-                    return None;
-                }
                 self.stop.run_until_cancelled(self.log.grown(self.next)).await?;
             }
         }

@@ -73,6 +73,11 @@ impl Log {
         })
     }
 
+    /// Where the line that comes next will be.
+    pub fn end(&self) -> u64 {
+        self.lock().as_ref().map_or(0, |ring| ring.end())
+    }
+
     /// The lines from a place on.
     pub fn read(&self, from: u64) -> LogPage {
         let ring = self.lock();

@@ -31,11 +31,15 @@ impl ClientHandler for Client {
     }
 }
 
-/// The official client reaches HTTP servers over Unix sockets without a TLS stack; this leads one to the stack.
-fn bridge(socket: PathBuf, stack: &Stack) {
-    let listener = tokio::net::UnixListener::bind(socket).unwrap();
+/// The official client reaches HTTP servers over Unix sockets without a TLS stack; this leads one to the stack for as
+/// long as the test runs.
+fn bridge(stack: &Stack) -> PathBuf {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("socket");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
     let address = stack.address;
     tokio::spawn(async move {
+        let _directory = directory;
         while let Ok((mut near, _)) = listener.accept().await {
             tokio::spawn(async move {
                 let mut far = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -43,15 +47,14 @@ fn bridge(socket: PathBuf, stack: &Stack) {
             });
         }
     });
+    socket
 }
 
 async fn connected(
     stack: &Stack,
     mode: ClientLifecycleMode,
 ) -> (RunningService<RoleClient, Client>, Arc<Notify>) {
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("socket");
-    bridge(socket.clone(), stack);
+    let socket = bridge(stack);
     let transport = StreamableHttpClientTransport::with_client(
         UnixSocketHttpClient::new(socket.to_str().unwrap(), &stack.url()),
         StreamableHttpClientTransportConfig::with_uri(stack.url()),
@@ -59,8 +62,6 @@ async fn connected(
     let client = Client::default();
     let changed = client.0.clone();
     let client = within("the handshake", client.serve_with_lifecycle(transport, mode)).await.unwrap();
-    // The socket is needed no longer than connections are made: for as long as the test runs.
-    std::mem::forget(directory);
     (client, changed)
 }
 

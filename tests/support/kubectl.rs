@@ -54,7 +54,12 @@ impl Kubectl {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--kubeconfig").arg(&self.kubeconfig).arg("--cache-dir").arg(self.cache.path());
-        command.args(args).env("HOME", self.cache.path()).stdin(Stdio::null());
+        // An edit that is refused leaves its copy in the temporary folder.
+        command
+            .args(args)
+            .env("HOME", self.cache.path())
+            .env("TMPDIR", self.cache.path())
+            .stdin(Stdio::null());
         command
     }
 
