@@ -105,8 +105,7 @@ async fn a_resource_that_all_have_can_be_read_from_each() {
         owners.sort();
         assert_eq!(owners, ["hl", "hm", "sl", "sm"]);
     }
-    let accepted = servers.stage.evenkeel.condition("hm", "Accepted").await.unwrap();
-    assert_eq!(accepted.reason, "NameConflict");
+    let accepted = servers.stage.evenkeel.wait_for("hm", "Accepted", "True", "NameConflict").await;
     assert!(accepted.message.contains("rig://shared#"), "{accepted:?}");
 }
 
