@@ -118,6 +118,8 @@ pub struct LinkError {
     pub retry_after: Option<Duration>,
     /// The HTTP status, if the server answered with one.
     pub http_status: Option<http::StatusCode>,
+    /// How long the server's process had run when it ended, if that is what happened.
+    pub lived: Option<Duration>,
 }
 
 /// The request that makes a modern server tell of changes.
@@ -131,6 +133,7 @@ impl LinkError {
             dispatched: false,
             retry_after: None,
             http_status: None,
+            lived: None,
         }
     }
 

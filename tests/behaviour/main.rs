@@ -23,6 +23,7 @@ mod offers;
 mod passthrough;
 mod peers;
 mod real_peers;
+mod replace;
 mod restart;
 mod scale;
 mod servers;

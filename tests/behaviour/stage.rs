@@ -2,7 +2,11 @@
 
 use serde_json::Value;
 
+use crate::rig::Http;
 use crate::support::{Agent, Declared, Era, Evenkeel, Notices, eventually};
+
+/// Of a spec: no second attempt on its own account.
+pub const NEVER: &str = "retry: { initial: 1h, max: 1h }";
 
 /// evenkeel running on a directory.
 pub struct Stage {
@@ -92,4 +96,16 @@ pub fn told(result: &str) -> String {
     let result: Value = serde_json::from_str(result).unwrap();
     assert_eq!(result["isError"], true, "{result}");
     result["content"][0]["text"].as_str().unwrap().to_owned()
+}
+
+/// A call in flight.
+pub type Call = tokio::task::JoinHandle<Result<String, String>>;
+
+/// A call that takes as long as it is let, begun and at work.
+pub async fn begun(agent: Agent, tool: &str, arguments: &str, rig: &Http) -> Call {
+    let before = rig.counters().in_flight;
+    let (tool, arguments) = (tool.to_owned(), arguments.to_owned());
+    let call = tokio::spawn(async move { agent.call(&tool, &arguments).await });
+    eventually("the call is at work", async || (rig.counters().in_flight > before).then_some(())).await;
+    call
 }

@@ -1,12 +1,11 @@
-//! Replacing, losing, suspending and letting go of a connection: what serves meanwhile, and what callers are told.
+//! Losing, suspending and letting go of a connection: what serves meanwhile, and what callers are told.
+
+use serde_json::Value;
 
 use crate::peers::Peers;
 use crate::rig::{Command, Era as RigEra, Http, Rule, Script, Stdio, Then};
-use crate::stage::{Stage, told};
-use crate::support::{Agent, Era, eventually, within};
-
-/// No second attempt on its own account.
-const NEVER: &str = "retry: { initial: 1h, max: 1h }";
+use crate::stage::{NEVER, Stage, begun, told};
+use crate::support::{Era, eventually, within};
 
 /// Declares a server with an annotation that asks for a look.
 fn request_a_look(stage: &Stage, name: &str, at: &str, spec: &str) {
@@ -17,131 +16,6 @@ fn request_a_look(stage: &Stage, name: &str, at: &str, spec: &str) {
             "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata:\n  name: {name}\n  annotations: {{ evenkeel.dev/reconcile-requested-at: \"{at}\" }}\nspec:\n  {spec}\n"
         ),
     );
-}
-
-/// A call that takes as long as it is let, begun and at work.
-async fn begun(
-    agent: Agent,
-    tool: &str,
-    arguments: &str,
-    rig: &Http,
-) -> tokio::task::JoinHandle<Result<String, String>> {
-    let before = rig.counters().in_flight;
-    let (tool, arguments) = (tool.to_owned(), arguments.to_owned());
-    let call = tokio::spawn(async move { agent.call(&tool, &arguments).await });
-    eventually("the call is at work", async || (rig.counters().in_flight > before).then_some(())).await;
-    call
-}
-
-#[tokio::test]
-async fn a_replacement_that_fails_leaves_the_old_connection_serving() {
-    let rig = Stdio::new(Script::default());
-    let stage = Stage::start(&[]).await;
-    let peers = Peers::attach(&stage).await;
-    let soon = "retry: { initial: 100ms, max: 200ms }";
-    stage.attach("s", &format!("{}\n{soon}", rig.spec(""))).await;
-    let old = rig.alive().pop().unwrap();
-    rig.edit(|script| script.stdio.exit_at_start = Some(9));
-    stage.declared.server("s", &format!("{}\n{soon}", rig.spec(", env: [{ name: A, value: b }]")));
-    let attached = stage.evenkeel.wait_for("s", "Attached", "True", "ServingPreviousGeneration").await;
-    assert!(attached.message.contains("generation 1") && attached.message.contains('2'), "{attached:?}");
-    let ready = eventually("the failure is told, and what may help", async || {
-        let ready = stage.evenkeel.condition("s", "Ready").await?;
-        (ready.status == "False" && ready.message.contains("spec.update to Recreate")).then_some(ready)
-    })
-    .await;
-    assert!(ready.message.contains('9'), "{ready:?}");
-    let status = stage.server("s").await["status"].clone();
-    assert_eq!((&status["attachedGeneration"], &status["observedGeneration"]), (&1.into(), &2.into()));
-    for era in Era::ALL {
-        stage.agent(era).await.text("s_echo", "{}").await;
-    }
-    assert!(old.is_alive());
-
-    rig.edit(|script| script.stdio.exit_at_start = None);
-    stage.generation_attached("s", 2).await;
-    within("the old one ends", old.gone()).await;
-    peers.are_untouched(&stage).await;
-}
-
-#[tokio::test]
-async fn a_replaced_connection_ends_when_its_calls_have_ended() {
-    let (one, two) = (
-        Http::start(Script::new("one", RigEra::Legacy).tools(&["sleep"])).await,
-        Http::start(Script::new("two", RigEra::Legacy).tools(&["sleep"])).await,
-    );
-    let stage = Stage::start(&[("s", &one.spec())]).await;
-    stage.evenkeel.attached("s").await;
-    let call = begun(stage.agent(Era::Legacy).await, "s_sleep", r#"{"ms":1500}"#, &one).await;
-    stage.declared.server("s", &two.spec());
-    stage.generation_attached("s", 2).await;
-    stage.agent(Era::Modern).await.text("s_sleep", r#"{"ms":1}"#).await;
-    assert_eq!(two.counters().calls(), 1);
-    assert!(call.await.unwrap().unwrap().contains("slept"));
-    eventually("the old session is ended", async || (one.counters().sessions == 0).then_some(())).await;
-}
-
-#[tokio::test]
-async fn recreate_ends_the_old_process_before_the_new_one_starts() {
-    let mut script = Script::default();
-    script.stdio.ignore_eof = true;
-    let rig = Stdio::new(script);
-    let stage = Stage::start(&[]).await;
-    stage.attach("s", &format!("{}\nupdate: Recreate", rig.spec(""))).await;
-    let old = rig.alive().pop().unwrap();
-    // The new one would say hello while the old one is still there, if it were started too early.
-    rig.edit(|script| script.stdio.ignore_eof = false);
-    stage.declared.server("s", &format!("{}\nupdate: Recreate", rig.spec(", env: [{ name: A, value: b }]")));
-    eventually("there is a new process", async || (rig.processes().len() == 2).then_some(())).await;
-    assert!(!old.is_alive(), "the old one was gone by then");
-    stage.generation_attached("s", 2).await;
-
-    // One that fails leaves nothing callable.
-    rig.edit(|script| script.stdio.exit_at_start = Some(9));
-    stage
-        .declared
-        .server("s", &format!("{}\nupdate: Recreate\n{NEVER}", rig.spec(", env: [{ name: A, value: c }]")));
-    stage.evenkeel.wait_for("s", "Ready", "False", "Exited").await;
-    let status = stage.server("s").await["status"].clone();
-    assert_eq!(status["observedGeneration"], 3);
-    assert!(status["attachedGeneration"].is_null(), "{status}");
-    let agent = stage.agent(Era::Legacy).await;
-    assert_eq!(agent.tools().await, Vec::<String>::new());
-    told(&agent.call("s_echo", "{}").await.unwrap());
-}
-
-#[tokio::test]
-async fn recreate_waits_for_what_a_cancelled_or_failed_attempt_started() {
-    for (then, what) in [(Then::Hang, "cancelled"), (Then::error(-32600, "no"), "failed")] {
-        let script = || Script::new("alone", RigEra::Legacy);
-        let mut slow = script().on("initialize", Rule::always(then));
-        slow.stdio.ignore_eof = true;
-        let rig = Stdio::new(slow);
-        let spec = |value| {
-            let retry = "update: Recreate\nretry: { initial: 100ms, max: 100ms }\ntimeouts: { connect: 10m }";
-            format!("{}\n{retry}", rig.spec(&format!(", env: [{{ name: A, value: {value} }}]")))
-        };
-        let stage = Stage::start(&[("s", &spec("a"))]).await;
-        let first = eventually("the first attempt is under way", async || rig.alive().pop()).await;
-        rig.edit(|good| *good = Script { control: good.control.take(), ..script() });
-        stage.declared.server("s", &spec("b"));
-        eventually("there is another process", async || (rig.processes().len() >= 2).then_some(())).await;
-        assert!(!first.is_alive(), "{what}: two of it ran side by side");
-        stage.generation_attached("s", 2).await;
-        assert_eq!(rig.alive().len(), 1, "{what}");
-    }
-}
-
-#[tokio::test]
-async fn the_latest_declaration_wins_over_an_attempt_in_flight() {
-    let hung = Stdio::new(Script::default().on("server/discover", Rule::always(Then::Hang)));
-    let good = Stdio::new(Script::default());
-    let stage = Stage::start(&[("s", &format!("{}\ntimeouts: {{ connect: 10m }}", hung.spec("")))]).await;
-    let process = eventually("the first attempt is under way", async || hung.alive().pop()).await;
-    stage.declared.server("s", &good.spec(""));
-    stage.generation_attached("s", 2).await;
-    within("what the first attempt opened is gone", process.gone()).await;
-    assert_eq!(stage.agent(Era::Legacy).await.tools().await, ["s_echo", "s_report"]);
 }
 
 #[tokio::test]
@@ -240,7 +114,7 @@ async fn a_lost_server_is_withdrawn_after_its_grace() {
 #[tokio::test]
 async fn a_forgotten_session_is_opened_again_and_nobody_is_told_of_a_change() {
     let rig = Http::start(Script::new("s", RigEra::Legacy).tools(&["echo"])).await;
-    let stage = Stage::start(&[("s", &rig.spec())]).await;
+    let stage = Stage::start(&[("s", &format!("{}\n{NEVER}", rig.spec()))]).await;
     stage.evenkeel.attached("s").await;
     let [mut legacy, _] = stage.watchers(&["s_echo"]).await;
     rig.tell(Command::ForgetSessions);
@@ -250,6 +124,12 @@ async fn a_forgotten_session_is_opened_again_and_nobody_is_told_of_a_change() {
     .await;
     assert_eq!(rig.counters().sessions_opened, 2, "one new session for all");
     assert_eq!(legacy.heard(), Vec::<String>::new());
+
+    // Once more, soon after, it counts as a failure like any other.
+    rig.tell(Command::ForgetSessions);
+    legacy.agent.call("s_echo", "{}").await.unwrap();
+    stage.evenkeel.wait_for("s", "Ready", "False", "ConnectFailed").await;
+    assert!(stage.server("s").await["status"]["nextRetryTime"].is_string());
 }
 
 #[tokio::test]
@@ -307,6 +187,15 @@ async fn on_demand_is_offered_without_a_process_and_connected_by_a_call() {
     assert_eq!(rig.processes().len(), 3);
 }
 
+/// Waits until a request for a look is said to be done.
+async fn done(stage: &Stage, name: &str) -> Value {
+    eventually("the request is said to be done", async || {
+        let server = stage.server(name).await;
+        (server["status"]["lastHandledReconcileAt"] == "2026-11-21T12:00:00Z").then_some(server)
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_requested_look_retries_what_failed_and_lists_what_is_healthy() {
     let failing =
@@ -323,19 +212,21 @@ async fn a_requested_look_retries_what_failed_and_lists_what_is_healthy() {
     let mut quiet = Script::new("q", RigEra::Legacy).tools(&["echo", "odd"]);
     quiet.quiet = true;
     process.play(quiet).await;
-    failing.edit(|script| script.on.clear());
+    failing.edit(|script| *script = Script::new("f", RigEra::Legacy).on("tools/list", Rule::delay(700)));
 
     request_a_look(&stage, "f", "2026-11-21T12:00:00Z", &failing_spec);
-    stage.evenkeel.attached("f").await;
+    let server = done(&stage, "f").await;
+    let ready = &server["status"]["conditions"][0];
+    assert_eq!(
+        (&ready["type"], &ready["reason"]),
+        (&"Ready".into(), &"Attached".into()),
+        "done is done: {server}"
+    );
     let [mut watcher, _] = stage.watchers(&["f_echo", "f_report", "h_echo"]).await;
     request_a_look(&stage, "h", "2026-11-21T12:00:00Z", &healthy.spec(""));
     watcher.sees(&["f_echo", "f_report", "h_echo", "h_odd"]).await;
     // The status follows the list.
-    let server = eventually("the request is said to be done", async || {
-        let server = stage.server("h").await;
-        (server["status"]["lastHandledReconcileAt"] == "2026-11-21T12:00:00Z").then_some(server)
-    })
-    .await;
+    let server = done(&stage, "h").await;
     assert_eq!(server["metadata"]["generation"], 1);
     assert_eq!(healthy.processes().len(), 1, "not reconnected");
     assert_eq!(process.counters().await.lists(), lists + 1);

@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use super::super::attach::{Attached, attach};
 use super::super::handle::Refusal;
-use super::super::{Kept, Phase, health, subscriptions};
+use super::super::{Kept, health, subscriptions};
 use super::{Actor, Beside, Live};
 use crate::resource::{Activation, Problem, Reason, Update};
 use crate::wire::{Host, LinkError};
@@ -42,11 +42,24 @@ impl Actor {
         }
     }
 
-    /// The connection itself changed, or is wanted again.
-    pub(super) fn replace(&mut self) {
+    /// The live connection is what is wanted after all: whatever was to take its place is given up.
+    pub(super) fn keep(&mut self) {
+        self.cancel_attempt();
+        self.start_afresh();
+        self.retry_at = None;
+        self.waiting = false;
+    }
+
+    /// What failed before says nothing of what is wanted now.
+    fn start_afresh(&mut self) {
         self.backoff.reset();
         self.crashes = 0;
         self.last = None;
+    }
+
+    /// The connection itself changed, or is wanted again.
+    pub(super) fn replace(&mut self) {
+        self.start_afresh();
         self.asleep = None;
         let recreate = self.target.settings.update == Update::Recreate
             || self.live.as_ref().is_some_and(|live| live.target.uid != self.target.uid);
@@ -55,7 +68,7 @@ impl Actor {
                 Reason::Connecting,
                 format!("{} is being replaced; retry", self.target.key.name),
             );
-            self.take_down(Refusal::Unavailable(why));
+            self.take_down(Refusal::Unavailable(why), self.target.settings.timeouts.drain.get());
         }
         self.connect();
     }
@@ -70,16 +83,21 @@ impl Actor {
             return;
         }
         let (context, target) = (self.context.clone(), self.target.clone());
-        let limit = target.settings.timeouts.connect.get();
         let log = context.logs.of(&target.key, &target.uid);
         let audience = Some(context.listeners.audience(&target.key));
         let host = Host { tasks: TaskTracker::new(), guard: context.guard.clone(), log, audience };
         let tasks = host.tasks.clone();
         let attempt = Box::pin(async move { attach(&context, &target, &host).await });
         self.attempt = Some((tasks, attempt));
-        // Calls of a server that was there a moment ago wait for it, within its grace.
-        if let (None, Some(grace), Some(why)) = (&self.live, self.grace_until, &self.last) {
-            self.handle.pend(why.clone(), grace.min(Instant::now() + limit));
+        if let (None, Some(why)) = (&self.live, self.last.clone()) {
+            self.let_calls_wait(why);
+        }
+    }
+
+    /// Calls of a server that was there a moment ago wait for the attempt under way, within its grace.
+    fn let_calls_wait(&self, why: Problem) {
+        if let Some(grace) = self.grace_until {
+            self.handle.pend(why, grace.min(Instant::now() + self.target.settings.timeouts.connect.get()));
         }
     }
 
@@ -128,6 +146,7 @@ impl Actor {
     /// The attempt failed. An older connection, if there is one, goes on serving.
     pub(super) fn failed(&mut self, error: &LinkError) {
         self.cancel_attempt();
+        self.count_exit(error);
         self.schedule(error);
     }
 
@@ -140,10 +159,7 @@ impl Actor {
             self.backoff.reset();
         }
         self.restarts = self.restarts.saturating_add(1);
-        self.crashes = match error.problem.reason {
-            Reason::Exited if lived < CRASH.0 => self.crashes.saturating_add(1),
-            _ => 0,
-        };
+        self.count_exit(error);
         self.idle_at = None;
         let asleep = Some(live.listed).filter(|_| {
             // It is called for again when it is needed; one that ends as soon as it starts has to wait.
@@ -164,10 +180,15 @@ impl Actor {
         }
         if self.attempt.is_some() {
             // At a newer generation, and under way already.
+            self.let_calls_wait(error.problem.clone());
             return;
         }
-        if lived >= STABLE || error.http_status == Some(http::StatusCode::NOT_FOUND) {
-            // Not a failing server: one that went after a good while, or that forgot a session.
+        // A server that forgot a session is not failing, unless it goes on forgetting.
+        let forgot = error.http_status == Some(http::StatusCode::NOT_FOUND) && self.backoff.failures() == 0;
+        if forgot {
+            self.backoff.fail(&self.target.settings.retry, jitter(), None);
+        }
+        if forgot || lived >= STABLE {
             self.last = Some(error.problem.clone());
             self.connect();
         } else {
@@ -175,14 +196,16 @@ impl Actor {
         }
     }
 
+    /// Exits in a row, each soon after its start.
+    fn count_exit(&mut self, error: &LinkError) {
+        let early = error.lived.is_some_and(|lived| lived < CRASH.0);
+        self.crashes = if early { self.crashes.saturating_add(1) } else { 0 };
+    }
+
     /// Decides when to try again, if at all.
     pub(super) fn schedule(&mut self, error: &LinkError) {
         let mut problem = error.problem.clone();
-        if problem.reason == Reason::Exited && self.live.is_none() && self.told_connecting() {
-            // It ended before it was attached: that is an early exit too.
-            self.crashes = self.crashes.saturating_add(1);
-        }
-        if self.crashes >= CRASH.1 && problem.reason == Reason::Exited {
+        if self.crashes >= CRASH.1 {
             problem = Problem::new(
                 Reason::CrashLoop,
                 format!("{} times in a row: {}", self.crashes, problem.message),
@@ -212,10 +235,6 @@ impl Actor {
             Some(_) => problem.message.push_str("; the previous generation goes on serving"),
         }
         self.last = Some(problem);
-    }
-
-    pub(super) fn told_connecting(&self) -> bool {
-        matches!(self.told.as_ref().map(|told| &told.phase), Some(Phase::Connecting { .. }))
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::super::handle::{Drain, Refusal};
-use super::Actor;
+use super::{Actor, Hurry};
 use crate::resource::{Problem, Reason};
 use crate::wire::LinkError;
 
@@ -15,8 +17,9 @@ const LAST_CALLS: Duration = Duration::from_secs(3);
 impl Actor {
     /// Goes away: unpublishes at once, then lets calls finish.
     pub(super) fn leave(&mut self, reason: Reason) {
-        if self.leaving.replace(reason).is_some() {
-            return;
+        // How it went before evenkeel's own end is the last word on it.
+        if reason != Reason::Detached || self.leaving.is_none() {
+            self.leaving = Some(reason);
         }
         let name = &self.target.key.name;
         let why = Problem::new(
@@ -27,15 +30,18 @@ impl Actor {
                 _ => format!("evenkeel is shutting down and detached {name}"),
             },
         );
-        self.take_down(Refusal::Removed(why));
+        let drain = self.target.settings.timeouts.drain.get();
+        let limit = if reason == Reason::Detached { drain.min(LAST_CALLS) } else { drain };
+        self.take_down(Refusal::Removed(why), limit);
         self.cancel_attempt();
         self.retry_at = None;
         self.asleep = None;
     }
 
-    /// Unpublishes and drains the live connection.
-    pub(super) fn take_down(&mut self, refusal: Refusal) {
+    /// Unpublishes and drains the live connection, and those before it: calls may take so long at most.
+    pub(super) fn take_down(&mut self, refusal: Refusal, limit: Duration) {
         let (Refusal::Removed(why) | Refusal::Unavailable(why)) = &refusal;
+        let why = why.clone();
         self.waiting = false;
         self.grace_until = None;
         self.idle_at = None;
@@ -44,33 +50,48 @@ impl Actor {
             self.context.catalog.withdraw(self.target.key.clone(), why.clone());
         }
         self.live = None;
-        if let Some(before) = self.handle.refuse(refusal.clone()) {
-            let drain = self.target.settings.timeouts.drain.get();
-            let limit = if self.leaving == Some(Reason::Detached) { drain.min(LAST_CALLS) } else { drain };
-            let (Refusal::Removed(why) | Refusal::Unavailable(why)) = refusal;
+        self.hurry.send_replace(Some(Hurry { limit, why: why.clone() }));
+        if let Some(before) = self.handle.refuse(refusal) {
             self.end(before, limit, why);
         }
     }
 
     /// Lets the calls of a connection finish within a limit, then closes it; `why` is what those are told that
-    /// do not finish.
+    /// do not finish. The limit may be cut later.
     pub(super) fn end(&mut self, connection: Drain, limit: Duration, why: Problem) {
+        let hurry = self.hurry.subscribe();
         self.ending.push(Box::pin(async move {
-            if tokio::time::timeout(limit, connection.drained()).await.is_err() {
-                debug!(
-                    calls = connection.in_flight(),
-                    "calls were still in flight when the connection closed"
-                );
-                let told = if limit.is_zero() {
-                    why.message
-                } else {
-                    let seconds = limit.as_secs_f64();
-                    format!("{}; the call did not end within {seconds} s", why.message)
-                };
-                connection.link().give_up(LinkError::new(why.reason, told));
-            }
+            drain(&connection, Hurry { limit, why }, hurry).await;
             connection.link().close().await;
             connection.link().ended().await;
         }));
     }
+}
+
+/// Waits until the calls of a connection have ended, or gives them up.
+async fn drain(connection: &Drain, mut now: Hurry, mut hurry: watch::Receiver<Option<Hurry>>) {
+    let mut until = Instant::now() + now.limit;
+    loop {
+        tokio::select! {
+            biased;
+            () = connection.drained() => return,
+            () = tokio::time::sleep_until(until) => break,
+            Ok(()) = hurry.changed() => {
+                let sooner = hurry.borrow_and_update().clone();
+                let at = |hurry: &Hurry| Instant::now() + hurry.limit;
+                if let Some(sooner) = sooner.filter(|sooner| at(sooner) < until) {
+                    until = at(&sooner);
+                    now = sooner;
+                }
+            }
+        }
+    }
+    debug!(calls = connection.in_flight(), "calls were still in flight when the connection closed");
+    let Hurry { limit, why } = now;
+    let told = if limit.is_zero() {
+        why.message
+    } else {
+        format!("{}; the call did not end within {} s", why.message, limit.as_secs_f64())
+    };
+    connection.link().give_up(LinkError::new(why.reason, told));
 }

@@ -7,6 +7,7 @@ mod offer;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
@@ -53,6 +54,8 @@ pub(super) struct Actor {
     stale: Vec<List>,
     /// Connections that are draining and closing.
     ending: Vec<Ending>,
+    /// Tells the connections that are ending that they have less time than they were given.
+    hurry: watch::Sender<Option<Hurry>>,
     leaving: Option<Reason>,
     /// An attempt is due as soon as nothing is ending (`Recreate`).
     waiting: bool,
@@ -76,6 +79,13 @@ pub(super) struct Actor {
 
 /// Kept by those whom the fleet's start waits for; nothing is ever sent.
 pub(super) type Starting = mpsc::Sender<Infallible>;
+
+/// When calls that are still in flight on a connection that ends are given up, and what they are told.
+#[derive(Clone, Debug)]
+struct Hurry {
+    limit: Duration,
+    why: Problem,
+}
 
 struct Live {
     target: Arc<Target>,
@@ -120,6 +130,7 @@ impl Actor {
             refresh: None,
             stale: Vec::new(),
             ending: Vec::new(),
+            hurry: watch::Sender::default(),
             leaving: None,
             waiting: false,
             backoff: Backoff::default(),
@@ -219,10 +230,14 @@ impl Actor {
             Order::Go(reason) => self.leave(reason),
             Order::Be(target) => {
                 let same_connection = target.same_connection(&self.target) && self.leaving.is_none();
+                let is_live = self.live.as_ref().is_some_and(|live| target.same_connection(&live.target));
                 let look = self.target.requested != target.requested;
                 self.leaving = None;
                 self.target = target;
-                if same_connection {
+                if is_live && !same_connection {
+                    self.keep();
+                }
+                if same_connection || is_live {
                     self.adjust();
                     if look {
                         self.look_again();
@@ -263,10 +278,11 @@ impl Actor {
             key: self.target.key.clone(),
             uid: self.target.uid.clone(),
             generation: self.target.generation,
-            // What was asked for is done when the lists have been read.
-            requested: match &self.refresh {
-                Some(_) => self.told.as_ref().and_then(|told| told.requested.clone()),
-                None => self.target.requested.clone(),
+            // What was asked for is done when the attempt has ended and the lists have been read.
+            requested: if self.attempt.is_some() || self.waiting || self.refresh.is_some() {
+                self.told.as_ref().and_then(|told| told.requested.clone())
+            } else {
+                self.target.requested.clone()
             },
             phase,
             listed: self.live.as_ref().and_then(|live| live.listed.clone()).or_else(|| self.asleep.clone()),

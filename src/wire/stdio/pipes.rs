@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, trace};
 
@@ -64,6 +65,7 @@ pub(in crate::wire) fn start(
     host: &Host,
 ) -> Result<Pipes, LinkError> {
     let mut child = process::spawn(endpoint, host.guard.as_ref())?;
+    let begun = Instant::now();
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
         return Err(LinkError::new(Reason::ConnectFailed, "the pipes of the child could not be opened"));
@@ -86,12 +88,13 @@ pub(in crate::wire) fn start(
                 status = process.exited() => status,
                 () = hang_up.cancelled() => process.end().await,
             };
+            let lived = begun.elapsed();
             // What the child wrote before it ended is still in the pipes.
             let rest = async { tokio::join!(errors, answers) };
             if tokio::time::timeout(LAST_WORDS, rest).await.is_err() {
                 pumps.iter().for_each(AbortHandle::abort);
             }
-            lost.mark(exit(&command, status, &tail));
+            lost.mark(LinkError { lived: Some(lived), ..exit(&command, status, &tail) });
             calls.with(HashMap::clear);
             hang_up.cancel();
             over.cancel();
