@@ -8,7 +8,7 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use crate::fleet::UpstreamHandle;
 use crate::plan::Target;
 use crate::resource::{Digest, Filter, ObjectKey};
-use crate::skills::Library;
+use crate::skills::{Library, Volume};
 use crate::wire::List;
 
 /// What one server offers, after its filters: made once per change of the server, shared by generations.
@@ -35,8 +35,10 @@ pub struct Section {
 pub enum Answering {
     /// A server, and the way to it.
     Server(UpstreamHandle),
-    /// Skills, which answer themselves.
-    Skills(Arc<Library>),
+    /// The tools that read skills.
+    Library(Arc<Library>),
+    /// A skill.
+    Skill(Arc<Volume>),
 }
 
 /// What a server lists, each list in the order of its items' names and each name once.

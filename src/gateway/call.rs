@@ -62,10 +62,15 @@ pub(super) async fn call(
             return body::json(status, message);
         }
     };
-    let handle = match &aim.section().by {
-        Answering::Server(handle) => handle.clone(),
-        Answering::Skills(library) => {
-            let reply = library.answer(ask.method(), aim.name().unwrap_or_default(), params);
+    let name = aim.name().unwrap_or_default();
+    let at_once = match &aim.section().by {
+        Answering::Server(handle) => Err(handle.clone()),
+        Answering::Library(library) => Ok(library.answer(ask.method(), name, params)),
+        Answering::Skill(skill) => Ok(skill.answer(ask.method(), name)),
+    };
+    let handle = match at_once {
+        Err(handle) => handle,
+        Ok(reply) => {
             let (status, message) = answer::reply(&caller.id, &reply, ask, caller.era);
             return body::json(status, message);
         }

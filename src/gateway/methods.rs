@@ -174,28 +174,27 @@ impl Agent {
     fn skills(&self, asked: &Asked<'_>, era: Era) -> Response<Body> {
         let generation = self.gateway.catalog.load();
         let shown = generation.sections().filter(|section| self.view.shows(&section.key.namespace));
-        let libraries = shown.filter_map(|section| match &section.by {
-            Answering::Skills(library) => Some(library),
-            Answering::Server(_) => None,
+        let mut skills = shown.filter_map(|section| match &section.by {
+            Answering::Skill(skill) => Some(skill),
+            _ => None,
         });
-        let mut skills = libraries.flat_map(|library| library.entries());
-        let mut result = if asked.method == "skills/list" {
-            serde_json::json!({ "skills": skills.collect::<Vec<_>>() })
+        let found = if asked.method == "skills/list" {
+            let entries: Vec<_> = skills.filter_map(|skill| Some(skill.entry()?.get())).collect();
+            format!("\"skills\":[{}]", entries.join(","))
         } else {
             let Some(uri) = member(asked.params, "uri").and_then(text) else {
                 return fail(&invalid("skills/get needs the \"uri\" of a skill"), Some(&asked.id));
             };
-            match skills.find(|skill| skill.get("uri").is_some_and(|known| *known == *uri)) {
-                Some(skill) => serde_json::json!({ "skill": skill }),
+            match skills.find(|skill| skill.uri() == uri).and_then(|skill| skill.entry()) {
+                Some(entry) => format!("\"skill\":{entry}"),
                 None => return fail(&invalid(format!("unknown skill {uri}")), Some(&asked.id)),
             }
         };
-        if let (Era::Modern, Some(result)) = (era, result.as_object_mut()) {
-            result.insert("resultType".to_owned(), "complete".into());
-            result.insert("ttlMs".to_owned(), 0.into());
-            result.insert("cacheScope".to_owned(), "private".into());
-        }
-        succeed(&asked.id, &result.to_string())
+        let cached = match era {
+            Era::Modern => r#""resultType":"complete","ttlMs":0,"cacheScope":"private","#,
+            Era::Legacy => "",
+        };
+        succeed(&asked.id, &format!("{{{cached}{found}}}"))
     }
 
     fn set_level(&self, session: &Session, asked: &Asked<'_>) -> Response<Body> {

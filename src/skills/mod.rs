@@ -13,6 +13,7 @@ mod serve;
 mod stage;
 mod standing;
 mod sync;
+mod volume;
 
 pub(crate) use bundle::belongs;
 pub use bundle::{Bundle, File, Limits, Mistake, SKILL_FILE};
@@ -21,3 +22,4 @@ pub use serve::serve;
 pub use stage::stand;
 pub use standing::{Missing, Standing, Standings};
 pub use sync::{Outcome, SyncOptions, Written, sync};
+pub use volume::Volume;

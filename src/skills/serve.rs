@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,16 +7,19 @@ use imbl::ordmap::DiffItem;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::Bundle;
 use super::library::{INSTRUCTIONS, Library};
-use super::standing::Standings;
-use crate::catalog::{Answering, Publisher, Section};
+use super::standing::{Standing, Standings};
+use super::volume::Volume;
+use crate::catalog::{Answering, Lists, Publisher, Section};
 use crate::fleet::Publish;
 use crate::resource::{ObjectKey, Problem, Reason};
 
-/// The name of the section of skills in each namespace: one that no server can have.
-const NAME: &str = "agent skills";
+/// The name of the section of the tools in each namespace: one that no server can have, like those of the skills.
+const TOOLS: &str = "agent skills";
 
-/// Publishes the skills that are offered, one section for each namespace, until `stop`.
+/// Publishes the skills that are offered, a section for each and one for the tools of each namespace, until `stop`.
+/// Costs what changed.
 pub fn serve(
     mut standings: watch::Receiver<Standings>,
     publisher: Publisher,
@@ -24,21 +27,10 @@ pub fn serve(
 ) -> impl Future<Output = ()> {
     let serve = async move {
         let mut told = Standings::default();
+        let mut libraries = BTreeMap::new();
         loop {
             let now = standings.borrow_and_update().clone();
-            for namespace in changed(&told, &now) {
-                let key = ObjectKey::new(namespace.clone(), NAME);
-                let of_this = now.all.iter().filter(|(key, _)| key.namespace == namespace);
-                let offered = of_this.filter_map(|(_, standing)| standing.offered());
-                let skills: BTreeMap<_, _> =
-                    offered.map(|bundle| (bundle.name().clone(), bundle.clone())).collect();
-                if skills.is_empty() {
-                    let problem = Problem::new(Reason::Removed, "no skill is offered any more");
-                    publisher.withdraw(key, problem);
-                } else {
-                    publisher.publish(Arc::new(section(key, Library::new(namespace, skills))));
-                }
-            }
+            publish(&told, &now, &mut libraries, &publisher);
             told = now;
             if standings.changed().await.is_err() {
                 return;
@@ -50,26 +42,60 @@ pub fn serve(
     }
 }
 
-/// The namespaces whose skills are offered otherwise than before.
-fn changed(before: &Standings, after: &Standings) -> BTreeSet<Arc<str>> {
-    let changes = before.all.diff(&after.all).filter_map(|change| match change {
-        DiffItem::Add(key, new) => new.offered().map(|_| key),
-        DiffItem::Remove(key, old) => old.offered().map(|_| key),
-        DiffItem::Update { old: (_, old), new: (key, new) } => {
-            (old.offered() != new.offered()).then_some(key)
+/// Publishes what is offered otherwise than before.
+fn publish(
+    before: &Standings,
+    after: &Standings,
+    libraries: &mut BTreeMap<Arc<str>, Library>,
+    publisher: &Publisher,
+) {
+    let mut touched = BTreeMap::new();
+    for (key, skill) in changes(before, after) {
+        let namespace = &key.namespace;
+        let library = libraries.entry(namespace.clone()).or_insert_with(|| Library::new(namespace.clone()));
+        let of_skill = ObjectKey::new(namespace.clone(), format!("agent skill {}", key.name));
+        if let Some(skill) = skill {
+            library.insert(skill.clone());
+            let volume = Volume::new(namespace.clone(), skill.clone());
+            let lists = volume.lists();
+            publisher.publish(section(of_skill, lists, None, Answering::Skill(Arc::new(volume))));
+        } else {
+            library.remove(&key.name);
+            let message = format!("skill {} is not offered any more", key.name);
+            publisher.withdraw(of_skill, Problem::new(Reason::Removed, message));
         }
-    });
-    changes.map(|key| key.namespace.clone()).collect()
+        touched.insert(namespace.clone(), library.clone());
+    }
+    for (namespace, library) in touched {
+        let key = ObjectKey::new(namespace.clone(), TOOLS);
+        if library.is_empty() {
+            libraries.remove(&namespace);
+            publisher.withdraw(key, Problem::new(Reason::Removed, "no skill is offered any more"));
+        } else {
+            let by = Answering::Library(Arc::new(library));
+            publisher.publish(section(key, Library::lists(), Some(INSTRUCTIONS.into()), by));
+        }
+    }
 }
 
-fn section(key: ObjectKey, library: Library) -> Section {
-    Section {
-        key,
-        prefix: String::new(),
-        lists: library.lists(),
-        resources: None,
-        instructions: Some(INSTRUCTIONS.into()),
-        call_timeout: Duration::from_mins(1),
-        by: Answering::Skills(Arc::new(library)),
-    }
+/// The skills that are offered otherwise than before, or not any more.
+fn changes<'a>(
+    before: &'a Standings,
+    after: &'a Standings,
+) -> impl Iterator<Item = (&'a ObjectKey, Option<&'a Arc<Bundle>>)> {
+    before.all.diff(&after.all).filter_map(|change| {
+        let offered = |standing: &'a Arc<Standing>| standing.offered();
+        let (key, old, new) = match change {
+            DiffItem::Add(key, new) => (key, None, offered(new)),
+            DiffItem::Remove(key, old) => (key, offered(old), None),
+            DiffItem::Update { old: (_, old), new: (key, new) } => (key, offered(old), offered(new)),
+        };
+        (old != new).then_some((key, new))
+    })
+}
+
+fn section(key: ObjectKey, lists: Lists, instructions: Option<Arc<str>>, by: Answering) -> Arc<Section> {
+    let prefix = String::new();
+    let call_timeout = Duration::from_mins(1);
+    Arc::new(Section { key, prefix, lists, resources: None, instructions, call_timeout, by })
 }
