@@ -14,6 +14,7 @@ mod logs;
 mod memory;
 mod metrics;
 mod observation;
+mod pace;
 mod reconcile;
 mod slots;
 mod subscriptions;

@@ -1,8 +1,10 @@
 //! Prompts, resources, templates, completions and instructions: offered and answered as tools are.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
-use crate::rig::{Era as RigEra, Http, Script};
+use crate::rig::{Command, Era as RigEra, Http, Script};
 use crate::servers::{NAMES, Servers};
 use crate::stage::Stage;
 use crate::support::{Agent, Era, eventually};
@@ -37,6 +39,39 @@ async fn read(agent: &Agent, uri: &str) -> Result<String, String> {
 fn code(error: &str) -> i64 {
     let error: Value = serde_json::from_str(error).unwrap();
     error["code"].as_i64().unwrap()
+}
+
+#[tokio::test]
+async fn a_list_whose_server_keeps_saying_that_it_changed_is_read_at_a_pace() {
+    let mut script = Script::new("restless", RigEra::Legacy).tools(&["echo"]);
+    script.restless = true;
+    let (echoing, noisy) = (Http::start(script.clone()).await, Http::start(Script::default()).await);
+    let stage = Stage::start(&[]).await;
+    stage.attach("echoing", &echoing.spec()).await;
+    stage.attach("noisy", &noisy.spec()).await;
+    eventually("both streams are open", async || {
+        (echoing.counters().streams + noisy.counters().streams == 2).then_some(())
+    })
+    .await;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        noisy.tell(Command::Notify("notifications/tools/list_changed".into()));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    // Once at the start, at once, and then with pauses that grow: 0.1, 0.2, 0.4, 0.8, 1.6 s.
+    for (name, rig) in [("echoing", &echoing), ("noisy", &noisy)] {
+        let lists = rig.counters().lists();
+        assert!((3..=10).contains(&lists), "{name} was listed {lists} times");
+    }
+    // What is told last is read all the same.
+    for (name, rig) in [("echoing", &echoing), ("noisy", &noisy)] {
+        rig.edit(|script| *script = script.clone().tools(&["late"]));
+        let agent = stage.agent(Era::Legacy).await;
+        eventually("the last change is seen", async || {
+            agent.tools().await.contains(&format!("{name}_late")).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

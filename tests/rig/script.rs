@@ -33,6 +33,8 @@ pub struct Script {
     pub repeat_cursor: bool,
     /// The tool list changes without a notice.
     pub quiet: bool,
+    /// Whoever lists the tools is told that they changed.
+    pub restless: bool,
     /// What happens on a method, in place of or before the right answer. Over HTTP also on `POST`, `GET` and
     /// `DELETE`, before the body is read.
     pub on: BTreeMap<String, Vec<Rule>>,
@@ -172,6 +174,7 @@ impl Default for Script {
             page_size: 0,
             repeat_cursor: false,
             quiet: false,
+            restless: false,
             on: BTreeMap::new(),
             stdio: Misdeeds::default(),
             http: HttpManners::default(),

@@ -168,6 +168,9 @@ impl Rig {
         };
         let params = message.params.map_or("{}", RawValue::get);
         self.count(&method);
+        if method == "tools/list" && self.state().script.restless {
+            let _ = self.events.send(Event::Notice("notifications/tools/list_changed".into()));
+        }
         let session = headers.and_then(|headers| headers::text(headers, "mcp-session-id"));
         let Some(id) = message.id.map(RawValue::get) else {
             if let Some(rule) = self.rule(&method)

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::attach::Attached;
 use super::handle::{Refusal, UpstreamHandle};
+use super::pace::Pace;
 use super::{Context, Kept, Listed, Observation, Phase};
 use crate::catalog::{Item, Section};
 use crate::plan::{Backoff, Target};
@@ -50,8 +51,8 @@ pub(super) struct Actor {
     /// An attempt, and the tasks that work for it.
     attempt: Option<(TaskTracker, Attempt)>,
     refresh: Option<Refresh>,
-    /// Lists that are to be read again after that one, each once.
-    stale: Vec<List>,
+    /// The lists that are to be read again, and when.
+    stale: Pace,
     /// Connections that are draining and closing.
     ending: Vec<Ending>,
     /// Tells the connections that are ending that they have less time than they were given.
@@ -105,6 +106,7 @@ enum Input {
     Event(Event),
     Attempted(Result<Attached, LinkError>),
     Refreshed(List, Result<Vec<Item>, LinkError>),
+    RefreshDue,
     RetryDue,
     GraceOver,
     IdleDue,
@@ -128,7 +130,7 @@ impl Actor {
             live: None,
             attempt: None,
             refresh: None,
-            stale: Vec::new(),
+            stale: Pace::default(),
             ending: Vec::new(),
             hurry: watch::Sender::default(),
             leaving: None,
@@ -176,6 +178,7 @@ impl Actor {
                     self.starting = None;
                 }
                 Input::Refreshed(list, result) => self.refreshed(list, result),
+                Input::RefreshDue => self.refresh(),
                 Input::RetryDue => self.connect(),
                 Input::GraceOver => self.grace_over(),
                 Input::IdleDue => self.maybe_sleep(),
@@ -187,6 +190,7 @@ impl Actor {
     }
 
     async fn wait(&mut self) -> Input {
+        let refresh_due = self.refresh_due();
         let event = async {
             match &mut self.live {
                 // What a health check finds comes as an event.
@@ -217,6 +221,7 @@ impl Actor {
             event = event => Input::Event(event),
             result = attempt => Input::Attempted(result),
             (list, result) = refresh => Input::Refreshed(list, result),
+            () = at(refresh_due) => Input::RefreshDue,
             () = at(self.retry_at.map(|(at, _)| at)) => Input::RetryDue,
             () = at(self.grace_until) => Input::GraceOver,
             () = at(self.idle_at) => Input::IdleDue,

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::super::attach::{read_list, timeout};
+use super::super::pace::Pace;
 use super::super::{Kept, Listed};
 use super::{Actor, Live};
 use crate::catalog::{Item, Section};
 use crate::plan::Target;
 use crate::resource::{Activation, Problem, Reason};
-use crate::wire::{LinkError, List};
+use crate::wire::{Capabilities, LinkError, List};
 
 impl Actor {
     /// Publishes what the live server offers.
@@ -48,32 +49,36 @@ impl Actor {
 
     /// The server says that a list changed; with resources their templates may have.
     pub(super) fn changed(&mut self, list: List) {
-        self.read_again(List::ALL.into_iter().filter(|other| other.told_as() == list));
-    }
-
-    /// Somebody asks for all lists to be read again.
-    pub(super) fn look_again(&mut self) {
-        self.read_again(List::ALL.into_iter());
-    }
-
-    fn read_again(&mut self, lists: impl Iterator<Item = List>) {
-        let Some(live) = &self.live else { return };
-        let offered = live.link.peer().capabilities;
-        for list in lists.filter(|list| offered.list(*list).is_some()) {
-            if !self.stale.contains(&list) {
-                self.stale.push(list);
-            }
+        for list in self.offered().filter(|other| other.told_as() == list) {
+            self.stale.told(list);
         }
         self.refresh();
     }
 
-    /// Reads the next stale list, unless one is being read: each is replaced in one step.
-    fn refresh(&mut self) {
-        let Some(live) = self.live.as_ref().filter(|_| self.refresh.is_none() && !self.stale.is_empty())
-        else {
-            return;
-        };
-        let list = self.stale.remove(0);
+    /// Somebody asks for all lists to be read again.
+    pub(super) fn look_again(&mut self) {
+        for list in self.offered() {
+            self.stale.asked(list);
+        }
+        self.refresh();
+    }
+
+    /// The lists that the live server has.
+    fn offered(&self) -> impl Iterator<Item = List> + use<> {
+        let capabilities = self.live.as_ref().map(|live| live.link.peer().capabilities);
+        capabilities.into_iter().flat_map(Capabilities::lists)
+    }
+
+    /// When the next stale list is to be read; while one is being read, after that.
+    pub(super) fn refresh_due(&self) -> Option<Instant> {
+        let reads = self.live.is_some() && self.refresh.is_none();
+        if reads { self.stale.due(Instant::now()) } else { None }
+    }
+
+    /// Reads a stale list that is due, unless one is being read: each is replaced in one step.
+    pub(super) fn refresh(&mut self) {
+        let Some(live) = self.live.as_ref().filter(|_| self.refresh.is_none()) else { return };
+        let Some(list) = self.stale.take(Instant::now()) else { return };
         let link = live.link.clone();
         let limit = live.target.settings.timeouts.connect.get();
         self.refresh = Some(Box::pin(async move {
@@ -86,11 +91,12 @@ impl Actor {
     /// The connection is gone, or another: what was to be read again is read with the next.
     pub(super) fn forget_refresh(&mut self) {
         self.refresh = None;
-        self.stale.clear();
+        self.stale = Pace::default();
     }
 
     pub(super) fn refreshed(&mut self, list: List, result: Result<Vec<Item>, LinkError>) {
         self.refresh = None;
+        self.stale.was_read(list, Instant::now());
         match result {
             Ok(items) => {
                 if let Some(live) = &mut self.live {
