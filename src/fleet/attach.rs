@@ -24,6 +24,8 @@ pub(super) struct Attached {
 const PAGES: usize = 1_000;
 /// More than any agent could use of one list.
 const ITEMS: usize = 20_000;
+/// The longest list, all its pages together.
+const BYTES: usize = 16 << 20;
 
 /// Connects, agrees on a protocol and lists everything. A failure closes what was opened, on the host's tasks.
 pub(super) async fn attach(context: &Context, target: &Target, host: &Host) -> Result<Attached, LinkError> {
@@ -78,7 +80,7 @@ pub(super) async fn read_list(link: &Link, list: List) -> Result<Vec<Item>, Link
     if link.peer().capabilities.list(list).is_none() {
         return Ok(Vec::new());
     }
-    let mut items = BTreeMap::new();
+    let (mut items, mut bytes) = (BTreeMap::new(), 0);
     let mut cursors = BTreeSet::new();
     let mut cursor: Option<String> = None;
     loop {
@@ -90,13 +92,20 @@ pub(super) async fn read_list(link: &Link, list: List) -> Result<Vec<Item>, Link
             // They have no capability of their own: many servers that have resources have no templates.
             break;
         }
+        let (Reply::Result(page) | Reply::Error(page)) = &reply;
+        bytes += page.len();
         cursor = match read_page(&reply, list, &mut items)? {
             // A cursor that comes again would go on for ever.
             Some(next) if cursors.insert(next.clone()) => Some(next),
             _ => break,
         };
-        if items.len() > ITEMS || cursors.len() > PAGES {
-            return Err(failed(list, &format!("the list is longer than {ITEMS} items or {PAGES} pages")));
+        if items.len() > ITEMS || cursors.len() > PAGES || bytes > BYTES {
+            let (items, pages, limit) = (items.len(), cursors.len(), BYTES >> 20);
+            let why = format!(
+                "it does not end within {ITEMS} items, {PAGES} pages or {limit} MiB: {items} items and {bytes} bytes \
+                 after {pages} pages"
+            );
+            return Err(failed(list, &why));
         }
     }
     if list == List::Tools {
