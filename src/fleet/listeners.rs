@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -11,6 +12,8 @@ use crate::wire::{Audience, Level, level_of};
 
 /// What is told and not read yet; who reads more slowly is told that something was lost.
 const TOLD: usize = 256;
+/// A longer log message is not passed on to agents: with as many as are kept, it bounds what they hold.
+const LONGEST: usize = 64 << 10;
 
 /// What agents want to hear of servers, and what servers tell them. Cheap to clone; one for the process.
 ///
@@ -114,7 +117,7 @@ impl Listeners {
 
     /// Whoever listens to one server.
     pub(super) fn audience(&self, server: &ObjectKey) -> Arc<dyn Audience> {
-        Arc::new(Hall { listeners: self.clone(), server: server.clone() })
+        Arc::new(Hall { listeners: self.clone(), server: server.clone(), complained: AtomicBool::default() })
     }
 
     /// Tells that a resource changed.
@@ -159,6 +162,8 @@ impl Asked {
 struct Hall {
     listeners: Listeners,
     server: ObjectKey,
+    /// It was told that this connection's server sends log messages that are too long.
+    complained: AtomicBool,
 }
 
 impl fmt::Debug for Hall {
@@ -174,8 +179,20 @@ impl Audience for Hall {
 
     fn logged(&self, message: &Bytes) {
         let Some(wanted) = self.listeners.lock().level(&self.server) else { return };
+        if message.len() > LONGEST {
+            if !self.complained.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    server = %self.server,
+                    bytes = message.len(),
+                    "a log message is longer than {} KiB; agents do not get it, nor others like it",
+                    LONGEST >> 10
+                );
+            }
+            return;
+        }
         if let Some(level) = level_of(message).filter(|level| *level >= wanted) {
-            self.listeners.tell(&self.server, Word::Logged(level, message.clone()));
+            // A copy: what came may be a part of something longer.
+            self.listeners.tell(&self.server, Word::Logged(level, Bytes::copy_from_slice(message)));
         }
     }
 }
@@ -262,6 +279,9 @@ mod tests {
         for level in ["info", "error", "nonsense"] {
             hall.logged(&message(level));
         }
+        let mut long = message("error").to_vec();
+        long.resize(LONGEST + 1, b' ');
+        hall.logged(&long.into());
         hall.updated("x:2");
         hall.updated("x:1");
         assert!(
