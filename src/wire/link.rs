@@ -1,5 +1,5 @@
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use super::http::{Answering, Client as HttpClient};
 use super::inbound;
 use super::mirror::Mirrors;
 use super::splice::{Edit, Members};
+use super::unasked::Unasked;
 use super::{Era, Level, List, Peer, stdio};
 use crate::resource::{Problem, Reason};
 
@@ -28,8 +29,7 @@ struct Inner {
     transport: Transport,
     lost: Arc<Lost>,
     tasks: TaskTracker,
-    /// Set by every answer, cleared by who asks.
-    answered: AtomicBool,
+    ears: Unasked,
     /// The tools whose arguments are repeated as headers, by name.
     mirrors: ArcSwap<HashMap<String, Mirrors>>,
 }
@@ -179,14 +179,14 @@ impl Lost {
 }
 
 impl Link {
-    pub(super) fn new(transport: Transport, lost: Arc<Lost>, tasks: TaskTracker) -> Self {
+    pub(super) fn new(transport: Transport, lost: Arc<Lost>, ears: Unasked, tasks: TaskTracker) -> Self {
         Self(Arc::new(Inner {
             peer: OnceLock::new(),
             next_id: AtomicU64::new(1),
             transport,
             lost,
             tasks,
-            answered: AtomicBool::new(false),
+            ears,
             mirrors: ArcSwap::default(),
         }))
     }
@@ -303,9 +303,9 @@ impl Link {
         self.call(request).await
     }
 
-    /// True if the server has answered anything since this was asked last.
-    pub fn answered_lately(&self) -> bool {
-        self.0.answered.swap(false, Ordering::Relaxed)
+    /// True if the server has said anything since this was asked last: an answer, progress, a notice.
+    pub fn heard_lately(&self) -> bool {
+        self.0.ears.heard_lately()
     }
 
     /// Declares the connection dead: [`Event::Lost`] tells it.
@@ -365,7 +365,7 @@ impl Exchange {
         match incoming {
             Ok(Incoming::Notice(message) | Incoming::Progress(message)) => self.restored(message),
             Ok(answer) => {
-                self.link.0.answered.store(true, Ordering::Relaxed);
+                self.link.0.ears.heard();
                 self.finish();
                 Ok(answer)
             }

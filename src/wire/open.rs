@@ -56,7 +56,7 @@ pub async fn open(
         Declared::Stdio(endpoint) => Transport::Stdio(stdio::start(endpoint, &lost, ears.clone(), host)?),
         Declared::Http(endpoint) => Transport::Http(http::Client::new(endpoint, ears.clone(), host)?),
     };
-    let link = Link::new(transport, lost.clone(), host.tasks.clone());
+    let link = Link::new(transport, lost.clone(), ears.clone(), host.tasks.clone());
     let peer = tokio::select! {
         peer = handshake::shake(&link, remembered) => peer,
         error = lost.wait() => Err(error),

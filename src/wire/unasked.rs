@@ -1,6 +1,7 @@
 //! What a server says that answers no request: to the log, to agents, and to whoever keeps its lists.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -28,11 +29,23 @@ struct Inner {
     /// Lists that changed and were not told of yet, each once: a burst of notices is one change.
     changed: Mutex<Vec<List>>,
     news: Notify,
+    /// Set by every message of the server, cleared by who asks.
+    heard: AtomicBool,
 }
 
 impl Unasked {
     pub(super) fn new(log: Log, audience: Option<Arc<dyn Audience>>) -> Self {
         Self(Arc::new(Inner { log, audience, ..Inner::default() }))
+    }
+
+    /// Notes that the server said something, whatever it was.
+    pub(super) fn heard(&self) {
+        self.0.heard.store(true, Ordering::Relaxed);
+    }
+
+    /// True if it has said anything since this was asked last.
+    pub(super) fn heard_lately(&self) -> bool {
+        self.0.heard.swap(false, Ordering::Relaxed)
     }
 
     /// Takes up a message that belongs to no request.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::peers::Peers;
 use crate::rig::{Command, Era as RigEra, Http, Rule, Script, Stdio, Then};
-use crate::stage::Stage;
+use crate::stage::{Stage, told};
 use crate::support::http::send;
 use crate::support::{Era, eventually, within};
 
@@ -273,6 +273,55 @@ async fn a_server_that_stops_answering_is_lost_after_its_strikes_and_comes_back(
         within("a process that does not answer is ended", process.gone()).await;
     }
     peers.are_untouched(&stage).await;
+}
+
+#[tokio::test]
+async fn a_server_at_work_on_a_call_is_not_taken_for_a_dead_one() {
+    let script = |name| {
+        let silent = Rule::always(Then::Hang);
+        Script::new(name, RigEra::Legacy).tools(&["echo", "sleep"]).on("ping", silent)
+    };
+    let (busy, stuck) = (Stdio::new(script("busy")), Stdio::new(script("stuck")));
+    stuck.edit(|script| drop(script.on.insert("tools/call".into(), vec![Rule::always(Then::Hang)])));
+    let stage = Stage::start(&[]).await;
+    let health = "health: { interval: 5s, failures: 1 }";
+    stage.attach("busy", &format!("{}\n{health}", busy.spec(""))).await;
+    stage.attach("stuck", &format!("{}\n{health}\ntimeouts: {{ call: 1s }}", stuck.spec(""))).await;
+    let (silent, telling, lost) =
+        (stage.agent(Era::Modern).await, stage.agent(Era::Legacy).await, stage.agent(Era::Legacy).await);
+    // Longer than it takes to find a silent server dead; one of the two calls says nothing in the meantime.
+    let (silent, telling, lost) = tokio::join!(
+        silent.text("busy_sleep", r#"{"ms":18000}"#),
+        telling.text("busy_sleep", r#"{"ms":18000,"steps":30}"#),
+        lost.call("stuck_echo", "{}"),
+    );
+    assert_eq!((&*silent, &*telling), ("slept", "slept"));
+    assert!(told(&lost.unwrap()).contains("did not answer within 1 s"));
+    assert_eq!(busy.processes().len(), 1);
+    // Once its call is over, a server that says nothing is a dead one.
+    let ready = eventually("the other one is lost", async || {
+        stage.server("stuck").await["status"]["restarts"].as_u64().filter(|restarts| *restarts > 0)
+    });
+    ready.await;
+    within("its process is ended", stuck.processes()[0].gone()).await;
+}
+
+#[tokio::test]
+async fn a_list_that_is_too_long_fails_with_its_numbers() {
+    let mut script = Script::new("long", RigEra::Legacy);
+    let tool = |number| {
+        let text = "x".repeat(1 << 20);
+        let tool = format!(r#"{{"name":"t{number}","description":"{text}","inputSchema":{{}}}}"#);
+        serde_json::value::RawValue::from_string(tool).unwrap()
+    };
+    script.tools = (0..20).map(tool).collect();
+    script.page_size = 1;
+    let rig = Http::start(script).await;
+    let stage =
+        Stage::start(&[("long", &format!("{}\nretry: {{ initial: 1h, max: 1h }}", rig.spec()))]).await;
+    let ready = stage.evenkeel.wait_for("long", "Ready", "False", "ListFailed").await;
+    assert!(ready.message.contains("16 MiB: 16 items"), "{ready:?}");
+    assert_eq!(rig.counters().lists(), 16);
 }
 
 #[tokio::test]

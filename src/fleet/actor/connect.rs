@@ -7,11 +7,12 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::super::attach::{Attached, attach};
-use super::super::handle::Refusal;
+use super::super::handle::{Refusal, UpstreamHandle};
 use super::super::{Kept, health, subscriptions};
 use super::{Actor, Beside, Live};
+use crate::plan::Target;
 use crate::resource::{Activation, Problem, Reason, Update};
-use crate::wire::{Host, LinkError};
+use crate::wire::{Host, Link, LinkError};
 
 /// How long a connection must have held for its loss to count as a first failure.
 const STABLE: Duration = Duration::from_mins(1);
@@ -22,9 +23,9 @@ impl Actor {
     /// Names, filters or limits changed: the connection, or the attempt at it, goes on.
     pub(super) fn adjust(&mut self) {
         if let Some(live) = self.live.as_mut().filter(|live| self.target.same_connection(&live.target)) {
-            if live.target.settings.health != self.target.settings.health {
-                let checks = self.target.settings.health.clone();
-                live.health = Box::pin(health::watch(live.link.clone(), checks, jitter()));
+            let (before, now) = (&live.target.settings, &self.target.settings);
+            if before.health != now.health || before.timeouts.call != now.timeouts.call {
+                live.health = checks(&live.link, &self.handle, &self.target);
             }
             live.target = self.target.clone();
             self.publish();
@@ -124,7 +125,7 @@ impl Actor {
             lists,
         };
         let since = Instant::now();
-        let health = Box::pin(health::watch(link.clone(), self.target.settings.health.clone(), jitter()));
+        let health = checks(&link, &self.handle, &self.target);
         let subscriptions = subscriptions::are_offered(&link).then(|| -> Beside {
             Box::pin(subscriptions::keep(
                 link.clone(),
@@ -236,6 +237,12 @@ impl Actor {
         }
         self.last = Some(problem);
     }
+}
+
+/// Watches whether the server of a live connection still answers.
+fn checks(link: &Link, handle: &UpstreamHandle, target: &Target) -> Beside {
+    let (health, call) = (target.settings.health.clone(), target.settings.timeouts.call.get());
+    Box::pin(health::watch(link.clone(), handle.clone(), health, call, jitter()))
 }
 
 /// A random number from 0 to 1.

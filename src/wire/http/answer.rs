@@ -111,6 +111,7 @@ impl Answering {
         };
         loop {
             while let Some(message) = next_event(events)? {
+                self.client.ears().heard();
                 match inbound::classify(&message) {
                     Ok(Inbound::Answer(number, reply))
                         if number == Some(id) || matches!(reply, Reply::Error(_)) =>

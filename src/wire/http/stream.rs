@@ -119,6 +119,7 @@ fn listen_request(peer: &Peer, filter: &str, id: u64) -> Bytes {
 /// Takes up the events that have come whole.
 fn take(events: &mut sse::Events, client: &Client) -> Result<(), LinkError> {
     while let Some(message) = next_event(events)? {
+        client.ears().heard();
         match inbound::classify(&message) {
             Ok(Inbound::Question(id, method)) => client.notify_soon("", inbound::answer(&id, &method), ()),
             Ok(unasked) => client.ears().take(&unasked, &message),

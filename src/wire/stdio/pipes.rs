@@ -210,7 +210,11 @@ async fn read(stdout: ChildStdout, calls: Calls, outgoing: mpsc::Sender<Bytes>, 
                 return;
             }
         };
-        match inbound::classify(&message) {
+        let kind = inbound::classify(&message);
+        if kind.is_ok() {
+            ears.heard();
+        }
+        match kind {
             Ok(Inbound::Answer(number, reply)) => {
                 if let Some(caller) = number.and_then(|number| calls.with(|calls| calls.remove(&number))) {
                     // The caller may have gone.
