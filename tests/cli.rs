@@ -6,11 +6,16 @@ use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 
 fn evenkeel(args: &[&str]) -> Output {
+    evenkeel_in(&[], args)
+}
+
+fn evenkeel_in(variables: &[(&str, &str)], args: &[&str]) -> Output {
     let home = tempfile::tempdir().unwrap();
     Command::new(env!("CARGO_BIN_EXE_evenkeel"))
         .args(args)
         .env_clear()
         .env("HOME", home.path())
+        .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .output()
         .unwrap()
@@ -58,6 +63,33 @@ fn wrong_usage_is_2_and_says_what_to_do() {
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
         assert!(stderr(&output).contains(expected), "{args:?}: {}", stderr(&output));
         assert!(output.stdout.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn a_name_that_no_api_server_takes_is_wrong_usage() {
+    for (flag, variable, given, expected) in [
+        // It would be every namespace.
+        ("--namespace", "EVENKEEL_NAMESPACE", "", "\"\" is no namespace"),
+        ("--namespace", "EVENKEEL_NAMESPACE", "a,", "\"\" is no namespace"),
+        ("--namespace", "EVENKEEL_NAMESPACE", "Bad_NS", "is no namespace"),
+        ("--namespace", "EVENKEEL_NAMESPACE", "a/b", "is no namespace"),
+        ("--lease-namespace", "EVENKEEL_LEASE_NAMESPACE", "", "is no namespace"),
+        ("--lease-namespace", "POD_NAMESPACE", "a/b", "is no namespace"),
+        ("--lease", "EVENKEEL_LEASE", "", "is no name"),
+        ("--lease", "EVENKEEL_LEASE", "A_b", "is no name"),
+        ("--session-key-secret", "EVENKEEL_SESSION_KEY_SECRET", "x/y/z", "is no key"),
+        ("--session-key-secret", "EVENKEEL_SESSION_KEY_SECRET", "X", "is no name"),
+        ("--session-key-secret", "EVENKEEL_SESSION_KEY_SECRET", "", "is no name"),
+    ] {
+        let flag = format!("{flag}={given}");
+        for output in [
+            evenkeel(&["run", "--kubernetes", &flag]),
+            evenkeel_in(&[(variable, given)], &["run", "--kubernetes"]),
+        ] {
+            assert_eq!(output.status.code(), Some(2), "{flag}: {}", stderr(&output));
+            assert!(stderr(&output).contains(expected), "{flag}: {}", stderr(&output));
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use super::source::{DirectoryArgs, SourceArgs};
 use super::telemetry::Telemetry;
 use super::{Failure, dirs};
 use crate::gateway::Allowed;
-use crate::resource::Bounded;
+use crate::resource::{Bounded, is_namespace, is_object_name, is_secret_key};
 use crate::source::{DEFAULT_VARIABLES, Policy};
 
 /// `--poll`: 500ms to 1h.
@@ -30,16 +30,16 @@ pub(super) struct Args {
     #[arg(long, env = "EVENKEEL_KUBERNETES", value_parser = BoolishValueParser::new())]
     kubernetes: bool,
     /// Only of this namespace, and not of all; may be given more than once
-    #[arg(short, long, env = "EVENKEEL_NAMESPACE", value_name = "NAMESPACE", value_delimiter = ',')]
+    #[arg(short, long, env = "EVENKEEL_NAMESPACE", value_name = "NAMESPACE", value_delimiter = ',', value_parser = namespace)]
     namespace: Vec<String>,
     /// The Secret with the key of session ids (32 bytes or more), so that every replica takes up every session
-    #[arg(long, env = "EVENKEEL_SESSION_KEY_SECRET", value_name = "NAME[/KEY]")]
-    session_key_secret: Option<String>,
+    #[arg(long, env = "EVENKEEL_SESSION_KEY_SECRET", value_name = "NAME[/KEY]", value_parser = secret_key)]
+    session_key_secret: Option<(String, String)>,
     /// The Lease of the replica that writes statuses and events
-    #[arg(long, env = "EVENKEEL_LEASE", value_name = "NAME", default_value = "evenkeel")]
+    #[arg(long, env = "EVENKEEL_LEASE", value_name = "NAME", default_value = "evenkeel", value_parser = object_name)]
     lease: String,
     /// Where the Lease and the session key are [default: $POD_NAMESPACE, else where this runs]
-    #[arg(long, env = "EVENKEEL_LEASE_NAMESPACE", value_name = "NAMESPACE")]
+    #[arg(long, env = "EVENKEEL_LEASE_NAMESPACE", value_name = "NAMESPACE", value_parser = namespace)]
     lease_namespace: Option<String>,
     /// Let stdio servers with this command run, such as 'npx -y @modelcontextprotocol/*': argument by argument,
     /// where * stops at a slash; may be given more than once [default: none with --kubernetes, else all]
@@ -129,6 +129,32 @@ fn is_cluster(kubernetes: bool, source: impl Fn(&str) -> Option<ValueSource>) ->
     }
 }
 
+/// An empty name would be every namespace, and one with a slash another path of the API server.
+fn namespace(text: &str) -> Result<String, String> {
+    if is_namespace(text) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{text:?} is no namespace: at most 63 lower-case letters, digits and -, beginning and ending with a letter or digit"
+    ))
+}
+
+fn object_name(text: &str) -> Result<String, String> {
+    if is_object_name(text) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text:?} is no name of an object: at most 253 lower-case letters, digits, - and ."))
+}
+
+/// The name of a Secret and a key in it, which is `key` unless it is said.
+fn secret_key(text: &str) -> Result<(String, String), String> {
+    let (name, key) = text.split_once('/').unwrap_or((text, "key"));
+    if !is_secret_key(key) {
+        return Err(format!("{key:?} is no key of a Secret: letters, digits, -, _ and ."));
+    }
+    Ok((object_name(name)?, key.to_owned()))
+}
+
 impl Args {
     /// Everyone who reaches an address may use it, so it must be this machine's alone unless that is meant.
     fn check(&self) -> Result<(), Failure> {
@@ -178,6 +204,13 @@ impl Args {
         Ok(all)
     }
 
+    /// Where the Lease and the session key are, if that was said.
+    fn own_namespace(&self) -> Result<Option<String>, Failure> {
+        let pod = || std::env::var("POD_NAMESPACE").ok();
+        let Some(given) = self.lease_namespace.clone().or_else(pod) else { return Ok(None) };
+        namespace(&given).map(Some).map_err(|why| Failure::Usage(format!("POD_NAMESPACE: {why}")))
+    }
+
     fn source(&self) -> Result<SourceArgs, Failure> {
         let policy = if self.allow_stdio.is_empty() && !self.kubernetes {
             Policy::everything()
@@ -186,15 +219,11 @@ impl Args {
                 .map_err(|error| Failure::Usage(format!("--allow-stdio: {error}")))?
         };
         if self.kubernetes {
-            let session_key = self.session_key_secret.as_ref().map(|given| {
-                let (name, key) = given.split_once('/').unwrap_or((given, "key"));
-                (name.to_owned(), key.to_owned())
-            });
             return Ok(SourceArgs::Cluster(ClusterArgs {
                 namespaces: self.namespace.clone(),
-                session_key,
+                session_key: self.session_key_secret.clone(),
                 lease: self.lease.clone(),
-                own_namespace: self.lease_namespace.clone().or_else(|| std::env::var("POD_NAMESPACE").ok()),
+                own_namespace: self.own_namespace()?,
                 policy,
             }));
         }

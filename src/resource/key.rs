@@ -22,3 +22,49 @@ impl fmt::Display for ObjectKey {
         write!(f, "{}/{}", self.namespace, self.name)
     }
 }
+
+/// Whether Kubernetes takes a text as the name of an object: a DNS subdomain of at most 253 bytes.
+pub fn is_object_name(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_label)
+}
+
+/// Whether Kubernetes takes a text as the name of a namespace: a DNS label of at most 63 bytes.
+pub fn is_namespace(text: &str) -> bool {
+    text.len() <= 63 && is_label(text)
+}
+
+fn is_label(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    text.bytes().all(|byte| inner(byte) || byte == b'-')
+        && text.bytes().next().is_some_and(inner)
+        && text.bytes().next_back().is_some_and(inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_what_kubernetes_takes() {
+        let [longest_label, longest_name] = [63, 253].map(|length| "a".repeat(length));
+        for (text, name, namespace) in [
+            ("a", true, true),
+            ("team-a", true, true),
+            ("0", true, true),
+            (&longest_label, true, true),
+            (&longest_name, true, false),
+            ("a.b-c", true, false),
+            ("", false, false),
+            ("-a", false, false),
+            ("a-", false, false),
+            ("a..b", false, false),
+            ("A", false, false),
+            ("a_b", false, false),
+            ("a/b", false, false),
+            ("a,b", false, false),
+            (&format!("{longest_name}a"), false, false),
+        ] {
+            assert_eq!((is_object_name(text), is_namespace(text)), (name, namespace), "{text}");
+        }
+    }
+}

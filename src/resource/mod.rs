@@ -21,10 +21,10 @@ pub use duration::{
     Bounded, CallTimeout, ConnectTimeout, DrainTimeout, Grace, HealthInterval, IdleTimeout, RetryDelay,
 };
 pub use endpoint::{Endpoint, HttpEndpoint, StdioEndpoint, Transport};
-pub use key::ObjectKey;
+pub use key::{ObjectKey, is_namespace, is_object_name};
 pub use literal::Literal;
 pub use reason::{ConditionType, Problem, Reason};
-pub use rules::{Violation, check_server, check_skill};
+pub use rules::{Violation, check_server, check_skill, is_secret_key};
 pub use server::{
     Activation, EnvVar, Expose, Filter, Header, Health, HttpTransport, McpServer, McpServerSpec, Retry,
     SecretKeyRef, StdioTransport, Timeouts, Tls, Update, ValueFrom,

@@ -189,7 +189,8 @@ fn is_secret_name(name: &str) -> bool {
     name.len() <= 253 && ends && name.bytes().all(|byte| lower(byte) || matches!(byte, b'-' | b'.'))
 }
 
-fn is_secret_key(key: &str) -> bool {
+/// Whether Kubernetes takes a text as a key of a Secret.
+pub fn is_secret_key(key: &str) -> bool {
     let dots = key.bytes().all(|byte| byte == b'.');
     key.len() <= 253 && !dots && key.bytes().all(|byte| is_name_byte(byte) || byte == b'.')
 }

@@ -1,11 +1,10 @@
 //! Names that people gave to servers elsewhere, as names that Kubernetes and agents take. Pure.
 
-use super::parse::is_name;
-use crate::resource::Digest;
+use crate::resource::{Digest, is_object_name};
 
 /// `metadata.name` for any text: the text itself if it is one, else what is left of it.
 pub(super) fn slug(name: &str) -> String {
-    if is_name(name) {
+    if is_object_name(name) {
         return name.to_owned();
     }
     let lower = name.to_ascii_lowercase();
@@ -15,7 +14,7 @@ pub(super) fn slug(name: &str) -> String {
 
 /// `expose.prefix` that keeps such a text as far as it may; `None` if the name itself will do.
 pub(super) fn prefix(name: &str) -> Option<String> {
-    if is_name(name) {
+    if is_object_name(name) {
         return None;
     }
     let prefix = joined(name, '_', 32, |char| char.is_ascii_alphanumeric() || matches!(char, '_' | '-'));
@@ -50,7 +49,7 @@ mod tests {
             (&long, &"ab".repeat(50)[..63], Some(&long[..32])),
         ] {
             let found = slug(name);
-            assert!(is_name(&found), "{found}");
+            assert!(is_object_name(&found), "{found}");
             if !found.starts_with("server-") {
                 assert_eq!(found, slugged, "{name}");
             }

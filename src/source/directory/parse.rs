@@ -14,6 +14,7 @@ use super::walk::is_skill;
 use super::{mcp_json, yaml};
 use crate::resource::{
     Endpoint, McpServerSpec, ObjectKey, Problem, Reason, SkillSpec, Violation, check_server, check_skill,
+    is_namespace, is_object_name,
 };
 use crate::source::{Fault, Origin};
 
@@ -270,27 +271,15 @@ pub(super) fn key(name: Option<&str>, namespace: Option<&str>) -> Result<ObjectK
     let name = name.ok_or("metadata.name is missing")?;
     let namespace = namespace.unwrap_or(DEFAULT_NAMESPACE);
     let allowed = "lower-case letters, digits and -, beginning and ending with a letter or digit";
-    if !is_name(name) {
+    if !is_object_name(name) {
         return Err(format!(
             "metadata.name {name:?} must be at most 253 {allowed}; it may have several parts joined by dots"
         ));
     }
-    if namespace.len() > 63 || !is_label(namespace) {
+    if !is_namespace(namespace) {
         return Err(format!("metadata.namespace {namespace:?} must be at most 63 {allowed}"));
     }
     Ok(ObjectKey::new(namespace, name))
-}
-
-/// Whether a text may be `metadata.name`.
-pub(super) fn is_name(text: &str) -> bool {
-    text.len() <= 253 && text.split('.').all(is_label)
-}
-
-fn is_label(text: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    text.bytes().all(|byte| inner(byte) || byte == b'-')
-        && text.bytes().next().is_some_and(inner)
-        && text.bytes().next_back().is_some_and(inner)
 }
 
 #[cfg(test)]
