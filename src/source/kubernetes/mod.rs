@@ -19,7 +19,6 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap as ApiConfigMap, Secret as ApiSecret};
 use kube::core::{ApiResource, DynamicObject, NamespaceResourceScope};
-use kube::runtime::watcher::Config;
 use kube::{Api, Client, Resource};
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
@@ -29,7 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use self::book::{Book, News, Watch};
 use self::references::{ConfigMapName, Keys, Look, SecretName, Values};
-use self::watch::{Event, follow};
+use self::watch::{Event, follow, of_all, of_one};
 use crate::resource::{DigestKey, McpServer, ObjectKey, Skill};
 use crate::skills::{File, belongs};
 use crate::source::{Desired, Policy, Shown, SourceMetrics};
@@ -149,7 +148,7 @@ impl Watches {
         let cancel = self.cancel.clone();
         let tell = self.tell.clone();
         self.tasks.spawn(async move {
-            let follow = follow(api, Config::default(), tell, move |event| {
+            let follow = follow(api, of_all(), tell, move |event| {
                 let servers = matches!(watch, Watch::Servers(_));
                 match event {
                     Event::Object(object) if servers => News::Server(Box::new(object)),
@@ -196,7 +195,7 @@ impl Watches {
         K: Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
         let api: Api<K> = Api::namespaced(self.options.client.clone(), &name.namespace);
-        let config = Config::default().fields(&format!("metadata.name={}", name.name));
+        let config = of_one(&name.name);
         let troubles = self.troubles();
         let cancel = self.cancel.child_token();
         let guard = cancel.clone().drop_guard();

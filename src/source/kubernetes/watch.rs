@@ -22,6 +22,12 @@ const FIRST_DELAY: Duration = Duration::from_millis(500);
 const LAST_DELAY: Duration = Duration::from_secs(10);
 /// An API server that asks for more patience than this is asked all the same.
 const LONGEST_PATIENCE: Duration = Duration::from_mins(5);
+/// So long does a watch of all objects of a kind last, in seconds, before it is resumed. A connection that is dead
+/// without being closed is noticed soon after.
+const LASTING: u32 = 30;
+/// The same of a watch of one object, of which there may be hundreds: between these, so that they do not all end at
+/// once.
+const LASTING_OF_ONE: (u32, u32) = (45, 60);
 /// A watch that has lived so long begins again with the first delay.
 const STABLE: Duration = Duration::from_secs(30);
 
@@ -48,6 +54,18 @@ pub(super) enum Error {
     Cut,
     #[error("no answer within {} s", ANSWER.as_secs())]
     Silent,
+}
+
+/// A watch of all objects of a kind.
+pub(super) fn of_all() -> Config {
+    Config::default().timeout(LASTING)
+}
+
+/// A watch of the object of this name.
+pub(super) fn of_one(name: &str) -> Config {
+    let (least, most) = LASTING_OF_ONE;
+    let lasting = least + u32::from(random()) % (most - least + 1);
+    Config::default().fields(&format!("metadata.name={name}")).timeout(lasting)
 }
 
 /// Tells what an API server holds, for good.
@@ -165,8 +183,12 @@ fn refuses_streaming(error: &Error) -> bool {
 
 /// From 0 to 1.
 fn jitter() -> f64 {
+    f64::from(random()) / 255.0
+}
+
+fn random() -> u8 {
     let mut byte = [0; 1];
     // Without random bytes all delays are the shortest, which is no harm.
     let _ = SystemRandom::new().fill(&mut byte);
-    f64::from(u8::from_ne_bytes(byte)) / 255.0
+    u8::from_ne_bytes(byte)
 }
