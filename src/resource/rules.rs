@@ -90,7 +90,13 @@ pub fn check_skill(spec: &SkillSpec) -> Vec<Violation> {
     if sources.into_iter().filter(|set| *set).count() != 1 {
         found.add("spec", "exactly one of inline, path and configMapRef must be set");
     }
+    if let Some(reference) = &spec.config_map_ref {
+        found.reference("spec.configMapRef", &reference.name);
+    }
     found.bounded("spec.serverRefs", spec.server_refs.len(), 64);
+    for (index, reference) in spec.server_refs.iter().enumerate() {
+        found.reference(&format!("spec.serverRefs[{index}]"), &reference.name);
+    }
     found.0
 }
 
@@ -136,8 +142,12 @@ impl Findings {
         }
     }
 
+    fn reference(&mut self, path: &str, name: &str) {
+        self.pattern(path, "name", name, is_reference, "a DNS name in lower case");
+    }
+
     fn secret(&mut self, path: &str, reference: &SecretKeyRef) {
-        self.pattern(path, "name", &reference.name, is_secret_name, "a DNS name in lower case");
+        self.reference(path, &reference.name);
         self.pattern(path, "key", &reference.key, is_secret_key, "letters, digits, -, _ or .");
     }
 
@@ -182,8 +192,9 @@ fn is_header(name: &str) -> bool {
     name.len() <= 256 && http::HeaderName::from_bytes(name.as_bytes()).is_ok()
 }
 
-/// Also what keeps a reference inside the secrets directory: no slash, no leading dot.
-fn is_secret_name(name: &str) -> bool {
+/// A name that is referred to. Also what keeps a reference inside the secrets directory, and a selector of the API
+/// server to one object: no slash, no leading dot, no comma.
+fn is_reference(name: &str) -> bool {
     let lower = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let ends = name.bytes().next().is_some_and(lower) && name.bytes().next_back().is_some_and(lower);
     name.len() <= 253 && ends && name.bytes().all(|byte| lower(byte) || matches!(byte, b'-' | b'.'))
@@ -313,6 +324,26 @@ mod tests {
             let found: Vec<_> = check_server(&typed).iter().map(ToString::to_string).collect();
             assert_eq!(found.len(), 1, "{spec}: {found:?}");
             assert!(found[0].contains(expected), "{spec}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_skill_refers_to_names_that_there_can_be() {
+        let referring = |map: &str, server: &str| json!({ "configMapRef": { "name": map }, "serverRefs": [{ "name": "a" }, { "name": server }] });
+        for (spec, expected) in [
+            (referring("notes", "clock"), &[][..]),
+            (referring("a.b-c", "a.b"), &[]),
+            (referring("a,b", "clock"), &["spec.configMapRef.name: \"a,b\" must be a DNS name"]),
+            (
+                referring("notes,metadata.name=notes", "clock"),
+                &["spec.configMapRef.name: \"notes,metadata.name=notes\" must be"],
+            ),
+            (referring("", "clock"), &["spec.configMapRef.name: \"\" must be"]),
+            (referring("notes", "../x"), &["spec.serverRefs[1].name: \"../x\" must be"]),
+        ] {
+            let typed: SkillSpec = serde_json::from_value(spec.clone()).unwrap();
+            let found: Vec<_> = check_skill(&typed).iter().map(ToString::to_string).collect();
+            assert_matches(&spec, &found, expected);
         }
     }
 

@@ -205,3 +205,28 @@ fn a_secret_that_cannot_be_read_is_told_on_the_server() {
         assert_eq!(desk.desired.source.faults.len(), 1);
     }
 }
+
+#[test]
+fn a_name_that_would_be_another_selector_is_never_watched() {
+    let skill = |name: &str, generation: i64, map: &str| {
+        let object = json!({
+            "metadata": { "name": name, "namespace": "n", "uid": name, "generation": generation, "resourceVersion": "1" },
+            "spec": { "configMapRef": { "name": map } },
+        });
+        News::Skill(Box::new(serde_json::from_value(object).unwrap()))
+    };
+    let maps = |desk: &Desk| desk.book.config_maps().map(ToString::to_string).collect::<Vec<_>>();
+    let mut desk = Desk::new();
+    desk.take([skill("new", 1, "a,b"), skill("good", 1, "notes")]);
+    assert_eq!(maps(&desk), ["n/notes"]);
+    desk.take([skill("good", 2, "notes,metadata.name=notes"), server("s", "s", 1, 1, with_secret("a,b"))]);
+    assert_eq!(maps(&desk), ["n/notes"], "what was good stays");
+    assert!(desk.secrets().is_empty());
+    let refused = |name: &str| {
+        let skill = &desk.desired.skills[&ObjectKey::new("n", name)];
+        skill.refused.as_ref().map(|problem| problem.message.clone()).unwrap_or_default()
+    };
+    for name in ["new", "good"] {
+        assert!(refused(name).starts_with("spec.configMapRef.name: "), "{}", refused(name));
+    }
+}
