@@ -141,6 +141,8 @@ async fn watches_that_end_as_they_begin_are_not_asked_for_in_a_circle() {
     let ends = || Fate::Answer(200, Vec::new(), String::new());
     proxy.rule(move |_, uri| if is_watch(uri) { ends() } else { Fate::Pass });
     told(&evenkeel, "watches end as soon as they have begun").await;
+    assert!(!evenkeel.said().contains("cannot be reached"), "{}", evenkeel.said());
+    assert!(restarts(&evenkeel, "brief").await > 0);
     eventually("it is asked for again", async || (proxy.stopped().len() >= 4).then_some(())).await;
     let asked = proxy.stopped();
     assert!(asked[3] - asked[0] >= Duration::from_secs(2), "{asked:?}");

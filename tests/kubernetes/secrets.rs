@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::rig::{Era as RigEra, Http, Script};
 use crate::site::{Site, server};
-use crate::support::{Agent, Era, eventually};
+use crate::support::{Agent, Era, Evenkeel, eventually, http};
 
 /// A server that sends a Secret.
 fn with_secret(name: &str, rig: &Http, secret: &str) -> String {
@@ -18,6 +18,13 @@ fn with_secret(name: &str, rig: &Http, secret: &str) -> String {
 
 async fn rig(name: &str) -> Http {
     Http::start(Script::new(name, RigEra::Legacy).tools(&["echo"])).await
+}
+
+/// How often watches of Secrets began anew, and for which reason.
+async fn restarts(evenkeel: &Evenkeel, reason: &str) -> u64 {
+    let metrics = http::get(&evenkeel.admin("/metrics")).await.unwrap();
+    let name = format!("evenkeel_watch_restarts_total{{kind=\"secrets\",reason=\"{reason}\"}} ");
+    metrics.lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |count| count.parse().unwrap())
 }
 
 #[tokio::test]
@@ -77,6 +84,15 @@ async fn without_the_permission_for_secrets_the_others_are_served_and_it_is_said
     let message = site.wait_for("user", "ResolvedRefs", "False", "NotPermitted").await;
     assert!(message.contains("list and watch secret ours"), "{message}");
     assert!(evenkeel.said().contains("NotPermitted"), "{}", evenkeel.said());
+    // It is said steadily, however often it is asked again.
+    let sources = evenkeel.admin("/apis/evenkeel.dev/v1alpha1/sources");
+    let denied = async || restarts(&evenkeel, "denied").await;
+    let before = denied().await;
+    eventually("it is asked for again and again", async || (denied().await >= before + 4).then_some(()))
+        .await;
+    let told = http::get(&sources).await.unwrap();
+    assert!(told.contains("NotPermitted") && !told.contains("SourceUnavailable"), "{told}");
+    assert!(!evenkeel.said().contains("SourceUnavailable"), "{}", evenkeel.said());
 
     let patch = json!({ "rules": rules }).to_string();
     site.kubectl(&["patch", "role", "evenkeel", "--type=merge", "-p", &patch]).await;

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use kube::client::{ClientBuilder, DynBody};
 use kube::core::Status;
 use kube::core::response::StatusDetails;
 use kube::{Client, Config};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 use tower::layer::layer_fn;
 use tower::timeout::TimeoutLayer;
 use tower::util::AndThenLayer;
@@ -39,66 +40,90 @@ pub fn connect(mut config: Config) -> kube::Result<Client> {
     Ok(builder
         .with_layer(&AndThenLayer::new(with_patience))
         .with_layer(&TimeoutLayer::new(ANSWER))
-        .with_layer(&layer_fn(|inner| Paced { inner, begun: HashMap::new() }))
+        .with_layer(&layer_fn(|inner| Paced { inner, begun: Arc::default() }))
         .build())
 }
 
 /// Holds a watch up that follows another one of the same objects too soon.
 struct Paced<S> {
     inner: S,
-    /// When the last watch began, or will, and the how-many-th too soon it was, by path and field selector.
-    /// What does not matter any longer is left out.
-    begun: HashMap<String, (Instant, u32)>,
+    begun: Arc<Mutex<Begun>>,
 }
 
 /// Why a watch is not begun.
 #[derive(Debug, thiserror::Error)]
 #[error("watches end as soon as they have begun")]
-struct Brief;
+pub(super) struct Brief;
 
-impl<S> Paced<S> {
-    /// How long a request has to wait.
-    fn wait(&mut self, uri: &Uri, now: Instant) -> Result<Duration, Brief> {
-        let parameters = || uri.query().unwrap_or_default().split('&');
-        if !parameters().any(|parameter| parameter.starts_with("watch=")) {
-            return Ok(Duration::ZERO);
-        }
-        let selector = parameters().find(|parameter| parameter.starts_with("fieldSelector="));
-        let objects = format!("{}?{}", uri.path(), selector.unwrap_or_default());
-        self.begun.retain(|_, (begun, _)| *begun + PACE > now);
-        let (due, count) = match self.begun.remove(&objects) {
+/// When the last watch began, and the how-many-th too soon it was, by path and field selector. One that was
+/// refused did not begin, and what does not matter any longer is left out.
+#[derive(Default)]
+struct Begun(HashMap<String, (Instant, u32)>);
+
+/// A watch that may begin.
+struct Turn {
+    objects: String,
+    due: Instant,
+    count: u32,
+}
+
+impl Begun {
+    /// When a watch of these objects may begin.
+    fn turn(&mut self, objects: String, now: Instant) -> Result<Turn, Brief> {
+        self.0.retain(|_, (begun, _)| *begun + PACE > now);
+        let (due, count) = match self.0.remove(&objects) {
             Some((_, BRIEF)) => return Err(Brief),
             Some((begun, count)) => (begun + PACE, count + 1),
             None => (now, 1),
         };
-        self.begun.insert(objects, (due, count));
-        Ok(due - now)
+        Ok(Turn { objects, due, count })
+    }
+
+    fn begin(&mut self, Turn { objects, due, count }: Turn) {
+        self.0.insert(objects, (due, count));
     }
 }
 
-impl<S, B> Service<Request<B>> for Paced<S>
+fn held(begun: &Mutex<Begun>) -> MutexGuard<'_, Begun> {
+    begun.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a request watches, if that is what it does.
+fn watched(uri: &Uri) -> Option<String> {
+    let parameters = || uri.query().unwrap_or_default().split('&');
+    parameters().find(|parameter| parameter.starts_with("watch="))?;
+    let selector = parameters().find(|parameter| parameter.starts_with("fieldSelector="));
+    Some(format!("{}?{}", uri.path(), selector.unwrap_or_default()))
+}
+
+impl<S, B, A> Service<Request<B>> for Paced<S>
 where
-    S: Service<Request<B>, Error = BoxError, Future: Send + 'static>,
-    S::Response: Send + 'static,
+    S: Service<Request<B>, Response = Response<A>, Error = BoxError, Future: Send + 'static>,
+    A: Send + 'static,
 {
-    type Response = S::Response;
+    type Response = Response<A>;
     type Error = BoxError;
-    type Future = BoxFuture<'static, Result<S::Response, BoxError>>;
+    type Future = BoxFuture<'static, Result<Response<A>, BoxError>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let wait = self.wait(request.uri(), Instant::now());
+        let begun = self.begun.clone();
+        let turn = watched(request.uri()).map(|objects| held(&begun).turn(objects, Instant::now()));
         // Nothing is sent before it is polled.
         let answer = self.inner.call(request);
         async move {
-            let wait = wait?;
-            if !wait.is_zero() {
-                sleep(wait).await;
+            let turn = turn.transpose()?;
+            if let Some(turn) = &turn {
+                sleep_until(turn.due).await;
             }
-            answer.await
+            let answer = answer.await?;
+            if let Some(turn) = turn.filter(|_| answer.status().is_success()) {
+                held(&begun).begin(turn);
+            }
+            Ok(answer)
         }
         .boxed()
     }
@@ -158,23 +183,37 @@ mod tests {
     #[test]
     fn a_watch_that_follows_another_of_the_same_objects_waits() {
         let start = Instant::now();
-        let mut paced = Paced { inner: (), begun: HashMap::new() };
+        let mut begun = Begun::default();
         let secrets = "/api/v1/namespaces/a/secrets?watch=true&fieldSelector=metadata.name%3D";
-        for (uri, at, expected) in [
-            (format!("{secrets}one&resourceVersion=0"), 0, Some(0)),
-            (format!("{secrets}two&resourceVersion=0"), 0, Some(0)),
-            (format!("{secrets}one&resourceVersion=7"), 100, Some(900)),
+        for (uri, at, accepted, expected) in [
+            (format!("{secrets}one&resourceVersion=0"), 0, true, Some(0)),
+            (format!("{secrets}two&resourceVersion=0"), 0, true, Some(0)),
+            (format!("{secrets}one&resourceVersion=7"), 100, true, Some(900)),
             // The second in a row, after the one that waits.
-            (format!("{secrets}one&resourceVersion=7"), 1_500, None),
-            (format!("{secrets}one&resourceVersion=7"), 1_600, Some(0)),
-            ("/api/v1/namespaces/a/secrets?limit=500".to_owned(), 1_600, Some(0)),
-            (format!("{secrets}two&resourceVersion=9"), 5_000, Some(0)),
-            (format!("{secrets}two&resourceVersion=9"), 65_000, Some(0)),
+            (format!("{secrets}one&resourceVersion=7"), 1_500, true, None),
+            (format!("{secrets}one&resourceVersion=7"), 1_600, true, Some(0)),
+            ("/api/v1/namespaces/a/secrets?limit=500".to_owned(), 1_600, true, Some(0)),
+            // Refused, and so never begun.
+            (format!("{secrets}two&resourceVersion=9"), 5_000, false, Some(0)),
+            (format!("{secrets}two&resourceVersion=9"), 5_300, false, Some(0)),
+            (format!("{secrets}two&resourceVersion=9"), 5_600, false, Some(0)),
+            (format!("{secrets}two&resourceVersion=9"), 65_000, true, Some(0)),
         ] {
-            let wait = paced.wait(&uri.parse().unwrap(), start + Duration::from_millis(at)).ok();
+            let now = start + Duration::from_millis(at);
+            let wait = match watched(&uri.parse().unwrap()).map(|objects| begun.turn(objects, now)) {
+                None => Some(Duration::ZERO),
+                Some(Err(Brief)) => None,
+                Some(Ok(turn)) => {
+                    let wait = turn.due - now;
+                    if accepted {
+                        begun.begin(turn);
+                    }
+                    Some(wait)
+                }
+            };
             assert_eq!(wait, expected.map(Duration::from_millis), "{uri} {at}");
         }
-        assert_eq!(paced.begun.len(), 1, "what is over is forgotten");
+        assert_eq!(begun.0.len(), 1, "what is over is forgotten");
     }
 
     #[test]

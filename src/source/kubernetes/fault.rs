@@ -8,7 +8,7 @@ use kube::runtime::watcher;
 use tower::timeout::error::Elapsed;
 
 use super::book::Watch;
-use super::client::retry_after;
+use super::client::{Brief, retry_after};
 use super::watch::Error;
 use crate::resource::{GROUP, Problem, Reason};
 
@@ -16,6 +16,15 @@ use crate::resource::{GROUP, Problem, Reason};
 pub(super) fn told(error: &Error, watch: &Watch, server: &str) -> Problem {
     if let Some(status) = status(error) {
         return refused(status, watch, server);
+    }
+    if is_brief(error) {
+        return Problem::new(
+            Reason::SourceUnavailable,
+            format!(
+                "the API server {server} answers, but its watches end as soon as they have begun; they are begun again \
+                 after a while, and everything stays as it is until they last"
+            ),
+        );
     }
     let why = if is_silence(error) { Error::Silent.to_string() } else { root(error) };
     Problem::new(
@@ -34,6 +43,7 @@ pub(super) fn word(error: &Error) -> &'static str {
         Some(500..) => "server_error",
         Some(_) => "refused",
         None if is_silence(error) => "silent",
+        None if is_brief(error) => "brief",
         None => "connection",
     }
 }
@@ -118,6 +128,11 @@ fn is_silence(error: &Error) -> bool {
     }
 }
 
+/// True if the request was held back by the pace of watches.
+fn is_brief(error: &Error) -> bool {
+    matches!(failure(error), Some(kube::Error::Service(inner)) if inner.is::<Brief>())
+}
+
 /// The innermost cause: what is around it says only that something failed.
 fn root(error: &Error) -> String {
     let mut cause: &dyn std::error::Error = error;
@@ -175,6 +190,10 @@ mod tests {
             (
                 Error::Silent,
                 "SourceUnavailable: the API server https://api cannot be reached: no answer within 10 s; everything stays as it is until it can",
+            ),
+            (
+                Error::Watch(watcher::Error::WatchStartFailed(kube::Error::Service(Box::new(Brief)))),
+                "SourceUnavailable: the API server https://api answers, but its watches end as soon as they have begun; they are begun again after a while, and everything stays as it is until they last",
             ),
         ] {
             assert_eq!(told(&error, &servers, "https://api").to_string(), expected);
