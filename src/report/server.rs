@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::conditions::{Conditions, LOOKING, RETRYING, Truth, Verdict, condition, sentence};
 use crate::catalog::Conflict;
 use crate::fleet::{Listed, Observation, Phase};
-use crate::plan::Target;
+use crate::plan::{REQUESTED_AT, Target};
 use crate::resource::{ConditionType, McpServerSpec, McpServerStatus, Problem, Reason};
 use crate::source::Declared;
 use crate::wire::List;
@@ -69,8 +69,16 @@ pub fn server_status(
         spec_digest: declared.spec_digest.map(|digest| digest.to_string()),
         next_retry_time: seen.and_then(retry_at).map(|at| at.strftime("%FT%TZ").to_string()),
         restarts: seen.map(|seen| seen.restarts),
-        last_handled_reconcile_at: seen.and_then(|seen| seen.requested.as_deref()).map(str::to_owned),
+        last_handled_reconcile_at: handled(declared, seen).map(str::to_owned),
         last_applied_revision: Some(meta.revision.to_string()),
+    }
+}
+
+/// The last request for a look that was obeyed. Where there is nothing for the fleet to do, that was this look.
+fn handled<'a>(declared: &'a Declared<McpServerSpec>, seen: Option<&'a Observation>) -> Option<&'a str> {
+    match Target::of(declared) {
+        Some(_) => seen.and_then(|seen| seen.requested.as_deref()),
+        None => declared.meta.annotations.get(REQUESTED_AT).map(String::as_str),
     }
 }
 

@@ -71,6 +71,14 @@ async fn the_api_server_refuses_what_breaks_a_rule_in_readable_words() {
             told.contains(expected) || expected.contains("unknown field") && told.contains("ulr");
         assert!(told_field, "{spec}: {told}");
     }
+    let skill = "apiVersion: evenkeel.dev/v1alpha1\nkind: Skill\nmetadata: { name: a }\nspec:";
+    for (spec, expected) in [
+        ("{ configMapRef: { name: \"a,b\" } }", "spec.configMapRef.name: Invalid value"),
+        ("{ inline: x, serverRefs: [{ name: A/b }] }", "spec.serverRefs[0].name: Invalid value"),
+    ] {
+        let told = site.cluster.apply_refused(&site.namespace, &format!("{skill} {spec}\n")).await;
+        assert!(told.contains(expected), "{spec}: {told}");
+    }
 }
 
 #[tokio::test]
@@ -138,4 +146,20 @@ async fn a_request_has_one_server_looked_at_again() {
     site.attached("a").await;
     let status = &site.get("a").await.unwrap()["status"];
     assert_eq!(status["lastHandledReconcileAt"], "now");
+
+    // Of one that nothing is connected for, looking at it is all there is to do.
+    let from = "{ secretKeyRef: { name: absent, key: key } }";
+    let spec =
+        format!("http: {{ url: \"http://127.0.0.1:9\", headers: [{{ name: x, valueFrom: {from} }}] }}");
+    site.apply(&(server("unresolved", &spec) + &server("denied", "stdio: { command: sh }"))).await;
+    for (name, kind, reason) in
+        [("unresolved", "ResolvedRefs", "SecretNotFound"), ("denied", "Accepted", "PolicyDenied")]
+    {
+        site.wait_for(name, kind, "False", reason).await;
+        site.kubectl(&["annotate", "mcpserver", name, "evenkeel.dev/reconcile-requested-at=now"]).await;
+        eventually("the request is acknowledged", async || {
+            (site.get(name).await?["status"]["lastHandledReconcileAt"] == "now").then_some(())
+        })
+        .await;
+    }
 }

@@ -343,12 +343,39 @@ fn an_idle_server_that_a_call_wakes_stays_ready_until_it_is_attached_or_fails() 
     }
 }
 
+type Edit<'a> = &'a dyn Fn(&mut Declared<McpServerSpec>);
+
 #[test]
 fn a_request_to_look_again_is_acknowledged() {
     let mut attached = seen("a", 1, Phase::Attached, Some(1));
     attached.requested = Some("now".into());
     let status = server_status(&declared("a", 1), Some(&attached), &[], None, at(1));
     assert_eq!(status.last_handled_reconcile_at.as_deref(), Some("now"));
+
+    // Where nothing is connected, the look at the declaration is all there is to do.
+    let denied = Problem::new(Reason::PolicyDenied, "may not run");
+    let missing = Problem::new(Reason::SecretNotFound, "no secret");
+    let edits: [(Edit<'_>, Option<&str>); 5] = [
+        (&|_| (), None),
+        (&|object| object.endpoint = Some(Err(missing.clone())), Some("again")),
+        (&|object| object.endpoint = Some(Err(denied.clone())), Some("again")),
+        (&|object| object.spec.as_mut().unwrap().suspend = true, Some("again")),
+        (
+            &|object| {
+                object.spec = None;
+                object.endpoint = None;
+                object.refused = Some(Problem::new(Reason::InvalidSpec, "no transport"));
+            },
+            Some("again"),
+        ),
+    ];
+    for (edit, expected) in edits {
+        let mut object = declared("a", 1);
+        object.meta.annotations.insert(REQUESTED_AT.into(), "again".into());
+        edit(&mut object);
+        let status = server_status(&object, None, &[], None, at(1));
+        assert_eq!(status.last_handled_reconcile_at.as_deref(), expected, "{}", line(&status));
+    }
 }
 
 #[test]
