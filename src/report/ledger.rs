@@ -8,6 +8,8 @@ use crate::resource::{ObjectKey, Reason};
 
 /// How long an event is kept after its last occurrence.
 const KEPT: SignedDuration = SignedDuration::from_hours(1);
+/// The longest name of an object in Kubernetes, in bytes.
+const LONGEST_NAME: usize = 253;
 /// How many events are kept.
 const MOST: usize = 5_000;
 /// How many are kept about one object, so that it does not push out what is known of others.
@@ -45,7 +47,7 @@ impl Ledger {
             self.forget_age(earlier.resource_version);
             (earlier.key.clone(), earlier.first, earlier.count.saturating_add(1))
         } else {
-            let name = format!("{}.{resource_version:x}", key.name);
+            let name = event_name(&key.name, resource_version);
             (ObjectKey::new(occurrence.regarding.event_namespace(), name), occurrence.at, 1)
         };
         self.of_object.entry(uid.clone()).or_default().insert(resource_version);
@@ -103,6 +105,15 @@ impl Ledger {
     }
 }
 
+/// The name of an event: that of its object, as far as the name of an event may hold it, and a number of its own.
+fn event_name(object: &str, number: u64) -> String {
+    let tail = format!(".{number:x}");
+    let end = object.floor_char_boundary(LONGEST_NAME - tail.len());
+    let object = object.get(..end).unwrap_or_default();
+    // No part of a name may end with these.
+    format!("{}{tail}", object.trim_end_matches(['-', '.']))
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -134,6 +145,20 @@ mod tests {
             format!("{} {note} {}x {first}-{last}", regarding.key.name, event.count)
         };
         store.events.values().map(line).collect()
+    }
+
+    #[test]
+    fn the_name_of_an_event_is_one_that_kubernetes_takes() {
+        let cut = 253 - ".1a".len();
+        for (object, expected) in [
+            ("a".to_owned(), "a.1a".to_owned()),
+            ("a".repeat(253), format!("{}.1a", "a".repeat(cut))),
+            (format!("{}-.{}", "a".repeat(cut - 2), "b".repeat(3)), format!("{}.1a", "a".repeat(cut - 2))),
+        ] {
+            let name = event_name(&object, 26);
+            assert!(crate::resource::is_object_name(&name), "{name}");
+            assert_eq!(name, expected);
+        }
     }
 
     #[test]

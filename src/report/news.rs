@@ -18,7 +18,12 @@ pub(super) struct News {
     pub reason: Reason,
     pub level: Level,
     pub message: String,
+    /// What an event says instead, where the message is another each time.
+    steady: Option<&'static str>,
 }
+
+/// Of a server or skill that is as ready as it was.
+const OFFERS_ELSE: &str = "what it offers changed";
 
 impl News {
     /// An object is declared no more.
@@ -63,7 +68,7 @@ impl News {
 
     /// What is new in the conditions: of the first, in order of weight, that says something new.
     pub fn of_state(before: &[Condition], after: &[Condition]) -> Option<Self> {
-        let told = changed(before, after)?;
+        let (told, flipped) = changed(before, after)?;
         let reason = told.reason.parse().ok()?;
         let level = match reason {
             // The fleet logs the step that leads here.
@@ -71,11 +76,12 @@ impl News {
             reason if is_trouble(reason) => Level::WARN,
             _ => Level::INFO,
         };
-        Some(Self::new(Action::Reconcile, reason, level, &told.message))
+        let news = Self::new(Action::Reconcile, reason, level, &told.message);
+        Some(Self { steady: (!flipped).then_some(OFFERS_ELSE), ..news })
     }
 
     pub fn new(action: Action, reason: Reason, level: Level, message: impl Into<String>) -> Self {
-        Self { action, reason, level, message: message.into() }
+        Self { action, reason, level, message: message.into(), steady: None }
     }
 
     /// True if it only leads to something that is told.
@@ -89,7 +95,7 @@ impl News {
 
     /// The message for an event: what may come again in the same words.
     pub fn note(&self) -> String {
-        note(lasting(&self.message))
+        note(self.steady.unwrap_or_else(|| lasting(&self.message)))
     }
 
     pub fn log(&self, resource: &Regarding) {
@@ -110,22 +116,19 @@ fn commit(meta: &Meta) -> String {
     })
 }
 
-fn changed<'a>(before: &[Condition], after: &'a [Condition]) -> Option<&'a Condition> {
+/// The condition that says something new, and whether that is more than other words.
+fn changed<'a>(before: &[Condition], after: &'a [Condition]) -> Option<(&'a Condition, bool)> {
     [ConditionType::Ready, ConditionType::Accepted, ConditionType::ResolvedRefs, ConditionType::Attached]
         .into_iter()
         .filter_map(|kind| Some((kind, condition(after, kind)?)))
-        .find(|(kind, told)| match condition(before, *kind) {
-            None => true,
-            Some(earlier) => {
-                (&earlier.status, &earlier.reason) != (&told.status, &told.reason)
-                // Of a server that is ready: another generation, or other tools.
-                || *kind == ConditionType::Ready
-                    && told.status == "True"
-                    && (earlier.observed_generation, &earlier.message)
-                        != (told.observed_generation, &told.message)
-            }
+        .find_map(|(kind, told)| {
+            let Some(earlier) = condition(before, kind) else { return Some((told, true)) };
+            let ready = kind == ConditionType::Ready && told.status == "True";
+            let flipped = (&earlier.status, &earlier.reason) != (&told.status, &told.reason)
+                || ready && earlier.observed_generation != told.observed_generation;
+            // Of a server that is ready: other tools.
+            (flipped || ready && earlier.message != told.message).then_some((told, flipped))
         })
-        .map(|(_, told)| told)
 }
 
 /// True if a person should know: not what was asked for, nor work that has only begun.

@@ -142,6 +142,16 @@ impl<'a> Site<'a> {
         self.cluster.requests().iter().filter(written).count()
     }
 
+    /// How often an event was written here.
+    pub fn event_writes(&self) -> usize {
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", self.namespace);
+        let written = |request: &&Value| {
+            let uri = request["requestURI"].as_str().unwrap_or_default();
+            uri.starts_with(&path) && ["create", "patch"].map(Value::from).contains(&request["verb"])
+        };
+        self.cluster.requests().iter().filter(written).count()
+    }
+
     /// The events about a server, as `REASON note`.
     pub async fn events(&self, name: &str) -> Vec<String> {
         let field = format!("--field-selector=involvedObject.name={name}");

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use crate::rig::{Era as RigEra, Http, Script};
 use crate::site::{Site, condition, server};
 use crate::support::eventually;
@@ -31,6 +33,7 @@ async fn an_attach_costs_few_writes_a_restart_none_and_a_busy_catalog_not_many()
     assert_eq!(site.get("a").await.unwrap()["metadata"]["resourceVersion"], version);
 
     let begun = site.writes("a");
+    let events = site.event_writes();
     for round in 0..100 {
         let tools: Vec<String> = (0..=round).map(|tool| format!("t{tool}")).collect();
         let tools: Vec<&str> = tools.iter().map(String::as_str).collect();
@@ -41,6 +44,66 @@ async fn an_attach_costs_few_writes_a_restart_none_and_a_busy_catalog_not_many()
         .await;
     let written = site.writes("a") - begun;
     assert!(written <= 20, "{written}");
+    // One event that counts on. The time is that of a hundred changes, and of waiting for the last.
+    let told = site.event_writes() - events;
+    assert!((1..=6).contains(&told), "{told}");
+    let notes = site.events("a").await;
+    let changes = notes.iter().filter(|note| *note == "Attached what it offers changed").count();
+    assert_eq!(changes, 1, "{notes:?}");
+}
+
+#[tokio::test]
+async fn events_that_somebody_deletes_are_told_again_and_what_is_refused_is_told_once() {
+    let Some(site) = Site::open().await else { return };
+    let rig = Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await;
+    let evenkeel = site.run(&[]).await;
+    site.serve("a", &rig).await;
+    let offer = |tools: &'static [&str]| rig.edit(|script| *script = script.clone().tools(tools));
+    let changed = async || {
+        eventually("the change is told in an event", async || {
+            let events = site.events("a").await;
+            events.contains(&"Attached what it offers changed".to_owned()).then_some(())
+        })
+        .await;
+    };
+    site.attached("a").await;
+    offer(&["one", "two"]);
+    changed().await;
+    site.kubectl(&["delete", "events", "--all"]).await;
+    offer(&["one", "two", "three"]);
+    changed().await;
+
+    let role = site.kubectl(&["get", "role", "evenkeel", "-o", "json"]).await;
+    let role: Value = serde_json::from_str(&role).unwrap();
+    let rules = role["rules"].as_array().unwrap().iter();
+    let fewer: Vec<_> = rules.filter(|rule| rule["resources"][0] != "events").collect();
+    let patch = json!({ "rules": fewer }).to_string();
+    site.kubectl(&["patch", "role", "evenkeel", "--type=merge", "-p", &patch]).await;
+    let refusals = || evenkeel.said().matches("does not take an event").count();
+    eventually("a refusal is told", async || {
+        site.apply(&server("p", "stdio: { command: sh }")).await;
+        site.kubectl(&["delete", "mcps", "p"]).await;
+        (refusals() > 0).then_some(())
+    })
+    .await;
+    for name in ["q", "r"] {
+        site.apply(&server(name, "stdio: { command: sh }")).await;
+        site.wait_for(name, "Accepted", "False", "PolicyDenied").await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(refusals(), 1, "{}", evenkeel.said());
+}
+
+#[tokio::test]
+async fn an_event_about_the_longest_name_is_taken() {
+    let Some(site) = Site::open().await else { return };
+    let _evenkeel = site.run(&[]).await;
+    let name = "a".repeat(253);
+    site.apply(&server(&name, "stdio: { command: sh }")).await;
+    eventually("an event is told", async || {
+        site.events(&name).await.iter().any(|event| event.starts_with("PolicyDenied ")).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
