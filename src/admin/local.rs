@@ -47,6 +47,9 @@ pub const PRUNE_EMPTY: &str = "/prune-empty";
 /// Where a look at the skills is asked for, with POST; the answer is a list of [`Reloaded`].
 pub const RELOAD_SKILLS: &str = "/reload-skills";
 
+/// Where a look at the files is asked for, with POST; the answer comes when the status API tells of what they hold.
+pub const LOOK: &str = "/look";
+
 /// What a look at a skill found.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Reloaded {
@@ -70,12 +73,13 @@ pub struct Told {
 }
 
 /// Below a server: `log` (JSON lines; `follow=true`, `tailLines=N`) and `tools` (what agents see of it); and
-/// [`PRUNE_EMPTY`] and [`RELOAD_SKILLS`].
+/// [`LOOK`], [`PRUNE_EMPTY`] and [`RELOAD_SKILLS`].
 pub fn local_routes(local: Local) -> Router {
     let server = format!("/apis/{API_VERSION}/namespaces/{{namespace}}/mcpservers/{{name}}");
     Router::new()
         .route(&format!("{server}/log"), get(log))
         .route(&format!("{server}/tools"), get(tools))
+        .route(LOOK, post(look))
         .route(PRUNE_EMPTY, post(prune_empty))
         .route(RELOAD_SKILLS, post(reload_skills))
         .with_state(local)
@@ -115,16 +119,30 @@ async fn prune_empty(State(local): State<Local>) -> StatusCode {
     })
 }
 
+/// Looks at all files. An API server tells every change by itself: there nothing has to be looked at.
+async fn look(State(mut local): State<Local>) -> StatusCode {
+    let told = async {
+        if let Some(wishes) = &local.wishes {
+            let number = wishes.look().await.number;
+            // It is closed at the end alone, which is what `stop` is about too.
+            let _ = local.store.wait_for(|store| store.number >= number).await;
+        }
+    };
+    match local.stop.run_until_cancelled(told).await {
+        Some(()) => StatusCode::NO_CONTENT,
+        None => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
 /// Looks at all skills, and tells of each what is another now. An API server tells every change by itself, so there
 /// this only tells how things are.
 async fn reload_skills(State(local): State<Local>) -> Response {
     let before = Arc::clone(&local.declared.borrow());
-    if let Some(wishes) = &local.wishes
-        && local.stop.run_until_cancelled(wishes.look()).await.is_none()
-    {
-        return StatusCode::SERVICE_UNAVAILABLE.into_response();
-    }
-    let after = Arc::clone(&local.declared.borrow());
+    let after = match &local.wishes {
+        Some(wishes) => local.stop.run_until_cancelled(wishes.look()).await,
+        None => Some(before.clone()),
+    };
+    let Some(after) = after else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
     let digest = |content: Option<&Content>| Some(content?.as_ref().ok()?.digest());
     let reloaded = after.skills.iter().map(|(key, skill)| {
         let (was, is) = (before.contents.get(key), after.contents.get(key));

@@ -36,7 +36,7 @@ use crate::source::Requests;
 
 pub use access::Token;
 pub use declared::{DECLARED, InForce, Object as Declaration, declared};
-pub use local::{Local, PRUNE_EMPTY, RELOAD_SKILLS, Reloaded, local_routes};
+pub use local::{LOOK, Local, PRUNE_EMPTY, RELOAD_SKILLS, Reloaded, local_routes};
 pub use metrics::register;
 pub use tls::{Certificate, CertificateError};
 

@@ -151,6 +151,7 @@ impl Reporter {
     /// Takes up what is declared now: costs what changed.
     fn desire(&mut self, desired: &Arc<Desired>, now: Timestamp) {
         let before = std::mem::replace(&mut self.desired, desired.clone());
+        self.store.number = desired.number;
         if !before.source.synced {
             self.remembered = desired.remembered.clone().unwrap_or_default();
         }
@@ -370,6 +371,7 @@ impl Reporter {
         let ready = self.store.readiness.ready();
         self.published.send_if_modified(|published| {
             let news = published.resource_version != self.store.resource_version
+                || published.number != self.store.number
                 || published.readiness.ready() != ready;
             if news {
                 published.clone_from(&self.store);

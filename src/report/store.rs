@@ -28,6 +28,10 @@ pub struct Snapshot {
     pub readiness: Readiness,
     /// That of the newest change.
     pub resource_version: u64,
+    /// The [`Desired::number`] of what it tells of.
+    ///
+    /// [`Desired::number`]: crate::source::Desired::number
+    pub number: u64,
 }
 
 /// The one object of the kind `Source`.
@@ -75,6 +79,7 @@ impl Snapshot {
             events: OrdMap::new(),
             readiness: Readiness::default(),
             resource_version,
+            number: 0,
         }
     }
 

@@ -26,6 +26,9 @@ pub struct Desired {
     /// What was in force when an earlier run ended, where the source remembers it: what differs from that changed
     /// while evenkeel was down.
     pub remembered: Option<Arc<Self>>,
+    /// Grows from one to the next that a directory gives, so that it can be waited for: what was made from one of
+    /// this number or a later one knows all of it.
+    pub number: u64,
 }
 
 /// What a skill holds, by the same `Arc` while it is the same; or why that is not known.

@@ -163,7 +163,7 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
         SourceState { synced: true, skills_synced: true, foreign: book.foreign(), ..SourceState::default() };
     let (servers, skills) = (servers.clone(), book.skills.objects.clone());
     let desired =
-        Desired { servers, skills, contents: contents.all, source: Arc::new(source), remembered: None };
+        Desired { servers, skills, contents: contents.all, source: Arc::new(source), ..Desired::default() };
     Checked { desired, findings, files: count }
 }
 

@@ -344,7 +344,8 @@ impl Looker {
         let source = if *last.source == source { Arc::clone(&last.source) } else { Arc::new(source) };
         let (servers, skills, contents) = (servers.clone(), skills.clone(), contents.clone());
         let remembered = self.remembered.clone();
-        self.desired = Arc::new(Desired { servers, skills, contents, source, remembered });
+        let number = last.number + 1;
+        self.desired = Arc::new(Desired { servers, skills, contents, source, remembered, number });
     }
 
     /// Tells of the state directory once, not at every look.

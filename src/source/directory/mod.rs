@@ -81,18 +81,23 @@ pub struct Options {
 
 /// What a person may ask of a directory that is watched.
 #[derive(Clone, Debug)]
-pub struct Wishes(Arc<Mailbox>);
+pub struct Wishes {
+    mailbox: Arc<Mailbox>,
+    declared: channel::Receiver<Arc<Desired>>,
+}
 
 impl Wishes {
     /// Says that an empty directory is meant: what is held back, because the last files vanished, is taken away.
     /// Means nothing where nothing is held back.
     pub fn confirm_removal(&self) {
-        self.0.prune();
+        self.mailbox.prune();
     }
 
-    /// Asks for a look at everything, and waits until it is done and what it found is declared.
-    pub async fn look(&self) {
-        self.0.look().await;
+    /// Asks for a look at everything, waits until it is done, and gives what is declared then. Those who follow the
+    /// source take it up a moment later: [`Desired::number`] tells when they have.
+    pub async fn look(&self) -> Arc<Desired> {
+        self.mailbox.look().await;
+        self.declared.borrow().clone()
     }
 }
 
@@ -113,7 +118,8 @@ pub fn start(
     tracker.spawn(async move {
         cancel.run_until_cancelled(run(options, state, looks, heard, sender)).await;
     });
-    (receiver, Wishes(mailbox))
+    let wishes = Wishes { mailbox, declared: receiver.clone() };
+    (receiver, wishes)
 }
 
 async fn run(

@@ -204,7 +204,13 @@ impl Book {
         let desired = (!unchanged).then(|| {
             let source = if *told.source == source { told.source.clone() } else { Arc::new(source) };
             let (servers, skills) = (self.servers.objects.clone(), self.skills.objects.clone());
-            Arc::new(Desired { servers, skills, contents: self.contents.clone(), source, remembered: None })
+            Arc::new(Desired {
+                servers,
+                skills,
+                contents: self.contents.clone(),
+                source,
+                ..Desired::default()
+            })
         });
         self.told = desired.clone().unwrap_or_else(|| told.clone());
         let shown = std::mem::take(&mut self.shown)
