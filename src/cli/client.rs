@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::Failure;
 use super::which::Whose;
+use crate::admin::LOOK;
 
 /// The longest line of a stream: an object with its status is far smaller.
 const LONGEST_LINE: usize = 16 << 20;
@@ -62,6 +63,11 @@ impl Client {
     pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Failure> {
         let body = self.send(Method::GET, path, "application/json", None).await?;
         json(body).await
+    }
+
+    /// Has it look at the files, and waits until what they hold is in what it tells.
+    pub async fn look(&mut self) -> Result<(), Failure> {
+        self.send(Method::POST, LOOK, "application/json", None).await.map(drop)
     }
 
     /// Sends a request, with a JSON body of the content type given; an answer that is no success is a refusal.
@@ -157,5 +163,5 @@ impl Lines {
 
 #[expect(clippy::needless_pass_by_value, reason = "what map_err gives")]
 fn gone(error: hyper::Error) -> Failure {
-    Failure::Failed(format!("evenkeel ended before it had answered: {error}"))
+    Failure::Interrupted(format!("evenkeel ended before it had answered: {error}"))
 }

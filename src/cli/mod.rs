@@ -86,6 +86,9 @@ enum Failure {
     /// Exit code 1.
     #[error("{0}")]
     Failed(String),
+    /// The answer did not come to its end, because evenkeel ended or cannot go on with it: exit code 1.
+    #[error("{0}")]
+    Interrupted(String),
 }
 
 impl Failure {
@@ -137,7 +140,7 @@ pub fn main() -> ExitCode {
         Err(failure) => {
             output::complain(&failure);
             ExitCode::from(match failure {
-                Failure::Failed(_) => 1,
+                Failure::Failed(_) | Failure::Interrupted(_) => 1,
                 Failure::Usage(_) => 2,
             })
         }

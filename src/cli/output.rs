@@ -73,12 +73,25 @@ pub(super) fn print_more(text: &str) -> io::Result<bool> {
 /// Says something beside the result, on stderr.
 pub(super) fn note(text: &impl Display) {
     // There is nowhere left to tell that stderr is closed.
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", printable_lines(&text.to_string()));
 }
 
 /// Says on stderr why a command failed.
 pub(super) fn complain(error: &impl Display) {
-    let _ = writeln!(io::stderr(), "error: {error}");
+    let _ = writeln!(io::stderr(), "error: {}", printable_lines(&error.to_string()));
+}
+
+/// Text for a terminal: what servers say may hold control characters, and marks that turn the direction of what
+/// follows, so that a line reads as another one.
+pub(super) fn printable(text: &str) -> String {
+    let is_turn = |char| matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|char| if char.is_control() || is_turn(char) { ' ' } else { char }).collect()
+}
+
+/// The same for text of several lines.
+pub(super) fn printable_lines(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(printable).collect();
+    lines.join("\n")
 }
 
 /// A line on stderr that tells how far a long wait is; only for a person at a terminal.
@@ -94,7 +107,7 @@ impl Progress {
             return;
         }
         let width = tcgetwinsize(io::stderr()).map_or(80, |size| usize::from(size.ws_col.max(2)));
-        let cut: String = text.chars().take(width - 1).collect();
+        let cut: String = printable(text).chars().take(width - 1).collect();
         let _ = write!(io::stderr(), "\r\x1b[K{cut}");
         text.clone_into(&mut self.shown);
     }
@@ -110,5 +123,21 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_servers_say_moves_neither_the_cursor_nor_the_text_around_it() {
+        assert_eq!(printable("a\u{1b}[2Jb\nc"), "a [2Jb c");
+        assert_eq!(
+            printable("evil\u{202e}txt.exe \u{2066}x\u{2069} \u{200f}\u{61c}"),
+            "evil txt.exe  x    "
+        );
+        assert_eq!(printable("größer, 大, \u{5d0}\u{5d1}"), "größer, 大, \u{5d0}\u{5d1}");
+        assert_eq!(printable_lines("a\rb\nc\u{7}\n"), "a b\nc ");
     }
 }

@@ -18,6 +18,16 @@ pub(super) struct Which {
     kubernetes: bool,
 }
 
+/// Which running evenkeel a command asks, and for what is declared in which of its namespaces.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Within {
+    #[command(flatten)]
+    pub which: Which,
+    /// In this namespace
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+    pub namespace: String,
+}
+
 impl Which {
     /// The evenkeel that is meant.
     pub fn whose(&self) -> Result<Whose, Failure> {

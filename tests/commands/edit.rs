@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::rig::{Script, Stdio};
 use crate::stage::{Done, Stage};
-use crate::support::{Declared, Evenkeel};
+use crate::support::{Declared, Evenkeel, eventually};
 
 #[tokio::test]
 async fn a_server_is_added_once_and_attached_or_it_is_said_why_not() {
@@ -136,7 +136,10 @@ async fn a_reload_lists_again_and_only_a_reconnect_replaces() {
     let out = stage.ok(&["mcp", "reload", "a", "--reconnect"]).await;
     assert_eq!(out, "accepted for 1 server\na: added report; removed fresh; unchanged 1\n");
     assert_eq!(server.processes().len(), 3);
-    assert_eq!(before.iter().filter(|process| process.is_alive()).count(), 1, "the peer is untouched");
+    eventually("the one before ends, and the peer is untouched", async || {
+        (before.iter().filter(|process| process.is_alive()).count() == 1).then_some(())
+    })
+    .await;
 
     stage.declared.server("missing", "stdio: { command: no-such-program-anywhere }");
     stage.evenkeel.wait_for("missing", "Ready", "False", "CommandNotFound").await;
@@ -149,4 +152,27 @@ async fn a_reload_lists_again_and_only_a_reconnect_replaces() {
     let said = stage.fails(&["mcp", "reload", "per"]).await;
     assert!(said.contains("did you mean peer?"), "{said}");
     assert_eq!(stage.ok(&["mcp", "reload", "a", "--no-wait"]).await, "accepted for 1 server\n");
+}
+
+#[tokio::test]
+async fn what_is_told_is_told_of_the_file_as_it_is_now() {
+    let server = Stdio::new(Script::default());
+    let stage =
+        Stage::start(&[("clock", &server.spec("")), ("asleep", "suspend: true\nstdio: { command: x }")])
+            .await;
+    stage.evenkeel.attached("clock").await;
+    // Another server under the name of one that is attached.
+    stage.declared.remove("clock.yaml");
+    let said = stage.fails(&["mcp", "add", "clock", "--", "no-such-program-anywhere"]).await;
+    assert!(said.contains("clock is declared in ") && said.contains("CommandNotFound: "), "{said}");
+    stage.declared.server("clock", &server.spec(""));
+    let out = stage.ok(&["mcp", "reload", "clock"]).await;
+    assert!(out.starts_with("accepted for 1 server\nclock: "), "{out}");
+    assert!(!out.contains("CommandNotFound"), "{out}");
+
+    // One that is suspended is done with at once, and not attached.
+    let done = stage.run(&["mcp", "reload", "asleep"]).await;
+    assert_eq!(done.code, 1, "{done:?}");
+    assert_eq!(done.out, "accepted for 1 server\nasleep: Suspended: suspended by spec.suspend\n");
+    assert!(stage.fails(&["mcp", "reload", "asleep", "--timeout", "1ms"]).await.contains("not within 1ms"));
 }

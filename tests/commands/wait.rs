@@ -62,3 +62,80 @@ async fn a_script_waits_for_what_is_required_and_for_evenkeel_itself() {
     let done = Done::of(&within("the wait ends", waiting).await.unwrap().unwrap());
     assert_eq!(done.code, 0, "{done:?}");
 }
+
+#[tokio::test]
+async fn nothing_counts_before_everything_was_read() {
+    let declared = Declared::new();
+    for name in ["s1", "s2", "s3", "s4", "s5"] {
+        declared.server(name, MISSING);
+    }
+    let mut evenkeel = Evenkeel::run(declared.path()).await;
+    let wait = |evenkeel: &Evenkeel, args: &[&str]| {
+        let mut command = evenkeel.command(&[&["wait"], args].concat());
+        command.env("EVENKEEL_DIR", declared.path());
+        let ended = tokio::process::Command::from(command).output();
+        async { Done::of(&within("the wait ends", ended).await.unwrap()) }
+    };
+    // Started before evenkeel, so that the first answers come from one that has just begun.
+    evenkeel.terminate().await;
+    let (all, gone) = (
+        tokio::spawn(wait(&evenkeel, &["--all", "--timeout", "5s"])),
+        tokio::spawn(wait(&evenkeel, &["s1", "--for=delete", "--timeout", "5s"])),
+    );
+    evenkeel.start_again().await;
+    let (all, gone) = (all.await.unwrap(), gone.await.unwrap());
+    assert_eq!((all.code, gone.code), (1, 1), "{all:?} {gone:?}");
+    assert!(all.err.contains("McpServer/s5 is Ready=False (CommandNotFound): "), "{all:?}");
+    assert!(gone.err.contains("McpServer/s1 is still declared"), "{gone:?}");
+
+    // Of another namespace nothing is declared.
+    assert_eq!(wait(&evenkeel, &["--all", "-n", "team"]).await.code, 0);
+    let broken = "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {\n";
+    declared.write("broken.yaml", broken);
+    for args in [&["--all", "-n", "team", "--timeout", "1s"][..], &["broken", "--timeout", "10s"]] {
+        let done = wait(&evenkeel, args).await;
+        assert!(done.code == 1 && done.err.contains("broken.yaml:"), "{args:?}: {done:?}");
+    }
+    std::fs::remove_dir_all(declared.path()).unwrap();
+    for args in [&["--all", "-n", "team", "--timeout", "1s"][..], &["s7", "--for=delete", "--timeout", "1s"]]
+    {
+        let done = wait(&evenkeel, args).await;
+        assert!(done.code == 1 && done.err.contains("does not exist"), "{args:?}: {done:?}");
+    }
+}
+
+#[tokio::test]
+async fn it_waits_for_what_the_files_say_now() {
+    let server = Stdio::new(Script::default());
+    let stage = Stage::start(&[("clock", &server.spec(""))]).await;
+    stage.ok(&["wait", "clock"]).await;
+    stage.declared.server("clock", MISSING);
+    let done = stage.run(&["wait", "clock", "--timeout", "2s"]).await;
+    assert!(done.code == 1 && done.err.contains("CommandNotFound"), "{done:?}");
+    stage.declared.server("clock", &server.spec(""));
+    stage.ok(&["wait", "clock"]).await;
+    stage.declared.server("clock", MISSING);
+    stage.ok(&["wait", "clock", "--for=condition=Ready=False"]).await;
+    stage.declared.remove("clock.yaml");
+    stage.declared.server("other", &server.spec(""));
+    stage.ok(&["wait", "clock", "--for=delete"]).await;
+    assert_eq!(stage.ok(&["get", "mcps", "-o", "name"]).await, "mcpserver.evenkeel.dev/other\n");
+}
+
+#[tokio::test]
+async fn a_restart_of_evenkeel_does_not_end_it() {
+    let server = Stdio::new(Script::default());
+    let mut stage = Stage::start(&[("late", MISSING)]).await;
+    stage.evenkeel.wait_for("late", "Ready", "False", "CommandNotFound").await;
+    let mut command = stage.evenkeel.command(&["wait", "late", "--timeout", "60s"]);
+    command.env("EVENKEEL_DIR", stage.path());
+    let mut waiting = tokio::process::Command::from(command).kill_on_drop(true).spawn().unwrap();
+    // A look at the files is done for it alone, and then it watches.
+    stage.ok(&["wait", "late", "--for=condition=Ready=False"]).await;
+    stage.evenkeel.terminate().await;
+    stage.evenkeel.start_again().await;
+    stage.evenkeel.wait_for("late", "Ready", "False", "CommandNotFound").await;
+    assert!(waiting.try_wait().unwrap().is_none(), "it goes on");
+    stage.declared.server("late", &server.spec(""));
+    assert!(within("it ends", waiting.wait()).await.unwrap().success());
+}

@@ -4,24 +4,21 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::super::client::Client;
-use super::super::output::{self, Terminal};
-use super::super::which::Which;
+use super::super::output::{self, Terminal, printable};
+use super::super::which::Within;
 use super::super::{Failure, block_on};
 use super::events::{Selected, table as events_table};
-use super::table::{Table, printable};
-use super::target::{Kinds, Query, Target, at, conditions, items, name_of, text_at, unknown};
+use super::table::Table;
+use super::target::{Kinds, Query, Target, at, conditions, items, name_of, text_at, unknown_to};
 
 /// The arguments of `evenkeel describe`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    which: Which,
+    within: Within,
     /// KIND NAME, or KIND/NAME
     #[arg(value_name = "KIND NAME", num_args = 1..=2, required = true)]
     what: Vec<String>,
-    /// In this namespace
-    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
-    namespace: String,
 }
 
 /// Prints all that is known of one object.
@@ -33,13 +30,14 @@ pub(in crate::cli) fn describe(args: &Args) -> Result<(), Failure> {
     };
     let Target { kind, name } = target.map_err(Failure::Usage)?;
     block_on(async {
-        let mut client = Client::connect(&args.which.whose()?).await?;
-        let list: Value = client.get(&Query::of(kind, Some(&args.namespace)).path()).await?;
+        let mut client = Client::connect(&args.within.which.whose()?).await?;
+        let list: Value = client.get(&Query::of(kind, Some(&args.within.namespace)).path()).await?;
         let Some(object) = items(&list).iter().find(|item| name_of(item) == name) else {
-            return Err(unknown(kind, &name, &args.namespace, items(&list).iter().map(name_of)));
+            let known = items(&list).iter().map(name_of);
+            return Err(unknown_to(&mut client, kind, &name, &args.within.namespace, known).await);
         };
         let about = Selected { kind: Some(kind), name: Some(&name) };
-        let namespace = if kind.namespaced() { &args.namespace } else { "default" };
+        let namespace = if kind.namespaced() { &args.within.namespace } else { "default" };
         let events = events_table(&mut client, Some(namespace), about).await?;
         let terminal = Terminal::stdout();
         output::print(&described(object, events, &terminal)).map_err(Failure::failed)

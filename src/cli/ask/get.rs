@@ -7,8 +7,8 @@ use super::super::client::{Client, Lines, json as read_json};
 use super::super::output::{self, Terminal};
 use super::super::which::Which;
 use super::super::{Failure, block_on};
-use super::table::{Table, printable};
-use super::target::{Change, Kinds, Query, condition, items, name_of, text_at, unknown};
+use super::table::Table;
+use super::target::{Change, Kinds, Query, items, name_of, text_at, unknown_to, unread};
 use crate::report::Kind;
 use crate::resource::GROUP;
 
@@ -164,12 +164,16 @@ impl Listing {
             text += &table.whole(&terminal);
         }
         output::print(&text).map_err(Failure::failed)?;
-        self.missing(kinds, names, &known)?;
+        self.missing(client, kinds, names, &known).await?;
         if text.is_empty() {
             self.nothing(kinds);
         }
         if names.is_empty() && !kinds.contains(&Kind::Source) {
-            unread(client).await?;
+            // No table of objects shows it: a file that could not be read may declare some.
+            let sources: Value = client.get(&Query::of(Kind::Source, None).path()).await?;
+            if let Some(note) = unread(items(&sources)) {
+                output::note(&note);
+            }
         }
         Ok(())
     }
@@ -181,15 +185,16 @@ impl Listing {
     }
 
     /// A failure if a name was asked for that nobody has.
-    fn missing(
+    async fn missing(
         &self,
+        client: &mut Client,
         kinds: &[Kind],
         names: &[String],
         known: &[(Kind, Vec<String>)],
     ) -> Result<(), Failure> {
         let all: Vec<&str> = known.iter().flat_map(|(_, names)| names).map(String::as_str).collect();
         match (names.iter().find(|name| !all.contains(&name.as_str())), kinds) {
-            (Some(name), [kind, ..]) => Err(unknown(*kind, name, &self.namespace, all)),
+            (Some(name), [kind, ..]) => Err(unknown_to(client, *kind, name, &self.namespace, all).await),
             _ => Ok(()),
         }
     }
@@ -226,7 +231,7 @@ impl Listing {
             let wanted = |item: &&Value| names.is_empty() || names.iter().any(|name| name_of(item) == name);
             objects.extend(items(&list).iter().filter(wanted).cloned());
         }
-        self.missing(kinds, names, &known)?;
+        self.missing(client, kinds, names, &known).await?;
         let text = match (self.output, &*objects, names) {
             (Output::Name, ..) => objects.iter().map(named).collect(),
             (_, [object], [_]) => self.document(object)?,
@@ -261,7 +266,7 @@ impl Listing {
             let all: Value = client.get(&self.query(kind).path()).await?;
             let known: Vec<&str> = items(&all).iter().map(name_of).collect();
             if !known.contains(&name.as_str()) {
-                return Err(unknown(kind, name, &self.namespace, known));
+                return Err(unknown_to(&mut client, kind, name, &self.namespace, known).await);
             }
         }
         // What there is comes first, as one list: so that the columns fit.
@@ -308,18 +313,6 @@ pub(super) fn text_of(cell: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
-}
-
-/// Says what no table of objects shows: a file that could not be read may declare some.
-async fn unread(client: &mut Client) -> Result<(), Failure> {
-    let sources: Value = client.get(&Query::of(Kind::Source, None).path()).await?;
-    for source in items(&sources) {
-        if let Some(ready) = condition(source, "Ready").filter(|ready| text_at(ready, "/status") == "False") {
-            let message = printable(text_at(ready, "/message"));
-            output::note(&format!("source: {message} (evenkeel describe src {} has more)", name_of(source)));
-        }
-    }
-    Ok(())
 }
 
 fn named(object: &Value) -> String {

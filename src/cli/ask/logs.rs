@@ -3,11 +3,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::client::{Client, Lines};
-use super::super::output::{self, Colour, Terminal};
-use super::super::which::Which;
+use super::super::output::{self, Colour, Terminal, printable};
+use super::super::which::Within;
 use super::super::{Failure, block_on};
-use super::table::printable;
-use super::target::{Query, Target, items, name_of, unknown};
+use super::target::{Query, Target, items, name_of, unknown_to};
 use crate::report::Kind;
 use crate::wire::LogLine;
 
@@ -15,7 +14,7 @@ use crate::wire::LogLine;
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    which: Which,
+    within: Within,
     /// The server
     #[arg(value_name = "NAME", value_parser = Target::parse)]
     server: Target,
@@ -25,9 +24,6 @@ pub(in crate::cli) struct Args {
     /// Only the last lines
     #[arg(long, value_name = "LINES")]
     tail: Option<u64>,
-    /// In this namespace
-    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
-    namespace: String,
 }
 
 #[derive(Deserialize)]
@@ -43,12 +39,12 @@ pub(in crate::cli) fn logs(args: &Args) -> Result<(), Failure> {
         return Err(Failure::Usage("only servers have logs".into()));
     };
     block_on(async {
-        let mut client = Client::connect(&args.which.whose()?).await?;
-        let query = Query::of(Kind::McpServer, Some(&args.namespace));
+        let mut client = Client::connect(&args.within.which.whose()?).await?;
+        let query = Query::of(Kind::McpServer, Some(&args.within.namespace));
         let list: Value = client.get(&query.path()).await?;
         let names = || items(&list).iter().map(name_of);
         if !names().any(|known| known == *name) {
-            return Err(unknown(Kind::McpServer, name, &args.namespace, names()));
+            return Err(unknown_to(&mut client, Kind::McpServer, name, &args.within.namespace, names()).await);
         }
         let tail = args.tail.map(|lines| format!("&tailLines={lines}")).unwrap_or_default();
         let path = format!("{}?follow={}{tail}", query.below(&[name.as_str(), "log"]), args.follow);

@@ -1,6 +1,6 @@
 use unicode_width::UnicodeWidthStr;
 
-use super::super::output::{Colour, Terminal};
+use super::super::output::{Colour, Terminal, printable};
 
 /// Between two columns, where there is room for it.
 const GAP: usize = 3;
@@ -180,11 +180,6 @@ fn colour(row: &[String], heading: &str, cell: &str) -> Option<Colour> {
         (_, "READY" | "STATUS", "True") => Some(Colour::Green),
         _ => None,
     }
-}
-
-/// Text for a terminal: what servers say may hold control characters.
-pub(in crate::cli) fn printable(text: &str) -> String {
-    text.chars().map(|char| if char.is_control() { ' ' } else { char }).collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@ use serde_json::Value;
 use url::form_urlencoded::{Serializer, byte_serialize};
 
 use super::super::Failure;
-use super::super::client::Lines;
+use super::super::client::{Client, Lines};
+use super::super::output::{self, printable};
 use crate::report::Kind;
 use crate::resource::API_VERSION;
 
@@ -137,6 +138,22 @@ pub(in crate::cli) fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a
     conditions(object).iter().find(|condition| text_at(condition, "/type") == kind)
 }
 
+/// True if a condition speaks of the declaration as it is now: what was said of an earlier generation says nothing
+/// of this one.
+pub(in crate::cli) fn is_current(object: &Value, condition: &Value) -> bool {
+    at(condition, "/observedGeneration").as_i64() >= at(object, "/metadata/generation").as_i64()
+}
+
+/// What is said of a source that was not read as a whole.
+pub(in crate::cli) fn unread<'a>(sources: impl IntoIterator<Item = &'a Value>) -> Option<String> {
+    let told = |source| {
+        let ready = condition(source, "Ready").filter(|ready| text_at(ready, "/status") == "False")?;
+        let message = printable(text_at(ready, "/message"));
+        Some(format!("source: {message} (evenkeel describe src {} has more)", name_of(source)))
+    };
+    sources.into_iter().find_map(told)
+}
+
 /// One line of a watch.
 #[derive(Debug, Deserialize)]
 pub(in crate::cli) struct Change {
@@ -148,12 +165,12 @@ pub(in crate::cli) struct Change {
 }
 
 impl Change {
-    /// Reads the next line; a watch that ended, or says that it cannot go on, is a failure.
+    /// Reads the next line; a watch that ended, or says that it cannot go on, is interrupted.
     pub async fn next(lines: &mut Lines) -> Result<Self, Failure> {
-        let line = lines.next().await?.ok_or_else(|| Failure::Failed("evenkeel has ended".into()))?;
+        let line = lines.next().await?.ok_or_else(|| Failure::Interrupted("evenkeel has ended".into()))?;
         let change: Self = serde_json::from_str(&line).map_err(Failure::failed)?;
         if change.kind == "ERROR" {
-            return Err(Failure::failed(text_at(&change.object, "/message")));
+            return Err(Failure::Interrupted(text_at(&change.object, "/message").to_owned()));
         }
         Ok(change)
     }
@@ -164,6 +181,25 @@ fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&
     let likeness = |known| strsim::normalized_damerau_levenshtein(name, known);
     let best = known.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
     (likeness(best) > 0.6).then_some(best)
+}
+
+/// The same, after a note on what could not be read, if there is any: it may be declared there.
+pub(in crate::cli) async fn unknown_to<'a>(
+    client: &mut Client,
+    kind: Kind,
+    name: &str,
+    namespace: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Failure {
+    match client.get::<Value>(&Query::of(Kind::Source, None).path()).await {
+        Ok(sources) => {
+            if let Some(note) = unread(items(&sources)) {
+                output::note(&note);
+            }
+            unknown(kind, name, namespace, known)
+        }
+        Err(failure) => failure,
+    }
 }
 
 /// What is said of a name that nobody has.

@@ -8,9 +8,9 @@ use super::super::output::{self, Progress};
 use super::super::which::{Which, Whose};
 use super::super::{Failure, block_on};
 use super::mirror::Mirror;
-use super::target::{Target, at, conditions, name_of, text_at, unknown};
+use super::target::{Target, at, condition, conditions, is_current, name_of, text_at, unknown, unread};
 use crate::report::Kind;
-use crate::resource::Bounded;
+use crate::resource::{Bounded, Reason};
 
 /// How long a name that is not declared is waited for: a file that was just written takes a moment to be seen.
 const UNKNOWN: Duration = Duration::from_secs(3);
@@ -40,9 +40,9 @@ pub(in crate::cli) struct Args {
     /// Give up after this
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = Limit::parse)]
     timeout: Limit,
-    /// In this namespace
-    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
-    namespace: String,
+    /// In this namespace [default: `default`; of --all, every one]
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
 }
 
 /// What is waited for.
@@ -72,15 +72,12 @@ impl Goal {
             (Self::Delete, Some(_)) => Some(format!("{who} is still declared")),
             (Self::Condition { .. }, None) => Some(format!("{who} is not declared")),
             (Self::Condition { kind, status }, Some(object)) => {
-                // What was said of an earlier generation says nothing of this one.
-                let generation = at(object, "/metadata/generation").as_i64();
                 let found = conditions(object)
                     .iter()
                     .find(|found| text_at(found, "/type").eq_ignore_ascii_case(kind));
                 let Some(found) = found else { return Some(format!("{who} has no condition {kind}")) };
                 let is = text_at(found, "/status");
-                let old = at(found, "/observedGeneration").as_i64() < generation;
-                if is.eq_ignore_ascii_case(status) && !old {
+                if is.eq_ignore_ascii_case(status) && is_current(object, found) {
                     return None;
                 }
                 let [kind, reason, message] = ["/type", "/reason", "/message"].map(|key| text_at(found, key));
@@ -95,23 +92,40 @@ pub(in crate::cli) fn wait(args: &Args) -> Result<(), Failure> {
     block_on(async {
         let whose = args.which.whose()?;
         let end = Instant::now() + args.timeout.get();
-        daemon(&whose, end).await?;
-        if args.required { args.required(&whose, end).await } else { args.conditions(&whose, end).await }
+        loop {
+            daemon(&whose, end).await?;
+            let told = if args.required {
+                args.required(&whose, end).await
+            } else {
+                args.conditions(&whose, end).await
+            };
+            match told {
+                // It may be starting again.
+                Err(Failure::Interrupted(_)) if Instant::now() < end => sleep(PAUSE).await,
+                told => return told,
+            }
+        }
     })
 }
 
 /// Waits for the daemon itself: scripts start both at once.
 async fn daemon(whose: &Whose, end: Instant) -> Result<(), Failure> {
-    while Client::find(whose).await?.is_none() {
-        if Instant::now() >= end {
-            return Client::connect(whose).await.map(drop);
+    loop {
+        match Client::find(whose).await {
+            Ok(Some(_)) => return Ok(()),
+            Ok(None) | Err(Failure::Interrupted(_)) if Instant::now() < end => sleep(PAUSE).await,
+            Ok(None) => return Client::connect(whose).await.map(drop),
+            Err(failure) => return Err(failure),
         }
-        sleep(PAUSE).await;
     }
-    Ok(())
 }
 
 impl Args {
+    /// `None` means every namespace.
+    fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref().or((!self.all).then_some("default"))
+    }
+
     async fn required(&self, whose: &Whose, end: Instant) -> Result<(), Failure> {
         let mut progress = Progress::default();
         let mut client = Client::connect(whose).await?;
@@ -121,48 +135,84 @@ impl Args {
             if Instant::now() >= end {
                 return Err(self.gave_up(refused.message.lines()));
             }
-            progress.show(&format!("waiting for {}", refused.message.replace('\n', ", ")));
+            progress.show(&format!("waiting: {}", refused.message.replace('\n', ", ")));
             sleep(PAUSE).await;
         }
     }
 
     async fn conditions(&self, whose: &Whose, end: Instant) -> Result<(), Failure> {
         let mut progress = Progress::default();
-        let kinds: &[Kind] = if self.all { &[Kind::McpServer, Kind::Skill] } else { &Kind::ALL };
+        progress.show("waiting for a look at the files");
+        // What a file said before it was edited a moment ago is not what is waited for.
+        let looked = timeout_at(end, Client::connect(whose).await?.look()).await;
+        let unseen = match looked {
+            Ok(looked) => looked.map(|()| None)?,
+            Err(_) => Some("evenkeel has not looked at the files yet".to_owned()),
+        };
         let mut mirrors = Vec::new();
-        for kind in kinds {
-            if self.all || self.targets.iter().any(|target| target.kind == *kind) {
-                let namespace = (!self.all).then_some(&*self.namespace);
-                mirrors.push((*kind, Mirror::open(whose, *kind, namespace).await?));
+        for kind in Kind::ALL {
+            let is_asked = if self.all {
+                kind != Kind::Source
+            } else {
+                self.targets.iter().any(|target| target.kind == kind)
+            };
+            if is_asked || kind == Kind::Source {
+                mirrors.push((kind, Mirror::open(whose, kind, self.namespace()).await?));
             }
         }
-        let patience = Instant::now() + UNKNOWN;
         let waits_for_names = matches!(self.goal, Goal::Condition { .. });
+        let mut patience = None;
         loop {
-            let missing = self.missing(&mirrors);
+            let sources =
+                || objects(&mirrors).filter(|(kind, _)| *kind == Kind::Source).map(|(_, source)| source);
+            let in_the_way: Vec<_> = sources().filter_map(|source| self.in_the_way(source)).collect();
+            let missing: Vec<_> =
+                unseen.iter().cloned().chain(in_the_way).chain(self.missing(&mirrors)).collect();
             if missing.is_empty() {
                 return Ok(());
             }
-            progress.show(&format!("waiting for {}", missing.join(", ")));
+            progress.show(&format!("waiting: {}", missing.join(", ")));
             let stranger = self.stranger(&mirrors).filter(|_| waits_for_names);
-            let until = if stranger.is_some() { end.min(patience) } else { end };
+            if stranger.is_some() && patience.is_none() && sources().all(is_known) {
+                patience = Some(Instant::now() + UNKNOWN);
+            }
+            let until = patience.filter(|_| stranger.is_some()).map_or(end, |patience| patience.min(end));
+            let note = unread(sources());
             let changed = futures_util::future::select_all(
                 mirrors.iter_mut().map(|(_, mirror)| Box::pin(mirror.changed())),
             );
             let Ok((changed, ..)) = timeout_at(until, changed).await else {
                 drop(progress);
-                return Err(stranger.unwrap_or_else(|| self.gave_up(missing.iter().map(String::as_str))));
+                let Some(stranger) = stranger else {
+                    return Err(self.gave_up(missing.iter().map(String::as_str)));
+                };
+                note.iter().for_each(output::note);
+                return Err(stranger);
             };
             changed?;
         }
     }
 
+    /// Why a source stands in the way: nothing is known of what it declares, or not all that is declared.
+    fn in_the_way(&self, source: &Value) -> Option<String> {
+        let ready = condition(source, "Ready").cloned().unwrap_or_default();
+        let [is, reason, message] = ["/status", "/reason", "/message"].map(|key| text_at(&ready, key));
+        let is_in_the_way = match is {
+            "True" => false,
+            "False" => {
+                let unavailable = reason == Reason::SourceUnavailable.to_string();
+                self.all || unavailable && self.goal == Goal::Delete
+            }
+            _ => true,
+        };
+        is_in_the_way.then(|| format!("Source/{} is Ready={is} ({reason}): {message}", name_of(source)))
+    }
+
     /// What is not reached, a sentence for each object.
     fn missing(&self, mirrors: &[(Kind, Mirror)]) -> Vec<String> {
         if self.all {
-            let objects =
-                mirrors.iter().flat_map(|(kind, mirror)| mirror.objects().map(|object| (*kind, object)));
-            let active = objects.filter(|(_, object)| *at(object, "/spec/suspend") != true);
+            let declared = objects(mirrors).filter(|(kind, _)| *kind != Kind::Source);
+            let active = declared.filter(|(_, object)| *at(object, "/spec/suspend") != true);
             let missed = active.filter_map(|(kind, object)| {
                 let target = Target { kind, name: name_of(object).to_owned() };
                 self.goal.misses(&target, Some(object))
@@ -176,7 +226,7 @@ impl Args {
     }
 
     fn find<'a>(&self, target: &Target, mirrors: &'a [(Kind, Mirror)]) -> Option<&'a Value> {
-        let namespace = if target.kind.namespaced() { &*self.namespace } else { "" };
+        let namespace = self.namespace().filter(|_| target.kind.namespaced()).unwrap_or_default();
         mirrors.iter().find(|(kind, _)| *kind == target.kind)?.1.get(namespace, &target.name)
     }
 
@@ -184,15 +234,25 @@ impl Args {
     fn stranger(&self, mirrors: &[(Kind, Mirror)]) -> Option<Failure> {
         let target = self.targets.iter().find(|target| self.find(target, mirrors).is_none())?;
         let (_, mirror) = mirrors.iter().find(|(kind, _)| *kind == target.kind)?;
-        Some(unknown(target.kind, &target.name, &self.namespace, mirror.objects().map(name_of)))
+        let namespace = self.namespace().unwrap_or_default();
+        Some(unknown(target.kind, &target.name, namespace, mirror.objects().map(name_of)))
     }
 
     fn gave_up<'a>(&self, missing: impl Iterator<Item = &'a str>) -> Failure {
         for line in missing {
-            output::note(&super::table::printable(line));
+            output::note(&output::printable(line));
         }
         Failure::Failed(format!("not within {}", self.timeout))
     }
+}
+
+fn objects(mirrors: &[(Kind, Mirror)]) -> impl Iterator<Item = (Kind, &Value)> {
+    mirrors.iter().flat_map(|(kind, mirror)| mirror.objects().map(|object| (*kind, object)))
+}
+
+/// True once a source has been read, or cannot be.
+fn is_known(source: &Value) -> bool {
+    condition(source, "Ready").is_some_and(|ready| text_at(ready, "/status") != "Unknown")
 }
 
 #[cfg(test)]

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::super::ask::{Mirror, at, text_at};
+use super::super::ask::{Mirror, at, is_current, text_at};
 use super::super::client::Client;
 use super::super::output::{self, Progress};
-use super::super::which::Which;
+use super::super::which::Within;
 use super::super::{Failure, block_on};
 use super::manifest::{From, Manifest, Named, Spec, Value};
 use super::{condition, file};
@@ -22,7 +22,7 @@ type Limit = Bounded<1, 3_600_000>;
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    which: Which,
+    within: Within,
     /// The name of the server; the file is NAME.yaml
     #[arg(value_name = "NAME")]
     name: String,
@@ -41,9 +41,6 @@ pub(in crate::cli) struct Args {
     /// A variable or header whose value is in a secret: NAME=SECRET/KEY
     #[arg(long, value_name = "NAME=SECRET/KEY")]
     secret: Vec<String>,
-    /// In this namespace
-    #[arg(short, long, value_name = "NAMESPACE")]
-    namespace: Option<String>,
     /// Write the file and leave it at that
     #[arg(long)]
     no_wait: bool,
@@ -54,8 +51,8 @@ pub(in crate::cli) struct Args {
 
 /// Declares a server.
 pub(super) fn add(args: &Args) -> Result<(), Failure> {
-    let directory = args.which.directory()?;
-    let namespace = args.namespace.as_deref().filter(|namespace| *namespace != "default");
+    let directory = args.within.which.directory()?;
+    let namespace = Some(&*args.within.namespace).filter(|namespace| *namespace != "default");
     let path = directory.join(format!("{}.yaml", args.name));
     let text = Manifest::new(&args.name, namespace, args.spec()?)
         .text(Path::new(path.file_name().unwrap_or_default()))?;
@@ -103,17 +100,13 @@ impl Args {
         }
     }
 
-    fn namespace(&self) -> &str {
-        self.namespace.as_deref().unwrap_or("default")
-    }
-
     /// A second declaration of a name would be refused, and in a file that looks well.
     fn refuse_twice(&self, directory: &Path) -> Result<(), Failure> {
         let places = directory::find(directory).map_err(|error| cannot(directory, &error))?;
         let twice = places.iter().find(|place| {
             place.kind == Kind::McpServer.name()
                 && *place.key.name == *self.name
-                && *place.key.namespace == *self.namespace()
+                && *place.key.namespace == *self.within.namespace
         });
         match twice {
             Some(place) => Err(Failure::Failed(format!(
@@ -128,21 +121,26 @@ impl Args {
 
     /// Waits until it is attached, or says why it is not.
     async fn attached(&self, path: &Path) -> Result<(), Failure> {
-        let whose = self.which.whose()?;
-        if Client::find(&whose).await?.is_none() {
+        let whose = self.within.which.whose()?;
+        let Some(mut client) = Client::find(&whose).await? else {
             output::note(&format!(
                 "no evenkeel is running for {whose}; it is attached by: {}",
                 whose.start()
             ));
             return Ok(());
-        }
+        };
         let mut progress = Progress::default();
         let (start, end) = (Instant::now(), Instant::now() + self.timeout.get());
-        let mut mirror = Mirror::open(&whose, Kind::McpServer, Some(self.namespace())).await?;
+        // Another server of this name may have been there a moment ago: what is told of that says nothing of this one.
+        let mut why = "evenkeel has not seen the file yet".to_owned();
+        match timeout_at(end, client.look()).await {
+            Ok(looked) => looked?,
+            Err(_) => return Err(self.not_attached(path, &format!("not within {}; {why}", self.timeout))),
+        }
+        let mut mirror = Mirror::open(&whose, Kind::McpServer, Some(&self.within.namespace)).await?;
         loop {
-            let mut why = "evenkeel has not seen the file yet".to_owned();
-            if let Some(server) = mirror.get(self.namespace(), &self.name)
-                && let Some(ready) = condition(server, "Ready")
+            if let Some(server) = mirror.get(&self.within.namespace, &self.name)
+                && let Some(ready) = condition(server, "Ready").filter(|ready| is_current(server, ready))
             {
                 let reason = text_at(ready, "/reason");
                 if text_at(ready, "/status") == "True" {

@@ -6,10 +6,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
-use super::super::ask::{Mirror, at, items, name_of, text_at, unknown};
+use super::super::ask::{Mirror, at, is_current, items, name_of, text_at, unknown_to};
 use super::super::client::Client;
-use super::super::output::{self, Progress};
-use super::super::which::{Which, Whose};
+use super::super::output::{self, Progress, printable};
+use super::super::which::{Whose, Within};
 use super::super::{Failure, block_on};
 use super::{Query, condition};
 use crate::admin::PRUNE_EMPTY;
@@ -24,7 +24,7 @@ type Limit = Bounded<1, 3_600_000>;
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    which: Which,
+    within: Within,
     /// Only these servers
     #[arg(value_name = "NAME")]
     names: Vec<String>,
@@ -40,9 +40,6 @@ pub(in crate::cli) struct Args {
     /// Do not wait longer than this
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = Limit::parse)]
     timeout: Limit,
-    /// In this namespace
-    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
-    namespace: String,
 }
 
 /// What a server offers: digests of what it says of its tools, by name.
@@ -60,17 +57,20 @@ pub(super) fn reload(args: &Args) -> Result<(), Failure> {
 
 impl Args {
     async fn run(&self) -> Result<(), Failure> {
-        let whose = self.which.whose()?;
+        let whose = self.within.which.whose()?;
         let mut client = Client::connect(&whose).await?;
         if self.prune_empty {
             return self.prune(&whose, &mut client).await;
         }
+        let end = Instant::now() + self.timeout.get();
+        timeout_at(end, client.look()).await.map_err(|_| self.late("the look at the files"))??;
         let list: Value = client.get(&self.query().path()).await?;
         let servers = items(&list);
         if let Some(name) =
             self.names.iter().find(|name| !servers.iter().any(|server| name_of(server) == **name))
         {
-            return Err(unknown(Kind::McpServer, name, &self.namespace, servers.iter().map(name_of)));
+            let known = servers.iter().map(name_of);
+            return Err(unknown_to(&mut client, Kind::McpServer, name, &self.within.namespace, known).await);
         }
         let wanted = |server: &&Value| match &*self.names {
             [] => *at(server, "/spec/suspend") != true,
@@ -87,7 +87,7 @@ impl Args {
         let asked =
             if before.len() == 1 { "1 server".to_owned() } else { format!("{} servers", before.len()) };
         output::print(&format!("accepted for {asked}\n")).map_err(Failure::failed)?;
-        if self.no_wait { Ok(()) } else { self.applied(&whose, &mut client, &stamp, before).await }
+        if self.no_wait { Ok(()) } else { self.applied(&whose, &mut client, &stamp, before, end).await }
     }
 
     /// Says that an empty directory is meant, and waits until nothing is held back.
@@ -110,7 +110,7 @@ impl Args {
     }
 
     fn query(&self) -> Query {
-        Query::of(Kind::McpServer, Some(&self.namespace))
+        Query::of(Kind::McpServer, Some(&self.within.namespace))
     }
 
     async fn tools(&self, client: &mut Client, name: &str) -> Result<Tools, Failure> {
@@ -135,21 +135,23 @@ impl Args {
         client: &mut Client,
         stamp: &str,
         mut waiting: BTreeMap<String, Tools>,
+        end: Instant,
     ) -> Result<(), Failure> {
-        let end = Instant::now() + self.timeout.get();
         let mut progress = Progress::default();
-        let mut mirror = Mirror::open(whose, Kind::McpServer, Some(&self.namespace)).await?;
+        let mut mirror = Mirror::open(whose, Kind::McpServer, Some(&self.within.namespace)).await?;
         let mut failed = 0;
         loop {
             let over: Vec<String> = waiting
                 .keys()
-                .filter(|name| mirror.get(&self.namespace, name).is_none_or(|server| is_over(server, stamp)))
+                .filter(|name| {
+                    mirror.get(&self.within.namespace, name).is_none_or(|server| is_over(server, stamp))
+                })
                 .cloned()
                 .collect();
             for name in over {
                 progress.clear();
                 let before = waiting.remove(&name).unwrap_or_default();
-                let Some(server) = mirror.get(&self.namespace, &name) else {
+                let Some(server) = mirror.get(&self.within.namespace, &name) else {
                     output::print(&format!("{name}: no longer declared\n")).map_err(Failure::failed)?;
                     continue;
                 };
@@ -159,7 +161,8 @@ impl Args {
                     format!("{name}: {}\n", difference(&before, &after))
                 } else {
                     failed += 1;
-                    format!("{name}: {}: {}\n", text_at(&ready, "/reason"), text_at(&ready, "/message"))
+                    let message = printable(text_at(&ready, "/message"));
+                    format!("{name}: {}: {message}\n", text_at(&ready, "/reason"))
                 };
                 output::print(&told).map_err(Failure::failed)?;
             }
@@ -170,11 +173,15 @@ impl Args {
             progress.show(&format!("waiting for {}", names.join(", ")));
             let Ok(changed) = timeout_at(end, mirror.changed()).await else {
                 drop(progress);
-                return Err(Failure::Failed(format!("not within {}: {}", self.timeout, names.join(", "))));
+                return Err(self.late(&names.join(", ")));
             };
             changed?;
         }
         if failed > 0 { Err(Failure::Failed(format!("{failed} not attached"))) } else { Ok(()) }
+    }
+
+    fn late(&self, what: &str) -> Failure {
+        Failure::Failed(format!("not within {}: {what}", self.timeout))
     }
 }
 
@@ -188,14 +195,16 @@ fn is_held(source: &Value) -> bool {
 
 /// True once a server has done what was asked of it, whatever came of it.
 fn is_over(server: &Value, stamp: &str) -> bool {
-    let is = |kind, status| condition(server, kind).is_some_and(|told| text_at(told, "/status") == status);
-    // What is not accepted, or lacks a reference, is not worked on before that changes.
-    if is("Accepted", "False") || is("ResolvedRefs", "False") {
-        return true;
-    }
-    let connecting = Reason::Connecting.to_string();
-    text_at(server, "/status/lastHandledReconcileAt") == stamp
-        && condition(server, "Ready").is_some_and(|ready| text_at(ready, "/reason") != connecting)
+    let Some(ready) = condition(server, "Ready").filter(|ready| is_current(server, ready)) else {
+        return false;
+    };
+    let is_false = |kind| condition(server, kind).is_some_and(|told| text_at(told, "/status") == "False");
+    let is = |reason: Reason| text_at(ready, "/reason") == reason.to_string();
+    // What is not accepted, lacks a reference or is suspended is not worked on before that changes.
+    is_false("Accepted")
+        || is_false("ResolvedRefs")
+        || is(Reason::Suspended)
+        || text_at(server, "/status/lastHandledReconcileAt") == stamp && !is(Reason::Connecting)
 }
 
 fn difference(before: &Tools, after: &Tools) -> String {

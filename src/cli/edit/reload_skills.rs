@@ -3,9 +3,9 @@ use std::fmt::Write;
 use hyper::Method;
 use tokio::time::timeout;
 
-use super::super::ask::unknown;
+use super::super::ask::unknown_to;
 use super::super::client::{Client, json};
-use super::super::which::Which;
+use super::super::which::Within;
 use super::super::{Failure, block_on, output};
 use crate::admin::{RELOAD_SKILLS, Reloaded};
 use crate::report::Kind;
@@ -18,16 +18,13 @@ type Limit = Bounded<1, 3_600_000>;
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    which: Which,
+    within: Within,
     /// Only these skills
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// Do not wait longer than this
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = Limit::parse)]
     timeout: Limit,
-    /// In this namespace
-    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
-    namespace: String,
 }
 
 /// Asks for a look at the files of skills and tells what came of it.
@@ -37,17 +34,17 @@ pub(super) fn reload(args: &Args) -> Result<(), Failure> {
 
 impl Args {
     async fn run(&self) -> Result<(), Failure> {
-        let mut client = Client::connect(&self.which.whose()?).await?;
+        let mut client = Client::connect(&self.within.which.whose()?).await?;
         let asked = async {
             let answer = client.send(Method::POST, RELOAD_SKILLS, "application/json", None).await?;
             json::<Vec<Reloaded>>(answer).await
         };
         let within = timeout(self.timeout.get(), asked).await;
         let all = within.map_err(|_| Failure::Failed(format!("not within {}", self.timeout)))??;
-        let skills: Vec<_> = all.iter().filter(|skill| skill.namespace == self.namespace).collect();
+        let skills: Vec<_> = all.iter().filter(|skill| skill.namespace == self.within.namespace).collect();
         let known = || skills.iter().map(|skill| skill.name.as_str());
         if let Some(name) = self.names.iter().find(|name| known().all(|known| known != name.as_str())) {
-            return Err(unknown(Kind::Skill, name, &self.namespace, known()));
+            return Err(unknown_to(&mut client, Kind::Skill, name, &self.within.namespace, known()).await);
         }
         let mut failed = 0;
         let mut text = String::new();
@@ -58,7 +55,7 @@ impl Args {
             let told = match problem {
                 Some(problem) => {
                     failed += 1;
-                    format!("{}: {}", problem.reason, problem.message)
+                    format!("{}: {}", problem.reason, output::printable_lines(&problem.message))
                 }
                 None if *changed => "changed".to_owned(),
                 None => "unchanged".to_owned(),

@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::super::ask::{Mirror, unknown};
 use super::super::client::Client;
-use super::super::which::Which;
+use super::super::which::Within;
 use super::super::{Failure, block_on, output};
 use super::file;
 use crate::report::Kind;
@@ -19,29 +19,28 @@ const SEEN: Duration = Duration::from_secs(10);
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    which: Which,
+    within: Within,
     /// The name of the server
     #[arg(value_name = "NAME")]
     name: String,
-    /// In this namespace
-    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
-    namespace: String,
 }
 
 /// Takes a server's declaration away: its file, or its document of a file that holds more.
 pub(super) fn remove(args: &Args) -> Result<(), Failure> {
-    let root = args.which.directory()?;
+    let root = args.within.which.directory()?;
     let places = directory::find(&root).map_err(|error| told(&root, &error))?;
     let servers: Vec<_> = places
         .iter()
-        .filter(|place| place.kind == Kind::McpServer.name() && *place.key.namespace == *args.namespace)
+        .filter(|place| {
+            place.kind == Kind::McpServer.name() && *place.key.namespace == *args.within.namespace
+        })
         .collect();
     let found: Vec<_> = servers.iter().filter(|place| *place.key.name == *args.name).collect();
     let where_ = |place: &Place| format!("{}:{}", root.join(&place.path).display(), place.line);
     let place = match &*found {
         [] => {
             let known = servers.iter().map(|place| &*place.key.name);
-            return Err(unknown(Kind::McpServer, &args.name, &args.namespace, known));
+            return Err(unknown(Kind::McpServer, &args.name, &args.within.namespace, known));
         }
         [place] => place,
         [first, rest @ ..] => {
@@ -91,13 +90,13 @@ fn without(text: &str, (first, end): (usize, usize)) -> String {
 impl Args {
     /// Waits until a running evenkeel has seen it.
     async fn gone(&self) -> Result<(), Failure> {
-        let whose = self.which.whose()?;
+        let whose = self.within.which.whose()?;
         if Client::find(&whose).await?.is_none() {
             return Ok(());
         }
         let end = Instant::now() + SEEN;
-        let mut mirror = Mirror::open(&whose, Kind::McpServer, Some(&self.namespace)).await?;
-        while mirror.get(&self.namespace, &self.name).is_some() {
+        let mut mirror = Mirror::open(&whose, Kind::McpServer, Some(&self.within.namespace)).await?;
+        while mirror.get(&self.within.namespace, &self.name).is_some() {
             match timeout_at(end, mirror.changed()).await {
                 Ok(changed) => changed?,
                 Err(_) => {
