@@ -133,10 +133,7 @@ mod tests {
     #[test]
     fn what_servers_say_moves_neither_the_cursor_nor_the_text_around_it() {
         assert_eq!(printable("a\u{1b}[2Jb\nc"), "a [2Jb c");
-        assert_eq!(
-            printable("evil\u{202e}txt.exe \u{2066}x\u{2069} \u{200f}\u{61c}"),
-            "evil txt.exe  x    "
-        );
+        assert_eq!(printable("evil\u{202e}txt.exe \u{2066}x\u{2069} \u{200f}\u{61c}"), "evil txt.exe  x    ");
         assert_eq!(printable("größer, 大, \u{5d0}\u{5d1}"), "größer, 大, \u{5d0}\u{5d1}");
         assert_eq!(printable_lines("a\rb\nc\u{7}\n"), "a b\nc ");
     }

@@ -19,6 +19,8 @@ pub struct Observation {
     pub phase: Phase,
     /// What is live, of this generation or an earlier one; `None` if nothing is.
     pub listed: Option<Arc<Listed>>,
+    /// Why a list of the live server could not be read again; what it listed before stays.
+    pub unread: Option<Problem>,
     /// How often the connection was lost and made again.
     pub restarts: u32,
 }

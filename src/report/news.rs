@@ -118,12 +118,13 @@ fn commit(meta: &Meta) -> String {
 
 /// The condition that says something new, and whether that is more than other words.
 fn changed<'a>(before: &[Condition], after: &'a [Condition]) -> Option<(&'a Condition, bool)> {
-    [ConditionType::Ready, ConditionType::Accepted, ConditionType::ResolvedRefs, ConditionType::Attached]
+    use ConditionType::{Accepted, Attached, Ready, Reconciling, ResolvedRefs};
+    [Ready, Accepted, ResolvedRefs, Attached, Reconciling]
         .into_iter()
         .filter_map(|kind| Some((kind, condition(after, kind)?)))
         .find_map(|(kind, told)| {
             let Some(earlier) = condition(before, kind) else { return Some((told, true)) };
-            let ready = kind == ConditionType::Ready && told.status == "True";
+            let ready = kind == Ready && told.status == "True";
             let flipped = (&earlier.status, &earlier.reason) != (&told.status, &told.reason)
                 || ready && earlier.observed_generation != told.observed_generation;
             // Of a server that is ready: other tools.

@@ -48,7 +48,7 @@ pub fn server_status(
     conditions.set(ConditionType::Accepted, accepted(declared, conflicts));
     conditions.set(ConditionType::ResolvedRefs, resolved_refs(declared));
     conditions.set(ConditionType::Attached, attached(declared, &work, live, previous));
-    if let Some(verdict) = reconciling(&work) {
+    if let Some(verdict) = reconciling(&work, seen) {
         conditions.set(ConditionType::Reconciling, verdict);
     }
     if let Some(verdict) = stalled(&work) {
@@ -282,9 +282,13 @@ fn was_attached(previous: Option<&McpServerStatus>) -> bool {
 }
 
 /// Never together with Stalled: kstatus would take a stalled object for one in progress.
-fn reconciling(work: &Work<'_>) -> Option<Verdict> {
+fn reconciling(work: &Work<'_>, seen: Option<&Observation>) -> Option<Verdict> {
     if work.is_stalled() {
         return None;
+    }
+    if let (Work::Attached, Some(problem)) = (work, seen.and_then(|seen| seen.unread.as_ref())) {
+        let next = "what it listed before stays, and it is asked again";
+        return Some(Verdict::yes(Reason::ProgressingWithRetry, sentence(problem, next)));
     }
     let (reason, message) = match work {
         Work::Draining(_) => (Reason::Progressing, "calls in flight are finishing".to_owned()),

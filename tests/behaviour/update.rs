@@ -262,13 +262,16 @@ async fn a_burst_of_notices_lists_again_once_and_a_failed_list_keeps_the_last() 
             *script =
                 script.clone().tools(&["echo"]).on("tools/list", Rule::always(Then::error(-32603, "boom")));
         });
-        let name = "the list could not be read again";
-        eventually("the failure is logged", async || stage.evenkeel.said().contains(name).then_some(()))
-            .await;
+        let failure = stage.evenkeel.wait_for("s", "Reconciling", "True", "ProgressingWithRetry").await;
+        assert!(failure.message.contains("tools/list") && failure.message.contains("boom"), "{failure:?}");
         assert_eq!(watcher.agent.tools().await, ["s_echo", "s_odd"]);
         stage.evenkeel.attached("s").await;
+        // It is asked again without another notice.
         rig.edit(|script| script.on.clear());
-        rig.tell(Command::Notify("notifications/tools/list_changed".into()));
         watcher.sees(&["s_echo"]).await;
+        eventually("all is said to be well", async || {
+            stage.evenkeel.condition("s", "Reconciling").await.is_none().then_some(())
+        })
+        .await;
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::rig::{Script, Stdio};
+use crate::rig::{Rule, Script, Stdio, Then};
 use crate::stage::{Done, Stage};
 use crate::support::{Declared, Evenkeel, eventually};
 
@@ -140,6 +140,18 @@ async fn a_reload_lists_again_and_only_a_reconnect_replaces() {
         (before.iter().filter(|process| process.is_alive()).count() == 1).then_some(())
     })
     .await;
+
+    // What cannot be listed is no success, though it is attached.
+    let broken = Script::default().on("tools/list", Rule::always(Then::error(-32603, "boom")));
+    for process in server.alive() {
+        process.play(Script { quiet: true, ..broken.clone() }).await;
+    }
+    let done = stage.run(&["mcp", "reload", "a"]).await;
+    assert_eq!(done.code, 1, "{done:?}");
+    assert!(done.out.contains("a: tools/list") && done.out.contains("boom"), "{done:?}");
+    for process in server.alive() {
+        process.play(Script { quiet: true, ..Script::default() }).await;
+    }
 
     stage.declared.server("missing", "stdio: { command: no-such-program-anywhere }");
     stage.evenkeel.wait_for("missing", "Ready", "False", "CommandNotFound").await;

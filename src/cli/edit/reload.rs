@@ -156,7 +156,10 @@ impl Args {
                     continue;
                 };
                 let ready = condition(server, "Ready").cloned().unwrap_or_default();
-                let told = if text_at(&ready, "/status") == "True" {
+                let told = if let Some(unread) = unread(server) {
+                    failed += 1;
+                    format!("{name}: {}\n", printable(unread))
+                } else if text_at(&ready, "/status") == "True" {
                     let after = self.tools(client, &name).await?;
                     format!("{name}: {}\n", difference(&before, &after))
                 } else {
@@ -177,7 +180,7 @@ impl Args {
             };
             changed?;
         }
-        if failed > 0 { Err(Failure::Failed(format!("{failed} not attached"))) } else { Ok(()) }
+        if failed > 0 { Err(Failure::Failed(format!("{failed} failed"))) } else { Ok(()) }
     }
 
     fn late(&self, what: &str) -> Failure {
@@ -205,6 +208,12 @@ fn is_over(server: &Value, stamp: &str) -> bool {
         || is_false("ResolvedRefs")
         || is(Reason::Suspended)
         || text_at(server, "/status/lastHandledReconcileAt") == stamp && !is(Reason::Connecting)
+}
+
+/// Why a server that is attached could not be listed again.
+fn unread(server: &Value) -> Option<&str> {
+    let is_true = |kind| condition(server, kind).filter(|told| text_at(told, "/status") == "True");
+    is_true("Ready").and_then(|_| is_true("Reconciling")).map(|told| text_at(told, "/message"))
 }
 
 fn difference(before: &Tools, after: &Tools) -> String {

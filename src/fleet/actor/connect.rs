@@ -1,5 +1,6 @@
 //! Making the connection, and what follows when that fails or the connection is lost.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -134,7 +135,8 @@ impl Actor {
             ))
         });
         let target = self.target.clone();
-        self.live = Some(Live { target, link, events, kept, listed: None, since, health, subscriptions });
+        let (listed, unread) = (None, BTreeMap::new());
+        self.live = Some(Live { target, link, events, kept, listed, unread, since, health, subscriptions });
         self.publish();
         self.idle_at = self.idle_due();
         if let Some(before) = before {

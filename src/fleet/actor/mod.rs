@@ -4,6 +4,7 @@ mod connect;
 mod leave;
 mod offer;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -94,6 +95,8 @@ struct Live {
     events: Events,
     kept: Kept,
     listed: Option<Arc<Listed>>,
+    /// Lists that could not be read again, and why.
+    unread: BTreeMap<List, Problem>,
     since: Instant,
     health: Beside,
     /// Asks the server to tell what agents want to hear; `None` if it tells nothing.
@@ -291,6 +294,7 @@ impl Actor {
             },
             phase,
             listed: self.live.as_ref().and_then(|live| live.listed.clone()).or_else(|| self.asleep.clone()),
+            unread: self.live.as_ref().and_then(|live| live.unread.values().next().cloned()),
             restarts: self.restarts,
         };
         if self.told.as_ref() != Some(&observation) {

@@ -100,12 +100,17 @@ impl Actor {
         match result {
             Ok(items) => {
                 if let Some(live) = &mut self.live {
+                    live.unread.remove(&list);
                     *live.kept.lists.of_mut(list) = items;
                 }
                 self.publish();
             }
+            // It is as it was before, and still to be read.
             Err(error) => {
-                tracing::warn!(server = %self.target.key, %error, "the list could not be read again; the last one stays");
+                if let Some(live) = &mut self.live {
+                    live.unread.insert(list, error.problem);
+                }
+                self.stale.told(list);
             }
         }
         self.refresh();
