@@ -139,8 +139,10 @@ pub(super) fn unanswered(id: &Id, text: &str, ask: Ask, era: Era) -> Bytes {
 
 /// The same for a connection that failed under a call.
 pub(super) fn failed(server: &ObjectKey, error: &LinkError) -> String {
-    let LinkError { problem, dispatched, .. } = error;
-    if *dispatched {
+    let LinkError { problem, dispatched, http_status, .. } = error;
+    if !dispatched && http_status.is_some() {
+        format!("MCP server {server} refused the call ({problem}). {}", outlook(problem))
+    } else if *dispatched {
         format!(
             "MCP server {server} failed while it worked on the call ({problem}). The call may have taken effect: \
              look before you call again."
@@ -335,6 +337,14 @@ mod tests {
         );
         let exited = LinkError::new(Reason::Exited, "exit code 1");
         assert!(failed(&server, &exited).ends_with("Nothing was sent to it. It may work again later."));
+        let mut busy =
+            LinkError::new(Reason::ConnectFailed, "the server answered HTTP 429 Too Many Requests");
+        busy.http_status = Some(StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(
+            failed(&server, &busy),
+            "MCP server default/gh refused the call (ConnectFailed: the server answered HTTP 429 Too Many Requests). \
+             It may work again later."
+        );
         assert!(failed(&server, &exited.dispatched()).contains("may have taken effect"));
     }
 }
