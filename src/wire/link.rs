@@ -137,11 +137,6 @@ impl LinkError {
         }
     }
 
-    /// True if it is not this one request that failed, but the connection or the session.
-    pub(super) fn ends_the_link(&self) -> bool {
-        self.http_status.is_none_or(|status| status == http::StatusCode::NOT_FOUND)
-    }
-
     /// The same for a request that may have reached the server.
     #[must_use]
     pub fn dispatched(self) -> Self {

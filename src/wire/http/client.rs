@@ -135,9 +135,8 @@ impl Client {
         let sending = async move {
             let opening = client.0.agreed.get().is_none();
             let result = client.exchange(headers, &message).await;
-            let is_end = |error: &LinkError| !error.dispatched && error.ends_the_link();
             if let (Err(error), false) = (&result, opening)
-                && is_end(error)
+                && client.is_lost(error)
             {
                 lost.mark(error.clone());
             }
@@ -169,6 +168,12 @@ impl Client {
 
     fn has_session(&self) -> bool {
         self.0.session.get().is_some()
+    }
+
+    /// True if it is not one request that failed, but the connection or the session.
+    pub(super) fn is_lost(&self, error: &LinkError) -> bool {
+        let forgotten = |status| status == StatusCode::NOT_FOUND && self.has_session();
+        !error.dispatched && error.http_status.is_none_or(forgotten)
     }
 
     /// True if a response says that the session is gone.
@@ -211,8 +216,12 @@ impl Client {
     }
 
     /// Opens the stream of notices: by GET in the legacy era, in the modern one with this request. `None` if
-    /// the server offers none.
-    pub(super) async fn listen(&self, request: Option<Bytes>) -> Result<Option<Trickle>, LinkError> {
+    /// the server offers none, which some that never did tell as if the session were gone; `again` says that it did.
+    pub(super) async fn listen(
+        &self,
+        request: Option<Bytes>,
+        again: bool,
+    ) -> Result<Option<Trickle>, LinkError> {
         let (method, headers) = if request.is_some() {
             (Method::POST, self.headers(LISTEN_METHOD, None))
         } else {
@@ -230,7 +239,7 @@ impl Client {
         }
         let body = if request.is_some() { body.start(ERROR_BODY).await } else { Bytes::new() };
         match self.refused(&head, &body) {
-            Refused::Error(error) if request.is_some() || self.forgot(&head) => Err(error),
+            Refused::Error(error) if request.is_some() || (again && self.forgot(&head)) => Err(error),
             // Not now: worth another try.
             Refused::Error(error) if head.status.is_server_error() => Err(error.dispatched()),
             // 405 and its like: there are no notices to be had.

@@ -22,6 +22,8 @@ pub(in crate::wire) struct Stream {
     client: Client,
     state: State,
     wait: Duration,
+    /// True if the server has opened it before.
+    offered: bool,
     /// True if lists were read while the stream was closed, so that a change may have been missed.
     missed: bool,
 }
@@ -39,7 +41,7 @@ impl Stream {
     pub(in crate::wire) fn new(client: Client, peer: &Peer) -> Self {
         let wanted = peer.era == Era::Legacy || peer.changes_told().is_some();
         let state = if wanted { State::Closed } else { State::None };
-        Self { client, state, wait: REOPEN.0, missed: false }
+        Self { client, state, wait: REOPEN.0, offered: false, missed: false }
     }
 
     /// Opens the stream, so that lists read afterwards miss no change. Cancel safe.
@@ -48,8 +50,11 @@ impl Stream {
             return Ok(());
         }
         let request = peer.changes_told().map(|filter| listen_request(peer, &filter, id));
-        self.state = match self.client.listen(request).await? {
-            Some(stream) => State::Open(Box::new((stream, sse::Events::new(MESSAGE_LIMIT)))),
+        self.state = match self.client.listen(request, self.offered).await? {
+            Some(stream) => {
+                self.offered = true;
+                State::Open(Box::new((stream, sse::Events::new(MESSAGE_LIMIT))))
+            }
             None => State::None,
         };
         Ok(())
@@ -73,7 +78,7 @@ impl Stream {
                         peer.capabilities.lists().for_each(|list| self.client.ears().changed(list));
                     }
                     Ok(()) => {}
-                    Err(error) if !error.dispatched => return error,
+                    Err(error) if self.client.is_lost(&error) => return error,
                     Err(error) => {
                         tracing::debug!(%error, "the notice stream could not be opened");
                         tokio::time::sleep(self.wait).await;
