@@ -16,8 +16,9 @@ pub(super) enum LogFormat {
 
 /// Sends log lines to stderr from now on.
 pub(super) fn init(format: LogFormat, filter: &str) -> Result<(), Failure> {
-    // It warns of each folder that is gone before it is let go of, which is what folders do.
-    let quiet = format!("notify=error,{filter}");
+    // The one warns of each folder that is gone before it is let go of, which is what folders do; the other would tell
+    // what servers say as they say it.
+    let quiet = format!("notify=error,{filter},rmcp=warn");
     let filter = EnvFilter::try_new(quiet)
         .map_err(|error| Failure::Usage(format!("--log {filter:?} is not a filter: {error}")))?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);

@@ -22,6 +22,8 @@ pub(super) struct Attached {
 
 /// More pages than any server has: a list that does not end is not waited for.
 const PAGES: usize = 1_000;
+/// The longest message about a page that could not be read, in characters.
+const MESSAGE: usize = 300;
 /// More than any agent could use of one list.
 const ITEMS: usize = 20_000;
 /// The longest list, all its pages together.
@@ -94,7 +96,11 @@ pub(super) async fn read_list(link: &Link, list: List) -> Result<Vec<Item>, Link
         }
         let (Reply::Result(page) | Reply::Error(page)) = &reply;
         bytes += page.len();
-        cursor = match read_page(&reply, list, &mut items)? {
+        let next = read_page(&reply, list, &mut items).map_err(|mut error| {
+            error.problem.message = link.words(&error.problem.message, MESSAGE);
+            error
+        });
+        cursor = match next? {
             // A cursor that comes again would go on for ever.
             Some(next) if cursors.insert(next.clone()) => Some(next),
             _ => break,
@@ -110,7 +116,7 @@ pub(super) async fn read_list(link: &Link, list: List) -> Result<Vec<Item>, Link
     }
     if list == List::Tools {
         for (name, why) in link.learn(items.values().map(|tool: &Item| (tool.name.as_str(), &tool.raw[..]))) {
-            tracing::warn!(tool = name, why, "a tool was left out");
+            tracing::warn!(tool = link.words(&name, 200), why = link.words(&why, 200), "a tool was left out");
             items.remove(&name);
         }
     }
@@ -162,13 +168,10 @@ fn is_unknown_method(reply: &Reply) -> bool {
         .is_ok_and(|Error { code, .. }| code == i64::from(ErrorCode::METHOD_NOT_FOUND.0))
 }
 
-/// The message of a JSON-RPC error, cut to a readable length.
+/// The message of a JSON-RPC error.
 fn error_message(raw: &[u8]) -> String {
     match serde_json::from_slice::<Error>(raw) {
-        Ok(Error { code, message }) => {
-            let message: String = message.chars().filter(|char| !char.is_control()).take(200).collect();
-            format!("{message} ({code})")
-        }
+        Ok(Error { code, message }) => format!("{message} ({code})"),
         Err(_) => "an error that could not be read".into(),
     }
 }

@@ -6,6 +6,14 @@ use url::Url;
 
 use super::{Digest, DigestKey};
 
+/// Variables that every child inherits; the rest of evenkeel's environment may hold credentials.
+const INHERITED: [&str; 9] = ["HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "LANG", "TZ", "TMPDIR"];
+
+/// True for a variable of evenkeel's own environment that every child inherits, since it is no secret.
+pub fn is_inherited(variable: &str) -> bool {
+    INHERITED.contains(&variable) || variable.starts_with("LC_")
+}
+
 /// How to reach a server, with every reference resolved: what a connection is made from.
 ///
 /// Two endpoints with equal digests are the same connection; the digest is keyed and never printed.
@@ -14,6 +22,7 @@ pub struct Endpoint {
     /// The transport with its values.
     pub transport: Transport,
     digest: Digest,
+    referenced: Vec<SecretString>,
 }
 
 /// The two transports.
@@ -51,7 +60,19 @@ impl Endpoint {
     /// An endpoint and its connection digest.
     pub fn new(transport: Transport, key: &DigestKey) -> Self {
         let digest = transport.digest(key);
-        Self { transport, digest }
+        Self { transport, digest, referenced: Vec::new() }
+    }
+
+    /// The same, knowing which of its values stand elsewhere than in the declaration. Headers and the URL need not be
+    /// among them: they count as secret wherever they come from.
+    #[must_use]
+    pub fn with_references(self, referenced: Vec<SecretString>) -> Self {
+        Self { referenced, ..self }
+    }
+
+    /// The values that stand elsewhere than in the declaration.
+    pub fn referenced(&self) -> &[SecretString] {
+        &self.referenced
     }
 
     /// The connection digest: equal means that the connection need not be replaced.
@@ -129,6 +150,13 @@ mod tests {
         assert_eq!(one, http("http://a/mcp", "x").digest());
         assert_ne!(one, http("http://a/mcp", "y").digest());
         assert_ne!(one, http("http://b/mcp", "x").digest());
+    }
+
+    #[test]
+    fn children_inherit_only_what_is_harmless() {
+        let variables = ["PATH", "LC_ALL", "AWS_SECRET_ACCESS_KEY", "LD_PRELOAD", "HOME", "EVENKEEL_TOKEN"];
+        let kept: Vec<_> = variables.into_iter().filter(|variable| is_inherited(variable)).collect();
+        assert_eq!(kept, ["PATH", "LC_ALL", "HOME"]);
     }
 
     #[test]

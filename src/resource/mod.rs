@@ -20,7 +20,7 @@ pub use digest::{Digest, DigestKey};
 pub use duration::{
     Bounded, CallTimeout, ConnectTimeout, DrainTimeout, Grace, HealthInterval, IdleTimeout, RetryDelay,
 };
-pub use endpoint::{Endpoint, HttpEndpoint, StdioEndpoint, Transport};
+pub use endpoint::{Endpoint, HttpEndpoint, StdioEndpoint, Transport, is_inherited};
 pub use key::{ObjectKey, is_namespace, is_object_name};
 pub use literal::Literal;
 pub use reason::{ConditionType, Problem, Reason};

@@ -12,7 +12,7 @@ use url::Url;
 use super::Policy;
 use crate::resource::{
     DigestKey, Endpoint, HttpEndpoint, HttpTransport, Literal, McpServerSpec, Problem, Reason, SecretKeyRef,
-    StdioEndpoint, StdioTransport, Transport, ValueFrom,
+    StdioEndpoint, StdioTransport, Transport, ValueFrom, is_inherited,
 };
 
 /// Evenkeel's own environment as it was at the start, for `valueFrom.env`.
@@ -62,18 +62,30 @@ impl Sources<'_> {
     /// A process runs in `cwd`, which is relative to the folder of the declaring file; if there is none, in that
     /// folder itself or where the policy says. A `command` with a slash is relative to where the process runs.
     /// Without a folder both are as they are declared. A secret is passed on byte for byte, except that a header loses
-    /// the line break at its end: no header can hold one.
-    pub fn resolve(&self, spec: &McpServerSpec, folder: Option<&Path>) -> Result<Arc<Endpoint>, Problem> {
+    /// the line break at its end: no header can hold one. `filled` are values that references in the spec were replaced
+    /// by before.
+    pub fn resolve(
+        &self,
+        spec: &McpServerSpec,
+        folder: Option<&Path>,
+        filled: Vec<SecretString>,
+    ) -> Result<Arc<Endpoint>, Problem> {
         self.policy.check(spec)?;
+        let mut referenced = filled;
         let transport = match (&spec.stdio, &spec.http) {
-            (Some(stdio), _) => Transport::Stdio(self.stdio(stdio, folder)?),
+            (Some(stdio), _) => Transport::Stdio(self.stdio(stdio, folder, &mut referenced)?),
             (None, Some(http)) => Transport::Http(self.http(http)?),
             (None, None) => return Err(invalid("spec: exactly one of stdio and http must be set")),
         };
-        Ok(Arc::new(Endpoint::new(transport, self.key)))
+        Ok(Arc::new(Endpoint::new(transport, self.key).with_references(referenced)))
     }
 
-    fn stdio(&self, stdio: &StdioTransport, folder: Option<&Path>) -> Result<StdioEndpoint, Problem> {
+    fn stdio(
+        &self,
+        stdio: &StdioTransport,
+        folder: Option<&Path>,
+        referenced: &mut Vec<SecretString>,
+    ) -> Result<StdioEndpoint, Problem> {
         let cwd = folder.map(|folder| match &stdio.cwd {
             Some(cwd) => below(folder, Path::new(cwd)),
             None => self.policy.home(folder).to_owned(),
@@ -91,6 +103,10 @@ impl Sources<'_> {
             if let Some(value) = self.value(&place, var.value.as_ref(), var.value_from.as_ref())? {
                 if value.expose_secret().contains('\0') {
                     return Err(invalid(&format!("{place}: its value holds a NUL, which no variable can")));
+                }
+                let variable = var.value_from.as_ref().and_then(|from| from.env.as_deref());
+                if var.value.is_none() && !variable.is_some_and(is_inherited) {
+                    referenced.push(value.clone());
                 }
                 env.push((var.name.clone(), value));
             }
@@ -234,7 +250,7 @@ mod tests {
                 |(name, value): &(String, SecretString)| format!(" {name}={:?}", value.expose_secret());
             pairs.iter().map(pair).collect::<String>()
         };
-        match sources.resolve(&spec, Some(Path::new("/srv/fleet/team"))) {
+        match sources.resolve(&spec, Some(Path::new("/srv/fleet/team")), Vec::new()) {
             Ok(endpoint) => match &endpoint.transport {
                 Transport::Stdio(stdio) => {
                     let cwd = stdio.cwd.as_ref().unwrap().display();

@@ -25,6 +25,8 @@ pub(super) const MODERN: &str = "2026-07-28";
 
 /// So much of a server's instructions is kept, in characters.
 const INSTRUCTIONS: usize = 4_096;
+/// The same of each of its names.
+const NAME: usize = 256;
 
 /// Opens the conversation. A remembered era spares the probe, which a silent legacy server lets run out.
 pub(super) async fn shake(link: &Link, remembered: Option<Era>) -> Result<Peer, LinkError> {
@@ -46,14 +48,14 @@ pub(super) async fn shake(link: &Link, remembered: Option<Era>) -> Result<Peer, 
     config.client_info = Implementation::new("evenkeel", env!("CARGO_PKG_VERSION"));
     let running = match Box::pin(config.serve_with_lifecycle(stage, mode)).await {
         Ok(running) => running,
-        Err(error) => return Err(failure.take().unwrap_or_else(|| failed(&error))),
+        Err(error) => return Err(failure.take().unwrap_or_else(|| failed(link, &told(&error)))),
     };
-    let known = running.peer_info().ok_or_else(|| failed_with("the server told nothing of itself"))?;
+    let known = running.peer_info().ok_or_else(|| failed(link, "the server told nothing of itself"))?;
     let era = if known.protocol_version.has_initialize() { Era::Legacy } else { Era::Modern };
-    let info = known
-        .server_info
-        .as_ref()
-        .map(|info| ServerInfo { name: info.name.clone(), version: info.version.clone() });
+    let info = known.server_info.as_ref().map(|info| ServerInfo {
+        name: link.words(&info.name, NAME),
+        version: link.words(&info.version, NAME),
+    });
     let offered = &known.capabilities;
     let capabilities = Capabilities {
         tools: offered.tools.as_ref().map(|tools| tools.list_changed == Some(true)),
@@ -64,8 +66,14 @@ pub(super) async fn shake(link: &Link, remembered: Option<Era>) -> Result<Peer, 
         logging: offered.logging.is_some(),
     };
     let instructions = known.instructions.as_deref().map(str::trim).filter(|text| !text.is_empty());
-    let instructions = instructions.map(|text| text.chars().take(INSTRUCTIONS).collect());
+    let instructions = instructions.map(|text| link.mask().text(text).chars().take(INSTRUCTIONS).collect());
     let version = known.protocol_version.to_string();
+    // A revision is no secret, though one may be declared as the value of a header.
+    let version = if ProtocolVersion::KNOWN_VERSIONS.contains(&known.protocol_version) {
+        version
+    } else {
+        link.words(&version, NAME)
+    };
     let peer = Peer::new(era, version, info.unwrap_or_default(), capabilities, instructions);
     drop(known);
     // Ends rmcp's task; closing the stage closes nothing of ours.
@@ -85,10 +93,6 @@ impl Failure {
     fn take(&self) -> Option<LinkError> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
-}
-
-fn failed(error: &ClientInitializeError) -> LinkError {
-    failed_with(&told(error))
 }
 
 fn told(error: &ClientInitializeError) -> String {
@@ -112,9 +116,8 @@ fn told(error: &ClientInitializeError) -> String {
     }
 }
 
-fn failed_with(why: &str) -> LinkError {
-    let short: String = why.chars().filter(|char| !char.is_control()).take(300).collect();
-    LinkError::new(Reason::HandshakeFailed, format!("the MCP handshake failed: {short}"))
+fn failed(link: &Link, why: &str) -> LinkError {
+    LinkError::new(Reason::HandshakeFailed, format!("the MCP handshake failed: {}", link.words(why, 300)))
 }
 
 /// What rmcp takes for a transport: its requests go out as raw requests of the link.
@@ -158,7 +161,7 @@ impl Transport<RoleClient> for Stage {
                         unanswered.exchange.abandon();
                     }
                 }
-                answer = answered(&mut self.waiting) => {
+                answer = answered(&self.link, &mut self.waiting) => {
                     self.waiting = None;
                     return answer.inspect_err(|error| self.failure.set(error.clone())).ok();
                 }
@@ -176,8 +179,8 @@ async fn pass_on(
     item: ClientJsonRpcMessage,
     sent: &mpsc::UnboundedSender<Asked>,
 ) -> Result<(), LinkError> {
-    let text = serde_json::to_string(&item).map_err(|error| failed_with(&error.to_string()))?;
-    let envelope = Envelope::parse(text.as_bytes()).map_err(|error| failed_with(&error.to_string()))?;
+    let text = serde_json::to_string(&item).map_err(|error| failed(link, &error.to_string()))?;
+    let envelope = Envelope::parse(text.as_bytes()).map_err(|error| failed(link, &error.to_string()))?;
     let Some(method) = envelope.method.as_deref() else {
         return Ok(());
     };
@@ -201,7 +204,7 @@ fn is_unknown(error: &LinkError) -> bool {
 }
 
 /// The answer to what was asked last.
-async fn answered(waiting: &mut Option<Asked>) -> Result<ServerJsonRpcMessage, LinkError> {
+async fn answered(link: &Link, waiting: &mut Option<Asked>) -> Result<ServerJsonRpcMessage, LinkError> {
     let Some(Asked { id, exchange, probe }) = waiting else {
         return std::future::pending().await;
     };
@@ -221,5 +224,5 @@ async fn answered(waiting: &mut Option<Asked>) -> Result<ServerJsonRpcMessage, L
     let id = serde_json::to_string(id).unwrap_or_default();
     let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"{member}":{}}}"#, String::from_utf8_lossy(&raw));
     serde_json::from_str(&text)
-        .map_err(|error| failed_with(&format!("its answer could not be read: {error}")))
+        .map_err(|error| failed(link, &format!("its answer could not be read: {error}")))
 }

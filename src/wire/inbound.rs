@@ -89,6 +89,15 @@ pub(super) fn classify(message: &Bytes) -> Result<Inbound, Malformed> {
     })
 }
 
+/// What the JSON of a JSON-RPC error says to people.
+pub(super) fn error_message(raw: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Error {
+        message: String,
+    }
+    serde_json::from_slice(raw).ok().map(|Error { message }| message)
+}
+
 /// A progress notification with the agent's own token in place of ours.
 pub(super) fn with_token(message: &[u8], token: &Id) -> Result<Bytes, Malformed> {
     let envelope = Envelope::parse(message)?;

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use super::envelope::{Id, Malformed};
 use super::http::{Answering, Client as HttpClient};
 use super::inbound;
+use super::mask::Mask;
 use super::mirror::Mirrors;
 use super::splice::{Edit, Members};
 use super::unasked::Unasked;
@@ -296,6 +297,16 @@ impl Link {
         let edits = &[Edit::Set("notifications", filter)];
         let request = Request { method: LISTEN_METHOD, params: &[], edits, name: None, level: None };
         self.call(request).await
+    }
+
+    /// Words of the server as they may be told: without the values that it was given, on one line of at most `limit`
+    /// characters.
+    pub fn words(&self, text: &str, limit: usize) -> String {
+        self.mask().words(text, limit)
+    }
+
+    pub(super) fn mask(&self) -> &Mask {
+        self.0.ears.mask()
     }
 
     /// True if the server has said anything since this was asked last: an answer, progress, a notice.

@@ -11,6 +11,8 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::Envelope;
+use super::mask::Mask;
+use super::stdio::LastWords;
 
 /// Lines that are kept of one server.
 const LINES: usize = 1_000;
@@ -100,8 +102,8 @@ impl Log {
         }
     }
 
-    /// Takes up a `notifications/message`.
-    pub(super) fn message(&self, notification: &[u8]) {
+    /// Takes up a `notifications/message`, as it may be told.
+    pub(super) fn message(&self, notification: &[u8], mask: &Mask) {
         #[derive(Deserialize)]
         struct Message {
             level: String,
@@ -113,7 +115,8 @@ impl Log {
         let message = envelope.params.and_then(|params| serde_json::from_str::<Message>(params.get()).ok());
         let Some(Message { level, logger, data }) = message else { return };
         let text = data.as_str().map_or_else(|| data.to_string(), str::to_owned);
-        let cut = |text: String| -> Arc<str> { text.chars().take(64).collect::<String>().into() };
+        let text = mask.text(&text);
+        let cut = |text: String| -> Arc<str> { mask.text(&text).chars().take(64).collect::<String>().into() };
         let (level, logger) = (cut(level), logger.map(cut));
         for line in text.lines() {
             for part in parts(line.as_bytes()) {
@@ -154,15 +157,22 @@ impl Ring {
 pub(super) struct Stderr {
     log: Log,
     level: Arc<str>,
+    /// Where what may be told of it comes from.
+    words: LastWords,
     rest: Vec<u8>,
 }
 
 impl Stderr {
-    pub(super) fn new(log: Log) -> Self {
-        Self { log, level: "stderr".into(), rest: Vec::new() }
+    pub(super) fn new(log: Log, words: LastWords) -> Self {
+        Self { log, level: "stderr".into(), words, rest: Vec::new() }
     }
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
+        let told = self.words.push(bytes);
+        self.split(&told);
+    }
+
+    fn split(&mut self, bytes: &[u8]) {
         let mut lines = bytes.split(|byte| *byte == b'\n');
         let last = lines.next_back().unwrap_or_default();
         for line in lines {
@@ -186,6 +196,8 @@ impl Stderr {
 impl Drop for Stderr {
     /// Last words often end without a newline.
     fn drop(&mut self) {
+        let rest = self.words.finish();
+        self.split(&rest);
         if !self.rest.is_empty() {
             self.flush();
         }
@@ -209,7 +221,7 @@ mod tests {
     #[test]
     fn stderr_becomes_lines_however_it_is_cut() {
         let log = Log::default();
-        let mut stderr = Stderr::new(log.clone());
+        let mut stderr = Stderr::new(log.clone(), LastWords::default());
         for bytes in ["o", "ne\ntwo\r\n\nth", "ree"] {
             stderr.push(bytes.as_bytes());
         }
@@ -222,7 +234,7 @@ mod tests {
     #[test]
     fn a_flood_keeps_the_end_and_a_slow_reader_is_told_what_it_lost() {
         let log = Log::default();
-        let mut stderr = Stderr::new(log.clone());
+        let mut stderr = Stderr::new(log.clone(), LastWords::default());
         for number in 0..LINES + 10 {
             stderr.push(format!("{number}\n").as_bytes());
         }
@@ -244,7 +256,7 @@ mod tests {
             r#"{"jsonrpc":"2.0","method":"notifications/other"}"#,
             "junk",
         ] {
-            log.message(message.as_bytes());
+            log.message(message.as_bytes(), &Mask::default());
         }
         let page = log.read(0);
         assert_eq!(texts(&page), ["slow", "very", r#"{"rows":3}"#]);
@@ -254,7 +266,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_waits_for_what_comes() {
         let log = Log::default();
-        let mut stderr = Stderr::new(log.clone());
+        let mut stderr = Stderr::new(log.clone(), LastWords::default());
         let reader = tokio::spawn({
             let log = log.clone();
             async move {

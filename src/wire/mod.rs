@@ -12,6 +12,7 @@ mod level;
 mod link;
 mod list;
 mod log;
+mod mask;
 mod mirror;
 mod open;
 mod peer;
@@ -28,7 +29,7 @@ pub use log::{Log, LogLine, LogPage};
 pub use open::{Events, Host, open};
 pub use peer::{Capabilities, Era, Peer};
 pub use splice::{Edit, Member, Members, members, rewrite, rewrite_members};
-pub use stdio::{Guard, watch as guard_children};
+pub use stdio::{Guard, LastWords, watch as guard_children};
 pub use unasked::Audience;
 
 /// The longest message taken from a server: an answer, an event or a line.

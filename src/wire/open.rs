@@ -5,8 +5,9 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::link::{Event, Exchange, Link, LinkError, Lost, Transport};
+use super::mask::Mask;
 use super::unasked::Unasked;
-use super::{Audience, Era, Guard, Log, Peer, handshake, http, stdio};
+use super::{Audience, Era, Guard, LastWords, Log, Peer, handshake, http, stdio};
 use crate::resource::{Endpoint, Transport as Declared};
 
 /// How long a server may take to open its notice stream before its lists are read all the same.
@@ -24,6 +25,8 @@ pub struct Host {
     pub log: Log,
     /// Who hears what the server says to agents unasked.
     pub audience: Option<Arc<dyn Audience>>,
+    /// What its child writes to stderr, for who has to tell why the connection was not made.
+    pub last_words: LastWords,
 }
 
 /// What a connection tells without being asked. Owned by one task, which must keep asking.
@@ -51,7 +54,7 @@ pub async fn open(
     host: &Host,
 ) -> Result<(Link, Events), LinkError> {
     let lost = Arc::new(Lost::default());
-    let ears = Unasked::new(host.log.clone(), host.audience.clone());
+    let ears = Unasked::new(host.log.clone(), host.audience.clone(), Mask::of(endpoint));
     let transport = match &endpoint.transport {
         Declared::Stdio(endpoint) => Transport::Stdio(stdio::start(endpoint, &lost, ears.clone(), host)?),
         Declared::Http(endpoint) => Transport::Http(http::Client::new(endpoint, ears.clone(), host)?),

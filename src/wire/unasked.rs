@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use super::envelope::Malformed;
 use super::inbound::Inbound;
+use super::mask::Mask;
 use super::{List, Log};
 
 /// Hears what a server says to agents unasked. Must not wait.
@@ -25,6 +27,7 @@ pub(super) struct Unasked(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     log: Log,
+    mask: Mask,
     audience: Option<Arc<dyn Audience>>,
     /// Lists that changed and were not told of yet, each once: a burst of notices is one change.
     changed: Mutex<Vec<List>>,
@@ -34,8 +37,13 @@ struct Inner {
 }
 
 impl Unasked {
-    pub(super) fn new(log: Log, audience: Option<Arc<dyn Audience>>) -> Self {
-        Self(Arc::new(Inner { log, audience, ..Inner::default() }))
+    pub(super) fn new(log: Log, audience: Option<Arc<dyn Audience>>, mask: Mask) -> Self {
+        Self(Arc::new(Inner { log, mask, audience, ..Inner::default() }))
+    }
+
+    /// Takes out of the server's words what it was given.
+    pub(super) fn mask(&self) -> &Mask {
+        &self.0.mask
     }
 
     /// Notes that the server said something, whatever it was.
@@ -69,7 +77,13 @@ impl Unasked {
 
     /// Takes up a log message that its request's caller gets.
     pub(super) fn log(&self, message: &Bytes) {
-        self.0.log.message(message);
+        self.0.log.message(message, &self.0.mask);
+    }
+
+    /// Something came that is no message at all.
+    pub(super) fn skipped(&self, error: &Malformed) {
+        let error = self.0.mask.words(&error.to_string(), 200);
+        tracing::debug!(error, "the server said something that is not MCP; it was skipped");
     }
 
     /// A list changed, or may have.

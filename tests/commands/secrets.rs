@@ -1,14 +1,14 @@
 //! Values that are given to servers, planted wherever they may stand, and looked for in everything that evenkeel tells
-//! anyone. (What a server itself prints or answers is its own doing, and is passed on.)
+//! anyone, also after a server has said them itself. (What it answers to a call is its own doing, and is passed on.)
 
 use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
 
-use crate::rig::{Http, Rule, Script, Stdio, Then};
+use crate::rig::{Command, Era as RigEra, Http, Rule, Script, Stdio, Then};
 use crate::stage::Stage;
-use crate::support::{Agent, Declared, Era, Evenkeel, http};
+use crate::support::{Agent, Declared, Era, Evenkeel, eventually, http};
 
 /// Written in files that people keep.
 const WRITTEN: [&str; 5] =
@@ -16,11 +16,105 @@ const WRITTEN: [&str; 5] =
 /// Found elsewhere.
 const RESOLVED: [&str; 3] = ["planted-secret-6f", "planted-bearer-7a", "planted-variable-8b"];
 
+/// Servers that say what they were given.
+struct Echoes {
+    /// With why each is not attached.
+    processes: Vec<(&'static str, &'static str, Stdio)>,
+    remotes: Vec<(&'static str, &'static str, Http)>,
+    /// One that is attached, and names itself so.
+    named: Http,
+}
+
+impl Echoes {
+    async fn start() -> Self {
+        let [env, header, query, ..] = WRITTEN;
+        let [secret, bearer, variable] = RESOLVED;
+        let given = format!("wrong: {env} {secret} {variable}");
+        let sent = format!("wrong: {header} Bearer {bearer} ?key={query}");
+        let opening = |then: Then| {
+            let always = Rule::always(then);
+            Script::default().on("server/discover", always.clone()).on("initialize", always)
+        };
+        let mut dying = Script::default();
+        dying.stdio.exit_at_start = Some(3);
+        // Also where a log line is cut, and without an end.
+        let cut = format!("{}{secret} {secret}", "x".repeat(4_090));
+        dying.stdio.stderr = vec![given.clone(), cut, given.clone()];
+        let http = |status, kind: &str, body: String| {
+            let headers = [("Content-Type".to_owned(), kind.to_owned())].into();
+            Then::Http { status, headers, body }
+        };
+        let error = format!(r#"{{"jsonrpc":"2.0","id":null,"error":{{"code":-32000,"message":"{sent}"}}}}"#);
+        let listing = Script::default().on("tools/list", Rule::always(Then::error(-32603, &sent)));
+        let mut remotes = Vec::new();
+        for (name, reason, script) in [
+            ("http-text", "ConnectFailed", opening(http(400, "text/plain", sent.clone()))),
+            ("http-error", "HandshakeFailed", opening(Then::error(-32600, &sent))),
+            ("http-refused", "CredentialsRejected", opening(http(401, "application/json", error.clone()))),
+            ("http-busy", "ConnectFailed", opening(http(429, "application/json", error))),
+            ("http-strange", "ConnectFailed", opening(http(200, &format!("text/{bearer}"), String::new()))),
+            ("http-list", "ListFailed", listing),
+        ] {
+            remotes.push((name, reason, Http::start(script).await));
+        }
+        let mut named = Script::default().on("tools/call", Rule::always(http(400, "text/plain", sent)));
+        named.name = format!("rig {bearer}");
+        // Which tells its messages on a stream of its own.
+        named.era = RigEra::Legacy;
+        named.capabilities = Some(serde_json::from_str(r#"{"tools":{},"logging":{}}"#).unwrap());
+        Self {
+            processes: vec![
+                ("process-dies", "Exited", Stdio::new(dying)),
+                ("process-error", "HandshakeFailed", Stdio::new(opening(Then::error(-32600, &given)))),
+            ],
+            remotes,
+            named: Http::start(named).await,
+        }
+    }
+
+    fn declare(&self, declared: &Declared, variables: &str, headers: &str) {
+        // One attempt is enough.
+        let retry = "retry: { initial: 1h, max: 1h }";
+        for (name, _, stdio) in &self.processes {
+            declared.server(name, &format!("{}\n{retry}", stdio.spec(variables)));
+        }
+        let remotes = self.remotes.iter().map(|(name, _, http)| (*name, http));
+        for (name, http) in remotes.chain([("named", &self.named)]) {
+            let url = format!("{}?key={}", http.url(), WRITTEN[2]);
+            declared.server(name, &format!("http:\n  url: \"{url}\"\n  {headers}\n{retry}"));
+        }
+    }
+
+    /// Waits until all have said it.
+    async fn have_spoken(&self, stage: &Stage) {
+        let evenkeel = &stage.evenkeel;
+        evenkeel.attached("named").await;
+        let text = format!("{} in a message", RESOLVED[1]);
+        eventually("the message is logged", async || {
+            self.named.tell(Command::Log("error".into(), text.clone()));
+            stage.ok(&["logs", "named"]).await.contains("in a message").then_some(())
+        })
+        .await;
+        let processes = self.processes.iter().map(|(name, reason, _)| (*name, *reason));
+        let remotes = self.remotes.iter().map(|(name, reason, _)| (*name, *reason));
+        for (name, reason) in processes.chain(remotes) {
+            let ready = evenkeel.wait_for(name, "Ready", "False", reason).await;
+            // Else the test would prove nothing.
+            assert!(ready.message.contains("<redacted>"), "{name}: {}", ready.message);
+        }
+    }
+}
+
 /// Servers in every state that there is something to say about.
-fn declare(declared: &Declared, secrets: &Path, stdio: &Stdio, http: &Http, refusing: &Http) {
+fn declare(
+    declared: &Declared,
+    secrets: &Path,
+    (stdio, http, refusing): (&Stdio, &Http, &Http),
+    echoes: &Echoes,
+) {
     let [env, header, query, user, broken] = WRITTEN;
     let [secret, bearer, variable] = RESOLVED;
-    for (name, value) in [("token", secret), ("bearer", bearer)] {
+    for (name, value) in [("token", secret.to_owned()), ("bearer", format!("Bearer {bearer}"))] {
         fs::create_dir_all(secrets.join("s")).unwrap();
         fs::write(secrets.join("s").join(name), value).unwrap();
     }
@@ -31,6 +125,7 @@ fn declare(declared: &Declared, secrets: &Path, stdio: &Stdio, http: &Http, refu
         "headers: [{{ name: X-Key, value: {header} }}, {{ name: Authorization, valueFrom: {{ secretKeyRef: {{ name: s, key: bearer }} }} }}]"
     );
     assert!(!variable.is_empty());
+    echoes.declare(declared, &variables, &headers);
     declared.server("process", &stdio.spec(&variables));
     declared.server("remote", &format!("http:\n  url: \"{}?key={query}\"\n  {headers}", http.url()));
     declared.server("refused", &format!("http:\n  url: \"{}?key={query}\"\n  {headers}", refusing.url()));
@@ -108,8 +203,8 @@ async fn told(stage: &Stage) -> Vec<(String, String)> {
     for era in [Era::Legacy, Era::Modern] {
         let agent = Agent::open(era, &stage.evenkeel.url()).await;
         told.push(("tools".into(), agent.tools().await.join("\n")));
-        for (tool, arguments) in
-            [("process_echo", "{}"), ("remote_echo", "{}"), ("missing_echo", "{}"), ("away_echo", "{}")]
+        for (tool, arguments) in ["process_echo", "remote_echo", "missing_echo", "away_echo", "named_echo"]
+            .map(|tool| (tool, "{}"))
         {
             let answer = agent.call(tool, arguments).await;
             told.push((format!("call of {tool}"), format!("{answer:?}")));
@@ -142,9 +237,10 @@ async fn a_planted_value_comes_out_nowhere() {
     let stdio = Stdio::new(Script::default());
     let http = Http::start(Script::default()).await;
     let refusing = Http::start(Script::default().on("POST", Rule::always(Then::status(401)))).await;
+    let echoes = Echoes::start().await;
     for format in ["text", "json"] {
         let declared = Declared::new();
-        declare(&declared, secrets.path(), &stdio, &http, &refusing);
+        declare(&declared, secrets.path(), (&stdio, &http, &refusing), &echoes);
         let flags =
             ["--log", "trace", "--log-format", format, "--secrets-dir", secrets.path().to_str().unwrap()];
         let evenkeel = Evenkeel::run_in(declared.path(), &flags, &[("PLANTED", variable)]).await;
@@ -162,6 +258,7 @@ async fn a_planted_value_comes_out_nowhere() {
         ] {
             stage.evenkeel.wait_for(name, "Ready", "False", reason).await;
         }
+        echoes.have_spoken(&stage).await;
         // The servers did get them: else the test would prove nothing.
         let [process] = &stdio.alive()[..] else { panic!("one process") };
         let environ = fs::read(format!("/proc/{}/environ", process.pid())).unwrap_or_default();

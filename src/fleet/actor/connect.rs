@@ -87,7 +87,8 @@ impl Actor {
         let (context, target) = (self.context.clone(), self.target.clone());
         let log = context.logs.of(&target.key, &target.uid);
         let audience = Some(context.listeners.audience(&target.key));
-        let host = Host { tasks: TaskTracker::new(), guard: context.guard.clone(), log, audience };
+        let guard = context.guard.clone();
+        let host = Host { tasks: TaskTracker::new(), guard, log, audience, ..Host::default() };
         let tasks = host.tasks.clone();
         let attempt = Box::pin(async move { attach(&context, &target, &host).await });
         self.attempt = Some((tasks, attempt));

@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use secrecy::SecretString;
+
 use super::parse::is_json;
-use crate::resource::{Endpoint, Literal, McpServerSpec, Problem, Reason, check_server};
+use crate::resource::{Endpoint, Literal, McpServerSpec, Problem, Reason, check_server, is_inherited};
 use crate::source::Environment;
 use crate::source::resolve::Sources;
 
@@ -19,9 +21,9 @@ pub(super) fn endpoint(
 ) -> Result<Arc<Endpoint>, Problem> {
     let folder = root.join(file.parent().unwrap_or(Path::new("")));
     if !is_json(file) {
-        return sources.resolve(spec, Some(&folder));
+        return sources.resolve(spec, Some(&folder), Vec::new());
     }
-    let filled = expanded(spec, sources.environment)?;
+    let (filled, values) = expanded(spec, sources.environment)?;
     if let Some(broken) = check_server(&filled).first() {
         let message = format!("with the values of its variables, {broken}");
         return Err(Problem::new(Reason::InvalidSpec, message));
@@ -32,7 +34,7 @@ pub(super) fn endpoint(
         let message = "spec.stdio: with the values of its variables, this command may not run here";
         return Err(Problem::new(Reason::PolicyDenied, message));
     }
-    sources.resolve(&filled, Some(&folder))
+    sources.resolve(&filled, Some(&folder), values)
 }
 
 /// Whether a text holds a variable.
@@ -40,42 +42,51 @@ pub(super) fn is_template(text: &str) -> bool {
     text.contains("${")
 }
 
-/// The spec with the values of its variables, which are as secret as if they were written out: it is for an
+/// The spec with the values of its variables, and these: they are as secret as if they were written out, for an
 /// endpoint alone. A variable that is not set and has no default is an error.
-fn expanded(spec: &McpServerSpec, environment: &Environment) -> Result<McpServerSpec, Problem> {
-    let mut spec = spec.clone();
-    let expand = |place: &str, text: &mut String| -> Result<(), Problem> {
-        if is_template(text) {
-            *text = fill(text, environment).map_err(|name| missing(place, name))?;
-        }
-        Ok(())
+fn expanded(
+    spec: &McpServerSpec,
+    environment: &Environment,
+) -> Result<(McpServerSpec, Vec<SecretString>), Problem> {
+    let (mut spec, mut values) = (spec.clone(), Vec::new());
+    let mut fill = |place: &str, text: &str| -> Result<Option<String>, Problem> {
+        let filled = is_template(text).then(|| fill(text, environment, &mut values));
+        filled.transpose().map_err(|name| missing(place, name))
     };
-    let literal = |place: &str, value: &mut Option<Literal>| -> Result<(), Problem> {
-        let Some(text) = value.as_ref().map(Literal::expose).filter(|text| is_template(text)) else {
-            return Ok(());
-        };
-        *value = Some(Literal::new(fill(text, environment).map_err(|name| missing(place, name))?));
+    let mut expand = |place: &str, text: &mut String| -> Result<(), Problem> {
+        if let Some(filled) = fill(place, text)? {
+            *text = filled;
+        }
         Ok(())
     };
     if let Some(stdio) = &mut spec.stdio {
         expand("command", &mut stdio.command)?;
         stdio.args.iter_mut().try_for_each(|arg| expand("args", arg))?;
         stdio.cwd.iter_mut().try_for_each(|cwd| expand("cwd", cwd))?;
-        for var in &mut stdio.env {
-            literal(&format!("variable {}", var.name), &mut var.value)?;
-        }
     }
     if let Some(http) = &mut spec.http {
         expand("url", &mut http.url)?;
-        for header in &mut http.headers {
-            literal(&format!("header {}", header.name), &mut header.value)?;
+    }
+    let variables = spec.stdio.iter_mut().flat_map(|stdio| &mut stdio.env);
+    let variables = variables.map(|var| (format!("variable {}", var.name), &mut var.value));
+    let headers = spec.http.iter_mut().flat_map(|http| &mut http.headers);
+    let headers = headers.map(|header| (format!("header {}", header.name), &mut header.value));
+    for (place, value) in variables.chain(headers) {
+        let filled = value.as_ref().map(|value| fill(&place, value.expose())).transpose()?.flatten();
+        if let Some(filled) = filled {
+            *value = Some(Literal::new(filled));
         }
     }
-    Ok(spec)
+    Ok((spec, values))
 }
 
-/// The text with its variables filled in, or the name of the first that is not set.
-fn fill<'a>(text: &'a str, environment: &Environment) -> Result<String, &'a str> {
+/// The text with its variables filled in, or the name of the first that is not set; `values` gets those of the
+/// environment that may be secret.
+fn fill<'a>(
+    text: &'a str,
+    environment: &Environment,
+    values: &mut Vec<SecretString>,
+) -> Result<String, &'a str> {
     let mut filled = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("${") {
@@ -87,7 +98,12 @@ fn fill<'a>(text: &'a str, environment: &Environment) -> Result<String, &'a str>
             None => (inside, None),
         };
         match (environment.get(name), default) {
-            (Some(value), _) => filled.push_str(value),
+            (Some(value), _) => {
+                if !is_inherited(name) {
+                    values.push(value.into());
+                }
+                filled.push_str(value);
+            }
             (None, Some(default)) => filled.push_str(default),
             (None, None) => return Err(name),
         }
@@ -166,7 +182,7 @@ mod tests {
             ("${input:token}", Err("input:token")),
             ("${workspaceFolder}/x", Err("workspaceFolder")),
         ] {
-            assert_eq!(fill(text, &environment), expected.map(str::to_owned), "{text}");
+            assert_eq!(fill(text, &environment, &mut Vec::new()), expected.map(str::to_owned), "{text}");
         }
     }
 }

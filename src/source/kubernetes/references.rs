@@ -121,7 +121,7 @@ impl Secrets {
             secret: &|reference| self.get(key, reference),
             key: &rules.key,
         };
-        sources.resolve(spec, None)
+        sources.resolve(spec, None, Vec::new())
     }
 
     fn get(&self, key: &ObjectKey, reference: &SecretKeyRef) -> Secret {

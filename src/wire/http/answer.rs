@@ -85,8 +85,11 @@ impl Answering {
 
     /// The next message that concerns the request with this id. Cancel safe.
     pub(in crate::wire) async fn next(&mut self, id: u64) -> Result<Incoming, LinkError> {
-        let unusable = |message: String| Err(LinkError::new(Reason::ConnectFailed, message).dispatched());
         self.head().await?;
+        let mask = self.client.ears().mask();
+        let unusable = |message: String| {
+            Err(LinkError::new(Reason::ConnectFailed, mask.words(&message, 300)).dispatched())
+        };
         match &mut self.form {
             Form::Done(reply) => match reply.take() {
                 Some(reply) => Ok(Incoming::Answer(reply)),
@@ -137,7 +140,7 @@ impl Answering {
                         self.client.notify_soon("", inbound::answer(&question, &method), ());
                     }
                     Ok(Inbound::Answer(..)) => tracing::debug!("an answer to another request was skipped"),
-                    Err(error) => tracing::debug!(%error, "an event that is not MCP was skipped"),
+                    Err(error) => self.client.ears().skipped(&error),
                 }
             }
             if let Some(chunk) = body.chunk().await? {

@@ -312,14 +312,23 @@ impl Client {
             let forgotten = LinkError::new(Reason::ConnectFailed, message);
             return Refused::Error(LinkError { http_status: Some(head.status), ..forgotten });
         }
-        if let Ok(Inbound::Answer(_, reply @ Reply::Error(_))) = inbound::classify(body) {
-            return Refused::Answer(reply);
-        }
-        let text = String::from_utf8_lossy(body);
         let is_text =
             head.headers.get(CONTENT_TYPE).is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
-        let text = if is_text { &*text } else { "" };
-        Refused::Error(refusal(head.status, &head.headers, text, self.0.credentials, Timestamp::now()))
+        let text = match inbound::classify(body) {
+            // What these say is for who connects, and not for who asked.
+            Ok(Inbound::Answer(_, Reply::Error(raw))) if concerns_the_connection(head.status) => {
+                inbound::error_message(&raw).unwrap_or_default()
+            }
+            Ok(Inbound::Answer(_, reply @ Reply::Error(_))) => return Refused::Answer(reply),
+            _ if is_text => String::from_utf8_lossy(body).into_owned(),
+            _ => String::new(),
+        };
+        let mask = self.0.ears.mask();
+        let text = mask.text(&text);
+        let mut error = refusal(head.status, &head.headers, &text, self.0.credentials, Timestamp::now());
+        // Where it redirects to is its own word too.
+        error.problem.message = mask.text(&error.problem.message).into_owned();
+        Refused::Error(error)
     }
 
     /// Closes idle connections: a server that is not called costs no buffers.
@@ -349,8 +358,19 @@ impl Client {
     }
 }
 
+/// True for a status that refuses every request alike: credentials are missing or wrong, or the server is busy.
+fn concerns_the_connection(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::SERVICE_UNAVAILABLE
+    )
+}
+
 enum Refused {
-    /// A JSON-RPC error, whatever the status.
+    /// A JSON-RPC error that answers the request.
     Answer(Reply),
     Error(LinkError),
 }

@@ -10,7 +10,7 @@ use crate::resource::Reason;
 /// What an HTTP status that is no success means.
 ///
 /// `credentials` tells whether the declaration sends headers of its own: rejected credentials and missing
-/// ones need different hands. `body` is the start of the response's body, which is shown if it is text.
+/// ones need different hands. `body` is what the response's body says to people, as it may be told.
 pub(super) fn refusal(
     status: StatusCode,
     headers: &HeaderMap,
@@ -18,10 +18,11 @@ pub(super) fn refusal(
     credentials: bool,
     now: Timestamp,
 ) -> LinkError {
+    let said = said(body);
     let (reason, message) = match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if credentials => (
             Reason::CredentialsRejected,
-            format!("the server rejected the credentials in spec.http.headers (HTTP {status})"),
+            format!("the server rejected the credentials in spec.http.headers (HTTP {status}{said})"),
         ),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             let asks =
@@ -29,7 +30,7 @@ pub(super) fn refusal(
             (
                 Reason::AuthRequired,
                 format!(
-                    "the server wants credentials (HTTP {status}){asks}; set spec.http.headers with a secretKeyRef"
+                    "the server wants credentials (HTTP {status}{said}){asks}; set spec.http.headers with a secretKeyRef"
                 ),
             )
         }
@@ -41,7 +42,7 @@ pub(super) fn refusal(
                 format!("the server redirects{to} (HTTP {status}); set spec.http.url to where the server is"),
             )
         }
-        _ => (Reason::ConnectFailed, format!("the server answered HTTP {status}{}", said(body))),
+        _ => (Reason::ConnectFailed, format!("the server answered HTTP {status}{said}")),
     };
     let mut error = LinkError::new(reason, message);
     // A server or a proxy that fails may have done the work before.
@@ -66,7 +67,7 @@ fn without_query(location: &str) -> &str {
     location.split(['?', '#']).next().unwrap_or_default()
 }
 
-/// The first line of a text body, for the message.
+/// The first line of what a body says, for the message.
 fn said(body: &str) -> String {
     let line: String =
         body.lines().next().unwrap_or_default().chars().filter(|char| !char.is_control()).take(120).collect();

@@ -128,7 +128,7 @@ fn take(events: &mut sse::Events, client: &Client) -> Result<(), LinkError> {
         match inbound::classify(&message) {
             Ok(Inbound::Question(id, method)) => client.notify_soon("", inbound::answer(&id, &method), ()),
             Ok(unasked) => client.ears().take(&unasked, &message),
-            Err(error) => tracing::debug!(%error, "an event that is not MCP was skipped"),
+            Err(error) => client.ears().skipped(&error),
         }
     }
     Ok(())

@@ -8,3 +8,4 @@ mod stderr;
 
 pub use guard::{Guard, watch};
 pub(super) use pipes::{Pipes, Waiting, start};
+pub use stderr::LastWords;

@@ -20,7 +20,7 @@ use super::super::unasked::Unasked;
 use super::super::{Host, Id, MESSAGE_LIMIT};
 use super::lines::{self, Line};
 use super::process::{self, Process};
-use super::stderr::Tail;
+use super::stderr::LastWords;
 use crate::resource::{Reason, StdioEndpoint};
 
 /// Notices of one call that wait for their reader; more are dropped, since progress is only told, not owed.
@@ -67,17 +67,19 @@ pub(in crate::wire) fn start(
     let mut child = process::spawn(endpoint, host.guard.as_ref())?;
     let begun = Instant::now();
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let words = host.last_words.clone();
+    words.mask(ears.mask().clone());
     let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
         return Err(LinkError::new(Reason::ConnectFailed, "the pipes of the child could not be opened"));
     };
     let tasks = &host.tasks;
     let (outgoing, queue) = mpsc::channel(OUTGOING);
     let (process, reap) = Process::watch(child, host.guard.clone());
-    let (calls, tail) = (Calls::default(), Tail::default());
+    let calls = Calls::default();
     let (hang_up, over) = (CancellationToken::new(), CancellationToken::new());
     tasks.spawn(reap);
     tasks.spawn(write(stdin, queue, hang_up.clone()));
-    let errors = tasks.spawn(read_stderr(stderr, tail.clone(), Stderr::new(host.log.clone())));
+    let errors = tasks.spawn(read_stderr(stderr, Stderr::new(host.log.clone(), words.clone())));
     let answers = tasks.spawn(read(stdout, calls.clone(), outgoing.clone(), ears));
     let pumps = [errors.abort_handle(), answers.abort_handle()];
     tasks.spawn({
@@ -94,7 +96,7 @@ pub(in crate::wire) fn start(
             if tokio::time::timeout(LAST_WORDS, rest).await.is_err() {
                 pumps.iter().for_each(AbortHandle::abort);
             }
-            lost.mark(LinkError { lived: Some(lived), ..exit(&command, status, &tail) });
+            lost.mark(LinkError { lived: Some(lived), ..exit(&command, status, &words) });
             calls.with(HashMap::clear);
             hang_up.cancel();
             over.cancel();
@@ -230,7 +232,7 @@ async fn read(stdout: ChildStdout, calls: Calls, outgoing: mpsc::Sender<Bytes>, 
             }
             Ok(Inbound::Question(id, method)) => answer(&outgoing, &id, &method),
             Ok(unasked) => ears.take(&unasked, &message),
-            Err(error) => debug!(%error, "the child printed a line that is not MCP; it was skipped"),
+            Err(error) => ears.skipped(&error),
         }
     }
 }
@@ -241,22 +243,19 @@ fn answer(outgoing: &mpsc::Sender<Bytes>, id: &Id, method: &str) {
     }
 }
 
-async fn read_stderr(mut stderr: ChildStderr, tail: Tail, mut log: Stderr) {
+async fn read_stderr(mut stderr: ChildStderr, mut log: Stderr) {
     let mut buffer = vec![0; 4096];
     while let Ok(length @ 1..) = stderr.read(&mut buffer).await {
-        let read = buffer.get(..length).unwrap_or_default();
-        tail.push(read);
-        log.push(read);
+        log.push(buffer.get(..length).unwrap_or_default());
     }
 }
 
 /// One sentence on how a child ended.
-fn exit(command: &str, status: ExitStatus, tail: &Tail) -> LinkError {
+fn exit(command: &str, status: ExitStatus, words: &LastWords) -> LinkError {
     let how = match (status.code(), status.signal()) {
         (Some(code), _) => format!("exited with code {code}"),
         (None, Some(signal)) => format!("was ended by signal {signal}"),
         (None, None) => "ended".to_owned(),
     };
-    let said = tail.last(3).map(|text| format!("; its last words: {text}")).unwrap_or_default();
-    LinkError::new(Reason::Exited, format!("{command:?} {how}{said}"))
+    LinkError::new(Reason::Exited, format!("{command:?} {how}{}", words.quoted()))
 }

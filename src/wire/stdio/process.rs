@@ -1,4 +1,3 @@
-use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -10,10 +9,7 @@ use tokio::sync::watch;
 
 use super::super::LinkError;
 use super::guard::Guard;
-use crate::resource::{Reason, StdioEndpoint};
-
-/// Variables that every child inherits; the rest of evenkeel's environment may hold credentials.
-const INHERITED: [&str; 9] = ["HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "LANG", "TZ", "TMPDIR"];
+use crate::resource::{Reason, StdioEndpoint, is_inherited};
 
 /// How long a child has to end after its stdin was closed, and again after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -31,7 +27,7 @@ pub(super) fn spawn(endpoint: &StdioEndpoint, guard: Option<&Guard>) -> Result<C
     command
         .args(&endpoint.args)
         .env_clear()
-        .envs(inherited(std::env::vars_os()))
+        .envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_inherited)))
         .envs(endpoint.env.iter().map(|(name, value)| (name, value.expose_secret())))
         .envs(guard.map(Guard::mark))
         .stdin(Stdio::piped())
@@ -112,25 +108,5 @@ pub(super) fn signal(pid: u32, signal: Signal) {
     if let Some(group) = group(pid) {
         // ESRCH: the group is gone, which is what we want.
         let _ = kill_process_group(group, signal);
-    }
-}
-
-fn inherited(vars: impl Iterator<Item = (OsString, OsString)>) -> impl Iterator<Item = (OsString, OsString)> {
-    vars.filter(|(name, _)| {
-        name.to_str().is_some_and(|name| INHERITED.contains(&name) || name.starts_with("LC_"))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn children_inherit_only_what_is_harmless() {
-        let vars = ["PATH", "LC_ALL", "AWS_SECRET_ACCESS_KEY", "LD_PRELOAD", "HOME", "EVENKEEL_TOKEN"];
-        let kept: Vec<_> = inherited(vars.iter().map(|name| ((*name).into(), "x".into())))
-            .map(|(name, _)| name.into_string().unwrap())
-            .collect();
-        assert_eq!(kept, ["PATH", "LC_ALL", "HOME"]);
     }
 }

@@ -1,29 +1,72 @@
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::super::mask::{Mask, Masking};
 
 const KEPT: usize = 8 * 1024;
 
-/// The last few kilobytes that a child wrote to stderr. Never in the child's way: it is always read.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Tail(Arc<Mutex<VecDeque<u8>>>);
+/// The last few kilobytes that a child wrote to stderr, as they may be told. Never in the child's way: it is always
+/// read. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct LastWords(Arc<Mutex<Words>>);
 
-impl Tail {
-    pub(super) fn push(&self, bytes: &[u8]) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.extend(bytes);
-        let excess = kept.len().saturating_sub(KEPT);
-        kept.drain(..excess);
+#[derive(Default)]
+struct Words {
+    masking: Masking,
+    kept: VecDeque<u8>,
+}
+
+impl LastWords {
+    /// Before anything is written: what is to be taken out of it.
+    pub(super) fn mask(&self, mask: Mask) {
+        self.lock().masking = Masking::new(mask);
     }
 
-    /// The last lines that are not empty, for a message: at most `lines`, cut to a readable length.
-    pub(super) fn last(&self, lines: usize) -> Option<String> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes: Vec<u8> = kept.iter().copied().collect();
-        drop(kept);
+    /// Takes up what was written, and gives what can be told by now.
+    pub(in crate::wire) fn push(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut words = self.lock();
+        let told = words.masking.push(bytes);
+        words.keep(&told);
+        told
+    }
+
+    /// Nothing more is written: gives the rest of what can be told.
+    pub(in crate::wire) fn finish(&self) -> Vec<u8> {
+        let mut words = self.lock();
+        let told = words.masking.finish();
+        words.keep(&told);
+        told
+    }
+
+    /// The last lines that are not empty, as the end of a sentence: at most three, cut to a readable length. Empty if
+    /// there are none.
+    pub fn quoted(&self) -> String {
+        let words = self.lock();
+        let bytes: Vec<u8> = words.kept.iter().chain(words.masking.rest().iter()).copied().collect();
+        drop(words);
         let text = String::from_utf8_lossy(&bytes);
-        let mut last: Vec<String> = text.lines().rev().filter_map(readable).take(lines).collect();
+        let mut last: Vec<String> = text.lines().rev().filter_map(readable).take(3).collect();
         last.reverse();
-        (!last.is_empty()).then(|| last.join(" | "))
+        if last.is_empty() { String::new() } else { format!("; its last words: {}", last.join(" | ")) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Words> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Words {
+    fn keep(&mut self, told: &[u8]) {
+        self.kept.extend(told);
+        let excess = self.kept.len().saturating_sub(KEPT);
+        self.kept.drain(..excess);
+    }
+}
+
+impl fmt::Debug for LastWords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LastWords")
     }
 }
 
@@ -39,19 +82,26 @@ mod tests {
 
     #[test]
     fn keeps_the_end_and_no_more() {
-        let tail = Tail::default();
+        let words = LastWords::default();
         for index in 0..10_000 {
-            tail.push(format!("line {index}\n\n").as_bytes());
+            words.push(format!("line {index}\n\n").as_bytes());
         }
-        assert_eq!(tail.last(2).unwrap(), "line 9998 | line 9999");
-        assert!(tail.0.lock().unwrap().len() <= KEPT);
-        assert_eq!(Tail::default().last(3), None);
+        assert_eq!(words.quoted(), "; its last words: line 9997 | line 9998 | line 9999");
+        assert!(words.lock().kept.len() <= KEPT);
+        assert_eq!(LastWords::default().quoted(), "");
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_told_too() {
+        let words = LastWords::default();
+        words.push(b"one\nPassword: ");
+        assert_eq!(words.quoted(), "; its last words: one | Password:");
     }
 
     #[test]
     fn terminal_codes_do_not_reach_the_status() {
-        let tail = Tail::default();
-        tail.push(b"\x1b[31mred\x1b[0m\n");
-        assert_eq!(tail.last(1).unwrap(), "[31mred[0m");
+        let words = LastWords::default();
+        words.push(b"\x1b[31mred\x1b[0m\n");
+        assert_eq!(words.quoted(), "; its last words: [31mred[0m");
     }
 }

@@ -47,7 +47,7 @@ impl Desk {
             },
             key: &DigestKey::new(b"k"),
         };
-        sources.resolve(spec, Some(&Path::new("/srv").join(file.parent().unwrap())))
+        sources.resolve(spec, Some(&Path::new("/srv").join(file.parent().unwrap())), Vec::new())
     }
 
     /// Notes files, in this order, and settles; gives the files whose record is stale.
