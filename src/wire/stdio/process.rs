@@ -1,4 +1,5 @@
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -47,11 +48,9 @@ pub(super) fn spawn(endpoint: &StdioEndpoint, guard: Option<&Guard>) -> Result<C
                 Reason::CommandNotFound,
                 format!("the working directory {} of {name:?} does not exist", cwd.display()),
             ),
-            (ErrorKind::NotFound, None) if name.contains('/') => {
-                LinkError::new(Reason::CommandNotFound, format!("there is no program at {name:?}"))
-            }
-            (ErrorKind::NotFound, None) => {
-                LinkError::new(Reason::CommandNotFound, format!("{name:?} was not found on PATH"))
+            (ErrorKind::NotFound, None) => LinkError::new(Reason::CommandNotFound, not_found(endpoint)),
+            (ErrorKind::PermissionDenied, _) if Path::new(name).is_dir() => {
+                LinkError::new(Reason::CommandNotFound, format!("{name:?} is a directory, and no program"))
             }
             (ErrorKind::PermissionDenied, _) => {
                 LinkError::new(Reason::CommandNotFound, format!("{name:?} is not executable"))
@@ -59,6 +58,39 @@ pub(super) fn spawn(endpoint: &StdioEndpoint, guard: Option<&Guard>) -> Result<C
             _ => LinkError::new(Reason::ConnectFailed, format!("{name:?} could not be started: {error}")),
         }
     })
+}
+
+/// Why the system found no program: either it is not there, or what it says it must be run with is not.
+fn not_found(endpoint: &StdioEndpoint) -> String {
+    let name = &endpoint.command;
+    let file = if name.contains('/') {
+        Some(PathBuf::from(name)).filter(|path| path.is_file())
+    } else {
+        let declared = endpoint.env.iter().rfind(|(name, _)| name == "PATH");
+        let path = declared.map(|(_, path)| path.expose_secret().into()).or_else(|| std::env::var_os("PATH"));
+        std::env::split_paths(&path.unwrap_or_default())
+            .map(|folder| folder.join(name))
+            .find(|path| path.is_file())
+    };
+    match (file.map(|file| interpreter(&file)), name.contains('/')) {
+        (Some(Some(interpreter)), _) => {
+            format!(
+                "{name:?} is to be run by {interpreter:?}, as its first line says, and there is no such program"
+            )
+        }
+        (Some(None), _) => format!("{name:?} is there, but the loader that it was built for is not"),
+        (None, true) => format!("there is no program at {name:?}"),
+        (None, false) => format!("{name:?} was not found on PATH"),
+    }
+}
+
+/// The program that the first line of a script names.
+fn interpreter(script: &Path) -> Option<String> {
+    let mut start = Vec::new();
+    std::fs::File::open(script).ok()?.take(256).read_to_end(&mut start).ok()?;
+    let start = String::from_utf8_lossy(&start);
+    let line = start.strip_prefix("#!")?.split('\n').next()?.trim_start_matches([' ', '\t']);
+    line.split([' ', '\t']).next().map(str::to_owned)
 }
 
 impl Process {
@@ -108,5 +140,37 @@ pub(super) fn signal(pid: u32, signal: Signal) {
     if let Some(group) = group(pid) {
         // ESRCH: the group is gone, which is what we want.
         let _ = kill_process_group(group, signal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn why_there_is_no_program_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        for (name, mode) in [("script", 0o755), ("plain", 0o644)] {
+            std::fs::File::create(path(name)).unwrap().write_all(b"#! /no/such -x\n").unwrap();
+            std::fs::set_permissions(path(name), std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        for (command, says) in [
+            (path("script"), "is to be run by \"/no/such\", as its first line says"),
+            ("script".into(), "is to be run by \"/no/such\", as its first line says"),
+            (path("plain"), "is not executable"),
+            (path(""), "is a directory"),
+            (path("absent"), "there is no program at"),
+            ("absent".into(), "was not found on PATH"),
+        ] {
+            let env = vec![("PATH".to_owned(), path("").into())];
+            let endpoint = StdioEndpoint { command: command.clone(), args: Vec::new(), cwd: None, env };
+            let problem = spawn(&endpoint, None).unwrap_err().problem;
+            assert_eq!(problem.reason, Reason::CommandNotFound, "{command}: {problem}");
+            assert!(problem.message.contains(says), "{command}: {problem}");
+        }
     }
 }
