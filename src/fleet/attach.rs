@@ -53,7 +53,10 @@ pub(super) async fn attach(context: &Context, target: &Target, host: &Host) -> R
     };
     let limited = Box::pin(async {
         let seconds = limit.as_secs_f64();
-        let late = || timeout(format!("not attached within {seconds} s (spec.timeouts.connect)"));
+        let late = || {
+            let words = host.last_words.quoted();
+            timeout(format!("not attached within {seconds} s (spec.timeouts.connect){words}"))
+        };
         let measured = context.metrics.attach(target);
         let result = tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| Err(late()));
         measured.attached(&result);

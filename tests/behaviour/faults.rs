@@ -42,6 +42,11 @@ fn droning(mut script: Script) -> Script {
     script
 }
 
+fn asking(mut script: Script) -> Script {
+    script.stdio.stderr = vec!["please log in at http://127.0.0.1:1/".into()];
+    opening(script, Then::Hang)
+}
+
 fn locked(mut script: Script) -> Script {
     script.http.authorization = Some("Bearer right".into());
     script
@@ -104,6 +109,7 @@ const FAULTS: &[Fault] = &[
         reason: "Exited",
         says: "4",
     },
+    Fault { name: "asks", over: &[S], cause: asking, reason: "Timeout", says: "please log in" },
     Fault { name: "drones", over: &[S], cause: droning, reason: "Timeout", says: "within 2 s" },
     Fault {
         name: "error-500",
