@@ -98,6 +98,31 @@ pub(super) fn error_message(raw: &[u8]) -> Option<String> {
     serde_json::from_slice(raw).ok().map(|Error { message }| message)
 }
 
+/// The number of the request that a message answers which is not there whole: its start, and then its end.
+///
+/// Servers write `id` before or after the long part.
+pub(super) fn number_of_cut(message: &[u8]) -> Option<u64> {
+    const VERSION: &str = r#""jsonrpc":"2.0""#;
+    let mut text = String::from_utf8_lossy(message).into_owned();
+    text.retain(|char| !char.is_whitespace());
+    let mut number = None;
+    let mut start = text.strip_prefix('{')?;
+    while !start.starts_with(r#""result":"#) && !start.starts_with(r#""error":"#) {
+        start = match start.strip_prefix(r#""id":"#) {
+            Some(rest) => {
+                let (id, rest) = rest.split_once(',')?;
+                number = id.parse().ok();
+                rest
+            }
+            None => start.strip_prefix(VERSION)?.strip_prefix(',')?,
+        };
+    }
+    let end = text.strip_suffix('}')?;
+    let end = end.strip_suffix(VERSION).and_then(|end| end.strip_suffix(',')).unwrap_or(end);
+    let (_, id) = end.rsplit_once(r#","id":"#).unwrap_or_default();
+    number.or_else(|| id.parse().ok())
+}
+
 /// A progress notification with the agent's own token in place of ours.
 pub(super) fn with_token(message: &[u8], token: &Id) -> Result<Bytes, Malformed> {
     let envelope = Envelope::parse(message)?;
@@ -197,6 +222,24 @@ mod tests {
         assert!(
             matches!(kind(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#), Inbound::Question(_, method) if method == "ping")
         );
+    }
+
+    #[test]
+    fn knows_what_a_message_answers_by_its_start_and_its_end() {
+        for (text, number) in [
+            (r#"{"jsonrpc":"2.0","id":7,"result":{"a":"x~y"}}"#, Some(7)),
+            (r#"{ "id": 7, "jsonrpc": "2.0", "error": {"data":"x~y"} }"#, Some(7)),
+            (r#"{"result":{"a":"x~y"},"jsonrpc":"2.0","id":7}"#, Some(7)),
+            (r#"{"jsonrpc":"2.0","result":{"a":"x~y"},"id":7,"jsonrpc":"2.0"}"#, Some(7)),
+            (r#"{"jsonrpc":"2.0","result":{"a":"x~y","id":7}}"#, None),
+            (r#"{"jsonrpc":"2.0","result":"x~y,\"id\":7}"#, None),
+            (r#"{"jsonrpc":"2.0","id":"a","result":"x~y"}"#, None),
+            (r#"{"jsonrpc":"2.0","method":"x~y","id":7}"#, None),
+            (r#"{"jsonrpc":"2.0","id":7,"method":"x~y"}"#, None),
+            ("x~y", None),
+        ] {
+            assert_eq!(number_of_cut(text.as_bytes()), number, "{text}");
+        }
     }
 
     #[test]

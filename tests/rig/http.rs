@@ -168,6 +168,7 @@ fn last(outcome: Outcome) -> Result<String, Broken> {
         Outcome::Junk(text) => Ok(text),
         Outcome::Exit(code) => std::process::exit(code),
         Outcome::Accepted | Outcome::Silence => Ok(String::new()),
+        Outcome::CloseStdin | Outcome::CloseStdout => panic!("the script closes the pipes of no process"),
         Outcome::Http { .. } | Outcome::Drop | Outcome::Cut | Outcome::Listen(_) => Err(Broken),
     }
 }
@@ -203,6 +204,7 @@ fn plain(outcome: Outcome) -> Result<Response<Body>, Broken> {
             streamed(Box::pin(beginning.chain(end)))
         }
         Outcome::Exit(code) => std::process::exit(code),
+        Outcome::CloseStdin | Outcome::CloseStdout => panic!("the script closes the pipes of no process"),
         Outcome::Drop | Outcome::Listen(_) => return Err(Broken),
     })
 }

@@ -37,6 +37,8 @@ pub(super) enum Outcome {
     Drop,
     Cut,
     Exit(i32),
+    CloseStdin,
+    CloseStdout,
     /// Cancelled: no answer.
     Silence,
     Listen(Listen),

@@ -99,6 +99,10 @@ pub enum Then {
     Cut,
     /// End the process.
     Exit(i32),
+    /// Close the process's stdin and live on, deaf.
+    CloseStdin,
+    /// Close the process's stdout and live on, mute.
+    CloseStdout,
 }
 
 /// What only a process can do wrong.

@@ -260,6 +260,8 @@ impl Rig {
             Then::Drop => Outcome::Drop,
             Then::Cut => Outcome::Cut,
             Then::Exit(code) => Outcome::Exit(code),
+            Then::CloseStdin => Outcome::CloseStdin,
+            Then::CloseStdout => Outcome::CloseStdout,
         })
     }
 

@@ -1,6 +1,7 @@
 //! The rig as a process: MCP on stdin and stdout, and what only a process can do wrong.
 
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -125,7 +126,16 @@ async fn handle(rig: Arc<Rig>, message: Vec<u8>, out: Lines) {
         }
         Outcome::Drop => std::process::exit(0),
         Outcome::Exit(code) => std::process::exit(code),
+        Outcome::CloseStdin => panic!("{}", sleeper().stdin(Stdio::null()).exec()),
+        Outcome::CloseStdout => panic!("{}", sleeper().stdout(Stdio::null()).exec()),
     }
+}
+
+/// What takes the place of a process that has closed a pipe: it keeps the others and never uses them.
+fn sleeper() -> Command {
+    let mut sleeper = Command::new("sleep");
+    sleeper.arg("600");
+    sleeper
 }
 
 async fn listening(rig: &Arc<Rig>, listen: Listen, out: &Lines) {

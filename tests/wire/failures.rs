@@ -46,6 +46,119 @@ async fn a_busy_server_says_when_to_come_back() {
     assert!(!rig.counters().await.complaints.iter().any(|complaint| !complaint.is_empty()));
 }
 
+/// Whatever stands in the body of such a refusal, it is about the connection.
+#[tokio::test]
+async fn a_refusal_is_told_by_its_status_and_its_body() {
+    let error = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"not now"}}"#;
+    for (status, reason) in [
+        (401, Reason::AuthRequired),
+        (403, Reason::AuthRequired),
+        (429, Reason::ConnectFailed),
+        (503, Reason::ConnectFailed),
+    ] {
+        for (kind, body) in [("application/json", error), ("text/plain", "not now")] {
+            let headers = [("Retry-After", "7"), ("Content-Type", kind)];
+            let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+            let then = Then::Http { status, headers, body: body.into() };
+            let refusing = Script::default().on("POST", Rule::always(then.clone()));
+            let error = connect(&Upstream::start(Over::Http, refusing).await).await.unwrap_err();
+            assert_eq!(error.problem.reason, reason, "{status} {kind}: {error}");
+            assert_eq!(error.retry_after, Some(Duration::from_secs(7)), "{status} {kind}: {error}");
+            assert!(error.to_string().contains("not now"), "{status} {kind}: {error}");
+            // The same of a call; the connection stays.
+            let script = Script::default().on("tools/call", Rule::times(1, then));
+            let upstream = Upstream::start(Over::Http, script).await;
+            let (link, _events) = connect(&upstream).await.unwrap();
+            let error = call(&link, "echo", "{}").await.unwrap_err();
+            assert_eq!(error.http_status.map(|status| status.as_u16()), Some(status), "{kind}: {error}");
+            assert!(!error.dispatched, "{status} {kind}: {error}");
+            call(&link, "echo", "{}").await.unwrap().unwrap();
+            link.close().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_get_that_is_not_found_is_a_server_without_notices() {
+    let script = Script::new("plain", RigEra::Legacy).on("GET", Rule::always(Then::status(404)));
+    let upstream = Upstream::start(Over::Http, script).await;
+    let (link, mut events) = connect(&upstream).await.unwrap();
+    events.begin().await.unwrap();
+    call(&link, "echo", "{}").await.unwrap().unwrap();
+    link.close().await;
+}
+
+#[tokio::test]
+async fn a_call_that_is_not_found_costs_only_itself_where_there_is_no_session() {
+    let mut script = Script::new("stateless", RigEra::Legacy)
+        .tools(&["sleep"])
+        .on("tools/call", Rule::times(1, Then::Answer))
+        .on("tools/call", Rule::times(1, Then::status(404)));
+    script.http.sessions = false;
+    let upstream = Upstream::start(Over::Http, script).await;
+    let (link, _events) = connect(&upstream).await.unwrap();
+    let (slow, failed) = tokio::join!(call(&link, "sleep", r#"{"ms":2000}"#), async {
+        upstream.wait("a call is at work", |seen| seen.calls() == 1).await;
+        call(&link, "sleep", r#"{"ms":0}"#).await
+    });
+    slow.unwrap().unwrap();
+    let error = failed.unwrap_err();
+    assert!(error.to_string().contains("404"), "{error}");
+    call(&link, "sleep", r#"{"ms":0}"#).await.unwrap().unwrap();
+    link.close().await;
+}
+
+#[tokio::test]
+async fn what_a_server_calls_itself_is_cut() {
+    for era in [RigEra::Legacy, RigEra::Modern] {
+        let upstream = Upstream::start(Over::Stdio, Script::new(&"N".repeat(100_000), era)).await;
+        let (link, _events) = connect(&upstream).await.unwrap();
+        assert_eq!(link.peer().info.name, "N".repeat(256));
+        link.close().await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_beyond_the_limit_fails_its_call_alone() {
+    for over in [Over::Http, Over::Stdio] {
+        let upstream = Upstream::start(over, Script::default().tools(&["big", "echo"])).await;
+        let (link, _events) = connect(&upstream).await.unwrap();
+        let error = call(&link, "big", r#"{"bytes":17000000}"#).await.unwrap_err();
+        assert!(error.to_string().contains("longer than 16 MiB"), "{over:?}: {error}");
+        assert!(error.dispatched, "{over:?}: {error}");
+        call(&link, "echo", "{}").await.unwrap().unwrap();
+        link.close().await;
+    }
+}
+
+/// It lives on, but nobody can talk with it.
+#[tokio::test]
+async fn a_process_that_closes_a_pipe_is_lost_and_ended() {
+    for (then, pipe) in [(Then::CloseStdout, "stdout"), (Then::CloseStdin, "stdin")] {
+        let script = Script::default().on("tools/call", Rule::always(then));
+        let upstream = Upstream::start(Over::Stdio, script).await;
+        let (link, mut events) = connect(&upstream).await.unwrap();
+        let Upstream::Stdio(rig) = &upstream else { unreachable!() };
+        let process = eventually("the process is counted", async || rig.alive().pop()).await;
+        let (failed, ()) = tokio::join!(call(&link, "echo", "{}"), async {
+            // What took its place does not answer for it.
+            within("the pipe is closed", process.gone()).await;
+            // A closed stdin shows when something is written.
+            let _ = link.notify("notifications/roots/list_changed", None).await;
+        });
+        let error = failed.unwrap_err();
+        assert_eq!(error.problem.reason, Reason::Exited, "{error}");
+        assert!(error.to_string().contains(&format!("closed its {pipe}")), "{error}");
+        let event = within("the loss is told", events.next()).await;
+        assert!(matches!(event, Event::Lost(_)), "{event:?}");
+        let pid = i32::try_from(process.pid()).ok().and_then(rustix::process::Pid::from_raw).unwrap();
+        eventually("it is ended without being asked", async || {
+            rustix::process::test_kill_process(pid).is_err().then_some(())
+        })
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn noise_on_stdout_stops_nothing() {
     let mut script = Script::new("noisy", RigEra::Dual);

@@ -1,9 +1,12 @@
 use bytes::Bytes;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 
+/// How much is kept of the start of a line that is too long, and of its end.
+const END: usize = 256;
+
 /// Reads the next line without its end; `None` at the end of the stream.
 ///
-/// A line longer than `limit` is skipped whole and given as [`Line::TooLong`], without being kept.
+/// A line longer than `limit` is given as [`Line::TooLong`], and only its ends are kept.
 pub(super) async fn next(
     reader: &mut (impl AsyncBufRead + Unpin),
     limit: usize,
@@ -18,10 +21,10 @@ pub(super) async fn next(
         let end = chunk.iter().position(|byte| *byte == b'\n');
         let part = chunk.get(..end.unwrap_or(chunk.len())).unwrap_or(chunk);
         length = length.saturating_add(part.len());
-        if length <= limit {
-            line.extend_from_slice(part);
-        } else {
-            line = Vec::new();
+        line.extend_from_slice(part);
+        if length > limit && line.len() > 4 * END {
+            line.drain(END..line.len() - END);
+            line.shrink_to(8 * END);
         }
         let used = part.len() + usize::from(end.is_some());
         reader.consume(used);
@@ -36,14 +39,17 @@ pub(super) async fn next(
 pub(super) enum Line {
     /// Its bytes.
     Text(Bytes),
-    /// Longer than the limit.
-    TooLong(usize),
+    /// Longer than the limit: its length, its start and its end.
+    TooLong(usize, Bytes),
 }
 
 impl Line {
     fn of(mut line: Vec<u8>, length: usize, limit: usize) -> Self {
         if length > limit {
-            return Self::TooLong(length);
+            if line.len() > 2 * END {
+                line.drain(END..line.len() - END);
+            }
+            return Self::TooLong(length, line.into());
         }
         if line.last() == Some(&b'\r') {
             line.pop();
@@ -65,6 +71,18 @@ mod tests {
             found.push(line);
         }
         let text = |text: &'static str| Line::Text(Bytes::from_static(text.as_bytes()));
-        assert_eq!(found, [text("one"), text(""), text("two"), Line::TooLong(10), text("last")]);
+        let long = Line::TooLong(10, Bytes::from_static(b"0123456789"));
+        assert_eq!(found, [text("one"), text(""), text("two"), long, text("last")]);
+    }
+
+    #[tokio::test]
+    async fn keeps_both_ends_of_a_line_that_is_too_long() {
+        let line = format!("start{}end", "x".repeat(100_000));
+        let mut reader = tokio::io::BufReader::new(line.as_bytes());
+        let Some(Line::TooLong(length, ends)) = next(&mut reader, 10_000).await.unwrap() else {
+            panic!("not too long")
+        };
+        assert_eq!((length, ends.len()), (line.len(), 2 * END));
+        assert!(ends.starts_with(b"start") && ends.ends_with(b"end"));
     }
 }

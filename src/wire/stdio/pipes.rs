@@ -29,6 +29,8 @@ const NOTICES: usize = 64;
 const OUTGOING: usize = 64;
 /// How long the pipes are read after the child's end; what it left behind may hold them open.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+/// How long a child that closed its stdin or stdout has to end by itself.
+const SHORTLY: Duration = Duration::from_secs(1);
 
 /// The pipes of a child process, and the calls that wait for what comes out of them.
 #[derive(Debug)]
@@ -47,7 +49,7 @@ struct Calls(Arc<Mutex<HashMap<u64, Caller>>>);
 
 #[derive(Debug)]
 struct Caller {
-    answer: oneshot::Sender<Reply>,
+    answer: oneshot::Sender<Result<Reply, LinkError>>,
     notices: Option<mpsc::Sender<Bytes>>,
 }
 
@@ -64,11 +66,11 @@ pub(in crate::wire) fn start(
     ears: Unasked,
     host: &Host,
 ) -> Result<Pipes, LinkError> {
+    let words = host.last_words.clone();
+    words.mask(ears.mask().clone());
     let mut child = process::spawn(endpoint, host.guard.as_ref())?;
     let begun = Instant::now();
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let words = host.last_words.clone();
-    words.mask(ears.mask().clone());
     let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
         return Err(LinkError::new(Reason::ConnectFailed, "the pipes of the child could not be opened"));
     };
@@ -78,9 +80,10 @@ pub(in crate::wire) fn start(
     let calls = Calls::default();
     let (hang_up, over) = (CancellationToken::new(), CancellationToken::new());
     tasks.spawn(reap);
-    tasks.spawn(write(stdin, queue, hang_up.clone()));
+    let (closed, mut closes) = mpsc::channel(2);
+    tasks.spawn(write(stdin, queue, hang_up.clone(), closed.clone()));
     let errors = tasks.spawn(read_stderr(stderr, Stderr::new(host.log.clone(), words.clone())));
-    let answers = tasks.spawn(read(stdout, calls.clone(), outgoing.clone(), ears));
+    let answers = tasks.spawn(read(stdout, calls.clone(), outgoing.clone(), ears, closed));
     let pumps = [errors.abort_handle(), answers.abort_handle()];
     tasks.spawn({
         let (lost, calls) = (lost.clone(), calls.clone());
@@ -89,6 +92,20 @@ pub(in crate::wire) fn start(
             let status = tokio::select! {
                 status = process.exited() => status,
                 () = hang_up.cancelled() => process.end().await,
+                Some(pipe) = closes.recv() => {
+                    if let Ok(status) = tokio::time::timeout(SHORTLY, process.exited()).await {
+                        status
+                    } else {
+                        // Whatever it goes on with, nobody can talk with it any more.
+                        let message =
+                            format!("{command:?} closed its {pipe} and was ended{}", words.quoted());
+                        let lived = Some(begun.elapsed());
+                        lost.mark(LinkError { lived, ..LinkError::new(Reason::Exited, message) });
+                        calls.with(HashMap::clear);
+                        hang_up.cancel();
+                        process.end().await
+                    }
+                }
             };
             let lived = begun.elapsed();
             // What the child wrote before it ended is still in the pipes.
@@ -149,7 +166,7 @@ impl Pipes {
 pub(in crate::wire) struct Waiting {
     id: u64,
     calls: Calls,
-    answered: oneshot::Receiver<Reply>,
+    answered: oneshot::Receiver<Result<Reply, LinkError>>,
     noticed: Option<mpsc::Receiver<Bytes>>,
     lost: Arc<Lost>,
 }
@@ -167,7 +184,7 @@ impl Waiting {
             biased;
             Some(notice) = notice => Ok(Incoming::Notice(notice)),
             answer = &mut self.answered => match answer {
-                Ok(reply) => Ok(Incoming::Answer(reply)),
+                Ok(answer) => answer.map(Incoming::Answer),
                 Err(_) => Err(self.lost.wait().await.dispatched()),
             },
         }
@@ -181,7 +198,12 @@ impl Drop for Waiting {
 }
 
 /// Writes messages to the child until told to hang up, which closes its stdin.
-async fn write(mut stdin: ChildStdin, mut queue: mpsc::Receiver<Bytes>, hang_up: CancellationToken) {
+async fn write(
+    mut stdin: ChildStdin,
+    mut queue: mpsc::Receiver<Bytes>,
+    hang_up: CancellationToken,
+    closed: mpsc::Sender<&'static str>,
+) {
     let pump = async {
         while let Some(message) = queue.recv().await {
             stdin.write_all(&message).await?;
@@ -191,24 +213,40 @@ async fn write(mut stdin: ChildStdin, mut queue: mpsc::Receiver<Bytes>, hang_up:
         std::io::Result::Ok(())
     };
     if let Some(Err(error)) = hang_up.run_until_cancelled(pump).await {
-        // The child closed its stdin. If it ends too, that is noticed elsewhere.
         debug!(%error, "writing to the child failed");
+        // There is room for both.
+        let _ = closed.try_send("stdin");
     }
 }
 
 /// Hands every message of the child to whom it concerns.
-async fn read(stdout: ChildStdout, calls: Calls, outgoing: mpsc::Sender<Bytes>, ears: Unasked) {
+async fn read(
+    stdout: ChildStdout,
+    calls: Calls,
+    outgoing: mpsc::Sender<Bytes>,
+    ears: Unasked,
+    closed: mpsc::Sender<&'static str>,
+) {
     let mut reader = BufReader::new(stdout);
+    let settle = |number: Option<u64>, answer| {
+        if let Some(caller) = number.and_then(|number| calls.with(|calls| calls.remove(&number))) {
+            // The caller may have gone.
+            let _ = caller.answer.send(answer);
+        }
+    };
     loop {
         let message = match lines::next(&mut reader, MESSAGE_LIMIT).await {
             Ok(Some(Line::Text(line))) => line,
-            Ok(Some(Line::TooLong(length))) => {
+            Ok(Some(Line::TooLong(length, ends))) => {
                 debug!(length, "the child printed a line beyond the limit; it was skipped");
+                let message = format!("the answer is longer than {} MiB", MESSAGE_LIMIT >> 20);
+                let error = LinkError::new(Reason::ConnectFailed, message).dispatched();
+                settle(inbound::number_of_cut(&ends), Err(error));
                 continue;
             }
-            Ok(None) => return,
-            Err(error) => {
-                debug!(%error, "reading from the child failed");
+            ended => {
+                debug!(?ended, "the child closed its stdout");
+                let _ = closed.try_send("stdout");
                 return;
             }
         };
@@ -217,12 +255,7 @@ async fn read(stdout: ChildStdout, calls: Calls, outgoing: mpsc::Sender<Bytes>, 
             ears.heard();
         }
         match kind {
-            Ok(Inbound::Answer(number, reply)) => {
-                if let Some(caller) = number.and_then(|number| calls.with(|calls| calls.remove(&number))) {
-                    // The caller may have gone.
-                    let _ = caller.answer.send(reply);
-                }
-            }
+            Ok(Inbound::Answer(number, reply)) => settle(number, Ok(reply)),
             Ok(Inbound::Progress(number) | Inbound::Listening(number)) => {
                 let notices =
                     calls.with(|calls| calls.get(&number).and_then(|caller| caller.notices.clone()));
