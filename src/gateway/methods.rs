@@ -15,14 +15,11 @@ use super::handler::{Agent, Asked, SESSION_HEADER, fail, succeed};
 use super::instructions::instructions;
 use super::interest::Interest;
 use super::notices::listen_stream;
-use super::seal::Handshake;
+use super::seal::{Handshake, called};
 use super::session::{InFlight, Session, TOLD};
 use crate::catalog::{Answering, Place, View};
 use crate::fleet::Subscription;
 use crate::wire::{Era, Id, Level, List, Members, members};
-
-/// Names of clients are kept this long at most: they travel in every session id.
-const CLIENT_LENGTH: usize = 64;
 
 impl Agent {
     pub(super) async fn modern(&self, asked: Asked<'_>) -> Response<Body> {
@@ -87,7 +84,7 @@ impl Agent {
         let client = member(params, "clientInfo").and_then(|client| members(client.get()).ok());
         let told = |key| {
             let text = client.as_ref().and_then(|client| text(member(client, key)?));
-            text.unwrap_or_default().chars().take(CLIENT_LENGTH).collect::<String>()
+            called(&text.unwrap_or_default())
         };
         let handshake = Handshake {
             version: negotiate(&asked).to_owned(),

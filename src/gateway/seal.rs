@@ -16,6 +16,14 @@ const FORM: &[u8] = b"evenkeel session 1";
 /// Longer ids were not made here.
 const LONGEST: usize = 1_024;
 
+/// Of what an agent calls itself so much is kept, in characters: an id that holds it can still be opened.
+const CLIENT_LENGTH: usize = 64;
+
+/// What an agent calls itself, as far as it is kept. Control characters, of which each would take six bytes, are not.
+pub(super) fn called(text: &str) -> String {
+    text.chars().filter(|char| !char.is_control()).take(CLIENT_LENGTH).collect()
+}
+
 /// What a legacy session is, as its id holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Handshake {
@@ -118,6 +126,24 @@ mod tests {
         assert!(id.bytes().all(|byte| byte.is_ascii_graphic()), "{id}");
         assert!(id.len() < 256 && !id.contains("claude"), "{id}");
         assert_ne!(id, other_process.seal(&handshake()).unwrap());
+    }
+
+    #[test]
+    fn an_id_is_opened_whatever_the_agent_calls_itself() {
+        let key = SessionKey::new(b"k").unwrap();
+        for worst in ["\0", "\u{1f}", "\u{7f}", "\u{9f}", "\"", "\\", "/", "\u{2028}", "🦀", "a"] {
+            let name = called(&worst.repeat(100_000));
+            let handshake = Handshake {
+                client: name.clone(),
+                client_version: name,
+                namespace: Some("n".repeat(63).into()),
+                issued_at: i64::MAX,
+                ..handshake()
+            };
+            let id = key.seal(&handshake).unwrap();
+            assert_eq!(key.open(&id), Some(handshake), "{worst:?} makes an id of {} bytes", id.len());
+        }
+        assert_eq!(called("Claude\n Code\0"), "Claude Code");
     }
 
     #[test]
