@@ -51,10 +51,20 @@ pub fn check_server(spec: &McpServerSpec) -> Vec<Violation> {
     if let Some(http) = &spec.http {
         found.url("spec.http.url", &http.url);
         found.bounded("spec.http.headers", http.headers.len(), 64);
-        found.unique("spec.http.headers", http.headers.iter().map(|header| header.name.as_str()));
+        let names: Vec<_> = http.headers.iter().map(|header| header.name.to_ascii_lowercase()).collect();
+        if names.iter().enumerate().any(|(index, name)| names.iter().take(index).any(|before| before == name))
+        {
+            let message = "a header is declared twice; upper and lower case make no difference";
+            found.add("spec.http.headers", message);
+        }
         for (index, Header { name, value, value_from }) in http.headers.iter().enumerate() {
             let path = format!("spec.http.headers[{index}]");
             found.pattern(&path, "name", name, is_header, "a token of RFC 9110");
+            if is_own_header(name) {
+                let message =
+                    "this header is set by evenkeel itself, or belongs to a single connection; leave it out";
+                found.add(format!("{path}.name"), format!("{name}: {message}"));
+            }
             found.value(&path, value.is_some(), value_from.as_ref());
         }
         if let Some(reference) = http.tls.as_ref().and_then(|tls| tls.ca_secret_ref.as_ref()) {
@@ -192,6 +202,35 @@ fn is_header(name: &str) -> bool {
     name.len() <= 256 && http::HeaderName::from_bytes(name.as_bytes()).is_ok()
 }
 
+/// The headers that a declaration cannot set: those of the protocol, which evenkeel sets for each request, and those
+/// that belong to a connection and not to what is sent over it.
+const OWN_HEADERS: [&str; 18] = [
+    "accept",
+    "connection",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "mcp-method",
+    "mcp-name",
+    "mcp-protocol-version",
+    "mcp-session-id",
+    "proxy-authenticate",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "mcp-param-",
+];
+
+/// Whether a header is one that no declaration can set.
+pub fn is_own_header(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    OWN_HEADERS.iter().any(|own| if own.ends_with('-') { name.starts_with(own) } else { name == *own })
+}
+
 /// A name that is referred to. Also what keeps a reference inside the secrets directory, and a selector of the API
 /// server to one object: no slash, no leading dot, no comma.
 fn is_reference(name: &str) -> bool {
@@ -217,7 +256,13 @@ mod tests {
     /// Specs as written in a manifest, and the rules they break.
     fn servers() -> Vec<(Value, &'static [&'static str])> {
         let env = |var: Value| json!({ "stdio": { "command": "c", "env": [var] } });
-        vec![
+        let headers = |names: &[&str]| {
+            let headers: Vec<_> = names.iter().map(|name| json!({ "name": name, "value": "x" })).collect();
+            json!({ "http": { "url": "http://a", "headers": headers } })
+        };
+        let own = ["Host", "mcp-session-id", "Mcp-Param-Region"].into_iter().chain(OWN_HEADERS);
+        let own = own.map(|name| (headers(&[name]), &["this header is set by evenkeel itself"][..]));
+        let mut all: Vec<(Value, &'static [&'static str])> = vec![
             (json!({ "stdio": { "command": "c" } }), &[]),
             (json!({ "http": { "url": "https://a/mcp" } }), &[]),
             (json!({}), &["exactly one of stdio and http"]),
@@ -254,6 +299,19 @@ mod tests {
             ),
             (json!({ "http": { "url": "http://a" }, "health": { "interval": "0s" } }), &[]),
             (
+                headers(&[
+                    "X-A",
+                    "X-B",
+                    "Authorization",
+                    "Proxy-Authorization",
+                    "mcp-own",
+                    "Cookie",
+                    "User-Agent",
+                ]),
+                &[],
+            ),
+            (headers(&["X-A", "X-B", "x-a"]), &["a header is declared twice"]),
+            (
                 json!({ "http": { "url": "http://a" }, "health": { "failures": 0 } }),
                 &["failures must be from 1 to 20"],
             ),
@@ -261,7 +319,9 @@ mod tests {
                 json!({ "http": { "url": "http://a" }, "health": { "failures": 21 } }),
                 &["failures must be from 1 to 20"],
             ),
-        ]
+        ];
+        all.extend(own);
+        all
     }
 
     fn skills() -> Vec<(Value, &'static [&'static str])> {
@@ -358,8 +418,11 @@ mod tests {
     fn cel(schema: &Value, value: &Value) -> Vec<String> {
         let mut broken = Vec::new();
         for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
-            let program = cel::Program::compile(rule["rule"].as_str().unwrap()).unwrap();
-            let mut context = cel::Context::default();
+            let mut env = cel::Env::stdlib();
+            env.add_extension(cel::extensions::strings).unwrap();
+            let env = std::sync::Arc::new(env);
+            let program = env.compile(rule["rule"].as_str().unwrap()).unwrap();
+            let mut context = cel::Context::with_env(env);
             context.add_variable("self", value.clone()).unwrap();
             let verdict = program.execute(&context);
             if !matches!(verdict, Ok(cel::Value::Bool(true))) {

@@ -107,6 +107,7 @@ pub struct StdioTransport {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("self.url.startsWith('http://') || self.url.startsWith('https://')").message("url must start with http:// or https://"))]
+#[x_kube(validation = Rule::new("!has(self.headers) || self.headers.all(one, self.headers.exists_one(other, one.name.lowerAscii() == other.name.lowerAscii()))").message("a header is declared twice; upper and lower case make no difference"))]
 pub struct HttpTransport {
     /// The MCP endpoint; `http` or `https`, without user name or password.
     #[schemars(length(max = 2048))]
@@ -141,6 +142,7 @@ pub struct EnvVar {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("has(self.value) != has(self.valueFrom)").message("exactly one of value and valueFrom must be set"))]
+#[x_kube(validation = Rule::new("!self.name.matches('(?i)^(accept|connection|content-length|content-type|expect|host|keep-alive|mcp-(method|name|param-.*|protocol-version|session-id)|proxy-(authenticate|connection)|te|trailer|transfer-encoding|upgrade)$')").message("this header is set by evenkeel itself, or belongs to a single connection; leave it out"))]
 pub struct Header {
     /// The header's name.
     #[schemars(length(min = 1, max = 256), regex(pattern = "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"))]

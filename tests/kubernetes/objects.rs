@@ -64,6 +64,14 @@ async fn the_api_server_refuses_what_breaks_a_rule_in_readable_words() {
             "initial must not be longer than max",
         ),
         ("http: { url: \"http://a\", ulr: x }", "unknown field \"spec.http.ulr\""),
+        (
+            "http: { url: \"http://a\", headers: [{ name: MCP-Session-Id, value: x }] }",
+            "this header is set by evenkeel itself, or belongs to a single connection; leave it out",
+        ),
+        (
+            "http: { url: \"http://a\", headers: [{ name: X-A, value: x }, { name: x-a, value: z }] }",
+            "a header is declared twice; upper and lower case make no difference",
+        ),
         ("http: { url: \"http://a\" }\nhealth: { interval: 2s }", "interval must be 0s (off) or at least 5s"),
     ] {
         let told = site.cluster.apply_refused(&site.namespace, &server("a", spec)).await;

@@ -13,7 +13,7 @@ use super::expand::is_template;
 use super::names::{prefix, slug};
 use super::parse::{DEFAULT_NAMESPACE, File, Kind, Object};
 use super::places::Place;
-use crate::resource::{CallTimeout, McpServerSpec, ObjectKey, Problem, Reason, Violation};
+use crate::resource::{CallTimeout, McpServerSpec, ObjectKey, Problem, Reason, Violation, is_own_header};
 
 /// The keys of the list of servers: of most agents, and of VS Code.
 const LISTS: [&str; 2] = ["mcpServers", "servers"];
@@ -213,6 +213,9 @@ impl Draft {
             self.mistakes.push(source.mistake(range, format!("{name}: expected {expected}")));
             return;
         }
+        if name == "headers" {
+            self.leave_own_headers_out(&property.value, source);
+        }
         if name == "timeout" && self.timeout.is_none() {
             let message = "timeout: not from 1000 (1s) to 86400000 (24h), in milliseconds; it has no effect";
             self.warnings.push(source.mistake(property.range, message.to_owned()));
@@ -221,6 +224,20 @@ impl Draft {
             let message =
                 format!("the key {name:?} has no effect here{}", did_you_mean(name, KNOWN.iter().copied()));
             self.warnings.push(source.mistake(property.range, message));
+        }
+    }
+
+    /// Agents' own files often set what the protocol sets anyway.
+    fn leave_own_headers_out(&mut self, value: &Value<'_>, source: &Source<'_>) {
+        for property in value.as_object().into_iter().flat_map(|headers| &headers.properties) {
+            let name = property.name.as_str();
+            if is_own_header(name) {
+                let message = format!("headers: evenkeel sets {name} itself; it has no effect here");
+                self.warnings.push(source.mistake(property.range, message));
+            }
+        }
+        if let Some(serde_json::Value::Array(headers)) = self.http.get_mut("headers") {
+            headers.retain(|header| !header["name"].as_str().is_some_and(is_own_header));
         }
     }
 

@@ -100,6 +100,24 @@ fn a_bad_entry_costs_only_itself() {
 }
 
 #[test]
+fn headers_that_the_protocol_sets_are_left_out() {
+    let parsed = entry(
+        "{ \"url\": \"http://a\", \"headers\": { \"Accept\": \"*/*\", \"X-Key\": \"k\", \"content-type\": \"application/json\" } }",
+    );
+    let http = parsed.servers[0].spec.as_ref().unwrap().http.as_ref().unwrap();
+    assert_eq!(http.headers.iter().map(|header| header.name.as_str()).collect::<Vec<_>>(), ["X-Key"]);
+    assert_eq!(
+        told(&parsed.warnings),
+        ["Accept", "content-type"].map(|name| {
+            let column = if name == "Accept" { 46 } else { 77 };
+            format!(
+                "team/.mcp.json:3:{column}: McpServer default/one: headers: evenkeel sets {name} itself; it has no effect here"
+            )
+        })
+    );
+}
+
+#[test]
 fn what_has_no_effect_is_a_warning() {
     let parsed = entry("{ \"command\": \"c\", \"arg\": [], \"envFile\": \".env\", \"timeout\": 60 }");
     assert!(parsed.servers[0].spec.is_ok() && parsed.faults.is_empty());
