@@ -122,8 +122,7 @@ impl Cluster {
             loop {
                 let found = match timeout(REQUEST, api.get(&name)).await {
                     Ok(Ok(secret)) => session_key(secret, &key),
-                    Ok(Err(kube::Error::Api(refusal))) => Err(refusal.message),
-                    Ok(Err(error)) => Err(error.to_string()),
+                    Ok(Err(error)) => Err(kubernetes::in_words(&error)),
                     Err(_) => Err(format!("no answer within {} s", REQUEST.as_secs())),
                 };
                 let why = match found {

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use hyper::Method;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::rig::{Era as RigEra, Http, Script};
-use crate::site::Site;
+use crate::rig::{Era as RigEra, Http, Script, Stdio};
+use crate::site::{Site, server};
 use crate::support::{Agent, Era, Evenkeel, eventually, http};
 
 async fn rig() -> Http {
@@ -40,6 +41,10 @@ async fn one_writes_and_another_goes_on_when_it_is_killed_or_ends() {
     first.kill();
     leader(&[&second]).await;
     agent.text("a_echo", "{}").await;
+    // A write that is due after one of the other would be.
+    site.apply(&server("marker", "stdio: { command: sh }")).await;
+    site.wait_for("marker", "Accepted", "False", "PolicyDenied").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(site.writes("a"), written, "nothing is different, so nothing is written");
     site.kubectl(&["patch", "mcps", "a", "--type=merge", "-p", "{\"spec\":{\"suspend\":true}}"]).await;
     site.wait_for("a", "Ready", "False", "Suspended").await;
@@ -53,6 +58,26 @@ async fn one_writes_and_another_goes_on_when_it_is_killed_or_ends() {
     assert!(holder == "1" || third.said().contains("holds the lease"), "{holder}");
     leader(&[&third]).await;
     assert_eq!(rig.counters().initializes(), openings, "losing and gaining the lease disturbed nothing");
+}
+
+#[tokio::test]
+async fn two_installations_over_one_namespace_are_told_of_and_do_not_write_on_and_on() {
+    let Some(site) = Site::open().await else { return };
+    let rig = Stdio::new(Script::new("s", RigEra::Legacy));
+    let (program, file) = rig.command();
+    let allowed = format!("--allow-stdio={} {}", program.display(), file.display());
+    let one = site.run(&[&allowed]).await;
+    site.apply(&server("s", &rig.spec(""))).await;
+    site.attached("s").await;
+    // They disagree about what may run.
+    let other = site.run_by(&site.cluster.kubeconfig(), &["--lease=other"]).await;
+    let told = |replica: &Evenkeel| replica.said().matches("somebody else writes the status").count();
+    eventually("it is told", async || (told(&one) + told(&other) > 0).then_some(())).await;
+    let written = site.writes("s");
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    // Without an end of it there would be six in a second.
+    assert!(site.writes("s") - written <= 10, "{}", site.writes("s") - written);
+    assert!(told(&one) <= 1 && told(&other) <= 1, "once is enough");
 }
 
 #[tokio::test]

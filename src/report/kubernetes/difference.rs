@@ -66,6 +66,11 @@ pub(super) fn to_write<T: Status>(wanted: &T, shown: Option<&T>) -> Option<T> {
     (ours(&wanted) != ours(shown)).then_some(wanted)
 }
 
+/// Whether two statuses say the same, but for what others say.
+pub(super) fn same<T: Status>(one: Option<&T>, other: Option<&T>) -> bool {
+    one.map(ours) == other.map(ours)
+}
+
 /// How long the write may wait for more to tell.
 pub(super) fn patience<T: Status>(wanted: &T, shown: Option<&T>) -> Duration {
     let shown = shown.filter(|shown| shown.generation() == wanted.generation());

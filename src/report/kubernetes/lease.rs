@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{MANAGER, REQUEST};
+use crate::source::kubernetes::in_words;
 
 /// How long a Lease that is not renewed holds.
 const DURATION: Duration = Duration::from_secs(15);
@@ -76,7 +77,7 @@ impl Leadership {
                 failed if !trouble => {
                     trouble = true;
                     let why = match failed {
-                        Ok(Err(error)) => error.to_string(),
+                        Ok(Err(error)) => in_words(&error),
                         _ => format!("no answer within {} s", REQUEST.as_secs()),
                     };
                     tracing::warn!(

@@ -5,6 +5,7 @@
 //! several replicas the one that holds the Lease writes. Never reads what it could be told, never touches
 //! another manager's conditions, and never decides anything about servers.
 
+mod contest;
 mod difference;
 mod events;
 mod lease;

@@ -16,13 +16,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::difference::{Status, patience, to_write};
+use super::contest::Contests;
+use super::difference::{Status, patience, same, to_write};
 use super::{MANAGER, REQUEST};
 use crate::report::{Object, Snapshot};
 use crate::resource::{
     API_VERSION, McpServer, McpServerSpec, McpServerStatus, ObjectKey, Skill, SkillSpec, SkillStatus,
 };
-use crate::source::kubernetes::retry_after;
+use crate::source::kubernetes::{in_words, retry_after};
 use crate::source::{Shown, ShownStatus};
 
 /// Writes under way at once.
@@ -45,6 +46,7 @@ pub(super) struct Writer<S, T> {
     shown: Statuses<T>,
     /// The last write of each object, until it shows something newer.
     written: HashMap<ObjectKey, Written<T>>,
+    contests: Contests,
     /// What is to be written, by when it is due.
     queue: BTreeSet<(Instant, ObjectKey)>,
     jobs: HashMap<ObjectKey, Job>,
@@ -77,7 +79,7 @@ struct Needed<T> {
 
 #[derive(Debug, thiserror::Error)]
 enum Failed {
-    #[error(transparent)]
+    #[error("{}", in_words(.0))]
     Refused(#[from] kube::Error),
     #[error("no answer within {} s", REQUEST.as_secs())]
     Silent,
@@ -108,6 +110,7 @@ impl<S, T: Status + Serialize + DeserializeOwned + Send + 'static> Writer<S, T> 
             wanted: OrdMap::new(),
             shown: OrdMap::new(),
             written: HashMap::new(),
+            contests: Contests::default(),
             queue: BTreeSet::new(),
             jobs: HashMap::new(),
             flights: JoinSet::new(),
@@ -121,12 +124,19 @@ impl<S, T: Status + Serialize + DeserializeOwned + Send + 'static> Writer<S, T> 
         mut shown: watch::Receiver<Shown>,
         mut leading: watch::Receiver<bool>,
     ) {
+        let mut led = false;
         loop {
             let now = Instant::now();
             let wanted = (self.wanted_of)(&store.borrow_and_update()).clone();
             let statuses = (self.shown_of)(&shown.borrow_and_update()).clone();
-            self.take(wanted, statuses, now);
             let leads = *leading.borrow_and_update();
+            if leads && !led {
+                // Another replica wrote since.
+                self.written.clear();
+                self.contests.clear();
+            }
+            led = leads;
+            self.take(wanted, statuses, now);
             if leads {
                 self.start(now);
             }
@@ -158,7 +168,29 @@ impl<S, T: Status + Serialize + DeserializeOwned + Send + 'static> Writer<S, T> 
         self.wanted = wanted;
         self.shown = shown;
         for key in news {
+            if !self.jobs.get(&key).is_some_and(|job| job.flying) {
+                self.defend(&key, now);
+            }
             self.plan(&key, now);
+        }
+    }
+
+    /// Notices that somebody else wrote over what we wrote.
+    fn defend(&mut self, key: &ObjectKey, now: Instant) {
+        let (Some(shown), Some(Written { gave, .. })) = (self.shown.get(key), self.written.get(key)) else {
+            return;
+        };
+        let newer = shown.uid == gave.uid && shown.resource_version > gave.resource_version;
+        if newer
+            && !same(shown.status.as_ref(), gave.status.as_ref())
+            && self.contests.lost(key, shown.resource_version, now)
+        {
+            tracing::warn!(
+                resource = %format!("{}/{key}", self.resource.kind),
+                "somebody else writes the status that is written here, again and again: another installation of \
+                 evenkeel that serves this namespace too, with a Lease of its own? Let one serve it; until then statuses \
+                 that are written over are written less often"
+            );
         }
     }
 
@@ -197,10 +229,12 @@ impl<S, T: Status + Serialize + DeserializeOwned + Send + 'static> Writer<S, T> 
             }
             if !self.wanted.contains_key(key) {
                 self.written.remove(key);
+                self.contests.forget(key);
             }
             return;
         };
-        let last = self.written.get(key).map_or(now, |written| written.at + PAUSE);
+        let pause = self.contests.pause(key, now).max(PAUSE);
+        let last = self.written.get(key).map_or(now, |written| written.at + pause);
         let due = (now + wait).max(last);
         match self.jobs.get_mut(key) {
             // After a failure the delay holds, else the earliest of all reasons.
@@ -272,7 +306,8 @@ impl<S, T: Status + Serialize + DeserializeOwned + Send + 'static> Writer<S, T> 
             Err(Failed::Refused(kube::Error::Api(status))) if status.is_not_found() => {}
             // It has changed: the watch tells so soon, or has already.
             Err(Failed::Refused(kube::Error::Api(status))) if status.is_conflict() => {
-                self.put_off(key, job, now + PAUSE);
+                self.defend(key, now);
+                self.put_off(key, job, now + self.contests.pause(key, now).max(PAUSE));
             }
             Err(error) => {
                 if job.failures == 0 {

@@ -26,7 +26,7 @@ pub(super) fn told(error: &Error, watch: &Watch, server: &str) -> Problem {
             ),
         );
     }
-    let why = if is_silence(error) { Error::Silent.to_string() } else { root(error) };
+    let why = failure(error).map_or_else(|| root(error), in_words);
     Problem::new(
         Reason::SourceUnavailable,
         format!("the API server {server} cannot be reached: {why}; everything stays as it is until it can"),
@@ -51,6 +51,16 @@ pub(super) fn word(error: &Error) -> &'static str {
 /// How long the API server asks to be left alone.
 pub(super) fn patience(error: &Error) -> Option<Duration> {
     retry_after(status(error)?)
+}
+
+/// Why a request failed, for a person: what the API server said, or what is at the bottom of it.
+pub fn in_words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if status.message.trim().is_empty() => format!("HTTP {}", status.code),
+        kube::Error::Api(status) => status.message.trim().to_owned(),
+        kube::Error::Service(inner) if inner.is::<Elapsed>() => Error::Silent.to_string(),
+        other => root(other),
+    }
 }
 
 fn refused(status: &Status, watch: &Watch, server: &str) -> Problem {
@@ -134,8 +144,8 @@ fn is_brief(error: &Error) -> bool {
 }
 
 /// The innermost cause: what is around it says only that something failed.
-fn root(error: &Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
+fn root(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;
     }
@@ -158,6 +168,21 @@ impl fmt::Display for Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_is_a_sentence_and_not_what_a_debugger_shows() {
+        let api =
+            |code, message: &str| kube::Error::Api(Status::failure(message, "").with_code(code).boxed());
+        let refused = std::io::Error::other("connection refused");
+        for (error, expected) in [
+            (api(403, "leases is forbidden"), "leases is forbidden"),
+            (api(502, " "), "HTTP 502"),
+            (kube::Error::Service(Box::new(Elapsed::new())), "no answer within 10 s"),
+            (kube::Error::Service(Box::new(refused)), "connection refused"),
+        ] {
+            assert_eq!(in_words(&error), expected);
+        }
+    }
 
     #[test]
     fn says_what_to_do() {

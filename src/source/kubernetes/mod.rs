@@ -34,6 +34,7 @@ use crate::skills::{File, belongs};
 use crate::source::{Desired, Policy, Shown, SourceMetrics};
 
 pub use self::client::{connect, retry_after};
+pub use self::fault::in_words;
 
 /// News that waits while the book is written: a list comes in faster than it is taken up.
 const WAITING: usize = 1_024;
