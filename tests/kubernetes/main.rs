@@ -21,6 +21,7 @@ mod answers;
 mod api_server;
 mod commands;
 mod cuts;
+mod faults;
 mod measure;
 mod objects;
 mod proxy;
