@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use crate::rig::{Http, Script};
-use crate::support::{Cluster, Declared, Evenkeel, judges, kinds};
+use crate::support::{Cluster, Evenkeel, Manifests, eventually, judges, kinds, server};
 
 #[derive(Debug, Deserialize)]
 struct Verdict {
@@ -28,58 +28,124 @@ struct Health {
     message: String,
 }
 
-/// A server, the condition that tells of its state, what kstatus and Argo CD make of it, and words of the latter.
-const STATES: [(&str, &str, &str, &str); 8] = [
-    ("ready", "Ready=True/Attached", "Current Healthy", "attached over http"),
-    ("connecting", "Ready=False/Connecting", "InProgress Progressing", "Connecting: connecting, attempt 1"),
-    ("failing", "Reconciling=True/ProgressingWithRetry", "InProgress Progressing", "ConnectFailed: "),
-    ("unresolved", "ResolvedRefs=False/SecretNotFound", "InProgress Progressing", "SecretNotFound: "),
-    ("stalled", "Stalled=True/CommandNotFound", "Failed Degraded", "CommandNotFound: "),
-    ("invalid", "Stalled=True/InvalidSpec", "Failed Degraded", "InvalidSpec: "),
-    ("suspended", "Ready=False/Suspended", "InProgress Suspended", "spec.suspend"),
-    ("replaced", "Attached=True/ServingPreviousGeneration", "InProgress Progressing", "Connect"),
+/// An object, the condition that tells of its state, what kstatus and Argo CD make of it, and words of the latter.
+const STATES: [(&str, &str, &str, &str); 13] = [
+    ("mcpserver/ready", "Ready=True/Attached", "Current Healthy", "attached over http"),
+    ("mcpserver/connecting", "Ready=False/Connecting", "InProgress Progressing", "connecting, attempt 1"),
+    (
+        "mcpserver/failing",
+        "Reconciling=True/ProgressingWithRetry",
+        "InProgress Progressing",
+        "ConnectFailed: ",
+    ),
+    (
+        "mcpserver/unresolved",
+        "ResolvedRefs=False/SecretNotFound",
+        "InProgress Progressing",
+        "SecretNotFound: ",
+    ),
+    ("mcpserver/stalled", "Stalled=True/CommandNotFound", "Failed Degraded", "CommandNotFound: "),
+    ("mcpserver/invalid", "Stalled=True/InvalidSpec", "Failed Degraded", "InvalidSpec: "),
+    ("mcpserver/denied", "Stalled=True/PolicyDenied", "Failed Degraded", "PolicyDenied: "),
+    ("mcpserver/suspended", "Ready=False/Suspended", "InProgress Suspended", "spec.suspend"),
+    ("mcpserver/replaced", "Attached=True/ServingPreviousGeneration", "InProgress Progressing", "Connect"),
+    ("skill/ready", "Ready=True/Available", "Current Healthy", ""),
+    (
+        "skill/waiting",
+        "ResolvedRefs=False/ConfigMapNotFound",
+        "InProgress Progressing",
+        "ConfigMapNotFound: ",
+    ),
+    ("skill/stalled", "Stalled=True/InvalidSpec", "Failed Degraded", "InvalidSpec: "),
+    ("skill/suspended", "Ready=False/Suspended", "InProgress Suspended", "spec.suspend"),
 ];
 
 #[tokio::test]
 async fn every_state_is_read_as_it_is_meant() {
     let Some(judges) = judges() else { return };
+    let Some(cluster) = Cluster::shared().await else { return };
+    kinds(cluster).await;
+    let namespace = cluster.namespace("judged").await;
+    Manifests::new().in_namespace(cluster, &namespace).await;
+    let kubeconfig = cluster.kubeconfig_for(&namespace, "evenkeel").await;
+    let flags = ["-n", &namespace, "--lease-namespace", &namespace];
+    let allowed = ["--allow-stdio=sleep 600", "--allow-stdio=no-such-command"];
+    let mut evenkeel = Evenkeel::run_in_cluster(&kubeconfig, &[&flags[..], &allowed].concat()).await;
+
     let (good, replaced) = (Http::start(Script::default()).await, Http::start(Script::default()).await);
     let closed = "http: { url: \"http://127.0.0.1:9/mcp\" }\nretry: { initial: 1h, max: 1h }";
-    let declared = Declared::new();
-    declared.server("ready", &good.spec());
-    declared.server("connecting", "stdio: { command: sleep, args: [\"600\"] }\ntimeouts: { connect: 10m }");
-    declared.server("failing", closed);
-    declared.server(
-        "unresolved",
-        "http:\n  url: \"http://127.0.0.1:9/mcp\"\n  headers:\n    - name: Authorization\n      \
-         valueFrom: { secretKeyRef: { name: absent, key: token } }",
-    );
-    declared.server("stalled", "stdio: { command: no-such-command }");
-    declared.server("invalid", "suspend: false");
-    declared.server("suspended", &format!("{}\nsuspend: true", good.spec()));
-    declared.server("replaced", &replaced.spec());
-    let evenkeel = Evenkeel::run(declared.path()).await;
-    evenkeel.attached("replaced").await;
-    declared.server("replaced", closed);
-
-    let mut objects = Vec::new();
-    for (name, told, ..) in STATES {
-        let (kind, verdict) = told.split_once('=').unwrap();
-        let (status, reason) = verdict.split_once('/').unwrap();
-        evenkeel.wait_for(name, kind, status, reason).await;
-        objects.push(evenkeel.server(name).await.unwrap());
+    let secret = "{ secretKeyRef: { name: absent, key: token } }";
+    let text = |name: &str| {
+        format!("\n  inline: |\n    ---\n    name: {name}\n    description: Does something.\n    ---\n")
+    };
+    for object in [
+        server("replaced", &replaced.spec()),
+        server("ready", &good.spec()),
+        server("connecting", "stdio: { command: sleep, args: [\"600\"] }\ntimeouts: { connect: 10m }"),
+        server("failing", closed),
+        server(
+            "unresolved",
+            &format!(
+                "http: {{ url: \"http://127.0.0.1:9\", headers: [{{ name: A, valueFrom: {secret} }}] }}"
+            ),
+        ),
+        server("stalled", "stdio: { command: no-such-command }"),
+        server("invalid", "stdio: { command: sleep, args: [\"600\"], cwd: /tmp }"),
+        server("denied", "stdio: { command: sh }"),
+        server("suspended", &format!("{}\nsuspend: true", good.spec())),
+        skill("ready", &text("ready")),
+        skill("waiting", "{ configMapRef: { name: absent } }"),
+        skill("stalled", "{ inline: nothing }"),
+        skill("suspended", &(text("suspended") + "  suspend: true\n")),
+    ] {
+        cluster.apply(&namespace, &object).await;
     }
-    let mut edited = objects[0].clone();
-    edited["metadata"]["generation"] = json!(2);
-    objects.push(edited);
+    let get = async |name: &str| -> Value {
+        let told = cluster.kubectl(&["get", name, "-n", &namespace, "-o", "json"]).await;
+        serde_json::from_str(&told).unwrap()
+    };
+    let told = async |name: &str, condition: &str| {
+        let what = format!("{name}: {condition}");
+        eventually(&what, async || Some(get(name).await).filter(|object| says(object, condition))).await
+    };
+    told("mcpserver/replaced", "Ready=True/Attached").await;
+    cluster.apply(&namespace, &server("replaced", closed)).await;
+    let mut objects = Vec::new();
+    for (name, condition, ..) in STATES {
+        objects.push(told(name, condition).await);
+    }
+    // Edited while nobody looks.
+    evenkeel.terminate().await;
+    for (name, edit) in [
+        ("mcpserver/ready", "{\"spec\":{\"expose\":{\"prefix\":\"other\"}}}"),
+        ("skill/ready", "{\"spec\":{\"serverRefs\":[{\"name\":\"ready\"}]}}"),
+    ] {
+        cluster.kubectl(&["patch", name, "-n", &namespace, "--type=merge", "-p", edit]).await;
+        objects.push(get(name).await);
+    }
 
     let verdicts = judge(&judges, &objects).await;
     for ((name, _, read, words), verdict) in STATES.iter().zip(&verdicts) {
         assert_eq!(verdict.both(), *read, "{name}: {verdict:?}");
         assert!(verdict.argo.message.contains(words), "{name}: {verdict:?}");
     }
-    let edited = verdicts.last().unwrap();
-    assert_eq!(edited.both(), "InProgress Progressing", "{edited:?}");
+    for edited in &verdicts[STATES.len()..] {
+        assert_eq!(edited.both(), "InProgress Progressing", "{edited:?}");
+    }
+}
+
+/// Whether an object says `TYPE=STATUS/REASON`.
+fn says(object: &Value, expected: &str) -> bool {
+    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    let text = |condition: &Value, key: &str| condition[key].as_str().unwrap_or_default().to_owned();
+    conditions.into_iter().any(|condition| {
+        let [kind, status, reason] = ["type", "status", "reason"].map(|key| text(condition, key));
+        format!("{kind}={status}/{reason}") == expected
+    })
+}
+
+fn skill(name: &str, spec: &str) -> String {
+    format!("apiVersion: evenkeel.dev/v1alpha1\nkind: Skill\nmetadata: {{ name: {name} }}\nspec: {spec}\n")
 }
 
 #[tokio::test]
