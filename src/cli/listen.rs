@@ -1,14 +1,21 @@
 use std::fs;
 use std::io::{self, Read};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::net::TcpListener;
 
 use super::Failure;
 
-/// Listens for `what` on the address of `flag`; the error says whose port it is and what to change.
+/// Listens for `what` on the address of `flag`; the error says whose port it is and what to change. `[::]` is every
+/// address, of IPv4 too, and where there is no IPv6 only those.
 pub(super) async fn bind(address: SocketAddr, what: &str, flag: &str) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
+    let mut bound = TcpListener::bind(address).await;
+    if address.ip() == Ipv6Addr::UNSPECIFIED
+        && bound.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::AddrInUse)
+    {
+        bound = TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await;
+    }
+    bound.map_err(|error| {
         Failure::Failed(match error.kind() {
             io::ErrorKind::AddrInUse => {
                 let owner = owner(address.port()).unwrap_or_else(|| "another process".into());
@@ -87,6 +94,16 @@ mod tests {
     fn finds_the_listener_of_a_port() {
         assert_eq!(listening(TABLE, 0x1E25), Some(Socket { user: 1001, inode: 4711 }));
         assert_eq!(listening(TABLE, 80), None);
+    }
+
+    #[tokio::test]
+    async fn every_address_is_those_of_both_versions() {
+        let listener = bind("[::]:0".parse().unwrap(), "MCP", "--listen").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await.is_ok() {
+            tokio::net::TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await.unwrap();
+        }
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::rig::{Era as RigEra, Http, Script};
 use crate::site::{Site, server};
-use crate::support::{Agent, Era, Evenkeel, eventually};
+use crate::support::{Agent, Era, Evenkeel, eventually, http};
 
 async fn rig() -> Http {
     Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await
@@ -130,4 +130,42 @@ async fn the_lease_is_taken_over() {
         print(if kills { "takeover after kill -9" } else { "takeover after SIGTERM" }, &mut times);
         leader.terminate().await;
     }
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn memory_of_three_hundred_secrets() {
+    const ALL: usize = 300;
+    let Some(site) = Site::open().await else { return };
+    let rig = rig().await;
+    let secrets = (0..ALL).map(|index| {
+        format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{ name: s{index} }}\nstringData: {{ key: x }}\n---\n"
+        )
+    });
+    site.apply(&secrets.collect::<String>()).await;
+    let mut measured = Vec::new();
+    for one_for_each in [false, true] {
+        let servers = (0..ALL).map(|index| {
+            let secret = if one_for_each { index } else { 0 };
+            let from = format!("{{ secretKeyRef: {{ name: s{secret}, key: key }} }}");
+            let headers = format!("[{{ name: x-key, valueFrom: {from} }}]");
+            let http = format!("http: {{ url: \"{}\", headers: {headers} }}", rig.url());
+            server(&format!("s{index}"), &format!("{http}\nhealth: {{ interval: 0s }}"))
+        });
+        site.apply(&servers.collect::<String>()).await;
+        let mut evenkeel = site.run(&[]).await;
+        eventually("all are attached", async || {
+            let metrics = http::get(&evenkeel.admin("/metrics")).await.ok()?;
+            metrics.contains(&format!("ready=\"True\",reason=\"Attached\"}} {ALL}")).then_some(())
+        })
+        .await;
+        measured.push(memory(&evenkeel)[0]);
+        evenkeel.terminate().await;
+    }
+    let each = (measured[1] - measured[0]) * 1024.0 / (ALL - 1) as f64;
+    println!(
+        "{ALL} servers: {:.1} MiB with one Secret, {:.1} MiB with one for each: {each:.1} KiB each",
+        measured[0], measured[1]
+    );
 }

@@ -63,12 +63,12 @@ pub async fn flags_of(cluster: &Cluster, namespace: &str, probes: u16) -> Vec<St
 fn flags(container: &Value, namespace: &str, probes: u16) -> Vec<String> {
     let args = container["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap());
     let (given, flags): (Vec<_>, Vec<_>) =
-        args.partition(|arg| ["run", "--kubernetes", "--listen=0.0.0.0:7717"].contains(arg));
+        args.partition(|arg| ["run", "--kubernetes", "--listen=[::]:7717"].contains(arg));
     assert_eq!(given.len(), 3, "{given:?}");
     // What the kubelet puts in for the Pod's own namespace.
     let home = format!("--lease-namespace={namespace}");
     let filled = flags.iter().map(|flag| {
-        flag.replace("$(POD_NAMESPACE)", namespace).replace("0.0.0.0:7719", &format!("127.0.0.1:{probes}"))
+        flag.replace("$(POD_NAMESPACE)", namespace).replace("[::]:7719", &format!("127.0.0.1:{probes}"))
     });
     filled.chain([home]).collect()
 }
