@@ -10,7 +10,7 @@ const NARROW: usize = 20;
 const BENEATH: usize = 4;
 
 /// Rows under headings, as kubectl prints them. On a terminal that is too narrow the widest column wraps under itself;
-/// if little room is left for it, it stands beneath the row.
+/// if little room is left for that, wide columns stand beneath the row.
 #[derive(Debug, Default)]
 pub(in crate::cli) struct Table {
     headings: Vec<String>,
@@ -29,7 +29,8 @@ impl Table {
 
     /// One more row, with a cell for each column.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        let cells: Vec<String> = cells.into_iter().map(|cell| printable(&cell)).collect();
+        let cells = self.headings.iter().zip(cells);
+        let cells: Vec<_> = cells.map(|(heading, cell)| shortened(heading, &printable(&cell))).collect();
         for (width, cell) in self.widths.iter_mut().zip(&cells) {
             *width = cell.width().max(*width);
         }
@@ -59,23 +60,23 @@ impl Table {
         terminal: &Terminal,
         colour: &impl Fn(&[String], &str, &str) -> Option<Colour>,
     ) -> String {
-        let Layout { gap, flow } = self.layout(terminal);
-        let (mut line, mut indent, mut more) = (String::new(), 0, Vec::new());
-        for (index, ((cell, width), heading)) in
-            cells.iter().zip(&self.widths).zip(&self.headings).enumerate()
+        let Layout { gap, flows } = self.layout(terminal);
+        let (mut line, mut indent) = (String::new(), 0);
+        let (mut under, mut beneath) = (Vec::new(), Vec::new());
+        for (((cell, width), heading), flow) in cells.iter().zip(&self.widths).zip(&self.headings).zip(flows)
         {
             let (mut cell, mut width) = (cell.clone(), *width);
             match flow {
-                Flow::Within(flowing, room) if index == flowing => {
+                Flow::Within(room) => {
                     let mut parts = wrap(&cell, room).into_iter();
                     (cell, width) = (parts.next().unwrap_or_default(), room);
-                    more.extend(parts.map(|part| " ".repeat(indent) + &part));
+                    under.extend(parts.map(|part| " ".repeat(indent) + &part));
                 }
-                Flow::Beneath(flowing, room) if index == flowing => {
-                    more.extend(wrap(&cell, room).into_iter().map(|part| " ".repeat(BENEATH) + &part));
+                Flow::Beneath(room) => {
+                    beneath.extend(wrap(&cell, room).into_iter().map(|part| " ".repeat(BENEATH) + &part));
                     continue;
                 }
-                _ => {}
+                Flow::None => {}
             }
             let painted = match colour(cells, heading, &cell) {
                 Some(colour) => terminal.paint(colour, &cell),
@@ -85,7 +86,7 @@ impl Table {
             line.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.width()) + gap));
             indent += width.max(cell.width()) + gap;
         }
-        let lines = std::iter::once(line).chain(more).map(|line| line.trim_end().to_owned());
+        let lines = std::iter::once(line).chain(under).chain(beneath).map(|line| line.trim_end().to_owned());
         // A cell beneath may be empty.
         lines
             .enumerate()
@@ -94,27 +95,36 @@ impl Table {
             .collect()
     }
 
-    /// How all this goes on a terminal.
+    /// How all this goes on a terminal: the widest column wraps; as long as too little room is left for that, wide
+    /// ones stand beneath, the widest first. What names the row stays where it is.
     fn layout(&self, terminal: &Terminal) -> Layout {
-        let sum: usize = self.widths.iter().sum();
-        let gaps = self.widths.len().saturating_sub(1);
-        let widest = self.widths.iter().enumerate().max_by_key(|(_, width)| **width);
-        let (flowing, width) = widest.map_or((0, 0), |(index, width)| (index, *width));
-        let Some(all) = terminal.width.filter(|all| sum + gaps * GAP > *all) else {
-            return Layout { gap: GAP, flow: Flow::None };
-        };
-        let narrowest = |columns: usize, gaps: usize| {
-            (1..=GAP).rev().find(|gap| columns + gaps * gap <= all).unwrap_or(1)
-        };
-        if width <= NARROW {
-            return Layout { gap: narrowest(sum, gaps), flow: Flow::None };
-        }
-        match all.checked_sub(sum - width + gaps * GAP).filter(|room| *room >= NARROW) {
-            Some(room) => Layout { gap: GAP, flow: Flow::Within(flowing, room) },
-            None => Layout {
-                gap: narrowest(sum - width, gaps.saturating_sub(1)),
-                flow: Flow::Beneath(flowing, all.saturating_sub(BENEATH).max(NARROW)),
-            },
+        let mut flows = vec![Flow::None; self.widths.len()];
+        let Some(all) = terminal.width else { return Layout { gap: GAP, flows } };
+        loop {
+            let beside = || {
+                let columns = self.widths.iter().copied().enumerate().zip(&flows);
+                columns.filter(|(_, flow)| matches!(flow, Flow::None)).map(|(column, _)| column)
+            };
+            let sum: usize = beside().map(|(_, width)| width).sum();
+            let gaps = beside().count().saturating_sub(1);
+            let gap = (1..=GAP).rev().find(|gap| sum + gaps * gap <= all).unwrap_or(1);
+            let wide = || beside().filter(|(_, width)| *width > NARROW);
+            let Some((widest, width)) = wide().max_by_key(|(_, width)| *width).filter(|_| gap < GAP) else {
+                return Layout { gap, flows };
+            };
+            let room = all.checked_sub(sum - width + gaps * GAP).filter(|room| *room >= NARROW);
+            let lower = wide().filter(|(index, _)| *index > 0).max_by_key(|(_, width)| *width);
+            let (index, flow) = match (room, lower) {
+                (Some(room), _) => (widest, Flow::Within(room)),
+                (None, Some((index, _))) => (index, Flow::Beneath(all.saturating_sub(BENEATH).max(NARROW))),
+                (None, None) => return Layout { gap, flows },
+            };
+            if let Some(place) = flows.get_mut(index) {
+                *place = flow;
+            }
+            if room.is_some() {
+                return Layout { gap: GAP, flows };
+            }
         }
     }
 }
@@ -122,15 +132,33 @@ impl Table {
 /// How rows fit a terminal.
 struct Layout {
     gap: usize,
-    flow: Flow,
+    flows: Vec<Flow>,
 }
 
-/// What happens to the widest column: its number, and the room that it has.
+/// What happens to a column, with the room that it has.
 #[derive(Clone, Copy)]
 enum Flow {
     None,
-    Within(usize, usize),
-    Beneath(usize, usize),
+    Within(usize),
+    Beneath(usize),
+}
+
+/// Digests by their beginning, which tells one from others; `-o json` has the whole.
+fn shortened(heading: &str, cell: &str) -> String {
+    const SHORT: usize = 12;
+    let is_hex = |char: char| matches!(char, '0'..='9' | 'a'..='f');
+    let mut text = String::new();
+    let mut rest = cell;
+    while let Some(start) = rest.find(is_hex) {
+        let (before, from) = rest.split_at(start);
+        let (hex, after) = from.split_at(from.find(|char| !is_hex(char)).unwrap_or(from.len()));
+        text += before;
+        let is_digest = hex.len() == 64 && text.ends_with("sha256:");
+        let is_commit = matches!(hex.len(), 40 | 64) && heading == "REVISION";
+        text += hex.get(..SHORT).filter(|_| is_digest || is_commit).unwrap_or(hex);
+        rest = after;
+    }
+    text + rest
 }
 
 /// Words in lines of at most this width; a longer word is cut.
@@ -228,6 +256,50 @@ mod tests {
         for (width, gap) in [(40, 3), (38, 2), (35, 1), (20, 1)] {
             let text = table.layout(&Terminal { width: Some(width), colour: false });
             assert_eq!(text.gap, gap, "{width}");
+        }
+    }
+
+    #[test]
+    fn several_wide_columns_fit_every_terminal() {
+        let mut table = Table::new(["Name", "Ready", "Reason", "Revision", "Directory", "Message", "Age"]);
+        let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
+        let directory = "/home/somebody/projects/a-very-long-name/fleet";
+        let message = format!("read at revision {digest}, with many words after it that take much room");
+        let name = "a-name-of-forty-letters-which-is-allowed";
+        table.row([name, "True", "Available", &digest, directory, &message, "3s"].map(String::from));
+        for width in [200, 160, 120, 100, 80, 70] {
+            let terminal = Terminal { width: Some(width), colour: false };
+            let headings = table.line(&table.headings, &terminal, &|_, _, _| None);
+            let row = table.line(&table.rows[0], &terminal, &|_, _, _| None);
+            let longest = headings.lines().chain(row.lines()).map(UnicodeWidthStr::width).max().unwrap();
+            assert!(longest <= width, "{longest} at {width}:\n{headings}{row}");
+            let letters = |text: &str| {
+                let mut letters: Vec<_> = text.chars().filter(|char| !char.is_whitespace()).collect();
+                letters.sort_unstable();
+                letters
+            };
+            assert_eq!(letters(&row), letters(&table.rows[0].concat()), "nothing is lost at {width}:\n{row}");
+        }
+        let narrow = table.whole(&Terminal { width: Some(70), colour: false });
+        assert_eq!(
+            narrow.lines().next_back().unwrap().trim_start(),
+            "that take much room",
+            "in the order of the columns:\n{narrow}"
+        );
+    }
+
+    #[test]
+    fn digests_are_cut_and_names_are_not() {
+        let hex = "0123456789abcdef".repeat(4);
+        let commit = &hex[..40];
+        for (heading, cell, expected) in [
+            ("MESSAGE", format!("at sha256:{hex}; so"), "at sha256:0123456789ab; so"),
+            ("REVISION", format!("{commit}-dirty"), "0123456789ab-dirty"),
+            ("REVISION", hex.clone(), "0123456789ab"),
+            ("NAME", commit.to_owned(), commit),
+            ("NAME", "größe-ab12".into(), "größe-ab12"),
+        ] {
+            assert_eq!(shortened(heading, &cell), expected);
         }
     }
 
