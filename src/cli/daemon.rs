@@ -124,6 +124,7 @@ impl Daemon {
         context.metrics = context.metrics.traced(spans.clone());
         let (logs, listeners, attaching) =
             (context.logs.clone(), context.listeners.clone(), context.metrics.clone());
+        let identity = context.identity.clone();
         let fleet = Fleet::new(Arc::new(context));
         tasks.spawn("the fleet", done(fleet.run(desired.clone(), stop.clone())));
 
@@ -163,7 +164,8 @@ impl Daemon {
         tasks.spawn("the MCP endpoint", async move {
             // Agents that come before the key is there wait in the listener.
             if let Some(session_key) = until.run_until_cancelled(session_key).await {
-                let config = GatewayConfig { allowed, session_key, listeners, limits: Limits::default() };
+                let limits = Limits::default();
+                let config = GatewayConfig { allowed, session_key, listeners, identity, limits };
                 Gateway::new(config, offered, counted).serve(agents, until).await;
             }
             Ok(())

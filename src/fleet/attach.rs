@@ -9,7 +9,7 @@ use super::Context;
 use crate::catalog::{Item, Lists};
 use crate::plan::Target;
 use crate::resource::Reason;
-use crate::wire::{self, Edit, Events, Host, Link, LinkError, List, Reply, Request, members};
+use crate::wire::{self, Events, Host, Link, LinkError, List, Reply, members};
 
 /// A connection that is made and listed; nothing of it is published yet.
 #[derive(Debug)]
@@ -89,10 +89,7 @@ pub(super) async fn read_list(link: &Link, list: List) -> Result<Vec<Item>, Link
     let mut cursors = BTreeSet::new();
     let mut cursor: Option<String> = None;
     loop {
-        let quoted = cursor.as_ref().map(|cursor| serde_json::Value::from(cursor.as_str()).to_string());
-        let edits: Vec<_> = quoted.iter().map(|cursor| Edit::Set("cursor", cursor)).collect();
-        let request = Request { method: list.method(), params: &[], edits: &edits, name: None, level: None };
-        let reply = link.call(request).await?.answer().await?;
+        let reply = link.page(list, cursor.as_deref()).await?;
         if list == List::Templates && is_unknown_method(&reply) {
             // They have no capability of their own: many servers that have resources have no templates.
             break;

@@ -6,7 +6,7 @@ use super::slots::Slots;
 use super::{FleetMetrics, Listeners, Logs, Memory, Observation};
 use crate::catalog::Section;
 use crate::resource::{ObjectKey, Problem};
-use crate::wire::Guard;
+use crate::wire::{Guard, Identity};
 
 /// Where the fleet puts what servers offer. Must not wait.
 pub trait Publish: Send + Sync + 'static {
@@ -32,6 +32,8 @@ pub struct Context {
     pub logs: Logs,
     /// What agents want to hear of servers, and what those tell.
     pub listeners: Listeners,
+    /// Who asks servers, should one be an evenkeel.
+    pub identity: Identity,
     /// What is counted.
     pub metrics: FleetMetrics,
     pub(super) slots: Slots,
@@ -52,6 +54,7 @@ impl Context {
             guard,
             logs: Logs::default(),
             listeners: Listeners::default(),
+            identity: Identity::default(),
             metrics: FleetMetrics::default(),
             slots: Slots::default(),
         }

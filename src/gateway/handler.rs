@@ -101,6 +101,9 @@ impl Agent {
             Ok(era) => era,
             Err(failure) => return fail(&failure, id.as_ref()),
         };
+        if let Some(failure) = method.and_then(|method| self.refuses(method, &params)) {
+            return fail(&failure, id.as_ref());
+        }
         match (era, method, id) {
             (Era::Modern, Some(method), Some(id)) => {
                 self.modern(Asked { id, method, params: &params, streams }).await

@@ -19,7 +19,7 @@ use super::seal::{Handshake, called};
 use super::session::{InFlight, Session, TOLD};
 use crate::catalog::{Answering, Place, View};
 use crate::fleet::Subscription;
-use crate::wire::{Era, Id, Level, List, Members, members};
+use crate::wire::{Era, Id, Level, List, Members, RING_KEY, VIA_KEY, members};
 
 impl Agent {
     pub(super) async fn modern(&self, asked: Asked<'_>) -> Response<Body> {
@@ -75,6 +75,19 @@ impl Agent {
             },
             method => fail(&unknown(method), Some(&asked.id)),
         }
+    }
+
+    /// Why an evenkeel must not have this one as a server; `None` for whoever else asks.
+    pub(super) fn refuses(&self, method: &str, params: &Members<'_>) -> Option<Failure> {
+        let opening = matches!(method, "initialize" | "server/discover");
+        if !opening && listed_by(method).is_none() {
+            return None;
+        }
+        let meta = members(member(params, "_meta")?.get()).ok()?;
+        let ring = self.gateway.identity.meet(member(&meta, VIA_KEY)?.get(), opening).err()?;
+        let message = "an evenkeel cannot be a server of its own, directly or through others";
+        let failure = Failure::in_band(ErrorCode::INVALID_REQUEST, message);
+        Some(failure.data(serde_json::json!({ RING_KEY: ring.word() })))
     }
 
     pub(super) fn initialize(&self, id: &Id, params: &Members<'_>) -> Response<Body> {

@@ -36,6 +36,7 @@ pub(crate) use stall::StallGuard;
 
 use crate::catalog::Catalog;
 use crate::fleet::Listeners;
+use crate::wire::Identity;
 use pulse::Pulse;
 use session::Sessions;
 
@@ -48,6 +49,8 @@ pub struct GatewayConfig {
     pub session_key: SessionKey,
     /// What agents want to hear of servers, and what those tell.
     pub listeners: Listeners,
+    /// Who this is, should an agent be an evenkeel.
+    pub identity: Identity,
     /// Bounds.
     pub limits: Limits,
 }
@@ -83,6 +86,7 @@ pub struct Gateway {
     allowed: Allowed,
     sessions: Sessions,
     listeners: Listeners,
+    identity: Identity,
     limits: Limits,
     catalog: Catalog,
     metrics: GatewayMetrics,
@@ -94,10 +98,10 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway that serves nobody yet.
     pub fn new(config: GatewayConfig, catalog: Catalog, metrics: GatewayMetrics) -> Arc<Self> {
-        let GatewayConfig { allowed, session_key, listeners, limits } = config;
+        let GatewayConfig { allowed, session_key, listeners, identity, limits } = config;
         let sessions = Sessions::new(session_key);
         let (alone, pulse) = (TaskTracker::new(), Pulse::default());
-        Arc::new(Self { allowed, sessions, listeners, limits, catalog, metrics, alone, pulse })
+        Arc::new(Self { allowed, sessions, listeners, identity, limits, catalog, metrics, alone, pulse })
     }
 
     fn count_sessions(&self) {

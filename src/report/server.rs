@@ -45,7 +45,7 @@ pub fn server_status(
     let mut conditions =
         Conditions::new(meta.generation, previous.map(|previous| previous.conditions.as_slice()), now);
     conditions.set(ConditionType::Ready, ready(declared, &work, listed));
-    conditions.set(ConditionType::Accepted, accepted(declared, conflicts));
+    conditions.set(ConditionType::Accepted, accepted(declared, &work, conflicts));
     conditions.set(ConditionType::ResolvedRefs, resolved_refs(declared));
     conditions.set(ConditionType::Attached, attached(declared, &work, live, previous));
     if let Some(verdict) = reconciling(&work, seen) {
@@ -199,8 +199,14 @@ fn ready(declared: &Declared<McpServerSpec>, work: &Work<'_>, listed: Option<&Li
     }
 }
 
-fn accepted(declared: &Declared<McpServerSpec>, conflicts: &[Conflict]) -> Verdict {
+fn accepted(declared: &Declared<McpServerSpec>, work: &Work<'_>, conflicts: &[Conflict]) -> Verdict {
     if let Some(problem) = declared.refusal() {
+        return Verdict::problem(problem, "");
+    }
+    // What it is shows only when it is asked: evenkeel itself, which may not be its own server.
+    if let Work::Failed { problem, .. } = work
+        && problem.reason == Reason::PolicyDenied
+    {
         return Verdict::problem(problem, "");
     }
     if conflicts.is_empty() {

@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use super::link::{Exchange, Incoming, Link, LinkError, Reply};
-use super::{Capabilities, Envelope, Era, Peer};
+use super::{Capabilities, Envelope, Era, Peer, Ring};
 use crate::resource::{Reason, ServerInfo};
 
 /// The modern revision that evenkeel speaks.
@@ -190,7 +190,8 @@ async fn pass_on(
     };
     let id = request.id.clone();
     let number = link.next_id();
-    let exchange = link.dispatch(number, None, method, None, Vec::new(), params.unwrap_or("{}")).await?;
+    let params = link.introduced(params.unwrap_or("{}"))?;
+    let exchange = link.dispatch(number, None, method, None, Vec::new(), &params).await?;
     let request = Asked { id, exchange, probe: method == "server/discover" };
     // The stage is dropped only with the handshake.
     let _ = sent.send(request);
@@ -212,7 +213,10 @@ async fn answered(link: &Link, waiting: &mut Option<Asked>) -> Result<ServerJson
         match exchange.next().await {
             Ok(Incoming::Notice(_) | Incoming::Progress(_)) => {}
             Ok(Incoming::Answer(Reply::Result(raw))) => break ("result", raw),
-            Ok(Incoming::Answer(Reply::Error(raw))) => break ("error", raw),
+            Ok(Incoming::Answer(Reply::Error(raw))) => match Ring::of(&raw) {
+                Some(ring) => return Err(ring.error()),
+                None => break ("error", raw),
+            },
             // A client error that is no JSON-RPC: whatever stands there does not know the probe.
             Err(error) if *probe && is_unknown(&error) => {
                 let unknown = ErrorData::invalid_request(error.problem.message, None);

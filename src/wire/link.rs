@@ -16,7 +16,7 @@ use super::mask::Mask;
 use super::mirror::Mirrors;
 use super::splice::{Edit, Members};
 use super::unasked::Unasked;
-use super::{Era, Level, List, Peer, stdio};
+use super::{Era, Host, Identity, Level, List, Peer, Ring, VIA_KEY, members, rewrite, stdio};
 use crate::resource::{Problem, Reason};
 
 /// A live connection to one server, shared by every call on it. Cheap to clone.
@@ -31,6 +31,7 @@ struct Inner {
     lost: Arc<Lost>,
     tasks: TaskTracker,
     ears: Unasked,
+    identity: Identity,
     /// The tools whose arguments are repeated as headers, by name.
     mirrors: ArcSwap<HashMap<String, Mirrors>>,
 }
@@ -175,13 +176,14 @@ impl Lost {
 }
 
 impl Link {
-    pub(super) fn new(transport: Transport, lost: Arc<Lost>, ears: Unasked, tasks: TaskTracker) -> Self {
+    pub(super) fn new(transport: Transport, lost: Arc<Lost>, ears: Unasked, host: &Host) -> Self {
         Self(Arc::new(Inner {
             peer: OnceLock::new(),
             next_id: AtomicU64::new(1),
             transport,
             lost,
-            tasks,
+            tasks: host.tasks.clone(),
+            identity: host.identity.clone(),
             ears,
             mirrors: ArcSwap::default(),
         }))
@@ -279,6 +281,32 @@ impl Link {
             Transport::Stdio(pipes) => pipes.send(message).await,
             Transport::Http(client) => client.notify(method, message).await,
         }
+    }
+
+    /// Asks for a page of a list: the first, or the one at a cursor.
+    pub async fn page(&self, list: List, cursor: Option<&str>) -> Result<Reply, LinkError> {
+        let params = self.introduced("{}")?;
+        let params = members(&params).map_err(|error| malformed(&error.into()))?;
+        let cursor = cursor.map(|cursor| serde_json::Value::from(cursor).to_string());
+        let edits: Vec<_> = cursor.iter().map(|cursor| Edit::Set("cursor", cursor)).collect();
+        let request =
+            Request { method: list.method(), params: &params, edits: &edits, name: None, level: None };
+        let reply = self.call(request).await?.answer().await?;
+        match &reply {
+            Reply::Error(error) => Ring::of(error).map_or(Ok(reply), |ring| Err(ring.error())),
+            Reply::Result(_) => Ok(reply),
+        }
+    }
+
+    /// These params with a word on who asks, should the server be an evenkeel.
+    pub(super) fn introduced(&self, params: &str) -> Result<String, LinkError> {
+        let with = || {
+            let known = members(params)?;
+            let meta = inbound::meta(&known).unwrap_or("{}");
+            let meta = rewrite(meta, &[Edit::Set(VIA_KEY, &self.0.identity.via())])?;
+            rewrite(params, &[Edit::Set("_meta", &meta)])
+        };
+        with().map_err(|error: serde_json::Error| malformed(&error.into()))
     }
 
     /// Asks for a sign of life: `ping`, or `server/discover` in the modern era. Any answer is one.

@@ -7,6 +7,7 @@
 mod envelope;
 mod handshake;
 mod http;
+mod identity;
 mod inbound;
 mod level;
 mod link;
@@ -22,6 +23,7 @@ mod stdio;
 mod unasked;
 
 pub use envelope::{Envelope, Id, Malformed};
+pub use identity::{Identity, RING_KEY, Ring, VIA_KEY};
 pub use level::{Level, level_of};
 pub use link::{Event, Exchange, Incoming, Link, LinkError, Reply, Request};
 pub use list::List;

@@ -7,7 +7,7 @@ use tokio_util::task::TaskTracker;
 use super::link::{Event, Exchange, Link, LinkError, Lost, Transport};
 use super::mask::Mask;
 use super::unasked::Unasked;
-use super::{Audience, Era, Guard, LastWords, Log, Peer, handshake, http, stdio};
+use super::{Audience, Era, Guard, Identity, LastWords, Log, Peer, handshake, http, stdio};
 use crate::resource::{Endpoint, Transport as Declared};
 
 /// How long a server may take to open its notice stream before its lists are read all the same.
@@ -27,6 +27,8 @@ pub struct Host {
     pub audience: Option<Arc<dyn Audience>>,
     /// What its child writes to stderr, for who has to tell why the connection was not made.
     pub last_words: LastWords,
+    /// Who asks, should the server be an evenkeel.
+    pub identity: Identity,
 }
 
 /// What a connection tells without being asked. Owned by one task, which must keep asking.
@@ -59,7 +61,7 @@ pub async fn open(
         Declared::Stdio(endpoint) => Transport::Stdio(stdio::start(endpoint, &lost, ears.clone(), host)?),
         Declared::Http(endpoint) => Transport::Http(http::Client::new(endpoint, ears.clone(), host)?),
     };
-    let link = Link::new(transport, lost.clone(), ears.clone(), host.tasks.clone());
+    let link = Link::new(transport, lost.clone(), ears.clone(), host);
     let peer = tokio::select! {
         peer = handshake::shake(&link, remembered) => peer,
         error = lost.wait() => Err(error),

@@ -25,6 +25,7 @@ mod peers;
 mod real_peers;
 mod replace;
 mod restart;
+mod ring;
 mod scale;
 mod servers;
 mod stage;

@@ -11,6 +11,7 @@ use evenkeel::resource::{
     DigestKey, Endpoint, HttpEndpoint, McpServerSpec, ObjectKey, Problem, Reason, Transport,
 };
 use evenkeel::source::{Declared, Desired, Meta, Origin, SourceState};
+use evenkeel::wire::Identity;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -80,6 +81,7 @@ impl Stack {
             allowed: Allowed::default(),
             session_key: SessionKey::new(b"the key of all tests").unwrap(),
             listeners: self.listeners.clone(),
+            identity: Identity::default(),
             limits: Limits::default(),
         };
         change(&mut config);

@@ -87,8 +87,8 @@ impl Actor {
         let (context, target) = (self.context.clone(), self.target.clone());
         let log = context.logs.of(&target.key, &target.uid);
         let audience = Some(context.listeners.audience(&target.key));
-        let guard = context.guard.clone();
-        let host = Host { tasks: TaskTracker::new(), guard, log, audience, ..Host::default() };
+        let (guard, identity) = (context.guard.clone(), context.identity.clone());
+        let host = Host { tasks: TaskTracker::new(), guard, log, audience, identity, ..Host::default() };
         let tasks = host.tasks.clone();
         let attempt = Box::pin(async move { attach(&context, &target, &host).await });
         self.attempt = Some((tasks, attempt));

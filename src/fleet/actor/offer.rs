@@ -105,6 +105,11 @@ impl Actor {
                 }
                 self.publish();
             }
+            Err(error) if error.problem.reason == Reason::PolicyDenied => {
+                if let Some(live) = &self.live {
+                    live.link.give_up(error);
+                }
+            }
             // It is as it was before, and still to be read.
             Err(error) => {
                 if let Some(live) = &mut self.live {
