@@ -90,7 +90,9 @@ impl UpstreamHandle {
             let (why, until) = match &**self.0.state.load() {
                 State::Refused(refusal) => return Err(refusal.clone()),
                 State::Live(lane) => match CallGuard::enter(lane) {
-                    Some(guard) => return Ok(guard),
+                    Some(guard) => {
+                        return guard.link().paused().map_or(Ok(guard), |why| Err(Refusal::Unavailable(why)));
+                    }
                     // Closed between the load and the entry: its successor is in place already.
                     None => continue,
                 },

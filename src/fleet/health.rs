@@ -11,7 +11,7 @@ use crate::wire::{Link, LinkError};
 
 /// Asks a silent server for a sign of life, again and again; gives the connection up after as many
 /// failures in a row as the declaration allows. Servers that say anything are not asked, nor are those that
-/// are at work on a call, which may take `call`.
+/// are at work on a call, which may take `call`, or want to be left alone.
 ///
 /// Never ends, since there is nothing to do with its end: the connection itself tells that it is lost.
 ///
@@ -32,7 +32,8 @@ pub(super) async fn watch(
     loop {
         tokio::time::sleep(interval).await;
         let heard = link.heard_lately();
-        if !silence.asks(Instant::now(), heard, calls.unused_for().is_none(), call) {
+        let asks = silence.asks(Instant::now(), heard, calls.unused_for().is_none(), call);
+        if !asks || link.paused().is_some() {
             continue;
         }
         // On the heap only while it runs: most of the time there is nothing to hold.
@@ -44,7 +45,8 @@ pub(super) async fn watch(
             Err(_) => format!("no answer within {} s", interval.as_secs()),
         };
         let heard = link.heard_lately();
-        if !silence.asks(Instant::now(), heard, calls.unused_for().is_none(), call) {
+        let asks = silence.asks(Instant::now(), heard, calls.unused_for().is_none(), call);
+        if !asks || link.paused().is_some() {
             continue;
         }
         silence.strikes += 1;

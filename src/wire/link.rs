@@ -16,7 +16,7 @@ use super::mask::Mask;
 use super::mirror::Mirrors;
 use super::splice::{Edit, Members};
 use super::unasked::Unasked;
-use super::{Era, Host, Identity, Level, List, Peer, Ring, VIA_KEY, members, rewrite, stdio};
+use super::{Era, Host, Identity, Level, List, Pause, Peer, Ring, VIA_KEY, members, rewrite, stdio};
 use crate::resource::{Problem, Reason};
 
 /// A live connection to one server, shared by every call on it. Cheap to clone.
@@ -32,6 +32,7 @@ struct Inner {
     tasks: TaskTracker,
     ears: Unasked,
     identity: Identity,
+    pause: Pause,
     /// The tools whose arguments are repeated as headers, by name.
     mirrors: ArcSwap<HashMap<String, Mirrors>>,
 }
@@ -184,6 +185,7 @@ impl Link {
             lost,
             tasks: host.tasks.clone(),
             identity: host.identity.clone(),
+            pause: host.pause.clone(),
             ears,
             mirrors: ArcSwap::default(),
         }))
@@ -335,6 +337,16 @@ impl Link {
 
     pub(super) fn mask(&self) -> &Mask {
         self.0.ears.mask()
+    }
+
+    /// Why nothing is sent just now: the server wants to be left alone for a while.
+    pub fn paused(&self) -> Option<Problem> {
+        self.0.pause.problem()
+    }
+
+    /// Waits until the server may be asked again.
+    pub async fn ready(&self) {
+        self.0.pause.over().await;
     }
 
     /// True if the server has said anything since this was asked last: an answer, progress, a notice.

@@ -157,6 +157,45 @@ async fn a_server_that_asks_for_time_gets_it() {
 }
 
 #[tokio::test]
+async fn a_server_that_asks_for_time_is_asked_nothing_by_anyone_until_then() {
+    let busy = || Rule::times(1, Then::status_with(429, "Retry-After", "4"));
+    let call =
+        Http::start(Script::new("call", RigEra::Legacy).tools(&["echo"]).on("tools/call", busy())).await;
+    let start = Http::start(Script::new("start", RigEra::Legacy).on("server/discover", busy())).await;
+    let seen = |rig: &Http| rig.counters().methods.values().sum::<u64>();
+    let stage = Stage::start(&[]).await;
+    stage.attach("call", &format!("{}\nhealth: {{ interval: 0s }}", call.spec())).await;
+    eventually("its stream is open", async || (call.counters().streams == 1).then_some(())).await;
+    let agent = stage.agent(Era::Legacy).await;
+    let begun = Instant::now();
+    stage.declared.server("start", &format!("{}\n{SOON}", start.spec()));
+    stage.evenkeel.wait_for("start", "Ready", "False", "ConnectFailed").await;
+    told(&agent.call("call_echo", "{}").await.unwrap());
+    let before = (seen(&call), seen(&start));
+
+    // Neither the next call nor a changed list nor another prefix is a reason to ask again.
+    call.tell(Command::Notify("notifications/tools/list_changed".into()));
+    stage.declared.server("start", &format!("{}\n{SOON}\nexpose: {{ prefix: other }}", start.spec()));
+    let text = told(&agent.call("call_echo", "{}").await.unwrap());
+    for part in ["not available", "no request before", "Nothing was sent", "may work again"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    eventually("the other prefix is looked at", async || {
+        (stage.server("start").await["status"]["observedGeneration"] == 2).then_some(())
+    })
+    .await;
+    if begun.elapsed() < Duration::from_secs(3) {
+        assert_eq!((seen(&call), seen(&start)), before);
+        assert!(stage.server("start").await["status"]["nextRetryTime"].is_string());
+    }
+    stage.evenkeel.attached("start").await;
+    assert!(begun.elapsed() >= Duration::from_secs(4), "{:?}", begun.elapsed());
+    eventually("the changed list is read", async || (call.counters().lists() == 2).then_some(())).await;
+    agent.text("call_echo", "{}").await;
+    agent.text("other_echo", "{}").await;
+}
+
+#[tokio::test]
 async fn noise_on_stdout_and_stderr_is_in_nobodys_way() {
     let mut junk = Script::new("junk", RigEra::Legacy).tools(&["echo"]);
     junk.stdio.stdout = vec![

@@ -13,7 +13,7 @@ use super::super::{Kept, health, subscriptions};
 use super::{Actor, Beside, Live};
 use crate::plan::Target;
 use crate::resource::{Activation, Problem, Reason, Update};
-use crate::wire::{Host, Link, LinkError};
+use crate::wire::{Host, Link, LinkError, Pause};
 
 /// How long a connection must have held for its loss to count as a first failure.
 const STABLE: Duration = Duration::from_mins(1);
@@ -81,20 +81,36 @@ impl Actor {
         self.retry_at = None;
         self.cancel_attempt();
         self.waiting = self.target.settings.update == Update::Recreate && !self.ending.is_empty();
-        if self.waiting {
+        if self.waiting || self.is_left_alone() {
             return;
         }
         let (context, target) = (self.context.clone(), self.target.clone());
         let log = context.logs.of(&target.key, &target.uid);
         let audience = Some(context.listeners.audience(&target.key));
         let (guard, identity) = (context.guard.clone(), context.identity.clone());
-        let host = Host { tasks: TaskTracker::new(), guard, log, audience, identity, ..Host::default() };
+        let (tasks, pause) = (TaskTracker::new(), self.pause.1.clone());
+        let host = Host { tasks, guard, log, audience, identity, pause, ..Host::default() };
         let tasks = host.tasks.clone();
         let attempt = Box::pin(async move { attach(&context, &target, &host).await });
         self.attempt = Some((tasks, attempt));
         if let (None, Some(why)) = (&self.live, self.last.clone()) {
             self.let_calls_wait(why);
         }
+    }
+
+    /// Puts the attempt off for as long as the server asked for, on whatever connection to the same endpoint.
+    fn is_left_alone(&mut self) -> bool {
+        let endpoint = self.target.endpoint.digest();
+        if self.pause.0 != endpoint {
+            self.pause = (endpoint, Pause::default());
+        }
+        let (Some(until), Some(why)) = (self.pause.1.until(), self.pause.1.problem()) else { return false };
+        self.retry_at = Some(due(until.duration_since(Instant::now())));
+        if self.live.is_none() {
+            self.handle.refuse(Refusal::Unavailable(why.clone()));
+        }
+        self.last.get_or_insert(why);
+        true
     }
 
     /// Calls of a server that was there a moment ago wait for the attempt under way, within its grace.
@@ -223,11 +239,7 @@ impl Actor {
             reason if reason.needs_a_person() => None,
             _ => Some(delay.wait),
         };
-        self.retry_at = wait.map(|wait| {
-            let at =
-                Timestamp::now().saturating_add(jiff::SignedDuration::try_from(wait).unwrap_or_default());
-            (Instant::now() + wait, at.unwrap_or(Timestamp::MAX))
-        });
+        self.retry_at = wait.map(due);
         let stuck = self.backoff.failures() >= 3 && self.target.settings.update == Update::MakeBeforeBreak;
         match &self.live {
             None => {
@@ -246,6 +258,12 @@ impl Actor {
 fn checks(link: &Link, handle: &UpstreamHandle, target: &Target) -> Beside {
     let (health, call) = (target.settings.health.clone(), target.settings.timeouts.call.get());
     Box::pin(health::watch(link.clone(), handle.clone(), health, call, jitter()))
+}
+
+/// An instant that is so far away, for the clock and for people.
+fn due(wait: Duration) -> (Instant, Timestamp) {
+    let at = Timestamp::now().saturating_add(jiff::SignedDuration::try_from(wait).unwrap_or_default());
+    (Instant::now() + wait, at.unwrap_or(Timestamp::MAX))
 }
 
 /// A random number from 0 to 1.

@@ -21,8 +21,8 @@ use super::pace::Pace;
 use super::{Context, Kept, Listed, Observation, Phase};
 use crate::catalog::{Item, Section};
 use crate::plan::{Backoff, Target};
-use crate::resource::{Problem, Reason};
-use crate::wire::{Event, Events, Link, LinkError, List};
+use crate::resource::{Digest, Problem, Reason};
+use crate::wire::{Event, Events, Link, LinkError, List, Pause};
 
 /// What an actor is told; only the newest counts.
 #[derive(Clone, Debug)]
@@ -64,6 +64,8 @@ pub(super) struct Actor {
     backoff: Backoff,
     /// Exits in a row, each soon after its start.
     crashes: u32,
+    /// Until when this endpoint wants to be left alone.
+    pause: (Digest, Pause),
     restarts: u32,
     last: Option<Problem>,
     retry_at: Option<(Instant, Timestamp)>,
@@ -124,6 +126,7 @@ impl Actor {
         orders: watch::Receiver<Order>,
         starting: Option<Starting>,
     ) -> Self {
+        let pause = (target.endpoint.digest(), Pause::default());
         let connecting = Problem::new(Reason::Connecting, format!("{} is being attached", target.key.name));
         Self {
             handle: UpstreamHandle::new(target.key.clone(), Refusal::Unavailable(connecting)),
@@ -140,6 +143,7 @@ impl Actor {
             waiting: false,
             backoff: Backoff::default(),
             crashes: 0,
+            pause,
             restarts: 0,
             last: None,
             retry_at: None,

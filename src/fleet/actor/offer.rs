@@ -82,6 +82,7 @@ impl Actor {
         let link = live.link.clone();
         let limit = live.target.settings.timeouts.connect.get();
         self.refresh = Some(Box::pin(async move {
+            link.ready().await;
             let late = || timeout(format!("{} was not answered within {limit:?}", list.method()));
             let read = tokio::time::timeout(limit, read_list(&link, list)).await;
             (list, read.unwrap_or_else(|_| Err(late())))
@@ -177,6 +178,9 @@ impl Actor {
     pub(super) fn wake(&mut self) {
         self.asleep = None;
         self.connect();
+        if self.retry_at.is_some() {
+            return;
+        }
         let why = Problem::new(Reason::Connecting, format!("{} is being connected", self.target.key.name));
         self.handle.pend(why, Instant::now() + self.target.settings.timeouts.connect.get());
     }

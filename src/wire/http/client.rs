@@ -20,11 +20,11 @@ use super::super::handshake::MODERN;
 use super::super::inbound::{self, Inbound};
 use super::super::link::{LISTEN_METHOD, LinkError, Lost, Reply};
 use super::super::unasked::Unasked;
-use super::super::{Era, Host, Peer};
+use super::super::{Era, Host, Pause, Peer};
 use super::answer::{Answering, Form, is_event_stream};
 use super::connect::Connector;
 use super::connection::{Body, Pool};
-use super::refusal::refusal;
+use super::refusal::{refusal, retry_after};
 use super::trickle::Trickle;
 use crate::resource::{HttpEndpoint, Reason};
 
@@ -54,6 +54,7 @@ struct Inner {
     session: OnceLock<HeaderValue>,
     credentials: bool,
     closed: AtomicBool,
+    pause: Pause,
     /// The fleet's: waited for when evenkeel ends.
     tasks: TaskTracker,
     ears: Unasked,
@@ -94,9 +95,15 @@ impl Client {
             session: OnceLock::new(),
             credentials: !endpoint.headers.is_empty(),
             closed: AtomicBool::new(false),
+            pause: process.pause.clone(),
             tasks: process.tasks.clone(),
             ears,
         })))
+    }
+
+    /// Until when the server wants to be left alone.
+    pub(super) fn pause(&self) -> &Pause {
+        &self.0.pause
     }
 
     /// Where goes what the server says unasked.
@@ -230,6 +237,9 @@ impl Client {
             headers.remove(CONTENT_TYPE);
             (Method::GET, headers)
         };
+        if let Some(error) = self.0.pause.refusal() {
+            return Err(error.dispatched());
+        }
         let target = self.0.target.load_full();
         let socket = self.0.pool.connect().await?;
         let body = request.as_deref().unwrap_or_default();
@@ -241,7 +251,11 @@ impl Client {
         match self.refused(&head, &body) {
             Refused::Error(error) if request.is_some() || (again && self.forgot(&head)) => Err(error),
             // Not now: worth another try.
-            Refused::Error(error) if head.status.is_server_error() => Err(error.dispatched()),
+            Refused::Error(error)
+                if head.status.is_server_error() || head.status == StatusCode::TOO_MANY_REQUESTS =>
+            {
+                Err(error.dispatched())
+            }
             // 405 and its like: there are no notices to be had.
             Refused::Error(_) | Refused::Answer(_) => Ok(None),
         }
@@ -253,6 +267,9 @@ impl Client {
         headers: HeaderMap,
         body: &Bytes,
     ) -> Result<Response<Body>, LinkError> {
+        if let Some(error) = self.0.pause.refusal() {
+            return Err(error);
+        }
         let target = self.0.target.load_full();
         // Where the server is shows in the first request; no later one is kept to be sent elsewhere.
         let again = self.0.agreed.get().is_none().then(|| headers.clone());
@@ -306,6 +323,9 @@ impl Client {
 
     /// What a response that says no success means; `body` is its start.
     fn refused(&self, head: &Parts, body: &Bytes) -> Refused {
+        if let Some(wait) = retry_after(&head.headers, Timestamp::now()) {
+            self.0.pause.ask(wait);
+        }
         // Whatever else it says (2025-11-25, transports, session management).
         if self.forgot(head) {
             let message = "the server forgot the session (HTTP 404)";

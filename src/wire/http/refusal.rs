@@ -48,12 +48,14 @@ pub(super) fn refusal(
     // A server or a proxy that fails may have done the work before.
     error.dispatched = status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE;
     error.http_status = Some(status);
-    error.retry_after = headers.get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?, now));
+    error.retry_after = retry_after(headers, now);
     error
 }
 
-/// Seconds, or a date (RFC 9110 §10.2.3). At most a day, so that nobody can park a server for good.
-fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
+/// How long the server wants to be left alone: seconds, or a date (RFC 9110 §10.2.3). At most a day, so that nobody can
+/// park a server for good.
+pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
     let wait = if let Ok(seconds) = value.trim().parse::<u64>() {
         Duration::from_secs(seconds)
     } else {
@@ -109,7 +111,8 @@ mod tests {
             ("soon", None),
             ("-1", None),
         ] {
-            assert_eq!(retry_after(value, now()).map(|wait| wait.as_secs()), expected, "{value}");
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]);
+            assert_eq!(retry_after(&headers, now()).map(|wait| wait.as_secs()), expected, "{value}");
         }
     }
 

@@ -60,6 +60,12 @@ impl Stream {
         Ok(())
     }
 
+    /// The same once the server may be asked.
+    async fn open_in_time(&mut self, peer: &Peer, id: u64) -> Result<(), LinkError> {
+        self.client.pause().over().await;
+        self.open(peer, id).await
+    }
+
     /// Says that the lists were read now: if the stream is closed, they are to be read again once it opens.
     pub(in crate::wire) fn lists_were_read(&mut self) {
         self.missed = matches!(self.state, State::Closed);
@@ -73,7 +79,7 @@ impl Stream {
                     tokio::time::sleep(HOUSEKEEPING).await;
                     self.client.prune();
                 },
-                State::Closed => match self.open(peer, next_id()).await {
+                State::Closed => match self.open_in_time(peer, next_id()).await {
                     Ok(()) if std::mem::take(&mut self.missed) => {
                         peer.capabilities.lists().for_each(|list| self.client.ears().changed(list));
                     }
