@@ -63,7 +63,7 @@ pub(super) async fn attach(context: &Context, target: &Target, host: &Host) -> R
         result
     });
     // Waiting for a slot is not the server's time.
-    let result = context.slots.run(&endpoint.transport, limited).await;
+    let result = context.slots.run(&endpoint.transport, &host.started, limited).await;
     let misunderstood =
         |error: &LinkError| matches!(error.problem.reason, Reason::HandshakeFailed | Reason::Timeout);
     if remembered.is_some() && result.as_ref().is_err_and(misunderstood) {

@@ -4,13 +4,14 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::resource::Transport;
+use crate::wire::Started;
 
 /// Servers that may be in the busy part of their start at once.
 const HTTP: usize = 64;
 /// Processes that may be starting at once: a start costs a core for a while.
 const STDIO: usize = 8;
-/// How long an attempt holds its slot, over HTTP and of a process. A server that hangs longer costs nothing,
-/// so it holds nobody up; a process that starts is busy for longer than a request.
+/// How long an attempt holds its slot at most, over HTTP and of a process. One that hangs costs nothing, so it holds
+/// nobody up; a process that starts is busy for longer than a request, but gives its slot back when it comes to rest.
 const HELD: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 
 /// Bounds how many attempts to connect begin side by side.
@@ -28,7 +29,12 @@ impl Default for Slots {
 
 impl Slots {
     /// Runs an attempt once a slot is free; the slot is free again when the attempt ends, or before.
-    pub(super) async fn run<T>(&self, transport: &Transport, attempt: impl Future<Output = T>) -> T {
+    pub(super) async fn run<T>(
+        &self,
+        transport: &Transport,
+        started: &Started,
+        attempt: impl Future<Output = T>,
+    ) -> T {
         let (slots, held) = match transport {
             Transport::Http(_) => (&self.http, HELD.0),
             Transport::Stdio(_) => (&self.stdio, HELD.1),
@@ -36,10 +42,12 @@ impl Slots {
         // The semaphores are never closed.
         let permit: Option<OwnedSemaphorePermit> = slots.clone().acquire_owned().await.ok();
         tokio::pin!(attempt);
-        if let Ok(result) = tokio::time::timeout(held, &mut attempt).await {
-            return result;
+        tokio::select! {
+            biased;
+            result = &mut attempt => return result,
+            // Over HTTP no process ever starts.
+            _ = tokio::time::timeout(held, started.at_rest()) => drop(permit),
         }
-        drop(permit);
         attempt.await
     }
 }

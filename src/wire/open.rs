@@ -7,7 +7,7 @@ use tokio_util::task::TaskTracker;
 use super::link::{Event, Exchange, Link, LinkError, Lost, Transport};
 use super::mask::Mask;
 use super::unasked::Unasked;
-use super::{Audience, Era, Guard, Identity, LastWords, Log, Pause, Peer, handshake, http, stdio};
+use super::{Audience, Era, Guard, Identity, LastWords, Log, Pause, Peer, Started, handshake, http, stdio};
 use crate::resource::{Endpoint, Transport as Declared};
 
 /// How long a server may take to open its notice stream before its lists are read all the same.
@@ -31,6 +31,8 @@ pub struct Host {
     pub identity: Identity,
     /// Until when the server wants to be left alone.
     pub pause: Pause,
+    /// Where the process is told that the connection consists of, if it does.
+    pub started: Started,
 }
 
 /// What a connection tells without being asked. Owned by one task, which must keep asking.

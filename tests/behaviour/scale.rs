@@ -1,6 +1,6 @@
 //! Hundreds of servers in one evenkeel: nobody waits for those that hang, and a change costs what it changes.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::rig::{Era as RigEra, Http, Rule, Script, Stdio, Then};
 use crate::stage::Stage;
@@ -9,6 +9,33 @@ use crate::support::{Era, eventually, server};
 const GOOD: usize = 900;
 const HANGING: usize = 100;
 const PROCESSES: usize = 50;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_that_hang_hold_no_other_up() {
+    let hanging = |number: &usize| {
+        let spec = "stdio: { command: sleep, args: [\"600\"] }\ntimeouts: { connect: 10m }";
+        server(&format!("a{number}"), spec)
+    };
+    let fast = Stdio::new(Script::new("fast", RigEra::Modern).tools(&["echo"]));
+    let stage = Stage::start(&[]).await;
+    let agent = stage.agent(Era::Modern).await;
+    let documents: Vec<_> = (0..HANGING).map(|number| hanging(&number)).collect();
+    stage.declared.write("hanging.yaml", &documents.join("---\n"));
+    eventually("those that hang are on their way", async || {
+        stage.evenkeel.server(&format!("a{}", HANGING - 1)).await
+    })
+    .await;
+    let begun = Instant::now();
+    stage.declared.server("z", &fast.spec(""));
+    eventually("the one that does not hang is listed", async || {
+        (agent.tools().await == ["z_echo"]).then_some(())
+    })
+    .await;
+    let took = begun.elapsed();
+    println!("one process behind {HANGING} that hang: {took:?}");
+    // A second for each eight of them would be 12 s.
+    assert!(took < Duration::from_secs(8), "{took:?}");
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_servers_and_fifty_processes_while_a_hundred_hang() {

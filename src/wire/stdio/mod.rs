@@ -4,8 +4,10 @@ mod guard;
 mod lines;
 mod pipes;
 mod process;
+mod started;
 mod stderr;
 
 pub use guard::{Guard, watch};
 pub(super) use pipes::{Pipes, Waiting, start};
+pub use started::Started;
 pub use stderr::LastWords;

@@ -74,6 +74,7 @@ pub(in crate::wire) fn start(
     let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
         return Err(LinkError::new(Reason::ConnectFailed, "the pipes of the child could not be opened"));
     };
+    host.started.as_process(child.id().unwrap_or_default());
     let tasks = &host.tasks;
     let (outgoing, queue) = mpsc::channel(OUTGOING);
     let (process, reap) = Process::watch(child, host.guard.clone());
