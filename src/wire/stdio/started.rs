@@ -47,7 +47,7 @@ struct Activity {
 }
 
 impl Activity {
-    /// Reads `/proc/PID/stat` (proc_pid_stat(5)); the name of the program may hold anything.
+    /// Reads `/proc/PID/stat` (`proc_pid_stat(5)`); the name of the program may hold anything.
     fn read(stat: &str) -> Option<Self> {
         let (_, rest) = stat.rsplit_once(") ")?;
         let field = |number: usize| rest.split(' ').nth(number - 3);
