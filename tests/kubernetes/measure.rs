@@ -135,7 +135,7 @@ async fn the_lease_is_taken_over() {
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn memory_of_three_hundred_secrets() {
-    const ALL: usize = 300;
+    const ALL: u16 = 300;
     let Some(site) = Site::open().await else { return };
     let rig = rig().await;
     let secrets = (0..ALL).map(|index| {
@@ -163,7 +163,7 @@ async fn memory_of_three_hundred_secrets() {
         measured.push(memory(&evenkeel)[0]);
         evenkeel.terminate().await;
     }
-    let each = (measured[1] - measured[0]) * 1024.0 / (ALL - 1) as f64;
+    let each = (measured[1] - measured[0]) * 1024.0 / f64::from(ALL - 1);
     println!(
         "{ALL} servers: {:.1} MiB with one Secret, {:.1} MiB with one for each: {each:.1} KiB each",
         measured[0], measured[1]

@@ -310,6 +310,10 @@ impl<S, T: Status + Serialize + DeserializeOwned + Send + 'static> Writer<S, T> 
                 self.put_off(key, job, now + self.contests.pause(key, now).max(PAUSE));
             }
             Err(error) => {
+                if !matches!(error, Failed::Refused(kube::Error::Api(_))) {
+                    // It may have been written all the same: then what shows next is ours.
+                    self.written.remove(key);
+                }
                 if job.failures == 0 {
                     tracing::warn!(
                         resource = %format!("{}/{key}", self.resource.kind),

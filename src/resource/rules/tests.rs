@@ -1,0 +1,191 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::resource::{McpServer, Skill};
+use kube::CustomResourceExt;
+
+/// Specs as written in a manifest, and the rules they break.
+fn servers() -> Vec<(Value, &'static [&'static str])> {
+    let env = |var: Value| json!({ "stdio": { "command": "c", "env": [var] } });
+    let headers = |names: &[&str]| {
+        let headers: Vec<_> = names.iter().map(|name| json!({ "name": name, "value": "x" })).collect();
+        json!({ "http": { "url": "http://a", "headers": headers } })
+    };
+    let own = ["Host", "mcp-session-id", "Mcp-Param-Region"].into_iter().chain(OWN_HEADERS);
+    let own = own.map(|name| (headers(&[name]), &["this header is set by evenkeel itself"][..]));
+    let mut all: Vec<(Value, &'static [&'static str])> = vec![
+        (json!({ "stdio": { "command": "c" } }), &[]),
+        (json!({ "http": { "url": "https://a/mcp" } }), &[]),
+        (json!({}), &["exactly one of stdio and http"]),
+        (
+            json!({ "stdio": { "command": "c" }, "http": { "url": "http://a" } }),
+            &["exactly one of stdio and http"],
+        ),
+        (json!({ "stdio": { "command": "" } }), &["command must not be empty"]),
+        (json!({ "http": { "url": "ftp://a" } }), &["url must start with"]),
+        (env(json!({ "name": "A" })), &["exactly one of value and valueFrom"]),
+        (env(json!({ "name": "A", "value": "" })), &[]),
+        (
+            env(json!({ "name": "A", "value": "x", "valueFrom": { "env": "B" } })),
+            &["exactly one of value and valueFrom"],
+        ),
+        (env(json!({ "name": "A", "valueFrom": {} })), &["exactly one of secretKeyRef and env"]),
+        (
+            env(
+                json!({ "name": "A", "valueFrom": { "env": "B", "secretKeyRef": { "name": "n", "key": "k" } } }),
+            ),
+            &["exactly one of secretKeyRef and env"],
+        ),
+        (
+            json!({ "http": { "url": "http://a", "headers": [{ "name": "X" }] } }),
+            &["exactly one of value and valueFrom"],
+        ),
+        (
+            json!({ "http": { "url": "http://a" }, "retry": { "initial": "2m", "max": "1m" } }),
+            &["initial must not be longer than max"],
+        ),
+        (
+            json!({ "http": { "url": "http://a" }, "health": { "interval": "2s" } }),
+            &["interval must be 0s (off) or at least 5s"],
+        ),
+        (json!({ "http": { "url": "http://a" }, "health": { "interval": "0s" } }), &[]),
+        (
+            headers(&[
+                "X-A",
+                "X-B",
+                "Authorization",
+                "Proxy-Authorization",
+                "mcp-own",
+                "Cookie",
+                "User-Agent",
+            ]),
+            &[],
+        ),
+        (headers(&["X-A", "X-B", "x-a"]), &["a header is declared twice"]),
+        (
+            json!({ "http": { "url": "http://a" }, "health": { "failures": 0 } }),
+            &["failures must be from 1 to 20"],
+        ),
+        (
+            json!({ "http": { "url": "http://a" }, "health": { "failures": 21 } }),
+            &["failures must be from 1 to 20"],
+        ),
+    ];
+    all.extend(own);
+    all
+}
+
+fn skills() -> Vec<(Value, &'static [&'static str])> {
+    let message: &[&str] = &["exactly one of inline, path and configMapRef"];
+    vec![
+        (json!({ "inline": "x" }), &[]),
+        (json!({ "path": "x" }), &[]),
+        (json!({}), message),
+        (json!({ "inline": "x", "path": "y" }), message),
+        (json!({ "inline": "x", "path": "y", "configMapRef": { "name": "z" } }), message),
+    ]
+}
+
+#[test]
+fn the_rules_here_and_the_cel_in_the_crd_agree() {
+    let schema = |crd: k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition| {
+        let crd = serde_json::to_value(crd).unwrap();
+        crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone()
+    };
+    let server = schema(McpServer::crd());
+    for (spec, expected) in servers() {
+        let typed: McpServerSpec = serde_json::from_value(spec.clone()).unwrap();
+        let ours: Vec<_> = check_server(&typed).into_iter().map(|violation| violation.message).collect();
+        assert_matches(&spec, &ours, expected);
+        assert_matches(&spec, &cel(&server, &serde_json::to_value(typed).unwrap()), expected);
+    }
+    let skill = schema(Skill::crd());
+    for (spec, expected) in skills() {
+        let typed: SkillSpec = serde_json::from_value(spec.clone()).unwrap();
+        let ours: Vec<_> = check_skill(&typed).into_iter().map(|violation| violation.message).collect();
+        assert_matches(&spec, &ours, expected);
+        assert_matches(&spec, &cel(&skill, &serde_json::to_value(typed).unwrap()), expected);
+    }
+}
+
+#[test]
+fn what_only_files_can_get_wrong_is_refused_too() {
+    for (spec, expected) in [
+        (json!({ "http": { "url": "http://user:pw@a/" } }), "must not hold a user name"),
+        (json!({ "stdio": { "command": "c", "env": [{ "name": "1A", "value": "" }] } }), "\"1A\" must be"),
+        (
+            json!({ "stdio": { "command": "c", "env": [{ "name": "A", "value": "1" }, { "name": "A", "value": "2" }] } }),
+            "A is set twice",
+        ),
+        (json!({ "stdio": { "command": "c" }, "expose": { "prefix": "a b" } }), "at most 32 letters"),
+        (json!({ "stdio": { "command": "c" }, "expose": { "tools": { "allow": ["[a"] } } }), "unclosed"),
+        (
+            json!({ "http": { "url": "http://a", "tls": { "caSecretRef": { "name": "../x", "key": "k" } } } }),
+            "must be a DNS name",
+        ),
+        (
+            json!({ "http": { "url": "http://a", "tls": { "caSecretRef": { "name": "x", "key": ".." } } } }),
+            "must be letters, digits",
+        ),
+    ] {
+        let typed: McpServerSpec = serde_json::from_value(spec.clone()).unwrap();
+        let found: Vec<_> = check_server(&typed).iter().map(ToString::to_string).collect();
+        assert_eq!(found.len(), 1, "{spec}: {found:?}");
+        assert!(found[0].contains(expected), "{spec}: {found:?}");
+    }
+}
+
+#[test]
+fn a_skill_refers_to_names_that_there_can_be() {
+    let referring = |map: &str, server: &str| json!({ "configMapRef": { "name": map }, "serverRefs": [{ "name": "a" }, { "name": server }] });
+    for (spec, expected) in [
+        (referring("notes", "clock"), &[][..]),
+        (referring("a.b-c", "a.b"), &[]),
+        (referring("a,b", "clock"), &["spec.configMapRef.name: \"a,b\" must be a DNS name"]),
+        (
+            referring("notes,metadata.name=notes", "clock"),
+            &["spec.configMapRef.name: \"notes,metadata.name=notes\" must be"],
+        ),
+        (referring("", "clock"), &["spec.configMapRef.name: \"\" must be"]),
+        (referring("notes", "../x"), &["spec.serverRefs[1].name: \"../x\" must be"]),
+    ] {
+        let typed: SkillSpec = serde_json::from_value(spec.clone()).unwrap();
+        let found: Vec<_> = check_skill(&typed).iter().map(ToString::to_string).collect();
+        assert_matches(&spec, &found, expected);
+    }
+}
+
+fn assert_matches(spec: &Value, found: &[String], expected: &[&str]) {
+    assert_eq!(found.len(), expected.len(), "{spec}: {found:?}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(found.contains(expected), "{spec}: {found:?}");
+    }
+}
+
+/// Evaluates every CEL rule of a schema against a value, as the API server does.
+fn cel(schema: &Value, value: &Value) -> Vec<String> {
+    let mut broken = Vec::new();
+    for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+        let mut env = cel::Env::stdlib();
+        env.add_extension(cel::extensions::strings).unwrap();
+        let env = std::sync::Arc::new(env);
+        let program = env.compile(rule["rule"].as_str().unwrap()).unwrap();
+        let mut context = cel::Context::with_env(env);
+        context.add_variable("self", value.clone()).unwrap();
+        let verdict = program.execute(&context);
+        if !matches!(verdict, Ok(cel::Value::Bool(true))) {
+            assert!(matches!(verdict, Ok(cel::Value::Bool(false))), "{rule}: {verdict:?}");
+            broken.push(rule["message"].as_str().unwrap().to_owned());
+        }
+    }
+    for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
+        match value.get(name) {
+            None | Some(Value::Null) => {}
+            Some(value) => broken.extend(cel(schema, value)),
+        }
+    }
+    if let Some(values) = value.as_array() {
+        broken.extend(values.iter().flat_map(|value| cel(&schema["items"], value)));
+    }
+    broken
+}
