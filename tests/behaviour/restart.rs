@@ -133,6 +133,33 @@ async fn what_left_its_session_does_not_outlive_evenkeel() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_left_its_session_does_not_outlive_its_server() {
+    let mut script = Script::new("runaway", RigEra::Dual);
+    (script.stdio.grandchild, script.stdio.runaway) = (true, true);
+    let (rig, peer) = (Stdio::new(script.clone()), Stdio::new(script));
+    let stage = Stage::start(&[("peer", &peer.spec(""))]).await;
+    let spec = format!("{}\nretry: {{ initial: 100ms, max: 100ms }}", rig.spec(""));
+    stage.attach("s", &spec).await;
+    for (number, what) in ["crashed", "replaced", "detached"].into_iter().enumerate() {
+        let runaway =
+            eventually("the grandchild is counted", async || rig.grandchildren().get(number).cloned()).await;
+        stage.evenkeel.attached("s").await;
+        assert!(runaway.is_alive());
+        match what {
+            "crashed" => rig.alive().pop().unwrap().kill(),
+            "replaced" => {
+                stage.declared.server("s", &spec.replace("args: [", "env: [{ name: A, value: b }], args: ["))
+            }
+            _ => stage.declared.remove("s.yaml"),
+        }
+        within(&format!("nothing is left of what {what}"), runaway.gone()).await;
+    }
+    let runaway = eventually("the other's is counted", async || peer.grandchildren().pop()).await;
+    assert!(runaway.is_alive(), "another server's process is none of its business");
+}
+
 #[tokio::test]
 async fn kill_9_while_fifty_children_start_leaves_none() {
     let mut script = Script::new("starting", RigEra::Dual);

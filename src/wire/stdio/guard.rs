@@ -1,15 +1,16 @@
 use std::collections::{BTreeSet, HashSet};
-use std::fs::{DirEntry, File};
+use std::fs::File;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process, test_kill_process_group};
+use rustix::process::{Signal, kill_process, test_kill_process_group};
 use tokio::process::{Child, Command};
 use tracing::{debug, warn};
 
+use super::mark::{Mark, Marks, marked};
 use super::process::{group, signal};
 
 /// How long process groups have between SIGTERM and SIGKILL once evenkeel is gone.
@@ -18,9 +19,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(50);
 /// So many looks, and what SIGKILL did not end is left.
 const LOOKS: u32 = 100;
-
-/// The variable that every child inherits, and passes on.
-const MARK: &str = "EVENKEEL_GUARD";
 
 /// A small process that ends our children's process groups when evenkeel dies without doing so.
 ///
@@ -36,7 +34,7 @@ struct Shared {
     program: PathBuf,
     args: Vec<String>,
     /// Of this evenkeel and no other.
-    mark: String,
+    marks: Marks,
     state: Mutex<State>,
 }
 
@@ -51,8 +49,8 @@ impl Guard {
     /// Starts the guard: `program` with `args` must call [`watch`] on its stdin. The future replaces it
     /// whenever it ends; it must be driven for as long as evenkeel runs.
     pub fn start(program: PathBuf, args: Vec<String>) -> std::io::Result<(Self, impl Future<Output = ()>)> {
-        let mark = uuid::Uuid::new_v4().to_string();
-        let guard = Self(Arc::new(Shared { program, args, mark, state: Mutex::default() }));
+        let marks = Marks::new();
+        let guard = Self(Arc::new(Shared { program, args, marks, state: Mutex::default() }));
         let mut child = guard.spawn()?;
         let keeper = guard.clone();
         let keep = async move {
@@ -86,7 +84,7 @@ impl Guard {
         let mut pipe = File::from(stdin.into_owned_fd()?);
         rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::empty())?;
         let mut state = self.lock();
-        writeln!(pipe, "={}", self.0.mark)?;
+        writeln!(pipe, "={}", self.0.marks.own())?;
         for group in &state.groups {
             writeln!(pipe, "+{group}")?;
         }
@@ -94,9 +92,9 @@ impl Guard {
         Ok(child)
     }
 
-    /// The variable that tells the guard which processes are ours, and its value.
-    pub(super) fn mark(&self) -> (&'static str, &str) {
-        (MARK, &self.0.mark)
+    /// What tells which processes are ours, and of one child.
+    pub(super) fn mark(&self) -> Mark {
+        self.0.marks.next()
     }
 
     /// Puts a process group under guard.
@@ -157,7 +155,7 @@ pub fn watch(input: impl BufRead) {
         if marked.is_empty() && groups.is_empty() {
             return;
         }
-        for pid in marked {
+        for (pid, _) in marked {
             let first = known.insert(pid);
             if first || late {
                 // It may have ended since.
@@ -170,23 +168,6 @@ pub fn watch(input: impl BufRead) {
             }
         }
     }
-}
-
-/// The processes whose environment bears the mark.
-#[expect(clippy::disallowed_methods, reason = "the guard is a process of its own, without a runtime")]
-fn marked(mark: &str) -> Vec<Pid> {
-    let mark = format!("{MARK}={mark}");
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let is_marked = |process: &DirEntry| {
-        // Those of other users cannot be read, and are not ours.
-        let environment = std::fs::read(process.path().join("environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
-    };
-    processes
-        .filter_map(|process| Some((group(process.file_name().to_str()?.parse().ok()?)?, process)))
-        .filter(|(_, process)| is_marked(process))
-        .map(|(pid, _)| pid)
-        .collect()
 }
 
 #[expect(clippy::disallowed_methods, reason = "the guard is a process of its own, without a runtime")]

@@ -2,6 +2,7 @@
 
 mod guard;
 mod lines;
+mod mark;
 mod pipes;
 mod process;
 mod started;

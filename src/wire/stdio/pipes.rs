@@ -18,6 +18,7 @@ use super::super::link::{Incoming, LinkError, Lost, Reply};
 use super::super::log::Stderr;
 use super::super::unasked::Unasked;
 use super::super::{Host, Id, MESSAGE_LIMIT};
+use super::guard::Guard;
 use super::lines::{self, Line};
 use super::process::{self, Process};
 use super::stderr::LastWords;
@@ -68,7 +69,8 @@ pub(in crate::wire) fn start(
 ) -> Result<Pipes, LinkError> {
     let words = host.last_words.clone();
     words.mask(ears.mask().clone());
-    let mut child = process::spawn(endpoint, host.guard.as_ref())?;
+    let mark = host.guard.as_ref().map(Guard::mark);
+    let mut child = process::spawn(endpoint, mark.as_ref())?;
     let begun = Instant::now();
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
@@ -77,7 +79,7 @@ pub(in crate::wire) fn start(
     host.started.as_process(child.id().unwrap_or_default());
     let tasks = &host.tasks;
     let (outgoing, queue) = mpsc::channel(OUTGOING);
-    let (process, reap) = Process::watch(child, host.guard.clone());
+    let (process, reap) = Process::watch(child, host.guard.clone().zip(mark));
     let calls = Calls::default();
     let (hang_up, over) = (CancellationToken::new(), CancellationToken::new());
     tasks.spawn(reap);

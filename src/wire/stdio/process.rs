@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::super::LinkError;
 use super::guard::Guard;
+use super::mark::Mark;
 use crate::resource::{Reason, StdioEndpoint, is_inherited};
 
 /// How long a child has to end after its stdin was closed, and again after SIGTERM.
@@ -23,14 +24,14 @@ pub(super) struct Process {
 }
 
 /// Starts the child with piped stdio. It leads a new process group, so that what it starts ends with it.
-pub(super) fn spawn(endpoint: &StdioEndpoint, guard: Option<&Guard>) -> Result<Child, LinkError> {
+pub(super) fn spawn(endpoint: &StdioEndpoint, mark: Option<&Mark>) -> Result<Child, LinkError> {
     let mut command = Command::new(&endpoint.command);
     command
         .args(&endpoint.args)
         .env_clear()
         .envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_inherited)))
         .envs(endpoint.env.iter().map(|(name, value)| (name, value.expose_secret())))
-        .envs(guard.map(Guard::mark))
+        .envs(mark.map(Mark::variable))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -94,21 +95,22 @@ fn interpreter(script: &Path) -> Option<String> {
 }
 
 impl Process {
-    /// Watches over a child: reaps it, and then ends what is left of its group. The future ends with the
-    /// child; it must be driven.
-    pub(super) fn watch(mut child: Child, guard: Option<Guard>) -> (Self, impl Future<Output = ()>) {
+    /// Watches over a child: reaps it, and then ends what is left of its group, and what left it. The future ends
+    /// when nothing is left; it must be driven.
+    pub(super) fn watch(mut child: Child, guard: Option<(Guard, Mark)>) -> (Self, impl Future<Output = ()>) {
         let pid = child.id().unwrap_or_default();
-        if let Some(guard) = &guard {
+        if let Some((guard, _)) = &guard {
             guard.add(pid);
         }
         let (sender, exited) = watch::channel(None);
         let reap = async move {
             let status = child.wait().await.unwrap_or_default();
             signal(pid, Signal::KILL);
-            if let Some(guard) = guard {
-                guard.remove(pid);
-            }
             sender.send_replace(Some(status));
+            if let Some((guard, mark)) = guard {
+                guard.remove(pid);
+                mark.sweep().await;
+            }
         };
         (Self { pid, exited }, reap)
     }
