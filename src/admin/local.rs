@@ -72,7 +72,7 @@ pub struct Told {
     pub message: String,
 }
 
-/// Below a server: `log` (JSON lines; `follow=true`, `tailLines=N`) and `tools` (what agents see of it); and
+/// Below a server: `log` (JSON lines; `follow=true`, `tailLines=N`; `gone` when its object is) and `tools` (what agents see of it); and
 /// [`LOOK`], [`PRUNE_EMPTY`] and [`RELOAD_SKILLS`].
 pub fn local_routes(local: Local) -> Router {
     let server = format!("/apis/{API_VERSION}/namespaces/{{namespace}}/mcpservers/{{name}}");
@@ -98,13 +98,14 @@ async fn log(
     Query(asked): Query<Asked>,
 ) -> Response {
     let key = ObjectKey::new(namespace, name);
-    if !local.store.borrow().servers.contains_key(&key) {
+    let Some(uid) = local.store.borrow().servers.get(&key).map(|server| server.declared.meta.uid.clone())
+    else {
         return no_server(&key);
-    }
-    let log = local.logs.get(&key).unwrap_or_default();
+    };
+    let log = if asked.follow { local.logs.of(&uid) } else { local.logs.get(&uid).unwrap_or_default() };
     let next = log.tail(asked.tail_lines);
     let end = (!asked.follow).then(|| log.end());
-    let reader = Reader { log, next, end, stop: local.stop, ready: VecDeque::new() };
+    let reader = Reader { local, key, uid, log, next, end, gone: false, ready: VecDeque::new() };
     let lines = unfold(reader, async |mut reader| {
         let line = reader.line().await?;
         Some((Ok::<_, Infallible>(line), reader))
@@ -175,13 +176,27 @@ fn no_server(key: &ObjectKey) -> Response {
     (StatusCode::NOT_FOUND, Json(json!({ "message": message }))).into_response()
 }
 
+/// Waits until an object is no longer declared; another one may have its name then.
+async fn gone(store: &mut watch::Receiver<Snapshot>, key: &ObjectKey, uid: &Arc<str>) {
+    let is_gone =
+        |store: &Snapshot| store.servers.get(key).is_none_or(|server| server.declared.meta.uid != *uid);
+    if store.wait_for(is_gone).await.is_err() {
+        // The end of evenkeel is another matter.
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Reads a log only as fast as its reader takes it.
 struct Reader {
+    local: Local,
+    key: ObjectKey,
+    uid: Arc<str>,
     log: Log,
     next: u64,
     /// What was there when it was asked for, unless what comes is wanted too: a flood has no end of its own.
     end: Option<u64>,
-    stop: CancellationToken,
+    /// The object is no longer declared: what was logged until then is the end.
+    gone: bool,
     ready: VecDeque<Value>,
 }
 
@@ -197,8 +212,16 @@ impl Reader {
             }
             self.ready.extend(lines.iter().map(|line| json!(line)));
             self.next = next;
-            if self.ready.is_empty() {
-                self.stop.run_until_cancelled(self.log.grown(self.next)).await?;
+            if self.ready.is_empty() && self.gone {
+                self.local.logs.forget(&self.uid);
+                self.end = Some(self.next);
+                self.ready.push_back(json!({ "gone": true }));
+            } else if self.ready.is_empty() {
+                tokio::select! {
+                    () = self.local.stop.cancelled() => return None,
+                    () = self.log.grown(self.next) => {}
+                    () = gone(&mut self.local.store, &self.key, &self.uid) => self.gone = true,
+                }
             }
         }
         let mut line = self.ready.pop_front()?.to_string();

@@ -1,40 +1,30 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::resource::ObjectKey;
 use crate::wire::Log;
 
-/// The logs of servers: each outlives its server's connections and goes with the object. Cheap to clone.
+/// The logs of servers, by the uid of their objects: each outlives its server's connections and goes with the object.
+/// Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Logs(Arc<Mutex<Shelf>>);
-
-/// With the uid of the object that each belongs to.
-type Shelf = HashMap<ObjectKey, (Arc<str>, Log)>;
+pub struct Logs(Arc<Mutex<HashMap<Arc<str>, Log>>>);
 
 impl Logs {
-    /// The log of a server; `None` if it was never connected.
-    pub fn get(&self, key: &ObjectKey) -> Option<Log> {
-        self.lock().get(key).map(|(_, log)| log.clone())
+    /// The log of an object; `None` if nobody has needed one yet.
+    pub fn get(&self, uid: &str) -> Option<Log> {
+        self.lock().get(uid).cloned()
     }
 
-    /// The log of the object with this uid; another object of the same name had another one.
-    pub(super) fn of(&self, key: &ObjectKey, uid: &Arc<str>) -> Log {
-        let mut logs = self.lock();
-        match logs.get(key) {
-            Some((known, log)) if known == uid => log.clone(),
-            _ => {
-                let log = Log::default();
-                logs.insert(key.clone(), (uid.clone(), log.clone()));
-                log
-            }
-        }
+    /// The same, made if there is none: whoever writes it or waits for what is written later has the same one.
+    pub fn of(&self, uid: &Arc<str>) -> Log {
+        self.lock().entry(uid.clone()).or_default().clone()
     }
 
-    pub(super) fn forget(&self, key: &ObjectKey) {
-        self.lock().remove(key);
+    /// The object is gone. Who reads its log still has it.
+    pub fn forget(&self, uid: &str) {
+        self.lock().remove(uid);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shelf> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Log>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

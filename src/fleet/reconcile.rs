@@ -2,6 +2,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -10,8 +12,8 @@ use tracing::{info, warn};
 use super::Context;
 use super::actor::{Actor, Order, Starting};
 use crate::plan::{Change, Observed, Target, changes};
-use crate::resource::{ObjectKey, Reason};
-use crate::source::Desired;
+use crate::resource::{McpServerSpec, ObjectKey, Reason};
+use crate::source::{Declared, Desired};
 
 /// How long all servers together may take to drain and close when evenkeel ends.
 const SHUTDOWN: Duration = Duration::from_secs(10);
@@ -20,6 +22,8 @@ const SHUTDOWN: Duration = Duration::from_secs(10);
 pub struct Fleet {
     context: Arc<Context>,
     observed: Observed,
+    /// What was declared at the last step, also what is suspended or cannot be taken up.
+    declared: OrdMap<ObjectKey, Arc<Declared<McpServerSpec>>>,
     orders: HashMap<ObjectKey, watch::Sender<Order>>,
     actors: JoinSet<()>,
     /// Handed to the actors of the first look.
@@ -32,6 +36,7 @@ impl Fleet {
         Self {
             context,
             observed: Observed::default(),
+            declared: OrdMap::new(),
             orders: HashMap::new(),
             actors: JoinSet::new(),
             starting: None,
@@ -66,6 +71,16 @@ impl Fleet {
 
     /// One step: from what was told to what is desired. Gives the number of orders.
     fn reconcile(&mut self, desired: &Desired) -> usize {
+        let before = std::mem::replace(&mut self.declared, desired.servers.clone());
+        for change in before.diff(&self.declared) {
+            match change {
+                DiffItem::Update { old: (_, old), new: (_, new) } if old.meta.uid == new.meta.uid => {}
+                DiffItem::Update { old: (_, gone), .. } | DiffItem::Remove(_, gone) => {
+                    self.context.logs.forget(&gone.meta.uid);
+                }
+                DiffItem::Add(..) => {}
+            }
+        }
         let changes = changes(desired, &self.observed);
         let count = changes.len();
         for change in changes {
@@ -82,9 +97,6 @@ impl Fleet {
                 }
                 Change::Detach { key, reason } => {
                     self.observed.servers.remove(&key);
-                    if reason == Reason::Removed {
-                        self.context.logs.forget(&key);
-                    }
                     if let Some(orders) = self.orders.get(&key) {
                         orders.send_replace(Order::Go(reason));
                     }

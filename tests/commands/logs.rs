@@ -50,6 +50,30 @@ async fn stderr_and_messages_are_kept_over_reconnects_and_followed() {
 }
 
 #[tokio::test]
+async fn who_follows_has_every_line_from_the_first_to_the_end_of_the_declaration() {
+    let mut script = Script::default();
+    script.stdio.stderr = vec!["first words".into()];
+    let server = Stdio::new(script);
+    let stage = Stage::start(&[("a", "stdio: { command: no-such-program-anywhere }")]).await;
+    stage.evenkeel.wait_for("a", "Ready", "False", "CommandNotFound").await;
+    // Before anything was ever connected.
+    let mut following = stage.follow(&["logs", "a", "-f"]);
+    assert_eq!(stage.ok(&["logs", "a"]).await, "");
+    stage.declared.server("a", &server.spec(""));
+    following.line_with("first words").await;
+
+    stage.declared.server("other", &server.spec(""));
+    stage.declared.remove("a.yaml");
+    assert_eq!(following.end().await, Some(0));
+    // Another of its name has a log of its own.
+    stage.declared.server("a", &server.spec(""));
+    stage.ok(&["wait", "a"]).await;
+    let mut following = stage.follow(&["logs", "a", "-f"]);
+    following.line_with("first words").await;
+    assert_eq!(stage.ok(&["logs", "a"]).await.matches("first words").count(), 1);
+}
+
+#[tokio::test]
 async fn a_flood_is_bounded_and_holds_neither_the_server_nor_the_end_up() {
     let mut script = Script::default();
     script.stdio.stderr_flood = 8 << 20;

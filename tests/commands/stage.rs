@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader, Lines};
+use tokio::process::{Child, Command};
 
 use crate::support::{Declared, Evenkeel, within};
 
@@ -64,11 +64,20 @@ impl Stage {
         done.err
     }
 
-    /// Starts a command that goes on.
+    /// Starts a command that goes on, and reads what it prints.
     pub fn follow(&self, args: &[&str]) -> Following {
         let mut child = self.command(args).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Following { _child: child, lines }
+        let out: Box<dyn AsyncRead + Send + Unpin> = Box::new(child.stdout.take().unwrap());
+        Following { child, lines: BufReader::new(out).lines() }
+    }
+
+    /// The same, and reads what it says beside that.
+    pub fn follow_notes(&self, args: &[&str]) -> Following {
+        let mut command = self.command(args);
+        let mut child =
+            command.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+        let err: Box<dyn AsyncRead + Send + Unpin> = Box::new(child.stderr.take().unwrap());
+        Following { child, lines: BufReader::new(err).lines() }
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -91,21 +100,34 @@ impl Done {
 
 /// A command that goes on; killed when dropped.
 pub struct Following {
-    _child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
+    child: Child,
+    lines: Lines<BufReader<Box<dyn AsyncRead + Send + Unpin>>>,
 }
 
 impl Following {
+    /// Reads on to the end of the command, and gives its exit code.
+    pub async fn end(&mut self) -> Option<i32> {
+        let end = async {
+            while self.lines.next_line().await.unwrap().is_some() {}
+            self.child.wait().await.unwrap().code()
+        };
+        within("the command ends", end).await
+    }
+
     /// The next line that holds a text.
     pub async fn line_with(&mut self, text: &str) -> String {
+        self.lines_to(text).await.pop().unwrap()
+    }
+
+    /// The lines up to the next one that holds a text.
+    pub async fn lines_to(&mut self, text: &str) -> Vec<String> {
         let next = async {
-            loop {
-                let line =
-                    self.lines.next_line().await.unwrap().unwrap_or_else(|| panic!("ended before {text:?}"));
-                if line.contains(text) {
-                    return line;
-                }
+            let mut lines = Vec::new();
+            while lines.last().is_none_or(|last: &String| !last.contains(text)) {
+                let line = self.lines.next_line().await.unwrap();
+                lines.push(line.unwrap_or_else(|| panic!("ended before {text:?}")));
             }
+            lines
         };
         within(text, next).await
     }

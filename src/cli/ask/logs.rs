@@ -31,6 +31,7 @@ pub(in crate::cli) struct Args {
 enum Told {
     Line(LogLine),
     Lost { lost: u64 },
+    Gone { gone: bool },
 }
 
 /// Prints what a server wrote to stderr and the log messages that it sent.
@@ -44,7 +45,14 @@ pub(in crate::cli) fn logs(args: &Args) -> Result<(), Failure> {
         let list: Value = client.get(&query.path()).await?;
         let names = || items(&list).iter().map(name_of);
         if !names().any(|known| known == *name) {
-            return Err(unknown_to(&mut client, Kind::McpServer, name, &args.within.namespace, names()).await);
+            return Err(unknown_to(
+                &mut client,
+                Kind::McpServer,
+                name,
+                Some(&args.within.namespace),
+                names(),
+            )
+            .await);
         }
         let tail = args.tail.map(|lines| format!("&tailLines={lines}")).unwrap_or_default();
         let path = format!("{}?follow={}{tail}", query.below(&[name.as_str(), "log"]), args.follow);
@@ -53,6 +61,11 @@ pub(in crate::cli) fn logs(args: &Args) -> Result<(), Failure> {
         let mut lines = Lines::of(client.send(Method::GET, &path, "application/jsonl", None).await?);
         while let Some(line) = lines.next().await? {
             let text = match serde_json::from_str(&line).map_err(Failure::failed)? {
+                Told::Gone { gone: false } => continue,
+                Told::Gone { gone: true } => {
+                    output::note(&format!("{name} is no longer declared, and its log has ended"));
+                    return Ok(());
+                }
                 Told::Line(line) => shown(&line, &terminal),
                 Told::Lost { lost } => format!("({lost} lines were lost)\n"),
             };
@@ -60,7 +73,7 @@ pub(in crate::cli) fn logs(args: &Args) -> Result<(), Failure> {
                 return Ok(());
             }
         }
-        if args.follow { Err(Failure::Failed("evenkeel has ended".into())) } else { Ok(()) }
+        if args.follow { Err(Failure::Interrupted("evenkeel has ended".into())) } else { Ok(()) }
     })
 }
 

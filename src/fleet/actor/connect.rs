@@ -85,7 +85,7 @@ impl Actor {
             return;
         }
         let (context, target) = (self.context.clone(), self.target.clone());
-        let log = context.logs.of(&target.key, &target.uid);
+        let log = context.logs.of(&target.uid);
         let audience = Some(context.listeners.audience(&target.key));
         let (guard, identity) = (context.guard.clone(), context.identity.clone());
         let (tasks, pause) = (TaskTracker::new(), self.pause.1.clone());
