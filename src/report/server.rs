@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::conditions::{Conditions, LOOKING, RETRYING, Truth, Verdict, condition, sentence};
 use crate::catalog::Conflict;
@@ -13,6 +13,8 @@ use crate::wire::List;
 #[cfg(test)]
 mod tests;
 
+/// A time that is further away than this is told with its date.
+const FAR: SignedDuration = SignedDuration::from_hours(12);
 /// Names that a message lists before it only counts them.
 const NAMES_LISTED: usize = 5;
 
@@ -37,7 +39,7 @@ pub fn server_status(
     {
         return previous.clone();
     }
-    let work = Work::of(declared, seen);
+    let work = Work::of(declared, seen, &|at| clock(at, previous, now));
     let offered = seen.filter(|seen| !matches!(seen.phase, Phase::Draining(_)));
     let listed = offered.and_then(|seen| seen.listed.as_deref());
     let live = listed.filter(|_| !seen.is_some_and(|seen| matches!(seen.phase, Phase::Idle)));
@@ -67,7 +69,7 @@ pub fn server_status(
         resources: listed.map(|listed| listed.resources),
         catalog_digest: listed.map(|listed| listed.catalog_digest.to_string()),
         spec_digest: declared.spec_digest.map(|digest| digest.to_string()),
-        next_retry_time: seen.and_then(retry_at).map(|at| at.strftime("%FT%TZ").to_string()),
+        next_retry_time: seen.and_then(retry_at).map(stamp),
         restarts: seen.map(|seen| seen.restarts),
         last_handled_reconcile_at: handled(declared, seen).map(str::to_owned),
         last_applied_revision: Some(meta.revision.to_string()),
@@ -119,13 +121,18 @@ enum Work<'a> {
     Idle,
     Failed {
         problem: &'a Problem,
-        retry_at: Option<Timestamp>,
+        /// For people.
+        retry_at: Option<String>,
         attempt: u32,
     },
 }
 
 impl<'a> Work<'a> {
-    fn of(declared: &'a Declared<McpServerSpec>, seen: Option<&'a Observation>) -> Self {
+    fn of(
+        declared: &'a Declared<McpServerSpec>,
+        seen: Option<&'a Observation>,
+        clock: &dyn Fn(Timestamp) -> String,
+    ) -> Self {
         if let Some(problem) = declared.refusal() {
             return Self::Refused(problem);
         }
@@ -146,7 +153,7 @@ impl<'a> Work<'a> {
             (Some(Phase::Attached), _) => Self::Attached,
             (Some(Phase::Idle), _) => Self::Idle,
             (Some(Phase::Failed { problem, retry_at, attempt }), _) => {
-                Self::Failed { problem, retry_at: *retry_at, attempt: *attempt }
+                Self::Failed { problem, retry_at: retry_at.map(clock), attempt: *attempt }
             }
         }
     }
@@ -190,8 +197,8 @@ fn ready(declared: &Declared<McpServerSpec>, work: &Work<'_>, listed: Option<&Li
         Work::Idle => Verdict::yes(Reason::Idle, format!("connected by the next call, {}", offered(listed))),
         Work::Failed { problem, retry_at, attempt } => {
             let next = match retry_at {
-                Some(at) if problem.reason.needs_a_person() => format!("{LOOKING} {}", clock(*at)),
-                Some(at) => format!("{RETRYING} {}, attempt {attempt}", clock(*at)),
+                Some(at) if problem.reason.needs_a_person() => format!("{LOOKING} {at}"),
+                Some(at) => format!("{RETRYING} {at}, attempt {attempt}"),
                 None => "not retried until its declaration or a secret changes".to_owned(),
             };
             Verdict::problem(problem, &next)
@@ -305,7 +312,7 @@ fn reconciling(work: &Work<'_>, seen: Option<&Observation>) -> Option<Verdict> {
             (reason, format!("attempt {attempt} is under way"))
         }
         Work::Failed { retry_at, attempt, .. } => {
-            let at = retry_at.map(clock).unwrap_or_default();
+            let at = retry_at.as_deref().unwrap_or_default();
             (Reason::ProgressingWithRetry, format!("attempt {attempt} follows at {at}"))
         }
         Work::Refused(_) | Work::Suspended | Work::Attached | Work::Idle => return None,
@@ -348,6 +355,17 @@ fn retry_at(seen: &Observation) -> Option<Timestamp> {
     }
 }
 
-fn clock(at: Timestamp) -> String {
-    at.strftime("%T UTC").to_string()
+fn stamp(at: Timestamp) -> String {
+    at.strftime("%FT%TZ").to_string()
+}
+
+/// A time for people, with its date if that is not plain. What was said of the same time before stays as it was said.
+fn clock(at: Timestamp, previous: Option<&McpServerStatus>, now: Timestamp) -> String {
+    let (dated, short) = (at.strftime("%F %T UTC").to_string(), at.strftime("%T UTC").to_string());
+    let said = previous.filter(|previous| previous.next_retry_time.as_ref() == Some(&stamp(at)));
+    let is_far = match said.and_then(|said| condition(&said.conditions, ConditionType::Ready)) {
+        Some(ready) => ready.message.contains(&dated),
+        None => now.duration_until(at) > FAR,
+    };
+    if is_far { dated } else { short }
 }

@@ -125,7 +125,7 @@ fn rows() -> Vec<Row> {
             seen: Some(seen("a", 1, failed(Reason::Timeout, Some(43471), 4), None)),
             conditions: "Ready=False/Timeout Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
                          Attached=False/Detached Reconciling=True/ProgressingWithRetry",
-            ready: "Timeout happened; retrying at 12:04:31 UTC, attempt 4",
+            ready: "Timeout happened; retrying at 1970-01-01 12:04:31 UTC, attempt 4",
         },
         Row {
             name: "the next attempt after a failure",
@@ -457,4 +457,21 @@ fn what_is_offered_beside_tools_is_told_if_there_is_any() {
         message(2, 1),
         ("attached over stdio, 1 tool, 2 prompts, 1 resource".into(), Some(2), Some(1))
     );
+}
+
+#[test]
+fn a_far_time_has_its_date_for_as_long_as_it_is_told() {
+    let declared = declared("a", 1);
+    let problem = Problem::new(Reason::Exited, "exited");
+    let far = at(13 * 3600);
+    let failed = Phase::Failed { problem, retry_at: Some(far), attempt: 2 };
+    let seen = seen("a", 1, failed, None);
+    let told = |previous, now| server_status(&declared, Some(&seen), &[], previous, at(now));
+    let first = told(None, 1);
+    let ready = |status: &McpServerStatus| status.conditions[0].message.clone();
+    assert_eq!(ready(&first), "exited; retrying at 1970-01-01 13:00:00 UTC, attempt 2");
+    assert_eq!(told(Some(&first), 2 * 3600), first, "nothing is written while it comes nearer");
+    let near = told(None, 2 * 3600);
+    assert_eq!(ready(&near), "exited; retrying at 13:00:00 UTC, attempt 2");
+    assert_eq!(told(Some(&near), 1), near);
 }
