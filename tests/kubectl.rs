@@ -21,7 +21,7 @@ use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
-use rig::{Http, Script, Stdio};
+use rig::{Http, Rule, Script, Stdio, Then};
 use serde_json::Value;
 use support::{Agent, Declared, Era, Evenkeel, Kubectl, eventually, http, within};
 
@@ -171,11 +171,14 @@ async fn watch_and_wait_follow_what_happens() {
 
     let watched = kubectl.start(&["get", "mcpservers", "-w"]);
     watched.line(&["good", "True", "Attached"]).await;
+    // One that does not answer is being connected for as long as that takes.
+    let silent = Http::start(Script::default().on("POST", Rule::always(Then::Hang))).await;
+    fleet.declared.server("late", &silent.spec());
+    watched.line(&["late", "False", "Connecting"]).await;
     fleet.declared.server("late", &fleet.good.spec());
     let lines = watched.line(&["late", "True", "Attached"]).await;
     let headers = lines.iter().filter(|line| line.starts_with("NAME")).count();
     assert_eq!(headers, 1, "{lines:?}");
-    assert!(lines.iter().any(|line| line.starts_with("late") && line.contains("Connecting")), "{lines:?}");
 
     let ready = kubectl.out(&["wait", "--for=condition=Ready", "mcps/late", "--timeout=60s"]).await;
     assert!(ready.contains("mcpserver.evenkeel.dev/late condition met"), "{ready}");
@@ -217,6 +220,16 @@ async fn annotate_asks_for_a_look_or_a_new_connection_of_one_server() {
     assert_eq!(handshakes(&fleet.good.counters()), handshakes(&before), "and not connected again");
     let server = fleet.evenkeel.server("good").await.unwrap();
     assert_eq!(server["metadata"]["annotations"]["evenkeel.dev/reconcile-requested-at"], "one");
+    // A change of another object, or of what it was, is refused.
+    let stale = [
+        "annotate",
+        "--overwrite",
+        "--resource-version=1",
+        "mcps/good",
+        "evenkeel.dev/reconcile-requested-at=x",
+    ];
+    let said = kubectl.run(&stale).await;
+    assert!(!said.ok && said.err.contains("Conflict") && said.err.contains("read it again"), "{said:?}");
     eventually("it says so", async || {
         let server = fleet.evenkeel.server("good").await.unwrap();
         (server["status"]["lastHandledReconcileAt"] == "one").then_some(())

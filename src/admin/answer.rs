@@ -74,6 +74,14 @@ impl Refusal {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message)
     }
 
+    /// Meant for another object, or for an earlier version of it.
+    pub fn conflict(name: &str, key: &str, said: &str, is: &str) -> Self {
+        let message = format!(
+            "{name:?} is another one, or was changed meanwhile: its {key} is {is:?} and not {said:?}; read it again"
+        );
+        Self::new(StatusCode::CONFLICT, "Conflict", message)
+    }
+
     /// Whoever asks for work must have read the kubeconfig.
     pub fn unauthorized() -> Self {
         let message = "this needs the token of the kubeconfig, whose path `evenkeel kubeconfig` prints";

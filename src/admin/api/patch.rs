@@ -40,7 +40,10 @@ pub(super) async fn patch(
         .ok_or_else(|| Refusal::no_object(resource.group(), resource.plural(), &key.name))?;
     let body = to_bytes(body, LONGEST).await.map_err(|_| Refusal::bad_request("the body is too long"))?;
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let wanted = annotations(kind, &body, &refused)?;
+    let patch: Value = serde_json::from_slice(&body)
+        .map_err(|error| Refusal::bad_request(format!("the patch is not JSON: {error}")))?;
+    let wanted = annotations(kind, &patch, &refused)?;
+    meant(&patch, &item)?;
     if wanted.is_empty() || asked.dry_run {
         return Ok(item);
     }
@@ -61,13 +64,11 @@ pub(super) async fn patch(
 /// The annotations that a patch sets or (`None`) removes, if it changes nothing else.
 fn annotations(
     kind: &str,
-    body: &[u8],
+    patch: &Value,
     refused: &impl Fn() -> Refusal,
 ) -> Result<Vec<(&'static str, Option<String>)>, Refusal> {
-    let patch: Value = serde_json::from_slice(body)
-        .map_err(|error| Refusal::bad_request(format!("the patch is not JSON: {error}")))?;
     let kind = kind.split(';').next().unwrap_or_default().trim();
-    let changes = match (kind, &patch) {
+    let changes = match (kind, patch) {
         ("application/merge-patch+json" | "application/strategic-merge-patch+json", Value::Object(patch)) => {
             merged(patch)
         }
@@ -91,15 +92,34 @@ fn annotations(
 
 type Changes = Vec<(String, Value)>;
 
+/// Refuses a merge patch of another object, or of another version of it, as an API server does.
+fn meant(patch: &Value, item: &Item) -> Result<(), Refusal> {
+    let said = |key: &str| patch.get("metadata")?.get(key)?.as_str();
+    for (key, is) in [("name", &item.key.name), ("namespace", &item.key.namespace)] {
+        if let Some(another) = said(key).filter(|said| *said != &**is) {
+            let message = format!("metadata.{key} is {another:?} in the patch and {is:?} in the path");
+            return Err(Refusal::bad_request(message));
+        }
+    }
+    let (uid, version) = (item.uid().unwrap_or_default(), item.version.to_string());
+    for (key, is) in [("uid", &*uid), ("resourceVersion", &*version)] {
+        if let Some(another) = said(key).filter(|said| *said != is) {
+            return Err(Refusal::conflict(&item.key.name, key, another, is));
+        }
+    }
+    Ok(())
+}
+
 /// The annotations of a merge patch that has nothing else; what names the object may stand beside them.
 fn merged(patch: &Map<String, Value>) -> Option<Changes> {
-    const NAMING: [&str; 6] = ["apiVersion", "kind", "metadata", "name", "namespace", "uid"];
-    if !patch.keys().all(|key| NAMING.contains(&key.as_str())) {
+    const TOP: [&str; 3] = ["apiVersion", "kind", "metadata"];
+    const METADATA: [&str; 5] = ["name", "namespace", "uid", "resourceVersion", "annotations"];
+    if !patch.keys().all(|key| TOP.contains(&key.as_str())) {
         return None;
     }
     let Some(metadata) = patch.get("metadata") else { return Some(Vec::new()) };
     let metadata = metadata.as_object()?;
-    if !metadata.keys().all(|key| NAMING.contains(&key.as_str()) || key == "annotations") {
+    if !metadata.keys().all(|key| METADATA.contains(&key.as_str())) {
         return None;
     }
     match metadata.get("annotations") {
@@ -163,8 +183,7 @@ mod tests {
             (steps, json!([{ "op": "replace", "path": "/spec", "value": {} }]), None),
             ("application/apply-patch+yaml", json!({}), None),
         ] {
-            let found =
-                annotations(kind, patch.to_string().as_bytes(), &|| Refusal::annotations_only("/d")).ok();
+            let found = annotations(kind, &patch, &|| Refusal::annotations_only("/d")).ok();
             let expected: Option<Vec<_>> = expected
                 .map(|list| list.into_iter().map(|(key, value)| (key, value.map(str::to_owned))).collect());
             assert_eq!(found, expected, "{patch}");

@@ -240,6 +240,23 @@ async fn work_is_asked_for_with_the_token_and_shows_at_once() {
 
     let missing = format!("{BASE}/namespaces/default/mcpservers/x");
     assert_eq!(rig.send("PATCH", &missing, &token, &patch).await.0, 404);
+    let version = text(&told["metadata"]["resourceVersion"]).to_owned();
+    for (key, value, expected) in [
+        ("name", "b", (400, "BadRequest")),
+        ("namespace", "team", (400, "BadRequest")),
+        ("uid", "another", (409, "Conflict")),
+        ("resourceVersion", "1", (409, "Conflict")),
+    ] {
+        let patch = json!({ "metadata": { key: value, "annotations": { REQUESTED_AT: "x" } } }).to_string();
+        let (code, status) = rig.send("PATCH", &path, &token, &patch).await;
+        assert_eq!((code, text(&status["reason"])), expected, "{key}");
+    }
+    assert_eq!(rig.json(&path).await.1["metadata"], told["metadata"]);
+    let same = json!({ "metadata": {
+        "name": "a", "namespace": "default", "uid": "uid-a", "resourceVersion": version,
+        "annotations": { REQUESTED_AT: "later" },
+    } });
+    assert_eq!(rig.send("PATCH", &path, &token, &same.to_string()).await.0, 200);
     let other = json!({ "spec": { "suspend": true } }).to_string();
     let (code, status) = rig.send("PATCH", &path, &token, &other).await;
     assert_eq!(code, 405);
