@@ -17,6 +17,8 @@ use crate::source::Commit;
 /// The folder in the state directory, and the file in it that is written.
 const FOLDER: &str = "audit";
 const FILE: &str = "audit.jsonl";
+/// Where something comes from that no declaration says.
+const REQUESTED: &str = "statusApi";
 /// A file that would grow beyond this becomes an older one.
 const LARGEST: u64 = 10 << 20;
 /// How many older ones are kept.
@@ -138,6 +140,7 @@ struct Object<'a> {
 fn line(occurrence: &Occurrence, source: &'static str) -> Vec<u8> {
     let Occurrence { at, regarding, action, warning, reason, note, revision, commit, digest_before, digest } =
         occurrence;
+    let source = if *action == Action::Request { REQUESTED } else { source };
     let record = Record {
         time: *at,
         actor: Actor { source, revision, commit: commit.as_deref() },

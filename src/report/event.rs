@@ -34,7 +34,7 @@ pub struct Occurrence {
     pub note: String,
     /// The source revision at which the object last changed; of one that was removed, the revision without it.
     pub revision: Arc<str>,
-    /// The commit behind that, where it is known; nothing is known of a removal.
+    /// The commit behind that, where it is known.
     pub commit: Option<Arc<Commit>>,
     /// The public digest of the declaration before, if there was one.
     pub digest_before: Option<Digest>,
@@ -65,6 +65,8 @@ pub enum Action {
     Update,
     /// It is no longer declared.
     Delete,
+    /// Somebody asked for work on it over the status API.
+    Request,
     /// Evenkeel worked on it; the reason says with what outcome.
     Reconcile,
 }

@@ -28,5 +28,5 @@ pub use readiness::Readiness;
 pub use reporter::{Inputs, Reporter};
 pub use server::server_status;
 pub use skill::skill_status;
-pub use source::{SourceFault, SourceResource, SourceSpec, SourceStatus, source_status};
+pub use source::{Counts, SourceFault, SourceResource, SourceSpec, SourceStatus, source_status};
 pub use store::{Place, Snapshot, Source};

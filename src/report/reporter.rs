@@ -14,7 +14,7 @@ use tracing::Level;
 use super::conditions::condition;
 use super::ledger::Ledger;
 use super::news::News;
-use super::source::told;
+use super::source::{Counts, told};
 use super::{
     Action, Kind, Object, Occurrence, Place, Regarding, Snapshot, Source, server_status, source_status,
 };
@@ -24,6 +24,7 @@ use crate::resource::{ConditionType, Digest, McpServerSpec, McpServerStatus, Obj
 use crate::skills::{Standings, Written};
 use crate::source::{Commit, Declared, Desired, Meta, Shown, SourceState};
 
+mod counts;
 mod meanwhile;
 mod skills;
 #[cfg(test)]
@@ -46,6 +47,7 @@ pub struct Reporter {
     standings: Standings,
     written: Written,
     store: Snapshot,
+    counts: Counts,
     ledger: Ledger,
     occurrences: Option<mpsc::UnboundedSender<Arc<Occurrence>>>,
     /// The statuses that the source holds.
@@ -85,6 +87,7 @@ impl Reporter {
             standings: Standings::default(),
             written: Written::default(),
             store,
+            counts: Counts::default(),
             ledger: Ledger::default(),
             occurrences: None,
             shown: None,
@@ -243,6 +246,7 @@ impl Reporter {
         let told = known.map_or(&[][..], |before| &before.status.conditions);
         self.tell_state(Kind::McpServer, declared, told, &status.conditions, now);
         let resource_version = self.store.next_version();
+        self.recount(before.as_ref().map(|before| &before.status), Some(&status));
         let object = Object { declared: declared.clone(), status, resource_version };
         self.store.servers.insert(key.clone(), Arc::new(object));
     }
@@ -261,7 +265,8 @@ impl Reporter {
     fn server_removed(&mut self, declared: &Declared<McpServerSpec>, now: Timestamp) {
         let key = &declared.meta.key;
         self.restarts.remove(&declared.meta.uid);
-        self.store.servers.remove(key);
+        let before = self.store.servers.remove(key);
+        self.recount(before.as_ref().map(|before| &before.status), None);
         self.store.next_version();
         self.store.readiness.removed(key);
         if self.seen.get(key).is_some_and(|seen| matches!(seen.phase, Phase::Detached(_))) {
@@ -309,9 +314,17 @@ impl Reporter {
             None => (after.meta.created.as_second() >= self.started.as_second())
                 .then(|| News::created(&after.meta)),
         };
-        if let Some(news) = news {
+        if let Some(mut news) = news {
             let digests = (before.and_then(|before| before.spec_digest), after.spec_digest);
-            self.tell(Regarding::of(kind, &after.meta), &news, Cause::of(&after.meta), digests, now);
+            let mut cause = Cause::of(&after.meta);
+            let asked = self.desired.asked.get(&after.meta.key).filter(|_| kind == Kind::McpServer);
+            if before
+                .is_some_and(|before| asked.is_some_and(|asked| asked.explains(&before.meta, &after.meta)))
+            {
+                // Whoever wrote the file did not ask for it.
+                (news.action, cause.commit) = (Action::Request, None);
+            }
+            self.tell(Regarding::of(kind, &after.meta), &news, cause, digests, now);
         }
     }
 
@@ -331,7 +344,9 @@ impl Reporter {
     }
 
     fn tell_removed<S>(&mut self, kind: Kind, declared: &Declared<S>, now: Timestamp) {
-        let (regarding, cause) = (Regarding::of(kind, &declared.meta), Cause::at(&self.desired.source));
+        let regarding = Regarding::of(kind, &declared.meta);
+        let commit = self.desired.removals.get(&declared.meta.uid).cloned();
+        let cause = Cause { commit, ..Cause::at(&self.desired.source) };
         self.tell(regarding, &News::removed(), cause, (declared.spec_digest, None), now);
     }
 
@@ -367,7 +382,8 @@ impl Reporter {
         self.ledger.record(&mut self.store, &occurrence);
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
+        self.tell_counts();
         let ready = self.store.readiness.ready();
         self.published.send_if_modified(|published| {
             let news = published.resource_version != self.store.resource_version

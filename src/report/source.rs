@@ -30,6 +30,9 @@ use crate::source::{Fault, Origin, SourceState, Watching};
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
     ),
+    printcolumn(name = "Servers", type_ = "integer", json_path = ".status.servers"),
+    printcolumn(name = "Attached", type_ = "integer", json_path = ".status.attached"),
+    printcolumn(name = "Tools", type_ = "integer", json_path = ".status.tools"),
     printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision"),
     printcolumn(name = "Directory", type_ = "string", json_path = ".spec.directory", priority = 1),
     printcolumn(name = "Watching", type_ = "string", json_path = ".status.watching", priority = 1),
@@ -70,6 +73,20 @@ pub struct SourceStatus {
     pub warnings: Vec<SourceFault>,
     /// Documents of other API groups, which were ignored.
     pub foreign_documents: usize,
+    /// How far the servers are that it declares.
+    #[serde(flatten)]
+    pub counts: Counts,
+}
+
+/// All servers together.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// How many are declared.
+    pub servers: usize,
+    /// How many of them are ready: attached, or idle until they are called.
+    pub attached: usize,
+    /// How many tools agents are offered by them, after filters.
+    pub tools: usize,
 }
 
 /// Something in the source that could not be read.
@@ -90,7 +107,7 @@ pub struct SourceFault {
     pub message: String,
 }
 
-/// The status of the source.
+/// The status of the source; the counts stay as they were.
 pub fn source_status(state: &SourceState, previous: Option<&SourceStatus>, now: Timestamp) -> SourceStatus {
     let mut conditions = Conditions::new(1, previous.map(|previous| previous.conditions.as_slice()), now);
     let first = state.faults.first();
@@ -121,6 +138,7 @@ pub fn source_status(state: &SourceState, previous: Option<&SourceStatus>, now: 
         faults: state.faults.iter().map(SourceFault::of).collect(),
         warnings: state.warnings.iter().map(SourceFault::of).collect(),
         foreign_documents: state.foreign,
+        counts: previous.map(|previous| previous.counts).unwrap_or_default(),
     }
 }
 

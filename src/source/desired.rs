@@ -11,6 +11,7 @@ use crate::resource::{
     Digest, Endpoint, McpServerSpec, McpServerStatus, ObjectKey, Problem, Reason, SkillSpec, SkillStatus,
 };
 use crate::skills::Bundle;
+use crate::source::requests::Asked;
 
 /// Everything that is declared, at one instant: immutable, and cheap to clone and to change.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +27,10 @@ pub struct Desired {
     /// What was in force when an earlier run ended, where the source remembers it: what differs from that changed
     /// while evenkeel was down.
     pub remembered: Option<Arc<Self>>,
+    /// What was asked for over the status API: these annotations stand in no file.
+    pub asked: Asked,
+    /// Who took away what is declared no more, by the uids of the objects, where that is known.
+    pub removals: OrdMap<Arc<str>, Arc<Commit>>,
     /// Grows from one to the next that a directory gives, so that it can be waited for: what was made from one of
     /// this number or a later one knows all of it.
     pub number: u64,

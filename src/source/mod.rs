@@ -18,5 +18,5 @@ pub use desired::{
 };
 pub use metrics::SourceMetrics;
 pub use policy::{AllowedStdio, DEFAULT_VARIABLES, Policy};
-pub use requests::{REQUESTS, Request, Requests, requests};
+pub use requests::{Asked, REQUESTS, Request, Requests, requests};
 pub use resolve::Environment;

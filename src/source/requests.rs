@@ -27,13 +27,29 @@ pub struct Request {
 #[derive(Clone, Debug)]
 pub struct Requests(watch::Sender<Asked>);
 
-type Asked = OrdMap<ObjectKey, Arc<Annotations>>;
+/// What was asked of servers.
+pub type Asked = OrdMap<ObjectKey, Arc<Annotations>>;
 
 /// What was asked of one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Annotations {
+pub struct Annotations {
     uid: Arc<str>,
     values: BTreeMap<&'static str, String>,
+}
+
+impl Annotations {
+    /// True if this is what makes the annotations of a server others than they were before.
+    pub fn explains(&self, before: &Meta, after: &Meta) -> bool {
+        let differing: Vec<_> = REQUESTS
+            .iter()
+            .filter(|name| before.annotations.get(**name) != after.annotations.get(**name))
+            .collect();
+        self.uid == after.uid
+            && before.revision == after.revision
+            && before.generation == after.generation
+            && !differing.is_empty()
+            && differing.into_iter().all(|name| after.annotations.get(*name) == self.values.get(name))
+    }
 }
 
 impl Requests {
@@ -100,10 +116,10 @@ impl Stage {
         }
     }
 
-    fn merge(&mut self, desired: Arc<Desired>, asked: &Asked) -> Arc<Desired> {
+    fn merge(&mut self, desired: Arc<Desired>, now: &Asked) -> Arc<Desired> {
         let mut gone = Vec::new();
         let mut merged = None;
-        for (key, asked) in asked {
+        for (key, asked) in now {
             let Some(declared) = desired.servers.get(key).filter(|server| server.meta.uid == asked.uid)
             else {
                 // Before the first look nothing is there, and nothing is gone.
@@ -120,7 +136,9 @@ impl Stage {
             };
             let made = Made { from: declared.clone(), asked: asked.clone(), result: result.clone() };
             self.made.insert(key.clone(), made);
-            merged.get_or_insert_with(|| Desired::clone(&desired)).servers.insert(key.clone(), result);
+            let merged =
+                merged.get_or_insert_with(|| Desired { asked: now.clone(), ..Desired::clone(&desired) });
+            merged.servers.insert(key.clone(), result);
         }
         if !gone.is_empty() {
             self.forget(&gone);

@@ -1,13 +1,13 @@
 //! The audit log: a record of every change of state, and none where nothing changed.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use crate::rig::{Script, Stdio};
 use crate::stage::{Stage, json_lines};
-use crate::support::eventually;
+use crate::support::{Declared, Evenkeel, eventually};
 
 fn records(stage: &Stage) -> Vec<Value> {
     let text = fs::read_to_string(folder(stage).join("audit.jsonl")).unwrap_or_default();
@@ -127,4 +127,72 @@ async fn a_disk_that_takes_nothing_stops_nothing() {
     assert!(lost >= 1);
     let said = stage.evenkeel.said();
     assert_eq!(said.matches("the audit log cannot be written").count(), 1, "told once: {said}");
+}
+
+/// Runs git as somebody in the directory.
+fn git(folder: &Path, who: &str, args: &[&str]) -> String {
+    let output = std::process::Command::new("git")
+        .args(["-c", &format!("user.name={who}"), "-c", &format!("user.email={who}@example.com")])
+        .args(["-c", "commit.gpgsign=false"])
+        .args(args)
+        .current_dir(folder)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_SYSTEM", "/dev/null")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[tokio::test]
+async fn who_wrote_a_file_who_took_it_away_and_who_asked_are_told_apart() {
+    let server = Stdio::new(Script::default());
+    let declared = Declared::new();
+    for name in ["a", "b", "c"] {
+        declared.server(name, &server.spec(""));
+    }
+    for args in [&["init", "-q"][..], &["add", "-A"], &["commit", "-q", "-m", "Three servers"]] {
+        git(declared.path(), "Ann", args);
+    }
+    let evenkeel = Evenkeel::run(declared.path()).await;
+    let mut stage = Stage { declared, evenkeel };
+    let created = record(&stage, "a", "Created").await;
+    assert_eq!(created["actor"]["commit"]["author"], "Ann <Ann@example.com>", "{created}");
+    for name in ["a", "b", "c"] {
+        stage.evenkeel.attached(name).await;
+    }
+    stage.ok(&["mcp", "reload", "a"]).await;
+    let asked = record(&stage, "a", "Updated").await;
+    let actor = &asked["actor"];
+    assert_eq!((&asked["action"], &actor["source"]), (&json!("request"), &json!("statusApi")), "{asked}");
+    assert!(actor["commit"].is_null(), "Ann did not ask: {asked}");
+
+    // Bob says first that it goes, so that what is seen is what is committed.
+    let removes = |stage: &Stage, name: &str| {
+        let file = format!("{name}.yaml");
+        git(stage.path(), "Bob", &["rm", "-q", "--cached", &file]);
+        git(stage.path(), "Bob", &["commit", "-q", "-m", &format!("No more {name}")]);
+        stage.declared.remove(&file);
+        git(stage.path(), "Bob", &["rev-parse", "HEAD"])
+    };
+    let commit = removes(&stage, "b");
+    let removed = record(&stage, "b", "Removed").await;
+    let actor = &removed["actor"];
+    assert_eq!((&removed["action"], &actor["revision"]), (&json!("delete"), &json!(commit)), "{removed}");
+    assert_eq!(actor["commit"]["author"], "Bob <Bob@example.com>", "{removed}");
+    assert_eq!((&actor["commit"]["id"], &actor["commit"]["subject"]), (&json!(commit), &json!("No more b")));
+
+    // The same while evenkeel is down.
+    stage.evenkeel.terminate().await;
+    let commit = removes(&stage, "c");
+    stage.evenkeel.start_again().await;
+    let removed = record(&stage, "c", "Removed").await;
+    assert_eq!(removed["actor"]["commit"]["id"], json!(commit), "{removed}");
+
+    // What nobody has committed is nobody's.
+    stage.declared.server("d", &server.spec(""));
+    stage.evenkeel.attached("d").await;
+    stage.declared.remove("a.yaml");
+    let removed = record(&stage, "a", "Removed").await;
+    assert!(removed["actor"]["commit"].is_null(), "{removed}");
 }

@@ -171,6 +171,7 @@ mod tests {
                 "conditions": [{ "type": "Other" }, { "type": "Ready", "status": "1", "reason": "2", "message": "3" }],
                 "transport": "stdio", "tools": 3, "protocolVersion": "x", "restarts": 0,
                 "revision": "r", "watching": "Events", "source": "path", "files": 1, "description": "x",
+                "servers": 1, "attached": 1,
             },
         });
         for resource in Resource::ALL {

@@ -392,3 +392,30 @@ async fn the_task_follows_its_inputs_and_stops() {
     task.await.unwrap();
     publishing.await.unwrap();
 }
+
+#[test]
+fn the_source_tells_how_far_all_servers_are() {
+    with_reporter(|mut reporter, store, _| {
+        let told = |reporter: &mut Reporter| {
+            reporter.publish();
+            let Counts { servers, attached, tools } = store.borrow().source.status.counts;
+            (servers, attached, tools)
+        };
+        reporter.desire(&Arc::new(desired(&["a", "b", "c"])), at(1));
+        assert_eq!(told(&mut reporter), (3, 0, 0));
+        reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(2));
+        reporter.observe(seen("b", 1, Phase::Attached, Some(1)), at(2));
+        assert_eq!(told(&mut reporter), (3, 2, 6));
+        let version = store.borrow().source.resource_version;
+        reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(3));
+        assert_eq!(told(&mut reporter), (3, 2, 6));
+        assert_eq!(store.borrow().source.resource_version, version, "written only when it changes");
+        // Another look at the source keeps them.
+        let mut dirty = desired(&["b", "c"]);
+        dirty.source = Arc::new(SourceState { revision: "r2".into(), ..SourceState::clone(&synced()) });
+        reporter.desire(&Arc::new(dirty), at(4));
+        assert_eq!(told(&mut reporter), (2, 1, 3));
+        reporter.desire(&Arc::new(Desired { source: synced(), ..Desired::default() }), at(5));
+        assert_eq!(told(&mut reporter), (0, 0, 0));
+    });
+}

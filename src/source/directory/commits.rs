@@ -61,6 +61,11 @@ impl Commits {
         self.blobs.get(path) == Some(blob)
     }
 
+    /// Whether it holds something under this path.
+    pub fn has(&self, path: &Path) -> bool {
+        self.blobs.contains_key(path)
+    }
+
     /// The declarations that it holds.
     pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
         self.blobs.keys()

@@ -258,10 +258,13 @@ impl Files {
         self.version
     }
 
-    /// Whether a file is as a commit has it.
+    /// Whether a file is as a commit has it, which may be that it is not there.
     pub fn is_committed(&self, path: &Path, commits: &Commits) -> bool {
-        let seen = self.known.get(&path.to_path_buf()).map(|file| &file.seen);
-        matches!(seen, Some(Seen::Content(content, _)) if commits.holds(path, &content.blob))
+        match self.known.get(&path.to_path_buf()).map(|file| &file.seen) {
+            Some(Seen::Content(content, _)) => commits.holds(path, &content.blob),
+            Some(Seen::Unreadable(_)) => false,
+            Some(Seen::Gone) | None => !commits.has(path),
+        }
     }
 
     /// Whether all files are as a commit has them, and none is missing.

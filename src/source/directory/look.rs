@@ -22,12 +22,13 @@ use super::next::Context;
 use super::parse::shown;
 use super::read::FileId;
 use super::records::Records;
+use super::removals;
 use super::secrets::Secrets;
 use super::walk::{Found, Root, Visitor, walk};
 use super::watch::{Watcher, names_of};
 use crate::resource::{Endpoint, McpServerSpec, Problem, Reason, SecretKeyRef};
 use crate::source::resolve::Sources;
-use crate::source::{Desired, Fault, SourceState, Watching};
+use crate::source::{Asked, Commit, Desired, Fault, SourceState, Watching};
 use crate::state::{StateDir, StateError};
 
 /// As long is waited for a git command that is at work; a lock that is older was left behind.
@@ -311,10 +312,7 @@ impl Looker {
         let stale = self.book.settle(&Context {
             now: moment.clock,
             revision,
-            change: &|path| {
-                let commits = self.commits.as_ref()?.commits.as_ref()?;
-                commits.last(path).filter(|_| self.files.is_committed(path, commits)).cloned()
-            },
+            change: &|path| last_change(self.commits.as_ref(), &self.files, path),
             uid: &|| uuid::Uuid::new_v4().to_string().into(),
             resolve: &resolve,
         });
@@ -342,10 +340,18 @@ impl Looker {
             return;
         }
         let source = if *last.source == source { Arc::clone(&last.source) } else { Arc::new(source) };
+        let mut removals = last.removals.clone();
+        let change = |path: &Path| last_change(self.commits.as_ref(), &self.files, path);
+        if let Some(before) = if last.source.synced { Some(last) } else { self.remembered.as_ref() } {
+            removals::note(&mut removals, &before.servers, servers, &change);
+            removals::note(&mut removals, &before.skills, skills, &change);
+        }
         let (servers, skills, contents) = (servers.clone(), skills.clone(), contents.clone());
         let remembered = self.remembered.clone();
         let number = last.number + 1;
-        self.desired = Arc::new(Desired { servers, skills, contents, source, remembered, number });
+        let asked = Asked::default();
+        self.desired =
+            Arc::new(Desired { servers, skills, contents, source, remembered, asked, removals, number });
     }
 
     /// Tells of the state directory once, not at every look.
@@ -384,6 +390,12 @@ impl Visitor for Sight<'_> {
     fn blind(&mut self, path: &Path, why: &str) {
         self.blind.push((path.to_path_buf(), why.to_owned()));
     }
+}
+
+/// The commit that changed a file last, or took it away, if what is seen of the file is what that commit says.
+fn last_change(known: Option<&Known>, files: &Files, path: &Path) -> Option<Arc<Commit>> {
+    let commits = known?.commits.as_ref()?;
+    commits.last(path).filter(|_| files.is_committed(path, commits)).cloned()
 }
 
 fn resolver<'a>(

@@ -27,6 +27,7 @@ mod parse;
 mod places;
 mod read;
 mod records;
+mod removals;
 mod secrets;
 mod walk;
 mod watch;

@@ -1,0 +1,41 @@
+//! How far all servers are together, in the status of the source.
+
+use std::sync::Arc;
+
+use super::Reporter;
+use crate::report::Source;
+use crate::report::conditions::condition;
+use crate::report::source::Counts;
+use crate::resource::{ConditionType, McpServerStatus};
+
+impl Reporter {
+    /// Takes up what is said of a server in place of what was said before: costs that server, and not the fleet.
+    pub(super) fn recount(&mut self, before: Option<&McpServerStatus>, after: Option<&McpServerStatus>) {
+        let one = |status: Option<&McpServerStatus>| status.map_or_else(Counts::default, of);
+        let (before, after) = (one(before), one(after));
+        let Counts { servers, attached, tools } = &mut self.counts;
+        *servers = (*servers + after.servers).saturating_sub(before.servers);
+        *attached = (*attached + after.attached).saturating_sub(before.attached);
+        *tools = (*tools + after.tools).saturating_sub(before.tools);
+    }
+
+    /// Tells what the counts are now, if they differ from what was told.
+    pub(super) fn tell_counts(&mut self) {
+        if self.store.source.status.counts == self.counts {
+            return;
+        }
+        let mut source = Source::clone(&self.store.source);
+        source.status.counts = self.counts;
+        source.resource_version = self.store.next_version();
+        self.store.source = Arc::new(source);
+    }
+}
+
+fn of(status: &McpServerStatus) -> Counts {
+    let ready = condition(&status.conditions, ConditionType::Ready);
+    Counts {
+        servers: 1,
+        attached: usize::from(ready.is_some_and(|ready| ready.status == "True")),
+        tools: usize::try_from(status.tools.unwrap_or_default()).unwrap_or_default(),
+    }
+}
