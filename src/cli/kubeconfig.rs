@@ -19,11 +19,14 @@ pub(super) struct Args {
     /// The directory of declarations [default: $XDG_CONFIG_HOME/evenkeel]
     #[arg(env = "EVENKEEL_DIR")]
     dir: Option<PathBuf>,
+    /// The same, as every other command takes it
+    #[arg(long = "dir", value_name = "DIR")]
+    same: Option<PathBuf>,
 }
 
 /// Prints where the kubeconfig is, if evenkeel has run on the directory.
 pub(super) fn run(args: Args) -> Result<(), Failure> {
-    let directory = dirs::declarations(args.dir)?;
+    let directory = dirs::declarations(args.same.or(args.dir))?;
     let path = StateDir::path_for(&dirs::state_home()?, &directory).join(FILE);
     if !path.is_file() {
         let directory = directory.display();

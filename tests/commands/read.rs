@@ -81,6 +81,15 @@ async fn a_watch_goes_on_with_every_change() {
     let line = table.line_with("CommandNotFound").await;
     assert!(line.starts_with("later"), "{line}");
     names.line_with("mcpserver.evenkeel.dev/later").await;
+    // What goes is told as such, and not printed as if it were there.
+    let mut notes = stage.follow_notes(&["get", "mcps", "-w", "-o", "json"]);
+    let mut all = stage.follow(&["get", "mcps", "-w", "-o", "json"]);
+    all.line_with("\"name\": \"later\"").await;
+    stage.declared.remove("later.yaml");
+    notes.line_with("McpServer/later is no longer declared").await;
+    stage.declared.server("last", MISSING);
+    let between = all.lines_to("\"name\": \"last\"").await;
+    assert!(between.iter().all(|line| !line.contains("\"later\"")), "{between:?}");
 }
 
 #[tokio::test]
@@ -97,6 +106,33 @@ async fn what_could_not_be_read_is_said_beside_the_table() {
     assert!(done.out.contains("missing") && !done.out.contains("broken"), "{done:?}");
     assert!(done.err.contains("evenkeel describe src directory"), "{done:?}");
     assert_eq!(stage.run(&["get", "mcps", "missing"]).await.err, "");
+    // It may be the one that is asked for.
+    for args in [&["describe", "mcps", "broken"][..], &["get", "mcps", "broken"], &["logs", "broken"]] {
+        let said = stage.fails(args).await;
+        assert!(said.contains("source: broken.yaml:") && said.contains("there is no McpServer"), "{said}");
+    }
+    stage.declared.write("foreign.yaml", "apiVersion: v1\nkind: Secret\nmetadata: { name: s }\n");
+    stage.declared.write(
+        ".mcp.json",
+        "{ \"mcpServers\": { \"j\": { \"command\": \"no-such-program-anywhere\", \"tiemout\": 1 } } }",
+    );
+    let text = eventually("the description has all that was read", async || {
+        let text = stage.ok(&["describe", "src", "directory"]).await;
+        (text.contains("Ignored: ") && text.contains("Warnings:\n")).then_some(text)
+    })
+    .await;
+    for part in [
+        "Watching:    Events\n",
+        "Ignored:     1 documents of other API groups\n",
+        "Servers:     2\n",
+        "Attached:    0\n",
+        "Faults:\n  broken.yaml:3:",
+        "\n         3 | metadata: …\n",
+        "Warnings:\n  .mcp.json:1:",
+    ] {
+        assert!(text.contains(part), "{part:?} in:\n{text}");
+    }
+    assert!(text.contains("Revision:    sha256:"), "{text}");
 }
 
 #[tokio::test]
@@ -126,6 +162,8 @@ async fn a_description_has_the_spec_the_conditions_and_the_events() {
     assert!(events.contains("Warning") && events.contains("CommandNotFound"), "{events}");
     let about = stage.ok(&["events", "--for", "src/directory"]).await;
     assert!(!about.contains("CommandNotFound"), "{about}");
+    let said = stage.fails(&["events", "--for", "mcps/mising"]).await;
+    assert!(said.contains("there is no McpServer \"mising\"; did you mean missing?"), "{said}");
     let mut more = stage.follow(&["events", "-w", "--for", "mcps/later"]);
     stage.declared.server("later", MISSING);
     more.line_with("CommandNotFound").await;

@@ -8,6 +8,7 @@ use super::super::output::{self, Terminal, printable};
 use super::super::which::Within;
 use super::super::{Failure, block_on};
 use super::events::{Selected, table as events_table};
+use super::get::text_of;
 use super::table::Table;
 use super::target::{Kinds, Query, Target, at, conditions, items, name_of, text_at, unknown_to};
 
@@ -34,7 +35,7 @@ pub(in crate::cli) fn describe(args: &Args) -> Result<(), Failure> {
         let list: Value = client.get(&Query::of(kind, Some(&args.within.namespace)).path()).await?;
         let Some(object) = items(&list).iter().find(|item| name_of(item) == name) else {
             let known = items(&list).iter().map(name_of);
-            return Err(unknown_to(&mut client, kind, &name, &args.within.namespace, known).await);
+            return Err(unknown_to(&mut client, kind, &name, Some(&args.within.namespace), known).await);
         };
         let about = Selected { kind: Some(kind), name: Some(&name) };
         let namespace = if kind.namespaced() { &args.within.namespace } else { "default" };
@@ -74,6 +75,17 @@ fn described(object: &Value, mut events: Table, terminal: &Terminal) -> String {
     };
     field("Generation", &live.into());
     field("Revision", at(status, "/lastAppliedRevision"));
+    field("Revision", at(status, "/revision"));
+    field("Watching", at(status, "/watching"));
+    if let Some(foreign) = at(status, "/foreignDocuments").as_u64().filter(|foreign| *foreign > 0) {
+        field("Ignored", &format!("{foreign} documents of other API groups").into());
+    }
+    field("Servers", at(status, "/servers"));
+    field("Attached", at(status, "/attached"));
+    field("Source", at(status, "/source"));
+    field("Description", at(status, "/description"));
+    field("Files", at(status, "/files"));
+    field("Content", at(status, "/contentDigest"));
     if let Some(name) = at(status, "/serverInfo/name").as_str() {
         let version = text_at(status, "/serverInfo/version");
         field("Server", &format!("{name} {version}").into());
@@ -102,6 +114,13 @@ fn described(object: &Value, mut events: Table, terminal: &Terminal) -> String {
         text += "Conditions:\n";
         text += &indented(&table.whole(&terminal.narrower(2)));
     }
+    for (heading, list) in [("Faults", "/faults"), ("Warnings", "/warnings")] {
+        let list = at(status, list).as_array().map_or(&[][..], Vec::as_slice);
+        if !list.is_empty() {
+            let _ = writeln!(text, "{heading}:");
+        }
+        text.extend(list.iter().map(fault));
+    }
     text += "Events:\n";
     if events.is_empty() {
         text += "  none in the last hour\n";
@@ -109,6 +128,16 @@ fn described(object: &Value, mut events: Table, terminal: &Terminal) -> String {
         text += &indented(&events.whole(&terminal.narrower(2)));
     }
     text
+}
+
+/// What is wrong with a place of the source: the sentence, and beneath it the lines around the place.
+fn fault(fault: &Value) -> String {
+    let place: Vec<_> = ["/file", "/line", "/column"].map(|part| text_of(at(fault, part))).into();
+    let place = place.iter().filter(|part| !part.is_empty()).map(|part| printable(part));
+    let place = place.collect::<Vec<_>>().join(":");
+    let start = if place.is_empty() { place } else { format!("{place}: ") };
+    let message = output::printable_lines(text_at(fault, "/message")).replace('\n', "\n    ");
+    format!("  {start}{}: {message}\n", text_at(fault, "/reason"))
 }
 
 /// How long ago something was, in the largest unit that fits.

@@ -7,7 +7,7 @@ use super::super::which::Which;
 use super::super::{Failure, block_on};
 use super::get::{Answer, Output, Row, TABLE, text_of};
 use super::table::Table;
-use super::target::{Change, Query, Target, at, name_of, text_at};
+use super::target::{Change, Query, Target, at, items, name_of, text_at, unknown_to};
 use crate::report::Kind;
 
 /// The arguments of `evenkeel events`.
@@ -60,6 +60,14 @@ pub(in crate::cli) fn events(args: &Args) -> Result<(), Failure> {
         let mut client = Client::connect(&args.which.whose()?).await?;
         let query = selected.query(namespace).with("includeObject", "Object");
         let answer = ask(&mut client, &query).await?;
+        if let Some(about) = args.about.as_ref().filter(|_| answer.rows.is_empty() && !args.watch) {
+            // What is not declared any more may still be told of; of what never was, there is nothing to tell.
+            let list: Value = client.get(&Query::of(about.kind, namespace).path()).await?;
+            let known = || items(&list).iter().map(name_of);
+            if !known().any(|name| name == about.name) {
+                return Err(unknown_to(&mut client, about.kind, &about.name, namespace, known()).await);
+            }
+        }
         let version = text_at(&answer.metadata, "/resourceVersion").to_owned();
         let tables = matches!(args.output, Output::Table | Output::Wide);
         let mut table = table_of(&answer, args.output == Output::Wide);

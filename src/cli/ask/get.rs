@@ -8,7 +8,7 @@ use super::super::output::{self, Terminal};
 use super::super::which::Which;
 use super::super::{Failure, block_on};
 use super::table::Table;
-use super::target::{Change, Kinds, Query, items, name_of, text_at, unknown_to, unread};
+use super::target::{Change, Kinds, Query, at, items, name_of, text_at, unknown_to, unread};
 use crate::report::Kind;
 use crate::resource::GROUP;
 
@@ -162,6 +162,9 @@ impl Listing {
                 text.push('\n');
             }
             text += &table.whole(&terminal);
+            if *kind == Kind::McpServer && terminal.width.is_some() {
+                text += &summary(&answer);
+            }
         }
         output::print(&text).map_err(Failure::failed)?;
         self.missing(client, kinds, names, &known).await?;
@@ -194,7 +197,7 @@ impl Listing {
     ) -> Result<(), Failure> {
         let all: Vec<&str> = known.iter().flat_map(|(_, names)| names).map(String::as_str).collect();
         match (names.iter().find(|name| !all.contains(&name.as_str())), kinds) {
-            (Some(name), [kind, ..]) => Err(unknown_to(client, *kind, name, &self.namespace, all).await),
+            (Some(name), [kind, ..]) => Err(unknown_to(client, *kind, name, self.namespace(), all).await),
             _ => Ok(()),
         }
     }
@@ -266,7 +269,7 @@ impl Listing {
             let all: Value = client.get(&self.query(kind).path()).await?;
             let known: Vec<&str> = items(&all).iter().map(name_of).collect();
             if !known.contains(&name.as_str()) {
-                return Err(unknown_to(&mut client, kind, name, &self.namespace, known).await);
+                return Err(unknown_to(&mut client, kind, name, self.namespace(), known).await);
             }
         }
         // What there is comes first, as one list: so that the columns fit.
@@ -292,6 +295,11 @@ impl Listing {
         let mut lines = Lines::of(client.send(Method::GET, &query.path(), accept, None).await?);
         loop {
             let change = Change::next(&mut lines).await?;
+            if change.kind == "DELETED" {
+                let object = if tables { at(&change.object, "/rows/0/object") } else { &change.object };
+                output::note(&format!("{}/{} is no longer declared", kind.name(), name_of(object)));
+                continue;
+            }
             let text = if tables {
                 let answer: Answer = serde_json::from_value(change.object).map_err(Failure::failed)?;
                 self.fill(&mut table, &answer, "");
@@ -304,6 +312,17 @@ impl Listing {
             }
         }
     }
+}
+
+/// How far all these servers are together, for a person.
+fn summary(answer: &Answer) -> String {
+    let column = |name| answer.column_definitions.iter().position(|column| column.name == name);
+    let (ready, tools) = (column("Ready"), column("Tools"));
+    let cell = |row: &Row, column: Option<usize>| column.and_then(|column| row.cells.get(column).cloned());
+    let attached =
+        answer.rows.iter().filter(|row| cell(row, ready).is_some_and(|cell| cell == "True")).count();
+    let tools: u64 = answer.rows.iter().filter_map(|row| cell(row, tools)?.as_u64()).sum();
+    format!("{attached} of {} attached, {tools} tools\n", answer.rows.len())
 }
 
 /// A cell as text.

@@ -95,8 +95,9 @@ impl Table {
             .collect()
     }
 
-    /// How all this goes on a terminal: the widest column wraps; as long as too little room is left for that, wide
-    /// ones stand beneath, the widest first. What names the row stays where it is.
+    /// How all this goes on a terminal: the widest column wraps; as long as too little room is left for that, columns
+    /// stand beneath, the widest first, and the narrow ones only if all would be too long even with the least gaps.
+    /// The first stays where it is.
     fn layout(&self, terminal: &Terminal) -> Layout {
         let mut flows = vec![Flow::None; self.widths.len()];
         let Some(all) = terminal.width else { return Layout { gap: GAP, flows } };
@@ -107,22 +108,24 @@ impl Table {
             };
             let sum: usize = beside().map(|(_, width)| width).sum();
             let gaps = beside().count().saturating_sub(1);
-            let gap = (1..=GAP).rev().find(|gap| sum + gaps * gap <= all).unwrap_or(1);
-            let wide = || beside().filter(|(_, width)| *width > NARROW);
-            let Some((widest, width)) = wide().max_by_key(|(_, width)| *width).filter(|_| gap < GAP) else {
+            let fitting = (1..=GAP).rev().find(|gap| sum + gaps * gap <= all);
+            let gap = fitting.unwrap_or(1);
+            if fitting == Some(GAP) {
                 return Layout { gap, flows };
-            };
-            let room = all.checked_sub(sum - width + gaps * GAP).filter(|room| *room >= NARROW);
-            let lower = wide().filter(|(index, _)| *index > 0).max_by_key(|(_, width)| *width);
-            let (index, flow) = match (room, lower) {
-                (Some(room), _) => (widest, Flow::Within(room)),
+            }
+            let wide = beside().filter(|(_, width)| *width > NARROW).max_by_key(|(_, width)| *width);
+            let room = wide.and_then(|(_, width)| all.checked_sub(sum - width + gaps * GAP));
+            let lower = beside().filter(|(index, _)| *index > 0).max_by_key(|(_, width)| *width);
+            let lower = lower.filter(|(_, width)| *width > NARROW || fitting.is_none());
+            let (index, flow) = match (wide.zip(room.filter(|room| *room >= NARROW)), lower) {
+                (Some(((widest, _), room)), _) => (widest, Flow::Within(room)),
                 (None, Some((index, _))) => (index, Flow::Beneath(all.saturating_sub(BENEATH).max(NARROW))),
                 (None, None) => return Layout { gap, flows },
             };
             if let Some(place) = flows.get_mut(index) {
                 *place = flow;
             }
-            if room.is_some() {
+            if matches!(flow, Flow::Within(_)) {
                 return Layout { gap: GAP, flows };
             }
         }
@@ -253,9 +256,10 @@ mod tests {
     fn columns_move_together_before_anything_is_longer_than_the_terminal() {
         let mut table = Table::new(["Name", "Ready", "Reason", "Age"]);
         table.row(["weather", "False", "CommandNotFound", "3s"].map(String::from));
-        for (width, gap) in [(40, 3), (38, 2), (35, 1), (20, 1)] {
-            let text = table.layout(&Terminal { width: Some(width), colour: false });
-            assert_eq!(text.gap, gap, "{width}");
+        for (width, gap, beneath) in [(40, 3, 0), (38, 2, 0), (35, 1, 0), (20, 2, 1), (9, 1, 3)] {
+            let layout = table.layout(&Terminal { width: Some(width), colour: false });
+            let lower = layout.flows.iter().filter(|flow| matches!(flow, Flow::Beneath(_))).count();
+            assert_eq!((layout.gap, lower), (gap, beneath), "{width}");
         }
     }
 
@@ -267,7 +271,7 @@ mod tests {
         let message = format!("read at revision {digest}, with many words after it that take much room");
         let name = "a-name-of-forty-letters-which-is-allowed";
         table.row([name, "True", "Available", &digest, directory, &message, "3s"].map(String::from));
-        for width in [200, 160, 120, 100, 80, 70] {
+        for width in [200, 160, 120, 100, 80, 70, 60, 50, 40] {
             let terminal = Terminal { width: Some(width), colour: false };
             let headings = table.line(&table.headings, &terminal, &|_, _, _| None);
             let row = table.line(&table.rows[0], &terminal, &|_, _, _| None);

@@ -188,7 +188,7 @@ pub(in crate::cli) async fn unknown_to<'a>(
     client: &mut Client,
     kind: Kind,
     name: &str,
-    namespace: &str,
+    namespace: Option<&str>,
     known: impl IntoIterator<Item = &'a str>,
 ) -> Failure {
     match client.get::<Value>(&Query::of(Kind::Source, None).path()).await {
@@ -202,14 +202,15 @@ pub(in crate::cli) async fn unknown_to<'a>(
     }
 }
 
-/// What is said of a name that nobody has.
+/// What is said of a name that nobody has in a namespace, or in any.
 pub(in crate::cli) fn unknown<'a>(
     kind: Kind,
     name: &str,
-    namespace: &str,
+    namespace: Option<&str>,
     known: impl IntoIterator<Item = &'a str>,
 ) -> Failure {
-    let within = if kind.namespaced() { format!(" in namespace {namespace}") } else { String::new() };
+    let within = namespace.filter(|_| kind.namespaced());
+    let within = within.map(|namespace| format!(" in namespace {namespace}")).unwrap_or_default();
     let hint = nearest(name, known).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
     Failure::Failed(format!("there is no {} {name:?}{within}{hint}", kind.name()))
 }
@@ -253,7 +254,7 @@ mod tests {
         assert_eq!(nearest("githb", ["gitlab", "github", "time"]), Some("github"));
         assert_eq!(nearest("tow", ["one", "two"]), Some("two"));
         assert_eq!(nearest("githb", ["zzz"]), None);
-        let failure = unknown(Kind::McpServer, "tim", "default", ["time"]).to_string();
+        let failure = unknown(Kind::McpServer, "tim", Some("default"), ["time"]).to_string();
         assert_eq!(failure, "there is no McpServer \"tim\" in namespace default; did you mean time?");
     }
 }

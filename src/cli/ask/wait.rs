@@ -234,8 +234,7 @@ impl Args {
     fn stranger(&self, mirrors: &[(Kind, Mirror)]) -> Option<Failure> {
         let target = self.targets.iter().find(|target| self.find(target, mirrors).is_none())?;
         let (_, mirror) = mirrors.iter().find(|(kind, _)| *kind == target.kind)?;
-        let namespace = self.namespace().unwrap_or_default();
-        Some(unknown(target.kind, &target.name, namespace, mirror.objects().map(name_of)))
+        Some(unknown(target.kind, &target.name, self.namespace(), mirror.objects().map(name_of)))
     }
 
     fn gave_up<'a>(&self, missing: impl Iterator<Item = &'a str>) -> Failure {

@@ -70,7 +70,9 @@ impl Args {
             self.names.iter().find(|name| !servers.iter().any(|server| name_of(server) == **name))
         {
             let known = servers.iter().map(name_of);
-            return Err(unknown_to(&mut client, Kind::McpServer, name, &self.within.namespace, known).await);
+            return Err(
+                unknown_to(&mut client, Kind::McpServer, name, Some(&self.within.namespace), known).await
+            );
         }
         let wanted = |server: &&Value| match &*self.names {
             [] => *at(server, "/spec/suspend") != true,

@@ -44,7 +44,9 @@ impl Args {
         let skills: Vec<_> = all.iter().filter(|skill| skill.namespace == self.within.namespace).collect();
         let known = || skills.iter().map(|skill| skill.name.as_str());
         if let Some(name) = self.names.iter().find(|name| known().all(|known| known != name.as_str())) {
-            return Err(unknown_to(&mut client, Kind::Skill, name, &self.within.namespace, known()).await);
+            return Err(
+                unknown_to(&mut client, Kind::Skill, name, Some(&self.within.namespace), known()).await
+            );
         }
         let mut failed = 0;
         let mut text = String::new();

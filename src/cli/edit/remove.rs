@@ -40,7 +40,7 @@ pub(super) fn remove(args: &Args) -> Result<(), Failure> {
     let place = match &*found {
         [] => {
             let known = servers.iter().map(|place| &*place.key.name);
-            return Err(unknown(Kind::McpServer, &args.name, &args.within.namespace, known));
+            return Err(unknown(Kind::McpServer, &args.name, Some(&args.within.namespace), known));
         }
         [place] => place,
         [first, rest @ ..] => {
