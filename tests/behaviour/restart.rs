@@ -150,7 +150,7 @@ async fn what_left_its_session_does_not_outlive_its_server() {
         match what {
             "crashed" => rig.alive().pop().unwrap().kill(),
             "replaced" => {
-                stage.declared.server("s", &spec.replace("args: [", "env: [{ name: A, value: b }], args: ["))
+                stage.declared.server("s", &spec.replace("args: [", "env: [{ name: A, value: b }], args: ["));
             }
             _ => stage.declared.remove("s.yaml"),
         }
