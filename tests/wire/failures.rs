@@ -57,16 +57,19 @@ async fn a_refusal_is_told_by_its_status_and_its_body() {
         (503, Reason::ConnectFailed),
     ] {
         for (kind, body) in [("application/json", error), ("text/plain", "not now")] {
-            let headers = [("Retry-After", "7"), ("Content-Type", kind)];
-            let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-            let then = Then::Http { status, headers, body: body.into() };
-            let refusing = Script::default().on("POST", Rule::always(then.clone()));
+            let then = |headers: &[(&str, &str)]| {
+                let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+                Then::Http { status, headers: headers.collect(), body: body.into() }
+            };
+            let busy = then(&[("Retry-After", "7"), ("Content-Type", kind)]);
+            let refusing = Script::default().on("POST", Rule::always(busy));
             let error = connect(&Upstream::start(Over::Http, refusing).await).await.unwrap_err();
             assert_eq!(error.problem.reason, reason, "{status} {kind}: {error}");
             assert_eq!(error.retry_after, Some(Duration::from_secs(7)), "{status} {kind}: {error}");
             assert!(error.to_string().contains("not now"), "{status} {kind}: {error}");
             // The same of a call; the connection stays.
-            let script = Script::default().on("tools/call", Rule::times(1, then));
+            let refusal = then(&[("Content-Type", kind)]);
+            let script = Script::default().on("tools/call", Rule::times(1, refusal));
             let upstream = Upstream::start(Over::Http, script).await;
             let (link, _events) = connect(&upstream).await.unwrap();
             let error = call(&link, "echo", "{}").await.unwrap_err();
@@ -143,8 +146,10 @@ async fn a_process_that_closes_a_pipe_is_lost_and_ended() {
         let (failed, ()) = tokio::join!(call(&link, "echo", "{}"), async {
             // What took its place does not answer for it.
             within("the pipe is closed", process.gone()).await;
-            // A closed stdin shows when something is written.
-            let _ = link.notify("notifications/roots/list_changed", None).await;
+            if cfg!(not(target_os = "linux")) {
+                // Elsewhere a closed stdin shows when something is written.
+                let _ = link.notify("notifications/roots/list_changed", None).await;
+            }
         });
         let error = failed.unwrap_err();
         assert_eq!(error.problem.reason, Reason::Exited, "{error}");
