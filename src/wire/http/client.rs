@@ -343,12 +343,15 @@ impl Client {
             _ if is_text => String::from_utf8_lossy(body).into_owned(),
             _ => String::new(),
         };
-        let mask = self.0.ears.mask();
-        let text = mask.text(&text);
-        let mut error = refusal(head.status, &head.headers, &text, self.0.credentials, Timestamp::now());
-        // Where it redirects to is its own word too.
-        error.problem.message = mask.text(&error.problem.message).into_owned();
-        Refused::Error(error)
+        let Inner { ears, credentials, .. } = &*self.0;
+        Refused::Error(refusal(
+            head.status,
+            &head.headers,
+            &text,
+            ears.mask(),
+            *credentials,
+            Timestamp::now(),
+        ))
     }
 
     /// Closes idle connections: a server that is not called costs no buffers.

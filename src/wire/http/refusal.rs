@@ -5,20 +5,22 @@ use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 
 use super::super::LinkError;
+use super::super::mask::Mask;
 use crate::resource::Reason;
 
 /// What an HTTP status that is no success means.
 ///
 /// `credentials` tells whether the declaration sends headers of its own: rejected credentials and missing
-/// ones need different hands. `body` is what the response's body says to people, as it may be told.
+/// ones need different hands. `body` is what the response's body says to people; `mask` is for the server's words.
 pub(super) fn refusal(
     status: StatusCode,
     headers: &HeaderMap,
     body: &str,
+    mask: &Mask,
     credentials: bool,
     now: Timestamp,
 ) -> LinkError {
-    let said = said(body);
+    let said = said(&mask.text(body));
     let (reason, message) = match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if credentials => (
             Reason::CredentialsRejected,
@@ -36,7 +38,7 @@ pub(super) fn refusal(
         }
         _ if status.is_redirection() => {
             let to = headers.get(LOCATION).and_then(|to| to.to_str().ok()).map(without_query);
-            let to = to.map(|to| format!(" to {to}")).unwrap_or_default();
+            let to = to.map(|to| format!(" to {}", mask.text(to))).unwrap_or_default();
             (
                 Reason::ConnectFailed,
                 format!("the server redirects{to} (HTTP {status}); set spec.http.url to where the server is"),
@@ -96,7 +98,7 @@ mod tests {
             (302, false, Reason::ConnectFailed),
         ] {
             let status = StatusCode::from_u16(status).unwrap();
-            let error = refusal(status, &HeaderMap::new(), "", credentials, now());
+            let error = refusal(status, &HeaderMap::new(), "", &Mask::default(), credentials, now());
             assert_eq!(error.problem.reason, reason, "{status}");
         }
     }
@@ -120,7 +122,7 @@ mod tests {
     fn a_redirect_is_told_without_its_query() {
         let mut headers = HeaderMap::new();
         headers.insert(LOCATION, "https://other/mcp?token=hunter2".parse().unwrap());
-        let error = refusal(StatusCode::FOUND, &headers, "", false, now());
+        let error = refusal(StatusCode::FOUND, &headers, "", &Mask::default(), false, now());
         assert!(error.problem.message.contains("https://other/mcp"), "{error}");
         assert!(!error.problem.message.contains("hunter2"), "{error}");
     }
