@@ -122,7 +122,7 @@ async fn request(link: &Link, method: &str, key: &str, value: &str) -> Result<()
     let request = Request { method, params: &[], edits, name: None, level: None };
     let reply = async { link.call(request).await?.answer().await };
     if let Reply::Error(raw) = reply.await.map_err(|error: LinkError| error.to_string())? {
-        debug!(method, answer = %String::from_utf8_lossy(&raw), "the server refused");
+        debug!(method, answer = link.words(&String::from_utf8_lossy(&raw), 200), "the server refused");
     }
     Ok(())
 }
