@@ -9,6 +9,7 @@ mod cluster;
 mod daemon;
 mod dirs;
 mod edit;
+mod init;
 mod kubeconfig;
 mod limits;
 mod listen;
@@ -114,6 +115,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    if matches!(cli.command, Command::Run(_)) && init::is_first() {
+        return init::supervise().unwrap_or_else(|failure| complain(&failure));
+    }
     let outcome = match cli.command {
         Command::Run(args) => {
             run::run(*args, |argument| matches.subcommand().and_then(|(_, run)| run.value_source(argument)))
@@ -137,14 +141,17 @@ pub fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            output::complain(&failure);
-            ExitCode::from(match failure {
-                Failure::Failed(_) | Failure::Interrupted(_) => 1,
-                Failure::Usage(_) => 2,
-            })
-        }
+        Err(failure) => complain(&failure),
     }
+}
+
+/// Says why a command did not succeed; gives the exit code.
+fn complain(failure: &Failure) -> ExitCode {
+    output::complain(failure);
+    ExitCode::from(match failure {
+        Failure::Failed(_) | Failure::Interrupted(_) => 1,
+        Failure::Usage(_) => 2,
+    })
 }
 
 fn crds() -> Result<(), Failure> {

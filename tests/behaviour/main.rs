@@ -17,6 +17,7 @@ mod rig;
 mod support;
 
 mod change;
+mod container;
 mod faults;
 mod isolation;
 mod offers;
