@@ -216,7 +216,9 @@ async fn sigterm_ends_everything_within_its_bound() {
     let begun = Instant::now();
     let status = stage.evenkeel.terminate().await;
     assert!(status.success(), "{status}");
-    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    // The servers have 10 s and everything together 15 s; who needs longer says so.
+    assert!(!stage.evenkeel.said().contains("did not end within"));
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     for rig in &rigs {
         all_gone(rig).await;
     }

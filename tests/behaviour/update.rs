@@ -58,10 +58,10 @@ async fn a_lost_server_fails_its_calls_at_once_and_new_ones_wait_for_it() {
         let agent = stage.agent(era).await;
         calls.push(tokio::spawn(async move { agent.call("s_sleep", r#"{"ms":600000}"#).await }));
     }
-    while process.counters().await.in_flight < 2 + 1 {
-        // Two calls and the subscription.
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    eventually("two calls and the subscription are at work", async || {
+        (process.counters().await.in_flight == 2 + 1).then_some(())
+    })
+    .await;
     // The next one takes its time to start.
     rig.edit(|script| script.stdio.start_delay_ms = 1500);
     process.tell(Command::Stderr("out of memory, sorry".into())).await;
