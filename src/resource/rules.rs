@@ -55,10 +55,12 @@ pub fn check_server(spec: &McpServerSpec) -> Vec<Violation> {
         found.url("spec.http.url", &http.url);
         found.bounded("spec.http.headers", http.headers.len(), 64);
         let names: Vec<_> = http.headers.iter().map(|header| header.name.to_ascii_lowercase()).collect();
-        if names.iter().enumerate().any(|(index, name)| names.iter().take(index).any(|before| before == name))
-        {
-            let message = "a header is declared twice; upper and lower case make no difference";
-            found.add("spec.http.headers", message);
+        for (index, name) in names.iter().enumerate() {
+            if names.iter().take(index).any(|before| before == name) {
+                let message =
+                    format!("a header is declared twice, {name}; upper and lower case make no difference");
+                found.add("spec.http.headers", message);
+            }
         }
         for (index, Header { name, value, value_from }) in http.headers.iter().enumerate() {
             let path = format!("spec.http.headers[{index}]");

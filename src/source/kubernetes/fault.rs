@@ -1,6 +1,7 @@
 //! What is wrong with a watch: for the person who runs evenkeel, and for who counts. Pure.
 
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use kube::core::Status;
@@ -144,12 +145,15 @@ fn is_brief(error: &Error) -> bool {
 }
 
 /// The innermost cause: what is around it says only that something failed.
-fn root(error: &dyn std::error::Error) -> String {
+fn root(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;
     }
-    cause.to_string()
+    match cause.downcast_ref::<io::Error>() {
+        Some(late) if late.kind() == io::ErrorKind::TimedOut => "no connection in time".to_owned(),
+        _ => cause.to_string(),
+    }
 }
 
 impl fmt::Display for Watch {
@@ -173,12 +177,14 @@ mod tests {
     fn a_failure_is_a_sentence_and_not_what_a_debugger_shows() {
         let api =
             |code, message: &str| kube::Error::Api(Status::failure(message, "").with_code(code).boxed());
-        let refused = std::io::Error::other("connection refused");
+        let refused = io::Error::other("connection refused");
+        let late = io::Error::new(io::ErrorKind::TimedOut, "deadline has elapsed");
         for (error, expected) in [
             (api(403, "leases is forbidden"), "leases is forbidden"),
             (api(502, " "), "HTTP 502"),
             (kube::Error::Service(Box::new(Elapsed::new())), "no answer within 10 s"),
             (kube::Error::Service(Box::new(refused)), "connection refused"),
+            (kube::Error::Service(Box::new(late)), "no connection in time"),
         ] {
             assert_eq!(in_words(&error), expected);
         }
