@@ -256,7 +256,7 @@ mod tests {
     fn columns_move_together_before_anything_is_longer_than_the_terminal() {
         let mut table = Table::new(["Name", "Ready", "Reason", "Age"]);
         table.row(["weather", "False", "CommandNotFound", "3s"].map(String::from));
-        for (width, gap, beneath) in [(40, 3, 0), (38, 2, 0), (35, 1, 0), (20, 2, 1), (9, 1, 3)] {
+        for (width, gap, beneath) in [(40, 3, 0), (38, 2, 0), (35, 1, 0), (20, 2, 1), (9, 3, 3)] {
             let layout = table.layout(&Terminal { width: Some(width), colour: false });
             let lower = layout.flows.iter().filter(|flow| matches!(flow, Flow::Beneath(_))).count();
             assert_eq!((layout.gap, lower), (gap, beneath), "{width}");
