@@ -35,18 +35,23 @@ impl Slots {
         started: &Started,
         attempt: impl Future<Output = T>,
     ) -> T {
-        let (slots, held) = match transport {
-            Transport::Http(_) => (&self.http, HELD.0),
-            Transport::Stdio(_) => (&self.stdio, HELD.1),
+        let (slots, held, process) = match transport {
+            Transport::Http(_) => (&self.http, HELD.0, None),
+            Transport::Stdio(_) => (&self.stdio, HELD.1, Some(started)),
         };
         // The semaphores are never closed.
         let permit: Option<OwnedSemaphorePermit> = slots.clone().acquire_owned().await.ok();
         tokio::pin!(attempt);
+        let busy = async {
+            match process {
+                Some(process) => process.at_rest().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             result = &mut attempt => return result,
-            // Over HTTP no process ever starts.
-            _ = tokio::time::timeout(held, started.at_rest()) => drop(permit),
+            _ = tokio::time::timeout(held, busy) => drop(permit),
         }
         attempt.await
     }

@@ -16,7 +16,8 @@ use rmcp::transport::Transport;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use super::link::{Exchange, Incoming, Link, LinkError, Reply};
+use super::error::LinkError;
+use super::link::{Exchange, Incoming, Link, Reply};
 use super::{Capabilities, Envelope, Era, Peer, Ring};
 use crate::resource::{Reason, ServerInfo};
 

@@ -1,15 +1,14 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
-use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use super::envelope::{Id, Malformed};
+use super::error::{LinkError, Lost};
 use super::http::{Answering, Client as HttpClient};
 use super::inbound;
 use super::mask::Mask;
@@ -109,72 +108,8 @@ pub enum Event {
     Lost(LinkError),
 }
 
-/// Why a connection could not be made, or a request not be carried out.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{problem}")]
-pub struct LinkError {
-    /// What happened, for conditions and for the caller.
-    pub problem: Problem,
-    /// True if the request may have reached the server: it must not be sent again.
-    pub dispatched: bool,
-    /// What the server asked for with Retry-After.
-    pub retry_after: Option<Duration>,
-    /// The HTTP status, if the server answered with one.
-    pub http_status: Option<http::StatusCode>,
-    /// How long the server's process had run when it ended, if that is what happened.
-    pub lived: Option<Duration>,
-}
-
 /// The request that makes a modern server tell of changes.
 pub(super) const LISTEN_METHOD: &str = "subscriptions/listen";
-
-impl LinkError {
-    /// An error of a request that was not dispatched.
-    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self {
-            problem: Problem::new(reason, message),
-            dispatched: false,
-            retry_after: None,
-            http_status: None,
-            lived: None,
-        }
-    }
-
-    /// The same for a request that may have reached the server.
-    #[must_use]
-    pub fn dispatched(self) -> Self {
-        Self { dispatched: true, ..self }
-    }
-}
-
-/// Where the end of a connection is written down, by whoever notices first.
-#[derive(Debug, Default)]
-pub(super) struct Lost {
-    error: OnceLock<LinkError>,
-    noticed: Notify,
-}
-
-impl Lost {
-    pub(super) fn mark(&self, error: LinkError) {
-        if self.error.set(error).is_ok() {
-            self.noticed.notify_waiters();
-        }
-    }
-
-    pub(super) fn get(&self) -> Option<&LinkError> {
-        self.error.get()
-    }
-
-    pub(super) async fn wait(&self) -> LinkError {
-        loop {
-            let noticed = self.noticed.notified();
-            if let Some(error) = self.error.get() {
-                return error.clone();
-            }
-            noticed.await;
-        }
-    }
-}
 
 impl Link {
     pub(super) fn new(transport: Transport, lost: Arc<Lost>, ears: Unasked, host: &Host) -> Self {

@@ -5,6 +5,7 @@
 //! whom to connect to or when to retry.
 
 mod envelope;
+mod error;
 mod handshake;
 mod http;
 mod identity;
@@ -24,9 +25,10 @@ mod stdio;
 mod unasked;
 
 pub use envelope::{Envelope, Id, Malformed};
+pub use error::LinkError;
 pub use identity::{Identity, RING_KEY, Ring, VIA_KEY};
 pub use level::{Level, level_of};
-pub use link::{Event, Exchange, Incoming, Link, LinkError, Reply, Request};
+pub use link::{Event, Exchange, Incoming, Link, Reply, Request};
 pub use list::List;
 pub use log::{Log, LogLine, LogPage};
 pub use open::{Events, Host, open};

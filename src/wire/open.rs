@@ -4,7 +4,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use super::link::{Event, Exchange, Link, LinkError, Lost, Transport};
+use super::error::{LinkError, Lost};
+use super::link::{Event, Exchange, Link, Transport};
 use super::mask::Mask;
 use super::unasked::Unasked;
 use super::{Audience, Era, Guard, Identity, LastWords, Log, Pause, Peer, Started, handshake, http, stdio};

@@ -5,8 +5,9 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Response, StatusCode};
 
+use super::super::error::LinkError;
 use super::super::inbound::{self, Inbound};
-use super::super::link::{Incoming, LinkError, Reply};
+use super::super::link::{Incoming, Reply};
 use super::super::{MESSAGE_LIMIT, sse};
 use super::client::Client;
 use super::connection::{Body, Collecting};

@@ -16,9 +16,10 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 use url::Url;
 
+use super::super::error::{LinkError, Lost};
 use super::super::handshake::MODERN;
 use super::super::inbound::{self, Inbound};
-use super::super::link::{LISTEN_METHOD, LinkError, Lost, Reply};
+use super::super::link::{LISTEN_METHOD, Reply};
 use super::super::unasked::Unasked;
 use super::super::{Era, Host, Pause, Peer};
 use super::answer::{Answering, Form, is_event_stream};

@@ -2,8 +2,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::super::error::LinkError;
 use super::super::inbound::{self, Inbound};
-use super::super::link::{LISTEN_METHOD, LinkError};
+use super::super::link::LISTEN_METHOD;
 use super::super::{Edit, Id, MESSAGE_LIMIT, Peer, rewrite, sse};
 use super::answer::next_event;
 use super::client::Client;

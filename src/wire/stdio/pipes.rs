@@ -14,8 +14,9 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, trace};
 
+use super::super::error::{LinkError, Lost};
 use super::super::inbound::{self, Inbound};
-use super::super::link::{Incoming, LinkError, Lost, Reply};
+use super::super::link::{Incoming, Reply};
 use super::super::log::Stderr;
 use super::super::unasked::Unasked;
 use super::super::{Host, Id, MESSAGE_LIMIT};
