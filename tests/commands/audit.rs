@@ -1,13 +1,13 @@
 //! The audit log: a record of every change of state, and none where nothing changed.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 use crate::rig::{Script, Stdio};
 use crate::stage::{Stage, json_lines};
-use crate::support::{Declared, Evenkeel, eventually};
+use crate::support::{Declared, Evenkeel, eventually, git};
 
 fn records(stage: &Stage) -> Vec<Value> {
     let text = fs::read_to_string(folder(stage).join("audit.jsonl")).unwrap_or_default();
@@ -129,21 +129,6 @@ async fn a_disk_that_takes_nothing_stops_nothing() {
     assert_eq!(said.matches("the audit log cannot be written").count(), 1, "told once: {said}");
 }
 
-/// Runs git as somebody in the directory.
-fn git(folder: &Path, who: &str, args: &[&str]) -> String {
-    let output = std::process::Command::new("git")
-        .args(["-c", &format!("user.name={who}"), "-c", &format!("user.email={who}@example.com")])
-        .args(["-c", "commit.gpgsign=false"])
-        .args(args)
-        .current_dir(folder)
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .env("GIT_CONFIG_SYSTEM", "/dev/null")
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
 #[tokio::test]
 async fn who_wrote_a_file_who_took_it_away_and_who_asked_are_told_apart() {
     let server = Stdio::new(Script::default());
@@ -157,7 +142,7 @@ async fn who_wrote_a_file_who_took_it_away_and_who_asked_are_told_apart() {
     let evenkeel = Evenkeel::run(declared.path()).await;
     let mut stage = Stage { declared, evenkeel };
     let created = record(&stage, "a", "Created").await;
-    assert_eq!(created["actor"]["commit"]["author"], "Ann <Ann@example.com>", "{created}");
+    assert_eq!(created["actor"]["commit"]["author"], "Ann <ann@example.com>", "{created}");
     for name in ["a", "b", "c"] {
         stage.evenkeel.attached(name).await;
     }
@@ -179,7 +164,7 @@ async fn who_wrote_a_file_who_took_it_away_and_who_asked_are_told_apart() {
     let removed = record(&stage, "b", "Removed").await;
     let actor = &removed["actor"];
     assert_eq!((&removed["action"], &actor["revision"]), (&json!("delete"), &json!(commit)), "{removed}");
-    assert_eq!(actor["commit"]["author"], "Bob <Bob@example.com>", "{removed}");
+    assert_eq!(actor["commit"]["author"], "Bob <bob@example.com>", "{removed}");
     assert_eq!((&actor["commit"]["id"], &actor["commit"]["subject"]), (&json!(commit), &json!("No more b")));
 
     // The same while evenkeel is down.

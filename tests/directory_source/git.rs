@@ -1,30 +1,11 @@
 //! Directories that git keeps, with the real git.
 
-use std::process::Command;
-
 use super::*;
 
 impl Rig {
     /// Runs git in the source, or in a folder beside it.
     fn git(&self, folder: &str, args: &[&str]) -> String {
-        let output = Command::new("git")
-            .args([
-                "-c",
-                "user.name=Ann",
-                "-c",
-                "user.email=ann@example.com",
-                "-c",
-                "init.defaultBranch=main",
-            ])
-            .args(["-c", "commit.gpgsign=false"])
-            .args(args)
-            .current_dir(self.folder.path().join(folder))
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .env("GIT_CONFIG_SYSTEM", "/dev/null")
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        real_git::git(&self.folder.path().join(folder), "Ann", args)
     }
 
     fn commit(&self, message: &str) -> String {

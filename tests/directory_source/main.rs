@@ -13,6 +13,8 @@ mod edits;
 mod git;
 mod hostile;
 mod measure;
+#[path = "../support/git.rs"]
+mod real_git;
 mod roots;
 
 use std::fs;
