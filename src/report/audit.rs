@@ -138,8 +138,7 @@ struct Object<'a> {
 }
 
 fn line(occurrence: &Occurrence, source: &'static str) -> Vec<u8> {
-    let Occurrence { at, regarding, action, warning, reason, note, revision, commit, digest_before, digest } =
-        occurrence;
+    let Occurrence { at, regarding, action, warning, reason, note, revision, commit, .. } = occurrence;
     let source = if *action == Action::Request { REQUESTED } else { source };
     let record = Record {
         time: *at,
@@ -155,8 +154,8 @@ fn line(occurrence: &Occurrence, source: &'static str) -> Vec<u8> {
         reason: *reason,
         outcome: if *warning { "trouble" } else { "asExpected" },
         message: note,
-        old_spec_digest: *digest_before,
-        spec_digest: *digest,
+        old_spec_digest: occurrence.digest_before,
+        spec_digest: occurrence.digest,
     };
     // It has no map whose keys could fail.
     let mut line = serde_json::to_vec(&record).unwrap_or_default();
@@ -250,6 +249,7 @@ mod tests {
             warning: true,
             reason: Reason::Exited,
             note: "exited with code 3".into(),
+            steady: None,
             revision: "abc".into(),
             commit: Some(Arc::new(Commit {
                 id: "abc".into(),

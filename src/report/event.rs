@@ -32,6 +32,8 @@ pub struct Occurrence {
     pub reason: Reason,
     /// The sentence for it, at most 1,024 bytes, without secrets.
     pub note: String,
+    /// What an event says instead, where the sentence is another each time.
+    pub steady: Option<&'static str>,
     /// The source revision at which the object last changed; of one that was removed, the revision without it.
     pub revision: Arc<str>,
     /// The commit behind that, where it is known.
@@ -40,6 +42,13 @@ pub struct Occurrence {
     pub digest_before: Option<Digest>,
     /// The public digest of the declaration now, if there is one.
     pub digest: Option<Digest>,
+}
+
+impl Occurrence {
+    /// What an event says of it: equal sentences are one event.
+    pub fn event_note(&self) -> &str {
+        self.steady.unwrap_or(&self.note)
+    }
 }
 
 /// The object that something happened to.
@@ -122,7 +131,7 @@ impl Regarding {
 impl Event {
     /// The event as `events.k8s.io/v1` gives it, reported by this `instance` of evenkeel.
     pub fn manifest(&self, instance: &str) -> api::Event {
-        let Occurrence { at, regarding, action, warning, reason, note, revision, .. } = &*self.latest;
+        let Occurrence { at, regarding, action, warning, reason, revision, .. } = &*self.latest;
         let revision = BTreeMap::from([(REVISION.to_owned(), revision.to_string())]);
         api::Event {
             metadata: ObjectMeta {
@@ -151,7 +160,7 @@ impl Event {
                 uid: Some(regarding.uid.to_string()),
                 ..ObjectReference::default()
             }),
-            note: Some(note.clone()),
+            note: Some(self.latest.event_note().to_owned()),
             type_: Some(if *warning { "Warning" } else { "Normal" }.into()),
             ..api::Event::default()
         }

@@ -39,8 +39,7 @@ impl Ledger {
     pub fn record(&mut self, store: &mut Snapshot, occurrence: &Arc<Occurrence>) {
         self.expire(store, occurrence.at);
         let Regarding { key, uid, .. } = &occurrence.regarding;
-        let same =
-            Same { uid: uid.clone(), reason: occurrence.reason, note: occurrence.note.as_str().into() };
+        let same = Same { uid: uid.clone(), reason: occurrence.reason, note: occurrence.event_note().into() };
         let earlier = self.events.get(&same).and_then(|key| store.events.get(key)).cloned();
         let resource_version = store.next_version();
         let (event_key, first, count) = if let Some(earlier) = earlier {
@@ -131,6 +130,7 @@ mod tests {
             warning: true,
             reason: Reason::Exited,
             note: note.into(),
+            steady: None,
             revision: "r1".into(),
             commit: None,
             digest_before: None,

@@ -19,7 +19,7 @@ pub(super) struct News {
     pub level: Level,
     pub message: String,
     /// What an event says instead, where the message is another each time.
-    steady: Option<&'static str>,
+    pub steady: Option<&'static str>,
 }
 
 /// Of a server or skill that is as ready as it was.
@@ -93,9 +93,9 @@ impl News {
         self.level == Level::WARN
     }
 
-    /// The message for an event: what may come again in the same words.
+    /// The message without what only holds for a moment.
     pub fn note(&self) -> String {
-        note(self.steady.unwrap_or_else(|| lasting(&self.message)))
+        note(lasting(&self.message))
     }
 
     pub fn log(&self, resource: &Regarding) {
@@ -155,6 +155,22 @@ mod tests {
     use super::*;
     use crate::report::testing::declared;
     use crate::source::Commit;
+
+    #[test]
+    fn other_tools_are_one_event_and_a_record_each() {
+        let ready = |message: &str| -> Vec<Condition> {
+            let condition = serde_json::json!({
+                "type": "Ready", "status": "True", "reason": "Attached", "message": message,
+                "lastTransitionTime": "2026-11-21T12:00:00Z", "observedGeneration": 1,
+            });
+            vec![serde_json::from_value(condition).unwrap()]
+        };
+        let [two, three] = ["attached over http, 2 tools", "attached over http, 3 tools"].map(ready);
+        let news = News::of_state(&two, &three).unwrap();
+        assert_eq!((&*news.note(), news.steady), ("attached over http, 3 tools", Some(OFFERS_ELSE)));
+        assert_eq!(News::of_state(&[], &three).unwrap().steady, None);
+        assert_eq!(News::of_state(&three, &three), None);
+    }
 
     #[test]
     fn what_changed_a_declaration_is_told_with_its_commit() {

@@ -370,6 +370,7 @@ impl Reporter {
             warning: news.is_warning(),
             reason: news.reason,
             note: news.note(),
+            steady: news.steady,
             revision,
             commit,
             digest_before: digests.0,

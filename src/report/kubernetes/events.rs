@@ -200,6 +200,7 @@ mod tests {
             warning: false,
             reason: Reason::Attached,
             note: String::new(),
+            steady: None,
             revision: "r".into(),
             commit: None,
             digest_before: None,
