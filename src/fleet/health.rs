@@ -28,12 +28,14 @@ pub(super) async fn watch(
         return pending().await;
     }
     let mut silence = Silence { since: Instant::now(), strikes: 0 };
+    let suspicious = |silence: &mut Silence| {
+        let (heard, busy) = (link.heard_lately(), calls.unused_for().is_none());
+        silence.asks(Instant::now(), heard, busy, call) && link.paused().is_none()
+    };
     tokio::time::sleep(interval.mul_f64(offset)).await;
     loop {
         tokio::time::sleep(interval).await;
-        let heard = link.heard_lately();
-        let asks = silence.asks(Instant::now(), heard, calls.unused_for().is_none(), call);
-        if !asks || link.paused().is_some() {
+        if !suspicious(&mut silence) {
             continue;
         }
         // On the heap only while it runs: most of the time there is nothing to hold.
@@ -44,9 +46,7 @@ pub(super) async fn watch(
             Ok(Err(error)) => error.problem.message,
             Err(_) => format!("no answer within {} s", interval.as_secs()),
         };
-        let heard = link.heard_lately();
-        let asks = silence.asks(Instant::now(), heard, calls.unused_for().is_none(), call);
-        if !asks || link.paused().is_some() {
+        if !suspicious(&mut silence) {
             continue;
         }
         silence.strikes += 1;

@@ -11,7 +11,7 @@ use super::aim::{Ask, Miss};
 use crate::catalog::Gone;
 use crate::fleet::Refusal;
 use crate::resource::{ObjectKey, Problem, Reason};
-use crate::wire::{Edit, Era, Id, LinkError, List, Reply, members, rewrite_members};
+use crate::wire::{Edit, Era, Id, LinkError, List, Reply, Sign, members, rewrite_members};
 
 /// An error to answer a request with.
 #[derive(Debug)]
@@ -139,20 +139,21 @@ pub(super) fn unanswered(id: &Id, text: &str, ask: Ask, era: Era) -> Bytes {
 
 /// The same for a connection that failed under a call.
 pub(super) fn failed(server: &ObjectKey, error: &LinkError) -> String {
-    let LinkError { problem, dispatched, http_status, .. } = error;
-    if !dispatched && http_status.is_some() {
-        format!("MCP server {server} refused the call ({problem}). {}", outlook(problem))
-    } else if *dispatched {
-        format!(
+    let LinkError { problem, dispatched, sign, .. } = error;
+    if *dispatched {
+        return format!(
             "MCP server {server} failed while it worked on the call ({problem}). The call may have taken effect: \
              look before you call again."
-        )
-    } else {
-        format!(
-            "MCP server {server} could not be reached ({problem}). Nothing was sent to it. {}",
-            outlook(problem)
-        )
+        );
     }
+    let what = match sign {
+        Sign::Status(_) => format!("refused the call ({problem})"),
+        Sign::Pause => format!("is not available ({problem}). Nothing was sent to it"),
+        Sign::Connection | Sign::Exit(_) => {
+            format!("could not be reached ({problem}). Nothing was sent to it")
+        }
+    };
+    format!("MCP server {server} {what}. {}", outlook(problem))
 }
 
 /// The same for a call that took too long.
@@ -339,7 +340,7 @@ mod tests {
         assert!(failed(&server, &exited).ends_with("Nothing was sent to it. It may work again later."));
         let mut busy =
             LinkError::new(Reason::ConnectFailed, "the server answered HTTP 429 Too Many Requests");
-        busy.http_status = Some(StatusCode::TOO_MANY_REQUESTS);
+        busy.sign = Sign::Status(StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(
             failed(&server, &busy),
             "MCP server default/gh refused the call (ConnectFailed: the server answered HTTP 429 Too Many Requests). \

@@ -17,10 +17,21 @@ pub struct LinkError {
     pub dispatched: bool,
     /// What the server asked for with Retry-After.
     pub retry_after: Option<Duration>,
-    /// The HTTP status, if the server answered with one.
-    pub http_status: Option<http::StatusCode>,
-    /// How long the server's process had run when it ended, if that is what happened.
-    pub lived: Option<Duration>,
+    /// What shows that it went wrong.
+    pub sign: Sign,
+}
+
+/// What shows that a connection or a request failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// The connection itself: it could not be made, it broke, or makes no sense.
+    Connection,
+    /// A response with this HTTP status.
+    Status(http::StatusCode),
+    /// The end of the server's process, which had run for so long.
+    Exit(Duration),
+    /// Nothing was sent, for the server wants to be left alone (Retry-After). The connection is as good as before.
+    Pause,
 }
 
 impl LinkError {
@@ -30,8 +41,7 @@ impl LinkError {
             problem: Problem::new(reason, message),
             dispatched: false,
             retry_after: None,
-            http_status: None,
-            lived: None,
+            sign: Sign::Connection,
         }
     }
 

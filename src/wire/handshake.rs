@@ -16,7 +16,7 @@ use rmcp::transport::Transport;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use super::error::LinkError;
+use super::error::{LinkError, Sign};
 use super::link::{Exchange, Incoming, Link, Reply};
 use super::{Capabilities, Envelope, Era, Peer, Ring};
 use crate::resource::{Reason, ServerInfo};
@@ -200,9 +200,8 @@ async fn pass_on(
 }
 
 fn is_unknown(error: &LinkError) -> bool {
-    error.http_status.is_some_and(|status| {
-        status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 408 | 425 | 429)
-    })
+    let Sign::Status(status) = error.sign else { return false };
+    status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 408 | 425 | 429)
 }
 
 /// The answer to what was asked last.

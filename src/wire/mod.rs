@@ -25,7 +25,7 @@ mod stdio;
 mod unasked;
 
 pub use envelope::{Envelope, Id, Malformed};
-pub use error::LinkError;
+pub use error::{LinkError, Sign};
 pub use identity::{Identity, RING_KEY, Ring, VIA_KEY};
 pub use level::{Level, level_of};
 pub use link::{Event, Exchange, Incoming, Link, Reply, Request};

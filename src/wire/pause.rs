@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, sleep_until};
 
-use super::LinkError;
+use super::{LinkError, Sign};
 use crate::resource::{Problem, Reason};
 
 /// Until when a server wants to be left alone (Retry-After). Cheap to clone; one for all connections to it, so that
@@ -50,8 +50,7 @@ impl Pause {
         let Problem { reason, message } = self.problem()?;
         let mut error = LinkError::new(reason, message);
         error.retry_after = self.until().map(|until| until.duration_since(Instant::now()));
-        // The connection is as good as it was.
-        error.http_status = Some(http::StatusCode::TOO_MANY_REQUESTS);
+        error.sign = Sign::Pause;
         Some(error)
     }
 
@@ -79,7 +78,7 @@ mod tests {
         }
         let error = pause.clone().refusal().unwrap();
         assert!(error.retry_after.unwrap() > Duration::from_secs(59));
-        assert_eq!(error.http_status, Some(http::StatusCode::TOO_MANY_REQUESTS));
+        assert_eq!(error.sign, Sign::Pause);
         pause.over().await;
         assert!(begun.elapsed() >= Duration::from_mins(1) && pause.problem().is_none());
     }

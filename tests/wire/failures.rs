@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use evenkeel::resource::Reason;
-use evenkeel::wire::{Event, Host, open};
+use evenkeel::wire::{Event, Host, Sign, open};
 
 use super::{Over, QUICK, Upstream, call, connect};
 use crate::rig::{Command, Era as RigEra, Http, Rule, Script, Stdio, Then};
@@ -73,7 +73,7 @@ async fn a_refusal_is_told_by_its_status_and_its_body() {
             let upstream = Upstream::start(Over::Http, script).await;
             let (link, _events) = connect(&upstream).await.unwrap();
             let error = call(&link, "echo", "{}").await.unwrap_err();
-            assert_eq!(error.http_status.map(|status| status.as_u16()), Some(status), "{kind}: {error}");
+            assert_eq!(error.sign, Sign::Status(status.try_into().unwrap()), "{kind}: {error}");
             assert!(!error.dispatched, "{status} {kind}: {error}");
             call(&link, "echo", "{}").await.unwrap().unwrap();
             link.close().await;

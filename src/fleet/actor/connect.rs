@@ -13,7 +13,7 @@ use super::super::{Kept, health, subscriptions};
 use super::{Actor, Beside, Live};
 use crate::plan::Target;
 use crate::resource::{Activation, Problem, Reason, Update};
-use crate::wire::{Host, Link, LinkError, Pause};
+use crate::wire::{Host, Link, LinkError, Pause, Sign};
 
 /// How long a connection must have held for its loss to count as a first failure.
 const STABLE: Duration = Duration::from_mins(1);
@@ -204,7 +204,7 @@ impl Actor {
             return;
         }
         // A server that forgot a session is not failing, unless it goes on forgetting.
-        let forgot = error.http_status == Some(http::StatusCode::NOT_FOUND) && self.backoff.failures() == 0;
+        let forgot = error.sign == Sign::Status(http::StatusCode::NOT_FOUND) && self.backoff.failures() == 0;
         if forgot {
             self.backoff.fail(&self.target.settings.retry, jitter(), None);
         }
@@ -218,7 +218,7 @@ impl Actor {
 
     /// Exits in a row, each soon after its start.
     fn count_exit(&mut self, error: &LinkError) {
-        let early = error.lived.is_some_and(|lived| lived < CRASH.0);
+        let early = matches!(error.sign, Sign::Exit(lived) if lived < CRASH.0);
         self.crashes = if early { self.crashes.saturating_add(1) } else { 0 };
     }
 

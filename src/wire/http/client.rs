@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 use url::Url;
 
-use super::super::error::{LinkError, Lost};
+use super::super::error::{LinkError, Lost, Sign};
 use super::super::handshake::MODERN;
 use super::super::inbound::{self, Inbound};
 use super::super::link::{LISTEN_METHOD, Reply};
@@ -180,8 +180,12 @@ impl Client {
 
     /// True if it is not one request that failed, but the connection or the session.
     pub(super) fn is_lost(&self, error: &LinkError) -> bool {
-        let forgotten = |status| status == StatusCode::NOT_FOUND && self.has_session();
-        !error.dispatched && error.http_status.is_none_or(forgotten)
+        let of_the_connection = match error.sign {
+            Sign::Connection | Sign::Exit(_) => true,
+            Sign::Status(status) => status == StatusCode::NOT_FOUND && self.has_session(),
+            Sign::Pause => false,
+        };
+        of_the_connection && !error.dispatched
     }
 
     /// True if a response says that the session is gone.
@@ -331,7 +335,7 @@ impl Client {
         if self.forgot(head) {
             let message = "the server forgot the session (HTTP 404)";
             let forgotten = LinkError::new(Reason::ConnectFailed, message);
-            return Refused::Error(LinkError { http_status: Some(head.status), ..forgotten });
+            return Refused::Error(LinkError { sign: Sign::Status(head.status), ..forgotten });
         }
         let is_text =
             head.headers.get(CONTENT_TYPE).is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));

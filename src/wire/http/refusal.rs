@@ -4,8 +4,8 @@ use http::header::{LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 
-use super::super::LinkError;
 use super::super::mask::Mask;
+use super::super::{LinkError, Sign};
 use crate::resource::Reason;
 
 /// What an HTTP status that is no success means.
@@ -49,7 +49,7 @@ pub(super) fn refusal(
     let mut error = LinkError::new(reason, message);
     // A server or a proxy that fails may have done the work before.
     error.dispatched = status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE;
-    error.http_status = Some(status);
+    error.sign = Sign::Status(status);
     error.retry_after = retry_after(headers, now);
     error
 }

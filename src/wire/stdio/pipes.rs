@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, trace};
 
-use super::super::error::{LinkError, Lost};
+use super::super::error::{LinkError, Lost, Sign};
 use super::super::inbound::{self, Inbound};
 use super::super::link::{Incoming, Reply};
 use super::super::log::Stderr;
@@ -104,8 +104,8 @@ pub(in crate::wire) fn start(
                         // Whatever it goes on with, nobody can talk with it any more.
                         let message =
                             format!("{command:?} closed its {pipe} and was ended{}", words.quoted());
-                        let lived = Some(begun.elapsed());
-                        lost.mark(LinkError { lived, ..LinkError::new(Reason::Exited, message) });
+                        let sign = Sign::Exit(begun.elapsed());
+                        lost.mark(LinkError { sign, ..LinkError::new(Reason::Exited, message) });
                         calls.with(HashMap::clear);
                         hang_up.cancel();
                         process.end().await
@@ -118,7 +118,7 @@ pub(in crate::wire) fn start(
             if tokio::time::timeout(LAST_WORDS, rest).await.is_err() {
                 pumps.iter().for_each(AbortHandle::abort);
             }
-            lost.mark(LinkError { lived: Some(lived), ..exit(&command, status, &words) });
+            lost.mark(LinkError { sign: Sign::Exit(lived), ..exit(&command, status, &words) });
             calls.with(HashMap::clear);
             hang_up.cancel();
             over.cancel();
