@@ -25,7 +25,6 @@ pub struct Listeners(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     asked: Mutex<Asked>,
-    changed: watch::Sender<()>,
     told: broadcast::Sender<Arc<Told>>,
 }
 
@@ -35,6 +34,8 @@ struct Asked {
     resources: BTreeMap<ObjectKey, BTreeMap<Arc<str>, usize>>,
     /// By view and level.
     levels: BTreeMap<(ViewName, Level), usize>,
+    /// Wakes those who ask a server.
+    changed: BTreeMap<ObjectKey, watch::Sender<()>>,
 }
 
 /// Something that a server told.
@@ -85,12 +86,7 @@ pub struct LogRequest {
 
 impl Default for Listeners {
     fn default() -> Self {
-        let asked = Mutex::default();
-        Self(Arc::new(Shared {
-            asked,
-            changed: watch::Sender::default(),
-            told: broadcast::Sender::new(TOLD),
-        }))
+        Self(Arc::new(Shared { asked: Mutex::default(), told: broadcast::Sender::new(TOLD) }))
     }
 }
 
@@ -98,15 +94,19 @@ impl Listeners {
     /// Wants to hear when a resource of a server changes.
     pub fn subscribe(&self, server: &ObjectKey, uri: &str) -> Subscription {
         let uri: Arc<str> = uri.into();
-        *self.lock().resources.entry(server.clone()).or_default().entry(uri.clone()).or_default() += 1;
-        self.0.changed.send_replace(());
+        let mut asked = self.lock();
+        *asked.resources.entry(server.clone()).or_default().entry(uri.clone()).or_default() += 1;
+        asked.wake(server);
+        drop(asked);
         Subscription { listeners: self.clone(), server: server.clone(), uri }
     }
 
     /// Wants the log messages, from this level on, of all servers that a view shows.
     pub fn log_from(&self, view: &ViewName, level: Level) -> LogRequest {
-        *self.lock().levels.entry((view.clone(), level)).or_default() += 1;
-        self.0.changed.send_replace(());
+        let mut asked = self.lock();
+        *asked.levels.entry((view.clone(), level)).or_default() += 1;
+        asked.wake_all();
+        drop(asked);
         LogRequest { listeners: self.clone(), view: view.clone(), level }
     }
 
@@ -134,9 +134,10 @@ impl Listeners {
         Wanted { level: asked.level(server), uris: uris.cloned().collect() }
     }
 
-    /// Wakes whenever what is wanted changes, of any server.
-    pub(super) fn changes(&self) -> watch::Receiver<()> {
-        self.0.changed.subscribe()
+    /// Wakes whenever what is wanted of a server may have changed.
+    pub(super) fn changes(&self, server: &ObjectKey) -> Changes {
+        let woken = self.lock().changed.entry(server.clone()).or_default().subscribe();
+        Changes { listeners: self.clone(), server: server.clone(), woken }
     }
 
     fn tell(&self, server: &ObjectKey, word: Word) {
@@ -155,6 +156,50 @@ impl Asked {
     fn level(&self, server: &ObjectKey) -> Option<Level> {
         let shown = self.levels.keys().filter(|(view, _)| view.shows(&server.namespace));
         shown.map(|(_, level)| *level).min()
+    }
+
+    fn wake(&self, server: &ObjectKey) {
+        if let Some(changed) = self.changed.get(server) {
+            changed.send_replace(());
+        }
+    }
+
+    fn wake_all(&self) {
+        for changed in self.changed.values() {
+            changed.send_replace(());
+        }
+    }
+}
+
+/// Tells whoever asks one server of changes in what is wanted of it.
+pub(super) struct Changes {
+    listeners: Listeners,
+    server: ObjectKey,
+    woken: watch::Receiver<()>,
+}
+
+impl Changes {
+    /// Waits for the next change; one since the last [`mark_seen`](Self::mark_seen) counts. Cancel safe.
+    pub(super) async fn next(&mut self) {
+        if self.woken.changed().await.is_err() {
+            // The sender is kept for as long as this is.
+            std::future::pending().await
+        }
+    }
+
+    /// What changed so far is known.
+    pub(super) fn mark_seen(&mut self) {
+        self.woken.mark_unchanged();
+    }
+}
+
+impl Drop for Changes {
+    fn drop(&mut self) {
+        let mut asked = self.listeners.lock();
+        let others = asked.changed.get(&self.server).is_some_and(|changed| changed.receiver_count() > 1);
+        if !others {
+            asked.changed.remove(&self.server);
+        }
     }
 }
 
@@ -206,15 +251,15 @@ impl Drop for Subscription {
                 asked.resources.remove(&self.server);
             }
         }
-        drop(asked);
-        self.listeners.0.changed.send_replace(());
+        asked.wake(&self.server);
     }
 }
 
 impl Drop for LogRequest {
     fn drop(&mut self) {
-        take_one(&mut self.listeners.lock().levels, &(self.view.clone(), self.level));
-        self.listeners.0.changed.send_replace(());
+        let mut asked = self.listeners.lock();
+        take_one(&mut asked.levels, &(self.view.clone(), self.level));
+        asked.wake_all();
     }
 }
 
@@ -242,16 +287,16 @@ mod tests {
     fn what_is_wanted_is_wanted_until_the_last_lets_go() {
         let listeners = Listeners::default();
         let (a, b) = (ObjectKey::new("default", "a"), ObjectKey::new("team", "b"));
-        let mut changes = listeners.changes();
+        let woken = |changes: &mut Changes| futures_util::FutureExt::now_or_never(changes.next()).is_some();
+        let (mut changes, mut others) = (listeners.changes(&a), listeners.changes(&b));
         let first = listeners.subscribe(&a, "x:1");
         let second = listeners.subscribe(&a, "x:1");
-        assert!(changes.has_changed().unwrap());
-        changes.mark_unchanged();
+        assert!(woken(&mut changes) && !woken(&mut changes));
         drop(first);
         assert_eq!(listeners.wanted(&a).uris, ["x:1".into()].into());
         assert!(listeners.wanted(&b).uris.is_empty());
         drop(second);
-        assert!(listeners.wanted(&a).uris.is_empty() && changes.has_changed().unwrap());
+        assert!(listeners.wanted(&a).uris.is_empty() && woken(&mut changes) && !woken(&mut others));
         assert!(listeners.lock().resources.is_empty());
 
         let all = listeners.log_from(&ViewName::Everything, Level::Warning);
@@ -260,9 +305,17 @@ mod tests {
             (listeners.wanted(&a).level, listeners.wanted(&b).level),
             (Some(Level::Warning), Some(Level::Debug))
         );
+        assert!(woken(&mut changes) && woken(&mut others));
         drop((all, team));
         assert_eq!(listeners.wanted(&b), Wanted::default());
         assert!(listeners.lock().levels.is_empty());
+
+        // Of two connections of a server the one that goes leaves the other awake.
+        drop((listeners.changes(&a), others));
+        let _subscription = listeners.subscribe(&a, "x:1");
+        assert!(woken(&mut changes));
+        drop(changes);
+        assert!(listeners.lock().changed.is_empty());
     }
 
     #[test]

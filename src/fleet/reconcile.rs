@@ -5,8 +5,9 @@ use std::time::Duration;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::JoinMap;
 use tracing::{info, warn};
 
 use super::Context;
@@ -25,7 +26,7 @@ pub struct Fleet {
     /// What was declared at the last step, also what is suspended or cannot be taken up.
     declared: OrdMap<ObjectKey, Arc<Declared<McpServerSpec>>>,
     orders: HashMap<ObjectKey, watch::Sender<Order>>,
-    actors: JoinSet<()>,
+    actors: JoinMap<ObjectKey, ()>,
     /// Handed to the actors of the first look.
     starting: Option<Starting>,
 }
@@ -38,7 +39,7 @@ impl Fleet {
             observed: Observed::default(),
             declared: OrdMap::new(),
             orders: HashMap::new(),
-            actors: JoinSet::new(),
+            actors: JoinMap::new(),
             starting: None,
         }
     }
@@ -48,25 +49,35 @@ impl Fleet {
         let (starting, mut started) = mpsc::channel(1);
         self.starting = Some(starting);
         let mut settled = false;
+        // What is desired already counts as changed.
+        desired.mark_changed();
         loop {
-            let now = desired.borrow_and_update().clone();
-            let context = self.context.clone();
-            let measured = context.metrics.reconcile(&now.source);
-            measured.reconciled(self.reconcile(&now));
-            if now.source.synced {
-                self.starting = None;
-            }
             tokio::select! {
                 None = started.recv(), if !settled => {
                     settled = true;
                     self.context.catalog.settled();
                 }
-                changed = desired.changed() => if changed.is_err() { break },
-                Some(ended) = self.actors.join_next() => self.reap(&ended),
+                changed = desired.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    let now = desired.borrow_and_update().clone();
+                    self.follow(&now);
+                }
+                Some((key, ended)) = self.actors.join_next() => self.reap(&key, ended),
                 () = cancel.cancelled() => break,
             }
         }
         self.shut_down().await;
+    }
+
+    fn follow(&mut self, desired: &Desired) {
+        let context = self.context.clone();
+        let measured = context.metrics.reconcile(&desired.source);
+        measured.reconciled(self.reconcile(desired));
+        if desired.source.synced {
+            self.starting = None;
+        }
     }
 
     /// One step: from what was told to what is desired. Gives the number of orders.
@@ -115,21 +126,20 @@ impl Fleet {
         }
         let (sender, receiver) = watch::channel(Order::Be(target.clone()));
         self.orders.insert(target.key.clone(), sender);
+        let key = target.key.clone();
         let actor = Actor::new(self.context.clone(), target, receiver, self.starting.clone());
-        self.actors.spawn(actor.run());
+        self.actors.spawn(key, actor.run());
     }
 
     /// An actor ended. If its server is wanted, because the order to come back crossed with its end or
     /// because of a bug of ours, another takes its place.
-    fn reap(&mut self, ended: &Result<(), tokio::task::JoinError>) {
+    fn reap(&mut self, key: &ObjectKey, ended: Result<(), JoinError>) {
         if let Err(error) = ended {
-            warn!(%error, "a server's task ended unexpectedly; it is started again");
+            warn!(server = %key, %error, "a server's task ended unexpectedly; it is started again");
         }
-        self.orders.retain(|_, orders| !orders.is_closed());
-        let wanted = self.observed.servers.values().map(|(_, target)| target);
-        let alone: Vec<_> = wanted.filter(|target| !self.orders.contains_key(&target.key)).cloned().collect();
-        for target in alone {
-            self.order(target);
+        self.orders.remove(key);
+        if let Some((_, target)) = self.observed.servers.get(key) {
+            self.order(target.clone());
         }
     }
 

@@ -28,13 +28,13 @@ pub(super) fn are_offered(link: &Link) -> bool {
 /// Asks a server to tell what agents want to hear, and keeps that so: a new connection is asked for all of it
 /// again. Never ends, since there is nothing to do with its end.
 pub(super) async fn keep(link: Link, listeners: Listeners, server: ObjectKey) -> Infallible {
-    let mut changes = listeners.changes();
+    let mut changes = listeners.changes(&server);
     let mut desk = Desk { link, server, asked: Wanted::default(), stream: None };
     // What was wanted before may have changed while nobody was asked for it.
     let mut missed = listeners.wanted(&desk.server).uris;
     let mut wait = AGAIN.0;
     loop {
-        changes.mark_unchanged();
+        changes.mark_seen();
         let wanted = desk.possible(listeners.wanted(&desk.server));
         let result = match timeout(PATIENCE, Box::pin(desk.ask(&wanted))).await {
             Ok(result) => result,
@@ -50,9 +50,7 @@ pub(super) async fn keep(link: Link, listeners: Listeners, server: ObjectKey) ->
             listeners.updated(&desk.server, &uri);
         }
         tokio::select! {
-            changed = changes.changed() => if changed.is_err() {
-                return pending().await;
-            },
+            () = changes.next() => {}
             () = ended(&mut desk.stream) => {
                 desk.stream = None;
                 missed = std::mem::take(&mut desk.asked.uris);
