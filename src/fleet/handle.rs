@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -137,6 +138,8 @@ impl UpstreamHandle {
 
     /// Lets go of the connection until somebody calls. Returns it, closed to new calls.
     pub(super) fn sleep(&self, limit: Duration) -> Option<Drain> {
+        // Whoever called before was served by the connection that goes.
+        let _ = self.0.wanted.notified().now_or_never();
         self.swap(State::Asleep { limit })
     }
 
@@ -258,6 +261,18 @@ mod tests {
         let refusal = handle.begin_call().await.unwrap_err();
         assert!(matches!(refusal, Refusal::Unavailable(problem) if problem.reason == Reason::Exited));
         assert!(Instant::now() >= until);
+    }
+
+    #[test]
+    fn one_that_goes_to_sleep_waits_for_the_next_call() {
+        let handle = handle();
+        handle.sleep(Duration::from_secs(1));
+        handle.wake();
+        assert!(handle.wanted().now_or_never().is_some());
+        // Two called at once, and one connection was enough for both.
+        handle.wake();
+        handle.sleep(Duration::from_secs(1));
+        assert!(handle.wanted().now_or_never().is_none());
     }
 
     #[tokio::test(start_paused = true)]

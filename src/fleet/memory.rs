@@ -112,12 +112,11 @@ impl Memory {
         self.lock().catalogs.get(&spec).cloned()
     }
 
-    pub(super) fn keep_catalog(&self, spec: Digest, kept: Kept) {
+    pub(super) fn keep_catalog(&self, spec: Digest, kept: Arc<Kept>) {
         let mut known = self.lock();
-        if known.catalogs.get(&spec).is_some_and(|before| **before == kept) {
+        if known.catalogs.get(&spec).is_some_and(|before| *before == kept) {
             return;
         }
-        let kept = Arc::new(kept);
         known.catalogs.insert(spec, kept.clone());
         self.tell(News::Catalog(spec, kept));
     }

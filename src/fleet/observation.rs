@@ -19,8 +19,9 @@ pub struct Observation {
     pub phase: Phase,
     /// What is live, of this generation or an earlier one; `None` if nothing is.
     pub listed: Option<Arc<Listed>>,
-    /// Why a list of the live server could not be read again; what it listed before stays.
-    pub unread: Option<Problem>,
+    /// What is wrong with the live server for now: it wants no requests (Retry-After), or a list could not be read
+    /// again; what it listed before stays.
+    pub trouble: Option<Problem>,
     /// How often the connection was lost and made again.
     pub restarts: u32,
 }

@@ -299,7 +299,7 @@ fn reconciling(work: &Work<'_>, seen: Option<&Observation>) -> Option<Verdict> {
     if work.is_stalled() {
         return None;
     }
-    if let (Work::Attached, Some(problem)) = (work, seen.and_then(|seen| seen.unread.as_ref())) {
+    if let (Work::Attached, Some(problem)) = (work, seen.and_then(|seen| seen.trouble.as_ref())) {
         let next = "what it listed before stays, and it is asked again";
         return Some(Verdict::yes(Reason::ProgressingWithRetry, sentence(problem, next)));
     }

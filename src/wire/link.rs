@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::envelope::{Id, Malformed};
@@ -279,9 +280,9 @@ impl Link {
         self.0.pause.problem()
     }
 
-    /// Waits until the server may be asked again.
-    pub async fn ready(&self) {
-        self.0.pause.over().await;
+    /// Until when; `None` if it may be asked.
+    pub fn paused_until(&self) -> Option<Instant> {
+        self.0.pause.until()
     }
 
     /// True if the server has said anything since this was asked last: an answer, progress, a notice.

@@ -21,6 +21,7 @@ mod container;
 mod faults;
 mod isolation;
 mod offers;
+mod ondemand;
 mod passthrough;
 mod peers;
 mod real_peers;

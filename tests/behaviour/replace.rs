@@ -203,3 +203,44 @@ async fn a_call_waits_for_the_replacement_of_a_connection_that_is_lost_meanwhile
     stage.generation_attached("s", 2).await;
     assert_eq!(rig.processes().len(), 2);
 }
+
+#[tokio::test]
+async fn a_filter_applies_at_once_though_its_connection_cannot_be_made() {
+    let rig = Http::start(Script::new("s", RigEra::Legacy).tools(&["echo", "odd"])).await;
+    let failing = Script::new("f", RigEra::Legacy).on("POST", Rule::always(Then::status(503)));
+    let failing = Http::start(failing).await;
+    let stage = Stage::start(&[("s", &rig.spec())]).await;
+    stage.evenkeel.attached("s").await;
+    let [mut watcher, _] = stage.watchers(&["s_echo", "s_odd"]).await;
+    // With the edit that cannot be followed, and with another after it.
+    for (deny, left) in [("[odd]", &["s_echo"][..]), ("[odd, echo]", &[])] {
+        let filter = format!("expose: {{ tools: {{ deny: {deny} }} }}");
+        stage.declared.server("s", &format!("{}\n{NEVER}\n{filter}", failing.spec()));
+        watcher.sees(left).await;
+    }
+    stage.evenkeel.wait_for("s", "Attached", "True", "ServingPreviousGeneration").await;
+    let gone = watcher.agent.call("s_odd", "{}").await.map_or_else(|error| error, |result| told(&result));
+    assert!(!gone.contains("odd said"), "{gone}");
+    assert_eq!(rig.counters().calls(), 0);
+}
+
+#[tokio::test]
+async fn calls_within_the_grace_wait_for_an_edited_server_too() {
+    let rig = Stdio::new(Script::default().tools(&["echo"]));
+    let stage = Stage::start(&[("s", &format!("{}\n{NEVER}", rig.spec("")))]).await;
+    stage.evenkeel.attached("s").await;
+    let agent = stage.agent(Era::Legacy).await;
+    rig.edit(|script| script.stdio.exit_at_start = Some(3));
+    rig.alive().pop().unwrap().kill();
+    stage.evenkeel.wait_for("s", "Ready", "False", "Exited").await;
+    rig.edit(|script| {
+        script.stdio.exit_at_start = None;
+        *script = script.clone().on("tools/list", Rule::delay(3_000));
+    });
+    stage.declared.server("s", &format!("{}\n{NEVER}", rig.spec(", env: [{ name: X, value: z }]")));
+    eventually("the attempt is under way", async || {
+        (stage.server("s").await["status"]["observedGeneration"] == 2).then_some(())
+    })
+    .await;
+    agent.text("s_echo", "{}").await;
+}

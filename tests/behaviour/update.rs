@@ -9,11 +9,16 @@ use crate::support::{Era, eventually, within};
 
 /// Declares a server with an annotation that asks for a look.
 fn request_a_look(stage: &Stage, name: &str, at: &str, spec: &str) {
+    request(stage, name, &format!("evenkeel.dev/reconcile-requested-at: \"{at}\""), spec);
+}
+
+/// Declares a server with annotations.
+fn request(stage: &Stage, name: &str, annotations: &str, spec: &str) {
     let spec = spec.replace('\n', "\n  ");
     stage.declared.write(
         &format!("{name}.yaml"),
         &format!(
-            "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata:\n  name: {name}\n  annotations: {{ evenkeel.dev/reconcile-requested-at: \"{at}\" }}\nspec:\n  {spec}\n"
+            "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata:\n  name: {name}\n  annotations: {{ {annotations} }}\nspec:\n  {spec}\n"
         ),
     );
 }
@@ -161,32 +166,6 @@ async fn a_call_in_flight_finishes_within_the_drain_of_its_server_and_no_later()
     assert_eq!(hasty.counters().cancelled, 1, "the server is told");
 }
 
-#[tokio::test]
-async fn on_demand_is_offered_without_a_process_and_connected_by_a_call() {
-    let rig = Stdio::new(Script::default());
-    let spec = format!("{}\nactivation: OnDemand\ntimeouts: {{ idle: 10s }}", rig.spec(""));
-    let mut stage = Stage::start(&[("s", &spec)]).await;
-    stage.evenkeel.attached("s").await;
-    let agent = stage.agent(Era::Legacy).await;
-    agent.text("s_echo", "{}").await;
-    // A catalog is written down a moment after it was learned, and at a regular end in any case.
-    assert!(stage.evenkeel.terminate().await.success());
-    eventually("its process is gone", async || rig.alive().is_empty().then_some(())).await;
-    stage.evenkeel.start_again().await;
-    stage.evenkeel.wait_for("s", "Ready", "True", "Idle").await;
-    assert_eq!(agent.tools().await, ["s_echo", "s_report"]);
-    assert_eq!(stage.server("s").await["status"]["tools"], 2);
-    assert_eq!(rig.processes().len(), 1, "none was started for that");
-
-    agent.text("s_echo", "{}").await;
-    stage.evenkeel.attached("s").await;
-    assert_eq!(rig.alive().len(), 1);
-    stage.evenkeel.wait_for("s", "Ready", "True", "Idle").await;
-    eventually("an idle process is let go", async || rig.alive().is_empty().then_some(())).await;
-    stage.agent(Era::Modern).await.text("s_echo", "{}").await;
-    assert_eq!(rig.processes().len(), 3);
-}
-
 /// Waits until a request for a look is said to be done.
 async fn done(stage: &Stage, name: &str) -> Value {
     eventually("the request is said to be done", async || {
@@ -230,6 +209,34 @@ async fn a_requested_look_retries_what_failed_and_lists_what_is_healthy() {
     assert_eq!(server["metadata"]["generation"], 1);
     assert_eq!(healthy.processes().len(), 1, "not reconnected");
     assert_eq!(process.counters().await.lists(), lists + 1);
+}
+
+#[tokio::test]
+async fn a_server_that_wants_to_be_left_alone_says_so_and_can_be_overruled() {
+    let busy = Rule::times(1, Then::status_with(429, "Retry-After", "3600"));
+    let rig = Http::start(Script::default().tools(&["echo"]).on("tools/call", busy)).await;
+    let stage = Stage::start(&[("s", &rig.spec())]).await;
+    stage.evenkeel.attached("s").await;
+    let agent = stage.agent(Era::Modern).await;
+    told(&agent.call("s_echo", "{}").await.unwrap());
+    let asked = rig.counters().lists();
+    let says_so = async || {
+        let trouble = stage.evenkeel.wait_for("s", "Reconciling", "True", "ProgressingWithRetry").await;
+        assert!(trouble.message.contains("no request before"), "{trouble:?}");
+    };
+    says_so().await;
+    request_a_look(&stage, "s", "2026-11-21T12:00:00Z", &rig.spec());
+    done(&stage, "s").await;
+    says_so().await;
+    assert_eq!(rig.counters().lists(), asked, "it is left alone");
+
+    request(&stage, "s", "evenkeel.dev/reconnect-requested-at: now", &rig.spec());
+    eventually("nothing is wrong any more", async || {
+        stage.evenkeel.condition("s", "Reconciling").await.is_none().then_some(())
+    })
+    .await;
+    stage.evenkeel.attached("s").await;
+    agent.text("s_echo", "{}").await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Making the connection, and what follows when that fails or the connection is lost.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,7 +12,7 @@ use super::super::attach::{Attached, attach};
 use super::super::handle::{Refusal, UpstreamHandle};
 use super::super::{Kept, health, subscriptions};
 use super::{Actor, Beside, Live};
-use crate::plan::Target;
+use crate::plan::{Settings, Target};
 use crate::resource::{Activation, Problem, Reason, Update};
 use crate::wire::{Host, Link, LinkError, Pause, Sign};
 
@@ -21,27 +22,40 @@ const STABLE: Duration = Duration::from_mins(1);
 const CRASH: (Duration, u32) = (Duration::from_secs(10), 3);
 
 impl Actor {
-    /// Names, filters or limits changed: the connection, or the attempt at it, goes on.
-    pub(super) fn adjust(&mut self) {
-        if let Some(live) = self.live.as_mut().filter(|live| self.target.same_connection(&live.target)) {
-            let (before, now) = (&live.target.settings, &self.target.settings);
+    /// Names, filters and limits apply at once, whatever becomes of the connection.
+    pub(super) fn adjust(&mut self, before: &Settings) {
+        if let Some(live) = &mut self.live {
+            let now = &self.target.settings;
             if before.health != now.health || before.timeouts.call != now.timeouts.call {
                 live.health = checks(&live.link, &self.handle, &self.target);
             }
-            live.target = self.target.clone();
-            self.publish();
-            self.idle_at = self.idle_due();
-        } else if self.asleep.is_some() {
-            // The digest of the declaration may be another, but what it connects to is not.
-            if self.target.settings.activation == Activation::Always || !self.recall() {
+            if self.target.same_connection(&live.target) {
+                live.target = self.target.clone();
+            }
+        }
+        if let Some(offered) = &self.offered {
+            self.offer(offered.kept.clone());
+        }
+        self.idle_at = self.idle_due();
+    }
+
+    /// The connection, or the attempt at it, is what is wanted: it goes on.
+    pub(super) fn carry_on(&mut self) {
+        if self.asleep {
+            if self.target.settings.activation == Activation::Always {
                 self.wake();
             }
-        } else if self.attempt.is_none() {
+        } else if self.attempt.is_none() && !self.is_current() {
             // Whatever changed may be what was wrong.
             self.crashes = 0;
             self.backoff.reset();
             self.connect();
         }
+    }
+
+    /// True if the live connection is the one that is wanted.
+    pub(super) fn is_current(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| self.target.same_connection(&live.target))
     }
 
     /// The live connection is what is wanted after all: whatever was to take its place is given up.
@@ -62,14 +76,10 @@ impl Actor {
     /// The connection itself changed, or is wanted again.
     pub(super) fn replace(&mut self) {
         self.start_afresh();
-        self.asleep = None;
         let recreate = self.target.settings.update == Update::Recreate
             || self.live.as_ref().is_some_and(|live| live.target.uid != self.target.uid);
         if recreate {
-            let why = Problem::new(
-                Reason::Connecting,
-                format!("{} is being replaced; retry", self.target.key.name),
-            );
+            let why = Problem::new(Reason::Connecting, format!("{} is being replaced", self.target.key.name));
             self.take_down(Refusal::Unavailable(why), self.target.settings.timeouts.drain.get());
         }
         self.connect();
@@ -79,6 +89,7 @@ impl Actor {
     /// must not run side by side, it waits for the end of what was there.
     pub(super) fn connect(&mut self) {
         self.retry_at = None;
+        self.asleep = false;
         self.cancel_attempt();
         self.waiting = self.target.settings.update == Update::Recreate && !self.ending.is_empty();
         if self.waiting || self.is_left_alone() {
@@ -93,9 +104,14 @@ impl Actor {
         let tasks = host.tasks.clone();
         let attempt = Box::pin(async move { attach(&context, &target, &host).await });
         self.attempt = Some((tasks, attempt));
-        if let (None, Some(why)) = (&self.live, self.last.clone()) {
-            self.let_calls_wait(why);
+        if self.live.is_none() {
+            self.let_calls_wait(self.last.clone().unwrap_or_else(|| self.connecting()));
         }
+    }
+
+    /// What callers are told who wait for an attempt in vain.
+    pub(super) fn connecting(&self) -> Problem {
+        Problem::new(Reason::Connecting, format!("{} is being connected", self.target.key.name))
     }
 
     /// Puts the attempt off for as long as the server asked for, on whatever connection to the same endpoint.
@@ -107,6 +123,7 @@ impl Actor {
         let (Some(until), Some(why)) = (self.pause.1.until(), self.pause.1.problem()) else { return false };
         self.retry_at = Some(due(until.duration_since(Instant::now())));
         if self.live.is_none() {
+            self.begin_grace();
             self.handle.refuse(Refusal::Unavailable(why.clone()));
         }
         self.last.get_or_insert(why);
@@ -117,6 +134,13 @@ impl Actor {
     fn let_calls_wait(&self, why: Problem) {
         if let Some(grace) = self.grace_until {
             self.handle.pend(why, grace.min(Instant::now() + self.target.settings.timeouts.connect.get()));
+        }
+    }
+
+    /// What agents see of a server without a connection is withdrawn after a while.
+    fn begin_grace(&mut self) {
+        if self.offered.is_some() {
+            self.grace_until.get_or_insert(Instant::now() + self.target.settings.grace);
         }
     }
 
@@ -136,12 +160,12 @@ impl Actor {
         self.last = None;
         let Attached { link, events, lists } = attached;
         let before = self.handle.connect(link.clone());
-        let kept = Kept {
+        let kept = Arc::new(Kept {
             server_info: link.peer().info.clone(),
             protocol_version: link.peer().version.clone(),
             instructions: link.peer().instructions.as_deref().map(Into::into),
             lists,
-        };
+        });
         let since = Instant::now();
         let health = checks(&link, &self.handle, &self.target);
         let subscriptions = subscriptions::are_offered(&link).then(|| -> Beside {
@@ -152,9 +176,9 @@ impl Actor {
             ))
         });
         let target = self.target.clone();
-        let (listed, unread) = (None, BTreeMap::new());
-        self.live = Some(Live { target, link, events, kept, listed, unread, since, health, subscriptions });
-        self.publish();
+        let unread = BTreeMap::new();
+        self.live = Some(Live { target, link, events, unread, since, health, subscriptions });
+        self.offer(kept);
         self.idle_at = self.idle_due();
         if let Some(before) = before {
             let limit = self.target.settings.timeouts.call.get();
@@ -181,20 +205,12 @@ impl Actor {
         self.restarts = self.restarts.saturating_add(1);
         self.count_exit(error);
         self.idle_at = None;
-        let asleep = Some(live.listed).filter(|_| {
-            // It is called for again when it is needed; one that ends as soon as it starts has to wait.
-            live.target.settings.activation == Activation::OnDemand
-                && lived >= CRASH.0
-                && self.attempt.is_none()
-        });
-        if let Some(listed) = asleep {
-            self.asleep = listed;
-            if let Some(gone) = self.handle.sleep(self.target.settings.timeouts.connect.get()) {
-                self.end(gone, Duration::ZERO, error.problem.clone());
-            }
+        // It is called for again when it is needed; one that ends as soon as it starts has to wait.
+        if self.may_sleep() && lived >= CRASH.0 && self.target.same_connection(&live.target) {
+            self.fall_asleep(Duration::ZERO, error.problem.clone());
             return;
         }
-        self.grace_until = Some(Instant::now() + self.target.settings.grace);
+        self.begin_grace();
         if let Some(gone) = self.handle.refuse(Refusal::Unavailable(error.problem.clone())) {
             self.end(gone, Duration::ZERO, error.problem.clone());
         }
@@ -243,6 +259,7 @@ impl Actor {
         let stuck = self.backoff.failures() >= 3 && self.target.settings.update == Update::MakeBeforeBreak;
         match &self.live {
             None => {
+                self.begin_grace();
                 self.handle.refuse(Refusal::Unavailable(problem.clone()));
             }
             Some(_) if stuck => problem.message.push_str(

@@ -35,7 +35,7 @@ impl Actor {
         self.take_down(Refusal::Removed(why), limit);
         self.cancel_attempt();
         self.retry_at = None;
-        self.asleep = None;
+        self.asleep = false;
     }
 
     /// Unpublishes and drains the live connection, and those before it: calls may take so long at most.
@@ -46,7 +46,7 @@ impl Actor {
         self.grace_until = None;
         self.idle_at = None;
         self.forget_refresh();
-        if self.published.take().is_some() {
+        if self.offered.take().is_some() {
             self.context.catalog.withdraw(self.target.key.clone(), why.clone());
         }
         self.live = None;

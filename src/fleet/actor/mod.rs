@@ -71,9 +71,10 @@ pub(super) struct Actor {
     retry_at: Option<(Instant, Timestamp)>,
     /// When a lost server's tools are withdrawn.
     grace_until: Option<Instant>,
-    published: Option<Arc<Section>>,
-    /// What is offered while no connection is held (`OnDemand`).
-    asleep: Option<Arc<Listed>>,
+    /// What agents see, with a connection or for some time without.
+    offered: Option<Offered>,
+    /// No connection is held until somebody calls (`OnDemand`).
+    asleep: bool,
     /// When to look whether a connection is still in use (`OnDemand`).
     idle_at: Option<Instant>,
     told: Option<Observation>,
@@ -92,17 +93,23 @@ struct Hurry {
 }
 
 struct Live {
+    /// What it was made for; of a later target with the same connection, that.
     target: Arc<Target>,
     link: Link,
     events: Events,
-    kept: Kept,
-    listed: Option<Arc<Listed>>,
     /// Lists that could not be read again, and why.
     unread: BTreeMap<List, Problem>,
     since: Instant,
     health: Beside,
     /// Asks the server to tell what agents want to hear; `None` if it tells nothing.
     subscriptions: Option<Beside>,
+}
+
+/// What agents see of the server.
+struct Offered {
+    kept: Arc<Kept>,
+    section: Arc<Section>,
+    listed: Arc<Listed>,
 }
 
 /// What woke the actor.
@@ -115,6 +122,8 @@ enum Input {
     RetryDue,
     GraceOver,
     IdleDue,
+    /// The server asked to be left alone, or may be asked again.
+    Paused,
     Wanted,
     Ended,
 }
@@ -148,8 +157,8 @@ impl Actor {
             last: None,
             retry_at: None,
             grace_until: None,
-            published: None,
-            asleep: None,
+            offered: None,
+            asleep: false,
             idle_at: None,
             told: None,
             starting,
@@ -191,7 +200,7 @@ impl Actor {
                 Input::IdleDue => self.maybe_sleep(),
                 Input::Wanted => self.wake(),
                 Input::Ended if self.waiting => self.connect(),
-                Input::Ended => {}
+                Input::Paused | Input::Ended => {}
             }
         }
     }
@@ -232,7 +241,8 @@ impl Actor {
             () = at(self.retry_at.map(|(at, _)| at)) => Input::RetryDue,
             () = at(self.grace_until) => Input::GraceOver,
             () = at(self.idle_at) => Input::IdleDue,
-            () = self.handle.wanted(), if self.asleep.is_some() => Input::Wanted,
+            () = self.pause.1.changed() => Input::Paused,
+            () = self.handle.wanted(), if self.asleep => Input::Wanted,
             () = one_of(&mut self.ending) => Input::Ended,
         }
     }
@@ -243,19 +253,23 @@ impl Actor {
             Order::Be(target) => {
                 let same_connection = target.same_connection(&self.target) && self.leaving.is_none();
                 let is_live = self.live.as_ref().is_some_and(|live| target.same_connection(&live.target));
-                let look = self.target.requested != target.requested;
+                let before = std::mem::replace(&mut self.target, target);
                 self.leaving = None;
-                self.target = target;
+                if self.target.reconnect != before.reconnect {
+                    // Whoever asks for a new connection knows better than the server when to make it.
+                    self.pause.1 = Pause::default();
+                }
                 if is_live && !same_connection {
                     self.keep();
                 }
-                if same_connection || is_live {
-                    self.adjust();
-                    if look {
-                        self.look_again();
-                    }
-                } else {
+                self.adjust(&before.settings);
+                if !same_connection && !is_live {
                     self.replace();
+                    return;
+                }
+                self.carry_on();
+                if self.target.requested != before.requested {
+                    self.look_again();
                 }
             }
         }
@@ -269,7 +283,7 @@ impl Actor {
             (Some(reason), ..) => Phase::Draining(reason),
             (None, Some(_), _) => Phase::Connecting { attempt, last: self.last.clone() },
             (None, None, None) if self.waiting => Phase::Connecting { attempt, last: self.last.clone() },
-            (None, None, None) if self.asleep.is_some() => Phase::Idle,
+            (None, None, None) if self.asleep => Phase::Idle,
             // A rotated secret makes another connection of the same generation.
             (None, None, Some(live))
                 if self.target.same_connection(&live.target)
@@ -297,8 +311,15 @@ impl Actor {
                 self.target.requested.clone()
             },
             phase,
-            listed: self.live.as_ref().and_then(|live| live.listed.clone()).or_else(|| self.asleep.clone()),
-            unread: self.live.as_ref().and_then(|live| live.unread.values().next().cloned()),
+            listed: self
+                .offered
+                .as_ref()
+                .filter(|_| self.live.is_some() || self.asleep)
+                .map(|offered| offered.listed.clone()),
+            trouble: self
+                .live
+                .as_ref()
+                .and_then(|live| live.link.paused().or_else(|| live.unread.values().next().cloned())),
             restarts: self.restarts,
         };
         if self.told.as_ref() != Some(&observation) {

@@ -1,38 +1,32 @@
 //! What agents get to see of the server, with and without a connection.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::super::attach::{read_list, timeout};
 use super::super::pace::Pace;
 use super::super::{Kept, Listed};
-use super::{Actor, Live};
+use super::{Actor, Offered};
 use crate::catalog::{Item, Section};
-use crate::plan::Target;
 use crate::resource::{Activation, Problem, Reason};
 use crate::wire::{Capabilities, LinkError, List};
 
 impl Actor {
-    /// Publishes what the live server offers.
-    pub(super) fn publish(&mut self) {
-        let Some(live) = self.live.take() else { return };
-        if let (Activation::OnDemand, Some(digest)) =
-            (live.target.settings.activation, live.target.spec_digest)
+    /// Makes a section of what the server listed and publishes it, unless agents see just that already.
+    pub(super) fn offer(&mut self, kept: Arc<Kept>) {
+        let target = &self.target;
+        if let (Activation::OnDemand, Some(digest)) = (target.settings.activation, target.spec_digest)
+            && (self.asleep || self.is_current())
         {
-            self.context.memory.keep_catalog(digest, live.kept.clone());
+            self.context.memory.keep_catalog(digest, kept.clone());
         }
-        let listed = Some(self.offer(&live.target, &live.kept));
-        self.live = Some(Live { listed, ..live });
-    }
-
-    /// Makes a section of what a server lists and publishes it, unless agents see just that already.
-    pub(super) fn offer(&mut self, target: &Target, kept: &Kept) -> Arc<Listed> {
         let section = Section::new(target, &kept.lists, kept.instructions.clone(), self.handle.clone());
         let section = Arc::new(section);
         let count = |list| u32::try_from(section.lists.of(list).len()).unwrap_or(u32::MAX);
         let listed = Listed {
-            generation: target.generation,
+            generation: self.live.as_ref().map_or(target.generation, |live| live.target.generation),
             server_info: kept.server_info.clone(),
             protocol_version: kept.protocol_version.clone(),
             tools: count(List::Tools),
@@ -40,11 +34,15 @@ impl Actor {
             resources: count(List::Resources),
             catalog_digest: kept.lists.digest(),
         };
-        if !self.published.as_ref().is_some_and(|published| published.offers_the_same(&section)) {
-            self.context.catalog.publish(section.clone());
-            self.published = Some(section);
-        }
-        Arc::new(listed)
+        let published = self.offered.take().map(|offered| offered.section);
+        let section = match published.filter(|published| published.offers_the_same(&section)) {
+            Some(published) => published,
+            None => {
+                self.context.catalog.publish(section.clone());
+                section
+            }
+        };
+        self.offered = Some(Offered { kept, section, listed: Arc::new(listed) });
     }
 
     /// The server says that a list changed; with resources their templates may have.
@@ -71,18 +69,22 @@ impl Actor {
 
     /// When the next stale list is to be read; while one is being read, after that.
     pub(super) fn refresh_due(&self) -> Option<Instant> {
-        let reads = self.live.is_some() && self.refresh.is_none();
-        if reads { self.stale.due(Instant::now()) } else { None }
+        let live = self.live.as_ref().filter(|_| self.refresh.is_none())?;
+        let due = self.stale.due(Instant::now())?;
+        Some(live.link.paused_until().map_or(due, |pause| pause.max(due)))
     }
 
     /// Reads a stale list that is due, unless one is being read: each is replaced in one step.
     pub(super) fn refresh(&mut self) {
-        let Some(live) = self.live.as_ref().filter(|_| self.refresh.is_none()) else { return };
+        let Some(live) =
+            self.live.as_ref().filter(|live| self.refresh.is_none() && live.link.paused().is_none())
+        else {
+            return;
+        };
         let Some(list) = self.stale.take(Instant::now()) else { return };
         let link = live.link.clone();
-        let limit = live.target.settings.timeouts.connect.get();
+        let limit = self.target.settings.timeouts.connect.get();
         self.refresh = Some(Box::pin(async move {
-            link.ready().await;
             let late = || timeout(format!("{} was not answered within {limit:?}", list.method()));
             let read = tokio::time::timeout(limit, read_list(&link, list)).await;
             (list, read.unwrap_or_else(|_| Err(late())))
@@ -100,11 +102,12 @@ impl Actor {
         self.stale.was_read(list, Instant::now());
         match result {
             Ok(items) => {
-                if let Some(live) = &mut self.live {
+                if let (Some(live), Some(offered)) = (&mut self.live, &self.offered) {
                     live.unread.remove(&list);
-                    *live.kept.lists.of_mut(list) = items;
+                    let mut kept = offered.kept.clone();
+                    *Arc::make_mut(&mut kept).lists.of_mut(list) = items;
+                    self.offer(kept);
                 }
-                self.publish();
             }
             Err(error) if error.problem.reason == Reason::PolicyDenied => {
                 if let Some(live) = &self.live {
@@ -124,7 +127,7 @@ impl Actor {
 
     pub(super) fn grace_over(&mut self) {
         self.grace_until = None;
-        if self.live.is_none() && self.published.take().is_some() {
+        if self.live.is_none() && self.offered.take().is_some() {
             let why = self
                 .last
                 .clone()
@@ -140,17 +143,18 @@ impl Actor {
         let Some(kept) = digest.and_then(|digest| self.context.memory.catalog(digest)) else {
             return false;
         };
-        self.asleep = Some(self.offer(&target, &kept));
+        self.asleep = true;
+        self.offer(kept);
         self.handle.sleep(target.settings.timeouts.connect.get());
         true
     }
 
     /// When to look whether the live connection is still in use; never for one that is always held.
     pub(super) fn idle_due(&self) -> Option<Instant> {
-        let live =
-            self.live.as_ref().filter(|live| live.target.settings.activation == Activation::OnDemand)?;
+        let settings = &self.target.settings;
+        self.live.as_ref().filter(|_| settings.activation == Activation::OnDemand)?;
         let unused = self.handle.unused_for().unwrap_or_default();
-        Some(Instant::now() + live.target.settings.timeouts.idle.get().saturating_sub(unused))
+        Some(Instant::now() + settings.timeouts.idle.get().saturating_sub(unused))
     }
 
     /// Lets go of a connection that nobody has used for long enough.
@@ -160,28 +164,39 @@ impl Actor {
             self.idle_at = self.idle_due();
             return;
         }
-        // Whose resources are watched is in use, and what is being replaced is not asked.
+        // Whose resources are watched is in use.
         let watched = !self.context.listeners.wanted(&self.target.key).uris.is_empty();
-        if watched || self.attempt.is_some() {
+        if watched || !self.may_sleep() || !self.is_current() {
             self.idle_at = Some(Instant::now() + idle);
             return;
         }
+        self.fall_asleep(idle, Problem::new(Reason::Idle, "the connection was let go"));
+    }
+
+    /// True if a call could make the connection as well as anything that is under way or due.
+    pub(super) fn may_sleep(&self) -> bool {
+        self.target.settings.activation == Activation::OnDemand
+            && self.attempt.is_none()
+            && self.retry_at.is_none()
+    }
+
+    /// Lets go of the connection until somebody calls; calls in flight may take so long.
+    pub(super) fn fall_asleep(&mut self, limit: Duration, why: Problem) {
         self.idle_at = None;
         self.forget_refresh();
-        self.asleep = self.live.take().and_then(|live| live.listed);
+        self.live = None;
+        self.asleep = true;
         if let Some(before) = self.handle.sleep(self.target.settings.timeouts.connect.get()) {
-            self.end(before, idle, Problem::new(Reason::Idle, "the connection was let go"));
+            self.end(before, limit, why);
         }
     }
 
     /// Somebody called: connects.
     pub(super) fn wake(&mut self) {
-        self.asleep = None;
         self.connect();
-        if self.retry_at.is_some() {
-            return;
+        if self.retry_at.is_none() {
+            let limit = self.target.settings.timeouts.connect.get();
+            self.handle.pend(self.connecting(), Instant::now() + limit);
         }
-        let why = Problem::new(Reason::Connecting, format!("{} is being connected", self.target.key.name));
-        self.handle.pend(why, Instant::now() + self.target.settings.timeouts.connect.get());
     }
 }
