@@ -9,7 +9,7 @@ use super::Context;
 use crate::catalog::{Item, Lists};
 use crate::plan::Target;
 use crate::resource::Reason;
-use crate::wire::{self, Events, Host, Link, LinkError, List, Reply, members};
+use crate::wire::{self, Era, Events, Host, Link, LinkError, List, Reply, members};
 
 /// A connection that is made and listed; nothing of it is published yet.
 #[derive(Debug)]
@@ -30,12 +30,18 @@ const ITEMS: usize = 20_000;
 const BYTES: usize = 16 << 20;
 
 /// Connects, agrees on a protocol and lists everything. A failure closes what was opened, on the host's tasks.
-pub(super) async fn attach(context: &Context, target: &Target, host: &Host) -> Result<Attached, LinkError> {
+/// A server whose era is not known is addressed in that of `opening`, or probed.
+pub(super) async fn attach(
+    context: &Context,
+    target: &Target,
+    host: &Host,
+    opening: Option<Era>,
+) -> Result<Attached, LinkError> {
     let (endpoint, limit) = (&target.endpoint, target.settings.timeouts.connect.get());
     let _under_way = context.metrics.attempt();
     let remembered = context.memory.era(endpoint.digest());
     let attempt = async {
-        let (link, mut events) = wire::open(endpoint, remembered, host).await?;
+        let (link, mut events) = wire::open(endpoint, remembered.or(opening), host).await?;
         context.memory.learn_era(endpoint.digest(), link.peer().era);
         let listed = async {
             events.begin().await?;

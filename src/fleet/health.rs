@@ -2,16 +2,20 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use super::UpstreamHandle;
 use crate::resource::{Health, Reason};
 use crate::wire::{Link, LinkError};
 
+/// How long a check may take where there is no interval.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Asks a silent server for a sign of life, again and again; gives the connection up after as many
 /// failures in a row as the declaration allows. Servers that say anything are not asked, nor are those that
-/// are at work on a call, which may take `call`, or want to be left alone.
+/// are at work on a call, which may take `call`, or want to be left alone. One that rejects the credentials of a
+/// request is asked at once, and given up if it rejects that too.
 ///
 /// Never ends, since there is nothing to do with its end: the connection itself tells that it is lost.
 ///
@@ -24,27 +28,33 @@ pub(super) async fn watch(
     offset: f64,
 ) -> Infallible {
     let interval = checks.interval.get();
-    if interval.is_zero() {
-        return pending().await;
-    }
+    let patience = if interval.is_zero() { PATIENCE } else { interval };
     let mut silence = Silence { since: Instant::now(), strikes: 0 };
     let suspicious = |silence: &mut Silence| {
         let (heard, busy) = (link.heard_lately(), calls.unused_for().is_none());
         silence.asks(Instant::now(), heard, busy, call) && link.paused().is_none()
     };
-    tokio::time::sleep(interval.mul_f64(offset)).await;
+    let mut wait = interval.mul_f64(1.0 + offset);
     loop {
-        tokio::time::sleep(interval).await;
-        if !suspicious(&mut silence) {
+        let rejected = tokio::select! {
+            () = sleep(wait), if !interval.is_zero() => false,
+            () = link.rejected() => true,
+        };
+        wait = interval;
+        if !rejected && !suspicious(&mut silence) {
             continue;
         }
         // On the heap only while it runs: most of the time there is nothing to hold.
-        let check = Box::pin(timeout(interval, link.check()));
+        let check = Box::pin(timeout(patience, link.check()));
         let why = match check.await {
             // The answer was heard.
             Ok(Ok(())) => continue,
+            Ok(Err(error)) if error.problem.reason.needs_a_person() => {
+                link.give_up(error);
+                return pending().await;
+            }
             Ok(Err(error)) => error.problem.message,
-            Err(_) => format!("no answer within {} s", interval.as_secs()),
+            Err(_) => format!("no answer within {} s", patience.as_secs()),
         };
         if !suspicious(&mut silence) {
             continue;

@@ -69,12 +69,11 @@ pub(super) async fn shake(link: &Link, remembered: Option<Era>) -> Result<Peer, 
     let instructions = known.instructions.as_deref().map(str::trim).filter(|text| !text.is_empty());
     let instructions = instructions.map(|text| link.mask().text(text).chars().take(INSTRUCTIONS).collect());
     let version = known.protocol_version.to_string();
-    // A revision is no secret, though one may be declared as the value of a header.
-    let version = if ProtocolVersion::KNOWN_VERSIONS.contains(&known.protocol_version) {
-        version
-    } else {
-        link.words(&version, NAME)
-    };
+    if !ProtocolVersion::KNOWN_VERSIONS.contains(&known.protocol_version) {
+        let known = ProtocolVersion::KNOWN_VERSIONS.iter().map(ProtocolVersion::as_str);
+        let known = known.collect::<Vec<_>>().join(", ");
+        return Err(failed(link, &format!("it speaks MCP {version:?}, which is none of {known}")));
+    }
     let peer = Peer::new(era, version, info.unwrap_or_default(), capabilities, instructions);
     drop(known);
     // Ends rmcp's task; closing the stage closes nothing of ours.

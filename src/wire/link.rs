@@ -290,6 +290,11 @@ impl Link {
         self.0.ears.heard_lately()
     }
 
+    /// Waits until the server rejects the credentials of a request, though it took them before. Cancel safe.
+    pub async fn rejected(&self) {
+        self.0.ears.rejected().await;
+    }
+
     /// Declares the connection dead: [`Event::Lost`] tells it.
     pub fn give_up(&self, error: LinkError) {
         self.0.lost.mark(error);

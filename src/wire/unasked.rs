@@ -34,6 +34,8 @@ struct Inner {
     news: Notify,
     /// Set by every message of the server, cleared by who asks.
     heard: AtomicBool,
+    /// It rejected the credentials of a request.
+    rejected: Notify,
 }
 
 impl Unasked {
@@ -54,6 +56,16 @@ impl Unasked {
     /// True if it has said anything since this was asked last.
     pub(super) fn heard_lately(&self) -> bool {
         self.0.heard.swap(false, Ordering::Relaxed)
+    }
+
+    /// Notes that the server rejected the credentials of a request.
+    pub(super) fn reject(&self) {
+        self.0.rejected.notify_one();
+    }
+
+    /// Waits until it does. Cancel safe; one waits at a time.
+    pub(super) async fn rejected(&self) {
+        self.0.rejected.notified().await;
     }
 
     /// Takes up a message that belongs to no request.

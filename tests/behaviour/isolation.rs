@@ -144,6 +144,23 @@ async fn rejected_credentials_wait_for_a_person() {
 }
 
 #[tokio::test]
+async fn credentials_that_are_revoked_under_a_live_connection_show_at_the_next_call() {
+    let rig = Http::start(Script::default().tools(&["echo"])).await;
+    let stage = Stage::start(&[("s", &format!("{}\nhealth: {{ interval: 1h }}", rig.spec()))]).await;
+    stage.evenkeel.attached("s").await;
+    let agent = stage.agent(Era::Legacy).await;
+    agent.text("s_echo", "{}").await;
+    rig.edit(|script| *script = script.clone().on("tools/call", Rule::times(1, Then::status(403))));
+    told(&agent.call("s_echo", "{}").await.unwrap());
+    agent.text("s_echo", "{}").await;
+    assert_eq!(stage.server("s").await["status"]["restarts"], 0, "one call that is forbidden is just that");
+
+    rig.edit(|script| *script = script.clone().on("POST", Rule::always(Then::status(401))));
+    told(&agent.call("s_echo", "{}").await.unwrap());
+    stage.evenkeel.wait_for("s", "Stalled", "True", "AuthRequired").await;
+}
+
+#[tokio::test]
 async fn a_server_that_asks_for_time_gets_it() {
     let begun = Instant::now();
     let busy = Then::status_with(429, "Retry-After", "3");

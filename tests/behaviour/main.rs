@@ -22,6 +22,7 @@ mod faults;
 mod isolation;
 mod offers;
 mod ondemand;
+mod opening;
 mod passthrough;
 mod peers;
 mod real_peers;

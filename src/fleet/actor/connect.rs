@@ -14,7 +14,7 @@ use super::super::{Kept, health, subscriptions};
 use super::{Actor, Beside, Live};
 use crate::plan::{Settings, Target};
 use crate::resource::{Activation, Problem, Reason, Update};
-use crate::wire::{Host, Link, LinkError, Pause, Sign};
+use crate::wire::{Era, Host, Link, LinkError, Pause, Sign};
 
 /// How long a connection must have held for its loss to count as a first failure.
 const STABLE: Duration = Duration::from_mins(1);
@@ -102,7 +102,8 @@ impl Actor {
         let (tasks, pause) = (TaskTracker::new(), self.pause.1.clone());
         let host = Host { tasks, guard, log, audience, identity, pause, ..Host::default() };
         let tasks = host.tasks.clone();
-        let attempt = Box::pin(async move { attach(&context, &target, &host).await });
+        let opening = self.opening;
+        let attempt = Box::pin(async move { attach(&context, &target, &host, opening).await });
         self.attempt = Some((tasks, attempt));
         if self.live.is_none() {
             self.let_calls_wait(self.last.clone().unwrap_or_else(|| self.connecting()));
@@ -191,6 +192,15 @@ impl Actor {
     pub(super) fn failed(&mut self, error: &LinkError) {
         self.cancel_attempt();
         self.count_exit(error);
+        // Some servers do not survive a question that they do not know, the probe.
+        let broke = match error.sign {
+            Sign::Exit(_) => true,
+            Sign::Status(status) => {
+                status.is_server_error() && status != http::StatusCode::SERVICE_UNAVAILABLE
+            }
+            Sign::Connection | Sign::Pause => false,
+        };
+        self.opening = (broke && self.opening.is_none()).then_some(Era::Legacy);
         self.schedule(error);
     }
 

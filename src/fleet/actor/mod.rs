@@ -22,7 +22,7 @@ use super::{Context, Kept, Listed, Observation, Phase};
 use crate::catalog::{Item, Section};
 use crate::plan::{Backoff, Target};
 use crate::resource::{Digest, Problem, Reason};
-use crate::wire::{Event, Events, Link, LinkError, List, Pause};
+use crate::wire::{Era, Event, Events, Link, LinkError, List, Pause};
 
 /// What an actor is told; only the newest counts.
 #[derive(Clone, Debug)]
@@ -66,6 +66,8 @@ pub(super) struct Actor {
     crashes: u32,
     /// Until when this endpoint wants to be left alone.
     pause: (Digest, Pause),
+    /// How the next attempt opens where the server's era is not known yet; with a probe if this is `None`.
+    opening: Option<Era>,
     restarts: u32,
     last: Option<Problem>,
     retry_at: Option<(Instant, Timestamp)>,
@@ -153,6 +155,7 @@ impl Actor {
             backoff: Backoff::default(),
             crashes: 0,
             pause,
+            opening: None,
             restarts: 0,
             last: None,
             retry_at: None,

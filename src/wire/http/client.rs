@@ -36,6 +36,8 @@ const NAME: HeaderName = HeaderName::from_static("mcp-name");
 
 /// How much of an error's body is read.
 const ERROR_BODY: usize = 64 * 1024;
+/// How long it may take to come: the status says enough without it.
+const ERROR_TIME: Duration = Duration::from_secs(2);
 /// How long the end of a session may take.
 const GOODBYE: Duration = Duration::from_secs(3);
 
@@ -167,7 +169,7 @@ impl Client {
             return Ok(Form::of(response));
         }
         let (head, body) = response.into_parts();
-        let body = body.collect(ERROR_BODY).await.unwrap_or_default();
+        let body = within(body.collect(ERROR_BODY)).await.and_then(Result::ok).unwrap_or_default();
         match self.refused(&head, &body) {
             Refused::Answer(reply) => Ok(Form::Done(Some(reply))),
             Refused::Error(error) => Err(error),
@@ -202,7 +204,7 @@ impl Client {
             return Ok(());
         }
         let (head, body) = response.into_parts();
-        let body = body.collect(ERROR_BODY).await.unwrap_or_default();
+        let body = within(body.collect(ERROR_BODY)).await.and_then(Result::ok).unwrap_or_default();
         match self.refused(&head, &body) {
             Refused::Error(error) => Err(error),
             Refused::Answer(_) => Ok(()),
@@ -252,7 +254,11 @@ impl Client {
         if head.status.is_success() {
             return Ok(is_event_stream(&head.headers).then_some(body));
         }
-        let body = if request.is_some() { body.start(ERROR_BODY).await } else { Bytes::new() };
+        let body = if request.is_some() {
+            within(body.start(ERROR_BODY)).await.unwrap_or_default()
+        } else {
+            Bytes::new()
+        };
         match self.refused(&head, &body) {
             Refused::Error(error) if request.is_some() || (again && self.forgot(&head)) => Err(error),
             // Not now: worth another try.
@@ -349,6 +355,11 @@ impl Client {
             _ => String::new(),
         };
         let Inner { ears, credentials, .. } = &*self.0;
+        if matches!(head.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+            && self.0.agreed.get().is_some()
+        {
+            ears.reject();
+        }
         Refused::Error(refusal(
             head.status,
             &head.headers,
@@ -434,6 +445,11 @@ pub(in crate::wire) fn encoded(name: &str) -> Option<HeaderValue> {
     }
     let text = base64::engine::general_purpose::STANDARD.encode(name);
     HeaderValue::from_str(&format!("=?base64?{text}?=")).ok()
+}
+
+/// What there is of the body of an error, if it comes in time.
+async fn within<T>(body: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(ERROR_TIME, body).await.ok()
 }
 
 #[cfg(test)]
