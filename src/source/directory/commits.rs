@@ -16,8 +16,9 @@ use super::walk::{is_met, is_skill};
 use crate::skills::SKILL_FILE;
 use crate::source::Commit;
 
-/// Both questions together take no longer.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Both questions together take no longer. What is not answered by then is not asked again before the next commit, so
+/// that a machine which only stands still for a moment gets its answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// So many commits are searched for the last one of each file.
 const DEPTH: &str = "--max-count=1000";
 /// Characters of an author and of a subject that are kept.
