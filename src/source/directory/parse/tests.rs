@@ -226,7 +226,8 @@ fn bombs_are_refused_quickly() {
         assert!(parsed.unnamed.is_some());
         let told = &faults(&parsed)[0];
         assert!(told.len() < 1_000, "{} bytes are told of {} bytes", told.len(), text.len());
-        assert!(begun.elapsed().as_secs() < 10);
+        // Taken apart in full it would last for hours.
+        assert!(begun.elapsed().as_secs() < 60);
     }
 }
 
