@@ -1,12 +1,14 @@
 //! How a test speaks with a rig in a process of its own: the process connects to the test's Unix socket, says
-//! [`Hello`], and answers each [`Command`] with its counters, a line of JSON each way. It ends when the test does.
+//! [`Hello`], waits for a word back, and answers each [`Command`] with its counters, a line of JSON each way. It ends
+//! when the test does.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::script::Script;
 use super::server::Rig;
@@ -65,23 +67,48 @@ impl Hello {
     }
 }
 
-/// Says hello, then obeys until the test is gone; then ends the process.
-pub(super) async fn obey(control: PathBuf, rig: Arc<Rig>, hello: Hello) {
-    if let Err(error) = converse(&control, &rig, &hello).await {
-        eprintln!("rig: {}: {error}", control.display());
-    }
-    std::process::exit(0);
+/// A process that has said hello, and is known to its test.
+pub(super) struct Known {
+    control: PathBuf,
+    lines: Lines<BufReader<OwnedReadHalf>>,
+    writer: OwnedWriteHalf,
 }
 
-async fn converse(control: &Path, rig: &Rig, hello: &Hello) -> std::io::Result<()> {
-    let (reader, mut writer) = UnixStream::connect(control).await?.into_split();
-    writer.write_all(&line(hello)).await?;
-    let mut lines = BufReader::new(reader).lines();
-    while let Some(text) = lines.next_line().await? {
-        rig.obey(serde_json::from_str(&text)?);
-        writer.write_all(&line(&rig.counters())).await?;
+impl Known {
+    /// Says hello and waits until it was heard: whoever meets the process later can rely on that. Ends the process if
+    /// the test is gone.
+    pub(super) async fn introduce(control: PathBuf, hello: Hello) -> Self {
+        let said = async {
+            let (reader, mut writer) = UnixStream::connect(&control).await?.into_split();
+            writer.write_all(&line(&hello)).await?;
+            let mut lines = BufReader::new(reader).lines();
+            let heard = lines.next_line().await?;
+            heard.map(|_| (lines, writer)).ok_or(std::io::Error::from(std::io::ErrorKind::UnexpectedEof))
+        };
+        match said.await {
+            Ok((lines, writer)) => Self { control, lines, writer },
+            Err(error) => ended(&control, Err(error)),
+        }
     }
-    Ok(())
+
+    /// Obeys until the test is gone; then ends the process.
+    pub(super) async fn obey(mut self, rig: Arc<Rig>) {
+        let obeyed = async {
+            while let Some(text) = self.lines.next_line().await? {
+                rig.obey(serde_json::from_str(&text)?);
+                self.writer.write_all(&line(&rig.counters())).await?;
+            }
+            Ok::<_, std::io::Error>(())
+        };
+        ended(&self.control, obeyed.await)
+    }
+}
+
+fn ended(control: &Path, how: std::io::Result<()>) -> ! {
+    if let Err(error) = how {
+        eprintln!("rig: {}: {error}", control.display());
+    }
+    std::process::exit(0)
 }
 
 pub(super) fn line(value: &impl Serialize) -> Vec<u8> {

@@ -1,13 +1,18 @@
 //! What tests hold: a rig in their own process over HTTP, or the census of the rigs that evenkeel starts.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -24,9 +29,17 @@ pub struct Http {
 }
 
 impl Http {
-    /// Starts on a free port.
+    /// Starts on a free port, from below the range that systems hand out by themselves and above that of
+    /// `support::free_port`: nobody else takes it while the rig is stopped.
     pub async fn start(script: Script) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let first = std::process::id() % 2_000 * 37;
+        let listener = loop {
+            let port = 30_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 2_000;
+            if let Ok(listener) = TcpListener::bind(("127.0.0.1", u16::try_from(port).unwrap())).await {
+                break listener;
+            }
+        };
         let address = listener.local_addr().unwrap();
         let rig = Rig::new(script);
         let server = Some(tokio::spawn(super::http::serve(rig.clone(), listener)));
@@ -76,7 +89,16 @@ impl Http {
     /// Listens again on the same port, with what it knew.
     pub async fn resume(&mut self) {
         self.stop().await;
-        let listener = TcpListener::bind(self.address).await.unwrap();
+        let listener = loop {
+            match TcpListener::bind(self.address).await {
+                Ok(listener) => break listener,
+                // A program that another test is just starting holds a copy of every socket for a moment.
+                Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(error) => panic!("{}: {error}", self.address),
+            }
+        };
         self.server = Some(tokio::spawn(super::http::serve(self.rig.clone(), listener)));
     }
 }
@@ -103,10 +125,13 @@ impl Stdio {
     pub fn new(script: Script) -> Self {
         let directory = TempDir::with_prefix("rig").unwrap();
         let control = directory.path().join("control");
+        // Beside the test, which may block: a process waits until it was heard.
+        let runtime = census_office();
+        let _context = runtime.enter();
         let listener = UnixListener::bind(&control).unwrap();
         let processes = Arc::default();
         let this = Self {
-            census: tokio::spawn(census(listener, Arc::clone(&processes))),
+            census: runtime.spawn(census(listener, Arc::clone(&processes))),
             script: Mutex::new(Script { control: Some(control), ..script }),
             directory,
             processes,
@@ -147,6 +172,12 @@ impl Stdio {
         self.processes().into_iter().filter(Process::is_alive).collect()
     }
 
+    /// The ids of those that the system still knows, now: the end of one is heard of a moment later.
+    pub fn left(&self) -> Vec<u32> {
+        let pids = self.processes().into_iter().map(|process| process.pid());
+        pids.filter(|pid| test_kill_process(id(*pid)).is_ok()).collect()
+    }
+
     /// The processes that rigs started.
     pub fn grandchildren(&self) -> Vec<Process> {
         self.all(true)
@@ -163,8 +194,13 @@ impl Drop for Stdio {
         self.census.abort();
         // A process whose socket has no other end any more ends itself.
         for process in &*self.processes.lock().unwrap() {
-            if let Ok(mut line) = process.0.line.try_lock() {
-                *line = None;
+            // It may just be saying hello.
+            for _ in 0..1_000 {
+                if let Ok(mut line) = process.0.line.try_lock() {
+                    *line = None;
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(1));
             }
         }
     }
@@ -221,10 +257,20 @@ impl Process {
 
     /// Kills it with SIGKILL.
     pub fn kill(&self) {
-        let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw).unwrap();
         // It may have ended by itself.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        let _ = kill_process(id(self.pid()), Signal::KILL);
     }
+}
+
+fn id(pid: u32) -> Pid {
+    i32::try_from(pid).ok().and_then(Pid::from_raw).unwrap()
+}
+
+/// Where all processes are counted that rigs ever were.
+fn census_office() -> &'static Runtime {
+    static OFFICE: LazyLock<Runtime> =
+        LazyLock::new(|| Builder::new_multi_thread().worker_threads(1).enable_io().build().unwrap());
+    &OFFICE
 }
 
 async fn census(listener: UnixListener, processes: Arc<Mutex<Vec<Process>>>) {
@@ -235,18 +281,25 @@ async fn census(listener: UnixListener, processes: Arc<Mutex<Vec<Process>>>) {
 }
 
 async fn attend(stream: UnixStream, processes: Arc<Mutex<Vec<Process>>>) {
-    let (reader, writer) = stream.into_split();
+    let (reader, mut writer) = stream.into_split();
     let mut lines = BufReader::new(reader).lines();
     let Ok(Some(hello)) = lines.next_line().await else {
         return;
     };
     let (alive, watched) = watch::channel(true);
     let (sender, answers) = mpsc::unbounded_channel();
-    processes.lock().unwrap().push(Process(Arc::new(Inner {
+    let inner = Arc::new(Inner {
         hello: serde_json::from_str(&hello).unwrap(),
         alive: watched,
-        line: tokio::sync::Mutex::new(Some((writer, answers))),
-    })));
+        line: tokio::sync::Mutex::new(None),
+    });
+    // Before anybody can tell it something.
+    let mut line = inner.line.lock().await;
+    processes.lock().unwrap().push(Process(Arc::clone(&inner)));
+    // It may have ended meanwhile, which shows below.
+    let _ = writer.write_all(b"heard\n").await;
+    *line = Some((writer, answers));
+    drop(line);
     while let Ok(Some(text)) = lines.next_line().await {
         let _ = sender.send(serde_json::from_str(&text).unwrap());
     }

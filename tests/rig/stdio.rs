@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::control::{Hello, obey};
+use super::control::{Hello, Known};
 use super::message::{Listen, Notice, Outcome};
 use super::script::{Misdeeds, Script};
 use super::server::{Event, Rig};
@@ -46,7 +46,8 @@ pub async fn run(script: &Path, http: Option<SocketAddr>) {
     let url = listener.as_ref().map(|listener| format!("http://{}/mcp", listener.local_addr().unwrap()));
     let rig = Rig::new(script);
     if let Some(control) = control {
-        tokio::spawn(obey(control, rig.clone(), Hello::new(false, url.clone())));
+        let known = Known::introduce(control, Hello::new(false, url.clone())).await;
+        tokio::spawn(known.obey(rig.clone()));
     }
     match listener {
         Some(listener) => {
@@ -62,7 +63,8 @@ pub async fn linger(control: Option<PathBuf>) {
     let mut signals = signal(SignalKind::terminate()).unwrap();
     tokio::spawn(async move { while signals.recv().await.is_some() {} });
     if let Some(control) = control {
-        tokio::spawn(obey(control, Rig::new(Script::default()), Hello::new(true, None)));
+        let known = Known::introduce(control, Hello::new(true, None)).await;
+        tokio::spawn(known.obey(Rig::new(Script::default())));
     }
     tokio::time::sleep(Duration::from_mins(10)).await;
 }

@@ -10,8 +10,6 @@ mod support;
 mod failures;
 mod links;
 
-use std::time::Duration;
-
 use evenkeel::resource::{DigestKey, Endpoint, HttpEndpoint, StdioEndpoint, Transport};
 use evenkeel::wire::{Events, Host, Link, LinkError, Reply, Request, members, open};
 use rig::{Counters, Http, Script, Stdio};
@@ -104,6 +102,3 @@ async fn request(link: &Link, method: &str, params: &str) -> Result<Result<Strin
 async fn call(link: &Link, tool: &str, arguments: &str) -> Result<Result<String, String>, LinkError> {
     request(link, "tools/call", &format!(r#"{{"name":"{tool}","arguments":{arguments}}}"#)).await
 }
-
-/// A generous bound on what must be quick.
-const QUICK: Duration = Duration::from_secs(8);
