@@ -36,7 +36,8 @@ impl Fleet {
     async fn start() -> Self {
         let good = Http::start(Script::default()).await;
         let declared = Declared::new();
-        declared.server("good", &good.spec());
+        // Checks of health would be counted as openings.
+        declared.server("good", &format!("{}\nhealth: {{ interval: 0s }}", good.spec()));
         let bad = "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\n\
             metadata: { name: bad, labels: { area: code } }\nspec: { stdio: { command: no-such-program } }\n";
         declared.write("bad.yaml", bad);
@@ -173,7 +174,7 @@ async fn watch_and_wait_follow_what_happens() {
     watched.line(&["good", "True", "Attached"]).await;
     // One that does not answer is being connected for as long as that takes.
     let silent = Http::start(Script::default().on("POST", Rule::always(Then::Hang))).await;
-    fleet.declared.server("late", &silent.spec());
+    fleet.declared.server("late", &format!("{}\ntimeouts: {{ connect: 10m }}", silent.spec()));
     watched.line(&["late", "False", "Connecting"]).await;
     fleet.declared.server("late", &fleet.good.spec());
     let lines = watched.line(&["late", "True", "Attached"]).await;
@@ -201,9 +202,11 @@ async fn watch_and_wait_follow_what_happens() {
 async fn annotate_asks_for_a_look_or_a_new_connection_of_one_server() {
     let fleet = Fleet::start().await;
     let peer = Http::start(Script::default()).await;
-    fleet.declared.server("peer", &peer.spec());
+    fleet.declared.server("peer", &format!("{}\nhealth: {{ interval: 0s }}", peer.spec()));
     fleet.evenkeel.attached("peer").await;
     let Some(kubectl) = fleet.kubectl() else { return };
+    let open = |rig: &Http| rig.counters().streams == 1;
+    eventually("both tell what changes", async || (open(&fleet.good) && open(&peer)).then_some(())).await;
     let (before, untouched) = (fleet.good.counters(), peer.counters());
     let handshakes = |counters: &rig::Counters| counters.initializes() + counters.discovers();
 

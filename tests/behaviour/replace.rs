@@ -44,7 +44,7 @@ async fn a_replaced_connection_ends_when_its_calls_have_ended() {
     );
     let stage = Stage::start(&[("s", &one.spec())]).await;
     stage.evenkeel.attached("s").await;
-    let call = begun(stage.agent(Era::Legacy).await, "s_sleep", r#"{"ms":1500}"#, &one).await;
+    let call = begun(stage.agent(Era::Legacy).await, "s_sleep", r#"{"ms":4000}"#, &one).await;
     stage.declared.server("s", &two.spec());
     stage.generation_attached("s", 2).await;
     stage.agent(Era::Modern).await.text("s_sleep", r#"{"ms":1}"#).await;
@@ -121,7 +121,8 @@ async fn a_declaration_that_is_taken_back_leaves_the_healthy_connection_alone() 
     let rig = Stdio::new(Script::default());
     let hung = Stdio::new(Script::default().on("server/discover", Rule::always(Then::Hang)));
     let stage = Stage::start(&[]).await;
-    let spec = format!("{}\n{NEVER}", rig.spec(""));
+    // Checks of health would be counted as openings.
+    let spec = format!("{}\n{NEVER}\nhealth: {{ interval: 0s }}", rig.spec(""));
     stage.attach("s", &spec).await;
     let process = rig.alive().pop().unwrap();
 
@@ -193,7 +194,8 @@ async fn a_call_waits_for_the_replacement_of_a_connection_that_is_lost_meanwhile
     let stage = Stage::start(&[("s", &rig.spec(""))]).await;
     stage.evenkeel.attached("s").await;
     let old = rig.alive().pop().unwrap();
-    rig.edit(|script| script.stdio.start_delay_ms = 1500);
+    // For so long is it told that the server is gone.
+    rig.edit(|script| script.stdio.start_delay_ms = 10_000);
     stage.declared.server("s", &rig.spec(", env: [{ name: A, value: b }]"));
     eventually("the replacement is under way", async || (rig.processes().len() == 2).then_some(())).await;
     let agent = stage.agent(Era::Legacy).await;

@@ -67,8 +67,8 @@ async fn a_lost_server_fails_its_calls_at_once_and_new_ones_wait_for_it() {
         (process.counters().await.in_flight == 2 + 1).then_some(())
     })
     .await;
-    // The next one takes its time to start.
-    rig.edit(|script| script.stdio.start_delay_ms = 1500);
+    // The next one takes its time to start: for so long is it told that the server is gone.
+    rig.edit(|script| script.stdio.start_delay_ms = 10_000);
     process.tell(Command::Stderr("out of memory, sorry".into())).await;
     process.tell(Command::Exit(41)).await;
     for call in calls {
@@ -151,7 +151,7 @@ async fn a_call_in_flight_finishes_within_the_drain_of_its_server_and_no_later()
     for name in ["patient", "hasty", "other"] {
         stage.evenkeel.attached(name).await;
     }
-    let finishes = begun(stage.agent(Era::Legacy).await, "patient_sleep", r#"{"ms":2000}"#, &patient).await;
+    let finishes = begun(stage.agent(Era::Legacy).await, "patient_sleep", r#"{"ms":4000}"#, &patient).await;
     let cut = begun(stage.agent(Era::Legacy).await, "hasty_sleep", r#"{"ms":600000}"#, &hasty).await;
     stage.declared.remove("patient.yaml");
     stage.declared.remove("hasty.yaml");

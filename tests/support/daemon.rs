@@ -1,7 +1,7 @@
 //! `evenkeel run`, started for one test.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 
 use super::{eventually, http};
 
@@ -124,6 +125,20 @@ impl Evenkeel {
         .await
     }
 
+    /// Waits until an event of this reason has told of a server, and gives its words. For what holds only for a
+    /// while: a condition may be another one by the time that it is asked for, and an event is kept.
+    pub async fn told(&self, name: &str, reason: &str) -> String {
+        let events = self.admin("/apis/events.k8s.io/v1/events");
+        eventually(&format!("an event about {name}: {reason}"), async || {
+            let list: Value = serde_json::from_str(&http::get(&events).await.ok()?).unwrap();
+            let mut events = list["items"].as_array()?.iter();
+            let event =
+                events.find(|event| event["regarding"]["name"] == name && event["reason"] == reason)?;
+            Some(event["note"].as_str().unwrap_or_default().to_owned())
+        })
+        .await
+    }
+
     /// Waits until a server is attached.
     pub async fn attached(&self, name: &str) {
         self.wait_for(name, "Ready", "True", "Attached").await;
@@ -229,7 +244,11 @@ pub fn free_port() -> u16 {
     let start = std::process::id() % 20_000 * 37;
     loop {
         let port = u16::try_from(10_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000).unwrap();
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        // Bound and never listened on: a program that another test is just starting holds a copy of every socket
+        // for a moment, and a copy that listens would keep the port taken.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        if socket.bind(SocketAddr::from(([127, 0, 0, 1], port))).is_ok() {
             return port;
         }
     }
