@@ -34,6 +34,7 @@ async fn one_evenkeel_serves_two_namespaces() {
     for flag in ["--namespace=$(POD_NAMESPACE)", "--namespace=team-b"] {
         assert!(args.contains(flag), "{args}");
     }
+    cluster.until_may("team-a:evenkeel", "watch", "mcpservers.evenkeel.dev", "team-b", true).await;
     let account = "--as=system:serviceaccount:team-a:evenkeel";
     let may = async |what: &[&str]| {
         cluster.kubectl(&[&["auth", "can-i", account, "-n", "team-b"], what].concat()).await

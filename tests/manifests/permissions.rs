@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::support::{Cluster, Manifests};
+use crate::support::{Cluster, Manifests, eventually};
 
 /// Where it runs, whatever it serves.
 const REPLICAS: [&str; 4] = [
@@ -39,29 +39,35 @@ async fn one_namespace() {
     let Some(cluster) = Cluster::shared().await else { return };
     let (home, other) = (cluster.namespace("home").await, cluster.namespace("other").await);
     Manifests::new().in_namespace(cluster, &home).await;
-    assert_eq!(granted(cluster, &home, &home).await, set(&[&REPLICAS[..], &SERVED]));
-    assert_eq!(granted(cluster, &home, &other).await, set(&[]));
+    granted(cluster, &home, &home, &set(&[&REPLICAS[..], &SERVED])).await;
+    granted(cluster, &home, &other, &set(&[])).await;
 }
 
 #[tokio::test]
 async fn the_whole_cluster() {
     let Some(cluster) = Cluster::shared().await else { return };
     Manifests::new().everywhere(cluster).await;
-    assert_eq!(granted(cluster, "evenkeel", "evenkeel").await, set(&[&REPLICAS[..], &SERVED]));
-    assert_eq!(granted(cluster, "evenkeel", "default").await, set(&[&SERVED[..]]));
+    granted(cluster, "evenkeel", "evenkeel", &set(&[&REPLICAS[..], &SERVED])).await;
+    granted(cluster, "evenkeel", "default", &set(&[&SERVED[..]])).await;
 }
 
 fn set(lists: &[&[&str]]) -> BTreeSet<String> {
     lists.iter().copied().flatten().map(ToString::to_string).collect()
 }
 
-/// What the account of the manifests in `home` may do in a namespace, beyond what every account may.
-async fn granted(cluster: &Cluster, home: &str, namespace: &str) -> BTreeSet<String> {
+/// Waits until the account of the manifests in `home` may do this in a namespace, beyond what every account may: the API
+/// server takes up roles a moment after they were applied.
+async fn granted(cluster: &Cluster, home: &str, namespace: &str, expected: &BTreeSet<String>) {
     cluster.kubectl(&["create", "serviceaccount", "nobody", "-n", namespace]).await;
-    let nobody = rules(cluster, namespace, "nobody", namespace).await;
-    let evenkeel = rules(cluster, home, "evenkeel", namespace).await;
-    assert!(nobody.is_subset(&evenkeel));
-    evenkeel.difference(&nobody).cloned().collect()
+    let what = format!("the account of {home} may do this in {namespace}, and nothing more: {expected:#?}");
+    eventually(&what, async || {
+        let nobody = rules(cluster, namespace, "nobody", namespace).await;
+        let evenkeel = rules(cluster, home, "evenkeel", namespace).await;
+        let is_so = nobody.is_subset(&evenkeel)
+            && evenkeel.difference(&nobody).cloned().collect::<BTreeSet<_>>() == *expected;
+        is_so.then_some(())
+    })
+    .await;
 }
 
 /// `VERB GROUP/RESOURCE[/NAME]` of all that an account may do in a namespace.

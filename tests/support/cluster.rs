@@ -130,6 +130,29 @@ impl Cluster {
         failed(args, &self.command(args).output().await.unwrap())
     }
 
+    /// Waits until an account is permitted something in a namespace, or is not: the API server takes up a changed role
+    /// a moment after it has answered.
+    pub async fn until_may(&self, account: &str, verb: &str, resource: &str, namespace: &str, may: bool) {
+        let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
+        let attributes =
+            json!({ "namespace": namespace, "verb": verb, "group": group, "resource": resource });
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": { "user": format!("system:serviceaccount:{account}"), "resourceAttributes": attributes },
+        });
+        let client = self.client().await;
+        eventually(&format!("{account} may {verb} {resource} in {namespace}: {may}"), async || {
+            let request = http::Request::post("/apis/authorization.k8s.io/v1/subjectaccessreviews")
+                .header("Content-Type", "application/json")
+                .body(review.to_string().into_bytes())
+                .unwrap();
+            let answer: Value = client.request(request).await.unwrap();
+            (answer["status"]["allowed"] == may).then_some(())
+        })
+        .await;
+    }
+
     /// Applies objects, server-side and strictly checked; the test fails if that is refused.
     pub async fn apply(&self, namespace: &str, yaml: &str) -> String {
         let args = apply_args(namespace);

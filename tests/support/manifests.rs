@@ -36,13 +36,22 @@ impl Manifests {
     /// `overlays/cluster`, applied to this cluster, as it is written.
     pub async fn everywhere(&self, cluster: &Cluster) {
         cluster.kubectl(&["apply", "--server-side", "-k", &self.part("overlays/cluster")]).await;
+        permitted(cluster, "evenkeel", "default").await;
     }
 
     /// `overlays/namespace`, applied to a namespace by a kustomization that names it.
     pub async fn in_namespace(&self, cluster: &Cluster, namespace: &str) {
         let own = self.own(namespace, &only(namespace));
         cluster.kubectl(&["apply", "--server-side", "-k", &own]).await;
+        permitted(cluster, namespace, namespace).await;
     }
+}
+
+/// Waits until the API server has taken up both roles of the account of `home`, which serves a namespace.
+async fn permitted(cluster: &Cluster, home: &str, served: &str) {
+    let account = format!("{home}:evenkeel");
+    cluster.until_may(&account, "create", "leases.coordination.k8s.io", home, true).await;
+    cluster.until_may(&account, "watch", "secrets", served, true).await;
 }
 
 /// A kustomization of `overlays/namespace` for a namespace.
