@@ -44,8 +44,8 @@ async fn a_bad_server_tells_its_own_state_and_disturbs_nobody() {
             + &server("hung-http", &format!("{}\n{brief}", hung_http.spec()))
             + &server("flood", &flood.spec(""))
             + &server("crash", &format!("{}\n{late}", crash.spec("")))
-            + &server("lies", &format!("{}\n{brief}", lies.spec()))
-            + &server("rotten", &format!("{}\n{brief}", rotten.spec()))),
+            + &server("lies", &format!("{}\n{late}", lies.spec()))
+            + &server("rotten", &format!("{}\n{late}", rotten.spec()))),
     )
     .await;
     for (name, expected) in [

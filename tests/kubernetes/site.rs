@@ -1,6 +1,7 @@
 //! What these tests stand on: a namespace of an API server, and evenkeel in it as its own account.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use evenkeel::resource::crds;
 use kube::Api;
@@ -131,6 +132,14 @@ impl<'a> Site<'a> {
         self.wait_for(name, "Ready", "True", "Attached").await;
     }
 
+    /// Gives evenkeel's role other rules, and waits until they hold: it may then watch Secrets, or not.
+    pub async fn permit(&self, rules: &[&Value], secrets: bool) {
+        let patch = serde_json::json!({ "rules": rules }).to_string();
+        self.kubectl(&["patch", "role", "evenkeel", "--type=merge", "-p", &patch]).await;
+        let account = format!("{}:evenkeel", self.namespace);
+        self.cluster.until_may(&account, "watch", "secrets", &self.namespace, secrets).await;
+    }
+
     /// How often a status was written here, as the API server counts: of one server, or with "" of all.
     pub fn writes(&self, name: &str) -> usize {
         let path = format!("/namespaces/{}/mcpservers/{name}", self.namespace);
@@ -140,6 +149,18 @@ impl<'a> Site<'a> {
             ours && request["verb"] == "patch" && uri.contains(&path) && uri.contains("/status")
         };
         self.cluster.requests().iter().filter(written).count()
+    }
+
+    /// The same once no write is under way any more: the API server shows what is written before it has answered,
+    /// and counts after that.
+    pub async fn settled_writes(&self, name: &str) -> usize {
+        let mut before = self.writes(name);
+        eventually("no status is being written", async || {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let now = self.writes(name);
+            (std::mem::replace(&mut before, now) == now).then_some(now)
+        })
+        .await
     }
 
     /// How often an event was written here.

@@ -54,6 +54,7 @@ async fn a_config_map_comes_changes_and_goes_and_no_connection_notices() {
     site.apply(&config_map("notes", "Write notes.")).await;
     wait_for(&site, "notes", "Ready", "True", "Available").await;
     assert_eq!(get(&site, "notes").await["status"]["files"], 3);
+    eventually("it is written", async || read("notes/SKILL.md").map(drop)).await;
     assert_eq!(read("notes/logo.png").unwrap(), b"\x89PNG");
     assert_eq!(read("notes/more.txt").unwrap(), b"more");
 

@@ -1,6 +1,6 @@
 //! How much is written, and a large fleet.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -17,11 +17,11 @@ async fn an_attach_costs_few_writes_a_restart_none_and_a_busy_catalog_not_many()
     site.apply(&server("p", "stdio: { command: sh }")).await;
     site.attached("a").await;
     site.wait_for("p", "Accepted", "False", "PolicyDenied").await;
+    let before = site.settled_writes("").await;
     assert!((1..=3).contains(&site.writes("a")), "{}", site.writes("a"));
     assert_eq!(site.writes("p"), 1);
     let version = site.get("a").await.unwrap()["metadata"]["resourceVersion"].clone();
 
-    let before = site.writes("");
     evenkeel.terminate().await;
     evenkeel.start_again().await;
     eventually("it is attached again", async || (rig.counters().initializes() == 2).then_some(())).await;
@@ -32,8 +32,8 @@ async fn an_attach_costs_few_writes_a_restart_none_and_a_busy_catalog_not_many()
     assert_eq!(site.writes("a") + site.writes("p"), before, "the outcome is the same");
     assert_eq!(site.get("a").await.unwrap()["metadata"]["resourceVersion"], version);
 
-    let begun = site.writes("a");
-    let events = site.event_writes();
+    let begun = site.settled_writes("a").await;
+    let (events, start) = (site.event_writes(), Instant::now());
     for round in 0..100 {
         let tools: Vec<String> = (0..=round).map(|tool| format!("t{tool}")).collect();
         let tools: Vec<&str> = tools.iter().map(String::as_str).collect();
@@ -42,11 +42,13 @@ async fn an_attach_costs_few_writes_a_restart_none_and_a_busy_catalog_not_many()
     }
     eventually("the last is told", async || (site.get("a").await?["status"]["tools"] == 100).then_some(()))
         .await;
+    // One write in a second, and one event that counts on every ten. The time is that of a hundred changes, and of
+    // waiting for the last: more than usual on a machine that is slow.
+    let seconds = usize::try_from(start.elapsed().as_secs()).unwrap();
     let written = site.writes("a") - begun;
-    assert!(written <= 20, "{written}");
-    // One event that counts on. The time is that of a hundred changes, and of waiting for the last.
+    assert!(written <= seconds.max(18) + 2, "{written} in {seconds} s");
     let told = site.event_writes() - events;
-    assert!((1..=6).contains(&told), "{told}");
+    assert!((1..=(seconds / 10).max(4) + 2).contains(&told), "{told} in {seconds} s");
     let notes = site.events("a").await;
     let changes = notes.iter().filter(|note| *note == "Attached what it offers changed").count();
     assert_eq!(changes, 1, "{notes:?}");
@@ -122,9 +124,15 @@ async fn a_thousand_servers() {
         let table = site.kubectl(&["get", "mcps", "--no-headers"]).await;
         table.lines().filter(|line| line.contains(" True ")).count()
     };
-    eventually("all are attached and told", async || (attached().await == ALL).then_some(())).await;
+    // Patience for each part of them, since a fleet is as slow as its machine.
+    for part in 1..=10 {
+        eventually(&format!("{part}0 % are attached and told"), async || {
+            (attached().await >= part * ALL / 10).then_some(())
+        })
+        .await;
+    }
     assert_eq!(rig.counters().initializes(), ALL as u64);
-    let writes = site.writes("");
+    let writes = site.settled_writes("").await;
     assert!(writes <= 3 * ALL, "{writes}");
     site.apply(&server(
         "s000",
