@@ -162,13 +162,13 @@ async fn a_legacy_agent_cancels_by_saying_so() {
 
 #[tokio::test]
 async fn a_modern_agent_cancels_by_going_away_and_a_legacy_one_does_not() {
-    for steps in [0, 1] {
+    for steps in [0, 9] {
         for era in Era::ALL {
             let (stack, rig) = attached(RigEra::Legacy).await;
             let late = Arc::new(stack.agent(era).await);
             let agent = late.clone();
-            // With a step, the response is a stream by then.
-            let ms = if steps == 0 { 600_000 } else { 1_000 };
+            // With a step, the response is a stream by then. The rest of the call is long enough for what follows.
+            let ms = if steps == 0 { 600_000 } else { 10_000 };
             let params = format!(
                 r#"{{"name":"r_sleep","arguments":{{"ms":{ms},"steps":{steps}}},"_meta":{{"progressToken":1}}}}"#
             );
@@ -234,18 +234,23 @@ async fn a_call_that_takes_too_long_is_cancelled_and_told() {
 
 #[tokio::test]
 async fn progress_gives_a_call_its_time_again() {
-    let more = json!({ "timeouts": { "call": "1s" } });
-    for rig_era in [RigEra::Legacy, RigEra::Modern] {
+    // It takes longer than a call may without progress, and a step takes far less than that.
+    let more = json!({ "timeouts": { "call": "8s" } });
+    let call = async |rig_era, era| {
         let (stack, _rig) = attached_with(Script::new("rig", rig_era).tools(TOOLS), more.clone()).await;
-        for era in Era::ALL {
-            let agent = stack.agent(era).await;
-            let params =
-                r#"{"name":"r_sleep","arguments":{"ms":4000,"steps":20},"_meta":{"progressToken":1}}"#;
-            let mut call = agent.begin("tools/call", params).await.unwrap();
-            let answer = call.answer().await.unwrap();
-            assert!(answer.contains("slept"), "{era:?} {rig_era:?}: {answer}");
-        }
-    }
+        let agent = stack.agent(era).await;
+        let params = r#"{"name":"r_sleep","arguments":{"ms":12000,"steps":20},"_meta":{"progressToken":1}}"#;
+        let mut call = agent.begin("tools/call", params).await.unwrap();
+        let answer = call.answer().await.unwrap();
+        assert!(answer.contains("slept"), "{era:?} {rig_era:?}: {answer}");
+    };
+    let [legacy, modern] = Era::ALL;
+    tokio::join!(
+        call(RigEra::Legacy, legacy),
+        call(RigEra::Legacy, modern),
+        call(RigEra::Modern, legacy),
+        call(RigEra::Modern, modern),
+    );
 }
 
 #[tokio::test]

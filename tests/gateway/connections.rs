@@ -11,11 +11,12 @@ use crate::rig::{Era as RigEra, Http as Rig, Script};
 use crate::stack::Stack;
 use crate::support::{Agent, Era, eventually, within};
 
-fn request(stack: &Stack, agent: &Agent) -> String {
+/// A request for the list of a namespace.
+fn request(stack: &Stack, namespace: &str, agent: &Agent) -> String {
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
     let session = agent.session.as_deref().unwrap();
     format!(
-        "POST /mcp HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nMcp-Session-Id: {session}\r\nContent-Length: {}\r\n\r\n{body}",
+        "POST /ns/{namespace}/mcp HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nMcp-Session-Id: {session}\r\nContent-Length: {}\r\n\r\n{body}",
         stack.address,
         body.len()
     )
@@ -25,17 +26,21 @@ fn request(stack: &Stack, agent: &Agent) -> String {
 async fn a_reader_that_stops_is_evicted_and_nobody_else_notices() {
     let stack = Stack::with(|config| config.limits.write_stall = Duration::from_millis(300)).await;
     let big = format!(r#"{{"name":"t","x":"{}"}}"#, "x".repeat(900_000));
-    stack.offer_raw("default", "s", [("t", big)].into_iter());
-    let agent = stack.agent(Era::Legacy).await;
-    eventually("it is published", async || (agent.tools().await.len() == 1).then_some(())).await;
+    stack.offer_raw("large", "s", [("t", big)].into_iter());
+    // What others list fits into the buffers of the system, so that no pause of the machine makes them slow readers.
+    stack.offer("small", "s", &["t"]);
+    let agent = Agent::open(Era::Legacy, &stack.namespace_url("small")).await;
+    eventually("it is published", async || (agent.tools().await == ["s_t"]).then_some(())).await;
 
+    let lazy = Agent::open(Era::Legacy, &stack.namespace_url("large")).await;
+    stack.counts("agent_connections 0").await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();
-    let mut lazy = socket.connect(stack.address).await.unwrap();
+    let mut stream = socket.connect(stack.address).await.unwrap();
     stack.counts("agent_connections 1").await;
     // More than the buffers of the system hold, and none of it is read.
-    let requests = request(&stack, &agent).repeat(32);
-    let _ = within("the requests are sent, or refused", lazy.write_all(requests.as_bytes())).await;
+    let requests = request(&stack, "large", &lazy).repeat(32);
+    let _ = within("the requests are sent, or refused", stream.write_all(requests.as_bytes())).await;
     assert_eq!(agent.tools().await, ["s_t"]);
     stack.counts("agent_evictions_total 1").await;
     stack.counts("agent_connections 0").await;
@@ -65,9 +70,12 @@ async fn a_connection_without_a_request_is_closed() {
     within("the connection is closed", slow.read_to_end(&mut answer)).await.unwrap();
     stack.counts("agent_connections 0").await;
 
-    // A stream is a request that goes on, however quiet.
-    let agent = stack.agent(Era::Legacy).await;
-    let mut notices = agent.notices().await;
+    // A stream is a request that goes on, however quiet. (One that is slow to ask for it is closed as well.)
+    let open = async || {
+        let agent = Agent::try_open(Era::Legacy, &stack.url()).await.ok()?;
+        agent.try_notices().await.ok()
+    };
+    let mut notices = eventually("a stream is open", open).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     stack.offer("default", "a", &["t"]);
     notices.tools_changed().await;
@@ -81,7 +89,7 @@ async fn at_the_end_streams_close_and_calls_finish() {
     let agent = Arc::new(stack.agent(Era::Legacy).await);
     let mut notices = agent.notices().await;
     let calling = agent.clone();
-    let call = tokio::spawn(async move { calling.call("r_sleep", r#"{"ms":1000}"#).await });
+    let call = tokio::spawn(async move { calling.call("r_sleep", r#"{"ms":3000}"#).await });
     eventually("the call is at work", async || (rig.counters().in_flight == 1).then_some(())).await;
     stack.ask_to_stop();
     notices.ended().await;

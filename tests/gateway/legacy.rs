@@ -1,5 +1,7 @@
 //! Agents that open with `initialize`: sessions, lists, the GET stream.
 
+use std::time::Instant;
+
 use evenkeel::resource::{Problem, Reason};
 use hyper::Method;
 use serde_json::{Value, json};
@@ -134,6 +136,7 @@ async fn a_stream_tells_its_view_and_nothing_twice() {
     stack.offer("default", "a", &["t"]);
     assert_eq!(notices.next().await, CHANGED);
     assert_eq!(agent.tools().await, ["a_t"]);
+    let begun = Instant::now();
     // The same again is no change, and a change that the agent has seen already is no news.
     stack.offer("default", "a", &["t"]);
     for number in 0..50 {
@@ -150,7 +153,9 @@ async fn a_stream_tells_its_view_and_nothing_twice() {
         eventually("all is told", async || (agent.tools().await.len() == 51).then_some(())).await;
         notices.seen().len()
     };
-    assert!(told <= 3, "{told} notices of one burst");
+    // Not more than one in each window of coalescing, of which a slow machine needs more.
+    let windows = usize::try_from(begun.elapsed().as_millis() / 100).unwrap();
+    assert!(told <= windows.max(3), "{told} notices of one burst");
     assert_eq!(team_notices.seen(), Vec::<String>::new());
 }
 
