@@ -110,8 +110,10 @@ async fn what_is_declared_is_where_agents_look_and_no_server_notices() {
     let before = versions().await;
     put(stage.path(), "skills/notes/scripts/run.sh", "#!/bin/bash\n");
     agents.holds("notes/scripts/run.sh", "bash").await;
-    let events = stage.ok(&["events"]).await;
-    assert!(events.contains("another content, sha256:"), "{events}");
+    eventually("it is told", async || {
+        stage.ok(&["events"]).await.contains("another content, sha256:").then_some(())
+    })
+    .await;
     assert_eq!(versions().await, before);
 
     // The server that one needs comes, and goes.

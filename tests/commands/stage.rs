@@ -5,7 +5,7 @@ use std::process::{Output, Stdio};
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader, Lines};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
 use crate::support::{Declared, Evenkeel, within};
 
@@ -66,18 +66,12 @@ impl Stage {
 
     /// Starts a command that goes on, and reads what it prints.
     pub fn follow(&self, args: &[&str]) -> Following {
-        let mut child = self.command(args).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
-        let out: Box<dyn AsyncRead + Send + Unpin> = Box::new(child.stdout.take().unwrap());
-        Following { child, lines: BufReader::new(out).lines() }
-    }
-
-    /// The same, and reads what it says beside that.
-    pub fn follow_notes(&self, args: &[&str]) -> Following {
         let mut command = self.command(args);
         let mut child =
-            command.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
-        let err: Box<dyn AsyncRead + Send + Unpin> = Box::new(child.stderr.take().unwrap());
-        Following { child, lines: BufReader::new(err).lines() }
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let notes = BufReader::new(child.stderr.take().unwrap()).lines();
+        Following { child, lines, notes }
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -101,7 +95,8 @@ impl Done {
 /// A command that goes on; killed when dropped.
 pub struct Following {
     child: Child,
-    lines: Lines<BufReader<Box<dyn AsyncRead + Send + Unpin>>>,
+    lines: Lines<BufReader<ChildStdout>>,
+    notes: Lines<BufReader<ChildStderr>>,
 }
 
 impl Following {
@@ -121,16 +116,26 @@ impl Following {
 
     /// The lines up to the next one that holds a text.
     pub async fn lines_to(&mut self, text: &str) -> Vec<String> {
-        let next = async {
-            let mut lines = Vec::new();
-            while lines.last().is_none_or(|last: &String| !last.contains(text)) {
-                let line = self.lines.next_line().await.unwrap();
-                lines.push(line.unwrap_or_else(|| panic!("ended before {text:?}")));
-            }
-            lines
-        };
-        within(text, next).await
+        lines_to(&mut self.lines, text).await
     }
+
+    /// Waits for a line with a text among what it says beside what it prints.
+    pub async fn notes(&mut self, text: &str) {
+        lines_to(&mut self.notes, text).await;
+    }
+}
+
+/// The lines up to the next one that holds a text.
+async fn lines_to(from: &mut Lines<BufReader<impl AsyncRead + Unpin>>, text: &str) -> Vec<String> {
+    let next = async {
+        let mut lines = Vec::new();
+        while lines.last().is_none_or(|last: &String| !last.contains(text)) {
+            let line = from.next_line().await.unwrap();
+            lines.push(line.unwrap_or_else(|| panic!("ended before {text:?}")));
+        }
+        lines
+    };
+    within(text, next).await
 }
 
 /// The lines of JSON in a text.

@@ -45,6 +45,7 @@ async fn a_script_waits_for_what_is_required_and_for_evenkeel_itself() {
     declared.server("needed", &format!("{MISSING}\nrequired: true"));
     declared.server("other", &server.spec(""));
     let mut evenkeel = Evenkeel::run(declared.path()).await;
+    evenkeel.wait_for("needed", "Ready", "False", "CommandNotFound").await;
     let wait = |evenkeel: &Evenkeel, limit: &str| {
         let mut command = evenkeel.command(&["wait", "--required", "--timeout", limit]);
         command.env("EVENKEEL_DIR", declared.path());
@@ -79,8 +80,8 @@ async fn nothing_counts_before_everything_was_read() {
     // Started before evenkeel, so that the first answers come from one that has just begun.
     evenkeel.terminate().await;
     let (all, gone) = (
-        tokio::spawn(wait(&evenkeel, &["--all", "--timeout", "5s"])),
-        tokio::spawn(wait(&evenkeel, &["s1", "--for=delete", "--timeout", "5s"])),
+        tokio::spawn(wait(&evenkeel, &["--all", "--timeout", "15s"])),
+        tokio::spawn(wait(&evenkeel, &["s1", "--for=delete", "--timeout", "15s"])),
     );
     evenkeel.start_again().await;
     let (all, gone) = (all.await.unwrap(), gone.await.unwrap());
@@ -92,16 +93,17 @@ async fn nothing_counts_before_everything_was_read() {
     assert_eq!(wait(&evenkeel, &["--all", "-n", "team"]).await.code, 0);
     let broken = "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {\n";
     declared.write("broken.yaml", broken);
-    for args in [&["--all", "-n", "team", "--timeout", "1s"][..], &["broken", "--timeout", "10s"]] {
-        let done = wait(&evenkeel, args).await;
-        assert!(done.code == 1 && done.err.contains("broken.yaml:"), "{args:?}: {done:?}");
-    }
+    // Each ends when its time is over, which is long enough for a look on a machine that is slow.
+    let both = async |args: [&[&str]; 2], says: &str| {
+        let [one, other] = args.map(|args| wait(&evenkeel, &[args, &["--timeout", "10s"]].concat()));
+        let (one, other) = tokio::join!(one, other);
+        for (args, done) in args.iter().zip([one, other]) {
+            assert!(done.code == 1 && done.err.contains(says), "{args:?}: {done:?}");
+        }
+    };
+    both([&["--all", "-n", "team"], &["broken"]], "broken.yaml:").await;
     std::fs::remove_dir_all(declared.path()).unwrap();
-    for args in [&["--all", "-n", "team", "--timeout", "1s"][..], &["s7", "--for=delete", "--timeout", "1s"]]
-    {
-        let done = wait(&evenkeel, args).await;
-        assert!(done.code == 1 && done.err.contains("does not exist"), "{args:?}: {done:?}");
-    }
+    both([&["--all", "-n", "team"], &["s7", "--for=delete"]], "does not exist").await;
 }
 
 #[tokio::test]
@@ -110,7 +112,7 @@ async fn it_waits_for_what_the_files_say_now() {
     let stage = Stage::start(&[("clock", &server.spec(""))]).await;
     stage.ok(&["wait", "clock"]).await;
     stage.declared.server("clock", MISSING);
-    let done = stage.run(&["wait", "clock", "--timeout", "2s"]).await;
+    let done = stage.run(&["wait", "clock", "--timeout", "10s"]).await;
     assert!(done.code == 1 && done.err.contains("CommandNotFound"), "{done:?}");
     stage.declared.server("clock", &server.spec(""));
     stage.ok(&["wait", "clock"]).await;
