@@ -1,5 +1,7 @@
 //! A file is saved under running sessions: they see what changed, and nothing else is disturbed.
 
+use std::time::{Duration, Instant};
+
 use crate::peers::{self, Peers};
 use crate::rig::{Era as RigEra, Process, Script, Stdio};
 use crate::stage::{Stage, Watcher, told};
@@ -122,17 +124,28 @@ async fn an_edited_environment_replaces_that_one_process() {
 async fn a_burst_of_half_written_edits_is_one_replacement_with_the_last_content() {
     let scene = Scene::open().await;
     let text = |colour| scene.yaml("", &format!(", env: [{{ name: COLOUR, value: {colour} }}]"), "");
-    for text in
-        [String::new(), text("red"), String::new(), text("green"), text("blue")[..90].into(), text("blue")]
-    {
-        scene.stage.declared.overwrite("subject.yaml", &text);
+    let mut processes = 1;
+    for last in ["blue", "white", "violet", "brown", "black"] {
+        let begun = Instant::now();
+        for text in
+            [String::new(), text("red"), String::new(), text("green"), text(last)[..90].into(), text(last)]
+        {
+            scene.stage.declared.overwrite("subject.yaml", &text);
+        }
+        let is_burst = begun.elapsed() < Duration::from_millis(100);
+        eventually("the last content is live", async || {
+            (scene.variable("COLOUR").await.as_deref() == Some(last)).then_some(())
+        })
+        .await;
+        let before = std::mem::replace(&mut processes, scene.subject.processes().len());
+        // What takes longer is more than one edit to whoever watches: the machine stood still.
+        if is_burst {
+            assert_eq!(processes, before + 1, "one process before, one after");
+            scene.peers.are_untouched(&scene.stage).await;
+            return;
+        }
     }
-    eventually("the last content is live", async || {
-        (scene.variable("COLOUR").await.as_deref() == Some("blue")).then_some(())
-    })
-    .await;
-    assert_eq!(scene.subject.processes().len(), 2, "one process before, one after");
-    scene.peers.are_untouched(&scene.stage).await;
+    panic!("this machine is too slow for a burst of edits");
 }
 
 #[tokio::test]

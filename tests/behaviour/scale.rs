@@ -61,10 +61,14 @@ async fn a_thousand_servers_and_fifty_processes_while_a_hundred_hang() {
     for (name, documents) in ["a", "h", "p"].iter().zip(&files) {
         stage.declared.write(&format!("{name}.yaml"), &documents.join("---\n"));
     }
-    eventually("everything that does not hang is listed", async || {
-        (agent.tools().await.len() == GOOD + PROCESSES).then_some(())
-    })
-    .await;
+    // Patience for each part of them, since a fleet is as slow as its machine.
+    for part in 1..=10 {
+        eventually(&format!("{part}0 % of what does not hang are listed"), async || {
+            (agent.tools().await.len() >= (GOOD + PROCESSES) * part / 10).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(agent.tools().await.len(), GOOD + PROCESSES);
     println!("{GOOD} servers and {PROCESSES} processes beside {HANGING} that hang: {:?}", begun.elapsed());
     assert_eq!(process.alive().len(), PROCESSES);
     for name in ["h0_echo", "h899_echo", "p0_echo", "p49_echo"] {
@@ -76,7 +80,14 @@ async fn a_thousand_servers_and_fifty_processes_while_a_hundred_hang() {
         (good.counters().streams == GOOD as u64).then_some(())
     })
     .await;
-    let before = good.counters();
+    // Where a stream took a second to open, the list was read before it, and is read once more.
+    let mut before = good.counters();
+    eventually("nothing is listed any more", async || {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = good.counters();
+        (std::mem::replace(&mut before, now.clone()) == now).then_some(())
+    })
+    .await;
     let begun = Instant::now();
     stage.declared.write("one.yaml", &server("one", &at(&good, GOOD, "")));
     eventually("the new one is listed", async || {
