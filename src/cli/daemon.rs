@@ -97,6 +97,8 @@ impl Daemon {
         let stop = tasks.stop();
         let (spans, export) = self.telemetry.open()?;
 
+        // Before the source looks for the first time: what it finds then is new.
+        let started = Timestamp::now();
         let digests = DigestKey::new(&state.key("digests").map_err(Failure::failed)?);
         let Feed { desired, requests, wishes, shown, metrics: watching } =
             source.start(&state, digests.clone(), tasks);
@@ -133,7 +135,7 @@ impl Daemon {
         tasks.spawn("the skills over MCP", done(serve(skills.clone(), to_agents, stop.clone())));
         let written = self.sync_skills(&source, &skills, tasks);
 
-        let (mut reporter, store) = Reporter::new(source.place(), Timestamp::now());
+        let (mut reporter, store) = Reporter::new(source.place(), started);
         reporter.go_on_from(shown.clone());
         let (happened, audited) = (reporter.occurrences(), AuditMetrics::default());
         let inputs = Inputs { desired, observations, catalog: catalog.clone(), skills, written };
