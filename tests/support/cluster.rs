@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -18,7 +19,7 @@ use tokio::sync::OnceCell;
 
 use super::daemon::free_port;
 use super::process::Process;
-use super::{Programs, eventually, programs};
+use super::{PATIENCE, Programs, eventually, programs};
 
 const ADMIN: &str = "admin-token-of-a-test";
 
@@ -203,22 +204,29 @@ impl Cluster {
         self.api_server = Some(Process::start(&mut command, &home.join("log"), home));
     }
 
-    /// Waits until the API server is ready; false if it ends instead.
+    /// Waits until the API server is ready; false if it ends instead. It is the largest program of all that are
+    /// started here, so that a busy machine has more patience with it than with others.
     async fn answers(&mut self) -> bool {
         let certificate = self.home.path().join("certificates/apiserver.crt");
         let mut client = None;
-        eventually("kube-apiserver is ready", async || {
-            let running = self.api_server.as_mut().is_some_and(Process::running);
-            if !running {
-                return Some(false);
+        let wait = async {
+            loop {
+                if !self.api_server.as_mut().is_some_and(Process::running) {
+                    return false;
+                }
+                if client.is_none() && std::fs::metadata(&certificate).is_ok_and(|file| file.len() > 0) {
+                    client = Some(self.client().await);
+                }
+                let ready = http::Request::get("/readyz").body(Vec::new()).unwrap();
+                if let Some(client) = &client
+                    && client.request_text(ready).await.is_ok()
+                {
+                    return true;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            if client.is_none() && std::fs::metadata(&certificate).is_ok_and(|file| file.len() > 0) {
-                client = Some(self.client().await);
-            }
-            let ready = http::Request::get("/readyz").body(Vec::new()).unwrap();
-            client.as_ref()?.request_text(ready).await.ok().map(|_| true)
-        })
-        .await
+        };
+        tokio::time::timeout(PATIENCE * 5, wait).await.expect("kube-apiserver is ready")
     }
 
     fn kubeconfig_with(&self, name: &str, token: &str) -> PathBuf {
