@@ -9,6 +9,7 @@ use crate::support::{Era, eventually, server};
 const GOOD: usize = 900;
 const HANGING: usize = 100;
 const PROCESSES: usize = 50;
+const SLEEPING: usize = 200;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_that_hang_hold_no_other_up() {
@@ -19,10 +20,10 @@ async fn processes_that_hang_hold_no_other_up() {
     let fast = Stdio::new(Script::new("fast", RigEra::Modern).tools(&["echo"]));
     let stage = Stage::start(&[]).await;
     let agent = stage.agent(Era::Modern).await;
-    let documents: Vec<_> = (0..HANGING).map(|number| hanging(&number)).collect();
+    let documents: Vec<_> = (0..SLEEPING).map(|number| hanging(&number)).collect();
     stage.declared.write("hanging.yaml", &documents.join("---\n"));
     eventually("those that hang are on their way", async || {
-        stage.evenkeel.server(&format!("a{}", HANGING - 1)).await
+        stage.evenkeel.server(&format!("a{}", SLEEPING - 1)).await
     })
     .await;
     let begun = Instant::now();
@@ -32,9 +33,9 @@ async fn processes_that_hang_hold_no_other_up() {
     })
     .await;
     let took = begun.elapsed();
-    println!("one process behind {HANGING} that hang: {took:?}");
-    // A second for each eight of them would be 12 s.
-    assert!(took < Duration::from_secs(8), "{took:?}");
+    println!("one process behind {SLEEPING} that hang: {took:?}");
+    // A second for each eight of them would be 25 s; it is a fifth of one.
+    assert!(took < Duration::from_secs(20), "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -97,7 +98,7 @@ async fn a_thousand_servers_and_fifty_processes_while_a_hundred_hang() {
     println!("one added to them: {:?}", begun.elapsed());
     stage.declared.remove("one.yaml");
     eventually("it is gone", async || (agent.tools().await.len() == GOOD + PROCESSES).then_some(())).await;
-    eventually("its session is ended", async || (good.counters().sessions == GOOD as u64).then_some(()))
+    eventually("its session is ended", async || (good.counters().sessions == before.sessions).then_some(()))
         .await;
     let after = good.counters();
     assert_eq!(
