@@ -3,18 +3,22 @@
 //! rmcp knows the revisions and negotiates between the eras. Its running service is not kept: measured, its
 //! idle channels alone cost 25 KiB per connection, and what is left to do (notices, pings) is raw JSON anyway.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rmcp::model::{
     ClientCapabilities, ClientConfig, ClientJsonRpcMessage, ErrorData, Implementation, JsonRpcMessage,
     ProtocolVersion, RequestId, ServerJsonRpcMessage,
 };
 use rmcp::service::{
-    ClientInitializeError, ClientLifecycleMode, ClientServiceExt, RoleClient, RxJsonRpcMessage,
+    ClientInitializeError, ClientLifecycleMode, ClientServiceExt, RoleClient, RunningService,
+    RxJsonRpcMessage,
 };
 use rmcp::transport::Transport;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::error::{LinkError, Sign};
 use super::link::{Exchange, Incoming, Link, Reply};
@@ -24,6 +28,8 @@ use crate::resource::{Reason, ServerInfo};
 /// The modern revision that evenkeel speaks.
 pub(super) const MODERN: &str = "2026-07-28";
 
+/// How long a server that has just answered may take to answer again.
+const AWAKE: Duration = Duration::from_secs(5);
 /// So much of a server's instructions is kept, in characters.
 const INSTRUCTIONS: usize = 4_096;
 /// The same of each of its names.
@@ -31,25 +37,24 @@ const NAME: usize = 256;
 
 /// Opens the conversation. A remembered era spares the probe, which a silent legacy server lets run out.
 pub(super) async fn shake(link: &Link, remembered: Option<Era>) -> Result<Peer, LinkError> {
-    let failure = Failure::default();
-    let (sent, pending) = mpsc::unbounded_channel();
-    let stage = Stage { link: link.clone(), sent, pending, waiting: None, failure: failure.clone() };
     let modern = vec![ProtocolVersion::V_2026_07_28];
+    let discover = ClientLifecycleMode::Discover { preferred_versions: modern.clone() };
     let mode = match remembered {
         Some(Era::Legacy) => ClientLifecycleMode::Initialize,
-        Some(Era::Modern) => ClientLifecycleMode::Discover { preferred_versions: modern },
+        Some(Era::Modern) => discover.clone(),
         None => ClientLifecycleMode::Auto {
             preferred_versions: modern,
             legacy_version: Some(ProtocolVersion::V_2025_11_25),
         },
     };
-    let mut config = ClientConfig::default();
-    config.protocol_version = ProtocolVersion::V_2025_11_25;
-    config.capabilities = ClientCapabilities::default();
-    config.client_info = Implementation::new("evenkeel", env!("CARGO_PKG_VERSION"));
-    let running = match Box::pin(config.serve_with_lifecycle(stage, mode)).await {
+    let running = match converse(link, mode).await {
         Ok(running) => running,
-        Err(error) => return Err(failure.take().unwrap_or_else(|| failed(link, &told(&error)))),
+        Err(Unopened { error, slow }) => {
+            // A modern server that took longer to start than the probe waits is there now.
+            let again = async { timeout(AWAKE, converse(link, discover)).await.ok()?.ok() };
+            let running = if slow { again.await } else { None };
+            running.ok_or(error)?
+        }
     };
     let known = running.peer_info().ok_or_else(|| failed(link, "the server told nothing of itself"))?;
     let era = if known.protocol_version.has_initialize() { Era::Legacy } else { Era::Modern };
@@ -79,6 +84,42 @@ pub(super) async fn shake(link: &Link, remembered: Option<Era>) -> Result<Peer, 
     // Ends rmcp's task; closing the stage closes nothing of ours.
     let _ = running.cancel().await;
     Ok(peer)
+}
+
+/// Why a conversation was not opened.
+struct Unopened {
+    error: LinkError,
+    /// The server did not answer the probe in time, and then refused what a legacy server takes.
+    slow: bool,
+}
+
+/// Has rmcp open the conversation in one way.
+async fn converse(
+    link: &Link,
+    mode: ClientLifecycleMode,
+) -> Result<RunningService<RoleClient, ClientConfig>, Unopened> {
+    let (failure, missed) = (Failure::default(), Arc::new(AtomicBool::new(false)));
+    let (sent, pending) = mpsc::unbounded_channel();
+    let stage = Stage {
+        link: link.clone(),
+        sent,
+        pending,
+        waiting: None,
+        failure: failure.clone(),
+        missed: missed.clone(),
+    };
+    let mut config = ClientConfig::default();
+    config.protocol_version = ProtocolVersion::V_2025_11_25;
+    config.capabilities = ClientCapabilities::default();
+    config.client_info = Implementation::new("evenkeel", env!("CARGO_PKG_VERSION"));
+    Box::pin(config.serve_with_lifecycle(stage, mode)).await.map_err(|error| {
+        let failure = failure.take();
+        let refused = failure.as_ref().is_none_or(is_unknown);
+        Unopened {
+            slow: refused && missed.load(Ordering::Relaxed),
+            error: failure.unwrap_or_else(|| failed(link, &told(&error))),
+        }
+    })
 }
 
 /// Why the handshake failed, where it is known better than rmcp can say.
@@ -127,6 +168,8 @@ struct Stage {
     pending: mpsc::UnboundedReceiver<Asked>,
     waiting: Option<Asked>,
     failure: Failure,
+    /// Set when the probe went unanswered.
+    missed: Arc<AtomicBool>,
 }
 
 /// A request under way.
@@ -158,6 +201,7 @@ impl Transport<RoleClient> for Stage {
                 biased;
                 asked = self.pending.recv() => {
                     if let Some(unanswered) = self.waiting.replace(asked?) {
+                        self.missed.fetch_or(unanswered.probe, Ordering::Relaxed);
                         unanswered.exchange.abandon();
                     }
                 }

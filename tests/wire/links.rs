@@ -3,7 +3,7 @@
 use evenkeel::wire::{Era, Event, Incoming, List, Request, members};
 
 use super::{Over, Upstream, call, connect, request};
-use crate::rig::{Answers, Counters, Era as RigEra, ODD_RESULT, ODD_TOOL, Script};
+use crate::rig::{Answers, Counters, Era as RigEra, ODD_RESULT, ODD_TOOL, Rule, Script};
 use crate::support::within;
 
 /// Every kind of healthy server, with the era that must be agreed on.
@@ -69,6 +69,22 @@ async fn pass_lists_calls_and_errors_byte_for_byte_and_keep_the_rules() {
             Upstream::Stdio(rig) => assert_eq!(rig.left(), [0_u32; 0], "{case}: the process is gone"),
         }
     }
+}
+
+/// The probe waits for 10 s, and many servers are fetched before they start.
+#[tokio::test]
+async fn are_modern_however_slow_the_server_was_to_start() {
+    let opened = async |over| {
+        let late = Rule { times: Some(1), ..Rule::delay(11_000) };
+        let upstream = Upstream::start(over, Script::new("late", RigEra::Modern).on("server/discover", late));
+        let upstream = upstream.await;
+        let (link, _events) = connect(&upstream).await.unwrap_or_else(|error| panic!("{over:?}: {error}"));
+        assert_eq!(link.peer().era, Era::Modern, "{over:?}");
+        call(&link, "echo", "{}").await.unwrap().unwrap();
+        assert_eq!(upstream.counters().await.initializes(), 1, "{over:?}: it was taken for a legacy one");
+        link.close().await;
+    };
+    tokio::join!(opened(Over::Stdio), opened(Over::Http));
 }
 
 #[tokio::test]
