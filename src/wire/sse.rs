@@ -1,14 +1,19 @@
 use bytes::{Buf, Bytes, BytesMut};
+use memchr::memchr2;
 
 /// Splits a byte stream into the data of its server-sent events (HTML Living Standard, §9.2).
 ///
-/// Promises bounded memory: an event longer than the limit is an error. Comments, ids and retry hints are
-/// skipped; the `event:` field is ignored, since MCP sends only messages.
+/// Promises bounded memory, and that a byte is looked at once however the stream is cut: an event longer than the
+/// limit is an error. Comments, ids and retry hints are skipped; the `event:` field is ignored, since MCP sends
+/// only messages.
 #[derive(Debug)]
 pub(super) struct Events {
+    /// What came and is no whole line yet.
     buffer: BytesMut,
-    data: BytesMut,
-    has_data: bool,
+    /// So much of it holds no line end.
+    scanned: usize,
+    /// The data of the event so far.
+    data: Option<BytesMut>,
     limit: usize,
 }
 
@@ -18,7 +23,7 @@ pub(super) struct TooLong;
 
 impl Events {
     pub(super) fn new(limit: usize) -> Self {
-        Self { buffer: BytesMut::new(), data: BytesMut::new(), has_data: false, limit }
+        Self { buffer: BytesMut::new(), scanned: 0, data: None, limit }
     }
 
     /// Adds bytes as they came.
@@ -28,52 +33,64 @@ impl Events {
 
     /// The data of the next whole event, if there is one.
     pub(super) fn next(&mut self) -> Result<Option<Bytes>, TooLong> {
-        while let Some((end, skip)) = self.line_end() {
-            let line = self.buffer.split_to(end);
-            self.buffer.advance(skip);
+        while let Some(mut line) = self.line() {
             if line.is_empty() {
-                if std::mem::take(&mut self.has_data) {
-                    let data = self.data.split().freeze();
-                    if !data.is_empty() {
-                        return Ok(Some(data));
-                    }
-                }
-                continue;
-            }
-            if let Some(value) = line.strip_prefix(b"data") {
-                let value = match value {
-                    [b':', b' ', value @ ..] | [b':', value @ ..] => value,
-                    [] => &[],
+                match self.data.take() {
+                    Some(data) if !data.is_empty() => return Ok(Some(data.freeze())),
                     _ => continue,
-                };
-                if self.data.len() + value.len() > self.limit {
-                    return Err(TooLong);
                 }
-                if self.has_data {
-                    self.data.extend_from_slice(b"\n");
+            }
+            let value = match line.strip_prefix(b"data") {
+                Some([b':', b' ', ..]) => 6,
+                Some([b':', ..]) => 5,
+                Some([]) => 4,
+                _ => continue,
+            };
+            line.advance(value);
+            if self.data.as_ref().map_or(0, BytesMut::len) + line.len() > self.limit {
+                return Err(TooLong);
+            }
+            match &mut self.data {
+                Some(data) => {
+                    data.extend_from_slice(b"\n");
+                    data.extend_from_slice(&line);
                 }
-                self.data.extend_from_slice(value);
-                self.has_data = true;
+                // Commonly all of it: taken as it is.
+                None => self.data = Some(line),
             }
         }
         if self.buffer.len() > self.limit { Err(TooLong) } else { Ok(None) }
     }
 
-    /// Where the first line ends and how long its end is: LF, CR LF or CR. A CR at the very end of the
-    /// buffer waits for what follows.
-    fn line_end(&self) -> Option<(usize, usize)> {
-        let end = self.buffer.iter().position(|byte| matches!(byte, b'\n' | b'\r'))?;
-        match (self.buffer.get(end), self.buffer.get(end + 1)) {
-            (Some(b'\n'), _) => Some((end, 1)),
-            (_, Some(b'\n')) => Some((end, 2)),
-            (_, Some(_)) => Some((end, 1)),
-            (_, None) => None,
-        }
+    /// The next whole line without its end: LF, CR LF or CR. A CR at the very end of the buffer waits for what
+    /// follows.
+    fn line(&mut self) -> Option<BytesMut> {
+        let rest = self.buffer.get(self.scanned..).unwrap_or_default();
+        let Some(end) = memchr2(b'\n', b'\r', rest).map(|end| self.scanned + end) else {
+            self.scanned = self.buffer.len();
+            if self.buffer.is_empty() {
+                // An open stream that says nothing holds nothing.
+                self.buffer = BytesMut::new();
+            }
+            return None;
+        };
+        self.scanned = end;
+        let skip = match (self.buffer.get(end), self.buffer.get(end + 1)) {
+            (Some(b'\r'), None) => return None,
+            (Some(b'\r'), Some(b'\n')) => 2,
+            _ => 1,
+        };
+        let line = self.buffer.split_to(end);
+        self.buffer.advance(skip);
+        self.scanned = 0;
+        Some(line)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     fn all(events: &mut Events) -> Vec<String> {
@@ -106,5 +123,19 @@ mod tests {
         let mut events = Events::new(8);
         events.push(b"data: 12345\ndata: 12345\n");
         assert_eq!(events.next(), Err(TooLong));
+    }
+
+    #[test]
+    fn a_long_event_in_small_pieces_is_read_once() {
+        let started = Instant::now();
+        let mut events = Events::new(4 << 20);
+        events.push(b"data: ");
+        for _ in 0..8 << 10 {
+            events.push(&[b'x'; 500]);
+            assert_eq!(events.next(), Ok(None));
+            assert!(started.elapsed() < Duration::from_secs(10), "what was looked at is looked at again");
+        }
+        events.push(b"\n\n");
+        assert_eq!(events.next().unwrap().map(|data| data.len()), Some(500 * (8 << 10)));
     }
 }
