@@ -167,7 +167,7 @@ async fn tools(State(local): State<Local>, Path((namespace, name)): Path<(String
     }
     let generation = local.catalog.load();
     let tools = generation.section(&key).into_iter().flat_map(|section| &section.lists.tools);
-    let tools: BTreeMap<_, _> = tools.map(|tool| (tool.name.clone(), Digest::of(&tool.raw))).collect();
+    let tools: BTreeMap<_, _> = tools.map(|tool| (tool.name(), Digest::of(tool.raw().as_bytes()))).collect();
     Json(json!({ "tools": tools })).into_response()
 }
 

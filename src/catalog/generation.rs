@@ -126,15 +126,14 @@ impl Generation {
         let dropped = Problem::new(Reason::Removed, format!("server {} no longer offers it", section.key));
         for list in List::ALL {
             let offered = section.lists.of(list).iter();
-            let routes: BTreeMap<&str, Arc<Route>> = offered
-                .filter_map(|item| Some((&*item.name, Arc::new(Route::new(section, list, item)?))))
-                .collect();
+            let routes: BTreeMap<&str, Arc<Route>> =
+                offered.map(|item| (&**item.name(), Arc::new(Route::new(section, item)))).collect();
             self.change(&section.key, list, |table, touched| {
                 if let Some(before) = &before {
                     let same_names = before.prefix == section.prefix;
                     for item in before.lists.of(list) {
-                        if !(same_names && routes.contains_key(&*item.name)) {
-                            table.release(before, &item.name, &dropped, touched);
+                        if !(same_names && routes.contains_key(&**item.name())) {
+                            table.release(before, item.name(), &dropped, touched);
                         }
                     }
                 }
@@ -152,7 +151,7 @@ impl Generation {
         for list in List::ALL {
             self.change(key, list, |table, touched| {
                 for item in section.lists.of(list) {
-                    table.release(&section, &item.name, problem, touched);
+                    table.release(&section, item.name(), problem, touched);
                 }
             });
         }
@@ -200,6 +199,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::catalog::Lists;
     use crate::catalog::testing::{section, tool};
 
     const DEFAULT: ViewName = ViewName::Everything;
@@ -338,7 +338,7 @@ mod tests {
         let same = first.next([publish("default", "s", "s", &["a"])]);
         assert_eq!(version(&first, &DEFAULT), version(&same, &DEFAULT));
         let mut other = section("default", "s", "s", &[]);
-        other.lists.tools = vec![tool("a", "other words")];
+        other.lists = Arc::new(Lists { tools: vec![tool("a", "other words")], ..Lists::default() });
         let changed = same.next([Step::Publish(Arc::new(other))]);
         assert!(version(&changed, &DEFAULT) > version(&same, &DEFAULT));
         assert_eq!(version(&changed, &team), version(&same, &team));
@@ -362,7 +362,8 @@ mod tests {
 
         let big = "x".repeat(600_000);
         let mut heavy = section("default", "s", "", &[]);
-        heavy.lists.tools = ["a", "b", "c"].iter().map(|name| tool(name, &big)).collect();
+        let tools = ["a", "b", "c"].iter().map(|name| tool(name, &big)).collect();
+        heavy.lists = Arc::new(Lists { tools, ..Lists::default() });
         let heavy = first.next([Step::Publish(Arc::new(heavy))]);
         let mut cursor = None;
         let mut pages = 0;

@@ -5,6 +5,8 @@
 //! Never talks to a server.
 
 mod generation;
+mod item;
+mod matcher;
 mod names;
 mod publisher;
 mod route;
@@ -16,8 +18,10 @@ mod testing;
 mod view;
 
 pub use generation::{Conflict, Generation, Step};
+pub use item::Item;
+pub use matcher::Matcher;
 pub use publisher::{Catalog, Publisher, PublisherTask, catalog};
 pub use route::Route;
-pub use section::{Answering, Item, Lists, Section};
+pub use section::{Answering, Lists, Section};
 pub use table::{BadCursor, Gone, Page, Table};
 pub use view::{Place, View, ViewName};

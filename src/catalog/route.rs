@@ -1,30 +1,21 @@
 //! One item on its way to agents: where a request for it goes, and its entry in a list.
 
-use std::ops::Range;
 use std::sync::Arc;
-
-use bytes::Bytes;
 
 use super::names::Identity;
 use super::{Item, Section};
-use crate::wire::{Edit, List, members, rewrite};
 
 /// Where an item leads: its server, and what the server calls it.
 #[derive(Debug)]
 pub struct Route {
     section: Arc<Section>,
-    name: String,
-    /// The item's JSON with its name in it once, shared with the section where that is possible.
-    raw: Bytes,
-    /// Where the name stands in it.
-    at: Range<usize>,
+    item: Item,
 }
 
 impl Route {
-    /// The route of an item; `None` if what the server wrote is not a JSON object.
-    pub(super) fn new(section: &Arc<Section>, list: List, item: &Item) -> Option<Self> {
-        let (raw, at) = located(&item.raw, list.key(), &item.name)?;
-        Some(Self { section: section.clone(), name: item.name.clone(), raw, at })
+    /// The route of an item.
+    pub(super) fn new(section: &Arc<Section>, item: &Item) -> Self {
+        Self { section: section.clone(), item: item.clone() }
     }
 
     /// The server's section: its key, who answers, its limits.
@@ -34,58 +25,30 @@ impl Route {
 
     /// The server's own name of the item, or its URI.
     pub fn name(&self) -> &str {
-        &self.name
+        self.item.name()
     }
 
     /// The same as JSON text.
     pub fn name_json(&self) -> &str {
-        self.text(self.at.clone())
+        self.item.name_json()
     }
 
     /// Appends the item's JSON under the name that agents know, every other byte as its server wrote it.
     pub(super) fn list_as(&self, name: &str, list: &mut String) {
-        list.push_str(self.text(0..self.at.start));
+        let (before, after) = self.item.around_name();
+        list.push_str(before);
         push_json_string(name, list);
-        list.push_str(self.text(self.at.end..self.raw.len()));
+        list.push_str(after);
     }
 
     /// True if both are listed with the same bytes under the same name.
     pub(super) fn lists_like(&self, other: &Self) -> bool {
-        self.raw == other.raw
+        self.item.raw() == other.item.raw()
     }
 
     pub(super) fn identity(&self) -> Identity<'_> {
-        Identity { server: &self.section.key, name: &self.name }
+        Identity { server: &self.section.key, name: self.name() }
     }
-
-    fn text(&self, range: Range<usize>) -> &str {
-        // The bytes were read as JSON and the range stands at its tokens, so this never falls back.
-        let bytes = self.raw.get(range).unwrap_or_default();
-        std::str::from_utf8(bytes).unwrap_or_default()
-    }
-}
-
-/// The JSON with exactly one member that holds the name, and where its value stands.
-fn located(raw: &Bytes, member: &str, name: &str) -> Option<(Bytes, Range<usize>)> {
-    let text = std::str::from_utf8(raw).ok()?;
-    let members = members(text).ok()?;
-    let mut names = members.iter().filter(|(key, _)| key == member);
-    if let (Some((_, value)), None) = (names.next(), names.next()) {
-        let value = value.get();
-        let start = value.as_ptr().addr() - text.as_ptr().addr();
-        return Some((raw.clone(), start..start + value.len()));
-    }
-    // A name that stands twice would be read differently by different agents.
-    let rest = rewrite(text, &[Edit::Remove(member)]).ok()?;
-    let mut json = format!(r#"{{"{member}":"#);
-    let start = json.len();
-    push_json_string(name, &mut json);
-    let end = json.len();
-    if rest.len() > 2 {
-        json.push(',');
-    }
-    json.push_str(rest.strip_prefix('{')?);
-    Some((json.into(), start..end))
 }
 
 fn push_json_string(text: &str, json: &mut String) {
@@ -102,6 +65,7 @@ fn push_json_string(text: &str, json: &mut String) {
 mod tests {
     use super::*;
     use crate::catalog::testing::section;
+    use crate::wire::List;
 
     #[test]
     fn only_the_name_changes() {
@@ -113,11 +77,9 @@ mod tests {
                 r#" { "x" : {"name":"a"} , "na\u006de" : "N" , "y":1.0e+2 } "#,
             ),
             (r#"{"name":"b","x":[],"name":"a"}"#, r#""a""#, r#"{"name":"N","x":[]}"#),
-            (r"{}", r#""a""#, r#"{"name":"N"}"#),
         ] {
             let section = Arc::new(section("default", "s", "s", &[]));
-            let tool = Item { name: "a".into(), raw: raw.into() };
-            let route = Route::new(&section, List::Tools, &tool).unwrap();
+            let route = Route::new(&section, &Item::read(List::Tools, raw).unwrap());
             let mut list = String::new();
             route.list_as("N", &mut list);
             assert_eq!(list, expected);

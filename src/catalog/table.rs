@@ -160,13 +160,13 @@ impl Table {
     /// The items of a server that do not have the first of their wishes.
     pub(super) fn conflicts(&self, section: &Section, view: &ViewName) -> Vec<Conflict> {
         let conflict = |item: &Item| {
-            let (given, number) = self.name_of(section, &item.name)?;
-            let wanted = self.wish(section, &item.name, 0);
+            let (given, number) = self.name_of(section, item.name())?;
+            let wanted = self.wish(section, item.name(), 0);
             let holder = self.route(&wanted).filter(|_| number > 0)?;
             Some(Conflict {
                 view: view.clone(),
                 list: self.list,
-                name: item.name.clone(),
+                name: item.name().to_string(),
                 holder: holder.section().key.clone(),
                 wanted,
                 given,

@@ -1,8 +1,11 @@
 //! Sections for the tests of this room.
 
+use std::sync::Arc;
+
 use super::{Answering, Item, Lists, Section};
 use crate::fleet::{Refusal, UpstreamHandle};
 use crate::resource::{ObjectKey, Problem, Reason};
+use crate::wire::List;
 
 /// A section of a server that has no connection.
 pub(super) fn section(namespace: &str, name: &str, prefix: &str, tools: &[&str]) -> Section {
@@ -12,7 +15,10 @@ pub(super) fn section(namespace: &str, name: &str, prefix: &str, tools: &[&str])
         by: Answering::Server(UpstreamHandle::new(key.clone(), Refusal::Unavailable(problem))),
         key,
         prefix: prefix.into(),
-        lists: Lists { tools: tools.iter().map(|tool| self::tool(tool, "")).collect(), ..Lists::default() },
+        lists: Arc::new(Lists {
+            tools: tools.iter().map(|tool| self::tool(tool, "")).collect(),
+            ..Lists::default()
+        }),
         resources: None,
         instructions: None,
         call_timeout: std::time::Duration::from_mins(10),
@@ -21,8 +27,6 @@ pub(super) fn section(namespace: &str, name: &str, prefix: &str, tools: &[&str])
 
 /// A tool with a description.
 pub(super) fn tool(name: &str, description: &str) -> Item {
-    Item {
-        name: name.into(),
-        raw: serde_json::json!({ "name": name, "description": description }).to_string().into(),
-    }
+    let entry = serde_json::json!({ "name": name, "description": description }).to_string();
+    Item::read(List::Tools, &entry).unwrap()
 }

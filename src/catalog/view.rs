@@ -150,18 +150,21 @@ mod tests {
 
     use super::*;
     use crate::catalog::testing::section;
-    use crate::catalog::{Generation, Item, Step};
+    use crate::catalog::{Generation, Item, Lists, Matcher, Step};
     use crate::resource::Filter;
 
-    fn resources(name: &str, resources: &[&str], templates: &[&str], filter: Option<Filter>) -> Step {
-        let item = |key: &str, name: &str| {
-            let raw = serde_json::json!({ key: name }).to_string().into();
-            Item { name: name.into(), raw }
+    fn resources(name: &str, resources: &[&str], templates: &[&str], filter: Option<&Filter>) -> Step {
+        let items = |list: List, names: &[&str]| {
+            let entry = |name: &&str| serde_json::json!({ list.key(): name }).to_string();
+            names.iter().map(|name| Item::read(list, &entry(name)).unwrap()).collect()
         };
         let mut section = section("default", name, name, &[]);
-        section.lists.resources = resources.iter().map(|uri| item("uri", uri)).collect();
-        section.lists.templates = templates.iter().map(|template| item("uriTemplate", template)).collect();
-        section.resources = filter.map(Box::new);
+        section.lists = Arc::new(Lists {
+            resources: items(List::Resources, resources),
+            templates: items(List::Templates, templates),
+            ..Lists::default()
+        });
+        section.resources = filter.and_then(Matcher::of).map(Box::new);
         Step::Publish(Arc::new(section))
     }
 
@@ -202,7 +205,7 @@ mod tests {
         let one = generation(vec![resources("a", &["x:1"], &[], None), resources("b", &[], &[], None)]);
         assert_eq!(place(&one, "y:7").unwrap(), ("a".to_owned(), "y:7".to_owned()));
         let filter = Filter { deny: vec!["y:*".into()], ..Filter::default() };
-        let filtered = generation(vec![resources("a", &["x:1"], &["{scheme}:{rest}"], Some(filter))]);
+        let filtered = generation(vec![resources("a", &["x:1"], &["{scheme}:{rest}"], Some(&filter))]);
         assert_eq!(place(&filtered, "y:7"), None);
         assert_eq!(place(&filtered, "z:7").unwrap().1, "z:7");
     }

@@ -110,13 +110,11 @@ fn read<T: serde::de::DeserializeOwned>(state: &StateDir, file: &str) -> Option<
 mod tests {
     use std::collections::HashMap;
 
-    use bytes::Bytes;
-
     use super::*;
     use crate::catalog::{Item, Lists};
     use crate::fleet::Kept;
     use crate::resource::ServerInfo;
-    use crate::wire::Era;
+    use crate::wire::{Era, List};
 
     #[tokio::test]
     async fn what_is_learned_is_known_at_the_next_start() {
@@ -128,10 +126,10 @@ mod tests {
             server_info: ServerInfo { name: "s".into(), version: "1".into() },
             protocol_version: "2025-11-25".into(),
             instructions: None,
-            lists: Lists {
-                tools: vec![Item { name: "t".into(), raw: Bytes::from_static(br#"{"name":"t"}"#) }],
+            lists: Arc::new(Lists {
+                tools: vec![Item::read(List::Tools, r#"{"name":"t"}"#).unwrap()],
                 ..Lists::default()
-            },
+            }),
         });
         tell.send(News::Eras([(other, Era::Legacy)].into_iter().collect())).unwrap();
         tell.send(News::Catalog(digest, kept.clone())).unwrap();

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use rmcp::model::ErrorCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -121,9 +121,9 @@ pub(super) async fn read_list(link: &Link, list: List) -> Result<Vec<Item>, Link
         }
     }
     if list == List::Tools {
-        for (name, why) in link.learn(items.values().map(|tool: &Item| (tool.name.as_str(), &tool.raw[..]))) {
+        for (name, why) in link.learn(items.values().map(|tool: &Item| (&**tool.name(), tool.raw()))) {
             tracing::warn!(tool = link.words(&name, 200), why = link.words(&why, 200), "a tool was left out");
-            items.remove(&name);
+            items.remove(&*name);
         }
     }
     Ok(items.into_values().collect())
@@ -133,7 +133,7 @@ pub(super) async fn read_list(link: &Link, list: List) -> Result<Vec<Item>, Link
 fn read_page(
     reply: &Reply,
     list: List,
-    items: &mut BTreeMap<String, Item>,
+    items: &mut BTreeMap<Arc<str>, Item>,
 ) -> Result<Option<String>, LinkError> {
     let raw = match reply {
         Reply::Result(raw) => raw,
@@ -146,20 +146,13 @@ fn read_page(
     let listed = member(list.member());
     let listed = listed.ok_or_else(|| failed(list, &format!("missing field `{}`", list.member())))?;
     for raw in serde_json::from_str::<Vec<&RawValue>>(listed).map_err(unreadable)? {
-        let Some(name) = name_of(raw, list) else {
+        let Some(item) = Item::read(list, raw.get()) else {
             tracing::warn!("a {} without a {:?} was left out", list.item(), list.key());
             continue;
         };
-        let raw = Bytes::copy_from_slice(raw.get().as_bytes());
-        items.entry(name.clone()).or_insert(Item { name, raw });
+        items.entry(item.name().clone()).or_insert(item);
     }
     member("nextCursor").map_or(Ok(None), serde_json::from_str).map_err(unreadable)
-}
-
-fn name_of(item: &RawValue, list: List) -> Option<String> {
-    let members = members(item.get()).ok()?;
-    let (_, name) = members.iter().find(|(key, _)| key == list.key())?;
-    serde_json::from_str(name.get()).ok()
 }
 
 #[derive(Deserialize)]
@@ -192,9 +185,11 @@ pub(super) fn timeout(message: String) -> LinkError {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
-    fn page(text: &'static str, tools: &mut BTreeMap<String, Item>) -> Result<Option<String>, LinkError> {
+    fn page(text: &'static str, tools: &mut BTreeMap<Arc<str>, Item>) -> Result<Option<String>, LinkError> {
         read_page(&Reply::Result(Bytes::from_static(text.as_bytes())), List::Tools, tools)
     }
 
@@ -206,7 +201,7 @@ mod tests {
         let last =
             page(r#"{"tools":[{"name":"a"},{"name":"b","x":2},{"title":"?"}],"y":{}}"#, &mut tools).unwrap();
         assert_eq!(last, None);
-        let raw: Vec<_> = tools.values().map(|tool| std::str::from_utf8(&tool.raw).unwrap()).collect();
+        let raw: Vec<_> = tools.values().map(Item::raw).collect();
         assert_eq!(raw, [r#"{"name":"a"}"#, r#"{"name":"b", "x":1.0}"#]);
     }
 

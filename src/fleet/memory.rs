@@ -1,7 +1,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
@@ -50,7 +49,7 @@ pub enum News {
 
 /// What a server told of itself when it was connected last.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(into = "Written", from = "Written")]
+#[serde(into = "Written", try_from = "Written")]
 pub struct Kept {
     /// What it calls itself.
     pub server_info: ServerInfo,
@@ -59,7 +58,7 @@ pub struct Kept {
     /// What it wants models to know of it.
     pub instructions: Option<Arc<str>>,
     /// Everything it lists.
-    pub lists: Lists,
+    pub lists: Arc<Lists>,
 }
 
 /// [`Kept`] as it is written: items stay the JSON that they are.
@@ -70,16 +69,14 @@ struct Written {
     protocol_version: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     instructions: Option<Arc<str>>,
-    tools: Vec<WrittenItem>,
+    tools: Vec<Box<RawValue>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    prompts: Vec<WrittenItem>,
+    prompts: Vec<Box<RawValue>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    resources: Vec<WrittenItem>,
+    resources: Vec<Box<RawValue>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    templates: Vec<WrittenItem>,
+    templates: Vec<Box<RawValue>>,
 }
-
-type WrittenItem = (String, Box<RawValue>);
 
 impl Memory {
     /// A memory of what was known at the last run; `news` gets what is learned from now on.
@@ -133,10 +130,7 @@ impl Memory {
 
 impl From<Kept> for Written {
     fn from(kept: Kept) -> Self {
-        let raw = |item: &Item| {
-            let text = String::from_utf8(item.raw.to_vec()).ok()?;
-            Some((item.name.clone(), RawValue::from_string(text).ok()?))
-        };
+        let raw = |item: &Item| RawValue::from_string(item.raw().to_owned()).ok();
         let written = |list| kept.lists.of(list).iter().filter_map(raw).collect();
         Self {
             tools: written(List::Tools),
@@ -150,21 +144,29 @@ impl From<Kept> for Written {
     }
 }
 
-impl From<Written> for Kept {
-    fn from(written: Written) -> Self {
-        let item = |(name, raw): WrittenItem| Item { name, raw: Bytes::from(raw.get().to_owned()) };
-        let items = |written: Vec<WrittenItem>| written.into_iter().map(item).collect();
-        Self {
+impl TryFrom<Written> for Kept {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let items = |list: List, entries: Vec<Box<RawValue>>| {
+            let read = |entry: Box<RawValue>| {
+                Item::read(list, entry.get())
+                    .ok_or_else(|| format!("a {} without a {:?}", list.item(), list.key()))
+            };
+            entries.into_iter().map(read).collect::<Result<_, _>>()
+        };
+        let lists = Lists {
+            tools: items(List::Tools, written.tools)?,
+            prompts: items(List::Prompts, written.prompts)?,
+            resources: items(List::Resources, written.resources)?,
+            templates: items(List::Templates, written.templates)?,
+        };
+        Ok(Self {
             server_info: written.server_info,
             protocol_version: written.protocol_version,
             instructions: written.instructions,
-            lists: Lists {
-                tools: items(written.tools),
-                prompts: items(written.prompts),
-                resources: items(written.resources),
-                templates: items(written.templates),
-            },
-        }
+            lists: Arc::new(lists),
+        })
     }
 }
 
@@ -174,16 +176,16 @@ mod tests {
 
     #[test]
     fn a_catalog_is_written_and_read_back_byte_for_byte() {
-        let raw = Bytes::from_static(br#"{"name":"t", "x": 1.0e+2}"#);
+        let item = |list, entry| vec![Item::read(list, entry).unwrap()];
         let kept = Kept {
             server_info: ServerInfo { name: "s".into(), version: "1".into() },
             protocol_version: "2025-11-25".into(),
             instructions: Some("Ask first.".into()),
-            lists: Lists {
-                tools: vec![Item { name: "t".into(), raw: raw.clone() }],
-                templates: vec![Item { name: "x:{y}".into(), raw }],
+            lists: Arc::new(Lists {
+                tools: item(List::Tools, r#"{"name":"t", "x": 1.0e+2}"#),
+                templates: item(List::Templates, r#"{"uriTemplate":"x:{y}", "x": 1.0e+2}"#),
                 ..Lists::default()
-            },
+            }),
         };
         let text = serde_json::to_string(&kept).unwrap();
         assert_eq!(serde_json::from_str::<Kept>(&text).unwrap(), kept);

@@ -15,6 +15,7 @@ use crate::resource::{
     Transport,
 };
 use crate::source::{Declared, Meta, Origin};
+use crate::wire::List;
 
 pub fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
@@ -85,7 +86,7 @@ pub fn seen(name: &str, generation: i64, phase: Phase, live: Option<i64>) -> Obs
 pub fn conflict(n: u32) -> Conflict {
     Conflict {
         view: ViewName::Everything,
-        list: crate::wire::List::Tools,
+        list: List::Tools,
         name: n.to_string(),
         wanted: format!("a_{n}"),
         given: format!("a_{n}_x9"),
@@ -96,14 +97,10 @@ pub fn conflict(n: u32) -> Conflict {
 /// What `name` offers: one tool, under a prefix that is not its name.
 pub fn section(name: &str, prefix: &str, tool: &str) -> Section {
     let target = Target::of(&declared(name, 1)).unwrap();
-    let raw = json!({ "name": tool }).to_string().into();
+    let tool = Item::read(List::Tools, &json!({ "name": tool }).to_string()).unwrap();
     let away = Refusal::Unavailable(Problem::new(Reason::Connecting, "not there yet"));
     let handle = UpstreamHandle::new(key(name), away);
-    let section = Section::new(
-        &target,
-        &Lists { tools: vec![Item { name: tool.into(), raw }], ..Lists::default() },
-        None,
-        handle,
-    );
+    let section =
+        Section::new(&target, &Arc::new(Lists { tools: vec![tool], ..Lists::default() }), None, handle);
     Section { prefix: prefix.into(), ..section }
 }

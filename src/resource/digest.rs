@@ -11,7 +11,14 @@ pub struct Digest([u8; 32]);
 impl Digest {
     /// The plain digest of some bytes.
     pub fn of(bytes: &[u8]) -> Self {
-        Self::from_slice(digest::digest(&digest::SHA256, bytes).as_ref())
+        Self::of_parts([bytes])
+    }
+
+    /// The plain digest of some parts as if they were one text.
+    pub fn of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        parts.into_iter().for_each(|part| context.update(part));
+        Self::from_slice(context.finish().as_ref())
     }
 
     /// The digest of the canonical JSON of a value: keys sorted, no white space.
@@ -125,6 +132,7 @@ mod tests {
         let text = digest.to_string();
         assert_eq!(text, "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(Digest::try_from(text), Ok(digest));
+        assert_eq!(Digest::of_parts([&b"a"[..], b"bc"]), digest);
         assert!(Digest::try_from("sha256:zz".to_owned()).is_err());
     }
 

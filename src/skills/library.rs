@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::volume::{content, uri};
 use super::{Bundle, SKILL_FILE};
 use crate::catalog::{Item, Lists};
-use crate::wire::{Members, Reply};
+use crate::wire::{List, Members, Reply};
 
 /// Lists the skills.
 const LIST: &str = "list_skills";
@@ -51,8 +51,8 @@ impl Library {
 
     /// What it lists: two tools, the same whatever the skills are.
     pub fn lists() -> Lists {
-        let item = |name: String, raw: Value| Item { name, raw: raw.to_string().into() };
-        let tools = vec![item(LIST.into(), list_tool()), item(READ.into(), read_tool())];
+        let tools = [list_tool(), read_tool()];
+        let tools = tools.iter().filter_map(|tool| Item::read(List::Tools, &tool.to_string())).collect();
         Lists { tools, ..Lists::default() }
     }
 

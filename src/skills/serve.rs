@@ -97,5 +97,6 @@ fn changes<'a>(
 fn section(key: ObjectKey, lists: Lists, instructions: Option<Arc<str>>, by: Answering) -> Arc<Section> {
     let prefix = String::new();
     let call_timeout = Duration::from_mins(1);
+    let lists = Arc::new(lists);
     Arc::new(Section { key, prefix, lists, resources: None, instructions, call_timeout, by })
 }

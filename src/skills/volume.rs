@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::library::reply;
 use super::{Bundle, File, SKILL_FILE};
 use crate::catalog::{Item, Lists};
-use crate::wire::Reply;
+use crate::wire::{List, Reply};
 
 /// One skill that is offered.
 #[derive(Debug)]
@@ -42,15 +42,15 @@ impl Volume {
 
     /// What it lists: a prompt, and a resource for each file.
     pub fn lists(&self) -> Lists {
-        let item = |name: String, raw: Value| Item { name, raw: raw.to_string().into() };
         let name = self.skill.name();
         let prompt = json!({ "name": &**name, "description": self.skill.description() });
-        let mut resources: Vec<_> = self
-            .files()
-            .map(|(uri, path, file)| item(uri.clone(), resource(&uri, &format!("{name}/{path}"), file)))
-            .collect();
-        resources.sort_by(|one, other| one.name.cmp(&other.name));
-        Lists { prompts: vec![item(name.to_string(), prompt)], resources, ..Lists::default() }
+        let resource = |(uri, path, file): (String, &str, &File)| {
+            Item::read(List::Resources, &resource(&uri, &format!("{name}/{path}"), file).to_string())
+        };
+        let mut resources: Vec<_> = self.files().filter_map(resource).collect();
+        resources.sort_by(|one, other| one.name().cmp(other.name()));
+        let prompts = Item::read(List::Prompts, &prompt.to_string()).into_iter().collect();
+        Lists { prompts, resources, ..Lists::default() }
     }
 
     /// Answers a request for something that is listed: `name` is its name or URI.
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn what_is_listed_can_be_read() {
         let lists = volume().lists();
-        let names = |items: &[Item]| items.iter().map(|item| item.name.clone()).collect::<Vec<_>>();
+        let names = |items: &[Item]| items.iter().map(|item| item.name().to_string()).collect::<Vec<_>>();
         assert_eq!(names(&lists.prompts), ["notes"]);
         assert_eq!(
             names(&lists.resources),

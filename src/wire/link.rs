@@ -160,13 +160,13 @@ impl Link {
 
     /// Learns which arguments of these tools, given as raw JSON by name, are to be repeated as headers.
     /// Gives the names of the tools that must not be used, each with why.
-    pub fn learn<'a>(&self, tools: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<(String, String)> {
+    pub fn learn<'a>(&self, tools: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<(String, String)> {
         if self.peer().era == Era::Legacy || !matches!(self.0.transport, Transport::Http(_)) {
             return Vec::new();
         }
         let (mut mirrors, mut unusable) = (HashMap::new(), Vec::new());
         for (name, raw) in tools {
-            match Mirrors::of(raw) {
+            match Mirrors::of(raw.as_bytes()) {
                 Ok(found) if found.is_empty() => {}
                 Ok(found) => drop(mirrors.insert(name.to_owned(), found)),
                 Err(why) => unusable.push((name.to_owned(), why)),

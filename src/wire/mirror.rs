@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use http::{HeaderName, HeaderValue};
+use memchr::memmem;
 use serde_json::Value;
 
 use super::http::encoded;
@@ -17,7 +18,7 @@ impl Mirrors {
     /// Reads a tool's annotations. An error says why the tool must not be used over HTTP.
     pub(super) fn of(tool: &[u8]) -> Result<Self, String> {
         // Nearly no tool has any: look before parsing.
-        if !tool.windows(ANNOTATION.len()).any(|window| window == ANNOTATION.as_bytes()) {
+        if memmem::find(tool, ANNOTATION.as_bytes()).is_none() {
             return Ok(Self::default());
         }
         let tool: Value = serde_json::from_slice(tool).map_err(|error| error.to_string())?;

@@ -26,7 +26,7 @@ fn request(stack: &Stack, namespace: &str, agent: &Agent) -> String {
 async fn a_reader_that_stops_is_evicted_and_nobody_else_notices() {
     let stack = Stack::with(|config| config.limits.write_stall = Duration::from_millis(300)).await;
     let big = format!(r#"{{"name":"t","x":"{}"}}"#, "x".repeat(900_000));
-    stack.offer_raw("large", "s", [("t", big)].into_iter());
+    stack.offer_raw("large", "s", [big].into_iter());
     // What others list fits into the buffers of the system, so that no pause of the machine makes them slow readers.
     stack.offer("small", "s", &["t"]);
     let agent = Agent::open(Era::Legacy, &stack.namespace_url("small")).await;

@@ -97,7 +97,7 @@ async fn a_session_answers_until_it_is_ended() {
 async fn lists_are_raw_sorted_and_of_the_path() {
     let stack = Stack::start().await;
     let raw = r#"{ "inputSchema":{"x": 1.0e+2}, "name" : "t", "later":[{}] }"#;
-    stack.offer_raw("default", "odd", [("t", raw.to_owned())].into_iter());
+    stack.offer_raw("default", "odd", [raw.to_owned()].into_iter());
     stack.offer("default", "b", &["one", "two"]);
     stack.offer("team-a", "a", &["one"]);
     let agent = stack.agent(Era::Legacy).await;

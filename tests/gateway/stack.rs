@@ -11,7 +11,7 @@ use evenkeel::resource::{
     DigestKey, Endpoint, HttpEndpoint, McpServerSpec, ObjectKey, Problem, Reason, Transport,
 };
 use evenkeel::source::{Declared, Desired, Meta, Origin, SourceState};
-use evenkeel::wire::Identity;
+use evenkeel::wire::{Identity, List};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -116,22 +116,22 @@ impl Stack {
 
     /// Publishes tools of a server that has no connection.
     pub fn offer(&self, namespace: &str, name: &str, tools: &[&str]) {
-        let tools = tools.iter().map(|tool| (*tool, format!(r#"{{"name":"{tool}"}}"#)));
+        let tools = tools.iter().map(|tool| format!(r#"{{"name":"{tool}"}}"#));
         self.offer_raw(namespace, name, tools);
     }
 
     /// The same, with each tool's JSON.
-    pub fn offer_raw<'a>(&self, namespace: &str, name: &str, tools: impl Iterator<Item = (&'a str, String)>) {
+    pub fn offer_raw(&self, namespace: &str, name: &str, tools: impl Iterator<Item = String>) {
         let key = ObjectKey::new(namespace, name);
         let refusal = Refusal::Unavailable(Problem::new(Reason::Exited, "exit code 7"));
         self.publisher.publish(Arc::new(Section {
             by: Answering::Server(UpstreamHandle::new(key.clone(), refusal)),
             key,
             prefix: name.to_owned(),
-            lists: Lists {
-                tools: tools.map(|(name, raw)| Item { name: name.into(), raw: raw.into() }).collect(),
+            lists: Arc::new(Lists {
+                tools: tools.map(|raw| Item::read(List::Tools, &raw).unwrap()).collect(),
                 ..Lists::default()
-            },
+            }),
             resources: None,
             instructions: None,
             call_timeout: Duration::from_mins(1),

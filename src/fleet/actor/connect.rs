@@ -165,7 +165,7 @@ impl Actor {
             server_info: link.peer().info.clone(),
             protocol_version: link.peer().version.clone(),
             instructions: link.peer().instructions.as_deref().map(Into::into),
-            lists,
+            lists: Arc::new(lists),
         });
         let since = Instant::now();
         let health = checks(&link, &self.handle, &self.target);

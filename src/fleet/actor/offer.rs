@@ -105,7 +105,8 @@ impl Actor {
                 if let (Some(live), Some(offered)) = (&mut self.live, &self.offered) {
                     live.unread.remove(&list);
                     let mut kept = offered.kept.clone();
-                    *Arc::make_mut(&mut kept).lists.of_mut(list) = items;
+                    let lists = &mut Arc::make_mut(&mut kept).lists;
+                    *Arc::make_mut(lists).of_mut(list) = items;
                     self.offer(kept);
                 }
             }

@@ -1,0 +1,81 @@
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::wire::{Edit, List, members, rewrite_members};
+
+/// One item of a list, read once: whoever lists it or routes to it shares this.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Item {
+    name: Arc<str>,
+    raw: Arc<str>,
+    /// Where the name's JSON stands in it.
+    at: Range<usize>,
+}
+
+impl Item {
+    /// An entry of a server's list; `None` if it is no JSON object with a name.
+    ///
+    /// Of a name that stands twice the last counts, and the other goes: agents would not all read the same.
+    pub fn read(list: List, entry: &str) -> Option<Self> {
+        let key = list.key();
+        let members = members(entry).ok()?;
+        let mut names = members.iter().filter(|(found, _)| found == key).map(|(_, name)| name.get());
+        let name_json = names.next_back()?;
+        let name = serde_json::from_str(name_json).ok()?;
+        if names.next().is_none() {
+            let start = name_json.as_ptr().addr() - entry.as_ptr().addr();
+            return Some(Self { name, raw: entry.into(), at: start..start + name_json.len() });
+        }
+        let rest = rewrite_members(&members, &[Edit::Remove(key)]).ok()?;
+        let mut json = format!(r#"{{"{key}":{name_json}"#);
+        let at = json.len() - name_json.len()..json.len();
+        if rest.len() > 2 {
+            json.push(',');
+        }
+        json.push_str(rest.strip_prefix('{')?);
+        Some(Self { name, raw: json.into(), at })
+    }
+
+    /// The server's own name for it, or its URI or URI template.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The same as JSON text, as the server wrote it.
+    pub fn name_json(&self) -> &str {
+        self.raw.get(self.at.clone()).unwrap_or_default()
+    }
+
+    /// The whole item as the server wrote it, a JSON object with its name in it once.
+    pub fn raw(&self) -> &str {
+        &self.raw
+    }
+
+    /// What stands before and after the name's JSON.
+    pub(super) fn around_name(&self) -> (&str, &str) {
+        let part = |range| self.raw.get(range).unwrap_or_default();
+        (part(0..self.at.start), part(self.at.end..self.raw.len()))
+    }
+}
+
+impl fmt::Debug for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_has_a_name_is_an_item() {
+        let name = |entry| Item::read(List::Tools, entry).map(|item| item.name().to_string());
+        for entry in ["{}", "[]", r#"{"name":1}"#, r#"{"title":"a"}"#, r#"{"name":"a""#] {
+            assert_eq!(name(entry), None, "{entry}");
+        }
+        assert_eq!(name(r#"{"x":{"name":"b"},"name":"\u0061"}"#).as_deref(), Some("a"));
+        assert_eq!(name(r#"{"name":"b","x":1,"name":"a"}"#).as_deref(), Some("a"));
+    }
+}

@@ -1,0 +1,65 @@
+use globset::{Glob, GlobSet, GlobSetBuilder};
+
+use crate::resource::Filter;
+
+/// A filter that holds something back, ready to be asked.
+#[derive(Clone, Debug)]
+pub struct Matcher {
+    filter: Filter,
+    allow: GlobSet,
+    deny: GlobSet,
+}
+
+impl Matcher {
+    /// `None` for a filter that lets everything through: nearly every one does.
+    pub fn of(filter: &Filter) -> Option<Self> {
+        if *filter == Filter::default() {
+            return None;
+        }
+        Some(Self { filter: filter.clone(), allow: set(&filter.allow), deny: set(&filter.deny) })
+    }
+
+    /// True if the name, or URI, is let through.
+    pub fn permits(&self, name: &str) -> bool {
+        self.allow.is_match(name) && !self.deny.is_match(name)
+    }
+}
+
+impl PartialEq for Matcher {
+    fn eq(&self, other: &Self) -> bool {
+        self.filter == other.filter
+    }
+}
+
+/// Globs are checked where specs are read; one that is not valid matches nothing.
+fn set(globs: &[String]) -> GlobSet {
+    let mut builder = GlobSetBuilder::new();
+    globs.iter().filter_map(|glob| Glob::new(glob).ok()).for_each(|glob| {
+        builder.add(glob);
+    });
+    builder.build().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deny_wins_over_allow() {
+        for (allow, deny, name, expected) in [
+            (&["*"][..], &[][..], "search", true),
+            (&["*"], &[], "any\n/thing", true),
+            (&["*"], &["delete_*"], "delete_repo", false),
+            (&["get_*"], &[], "search", false),
+            (&["get_*", "search"], &[], "search", true),
+            (&[], &[], "search", false),
+        ] {
+            let filter = Filter {
+                allow: allow.iter().map(ToString::to_string).collect(),
+                deny: deny.iter().map(ToString::to_string).collect(),
+            };
+            let permitted = Matcher::of(&filter).is_none_or(|matcher| matcher.permits(name));
+            assert_eq!(permitted, expected, "{filter:?} {name}");
+        }
+    }
+}
