@@ -87,7 +87,7 @@ impl Section {
         instructions: Option<Arc<str>>,
         handle: UpstreamHandle,
     ) -> Self {
-        let expose = &target.settings.expose;
+        let expose = &target.spec.expose;
         let [tools, prompts, resources] =
             [&expose.tools, &expose.prompts, &expose.resources].map(Matcher::of);
         let chosen = |list, matcher: &Option<Matcher>| {
@@ -111,7 +111,7 @@ impl Section {
             resources: resources.map(Box::new),
             instructions,
             by: Answering::Server(handle),
-            call_timeout: target.settings.timeouts.call.get(),
+            call_timeout: target.spec.timeouts.call.get(),
         }
     }
 

@@ -37,7 +37,7 @@ pub(super) async fn attach(
     host: &Host,
     opening: Option<Era>,
 ) -> Result<Attached, LinkError> {
-    let (endpoint, limit) = (&target.endpoint, target.settings.timeouts.connect.get());
+    let (endpoint, limit) = (&target.endpoint, target.spec.timeouts.connect.get());
     let _under_way = context.metrics.attempt();
     let remembered = context.memory.era(endpoint.digest());
     let attempt = async {

@@ -94,7 +94,7 @@ fn update(declared: &Declared<McpServerSpec>, current: &Target) -> Option<Change
     }
     if !target.same_connection(current) {
         Some(Change::Replace(Arc::new(target)))
-    } else if target.settings != current.settings || target.generation != current.generation {
+    } else if target.generation != current.generation {
         Some(Change::Refilter(Arc::new(target)))
     } else if target.requested.is_some() && target.requested != current.requested {
         Some(Change::Refresh(Arc::new(target)))
@@ -129,7 +129,7 @@ mod tests {
                 revision: "r".into(),
                 change: None,
             },
-            spec: Some(spec),
+            spec: Some(Arc::new(spec)),
             spec_digest: None,
             refused: None,
             endpoint: Some(Ok(Arc::new(Endpoint::new(transport, &DigestKey::new(b"key"))))),

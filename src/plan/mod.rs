@@ -12,4 +12,4 @@ mod target;
 pub use backoff::{Backoff, Delay};
 pub use changes::{Change, Observed, changes};
 pub use parts::{Parts, Step};
-pub use target::{RECONNECT_AT, REQUESTED_AT, Settings, Target};
+pub use target::{RECONNECT_AT, REQUESTED_AT, Target};

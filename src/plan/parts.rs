@@ -156,7 +156,7 @@ mod tests {
                 revision: "r".into(),
                 change: None,
             },
-            spec: Some(serde_json::from_value::<McpServerSpec>(spec).unwrap()),
+            spec: Some(Arc::new(serde_json::from_value::<McpServerSpec>(spec).unwrap())),
             spec_digest: None,
             refused: None,
             endpoint: None,

@@ -1,8 +1,6 @@
 use std::sync::Arc;
 
-use crate::resource::{
-    Activation, Digest, Endpoint, Expose, Health, McpServerSpec, ObjectKey, Retry, Timeouts, Update,
-};
+use crate::resource::{Digest, Endpoint, McpServerSpec, ObjectKey};
 use crate::source::Declared;
 
 /// What one connection should be: the part of a declaration that the fleet acts on.
@@ -18,8 +16,8 @@ pub struct Target {
     pub spec_digest: Option<Digest>,
     /// How to reach it; a changed digest means a new connection.
     pub endpoint: Arc<Endpoint>,
-    /// What applies to a live connection without replacing it.
-    pub settings: Settings,
+    /// The rest of the declaration: what applies to a live connection without replacing it.
+    pub spec: Arc<McpServerSpec>,
     /// The last value of [`REQUESTED_AT`]: another value asks for a retry, or for the lists to be read again.
     pub requested: Option<Arc<str>>,
     /// The last value of [`RECONNECT_AT`]: another value asks for a new connection.
@@ -32,31 +30,11 @@ pub const REQUESTED_AT: &str = "evenkeel.dev/reconcile-requested-at";
 /// The annotation that asks for a new connection of one server, healthy or not; any new value does.
 pub const RECONNECT_AT: &str = "evenkeel.dev/reconnect-requested-at";
 
-/// What applies to a live connection without replacing it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
-    /// Names and filters.
-    pub expose: Expose,
-    /// Time limits.
-    pub timeouts: Timeouts,
-    /// Delays between attempts.
-    pub retry: Retry,
-    /// Checks of a silent connection.
-    pub health: Health,
-    /// How long a lost server stays listed.
-    pub grace: std::time::Duration,
-    /// How the connection is replaced.
-    pub update: Update,
-    /// When it is held.
-    pub activation: Activation,
-}
-
 impl Target {
     /// The target of a declaration; `None` if it has none now: never valid, suspended, or with a
     /// reference that was not found.
     pub fn of(declared: &Declared<McpServerSpec>) -> Option<Self> {
-        let spec = declared.spec.as_ref().filter(|spec| !spec.suspend)?;
-        let endpoint = declared.endpoint.as_ref()?.as_ref().ok()?;
+        let (spec, endpoint) = wanted(declared)?;
         let asked = |name| declared.meta.annotations.get(name).map(|value| value.as_str().into());
         Some(Self {
             key: declared.meta.key.clone(),
@@ -64,18 +42,15 @@ impl Target {
             generation: declared.meta.generation,
             spec_digest: declared.spec_digest,
             endpoint: endpoint.clone(),
-            settings: Settings {
-                expose: spec.expose.clone(),
-                timeouts: spec.timeouts.clone(),
-                retry: spec.retry.clone(),
-                health: spec.health.clone(),
-                grace: spec.grace_period.get(),
-                update: spec.update,
-                activation: spec.activation,
-            },
+            spec: spec.clone(),
             requested: asked(REQUESTED_AT),
             reconnect: asked(RECONNECT_AT),
         })
+    }
+
+    /// True if a declaration has a target now.
+    pub fn exists(declared: &Declared<McpServerSpec>) -> bool {
+        wanted(declared).is_some()
     }
 
     /// True if the connection made for `current` serves this target too.
@@ -84,4 +59,10 @@ impl Target {
             && self.endpoint.digest() == current.endpoint.digest()
             && (self.reconnect.is_none() || self.reconnect == current.reconnect)
     }
+}
+
+fn wanted(declared: &Declared<McpServerSpec>) -> Option<(&Arc<McpServerSpec>, &Arc<Endpoint>)> {
+    let spec = declared.spec.as_ref().filter(|spec| !spec.suspend)?;
+    let endpoint = declared.endpoint.as_ref()?.as_ref().ok()?;
+    Some((spec, endpoint))
 }

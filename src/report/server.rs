@@ -78,10 +78,10 @@ pub fn server_status(
 
 /// The last request for a look that was obeyed. Where there is nothing for the fleet to do, that was this look.
 fn handled<'a>(declared: &'a Declared<McpServerSpec>, seen: Option<&'a Observation>) -> Option<&'a str> {
-    match Target::of(declared) {
-        Some(_) => seen.and_then(|seen| seen.requested.as_deref()),
-        None => declared.meta.annotations.get(REQUESTED_AT).map(String::as_str),
+    if Target::exists(declared) {
+        return seen.and_then(|seen| seen.requested.as_deref());
     }
+    declared.meta.annotations.get(REQUESTED_AT).map(String::as_str)
 }
 
 /// True while there is a new generation for the fleet to act on and it has not said that it does.
@@ -89,7 +89,7 @@ fn not_taken_up(declared: &Declared<McpServerSpec>, seen: &Observation, previous
     declared.refused.is_none()
         && seen.generation < declared.meta.generation
         && previous.observed_generation == Some(seen.generation)
-        && Target::of(declared).is_some()
+        && Target::exists(declared)
 }
 
 /// True while a call has an idle server connected: it is as usable as it was, so nothing flaps.
@@ -191,7 +191,7 @@ fn ready(declared: &Declared<McpServerSpec>, work: &Work<'_>, listed: Option<&Li
             Verdict::problem(problem, &format!("attempt {attempt} is under way"))
         }
         Work::Attached => {
-            let transport = declared.spec.as_ref().map_or("", McpServerSpec::transport);
+            let transport = declared.spec.as_deref().map_or("", McpServerSpec::transport);
             Verdict::yes(Reason::Attached, format!("attached over {transport}, {}", offered(listed)))
         }
         Work::Idle => Verdict::yes(Reason::Idle, format!("connected by the next call, {}", offered(listed))),

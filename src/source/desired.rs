@@ -67,7 +67,7 @@ pub struct Declared<S> {
     /// Identity and origin.
     pub meta: Meta,
     /// The declaration in force: the last good one. `None` if there never was one.
-    pub spec: Option<S>,
+    pub spec: Option<Arc<S>>,
     /// Digest of `spec` with references unresolved and literal values left out.
     pub spec_digest: Option<Digest>,
     /// Why the newest declaration is not accepted, if it is not.

@@ -162,7 +162,7 @@ impl Stack {
                 revision: "1".into(),
                 change: None,
             },
-            spec: Some(spec),
+            spec: Some(Arc::new(spec)),
             spec_digest: None,
             refused: None,
             endpoint: Some(Ok(Arc::new(endpoint))),

@@ -12,8 +12,8 @@ use super::super::attach::{Attached, attach};
 use super::super::handle::{Refusal, UpstreamHandle};
 use super::super::{Kept, health, subscriptions};
 use super::{Actor, Beside, Live};
-use crate::plan::{Settings, Target};
-use crate::resource::{Activation, Problem, Reason, Update};
+use crate::plan::Target;
+use crate::resource::{Activation, McpServerSpec, Problem, Reason, Update};
 use crate::wire::{Era, Host, Link, LinkError, Pause, Sign};
 
 /// How long a connection must have held for its loss to count as a first failure.
@@ -23,9 +23,9 @@ const CRASH: (Duration, u32) = (Duration::from_secs(10), 3);
 
 impl Actor {
     /// Names, filters and limits apply at once, whatever becomes of the connection.
-    pub(super) fn adjust(&mut self, before: &Settings) {
+    pub(super) fn adjust(&mut self, before: &McpServerSpec) {
         if let Some(live) = &mut self.live {
-            let now = &self.target.settings;
+            let now = &self.target.spec;
             if before.health != now.health || before.timeouts.call != now.timeouts.call {
                 live.health = checks(&live.link, &self.handle, &self.target);
             }
@@ -42,7 +42,7 @@ impl Actor {
     /// The connection, or the attempt at it, is what is wanted: it goes on.
     pub(super) fn carry_on(&mut self) {
         if self.asleep {
-            if self.target.settings.activation == Activation::Always {
+            if self.target.spec.activation == Activation::Always {
                 self.wake();
             }
         } else if self.attempt.is_none() && !self.is_current() {
@@ -76,11 +76,11 @@ impl Actor {
     /// The connection itself changed, or is wanted again.
     pub(super) fn replace(&mut self) {
         self.start_afresh();
-        let recreate = self.target.settings.update == Update::Recreate
+        let recreate = self.target.spec.update == Update::Recreate
             || self.live.as_ref().is_some_and(|live| live.target.uid != self.target.uid);
         if recreate {
             let why = Problem::new(Reason::Connecting, format!("{} is being replaced", self.target.key.name));
-            self.take_down(Refusal::Unavailable(why), self.target.settings.timeouts.drain.get());
+            self.take_down(Refusal::Unavailable(why), self.target.spec.timeouts.drain.get());
         }
         self.connect();
     }
@@ -91,7 +91,7 @@ impl Actor {
         self.retry_at = None;
         self.asleep = false;
         self.cancel_attempt();
-        self.waiting = self.target.settings.update == Update::Recreate && !self.ending.is_empty();
+        self.waiting = self.target.spec.update == Update::Recreate && !self.ending.is_empty();
         if self.waiting || self.is_left_alone() {
             return;
         }
@@ -134,14 +134,14 @@ impl Actor {
     /// Calls of a server that was there a moment ago wait for the attempt under way, within its grace.
     fn let_calls_wait(&self, why: Problem) {
         if let Some(grace) = self.grace_until {
-            self.handle.pend(why, grace.min(Instant::now() + self.target.settings.timeouts.connect.get()));
+            self.handle.pend(why, grace.min(Instant::now() + self.target.spec.timeouts.connect.get()));
         }
     }
 
     /// What agents see of a server without a connection is withdrawn after a while.
     fn begin_grace(&mut self) {
         if self.offered.is_some() {
-            self.grace_until.get_or_insert(Instant::now() + self.target.settings.grace);
+            self.grace_until.get_or_insert(Instant::now() + self.target.spec.grace_period.get());
         }
     }
 
@@ -182,7 +182,7 @@ impl Actor {
         self.offer(kept);
         self.idle_at = self.idle_due();
         if let Some(before) = before {
-            let limit = self.target.settings.timeouts.call.get();
+            let limit = self.target.spec.timeouts.call.get();
             let message = format!("{} was replaced, and its calls had time to finish", self.target.key.name);
             self.end(before, limit, Problem::new(Reason::Detached, message));
         }
@@ -232,7 +232,7 @@ impl Actor {
         // A server that forgot a session is not failing, unless it goes on forgetting.
         let forgot = error.sign == Sign::Status(http::StatusCode::NOT_FOUND) && self.backoff.failures() == 0;
         if forgot {
-            self.backoff.fail(&self.target.settings.retry, jitter(), None);
+            self.backoff.fail(&self.target.spec.retry, jitter(), None);
         }
         if forgot || lived >= STABLE {
             self.last = Some(error.problem.clone());
@@ -257,7 +257,7 @@ impl Actor {
                 format!("{} times in a row: {}", self.crashes, problem.message),
             );
         }
-        let retry = &self.target.settings.retry;
+        let retry = &self.target.spec.retry;
         let delay = self.backoff.fail(retry, jitter(), error.retry_after);
         let wait = match problem.reason {
             // Looked for again without a start: it costs nothing, and installing it is what a person does.
@@ -266,7 +266,7 @@ impl Actor {
             _ => Some(delay.wait),
         };
         self.retry_at = wait.map(due);
-        let stuck = self.backoff.failures() >= 3 && self.target.settings.update == Update::MakeBeforeBreak;
+        let stuck = self.backoff.failures() >= 3 && self.target.spec.update == Update::MakeBeforeBreak;
         match &self.live {
             None => {
                 self.begin_grace();
@@ -283,7 +283,7 @@ impl Actor {
 
 /// Watches whether the server of a live connection still answers.
 fn checks(link: &Link, handle: &UpstreamHandle, target: &Target) -> Beside {
-    let (health, call) = (target.settings.health.clone(), target.settings.timeouts.call.get());
+    let (health, call) = (target.spec.health.clone(), target.spec.timeouts.call.get());
     Box::pin(health::watch(link.clone(), handle.clone(), health, call, jitter()))
 }
 

@@ -30,7 +30,7 @@ impl Actor {
                 _ => format!("evenkeel is shutting down and detached {name}"),
             },
         );
-        let drain = self.target.settings.timeouts.drain.get();
+        let drain = self.target.spec.timeouts.drain.get();
         let limit = if reason == Reason::Detached { drain.min(LAST_CALLS) } else { drain };
         self.take_down(Refusal::Removed(why), limit);
         self.cancel_attempt();

@@ -265,7 +265,7 @@ impl Actor {
                 if is_live && !same_connection {
                     self.keep();
                 }
-                self.adjust(&before.settings);
+                self.adjust(&before.spec);
                 if !same_connection && !is_live {
                     self.replace();
                     return;

@@ -17,7 +17,7 @@ impl Actor {
     /// Makes a section of what the server listed and publishes it, unless agents see just that already.
     pub(super) fn offer(&mut self, kept: Arc<Kept>) {
         let target = &self.target;
-        if let (Activation::OnDemand, Some(digest)) = (target.settings.activation, target.spec_digest)
+        if let (Activation::OnDemand, Some(digest)) = (target.spec.activation, target.spec_digest)
             && (self.asleep || self.is_current())
         {
             self.context.memory.keep_catalog(digest, kept.clone());
@@ -83,7 +83,7 @@ impl Actor {
         };
         let Some(list) = self.stale.take(Instant::now()) else { return };
         let link = live.link.clone();
-        let limit = self.target.settings.timeouts.connect.get();
+        let limit = self.target.spec.timeouts.connect.get();
         self.refresh = Some(Box::pin(async move {
             let late = || timeout(format!("{} was not answered within {limit:?}", list.method()));
             let read = tokio::time::timeout(limit, read_list(&link, list)).await;
@@ -140,27 +140,27 @@ impl Actor {
     /// Offers an `OnDemand` server from memory, without a connection. False if nothing is remembered.
     pub(super) fn recall(&mut self) -> bool {
         let target = self.target.clone();
-        let digest = target.spec_digest.filter(|_| target.settings.activation == Activation::OnDemand);
+        let digest = target.spec_digest.filter(|_| target.spec.activation == Activation::OnDemand);
         let Some(kept) = digest.and_then(|digest| self.context.memory.catalog(digest)) else {
             return false;
         };
         self.asleep = true;
         self.offer(kept);
-        self.handle.sleep(target.settings.timeouts.connect.get());
+        self.handle.sleep(target.spec.timeouts.connect.get());
         true
     }
 
     /// When to look whether the live connection is still in use; never for one that is always held.
     pub(super) fn idle_due(&self) -> Option<Instant> {
-        let settings = &self.target.settings;
-        self.live.as_ref().filter(|_| settings.activation == Activation::OnDemand)?;
+        let spec = &self.target.spec;
+        self.live.as_ref().filter(|_| spec.activation == Activation::OnDemand)?;
         let unused = self.handle.unused_for().unwrap_or_default();
-        Some(Instant::now() + settings.timeouts.idle.get().saturating_sub(unused))
+        Some(Instant::now() + spec.timeouts.idle.get().saturating_sub(unused))
     }
 
     /// Lets go of a connection that nobody has used for long enough.
     pub(super) fn maybe_sleep(&mut self) {
-        let idle = self.target.settings.timeouts.idle.get();
+        let idle = self.target.spec.timeouts.idle.get();
         if self.handle.unused_for().is_none_or(|unused| unused < idle) {
             self.idle_at = self.idle_due();
             return;
@@ -176,7 +176,7 @@ impl Actor {
 
     /// True if a call could make the connection as well as anything that is under way or due.
     pub(super) fn may_sleep(&self) -> bool {
-        self.target.settings.activation == Activation::OnDemand
+        self.target.spec.activation == Activation::OnDemand
             && self.attempt.is_none()
             && self.retry_at.is_none()
     }
@@ -187,7 +187,7 @@ impl Actor {
         self.forget_refresh();
         self.live = None;
         self.asleep = true;
-        if let Some(before) = self.handle.sleep(self.target.settings.timeouts.connect.get()) {
+        if let Some(before) = self.handle.sleep(self.target.spec.timeouts.connect.get()) {
             self.end(before, limit, why);
         }
     }
@@ -196,7 +196,7 @@ impl Actor {
     pub(super) fn wake(&mut self) {
         self.connect();
         if self.retry_at.is_none() {
-            let limit = self.target.settings.timeouts.connect.get();
+            let limit = self.target.spec.timeouts.connect.get();
             self.handle.pend(self.connecting(), Instant::now() + limit);
         }
     }

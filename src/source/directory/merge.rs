@@ -85,7 +85,7 @@ impl Book {
 
     /// The secrets that servers refer to, by name and key.
     pub fn references(&self) -> HashSet<(String, String)> {
-        let specs = self.servers.objects.values().filter_map(|server| server.spec.as_ref());
+        let specs = self.servers.objects.values().filter_map(|server| server.spec.as_deref());
         let place = |reference: &SecretKeyRef| (reference.name.clone(), reference.key.clone());
         specs.flat_map(references).map(place).collect()
     }
@@ -186,7 +186,9 @@ impl<S: Kind> Shelf<S> {
             return;
         }
         let (labels, annotations, text, spec) = match remembered.object {
-            Some(object) => (object.labels, object.annotations, Some(object.text), object.spec.ok()),
+            Some(object) => {
+                (object.labels, object.annotations, Some(object.text), object.spec.ok().map(Arc::new))
+            }
             None => (BTreeMap::new(), BTreeMap::new(), None, None),
         };
         let declared = Declared {
@@ -322,7 +324,7 @@ impl<S: Kind> Shelf<S> {
             };
             let spec = match &first.news {
                 Some(Newest::Declared(Object { spec: Ok(spec), .. })) => Some(spec),
-                _ => last.and_then(|last| last.spec.as_ref()),
+                _ => last.and_then(|last| last.spec.as_deref()),
             };
             let same = |claim: &Claim<S>| spec.is_some_and(|spec| spec.is_about(&first.path, &claim.path));
             let lost = others.iter().filter(|claim| !same(claim));

@@ -93,7 +93,7 @@ fn accepted<S: Kind>(
 ) -> Declared<S> {
     let mut endpoint = None;
     if let Some(last) = last {
-        let changed = last.spec.as_ref() != Some(&spec);
+        let changed = last.spec.as_deref() != Some(&spec);
         if changed {
             meta.generation += 1;
         }
@@ -110,7 +110,7 @@ fn accepted<S: Kind>(
     Declared {
         spec_digest: Some(Digest::of_json(&spec)),
         endpoint: endpoint.or_else(|| spec.endpoint(path, context.resolve)),
-        spec: Some(spec),
+        spec: Some(Arc::new(spec)),
         refused: None,
         meta,
     }

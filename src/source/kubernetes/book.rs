@@ -251,7 +251,7 @@ impl Book {
     fn server(&mut self, key: &ObjectKey) {
         let Some(newest) = self.waiting.get(key) else { return };
         let last = self.servers.objects.get(key).filter(|last| last.meta.uid == newest.meta.uid);
-        let in_force = newest.spec.as_ref().ok().or_else(|| last.and_then(|last| last.spec.as_ref()));
+        let in_force = newest.spec.as_ref().ok().or_else(|| last.and_then(|last| last.spec.as_deref()));
         self.uses(key, in_force.map(|spec| names(key, spec)).unwrap_or_default());
         if self.secrets.all_looked_at(key)
             && let Some(newest) = self.waiting.remove(key)
@@ -276,7 +276,7 @@ impl Book {
     /// it had.
     fn skill(&mut self, key: &ObjectKey) {
         let skill = self.skills.objects.get(key).cloned();
-        let spec = skill.as_ref().and_then(|skill| skill.spec.as_ref());
+        let spec = skill.as_ref().and_then(|skill| skill.spec.as_deref());
         let (appeared, left) =
             self.config_maps.uses(key, spec.and_then(|spec| config_map(key, spec)).into_iter().collect());
         for name in appeared {
@@ -335,7 +335,7 @@ impl<S: Kind + Clone + PartialEq + serde::Serialize, T: PartialEq> Shelf<S, T> {
 
     fn resolve_again(&mut self, key: &ObjectKey, resolve: impl FnOnce(&S) -> Result<Arc<Endpoint>, Problem>) {
         let Some(last) = self.objects.get(key) else { return };
-        let endpoint = last.spec.as_ref().map(resolve);
+        let endpoint = last.spec.as_deref().map(resolve);
         if !same_endpoint(last.endpoint.as_ref(), endpoint.as_ref()) {
             let next = Declared {
                 meta: last.meta.clone(),
@@ -372,7 +372,7 @@ fn next<S: Kind + Clone + PartialEq + serde::Serialize>(
 ) -> Option<Declared<S>> {
     let Newest { mut meta, spec } = newest;
     let (spec, refused) = match spec {
-        Ok(spec) => (Some(spec), None),
+        Ok(spec) => (Some(Arc::new(spec)), None),
         Err(mut problem) => {
             let good = last.and_then(|last| last.spec.clone());
             if good.is_some() {
@@ -391,7 +391,7 @@ fn next<S: Kind + Clone + PartialEq + serde::Serialize>(
             meta.origin = last.meta.origin.clone();
         }
     }
-    let endpoint = spec.as_ref().and_then(endpoint);
+    let endpoint = spec.as_deref().and_then(endpoint);
     if let Some(last) = last
         && same_meta(&meta, &last.meta)
         && last.spec == spec
