@@ -137,6 +137,8 @@ fn differing(one: &BTreeMap<String, Digest>, other: &BTreeMap<String, Digest>) -
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::json;
 
     use super::*;

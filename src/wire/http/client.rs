@@ -1,6 +1,6 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -48,19 +48,24 @@ pub(in crate::wire) struct Client(Arc<Inner>);
 struct Inner {
     pool: Arc<Pool>,
     url: Url,
-    /// Path and query; another one after the server redirected within its origin.
-    target: ArcSwap<Uri>,
-    /// The headers of every request, as far as they are known before the handshake.
-    base: HeaderMap,
-    /// The same with what the handshake agreed on.
-    agreed: OnceLock<(Era, HeaderMap)>,
-    session: OnceLock<HeaderValue>,
+    manner: ArcSwap<Manner>,
     credentials: bool,
     closed: AtomicBool,
     pause: Pause,
     /// The fleet's: waited for when evenkeel ends.
     tasks: TaskTracker,
     ears: Unasked,
+}
+
+/// How requests are made. Changes only while the handshake goes on, which makes one request after another.
+#[derive(Clone)]
+struct Manner {
+    /// `None` until the handshake has agreed on one.
+    era: Option<Era>,
+    /// Path and query; another one after the server redirected within its origin.
+    target: Uri,
+    /// What every request carries.
+    headers: HeaderMap,
 }
 
 impl Client {
@@ -70,21 +75,21 @@ impl Client {
         process: &Host,
     ) -> Result<Self, LinkError> {
         let invalid = |message: String| LinkError::new(Reason::InvalidSpec, message);
-        let mut base = HeaderMap::new();
-        base.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
-        base.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        base.insert(USER_AGENT, HeaderValue::from_static(concat!("evenkeel/", env!("CARGO_PKG_VERSION"))));
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("evenkeel/", env!("CARGO_PKG_VERSION"))));
         for (name, value) in &endpoint.headers {
             let mut value = HeaderValue::from_str(value.expose_secret()).map_err(|_| {
                 invalid(format!("the value of header {name} holds characters that a header cannot"))
             })?;
             value.set_sensitive(true);
-            base.insert(name.clone(), value);
+            headers.insert(name.clone(), value);
         }
         // After the declared ones: these describe the connection itself.
         let host = endpoint.url.host_str().unwrap_or_default();
         let host = endpoint.url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-        base.insert(
+        headers.insert(
             HOST,
             HeaderValue::from_str(&host).map_err(|_| invalid(format!("{host:?} is not a host")))?,
         );
@@ -92,10 +97,7 @@ impl Client {
         Ok(Self(Arc::new(Inner {
             pool: Pool::new(Connector::new(endpoint)?),
             url: endpoint.url.clone(),
-            target: ArcSwap::from_pointee(target),
-            base,
-            agreed: OnceLock::new(),
-            session: OnceLock::new(),
+            manner: ArcSwap::from_pointee(Manner { era: None, target, headers }),
             credentials: !endpoint.headers.is_empty(),
             closed: AtomicBool::new(false),
             pause: process.pause.clone(),
@@ -116,15 +118,23 @@ impl Client {
 
     /// Takes over what the handshake agreed on, for every request from now on.
     pub(in crate::wire) fn agreed(&self, peer: &Peer) {
-        let mut headers = self.0.base.clone();
-        if let Ok(version) = HeaderValue::from_str(&peer.version) {
-            headers.insert(VERSION, version);
-        }
-        if let Some(session) = self.0.session.get() {
-            headers.insert(SESSION, session.clone());
-        }
-        // Agreed once, by the handshake.
-        let _ = self.0.agreed.set((peer.era, headers));
+        self.learn(|manner| {
+            manner.era = Some(peer.era);
+            if let Ok(version) = HeaderValue::from_str(&peer.version) {
+                manner.headers.insert(VERSION, version);
+            }
+        });
+    }
+
+    fn learn(&self, change: impl FnOnce(&mut Manner)) {
+        let mut manner = Manner::clone(&self.0.manner.load());
+        change(&mut manner);
+        self.0.manner.store(Arc::new(manner));
+    }
+
+    /// True until the handshake has agreed on how to go on.
+    fn is_opening(&self) -> bool {
+        self.0.manner.load().era.is_none()
     }
 
     /// Posts a request; what comes of it is read from what this gives. Nothing is sent before that.
@@ -143,7 +153,7 @@ impl Client {
         headers.extend(mirrored);
         let client = self.clone();
         let sending = async move {
-            let opening = client.0.agreed.get().is_none();
+            let opening = client.is_opening();
             let result = client.exchange(headers, &message).await;
             if let (Err(error), false) = (&result, opening)
                 && client.is_lost(error)
@@ -157,13 +167,14 @@ impl Client {
 
     async fn exchange(&self, headers: HeaderMap, message: &Bytes) -> Result<Form, LinkError> {
         let response = self.send(&Method::POST, headers, message).await?;
-        if self.0.agreed.get().is_none()
+        // Only the handshake opens a session, and only one.
+        if self.is_opening()
+            && !self.has_session()
             && let Some(session) = response.headers().get(SESSION)
             // A copy: the value as it came holds on to the whole read buffer.
             && let Ok(session) = HeaderValue::from_bytes(session.as_bytes())
         {
-            // Only the handshake opens a session.
-            let _ = self.0.session.set(session);
+            self.learn(|manner| drop(manner.headers.insert(SESSION, session)));
         }
         if response.status().is_success() {
             return Ok(Form::of(response));
@@ -177,7 +188,7 @@ impl Client {
     }
 
     fn has_session(&self) -> bool {
-        self.0.session.get().is_some()
+        self.0.manner.load().headers.contains_key(SESSION)
     }
 
     /// True if it is not one request that failed, but the connection or the session.
@@ -247,7 +258,7 @@ impl Client {
         if let Some(error) = self.0.pause.refusal() {
             return Err(error.dispatched());
         }
-        let target = self.0.target.load_full();
+        let target = self.0.manner.load().target.clone();
         let socket = self.0.pool.connect().await?;
         let body = request.as_deref().unwrap_or_default();
         let (head, body) = Trickle::ask(socket, (&method, &target, &headers), body).await?.into_parts();
@@ -281,15 +292,15 @@ impl Client {
         if let Some(error) = self.0.pause.refusal() {
             return Err(error);
         }
-        let target = self.0.target.load_full();
         // Where the server is shows in the first request; no later one is kept to be sent elsewhere.
-        let again = self.0.agreed.get().is_none().then(|| headers.clone());
-        let response = self.0.pool.send(request(method, &target, headers, body)).await?;
+        let again = self.is_opening().then(|| headers.clone());
+        let target = self.0.manner.load().target.clone();
+        let response = self.0.pool.send(request(method, target, headers, body)).await?;
         match again.zip(self.moved(&response)) {
             None => Ok(response),
             Some((headers, to)) => {
-                self.0.target.store(Arc::new(to.clone()));
-                self.0.pool.send(request(method, &to, headers, body)).await
+                self.learn(|manner| manner.target = to.clone());
+                self.0.pool.send(request(method, to, headers, body)).await
             }
         }
     }
@@ -304,11 +315,14 @@ impl Client {
     }
 
     fn headers(&self, method: &str, name: Option<&str>) -> HeaderMap {
-        let (era, mut headers) = match self.0.agreed.get() {
-            Some((era, headers)) => (*era, headers.clone()),
-            None => self.opening_headers(method),
-        };
-        if era == Era::Modern {
+        let manner = self.0.manner.load();
+        let mut headers = manner.headers.clone();
+        // Before the agreement the probe is modern; `initialize` and its confirmation are legacy.
+        let probes = manner.era.is_none() && method == "server/discover";
+        if probes {
+            headers.insert(VERSION, HeaderValue::from_static(MODERN));
+        }
+        if probes || manner.era == Some(Era::Modern) {
             if let Ok(method) = HeaderValue::from_str(method) {
                 headers.insert(METHOD, method);
             }
@@ -317,19 +331,6 @@ impl Client {
             }
         }
         headers
-    }
-
-    /// Before the agreement: the probe is modern, `initialize` and its confirmation are legacy.
-    fn opening_headers(&self, method: &str) -> (Era, HeaderMap) {
-        let mut headers = self.0.base.clone();
-        if let Some(session) = self.0.session.get() {
-            headers.insert(SESSION, session.clone());
-        }
-        if method == "server/discover" {
-            headers.insert(VERSION, HeaderValue::from_static(MODERN));
-            return (Era::Modern, headers);
-        }
-        (Era::Legacy, headers)
     }
 
     /// What a response that says no success means; `body` is its start.
@@ -420,10 +421,10 @@ impl fmt::Debug for Client {
     }
 }
 
-fn request(method: &Method, target: &Uri, headers: HeaderMap, body: &Bytes) -> Request<Full<Bytes>> {
+fn request(method: &Method, target: Uri, headers: HeaderMap, body: &Bytes) -> Request<Full<Bytes>> {
     let mut request = Request::new(Full::new(body.clone()));
     *request.method_mut() = method.clone();
-    *request.uri_mut() = target.clone();
+    *request.uri_mut() = target;
     *request.headers_mut() = headers;
     request
 }
