@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rmcp::model::ErrorCode;
 use serde::Deserialize;
@@ -46,7 +47,7 @@ pub(super) async fn attach(
         let listed = async {
             events.begin().await?;
             let lists = list_all(&link).await?;
-            link.rest();
+            link.rest(Duration::MAX);
             Ok(lists)
         };
         match listed.await {

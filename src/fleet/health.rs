@@ -47,8 +47,11 @@ pub(super) async fn watch(
         // On the heap only while it runs: most of the time there is nothing to hold.
         let check = Box::pin(timeout(patience, link.check()));
         let why = match check.await {
-            // The answer was heard.
-            Ok(Ok(())) => continue,
+            // The answer was heard. The connection that it came on would only wait to be too old for the next.
+            Ok(Ok(())) => {
+                link.rest(interval);
+                continue;
+            }
             Ok(Err(error)) if error.problem.reason.needs_a_person() => {
                 link.give_up(error);
                 return pending().await;

@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -300,10 +301,11 @@ impl Link {
         self.0.lost.mark(error);
     }
 
-    /// Lets go of what only a busy connection needs; the next call gets it again.
-    pub fn rest(&self) {
+    /// Lets go of what only a busy connection needs and would not be of use after a pause; the next call gets it
+    /// again.
+    pub fn rest(&self, pause: Duration) {
         if let Transport::Http(client) = &self.0.transport {
-            client.rest();
+            client.rest(pause);
         }
     }
 

@@ -1,5 +1,7 @@
 //! What passes over a healthy link.
 
+use std::time::Duration;
+
 use evenkeel::wire::{Era, Event, Incoming, List, Request, members};
 
 use super::{Over, Upstream, call, connect, request};
@@ -85,6 +87,21 @@ async fn are_modern_however_slow_the_server_was_to_start() {
         link.close().await;
     };
     tokio::join!(opened(Over::Stdio), opened(Over::Http));
+}
+
+#[tokio::test]
+async fn keep_no_connection_for_a_pause_that_it_would_not_outlast() {
+    let upstream = Upstream::start(Over::Http, Script::new("idle", RigEra::Legacy)).await;
+    let (link, _events) = connect(&upstream).await.unwrap();
+    link.check().await.unwrap();
+    let before = upstream.counters().await.connections;
+    link.rest(Duration::from_secs(5));
+    link.check().await.unwrap();
+    assert_eq!(upstream.counters().await.connections, before, "the one that is there is used again");
+    link.rest(Duration::from_mins(1));
+    link.check().await.unwrap();
+    assert_eq!(upstream.counters().await.connections, before + 1, "it was closed");
+    link.close().await;
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -356,9 +356,7 @@ impl Client {
             _ => String::new(),
         };
         let Inner { ears, credentials, .. } = &*self.0;
-        if matches!(head.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
-            && self.0.agreed.get().is_some()
-        {
+        if matches!(head.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) && !self.is_opening() {
             ears.reject();
         }
         Refused::Error(refusal(
@@ -371,13 +369,10 @@ impl Client {
         ))
     }
 
-    /// Closes idle connections: a server that is not called costs no buffers.
-    pub(in crate::wire) fn rest(&self) {
-        self.0.pool.clear();
-    }
-
-    pub(super) fn prune(&self) {
-        self.0.pool.prune();
+    /// Closes the idle connections that cannot be used again after a pause: a server that is not called costs no
+    /// buffers.
+    pub(in crate::wire) fn rest(&self, pause: Duration) {
+        self.0.pool.prune(pause);
     }
 
     /// Ends the session, if there is one, and every idle connection.
@@ -394,7 +389,7 @@ impl Client {
                 debug!(%error, "the session was not ended");
             }
         }
-        self.0.pool.clear();
+        self.0.pool.prune(Duration::MAX);
     }
 }
 

@@ -114,15 +114,13 @@ impl Pool {
         }
     }
 
-    /// Closes connections that were idle too long.
-    pub(super) fn prune(&self) {
+    /// Closes the idle connections that cannot be used again after a pause.
+    pub(super) fn prune(&self, pause: Duration) {
         let now = Instant::now();
-        self.lock().retain_mut(|connection| connection.look(now) != Idle::Closed);
-    }
-
-    /// Closes every idle connection.
-    pub(super) fn clear(&self) {
-        self.lock().clear();
+        self.lock().retain_mut(|connection| {
+            connection.usable_until.saturating_duration_since(now) > pause
+                && connection.look(now) != Idle::Closed
+        });
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {

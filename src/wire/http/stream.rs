@@ -78,7 +78,7 @@ impl Stream {
             match &mut self.state {
                 State::None => loop {
                     tokio::time::sleep(HOUSEKEEPING).await;
-                    self.client.prune();
+                    self.client.rest(Duration::ZERO);
                 },
                 State::Closed => match self.open_in_time(peer, next_id()).await {
                     Ok(()) if std::mem::take(&mut self.missed) => {
@@ -97,7 +97,7 @@ impl Stream {
                     let chunk = tokio::select! {
                         chunk = body.chunk() => chunk,
                         () = tokio::time::sleep(HOUSEKEEPING) => {
-                            self.client.prune();
+                            self.client.rest(Duration::ZERO);
                             continue;
                         }
                     };
