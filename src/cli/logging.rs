@@ -1,7 +1,10 @@
 use std::io::{self, IsTerminal};
 
 use clap::ValueEnum;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::layer;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::Failure;
 
@@ -19,12 +22,16 @@ pub(super) fn init(format: LogFormat, filter: &str) -> Result<(), Failure> {
     // The one warns of each folder that is gone before it is let go of, which is what folders do; the other would tell
     // what servers say as they say it.
     let quiet = format!("notify=error,{filter},rmcp=warn");
-    let filter = EnvFilter::try_new(quiet)
+    let filter: Targets = quiet
+        .parse()
         .map_err(|error| Failure::Usage(format!("--log {filter:?} is not a filter: {error}")))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let filtered = tracing_subscriber::registry().with(filter);
+    let lines = layer().with_writer(io::stderr);
     let installed = match format {
-        LogFormat::Text => lines.with_target(false).with_ansi(io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+        LogFormat::Text => {
+            filtered.with(lines.with_target(false).with_ansi(io::stderr().is_terminal())).try_init()
+        }
+        LogFormat::Json => filtered.with(lines.json().flatten_event(true)).try_init(),
     };
     installed.map_err(Failure::failed)
 }
