@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use imbl::OrdMap;
 use tokio::time::Instant;
@@ -9,6 +10,11 @@ use super::{Route, Section, Table, View, ViewName};
 use crate::resource::{ObjectKey, Problem, Reason};
 use crate::wire::List;
 
+/// So long it is remembered what a namespace had that has nothing any more.
+const REMEMBERED: Duration = Duration::from_hours(1);
+/// So many namespaces are never looked through.
+const FEW: usize = 64;
+
 /// All that agents may see at one moment. Immutable: a change makes the next one, which shares the rest.
 #[derive(Clone, Debug)]
 pub struct Generation {
@@ -17,6 +23,8 @@ pub struct Generation {
     sections: OrdMap<ObjectKey, Arc<Section>>,
     everything: View,
     namespaces: OrdMap<Arc<str>, View>,
+    /// As many namespaces as this are looked through for those that are long gone.
+    many: usize,
     conflicts: OrdMap<ObjectKey, Arc<[Conflict]>>,
 }
 
@@ -65,6 +73,7 @@ impl Generation {
             sections: OrdMap::new(),
             everything: View::everything(home as Home),
             namespaces: OrdMap::new(),
+            many: FEW,
             conflicts: OrdMap::new(),
         }
     }
@@ -123,6 +132,9 @@ impl Generation {
         if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, section)) {
             return;
         }
+        if before.is_none() && self.namespaces.len() >= self.many {
+            self.forget_namespaces();
+        }
         let dropped = Problem::new(Reason::Removed, format!("server {} no longer offers it", section.key));
         for list in List::ALL {
             let offered = section.lists.of(list).iter();
@@ -155,6 +167,23 @@ impl Generation {
                 }
             });
         }
+    }
+
+    /// Lets go of the namespaces that are long gone. Looks through all, but only once they are twice as many as the
+    /// last time left.
+    fn forget_namespaces(&mut self) {
+        let gone = |view: &View| {
+            let over = |at: Instant| self.made_at.saturating_duration_since(at) > REMEMBERED;
+            List::ALL
+                .into_iter()
+                .all(|list| view.of(list).is_empty() && view.of(list).changed_at().is_none_or(over))
+        };
+        let gone: Vec<_> =
+            self.namespaces.iter().filter(|(_, view)| gone(view)).map(|(name, _)| name.clone()).collect();
+        for name in gone {
+            self.namespaces.remove(&name);
+        }
+        self.many = FEW.max(2 * self.namespaces.len());
     }
 
     /// Changes a list in both views that a server is in, and looks again at the names of every server that this
@@ -327,6 +356,34 @@ mod tests {
         let remembered = many.iter().filter(|name| view.of(List::Tools).gone(name).is_some()).count();
         assert_eq!(remembered, 4_096);
         assert!(view.of(List::Tools).gone("t4999").is_some());
+    }
+
+    #[test]
+    fn a_namespace_that_is_long_gone_is_forgotten() {
+        let names: Vec<_> = (0..=FEW).map(|number| format!("n{number:02}")).collect();
+        let mut now = Instant::now();
+        let mut generation = start();
+        for name in &names {
+            generation = generation.after([publish(name, "s", "s", &["t"])], now);
+            generation = generation.after([withdraw(name, "s")], now);
+        }
+        let remembers = |generation: &Generation, name: &str| {
+            let view = ViewName::Namespace(name.into());
+            generation.view(&view).of(List::Tools).gone("s_t").is_some()
+        };
+        assert!(names.iter().all(|name| remembers(&generation, name)), "they went just now");
+        generation = generation.after([publish("n00", "s", "s", &["t"])], now);
+        now += 2 * REMEMBERED;
+        for name in &names {
+            generation = generation.after([publish(&format!("later-{name}"), "s", "s", &["t"])], now);
+        }
+        assert!(!names.iter().any(|name| remembers(&generation, name)));
+        assert_eq!(
+            generation.view(&ViewName::Namespace("n00".into())).of(List::Tools).len(),
+            1,
+            "one that is there"
+        );
+        assert_eq!(generation.namespaces.len(), names.len() + 1);
     }
 
     #[test]
