@@ -3,6 +3,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -145,7 +146,10 @@ fn trust_only(pem: &str) -> Result<ClientConfig, LinkError> {
     if roots.is_empty() {
         return Err(invalid("holds no PEM certificate".into()));
     }
-    Ok(builder()?.with_root_certificates(roots).with_no_client_auth())
+    let mut config = builder()?.with_root_certificates(roots).with_no_client_auth();
+    // It is one server's alone, and the room for 32 that there would be takes 20 KiB.
+    config.resumption = Resumption::in_memory_sessions(1);
+    Ok(config)
 }
 
 fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, LinkError> {
