@@ -22,8 +22,8 @@ pub(super) fn init(format: LogFormat, filter: &str) -> Result<(), Failure> {
     // The one warns of each folder that is gone before it is let go of, which is what folders do; the other would tell
     // what servers say as they say it.
     let quiet = format!("notify=error,{filter},rmcp=warn");
-    let filter: Targets = quiet
-        .parse()
+    let filter = quiet
+        .parse::<Targets>()
         .map_err(|error| Failure::Usage(format!("--log {filter:?} is not a filter: {error}")))?;
     let filtered = tracing_subscriber::registry().with(filter);
     let lines = layer().with_writer(io::stderr);

@@ -319,7 +319,7 @@ impl<S, T> Default for Shelf<S, T> {
     }
 }
 
-impl<S: Kind + Clone + PartialEq + serde::Serialize, T: PartialEq> Shelf<S, T> {
+impl<S: Kind + PartialEq + serde::Serialize, T: PartialEq> Shelf<S, T> {
     /// Takes up a newest form. An object that does not differ keeps its `Arc`.
     fn put(
         &mut self,
@@ -365,7 +365,7 @@ impl<S: Kind + Clone + PartialEq + serde::Serialize, T: PartialEq> Shelf<S, T> {
 
 /// The next state of an object, from its last one with the same uid; `None` if nothing differs, or if what
 /// was read is older than what is known.
-fn next<S: Kind + Clone + PartialEq + serde::Serialize>(
+fn next<S: Kind + PartialEq + serde::Serialize>(
     last: Option<&Arc<Declared<S>>>,
     newest: Newest<S>,
     endpoint: impl FnOnce(&S) -> Option<Result<Arc<Endpoint>, Problem>>,
