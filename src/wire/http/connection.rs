@@ -117,10 +117,12 @@ impl Pool {
     /// Closes the idle connections that cannot be used again after a pause.
     pub(super) fn prune(&self, pause: Duration) {
         let now = Instant::now();
-        self.lock().retain_mut(|connection| {
+        let mut idle = self.lock();
+        idle.retain_mut(|connection| {
             connection.usable_until.saturating_duration_since(now) > pause
                 && connection.look(now) != Idle::Closed
         });
+        idle.shrink_to_fit();
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
