@@ -113,7 +113,6 @@ mod tests {
     use super::*;
     use crate::catalog::{Item, Lists};
     use crate::fleet::Kept;
-    use crate::resource::ServerInfo;
     use crate::wire::{Era, List};
 
     #[tokio::test]
@@ -123,9 +122,7 @@ mod tests {
         let (tell, news) = mpsc::unbounded_channel();
         let (digest, other) = (Digest::of(b"one"), Digest::of(b"other"));
         let kept = Arc::new(Kept {
-            server_info: ServerInfo { name: "s".into(), version: "1".into() },
-            protocol_version: "2025-11-25".into(),
-            instructions: None,
+            about: Arc::default(),
             lists: Arc::new(Lists {
                 tools: vec![Item::read(List::Tools, r#"{"name":"t"}"#).unwrap()],
                 ..Lists::default()

@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use crate::catalog::{Item, Lists};
-use crate::resource::{Digest, ServerInfo};
-use crate::wire::{Era, List};
+use crate::resource::Digest;
+use crate::wire::{About, Era, List};
 
 /// What was learned of servers and is worth keeping across restarts. Cheap to clone.
 ///
@@ -51,12 +51,8 @@ pub enum News {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(into = "Written", try_from = "Written")]
 pub struct Kept {
-    /// What it calls itself.
-    pub server_info: ServerInfo,
-    /// The MCP revision spoken with it.
-    pub protocol_version: String,
-    /// What it wants models to know of it.
-    pub instructions: Option<Arc<str>>,
+    /// Its own words.
+    pub about: Arc<About>,
     /// Everything it lists.
     pub lists: Arc<Lists>,
 }
@@ -65,10 +61,7 @@ pub struct Kept {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Written {
-    server_info: ServerInfo,
-    protocol_version: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    instructions: Option<Arc<str>>,
+    about: Arc<About>,
     tools: Vec<Box<RawValue>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     prompts: Vec<Box<RawValue>>,
@@ -137,9 +130,7 @@ impl From<Kept> for Written {
             prompts: written(List::Prompts),
             resources: written(List::Resources),
             templates: written(List::Templates),
-            server_info: kept.server_info,
-            protocol_version: kept.protocol_version,
-            instructions: kept.instructions,
+            about: kept.about,
         }
     }
 }
@@ -161,12 +152,7 @@ impl TryFrom<Written> for Kept {
             resources: items(List::Resources, written.resources)?,
             templates: items(List::Templates, written.templates)?,
         };
-        Ok(Self {
-            server_info: written.server_info,
-            protocol_version: written.protocol_version,
-            instructions: written.instructions,
-            lists: Arc::new(lists),
-        })
+        Ok(Self { about: written.about, lists: Arc::new(lists) })
     }
 }
 
@@ -178,9 +164,7 @@ mod tests {
     fn a_catalog_is_written_and_read_back_byte_for_byte() {
         let item = |list, entry| vec![Item::read(list, entry).unwrap()];
         let kept = Kept {
-            server_info: ServerInfo { name: "s".into(), version: "1".into() },
-            protocol_version: "2025-11-25".into(),
-            instructions: Some("Ask first.".into()),
+            about: Arc::new(About { instructions: Some("Ask first.".into()), ..About::default() }),
             lists: Arc::new(Lists {
                 tools: item(List::Tools, r#"{"name":"t", "x": 1.0e+2}"#),
                 templates: item(List::Templates, r#"{"uriTemplate":"x:{y}", "x": 1.0e+2}"#),

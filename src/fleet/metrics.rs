@@ -112,7 +112,7 @@ impl Measured<'_> {
         let Some(mut span) = self.span else { return };
         match result {
             Ok(attached) => {
-                span.add("mcp.protocol.version", attached.link.peer().version.as_str());
+                span.add("mcp.protocol.version", attached.link.peer().about.protocol_version.as_str());
                 span.add("evenkeel.tools", attached.lists.tools.len());
                 span.end(None);
             }

@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::resource::{Digest, ObjectKey, Problem, Reason, ServerInfo};
+use crate::resource::{Digest, ObjectKey, Problem, Reason};
+use crate::wire::About;
 
 /// What is true about one server's connection now: all that `report/` needs for its conditions.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,10 +61,8 @@ pub enum Phase {
 pub struct Listed {
     /// The generation that is live.
     pub generation: i64,
-    /// What the server calls itself.
-    pub server_info: ServerInfo,
-    /// The MCP revision spoken with it.
-    pub protocol_version: String,
+    /// What the server told of itself.
+    pub about: Arc<About>,
     /// Tools offered to agents, after filters.
     pub tools: u32,
     /// Prompts, likewise.

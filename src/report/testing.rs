@@ -15,7 +15,7 @@ use crate::resource::{
     Transport,
 };
 use crate::source::{Declared, Meta, Origin};
-use crate::wire::List;
+use crate::wire::{About, List};
 
 pub fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
@@ -59,8 +59,11 @@ pub fn declared(name: &str, generation: i64) -> Declared<McpServerSpec> {
 pub fn listed(generation: i64) -> Listed {
     Listed {
         generation,
-        server_info: ServerInfo { name: "test".into(), version: "1".into() },
-        protocol_version: "2025-11-25".into(),
+        about: Arc::new(About {
+            server_info: ServerInfo { name: "test".into(), version: "1".into() },
+            protocol_version: "2025-11-25".into(),
+            instructions: None,
+        }),
         tools: 3,
         prompts: 0,
         resources: 0,

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use super::error::{LinkError, Sign};
 use super::link::{Exchange, Incoming, Link, Reply};
-use super::{Capabilities, Envelope, Era, Peer, Ring};
+use super::{About, Capabilities, Envelope, Era, Peer, Ring};
 use crate::resource::{Reason, ServerInfo};
 
 /// The modern revision that evenkeel speaks.
@@ -72,14 +72,16 @@ pub(super) async fn shake(link: &Link, remembered: Option<Era>) -> Result<Peer, 
         logging: offered.logging.is_some(),
     };
     let instructions = known.instructions.as_deref().map(str::trim).filter(|text| !text.is_empty());
-    let instructions = instructions.map(|text| link.mask().text(text).chars().take(INSTRUCTIONS).collect());
+    let instructions =
+        instructions.map(|text| link.mask().text(text).chars().take(INSTRUCTIONS).collect::<String>().into());
     let version = known.protocol_version.to_string();
     if !ProtocolVersion::KNOWN_VERSIONS.contains(&known.protocol_version) {
         let known = ProtocolVersion::KNOWN_VERSIONS.iter().map(ProtocolVersion::as_str);
         let known = known.collect::<Vec<_>>().join(", ");
         return Err(failed(link, &format!("it speaks MCP {version:?}, which is none of {known}")));
     }
-    let peer = Peer::new(era, version, info.unwrap_or_default(), capabilities, instructions);
+    let about = About { server_info: info.unwrap_or_default(), protocol_version: version, instructions };
+    let peer = Peer::new(era, about, capabilities);
     drop(known);
     // Ends rmcp's task; closing the stage closes nothing of ours.
     let _ = running.cancel().await;

@@ -33,7 +33,7 @@ pub use list::List;
 pub use log::{Log, LogLine, LogPage};
 pub use open::{Events, Host, open};
 pub use pause::Pause;
-pub use peer::{Capabilities, Era, Peer};
+pub use peer::{About, Capabilities, Era, Peer};
 pub use splice::{Edit, Member, Members, members, rewrite, rewrite_members};
 pub use stdio::{Guard, LastWords, Started, watch as guard_children};
 pub use unasked::Audience;

@@ -1,3 +1,6 @@
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::envelope::Id;
@@ -6,7 +9,7 @@ use super::{Edit, Level, List};
 use crate::resource::ServerInfo;
 
 /// Which of the two protocols a server speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Era {
     /// 2024-11-05 to 2025-11-25: `initialize`, sessions.
@@ -20,16 +23,25 @@ pub enum Era {
 pub struct Peer {
     /// The protocol it speaks.
     pub era: Era,
-    /// The revision that was agreed on.
-    pub version: String,
-    /// What it calls itself; its own words.
-    pub info: ServerInfo,
+    /// What it told of itself.
+    pub about: Arc<About>,
     /// What it offers.
     pub capabilities: Capabilities,
-    /// What it wants models to know of it; its own words.
-    pub instructions: Option<String>,
     /// The members that every modern request's `_meta` must carry.
     meta: Vec<(&'static str, String)>,
+}
+
+/// What a server told of itself, in its own words.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct About {
+    /// What it calls itself.
+    pub server_info: ServerInfo,
+    /// The revision that was agreed on.
+    pub protocol_version: String,
+    /// What it wants models to know of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<Arc<str>>,
 }
 
 /// What a server offers, as far as evenkeel uses it.
@@ -76,31 +88,23 @@ impl Peer {
     pub(super) fn unknown() -> Self {
         Self {
             era: Era::Legacy,
-            version: String::new(),
-            info: ServerInfo::default(),
+            about: Arc::default(),
             capabilities: Capabilities::default(),
-            instructions: None,
             meta: Vec::new(),
         }
     }
 
     /// A peer after its handshake.
-    pub(super) fn new(
-        era: Era,
-        version: String,
-        info: ServerInfo,
-        capabilities: Capabilities,
-        instructions: Option<String>,
-    ) -> Self {
+    pub(super) fn new(era: Era, about: About, capabilities: Capabilities) -> Self {
         let meta = match era {
             Era::Legacy => Vec::new(),
             Era::Modern => vec![
-                (VERSION_KEY, json!(version).to_string()),
+                (VERSION_KEY, json!(about.protocol_version).to_string()),
                 (CLIENT_KEY, client_info().to_string()),
                 (CAPABILITIES_KEY, "{}".to_owned()),
             ],
         };
-        Self { era, version, info, capabilities, instructions, meta }
+        Self { era, about: Arc::new(about), capabilities, meta }
     }
 
     /// The `_meta` of a request on this connection, made from the agent's: what belongs to the agent's own
@@ -169,7 +173,8 @@ mod tests {
     use super::*;
 
     fn peer(era: Era) -> Peer {
-        Peer::new(era, "2026-07-28".into(), ServerInfo::default(), Capabilities::default(), None)
+        let about = About { protocol_version: "2026-07-28".into(), ..About::default() };
+        Peer::new(era, about, Capabilities::default())
     }
 
     #[test]

@@ -39,7 +39,7 @@ async fn pass_lists_calls_and_errors_byte_for_byte_and_keep_the_rules() {
         let (link, _events) = connect(&upstream).await.unwrap_or_else(|error| panic!("{case}: {error}"));
         assert_eq!(link.peer().era, era, "{case}");
         assert!(link.peer().capabilities.tools == Some(true), "{case}");
-        assert_eq!(link.peer().info.name, "healthy", "{case}");
+        assert_eq!(link.peer().about.server_info.name, "healthy", "{case}");
 
         let list = request(&link, "tools/list", "{}").await.unwrap().unwrap();
         assert!(list.contains(ODD_TOOL), "{case}: {list}");

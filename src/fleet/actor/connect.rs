@@ -161,12 +161,7 @@ impl Actor {
         self.last = None;
         let Attached { link, events, lists } = attached;
         let before = self.handle.connect(link.clone());
-        let kept = Arc::new(Kept {
-            server_info: link.peer().info.clone(),
-            protocol_version: link.peer().version.clone(),
-            instructions: link.peer().instructions.as_deref().map(Into::into),
-            lists: Arc::new(lists),
-        });
+        let kept = Arc::new(Kept { about: link.peer().about.clone(), lists: Arc::new(lists) });
         let since = Instant::now();
         let health = checks(&link, &self.handle, &self.target);
         let subscriptions = subscriptions::are_offered(&link).then(|| -> Beside {

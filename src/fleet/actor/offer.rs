@@ -22,13 +22,12 @@ impl Actor {
         {
             self.context.memory.keep_catalog(digest, kept.clone());
         }
-        let section = Section::new(target, &kept.lists, kept.instructions.clone(), self.handle.clone());
+        let section = Section::new(target, &kept.lists, kept.about.instructions.clone(), self.handle.clone());
         let section = Arc::new(section);
         let count = |list| u32::try_from(section.lists.of(list).len()).unwrap_or(u32::MAX);
         let listed = Listed {
             generation: self.live.as_ref().map_or(target.generation, |live| live.target.generation),
-            server_info: kept.server_info.clone(),
-            protocol_version: kept.protocol_version.clone(),
+            about: kept.about.clone(),
             tools: count(List::Tools),
             prompts: count(List::Prompts),
             resources: count(List::Resources),

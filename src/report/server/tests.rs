@@ -224,7 +224,7 @@ fn what_is_live_is_told_beside_the_conditions() {
     let status = server_status(&object, Some(&seen("a", 2, connecting(1, None), Some(1))), &[], None, at(1));
     let live = listed(1);
     assert_eq!(status.attached_generation, Some(1));
-    assert_eq!(status.server_info.as_ref(), Some(&live.server_info));
+    assert_eq!(status.server_info.as_ref(), Some(&live.about.server_info));
     assert_eq!(status.protocol_version.as_deref(), Some("2025-11-25"));
     assert_eq!(status.transport.as_deref(), Some("stdio"));
     assert_eq!(status.tools, Some(3));

@@ -120,7 +120,7 @@ impl Client {
     pub(in crate::wire) fn agreed(&self, peer: &Peer) {
         self.learn(|manner| {
             manner.era = Some(peer.era);
-            if let Ok(version) = HeaderValue::from_str(&peer.version) {
+            if let Ok(version) = HeaderValue::from_str(&peer.about.protocol_version) {
                 manner.headers.insert(VERSION, version);
             }
         });
