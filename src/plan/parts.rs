@@ -154,7 +154,7 @@ mod tests {
                 created: jiff::Timestamp::UNIX_EPOCH,
                 labels: BTreeMap::new(),
                 annotations: BTreeMap::new(),
-                origin: Origin::File { path: std::sync::Arc::new(file.into()), line: 1 },
+                origin: Origin::File { path: Arc::new(file.into()), line: 1 },
                 revision: "r".into(),
                 change: None,
             },

@@ -146,10 +146,10 @@ mod tests {
     #[test]
     fn a_manifest_has_the_shape_of_a_custom_resource_and_no_value_that_may_be_secret() {
         let mut server = declared("a", 2);
-        server.spec = Some(Arc::new(server_spec(json!({ "http": {
+        server.spec = Some(server_spec(json!({ "http": {
             "url": "https://example.com/mcp?key=hunter2",
             "headers": [{ "name": "Authorization", "value": "Bearer hunter2" }],
-        } }))));
+        } })));
         server.meta.labels.insert("area".into(), "code".into());
         let annotations = &mut server.meta.annotations;
         annotations.insert(LAST_APPLIED.into(), "{\"value\":\"hunter2\"}".into());

@@ -25,7 +25,7 @@ pub fn key(name: &str) -> ObjectKey {
     ObjectKey::new("default", name)
 }
 
-pub fn server_spec(spec: Value) -> McpServerSpec {
+pub fn server_spec(spec: Value) -> Arc<McpServerSpec> {
     serde_json::from_value(spec).unwrap()
 }
 
@@ -49,7 +49,7 @@ pub fn declared(name: &str, generation: i64) -> Declared<McpServerSpec> {
         Transport::Stdio(StdioEndpoint { command: "c".into(), args: Vec::new(), cwd: None, env: Vec::new() });
     Declared {
         meta: meta(name, generation),
-        spec: Some(Arc::new(server_spec(json!({ "stdio": { "command": "c" } })))),
+        spec: Some(server_spec(json!({ "stdio": { "command": "c" } }))),
         spec_digest: Some(Digest::of(b"spec")),
         refused: None,
         endpoint: Some(Ok(Arc::new(Endpoint::new(transport, &DigestKey::new(b"k"))))),

@@ -1,5 +1,7 @@
 mod rows;
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use self::rows::rows;
@@ -181,7 +183,7 @@ fn a_request_to_look_again_is_acknowledged() {
         (&|_| (), None),
         (&|object| object.endpoint = Some(Err(missing.clone())), Some("again")),
         (&|object| object.endpoint = Some(Err(denied.clone())), Some("again")),
-        (&|object| object.spec.as_mut().unwrap().suspend = true, Some("again")),
+        (&|object| Arc::make_mut(object.spec.as_mut().unwrap()).suspend = true, Some("again")),
         (
             &|object| {
                 object.spec = None;
