@@ -168,7 +168,7 @@ impl Daemon {
             if let Some(session_key) = until.run_until_cancelled(session_key).await {
                 let limits = Limits::default();
                 let config = GatewayConfig { allowed, session_key, listeners, identity, limits };
-                Gateway::new(config, offered, counted).serve(agents, until).await;
+                Gateway::new(config, offered, counted, until).serve(agents).await;
             }
             Ok(())
         });

@@ -1,5 +1,6 @@
 //! A request that one server answers: from the agent to the server and back, as raw JSON. The hot path.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,8 +8,6 @@ use futures_util::stream::unfold;
 use http::{Response, StatusCode};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::Gateway;
 use super::aim::{Aim, Ask, Miss};
@@ -40,13 +39,11 @@ pub(super) struct Caller<'a> {
     pub(super) streams: bool,
     /// From which level on the agent wants log messages with its answer; what `None` means its era says.
     pub(super) level: Option<Level>,
-    /// Ends what goes on without an agent.
-    pub(super) stop: CancellationToken,
 }
 
 /// Carries out a request.
 pub(super) async fn call(
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     caller: Caller<'_>,
     ask: Ask,
     params: &Members<'_>,
@@ -90,9 +87,8 @@ pub(super) async fn call(
         Ok(begun) => begun,
         Err(ended) => return answer.respond(&ended),
     };
-    let pulse = gateway.pulse.clone();
-    let call = Call { answer, in_flight, deadline, pulse, exchange, _guard: guard };
-    let mut attended = Attended { call: Some(call), alone: gateway.alone.clone(), stop: caller.stop };
+    let call = Call { answer, in_flight, deadline, exchange, _guard: guard };
+    let mut attended = Attended { gateway: gateway.clone(), call: Some(call) };
     let patience = Instant::now() + PATIENCE;
     let first = loop {
         match attended.next(patience).await {
@@ -153,7 +149,6 @@ struct Call {
     answer: Answer,
     in_flight: Option<InFlight>,
     deadline: Deadline,
-    pulse: Pulse,
     exchange: Exchange,
     /// The connection stays open while this is held.
     _guard: CallGuard,
@@ -164,9 +159,8 @@ struct Call {
 /// A modern agent that goes away has cancelled its call. A legacy one has not: its call goes on alone, since
 /// its server still works, and the agent may still cancel it.
 struct Attended {
+    gateway: Arc<Gateway>,
     call: Option<Call>,
-    alone: TaskTracker,
-    stop: CancellationToken,
 }
 
 enum Next {
@@ -203,7 +197,7 @@ async fn begin(
 
 impl Call {
     /// What comes next, or nothing if nothing came until `patience`; an error is the end. Cancel safe.
-    async fn next(&mut self, patience: Instant) -> Result<Option<Bytes>, Ended> {
+    async fn next(&mut self, pulse: &Pulse, patience: Instant) -> Result<Option<Bytes>, Ended> {
         loop {
             let until = self.deadline.until();
             tokio::select! {
@@ -219,7 +213,7 @@ impl Call {
                     Err(error) => return Err(Ended::Failed(error)),
                 },
                 () = cancelled(&mut self.in_flight) => return Err(Ended::Cancelled),
-                () = self.pulse.until(patience.min(until)) => return if patience < until {
+                () = pulse.until(patience.min(until)) => return if patience < until {
                     Ok(None)
                 } else {
                     Err(Ended::TimedOut(self.deadline.missed()))
@@ -229,13 +223,13 @@ impl Call {
     }
 
     /// The rest of a call whose agent went away.
-    async fn alone(mut self, stop: CancellationToken) {
+    async fn alone(mut self, gateway: Arc<Gateway>) {
         loop {
             tokio::select! {
-                next = self.next(self.deadline.until()) => if let Err(ended) = next {
+                next = self.next(&gateway.pulse, self.deadline.until()) => if let Err(ended) = next {
                     return self.answer.measured.end(ended.outcome(), ended.reply());
                 },
-                () = stop.cancelled() => return self.exchange.abandon(),
+                () = gateway.stop.cancelled() => return self.exchange.abandon(),
             }
         }
     }
@@ -246,7 +240,7 @@ impl Attended {
         let Some(call) = &mut self.call else {
             return Next::Over;
         };
-        let ended = match call.next(patience).await {
+        let ended = match call.next(&self.gateway.pulse, patience).await {
             Ok(Some(notice)) => return Next::Notice(notice),
             Ok(None) => return Next::Quiet,
             Err(ended) => ended,
@@ -262,10 +256,10 @@ impl Drop for Attended {
     fn drop(&mut self) {
         if let Some(call) = self.call.take()
             && call.answer.era == Era::Legacy
-            && self.alone.len() < ALONE
+            && self.gateway.alone.len() < ALONE
             && let Ok(runtime) = Handle::try_current()
         {
-            self.alone.spawn_on(call.alone(self.stop.clone()), &runtime);
+            self.gateway.alone.spawn_on(call.alone(self.gateway.clone()), &runtime);
         }
     }
 }

@@ -9,7 +9,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use rmcp::model::ErrorCode;
-use tokio_util::sync::CancellationToken;
 
 use super::answer::{self, Failure};
 use super::body::{self, Body};
@@ -25,19 +24,16 @@ pub(super) const SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-sessi
 const BODY_LIMIT: usize = 4 << 20;
 /// A request must be there by then.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Answers a request.
-pub(super) async fn handle(
-    gateway: Arc<Gateway>,
-    request: Request<Incoming>,
-    stop: CancellationToken,
-) -> Response<Body> {
+pub(super) async fn handle(gateway: Arc<Gateway>, request: Request<Incoming>) -> Response<Body> {
     if let Err(refused) = gateway.allowed.admit(request.headers()) {
         return body::plain(refused.0, refused.1);
     }
     let Some(view) = view(request.uri().path()) else {
         return body::plain(StatusCode::NOT_FOUND, "MCP is served at /mcp and /ns/NAMESPACE/mcp");
     };
-    let agent = Agent { gateway, view, stop };
+    let agent = Agent { gateway, view };
     match *request.method() {
         Method::POST => agent.post(request).await,
         Method::GET => agent.get(request.headers()),
@@ -59,7 +55,6 @@ fn view(path: &str) -> Option<ViewName> {
 pub(super) struct Agent {
     pub(super) gateway: Arc<Gateway>,
     pub(super) view: ViewName,
-    pub(super) stop: CancellationToken,
 }
 
 /// A request message, read.
@@ -174,13 +169,7 @@ impl Agent {
     }
 
     pub(super) fn source(&self) -> Source {
-        Source {
-            catalog: self.gateway.catalog.clone(),
-            listeners: self.gateway.listeners.clone(),
-            view: self.view.clone(),
-            stop: self.stop.clone(),
-            open: self.gateway.metrics.streams.clone(),
-        }
+        Source { gateway: self.gateway.clone(), view: self.view.clone() }
     }
 }
 

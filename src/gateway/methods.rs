@@ -294,7 +294,7 @@ impl Agent {
         level: Option<Level>,
         streams: bool,
     ) -> Caller<'_> {
-        Caller { id, era, view: &self.view, in_flight, level, streams, stop: self.stop.clone() }
+        Caller { id, era, view: &self.view, in_flight, level, streams }
     }
 }
 

@@ -27,6 +27,7 @@ mod trace;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use admit::Allowed;
@@ -93,15 +94,33 @@ pub struct Gateway {
     /// Calls that go on though their agents went away.
     alone: TaskTracker,
     pulse: Pulse,
+    /// Ends the listener, the notice streams, and what goes on without an agent.
+    stop: CancellationToken,
 }
 
 impl Gateway {
-    /// A gateway that serves nobody yet.
-    pub fn new(config: GatewayConfig, catalog: Catalog, metrics: GatewayMetrics) -> Arc<Self> {
+    /// A gateway that serves nobody yet, and nobody any more once `stop` says so.
+    pub fn new(
+        config: GatewayConfig,
+        catalog: Catalog,
+        metrics: GatewayMetrics,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
         let GatewayConfig { allowed, session_key, listeners, identity, limits } = config;
         let sessions = Sessions::new(session_key);
         let (alone, pulse) = (TaskTracker::new(), Pulse::default());
-        Arc::new(Self { allowed, sessions, listeners, identity, limits, catalog, metrics, alone, pulse })
+        Arc::new(Self {
+            allowed,
+            sessions,
+            listeners,
+            identity,
+            limits,
+            catalog,
+            metrics,
+            alone,
+            pulse,
+            stop,
+        })
     }
 
     fn count_sessions(&self) {

@@ -11,18 +11,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::unfold;
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
 
+use super::Gateway;
 use super::answer;
 use super::body::{KEEP_ALIVE, event};
 use super::interest::{Ears, Interest, News};
 use super::session::{OpenStream, TOLD};
-use crate::catalog::{Catalog, View, ViewName};
-use crate::fleet::{Listeners, Told};
+use crate::catalog::{View, ViewName};
+use crate::fleet::Told;
 use crate::wire::{Id, List};
 
 /// A resource changed that the agent watches.
@@ -34,19 +33,14 @@ const LISTED_BEFORE: Duration = Duration::from_secs(5);
 
 /// What every stream has.
 pub(super) struct Source {
-    pub(super) catalog: Catalog,
-    pub(super) listeners: Listeners,
+    pub(super) gateway: Arc<Gateway>,
     pub(super) view: ViewName,
-    /// Ends all streams.
-    pub(super) stop: CancellationToken,
-    /// Counts open streams.
-    pub(super) open: Gauge,
 }
 
 /// The GET stream of a legacy session.
 pub(super) fn session_stream(source: Source, stream: OpenStream) -> impl Stream<Item = Bytes> + Send {
     let session = stream.session.clone();
-    let (ears, untold) = session.new_ears(&source.listeners).unzip();
+    let (ears, untold) = session.new_ears(&source.gateway.listeners).unzip();
     // What the agent has is known better by its session.
     let watcher = Watcher::new(source, |_, _| 0, ears, untold.unwrap_or_default());
     unfold((watcher, stream, session), async |(mut watcher, stream, session)| {
@@ -181,10 +175,10 @@ enum Woken {
 
 impl Watcher {
     fn new(source: Source, told: impl Fn(&View, List) -> u64, ears: Option<Ears>, untold: Vec<News>) -> Self {
-        source.open.inc();
-        let changes = source.catalog.changes();
+        source.gateway.metrics.streams.inc();
+        let changes = source.gateway.catalog.changes();
         let told = {
-            let generation = source.catalog.load();
+            let generation = source.gateway.catalog.load();
             let view = generation.view(&source.view);
             TOLD.map(|list| (list, told(view, list)))
         };
@@ -216,14 +210,14 @@ impl Watcher {
                     self.sent = Instant::now();
                     return Woken::Quiet;
                 }
-                () = self.source.stop.cancelled() => return Woken::Stopped,
+                () = self.source.gateway.stop.cancelled() => return Woken::Stopped,
             }
         }
     }
 
     /// A list that is another than the agent was told of.
     fn changed(&mut self, misses: impl Fn(List, u64) -> bool) -> Option<List> {
-        let generation = self.source.catalog.load();
+        let generation = self.source.gateway.catalog.load();
         let view = generation.view(&self.source.view);
         self.told.iter_mut().find_map(|(list, told)| {
             let version = view.version(*list);
@@ -249,6 +243,6 @@ async fn hear(ears: &mut Option<Ears>) -> Option<Arc<Told>> {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.source.open.dec();
+        self.source.gateway.metrics.streams.dec();
     }
 }

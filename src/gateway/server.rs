@@ -10,7 +10,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Gateway;
@@ -25,14 +24,14 @@ const BUFFER: usize = 64 << 10;
 impl Gateway {
     /// Serves agents until it is told to stop; then takes no more, ends the notice streams, and lets calls
     /// finish within the bound that was configured.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+    pub async fn serve(self: Arc<Self>, listener: TcpListener) {
         tokio::select! {
-            () = self.attend(listener, stop) => {}
+            () = self.attend(listener) => {}
             () = self.pulse.beat() => {}
         }
     }
 
-    async fn attend(self: &Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+    async fn attend(self: &Arc<Self>, listener: TcpListener) {
         let connections = TaskTracker::new();
         let free = Arc::new(Semaphore::new(self.limits.connections));
         let mut changes = self.catalog.changes();
@@ -40,7 +39,7 @@ impl Gateway {
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let accepted = tokio::select! {
-                () = stop.cancelled() => break,
+                () = self.stop.cancelled() => break,
                 _ = housekeeping.tick() => {
                     self.tidy();
                     continue;
@@ -55,10 +54,9 @@ impl Gateway {
                 continue;
             };
             let gateway = self.clone();
-            let stop = stop.clone();
             connections.spawn(async move {
                 gateway.metrics.connections.inc();
-                gateway.connection(stream, stop).await;
+                gateway.connection(stream).await;
                 gateway.metrics.connections.dec();
                 drop(permit);
             });
@@ -70,7 +68,7 @@ impl Gateway {
         self.alone.wait().await;
     }
 
-    async fn connection(self: &Arc<Self>, stream: TcpStream, stop: CancellationToken) {
+    async fn connection(self: &Arc<Self>, stream: TcpStream) {
         // Small answers must not wait for the acknowledgement of what was sent before.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection closed at once");
@@ -78,7 +76,7 @@ impl Gateway {
         }
         let io = StallGuard::new(stream, self.limits.write_stall, self.metrics.evictions.clone());
         let service = service_fn(|request| {
-            let answer = handle(self.clone(), request, stop.clone());
+            let answer = handle(self.clone(), request);
             // In a box, so that an idle connection does not hold the room that a request needs.
             let answer: std::pin::Pin<Box<dyn Future<Output = _> + Send>> =
                 Box::pin(async move { Ok::<_, Infallible>(answer.await) });
@@ -90,6 +88,8 @@ impl Gateway {
             .max_buf_size(BUFFER)
             .serve_connection(TokioIo::new(io), service);
         let mut connection = std::pin::pin!(connection);
+        // A token of its own: each look at one takes its lock, and this one is looked at with every request.
+        let stop = self.stop.child_token();
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = stop.cancelled() => {

@@ -87,8 +87,8 @@ impl Stack {
         change(&mut config);
         let listener = TcpListener::bind(self.address).await.unwrap();
         self.address = listener.local_addr().unwrap();
-        let gateway = Gateway::new(config, self.catalog.clone(), self.metrics.clone());
-        self.serving = Some(tokio::spawn(gateway.serve(listener, self.stop.clone())));
+        let gateway = Gateway::new(config, self.catalog.clone(), self.metrics.clone(), self.stop.clone());
+        self.serving = Some(tokio::spawn(gateway.serve(listener)));
     }
 
     /// Asks the gateway to end, and waits for that.
