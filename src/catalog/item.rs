@@ -2,7 +2,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::wire::{Edit, List, members, rewrite_members};
+use crate::wire::{Edit, List, members};
 
 /// One item of a list, read once: whoever lists it or routes to it shares this.
 #[derive(Clone, PartialEq, Eq)]
@@ -20,14 +20,13 @@ impl Item {
     pub fn read(list: List, entry: &str) -> Option<Self> {
         let key = list.key();
         let members = members(entry).ok()?;
-        let mut names = members.iter().filter(|(found, _)| found == key).map(|(_, name)| name.get());
-        let name_json = names.next_back()?;
+        let name_json = members.get(key)?.get();
         let name = serde_json::from_str(name_json).ok()?;
-        if names.next().is_none() {
+        if members.iter().filter(|(found, _)| found == key).count() == 1 {
             let start = name_json.as_ptr().addr() - entry.as_ptr().addr();
             return Some(Self { name, raw: entry.into(), at: start..start + name_json.len() });
         }
-        let rest = rewrite_members(&members, &[Edit::Remove(key)]).ok()?;
+        let rest = members.rewrite(&[Edit::Remove(key)]);
         let mut json = format!(r#"{{"{key}":{name_json}"#);
         let at = json.len() - name_json.len()..json.len();
         if rest.len() > 2 {

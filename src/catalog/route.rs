@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::names::Identity;
 use super::{Item, Section};
+use crate::wire::push_json_string;
 
 /// Where an item leads: its server, and what the server calls it.
 #[derive(Debug)]
@@ -51,16 +52,6 @@ impl Route {
     }
 }
 
-fn push_json_string(text: &str, json: &mut String) {
-    if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
-        json.push('"');
-        json.push_str(text);
-        json.push('"');
-    } else {
-        json.push_str(&serde_json::Value::from(text).to_string());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,12 +76,5 @@ mod tests {
             assert_eq!(list, expected);
             assert_eq!(route.name_json(), own);
         }
-    }
-
-    #[test]
-    fn a_name_is_written_as_json() {
-        let mut json = String::new();
-        push_json_string("a\"b\\c\nd€", &mut json);
-        assert_eq!(json, r#""a\"b\\c\nd€""#);
     }
 }

@@ -143,7 +143,7 @@ fn read_page(
     let unreadable = |error: serde_json::Error| failed(list, &error.to_string());
     let text = std::str::from_utf8(raw).map_err(|error| failed(list, &error.to_string()))?;
     let page = members(text).map_err(unreadable)?;
-    let member = |name: &str| page.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.get());
+    let member = |name: &str| page.get(name).map(RawValue::get);
     let listed = member(list.member());
     let listed = listed.ok_or_else(|| failed(list, &format!("missing field `{}`", list.member())))?;
     for raw in serde_json::from_str::<Vec<&RawValue>>(listed).map_err(unreadable)? {

@@ -10,7 +10,7 @@ use tracing::debug;
 use super::Listeners;
 use super::listeners::Wanted;
 use crate::resource::ObjectKey;
-use crate::wire::{Edit, Era, Exchange, Incoming, Link, LinkError, Reply, Request};
+use crate::wire::{Edit, Era, Exchange, Incoming, Link, LinkError, Reply, Request, json_string};
 
 /// How long a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -115,9 +115,9 @@ impl Desk {
 
 /// A request whose answer is nothing. A server that refuses it would do so again.
 async fn request(link: &Link, method: &str, key: &str, value: &str) -> Result<(), String> {
-    let value = serde_json::Value::from(value).to_string();
+    let value = json_string(value);
     let edits = &[Edit::Set(key, &value)];
-    let request = Request { method, params: &[], edits, name: None, level: None };
+    let request = Request { edits, ..Request::new(method) };
     let reply = async { link.call(request).await?.answer().await };
     if let Reply::Error(raw) = reply.await.map_err(|error: LinkError| error.to_string())? {
         debug!(method, answer = link.words(&String::from_utf8_lossy(&raw), 200), "the server refused");

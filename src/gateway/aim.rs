@@ -5,9 +5,8 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use super::answer;
-use super::era::{member, text};
 use crate::catalog::{Place, Route, Section, Table, View};
-use crate::wire::{Edit, List, Members, members, rewrite_members};
+use crate::wire::{Edit, List, Members, json_string, members};
 
 /// The requests that one server answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,23 +70,23 @@ impl Aim {
     pub(super) fn take(view: &View, ask: Ask, params: &Members<'_>) -> Result<Self, Miss> {
         let way = match ask {
             Ask::Call => {
-                let name = member(params, "name").and_then(text);
+                let name = params.text("name");
                 let name = name.ok_or(Miss::Bad("a call needs the \"name\" of a tool"))?;
                 Way::Listed(listed(view.of(List::Tools), List::Tools, &name)?)
             }
             Ask::Prompt => {
-                let name = member(params, "name").and_then(text);
+                let name = params.text("name");
                 let name = name.ok_or(Miss::Bad("prompts/get needs the \"name\" of a prompt"))?;
                 Way::Listed(listed(view.of(List::Prompts), List::Prompts, &name)?)
             }
             Ask::Read => {
-                let uri = member(params, "uri").and_then(text);
+                let uri = params.text("uri");
                 let uri = uri.ok_or(Miss::Bad("resources/read needs the \"uri\" of a resource"))?;
                 let place = resource(view, &uri)?;
-                let json = serde_json::Value::from(place.uri.as_str()).to_string();
+                let json = json_string(&place.uri);
                 Way::Resource(place, json)
             }
-            Ask::Complete => reference(view, member(params, "ref"))?,
+            Ask::Complete => reference(view, params.get("ref"))?,
         };
         Ok(Self { ask, way })
     }
@@ -142,22 +141,20 @@ fn reference(view: &View, reference: Option<&RawValue>) -> Result<Way, Miss> {
     let Some(Ok(reference)) = reference.map(|reference| members(reference.get())) else {
         return Err(BAD);
     };
-    let value = |key: &str| member(&reference, key).and_then(text);
-    let (list, key) = match value("type").as_deref() {
+    let (list, key) = match reference.text("type").as_deref() {
         Some("ref/prompt") => (List::Prompts, "name"),
         Some("ref/resource") => (List::Templates, "uri"),
         _ => return Err(BAD),
     };
-    let Some(name) = value(key) else { return Err(BAD) };
+    let Some(name) = reference.text(key) else { return Err(BAD) };
     let table = view.of(list);
     let (section, own) = match (table.route(&name), list) {
         (Some(route), _) => (route.section().clone(), route.name_json().to_owned()),
         (None, List::Templates) => {
             let Place { section, uri } = resource(view, &name)?;
-            (section, serde_json::Value::from(uri).to_string())
+            (section, json_string(&uri))
         }
         (None, _) => return Err(missed(table, list, &name)),
     };
-    let json = rewrite_members(&reference, &[Edit::Set(key, &own)]).map_err(|_| BAD)?;
-    Ok(Way::Reference(section, json))
+    Ok(Way::Reference(section, reference.rewrite(&[Edit::Set(key, &own)])))
 }

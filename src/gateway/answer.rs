@@ -5,13 +5,12 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::StatusCode;
 use rmcp::model::ErrorCode;
-use serde_json::value::RawValue;
 
 use super::aim::{Ask, Miss};
 use crate::catalog::Gone;
 use crate::fleet::Refusal;
 use crate::resource::{ObjectKey, Problem, Reason};
-use crate::wire::{Edit, Era, Id, LinkError, List, Reply, Sign, members, rewrite_members};
+use crate::wire::{Edit, Era, Id, LinkError, List, Reply, Sign, members};
 
 /// An error to answer a request with.
 #[derive(Debug)]
@@ -188,15 +187,13 @@ fn compose(id: Option<&Id>, member: &str, value: &str) -> Bytes {
 /// The modern era needs a `resultType` in every result, the legacy one knows none; all else stays as it is.
 fn of_era(result: &str, era: Era) -> Cow<'_, str> {
     const COMPLETE: &str = "\"complete\"";
-    let is_type = |(key, _): &&(Cow<'_, str>, &RawValue)| key == "resultType";
     // Most results need no look at their members.
     if result.contains("\"resultType\"")
         && let Ok(members) = members(result)
-        && let Some((_, value)) = members.iter().find(is_type)
+        && let Some(value) = members.get("resultType")
     {
         return match (era, value.get()) {
-            (Era::Legacy, COMPLETE) => rewrite_members(&members, &[Edit::Remove("resultType")])
-                .map_or(Cow::Borrowed(result), Cow::Owned),
+            (Era::Legacy, COMPLETE) => Cow::Owned(members.rewrite(&[Edit::Remove("resultType")])),
             _ => Cow::Borrowed(result),
         };
     }
@@ -214,21 +211,21 @@ fn fresh(result: &str) -> Cow<'_, str> {
     let Ok(members) = members(result) else { return Cow::Borrowed(result) };
     let missing = [("ttlMs", "0"), ("cacheScope", r#""private""#)]
         .into_iter()
-        .filter(|(key, _)| !members.iter().any(|(found, _)| found == key));
+        .filter(|(key, _)| members.get(key).is_none());
     let edits: Vec<_> = missing.map(|(key, value)| Edit::Set(key, value)).collect();
-    rewrite_members(&members, &edits).map_or(Cow::Borrowed(result), Cow::Owned)
+    Cow::Owned(members.rewrite(&edits))
 }
 
 /// The legacy era has a code of its own for a resource that is not there; the modern one has none.
 fn not_found(error: &str, era: Era) -> Cow<'_, str> {
     let code = ErrorCode::RESOURCE_NOT_FOUND.0.to_string();
     let Ok(members) = members(error) else { return Cow::Borrowed(error) };
-    let is_that = members.iter().any(|(key, value)| key == "code" && value.get() == code);
+    let is_that = members.get("code").is_some_and(|found| found.get() == code);
     if era == Era::Legacy || !is_that {
         return Cow::Borrowed(error);
     }
     let code = ErrorCode::INVALID_PARAMS.0.to_string();
-    rewrite_members(&members, &[Edit::Set("code", &code)]).map_or(Cow::Borrowed(error), Cow::Owned)
+    Cow::Owned(members.rewrite(&[Edit::Set("code", &code)]))
 }
 
 /// The modern era gives some errors an HTTP status of their own.

@@ -21,7 +21,7 @@ use super::session::InFlight;
 use super::trace::Traced;
 use crate::catalog::{Answering, ViewName};
 use crate::fleet::{CallGuard, UpstreamHandle};
-use crate::wire::{Era, Exchange, Id, Incoming, Level, LinkError, Members, Reply, Request, level_of};
+use crate::wire::{Era, Exchange, Id, Incoming, Level, LinkError, Params, Reply, Request, level_of};
 
 /// A response that is not there by then becomes a stream, and a quiet stream says that it is alive.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -46,7 +46,7 @@ pub(super) async fn call(
     gateway: &Arc<Gateway>,
     caller: Caller<'_>,
     ask: Ask,
-    params: &Members<'_>,
+    params: &Params<'_>,
 ) -> Response<Body> {
     let found = match find(gateway, caller.view, ask, params) {
         Err(Miss::Unknown(_)) => appearance(gateway, caller.view, ask, params).await,
@@ -62,7 +62,7 @@ pub(super) async fn call(
     let name = aim.name().unwrap_or_default();
     let at_once = match &aim.section().by {
         Answering::Server(handle) => Err(handle.clone()),
-        Answering::Library(library) => Ok(library.answer(ask.method(), name, params)),
+        Answering::Library(library) => Ok(library.answer(ask.method(), name, &params.members)),
         Answering::Skill(skill) => Ok(skill.answer(ask.method(), name)),
     };
     let handle = match at_once {
@@ -102,13 +102,13 @@ pub(super) async fn call(
     stream(attended, first)
 }
 
-fn find(gateway: &Gateway, view: &ViewName, ask: Ask, params: &Members<'_>) -> Result<Aim, Miss> {
-    Aim::take(gateway.catalog.load().view(view), ask, params)
+fn find(gateway: &Gateway, view: &ViewName, ask: Ask, params: &Params<'_>) -> Result<Aim, Miss> {
+    Aim::take(gateway.catalog.load().view(view), ask, &params.members)
 }
 
 /// Waits for what is not there while servers are connected for the first time: an agent whose session is older
 /// than this process may call before its server is back.
-async fn appearance(gateway: &Gateway, view: &ViewName, ask: Ask, params: &Members<'_>) -> Result<Aim, Miss> {
+async fn appearance(gateway: &Gateway, view: &ViewName, ask: Ask, params: &Params<'_>) -> Result<Aim, Miss> {
     let (mut changes, mut settled) = (gateway.catalog.changes(), gateway.catalog.settled());
     let wait = async {
         loop {
@@ -176,7 +176,7 @@ async fn begin(
     answer: &Answer,
     handle: &UpstreamHandle,
     deadline: Deadline,
-    params: &Members<'_>,
+    params: &Params<'_>,
 ) -> Result<(Exchange, CallGuard), Ended> {
     let (aim, section) = (&answer.aim, answer.aim.section());
     let refused = |refusal| Ended::Refused(answer::refused(&section.key, &refusal));

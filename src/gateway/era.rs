@@ -6,10 +6,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, StatusCode};
 use rmcp::model::{ErrorCode, ProtocolVersion};
-use serde_json::value::RawValue;
 
 use super::answer::Failure;
-use crate::wire::{Era, Members, members};
+use crate::wire::{Era, Params};
 
 const VERSION_HEADER: &str = "mcp-protocol-version";
 const METHOD_HEADER: &str = "mcp-method";
@@ -25,16 +24,14 @@ pub(super) fn era(
     headers: &HeaderMap,
     method: Option<&str>,
     is_request: bool,
-    params: &Members<'_>,
+    params: &Params<'_>,
 ) -> Result<Era, Failure> {
     if method == Some("initialize") {
         return Ok(Era::Legacy);
     }
     let header = one(headers, VERSION_HEADER)?;
-    let meta = member(params, "_meta").map(|meta| members(meta.get()).unwrap_or_default());
-    let meta = meta.unwrap_or_default();
-    let version = member(&meta, VERSION_KEY).and_then(text);
-    let Some(version) = version else {
+    let meta = params.meta.as_ref();
+    let Some(version) = meta.and_then(|meta| meta.text(VERSION_KEY)) else {
         return without_meta(header, method, is_request);
     };
     if header != Some(&*version) {
@@ -46,7 +43,8 @@ pub(super) fn era(
     if !is_modern(&version) {
         return Ok(Era::Legacy);
     }
-    if !member(&meta, CAPABILITIES_KEY).is_some_and(|value| value.get().starts_with('{')) {
+    let capabilities = meta.and_then(|meta| meta.get(CAPABILITIES_KEY));
+    if !capabilities.is_some_and(|value| value.get().starts_with('{')) {
         return Err(incomplete());
     }
     let method = method.unwrap_or_default();
@@ -55,11 +53,11 @@ pub(super) fn era(
         return Err(mismatch(METHOD_HEADER, found, method));
     }
     let named = match method {
-        "tools/call" | "prompts/get" => member(params, "name"),
-        "resources/read" => member(params, "uri"),
+        "tools/call" | "prompts/get" => params.members.text("name"),
+        "resources/read" => params.members.text("uri"),
         _ => None,
     };
-    if let Some(name) = named.and_then(text) {
+    if let Some(name) = named {
         let found = one(headers, NAME_HEADER)?;
         if found.and_then(decoded).as_deref() != Some(&*name) {
             return Err(mismatch(NAME_HEADER, found, &name));
@@ -80,20 +78,6 @@ pub(super) fn negotiate(asked: &str) -> &'static str {
 /// All revisions spoken here, the newest first.
 pub(super) fn supported() -> impl Iterator<Item = &'static str> {
     ProtocolVersion::KNOWN_VERSIONS.iter().rev().map(ProtocolVersion::as_str)
-}
-
-/// The value of a member; of the last, if it stands twice, as most parsers have it.
-pub(super) fn member<'a>(members: &Members<'a>, key: &str) -> Option<&'a RawValue> {
-    members.iter().rev().find(|(found, _)| found == key).map(|(_, value)| *value)
-}
-
-/// The text of a JSON string; `None` if it is something else.
-pub(super) fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
-    let inner = raw.get().strip_prefix('"')?.strip_suffix('"')?;
-    if inner.contains('\\') {
-        return serde_json::from_str(raw.get()).ok().map(Cow::Owned);
-    }
-    Some(Cow::Borrowed(inner))
 }
 
 fn without_meta(header: Option<&str>, method: Option<&str>, is_request: bool) -> Result<Era, Failure> {
@@ -180,7 +164,7 @@ mod tests {
                 (name, HeaderValue::from_bytes(value.as_bytes()).unwrap())
             })
             .collect();
-        let params = members(params).unwrap();
+        let params = Params::parse(params).unwrap();
         era(&headers, Some(method), !method.starts_with("notifications/"), &params)
             .map_err(|failure| (failure.status.as_u16(), failure.code().0))
     }

@@ -12,12 +12,12 @@ use rmcp::model::ErrorCode;
 
 use super::answer::{self, Failure};
 use super::body::{self, Body};
-use super::era::{era, member};
+use super::era::era;
 use super::notices::{Source, session_stream};
 use super::session::Session;
 use super::{Gateway, admit};
 use crate::catalog::ViewName;
-use crate::wire::{Envelope, Era, Id, Malformed, Members, members};
+use crate::wire::{Envelope, Era, Id, Malformed, Params};
 
 pub(super) const SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
 /// The longest request.
@@ -61,7 +61,7 @@ pub(super) struct Agent {
 pub(super) struct Asked<'a> {
     pub(super) id: Id,
     pub(super) method: &'a str,
-    pub(super) params: &'a Members<'a>,
+    pub(super) params: &'a Params<'a>,
     /// True if the agent takes a stream for an answer.
     pub(super) streams: bool,
 }
@@ -87,7 +87,7 @@ impl Agent {
             Err(malformed) => return fail(&unreadable(&malformed), None),
         };
         let id = envelope.id.map(Id::of);
-        let params = match envelope.params.map(|params| members(params.get())).transpose() {
+        let params = match envelope.params.map(|params| Params::parse(params.get())).transpose() {
             Ok(params) => params.unwrap_or_default(),
             Err(error) => return fail(&unreadable(&error.into()), id.as_ref()),
         };
@@ -119,7 +119,7 @@ impl Agent {
                         self.legacy(&session, Asked { id, method, params: &params, streams }).await
                     }
                     (Some("notifications/cancelled"), None) => {
-                        if let Some(id) = member(&params, "requestId") {
+                        if let Some(id) = params.members.get("requestId") {
                             session.cancel(&Id::of(id));
                         }
                         body::empty(StatusCode::ACCEPTED)

@@ -10,7 +10,7 @@ use super::aim::{self, Ask, Miss};
 use super::answer::{self, Failure};
 use super::body::{self, Body};
 use super::call::{Caller, call};
-use super::era::{member, negotiate, supported, text};
+use super::era::{negotiate, supported};
 use super::handler::{Agent, Asked, SESSION_HEADER, fail, succeed};
 use super::instructions::instructions;
 use super::interest::Interest;
@@ -19,14 +19,13 @@ use super::seal::{Handshake, called};
 use super::session::{InFlight, Session, TOLD};
 use crate::catalog::{Answering, Place, View};
 use crate::fleet::Subscription;
-use crate::wire::{Era, Id, Level, List, Members, RING_KEY, VIA_KEY, members};
+use crate::wire::{Era, Id, Level, List, Params, RING_KEY, VIA_KEY, members, text};
 
 impl Agent {
     pub(super) async fn modern(&self, asked: Asked<'_>) -> Response<Body> {
         if let Some(ask) = Ask::of(asked.method) {
             let Asked { id, params, streams, .. } = asked;
-            let meta = member(params, "_meta").and_then(|meta| members(meta.get()).ok()).unwrap_or_default();
-            let level = member(&meta, "io.modelcontextprotocol/logLevel").and_then(text);
+            let level = params.meta.as_ref().and_then(|meta| meta.text("io.modelcontextprotocol/logLevel"));
             let level = level.and_then(|level| Level::named(&level));
             return call(&self.gateway, self.caller(id, Era::Modern, None, level, streams), ask, params)
                 .await;
@@ -64,7 +63,7 @@ impl Agent {
             "skills/list" | "skills/get" => self.skills(&asked, Era::Legacy),
             "logging/setLevel" => self.set_level(session, &asked),
             "resources/subscribe" => self.subscribe(session, &asked),
-            "resources/unsubscribe" => match member(asked.params, "uri").and_then(text) {
+            "resources/unsubscribe" => match asked.params.members.text("uri") {
                 Some(uri) => {
                     session.interest(|interest| interest.unwatch(&uri));
                     succeed(&asked.id, "{}")
@@ -78,27 +77,24 @@ impl Agent {
     }
 
     /// Why an evenkeel must not have this one as a server; `None` for whoever else asks.
-    pub(super) fn refuses(&self, method: &str, params: &Members<'_>) -> Option<Failure> {
+    pub(super) fn refuses(&self, method: &str, params: &Params<'_>) -> Option<Failure> {
         let opening = matches!(method, "initialize" | "server/discover");
         if !opening && listed_by(method).is_none() {
             return None;
         }
-        let meta = members(member(params, "_meta")?.get()).ok()?;
-        let ring = self.gateway.identity.meet(member(&meta, VIA_KEY)?.get(), opening).err()?;
+        let via = params.meta.as_ref()?.get(VIA_KEY)?;
+        let ring = self.gateway.identity.meet(via.get(), opening).err()?;
         let message = "an evenkeel cannot be a server of its own, directly or through others";
         let failure = Failure::in_band(ErrorCode::INVALID_REQUEST, message);
         Some(failure.data(serde_json::json!({ RING_KEY: ring.word() })))
     }
 
-    pub(super) fn initialize(&self, id: &Id, params: &Members<'_>) -> Response<Body> {
-        let Some(asked) = member(params, "protocolVersion").and_then(text) else {
+    pub(super) fn initialize(&self, id: &Id, params: &Params<'_>) -> Response<Body> {
+        let Some(asked) = params.members.text("protocolVersion") else {
             return fail(&invalid("initialize needs a \"protocolVersion\""), Some(id));
         };
-        let client = member(params, "clientInfo").and_then(|client| members(client.get()).ok());
-        let told = |key| {
-            let text = client.as_ref().and_then(|client| text(member(client, key)?));
-            called(&text.unwrap_or_default())
-        };
+        let client = params.members.get("clientInfo").and_then(|client| members(client.get()).ok());
+        let told = |key| called(&client.as_ref().and_then(|client| client.text(key)).unwrap_or_default());
         let handshake = Handshake {
             version: negotiate(&asked).to_owned(),
             client: told("name"),
@@ -148,7 +144,7 @@ impl Agent {
     }
 
     fn list(&self, asked: &Asked<'_>, list: List, era: Era, session: Option<&Session>) -> Response<Body> {
-        let cursor = member(asked.params, "cursor").filter(|cursor| cursor.get() != "null");
+        let cursor = asked.params.members.get("cursor").filter(|cursor| cursor.get() != "null");
         let generation = self.gateway.catalog.load();
         let view = generation.view(&self.view);
         let page = match cursor.map(text) {
@@ -192,7 +188,7 @@ impl Agent {
             let entries: Vec<_> = skills.filter_map(|skill| Some(skill.entry()?.get())).collect();
             format!("\"skills\":[{}]", entries.join(","))
         } else {
-            let Some(uri) = member(asked.params, "uri").and_then(text) else {
+            let Some(uri) = asked.params.members.text("uri") else {
                 return fail(&invalid("skills/get needs the \"uri\" of a skill"), Some(&asked.id));
             };
             match skills.find(|skill| skill.uri() == uri).and_then(|skill| skill.entry()) {
@@ -208,7 +204,7 @@ impl Agent {
     }
 
     fn set_level(&self, session: &Session, asked: &Asked<'_>) -> Response<Body> {
-        let level = member(asked.params, "level").and_then(text).and_then(|level| Level::named(&level));
+        let level = asked.params.members.text("level").and_then(|level| Level::named(&level));
         let Some(level) = level else {
             let levels = Level::ALL.map(Level::name).join(", ");
             return fail(&invalid(format!("\"level\" must be one of {levels}")), Some(&asked.id));
@@ -220,7 +216,7 @@ impl Agent {
     }
 
     fn subscribe(&self, session: &Session, asked: &Asked<'_>) -> Response<Body> {
-        let Some(uri) = member(asked.params, "uri").and_then(text) else {
+        let Some(uri) = asked.params.members.text("uri") else {
             return fail(&invalid("resources/subscribe needs the \"uri\" of a resource"), Some(&asked.id));
         };
         let watch = match self.watch(self.gateway.catalog.load().view(&self.view), &uri) {
@@ -262,15 +258,14 @@ impl Agent {
             let failure = Failure::bad(ErrorCode::INVALID_REQUEST, "Accept must name text/event-stream");
             return fail(&failure.status(StatusCode::NOT_ACCEPTABLE), Some(&asked.id));
         }
-        let filter = member(asked.params, "notifications").and_then(|filter| members(filter.get()).ok());
+        let filter = asked.params.members.get("notifications").and_then(|filter| members(filter.get()).ok());
         let Some(filter) = filter else {
             let failure = invalid("subscriptions/listen needs a \"notifications\" filter");
             return fail(&failure, Some(&asked.id));
         };
-        let wanted =
-            |list: &List| member(&filter, list.filter()).is_some_and(|wanted| wanted.get() == "true");
+        let wanted = |list: &List| filter.get(list.filter()).is_some_and(|wanted| wanted.get() == "true");
         let lists = TOLD.into_iter().filter(wanted).collect();
-        let uris = member(&filter, "resourceSubscriptions");
+        let uris = filter.get("resourceSubscriptions");
         let uris: Vec<String> =
             uris.and_then(|uris| serde_json::from_str(uris.get()).ok()).unwrap_or_default();
         let mut interest = Interest::default();

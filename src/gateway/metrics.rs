@@ -195,6 +195,7 @@ fn call_labels(server: &ObjectKey, outcome: Outcome) -> Labels<3> {
 mod tests {
     use super::*;
     use crate::gateway::aim::Ask;
+    use crate::wire::Params;
 
     fn text(metrics: &GatewayMetrics) -> String {
         let mut registry = Registry::with_prefix("evenkeel");
@@ -208,7 +209,7 @@ mod tests {
     fn calls_are_counted_by_server_and_outcome() {
         let metrics = GatewayMetrics::default();
         let server = ObjectKey::new("default", "gh");
-        let traced = Traced { ask: Ask::Call, version: "2026-07-28", params: &[] };
+        let traced = Traced { ask: Ask::Call, version: "2026-07-28", params: &Params::default() };
         metrics.measure(&server, &traced).end(Outcome::Ok, None);
         metrics.measure(&server, &traced).end(Outcome::Ok, None);
         drop(metrics.measure(&server, &traced));

@@ -22,7 +22,7 @@ use super::interest::{Ears, Interest, News};
 use super::session::{OpenStream, TOLD};
 use crate::catalog::{View, ViewName};
 use crate::fleet::Told;
-use crate::wire::{Id, List};
+use crate::wire::{Id, List, json_string};
 
 /// A resource changed that the agent watches.
 const UPDATED: &str = "notifications/resources/updated";
@@ -150,7 +150,7 @@ fn message(method: &str, params: Option<&str>) -> String {
 }
 
 fn uri_member(uri: &str) -> String {
-    format!(r#""uri":{}"#, serde_json::Value::from(uri))
+    format!(r#""uri":{}"#, json_string(uri))
 }
 
 /// Waits for changes of one view's lists, and for what servers tell.

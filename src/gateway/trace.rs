@@ -3,28 +3,24 @@
 use serde_json::value::RawValue;
 
 use super::aim::Ask;
-use super::era::{member, text};
 use super::metrics::Outcome;
 use crate::resource::ObjectKey;
 use crate::telemetry::{Draft, Kind, Open, Parent, Spans};
-use crate::wire::{Members, Reply, members};
+use crate::wire::{Params, Reply, members};
 
 /// A call as its span tells it. Of the params only the parent is read, and the name that agents know: a URI may
 /// hold what nobody else is to know.
 pub(super) struct Traced<'a> {
     pub(super) ask: Ask,
     pub(super) version: &'a str,
-    pub(super) params: &'a Members<'a>,
+    pub(super) params: &'a Params<'a>,
 }
 
 impl Traced<'_> {
     /// Begins the span of a call to a server, if somebody wants it.
     pub(super) fn begin(&self, spans: &Spans, server: &ObjectKey) -> Option<Open> {
         spans.part_of(
-            || {
-                let meta = members(member(self.params, "_meta")?.get()).ok()?;
-                Parent::parse(&member(&meta, "traceparent").and_then(text)?)
-            },
+            || Parent::parse(&self.params.meta.as_ref()?.text("traceparent")?),
             || {
                 let method = self.ask.method();
                 let mut attributes = vec![
@@ -35,7 +31,7 @@ impl Traced<'_> {
                     ("evenkeel.server.namespace", server.namespace.to_string().into()),
                     ("evenkeel.server.name", server.name.to_string().into()),
                 ];
-                let name = member(self.params, "name").and_then(text);
+                let name = self.params.members.text("name");
                 let named = match (self.ask, name) {
                     (Ask::Call, Some(name)) => {
                         attributes.push(("gen_ai.operation.name", "execute_tool".into()));
@@ -58,7 +54,7 @@ pub(super) fn error(outcome: Outcome, reply: Option<&Reply>) -> Option<String> {
     let within = |raw: &[u8], key| {
         let raw: &RawValue = serde_json::from_slice(raw).ok()?;
         let found = members(raw.get()).ok()?;
-        member(&found, key).map(|value| value.get().to_owned())
+        found.get(key).map(|value| value.get().to_owned())
     };
     match (outcome, reply) {
         (Outcome::Ok, Some(Reply::Result(raw))) => {
@@ -79,15 +75,13 @@ pub(super) fn error(outcome: Outcome, reply: Option<&Reply>) -> Option<String> {
 mod tests {
     use bytes::Bytes;
     use prometheus_client::metrics::counter::Counter;
-    use serde_json::value::to_raw_value;
 
     use super::*;
 
     #[test]
     fn a_span_is_named_by_what_agents_know_and_never_by_a_uri() {
         let (spans, mut told) = Spans::channel(8, Counter::default());
-        let [name, uri] = ["x", "file:///x?key=hunter2"].map(|text| to_raw_value(text).unwrap());
-        let params = [("name".into(), &*name), ("uri".into(), &*uri)];
+        let params = Params::parse(r#"{"name":"x","uri":"file:///x?key=hunter2"}"#).unwrap();
         for (ask, expected) in [
             (Ask::Call, "tools/call x"),
             (Ask::Prompt, "prompts/get x"),

@@ -75,9 +75,9 @@ impl Library {
     }
 
     fn read(&self, params: &Members<'_>) -> Value {
-        let arguments = params.iter().find(|(key, _)| key == "arguments");
+        let arguments = params.get("arguments");
         let arguments: Value =
-            arguments.and_then(|(_, value)| serde_json::from_str(value.get()).ok()).unwrap_or_default();
+            arguments.and_then(|value| serde_json::from_str(value.get()).ok()).unwrap_or_default();
         let argument = |key: &str| arguments.get(key).and_then(Value::as_str);
         let Some(name) = argument("name") else {
             return failed("read_skill needs the \"name\" of a skill; list_skills has them");

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use super::error::{LinkError, Sign};
 use super::link::{Exchange, Incoming, Link, Reply};
-use super::{About, Capabilities, Envelope, Era, Peer, Ring};
+use super::{About, Capabilities, Envelope, Era, Peer, Ring, inbound};
 use crate::resource::{Reason, ServerInfo};
 
 /// The modern revision that evenkeel speaks.
@@ -237,7 +237,8 @@ async fn pass_on(
     let id = request.id.clone();
     let number = link.next_id();
     let params = link.introduced(params.unwrap_or("{}"))?;
-    let exchange = link.dispatch(number, None, method, None, Vec::new(), &params).await?;
+    let message = inbound::message(Some(number), method, Some(&params));
+    let exchange = link.dispatch(number, None, method, None, Vec::new(), message).await?;
     let request = Asked { id, exchange, probe: method == "server/discover" };
     // The stage is dropped only with the handshake.
     let _ = sent.send(request);

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use super::List;
 use super::envelope::{Envelope, Id, Malformed};
 use super::link::Reply;
-use super::splice::{Edit, Members, rewrite, rewrite_members};
+use super::splice::{Edit, Members, rewrite};
 
 /// What a message from a server is, as far as evenkeel must know.
 #[derive(Debug)]
@@ -145,17 +145,9 @@ pub(super) fn answer(id: &Id, method: &str) -> Bytes {
 }
 
 /// The whole text of a request or, without an id, of a notification.
-pub(super) fn message(id: Option<&Id>, method: &str, params: Option<&str>) -> Bytes {
+pub(super) fn message(id: Option<u64>, method: &str, params: Option<&str>) -> Bytes {
     let mut text = String::with_capacity(64 + method.len() + params.map_or(0, str::len));
-    text.push_str(r#"{"jsonrpc":"2.0""#);
-    if let Some(id) = id {
-        text.push_str(",\"id\":");
-        text.push_str(&String::from_utf8_lossy(id.as_bytes()));
-    }
-    text.push_str(",\"method\":\"");
-    // Methods are our own words, or come out of a routed request: none holds a quote or a backslash.
-    text.extend(method.chars().filter(|char| !matches!(char, '"' | '\\') && !char.is_control()));
-    text.push('"');
+    begin(id, method, &mut text);
     if let Some(params) = params {
         text.push_str(",\"params\":");
         text.push_str(params);
@@ -164,22 +156,31 @@ pub(super) fn message(id: Option<&Id>, method: &str, params: Option<&str>) -> By
     text.into()
 }
 
-/// The text of `params` with a request's edits and the connection's `_meta`.
-pub(super) fn params(
-    members: &Members<'_>,
-    edits: &[Edit<'_>],
-    meta: Option<&str>,
-) -> Result<String, serde_json::Error> {
-    let mut edits = edits.to_vec();
-    if let Some(meta) = meta {
-        edits.push(Edit::Set("_meta", meta));
-    }
-    rewrite_members(members, &edits)
+/// The whole text of a request whose params change on the way.
+pub(super) fn request<'e>(
+    id: u64,
+    method: &str,
+    params: &Members<'_>,
+    edits: impl Iterator<Item = Edit<'e>> + Clone,
+) -> Bytes {
+    let mut text = String::new();
+    begin(Some(id), method, &mut text);
+    text.push_str(",\"params\":");
+    params.write(edits, &mut text);
+    text.push('}');
+    text.into()
 }
 
-/// The `_meta` among the members of `params`.
-pub(super) fn meta<'a>(members: &Members<'a>) -> Option<&'a str> {
-    members.iter().find(|(key, _)| key == "_meta").map(|(_, value)| value.get())
+fn begin(id: Option<u64>, method: &str, text: &mut String) {
+    text.push_str(r#"{"jsonrpc":"2.0""#);
+    if let Some(id) = id {
+        text.push_str(",\"id\":");
+        text.push_str(&id.to_string());
+    }
+    text.push_str(",\"method\":\"");
+    // Methods are our own words, or come out of a routed request: none holds a quote or a backslash.
+    text.extend(method.chars().filter(|char| !matches!(char, '"' | '\\') && !char.is_control()));
+    text.push('"');
 }
 
 #[cfg(test)]
@@ -254,7 +255,7 @@ mod tests {
     #[test]
     fn composes_messages() {
         assert_eq!(
-            message(Some(&Id::number(1)), "tools/list", Some("{}")),
+            message(Some(1), "tools/list", Some("{}")),
             r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{}}"#
         );
         assert_eq!(message(None, "a\"b", None), r#"{"jsonrpc":"2.0","method":"ab"}"#);

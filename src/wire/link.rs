@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -15,9 +15,9 @@ use super::http::{Answering, Client as HttpClient};
 use super::inbound;
 use super::mask::Mask;
 use super::mirror::Mirrors;
-use super::splice::{Edit, Members};
+use super::splice::{Edit, Params, json_string};
 use super::unasked::Unasked;
-use super::{Era, Host, Identity, Level, List, Pause, Peer, Ring, VIA_KEY, members, rewrite, stdio};
+use super::{Era, Host, Identity, Level, List, Pause, Peer, Ring, VIA_KEY, stdio};
 use crate::resource::{Problem, Reason};
 
 /// A live connection to one server, shared by every call on it. Cheap to clone.
@@ -52,8 +52,8 @@ pub(super) enum Transport {
 pub struct Request<'a> {
     /// The method.
     pub method: &'a str,
-    /// The members of `params`, from [`super::members`].
-    pub params: &'a Members<'a>,
+    /// Its `params`.
+    pub params: &'a Params<'a>,
     /// Changes to `params`.
     pub edits: &'a [Edit<'a>],
     /// The server's own name of the tool or prompt, or the resource's URI: the `Mcp-Name` header.
@@ -61,6 +61,14 @@ pub struct Request<'a> {
     /// From which level on the server is to tell its log messages with this request, if the agent's own
     /// `_meta` does not say so.
     pub level: Option<Level>,
+}
+
+impl<'a> Request<'a> {
+    /// A request without params.
+    pub fn new(method: &'a str) -> Self {
+        static NONE: LazyLock<Params<'static>> = LazyLock::new(Params::default);
+        Self { method, params: &NONE, edits: &[], name: None, level: None }
+    }
 }
 
 /// A request in flight. Dropping it before the answer tells the server that it is cancelled.
@@ -148,15 +156,13 @@ impl Link {
             return Err(error.clone());
         }
         let id = self.next_id();
-        let token = Id::number(id);
-        let (meta, progress) = self
-            .peer()
-            .meta(inbound::meta(request.params), &token, request.level)
-            .map_err(|error| malformed(&error.into()))?;
-        let params = inbound::params(request.params, request.edits, meta.as_deref())
-            .map_err(|error| malformed(&error.into()))?;
-        let mirrored = self.mirrored(&request);
-        self.dispatch(id, progress, request.method, request.name, mirrored, &params).await
+        let Params { members, meta } = request.params;
+        let (meta, token) = self.peer().meta(meta.as_ref(), id, request.level);
+        // What is no object is left out: no server is to see what was not looked at.
+        let meta = meta.as_deref().map_or(Edit::Remove("_meta"), |meta| Edit::Set("_meta", meta));
+        let edits = request.edits.iter().copied().chain([meta]);
+        let message = inbound::request(id, request.method, members, edits);
+        self.dispatch(id, token, request.method, request.name, self.mirrored(&request), message).await
     }
 
     /// Learns which arguments of these tools, given as raw JSON by name, are to be repeated as headers.
@@ -183,11 +189,11 @@ impl Link {
         let Some(mirrors) = tool.and_then(|name| mirrors.get(name)) else {
             return Vec::new();
         };
-        let arguments = request.params.iter().find(|(key, _)| key == "arguments");
-        arguments.map(|(_, arguments)| mirrors.headers(arguments.get())).unwrap_or_default()
+        let arguments = request.params.members.get("arguments");
+        arguments.map(|arguments| mirrors.headers(arguments.get())).unwrap_or_default()
     }
 
-    /// Sends a request whose params are complete.
+    /// Sends a request that is complete.
     pub(super) async fn dispatch(
         &self,
         id: u64,
@@ -195,9 +201,8 @@ impl Link {
         method: &str,
         name: Option<&str>,
         mirrored: Vec<(HeaderName, HeaderValue)>,
-        params: &str,
+        message: Bytes,
     ) -> Result<Exchange, LinkError> {
-        let message = inbound::message(Some(&Id::number(id)), method, Some(params));
         let state = match &self.0.transport {
             Transport::Stdio(pipes) => {
                 State::Stdio(pipes.request(id, token.is_some() || method == LISTEN_METHOD, message).await?)
@@ -225,11 +230,10 @@ impl Link {
     /// Asks for a page of a list: the first, or the one at a cursor.
     pub async fn page(&self, list: List, cursor: Option<&str>) -> Result<Reply, LinkError> {
         let params = self.introduced("{}")?;
-        let params = members(&params).map_err(|error| malformed(&error.into()))?;
-        let cursor = cursor.map(|cursor| serde_json::Value::from(cursor).to_string());
+        let params = Params::parse(&params).map_err(|error| malformed(&error.into()))?;
+        let cursor = cursor.map(json_string);
         let edits: Vec<_> = cursor.iter().map(|cursor| Edit::Set("cursor", cursor)).collect();
-        let request =
-            Request { method: list.method(), params: &params, edits: &edits, name: None, level: None };
+        let request = Request { params: &params, edits: &edits, ..Request::new(list.method()) };
         let reply = self.call(request).await?.answer().await?;
         match &reply {
             Reply::Error(error) => Ring::of(error).map_or(Ok(reply), |ring| Err(ring.error())),
@@ -239,13 +243,9 @@ impl Link {
 
     /// These params with a word on who asks, should the server be an evenkeel.
     pub(super) fn introduced(&self, params: &str) -> Result<String, LinkError> {
-        let with = || {
-            let known = members(params)?;
-            let meta = inbound::meta(&known).unwrap_or("{}");
-            let meta = rewrite(meta, &[Edit::Set(VIA_KEY, &self.0.identity.via())])?;
-            rewrite(params, &[Edit::Set("_meta", &meta)])
-        };
-        with().map_err(|error: serde_json::Error| malformed(&error.into()))
+        let Params { members, meta } = Params::parse(params).map_err(|error| malformed(&error.into()))?;
+        let meta = meta.unwrap_or_default().rewrite(&[Edit::Set(VIA_KEY, &self.0.identity.via())]);
+        Ok(members.rewrite(&[Edit::Set("_meta", &meta)]))
     }
 
     /// Asks for a sign of life: `ping`, or `server/discover` in the modern era. Any answer is one.
@@ -254,16 +254,14 @@ impl Link {
             Era::Legacy => "ping",
             Era::Modern => "server/discover",
         };
-        let request = Request { method, params: &[], edits: &[], name: None, level: None };
-        self.call(request).await?.answer().await.map(drop)
+        self.call(Request::new(method)).await?.answer().await.map(drop)
     }
 
     /// Asks a modern server to tell, for as long as the exchange is kept, of changes that this filter names.
     /// Its acknowledgement is the first thing that comes back.
     pub async fn listen(&self, filter: &str) -> Result<Exchange, LinkError> {
         let edits = &[Edit::Set("notifications", filter)];
-        let request = Request { method: LISTEN_METHOD, params: &[], edits, name: None, level: None };
-        self.call(request).await
+        self.call(Request { edits, ..Request::new(LISTEN_METHOD) }).await
     }
 
     /// Words of the server as they may be told: without the values that it was given, on one line of at most `limit`

@@ -34,7 +34,7 @@ pub use log::{Log, LogLine, LogPage};
 pub use open::{Events, Host, open};
 pub use pause::Pause;
 pub use peer::{About, Capabilities, Era, Peer};
-pub use splice::{Edit, Member, Members, members, rewrite, rewrite_members};
+pub use splice::{Edit, Member, Members, Params, json_string, members, push_json_string, rewrite, text};
 pub use stdio::{Guard, LastWords, Started, watch as guard_children};
 pub use unasked::Audience;
 

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::envelope::Id;
-use super::splice::{members, rewrite};
-use super::{Edit, Level, List};
+use super::splice::{Edit, Members, json_string};
+use super::{Level, List};
 use crate::resource::ServerInfo;
 
 /// Which of the two protocols a server speaks.
@@ -27,8 +27,8 @@ pub struct Peer {
     pub about: Arc<About>,
     /// What it offers.
     pub capabilities: Capabilities,
-    /// The members that every modern request's `_meta` must carry.
-    meta: Vec<(&'static str, String)>,
+    /// The members of `_meta` that belong to a connection, with what every modern request must say there.
+    meta: [(&'static str, Option<String>); 3],
 }
 
 /// What a server told of itself, in its own words.
@@ -86,24 +86,17 @@ const PROGRESS_KEY: &str = "progressToken";
 impl Peer {
     /// What is known before the handshake: nothing is added to requests.
     pub(super) fn unknown() -> Self {
-        Self {
-            era: Era::Legacy,
-            about: Arc::default(),
-            capabilities: Capabilities::default(),
-            meta: Vec::new(),
-        }
+        Self::new(Era::Legacy, About::default(), Capabilities::default())
     }
 
     /// A peer after its handshake.
     pub(super) fn new(era: Era, about: About, capabilities: Capabilities) -> Self {
-        let meta = match era {
-            Era::Legacy => Vec::new(),
-            Era::Modern => vec![
-                (VERSION_KEY, json!(about.protocol_version).to_string()),
-                (CLIENT_KEY, client_info().to_string()),
-                (CAPABILITIES_KEY, "{}".to_owned()),
-            ],
-        };
+        let own = |value: serde_json::Value| (era == Era::Modern).then(|| value.to_string());
+        let meta = [
+            (VERSION_KEY, own(json!(about.protocol_version))),
+            (CLIENT_KEY, own(client_info())),
+            (CAPABILITIES_KEY, own(json!({}))),
+        ];
         Self { era, about: Arc::new(about), capabilities, meta }
     }
 
@@ -116,40 +109,31 @@ impl Peer {
     /// Returns the text, if there is to be a `_meta`, and the agent's progress token, if it sent one.
     pub(super) fn meta(
         &self,
-        agent: Option<&str>,
-        token: &Id,
+        agent: Option<&Members<'_>>,
+        token: u64,
         level: Option<Level>,
-    ) -> Result<(Option<String>, Option<Id>), serde_json::Error> {
-        let mut edits =
-            vec![Edit::Remove(VERSION_KEY), Edit::Remove(CLIENT_KEY), Edit::Remove(CAPABILITIES_KEY)];
-        let (mut progress, mut told_level) = (None, false);
-        let level = level.map(|level| format!("\"{level}\""));
-        let own = std::str::from_utf8(token.as_bytes()).unwrap_or("0");
-        if let Some(agent) = agent {
-            for (key, value) in members(agent)? {
-                if key == PROGRESS_KEY {
-                    progress = Some(Id::of(value));
-                }
-                told_level |= key == LOG_LEVEL_KEY;
-            }
-        } else if self.meta.is_empty() {
-            return Ok((None, None));
+    ) -> (Option<String>, Option<Id>) {
+        if agent.is_none() && self.era == Era::Legacy {
+            return (None, None);
         }
-        match (self.era, &level) {
-            (Era::Legacy, _) => edits.push(Edit::Remove(LOG_LEVEL_KEY)),
-            (Era::Modern, Some(level)) if !told_level => edits.push(Edit::Set(LOG_LEVEL_KEY, level)),
-            (Era::Modern, _) => {}
-        }
-        if progress.is_some() {
-            edits.push(Edit::Set(PROGRESS_KEY, own));
-        }
-        for (key, value) in &self.meta {
-            match edits.iter_mut().find(|edit| matches!(edit, Edit::Remove(found) if found == key)) {
-                Some(edit) => *edit = Edit::Set(key, value),
-                None => edits.push(Edit::Set(key, value)),
-            }
-        }
-        Ok((Some(rewrite(agent.unwrap_or("{}"), &edits)?), progress))
+        let nothing = Members::default();
+        let agent = agent.unwrap_or(&nothing);
+        let own = self.meta.each_ref().map(|(key, value)| match value {
+            Some(value) => Edit::Set(key, value),
+            None => Edit::Remove(key),
+        });
+        let level =
+            level.filter(|_| agent.get(LOG_LEVEL_KEY).is_none()).map(|level| json_string(level.name()));
+        let level = match self.era {
+            Era::Legacy => Some(Edit::Remove(LOG_LEVEL_KEY)),
+            Era::Modern => level.as_deref().map(|level| Edit::Set(LOG_LEVEL_KEY, level)),
+        };
+        let progress = agent.get(PROGRESS_KEY).map(Id::of);
+        let token = progress.as_ref().map(|_| token.to_string());
+        let token = token.as_deref().map(|token| Edit::Set(PROGRESS_KEY, token));
+        let mut text = String::new();
+        agent.write(own.into_iter().chain(level).chain(token), &mut text);
+        (Some(text), progress)
     }
 }
 
@@ -171,6 +155,7 @@ pub(super) fn client_info() -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::members;
 
     fn peer(era: Era) -> Peer {
         let about = About { protocol_version: "2026-07-28".into(), ..About::default() };
@@ -180,15 +165,15 @@ mod tests {
     #[test]
     fn a_legacy_server_sees_nothing_of_the_agents_connection() {
         let agent = r#"{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{},"io.modelcontextprotocol/clientCapabilities":{},"traceparent":"00-1","progressToken":"p"}"#;
-        let (meta, progress) = peer(Era::Legacy).meta(Some(agent), &Id::number(9), None).unwrap();
+        let (meta, progress) = peer(Era::Legacy).meta(Some(&members(agent).unwrap()), 9, None);
         assert_eq!(meta.unwrap(), r#"{"traceparent":"00-1","progressToken":9}"#);
         assert_eq!(progress.unwrap().as_bytes(), b"\"p\"");
-        assert!(peer(Era::Legacy).meta(None, &Id::number(9), None).unwrap().0.is_none());
+        assert!(peer(Era::Legacy).meta(None, 9, None).0.is_none());
     }
 
     #[test]
     fn a_modern_server_gets_the_meta_of_its_own_connection() {
-        let (meta, progress) = peer(Era::Modern).meta(None, &Id::number(9), None).unwrap();
+        let (meta, progress) = peer(Era::Modern).meta(None, 9, None);
         let meta = meta.unwrap();
         assert!(progress.is_none());
         let value: serde_json::Value = serde_json::from_str(&meta).unwrap();
@@ -196,7 +181,7 @@ mod tests {
         assert_eq!(value[CLIENT_KEY]["name"], "evenkeel");
         assert_eq!(value[CAPABILITIES_KEY], json!({}));
         let agent = r#"{"io.modelcontextprotocol/clientCapabilities":{"sampling":{}},"x/y":1}"#;
-        let (meta, _) = peer(Era::Modern).meta(Some(agent), &Id::number(9), None).unwrap();
+        let (meta, _) = peer(Era::Modern).meta(Some(&members(agent).unwrap()), 9, None);
         let value: serde_json::Value = serde_json::from_str(&meta.unwrap()).unwrap();
         assert_eq!(value[CAPABILITIES_KEY], json!({}));
         assert_eq!(value["x/y"], 1);
@@ -209,7 +194,8 @@ mod tests {
             (Some("{}"), None, json!(null)),
             (Some(r#"{"io.modelcontextprotocol/logLevel":"error"}"#), Some(Level::Info), json!("error")),
         ] {
-            let (meta, _) = peer(Era::Modern).meta(agent, &Id::number(9), level).unwrap();
+            let agent = agent.map(|agent| members(agent).unwrap());
+            let (meta, _) = peer(Era::Modern).meta(agent.as_ref(), 9, level);
             let value: serde_json::Value = serde_json::from_str(&meta.unwrap()).unwrap();
             assert_eq!(value[LOG_LEVEL_KEY], expected, "{agent:?} {level:?}");
         }

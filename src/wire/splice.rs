@@ -8,16 +8,91 @@ use serde_json::value::RawValue;
 
 /// The members of a JSON object in order, each with its decoded key and raw value.
 ///
-/// A key that stands twice is given twice. Values nested deeper than `serde_json`'s limit are refused.
-pub fn members(object: &str) -> Result<Vec<Member<'_>>, serde_json::Error> {
-    serde_json::from_str::<Collected<'_>>(object).map(|members| members.0)
-}
+/// A key that stands twice is there twice.
+#[derive(Debug, Default)]
+pub struct Members<'a>(Vec<Member<'a>>);
 
 /// A decoded key and its raw value.
 pub type Member<'a> = (Cow<'a, str>, &'a RawValue);
 
-/// The members of an object, in order.
-pub type Members<'a> = [Member<'a>];
+/// The members of a JSON object. Values nested deeper than `serde_json`'s limit are refused.
+pub fn members(object: &str) -> Result<Members<'_>, serde_json::Error> {
+    serde_json::from_str(object)
+}
+
+impl<'a> Members<'a> {
+    /// The value of a member; of the last, if it stands twice, as most parsers have it.
+    pub fn get(&self, key: &str) -> Option<&'a RawValue> {
+        self.0.iter().rev().find(|(found, _)| found == key).map(|(_, value)| *value)
+    }
+
+    /// The same if it is a string, decoded.
+    pub fn text(&self, key: &str) -> Option<Cow<'a, str>> {
+        self.get(key).and_then(text)
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Member<'a>> {
+        self.0.iter()
+    }
+
+    /// The object with the edits applied; every other member keeps its bytes and its place.
+    pub fn rewrite(&self, edits: &[Edit<'_>]) -> String {
+        let mut object = String::new();
+        self.write(edits.iter().copied(), &mut object);
+        object
+    }
+
+    /// [`Self::rewrite`], appended to a text.
+    pub(super) fn write<'e>(&self, edits: impl Iterator<Item = Edit<'e>> + Clone, text: &mut String) {
+        let old = self.0.iter().map(|(key, value)| key.len() + value.get().len() + 4);
+        let new = edits.clone().map(|edit| edit.len());
+        text.reserve(old.chain(new).sum::<usize>() + 8);
+        text.push('{');
+        let mut first = true;
+        let mut push = |key, value| {
+            if !std::mem::take(&mut first) {
+                text.push(',');
+            }
+            push_json_string(key, text);
+            text.push(':');
+            text.push_str(value);
+        };
+        for (key, value) in &self.0 {
+            match edits.clone().find(|edit| edit.key() == key) {
+                Some(Edit::Remove(_)) => {}
+                Some(Edit::Set(_, value)) => push(key, value),
+                None => push(key, value.get()),
+            }
+        }
+        for edit in edits {
+            if let Edit::Set(key, value) = edit
+                && self.get(key).is_none()
+            {
+                push(key, value);
+            }
+        }
+        text.push('}');
+    }
+}
+
+/// The `params` of a request: its members, and those of its `_meta`, if that is an object.
+#[derive(Debug, Default)]
+pub struct Params<'a> {
+    /// All members.
+    pub members: Members<'a>,
+    /// The members of `_meta`.
+    pub meta: Option<Members<'a>>,
+}
+
+impl<'a> Params<'a> {
+    /// Reads a JSON object.
+    pub fn parse(object: &'a str) -> Result<Self, serde_json::Error> {
+        let found = members(object)?;
+        let meta = found.get("_meta").and_then(|meta| members(meta.get()).ok());
+        Ok(Self { members: found, meta })
+    }
+}
 
 /// One change to an object.
 #[derive(Clone, Copy, Debug)]
@@ -34,68 +109,68 @@ impl Edit<'_> {
             Self::Set(key, _) | Self::Remove(key) => key,
         }
     }
+
+    /// How much longer it makes an object at most.
+    fn len(&self) -> usize {
+        match self {
+            Self::Set(key, value) => key.len() + value.len() + 4,
+            Self::Remove(_) => 0,
+        }
+    }
 }
 
-/// The object with the edits applied; every other member keeps its bytes and its place.
+/// An object with the edits applied; every other member keeps its bytes and its place.
 pub fn rewrite(object: &str, edits: &[Edit<'_>]) -> Result<String, serde_json::Error> {
-    rewrite_members(&members(object)?, edits)
+    Ok(members(object)?.rewrite(edits))
 }
 
-/// [`rewrite`] for an object whose members are known already.
-pub fn rewrite_members(members: &Members<'_>, edits: &[Edit<'_>]) -> Result<String, serde_json::Error> {
-    let len: usize = members.iter().map(|(key, value)| key.len() + value.get().len() + 4).sum();
-    let mut text = String::with_capacity(len + 64);
-    text.push('{');
-    for (key, value) in members {
-        match edits.iter().find(|edit| edit.key() == key) {
-            Some(Edit::Remove(_)) => {}
-            Some(Edit::Set(_, value)) => push(&mut text, key, value)?,
-            None => push(&mut text, key, value.get())?,
-        }
+/// The text of a JSON string; `None` if it is something else.
+pub fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
+    let inner = raw.get().strip_prefix('"')?.strip_suffix('"')?;
+    if inner.contains('\\') {
+        return serde_json::from_str(raw.get()).ok().map(Cow::Owned);
     }
-    for edit in edits {
-        if let Edit::Set(key, value) = edit
-            && !members.iter().any(|(found, _)| found == key)
-        {
-            push(&mut text, key, value)?;
-        }
-    }
-    text.push('}');
-    Ok(text)
+    Some(Cow::Borrowed(inner))
 }
 
-fn push(text: &mut String, key: &str, value: &str) -> Result<(), serde_json::Error> {
-    if text.len() > 1 {
-        text.push(',');
-    }
-    text.push_str(&serde_json::to_string(key)?);
-    text.push(':');
-    text.push_str(value);
-    Ok(())
+/// A text as a JSON string.
+pub fn json_string(text: &str) -> String {
+    let mut json = String::with_capacity(text.len() + 2);
+    push_json_string(text, &mut json);
+    json
 }
 
-struct Collected<'a>(Vec<Member<'a>>);
+/// [`json_string`], appended to a text.
+pub fn push_json_string(text: &str, json: &mut String) {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
+        json.push('"');
+        json.push_str(text);
+        json.push('"');
+    } else {
+        json.push_str(&serde_json::Value::from(text).to_string());
+    }
+}
 
 /// A key, borrowed where it holds no escapes.
 #[derive(serde::Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Collected<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Collect;
         impl<'de> Visitor<'de> for Collect {
-            type Value = Collected<'de>;
+            type Value = Members<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Collected<'de>, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
                 let mut members = Vec::with_capacity(8);
                 while let Some((Key(key), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
                     members.push((key, value));
                 }
-                Ok(Collected(members))
+                Ok(Members(members))
             }
         }
         deserializer.deserialize_map(Collect)
@@ -120,6 +195,18 @@ mod tests {
     #[test]
     fn a_doubled_member_is_changed_in_both_places() {
         assert_eq!(rewrite(r#"{"a":1,"a":2}"#, &[Edit::Set("a", "3")]).unwrap(), r#"{"a":3,"a":3}"#);
+    }
+
+    #[test]
+    fn of_a_doubled_member_the_last_counts() {
+        let found = members(r#"{"a":"1","b":2,"\u0061":"\u0032"}"#).unwrap();
+        assert_eq!((found.text("a").as_deref(), found.text("b"), found.text("c")), (Some("2"), None, None));
+        assert_eq!(found.get("b").map(RawValue::get), Some("2"));
+    }
+
+    #[test]
+    fn a_text_is_written_as_json() {
+        assert_eq!(json_string("a\"b\\c\nd€"), r#""a\"b\\c\nd€""#);
     }
 
     #[test]

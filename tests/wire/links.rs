@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use evenkeel::wire::{Era, Event, Incoming, List, Request, members};
+use evenkeel::wire::{Era, Event, Incoming, List, Params, Request};
 
 use super::{Over, Upstream, call, connect, request};
 use crate::rig::{Answers, Counters, Era as RigEra, ODD_RESULT, ODD_TOOL, Rule, Script};
@@ -142,9 +142,8 @@ async fn carry_progress_with_the_callers_token() {
         let (link, _events) = connect(&upstream).await.unwrap();
         let params =
             r#"{"name":"sleep","arguments":{"ms":20,"steps":2},"_meta":{"progressToken":"t\u0031"}}"#;
-        let sleep = members(params).unwrap();
-        let request =
-            Request { method: "tools/call", params: &sleep, edits: &[], name: Some("sleep"), level: None };
+        let sleep = Params::parse(params).unwrap();
+        let request = Request { params: &sleep, name: Some("sleep"), ..Request::new("tools/call") };
         let mut exchange = link.call(request).await.unwrap();
         for step in 1..=2 {
             match within("progress", exchange.next()).await.unwrap() {
@@ -183,9 +182,8 @@ async fn cancels(over: Over, script: Script, era: Era) {
     let case = format!("{over:?} {:?} {:?}", script.era, script.http);
     let upstream = Upstream::start(over, script).await;
     let (link, _events) = connect(&upstream).await.unwrap();
-    let long = members(r#"{"name":"sleep","arguments":{"ms":600000}}"#).unwrap();
-    let request =
-        Request { method: "tools/call", params: &long, edits: &[], name: Some("sleep"), level: None };
+    let long = Params::parse(r#"{"name":"sleep","arguments":{"ms":600000}}"#).unwrap();
+    let request = Request { params: &long, name: Some("sleep"), ..Request::new("tools/call") };
     let call = async { link.call(request).await.unwrap().answer().await };
     tokio::select! {
         answer = call => panic!("{case}: {answer:?}"),

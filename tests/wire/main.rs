@@ -11,7 +11,7 @@ mod failures;
 mod links;
 
 use evenkeel::resource::{DigestKey, Endpoint, HttpEndpoint, StdioEndpoint, Transport};
-use evenkeel::wire::{Events, Host, Link, LinkError, Reply, Request, members, open};
+use evenkeel::wire::{Events, Host, Link, LinkError, Params, Reply, Request, open};
 use rig::{Counters, Http, Script, Stdio};
 use support::{eventually, within};
 
@@ -85,12 +85,9 @@ async fn connect(upstream: &Upstream) -> Result<(Link, Events), LinkError> {
 
 /// The raw result of a request; the error is the raw error object.
 async fn request(link: &Link, method: &str, params: &str) -> Result<Result<String, String>, LinkError> {
-    let members = members(params).unwrap();
-    let name: Option<String> = members
-        .iter()
-        .find(|(key, _)| key == "name")
-        .map(|(_, value)| serde_json::from_str(value.get()).unwrap());
-    let request = Request { method, params: &members, edits: &[], name: name.as_deref(), level: None };
+    let params = Params::parse(params).unwrap();
+    let name = params.members.text("name");
+    let request = Request { params: &params, name: name.as_deref(), ..Request::new(method) };
     let reply = within(method, async { link.call(request).await?.answer().await }).await?;
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     Ok(match reply {

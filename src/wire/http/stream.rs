@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::super::error::LinkError;
 use super::super::inbound::{self, Inbound};
 use super::super::link::LISTEN_METHOD;
-use super::super::{Edit, Id, MESSAGE_LIMIT, Peer, rewrite, sse};
+use super::super::{Edit, MESSAGE_LIMIT, Peer, rewrite, sse};
 use super::answer::next_event;
 use super::client::Client;
 use super::trickle::Trickle;
@@ -121,11 +121,11 @@ impl Stream {
 }
 
 fn listen_request(peer: &Peer, filter: &str, id: u64) -> Bytes {
-    let (meta, _) = peer.meta(None, &Id::number(id), None).unwrap_or_default();
+    let (meta, _) = peer.meta(None, id, None);
     let meta = meta.unwrap_or_else(|| "{}".into());
     let params = [Edit::Set("notifications", filter), Edit::Set("_meta", &meta)];
     let params = rewrite("{}", &params).unwrap_or_default();
-    inbound::message(Some(&Id::number(id)), LISTEN_METHOD, Some(&params))
+    inbound::message(Some(id), LISTEN_METHOD, Some(&params))
 }
 
 /// Takes up the events that have come whole.
