@@ -4,13 +4,14 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::StatusCode;
+use memchr::memmem;
 use rmcp::model::ErrorCode;
 
 use super::aim::{Ask, Miss};
 use crate::catalog::Gone;
 use crate::fleet::Refusal;
 use crate::resource::{ObjectKey, Problem, Reason};
-use crate::wire::{Edit, Era, Id, LinkError, List, Reply, Sign, members};
+use crate::wire::{Edit, Era, Id, LinkError, List, Members, Reply, Sign, members};
 
 /// An error to answer a request with.
 #[derive(Debug)]
@@ -51,30 +52,27 @@ impl Failure {
         if let (Some(data), Some(error)) = (&self.data, error.as_object_mut()) {
             error.insert("data".to_owned(), data.clone());
         }
-        compose(id, "error", &error.to_string())
+        compose(id, "error", &[error.to_string().as_bytes()])
     }
 }
 
-/// The whole message with a result.
-pub(super) fn result(id: &Id, result: &str) -> Bytes {
-    compose(Some(id), "result", result)
+/// The whole message with a result, given in pieces.
+pub(super) fn result(id: &Id, pieces: &[&[u8]]) -> Bytes {
+    compose(Some(id), "result", pieces)
 }
 
 /// The whole message with a server's answer, as an agent of this era expects it, and its HTTP status.
 pub(super) fn reply(id: &Id, reply: &Reply, ask: Ask, era: Era) -> (StatusCode, Bytes) {
-    let raw = match reply {
-        Reply::Result(raw) | Reply::Error(raw) => raw,
-    };
-    // Read as JSON before it came here, so this never fails.
-    let raw = std::str::from_utf8(raw).unwrap_or("null");
     match reply {
-        Reply::Result(_) if ask == Ask::Read && era == Era::Modern => {
-            (StatusCode::OK, result(id, &fresh(&of_era(raw, era))))
+        Reply::Result(raw) if ask == Ask::Read && era == Era::Modern => {
+            (StatusCode::OK, result_of_era(id, &fresh(raw), era))
         }
-        Reply::Result(_) => (StatusCode::OK, result(id, &of_era(raw, era))),
-        Reply::Error(_) => {
-            let error = if ask == Ask::Read { not_found(raw, era) } else { Cow::Borrowed(raw) };
-            (status_of(&error, era), compose(Some(id), "error", &error))
+        Reply::Result(raw) => (StatusCode::OK, result_of_era(id, raw, era)),
+        Reply::Error(raw) => {
+            // Read as JSON before it came here, so this never fails.
+            let error = std::str::from_utf8(raw).unwrap_or("null");
+            let error = if ask == Ask::Read { not_found(error, era) } else { Cow::Borrowed(error) };
+            (status_of(&error, era), compose(Some(id), "error", &[error.as_bytes()]))
         }
     }
 }
@@ -82,7 +80,7 @@ pub(super) fn reply(id: &Id, reply: &Reply, ask: Ask, era: Era) -> (StatusCode, 
 /// A tool result that tells the model what went wrong.
 pub(super) fn tool_error(id: &Id, text: &str, era: Era) -> Bytes {
     let content = serde_json::json!({ "content": [{ "type": "text", "text": text }], "isError": true });
-    result(id, &of_era(&content.to_string(), era))
+    result_of_era(id, content.to_string().as_bytes(), era)
 }
 
 /// What a caller is told of a server that refuses: who, why, and whether to call again.
@@ -171,49 +169,58 @@ fn outlook(problem: &Problem) -> &'static str {
     }
 }
 
-fn compose(id: Option<&Id>, member: &str, value: &str) -> Bytes {
+fn compose(id: Option<&Id>, member: &str, pieces: &[&[u8]]) -> Bytes {
     let id = id.map_or(&b"null"[..], Id::as_bytes);
-    let mut message = Vec::with_capacity(value.len() + id.len() + 40);
-    message.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
-    message.extend_from_slice(id);
-    message.extend_from_slice(b",\"");
-    message.extend_from_slice(member.as_bytes());
-    message.extend_from_slice(b"\":");
-    message.extend_from_slice(value.as_bytes());
-    message.push(b'}');
+    let start: [&[u8]; 5] = [br#"{"jsonrpc":"2.0","id":"#, id, b",\"", member.as_bytes(), b"\":"];
+    let end: [&[u8]; 1] = [b"}"];
+    let parts = start.iter().chain(pieces).chain(&end);
+    let mut message = Vec::with_capacity(parts.clone().map(|part| part.len()).sum());
+    parts.for_each(|part| message.extend_from_slice(part));
     message.into()
 }
 
+fn result_of_era(id: &Id, raw: &[u8], era: Era) -> Bytes {
+    let (start, rest) = of_era(raw, era);
+    result(id, &[start.as_bytes(), &rest])
+}
+
 /// The modern era needs a `resultType` in every result, the legacy one knows none; all else stays as it is.
-fn of_era(result: &str, era: Era) -> Cow<'_, str> {
-    const COMPLETE: &str = "\"complete\"";
+///
+/// Gives how the result begins, and what follows.
+fn of_era(result: &[u8], era: Era) -> (&'static str, Cow<'_, [u8]>) {
     // Most results need no look at their members.
-    if result.contains("\"resultType\"")
-        && let Ok(members) = members(result)
+    let members = memmem::find(result, br#""resultType""#).and_then(|_| read(result));
+    if let Some(members) = &members
         && let Some(value) = members.get("resultType")
     {
         return match (era, value.get()) {
-            (Era::Legacy, COMPLETE) => Cow::Owned(members.rewrite(&[Edit::Remove("resultType")])),
-            _ => Cow::Borrowed(result),
+            (Era::Legacy, r#""complete""#) => {
+                ("", Cow::Owned(members.rewrite(&[Edit::Remove("resultType")]).into()))
+            }
+            _ => ("", Cow::Borrowed(result)),
         };
     }
-    match (era, result.trim_start().strip_prefix('{')) {
-        (Era::Modern, Some(rest)) => {
-            let comma = if rest.trim_start().starts_with('}') { "" } else { "," };
-            Cow::Owned(format!(r#"{{"resultType":{COMPLETE}{comma}{rest}"#))
+    match (era, result.trim_ascii_start().strip_prefix(b"{")) {
+        (Era::Modern, Some(rest)) if rest.trim_ascii_start().starts_with(b"}") => {
+            (r#"{"resultType":"complete""#, Cow::Borrowed(rest))
         }
-        _ => Cow::Borrowed(result),
+        (Era::Modern, Some(rest)) => (r#"{"resultType":"complete","#, Cow::Borrowed(rest)),
+        _ => ("", Cow::Borrowed(result)),
     }
 }
 
 /// The modern era wants to know how long a resource may be kept: not at all, if its server does not say.
-fn fresh(result: &str) -> Cow<'_, str> {
-    let Ok(members) = members(result) else { return Cow::Borrowed(result) };
+fn fresh(result: &[u8]) -> Cow<'_, [u8]> {
+    let Some(members) = read(result) else { return Cow::Borrowed(result) };
     let missing = [("ttlMs", "0"), ("cacheScope", r#""private""#)]
         .into_iter()
         .filter(|(key, _)| members.get(key).is_none());
     let edits: Vec<_> = missing.map(|(key, value)| Edit::Set(key, value)).collect();
-    Cow::Owned(members.rewrite(&edits))
+    Cow::Owned(members.rewrite(&edits).into())
+}
+
+fn read(object: &[u8]) -> Option<Members<'_>> {
+    members(std::str::from_utf8(object).ok()?).ok()
 }
 
 /// The legacy era has a code of its own for a resource that is not there; the modern one has none.
@@ -275,8 +282,10 @@ mod tests {
             ),
             (r#"{"resultType":"task"}"#, r#"{"resultType":"task"}"#, r#"{"resultType":"task"}"#),
         ] {
-            assert_eq!(of_era(raw, Era::Legacy), legacy);
-            assert_eq!(of_era(raw, Era::Modern), modern);
+            for (era, expected) in [(Era::Legacy, legacy), (Era::Modern, modern)] {
+                let (start, rest) = of_era(raw.as_bytes(), era);
+                assert_eq!(format!("{start}{}", String::from_utf8_lossy(&rest)), expected);
+            }
         }
     }
 

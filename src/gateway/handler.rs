@@ -193,7 +193,7 @@ fn unreadable(malformed: &Malformed) -> Failure {
 }
 
 pub(super) fn succeed(id: &Id, result: &str) -> Response<Body> {
-    body::json(StatusCode::OK, answer::result(id, result))
+    body::json(StatusCode::OK, answer::result(id, &[result.as_bytes()]))
 }
 
 pub(super) fn fail(failure: &Failure, id: Option<&Id>) -> Response<Body> {

@@ -112,7 +112,7 @@ pub(super) fn listen_stream(
                     Woken::News(News::Logged(_)) | Woken::Quiet => KEEP_ALIVE,
                     Woken::Stopped => {
                         let end = format!(r#"{{"resultType":"complete",{}}}"#, listener.meta);
-                        let end = event(&answer::result(&listener.id, &end));
+                        let end = event(&answer::result(&listener.id, &[end.as_bytes()]));
                         return Some((end, (watcher, listener, Next::End)));
                     }
                 }
