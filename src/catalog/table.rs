@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
 use imbl::OrdMap;
 use tokio::time::Instant;
 
@@ -31,6 +32,8 @@ pub struct Table {
     gone_by_age: OrdMap<u64, Arc<str>>,
     version: u64,
     changed_at: Option<Instant>,
+    /// How the list begins, once somebody asked: all agents ask for the same.
+    first: Arc<OnceLock<Page>>,
 }
 
 /// The namespace whose names carry no namespace; `None` if there is none.
@@ -54,10 +57,10 @@ pub struct Gone {
 }
 
 /// A part of a list.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
     /// The JSON array.
-    pub items: String,
+    pub items: Bytes,
     /// Where the next part begins, if there is one.
     pub cursor: Option<String>,
 }
@@ -87,6 +90,7 @@ impl Table {
             gone_by_age: OrdMap::new(),
             version: 0,
             changed_at: None,
+            first: Arc::default(),
         }
     }
 
@@ -113,6 +117,7 @@ impl Table {
     pub(super) fn changed(&mut self, version: u64, now: Instant) {
         self.version = version;
         self.changed_at = Some(now);
+        self.first = Arc::default();
     }
 
     /// All names with where they lead, in their order.
@@ -132,21 +137,23 @@ impl Table {
 
     /// The list from the beginning or from a cursor, in the order of the names.
     pub fn page(&self, cursor: Option<&str>) -> Result<Page, BadCursor> {
-        let after = cursor
-            .map(|cursor| {
-                let name = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| BadCursor)?;
-                String::from_utf8(name).map_err(|_| BadCursor)
-            })
-            .transpose()?;
-        let start = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let Some(cursor) = cursor else {
+            return Ok(self.first.get_or_init(|| self.page_after(None)).clone());
+        };
+        let name = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| BadCursor)?;
+        let name = String::from_utf8(name).map_err(|_| BadCursor)?;
+        Ok(self.page_after(Some(&name)))
+    }
+
+    pub(super) fn page_after(&self, name: Option<&str>) -> Page {
+        let start = name.map_or(Bound::Unbounded, Bound::Excluded);
         let mut items = String::from("[");
         let mut last: Option<&str> = None;
         for (count, (name, slot)) in self.names.range::<_, str>((start, Bound::Unbounded)).enumerate() {
             if let Some(last) = last {
                 if count >= PAGE_ITEMS || items.len() >= PAGE_BYTES {
                     items.push(']');
-                    let cursor = Some(URL_SAFE_NO_PAD.encode(last));
-                    return Ok(Page { items, cursor });
+                    return Page { items: items.into(), cursor: Some(URL_SAFE_NO_PAD.encode(last)) };
                 }
                 items.push(',');
             }
@@ -154,7 +161,7 @@ impl Table {
             last = Some(name);
         }
         items.push(']');
-        Ok(Page { items, cursor: None })
+        Page { items: items.into(), cursor: None }
     }
 
     /// The items of a server that do not have the first of their wishes.

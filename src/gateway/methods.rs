@@ -157,23 +157,11 @@ impl Agent {
         if let Some(session) = session.filter(|_| cursor.is_none()) {
             session.has_listed(list, view.version(list));
         }
-        let mut result = String::with_capacity(page.items.len() + 128);
-        result.push('{');
-        if era == Era::Modern {
-            result.push_str(r#""resultType":"complete","ttlMs":0,"cacheScope":"private","#);
-        }
-        result.push('"');
-        result.push_str(list.member());
-        result.push_str("\":");
-        result.push_str(&page.items);
-        if let Some(cursor) = page.cursor {
-            // Base64 needs no escapes.
-            result.push_str(",\"nextCursor\":\"");
-            result.push_str(&cursor);
-            result.push('"');
-        }
-        result.push('}');
-        succeed(&asked.id, &result)
+        let start = format!("{{{}\"{}\":", cached(era), list.member());
+        // Base64 needs no escapes.
+        let end = page.cursor.map_or("}".to_owned(), |cursor| format!(r#","nextCursor":"{cursor}"}}"#));
+        let result = answer::result(&asked.id, &[start.as_bytes(), &page.items, end.as_bytes()]);
+        body::json(StatusCode::OK, result)
     }
 
     /// The skills of this view, or one of them by the URI of its SKILL.md (SEP-2640).
@@ -196,11 +184,7 @@ impl Agent {
                 None => return fail(&invalid(format!("unknown skill {uri}")), Some(&asked.id)),
             }
         };
-        let cached = match era {
-            Era::Modern => r#""resultType":"complete","ttlMs":0,"cacheScope":"private","#,
-            Era::Legacy => "",
-        };
-        succeed(&asked.id, &format!("{{{cached}{found}}}"))
+        succeed(&asked.id, &format!("{{{}{found}}}", cached(era)))
     }
 
     fn set_level(&self, session: &Session, asked: &Asked<'_>) -> Response<Body> {
@@ -295,6 +279,14 @@ impl Agent {
 
 fn listed_by(method: &str) -> Option<List> {
     List::ALL.into_iter().find(|list| list.method() == method)
+}
+
+/// The first members of a list, in the era that wants to know how long it may be kept: not at all.
+fn cached(era: Era) -> &'static str {
+    match era {
+        Era::Modern => r#""resultType":"complete","ttlMs":0,"cacheScope":"private","#,
+        Era::Legacy => "",
+    }
 }
 
 /// Only what works from end to end is offered, and all of it from the first handshake on: what there is may
