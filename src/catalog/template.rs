@@ -17,6 +17,10 @@ const MOST_PIECES: usize = 64;
 ///
 /// Costs at most the lengths of both multiplied, whatever they hold.
 pub(super) fn matches(template: &str, uri: &str) -> Option<usize> {
+    // Most are told apart by how they begin.
+    if !uri.starts_with(template.split('{').next()?) {
+        return None;
+    }
     let pieces = cut(template)?;
     if pieces.len() > MOST_PIECES || uri.len() > LONGEST {
         return None;

@@ -110,9 +110,9 @@ impl View {
             return Some(Place { section: route.section().clone(), uri: route.name().to_owned() });
         }
         let made =
-            |(name, route): (&str, &Arc<Route>)| Some((template::matches(name, uri)?, own(name, route, uri)));
-        let by_template = self.templates.routes().filter_map(made).max_by_key(|(standing, _)| *standing);
-        let place = by_template.map(|(_, place)| place).or_else(|| self.only(uri))?;
+            self.templates.routes().filter_map(|found| Some((template::matches(found.0, uri)?, found)));
+        let by_template = made.max_by_key(|(standing, _)| *standing);
+        let place = by_template.map(|(_, (name, route))| own(name, route, uri)).or_else(|| self.only(uri))?;
         place.section.permits(&place.uri).then_some(place)
     }
 
