@@ -188,3 +188,33 @@ async fn what_is_told_is_told_of_the_file_as_it_is_now() {
     assert_eq!(done.out, "accepted for 1 server\nasleep: Suspended: suspended by spec.suspend\n");
     assert!(stage.fails(&["mcp", "reload", "asleep", "--timeout", "1ms"]).await.contains("not within 1ms"));
 }
+
+#[tokio::test]
+async fn nothing_is_added_to_a_directory_that_is_away() {
+    let server = Stdio::new(Script::default());
+    let stage = Stage::start(&[("a", &server.spec("")), ("b", &server.spec(""))]).await;
+    stage.ok(&["wait", "a", "b"]).await;
+    let away = stage.path().with_extension("away");
+    fs::rename(stage.path(), &away).unwrap();
+    for flag in ["--no-wait", "--timeout=5s"] {
+        let said = stage.fails(&["mcp", "add", flag, "late", "--", "no-such-program-anywhere"]).await;
+        assert!(said.contains(" is missing and evenkeel holds on to 2 objects; bring it back"), "{said}");
+    }
+    assert!(!stage.path().exists());
+    fs::rename(&away, stage.path()).unwrap();
+    stage.ok(&["wait", "--all"]).await;
+
+    for file in ["a.yaml", "b.yaml"] {
+        stage.declared.remove(file);
+    }
+    eventually("the removal is held back", async || {
+        stage.ok(&["describe", "src", "directory"]).await.contains("RemovalHeld").then_some(())
+    })
+    .await;
+    let said = stage.fails(&["mcp", "add", "late", "--", "no-such-program-anywhere"]).await;
+    assert!(said.contains(" is empty and evenkeel holds on to 2 objects"), "{said}");
+    assert_eq!(server.alive().len(), 2, "nobody was detached");
+    assert_eq!(server.processes().len(), 2);
+    stage.ok(&["mcp", "reload", "--prune-empty"]).await;
+    stage.ok(&["mcp", "add", "late", "--no-wait", "--", "no-such-program-anywhere"]).await;
+}

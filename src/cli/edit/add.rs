@@ -2,21 +2,19 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::Value as Json;
 use tokio::time::{Instant, timeout_at};
 
-use super::super::ask::{Mirror, at, is_current, text_at};
+use super::super::ask::{Mirror, Query, at, is_current, items, text_at};
 use super::super::client::Client;
 use super::super::output::{self, Progress};
 use super::super::which::Within;
 use super::super::{Failure, block_on};
 use super::manifest::{From, Manifest, Named, Spec, Value};
-use super::{condition, file};
+use super::{Limit, condition, file, is_held};
 use crate::report::Kind;
-use crate::resource::{Bounded, Reason};
-use crate::source::directory;
-
-/// `--timeout`: up to an hour.
-type Limit = Bounded<1, 3_600_000>;
+use crate::resource::Reason;
+use crate::source::directory::{self, Place};
 
 /// The arguments of `evenkeel mcp add`.
 #[derive(Debug, clap::Args)]
@@ -44,9 +42,8 @@ pub(in crate::cli) struct Args {
     /// Write the file and leave it at that
     #[arg(long)]
     no_wait: bool,
-    /// Do not wait longer than this; the file stays
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = Limit::parse)]
-    timeout: Limit,
+    #[command(flatten)]
+    limit: Limit,
 }
 
 /// Declares a server.
@@ -56,8 +53,15 @@ pub(super) fn add(args: &Args) -> Result<(), Failure> {
     let path = directory.join(format!("{}.yaml", args.name));
     let text = Manifest::new(&args.name, namespace, args.spec()?)
         .text(Path::new(path.file_name().unwrap_or_default()))?;
+    let places = match directory::find(&directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        found => found.map_err(|error| cannot(&directory, &error))?,
+    };
+    if places.is_empty() {
+        block_on(args.refuse_first(&directory))?;
+    }
+    args.refuse_twice(&directory, &places)?;
     std::fs::create_dir_all(&directory).map_err(|error| cannot(&directory, &error))?;
-    args.refuse_twice(&directory)?;
     file::create(&path, &text).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => Failure::Failed(format!(
             "{} is there already, with something else in it; choose another name, or edit the file",
@@ -100,9 +104,35 @@ impl Args {
         }
     }
 
+    /// Evenkeel holds on to what a directory declared that is missing now, or empty by a mistake: one file in it would
+    /// say that all the others are meant to be gone.
+    async fn refuse_first(&self, directory: &Path) -> Result<(), Failure> {
+        let Some(mut client) = Client::find(&self.within.which.whose()?).await? else { return Ok(()) };
+        let sources: Json = client.get(&Query::of(Kind::Source, None).path()).await?;
+        let (is, how) = if !directory.exists() {
+            ("missing", "make it anew and ")
+        } else if items(&sources).iter().any(is_held) {
+            ("empty", "")
+        } else {
+            return Ok(());
+        };
+        let mut count = 0;
+        for kind in [Kind::McpServer, Kind::Skill] {
+            let list: Json = client.get(&Query::of(kind, None).path()).await?;
+            count += items(&list).len();
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        let objects = if count == 1 { "1 object".to_owned() } else { format!("{count} objects") };
+        Err(Failure::Failed(format!(
+            "{} is {is} and evenkeel holds on to {objects}; bring it back, or {how}say: evenkeel mcp reload --prune-empty",
+            directory.display()
+        )))
+    }
+
     /// A second declaration of a name would be refused, and in a file that looks well.
-    fn refuse_twice(&self, directory: &Path) -> Result<(), Failure> {
-        let places = directory::find(directory).map_err(|error| cannot(directory, &error))?;
+    fn refuse_twice(&self, directory: &Path, places: &[Place]) -> Result<(), Failure> {
         let twice = places.iter().find(|place| {
             place.kind == Kind::McpServer.name()
                 && *place.key.name == *self.name
@@ -130,12 +160,14 @@ impl Args {
             return Ok(());
         };
         let mut progress = Progress::default();
-        let (start, end) = (Instant::now(), Instant::now() + self.timeout.get());
+        let (start, end) = (Instant::now(), Instant::now() + self.limit.timeout.get());
         // Another server of this name may have been there a moment ago: what is told of that says nothing of this one.
         let mut why = "evenkeel has not seen the file yet".to_owned();
         match timeout_at(end, client.look()).await {
             Ok(looked) => looked?,
-            Err(_) => return Err(self.not_attached(path, &format!("not within {}; {why}", self.timeout))),
+            Err(_) => {
+                return Err(self.not_attached(path, &format!("not within {}; {why}", self.limit.timeout)));
+            }
         }
         let mut mirror = Mirror::open(&whose, Kind::McpServer, Some(&self.within.namespace)).await?;
         loop {
@@ -160,7 +192,7 @@ impl Args {
             let tick = Instant::now() + Duration::from_secs(1);
             if Instant::now() >= end {
                 drop(progress);
-                return Err(self.not_attached(path, &format!("not within {}; {why}", self.timeout)));
+                return Err(self.not_attached(path, &format!("not within {}; {why}", self.limit.timeout)));
             }
             if let Ok(changed) = timeout_at(tick.min(end), mirror.changed()).await {
                 changed?;

@@ -11,14 +11,11 @@ use super::super::client::Client;
 use super::super::output::{self, Progress, printable};
 use super::super::which::{Whose, Within};
 use super::super::{Failure, block_on};
-use super::{Query, condition};
+use super::{Limit, Query, condition, is_held};
 use crate::admin::PRUNE_EMPTY;
 use crate::plan::{RECONNECT_AT, REQUESTED_AT};
 use crate::report::Kind;
-use crate::resource::{Bounded, Reason};
-
-/// `--timeout`: up to an hour.
-type Limit = Bounded<1, 3_600_000>;
+use crate::resource::Reason;
 
 /// The arguments of `evenkeel mcp reload`.
 #[derive(Debug, clap::Args)]
@@ -37,9 +34,8 @@ pub(in crate::cli) struct Args {
     /// Ask, and do not wait until it is done
     #[arg(long)]
     no_wait: bool,
-    /// Do not wait longer than this
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = Limit::parse)]
-    timeout: Limit,
+    #[command(flatten)]
+    limit: Limit,
 }
 
 /// What a server offers: digests of what it says of its tools, by name.
@@ -62,7 +58,7 @@ impl Args {
         if self.prune_empty {
             return self.prune(&whose, &mut client).await;
         }
-        let end = Instant::now() + self.timeout.get();
+        let end = Instant::now() + self.limit.timeout.get();
         timeout_at(end, client.look()).await.map_err(|_| self.late("the look at the files"))??;
         let list: Value = client.get(&self.query().path()).await?;
         let servers = items(&list);
@@ -101,10 +97,10 @@ impl Args {
             return output::print(message).map_err(Failure::failed);
         }
         client.send(Method::POST, PRUNE_EMPTY, "application/json", None).await.map(drop)?;
-        let end = Instant::now() + self.timeout.get();
+        let end = Instant::now() + self.limit.timeout.get();
         while !self.no_wait && source.objects().any(is_held) {
             let Ok(changed) = timeout_at(end, source.changed()).await else {
-                return Err(Failure::Failed(format!("not within {}", self.timeout)));
+                return Err(Failure::Failed(format!("not within {}", self.limit.timeout)));
             };
             changed?;
         }
@@ -186,16 +182,8 @@ impl Args {
     }
 
     fn late(&self, what: &str) -> Failure {
-        Failure::Failed(format!("not within {}: {what}", self.timeout))
+        Failure::Failed(format!("not within {}: {what}", self.limit.timeout))
     }
-}
-
-/// True if a source holds a removal back.
-fn is_held(source: &Value) -> bool {
-    let held = Reason::RemovalHeld.to_string();
-    at(source, "/status/faults")
-        .as_array()
-        .is_some_and(|faults| faults.iter().any(|fault| text_at(fault, "/reason") == held))
 }
 
 /// True once a server has done what was asked of it, whatever came of it.

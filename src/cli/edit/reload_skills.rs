@@ -7,12 +7,9 @@ use super::super::ask::unknown_to;
 use super::super::client::{Client, json};
 use super::super::which::Within;
 use super::super::{Failure, block_on, output};
+use super::Limit;
 use crate::admin::{RELOAD_SKILLS, Reloaded};
 use crate::report::Kind;
-use crate::resource::Bounded;
-
-/// `--timeout`: up to an hour.
-type Limit = Bounded<1, 3_600_000>;
 
 /// The arguments of `evenkeel skill reload`.
 #[derive(Debug, clap::Args)]
@@ -22,9 +19,8 @@ pub(in crate::cli) struct Args {
     /// Only these skills
     #[arg(value_name = "NAME")]
     names: Vec<String>,
-    /// Do not wait longer than this
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = Limit::parse)]
-    timeout: Limit,
+    #[command(flatten)]
+    limit: Limit,
 }
 
 /// Asks for a look at the files of skills and tells what came of it.
@@ -39,8 +35,8 @@ impl Args {
             let answer = client.send(Method::POST, RELOAD_SKILLS, "application/json", None).await?;
             json::<Vec<Reloaded>>(answer).await
         };
-        let within = timeout(self.timeout.get(), asked).await;
-        let all = within.map_err(|_| Failure::Failed(format!("not within {}", self.timeout)))??;
+        let within = timeout(self.limit.timeout.get(), asked).await;
+        let all = within.map_err(|_| Failure::Failed(format!("not within {}", self.limit.timeout)))??;
         let skills: Vec<_> = all.iter().filter(|skill| skill.namespace == self.within.namespace).collect();
         let known = || skills.iter().map(|skill| skill.name.as_str());
         if let Some(name) = self.names.iter().find(|name| known().all(|known| known != name.as_str())) {
