@@ -37,7 +37,7 @@ pub(super) fn describe(error: &Error, text: &str, first_line: u32) -> Mistake {
 }
 
 /// The candidate that was probably meant, if one is close enough.
-pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     candidates
         .into_iter()

@@ -96,6 +96,8 @@ pub(super) struct Moment<'a> {
 pub(super) struct Took {
     /// Something waits for another look.
     pub waits: bool,
+    /// Something is held back that would be taken away.
+    pub held: bool,
     /// The files whose content in the book is another.
     pub changed: BTreeSet<Arc<PathBuf>>,
 }
@@ -190,6 +192,7 @@ impl Files {
                 continue;
             };
             if hold && matches!(file.seen, Seen::Gone) {
+                took.held = true;
                 self.pending.insert(path);
                 continue;
             }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::Options;
+use super::absence::{Absence, REST};
 use super::commits::Commits;
 use super::contents::Contents;
 use super::expand::endpoint;
@@ -54,6 +55,8 @@ pub(super) struct Looker {
     commits: Option<Known>,
     /// Since when git has been at work.
     busy: Option<Instant>,
+    /// Whether the root was away.
+    absence: Absence,
     /// The tree was seen once.
     seen: bool,
     /// Somebody said that the emptiness which is held back is meant.
@@ -70,6 +73,8 @@ pub(super) struct Outcome {
     pub desired: Arc<Desired>,
     /// Something waits for a second look.
     pub again: bool,
+    /// Something that would be taken away is held back, which time may end.
+    pub held: bool,
 }
 
 /// A commit, what git told of it, and whether the files of this version differ from it.
@@ -103,6 +108,7 @@ impl Looker {
             commit: None,
             commits: None,
             busy: None,
+            absence: Absence::default(),
             seen: false,
             desired: Arc::default(),
             remembered: None,
@@ -120,24 +126,24 @@ impl Looker {
         let moment = Moment { now, clock, first: !self.seen, settled, landed };
         let tree = self.see(&moment);
         let mut faults = tree.faults;
-        let mut again;
+        let (mut again, mut held) = (false, false);
         let mut revision = Arc::clone(&self.desired.source.revision);
         if !tree.seen {
-            again = false;
+            if !self.book.is_empty() {
+                self.absence.note(self.files.version(), now);
+            }
         } else if self.git_is_at_work(tree.git.as_ref(), now) {
             again = true;
         } else {
             let commit = tree.git.as_ref().and_then(Git::head);
-            let hold = self.holds(commit.as_ref());
-            // One word is about one emptiness.
-            self.prune &= self.files.is_empty() && !self.book.is_empty();
             revision = self.revision(commit.as_deref(), tree.git.as_ref());
+            let hold = self.holds(commit.as_ref(), now);
             let took = self.files.take(&mut self.book, &moment, hold);
-            again = took.waits;
+            (again, held) = (took.waits, took.held);
             self.records.outdate(took.changed);
             self.settle(&revision, &moment);
             // Told until it is gone, also where somebody has said that it is meant.
-            if hold || self.prune && !self.book.is_empty() {
+            if held || self.prune && !self.book.is_empty() {
                 faults.push(source_fault(Reason::RemovalHeld, self.held()));
             }
             if !self.files.is_empty() && commit.is_some() {
@@ -166,7 +172,7 @@ impl Looker {
             warnings: self.book.warnings(),
             foreign: self.book.foreign(),
         });
-        Outcome { desired: Arc::clone(&self.desired), again }
+        Outcome { desired: Arc::clone(&self.desired), again, held }
     }
 
     /// Takes the word of a person that the emptiness is meant, if it was told that it holds something back.
@@ -285,18 +291,41 @@ impl Looker {
         now < *self.busy.get_or_insert(now) + GIT_PATIENCE
     }
 
-    /// Whether nothing may be taken away, because all of it would be.
-    fn holds(&self, commit: Option<&String>) -> bool {
+    /// Whether nothing may be taken away, because all of it would be, or because it may be on its way back.
+    fn holds(&mut self, commit: Option<&String>, now: Instant) -> bool {
+        let empty = self.files.is_empty() && !self.book.is_empty();
         let committed = commit.is_some() && commit != self.commit.as_ref();
-        let meant = committed || self.prune || self.options.prune_empty;
-        self.files.is_empty() && !self.book.is_empty() && !meant
+        let emptied = empty && !committed && !self.prune && !self.options.prune_empty;
+        let whole = self.prune || self.is_committed();
+        let version = self.files.version();
+        let away = self.absence.lasts(version, now, whole);
+        if away && emptied {
+            // A root that is made anew is empty at first.
+            self.absence.note(version, now);
+        }
+        // One word is about one emptiness.
+        self.prune &= empty;
+        emptied || away
+    }
+
+    /// Whether the files are those of the commit that is checked out.
+    fn is_committed(&self) -> bool {
+        self.commits.as_ref().is_some_and(|known| known.commits.is_some() && !known.dirty)
     }
 
     fn held(&self) -> String {
+        let root = shown(&self.options.root);
+        let prune = "say evenkeel mcp reload --prune-empty";
+        if self.files.is_empty() {
+            return format!(
+                "the last files of {root} are gone; nothing is taken away. If that is meant, commit it, leave one \
+                 file that holds no objects, or {prune}"
+            );
+        }
         format!(
-            "the last files of {} are gone; nothing is taken away. If that is meant, commit it, leave one file \
-             that holds no objects, or say evenkeel mcp reload --prune-empty",
-            shown(&self.options.root)
+            "{root} was away and came back without some of its files: they are waited for until nothing more has \
+             come for {} s. If they are meant to be gone, {prune}",
+            REST.as_secs()
         )
     }
 

@@ -6,6 +6,7 @@
 //! and reads what has changed. Never reads outside the directory and the secrets directory, and never writes
 //! into either.
 
+mod absence;
 mod check;
 mod commits;
 mod contents;
@@ -46,6 +47,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 
 pub use self::check::{Against, Checked, Finding, Level, check_directory, check_files, check_text};
+pub use self::excerpt::nearest;
 pub use self::find::{Place, find, mistake};
 use self::look::{Looker, Outcome};
 use self::mailbox::Mailbox;
@@ -56,7 +58,7 @@ use crate::state::StateDir;
 
 /// The time between looks where file events are heard: for the ones that get lost.
 const RESCAN: Duration = Duration::from_secs(30);
-/// The time between looks where they are not.
+/// The time between looks where they are not, or where something is held back that time lets go.
 const POLL: Duration = Duration::from_secs(3);
 
 /// Where declarations are, and what their references mean.
@@ -161,8 +163,9 @@ async fn run(
             if prune {
                 looker.confirm();
             }
-            let Outcome { desired, again } = looker.look(&landed, (now, Timestamp::now()), settled);
+            let Outcome { desired, again, held } = looker.look(&landed, (now, Timestamp::now()), settled);
             let interval = match desired.source.watching {
+                Watching::Events if held => POLL,
                 Watching::Events => RESCAN,
                 Watching::Polling => poll,
             };

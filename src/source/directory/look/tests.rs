@@ -330,3 +330,40 @@ fn a_root_that_cannot_be_seen_changes_nothing() {
     assert_eq!(desk.look(), ["a/1 x"]);
     assert!(desk.faults()[0].contains("cannot be read"), "{:?}", desk.faults());
 }
+
+#[test]
+fn a_root_that_comes_back_in_pieces_is_waited_for() {
+    let names = ["a", "b", "c"];
+    let files = names.map(|name| (format!("{name}.yaml"), server(name, "x")));
+    let mut desk = Desk::new(&files.each_ref().map(|(name, text)| (name.as_str(), text.as_str())));
+    let all = ["a/1 x", "b/1 x", "c/1 x"];
+    assert_eq!(desk.look(), all);
+    let rest = |desk: &mut Desk, seconds: u64| {
+        desk.now += Duration::from_secs(seconds);
+        desk.look()
+    };
+    fs::remove_dir_all(desk.path("")).unwrap();
+    assert_eq!(desk.look(), all);
+    fs::create_dir(desk.path("")).unwrap();
+    assert_eq!(rest(&mut desk, 60), all, "made anew, and empty");
+    desk.write("new.yaml", &server("new", "x"));
+    assert_eq!(desk.look(), ["a/1 x", "b/1 x", "c/1 x", "new/1 x"]);
+    assert!(desk.faults()[0].starts_with("RemovalHeld: "), "{:?}", desk.faults());
+    assert_eq!(rest(&mut desk, 8).len(), 4);
+    desk.write("b.yaml", &files[1].1);
+    assert_eq!(rest(&mut desk, 3).len(), 4, "another piece has come");
+    assert_eq!(rest(&mut desk, 8).len(), 4);
+    assert_eq!(rest(&mut desk, 3), ["b/1 x", "new/1 x"], "no more came");
+    assert_eq!(desk.faults(), [""; 0]);
+    desk.remove("new.yaml");
+    assert_eq!(desk.look(), ["b/1 x"], "and what goes later goes at once");
+
+    // Somebody says that it is meant.
+    let (root, aside) = (desk.folder.path().join("root"), desk.folder.path().join("aside"));
+    fs::rename(&root, &aside).unwrap();
+    desk.look();
+    desk.write("new.yaml", &server("new", "x"));
+    assert_eq!(desk.look(), ["b/1 x", "new/1 x"]);
+    desk.looker.confirm();
+    assert_eq!(desk.look(), ["new/1 x"]);
+}
