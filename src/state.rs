@@ -8,8 +8,8 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,6 +18,8 @@ use ring::rand::{SecureRandom, SystemRandom};
 use crate::resource::Digest;
 
 const LOCK: &str = "lock";
+/// Which source directory the state is of.
+const SOURCE: &str = "source";
 
 /// Where state directories live: `$XDG_STATE_HOME/evenkeel`, else `~/.local/state/evenkeel`; `None` without
 /// either variable.
@@ -37,6 +39,7 @@ pub(crate) fn xdg_home(xdg: Option<OsString>, home: Option<OsString>, below: &st
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
+    source: PathBuf,
 }
 
 /// Held by the one daemon of a source directory; the lock ends with it, or with the process.
@@ -48,10 +51,16 @@ pub struct StateLock(#[expect(dead_code, reason = "an open file is a held lock")
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Another daemon has it.
-    #[error("evenkeel already runs on this directory, as process {}; stop it, or use it", pid.as_deref().unwrap_or("unknown"))]
+    #[error(
+        "evenkeel already runs on {}, as process {}; stop it, or use it",
+        directory.as_ref().map_or_else(|| "this directory".to_owned(), |other| format!("this directory under the name {}", other.display())),
+        pid.as_deref().unwrap_or("unknown")
+    )]
     Taken {
         /// The process id of the other, if it has written it yet.
         pid: Option<String>,
+        /// The path under which the other has the directory, if that is another.
+        directory: Option<PathBuf>,
     },
     /// The file system refused.
     #[error("state directory {}: {error}", path.display())]
@@ -77,7 +86,7 @@ impl StateDir {
         if mode & 0o077 != 0 {
             fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(refused)?;
         }
-        Ok(Self { path })
+        Ok(Self { path, source: source.to_owned() })
     }
 
     /// Where the state directory of `source` is, whether or not there is one.
@@ -90,8 +99,30 @@ impl StateDir {
         &self.path
     }
 
-    /// Takes the lock of the daemon, without waiting.
+    /// Takes the lock of the daemon, without waiting. It is refused too while a daemon has the same source directory
+    /// by another path.
     pub fn lock(&self) -> Result<StateLock, StateError> {
+        let lock = self.lock_this(None)?;
+        self.write(SOURCE, self.source.as_os_str().as_bytes())?;
+        for other in self.same() {
+            drop(other.lock_this(Some(&other.source))?);
+        }
+        Ok(lock)
+    }
+
+    /// The other states of the same source directory.
+    fn same(&self) -> impl Iterator<Item = Self> + use<'_> {
+        let id = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+        let own = id(&self.source);
+        let entries = self.path.parent().filter(|_| own.is_some()).and_then(|home| fs::read_dir(home).ok());
+        entries.into_iter().flatten().filter_map(move |entry| {
+            let other = Self { path: entry.ok()?.path(), source: PathBuf::new() };
+            let source = PathBuf::from(OsString::from_vec(other.read(SOURCE).ok()??));
+            (other.path != self.path && id(&source) == own).then_some(Self { source, ..other })
+        })
+    }
+
+    fn lock_this(&self, name: Option<&Path>) -> Result<StateLock, StateError> {
         let path = self.path.join(LOCK);
         let refused = |error| StateError::Io { path: path.clone(), error };
         let mut file = OpenOptions::new()
@@ -113,7 +144,7 @@ impl StateDir {
                 // A lock without a readable pid is a lock all the same.
                 let _ = file.take(32).read_to_string(&mut text);
                 let pid = Some(text.trim().to_owned()).filter(|pid| !pid.is_empty());
-                Err(StateError::Taken { pid })
+                Err(StateError::Taken { pid, directory: name.map(Path::to_owned) })
             }
             Err(TryLockError::Error(error)) => Err(refused(error)),
         }
@@ -293,6 +324,30 @@ mod tests {
         assert!(refused.contains(&std::process::id().to_string()), "{refused}");
         drop(lock);
         let _lock = state.lock().unwrap();
+    }
+
+    #[test]
+    fn it_is_refused_by_whatever_path() {
+        let home = tempfile::tempdir().unwrap();
+        let [fleet, link, other] = ["fleet", "link", "other"].map(|name| home.path().join(name));
+        fs::create_dir(&fleet).unwrap();
+        fs::create_dir(&other).unwrap();
+        std::os::unix::fs::symlink(&fleet, &link).unwrap();
+        let open = |source: &Path| StateDir::open(&home.path().join("state"), source).unwrap();
+        let lock = open(&fleet).lock().unwrap();
+        let refused = open(&link).lock().unwrap_err().to_string();
+        let name = format!("under the name {}, as process {}", fleet.display(), std::process::id());
+        assert!(refused.contains(&name), "{refused}");
+        let _other = open(&other).lock().unwrap();
+        drop(lock);
+        let lock = open(&link).lock().unwrap();
+        open(&fleet).lock().unwrap_err();
+        // A link that is flipped: each has another directory then.
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(&other, &link).unwrap();
+        let _fleet = open(&fleet).lock().unwrap();
+        drop(lock);
+        open(&link).lock().unwrap_err();
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use std::env::var_os;
 use std::ffi::OsString;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::Failure;
 use crate::source::Environment;
@@ -54,16 +54,27 @@ pub(super) fn folders(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
 }
 
 fn below_config(given: Option<PathBuf>, name: &str, how: &str) -> Result<PathBuf, Failure> {
-    let config = || Some(config_home(var_os("XDG_CONFIG_HOME"), var_os("HOME"))?.join(name));
+    let home = || crate::state::xdg_home(var_os("XDG_CONFIG_HOME"), var_os("HOME"), ".config");
+    let config = || Some(home()?.join(name));
     let found = given.or_else(config).ok_or_else(|| Failure::Usage(format!("HOME is not set; {how}")))?;
-    // Absolute, with its links unresolved: a link that is flipped is still the same directory.
-    std::path::absolute(found).map_err(Failure::failed)
+    spelled(&found)
 }
 
-/// Where people keep their configuration: `$XDG_CONFIG_HOME`, else `~/.config`; `None` without either
-/// variable.
-fn config_home(xdg_config_home: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
-    crate::state::xdg_home(xdg_config_home, home, ".config")
+/// One spelling for all that a path may be given as: absolute, and without `.`, `..` and a slash at the end. Links stay
+/// unresolved, since one that is flipped is still the same directory; but `..` leaves what a link leads to, not the link.
+pub(super) fn spelled(given: &Path) -> Result<PathBuf, Failure> {
+    let mut path = PathBuf::new();
+    for part in std::path::absolute(given).map_err(Failure::failed)?.components() {
+        if part == Component::ParentDir {
+            if path.is_symlink() {
+                path = path.canonicalize().unwrap_or(path);
+            }
+            path.pop();
+        } else {
+            path.push(part);
+        }
+    }
+    Ok(path)
 }
 
 #[cfg(test)]
@@ -71,15 +82,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn follows_xdg() {
-        for (xdg, home, expected) in [
-            (Some("/x"), Some("/h"), Some("/x")),
-            (None, Some("/h"), Some("/h/.config")),
-            (Some("relative"), Some("/h"), Some("/h/.config")),
-            (Some(""), None, None),
+    fn a_directory_has_one_spelling() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        std::fs::create_dir_all(root.join("real/sub")).unwrap();
+        std::os::unix::fs::symlink("real/sub", root.join("link")).unwrap();
+        for (given, expected) in [
+            ("real", "real"),
+            ("real/", "real"),
+            (".//real/.", "real"),
+            ("real/sub/..", "real"),
+            ("link", "link"),
+            ("link/", "link"),
+            ("link/..", "real"),
+            ("link/../sub", "real/sub"),
+            ("none/../real", "real"),
+            ("real/../../../../../../../../../../../..", "/"),
         ] {
-            let found = config_home(xdg.map(OsString::from), home.map(OsString::from));
-            assert_eq!(found, expected.map(PathBuf::from), "{xdg:?} {home:?}");
+            assert_eq!(spelled(&root.join(given)).unwrap(), root.join(expected), "{given}");
         }
+        assert!(spelled(Path::new("x")).unwrap().is_absolute());
     }
 }

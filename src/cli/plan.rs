@@ -39,7 +39,7 @@ enum Format {
 pub(super) fn plan(args: &Args) -> Result<(), Failure> {
     let dir = dirs::declarations(args.dir.clone())?;
     let running = match &args.against {
-        Some(other) => std::path::absolute(other).map_err(Failure::failed)?,
+        Some(other) => dirs::spelled(other)?,
         None => dir.clone(),
     };
     let runtime =

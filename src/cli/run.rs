@@ -187,7 +187,7 @@ impl Args {
         let root = if self.kubernetes { None } else { Some(dirs::declarations(self.dir.clone())?) };
         let mut all: Vec<PathBuf> = Vec::new();
         for given in &self.sync_skills {
-            let path = std::path::absolute(given).map_err(Failure::failed)?;
+            let path = dirs::spelled(given)?;
             let below = root.as_ref().and_then(|root| path.strip_prefix(root).ok());
             let hidden = |path: &Path| path.iter().any(|part| part.as_encoded_bytes().first() == Some(&b'.'));
             if below.is_some_and(|below| !hidden(below)) {
