@@ -4,7 +4,7 @@ use super::super::output::{Colour, Terminal, printable};
 
 /// Between two columns, where there is room for it.
 const GAP: usize = 3;
-/// A column narrower than this is not worth wrapping.
+/// A column narrower than this, or than its longest word, is not worth wrapping.
 const NARROW: usize = 20;
 /// What stands beneath its row is indented by this.
 const BENEATH: usize = 4;
@@ -16,6 +16,8 @@ pub(in crate::cli) struct Table {
     headings: Vec<String>,
     rows: Vec<Vec<String>>,
     widths: Vec<usize>,
+    /// The longest word of each column.
+    words: Vec<usize>,
 }
 
 impl Table {
@@ -23,8 +25,8 @@ impl Table {
     pub fn new<T: Into<String>>(headings: impl IntoIterator<Item = T>) -> Self {
         let headings: Vec<String> =
             headings.into_iter().map(|heading| heading.into().to_uppercase()).collect();
-        let widths = headings.iter().map(|heading| heading.width()).collect();
-        Self { headings, rows: Vec::new(), widths }
+        let widths: Vec<_> = headings.iter().map(|heading| heading.width()).collect();
+        Self { headings, rows: Vec::new(), words: widths.clone(), widths }
     }
 
     /// One more row, with a cell for each column.
@@ -33,6 +35,9 @@ impl Table {
         let cells: Vec<_> = cells.map(|(heading, cell)| shortened(heading, &printable(&cell))).collect();
         for (width, cell) in self.widths.iter_mut().zip(&cells) {
             *width = cell.width().max(*width);
+        }
+        for (word, cell) in self.words.iter_mut().zip(&cells) {
+            *word = cell.split(' ').map(UnicodeWidthStr::width).fold(*word, usize::max);
         }
         self.rows.push(cells);
     }
@@ -115,9 +120,11 @@ impl Table {
             }
             let wide = beside().filter(|(_, width)| *width > NARROW).max_by_key(|(_, width)| *width);
             let room = wide.and_then(|(_, width)| all.checked_sub(sum - width + gaps * GAP));
+            let word = wide.and_then(|(index, _)| self.words.get(index).filter(|_| index > 0));
+            let narrow = word.map_or(NARROW, |word| NARROW.max(*word));
             let lower = beside().filter(|(index, _)| *index > 0).max_by_key(|(_, width)| *width);
             let lower = lower.filter(|(_, width)| *width > NARROW || fitting.is_none());
-            let (index, flow) = match (wide.zip(room.filter(|room| *room >= NARROW)), lower) {
+            let (index, flow) = match (wide.zip(room.filter(|room| *room >= narrow)), lower) {
                 (Some(((widest, _), room)), _) => (widest, Flow::Within(room)),
                 (None, Some((index, _))) => (index, Flow::Beneath(all.saturating_sub(BENEATH).max(NARROW))),
                 (None, None) => return Layout { gap, flows },
@@ -242,6 +249,13 @@ mod tests {
             "NAME     READY   MESSAGE\n\
              a        \u{1b}[32mTrue\u{1b}[0m\n\
              longer   \u{1b}[31mFalse\u{1b}[0m   the command [31m was\n                 not found on the path\n                 of evenkeel\n"
+        );
+        let mut long = table();
+        long.row(["b", "True", "no word of weather-server-of-tomorrow is cut"].map(String::from));
+        let text = long.whole(&Terminal { width: Some(40), colour: false });
+        assert!(
+            text.ends_with("b        True\n    no word of\n    weather-server-of-tomorrow is cut\n"),
+            "{text}"
         );
         let beneath = table().whole(&Terminal { width: Some(30), colour: false });
         assert_eq!(
