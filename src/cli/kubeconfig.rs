@@ -5,7 +5,8 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::json;
 
-use super::{Failure, dirs, output};
+use super::which::Which;
+use super::{Failure, block_on, output, socket};
 use crate::admin::{Certificate, Token};
 use crate::state::{StateDir, StateError};
 
@@ -14,27 +15,33 @@ const FILE: &str = "kubeconfig";
 
 /// The arguments of `evenkeel kubeconfig`.
 #[derive(Debug, clap::Args)]
-#[expect(clippy::doc_markdown, reason = "printed as it is by --help")]
 pub(super) struct Args {
-    /// The directory of declarations [default: $XDG_CONFIG_HOME/evenkeel]
-    #[arg(env = "EVENKEEL_DIR")]
-    dir: Option<PathBuf>,
-    /// The same, as every other command takes it
-    #[arg(long = "dir", value_name = "DIR")]
-    same: Option<PathBuf>,
+    /// The directory that evenkeel runs on, as --dir says it too
+    #[arg(value_name = "DIR", conflicts_with = "kubernetes")]
+    place: Option<PathBuf>,
+    #[command(flatten)]
+    which: Which,
 }
 
-/// Prints where the kubeconfig is, if evenkeel has run on the directory.
+/// Prints where the kubeconfig is, if there is one; if nothing runs behind it, that is said too.
 pub(super) fn run(args: Args) -> Result<(), Failure> {
-    let directory = dirs::declarations(args.same.or(args.dir))?;
-    let path = StateDir::path_for(&dirs::state_home()?, &directory).join(FILE);
-    if !path.is_file() {
-        let directory = directory.display();
-        return Err(Failure::Failed(format!(
-            "evenkeel has not run on {directory} yet; start it with `evenkeel run {directory}`"
-        )));
-    }
-    output::print(&format!("{}\n", path.display())).map_err(Failure::failed)
+    let whose = args.which.or(args.place).whose()?;
+    let mut states = whose.states()?;
+    states.retain(|state| state.join(FILE).is_file());
+    block_on(async {
+        let is_running = |state: &&PathBuf| matches!(socket::connect(state), Ok(Some(_)));
+        let running = states.iter().find(is_running);
+        let start = whose.start();
+        let Some(state) = running.or(states.first()) else {
+            return Err(Failure::Failed(format!(
+                "evenkeel has not run on {whose} yet; start it with `{start}`"
+            )));
+        };
+        if running.is_none() {
+            output::note(&format!("no evenkeel is running for {whose}; start it with: {start}"));
+        }
+        output::print(&format!("{}\n", state.join(FILE).display())).map_err(Failure::failed)
+    })
 }
 
 /// Where the kubeconfig is.

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tokio::net::UnixStream;
 
@@ -29,6 +29,11 @@ pub(super) struct Within {
 }
 
 impl Which {
+    /// The same, where a directory may be named in another way too.
+    pub fn or(self, dir: Option<PathBuf>) -> Self {
+        Self { dir: dir.or(self.dir), ..self }
+    }
+
     /// The evenkeel that is meant.
     pub fn whose(&self) -> Result<Whose, Failure> {
         if self.kubernetes {
@@ -55,28 +60,30 @@ pub(super) enum Whose {
 }
 
 impl Whose {
+    /// The state directories that it may have.
+    pub fn states(&self) -> Result<Vec<PathBuf>, Failure> {
+        match self {
+            Self::Directory(directory) => Ok(vec![StateDir::path_for(&dirs::state_home()?, directory)]),
+            Self::Cluster => dirs::folders(&dirs::state_home_of_clusters()?),
+        }
+    }
+
     /// Connects to it; `None` if it does not run. Must be called within a runtime.
     pub fn connect(&self) -> Result<Option<UnixStream>, Failure> {
-        let connect = |state: &Path| {
-            socket::connect(state)
-                .map_err(|error| Failure::Failed(format!("the evenkeel of {self} cannot be asked: {error}")))
-        };
-        match self {
-            Self::Directory(directory) => connect(&StateDir::path_for(&dirs::state_home()?, directory)),
-            Self::Cluster => {
-                let mut found = None;
-                for state in dirs::folders(&dirs::state_home_of_clusters()?)? {
-                    if let Some(stream) = connect(&state)?
-                        && found.replace(stream).is_some()
-                    {
-                        return Err(Failure::Failed(
-                            "more than one evenkeel reads a cluster here; ask the cluster itself with kubectl".into(),
-                        ));
-                    }
-                }
-                Ok(found)
+        let mut found = None;
+        for state in self.states()? {
+            let stream = socket::connect(&state).map_err(|error| {
+                Failure::Failed(format!("the evenkeel of {self} cannot be asked: {error}"))
+            })?;
+            if let Some(stream) = stream
+                && found.replace(stream).is_some()
+            {
+                return Err(Failure::Failed(
+                    "more than one evenkeel reads a cluster here; ask the cluster itself with kubectl".into(),
+                ));
             }
         }
+        Ok(found)
     }
 
     /// The command that starts it.
