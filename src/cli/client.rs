@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -8,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::Failure;
 use super::which::Whose;
@@ -16,11 +19,16 @@ use crate::admin::LOOK;
 /// The longest line of a stream: an object with its status is far smaller.
 const LONGEST_LINE: usize = 16 << 20;
 
+/// A daemon that takes longer than this to answer does not answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A daemon, over the socket in its state directory. One question at a time.
 #[derive(Debug)]
 pub(super) struct Client {
     sender: SendRequest<Full<Bytes>>,
     connection: JoinHandle<()>,
+    /// Its process, where the system tells.
+    process: Option<i32>,
 }
 
 /// What the daemon said no with.
@@ -51,12 +59,13 @@ impl Client {
     /// The same, where it is no failure that none is running.
     pub async fn find(whose: &Whose) -> Result<Option<Self>, Failure> {
         let Some(stream) = whose.connect()? else { return Ok(None) };
+        let process = stream.peer_cred().ok().and_then(|peer| peer.pid());
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(gone)?;
         let connection = tokio::spawn(async move {
             // What goes wrong here is told to whoever waits for an answer.
             let _ = connection.await;
         });
-        Ok(Some(Self { sender, connection }))
+        Ok(Some(Self { sender, connection, process }))
     }
 
     /// Asks for a JSON document.
@@ -67,7 +76,20 @@ impl Client {
 
     /// Has it look at the files, and waits until what they hold is in what it tells.
     pub async fn look(&mut self) -> Result<(), Failure> {
-        self.send(Method::POST, LOOK, "application/json", None).await.map(drop)
+        self.work(LOOK).await.map(drop)
+    }
+
+    /// Has it do something, and waits until it is done, however long that takes.
+    pub async fn work(&mut self, path: &str) -> Result<Incoming, Failure> {
+        // It must be there for that.
+        drop(self.send(Method::GET, "/livez", "text/plain", None).await?);
+        Ok(self.exchange(Method::POST, path, "application/json", None).await??)
+    }
+
+    /// What is said of a daemon that does not answer.
+    pub fn silence(&self) -> Failure {
+        let process = self.process.map(|process| format!(" (process {process})")).unwrap_or_default();
+        Failure::Interrupted(format!("evenkeel{process} does not answer"))
     }
 
     /// Sends a request, with a JSON body of the content type given; an answer that is no success is a refusal.
@@ -83,6 +105,17 @@ impl Client {
 
     /// The same, for those that look at refusals.
     pub async fn ask(
+        &mut self,
+        method: Method,
+        path: &str,
+        accept: &str,
+        body: Option<(&str, &Value)>,
+    ) -> Result<Result<Incoming, Refused>, Failure> {
+        let answer = timeout(PATIENCE, self.exchange(method, path, accept, body)).await;
+        answer.unwrap_or_else(|_| Err(self.silence()))
+    }
+
+    async fn exchange(
         &mut self,
         method: Method,
         path: &str,
@@ -123,11 +156,13 @@ pub(super) async fn json<T: DeserializeOwned>(body: Incoming) -> Result<T, Failu
 }
 
 async fn text(body: Incoming) -> Result<String, Failure> {
-    let bytes = body.collect().await.map_err(gone)?.to_bytes();
+    let bytes = timeout(PATIENCE, body.collect()).await;
+    let bytes = bytes.map_err(|_| Failure::Interrupted("evenkeel does not answer to the end".into()))?;
+    let bytes = bytes.map_err(gone)?.to_bytes();
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The lines of a body that goes on.
+/// The lines of a body that goes on, until evenkeel ends.
 #[derive(Debug)]
 pub(super) struct Lines {
     body: Incoming,
@@ -140,7 +175,7 @@ impl Lines {
         Self { body, read: Vec::new() }
     }
 
-    /// The next line without its end; `None` at the end of the stream.
+    /// The next line without its end; `None` where the body ends.
     pub async fn next(&mut self) -> Result<Option<String>, Failure> {
         let mut looked = 0;
         loop {
@@ -154,11 +189,18 @@ impl Lines {
                 return Err(Failure::Failed("the daemon sent a line that does not end".into()));
             }
             match self.body.frame().await {
-                Some(frame) => self.read.extend(frame.map_err(gone)?.data_ref().into_iter().flatten()),
+                Some(frame) => {
+                    self.read.extend(frame.map_err(|_| ended())?.data_ref().into_iter().flatten());
+                }
                 None => return Ok(None),
             }
         }
     }
+}
+
+/// What is said when something that goes on was cut off.
+pub(super) fn ended() -> Failure {
+    Failure::Interrupted("evenkeel has ended; start the command again".into())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "what map_err gives")]

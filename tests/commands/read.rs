@@ -1,10 +1,13 @@
 //! `get`, `describe`, `events` and `completions`.
 
+use std::process::Stdio as Pipe;
+
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 use crate::rig::{Script, Stdio};
 use crate::stage::{Done, Stage};
-use crate::support::{Declared, Evenkeel, eventually};
+use crate::support::{Declared, Evenkeel, eventually, within};
 
 const MISSING: &str = "stdio: { command: no-such-program-anywhere }";
 
@@ -64,8 +67,66 @@ async fn objects_are_printed_as_tables_documents_and_names() {
             "{said}"
         );
     }
-    let wrong = stage.run(&["get", "pods"]).await;
-    assert!(wrong.code == 2 && wrong.err.contains("mcpservers (mcps)"), "{wrong:?}");
+    for wrong in [&["get", "pods"][..], &["get", "pods/a"], &["get", "mcps,pods"]] {
+        let wrong = stage.run(wrong).await;
+        assert!(wrong.code == 2 && wrong.err.contains("mcpservers (mcps)"), "{wrong:?}");
+    }
+    assert_eq!(stage.run(&["get", "mcps/good", "missing"]).await.code, 2);
+
+    let names = |text: &str| text.replace("mcpserver.evenkeel.dev/", "").replace('\n', " ");
+    for args in
+        [&["mcps/good", "mcps/missing"][..], &["mcps", "good", "missing"], &["mcps,skl"], &["src,mcp"]]
+    {
+        let text = stage.ok(&[&["get", "-o", "name"], args].concat()).await;
+        assert!(names(&text).ends_with("good missing "), "{args:?}: {text}");
+    }
+    let said = stage.fails(&["get", "mcps/good", "skl/x"]).await;
+    assert!(said.contains("there is no Skill \"x\" in namespace default"), "{said}");
+
+    for args in [
+        &["get", "mcps", "labelled"][..],
+        &["describe", "mcps/labelled"],
+        &["logs", "labelled"],
+        &["wait", "labelled"],
+        &["mcp", "reload", "labelled"],
+        &["mcp", "remove", "labelled"],
+    ] {
+        let said = stage.fails(args).await;
+        let expected = "there is no McpServer \"labelled\" in namespace default; there is one in namespace team: -n team";
+        assert!(said.contains(expected), "{args:?}: {said}");
+    }
+    for args in [&["get", "mcps", "-n", "none"][..], &["mcp", "list", "-n", "none"]] {
+        let nothing = stage.run(args).await;
+        let expected = "no mcpservers found in namespace none; 3 in other namespaces: -A\n";
+        assert_eq!((nothing.code, &*nothing.err), (0, expected), "{args:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_directory_is_the_same_by_every_spelling() {
+    let stage = Stage::start(&[("a", MISSING)]).await;
+    stage.evenkeel.wait_for("a", "Ready", "False", "CommandNotFound").await;
+    let path = stage.path().to_str().unwrap();
+    let last = stage.path().file_name().unwrap().to_str().unwrap();
+    std::fs::create_dir(stage.path().join("sub")).unwrap();
+    let runs = |dir: &str| {
+        let args = ["run", dir, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"].map(str::to_owned);
+        let stage = &stage;
+        async move { stage.fails(&args.each_ref().map(String::as_str)).await }
+    };
+    let process = format!("as process {};", stage.evenkeel.pid());
+    for dir in [format!("{path}/"), format!("{path}/sub/.."), format!("{path}/../{last}/./")] {
+        assert!(stage.ok(&["get", "mcps", "--dir", &dir]).await.contains("CommandNotFound"), "{dir}");
+        let plan = stage.ok(&["plan", &dir]).await;
+        assert!(plan.contains("0 to add") && plan.contains("1 unchanged; against the evenkeel of"), "{plan}");
+        let said = runs(&dir).await;
+        assert!(said.contains(&format!("already runs on this directory, {process}")), "{dir}: {said}");
+    }
+    let link = stage.path().with_extension("link");
+    std::os::unix::fs::symlink(stage.path(), &link).unwrap();
+    let said = runs(link.to_str().unwrap()).await;
+    std::fs::remove_file(link).unwrap();
+    assert!(said.contains(&format!("under the name {path}, {process}")), "{said}");
 }
 
 #[tokio::test]
@@ -163,7 +224,8 @@ async fn a_description_has_the_spec_the_conditions_and_the_events() {
     .await;
     assert!(stage.ok(&["describe", "src", "directory"]).await.contains("Kind:        Source\n"));
 
-    let events = stage.ok(&["events"]).await;
+    assert_eq!(stage.run(&["events", "-A", "-n", "default"]).await.code, 2);
+    let events = stage.ok(&["events", "-A"]).await;
     assert!(events.contains("Warning") && events.contains("CommandNotFound"), "{events}");
     let about = stage.ok(&["events", "--for", "src/directory"]).await;
     assert!(!about.contains("CommandNotFound"), "{about}");
@@ -184,7 +246,30 @@ async fn where_nothing_runs_it_is_said_how_to_start_it() {
     };
     assert_eq!(ask(&evenkeel, &["get", "mcps"]).code, 0);
     // Killed, it leaves its socket behind.
+    let follow = |args: &[&str]| {
+        let mut command: tokio::process::Command = evenkeel.command(args).into();
+        command.env("EVENKEEL_DIR", declared.path()).stdout(Pipe::piped()).stderr(Pipe::piped());
+        command.kill_on_drop(true).spawn().unwrap()
+    };
+    let mut streams = [&["get", "mcps", "-w"][..], &["events", "-w"]].map(follow);
+    for stream in &mut streams {
+        // The headings come with what there is, and after that only what the watch tells.
+        stream.stdout.as_mut().unwrap().read_u8().await.unwrap();
+    }
+    declared.server("a", MISSING);
+    for stream in &mut streams {
+        let mut lines = BufReader::new(stream.stdout.as_mut().unwrap()).lines();
+        let told = async { while !lines.next_line().await.unwrap().unwrap().contains("CommandNotFound") {} };
+        within("it is told", told).await;
+    }
     evenkeel.kill();
+    for stream in streams {
+        let done = Done::of(&within("the stream ends", stream.wait_with_output()).await.unwrap());
+        assert_eq!((done.code, &*done.err), (1, "error: evenkeel has ended; start the command again\n"));
+    }
+    let kubeconfig = ask(&evenkeel, &["kubeconfig"]);
+    assert!(kubeconfig.code == 0 && kubeconfig.out.ends_with("/kubeconfig\n"), "{kubeconfig:?}");
+    assert!(kubeconfig.err.starts_with("no evenkeel is running for "), "{kubeconfig:?}");
     for args in
         [&["get", "mcps"][..], &["events"], &["describe", "mcps", "a"], &["logs", "a"], &["mcp", "reload"]]
     {

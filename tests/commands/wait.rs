@@ -1,5 +1,7 @@
 //! `wait`.
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::rig::{Script, Stdio};
 use crate::stage::{Done, Stage};
 use crate::support::{Declared, Evenkeel, within};
@@ -15,6 +17,7 @@ async fn it_ends_when_the_condition_holds_and_says_why_it_does_not() {
     stage.ok(&["wait", "missing", "--for", "condition=stalled"]).await;
     stage.ok(&["wait", "missing", "good", "--for=condition=Accepted"]).await;
     stage.ok(&["wait", "missing", "--for=condition=Ready=False"]).await;
+    stage.ok(&["wait", "good", "--for=condition=Stalled=False"]).await;
 
     let said = stage.fails(&["wait", "missing", "good", "--timeout", "100ms"]).await;
     assert!(said.contains("McpServer/missing is Ready=False (CommandNotFound): "), "{said}");
@@ -140,4 +143,32 @@ async fn a_restart_of_evenkeel_does_not_end_it() {
     assert!(waiting.try_wait().unwrap().is_none(), "it goes on");
     stage.declared.server("late", &server.spec(""));
     assert!(within("it ends", waiting.wait()).await.unwrap().success());
+}
+
+#[tokio::test]
+async fn no_command_waits_for_ever_for_a_daemon_that_does_not_answer() {
+    let stage = Stage::start(&[("a", MISSING)]).await;
+    stage.evenkeel.wait_for("a", "Ready", "False", "CommandNotFound").await;
+    let pid = i32::try_from(stage.evenkeel.pid()).ok().and_then(Pid::from_raw).unwrap();
+    let silence = format!("evenkeel (process {}) does not answer\n", stage.evenkeel.pid());
+    kill_process(pid, Signal::STOP).unwrap();
+    let commands = [
+        &["wait", "a", "--timeout", "1s"][..],
+        &["wait", "--all", "--timeout", "1s"],
+        &["wait", "--required", "--timeout", "1s"],
+        &["get", "mcps"],
+        &["get", "mcps", "-w"],
+        &["events"],
+        &["logs", "a", "-f"],
+        &["plan"],
+        &["mcp", "reload"],
+        &["skill", "reload"],
+        &["mcp", "add", "b", "--", "no-such-program-anywhere"],
+    ];
+    let told = futures_util::future::join_all(commands.map(|command| stage.fails(command))).await;
+    kill_process(pid, Signal::CONT).unwrap();
+    for (command, told) in commands.iter().zip(told) {
+        assert!(told.contains(&silence), "{command:?}: {told}");
+    }
+    stage.ok(&["get", "mcps"]).await;
 }

@@ -34,8 +34,7 @@ pub(in crate::cli) fn describe(args: &Args) -> Result<(), Failure> {
         let mut client = Client::connect(&args.within.which.whose()?).await?;
         let list: Value = client.get(&Query::of(kind, Some(&args.within.namespace)).path()).await?;
         let Some(object) = items(&list).iter().find(|item| name_of(item) == name) else {
-            let known = items(&list).iter().map(name_of);
-            return Err(unknown_to(&mut client, kind, &name, Some(&args.within.namespace), known).await);
+            return Err(unknown_to(&mut client, kind, &name, Some(&args.within.namespace)).await);
         };
         let about = Selected { kind: Some(kind), name: Some(&name) };
         let namespace = if kind.namespaced() { &args.within.namespace } else { "default" };

@@ -27,6 +27,9 @@ pub(in crate::cli) struct Args {
     /// Only of this namespace
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
+    /// Of all namespaces, which is so without --namespace too
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    all_namespaces: bool,
 }
 
 /// Which events are meant.
@@ -54,7 +57,7 @@ pub(in crate::cli) fn events(args: &Args) -> Result<(), Failure> {
         kind: args.about.as_ref().map(|about| about.kind),
         name: args.about.as_ref().map(|about| about.name.as_str()),
     };
-    let namespace = args.namespace.as_deref();
+    let namespace = args.namespace.as_deref().filter(|_| !args.all_namespaces);
     block_on(async {
         let terminal = Terminal::stdout();
         let mut client = Client::connect(&args.which.whose()?).await?;
@@ -63,9 +66,8 @@ pub(in crate::cli) fn events(args: &Args) -> Result<(), Failure> {
         if let Some(about) = args.about.as_ref().filter(|_| answer.rows.is_empty() && !args.watch) {
             // What is not declared any more may still be told of; of what never was, there is nothing to tell.
             let list: Value = client.get(&Query::of(about.kind, namespace).path()).await?;
-            let known = || items(&list).iter().map(name_of);
-            if !known().any(|name| name == about.name) {
-                return Err(unknown_to(&mut client, about.kind, &about.name, namespace, known()).await);
+            if !items(&list).iter().any(|item| name_of(item) == about.name) {
+                return Err(unknown_to(&mut client, about.kind, &about.name, namespace).await);
             }
         }
         let version = text_at(&answer.metadata, "/resourceVersion").to_owned();

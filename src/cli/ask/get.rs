@@ -8,7 +8,7 @@ use super::super::output::{self, Terminal};
 use super::super::which::Which;
 use super::super::{Failure, block_on};
 use super::table::Table;
-use super::target::{Change, Kinds, Query, at, items, name_of, text_at, unknown_to, unread};
+use super::target::{Change, Query, Selection, at, items, name_of, text_at, unknown_to, unread};
 use crate::report::Kind;
 use crate::resource::GROUP;
 
@@ -18,7 +18,8 @@ pub(super) const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,app
 /// The arguments of `evenkeel get`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
-    /// mcpservers (mcps), skills (skl), sources (src), or mcp for servers and skills; KIND/NAME is one object
+    /// mcpservers (mcps), skills (skl), sources (src), mcp for servers and skills, or several with commas; KIND/NAME, of
+    /// which there may be more, is one object
     #[arg(value_name = "KIND")]
     kind: String,
     /// Only these
@@ -91,13 +92,9 @@ pub(super) struct Row {
 
 /// Prints objects.
 pub(in crate::cli) fn get(args: &Args) -> Result<(), Failure> {
-    let (word, mut names) = match args.kind.split_once('/') {
-        Some((kind, name)) => (kind, vec![name.to_owned()]),
-        None => (args.kind.as_str(), Vec::new()),
-    };
-    names.extend(args.names.iter().cloned());
-    let kinds = Kinds::parse(word).map_err(Failure::Usage)?.0;
-    args.listing.print(&kinds, &names, args.watch)
+    let words: Vec<_> = std::iter::once(&args.kind).chain(&args.names).map(String::as_str).collect();
+    let selection = Selection::parse(&words).map_err(Failure::Usage)?;
+    args.listing.print(&selection, args.watch)
 }
 
 impl Listing {
@@ -114,43 +111,44 @@ impl Listing {
         self
     }
 
-    /// Prints the objects of these kinds, all or only the named ones.
-    pub fn print(&self, kinds: &[Kind], names: &[String], watch: bool) -> Result<(), Failure> {
+    /// Prints these objects.
+    pub fn print(&self, selection: &Selection, watch: bool) -> Result<(), Failure> {
         block_on(async {
             let mut client = Client::connect(&self.which.whose()?).await?;
-            match (watch, kinds, names) {
+            match (watch, &*selection.kinds.0, &*selection.names) {
                 (false, ..) if matches!(self.output, Output::Table | Output::Wide) => {
-                    self.tables(&mut client, kinds, names).await
+                    self.tables(&mut client, selection).await
                 }
-                (false, ..) => self.documents(&mut client, kinds, names).await,
-                (true, [kind], [] | [_]) => self.watch(client, *kind, names.first()).await,
+                (false, ..) => self.documents(&mut client, selection).await,
+                (true, [kind], []) => self.watch(client, *kind, None).await,
+                (true, [kind], [(_, name)]) => self.watch(client, *kind, Some(name)).await,
                 (true, ..) => Err(Failure::Usage("--watch is for one kind, and one name or all".into())),
             }
         })
     }
 
     fn query(&self, kind: Kind) -> Query {
-        let query = Query::of(kind, self.namespace());
+        self.query_in(kind, self.namespace())
+    }
+
+    fn query_in(&self, kind: Kind, namespace: Option<&str>) -> Query {
+        let query = Query::of(kind, namespace);
         match &self.selector {
             Some(selector) => query.with("labelSelector", selector),
             None => query,
         }
     }
 
-    async fn tables(&self, client: &mut Client, kinds: &[Kind], names: &[String]) -> Result<(), Failure> {
+    async fn tables(&self, client: &mut Client, selection: &Selection) -> Result<(), Failure> {
+        let kinds = &*selection.kinds.0;
         let terminal = Terminal::stdout();
         let mut text = String::new();
-        let mut known = Vec::new();
+        let mut found = Vec::new();
         for kind in kinds {
             let body = client.send(Method::GET, &self.query(*kind).path(), TABLE, None).await?;
             let mut answer: Answer = read_json(body).await?;
-            known.push((
-                *kind,
-                answer.rows.iter().map(|row| name_of(&row.object).to_owned()).collect::<Vec<_>>(),
-            ));
-            answer
-                .rows
-                .retain(|row| names.is_empty() || names.iter().any(|name| name_of(&row.object) == name));
+            answer.rows.retain(|row| selection.holds(*kind, name_of(&row.object)));
+            found.extend(answer.rows.iter().map(|row| (*kind, name_of(&row.object).to_owned())));
             if answer.rows.is_empty() {
                 continue;
             }
@@ -167,11 +165,11 @@ impl Listing {
             }
         }
         output::print(&text).map_err(Failure::failed)?;
-        self.missing(client, kinds, names, &known).await?;
+        self.missing(client, selection, &found).await?;
         if text.is_empty() {
-            self.nothing(kinds);
+            self.nothing(client, kinds).await?;
         }
-        if names.is_empty() && !kinds.contains(&Kind::Source) {
+        if selection.names.is_empty() && !kinds.contains(&Kind::Source) {
             // No table of objects shows it: a file that could not be read may declare some.
             let sources: Value = client.get(&Query::of(Kind::Source, None).path()).await?;
             if let Some(note) = unread(items(&sources)) {
@@ -181,25 +179,35 @@ impl Listing {
         Ok(())
     }
 
-    fn nothing(&self, kinds: &[Kind]) {
-        let kinds: Vec<_> = kinds.iter().map(|kind| kind.plural()).collect();
+    /// Says that there is nothing, and if it is elsewhere.
+    async fn nothing(&self, client: &mut Client, kinds: &[Kind]) -> Result<(), Failure> {
+        let mut all = 0;
+        for kind in kinds {
+            let list: Value = client.get(&self.query_in(*kind, None).path()).await?;
+            all += items(&list).len();
+        }
         let within = self.namespace().map(|name| format!(" in namespace {name}")).unwrap_or_default();
-        output::note(&format!("no {} found{within}", kinds.join(" or ")));
+        let elsewhere = if all == 0 { String::new() } else { format!("; {all} in other namespaces: -A") };
+        let kinds: Vec<_> = kinds.iter().map(|kind| kind.plural()).collect();
+        output::note(&format!("no {} found{within}{elsewhere}", kinds.join(" or ")));
+        Ok(())
     }
 
     /// A failure if a name was asked for that nobody has.
     async fn missing(
         &self,
         client: &mut Client,
-        kinds: &[Kind],
-        names: &[String],
-        known: &[(Kind, Vec<String>)],
+        selection: &Selection,
+        found: &[(Kind, String)],
     ) -> Result<(), Failure> {
-        let all: Vec<&str> = known.iter().flat_map(|(_, names)| names).map(String::as_str).collect();
-        match (names.iter().find(|name| !all.contains(&name.as_str())), kinds) {
-            (Some(name), [kind, ..]) => Err(unknown_to(client, *kind, name, self.namespace(), all).await),
-            _ => Ok(()),
+        for (kinds, name) in &selection.names {
+            if let [kind, ..] = &*kinds.0
+                && !found.iter().any(|(kind, found)| found == name && kinds.0.contains(kind))
+            {
+                return Err(unknown_to(client, *kind, name, self.namespace()).await);
+            }
         }
+        Ok(())
     }
 
     fn table(&self, answer: &Answer) -> Table {
@@ -224,18 +232,17 @@ impl Listing {
         }
     }
 
-    async fn documents(&self, client: &mut Client, kinds: &[Kind], names: &[String]) -> Result<(), Failure> {
+    async fn documents(&self, client: &mut Client, selection: &Selection) -> Result<(), Failure> {
         let mut objects = Vec::new();
-        let mut known = Vec::new();
-        for kind in kinds {
+        let mut found = Vec::new();
+        for kind in &selection.kinds.0 {
             let list: Value = client.get(&self.query(*kind).path()).await?;
-
-            known.push((*kind, items(&list).iter().map(|item| name_of(item).to_owned()).collect::<Vec<_>>()));
-            let wanted = |item: &&Value| names.is_empty() || names.iter().any(|name| name_of(item) == name);
-            objects.extend(items(&list).iter().filter(wanted).cloned());
+            let wanted = items(&list).iter().filter(|item| selection.holds(*kind, name_of(item)));
+            found.extend(wanted.clone().map(|item| (*kind, name_of(item).to_owned())));
+            objects.extend(wanted.cloned());
         }
-        self.missing(client, kinds, names, &known).await?;
-        let text = match (self.output, &*objects, names) {
+        self.missing(client, selection, &found).await?;
+        let text = match (self.output, &*objects, &*selection.names) {
             (Output::Name, ..) => objects.iter().map(named).collect(),
             (_, [object], [_]) => self.document(object)?,
             _ => {
@@ -267,9 +274,8 @@ impl Listing {
         let accept = if tables { TABLE } else { "application/json" };
         if let Some(name) = name {
             let all: Value = client.get(&self.query(kind).path()).await?;
-            let known: Vec<&str> = items(&all).iter().map(name_of).collect();
-            if !known.contains(&name.as_str()) {
-                return Err(unknown_to(&mut client, kind, name, self.namespace(), known).await);
+            if !items(&all).iter().any(|item| name_of(item) == name) {
+                return Err(unknown_to(&mut client, kind, name, self.namespace()).await);
             }
         }
         // What there is comes first, as one list: so that the columns fit.

@@ -2,7 +2,7 @@ use hyper::Method;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::super::client::{Client, Lines};
+use super::super::client::{Client, Lines, ended};
 use super::super::output::{self, Colour, Terminal, printable};
 use super::super::which::Within;
 use super::super::{Failure, block_on};
@@ -43,16 +43,9 @@ pub(in crate::cli) fn logs(args: &Args) -> Result<(), Failure> {
         let mut client = Client::connect(&args.within.which.whose()?).await?;
         let query = Query::of(Kind::McpServer, Some(&args.within.namespace));
         let list: Value = client.get(&query.path()).await?;
-        let names = || items(&list).iter().map(name_of);
-        if !names().any(|known| known == *name) {
-            return Err(unknown_to(
-                &mut client,
-                Kind::McpServer,
-                name,
-                Some(&args.within.namespace),
-                names(),
-            )
-            .await);
+        if !items(&list).iter().any(|item| name_of(item) == name) {
+            let namespace = Some(&*args.within.namespace);
+            return Err(unknown_to(&mut client, Kind::McpServer, name, namespace).await);
         }
         let tail = args.tail.map(|lines| format!("&tailLines={lines}")).unwrap_or_default();
         let path = format!("{}?follow={}{tail}", query.below(&[name.as_str(), "log"]), args.follow);
@@ -73,7 +66,7 @@ pub(in crate::cli) fn logs(args: &Args) -> Result<(), Failure> {
                 return Ok(());
             }
         }
-        if args.follow { Err(Failure::Interrupted("evenkeel has ended".into())) } else { Ok(()) }
+        if args.follow { Err(ended()) } else { Ok(()) }
     })
 }
 

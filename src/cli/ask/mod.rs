@@ -17,5 +17,7 @@ pub(super) use events::{Args as EventsArgs, events};
 pub(super) use get::{Args as GetArgs, Listing, get};
 pub(super) use logs::{Args as LogsArgs, logs};
 pub(super) use mirror::Mirror;
-pub(super) use target::{Query, at, condition, is_current, items, name_of, text_at, unknown, unknown_to};
+pub(super) use target::{
+    Query, Selection, at, condition, is_current, items, name_of, text_at, unknown, unknown_to,
+};
 pub(super) use wait::{Args as WaitArgs, wait};

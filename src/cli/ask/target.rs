@@ -3,30 +3,87 @@ use serde_json::Value;
 use url::form_urlencoded::{Serializer, byte_serialize};
 
 use super::super::Failure;
-use super::super::client::{Client, Lines};
+use super::super::client::{Client, Lines, ended};
 use super::super::output::{self, printable};
 use crate::report::Kind;
 use crate::resource::API_VERSION;
+use crate::source::directory::nearest;
 
 /// What a word on the command line may mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kinds(pub Vec<Kind>);
 
 impl Kinds {
-    /// Reads the words that kubectl takes too: plural, singular, short name or category.
-    pub fn parse(word: &str) -> Result<Self, String> {
-        let word = word.to_ascii_lowercase();
-        let word = word.strip_suffix(".evenkeel.dev").unwrap_or(&word);
-        Ok(Self(match word {
-            "mcpserver" | "mcpservers" | "mcps" => vec![Kind::McpServer],
-            "skill" | "skills" | "skl" => vec![Kind::Skill],
-            "source" | "sources" | "src" => vec![Kind::Source],
-            "mcp" => vec![Kind::McpServer, Kind::Skill],
-            _ => return Err(
-                "a kind is one of mcpservers (mcps), skills (skl), sources (src), or mcp for the first two"
-                    .into(),
-            ),
-        }))
+    /// Reads the words that kubectl takes too: plural, singular, short name or category, or several with commas.
+    pub fn parse(words: &str) -> Result<Self, String> {
+        let mut kinds = Self(Vec::new());
+        for word in words.to_ascii_lowercase().split(',') {
+            kinds.extend(match word.strip_suffix(".evenkeel.dev").unwrap_or(word) {
+                "mcpserver" | "mcpservers" | "mcps" => &[Kind::McpServer],
+                "skill" | "skills" | "skl" => &[Kind::Skill],
+                "source" | "sources" | "src" => &[Kind::Source],
+                "mcp" => &[Kind::McpServer, Kind::Skill],
+                _ => return Err(
+                    "a kind is one of mcpservers (mcps), skills (skl), sources (src), or mcp for the first two"
+                        .into(),
+                ),
+            });
+        }
+        Ok(kinds)
+    }
+
+    /// With these kinds, each once.
+    fn extend(&mut self, kinds: &[Kind]) {
+        for kind in kinds {
+            if !self.0.contains(kind) {
+                self.0.push(*kind);
+            }
+        }
+    }
+}
+
+/// Objects as they are named on the command line: all of some kinds, or some by their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    /// The kinds, in the order in which they were named.
+    pub kinds: Kinds,
+    /// The names, each with the kinds that it may be of; all objects are meant if there are none.
+    pub names: Vec<(Kinds, String)>,
+}
+
+impl Selection {
+    /// Everything of one kind.
+    pub fn all(kind: Kind) -> Self {
+        Self { kinds: Kinds(vec![kind]), names: Vec::new() }
+    }
+
+    /// Reads `KIND`, `KIND NAME…`, or `KIND/NAME…`.
+    pub fn parse(words: &[&str]) -> Result<Self, String> {
+        if !words.iter().any(|word| word.contains('/')) {
+            let [kind, names @ ..] = words else { return Err("say which kind".into()) };
+            let kinds = Kinds::parse(kind)?;
+            let names = names.iter().map(|name| (kinds.clone(), (*name).to_owned())).collect();
+            return Ok(Self { kinds, names });
+        }
+        let (mut kinds, mut names) = (Kinds(Vec::new()), Vec::new());
+        for word in words {
+            let named = word.split_once('/').filter(|(_, name)| !name.is_empty());
+            let (kind, name) = named.ok_or_else(|| {
+                format!(
+                    "{word:?} is not of the form KIND/NAME; say KIND and then names, or KIND/NAME for each"
+                )
+            })?;
+            let of = Kinds::parse(kind)?;
+            kinds.extend(&of.0);
+            names.push((of, name.to_owned()));
+        }
+        Ok(Self { kinds, names })
+    }
+
+    /// Whether an object is one of them.
+    pub fn holds(&self, kind: Kind, name: &str) -> bool {
+        self.names.is_empty()
+            || self.names.iter().any(|(kinds, wanted)| wanted == name && kinds.0.contains(&kind))
     }
 }
 
@@ -167,7 +224,7 @@ pub(in crate::cli) struct Change {
 impl Change {
     /// Reads the next line; a watch that ended, or says that it cannot go on, is interrupted.
     pub async fn next(lines: &mut Lines) -> Result<Self, Failure> {
-        let line = lines.next().await?.ok_or_else(|| Failure::Interrupted("evenkeel has ended".into()))?;
+        let line = lines.next().await?.ok_or_else(ended)?;
         let change: Self = serde_json::from_str(&line).map_err(Failure::failed)?;
         if change.kind == "ERROR" {
             return Err(Failure::Interrupted(text_at(&change.object, "/message").to_owned()));
@@ -176,42 +233,48 @@ impl Change {
     }
 }
 
-/// The name most like another one, if any is like it.
-fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let likeness = |known| strsim::normalized_damerau_levenshtein(name, known);
-    let best = known.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-    (likeness(best) > 0.6).then_some(best)
-}
-
-/// The same, after a note on what could not be read, if there is any: it may be declared there.
-pub(in crate::cli) async fn unknown_to<'a>(
+/// What is said of a name that nobody has in a namespace, or in any; after a note on what could not be read, if there is
+/// any: it may be declared there.
+pub(in crate::cli) async fn unknown_to(
     client: &mut Client,
     kind: Kind,
     name: &str,
     namespace: Option<&str>,
-    known: impl IntoIterator<Item = &'a str>,
 ) -> Failure {
-    match client.get::<Value>(&Query::of(Kind::Source, None).path()).await {
-        Ok(sources) => {
-            if let Some(note) = unread(items(&sources)) {
-                output::note(&note);
-            }
-            unknown(kind, name, namespace, known)
+    let mut all = Vec::new();
+    for kind in [Kind::Source, kind] {
+        match client.get::<Value>(&Query::of(kind, None).path()).await {
+            Ok(list) => all.push(list),
+            Err(failure) => return failure,
         }
-        Err(failure) => failure,
     }
+    if let Some(note) = all.first().and_then(|sources| unread(items(sources))) {
+        output::note(&note);
+    }
+    let all = all.last().map_or(&[][..], items);
+    unknown(
+        kind,
+        name,
+        namespace,
+        all.iter().map(|item| (text_at(item, "/metadata/namespace"), name_of(item))),
+    )
 }
 
-/// What is said of a name that nobody has in a namespace, or in any.
+/// The same, given the namespaces and names that there are.
 pub(in crate::cli) fn unknown<'a>(
     kind: Kind,
     name: &str,
     namespace: Option<&str>,
-    known: impl IntoIterator<Item = &'a str>,
+    all: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> Failure {
-    let within = namespace.filter(|_| kind.namespaced());
-    let within = within.map(|namespace| format!(" in namespace {namespace}")).unwrap_or_default();
-    let hint = nearest(name, known).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+    let namespace = namespace.filter(|_| kind.namespaced());
+    let is_here = |(own, _): &(&str, &str)| namespace.is_none_or(|namespace| namespace == *own);
+    let (here, elsewhere): (Vec<_>, Vec<_>) = all.into_iter().partition(is_here);
+    let within = namespace.map(|namespace| format!(" in namespace {namespace}")).unwrap_or_default();
+    let same = elsewhere.iter().find(|(_, other)| *other == name);
+    let same = same.map(|(other, _)| format!("; there is one in namespace {other}: -n {other}"));
+    let near = || nearest(name, here.iter().map(|(_, other)| *other)).filter(|near| *near != name);
+    let hint = same.or_else(|| Some(format!("; did you mean {}?", near()?))).unwrap_or_default();
     Failure::Failed(format!("there is no {} {name:?}{within}{hint}", kind.name()))
 }
 
@@ -231,6 +294,7 @@ mod tests {
             assert_eq!(Kinds::parse(word).unwrap().0, [kind], "{word}");
         }
         assert_eq!(Kinds::parse("mcp").unwrap().0.len(), 2);
+        assert_eq!(Kinds::parse("skl,mcp").unwrap().0, [Kind::Skill, Kind::McpServer]);
         assert!(Kinds::parse("pods").unwrap_err().contains("mcps"));
         assert_eq!(Target::parse("a").unwrap(), Target { kind: Kind::McpServer, name: "a".into() });
         assert_eq!(Target::parse("skill/a").unwrap(), Target { kind: Kind::Skill, name: "a".into() });
@@ -250,11 +314,41 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_name_is_given_if_it_is_near() {
-        assert_eq!(nearest("githb", ["gitlab", "github", "time"]), Some("github"));
-        assert_eq!(nearest("tow", ["one", "two"]), Some("two"));
-        assert_eq!(nearest("githb", ["zzz"]), None);
-        let failure = unknown(Kind::McpServer, "tim", Some("default"), ["time"]).to_string();
-        assert_eq!(failure, "there is no McpServer \"tim\" in namespace default; did you mean time?");
+    fn objects_are_named_as_for_kubectl() {
+        let holds = |words: &[&str]| {
+            let selection = Selection::parse(words).unwrap();
+            let all =
+                [(Kind::McpServer, "a"), (Kind::McpServer, "b"), (Kind::Skill, "a"), (Kind::Source, "a")];
+            let held = all.into_iter().filter(|(kind, _)| selection.kinds.0.contains(kind));
+            let held = held.filter(|(kind, name)| selection.holds(*kind, name));
+            held.map(|(kind, name)| format!("{}/{name}", kind.name())).collect::<Vec<_>>().join(" ")
+        };
+        for (words, expected) in [
+            (&["mcps"][..], "McpServer/a McpServer/b"),
+            (&["mcps", "a", "b"], "McpServer/a McpServer/b"),
+            (&["mcps/a", "mcps/b"], "McpServer/a McpServer/b"),
+            (&["mcps/b", "skl/a"], "McpServer/b Skill/a"),
+            (&["mcp", "a"], "McpServer/a Skill/a"),
+            (&["mcps,src"], "McpServer/a McpServer/b Source/a"),
+        ] {
+            assert_eq!(holds(words), expected, "{words:?}");
+        }
+        for wrong in [&["mcps/a", "b"][..], &["mcps", "skl/a"], &["mcps/"], &["pods/a"]] {
+            assert!(Selection::parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_told_with_the_nearest_one_and_those_of_other_namespaces() {
+        let all = [("default", "time"), ("other", "ro"), ("default", "two")];
+        for (name, namespace, expected) in [
+            ("tim", Some("default"), "\"tim\" in namespace default; did you mean time?"),
+            ("tow", None, "\"tow\"; did you mean two?"),
+            ("ro", Some("default"), "\"ro\" in namespace default; there is one in namespace other: -n other"),
+            ("zzz", Some("default"), "\"zzz\" in namespace default"),
+        ] {
+            let failure = unknown(Kind::McpServer, name, namespace, all).to_string();
+            assert_eq!(failure, format!("there is no McpServer {expected}"));
+        }
     }
 }

@@ -8,7 +8,7 @@ use super::super::output::{self, Progress};
 use super::super::which::{Which, Whose};
 use super::super::{Failure, block_on};
 use super::mirror::Mirror;
-use super::target::{Target, at, condition, conditions, is_current, name_of, text_at, unknown, unread};
+use super::target::{Target, at, condition, conditions, is_current, name_of, text_at, unknown_to};
 use crate::report::Kind;
 use crate::resource::{Bounded, Reason};
 
@@ -16,6 +16,8 @@ use crate::resource::{Bounded, Reason};
 const UNKNOWN: Duration = Duration::from_secs(3);
 /// How often it is asked whether everything required is ready, and whether the daemon is there.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long evenkeel may take, when the time is up, to say what is missing.
+const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// `--timeout`: up to a day.
 type Limit = Bounded<1, 86_400_000>;
@@ -75,7 +77,14 @@ impl Goal {
                 let found = conditions(object)
                     .iter()
                     .find(|found| text_at(found, "/type").eq_ignore_ascii_case(kind));
-                let Some(found) = found else { return Some(format!("{who} has no condition {kind}")) };
+                let Some(found) = found else {
+                    // These two are there while they are true.
+                    let absent =
+                        ["Stalled", "Reconciling"].iter().any(|name| name.eq_ignore_ascii_case(kind));
+                    let is_false = absent && status.eq_ignore_ascii_case("False");
+                    let is_current = is_current(object, at(object, "/status"));
+                    return (!is_false || !is_current).then(|| format!("{who} has no condition {kind}"));
+                };
                 let is = text_at(found, "/status");
                 if is.eq_ignore_ascii_case(status) && is_current(object, found) {
                     return None;
@@ -92,29 +101,36 @@ pub(in crate::cli) fn wait(args: &Args) -> Result<(), Failure> {
     block_on(async {
         let whose = args.which.whose()?;
         let end = Instant::now() + args.timeout.get();
-        loop {
-            daemon(&whose, end).await?;
-            let told = if args.required {
-                args.required(&whose, end).await
-            } else {
-                args.conditions(&whose, end).await
-            };
-            match told {
-                // It may be starting again.
-                Err(Failure::Interrupted(_)) if Instant::now() < end => sleep(PAUSE).await,
-                told => return told,
+        let mut silence = None;
+        let waited = timeout_at(end + LAST_WORD, async {
+            loop {
+                silence = Some(daemon(&whose, end).await?.silence());
+                let told = if args.required {
+                    args.required(&whose, end).await
+                } else {
+                    args.conditions(&whose, end).await
+                };
+                match told {
+                    // It may be starting again.
+                    Err(Failure::Interrupted(_)) if Instant::now() < end => sleep(PAUSE).await,
+                    told => return told,
+                }
             }
-        }
+        });
+        waited.await.unwrap_or_else(|_| {
+            silence.iter().for_each(output::note);
+            Err(args.gave_up(std::iter::empty()))
+        })
     })
 }
 
 /// Waits for the daemon itself: scripts start both at once.
-async fn daemon(whose: &Whose, end: Instant) -> Result<(), Failure> {
+async fn daemon(whose: &Whose, end: Instant) -> Result<Client, Failure> {
     loop {
         match Client::find(whose).await {
-            Ok(Some(_)) => return Ok(()),
+            Ok(Some(client)) => return Ok(client),
             Ok(None) | Err(Failure::Interrupted(_)) if Instant::now() < end => sleep(PAUSE).await,
-            Ok(None) => return Client::connect(whose).await.map(drop),
+            Ok(None) => return Client::connect(whose).await,
             Err(failure) => return Err(failure),
         }
     }
@@ -177,17 +193,16 @@ impl Args {
                 patience = Some(Instant::now() + UNKNOWN);
             }
             let until = patience.filter(|_| stranger.is_some()).map_or(end, |patience| patience.min(end));
-            let note = unread(sources());
             let changed = futures_util::future::select_all(
                 mirrors.iter_mut().map(|(_, mirror)| Box::pin(mirror.changed())),
             );
             let Ok((changed, ..)) = timeout_at(until, changed).await else {
                 drop(progress);
-                let Some(stranger) = stranger else {
+                let Some(Target { kind, name }) = stranger else {
                     return Err(self.gave_up(missing.iter().map(String::as_str)));
                 };
-                note.iter().for_each(output::note);
-                return Err(stranger);
+                let mut client = Client::connect(whose).await?;
+                return Err(unknown_to(&mut client, *kind, name, self.namespace()).await);
             };
             changed?;
         }
@@ -231,10 +246,8 @@ impl Args {
     }
 
     /// The first that is not declared at all.
-    fn stranger(&self, mirrors: &[(Kind, Mirror)]) -> Option<Failure> {
-        let target = self.targets.iter().find(|target| self.find(target, mirrors).is_none())?;
-        let (_, mirror) = mirrors.iter().find(|(kind, _)| *kind == target.kind)?;
-        Some(unknown(target.kind, &target.name, self.namespace(), mirror.objects().map(name_of)))
+    fn stranger<'a>(&'a self, mirrors: &[(Kind, Mirror)]) -> Option<&'a Target> {
+        self.targets.iter().find(|target| self.find(target, mirrors).is_none())
     }
 
     fn gave_up<'a>(&self, missing: impl Iterator<Item = &'a str>) -> Failure {
@@ -284,6 +297,19 @@ mod tests {
             (&gone, None, true),
         ] {
             assert_eq!(goal.misses(&target, object.as_ref()).is_none(), reached, "{goal:?} {object:?}");
+        }
+        // What is absent while it is not true.
+        for (goal, generation, reached) in [
+            ("condition=Stalled=False", 1, true),
+            ("condition=reconciling=false", 1, true),
+            ("condition=Stalled=False", 2, false),
+            ("condition=Stalled", 1, false),
+            ("condition=Attached=False", 1, false),
+        ] {
+            let mut object = object("True", generation);
+            object["status"]["observedGeneration"] = 1.into();
+            let misses = Goal::parse(goal).unwrap().misses(&target, Some(&object));
+            assert_eq!(misses.is_none(), reached, "{goal} {generation}: {misses:?}");
         }
         let why = ready.misses(&target, Some(&object("False", 1))).unwrap();
         assert_eq!(why, "McpServer/a is Ready=False (Exited): m");

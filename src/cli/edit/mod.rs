@@ -15,7 +15,7 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::Failure;
-use super::ask::{Listing, Query, at, condition, text_at};
+use super::ask::{Listing, Query, Selection, at, condition, text_at};
 use crate::report::Kind;
 use crate::resource::{Bounded, Reason};
 
@@ -64,7 +64,7 @@ pub(super) fn mcp(command: &Mcp) -> Result<(), Failure> {
     match command {
         Mcp::Add(args) => add::add(args),
         Mcp::Remove(args) => remove::remove(args),
-        Mcp::List(listing) => listing.print(&[Kind::McpServer], &[], false),
+        Mcp::List(listing) => listing.print(&Selection::all(Kind::McpServer), false),
         Mcp::Reload(args) => reload::reload(args),
     }
 }
@@ -72,7 +72,7 @@ pub(super) fn mcp(command: &Mcp) -> Result<(), Failure> {
 /// Runs `evenkeel skill …`.
 pub(super) fn skill(command: &Skill) -> Result<(), Failure> {
     match command {
-        Skill::List(listing) => listing.clone().wide().print(&[Kind::Skill], &[], false),
+        Skill::List(listing) => listing.clone().wide().print(&Selection::all(Kind::Skill), false),
         Skill::Reload(args) => reload_skills::reload(args),
     }
 }

@@ -65,10 +65,8 @@ impl Args {
         if let Some(name) =
             self.names.iter().find(|name| !servers.iter().any(|server| name_of(server) == **name))
         {
-            let known = servers.iter().map(name_of);
-            return Err(
-                unknown_to(&mut client, Kind::McpServer, name, Some(&self.within.namespace), known).await
-            );
+            let namespace = Some(&*self.within.namespace);
+            return Err(unknown_to(&mut client, Kind::McpServer, name, namespace).await);
         }
         let wanted = |server: &&Value| match &*self.names {
             [] => *at(server, "/spec/suspend") != true,

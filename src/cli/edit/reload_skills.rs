@@ -1,6 +1,5 @@
 use std::fmt::Write;
 
-use hyper::Method;
 use tokio::time::timeout;
 
 use super::super::ask::unknown_to;
@@ -32,17 +31,14 @@ impl Args {
     async fn run(&self) -> Result<(), Failure> {
         let mut client = Client::connect(&self.within.which.whose()?).await?;
         let asked = async {
-            let answer = client.send(Method::POST, RELOAD_SKILLS, "application/json", None).await?;
+            let answer = client.work(RELOAD_SKILLS).await?;
             json::<Vec<Reloaded>>(answer).await
         };
         let within = timeout(self.limit.timeout.get(), asked).await;
         let all = within.map_err(|_| Failure::Failed(format!("not within {}", self.limit.timeout)))??;
         let skills: Vec<_> = all.iter().filter(|skill| skill.namespace == self.within.namespace).collect();
-        let known = || skills.iter().map(|skill| skill.name.as_str());
-        if let Some(name) = self.names.iter().find(|name| known().all(|known| known != name.as_str())) {
-            return Err(
-                unknown_to(&mut client, Kind::Skill, name, Some(&self.within.namespace), known()).await
-            );
+        if let Some(name) = self.names.iter().find(|name| skills.iter().all(|skill| skill.name != **name)) {
+            return Err(unknown_to(&mut client, Kind::Skill, name, Some(&self.within.namespace)).await);
         }
         let mut failed = 0;
         let mut text = String::new();

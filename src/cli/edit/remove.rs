@@ -29,18 +29,15 @@ pub(in crate::cli) struct Args {
 pub(super) fn remove(args: &Args) -> Result<(), Failure> {
     let root = args.within.which.directory()?;
     let places = directory::find(&root).map_err(|error| told(&root, &error))?;
-    let servers: Vec<_> = places
-        .iter()
-        .filter(|place| {
-            place.kind == Kind::McpServer.name() && *place.key.namespace == *args.within.namespace
-        })
-        .collect();
-    let found: Vec<_> = servers.iter().filter(|place| *place.key.name == *args.name).collect();
+    let servers = || places.iter().filter(|place| place.kind == Kind::McpServer.name());
+    let is_meant =
+        |place: &&Place| *place.key.name == *args.name && *place.key.namespace == *args.within.namespace;
+    let found: Vec<_> = servers().filter(is_meant).collect();
     let where_ = |place: &Place| format!("{}:{}", root.join(&place.path).display(), place.line);
     let place = match &*found {
         [] => {
-            let known = servers.iter().map(|place| &*place.key.name);
-            return Err(unknown(Kind::McpServer, &args.name, Some(&args.within.namespace), known));
+            let all = servers().map(|place| (&*place.key.namespace, &*place.key.name));
+            return Err(unknown(Kind::McpServer, &args.name, Some(&args.within.namespace), all));
         }
         [place] => place,
         [first, rest @ ..] => {
@@ -84,7 +81,13 @@ const LAST: &str =
 /// A text without some of its lines, which are counted from 1.
 fn without(text: &str, (first, end): (usize, usize)) -> String {
     let lines = (1..).zip(text.split_inclusive('\n'));
-    lines.filter(|(number, _)| !(first..end).contains(number)).map(|(_, line)| line).collect()
+    let left: String =
+        lines.filter(|(number, _)| !(first..end).contains(number)).map(|(_, line)| line).collect();
+    // The end of a document that was the first one.
+    match left.split_once('\n') {
+        Some((line, rest)) if line.trim_end() == "..." => rest.to_owned(),
+        _ => left,
+    }
 }
 
 impl Args {
@@ -125,5 +128,10 @@ mod tests {
         assert_eq!(without(text, (3, 6)), "# head\na: 1\n---\nc: 3");
         assert_eq!(without(text, (1, 3)), "---\n# two\nb: 2\n---\nc: 3");
         assert_eq!(without(text, (6, 8)), "# head\na: 1\n---\n# two\nb: 2\n");
+        assert_eq!(without("a: 1\n...\n---\nb: 2\n...\n", (1, 2)), "---\nb: 2\n...\n");
+        assert_eq!(
+            without("a: 1\n---\nb: 2\n...\n%YAML 1.2\n---\nc: 3", (2, 4)),
+            "a: 1\n...\n%YAML 1.2\n---\nc: 3"
+        );
     }
 }
