@@ -45,9 +45,15 @@ pub struct Occurrence {
 }
 
 impl Occurrence {
-    /// What an event says of it: equal sentences are one event.
+    /// What an event says of it.
     pub fn event_note(&self) -> &str {
         self.steady.unwrap_or(&self.note)
+    }
+
+    /// What occurrences of one event have in common beside the object and the reason. However often a declaration
+    /// changes, that is one event, which says the newest.
+    pub(super) fn common(&self) -> &str {
+        if self.reason == Reason::Updated { self.steady.unwrap_or_default() } else { self.event_note() }
     }
 }
 
@@ -85,7 +91,7 @@ pub enum Action {
 pub struct Event {
     /// Its own name, in the namespace of the object.
     pub key: ObjectKey,
-    /// The newest occurrence, which has the object, the reason and the note of all of them.
+    /// The newest occurrence, which has the object and the reason of all of them.
     pub latest: Arc<Occurrence>,
     /// When it happened first.
     pub first: Timestamp,

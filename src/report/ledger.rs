@@ -1,3 +1,4 @@
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ pub(super) struct Ledger {
 struct Same {
     uid: Arc<str>,
     reason: Reason,
-    note: Arc<str>,
+    common: Arc<str>,
 }
 
 impl Ledger {
@@ -39,7 +40,7 @@ impl Ledger {
     pub fn record(&mut self, store: &mut Snapshot, occurrence: &Arc<Occurrence>) {
         self.expire(store, occurrence.at);
         let Regarding { key, uid, .. } = &occurrence.regarding;
-        let same = Same { uid: uid.clone(), reason: occurrence.reason, note: occurrence.event_note().into() };
+        let same = Same { uid: uid.clone(), reason: occurrence.reason, common: occurrence.common().into() };
         let earlier = self.events.get(&same).and_then(|key| store.events.get(key)).cloned();
         let resource_version = store.next_version();
         let (event_key, first, count) = if let Some(earlier) = earlier {
@@ -56,9 +57,8 @@ impl Ledger {
             Event { key: event_key.clone(), latest: occurrence.clone(), first, count, resource_version };
         store.events.insert(event_key, Arc::new(event));
 
-        let of_this = self.of_object.get(uid).filter(|ages| ages.len() > MOST_OF_ONE);
-        if let Some(oldest) = of_this.and_then(BTreeSet::first).copied() {
-            self.forget(store, oldest);
+        if let Some(age) = self.too_many(uid) {
+            self.forget(store, age);
         }
         if self.ages.len() > MOST {
             self.forget_oldest(store);
@@ -76,6 +76,16 @@ impl Ledger {
         for age in old {
             self.forget(store, age);
         }
+    }
+
+    /// The event to forget of an object that has too many: the oldest of the reason that has most.
+    fn too_many(&self, uid: &str) -> Option<u64> {
+        let ages = self.of_object.get(uid).filter(|ages| ages.len() > MOST_OF_ONE)?;
+        let mut reasons: HashMap<Reason, (usize, u64)> = HashMap::new();
+        for (age, same) in ages.iter().filter_map(|age| Some((*age, self.ages.get(age)?))) {
+            reasons.entry(same.reason).or_insert((0, age)).0 += 1;
+        }
+        reasons.into_values().max_by_key(|(count, age)| (*count, Reverse(*age))).map(|(_, age)| age)
     }
 
     fn forget_oldest(&mut self, store: &mut Snapshot) {
@@ -170,6 +180,38 @@ mod tests {
         assert_eq!(told(&store), ["a x 2x 1-9", "a y 1x 2-2", "b x 1x 3-3"]);
         let newest = store.events.values().map(|event| event.resource_version).max();
         assert_eq!(newest, Some(store.resource_version));
+    }
+
+    #[test]
+    fn a_declaration_that_changes_often_is_one_event_that_says_the_newest() {
+        let (mut ledger, mut store) = (Ledger::default(), Snapshot::new(Path::new("/fleet"), at(0)));
+        let mut record = |reason, note: &str, steady, second| {
+            let occurrence =
+                Occurrence { reason, steady, ..Occurrence::clone(&occurrence("a", note, second)) };
+            ledger.record(&mut store, &Arc::new(occurrence));
+        };
+        record(Reason::Created, "declared in a.yaml:1", None, 0);
+        record(Reason::CommandNotFound, "no program", None, 0);
+        for generation in 2..=50 {
+            record(Reason::Updated, &format!("generation {generation}"), None, generation);
+        }
+        let look = "a look was asked for";
+        record(Reason::Updated, look, Some(look), 60);
+        record(Reason::Updated, look, Some(look), 61);
+        // What tells something else each time pushes out only its own.
+        for n in 0..2 * MOST_OF_ONE {
+            record(Reason::Exited, &format!("n{n}"), None, 70);
+        }
+        let told = told(&store);
+        for expected in [
+            "a declared in a.yaml:1 1x 0-0",
+            "a no program 1x 0-0",
+            "a generation 50 49x 2-50",
+            "a a look was asked for 2x 60-61",
+        ] {
+            assert!(told.contains(&expected.to_owned()), "{expected}: {told:?}");
+        }
+        assert_eq!(told.len(), MOST_OF_ONE);
     }
 
     #[test]

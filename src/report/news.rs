@@ -6,7 +6,7 @@ use super::event::note;
 use super::{Action, Regarding};
 use crate::plan::{RECONNECT_AT, REQUESTED_AT};
 use crate::resource::{ConditionType, Reason};
-use crate::source::{Declared, Meta};
+use crate::source::{Declared, Meta, Origin};
 
 /// How much of a commit's hash tells it from others.
 const SHORT_ID: usize = 10;
@@ -24,6 +24,8 @@ pub(super) struct News {
 
 /// Of a server or skill that is as ready as it was.
 const OFFERS_ELSE: &str = "what it offers changed";
+/// Of an object in an API server, which takes no other words for an event that is there.
+const DECLARED_ELSE: &str = "the declaration changed";
 
 impl News {
     /// An object is declared no more.
@@ -38,7 +40,7 @@ impl News {
 
     /// An object appeared.
     pub fn created(meta: &Meta) -> Self {
-        let message = format!("declared in {}{}", meta.origin, commit(meta));
+        let message = format!("declared{}", place(meta));
         Self::new(Action::Create, Reason::Created, Level::DEBUG, message)
     }
 
@@ -50,20 +52,25 @@ impl News {
             after.is_some() && before != after
         };
         let value = |declared: &Declared<S>| Some(declared.endpoint.as_ref()?.as_ref().ok()?.digest());
-        let message = if before.meta.generation != *generation {
-            format!("generation {generation}, declared in {origin}{}", commit(&after.meta))
-        } else if value(before).is_some_and(|before| value(after).is_some_and(|after| after != before)) {
-            "a value that it refers to changed".to_owned()
+        let news = |message| Self::new(Action::Update, Reason::Updated, Level::DEBUG, message);
+        if before.meta.generation != *generation {
+            let place = place(&after.meta);
+            let comma = if place.is_empty() { "" } else { ", declared" };
+            let steady = matches!(origin, Origin::Cluster { .. }).then_some(DECLARED_ELSE);
+            return Some(Self { steady, ..news(format!("generation {generation}{comma}{place}")) });
+        }
+        let what = if value(before).is_some_and(|before| value(after).is_some_and(|after| after != before)) {
+            "a value that it refers to changed"
         } else if asked(RECONNECT_AT) {
-            "a new connection was asked for".to_owned()
+            "a new connection was asked for"
         } else if asked(REQUESTED_AT) {
-            "a look was asked for".to_owned()
+            "a look was asked for"
         } else if before.meta.labels != *labels || before.meta.annotations != *annotations {
-            "labels or annotations changed".to_owned()
+            "labels or annotations changed"
         } else {
             return None;
         };
-        Some(Self::new(Action::Update, Reason::Updated, Level::DEBUG, message))
+        Some(Self { steady: Some(what), ..news(what.to_owned()) })
     }
 
     /// What is new in the conditions: of the first, in order of weight, that says something new.
@@ -105,6 +112,15 @@ impl News {
             Level::INFO => tracing::info!(%resource, %reason, "{message}"),
             _ => tracing::debug!(%resource, %reason, "{message}"),
         }
+    }
+}
+
+/// Where it is declared in words that help a person, and the commit.
+fn place(meta: &Meta) -> String {
+    match &meta.origin {
+        file @ Origin::File { .. } => format!(" in {file}{}", commit(meta)),
+        // Its name is all there is to say.
+        Origin::Cluster { .. } => String::new(),
     }
 }
 
@@ -204,5 +220,12 @@ mod tests {
         ] {
             assert_eq!(told.as_deref(), Some(expected));
         }
+
+        let mut after = before.clone();
+        after.meta.generation = 48;
+        after.meta.origin = Origin::Cluster { resource_version: "476".into() };
+        let news = News::updated(&before, &after).unwrap();
+        assert_eq!((&*news.message, news.steady), ("generation 48", Some(DECLARED_ELSE)));
+        assert_eq!(News::created(&after.meta).message, "declared");
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use evenkeel::resource::crds;
 use kube::Api;
+use kube::api::{Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::Value;
 use tokio::sync::OnceCell;
@@ -126,6 +127,11 @@ impl<'a> Site<'a> {
             (current && is == status && why == reason).then_some(message)
         })
         .await
+    }
+
+    /// Changes a server as the administrator.
+    pub async fn patch(&self, name: &str, merge: &Value) {
+        self.servers.patch(name, &PatchParams::default(), &Patch::Merge(merge)).await.unwrap();
     }
 
     pub async fn attached(&self, name: &str) {

@@ -97,6 +97,34 @@ async fn events_that_somebody_deletes_are_told_again_and_what_is_refused_is_told
 }
 
 #[tokio::test]
+async fn a_declaration_that_changes_again_and_again_is_one_event_that_counts() {
+    let Some(site) = Site::open().await else { return };
+    let rig = Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await;
+    let _evenkeel = site.run(&[]).await;
+    site.serve("a", &rig).await;
+    site.attached("a").await;
+    let before = site.event_writes();
+    for round in 0..50 {
+        site.patch("a", &json!({ "spec": { "expose": { "prefix": format!("p{round}") } } })).await;
+    }
+    site.attached("a").await;
+    let newest = eventually("the newest is told", async || {
+        let events = site.kubectl(&["get", "events.v1.events.k8s.io", "-o", "json"]).await;
+        let events: Value = serde_json::from_str(&events).unwrap();
+        let updated = |event: &&Value| event["reason"] == "Updated";
+        let updated: Vec<Value> = events["items"].as_array()?.iter().filter(updated).cloned().collect();
+        // Changes that come at once may be seen as one.
+        (updated.first()?["series"]["count"].as_u64()? > 2).then_some(updated)
+    })
+    .await;
+    assert_eq!(newest.len(), 1, "{newest:?}");
+    assert_eq!(newest[0]["note"], "the declaration changed");
+    // Created once; then at most one every ten seconds, beside what became of it.
+    let told = site.event_writes() - before;
+    assert!(told <= 8, "{told}");
+}
+
+#[tokio::test]
 async fn an_event_about_the_longest_name_is_taken() {
     let Some(site) = Site::open().await else { return };
     let _evenkeel = site.run(&[]).await;
