@@ -58,6 +58,8 @@ pub struct ShownStatus<T> {
     pub resource_version: u64,
     /// `None` if there is none, or none that can be read.
     pub status: Option<T>,
+    /// The generation of an object that is being deleted while somebody's finalizer holds it: it is declared no more.
+    pub leaving: Option<i64>,
 }
 
 /// One declared object. An unchanged object keeps its `Arc` from one [`Desired`] to the next, so that

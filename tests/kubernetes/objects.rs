@@ -138,6 +138,61 @@ async fn an_object_that_is_deleted_and_made_again_at_once_is_another() {
 }
 
 #[tokio::test]
+async fn what_is_being_deleted_is_declared_no_more_though_a_finalizer_holds_it() {
+    let Some(site) = Site::open().await else { return };
+    let (peer, rig) = (Http::start(script("peer")).await, Http::start(script("a")).await);
+    let mut evenkeel = site.run(&[]).await;
+    let held = |yaml: String| yaml.replacen("name: a }", "name: a, finalizers: [example.com/x] }", 1);
+    let skill = "apiVersion: evenkeel.dev/v1alpha1\nkind: Skill\nmetadata: { name: a }\nspec:\n  inline: |\n    \
+                 ---\n    name: a\n    description: d\n    ---\n";
+    site.serve("peer", &peer).await;
+    site.apply(&held(server("a", &rig.spec()))).await;
+    site.apply(&held(skill.to_owned())).await;
+    site.attached("a").await;
+    site.kubectl(&["wait", "--for=condition=Ready", "skill/a", "--timeout=60s"]).await;
+    let agent = Agent::open(Era::Legacy, &evenkeel.url()).await;
+    let tools = agent.tools().await;
+    assert!(tools.contains(&"a_echo".to_owned()) && tools.len() > 2, "the skill brings tools too: {tools:?}");
+
+    site.kubectl(&["delete", "--wait=false", "mcpserver/a", "skill/a"]).await;
+    eventually("both are withdrawn", async || (agent.tools().await == ["peer_echo"]).then_some(())).await;
+    let left = async || {
+        let message = site.wait_for("a", "Ready", "False", "Removed").await;
+        assert!(message.contains("being deleted"), "{message}");
+        let status = site.get("a").await.unwrap()["status"].clone();
+        assert_eq!(status["conditions"].as_array().unwrap().len(), 1, "{status}");
+        site.kubectl(&[
+            "wait",
+            "--for=jsonpath={.status.conditions[0].reason}=Removed",
+            "skill/a",
+            "--timeout=60s",
+        ])
+        .await;
+    };
+    left().await;
+    let version = site.get("a").await.unwrap()["metadata"]["resourceVersion"].clone();
+    // Neither an edit nor a restart brings it back.
+    let begun = rig.counters().initializes();
+    evenkeel.terminate().await;
+    evenkeel.start_again().await;
+    site.kubectl(&["label", "mcpserver/a", "touched=yes"]).await;
+    eventually("it serves again", async || (peer.counters().initializes() == 2).then_some(())).await;
+    site.apply(&server("marker", "stdio: { command: sh }")).await;
+    site.wait_for("marker", "Accepted", "False", "PolicyDenied").await;
+    left().await;
+    assert_eq!(rig.counters().initializes(), begun);
+    assert_ne!(site.get("a").await.unwrap()["metadata"]["resourceVersion"], version, "the label");
+
+    let free = "{\"metadata\":{\"finalizers\":null}}";
+    site.kubectl(&["patch", "mcpserver/a", "--type=merge", "-p", free]).await;
+    site.kubectl(&["wait", "--for=delete", "mcpserver/a", "--timeout=60s"]).await;
+    site.serve("a", &rig).await;
+    site.attached("a").await;
+    assert_eq!(rig.counters().initializes(), begun + 1, "another of the name is another");
+    assert!(!evenkeel.said().contains("somebody else writes"), "{}", evenkeel.said());
+}
+
+#[tokio::test]
 async fn a_request_has_one_server_looked_at_again() {
     let Some(site) = Site::open().await else { return };
     let rig =

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use crate::report::condition;
+use crate::report::{Truth, condition};
 use crate::resource::{ConditionType, McpServerStatus, Reason, SkillStatus};
 
 /// The condition types that are ours; others' are left alone.
@@ -29,6 +30,8 @@ pub(super) trait Status: Clone + PartialEq {
     fn conditions(&self) -> &[Condition];
     fn conditions_mut(&mut self) -> &mut Vec<Condition>;
     fn generation(&self) -> Option<i64>;
+    /// One that says nothing but this, of this generation.
+    fn of(generation: i64, conditions: Vec<Condition>) -> Self;
 }
 
 macro_rules! with_conditions {
@@ -45,6 +48,10 @@ macro_rules! with_conditions {
             fn generation(&self) -> Option<i64> {
                 self.observed_generation
             }
+
+            fn of(generation: i64, conditions: Vec<Condition>) -> Self {
+                Self { observed_generation: Some(generation), conditions, ..Self::default() }
+            }
         }
     )+};
 }
@@ -54,8 +61,7 @@ with_conditions!(McpServerStatus, SkillStatus);
 /// What is to be written so that an object that shows `shown` shows `wanted`; `None` if it does.
 ///
 /// A condition whose status value is shown already keeps the time at which it came to be.
-pub(super) fn to_write<T: Status>(wanted: &T, shown: Option<&T>) -> Option<T> {
-    let mut wanted = wanted.clone();
+pub(super) fn to_write<T: Status>(mut wanted: T, shown: Option<&T>) -> Option<T> {
     let Some(shown) = shown else { return Some(wanted) };
     for told in wanted.conditions_mut() {
         let before = shown.conditions().iter().find(|before| before.type_ == told.type_);
@@ -64,6 +70,20 @@ pub(super) fn to_write<T: Status>(wanted: &T, shown: Option<&T>) -> Option<T> {
         }
     }
     (ours(&wanted) != ours(shown)).then_some(wanted)
+}
+
+/// The status of an object that is being deleted.
+pub(super) fn farewell<T: Status>(generation: i64, now: Timestamp) -> T {
+    let ready = Condition {
+        type_: ConditionType::Ready.to_string(),
+        status: Truth::False.to_string(),
+        reason: Reason::Removed.to_string(),
+        message: "it is being deleted: agents have it no longer, and the object goes with its last finalizer"
+            .into(),
+        observed_generation: Some(generation),
+        last_transition_time: Time(now),
+    };
+    T::of(generation, vec![ready])
 }
 
 /// Whether two statuses say the same, but for what others say.
@@ -103,9 +123,6 @@ fn states<T: Status>(status: &T) -> Vec<(String, String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-
     use super::*;
 
     /// One word for each condition: `Ready=True/Attached@3` is since second 3.
@@ -136,15 +153,19 @@ mod tests {
         let shown = status(1, 2, "Other=True/Theirs@1 Accepted=True/Accepted@1 Ready=True/Attached@5");
         // Another order, other times, another manager's condition: the same.
         let same = status(1, 2, "Ready=True/Attached@9 Accepted=True/Accepted@9");
-        assert_eq!(to_write(&same, Some(&shown)), None);
+        assert_eq!(to_write(same, Some(&shown)), None);
         let lost = status(1, 2, "Ready=False/Exited@9 Accepted=True/Accepted@9");
-        let written = to_write(&lost, Some(&shown)).unwrap();
+        let written = to_write(lost.clone(), Some(&shown)).unwrap();
         let times: Vec<_> =
             written.conditions.iter().map(|told| told.last_transition_time.0.as_second()).collect();
         assert_eq!(times, [9, 1]);
-        assert_eq!(to_write(&lost, None), Some(lost));
+        assert_eq!(to_write(lost.clone(), None), Some(lost));
         let gone = status(1, 2, "Ready=True/Attached@9");
-        assert!(to_write(&gone, Some(&shown)).is_some(), "a condition of ours that is over is taken away");
+        assert!(to_write(gone, Some(&shown)).is_some(), "a condition of ours that is over is taken away");
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let left = to_write(farewell::<McpServerStatus>(2, at(7)), Some(&shown)).unwrap();
+        assert_eq!((left.conditions[0].reason.as_str(), left.tools), ("Removed", None));
+        assert_eq!(to_write(farewell(2, at(9)), Some(&left)), None, "it is said once");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
+use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client};
@@ -17,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::contest::Contests;
-use super::difference::{Status, patience, same, to_write};
+use super::difference::{Status, farewell, patience, same, to_write};
 use super::{MANAGER, REQUEST};
 use crate::report::{Object, Snapshot};
 use crate::resource::{
@@ -204,18 +205,27 @@ impl<S, T: Status + Serialize + DeserializeOwned + Send + 'static> Writer<S, T> 
         Some(written.filter(newer).unwrap_or(shown))
     }
 
+    /// What is to be shown of an object, and its uid. One that is being deleted is declared no more, and says so.
+    fn told(&self, key: &ObjectKey) -> Option<(Arc<str>, T)> {
+        let leaving = self.shown.get(key).and_then(|shown| Some((shown.uid.clone(), shown.leaving?)));
+        if let Some((uid, generation)) = leaving {
+            return Some((uid, farewell(generation, Timestamp::now())));
+        }
+        self.wanted.get(key).map(|object| (object.declared.meta.uid.clone(), object.status.clone()))
+    }
+
     /// What has to be written to an object, if anything.
     fn needed(&self, key: &ObjectKey) -> Option<Needed<T>> {
-        let object = self.wanted.get(key)?;
-        let believed = self.believed(key, &object.declared.meta.uid)?;
-        let status = to_write(&object.status, believed.status.as_ref())?;
+        let (uid, wanted) = self.told(key)?;
+        let believed = self.believed(key, &uid)?;
+        let wait = patience(&wanted, believed.status.as_ref());
+        let status = to_write(wanted, believed.status.as_ref())?;
         // The server made something else of it, and would again.
         let asked_before = self.written.get(key).is_some_and(|written| {
             written.asked == status
                 && written.gave.uid == believed.uid
                 && written.gave.status == believed.status
         });
-        let wait = patience(&object.status, believed.status.as_ref());
         (!asked_before).then_some(Needed { status, wait, version: believed.resource_version })
     }
 
@@ -227,7 +237,7 @@ impl<S, T: Status + Serialize + DeserializeOwned + Send + 'static> Writer<S, T> 
             if let Some(job) = self.jobs.remove(key) {
                 self.queue.remove(&(job.due, key.clone()));
             }
-            if !self.wanted.contains_key(key) {
+            if self.told(key).is_none() {
                 self.written.remove(key);
                 self.contests.forget(key);
             }
@@ -297,6 +307,7 @@ impl<S, T: Status + Serialize + DeserializeOwned + Send + 'static> Writer<S, T> 
                     uid: metadata.uid.unwrap_or_default().into(),
                     resource_version: version.unwrap_or_default(),
                     status: serde_json::from_value(status).ok(),
+                    leaving: None,
                 };
                 tracing::debug!(resource = %format!("{}/{key}", self.resource.kind), "status written");
                 self.written.insert(key.clone(), Written { asked, gave, at: now });

@@ -129,25 +129,33 @@ impl Book {
         match news {
             News::Server(object) => {
                 let (newest, status) = decode::<McpServerSpec>(*object);
-                self.shown |= self.servers.show(&newest.meta.key, status);
                 let key = newest.meta.key.clone();
-                self.waiting.insert(key.clone(), newest);
-                self.server(&key);
+                self.shown |= self.servers.show(&key, status);
+                if self.servers.is_leaving(&key) {
+                    self.server_left(&key);
+                } else {
+                    self.waiting.insert(key.clone(), newest);
+                    self.server(&key);
+                }
             }
             News::Skill(object) => {
                 let (newest, status) = decode::<SkillSpec>(*object);
-                self.shown |= self.skills.show(&newest.meta.key, status);
                 let key = newest.meta.key.clone();
-                self.skills.put(newest, |_| None);
+                self.shown |= self.skills.show(&key, status);
+                if self.skills.is_leaving(&key) {
+                    self.skills.objects.remove(&key);
+                } else {
+                    self.skills.put(newest, |_| None);
+                }
                 self.skill(&key);
             }
             News::ServerGone(key) => {
-                self.shown |= self.servers.remove(&key);
-                self.waiting.remove(&key);
-                self.uses(&key, BTreeSet::new());
+                self.shown |= self.servers.statuses.remove(&key).is_some();
+                self.server_left(&key);
             }
             News::SkillGone(key) => {
-                self.shown |= self.skills.remove(&key);
+                self.shown |= self.skills.statuses.remove(&key).is_some();
+                self.skills.objects.remove(&key);
                 self.skill(&key);
             }
             News::Secret(name, look) => self.secret(&name, look),
@@ -286,6 +294,13 @@ impl Book {
             self.watches.remove(&Watch::ConfigMap(name));
         }
         let Some(spec) = spec else {
+    /// A server is declared no more.
+    fn server_left(&mut self, key: &ObjectKey) {
+        self.servers.objects.remove(key);
+        self.waiting.remove(key);
+        self.uses(key, BTreeSet::new());
+    }
+
             self.contents.remove(key);
             return;
         };
@@ -348,18 +363,32 @@ impl<S: Kind + PartialEq + serde::Serialize, T: PartialEq> Shelf<S, T> {
         }
     }
 
-    /// True if there is something new to show.
+    /// True if there is something new to show. A deletion is never taken back: what says so is older.
     fn show(&mut self, key: &ObjectKey, status: ShownStatus<T>) -> bool {
-        if self.statuses.get(key).is_some_and(|last| **last == status) {
+        let known = |last: &Arc<ShownStatus<T>>| {
+            **last == status || last.uid == status.uid && last.leaving.is_some() && status.leaving.is_none()
+        };
+        if self.statuses.get(key).is_some_and(known) {
             return false;
         }
         self.statuses.insert(key.clone(), Arc::new(status));
         true
     }
 
-    fn remove(&mut self, key: &ObjectKey) -> bool {
-        self.objects.remove(key);
-        self.statuses.remove(key).is_some()
+    /// True if there is no object, not even one that is being deleted.
+    fn is_empty(&self) -> bool {
+        self.statuses.is_empty()
+    }
+
+    /// The same of one namespace.
+    fn is_empty_in(&self, namespace: &str) -> bool {
+        let first = self.statuses.range(ObjectKey::new(namespace, "")..).next();
+        first.is_none_or(|(key, _)| *key.namespace != *namespace)
+    }
+
+    /// True of an object that is being deleted, though somebody's finalizer holds it.
+    fn is_leaving(&self, key: &ObjectKey) -> bool {
+        self.statuses.get(key).is_some_and(|shown| shown.leaving.is_some())
     }
 }
 

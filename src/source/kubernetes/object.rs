@@ -92,6 +92,7 @@ pub(super) fn decode<S: Kind>(object: DynamicObject) -> (Newest<S>, ShownStatus<
         uid: uid.clone(),
         resource_version: resource_version.parse().unwrap_or_default(),
         status,
+        leaving: metadata.deletion_timestamp.map(|_| generation),
     };
     let meta = Meta {
         key,
