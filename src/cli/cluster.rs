@@ -27,6 +27,8 @@ const REQUEST: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(2);
 /// The shortest session key, in bytes.
 const SHORTEST_KEY: usize = 32;
+/// What makes such a key, in a shell.
+const RANDOM: &str = "$(head -c 32 /dev/urandom | base64)";
 /// The longest name of a replica: what an event takes, less the random part.
 const LONGEST_NAME: usize = 100;
 
@@ -119,21 +121,31 @@ impl Cluster {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &namespace);
         let (tell, told) = watch::channel(Some("the session key has not been read yet".to_owned()));
         let found = async move {
+            let mut warned = false;
             loop {
-                let found = match timeout(REQUEST, api.get(&name)).await {
-                    Ok(Ok(secret)) => session_key(secret, &key),
+                let found = match timeout(REQUEST, api.get_opt(&name)).await {
+                    Ok(Ok(Some(secret))) => session_key(secret, &key).map_err(|why| {
+                        let patch = format!("{{\"stringData\":{{\"{key}\":\"'{RANDOM}'\"}}}}");
+                        format!("{why}; to put another in: kubectl patch secret {name} -n {namespace} -p '{patch}'")
+                    }),
+                    Ok(Ok(None)) => Err(format!(
+                        "it is not found; to make it: kubectl create secret generic {name} -n {namespace} \
+                         --from-literal={key}=\"{RANDOM}\""
+                    )),
                     Ok(Err(error)) => Err(kubernetes::in_words(&error)),
                     Err(_) => Err(format!("no answer within {} s", REQUEST.as_secs())),
                 };
                 let why = match found {
                     Ok(key) => {
+                        if warned {
+                            tracing::info!("the session key has been read; agents wait no longer");
+                        }
                         tell.send_replace(None);
                         return key;
                     }
                     Err(why) => format!(
                         "agents wait for the session key, which cannot be read: secret {name:?} with key {key:?} in \
-                         namespace {namespace}: {why}; to make one: kubectl create secret generic {name} -n \
-                         {namespace} --from-literal={key}=\"$(head -c 32 /dev/urandom | base64)\""
+                         namespace {namespace}: {why}"
                     ),
                 };
                 tell.send_if_modified(|told| {
@@ -144,6 +156,7 @@ impl Cluster {
                     }
                     news
                 });
+                warned = true;
                 sleep(PAUSE).await;
             }
         };

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
 
 use crate::rig::{Era as RigEra, Http, Script, Stdio};
 use crate::site::{Site, server};
@@ -126,18 +127,38 @@ async fn a_replica_is_not_ready_before_it_has_the_session_key() {
         (status == 503 && text.contains("not found")).then_some(text)
     })
     .await;
-    // What it says to do helps.
-    let command = why.trim().split_once("kubectl ").unwrap().1;
-    let key = "--from-literal=key=0123456789abcdef0123456789abcdef";
-    let args: Vec<&str> = command.split(' ').take_while(|word| !word.starts_with("--from")).collect();
-    assert_eq!(args[..4], ["create", "secret", "generic", "evenkeel-session-key"], "{why}");
-    site.kubectl(&[&args[..], &[key]].concat()).await;
+    // What it says to do helps, also where somebody made one that is no good.
+    assert!(advice(&why).starts_with("kubectl create secret generic evenkeel-session-key "), "{why}");
+    site.kubectl(&["create", "secret", "generic", "evenkeel-session-key", "--from-literal=key=short"]).await;
+    let why = eventually("it says what is wrong", async || {
+        let answer = http::send(Method::GET, &readyz, &[], "").await.ok()?;
+        answer.text().await.ok().filter(|text| text.contains("it holds 5 bytes"))
+    })
+    .await;
+    assert!(advice(&why).starts_with("kubectl patch secret evenkeel-session-key "), "{why}");
+    assert!(!evenkeel.said().contains("agents wait no longer"));
+    let kubectl = site.cluster.command(&[]).as_std().get_program().to_owned();
+    let script = format!("kubectl() {{ {kubectl:?} \"$@\"; }}; {}", advice(&why));
+    let shell = Command::new("sh")
+        .args(["-c", &script])
+        .env("KUBECONFIG", site.cluster.kubeconfig())
+        .output()
+        .await
+        .unwrap();
+    assert!(shell.status.success(), "{script}: {}", String::from_utf8_lossy(&shell.stderr));
     eventually("it is ready", async || http::get(&readyz).await.ok()).await;
+    assert!(evenkeel.said().contains("agents wait no longer"), "{}", evenkeel.said());
     let agent = Agent::open(Era::Legacy, &evenkeel.url()).await;
     assert_eq!(agent.tools().await, ["a_echo"]);
     // For good.
     site.kubectl(&["delete", "secret", "evenkeel-session-key"]).await;
     assert_eq!(http::get(&readyz).await.unwrap(), "ok\n");
+}
+
+/// The command that a message tells to run.
+fn advice(why: &str) -> &str {
+    let start = why.find("kubectl ").unwrap();
+    why[start..].trim()
 }
 
 /// Gives each connection to the next of several servers.

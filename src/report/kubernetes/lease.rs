@@ -71,7 +71,11 @@ impl Leadership {
         loop {
             let outcome = timeout(REQUEST, self.look()).await;
             match outcome {
-                Ok(Ok(())) => trouble = false,
+                Ok(Ok(())) if trouble => {
+                    trouble = false;
+                    tracing::info!(lease = self.name, "can be sought and renewed again");
+                }
+                Ok(Ok(())) => {}
                 // Somebody else was faster.
                 Ok(Err(kube::Error::Api(status))) if status.is_conflict() => {}
                 failed if !trouble => {

@@ -309,7 +309,12 @@ impl<S, T: Status + Serialize + DeserializeOwned + Send + 'static> Writer<S, T> 
                     status: serde_json::from_value(status).ok(),
                     leaving: None,
                 };
-                tracing::debug!(resource = %format!("{}/{key}", self.resource.kind), "status written");
+                let resource = format!("{}/{key}", self.resource.kind);
+                if job.failures == 0 {
+                    tracing::debug!(%resource, "status written");
+                } else {
+                    tracing::info!(%resource, "the status can be written again");
+                }
                 self.written.insert(key.clone(), Written { asked, gave, at: now });
                 self.plan(key, now);
             }
