@@ -14,7 +14,7 @@ use tracing::Level;
 use super::conditions::condition;
 use super::ledger::Ledger;
 use super::news::News;
-use super::source::{Counts, told};
+use super::source::{Counts, nothing_in, told};
 use super::{
     Action, Kind, Object, Occurrence, Place, Regarding, Snapshot, Source, server_status, source_status,
 };
@@ -291,6 +291,11 @@ impl Reporter {
         }
         if state.faults.is_empty() && !before.faults.is_empty() {
             tell(Reason::Available, Level::INFO, "everything was read".into());
+        }
+        if let Some(place) =
+            state.nothing_in.as_ref().filter(|place| before.nothing_in.as_ref() != Some(place))
+        {
+            tracing::info!(resource = %Regarding::source(&known), "{}", nothing_in(place));
         }
         let resource_version = self.store.next_version();
         let source = Source { status, resource_version, ..Source::clone(&known) };

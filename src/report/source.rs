@@ -119,7 +119,11 @@ pub fn source_status(state: &SourceState, previous: Option<&SourceStatus>, now: 
                 Verdict::new(Truth::Unknown, Reason::Progressing, "the first look is not done yet")
             }
             // An API server has no revision of the whole.
-            None if state.revision.is_empty() => Verdict::yes(Reason::Available, "everything was read"),
+            None if state.revision.is_empty() => {
+                let nothing = state.nothing_in.as_ref();
+                let nothing = nothing.map_or_else(String::new, |place| format!("; {}", nothing_in(place)));
+                Verdict::yes(Reason::Available, format!("everything was read{nothing}"))
+            }
             None => Verdict::yes(Reason::Available, format!("read at revision {}", state.revision)),
         },
     );
@@ -140,6 +144,11 @@ pub fn source_status(state: &SourceState, previous: Option<&SourceStatus>, now: 
         foreign_documents: state.foreign,
         counts: previous.map(|previous| previous.counts).unwrap_or_default(),
     }
+}
+
+/// That nothing is declared where a person expects something.
+pub(super) fn nothing_in(place: &str) -> String {
+    format!("nothing is declared in {place}")
 }
 
 impl SourceFault {

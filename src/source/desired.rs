@@ -167,6 +167,8 @@ pub struct SourceState {
     pub warnings: Vec<Fault>,
     /// Documents of other API groups, which are none of our business.
     pub foreign: usize,
+    /// Where an API server was asked and nothing is declared: a name may be mistyped.
+    pub nothing_in: Option<String>,
 }
 
 /// How changes are noticed.

@@ -2,7 +2,7 @@
 
 use crate::rig::{Era as RigEra, Http, Script};
 use crate::site::Site;
-use crate::support::Evenkeel;
+use crate::support::{Evenkeel, eventually};
 
 /// Runs a command where evenkeel runs: its exit code and everything that it says.
 async fn run(evenkeel: &Evenkeel, args: &[&str]) -> (Option<i32>, String) {
@@ -18,11 +18,19 @@ async fn the_commands_find_the_evenkeel_of_a_cluster() {
     let Some(site) = Site::open().await else { return };
     let rig = Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await;
     let mut evenkeel = site.run(&[]).await;
-    site.serve("a", &rig).await;
-    site.attached("a").await;
     let beside = async |args: &[&str]| {
         run(&evenkeel, &[args, &["--kubernetes", "-n", &site.namespace]].concat()).await
     };
+    let source = ["describe", "source", "cluster"];
+    let nothing = format!("nothing is declared in namespace {}", site.namespace);
+    eventually("it says that nothing is declared", async || {
+        beside(&source).await.1.contains(&nothing).then_some(())
+    })
+    .await;
+    assert!(evenkeel.said().contains(&nothing), "{}", evenkeel.said());
+    site.serve("a", &rig).await;
+    site.attached("a").await;
+    assert!(!beside(&source).await.1.contains(&nothing));
     for (args, expected) in [
         (&["get", "mcpservers"][..], "Attached"),
         (&["describe", "mcpserver", "a"], "attached over http, 1 tool"),

@@ -171,6 +171,7 @@ impl Looker {
             faults,
             warnings: self.book.warnings(),
             foreign: self.book.foreign(),
+            nothing_in: None,
         });
         Outcome { desired: Arc::clone(&self.desired), again, held }
     }

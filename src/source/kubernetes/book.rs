@@ -251,7 +251,32 @@ impl Book {
             synced: told.synced || synced,
             skills_synced: told.skills_synced || skills_synced,
             faults,
+            nothing_in: self.nothing_in(),
             ..SourceState::default()
+        }
+    }
+
+    /// Where nothing is declared, though everything was listed there.
+    fn nothing_in(&self) -> Option<String> {
+        let listed = |watch| self.watches.get(&watch).is_some_and(|state| state.listed);
+        let empty = |scope: &Option<Arc<str>>| {
+            let bare = match scope {
+                None => self.servers.is_empty() && self.skills.is_empty(),
+                Some(namespace) => self.servers.is_empty_in(namespace) && self.skills.is_empty_in(namespace),
+            };
+            bare && listed(Watch::Servers(scope.clone())) && listed(Watch::Skills(scope.clone()))
+        };
+        let scopes = self.watches.keys().filter_map(|watch| match watch {
+            Watch::Servers(scope) => Some(scope),
+            _ => None,
+        });
+        let empty: Vec<&str> =
+            scopes.filter(|scope| empty(scope)).map(|scope| scope.as_deref().unwrap_or_default()).collect();
+        match empty.as_slice() {
+            [] => None,
+            [""] => Some("any namespace".to_owned()),
+            [one] => Some(format!("namespace {one}")),
+            some => Some(format!("namespaces {}", some.join(", "))),
         }
     }
 
@@ -267,6 +292,13 @@ impl Book {
             let (secrets, rules) = (&self.secrets, &self.rules);
             self.servers.put(newest, |spec| Some(secrets.resolve(key, spec, rules)));
         }
+    }
+
+    /// A server is declared no more.
+    fn server_left(&mut self, key: &ObjectKey) {
+        self.servers.objects.remove(key);
+        self.waiting.remove(key);
+        self.uses(key, BTreeSet::new());
     }
 
     fn secret(&mut self, name: &SecretName, look: Look<Values>) {
@@ -294,13 +326,6 @@ impl Book {
             self.watches.remove(&Watch::ConfigMap(name));
         }
         let Some(spec) = spec else {
-    /// A server is declared no more.
-    fn server_left(&mut self, key: &ObjectKey) {
-        self.servers.objects.remove(key);
-        self.waiting.remove(key);
-        self.uses(key, BTreeSet::new());
-    }
-
             self.contents.remove(key);
             return;
         };

@@ -1,3 +1,4 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
@@ -135,6 +136,50 @@ fn what_did_not_change_is_the_same() {
     // Another object of the name begins with nothing.
     assert_eq!(desk.take([server("a", "v", 1, 11, at("http://a"))]), ["a v 1 http://a/"]);
     assert_eq!(desk.take([News::ServerGone(ObjectKey::new("n", "a"))]), [""; 0]);
+}
+
+#[test]
+fn what_is_being_deleted_is_declared_no_more() {
+    let leaving = |version: u64| {
+        let News::Server(mut object) = server("a", "u", 2, version, with_secret("s")) else { panic!() };
+        let metadata = json!({ "deletionTimestamp": "2026-01-02T00:00:00Z" });
+        let metadata: ObjectMeta = serde_json::from_value(metadata).unwrap();
+        object.metadata.deletion_timestamp = metadata.deletion_timestamp;
+        News::Server(object)
+    };
+    let mut desk = Desk::new();
+    desk.take([server("a", "u", 1, 1, with_secret("s")), secret("s", "one"), News::Listed(watch())]);
+    assert_eq!(desk.take([leaving(5)]), [""; 0]);
+    assert!(desk.secrets().is_empty());
+    let (_, shown) = desk.book.settle();
+    assert!(shown.is_none(), "it was told with the last");
+    // A list that is older does not bring it back, nor does an edit; another object of the name is another.
+    assert_eq!(desk.take([server("a", "u", 1, 1, at("http://a")), leaving(6)]), [""; 0]);
+    assert_eq!(desk.take([server("a", "v", 1, 7, at("http://a"))]), ["a v 1 http://a/"]);
+}
+
+#[test]
+fn a_place_in_which_nothing_is_declared_is_named_once_it_was_looked_at() {
+    let mut desk = Desk::new();
+    let nothing_in = |desk: &Desk| desk.desired.source.nothing_in.clone();
+    desk.book.expect(Watch::Skills(Some("n".into())));
+    for other in [Watch::Servers(Some("m".into())), Watch::Skills(Some("m".into()))] {
+        desk.book.expect(other.clone());
+        desk.take([News::Listed(other)]);
+    }
+    desk.take([News::Listed(watch())]);
+    assert_eq!(nothing_in(&desk).as_deref(), Some("namespace m"), "of n, skills may be yet to come");
+    desk.take([News::Listed(Watch::Skills(Some("n".into())))]);
+    assert_eq!(nothing_in(&desk).as_deref(), Some("namespaces m, n"));
+    desk.take([server("a", "u", 1, 1, at("http://a"))]);
+    assert_eq!(nothing_in(&desk).as_deref(), Some("namespace m"));
+    let mut all =
+        Desk { book: Book::new(Policy::everything(), DigestKey::new(b"k")), desired: Arc::default() };
+    for watch in [Watch::Servers(None), Watch::Skills(None)] {
+        all.book.expect(watch.clone());
+        all.take([News::Listed(watch)]);
+    }
+    assert_eq!(nothing_in(&all).as_deref(), Some("any namespace"));
 }
 
 #[test]
