@@ -3,6 +3,8 @@ use std::io::{self, IsTerminal, Write};
 
 use rustix::termios::tcgetwinsize;
 
+use crate::words::is_unseen;
+
 /// Where a command prints to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terminal {
@@ -81,11 +83,9 @@ pub(super) fn complain(error: &impl Display) {
     let _ = writeln!(io::stderr(), "error: {}", printable_lines(&error.to_string()));
 }
 
-/// Text for a terminal: what servers say may hold control characters, and marks that turn the direction of what
-/// follows, so that a line reads as another one.
+/// Text for a terminal: what others wrote may hold characters that change what is read.
 pub(super) fn printable(text: &str) -> String {
-    let is_turn = |char| matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars().map(|char| if char.is_control() || is_turn(char) { ' ' } else { char }).collect()
+    text.replace(is_unseen, " ")
 }
 
 /// The same for text of several lines.

@@ -9,6 +9,7 @@ use super::{Failure, dirs, output};
 use crate::resource::{DigestKey, Reason};
 use crate::source::directory::{Against, Checked, Finding, Level, check_directory, check_files};
 use crate::source::{Origin, Policy};
+use crate::words::is_unseen;
 
 /// The arguments of `evenkeel validate`.
 #[derive(Debug, clap::Args)]
@@ -211,7 +212,7 @@ impl Report {
 fn shown(path: &Path) -> String {
     let path: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { &path };
-    path.display().to_string().replace(char::is_control, "\u{fffd}")
+    path.display().to_string().replace(is_unseen, "\u{fffd}")
 }
 
 /// A text within a workflow command.

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::resource::{ConditionType, Problem, Reason};
+use crate::words::is_unseen;
 
 /// The longest message, in bytes: what a server wrote to stderr may be in it.
 const LONGEST_MESSAGE: usize = 4096;
@@ -110,7 +111,9 @@ pub fn condition(conditions: &[Condition], kind: ConditionType) -> Option<&Condi
     conditions.iter().find(|condition| condition.type_ == kind)
 }
 
+/// Without what changes how it is read, which names and URIs of a server may hold.
 fn bounded(mut message: String) -> String {
+    message.retain(|char| char == '\n' || !is_unseen(char));
     if message.len() > LONGEST_MESSAGE {
         message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
         message.push('…');
@@ -147,6 +150,8 @@ mod tests {
         let told = ready(&[], Verdict::no(Reason::Exited, flood), 1);
         assert!(told[0].message.len() <= LONGEST_MESSAGE + '…'.len_utf8());
         assert!(told[0].message.ends_with('…'));
+        let turned = ready(&[], Verdict::yes(Reason::NameConflict, "agents see \u{202e}x\u{1b}[2J\n"), 1);
+        assert_eq!(turned[0].message, "agents see x[2J\n");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::conditions::{Conditions, LOOKING, RETRYING, Truth, Verdict, condition, sentence};
 use crate::catalog::Conflict;
@@ -9,12 +9,11 @@ use crate::plan::{REQUESTED_AT, Target};
 use crate::resource::{ConditionType, McpServerSpec, McpServerStatus, Problem, Reason};
 use crate::source::Declared;
 use crate::wire::List;
+use crate::words;
 
 #[cfg(test)]
 mod tests;
 
-/// A time that is further away than this is told with its date.
-const FAR: SignedDuration = SignedDuration::from_hours(12);
 /// Names that a message lists before it only counts them.
 const NAMES_LISTED: usize = 5;
 
@@ -359,13 +358,12 @@ fn stamp(at: Timestamp) -> String {
     at.strftime("%FT%TZ").to_string()
 }
 
-/// A time for people, with its date if that is not plain. What was said of the same time before stays as it was said.
+/// A time for people. What was said of the same time before stays as it was said.
 fn clock(at: Timestamp, previous: Option<&McpServerStatus>, now: Timestamp) -> String {
-    let (dated, short) = (at.strftime("%F %T UTC").to_string(), at.strftime("%T UTC").to_string());
     let said = previous.filter(|previous| previous.next_retry_time.as_ref() == Some(&stamp(at)));
-    let is_far = match said.and_then(|said| condition(&said.conditions, ConditionType::Ready)) {
-        Some(ready) => ready.message.contains(&dated),
-        None => now.duration_until(at) > FAR,
-    };
-    if is_far { dated } else { short }
+    match said.and_then(|said| condition(&said.conditions, ConditionType::Ready)) {
+        Some(ready) if ready.message.contains(&words::dated(at)) => words::dated(at),
+        Some(_) => words::time(at, at),
+        None => words::time(at, now),
+    }
 }

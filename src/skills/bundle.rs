@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::frontmatter;
 use crate::resource::Digest;
+use crate::words::is_unseen;
 
 /// The file that makes a folder a skill.
 pub const SKILL_FILE: &str = "SKILL.md";
@@ -179,7 +180,7 @@ impl Mistake {
 /// `SKILL.md:3: what is wrong: "the line"`.
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file.replace(char::is_control, "\u{fffd}"))?;
+        f.write_str(&self.file.replace(is_unseen, "\u{fffd}"))?;
         if let Some(line) = self.line {
             write!(f, ":{line}")?;
         }

@@ -11,6 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::{Url, form_urlencoded};
 
 use crate::resource::{Endpoint, Transport};
+use crate::words;
 
 /// What stands in place of a value.
 const REDACTED: &[u8] = b"<redacted>";
@@ -65,10 +66,9 @@ impl Mask {
         }
     }
 
-    /// The same, for a message to a person: without control characters, and no longer than `limit` characters.
+    /// The same, for a message to a person, as [`words::bounded`] gives it.
     pub(super) fn words(&self, text: &str, limit: usize) -> String {
-        let clean: String = self.text(text).chars().filter(|char| !char.is_control()).take(limit).collect();
-        clean.trim().to_owned()
+        words::bounded(&self.text(text), limit)
     }
 
     fn bytes<'a>(&self, text: &'a [u8]) -> Cow<'a, [u8]> {
@@ -278,6 +278,6 @@ mod tests {
     #[test]
     fn words_for_a_message_are_masked_before_they_are_cut() {
         let mask = process(&[], &["secret-1"]);
-        assert_eq!(mask.words("\u{1b}[1m a secret-1 ", 9), "[1m a <re");
+        assert_eq!(mask.words("\u{1b}[1m a secret-1 ", 9), "[1m a <r…");
     }
 }

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{LinkError, Sign};
 use crate::resource::{Problem, Reason};
+use crate::words;
 
 /// Until when a server wants to be left alone (Retry-After). Cheap to clone; one for all connections to it, so that
 /// a new one knows what was said to the one before.
@@ -47,7 +48,7 @@ impl Pause {
     pub fn problem(&self) -> Option<Problem> {
         let after = self.until()?.duration_since(START.0);
         let end = START.1.saturating_add(SignedDuration::try_from(after).ok()?).ok()?;
-        let end = end.strftime("%T UTC");
+        let end = words::time(end, Timestamp::now());
         let message = format!("the server asked for no request before {end} (Retry-After)");
         Some(Problem::new(Reason::ConnectFailed, message))
     }

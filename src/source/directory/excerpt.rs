@@ -8,6 +8,7 @@ use std::fmt::Write;
 use serde_yaml::{Error, MessageFormatter, UserMessageFormatter};
 
 use super::places::Place;
+use crate::words::is_unseen;
 
 /// What is wrong with a document, and where in its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,9 +51,9 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, candidate)| candidate)
 }
 
-/// A text without characters that move a terminal's cursor.
+/// A text in which what changes how it is read is seen.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
+    text.replace(is_unseen, "\u{fffd}")
 }
 
 /// As much of a text as a message may hold.

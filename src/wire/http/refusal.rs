@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::super::mask::Mask;
 use super::super::{LinkError, Sign};
 use crate::resource::Reason;
+use crate::words;
 
 /// What an HTTP status that is no success means.
 ///
@@ -73,8 +74,7 @@ fn without_query(location: &str) -> &str {
 
 /// The first line of what a body says, for the message.
 fn said(body: &str) -> String {
-    let line: String =
-        body.lines().next().unwrap_or_default().chars().filter(|char| !char.is_control()).take(120).collect();
+    let line = words::bounded(body.lines().next().unwrap_or_default(), 120);
     if line.is_empty() || line.starts_with('<') { String::new() } else { format!(": {line}") }
 }
 

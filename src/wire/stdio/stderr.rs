@@ -3,6 +3,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::super::mask::{Mask, Masking};
+use crate::words;
 
 const KEPT: usize = 8 * 1024;
 
@@ -70,10 +71,9 @@ impl fmt::Debug for LastWords {
     }
 }
 
-/// A line without control characters, cut to 200.
+/// A line that says something, of at most 200 characters.
 fn readable(line: &str) -> Option<String> {
-    let clean: String = line.chars().filter(|char| !char.is_control()).take(200).collect();
-    (!clean.trim().is_empty()).then(|| clean.trim().to_owned())
+    Some(words::bounded(line, 200)).filter(|line| !line.is_empty())
 }
 
 #[cfg(test)]
