@@ -111,6 +111,8 @@ impl Daemon {
         let (learn, learned) = mpsc::unbounded_channel();
         let memory = Memory::new(remembered::load(&state), learn);
         tasks.spawn("the memory", done(remembered::keep(state.clone(), learned, stop.clone())));
+        let forget = remembered::forget(state.clone(), memory.clone(), desired.clone(), stop.clone());
+        tasks.spawn("the memory of what is gone", done(forget));
 
         let (guard, keep_guard) = std::env::current_exe()
             .and_then(|program| Guard::start(program, vec!["guard".into()]))

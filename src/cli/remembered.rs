@@ -2,11 +2,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::fleet::{Known, News};
+use crate::fleet::{Known, Memory, News};
 use crate::resource::Digest;
+use crate::source::Desired;
 use crate::state::StateDir;
 
 /// The eras of servers, in one file.
@@ -16,6 +17,9 @@ const CATALOGS: &str = "catalogs";
 
 /// How long news is collected before it is written.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// The time between two looks for what is declared no more.
+const LEISURE: Duration = Duration::from_secs(30);
 
 /// What the fleet knew at the last run. Blocks.
 ///
@@ -71,6 +75,42 @@ pub(super) async fn keep(
     }
 }
 
+/// Forgets what was learned of declarations that are gone, until it is stopped.
+pub(super) async fn forget(
+    state: Arc<StateDir>,
+    memory: Memory,
+    mut desired: watch::Receiver<Arc<Desired>>,
+    stop: CancellationToken,
+) {
+    while let Some(Ok(())) = stop.run_until_cancelled(desired.changed()).await {
+        // What changes often is looked through once.
+        stop.run_until_cancelled(tokio::time::sleep(LEISURE)).await;
+        let now = desired.borrow_and_update().clone();
+        let (state, memory) = (state.clone(), memory.clone());
+        let done = tokio::task::spawn_blocking(move || forget_undeclared(&state, &memory, &now)).await;
+        if let Err(error) = done {
+            tracing::warn!(%error, "what was learned of servers that are gone is not forgotten");
+        }
+    }
+}
+
+/// Does nothing while something cannot be read: what is missing then may be declared all the same.
+fn forget_undeclared(state: &StateDir, memory: &Memory, desired: &Desired) {
+    if !desired.source.synced || !desired.source.faults.is_empty() {
+        return;
+    }
+    let declared = desired.servers.values().filter_map(|declared| declared.spec_digest).collect();
+    for digest in memory.keep_only(&declared) {
+        if let Err(error) = state.remove(&file_of(digest)) {
+            tracing::warn!(%error, "what was learned of a server that is gone is not forgotten");
+        }
+    }
+}
+
+fn file_of(digest: Digest) -> String {
+    format!("{CATALOGS}/{}.json", digest.short(64))
+}
+
 fn write(state: &StateDir, batch: &[News]) {
     let eras = batch.iter().rev().find_map(|news| match news {
         News::Eras(eras) => {
@@ -79,9 +119,7 @@ fn write(state: &StateDir, batch: &[News]) {
         News::Catalog(..) => None,
     });
     let catalogs = batch.iter().filter_map(|news| match news {
-        News::Catalog(digest, kept) => {
-            Some((format!("{CATALOGS}/{}.json", digest.short(64)), serde_json::to_vec(&**kept)))
-        }
+        News::Catalog(digest, kept) => Some((file_of(*digest), serde_json::to_vec(&**kept))),
         News::Eras(_) => None,
     });
     for (file, bytes) in eras.into_iter().chain(catalogs) {
@@ -113,7 +151,44 @@ mod tests {
     use super::*;
     use crate::catalog::{Item, Lists};
     use crate::fleet::Kept;
+    use crate::report::testing::declared;
+    use crate::resource::{Problem, Reason};
+    use crate::source::{Fault, SourceState};
     use crate::wire::{Era, List};
+
+    fn offer() -> Arc<Kept> {
+        Arc::new(Kept {
+            about: Arc::default(),
+            lists: Arc::new(Lists {
+                tools: vec![Item::read(List::Tools, r#"{"name":"t"}"#).unwrap()],
+                ..Lists::default()
+            }),
+        })
+    }
+
+    #[test]
+    fn what_is_declared_no_more_is_forgotten_once_everything_was_read() {
+        let home = tempfile::tempdir().unwrap();
+        let state = StateDir::open(home.path(), std::path::Path::new("/fleet")).unwrap();
+        let (here, gone) = (declared("here", 1), Digest::of(b"gone"));
+        let digest = here.spec_digest.unwrap();
+        write(&state, &[News::Catalog(digest, offer()), News::Catalog(gone, offer())]);
+        let memory = Memory::new(load(&state), mpsc::unbounded_channel().0);
+        let files = || load(&state).catalogs.len();
+
+        let mut desired = Desired::default();
+        forget_undeclared(&state, &memory, &desired);
+        let fault = Fault::new(None, Problem::new(Reason::SourceUnavailable, "away"));
+        desired.source =
+            Arc::new(SourceState { synced: true, faults: vec![fault], ..SourceState::default() });
+        forget_undeclared(&state, &memory, &desired);
+        assert_eq!(files(), 2, "what is missing may be declared all the same");
+
+        desired.source = Arc::new(SourceState { synced: true, ..SourceState::default() });
+        desired.servers.insert(here.meta.key.clone(), Arc::new(here));
+        forget_undeclared(&state, &memory, &desired);
+        assert_eq!(load(&state).catalogs.keys().collect::<Vec<_>>(), [&digest]);
+    }
 
     #[tokio::test]
     async fn what_is_learned_is_known_at_the_next_start() {
@@ -121,13 +196,7 @@ mod tests {
         let state = Arc::new(StateDir::open(home.path(), std::path::Path::new("/fleet")).unwrap());
         let (tell, news) = mpsc::unbounded_channel();
         let (digest, other) = (Digest::of(b"one"), Digest::of(b"other"));
-        let kept = Arc::new(Kept {
-            about: Arc::default(),
-            lists: Arc::new(Lists {
-                tools: vec![Item::read(List::Tools, r#"{"name":"t"}"#).unwrap()],
-                ..Lists::default()
-            }),
-        });
+        let kept = offer();
         tell.send(News::Eras([(other, Era::Legacy)].into_iter().collect())).unwrap();
         tell.send(News::Catalog(digest, kept.clone())).unwrap();
         tell.send(News::Eras([(digest, Era::Modern)].into_iter().collect())).unwrap();

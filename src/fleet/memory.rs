@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -109,6 +109,12 @@ impl Memory {
         }
         known.catalogs.insert(spec, kept.clone());
         self.tell(News::Catalog(spec, kept));
+    }
+
+    /// Forgets the catalogs of declarations but these; gives what it forgot.
+    pub fn keep_only(&self, declared: &HashSet<Digest>) -> Vec<Digest> {
+        let mut known = self.lock();
+        known.catalogs.extract_if(|digest, _| !declared.contains(digest)).map(|(digest, _)| digest).collect()
     }
 
     fn tell(&self, news: News) {
