@@ -141,10 +141,10 @@ async fn a_thousand_servers() {
     const ALL: usize = 1_000;
     let Some(site) = Site::open().await else { return };
     let rig = Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await;
+    let spec = format!("{}\nhealth: {{ interval: 0s }}\ntimeouts: {{ connect: 10m }}", rig.spec());
     for chunk in 0..4 {
         let names = (0..ALL / 4).map(|index| format!("s{:03}", chunk * ALL / 4 + index));
-        let yaml: String =
-            names.map(|name| server(&name, &format!("{}\nhealth: {{ interval: 0s }}", rig.spec()))).collect();
+        let yaml: String = names.map(|name| server(&name, &spec)).collect();
         site.apply(&yaml).await;
     }
     let evenkeel = site.run(&[]).await;
@@ -152,23 +152,21 @@ async fn a_thousand_servers() {
         let table = site.kubectl(&["get", "mcps", "--no-headers"]).await;
         table.lines().filter(|line| line.contains(" True ")).count()
     };
-    // Patience for each part of them, since a fleet is as slow as its machine.
-    for part in 1..=10 {
-        eventually(&format!("{part}0 % are attached and told"), async || {
+    // Patience for each step, since a fleet is as slow as its machine.
+    let mut seen = (0, 0);
+    while seen.1 < ALL {
+        seen = eventually("one more is attached, or told", async || {
             // The question itself is work for the API server.
             tokio::time::sleep(Duration::from_secs(1)).await;
-            (attached().await >= part * ALL / 10).then_some(())
+            let now = (rig.counters().initializes(), attached().await);
+            (now != seen).then_some(now)
         })
         .await;
     }
     assert_eq!(rig.counters().initializes(), ALL as u64);
     let writes = site.settled_writes("").await;
     assert!(writes <= 3 * ALL, "{writes}");
-    site.apply(&server(
-        "s000",
-        &format!("{}\nhealth: {{ interval: 0s }}\nexpose: {{ prefix: other }}", rig.spec()),
-    ))
-    .await;
+    site.apply(&server("s000", &format!("{spec}\nexpose: {{ prefix: other }}"))).await;
     site.attached("s000").await;
     assert!(site.writes("") - writes <= 2);
     let first = site.get("s001").await.unwrap();
