@@ -1,10 +1,9 @@
 //! Agents that open with `initialize`: sessions, lists, the GET stream.
 
-use std::time::Instant;
-
 use evenkeel::resource::{Problem, Reason};
 use hyper::Method;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::stack::Stack;
 use crate::support::http::{Answer, send};
