@@ -20,8 +20,8 @@ const VARIABLE: &str = "EVENKEEL_GUARD";
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The time between two looks at what is left.
 const LOOK: Duration = Duration::from_millis(50);
-/// What is there so long after all is left.
-const LAST: Duration = Duration::from_secs(3);
+/// So many looks after that, and what SIGKILL did not end is left. Not a time: evenkeel itself may stand still for as long.
+const KILLS: u32 = 40;
 
 /// The marks of one evenkeel's children. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -85,8 +85,8 @@ impl Mark {
 
     /// Ends what bears the mark, now that the child and its group have ended: by SIGTERM, and soon by SIGKILL.
     pub(super) async fn sweep(&self) {
-        let (begun, mut known) = (Instant::now(), HashSet::new());
-        while begun.elapsed() < LAST {
+        let (begun, mut known, mut kills) = (Instant::now(), HashSet::new(), 0);
+        while kills < KILLS {
             let found = self.marks.look().await;
             let left: Vec<Pid> =
                 found.iter().filter(|(_, mark)| *mark == self.value).map(|(pid, _)| *pid).collect();
@@ -94,6 +94,7 @@ impl Mark {
                 return;
             }
             let late = begun.elapsed() > PATIENCE;
+            kills += u32::from(late);
             for pid in left {
                 if known.insert(pid) || late {
                     debug!(pid = pid.as_raw_nonzero(), "a process left the group of its server; it is ended");
