@@ -20,9 +20,10 @@ impl Item {
     pub fn read(list: List, entry: &str) -> Option<Self> {
         let key = list.key();
         let members = members(entry).ok()?;
-        let name_json = members.get(key)?.get();
+        let mut names = members.iter().filter(|(found, _)| found == key).map(|(_, name)| name.get());
+        let name_json = names.next_back()?;
         let name = serde_json::from_str(name_json).ok()?;
-        if members.iter().filter(|(found, _)| found == key).count() == 1 {
+        if names.next().is_none() {
             let start = name_json.as_ptr().addr() - entry.as_ptr().addr();
             return Some(Self { name, raw: entry.into(), at: start..start + name_json.len() });
         }

@@ -145,6 +145,7 @@ impl Table {
         Ok(self.page_after(Some(&name)))
     }
 
+    /// The list from behind a name on, put together anew.
     pub(super) fn page_after(&self, name: Option<&str>) -> Page {
         let start = name.map_or(Bound::Unbounded, Bound::Excluded);
         let mut items = String::from("[");

@@ -183,7 +183,7 @@ impl Changes {
     pub(super) async fn next(&mut self) {
         if self.woken.changed().await.is_err() {
             // The sender is kept for as long as this is.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

@@ -144,9 +144,12 @@ pub(super) fn answer(id: &Id, method: &str) -> Bytes {
     }
 }
 
+/// What a message is longer than its method and params, at most.
+const ROOM: usize = 80;
+
 /// The whole text of a request or, without an id, of a notification.
 pub(super) fn message(id: Option<u64>, method: &str, params: Option<&str>) -> Bytes {
-    let mut text = String::with_capacity(64 + method.len() + params.map_or(0, str::len));
+    let mut text = String::with_capacity(ROOM + method.len() + params.map_or(0, str::len));
     begin(id, method, &mut text);
     if let Some(params) = params {
         text.push_str(",\"params\":");
@@ -163,7 +166,7 @@ pub(super) fn request<'e>(
     params: &Members<'_>,
     edits: impl Iterator<Item = Edit<'e>> + Clone,
 ) -> Bytes {
-    let mut text = String::new();
+    let mut text = String::with_capacity(ROOM + method.len() + params.room(edits.clone()));
     begin(Some(id), method, &mut text);
     text.push_str(",\"params\":");
     params.write(edits, &mut text);

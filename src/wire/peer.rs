@@ -131,8 +131,9 @@ impl Peer {
         let progress = agent.get(PROGRESS_KEY).map(Id::of);
         let token = progress.as_ref().map(|_| token.to_string());
         let token = token.as_deref().map(|token| Edit::Set(PROGRESS_KEY, token));
-        let mut text = String::new();
-        agent.write(own.into_iter().chain(level).chain(token), &mut text);
+        let edits = own.into_iter().chain(level).chain(token);
+        let mut text = String::with_capacity(agent.room(edits.clone()));
+        agent.write(edits, &mut text);
         (Some(text), progress)
     }
 }

@@ -38,16 +38,20 @@ impl<'a> Members<'a> {
 
     /// The object with the edits applied; every other member keeps its bytes and its place.
     pub fn rewrite(&self, edits: &[Edit<'_>]) -> String {
-        let mut object = String::new();
-        self.write(edits.iter().copied(), &mut object);
+        let edits = edits.iter().copied();
+        let mut object = String::with_capacity(self.room(edits.clone()));
+        self.write(edits, &mut object);
         object
+    }
+
+    /// How long the object is with the edits, at most; escapes in keys aside.
+    pub(super) fn room<'e>(&self, edits: impl Iterator<Item = Edit<'e>>) -> usize {
+        let old = self.0.iter().map(|(key, value)| key.len() + value.get().len() + 4);
+        old.chain(edits.map(|edit| edit.room())).sum::<usize>() + 2
     }
 
     /// [`Self::rewrite`], appended to a text.
     pub(super) fn write<'e>(&self, edits: impl Iterator<Item = Edit<'e>> + Clone, text: &mut String) {
-        let old = self.0.iter().map(|(key, value)| key.len() + value.get().len() + 4);
-        let new = edits.clone().map(|edit| edit.len());
-        text.reserve(old.chain(new).sum::<usize>() + 8);
         text.push('{');
         let mut first = true;
         let mut push = |key, value| {
@@ -73,6 +77,15 @@ impl<'a> Members<'a> {
             }
         }
         text.push('}');
+    }
+}
+
+impl<'m, 'a> IntoIterator for &'m Members<'a> {
+    type Item = &'m Member<'a>;
+    type IntoIter = std::slice::Iter<'m, Member<'a>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
     }
 }
 
@@ -111,7 +124,7 @@ impl Edit<'_> {
     }
 
     /// How much longer it makes an object at most.
-    fn len(&self) -> usize {
+    fn room(&self) -> usize {
         match self {
             Self::Set(key, value) => key.len() + value.len() + 4,
             Self::Remove(_) => 0,

@@ -34,13 +34,11 @@ impl Actor {
             catalog_digest: kept.lists.digest(),
         };
         let published = self.offered.take().map(|offered| offered.section);
-        let section = match published.filter(|published| published.offers_the_same(&section)) {
-            Some(published) => published,
-            None => {
-                self.context.catalog.publish(section.clone());
-                section
-            }
-        };
+        let same = published.filter(|published| published.offers_the_same(&section));
+        let section = same.unwrap_or_else(|| {
+            self.context.catalog.publish(section.clone());
+            section
+        });
         self.offered = Some(Offered { kept, section, listed: Arc::new(listed) });
     }
 
