@@ -70,6 +70,7 @@ impl Actor {
     fn start_afresh(&mut self) {
         self.backoff.reset();
         self.crashes = 0;
+        self.opening = None;
         self.last = None;
     }
 
