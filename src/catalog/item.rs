@@ -13,12 +13,22 @@ pub struct Item {
     at: Range<usize>,
 }
 
+/// Many parsers give up on JSON that is nested more deeply, some at 128 levels; one such item would cost an agent the
+/// list of all servers.
+const DEPTH: usize = 100;
+
 impl Item {
-    /// An entry of a server's list; `None` if it is no JSON object with a name.
+    /// An entry of a server's list; or why it cannot be one of ours.
     ///
     /// Of a name that stands twice the last counts, and the other goes: agents would not all read the same.
-    pub fn read(list: List, entry: &str) -> Option<Self> {
-        let key = list.key();
+    pub fn read(list: List, entry: &str) -> Result<Self, &'static str> {
+        if is_deep(entry) {
+            return Err("it is nested more than 100 levels deep");
+        }
+        Self::named(list.key(), entry).ok_or("it has no name")
+    }
+
+    fn named(key: &str, entry: &str) -> Option<Self> {
         let members = members(entry).ok()?;
         let mut names = members.iter().filter(|(found, _)| found == key).map(|(_, name)| name.get());
         let name_json = names.next_back()?;
@@ -59,6 +69,25 @@ impl Item {
     }
 }
 
+fn is_deep(json: &str) -> bool {
+    let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            _ if quoted => {}
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEPTH {
+            return true;
+        }
+    }
+    false
+}
+
 impl fmt::Debug for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
@@ -71,11 +100,22 @@ mod tests {
 
     #[test]
     fn only_what_has_a_name_is_an_item() {
-        let name = |entry| Item::read(List::Tools, entry).map(|item| item.name().to_string());
+        let name = |entry: &str| Item::read(List::Tools, entry).ok().map(|item| item.name().to_string());
         for entry in ["{}", "[]", r#"{"name":1}"#, r#"{"title":"a"}"#, r#"{"name":"a""#] {
             assert_eq!(name(entry), None, "{entry}");
         }
         assert_eq!(name(r#"{"x":{"name":"b"},"name":"\u0061"}"#).as_deref(), Some("a"));
         assert_eq!(name(r#"{"name":"b","x":1,"name":"a"}"#).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn what_is_nested_too_deeply_is_no_item() {
+        let nested = |levels: usize| {
+            let (open, close) = ("[".repeat(levels), "]".repeat(levels));
+            format!(r#"{{"name":"a","say":"\"[[{open}","schema":{open}{close}}}"#)
+        };
+        assert!(Item::read(List::Tools, &nested(99)).is_ok());
+        assert!(Item::read(List::Tools, &nested(100)).unwrap_err().contains("100 levels"));
+        assert!(Item::read(List::Tools, &nested(50_000)).is_err());
     }
 }

@@ -147,11 +147,10 @@ fn read_page(
     let listed = member(list.member());
     let listed = listed.ok_or_else(|| failed(list, &format!("missing field `{}`", list.member())))?;
     for raw in serde_json::from_str::<Vec<&RawValue>>(listed).map_err(unreadable)? {
-        let Some(item) = Item::read(list, raw.get()) else {
-            tracing::warn!("a {} without a {:?} was left out", list.item(), list.key());
-            continue;
-        };
-        items.entry(item.name().clone()).or_insert(item);
+        match Item::read(list, raw.get()) {
+            Ok(item) => drop(items.entry(item.name().clone()).or_insert(item)),
+            Err(why) => tracing::warn!("a {} was left out: {why}", list.item()),
+        }
     }
     member("nextCursor").map_or(Ok(None), serde_json::from_str).map_err(unreadable)
 }

@@ -147,8 +147,7 @@ impl TryFrom<Written> for Kept {
     fn try_from(written: Written) -> Result<Self, String> {
         let items = |list: List, entries: Vec<Box<RawValue>>| {
             let read = |entry: Box<RawValue>| {
-                Item::read(list, entry.get())
-                    .ok_or_else(|| format!("a {} without a {:?}", list.item(), list.key()))
+                Item::read(list, entry.get()).map_err(|why| format!("a {}: {why}", list.item()))
             };
             entries.into_iter().map(read).collect::<Result<_, _>>()
         };

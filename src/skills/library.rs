@@ -52,7 +52,7 @@ impl Library {
     /// What it lists: two tools, the same whatever the skills are.
     pub fn lists() -> Lists {
         let tools = [list_tool(), read_tool()];
-        let tools = tools.iter().filter_map(|tool| Item::read(List::Tools, &tool.to_string())).collect();
+        let tools = tools.iter().flat_map(|tool| Item::read(List::Tools, &tool.to_string())).collect();
         Lists { tools, ..Lists::default() }
     }
 

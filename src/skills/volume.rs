@@ -47,7 +47,7 @@ impl Volume {
         let resource = |(uri, path, file): (String, &str, &File)| {
             Item::read(List::Resources, &resource(&uri, &format!("{name}/{path}"), file).to_string())
         };
-        let mut resources: Vec<_> = self.files().filter_map(resource).collect();
+        let mut resources: Vec<_> = self.files().flat_map(resource).collect();
         resources.sort_by(|one, other| one.name().cmp(other.name()));
         let prompts = Item::read(List::Prompts, &prompt.to_string()).into_iter().collect();
         Lists { prompts, resources, ..Lists::default() }
