@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use base64::Engine;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName, HeaderValue, LOCATION, USER_AGENT};
 use http::response::Parts;
@@ -25,6 +24,7 @@ use super::super::{Era, Host, Pause, Peer};
 use super::answer::{Answering, Form, is_event_stream};
 use super::connect::Connector;
 use super::connection::{Body, Pool};
+use super::header::encoded;
 use super::refusal::{refusal, retry_after};
 use super::trickle::Trickle;
 use crate::resource::{HttpEndpoint, Reason};
@@ -430,32 +430,7 @@ fn target(url: &Url) -> Option<Uri> {
     Uri::try_from(format!("{}{query}", url.path())).ok()
 }
 
-/// A name as a header value; what a header cannot hold is wrapped in base64 (2026-07-28, transports).
-pub(in crate::wire) fn encoded(name: &str) -> Option<HeaderValue> {
-    let plain = name.bytes().all(|byte| matches!(byte, b' '..=b'~'))
-        && !name.starts_with(' ')
-        && !name.ends_with(' ');
-    let wrapped = name.starts_with("=?base64?") && name.ends_with("?=");
-    if plain && !wrapped {
-        return HeaderValue::from_str(name).ok();
-    }
-    let text = base64::engine::general_purpose::STANDARD.encode(name);
-    HeaderValue::from_str(&format!("=?base64?{text}?=")).ok()
-}
-
 /// What there is of the body of an error, if it comes in time.
 async fn within<T>(body: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(ERROR_TIME, body).await.ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_that_a_header_cannot_hold_are_wrapped() {
-        assert_eq!(encoded("search").unwrap(), "search");
-        assert_eq!(encoded("é").unwrap(), "=?base64?w6k=?=");
-        assert_eq!(encoded(" a").unwrap(), "=?base64?IGE=?=");
-    }
 }

@@ -4,10 +4,12 @@ mod answer;
 mod client;
 mod connect;
 mod connection;
+mod header;
 mod refusal;
 mod stream;
 mod trickle;
 
 pub(super) use answer::Answering;
-pub(super) use client::{Client, encoded};
+pub(super) use client::Client;
+pub(super) use header::encoded;
 pub(super) use stream::Stream;

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::resource::Transport;
 use crate::source::DEFAULT_VARIABLES;
+use crate::source::Declared;
 
 /// A book of one namespace, with what it told last.
 struct Desk {

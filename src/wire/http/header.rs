@@ -1,0 +1,27 @@
+use base64::Engine;
+use http::HeaderValue;
+
+/// A name as a header value; what a header cannot hold is wrapped in base64 (2026-07-28, transports).
+pub(in crate::wire) fn encoded(name: &str) -> Option<HeaderValue> {
+    let plain = name.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+        && !name.starts_with(' ')
+        && !name.ends_with(' ');
+    let wrapped = name.starts_with("=?base64?") && name.ends_with("?=");
+    if plain && !wrapped {
+        return HeaderValue::from_str(name).ok();
+    }
+    let text = base64::engine::general_purpose::STANDARD.encode(name);
+    HeaderValue::from_str(&format!("=?base64?{text}?=")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_a_header_cannot_hold_are_wrapped() {
+        assert_eq!(encoded("search").unwrap(), "search");
+        assert_eq!(encoded("é").unwrap(), "=?base64?w6k=?=");
+        assert_eq!(encoded(" a").unwrap(), "=?base64?IGE=?=");
+    }
+}
