@@ -265,8 +265,11 @@ impl Actor {
                 if is_live && !same_connection {
                     self.keep();
                 }
+                let stays = same_connection || is_live;
+                // What is offered without a connection was learned on the one before.
+                self.asleep &= stays;
                 self.adjust(&before.spec);
-                if !same_connection && !is_live {
+                if !stays {
                     self.replace();
                     return;
                 }
