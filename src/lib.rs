@@ -4,7 +4,7 @@
 //! where it is declared, [`plan`] what follows from it, [`fleet`] the live connections, [`catalog`] what
 //! agents may see, [`gateway`] the endpoint they talk to. [`skills`] offers Agent Skills. [`wire`] is MCP on the
 //! wire, [`report`] where the truth is told, [`admin`] serves it, [`telemetry`] traces the work, [`cli`] is the
-//! commands. [`state`] is what outlives a run, [`words`] how it is told to people. `docs/architecture.md` draws it.
+//! commands. [`state`] is what outlives a run, [`net`] holds small tools for the network, [`words`] how it is told to people. `docs/architecture.md` draws it.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may block"))]
 
@@ -13,6 +13,7 @@ pub mod catalog;
 pub mod cli;
 pub mod fleet;
 pub mod gateway;
+pub mod net;
 pub mod plan;
 pub mod report;
 pub mod resource;

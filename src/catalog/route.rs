@@ -24,6 +24,11 @@ impl Route {
         &self.section
     }
 
+    /// The item as its server lists it.
+    pub fn item(&self) -> &Item {
+        &self.item
+    }
+
     /// The server's own name of the item, or its URI.
     pub fn name(&self) -> &str {
         self.item.name()

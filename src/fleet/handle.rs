@@ -7,8 +7,9 @@ use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::catalog::{Item, Lists};
 use crate::resource::{ObjectKey, Problem, Reason};
-use crate::wire::Link;
+use crate::wire::{Link, List};
 
 /// The way to one server for calls; lives as long as the server is declared, whatever its connection does.
 ///
@@ -20,6 +21,8 @@ pub struct UpstreamHandle(Arc<Shared>);
 struct Shared {
     key: ObjectKey,
     state: ArcSwap<State>,
+    /// Everything that the server lists, as far as it was read.
+    lists: ArcSwap<Lists>,
     changed: Notify,
     wanted: Notify,
 }
@@ -63,6 +66,8 @@ struct Lane {
 }
 
 const CLOSED: u64 = 1 << 63;
+/// How long a call waits for what becomes of a connection whose end is known.
+const LOST: Duration = Duration::from_secs(1);
 
 impl UpstreamHandle {
     /// A handle with no connection yet.
@@ -70,6 +75,7 @@ impl UpstreamHandle {
         Self(Arc::new(Shared {
             key,
             state: ArcSwap::from_pointee(State::Refused(refusal)),
+            lists: ArcSwap::default(),
             changed: Notify::new(),
             wanted: Notify::new(),
         }))
@@ -83,14 +89,20 @@ impl UpstreamHandle {
     /// Begins a call on the live connection; the guard counts as in flight until it is dropped.
     ///
     /// Waits only while a lost server is being connected again, and no longer than the attempt and the
-    /// server's grace period allow.
+    /// server's grace period allow. Whoever waited looks whether what it calls is still the same:
+    /// [`CallGuard::waited`].
     pub async fn begin_call(&self) -> Result<CallGuard, Refusal> {
-        let mut asleep_until = None;
+        let (mut asleep_until, mut lost_until) = (None, None);
+        let mut waited = false;
         loop {
             let changed = self.0.changed.notified();
             let (why, until) = match &**self.0.state.load() {
                 State::Refused(refusal) => return Err(refusal.clone()),
-                State::Live(lane) => match CallGuard::enter(lane) {
+                State::Live(lane) => match CallGuard::enter(lane, waited) {
+                    // Its end is known, and what follows is about to be decided.
+                    Some(guard) if let Some(why) = guard.link().lost_by() => {
+                        (why, *lost_until.get_or_insert_with(|| Instant::now() + LOST))
+                    }
                     Some(guard) => {
                         return guard.link().paused().map_or(Ok(guard), |why| Err(Refusal::Unavailable(why)));
                     }
@@ -105,10 +117,25 @@ impl UpstreamHandle {
                     (Problem::new(Reason::Timeout, message), until)
                 }
             };
+            waited = true;
             if tokio::time::timeout_at(until, changed).await.is_err() {
                 return Err(Refusal::Unavailable(why));
             }
         }
+    }
+
+    /// True if the server, as far as its lists were read, lists this very item.
+    pub fn lists_item(&self, list: List, item: &Item) -> bool {
+        let lists = self.0.lists.load();
+        let items = lists.of(list);
+        items
+            .binary_search_by(|listed| listed.name().cmp(item.name()))
+            .is_ok_and(|at| items.get(at) == Some(item))
+    }
+
+    /// Takes note of what the server lists. To be told before the connection on which it was read is put in place.
+    pub(super) fn set_lists(&self, lists: Arc<Lists>) {
+        self.0.lists.store(lists);
     }
 
     /// The live connection, if there is one just now.
@@ -131,9 +158,9 @@ impl UpstreamHandle {
         self.swap(State::Live(lane))
     }
 
-    /// Lets calls wait for an attempt that is under way. Not for a live connection.
-    pub(super) fn pend(&self, why: Problem, until: Instant) {
-        self.swap(State::Pending { why, until });
+    /// Lets calls wait for an attempt that is under way. Returns the connection before, closed to new calls.
+    pub(super) fn pend(&self, why: Problem, until: Instant) -> Option<Drain> {
+        self.swap(State::Pending { why, until })
     }
 
     /// Lets go of the connection until somebody calls. Returns it, closed to new calls.
@@ -186,29 +213,37 @@ impl UpstreamHandle {
 
 /// A call in flight.
 #[derive(Debug)]
-pub struct CallGuard(Arc<Lane>);
+pub struct CallGuard {
+    lane: Arc<Lane>,
+    waited: bool,
+}
 
 impl CallGuard {
-    fn enter(lane: &Arc<Lane>) -> Option<Self> {
+    fn enter(lane: &Arc<Lane>, waited: bool) -> Option<Self> {
         let before = lane.calls.fetch_add(1, Ordering::AcqRel);
         // The guard is made first, so that a refused entry is counted out again.
-        let guard = Self(lane.clone());
+        let guard = Self { lane: lane.clone(), waited };
         (before & CLOSED == 0).then_some(guard)
+    }
+
+    /// True if the call waited for the connection: what it is for may have changed meanwhile.
+    pub fn waited(&self) -> bool {
+        self.waited
     }
 
     /// The connection to call on.
     pub fn link(&self) -> &Link {
-        &self.0.link
+        &self.lane.link
     }
 }
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        let end = u64::try_from(self.0.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.0.last_end.fetch_max(end, Ordering::AcqRel);
-        let before = self.0.calls.fetch_sub(1, Ordering::AcqRel);
+        let end = u64::try_from(self.lane.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.lane.last_end.fetch_max(end, Ordering::AcqRel);
+        let before = self.lane.calls.fetch_sub(1, Ordering::AcqRel);
         if before == CLOSED | 1 {
-            self.0.drained.notify_waiters();
+            self.lane.drained.notify_waiters();
         }
     }
 }

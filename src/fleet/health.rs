@@ -7,15 +7,15 @@ use tracing::debug;
 
 use super::UpstreamHandle;
 use crate::resource::{Health, Reason};
-use crate::wire::{Link, LinkError};
+use crate::wire::{Link, LinkError, Sign};
 
 /// How long a check may take where there is no interval.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Asks a silent server for a sign of life, again and again; gives the connection up after as many
 /// failures in a row as the declaration allows. Servers that say anything are not asked, nor are those that
-/// are at work on a call, which may take `call`, or want to be left alone. One that rejects the credentials of a
-/// request is asked at once, and given up if it rejects that too.
+/// are at work on a call, which may take `call`, or want to be left alone. One whose response casts doubt on the
+/// connection is asked at once, and given up if it rejects that request too or no longer knows the session.
 ///
 /// Never ends, since there is nothing to do with its end: the connection itself tells that it is lost.
 ///
@@ -36,12 +36,12 @@ pub(super) async fn watch(
     };
     let mut wait = interval.mul_f64(1.0 + offset);
     loop {
-        let rejected = tokio::select! {
+        let doubted = tokio::select! {
             () = sleep(wait), if !interval.is_zero() => false,
-            () = link.rejected() => true,
+            () = link.doubted() => true,
         };
         wait = interval;
-        if !rejected && !suspicious(&mut silence) {
+        if !doubted && !suspicious(&mut silence) {
             continue;
         }
         // On the heap only while it runs: most of the time there is nothing to hold.
@@ -52,7 +52,7 @@ pub(super) async fn watch(
                 link.rest(interval);
                 continue;
             }
-            Ok(Err(error)) if error.problem.reason.needs_a_person() => {
+            Ok(Err(error)) if error.sign == Sign::Session || error.problem.reason.needs_a_person() => {
                 link.give_up(error);
                 return pending().await;
             }

@@ -4,11 +4,12 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use super::Listeners;
 use super::listeners::Wanted;
+use crate::net::{Backoff, jitter};
 use crate::resource::ObjectKey;
 use crate::wire::{Edit, Era, Exchange, Incoming, Link, LinkError, Reply, Request, json_string};
 
@@ -18,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const ACKNOWLEDGED: Duration = Duration::from_secs(1);
 /// Shortest and longest wait before a request that failed is made again.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+/// A stream that lasted so long is opened again without delay.
+const STABLE: Duration = Duration::from_secs(10);
 
 /// True if this server can be asked to tell anything.
 pub(super) fn are_offered(link: &Link) -> bool {
@@ -32,7 +35,7 @@ pub(super) async fn keep(link: Link, listeners: Listeners, server: ObjectKey) ->
     let mut desk = Desk { link, server, asked: Wanted::default(), stream: None };
     // What was wanted before may have changed while nobody was asked for it.
     let mut missed = listeners.wanted(&desk.server).uris;
-    let mut wait = AGAIN.0;
+    let mut backoff = Backoff::default();
     loop {
         changes.mark_seen();
         let wanted = desk.possible(listeners.wanted(&desk.server));
@@ -42,10 +45,10 @@ pub(super) async fn keep(link: Link, listeners: Listeners, server: ObjectKey) ->
         };
         if let Err(why) = result {
             debug!(server = %desk.server, why, "the server could not be asked to tell what agents want to hear");
-            sleep(wait).await;
-            wait = (wait * 2).min(AGAIN.1);
+            sleep(backoff.fail(AGAIN.0, AGAIN.1, jitter(), None)).await;
             continue;
         }
+        let since = Instant::now();
         for uri in std::mem::take(&mut missed) {
             listeners.updated(&desk.server, &uri);
         }
@@ -54,12 +57,14 @@ pub(super) async fn keep(link: Link, listeners: Listeners, server: ObjectKey) ->
             () = ended(&mut desk.stream) => {
                 desk.stream = None;
                 missed = std::mem::take(&mut desk.asked.uris);
-                sleep(wait).await;
-                wait = (wait * 2).min(AGAIN.1);
+                if since.elapsed() >= STABLE {
+                    backoff.reset();
+                }
+                sleep(backoff.fail(AGAIN.0, AGAIN.1, jitter(), None)).await;
                 continue;
             }
         }
-        wait = AGAIN.0;
+        backoff.reset();
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use super::answer;
-use crate::catalog::{Place, Route, Section, Table, View};
+use crate::catalog::{Item, Place, Route, Section, Table, View};
 use crate::wire::{Edit, List, Members, json_string, members};
 
 /// The requests that one server answers.
@@ -97,6 +97,15 @@ impl Aim {
             Way::Listed(route) => route.section(),
             Way::Resource(place, _) => &place.section,
             Way::Reference(section, _) => section,
+        }
+    }
+
+    /// The entry of the server's list that the agent saw, if the request is for one.
+    pub(super) fn listed(&self) -> Option<(List, &Item)> {
+        match (&self.way, self.ask) {
+            (Way::Listed(route), Ask::Call) => Some((List::Tools, route.item())),
+            (Way::Listed(route), Ask::Prompt) => Some((List::Prompts, route.item())),
+            _ => None,
         }
     }
 

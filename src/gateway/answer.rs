@@ -98,6 +98,16 @@ pub(super) fn refused(server: &ObjectKey, refusal: &Refusal) -> String {
     }
 }
 
+/// Says that an item was changed by its server while the call waited for a connection.
+pub(super) fn redefined(server: &ObjectKey, list: List, name: &str) -> String {
+    let item = list.item();
+    format!(
+        "MCP server {server} changed its {item} {name:?} while it was being connected. Nothing was sent to it. Read \
+         {} again before you use it.",
+        list.method()
+    )
+}
+
 /// The same for something that is not offered any more.
 pub(super) fn gone(list: List, name: &str, gone: &Gone) -> String {
     let Gone { server, problem } = gone;
@@ -146,6 +156,7 @@ pub(super) fn failed(server: &ObjectKey, error: &LinkError) -> String {
     let what = match sign {
         Sign::Status(_) => format!("refused the call ({problem})"),
         Sign::Pause => format!("is not available ({problem}). Nothing was sent to it"),
+        Sign::Session => format!("did not take the call ({problem})"),
         Sign::Connection | Sign::Exit(_) => {
             format!("could not be reached ({problem}). Nothing was sent to it")
         }

@@ -21,7 +21,7 @@ use super::session::InFlight;
 use super::trace::Traced;
 use crate::catalog::{Answering, ViewName};
 use crate::fleet::{CallGuard, UpstreamHandle};
-use crate::wire::{Era, Exchange, Id, Incoming, Level, LinkError, Params, Reply, Request, level_of};
+use crate::wire::{Era, Exchange, Id, Incoming, Level, LinkError, Params, Reply, Request, Sign, level_of};
 
 /// A response that is not there by then becomes a stream, and a quiet stream says that it is alive.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -77,29 +77,35 @@ pub(super) async fn call(
     let version = in_flight.as_ref().map_or(modern(), InFlight::version);
     let traced = Traced { ask, version, params };
     let measured = gateway.metrics.measure(&aim.section().key, &traced);
-    let answer = Answer { id: caller.id, era: caller.era, level: caller.level, aim, measured };
-    let begun = tokio::select! {
-        biased;
-        () = cancelled(&mut in_flight) => Err(Ended::Cancelled),
-        begun = begin(&answer, &handle, deadline, params) => begun,
-    };
-    let (exchange, guard) = match begun {
-        Ok(begun) => begun,
-        Err(ended) => return answer.respond(&ended),
-    };
-    let call = Call { answer, in_flight, deadline, exchange, _guard: guard };
-    let mut attended = Attended { gateway: gateway.clone(), call: Some(call) };
+    let mut answer = Answer { id: caller.id, era: caller.era, level: caller.level, aim, measured };
     let patience = Instant::now() + PATIENCE;
-    let first = loop {
-        match attended.next(patience).await {
-            Next::Notice(notice) if caller.streams => break Some(event(&notice)),
-            Next::Quiet if caller.streams => break None,
-            Next::Notice(_) | Next::Quiet => {}
-            Next::Ended(answer, ended) => return answer.respond(&ended),
-            Next::Over => return nothing(),
+    let mut again = false;
+    loop {
+        let begun = tokio::select! {
+            biased;
+            () = cancelled(&mut in_flight) => Err(Ended::Cancelled),
+            begun = begin(gateway, caller.view, &answer, &handle, deadline, params) => begun,
+        };
+        let (exchange, guard) = match begun {
+            Ok(begun) => begun,
+            Err(ended) => return answer.respond(&ended),
+        };
+        let call = Call { answer, in_flight, deadline, exchange, _guard: guard };
+        let mut attended = Attended { gateway: gateway.clone(), call: Some(call) };
+        match attended.first(patience, caller.streams).await {
+            First::Stream(notice) => return stream(attended, notice),
+            First::Ended(ended) => {
+                let Some(call) = attended.call.take() else { return nothing() };
+                // The server did not take it, since it no longer knows the session: it takes it in the next one.
+                if again || !ended.is_of_a_forgotten_session() {
+                    return call.answer.respond(&ended);
+                }
+                again = true;
+                (answer, in_flight) = (call.answer, call.in_flight);
+            }
+            First::Over => return nothing(),
         }
-    };
-    stream(attended, first)
+    }
 }
 
 fn find(gateway: &Gateway, view: &ViewName, ask: Ask, params: &Params<'_>) -> Result<Aim, Miss> {
@@ -137,8 +143,11 @@ fn stream(attended: Attended, first: Option<Bytes>) -> Response<Body> {
         let bytes = match attended.next(Instant::now() + PATIENCE).await {
             Next::Notice(notice) => event(&notice),
             Next::Quiet => KEEP_ALIVE,
-            Next::Ended(_, Ended::Cancelled) | Next::Over => return None,
-            Next::Ended(answer, ended) => event(&answer.message(&ended).1),
+            Next::Over => return None,
+            Next::Ended(ended) => match attended.call.take() {
+                Some(call) if !matches!(ended, Ended::Cancelled) => event(&call.answer.message(&ended).1),
+                _ => return None,
+            },
         };
         Some((bytes, (attended, None)))
     }))
@@ -167,12 +176,25 @@ enum Next {
     Notice(Bytes),
     /// Nothing came in time.
     Quiet,
-    Ended(Answer, Ended),
+    /// The call is to be taken out.
+    Ended(Ended),
     /// It ended before.
     Over,
 }
 
+/// How a response begins.
+enum First {
+    /// As a stream, with this event if it is not empty.
+    Stream(Option<Bytes>),
+    Ended(Ended),
+    Over,
+}
+
+/// Sends the request once its server has a connection. After a wait it is sent only if it still leads to what the agent
+/// saw.
 async fn begin(
+    gateway: &Gateway,
+    view: &ViewName,
     answer: &Answer,
     handle: &UpstreamHandle,
     deadline: Deadline,
@@ -181,6 +203,17 @@ async fn begin(
     let (aim, section) = (&answer.aim, answer.aim.section());
     let refused = |refusal| Ended::Refused(answer::refused(&section.key, &refusal));
     let guard = handle.begin_call().await.map_err(refused)?;
+    if guard.waited() {
+        let same = match (find(gateway, view, aim.ask, params), aim.listed()) {
+            (Err(Miss::Bad(why)), _) => return Err(Ended::Refused(why.to_owned())),
+            (Err(Miss::Unknown(text) | Miss::Gone(text)), _) => return Err(Ended::Refused(text)),
+            (Ok(_), Some((list, item))) => handle.lists_item(list, item),
+            (Ok(_), None) => true,
+        };
+        if let (false, Some((list, item))) = (same, aim.listed()) {
+            return Err(Ended::Refused(answer::redefined(&section.key, list, item.name())));
+        }
+    }
     let request = Request {
         method: aim.ask.method(),
         params,
@@ -240,14 +273,23 @@ impl Attended {
         let Some(call) = &mut self.call else {
             return Next::Over;
         };
-        let ended = match call.next(&self.gateway.pulse, patience).await {
-            Ok(Some(notice)) => return Next::Notice(notice),
-            Ok(None) => return Next::Quiet,
-            Err(ended) => ended,
-        };
-        match self.call.take() {
-            Some(call) => Next::Ended(call.answer, ended),
-            None => Next::Over,
+        match call.next(&self.gateway.pulse, patience).await {
+            Ok(Some(notice)) => Next::Notice(notice),
+            Ok(None) => Next::Quiet,
+            Err(ended) => Next::Ended(ended),
+        }
+    }
+
+    /// Waits for the answer, or, with `streams`, for whatever makes the response a stream.
+    async fn first(&mut self, patience: Instant, streams: bool) -> First {
+        loop {
+            match self.next(patience).await {
+                Next::Notice(notice) if streams => return First::Stream(Some(event(&notice))),
+                Next::Quiet if streams => return First::Stream(None),
+                Next::Notice(_) | Next::Quiet => {}
+                Next::Ended(ended) => return First::Ended(ended),
+                Next::Over => return First::Over,
+            }
         }
     }
 }
@@ -275,6 +317,10 @@ enum Ended {
 }
 
 impl Ended {
+    fn is_of_a_forgotten_session(&self) -> bool {
+        matches!(self, Self::Failed(error) if error.sign == Sign::Session)
+    }
+
     fn outcome(&self) -> Outcome {
         match self {
             Self::Answered(Reply::Result(_)) => Outcome::Ok,

@@ -4,12 +4,10 @@
 //! before, and that a server that needs no change gets none. Knows no runtime, no clock, no I/O: time and
 //! randomness are arguments.
 
-mod backoff;
 mod changes;
 mod parts;
 mod target;
 
-pub use backoff::{Backoff, Delay};
 pub use changes::{Change, Observed, changes};
 pub use parts::{Parts, Step};
 pub use target::{RECONNECT_AT, REQUESTED_AT, Target};

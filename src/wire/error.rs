@@ -28,6 +28,8 @@ pub enum Sign {
     Connection,
     /// A response with this HTTP status.
     Status(http::StatusCode),
+    /// The server no longer knows the session.
+    Session,
     /// The end of the server's process, which had run for so long.
     Exit(Duration),
     /// Nothing was sent, for the server wants to be left alone (Retry-After). The connection is as good as before.
@@ -42,6 +44,15 @@ impl LinkError {
             dispatched: false,
             retry_after: None,
             sign: Sign::Connection,
+        }
+    }
+
+    /// True if it is not one request that failed, but the connection or its session.
+    pub(super) fn ends_the_link(&self) -> bool {
+        match self.sign {
+            Sign::Connection | Sign::Exit(_) => !self.dispatched,
+            Sign::Session => true,
+            Sign::Status(_) | Sign::Pause => false,
         }
     }
 

@@ -1,4 +1,5 @@
 use bytes::Bytes;
+use rmcp::model::ErrorCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -6,6 +7,9 @@ use super::List;
 use super::envelope::{Envelope, Id, Malformed};
 use super::link::Reply;
 use super::splice::{Edit, Members, rewrite};
+
+/// The longest id of a request of the server, in bytes.
+const LONGEST_ID: usize = 1024;
 
 /// What a message from a server is, as far as evenkeel must know.
 #[derive(Debug)]
@@ -16,6 +20,8 @@ pub(super) enum Inbound {
     Progress(u64),
     /// The listen request with this number was taken.
     Listening(u64),
+    /// The server ended the listen request with this number, if it is one: it has a right to cancel no other.
+    ListenEnded(u64),
     /// A list changed.
     Changed(List),
     /// The resource with this URI changed.
@@ -33,6 +39,13 @@ pub(super) enum Inbound {
 struct Progress<'a> {
     #[serde(borrow)]
     progress_token: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Cancelled<'a> {
+    #[serde(borrow)]
+    request_id: &'a RawValue,
 }
 
 #[derive(Deserialize)]
@@ -67,6 +80,10 @@ pub(super) fn classify(message: &Bytes) -> Result<Inbound, Malformed> {
         return Ok(Inbound::Answer(number, reply));
     };
     if let Some(id) = envelope.id {
+        // It is repeated in the answer, which waits for the server.
+        if id.get().len() > LONGEST_ID {
+            return Err(Malformed::Form("the \"id\" of a request is too long"));
+        }
         return Ok(Inbound::Question(Id::of(id), method.into_owned()));
     }
     Ok(match method.as_ref() {
@@ -80,6 +97,11 @@ pub(super) fn classify(message: &Bytes) -> Result<Inbound, Malformed> {
             .and_then(|params| serde_json::from_str::<Subscribed<'_>>(params.get()).ok())
             .and_then(|subscribed| subscribed.meta.id.get().parse().ok())
             .map_or(Inbound::Notice, Inbound::Listening),
+        "notifications/cancelled" => envelope
+            .params
+            .and_then(|params| serde_json::from_str::<Cancelled<'_>>(params.get()).ok())
+            .and_then(|cancelled| cancelled.request_id.get().parse().ok())
+            .map_or(Inbound::Notice, Inbound::ListenEnded),
         "notifications/message" => Inbound::Logged,
         "notifications/resources/updated" => envelope
             .params
@@ -87,6 +109,15 @@ pub(super) fn classify(message: &Bytes) -> Result<Inbound, Malformed> {
             .map_or(Inbound::Notice, |Updated { uri }| Inbound::Updated(uri)),
         method => List::of_notice(method).map_or(Inbound::Notice, Inbound::Changed),
     })
+}
+
+/// True for the JSON of a JSON-RPC error that says that the method is unknown.
+pub(super) fn is_unknown_method(raw: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Error {
+        code: i64,
+    }
+    serde_json::from_slice(raw).is_ok_and(|Error { code }| code == i64::from(ErrorCode::METHOD_NOT_FOUND.0))
 }
 
 /// What the JSON of a JSON-RPC error says to people.

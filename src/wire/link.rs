@@ -205,7 +205,8 @@ impl Link {
     ) -> Result<Exchange, LinkError> {
         let state = match &self.0.transport {
             Transport::Stdio(pipes) => {
-                State::Stdio(pipes.request(id, token.is_some() || method == LISTEN_METHOD, message).await?)
+                let listens = method == LISTEN_METHOD;
+                State::Stdio(pipes.request(id, (token.is_some() || listens, listens), message).await?)
             }
             Transport::Http(client) => {
                 State::Http(Box::new(client.request(method, name, mirrored, message, self.0.lost.clone())))
@@ -248,13 +249,18 @@ impl Link {
         Ok(members.rewrite(&[Edit::Set("_meta", &meta)]))
     }
 
-    /// Asks for a sign of life: `ping`, or `server/discover` in the modern era. Any answer is one.
+    /// Asks for a sign of life: `ping`, or `server/discover` in the modern era. Any answer is one, unless it says that
+    /// the server no longer knows the session.
     pub async fn check(&self) -> Result<(), LinkError> {
         let method = match self.peer().era {
             Era::Legacy => "ping",
             Era::Modern => "server/discover",
         };
-        self.call(Request::new(method)).await?.answer().await.map(drop)
+        let reply = self.call(Request::new(method)).await?.answer().await?;
+        match (&reply, &self.0.transport) {
+            (Reply::Error(error), Transport::Http(client)) => client.session_lost(error).map_or(Ok(()), Err),
+            _ => Ok(()),
+        }
     }
 
     /// Asks a modern server to tell, for as long as the exchange is kept, of changes that this filter names.
@@ -289,9 +295,15 @@ impl Link {
         self.0.ears.heard_lately()
     }
 
-    /// Waits until the server rejects the credentials of a request, though it took them before. Cancel safe.
-    pub async fn rejected(&self) {
-        self.0.ears.rejected().await;
+    /// Waits until a response casts doubt on the connection: the server rejects credentials that it took before, or
+    /// may have forgotten the session. Cancel safe.
+    pub async fn doubted(&self) {
+        self.0.ears.doubted().await;
+    }
+
+    /// The reason why the connection is dead, once that is known.
+    pub fn lost_by(&self) -> Option<Problem> {
+        self.0.lost.get().map(|error| error.problem.clone())
     }
 
     /// Declares the connection dead: [`Event::Lost`] tells it.
@@ -407,7 +419,8 @@ impl Drop for Exchange {
             Transport::Stdio(pipes) => pipes.send_soon(message),
             // The response stays open until then: to a legacy server its end says nothing, or the wrong thing.
             Transport::Http(client) => {
-                client.notify_soon(method, message, std::mem::replace(&mut self.state, State::Over));
+                let held = std::mem::replace(&mut self.state, State::Over);
+                client.post_soon(method, message, Some(Box::new(held)));
             }
         }
     }

@@ -22,6 +22,7 @@ mod peer;
 mod splice;
 mod sse;
 mod stdio;
+mod subscription;
 mod unasked;
 
 pub use envelope::{Envelope, Id, Malformed};

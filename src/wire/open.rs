@@ -5,8 +5,9 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::error::{LinkError, Lost};
-use super::link::{Event, Exchange, Link, Transport};
+use super::link::{Event, Link, Transport};
 use super::mask::Mask;
+use super::subscription::Subscription;
 use super::unasked::Unasked;
 use super::{Audience, Era, Guard, Identity, LastWords, Log, Pause, Peer, Started, handshake, http, stdio};
 use crate::resource::{Endpoint, Transport as Declared};
@@ -46,8 +47,7 @@ pub struct Events {
 
 #[derive(Debug)]
 enum Source {
-    /// With the request that makes a modern server tell.
-    Stdio(Option<Exchange>),
+    Stdio(Subscription),
     Http(http::Stream),
 }
 
@@ -80,7 +80,7 @@ pub async fn open(
         }
     }
     let source = match link.transport() {
-        Transport::Stdio(_) => Source::Stdio(None),
+        Transport::Stdio(_) => Source::Stdio(Subscription::default()),
         Transport::Http(client) => Source::Http(http::Stream::new(client.clone(), link.peer())),
     };
     Ok((link.clone(), Events { link, ears, source }))
@@ -91,24 +91,11 @@ impl Events {
     pub async fn begin(&mut self) -> Result<(), LinkError> {
         let stream = match &mut self.source {
             Source::Http(stream) => stream,
-            Source::Stdio(listening) => {
-                if let Some(filter) = self.link.peer().changes_told() {
-                    let exchange = listening.insert(self.link.listen(&filter).await?);
-                    // A server that refuses answers, and will not tell; one that is slow may tell all the same.
-                    if let Ok(acknowledged) = timeout(STREAM_PATIENCE, exchange.next()).await {
-                        acknowledged?;
-                    }
-                }
-                return Ok(());
-            }
+            Source::Stdio(subscription) => return subscription.begin(&self.link, STREAM_PATIENCE).await,
         };
-        let opening = stream.open(self.link.peer(), self.link.next_id());
-        match timeout(STREAM_PATIENCE, opening).await {
-            // Slow, or not now: it is tried again, and then the lists are read again.
-            Err(_) => {}
-            Ok(Err(error)) if error.dispatched => {}
-            Ok(result) => result?,
-        }
+        let opening = stream.open(self.link.peer(), || self.link.next_id());
+        // Slow: it goes on opening, and then the lists are read again.
+        timeout(STREAM_PATIENCE, opening).await.unwrap_or(Ok(()))?;
         stream.lists_were_read();
         Ok(())
     }
@@ -119,7 +106,7 @@ impl Events {
         let peer: &Peer = self.link.peer();
         let broken = async {
             match &mut self.source {
-                Source::Stdio(_) => std::future::pending().await,
+                Source::Stdio(subscription) => match subscription.keep(&self.link, &self.ears).await {},
                 Source::Http(stream) => stream.read(peer, || self.link.next_id()).await,
             }
         };

@@ -34,8 +34,8 @@ struct Inner {
     news: Notify,
     /// Set by every message of the server, cleared by who asks.
     heard: AtomicBool,
-    /// It rejected the credentials of a request.
-    rejected: Notify,
+    /// A response casts doubt on the connection.
+    doubted: Notify,
 }
 
 impl Unasked {
@@ -58,14 +58,14 @@ impl Unasked {
         self.0.heard.swap(false, Ordering::Relaxed)
     }
 
-    /// Notes that the server rejected the credentials of a request.
-    pub(super) fn reject(&self) {
-        self.0.rejected.notify_one();
+    /// Notes that a response casts doubt on the connection: a health check is due at once.
+    pub(super) fn doubt(&self) {
+        self.0.doubted.notify_one();
     }
 
-    /// Waits until it does. Cancel safe; one waits at a time.
-    pub(super) async fn rejected(&self) {
-        self.0.rejected.notified().await;
+    /// Waits until one does. Cancel safe; one waits at a time.
+    pub(super) async fn doubted(&self) {
+        self.0.doubted.notified().await;
     }
 
     /// Takes up a message that belongs to no request.

@@ -31,6 +31,7 @@ mod restart;
 mod ring;
 mod scale;
 mod servers;
+mod sessions;
 mod stage;
 mod subscriptions;
 mod update;

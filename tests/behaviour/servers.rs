@@ -79,7 +79,7 @@ impl Servers {
     /// Cuts the connection: the process is killed, the session forgotten, the streams closed.
     pub async fn cut(&self, name: &str) {
         if let Some((_, rig)) = self.http.iter().find(|(known, _)| *known == name) {
-            return rig.tell(Command::ForgetSessions);
+            return rig.tell(Command::ForgetSessions { quietly: false });
         }
         let (_, rig) = self.stdio.iter().find(|(known, _)| *known == name).unwrap();
         let process = rig.alive().pop().expect("it lives");

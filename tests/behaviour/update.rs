@@ -122,7 +122,7 @@ async fn a_forgotten_session_is_opened_again_and_nobody_is_told_of_a_change() {
     let stage = Stage::start(&[("s", &format!("{}\n{NEVER}", rig.spec()))]).await;
     stage.evenkeel.attached("s").await;
     let [mut legacy, _] = stage.watchers(&["s_echo"]).await;
-    rig.tell(Command::ForgetSessions);
+    rig.tell(Command::ForgetSessions { quietly: false });
     eventually("calls work again", async || {
         legacy.agent.call("s_echo", "{}").await.ok().filter(|result| !result.contains("isError")).map(drop)
     })
@@ -131,7 +131,7 @@ async fn a_forgotten_session_is_opened_again_and_nobody_is_told_of_a_change() {
     assert_eq!(legacy.heard(), Vec::<String>::new());
 
     // Once more, soon after, it counts as a failure like any other.
-    rig.tell(Command::ForgetSessions);
+    rig.tell(Command::ForgetSessions { quietly: false });
     legacy.agent.call("s_echo", "{}").await.unwrap();
     stage.evenkeel.wait_for("s", "Ready", "False", "ConnectFailed").await;
     assert!(stage.server("s").await["status"]["nextRetryTime"].is_string());

@@ -29,8 +29,11 @@ pub enum Command {
     Log(String, String),
     /// End every GET and listen stream.
     CloseStreams,
-    /// Forget every session: the next request of one is answered 404.
-    ForgetSessions,
+    /// Forget every session: the next request of one is answered as `unknown_session` of the script says. Quietly:
+    /// its streams go on.
+    ForgetSessions { quietly: bool },
+    /// Ask legacy clients for their roots so many times, all requests written at once.
+    AskForRoots(u32),
     /// Write this line to stdout.
     Stdout(String),
     /// Write this line to stderr.

@@ -11,6 +11,8 @@ pub struct Counters {
     pub connections: u64,
     /// Requests and notifications by method, and the HTTP methods GET and DELETE.
     pub methods: BTreeMap<String, u64>,
+    /// Answers to requests of the rig.
+    pub answers: u64,
     /// Sessions given out.
     pub sessions_opened: u64,
     /// Sessions known now.

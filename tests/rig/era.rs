@@ -116,10 +116,13 @@ impl Rig {
         let mut state = self.state();
         let client = match (request.headers.is_some() && state.script.http.sessions, session) {
             (false, _) => state.client.clone(),
-            (true, Some(session)) => match state.sessions.get(session) {
-                Some(client) => client.clone(),
-                None => return Some(request.error(404, -32001, "Session not found", None)),
-            },
+            (true, Some(session)) => {
+                let Some(client) = state.sessions.get(session) else {
+                    let (status, code, message) = &state.script.http.unknown_session;
+                    return Some(request.error(*status, *code, message, None));
+                };
+                client.clone()
+            }
             (true, None) => {
                 return Some(request.error(400, -32000, "Bad Request: no valid session ID provided", None));
             }

@@ -85,7 +85,7 @@ async fn answer(rig: Arc<Rig>, request: Request<Incoming>) -> Result<Response<Bo
                 return Ok(not_allowed());
             }
             if manners.sessions && !rig.knows(session) {
-                return Ok(status(if session.is_some() { 404 } else { 400 }));
+                return Ok(status(if session.is_some() { manners.unknown_session.0.max(400) } else { 400 }));
             }
             Ok(streamed(notices(&rig)))
         }
@@ -218,8 +218,10 @@ fn notices(rig: &Arc<Rig>) -> Chunks {
             match events.recv().await {
                 Ok(Event::CloseStreams) | Err(_) => return None,
                 Ok(event) => {
-                    if let Some(message) = open.rig().told_legacy(&event) {
-                        return Some((Ok(data(&message)), (events, open)));
+                    let messages = open.rig().told_legacy(&event);
+                    if !messages.is_empty() {
+                        let events_text = messages.iter().map(|message| data(message)).collect();
+                        return Some((Ok(events_text), (events, open)));
                     }
                 }
             }

@@ -147,6 +147,9 @@ pub struct HttpManners {
     pub priming: bool,
     /// Answer 401 to whoever does not send this as `Authorization`.
     pub authorization: Option<String>,
+    /// How a request in a session that is not known is answered: the HTTP status, and the code and message of the
+    /// JSON-RPC error.
+    pub unknown_session: (u16, i32, String),
 }
 
 /// The form of HTTP answers.
@@ -196,6 +199,7 @@ impl Default for HttpManners {
             delete: true,
             priming: false,
             authorization: None,
+            unknown_session: (404, -32001, "Session not found".into()),
         }
     }
 }

@@ -55,6 +55,8 @@ pub(super) enum Event {
     Updated(String),
     /// A whole message for legacy clients.
     Message(String),
+    /// Whole messages for legacy clients, written at once.
+    Batch(Vec<String>),
     /// All streams end without a word.
     CloseStreams,
     Stdout(String),
@@ -137,10 +139,18 @@ impl Rig {
             ),
             Command::Notify(method) => Event::Notice(method),
             Command::CloseStreams => Event::CloseStreams,
-            Command::ForgetSessions => {
+            Command::ForgetSessions { quietly } => {
                 self.state().sessions.clear();
+                if quietly {
+                    return;
+                }
                 Event::CloseStreams
             }
+            Command::AskForRoots(count) => Event::Batch(
+                (0..count)
+                    .map(|number| format!(r#"{{"jsonrpc":"2.0","id":"q{number}","method":"roots/list"}}"#))
+                    .collect(),
+            ),
             Command::Stdout(text) => Event::Stdout(text),
             Command::Stderr(text) => Event::Stderr(text),
             Command::Exit(code) => std::process::exit(code),
@@ -164,6 +174,7 @@ impl Rig {
             }
         };
         let Some(method) = message.method else {
+            self.state().counters.answers += 1;
             return Outcome::Accepted;
         };
         let params = message.params.map_or("{}", RawValue::get);
@@ -223,7 +234,8 @@ impl Rig {
         if state.script.era != Era::Modern
             && session.is_some_and(|session| !state.sessions.contains_key(session))
         {
-            return reply(404, "null", &error_object(-32001, "Session not found", None));
+            let (status, code, message) = &state.script.http.unknown_session;
+            return reply(*status, "null", &error_object(*code, message, None));
         }
         match method {
             "notifications/initialized" => {
@@ -265,16 +277,20 @@ impl Rig {
         })
     }
 
-    /// What legacy clients are told of something that happened, if anything.
-    pub(super) fn told_legacy(&self, event: &Event) -> Option<String> {
-        match event {
+    /// The messages by which legacy clients are told of something that happened.
+    pub(super) fn told_legacy(&self, event: &Event) -> Vec<String> {
+        if let Event::Batch(messages) = event {
+            return messages.clone();
+        }
+        let one = match event {
             Event::Notice(method) => Some(format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#)),
             Event::Updated(uri) => self.state().counters.watched.contains_key(uri).then(|| {
                 format!(r#"{{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{{"uri":"{uri}"}}}}"#)
             }),
             Event::Message(text) => Some(text.clone()),
-            Event::CloseStreams | Event::Stdout(_) | Event::Stderr(_) => None,
-        }
+            Event::Batch(_) | Event::CloseStreams | Event::Stdout(_) | Event::Stderr(_) => None,
+        };
+        one.into_iter().collect()
     }
 
     /// The rule that this message meets, if any.

@@ -149,7 +149,13 @@ async fn listening(rig: &Arc<Rig>, listen: Listen, out: &Lines) {
         tokio::select! {
             () = cancelled.cancelled() => return,
             event = events.recv() => match event {
-                Ok(Event::CloseStreams) | Err(_) => return,
+                Ok(Event::CloseStreams) => {
+                    let id = &listen.id;
+                    let params = format!(r#"{{"requestId":{id}}}"#);
+                    say(out, &format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{params}}}"#));
+                    return;
+                }
+                Err(_) => return,
                 Ok(event) => {
                     if let Some(message) = listen.told(&event) {
                         say(out, &message);
@@ -168,8 +174,8 @@ async fn tell(rig: Arc<Rig>, out: Lines) {
             Event::Stdout(line) => say(&out, &line),
             Event::Stderr(line) => eprintln!("{line}"),
             event => {
-                if let Some(message) = rig.told_legacy(&event).filter(|_| rig.client_ready()) {
-                    say(&out, &message);
+                if rig.client_ready() {
+                    rig.told_legacy(&event).iter().for_each(|message| say(&out, message));
                 }
             }
         }

@@ -39,7 +39,7 @@ async fn forgets_sessions_closes_streams_and_comes_back_on_its_port() {
     let mut notices = agent.notices().await;
     rig.tell(Command::Notify("notifications/prompts/list_changed".into()));
     assert_eq!(notices.next().await, r#"{"jsonrpc":"2.0","method":"notifications/prompts/list_changed"}"#);
-    rig.tell(Command::ForgetSessions);
+    rig.tell(Command::ForgetSessions { quietly: false });
     notices.ended().await;
     let error = agent.call("echo", "{}").await.unwrap_err();
     assert!(error.contains("Session not found"), "{error}");

@@ -277,7 +277,7 @@ async fn a_forgotten_session_is_a_lost_connection() {
     let (link, mut events) = connect(&upstream).await.unwrap();
     events.begin().await.unwrap();
     let Upstream::Http(rig) = &upstream else { unreachable!() };
-    rig.tell(Command::ForgetSessions);
+    rig.tell(Command::ForgetSessions { quietly: false });
     let event = within("the loss is told", async {
         loop {
             match events.next().await {

@@ -9,6 +9,7 @@ mod support;
 
 mod failures;
 mod links;
+mod streams;
 
 use evenkeel::resource::{DigestKey, Endpoint, HttpEndpoint, StdioEndpoint, Transport};
 use evenkeel::wire::{Events, Host, Link, LinkError, Params, Reply, Request, open};

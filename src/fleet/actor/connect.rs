@@ -12,6 +12,7 @@ use super::super::attach::{Attached, attach};
 use super::super::handle::{Refusal, UpstreamHandle};
 use super::super::{Kept, health, subscriptions};
 use super::{Actor, Beside, Live};
+use crate::net::jitter;
 use crate::plan::Target;
 use crate::resource::{Activation, McpServerSpec, Problem, Reason, Update};
 use crate::wire::{Era, Host, Link, LinkError, Pause, Sign};
@@ -134,9 +135,15 @@ impl Actor {
 
     /// Calls of a server that was there a moment ago wait for the attempt under way, within its grace.
     fn let_calls_wait(&self, why: Problem) {
-        if let Some(grace) = self.grace_until {
-            self.handle.pend(why, grace.min(Instant::now() + self.target.spec.timeouts.connect.get()));
+        if self.grace_until.is_some() {
+            self.handle.pend(why, self.calls_wait_until());
         }
+    }
+
+    /// Until when calls wait for an attempt that is under way.
+    fn calls_wait_until(&self) -> Instant {
+        let limit = Instant::now() + self.target.spec.timeouts.connect.get();
+        self.grace_until.map_or(limit, |grace| grace.min(limit))
     }
 
     /// What agents see of a server without a connection is withdrawn after a while.
@@ -161,8 +168,9 @@ impl Actor {
         self.grace_until = None;
         self.last = None;
         let Attached { link, events, lists } = attached;
-        let before = self.handle.connect(link.clone());
         let kept = Arc::new(Kept { about: link.peer().about.clone(), lists: Arc::new(lists) });
+        self.handle.set_lists(kept.lists.clone());
+        let before = self.handle.connect(link.clone());
         let since = Instant::now();
         let health = checks(&link, &self.handle, &self.target);
         let subscriptions = subscriptions::are_offered(&link).then(|| -> Beside {
@@ -194,7 +202,7 @@ impl Actor {
             Sign::Status(status) => {
                 status.is_server_error() && status != http::StatusCode::SERVICE_UNAVAILABLE
             }
-            Sign::Connection | Sign::Pause => false,
+            Sign::Connection | Sign::Session | Sign::Pause => false,
         };
         self.opening = (broke && self.opening.is_none()).then_some(Era::Legacy);
         self.schedule(error);
@@ -217,20 +225,26 @@ impl Actor {
             return;
         }
         self.begin_grace();
-        if let Some(gone) = self.handle.refuse(Refusal::Unavailable(error.problem.clone())) {
+        // At a newer generation, and under way already.
+        let under_way = self.attempt.is_some();
+        // A server that forgot a session is not failing, unless it goes on forgetting.
+        let forgot = error.sign == Sign::Session && self.backoff.failures() == 0;
+        let at_once = under_way || forgot || lived >= STABLE;
+        let gone = if at_once {
+            self.handle.pend(error.problem.clone(), self.calls_wait_until())
+        } else {
+            self.handle.refuse(Refusal::Unavailable(error.problem.clone()))
+        };
+        if let Some(gone) = gone {
             self.end(gone, Duration::ZERO, error.problem.clone());
         }
-        if self.attempt.is_some() {
-            // At a newer generation, and under way already.
-            self.let_calls_wait(error.problem.clone());
+        if under_way {
             return;
         }
-        // A server that forgot a session is not failing, unless it goes on forgetting.
-        let forgot = error.sign == Sign::Status(http::StatusCode::NOT_FOUND) && self.backoff.failures() == 0;
         if forgot {
-            self.backoff.fail(&self.target.spec.retry, jitter(), None);
+            self.count_failure(None);
         }
-        if forgot || lived >= STABLE {
+        if at_once {
             self.last = Some(error.problem.clone());
             self.connect();
         } else {
@@ -244,6 +258,12 @@ impl Actor {
         self.crashes = if early { self.crashes.saturating_add(1) } else { 0 };
     }
 
+    /// Counts a failed attempt and gives the delay before the next one.
+    fn count_failure(&mut self, retry_after: Option<Duration>) -> Duration {
+        let retry = &self.target.spec.retry;
+        self.backoff.fail(retry.initial.get(), retry.max.get(), jitter(), retry_after)
+    }
+
     /// Decides when to try again, if at all.
     pub(super) fn schedule(&mut self, error: &LinkError) {
         let mut problem = error.problem.clone();
@@ -253,13 +273,12 @@ impl Actor {
                 format!("{} times in a row: {}", self.crashes, problem.message),
             );
         }
-        let retry = &self.target.spec.retry;
-        let delay = self.backoff.fail(retry, jitter(), error.retry_after);
+        let delay = self.count_failure(error.retry_after);
         let wait = match problem.reason {
             // Looked for again without a start: it costs nothing, and installing it is what a person does.
-            Reason::CommandNotFound => Some(retry.max.get()),
+            Reason::CommandNotFound => Some(self.target.spec.retry.max.get()),
             reason if reason.needs_a_person() => None,
-            _ => Some(delay.wait),
+            _ => Some(delay),
         };
         self.retry_at = wait.map(due);
         let stuck = self.backoff.failures() >= 3 && self.target.spec.update == Update::MakeBeforeBreak;
@@ -287,12 +306,4 @@ fn checks(link: &Link, handle: &UpstreamHandle, target: &Target) -> Beside {
 fn due(wait: Duration) -> (Instant, Timestamp) {
     let at = Timestamp::now().saturating_add(jiff::SignedDuration::try_from(wait).unwrap_or_default());
     (Instant::now() + wait, at.unwrap_or(Timestamp::MAX))
-}
-
-/// A random number from 0 to 1.
-pub(super) fn jitter() -> f64 {
-    let mut bytes = [0; 4];
-    // Without randomness the delay is only not jittered.
-    let _ = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes);
-    f64::from(u32::from_be_bytes(bytes)) / f64::from(u32::MAX)
 }

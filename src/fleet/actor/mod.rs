@@ -20,7 +20,8 @@ use super::handle::{Refusal, UpstreamHandle};
 use super::pace::Pace;
 use super::{Context, Kept, Listed, Observation, Phase};
 use crate::catalog::{Item, Section};
-use crate::plan::{Backoff, Target};
+use crate::net::Backoff;
+use crate::plan::Target;
 use crate::resource::{Digest, Problem, Reason};
 use crate::wire::{Era, Event, Events, Link, LinkError, List, Pause};
 

@@ -22,6 +22,7 @@ impl Actor {
         {
             self.context.memory.keep_catalog(digest, kept.clone());
         }
+        self.handle.set_lists(kept.lists.clone());
         let section = Section::new(target, &kept.lists, kept.about.instructions.clone(), self.handle.clone());
         let section = Arc::new(section);
         let count = |list| u32::try_from(section.lists.of(list).len()).unwrap_or(u32::MAX);

@@ -100,7 +100,12 @@ impl Answering {
             Form::Json(body) => {
                 let body = body.whole(MESSAGE_LIMIT).await?;
                 match inbound::classify(&body) {
-                    Ok(Inbound::Answer(_, reply)) => Ok(Incoming::Answer(reply)),
+                    Ok(Inbound::Answer(_, reply)) => {
+                        if let Reply::Error(error) = &reply {
+                            self.client.doubt_session(error);
+                        }
+                        Ok(Incoming::Answer(reply))
+                    }
                     Ok(_) => unusable("the server answered with a message that is no answer".into()),
                     Err(error) => unusable(format!("the server answered with {error}")),
                 }
@@ -120,6 +125,9 @@ impl Answering {
                     Ok(Inbound::Answer(number, reply))
                         if number == Some(id) || matches!(reply, Reply::Error(_)) =>
                     {
+                        if let Reply::Error(error) = &reply {
+                            self.client.doubt_session(error);
+                        }
                         return Ok(Incoming::Answer(reply));
                     }
                     // Not the caller's alone.
@@ -129,6 +137,7 @@ impl Answering {
                     Ok(
                         kind @ (Inbound::Progress(_)
                         | Inbound::Listening(_)
+                        | Inbound::ListenEnded(_)
                         | Inbound::Notice
                         | Inbound::Logged),
                     ) => {
@@ -138,7 +147,7 @@ impl Answering {
                         return Ok(Incoming::Notice(message));
                     }
                     Ok(Inbound::Question(question, method)) => {
-                        self.client.notify_soon("", inbound::answer(&question, &method), ());
+                        self.client.post_soon("", inbound::answer(&question, &method), None);
                     }
                     Ok(Inbound::Answer(..)) => tracing::debug!("an answer to another request was skipped"),
                     Err(error) => self.client.ears().skipped(&error),

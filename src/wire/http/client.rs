@@ -15,18 +15,19 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 use url::Url;
 
-use super::super::error::{LinkError, Lost, Sign};
+use super::super::error::{LinkError, Lost};
 use super::super::handshake::MODERN;
 use super::super::inbound::{self, Inbound};
-use super::super::link::{LISTEN_METHOD, Reply};
+use super::super::link::Reply;
 use super::super::unasked::Unasked;
-use super::super::{Era, Host, Pause, Peer};
-use super::answer::{Answering, Form, is_event_stream};
+use super::super::{Era, Host, List, Pause, Peer};
+use super::answer::{Answering, Form};
 use super::connect::Connector;
 use super::connection::{Body, Pool};
 use super::header::encoded;
+use super::outbox::Outbox;
 use super::refusal::{refusal, retry_after};
-use super::trickle::Trickle;
+use super::session::{SessionCheck, SessionState, rpc_error, session_forgotten, session_state};
 use crate::resource::{HttpEndpoint, Reason};
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -35,37 +36,41 @@ const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 const NAME: HeaderName = HeaderName::from_static("mcp-name");
 
 /// How much of an error's body is read.
-const ERROR_BODY: usize = 64 * 1024;
+pub(super) const ERROR_BODY: usize = 64 * 1024;
 /// How long it may take to come: the status says enough without it.
 const ERROR_TIME: Duration = Duration::from_secs(2);
 /// How long the end of a session may take.
-const GOODBYE: Duration = Duration::from_secs(3);
+pub(super) const GOODBYE: Duration = Duration::from_secs(3);
 
 /// A server behind a URL. Cheap to clone.
 #[derive(Clone)]
-pub(in crate::wire) struct Client(Arc<Inner>);
+pub(in crate::wire) struct Client(pub(super) Arc<Inner>);
 
-struct Inner {
-    pool: Arc<Pool>,
+pub(super) struct Inner {
+    pub(super) pool: Arc<Pool>,
     url: Url,
-    manner: ArcSwap<Manner>,
+    pub(super) manner: ArcSwap<Manner>,
     credentials: bool,
     closed: AtomicBool,
-    pause: Pause,
+    pub(super) pause: Pause,
     /// The fleet's: waited for when evenkeel ends.
-    tasks: TaskTracker,
-    ears: Unasked,
+    pub(super) tasks: TaskTracker,
+    pub(super) ears: Unasked,
+    pub(super) outbox: Outbox,
+    pub(super) session_check: SessionCheck,
 }
 
 /// How requests are made. Changes only while the handshake goes on, which makes one request after another.
 #[derive(Clone)]
-struct Manner {
+pub(super) struct Manner {
     /// `None` until the handshake has agreed on one.
     era: Option<Era>,
     /// Path and query; another one after the server redirected within its origin.
-    target: Uri,
+    pub(super) target: Uri,
     /// What every request carries.
     headers: HeaderMap,
+    /// A list that the server has, to be asked for where it does not answer a `ping`.
+    pub(super) list: Option<List>,
 }
 
 impl Client {
@@ -97,12 +102,14 @@ impl Client {
         Ok(Self(Arc::new(Inner {
             pool: Pool::new(Connector::new(endpoint)?),
             url: endpoint.url.clone(),
-            manner: ArcSwap::from_pointee(Manner { era: None, target, headers }),
+            manner: ArcSwap::from_pointee(Manner { era: None, target, headers, list: None }),
             credentials: !endpoint.headers.is_empty(),
             closed: AtomicBool::new(false),
             pause: process.pause.clone(),
             tasks: process.tasks.clone(),
             ears,
+            outbox: Outbox::default(),
+            session_check: SessionCheck::default(),
         })))
     }
 
@@ -120,6 +127,7 @@ impl Client {
     pub(in crate::wire) fn agreed(&self, peer: &Peer) {
         self.learn(|manner| {
             manner.era = Some(peer.era);
+            manner.list = peer.capabilities.lists().next();
             if let Ok(version) = HeaderValue::from_str(&peer.about.protocol_version) {
                 manner.headers.insert(VERSION, version);
             }
@@ -133,7 +141,7 @@ impl Client {
     }
 
     /// True until the handshake has agreed on how to go on.
-    fn is_opening(&self) -> bool {
+    pub(super) fn is_opening(&self) -> bool {
         self.0.manner.load().era.is_none()
     }
 
@@ -156,7 +164,7 @@ impl Client {
             let opening = client.is_opening();
             let result = client.exchange(headers, &message).await;
             if let (Err(error), false) = (&result, opening)
-                && client.is_lost(error)
+                && error.ends_the_link()
             {
                 lost.mark(error.clone());
             }
@@ -181,37 +189,30 @@ impl Client {
         }
         let (head, body) = response.into_parts();
         let body = within(body.collect(ERROR_BODY)).await.and_then(Result::ok).unwrap_or_default();
-        match self.refused(&head, &body) {
+        let refused = self.refused(&head, &body);
+        let forgotten = !self.is_opening()
+            && match session_state(head.status, self.has_session(), rpc_error(&body).as_deref()) {
+                SessionState::Known => false,
+                SessionState::Doubtful => !self.knows_session().await,
+                SessionState::Forgotten => true,
+            };
+        match refused {
+            _ if forgotten => Err(session_forgotten(head.status)),
             Refused::Answer(reply) => Ok(Form::Done(Some(reply))),
             Refused::Error(error) => Err(error),
         }
     }
 
-    fn has_session(&self) -> bool {
+    pub(super) fn has_session(&self) -> bool {
         self.0.manner.load().headers.contains_key(SESSION)
     }
 
-    /// True if it is not one request that failed, but the connection or the session.
-    pub(super) fn is_lost(&self, error: &LinkError) -> bool {
-        let of_the_connection = match error.sign {
-            Sign::Connection | Sign::Exit(_) => true,
-            Sign::Status(status) => status == StatusCode::NOT_FOUND && self.has_session(),
-            Sign::Pause => false,
-        };
-        of_the_connection && !error.dispatched
-    }
-
-    /// True if a response says that the session is gone.
-    fn forgot(&self, head: &Parts) -> bool {
-        head.status == StatusCode::NOT_FOUND && self.has_session()
-    }
-
-    /// Posts a notification, or an answer to a question.
+    /// Posts a notification, or an answer to a request of the server.
     pub(in crate::wire) async fn notify(&self, method: &str, message: Bytes) -> Result<(), LinkError> {
         let response = self.send(&Method::POST, self.headers(method, None), &message).await?;
         if response.status().is_success() {
-            // Some servers send a body; reading it gives the connection back.
-            response.into_body().collect(ERROR_BODY).await?;
+            // The status is the answer. A body, which some servers send, is read over before the connection is used again.
+            response.into_body().recycle();
             return Ok(());
         }
         let (head, body) = response.into_parts();
@@ -222,68 +223,7 @@ impl Client {
         }
     }
 
-    /// Posts a notification on a task of its own, for callers that cannot wait; `held` is dropped after it.
-    pub(in crate::wire) fn notify_soon(
-        &self,
-        method: &'static str,
-        message: Bytes,
-        held: impl Send + 'static,
-    ) {
-        let client = self.clone();
-        self.0.tasks.spawn(async move {
-            match tokio::time::timeout(GOODBYE, client.notify(method, message)).await {
-                Ok(Err(error)) => debug!(method, %error, "a notification was not taken"),
-                Err(_) => debug!(method, "a notification was not taken in time"),
-                Ok(Ok(())) => {}
-            }
-            drop(held);
-        });
-    }
-
-    /// Opens the stream of notices: by GET in the legacy era, in the modern one with this request. `None` if
-    /// the server offers none, which some that never did tell as if the session were gone; `again` says that it did.
-    pub(super) async fn listen(
-        &self,
-        request: Option<Bytes>,
-        again: bool,
-    ) -> Result<Option<Trickle>, LinkError> {
-        let (method, headers) = if request.is_some() {
-            (Method::POST, self.headers(LISTEN_METHOD, None))
-        } else {
-            let mut headers = self.headers("", None);
-            headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
-            headers.remove(CONTENT_TYPE);
-            (Method::GET, headers)
-        };
-        if let Some(error) = self.0.pause.refusal() {
-            return Err(error.dispatched());
-        }
-        let target = self.0.manner.load().target.clone();
-        let socket = self.0.pool.connect().await?;
-        let body = request.as_deref().unwrap_or_default();
-        let (head, body) = Trickle::ask(socket, (&method, &target, &headers), body).await?.into_parts();
-        if head.status.is_success() {
-            return Ok(is_event_stream(&head.headers).then_some(body));
-        }
-        let body = if request.is_some() {
-            within(body.start(ERROR_BODY)).await.unwrap_or_default()
-        } else {
-            Bytes::new()
-        };
-        match self.refused(&head, &body) {
-            Refused::Error(error) if request.is_some() || (again && self.forgot(&head)) => Err(error),
-            // Not now: worth another try.
-            Refused::Error(error)
-                if head.status.is_server_error() || head.status == StatusCode::TOO_MANY_REQUESTS =>
-            {
-                Err(error.dispatched())
-            }
-            // 405 and its like: there are no notices to be had.
-            Refused::Error(_) | Refused::Answer(_) => Ok(None),
-        }
-    }
-
-    async fn send(
+    pub(super) async fn send(
         &self,
         method: &Method,
         headers: HeaderMap,
@@ -314,7 +254,7 @@ impl Client {
         (to.origin() == self.0.url.origin()).then(|| target(&to)).flatten()
     }
 
-    fn headers(&self, method: &str, name: Option<&str>) -> HeaderMap {
+    pub(super) fn headers(&self, method: &str, name: Option<&str>) -> HeaderMap {
         let manner = self.0.manner.load();
         let mut headers = manner.headers.clone();
         // Before the agreement the probe is modern; `initialize` and its confirmation are legacy.
@@ -334,15 +274,9 @@ impl Client {
     }
 
     /// What a response that says no success means; `body` is its start.
-    fn refused(&self, head: &Parts, body: &Bytes) -> Refused {
+    pub(super) fn refused(&self, head: &Parts, body: &Bytes) -> Refused {
         if let Some(wait) = retry_after(&head.headers, Timestamp::now()) {
             self.0.pause.ask(wait);
-        }
-        // Whatever else it says (2025-11-25, transports, session management).
-        if self.forgot(head) {
-            let message = "the server forgot the session (HTTP 404)";
-            let forgotten = LinkError::new(Reason::ConnectFailed, message);
-            return Refused::Error(LinkError { sign: Sign::Status(head.status), ..forgotten });
         }
         let is_text =
             head.headers.get(CONTENT_TYPE).is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
@@ -357,7 +291,7 @@ impl Client {
         };
         let Inner { ears, credentials, .. } = &*self.0;
         if matches!(head.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) && !self.is_opening() {
-            ears.reject();
+            ears.doubt();
         }
         Refused::Error(refusal(
             head.status,
@@ -380,6 +314,7 @@ impl Client {
         if self.0.closed.swap(true, Ordering::AcqRel) {
             return;
         }
+        self.0.outbox.clear(true);
         if self.has_session() {
             let headers = self.headers("", None);
             let nothing = Bytes::new();
@@ -404,7 +339,7 @@ fn concerns_the_connection(status: StatusCode) -> bool {
     )
 }
 
-enum Refused {
+pub(super) enum Refused {
     /// A JSON-RPC error that answers the request.
     Answer(Reply),
     Error(LinkError),
@@ -431,6 +366,6 @@ fn target(url: &Url) -> Option<Uri> {
 }
 
 /// What there is of the body of an error, if it comes in time.
-async fn within<T>(body: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn within<T>(body: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(ERROR_TIME, body).await.ok()
 }

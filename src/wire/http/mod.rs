@@ -5,7 +5,9 @@ mod client;
 mod connect;
 mod connection;
 mod header;
+mod outbox;
 mod refusal;
+mod session;
 mod stream;
 mod trickle;
 

@@ -1,122 +1,248 @@
+use std::fmt;
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderValue, Method, StatusCode};
+use tokio::time::{Instant, sleep, sleep_until};
 
-use super::super::error::LinkError;
+use super::super::error::{LinkError, Sign};
 use super::super::inbound::{self, Inbound};
 use super::super::link::LISTEN_METHOD;
 use super::super::{Edit, MESSAGE_LIMIT, Peer, rewrite, sse};
-use super::answer::next_event;
-use super::client::Client;
+use super::answer::{is_event_stream, next_event};
+use super::client::{Client, ERROR_BODY, Refused, within};
+use super::session::{SessionState, rpc_error, session_forgotten, session_state};
 use super::trickle::Trickle;
+use crate::net::{Backoff, jitter};
+use crate::resource::Reason;
 use crate::wire::Era;
 
-/// Shortest and longest wait before a stream that ended is opened again.
-const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// Shortest and longest wait before a stream that ended, or was refused, is opened again.
+const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(5));
+/// A stream that was open for so long is opened again without delay: proxies and serverless platforms end streams after
+/// a fixed time, and that is no fault.
+const STABLE: Duration = Duration::from_secs(10);
 /// How often idle connections are looked through.
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
 
-/// The stream on which a server tells that its lists changed: GET in the legacy era,
-/// `subscriptions/listen` in the modern one. Opened again whenever it ends.
+/// The stream on which a server tells that its lists changed: GET in the legacy era, `subscriptions/listen` in the
+/// modern one.
+///
+/// Opens it again whenever it ends or is refused, with a backoff that only a stream that stayed open resets; only a
+/// server that says that there is none (405, or 404 without a session) is not asked again. After each gap the lists
+/// count as changed. All its methods are cancel safe: a pause or a request under way goes on where it was.
 #[derive(Debug)]
 pub(in crate::wire) struct Stream {
     client: Client,
     state: State,
-    wait: Duration,
+    backoff: Backoff,
     /// True if the server has opened it before.
     offered: bool,
     /// True if lists were read while the stream was closed, so that a change may have been missed.
     missed: bool,
 }
 
-#[derive(Debug)]
 enum State {
-    Closed,
-    Open(Box<(Trickle, sse::Events)>),
+    /// To be opened at this time.
+    Closed(Instant),
+    /// The request is under way.
+    Opening(Pin<Box<dyn Future<Output = Result<Option<Trickle>, LinkError>> + Send>>),
+    Open(Box<Open>),
     /// The server offers none.
     None,
 }
 
+#[derive(Debug)]
+struct Open {
+    body: Trickle,
+    events: sse::Events,
+    since: Instant,
+}
+
 impl Stream {
-    /// A stream for a server; not opened yet.
+    /// Makes a stream that is not opened yet.
     pub(in crate::wire) fn new(client: Client, peer: &Peer) -> Self {
         let wanted = peer.era == Era::Legacy || peer.changes_told().is_some();
-        let state = if wanted { State::Closed } else { State::None };
-        Self { client, state, wait: REOPEN.0, offered: false, missed: false }
+        let state = if wanted { State::Closed(Instant::now()) } else { State::None };
+        Self { client, state, backoff: Backoff::default(), offered: false, missed: false }
     }
 
-    /// Opens the stream, so that lists read afterwards miss no change. Cancel safe.
-    pub(in crate::wire) async fn open(&mut self, peer: &Peer, id: u64) -> Result<(), LinkError> {
-        if !matches!(self.state, State::Closed) {
-            return Ok(());
+    /// Tries once to open the stream, so that lists read afterwards miss no change. A refusal is no error: [`Self::read`]
+    /// tries again.
+    pub(in crate::wire) async fn open(
+        &mut self,
+        peer: &Peer,
+        mut next_id: impl FnMut() -> u64,
+    ) -> Result<(), LinkError> {
+        while matches!(self.state, State::Opening(_))
+            || (matches!(self.state, State::Closed(_)) && self.backoff.failures() == 0)
+        {
+            self.advance(peer, &mut next_id).await?;
         }
-        let request = peer.changes_told().map(|filter| listen_request(peer, &filter, id));
-        self.state = match self.client.listen(request, self.offered).await? {
-            Some(stream) => {
-                self.offered = true;
-                State::Open(Box::new((stream, sse::Events::new(MESSAGE_LIMIT))))
-            }
-            None => State::None,
-        };
         Ok(())
     }
 
-    /// The same once the server may be asked.
-    async fn open_in_time(&mut self, peer: &Peer, id: u64) -> Result<(), LinkError> {
-        self.client.pause().over().await;
-        self.open(peer, id).await
-    }
-
-    /// Says that the lists were read now: if the stream is closed, they are to be read again once it opens.
+    /// Notes that the lists were read now: if the stream is closed, they are to be read again once it opens.
     pub(in crate::wire) fn lists_were_read(&mut self) {
-        self.missed = matches!(self.state, State::Closed);
+        self.missed = !matches!(self.state, State::Open(_));
     }
 
-    /// Reads what the server tells, for as long as it is there: ends with why it is not. Cancel safe.
+    /// Reads notices for as long as the connection is there. Gives the reason of its end.
     pub(in crate::wire) async fn read(&mut self, peer: &Peer, mut next_id: impl FnMut() -> u64) -> LinkError {
         loop {
-            match &mut self.state {
-                State::None => loop {
-                    tokio::time::sleep(HOUSEKEEPING).await;
-                    self.client.rest(Duration::ZERO);
-                },
-                State::Closed => match self.open_in_time(peer, next_id()).await {
-                    Ok(()) if std::mem::take(&mut self.missed) => {
-                        peer.capabilities.lists().for_each(|list| self.client.ears().changed(list));
-                    }
-                    Ok(()) => {}
-                    Err(error) if self.client.is_lost(&error) => return error,
-                    Err(error) => {
-                        tracing::debug!(%error, "the notice stream could not be opened");
-                        tokio::time::sleep(self.wait).await;
-                        self.wait = (self.wait * 2).min(REOPEN.1);
-                    }
-                },
-                State::Open(stream) => {
-                    let (body, events) = &mut **stream;
-                    let chunk = tokio::select! {
-                        chunk = body.chunk() => chunk,
-                        () = tokio::time::sleep(HOUSEKEEPING) => {
-                            self.client.rest(Duration::ZERO);
-                            continue;
-                        }
-                    };
-                    if let Ok(Some(chunk)) = chunk {
-                        events.push(&chunk);
-                        self.wait = REOPEN.0;
-                        match take(events, &self.client) {
-                            Ok(()) => continue,
-                            Err(error) => tracing::debug!(%error, "the notice stream is not usable"),
-                        }
-                    }
-                    // What was told while it was closed is lost: read the lists again then.
-                    self.missed = true;
-                    self.state = State::Closed;
-                    tokio::time::sleep(self.wait).await;
-                    self.wait = (self.wait * 2).min(REOPEN.1);
-                }
+            if let Err(error) = self.advance(peer, &mut next_id).await {
+                return error;
             }
         }
+    }
+
+    /// Waits for the next thing to happen and takes it up. An error is the end of the connection.
+    async fn advance(&mut self, peer: &Peer, next_id: &mut impl FnMut() -> u64) -> Result<(), LinkError> {
+        match &mut self.state {
+            State::Closed(at) => {
+                sleep_until(*at).await;
+                self.client.pause().over().await;
+                let request = peer.changes_told().map(|filter| listen_request(peer, &filter, next_id()));
+                self.state = State::Opening(Box::pin(self.client.listen(request, self.offered)));
+            }
+            State::Opening(opening) => {
+                let opened = opening.await;
+                self.opened(opened, peer)?;
+            }
+            State::Open(open) => {
+                let Open { body, events, since } = &mut **open;
+                let chunk = tokio::select! {
+                    chunk = body.chunk() => chunk,
+                    () = sleep(HOUSEKEEPING) => {
+                        self.client.rest(Duration::ZERO);
+                        return Ok(());
+                    }
+                };
+                if let Ok(Some(chunk)) = chunk {
+                    events.push(&chunk);
+                    match take(events, &self.client) {
+                        Ok(()) => return Ok(()),
+                        Err(error) => tracing::debug!(%error, "the notice stream is not usable"),
+                    }
+                }
+                if since.elapsed() >= STABLE {
+                    self.backoff.reset();
+                }
+                // Notices sent while it is closed are lost: the lists are read again then.
+                self.missed = true;
+                self.close();
+            }
+            State::None => {
+                sleep(HOUSEKEEPING).await;
+                self.client.rest(Duration::ZERO);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes up the response to the request that opens the stream.
+    fn opened(&mut self, opened: Result<Option<Trickle>, LinkError>, peer: &Peer) -> Result<(), LinkError> {
+        match opened {
+            Ok(Some(body)) => {
+                self.offered = true;
+                let (events, since) = (sse::Events::new(MESSAGE_LIMIT), Instant::now());
+                self.state = State::Open(Box::new(Open { body, events, since }));
+            }
+            Ok(None) => self.state = State::None,
+            Err(error) if error.ends_the_link() => return Err(error),
+            Err(error) => {
+                tracing::debug!(%error, "the notice stream could not be opened");
+                self.close();
+                return Ok(());
+            }
+        }
+        // A server that never had a stream missed nothing by it.
+        if std::mem::take(&mut self.missed) && self.offered {
+            peer.capabilities.lists().for_each(|list| self.client.ears().changed(list));
+        }
+        Ok(())
+    }
+
+    /// Leaves the stream closed until the backoff has passed.
+    fn close(&mut self) {
+        let wait = self.backoff.fail(REOPEN.0, REOPEN.1, jitter(), None);
+        self.state = State::Closed(Instant::now() + wait);
+    }
+}
+
+impl Client {
+    /// Opens the stream of notices: by GET in the legacy era, in the modern one with this request. Gives `None` if the
+    /// server says that it has none: by 405, by 404 outside a session, or in the modern era as an unknown method.
+    ///
+    /// `again` says that the server had one: then 404 in a session says that the session is gone. Servers without a
+    /// route for GET answer 404 too.
+    pub(super) fn listen(
+        &self,
+        request: Option<Bytes>,
+        again: bool,
+    ) -> impl Future<Output = Result<Option<Trickle>, LinkError>> + Send + 'static {
+        let client = self.clone();
+        async move { client.open_stream(request, again).await }
+    }
+
+    async fn open_stream(&self, request: Option<Bytes>, again: bool) -> Result<Option<Trickle>, LinkError> {
+        let (method, headers) = if request.is_some() {
+            (Method::POST, self.headers(LISTEN_METHOD, None))
+        } else {
+            let mut headers = self.headers("", None);
+            headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+            headers.remove(CONTENT_TYPE);
+            (Method::GET, headers)
+        };
+        if let Some(error) = self.0.pause.refusal() {
+            return Err(error);
+        }
+        let target = self.0.manner.load().target.clone();
+        let socket = self.0.pool.connect().await?;
+        let body = request.as_deref().unwrap_or_default();
+        let (head, body) = Trickle::ask(socket, (&method, &target, &headers), body).await?.into_parts();
+        if head.status.is_success() && is_event_stream(&head.headers) {
+            return Ok(Some(body));
+        }
+        let body = within(body.start(ERROR_BODY)).await.unwrap_or_default();
+        let unknown_method = || inbound::is_unknown_method(rpc_error(&body).as_deref().unwrap_or_default());
+        match head.status {
+            StatusCode::METHOD_NOT_ALLOWED => return Ok(None),
+            StatusCode::NOT_FOUND if !self.has_session() => return Ok(None),
+            StatusCode::NOT_FOUND if again => return Err(session_forgotten(head.status)),
+            _ if request.is_some() && unknown_method() => return Ok(None),
+            _ => {}
+        }
+        let refused = if head.status.is_success() {
+            Refused::Error(LinkError::new(Reason::ConnectFailed, "the response is no event stream"))
+        } else {
+            self.refused(&head, &body)
+        };
+        if session_state(head.status, self.has_session(), rpc_error(&body).as_deref()) != SessionState::Known
+        {
+            self.0.ears.doubt();
+        }
+        let sign = Sign::Status(head.status);
+        Err(match refused {
+            Refused::Error(error) => LinkError { sign, ..error },
+            Refused::Answer(_) => {
+                let message = "the server answered with an error, and not with an event stream";
+                LinkError { sign, ..LinkError::new(Reason::ConnectFailed, message) }
+            }
+        })
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Closed(_) => "Closed",
+            Self::Opening(_) => "Opening",
+            Self::Open(_) => "Open",
+            Self::None => "None",
+        })
     }
 }
 
@@ -133,7 +259,7 @@ fn take(events: &mut sse::Events, client: &Client) -> Result<(), LinkError> {
     while let Some(message) = next_event(events)? {
         client.ears().heard();
         match inbound::classify(&message) {
-            Ok(Inbound::Question(id, method)) => client.notify_soon("", inbound::answer(&id, &method), ()),
+            Ok(Inbound::Question(id, method)) => client.post_soon("", inbound::answer(&id, &method), None),
             Ok(unasked) => client.ears().take(&unasked, &message),
             Err(error) => client.ears().skipped(&error),
         }

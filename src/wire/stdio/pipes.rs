@@ -54,6 +54,8 @@ struct Calls(Arc<Mutex<HashMap<u64, Caller>>>);
 struct Caller {
     answer: oneshot::Sender<Result<Reply, LinkError>>,
     notices: Option<mpsc::Sender<Bytes>>,
+    /// It is a request to listen, which its server may end by a notification.
+    listens: bool,
 }
 
 impl Calls {
@@ -142,12 +144,12 @@ impl Pipes {
     pub(in crate::wire) async fn request(
         &self,
         id: u64,
-        notices: bool,
+        (notices, listens): (bool, bool),
         message: Bytes,
     ) -> Result<Waiting, LinkError> {
         let (answer, answered) = oneshot::channel();
         let (notices, noticed) = notices.then(|| mpsc::channel(NOTICES)).unzip();
-        self.calls.with(|calls| calls.insert(id, Caller { answer, notices }));
+        self.calls.with(|calls| calls.insert(id, Caller { answer, notices, listens }));
         let waiting = Waiting { id, calls: self.calls.clone(), answered, noticed, lost: self.lost.clone() };
         self.send(message).await?;
         Ok(waiting)
@@ -276,6 +278,12 @@ async fn read(
                 if let Some(notices) = notices {
                     let _ = notices.try_send(message);
                 }
+            }
+            Ok(Inbound::ListenEnded(number)) => {
+                let listens = calls.with(|calls| calls.get(&number).is_some_and(|caller| caller.listens));
+                let message = "the server ended the subscription";
+                let error = LinkError::new(Reason::ConnectFailed, message).dispatched();
+                settle(Some(number).filter(|_| listens), Err(error));
             }
             Ok(Inbound::Question(id, method)) => answer(&outgoing, &id, &method),
             Ok(unasked) => ears.take(&unasked, &message),

@@ -1,0 +1,169 @@
+use std::any::Any;
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tracing::debug;
+
+use super::client::{Client, GOODBYE};
+
+/// The most messages that wait at once.
+const MESSAGES: usize = 1024;
+/// The most bytes of messages that wait at once: an answer repeats the id that the server chose.
+const BYTES: usize = 1 << 20;
+
+/// Messages of one connection that are posted one after another, with nobody waiting: cancellations and answers to
+/// the server's requests.
+///
+/// Promises that a server cannot have more than one of them under way, nor more than [`MESSAGES`] or [`BYTES`] of them
+/// in memory: what is beyond is dropped. Costs nothing while it is empty, since the task that posts is started with
+/// the first message and ends with the last.
+#[derive(Debug, Default)]
+pub(super) struct Outbox(Mutex<Queue>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    messages: VecDeque<Message>,
+    bytes: usize,
+    /// A task is posting.
+    posting: bool,
+    closed: bool,
+}
+
+/// A notification, or an answer to a request of the server.
+struct Message {
+    /// The method of a notification; empty for an answer.
+    method: &'static str,
+    /// The whole JSON-RPC message.
+    body: Bytes,
+    /// Dropped once the message was posted or given up.
+    held: Option<Box<dyn Any + Send>>,
+}
+
+/// What became of a message.
+#[derive(Debug, PartialEq, Eq)]
+enum Queued {
+    /// It waits for the task that is posting.
+    Waiting,
+    /// It waits, and a task must be started to post it.
+    First,
+    /// There is no room, or the connection is closed.
+    Dropped,
+}
+
+impl Client {
+    /// Posts a notification, or an answer to a request of the server, in the background, after those before it. Does
+    /// not wait; `held` is dropped after it. It is dropped if the server is too far behind with those before it.
+    pub(in crate::wire) fn post_soon(
+        &self,
+        method: &'static str,
+        body: Bytes,
+        held: Option<Box<dyn Any + Send>>,
+    ) {
+        match self.0.outbox.push(Message { method, body, held }) {
+            Queued::Waiting => {}
+            Queued::Dropped => debug!(method, "too many messages wait for the server; one was dropped"),
+            Queued::First => {
+                let client = self.clone();
+                self.0.tasks.spawn(async move { client.post_queued().await });
+            }
+        }
+    }
+
+    async fn post_queued(&self) {
+        while let Some(Message { method, body, held }) = self.0.outbox.next() {
+            match tokio::time::timeout(GOODBYE, self.notify(method, body)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!(method, %error, "a notification was not taken"),
+                Err(_) => {
+                    debug!(method, "a notification was not taken in time; those behind it are dropped");
+                    self.0.outbox.clear(false);
+                }
+            }
+            drop(held);
+        }
+    }
+}
+
+impl Outbox {
+    /// Adds a message, if there is room.
+    fn push(&self, message: Message) -> Queued {
+        let mut queue = self.lock();
+        let bytes = queue.bytes + message.body.len();
+        if queue.closed || queue.messages.len() >= MESSAGES || bytes > BYTES {
+            return Queued::Dropped;
+        }
+        queue.bytes = bytes;
+        queue.messages.push_back(message);
+        if std::mem::replace(&mut queue.posting, true) { Queued::Waiting } else { Queued::First }
+    }
+
+    /// Takes the next message to post. `None` ends the posting task.
+    fn next(&self) -> Option<Message> {
+        let mut queue = self.lock();
+        let message = queue.messages.pop_front();
+        match &message {
+            Some(message) => queue.bytes -= message.body.len(),
+            None => *queue = Queue { closed: queue.closed, ..Queue::default() },
+        }
+        message
+    }
+
+    /// Drops what waits, and, with `closed`, whatever would come.
+    pub(super) fn clear(&self, closed: bool) {
+        let mut queue = self.lock();
+        queue.closed |= closed;
+        queue.bytes = 0;
+        // Outside the lock: what a message holds may take locks of its own when it is dropped.
+        let dropped = std::mem::take(&mut queue.messages);
+        drop(queue);
+        drop(dropped);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Message({:?}, {} bytes)", self.method, self.body.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(size: usize) -> Message {
+        Message { method: "", body: Bytes::from(vec![b' '; size]), held: None }
+    }
+
+    #[test]
+    fn one_task_posts_all_messages_in_order() {
+        let outbox = Outbox::default();
+        assert_eq!(outbox.push(message(1)), Queued::First);
+        assert_eq!(outbox.push(message(2)), Queued::Waiting);
+        assert_eq!(outbox.next().unwrap().body.len(), 1);
+        assert_eq!(outbox.push(message(3)), Queued::Waiting, "the task is still posting");
+        assert_eq!([outbox.next().unwrap().body.len(), outbox.next().unwrap().body.len()], [2, 3]);
+        assert!(outbox.next().is_none());
+        assert_eq!(outbox.push(message(4)), Queued::First, "the task has ended");
+    }
+
+    #[test]
+    fn messages_beyond_the_limits_are_dropped() {
+        let outbox = Outbox::default();
+        let pushed = (0..MESSAGES * 3).filter(|_| outbox.push(message(1)) != Queued::Dropped).count();
+        assert_eq!(pushed, MESSAGES);
+        outbox.clear(false);
+        assert!(outbox.next().is_none());
+        assert_eq!(outbox.push(message(BYTES)), Queued::First, "the room is free again");
+        assert_eq!(outbox.push(message(1)), Queued::Dropped);
+        outbox.next();
+        assert_eq!(outbox.push(message(1)), Queued::Waiting);
+        outbox.clear(true);
+        assert_eq!(outbox.push(message(1)), Queued::Dropped, "closed");
+    }
+}

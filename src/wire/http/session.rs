@@ -1,0 +1,216 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use rmcp::model::ErrorCode;
+use serde::Deserialize;
+use tokio::sync::Mutex;
+use tracing::debug;
+
+use super::super::error::{LinkError, Sign};
+use super::super::inbound::{self, Inbound};
+use super::super::link::Reply;
+use super::super::{List, MESSAGE_LIMIT, sse};
+use super::answer::{is_event_stream, next_event};
+use super::client::{Client, ERROR_BODY, within};
+use super::connection::Body;
+use crate::resource::Reason;
+
+/// How long a request may take that shows whether the server knows the session.
+const SESSION_CHECK: Duration = Duration::from_secs(10);
+
+/// Requests that show whether the server still knows the session.
+#[derive(Debug, Default)]
+pub(super) struct SessionCheck {
+    /// Held while one is under way.
+    one: Mutex<()>,
+    /// Makes their ids.
+    number: AtomicU64,
+}
+
+/// How a response bears on the session in which its request was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SessionState {
+    /// It says nothing against the session.
+    Known,
+    /// The server may have forgotten the session; another request has to show it.
+    Doubtful,
+    /// The server has forgotten the session.
+    Forgotten,
+}
+
+/// A JSON-RPC error, as far as it tells about the session.
+#[derive(Debug, Deserialize)]
+struct RpcError {
+    #[serde(default)]
+    code: i64,
+    #[serde(default)]
+    message: String,
+}
+
+/// Judges what a response says of the session; `error` is the JSON of its JSON-RPC error, if it holds one.
+///
+/// The specification has servers answer 404 (2025-11-25, Transports, Session Management). Others answer 400 or another
+/// client error with a JSON-RPC error of any code, or an error in a response that says success; to those a request that
+/// is wrong for another reason looks alike, so that they only raise a doubt.
+pub(super) fn session_state(status: StatusCode, has_session: bool, error: Option<&[u8]>) -> SessionState {
+    let error = error.and_then(|raw| serde_json::from_slice::<RpcError>(raw).ok());
+    let unknown_method =
+        error.as_ref().is_some_and(|error| error.code == i64::from(ErrorCode::METHOD_NOT_FOUND.0));
+    let says_so = error.as_ref().is_some_and(|error| names_the_session(&error.message));
+    match status {
+        // Of the credentials, of one request alone, or of the time at which it came.
+        StatusCode::UNAUTHORIZED
+        | StatusCode::FORBIDDEN
+        | StatusCode::REQUEST_TIMEOUT
+        | StatusCode::PAYLOAD_TOO_LARGE
+        | StatusCode::TOO_EARLY
+        | StatusCode::TOO_MANY_REQUESTS => SessionState::Known,
+        StatusCode::NOT_FOUND if has_session && !unknown_method => SessionState::Forgotten,
+        status if has_session && status.is_client_error() => SessionState::Doubtful,
+        _ if says_so && !unknown_method => SessionState::Doubtful,
+        _ => SessionState::Known,
+    }
+}
+
+/// Says whether a request that was sent for no other reason shows that the session is forgotten: its response holds no
+/// result, and does not say either that only the method is unknown.
+fn shows_forgotten(status: StatusCode, has_session: bool, error: Option<&[u8]>) -> bool {
+    let unknown_method = error
+        .and_then(|raw| serde_json::from_slice::<RpcError>(raw).ok())
+        .is_some_and(|error| error.code == i64::from(ErrorCode::METHOD_NOT_FOUND.0));
+    !unknown_method && session_state(status, has_session, error) != SessionState::Known
+}
+
+/// True for messages such as "No valid session ID provided" and "Server not initialized".
+fn names_the_session(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    message.contains("session") || message.contains("initializ")
+}
+
+impl Client {
+    /// Asks whether the server still knows the session, where a response left that open: by a `ping`, and if that is
+    /// refused, by a list that the server has. Silence and a connection that breaks show nothing.
+    pub(super) async fn knows_session(&self) -> bool {
+        // One request after another is enough for all calls that were refused together.
+        let _one = self.0.session_check.one.lock().await;
+        let list = self.0.manner.load().list;
+        for method in std::iter::once("ping").chain(list.map(List::method)) {
+            let shows = tokio::time::timeout(SESSION_CHECK, self.shows_forgotten(method)).await;
+            if !matches!(shows, Ok(Ok(true))) {
+                debug!(method, ?shows, "nothing shows that the server forgot the session");
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn shows_forgotten(&self, method: &str) -> Result<bool, LinkError> {
+        let id = self.0.session_check.number.fetch_add(1, Ordering::Relaxed);
+        let message = format!(r#"{{"jsonrpc":"2.0","id":"session-{id}","method":"{method}"}}"#);
+        let response = self.send(&Method::POST, self.headers(method, None), &message.into()).await?;
+        let (head, body) = response.into_parts();
+        let error = if head.status.is_success() && is_event_stream(&head.headers) {
+            first_error(body).await?
+        } else if head.status.is_success() {
+            rpc_error(&body.collect(MESSAGE_LIMIT).await?)
+        } else {
+            within(body.collect(ERROR_BODY)).await.and_then(Result::ok).and_then(|body| rpc_error(&body))
+        };
+        Ok(shows_forgotten(head.status, self.has_session(), error.as_deref()))
+    }
+
+    /// Takes up an error that answers a request with a status that says success.
+    pub(super) fn doubt_session(&self, error: &[u8]) {
+        if !self.is_opening()
+            && session_state(StatusCode::OK, self.has_session(), Some(error)) != SessionState::Known
+        {
+            self.0.ears.doubt();
+        }
+    }
+
+    /// The end of the link, if an error that answers a health check says that the session is unknown.
+    pub(in crate::wire) fn session_lost(&self, error: &[u8]) -> Option<LinkError> {
+        shows_forgotten(StatusCode::OK, self.has_session(), Some(error))
+            .then(|| session_forgotten(StatusCode::OK))
+    }
+}
+
+/// The end of a link whose session the server forgot. Nothing was done with the request that met it.
+pub(super) fn session_forgotten(status: StatusCode) -> LinkError {
+    let message = format!("the server no longer knows the session (HTTP {status})");
+    LinkError { sign: Sign::Session, ..LinkError::new(Reason::ConnectFailed, message) }
+}
+
+/// The JSON-RPC error that a body holds, if it holds one.
+pub(super) fn rpc_error(body: &Bytes) -> Option<Bytes> {
+    match inbound::classify(body) {
+        Ok(Inbound::Answer(_, Reply::Error(raw))) => Some(raw),
+        _ => None,
+    }
+}
+
+/// The same of the first answer in an event stream.
+async fn first_error(mut body: Body) -> Result<Option<Bytes>, LinkError> {
+    let mut events = sse::Events::new(MESSAGE_LIMIT);
+    while let Some(chunk) = body.chunk().await? {
+        events.push(&chunk);
+        while let Some(message) = next_event(&mut events)? {
+            if let Ok(Inbound::Answer(_, reply)) = inbound::classify(&message) {
+                return Ok(match reply {
+                    Reply::Error(raw) => Some(raw),
+                    Reply::Result(_) => None,
+                });
+            }
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn responses_of_servers_that_forgot_a_session() {
+        use SessionState::{Doubtful, Forgotten, Known};
+        const NO_SESSION: &str = r#"{"code":-32000,"message":"Bad Request: No valid session ID provided"}"#;
+        const NOT_FOUND: &str = r#"{"code":-32001,"message":"Session not found"}"#;
+        const NOT_INITIALIZED: &str = r#"{"code":-32000,"message":"Bad Request: Server not initialized"}"#;
+        const INVALID: &str = r#"{"code":-32602,"message":"x is required"}"#;
+        const NO_METHOD: &str = r#"{"code":-32601,"message":"Method not found"}"#;
+        const ODD: &str = r#"{"code":"E_SESSION","message":17}"#;
+        for (status, has_session, error, expected) in [
+            (404, true, None, Forgotten),
+            (404, true, Some(NOT_FOUND), Forgotten),
+            (404, true, Some(NO_METHOD), Doubtful),
+            (404, false, Some(NO_METHOD), Known),
+            (404, false, None, Known),
+            (400, true, Some(NO_SESSION), Doubtful),
+            (400, true, Some(INVALID), Doubtful),
+            (400, true, Some(ODD), Doubtful),
+            (400, true, None, Doubtful),
+            (409, true, None, Doubtful),
+            (410, true, None, Doubtful),
+            (422, true, Some(INVALID), Doubtful),
+            (400, false, Some(INVALID), Known),
+            (400, false, Some(NOT_INITIALIZED), Doubtful),
+            (200, true, Some(NO_SESSION), Doubtful),
+            (200, true, Some(INVALID), Known),
+            (200, true, Some(NO_METHOD), Known),
+            (500, true, Some(INVALID), Known),
+            (500, true, Some(NO_SESSION), Doubtful),
+            (401, true, None, Known),
+            (403, true, Some(NO_SESSION), Known),
+            (413, true, None, Known),
+            (429, true, None, Known),
+        ] {
+            let case = format!("{status} {has_session} {error:?}");
+            let (status, error) = (StatusCode::from_u16(status).unwrap(), error.map(str::as_bytes));
+            assert_eq!(session_state(status, has_session, error), expected, "{case}");
+            let shows = expected != Known && error != Some(NO_METHOD.as_bytes());
+            assert_eq!(shows_forgotten(status, has_session, error), shows, "{case}");
+        }
+    }
+}
