@@ -113,7 +113,7 @@ impl Measured<'_> {
         match result {
             Ok(attached) => {
                 span.add("mcp.protocol.version", attached.link.peer().about.protocol_version.as_str());
-                span.add("evenkeel.tools", attached.lists.tools.len());
+                span.add("evenkeel.tools", attached.listings.lists.tools.len());
                 span.end(None);
             }
             Err(error) => span.end(Some(error.problem.reason.to_string())),

@@ -10,6 +10,7 @@ mod context;
 mod handle;
 mod health;
 mod listeners;
+mod listing;
 mod logs;
 mod memory;
 mod metrics;

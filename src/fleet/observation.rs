@@ -20,9 +20,10 @@ pub struct Observation {
     pub phase: Phase,
     /// What is live, of this generation or an earlier one; `None` if nothing is.
     pub listed: Option<Arc<Listed>>,
-    /// What is wrong with the live server for now: it wants no requests (Retry-After), or a list could not be read
-    /// again; what it listed before stays.
-    pub trouble: Option<Problem>,
+    /// Why nothing is sent to the live server for now: it wants no requests (Retry-After).
+    pub paused: Option<Problem>,
+    /// In what the live server falls short: a list that could not be read, or an oddity that was tolerated.
+    pub degraded: Option<Problem>,
     /// How often the connection was lost and made again.
     pub restarts: u32,
 }

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::net::Backoff;
 use crate::wire::List;
 
 /// Shortest and longest pause between two readings of one list.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Shortest and longest wait before a list that could not be read is read again.
+const FAILED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
 
 /// The lists of one connection that are to be read again. Costs nothing until a list changes.
 #[derive(Debug, Default)]
@@ -21,6 +24,9 @@ struct Pages {
     wanted: Option<Wanted>,
     /// The end of the last reading, and how long after it the next may begin.
     read: Option<(Instant, Duration)>,
+    failures: Backoff,
+    /// When a list that could not be read may be read again.
+    retry_at: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,9 +69,18 @@ impl Pace {
         Some(*list)
     }
 
-    /// The reading of a list ended, whatever came of it.
+    /// A list could not be read: it is read again, less and less often while that goes on.
+    pub(super) fn failed(&mut self, list: List, now: Instant, jitter: f64) {
+        let pages = self.0.entry(list).or_default();
+        pages.wanted.get_or_insert(Wanted::Told);
+        pages.retry_at = Some(now + pages.failures.fail(FAILED.0, FAILED.1, jitter, None));
+    }
+
+    /// A list was read.
     pub(super) fn was_read(&mut self, list: List, now: Instant) {
         let pages = self.0.entry(list).or_default();
+        pages.failures.reset();
+        pages.retry_at = None;
         pages.read = Some((now, pages.read.map_or(PAUSE.0, |(_, pause)| pause)));
     }
 }
@@ -73,8 +88,9 @@ impl Pace {
 impl Pages {
     fn due(&self, now: Instant) -> Option<Instant> {
         Some(match (self.wanted?, self.read) {
-            (Wanted::Told, Some((end, pause))) => end + pause,
-            (Wanted::Told, None) | (Wanted::Asked, _) => now,
+            (Wanted::Told, Some((end, pause))) => self.retry_at.unwrap_or(end + pause),
+            (Wanted::Told, None) => self.retry_at.unwrap_or(now),
+            (Wanted::Asked, _) => now,
         })
     }
 }
@@ -123,6 +139,24 @@ mod tests {
         let pauses: Vec<_> = flood.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert_eq!(pauses, [110, 210, 410, 810, 1_610, 3_210, 5_010, 5_010, 5_010, 5_010, 5_010]);
         assert!(flood.last() >= notices.last(), "the last notice is acted on");
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_read_is_read_less_and_less_often() {
+        let (start, mut pace, mut now) = (Instant::now(), Pace::default(), Instant::now());
+        let mut readings = Vec::new();
+        for _ in 0..12 {
+            pace.failed(List::Prompts, now, 0.0);
+            // A notice in between changes nothing.
+            pace.told(List::Prompts);
+            now = pace.due(now).unwrap();
+            readings.push(now.duration_since(start).as_secs());
+            assert_eq!(pace.take(now), Some(List::Prompts));
+        }
+        assert_eq!(readings, [1, 3, 7, 15, 31, 63, 127, 255, 511, 811, 1111, 1411]);
+        pace.was_read(List::Prompts, now);
+        pace.told(List::Prompts);
+        assert_eq!(pace.due(now), Some(now + PAUSE.0));
     }
 
     #[test]

@@ -1,42 +1,77 @@
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::resource::Transport;
+use crate::resource::{StdioEndpoint, Transport};
 use crate::wire::Started;
 
 /// Servers that may be in the busy part of their start at once.
 const HTTP: usize = 64;
 /// Processes that may be starting at once: a start costs a core for a while.
 const STDIO: usize = 8;
+/// Runners that may be downloading a server at once.
+const RUNNERS: usize = 4;
 /// How long an attempt holds its slot at most, over HTTP and of a process. One that hangs costs nothing, so it holds
 /// nobody up; a process that starts is busy for longer than a request, but gives its slot back when it comes to rest.
 const HELD: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
+/// How long a first start by a runner holds its slot at most.
+const HELD_BY_RUNNER: Duration = Duration::from_secs(30);
+/// Commands that download a server before they run it, with the first argument that says so, if one must.
+const DOWNLOADING: [(&str, Option<&str>); 18] = [
+    ("npx", None),
+    ("pnpx", None),
+    ("bunx", None),
+    ("uvx", None),
+    ("pipx", None),
+    ("dnx", None),
+    ("npm", Some("exec")),
+    ("npm", Some("x")),
+    ("pnpm", Some("dlx")),
+    ("yarn", Some("dlx")),
+    ("bun", Some("x")),
+    ("uv", Some("tool")),
+    ("uv", Some("run")),
+    ("docker", Some("run")),
+    ("podman", Some("run")),
+    ("deno", Some("run")),
+    ("go", Some("run")),
+    ("nix", Some("run")),
+];
 
 /// Bounds how many attempts to connect begin side by side.
 #[derive(Debug)]
 pub(super) struct Slots {
     http: Arc<Semaphore>,
     stdio: Arc<Semaphore>,
+    runners: Arc<Semaphore>,
 }
 
 impl Default for Slots {
     fn default() -> Self {
-        Self { http: Arc::new(Semaphore::new(HTTP)), stdio: Arc::new(Semaphore::new(STDIO)) }
+        let [http, stdio, runners] = [HTTP, STDIO, RUNNERS].map(|slots| Arc::new(Semaphore::new(slots)));
+        Self { http, stdio, runners }
     }
 }
 
 impl Slots {
     /// Runs an attempt once a slot is free; the slot is free again when the attempt ends, or before.
+    ///
+    /// `first` says that the server has never answered yet: a runner may have to download it, and then it takes a slot of
+    /// its own kind, so that no other server waits for it.
     pub(super) async fn run<T>(
         &self,
         transport: &Transport,
         started: &Started,
+        first: bool,
         attempt: impl Future<Output = T>,
     ) -> T {
         let (slots, held, process) = match transport {
             Transport::Http(_) => (&self.http, HELD.0, None),
+            Transport::Stdio(endpoint) if first && downloads(endpoint) => {
+                (&self.runners, HELD_BY_RUNNER, None)
+            }
             Transport::Stdio(_) => (&self.stdio, HELD.1, Some(started)),
         };
         // The semaphores are never closed.
@@ -54,5 +89,71 @@ impl Slots {
             _ = tokio::time::timeout(held, busy) => drop(permit),
         }
         attempt.await
+    }
+}
+
+/// True if the command may download the server before it runs it.
+fn downloads(endpoint: &StdioEndpoint) -> bool {
+    let program = Path::new(&endpoint.command).file_name().and_then(|name| name.to_str());
+    let first = endpoint.args.first().map(String::as_str);
+    DOWNLOADING.iter().any(|(command, argument)| {
+        program == Some(command) && argument.is_none_or(|argument| first == Some(argument))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn stdio(line: &str) -> Transport {
+        let mut words = line.split(' ').map(str::to_owned);
+        let command = words.next().unwrap_or_default();
+        Transport::Stdio(StdioEndpoint { command, args: words.collect(), cwd: None, env: Vec::new() })
+    }
+
+    #[test]
+    fn commands_that_download() {
+        for (line, expected) in [
+            ("npx -y @modelcontextprotocol/server-everything", true),
+            ("/usr/local/bin/uvx mcp-server-time", true),
+            ("uv tool run mcp-server-time", true),
+            ("docker run -i --rm mcp/time", true),
+            ("npm exec -y server", true),
+            ("npm start", false),
+            ("docker", false),
+            ("python server.py npx", false),
+            ("mcp-npx", false),
+        ] {
+            let Transport::Stdio(endpoint) = stdio(line) else { unreachable!() };
+            assert_eq!(downloads(&endpoint), expected, "{line}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn downloads_hold_up_nobody_else_and_each_other_for_a_while() {
+        let (slots, started) = (Slots::default(), Started::default());
+        let (runner, other) = (stdio("npx x"), stdio("x"));
+        let hanging: Vec<_> = (0..RUNNERS)
+            .map(|_| {
+                let attempt = std::future::pending::<()>();
+                Box::pin(slots.run(&runner, &started, true, attempt)).shared()
+            })
+            .collect();
+        let all = futures_util::future::join_all(hanging);
+        let mut all = std::pin::pin!(all);
+        assert!(all.as_mut().now_or_never().is_none());
+        // Another kind, a server that is known, and one that needs no download do not wait.
+        for (transport, first) in [(&other, true), (&runner, false)] {
+            assert!(slots.run(transport, &started, first, async {}).now_or_never().is_some());
+        }
+        assert!(slots.run(&runner, &started, true, async {}).now_or_never().is_none());
+        let begun = tokio::time::Instant::now();
+        tokio::select! {
+            _ = all => unreachable!(),
+            () = slots.run(&runner, &started, true, async {}) => {}
+        }
+        assert!(begun.elapsed() >= HELD_BY_RUNNER && begun.elapsed() < HELD_BY_RUNNER * 2);
     }
 }

@@ -55,6 +55,9 @@ pub fn server_status(
     if let Some(verdict) = stalled(&work) {
         conditions.set(ConditionType::Stalled, verdict);
     }
+    if let Some(verdict) = degraded(offered) {
+        conditions.set(ConditionType::Degraded, verdict);
+    }
 
     McpServerStatus {
         observed_generation: Some(meta.generation),
@@ -298,7 +301,7 @@ fn reconciling(work: &Work<'_>, seen: Option<&Observation>) -> Option<Verdict> {
     if work.is_stalled() {
         return None;
     }
-    if let (Work::Attached, Some(problem)) = (work, seen.and_then(|seen| seen.trouble.as_ref())) {
+    if let (Work::Attached, Some(problem)) = (work, seen.and_then(|seen| seen.paused.as_ref())) {
         let next = "what it listed before stays, and it is asked again";
         return Some(Verdict::yes(Reason::ProgressingWithRetry, sentence(problem, next)));
     }
@@ -307,7 +310,8 @@ fn reconciling(work: &Work<'_>, seen: Option<&Observation>) -> Option<Verdict> {
         Work::Unseen => (Reason::Progressing, "waiting for an attempt to connect".to_owned()),
         Work::Unresolved(_) => (Reason::ProgressingWithRetry, "waiting for what it refers to".to_owned()),
         Work::Connecting { attempt, last } => {
-            let reason = if last.is_some() { Reason::ProgressingWithRetry } else { Reason::Progressing };
+            let failed = last.is_some_and(|problem| problem.reason != Reason::Connecting);
+            let reason = if failed { Reason::ProgressingWithRetry } else { Reason::Progressing };
             (reason, format!("attempt {attempt} is under way"))
         }
         Work::Failed { retry_at, attempt, .. } => {
@@ -317,6 +321,16 @@ fn reconciling(work: &Work<'_>, seen: Option<&Observation>) -> Option<Verdict> {
         Work::Refused(_) | Work::Suspended | Work::Attached | Work::Idle => return None,
     };
     Some(Verdict::yes(reason, message))
+}
+
+/// In what a live server falls short.
+fn degraded(seen: Option<&Observation>) -> Option<Verdict> {
+    let problem = seen?.degraded.as_ref()?;
+    let next = match problem.reason {
+        Reason::ListUnavailable => "what was read of it before stays, and it is asked again",
+        _ => "",
+    };
+    Some(Verdict::yes(problem.reason, sentence(problem, next)))
 }
 
 fn stalled(work: &Work<'_>) -> Option<Verdict> {

@@ -74,7 +74,8 @@ pub fn listed(generation: i64) -> Listed {
 /// What the fleet says of `name`: the generation it works on, and the one that is live.
 pub fn seen(name: &str, generation: i64, phase: Phase, live: Option<i64>) -> Observation {
     Observation {
-        trouble: None,
+        paused: None,
+        degraded: None,
         key: key(name),
         uid: format!("uid-{name}").into(),
         generation,

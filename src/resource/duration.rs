@@ -14,6 +14,8 @@ const PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
 
 /// `timeouts.connect`: 1s to 10m.
 pub type ConnectTimeout = Bounded<SECOND, { 10 * MINUTE }>;
+/// `timeouts.start`: 1s to 1h.
+pub type StartTimeout = Bounded<SECOND, HOUR>;
 /// `timeouts.call`: 1s to 24h.
 pub type CallTimeout = Bounded<SECOND, { 24 * HOUR }>;
 /// `timeouts.drain`: 0s to 10m.

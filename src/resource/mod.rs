@@ -19,6 +19,7 @@ pub use crd::crds;
 pub use digest::{Digest, DigestKey};
 pub use duration::{
     Bounded, CallTimeout, ConnectTimeout, DrainTimeout, Grace, HealthInterval, IdleTimeout, RetryDelay,
+    StartTimeout,
 };
 pub use endpoint::{Endpoint, HttpEndpoint, StdioEndpoint, Transport, is_inherited};
 pub use key::{ObjectKey, is_namespace, is_object_name};

@@ -53,6 +53,9 @@ pub enum Reason {
     // Reconciling
     Progressing,
     ProgressingWithRetry,
+    // Degraded
+    ListUnavailable,
+    NonCompliant,
     // Of a source itself
     SourceUnavailable,
     RemovalHeld,
@@ -112,6 +115,8 @@ pub enum ConditionType {
     Reconciling,
     /// Present when a person must act.
     Stalled,
+    /// Present while a server that is usable falls short of what it should offer.
+    Degraded,
 }
 
 impl fmt::Display for ConditionType {

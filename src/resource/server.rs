@@ -3,7 +3,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::duration::{
-    CallTimeout, ConnectTimeout, DrainTimeout, Grace, HealthInterval, IdleTimeout, RetryDelay,
+    CallTimeout, ConnectTimeout, DrainTimeout, Grace, HealthInterval, IdleTimeout, RetryDelay, StartTimeout,
 };
 use super::{Literal, McpServerStatus};
 
@@ -250,7 +250,11 @@ pub enum Update {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Timeouts {
-    /// From the start of an attempt to the last page of the last list (1s to 10m).
+    /// From the start of a process to its first answer (1s to 1h): a runner such as npx or uvx downloads the server
+    /// first. Only for stdio.
+    #[serde(default = "start_default")]
+    pub start: StartTimeout,
+    /// From the start of an attempt, or the first answer of a process, to the last page of the last list (1s to 10m).
     #[serde(default = "connect_default")]
     pub connect: ConnectTimeout,
     /// One call, from dispatch to answer or to its next progress; at most ten times as long in all (1s to 24h).
@@ -301,6 +305,7 @@ impl Default for Filter {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
+            start: start_default(),
             connect: connect_default(),
             call: call_default(),
             drain: drain_default(),
@@ -323,6 +328,10 @@ impl Default for Health {
 
 fn everything() -> Vec<String> {
     vec!["*".into()]
+}
+
+fn start_default() -> StartTimeout {
+    StartTimeout::of_millis(300_000)
 }
 
 fn connect_default() -> ConnectTimeout {

@@ -12,7 +12,7 @@ pub struct McpServerStatus {
     /// The generation that is live, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attached_generation: Option<i64>,
-    /// Ready, Accepted, ResolvedRefs, Attached, Reconciling, Stalled.
+    /// Ready, Accepted, ResolvedRefs, Attached, Reconciling, Stalled, Degraded.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

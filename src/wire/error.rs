@@ -48,7 +48,7 @@ impl LinkError {
     }
 
     /// True if it is not one request that failed, but the connection or its session.
-    pub(super) fn ends_the_link(&self) -> bool {
+    pub fn ends_the_link(&self) -> bool {
         match self.sign {
             Sign::Connection | Sign::Exit(_) => !self.dispatched,
             Sign::Session => true,

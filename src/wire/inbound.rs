@@ -112,7 +112,7 @@ pub(super) fn classify(message: &Bytes) -> Result<Inbound, Malformed> {
 }
 
 /// True for the JSON of a JSON-RPC error that says that the method is unknown.
-pub(super) fn is_unknown_method(raw: &[u8]) -> bool {
+pub fn is_unknown_method(raw: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Error {
         code: i64,

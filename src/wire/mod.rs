@@ -28,6 +28,7 @@ mod unasked;
 pub use envelope::{Envelope, Id, Malformed};
 pub use error::{LinkError, Sign};
 pub use identity::{Identity, RING_KEY, Ring, VIA_KEY};
+pub use inbound::is_unknown_method;
 pub use level::{Level, level_of};
 pub use link::{Event, Exchange, Incoming, Link, Reply, Request};
 pub use list::List;

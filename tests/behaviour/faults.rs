@@ -198,7 +198,7 @@ async fn each_is_told_on_its_own_resource_while_peers_answer() {
             Rig::Stdio(rig) => rig.spec(""),
             Rig::Http(rig) => rig.spec(),
         };
-        let limits = "timeouts: { connect: 2s }\nretry: { initial: 1s, max: 1s }";
+        let limits = "timeouts: { start: 2s, connect: 2s }\nretry: { initial: 1s, max: 1s }";
         stage.declared.server(name, &format!("{spec}\n{limits}"));
     }
     let url = stage.evenkeel.url();

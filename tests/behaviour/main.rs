@@ -33,5 +33,6 @@ mod scale;
 mod servers;
 mod sessions;
 mod stage;
+mod start;
 mod subscriptions;
 mod update;

@@ -188,30 +188,84 @@ async fn a_server_without_tools_is_ready_and_is_not_asked_for_them() {
     }
 }
 
+/// The lists other than the tools, with their members.
+const OTHERS: [(&str, &str); 3] = [
+    ("prompts/list", "prompts"),
+    ("resources/list", "resources"),
+    ("resources/templates/list", "resourceTemplates"),
+];
+
 #[tokio::test]
-async fn a_list_that_cannot_be_read_publishes_nothing() {
+async fn a_list_that_cannot_be_read_costs_that_list_alone() {
+    use crate::rig::{Rule, Then};
+    let failures = [
+        Then::error(-32603, "the shelf is empty"),
+        Then::error(-32602, "Invalid params"),
+        Then::result("{}"),
+        Then::result(r#"{"prompts":{},"resources":1,"resourceTemplates":"x"}"#),
+        Then::status(500),
+        Then::Hang,
+    ];
+    for (method, _) in OTHERS {
+        let stage = Stage::start(&[]).await;
+        let agent = stage.agent(Era::Legacy).await;
+        let mut rigs = Vec::new();
+        for (number, failure) in failures.iter().enumerate() {
+            let name = format!("r{number}");
+            let script = Script::new(&name, RigEra::Dual).offers(&["a"], &["x:1"], &["y:{z}"]);
+            let rig = Http::start(script.on(method, Rule::always(failure.clone()))).await;
+            stage.declared.server(&name, &format!("{}\ntimeouts: {{ connect: 4s }}", rig.spec()));
+            rigs.push((name, rig));
+        }
+        for (name, _) in &rigs {
+            stage.evenkeel.attached(name).await;
+            let degraded = stage.evenkeel.wait_for(name, "Degraded", "True", "ListUnavailable").await;
+            assert!(degraded.message.contains(method), "{name}: {degraded:?}");
+            agent.text(&format!("{name}_echo"), "{}").await;
+        }
+        // Once the list can be read, it is there, and nothing is Degraded.
+        for (name, rig) in &rigs {
+            rig.edit(|script| script.on.clear());
+            eventually(&format!("{method} of {name} is read"), async || {
+                stage.evenkeel.condition(name, "Degraded").await.is_none().then_some(())
+            })
+            .await;
+            let status = &stage.server(name).await["status"];
+            assert_eq!((&status["prompts"], &status["resources"]), (&json!(1), &json!(1)), "{method} {name}");
+            assert_eq!(rig.counters().sessions_opened, rig.counters().initializes());
+        }
+    }
+}
+
+#[tokio::test]
+async fn null_is_an_empty_list_and_told() {
+    use crate::rig::{Rule, Then};
+    let all = [("tools/list", "tools")].into_iter().chain(OTHERS);
+    for (method, member) in all {
+        let script = Script::new("r", RigEra::Dual).offers(&["a"], &["x:1"], &["y:{z}"]);
+        let null = Then::result(&format!(r#"{{"{member}":null,"nextCursor":null}}"#));
+        let rig = Http::start(script.on(method, Rule::always(null))).await;
+        let stage = Stage::start(&[("r", &rig.spec())]).await;
+        stage.evenkeel.attached("r").await;
+        let degraded = stage.evenkeel.wait_for("r", "Degraded", "True", "NonCompliant").await;
+        assert!(degraded.message.contains(method) && degraded.message.contains("null"), "{degraded:?}");
+        let agent = stage.agent(Era::Legacy).await;
+        let tools = agent.tools().await;
+        assert_eq!(tools.len(), if method == "tools/list" { 0 } else { 2 }, "{method}: {tools:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_knows_no_templates_has_none() {
     use crate::rig::{Rule, Then};
     let script = Script::new("r", RigEra::Dual).offers(&["a"], &["x:1"], &[]);
-    let rig =
-        Http::start(script.on("prompts/list", Rule::always(Then::error(-32603, "the shelf is empty")))).await;
+    let unknown = Rule::always(Then::error(-32601, "Method not found"));
+    let rig = Http::start(script.on("resources/templates/list", unknown)).await;
     let stage = Stage::start(&[("r", &rig.spec())]).await;
-    let ready = eventually("the failure is told", async || {
-        stage.evenkeel.condition("r", "Ready").await.filter(|ready| ready.reason == "ListFailed")
-    })
-    .await;
-    assert!(ready.message.contains("prompts/list failed: the shelf is empty (-32603)"), "{ready:?}");
-    let agent = stage.agent(Era::Legacy).await;
-    assert!(agent.tools().await.is_empty());
-    eventually("the session is ended", async || (rig.counters().sessions == 0).then_some(())).await;
-
-    // A server that knows no templates has none.
-    rig.edit(|script| {
-        script.on.clear();
-        let unknown = Rule::always(Then::error(-32601, "Method not found"));
-        script.on.insert("resources/templates/list".into(), vec![unknown]);
-    });
     stage.evenkeel.attached("r").await;
+    let agent = stage.agent(Era::Legacy).await;
     assert_eq!(names(&agent, "resources/list", "resources", "uri").await, ["x:1"]);
+    assert!(stage.evenkeel.condition("r", "Degraded").await.is_none());
 }
 
 #[tokio::test]

@@ -269,7 +269,7 @@ async fn a_burst_of_notices_lists_again_once_and_a_failed_list_keeps_the_last() 
             *script =
                 script.clone().tools(&["echo"]).on("tools/list", Rule::always(Then::error(-32603, "boom")));
         });
-        let failure = stage.evenkeel.wait_for("s", "Reconciling", "True", "ProgressingWithRetry").await;
+        let failure = stage.evenkeel.wait_for("s", "Degraded", "True", "ListUnavailable").await;
         assert!(failure.message.contains("tools/list") && failure.message.contains("boom"), "{failure:?}");
         assert_eq!(watcher.agent.tools().await, ["s_echo", "s_odd"]);
         stage.evenkeel.attached("s").await;
@@ -277,7 +277,7 @@ async fn a_burst_of_notices_lists_again_once_and_a_failed_list_keeps_the_last() 
         rig.edit(|script| script.on.clear());
         watcher.sees(&["s_echo"]).await;
         eventually("all is said to be well", async || {
-            stage.evenkeel.condition("s", "Reconciling").await.is_none().then_some(())
+            stage.evenkeel.condition("s", "Degraded").await.is_none().then_some(())
         })
         .await;
     }

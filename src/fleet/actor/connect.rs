@@ -1,6 +1,5 @@
 //! Making the connection, and what follows when that fails or the connection is lost.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +9,14 @@ use tokio_util::task::TaskTracker;
 
 use super::super::attach::{Attached, attach};
 use super::super::handle::{Refusal, UpstreamHandle};
+use super::super::listing::Listings;
 use super::super::{Kept, health, subscriptions};
-use super::{Actor, Beside, Live};
+use super::{Actor, Attempt, Beside, Live};
 use crate::net::jitter;
 use crate::plan::Target;
-use crate::resource::{Activation, McpServerSpec, Problem, Reason, Update};
+use crate::resource::{Activation, McpServerSpec, Problem, Reason, Transport, Update};
 use crate::wire::{Era, Host, Link, LinkError, Pause, Sign};
+use crate::words;
 
 /// How long a connection must have held for its loss to count as a first failure.
 const STABLE: Duration = Duration::from_mins(1);
@@ -103,12 +104,37 @@ impl Actor {
         let (guard, identity) = (context.guard.clone(), context.identity.clone());
         let (tasks, pause) = (TaskTracker::new(), self.pause.1.clone());
         let host = Host { tasks, guard, log, audience, identity, pause, ..Host::default() };
-        let tasks = host.tasks.clone();
+        let (tasks, process, stderr) = (host.tasks.clone(), host.started.clone(), host.last_words.clone());
+        let is_process = matches!(target.endpoint.transport, Transport::Stdio(_));
+        let slow_at = is_process.then(|| Instant::now() + target.spec.timeouts.connect.get());
         let opening = self.opening;
-        let attempt = Box::pin(async move { attach(&context, &target, &host, opening).await });
-        self.attempt = Some((tasks, attempt));
+        let work = Box::pin(async move { attach(&context, &target, &host, opening).await });
+        self.attempt = Some(Attempt { work, tasks, process, stderr, slow_at });
         if self.live.is_none() {
             self.let_calls_wait(self.last.clone().unwrap_or_else(|| self.connecting()));
+        }
+    }
+
+    /// Says of a process that has not answered for as long as other servers have in all that it has more time.
+    pub(super) fn note_slow_start(&mut self) {
+        let Some(attempt) = &mut self.attempt else { return };
+        let timeouts = &self.target.spec.timeouts;
+        // Until it has a slot there is no process.
+        let Some(since) = attempt.process.since() else {
+            attempt.slow_at = Some(Instant::now() + timeouts.connect.get());
+            return;
+        };
+        let left = timeouts.start.get().saturating_sub(since.elapsed());
+        attempt.slow_at = None;
+        if attempt.process.answered_at().is_none() && !left.is_zero() {
+            let (_, until) = due(left);
+            let (seconds, until) = (since.elapsed().as_secs(), words::time(until, Timestamp::now()));
+            let message = format!(
+                "the process has not answered for {seconds} s{}; if it is downloading the server, it has until {until} \
+                 (spec.timeouts.start)",
+                attempt.stderr.quoted()
+            );
+            self.last = Some(Problem::new(Reason::Connecting, message));
         }
     }
 
@@ -155,8 +181,8 @@ impl Actor {
 
     /// Ends an attempt, if there is one, with all that it opened.
     pub(super) fn cancel_attempt(&mut self) {
-        if let Some((tasks, attempt)) = self.attempt.take() {
-            drop(attempt);
+        if let Some(Attempt { work, tasks, .. }) = self.attempt.take() {
+            drop(work);
             tasks.close();
             self.ending.push(Box::pin(async move { tasks.wait().await }));
         }
@@ -167,7 +193,7 @@ impl Actor {
         self.forget_refresh();
         self.grace_until = None;
         self.last = None;
-        let Attached { link, events, lists } = attached;
+        let Attached { link, events, listings: Listings { lists, degraded } } = attached;
         let kept = Arc::new(Kept { about: link.peer().about.clone(), lists: Arc::new(lists) });
         self.handle.set_lists(kept.lists.clone());
         let before = self.handle.connect(link.clone());
@@ -181,8 +207,12 @@ impl Actor {
             ))
         });
         let target = self.target.clone();
-        let unread = BTreeMap::new();
-        self.live = Some(Live { target, link, events, unread, since, health, subscriptions });
+        degraded.iter().filter(|(_, problem)| problem.reason == Reason::ListUnavailable).for_each(
+            |(list, _)| {
+                self.stale.failed(*list, since, jitter());
+            },
+        );
+        self.live = Some(Live { target, link, events, degraded, since, health, subscriptions });
         self.offer(kept);
         self.idle_at = self.idle_due();
         if let Some(before) = before {

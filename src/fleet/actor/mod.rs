@@ -17,13 +17,14 @@ use tokio_util::task::TaskTracker;
 
 use super::attach::Attached;
 use super::handle::{Refusal, UpstreamHandle};
+use super::listing::Listing;
 use super::pace::Pace;
 use super::{Context, Kept, Listed, Observation, Phase};
-use crate::catalog::{Item, Section};
+use crate::catalog::Section;
 use crate::net::Backoff;
 use crate::plan::Target;
 use crate::resource::{Digest, Problem, Reason};
-use crate::wire::{Era, Event, Events, Link, LinkError, List, Pause};
+use crate::wire::{Era, Event, Events, LastWords, Link, LinkError, List, Pause, Started};
 
 /// What an actor is told; only the newest counts.
 #[derive(Clone, Debug)]
@@ -34,8 +35,8 @@ pub(super) enum Order {
     Go(Reason),
 }
 
-type Attempt = Pin<Box<dyn Future<Output = Result<Attached, LinkError>> + Send>>;
-type Refresh = Pin<Box<dyn Future<Output = (List, Result<Vec<Item>, LinkError>)> + Send>>;
+type Attaching = Pin<Box<dyn Future<Output = Result<Attached, LinkError>> + Send>>;
+type Refresh = Pin<Box<dyn Future<Output = (List, Result<Listing, LinkError>)> + Send>>;
 type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// What works beside a live connection for as long as it is there.
 type Beside = Pin<Box<dyn Future<Output = Infallible> + Send>>;
@@ -50,8 +51,7 @@ pub(super) struct Actor {
     target: Arc<Target>,
     handle: UpstreamHandle,
     live: Option<Live>,
-    /// An attempt, and the tasks that work for it.
-    attempt: Option<(TaskTracker, Attempt)>,
+    attempt: Option<Attempt>,
     refresh: Option<Refresh>,
     /// The lists that are to be read again, and when.
     stale: Pace,
@@ -95,13 +95,24 @@ struct Hurry {
     why: Problem,
 }
 
+/// An attempt under way.
+struct Attempt {
+    work: Attaching,
+    /// What works for it.
+    tasks: TaskTracker,
+    process: Started,
+    stderr: LastWords,
+    /// When to say that the process has not answered yet; `None` if there is nothing to say.
+    slow_at: Option<Instant>,
+}
+
 struct Live {
     /// What it was made for; of a later target with the same connection, that.
     target: Arc<Target>,
     link: Link,
     events: Events,
-    /// Lists that could not be read again, and why.
-    unread: BTreeMap<List, Problem>,
+    /// Lists that could not be read, or with oddities that were tolerated.
+    degraded: BTreeMap<List, Problem>,
     since: Instant,
     health: Beside,
     /// Asks the server to tell what agents want to hear; `None` if it tells nothing.
@@ -119,8 +130,10 @@ struct Offered {
 enum Input {
     Order(bool),
     Event(Event),
-    Attempted(Result<Attached, LinkError>),
-    Refreshed(List, Result<Vec<Item>, LinkError>),
+    Attempted(Result<Box<Attached>, LinkError>),
+    /// The process of the attempt may be slow to answer.
+    SlowStart,
+    Refreshed(List, Result<Listing, LinkError>),
     RefreshDue,
     RetryDue,
     GraceOver,
@@ -192,12 +205,13 @@ impl Actor {
                 Input::Event(Event::Lost(error)) => self.lose(&error),
                 Input::Attempted(result) => {
                     match result {
-                        Ok(attached) => self.attached(attached),
+                        Ok(attached) => self.attached(*attached),
                         Err(error) => self.failed(&error),
                     }
                     self.starting = None;
                 }
                 Input::Refreshed(list, result) => self.refreshed(list, result),
+                Input::SlowStart => self.note_slow_start(),
                 Input::RefreshDue => self.refresh(),
                 Input::RetryDue => self.connect(),
                 Input::GraceOver => self.grace_over(),
@@ -211,6 +225,7 @@ impl Actor {
 
     async fn wait(&mut self) -> Input {
         let refresh_due = self.refresh_due();
+        let slow_start = self.attempt.as_ref().and_then(|attempt| attempt.slow_at);
         let event = async {
             match &mut self.live {
                 // What a health check finds comes as an event.
@@ -224,7 +239,7 @@ impl Actor {
         };
         let attempt = async {
             match &mut self.attempt {
-                Some((_, attempt)) => attempt.await,
+                Some(attempt) => (&mut attempt.work).await,
                 None => std::future::pending().await,
             }
         };
@@ -239,8 +254,9 @@ impl Actor {
             biased;
             order = self.orders.changed(), if !(leaving && self.orders.has_changed().is_err()) => Input::Order(order.is_ok()),
             event = event => Input::Event(event),
-            result = attempt => Input::Attempted(result),
+            result = attempt => Input::Attempted(result.map(Box::new)),
             (list, result) = refresh => Input::Refreshed(list, result),
+            () = at(slow_start) => Input::SlowStart,
             () = at(refresh_due) => Input::RefreshDue,
             () = at(self.retry_at.map(|(at, _)| at)) => Input::RetryDue,
             () = at(self.grace_until) => Input::GraceOver,
@@ -323,10 +339,8 @@ impl Actor {
                 .as_ref()
                 .filter(|_| self.live.is_some() || self.asleep)
                 .map(|offered| offered.listed.clone()),
-            trouble: self
-                .live
-                .as_ref()
-                .and_then(|live| live.link.paused().or_else(|| live.unread.values().next().cloned())),
+            paused: self.live.as_ref().and_then(|live| live.link.paused()),
+            degraded: self.live.as_ref().and_then(|live| degraded(&live.degraded)),
             restarts: self.restarts,
         };
         if self.told.as_ref() != Some(&observation) {
@@ -335,6 +349,13 @@ impl Actor {
             let _ = self.context.observations.send(observation);
         }
     }
+}
+
+/// One problem for all lists of a server: of several reasons the worst, which is the first of its enum.
+fn degraded(lists: &BTreeMap<List, Problem>) -> Option<Problem> {
+    let reason = lists.values().map(|problem| problem.reason).min()?;
+    let messages: Vec<_> = lists.values().map(|problem| problem.message.as_str()).collect();
+    Some(Problem::new(reason, messages.join("; ")))
 }
 
 async fn beside(work: &mut Option<Beside>) -> Option<Infallible> {

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::attach::{read_list, timeout};
+use super::super::attach::timeout;
+use super::super::listing::{Listing, read_list, unavailable};
 use super::super::pace::Pace;
 use super::super::{Kept, Listed};
 use super::{Actor, Offered};
-use crate::catalog::{Item, Section};
+use crate::catalog::Section;
+use crate::net::jitter;
 use crate::resource::{Activation, Problem, Reason};
 use crate::wire::{Capabilities, LinkError, List};
 
@@ -95,13 +97,16 @@ impl Actor {
         self.stale = Pace::default();
     }
 
-    pub(super) fn refreshed(&mut self, list: List, result: Result<Vec<Item>, LinkError>) {
+    pub(super) fn refreshed(&mut self, list: List, result: Result<Listing, LinkError>) {
         self.refresh = None;
-        self.stale.was_read(list, Instant::now());
         match result {
-            Ok(items) => {
+            Ok(Listing { items, tolerated }) => {
+                self.stale.was_read(list, Instant::now());
                 if let (Some(live), Some(offered)) = (&mut self.live, &self.offered) {
-                    live.unread.remove(&list);
+                    match tolerated {
+                        Some(problem) => drop(live.degraded.insert(list, problem)),
+                        None => drop(live.degraded.remove(&list)),
+                    }
                     let mut kept = offered.kept.clone();
                     let lists = &mut Arc::make_mut(&mut kept).lists;
                     *Arc::make_mut(lists).of_mut(list) = items;
@@ -116,9 +121,9 @@ impl Actor {
             // It is as it was before, and still to be read.
             Err(error) => {
                 if let Some(live) = &mut self.live {
-                    live.unread.insert(list, error.problem);
+                    live.degraded.insert(list, unavailable(list, &error));
                 }
-                self.stale.told(list);
+                self.stale.failed(list, Instant::now(), jitter());
             }
         }
         self.refresh();

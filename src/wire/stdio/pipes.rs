@@ -23,6 +23,7 @@ use super::super::{Host, Id, MESSAGE_LIMIT};
 use super::guard::Guard;
 use super::lines::{self, Line};
 use super::process::{self, Process};
+use super::started::Started;
 use super::stderr::LastWords;
 use crate::resource::{Reason, StdioEndpoint};
 
@@ -90,7 +91,8 @@ pub(in crate::wire) fn start(
     let (closed, mut closes) = mpsc::channel(2);
     tasks.spawn(write(stdin, queue, hang_up.clone(), closed.clone()));
     let errors = tasks.spawn(read_stderr(stderr, Stderr::new(host.log.clone(), words.clone())));
-    let answers = tasks.spawn(read(stdout, calls.clone(), outgoing.clone(), ears, closed));
+    let heard = Heard { ears, started: host.started.clone() };
+    let answers = tasks.spawn(read(stdout, calls.clone(), outgoing.clone(), heard, closed));
     let pumps = [errors.abort_handle(), answers.abort_handle()];
     tasks.spawn({
         let (lost, calls) = (lost.clone(), calls.clone());
@@ -234,12 +236,18 @@ async fn write(
     }
 }
 
+/// Takes note of the child's messages.
+struct Heard {
+    ears: Unasked,
+    started: Started,
+}
+
 /// Hands every message of the child to whom it concerns.
 async fn read(
     stdout: ChildStdout,
     calls: Calls,
     outgoing: mpsc::Sender<Bytes>,
-    ears: Unasked,
+    Heard { ears, started }: Heard,
     closed: mpsc::Sender<&'static str>,
 ) {
     let mut reader = BufReader::new(stdout);
@@ -269,6 +277,7 @@ async fn read(
         let kind = inbound::classify(&message);
         if kind.is_ok() {
             ears.heard();
+            started.has_answered();
         }
         match kind {
             Ok(Inbound::Answer(number, reply)) => settle(number, Ok(reply)),

@@ -1,7 +1,8 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::sync::SetOnce;
+use tokio::time::{Instant, sleep};
 
 /// The time between two looks at a process.
 const LOOK: Duration = Duration::from_millis(25);
@@ -12,12 +13,42 @@ const BLIND: Duration = Duration::from_millis(250);
 
 /// The process of a connection, once there is one. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Started(Arc<OnceLock<u32>>);
+pub struct Started(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Its id, and when it was started.
+    process: OnceLock<(u32, Instant)>,
+    answered: SetOnce<Instant>,
+}
 
 impl Started {
     pub(super) fn as_process(&self, pid: u32) {
         // Set once: a connection has one process.
-        let _ = self.0.set(pid);
+        let _ = self.0.process.set((pid, Instant::now()));
+    }
+
+    /// Gives the time at which the process was started.
+    pub fn since(&self) -> Option<Instant> {
+        self.0.process.get().map(|(_, since)| *since)
+    }
+
+    /// Notes that the process has sent a message, whichever.
+    pub(super) fn has_answered(&self) {
+        if !self.0.answered.initialized() {
+            // Set by the one task that reads its messages.
+            let _ = self.0.answered.set(Instant::now());
+        }
+    }
+
+    /// Waits until the process has sent its first message, and gives the time of it.
+    pub async fn answered(&self) -> Instant {
+        *self.0.answered.wait().await
+    }
+
+    /// Gives the time at which the process sent its first message; `None` before, and over HTTP.
+    pub fn answered_at(&self) -> Option<Instant> {
+        self.0.answered.get().copied()
     }
 
     /// Waits until the process has come to rest after its start: it waits for something and uses no processor, as
@@ -26,7 +57,7 @@ impl Started {
         let (mut before, mut quiet) = (None, 0);
         while quiet < QUIET {
             sleep(LOOK).await;
-            let Some(pid) = self.0.get() else { continue };
+            let Some((pid, _)) = self.0.process.get() else { continue };
             let stat = tokio::fs::read_to_string(format!("/proc/{pid}/stat")).await;
             let Some(now) = stat.ok().as_deref().and_then(Activity::read) else {
                 return sleep(BLIND).await;

@@ -1,0 +1,232 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::{Instant, timeout_at};
+
+use crate::catalog::{Item, Lists};
+use crate::resource::{Problem, Reason};
+use crate::wire::{Link, LinkError, List, Reply, is_unknown_method, members};
+
+/// More pages than any server has: a list that does not end is not waited for.
+const PAGES: usize = 1_000;
+/// The longest message about a page that could not be read, in characters.
+const MESSAGE: usize = 300;
+/// More than any agent could use of one list.
+const ITEMS: usize = 20_000;
+/// The longest list, all its pages together.
+const BYTES: usize = 16 << 20;
+/// How long the lists other than the tools may take while a server attaches; they are read again later.
+const OTHERS: Duration = Duration::from_secs(10);
+
+/// One list of a server, read to its end.
+#[derive(Debug)]
+pub(super) struct Listing {
+    /// Its items, in the order of their names, each name once.
+    pub(super) items: Vec<Item>,
+    /// An oddity of the server that cost nothing.
+    pub(super) tolerated: Option<Problem>,
+}
+
+/// All lists of a server.
+#[derive(Debug, Default)]
+pub(super) struct Listings {
+    pub(super) lists: Lists,
+    /// Lists that could not be read, and oddities that were tolerated.
+    pub(super) degraded: BTreeMap<List, Problem>,
+}
+
+/// Reads all lists, side by side, by the given time at the latest.
+///
+/// The tools decide: if they cannot be read, the server is not attached. Another list that fails, or takes longer than
+/// half of the time, costs that list alone.
+pub(super) async fn read_all(link: &Link, until: Instant) -> Result<Listings, LinkError> {
+    let now = Instant::now();
+    let soon = now + OTHERS.min(until.saturating_duration_since(now) / 2);
+    let other = async |list| {
+        let read = timeout_at(soon, Box::pin(read_list(link, list))).await;
+        let read = read.unwrap_or_else(|_| {
+            let seconds = soon.duration_since(now).as_secs_f64();
+            Err(LinkError::new(Reason::Timeout, format!("no answer within {seconds} s")).dispatched())
+        });
+        match read {
+            Err(error) if error.ends_the_link() || error.problem.reason == Reason::PolicyDenied => Err(error),
+            read => Ok(read),
+        }
+    };
+    let (tools, prompts, resources, templates) = tokio::try_join!(
+        Box::pin(read_list(link, List::Tools)),
+        other(List::Prompts),
+        other(List::Resources),
+        other(List::Templates)
+    )?;
+    let mut listings = Listings::default();
+    let all = [Ok(tools), prompts, resources, templates];
+    for (list, read) in List::ALL.into_iter().zip(all) {
+        match read {
+            Ok(Listing { items, tolerated }) => {
+                *listings.lists.of_mut(list) = items;
+                listings.degraded.extend(tolerated.map(|problem| (list, problem)));
+            }
+            Err(error) => drop(listings.degraded.insert(list, unavailable(list, &error))),
+        }
+    }
+    Ok(listings)
+}
+
+/// Tells why a list could not be read.
+pub(super) fn unavailable(list: List, error: &LinkError) -> Problem {
+    let (method, message) = (list.method(), &error.problem.message);
+    let message = if message.starts_with(method) { message.clone() } else { format!("{method}: {message}") };
+    Problem::new(Reason::ListUnavailable, message)
+}
+
+/// Reads all pages of a list. A server without the capability is not asked.
+pub(super) async fn read_list(link: &Link, list: List) -> Result<Listing, LinkError> {
+    if link.peer().capabilities.list(list).is_none() {
+        return Ok(Listing { items: Vec::new(), tolerated: None });
+    }
+    let (mut items, mut bytes, mut tolerated) = (BTreeMap::new(), 0, None);
+    let mut cursors = BTreeSet::new();
+    let mut cursor: Option<String> = None;
+    loop {
+        let reply = link.page(list, cursor.as_deref()).await?;
+        if list == List::Templates && matches!(&reply, Reply::Error(error) if is_unknown_method(error)) {
+            // They have no capability of their own: many servers that have resources have no templates.
+            break;
+        }
+        let (Reply::Result(page) | Reply::Error(page)) = &reply;
+        bytes += page.len();
+        let next = read_page(&reply, list, &mut items).map_err(|mut error| {
+            error.problem.message = link.words(&error.problem.message, MESSAGE);
+            error
+        });
+        let page = next?;
+        if page.is_null {
+            tolerated = Some(Problem::new(
+                Reason::NonCompliant,
+                format!(
+                    "{} answers null for {:?}, which is taken for an empty list",
+                    list.method(),
+                    list.member()
+                ),
+            ));
+        }
+        cursor = match page.next {
+            // A cursor that comes again would go on for ever.
+            Some(next) if cursors.insert(next.clone()) => Some(next),
+            _ => break,
+        };
+        if items.len() > ITEMS || cursors.len() > PAGES || bytes > BYTES {
+            let (items, pages, limit) = (items.len(), cursors.len(), BYTES >> 20);
+            let why = format!(
+                "it does not end within {ITEMS} items, {PAGES} pages or {limit} MiB: {items} items and {bytes} bytes \
+                 after {pages} pages"
+            );
+            return Err(failed(list, &why));
+        }
+    }
+    if list == List::Tools {
+        for (name, why) in link.learn(items.values().map(|tool: &Item| (&**tool.name(), tool.raw()))) {
+            tracing::warn!(tool = link.words(&name, 200), why = link.words(&why, 200), "a tool was left out");
+            items.remove(&*name);
+        }
+    }
+    Ok(Listing { items: items.into_values().collect(), tolerated })
+}
+
+/// A page of a list, apart from its items.
+#[derive(Debug, PartialEq, Eq)]
+struct Page {
+    /// The cursor of the next page. An empty string is a cursor.
+    next: Option<String>,
+    /// It says null where its items belong.
+    is_null: bool,
+}
+
+/// Adds a page's items, the first of each name.
+fn read_page(reply: &Reply, list: List, items: &mut BTreeMap<Arc<str>, Item>) -> Result<Page, LinkError> {
+    let raw = match reply {
+        Reply::Result(raw) => raw,
+        Reply::Error(raw) => return Err(failed(list, &error_message(raw))),
+    };
+    let unreadable = |error: serde_json::Error| failed(list, &error.to_string());
+    let text = std::str::from_utf8(raw).map_err(|error| failed(list, &error.to_string()))?;
+    let page = members(text).map_err(unreadable)?;
+    let member = |name: &str| page.get(name).map(RawValue::get);
+    let listed = member(list.member());
+    let listed = listed.ok_or_else(|| failed(list, &format!("missing field `{}`", list.member())))?;
+    let listed: Option<Vec<&RawValue>> = serde_json::from_str(listed).map_err(unreadable)?;
+    let is_null = listed.is_none();
+    for raw in listed.unwrap_or_default() {
+        match Item::read(list, raw.get()) {
+            Ok(item) => drop(items.entry(item.name().clone()).or_insert(item)),
+            Err(why) => tracing::warn!("a {} was left out: {why}", list.item()),
+        }
+    }
+    let next = member("nextCursor").map_or(Ok(None), serde_json::from_str).map_err(unreadable)?;
+    Ok(Page { next, is_null })
+}
+
+#[derive(Deserialize)]
+struct Error {
+    code: i64,
+    message: String,
+}
+
+/// The message of a JSON-RPC error.
+fn error_message(raw: &[u8]) -> String {
+    match serde_json::from_slice::<Error>(raw) {
+        Ok(Error { code, message }) => format!("{message} ({code})"),
+        Err(_) => "an error that could not be read".into(),
+    }
+}
+
+fn failed(list: List, why: &str) -> LinkError {
+    LinkError::new(Reason::ListFailed, format!("{} failed: {why}", list.method())).dispatched()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn page(text: &'static str, tools: &mut BTreeMap<Arc<str>, Item>) -> Result<Page, LinkError> {
+        read_page(&Reply::Result(Bytes::from_static(text.as_bytes())), List::Tools, tools)
+    }
+
+    #[test]
+    fn pages_are_merged_and_tools_kept_as_they_are() {
+        let mut tools = BTreeMap::new();
+        let first = page(r#"{"tools":[{"name":"b", "x":1.0}],"nextCursor":""}"#, &mut tools).unwrap();
+        assert_eq!(first, Page { next: Some(String::new()), is_null: false });
+        let last =
+            page(r#"{"tools":[{"name":"a"},{"name":"b","x":2},{"title":"?"}],"y":{}}"#, &mut tools).unwrap();
+        assert_eq!(last, Page { next: None, is_null: false });
+        let raw: Vec<_> = tools.values().map(Item::raw).collect();
+        assert_eq!(raw, [r#"{"name":"a"}"#, r#"{"name":"b", "x":1.0}"#]);
+    }
+
+    #[test]
+    fn null_is_an_empty_list() {
+        let mut tools = BTreeMap::new();
+        for text in [r#"{"tools":null}"#, r#"{"tools":null,"nextCursor":null}"#] {
+            assert_eq!(page(text, &mut tools).unwrap(), Page { next: None, is_null: true });
+        }
+        assert!(tools.is_empty());
+    }
+
+    #[test]
+    fn a_failed_list_is_not_an_empty_one() {
+        let mut tools = BTreeMap::new();
+        for text in [r#"{"tools":{}}"#, "{}", "[]"] {
+            assert_eq!(page(text, &mut tools).unwrap_err().problem.reason, Reason::ListFailed);
+        }
+        let reply = Reply::Error(Bytes::from_static(br#"{"code":-32603,"message":"boom"}"#));
+        let error = read_page(&reply, List::Tools, &mut tools).unwrap_err();
+        assert_eq!(error.problem.message, "tools/list failed: boom (-32603)");
+    }
+}
