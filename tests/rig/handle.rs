@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::control::{Command, Hello, line};
 use super::counters::Counters;
+use super::example::example;
 use super::script::Script;
 use super::server::Rig;
 
@@ -306,16 +307,7 @@ async fn attend(stream: UnixStream, processes: Arc<Mutex<Vec<Process>>>) {
     let _ = alive.send(false);
 }
 
-/// The example `rig` beside the test that is running; refuses one that is older than its source.
+/// Finds the rig as a program.
 pub fn executable() -> PathBuf {
-    let deps = std::env::current_exe().unwrap();
-    let rig = deps.ancestors().nth(2).unwrap().join("examples/rig");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rig");
-    let changed = |path: &Path| path.metadata().and_then(|found| found.modified());
-    let newest =
-        source.read_dir().unwrap().map(|entry| changed(&entry.unwrap().path()).unwrap()).max().unwrap();
-    match changed(&rig) {
-        Ok(built) if built >= newest => rig,
-        _ => panic!("the rig is missing or older than its source: run `cargo build --example rig` first"),
-    }
+    example("rig", &["tests/rig"])
 }

@@ -25,6 +25,9 @@
 mod control;
 mod counters;
 mod era;
+#[allow(clippy::duplicate_mod, reason = "a bench has the rig without the rest of support")]
+#[path = "../support/example.rs"]
+mod example;
 mod handle;
 mod headers;
 mod http;

@@ -1,0 +1,190 @@
+//! Reads the list of differences, and finds those between two runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{Display, Formatter};
+
+use serde::Deserialize;
+
+use crate::fixture::Era;
+use crate::suite::{Results, Status};
+
+/// Holds the list in `differences.yaml`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct List {
+    /// Counts the scenarios of each revision of the protocol.
+    pub revisions: BTreeMap<String, Scenarios>,
+    pub differences: Vec<Entry>,
+}
+
+/// Counts the scenarios of a revision.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenarios {
+    /// Counts all that the suite runs.
+    pub run: usize,
+    /// Names those that the revision does not require.
+    pub optional: BTreeSet<String>,
+}
+
+/// Holds the differences that have one reason.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Explains them to users.
+    pub reason: String,
+    pub found: Vec<Found>,
+}
+
+/// Says for which agents and servers checks differ.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Found {
+    /// Lists the revisions that agents speak.
+    pub agents: Vec<String>,
+    pub servers: Vec<Server>,
+    /// Holds the outcome of each check, by scenario.
+    pub checks: BTreeMap<String, BTreeMap<String, Outcome>>,
+}
+
+/// Names the revision and the transport that a server speaks with evenkeel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Server {
+    LegacyHttp,
+    LegacyStdio,
+    ModernHttp,
+    ModernStdio,
+}
+
+/// Lists the outcomes of a check, from the best to the worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Passed,
+    Skipped,
+    /// Means that the scenario ended before the check.
+    NotJudged,
+    Warning,
+    Failed,
+}
+
+/// Describes one difference: scenario, check and outcome.
+pub type Difference = (String, String, Outcome);
+
+impl Server {
+    pub const ALL: [Self; 4] = [Self::LegacyHttp, Self::LegacyStdio, Self::ModernHttp, Self::ModernStdio];
+
+    pub fn era(self) -> Era {
+        match self {
+            Self::LegacyHttp | Self::LegacyStdio => Era::Legacy,
+            Self::ModernHttp | Self::ModernStdio => Era::Modern,
+        }
+    }
+}
+
+impl Display for Server {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::LegacyHttp => "2025-11-25 over HTTP",
+            Self::LegacyStdio => "2025-11-25 over stdio",
+            Self::ModernHttp => "2026-07-28 over HTTP",
+            Self::ModernStdio => "2026-07-28 over stdio",
+        })
+    }
+}
+
+impl List {
+    /// Reads the list in the tree. Fails if it names a revision that nothing is run for.
+    pub fn read() -> Self {
+        let list: Self =
+            serde_yaml::from_str(include_str!("differences.yaml")).expect("differences.yaml fits");
+        let places = list.differences.iter().flat_map(|entry| &entry.found);
+        for agent in places.flat_map(|found| &found.agents) {
+            assert!(list.revisions.contains_key(agent), "{agent} is no revision of differences.yaml");
+        }
+        list
+    }
+
+    /// Returns the differences that are listed for agents of a revision and a server.
+    pub fn of(&self, agent: &str, server: Server) -> BTreeSet<Difference> {
+        let places = self.differences.iter().flat_map(|entry| &entry.found);
+        let mut listed = BTreeSet::new();
+        for found in places.filter(|found| found.is_at(agent, server)) {
+            for (scenario, checks) in &found.checks {
+                for (check, outcome) in checks {
+                    let is_new = listed.insert((scenario.clone(), check.clone(), *outcome));
+                    assert!(is_new, "{scenario}: {check} is listed twice for {agent} and {server:?}");
+                }
+            }
+        }
+        listed
+    }
+}
+
+impl Found {
+    fn is_at(&self, agent: &str, server: Server) -> bool {
+        self.servers.contains(&server) && self.agents.iter().any(|listed| listed == agent)
+    }
+}
+
+/// Finds the checks whose outcome through evenkeel is not that of the direct run.
+pub fn between(direct: &Results, through: &Results) -> BTreeSet<Difference> {
+    let scenarios: BTreeSet<&String> = direct.keys().chain(through.keys()).collect();
+    scenarios.into_iter().flat_map(|scenario| between_of(scenario, direct, through)).collect()
+}
+
+/// Finds the checks of one scenario whose outcome through evenkeel is not that of the direct run.
+pub fn between_of(scenario: &str, direct: &Results, through: &Results) -> BTreeSet<Difference> {
+    let none = BTreeMap::new();
+    let [direct, through] = [direct, through].map(|results| results.get(scenario).unwrap_or(&none));
+    let checks: BTreeSet<&String> = direct.keys().chain(through.keys()).collect();
+    checks
+        .into_iter()
+        .filter(|check| direct.get(*check) != through.get(*check))
+        .map(|check| (scenario.to_owned(), check.clone(), outcome(through.get(check))))
+        .collect()
+}
+
+/// Finds the checks of one scenario that did not pass.
+pub fn not_passed(scenario: &str, results: &Results) -> BTreeSet<Difference> {
+    let checks = results.get(scenario).into_iter().flatten();
+    checks
+        .map(|(check, statuses)| (scenario.to_owned(), check.clone(), outcome(Some(statuses))))
+        .filter(|(.., outcome)| *outcome != Outcome::Passed)
+        .collect()
+}
+
+fn outcome(statuses: Option<&Vec<Status>>) -> Outcome {
+    match statuses.and_then(|statuses| statuses.iter().max()) {
+        Some(Status::Success | Status::Info) => Outcome::Passed,
+        Some(Status::Skipped) => Outcome::Skipped,
+        None => Outcome::NotJudged,
+        Some(Status::Warning) => Outcome::Warning,
+        Some(Status::Failure) => Outcome::Failed,
+    }
+}
+
+#[test]
+fn a_difference_is_a_check_that_is_better_or_worse_or_missing_or_new() {
+    use Status::{Failure, Success, Warning};
+    let results = |checks: &[(&str, &[Status])]| {
+        let checks = checks.iter().map(|(check, statuses)| ((*check).to_owned(), statuses.to_vec()));
+        Results::from([("scenario".to_owned(), checks.collect())])
+    };
+    let direct =
+        results(&[("same", &[Success, Success]), ("one", &[Success, Success]), ("gone", &[Success])]);
+    let through =
+        results(&[("same", &[Success, Success]), ("one", &[Success, Failure]), ("new", &[Success])]);
+    let found = |direct: &Results, through: &Results| -> Vec<(String, Outcome)> {
+        between(direct, through).into_iter().map(|(_, check, outcome)| (check, outcome)).collect()
+    };
+    let expected = [("gone", Outcome::NotJudged), ("new", Outcome::Passed), ("one", Outcome::Failed)];
+    assert_eq!(found(&direct, &through), expected.map(|(check, outcome)| (check.to_owned(), outcome)));
+    assert_eq!(found(&direct, &Results::new()).len(), 3, "a scenario that did not run");
+    assert_eq!(found(&direct, &direct), []);
+
+    let warned = results(&[("same", &[Success]), ("one", &[Success, Warning])]);
+    let passed: Vec<_> = not_passed("scenario", &warned).into_iter().collect();
+    assert_eq!(passed, [("scenario".to_owned(), "one".to_owned(), Outcome::Warning)]);
+}
