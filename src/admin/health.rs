@@ -1,7 +1,8 @@
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::routing::get;
+use serde::Deserialize;
 
 use super::App;
 
@@ -9,9 +10,19 @@ pub(super) fn routes() -> Router<App> {
     Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready))
 }
 
+/// The query of `/readyz`.
+#[derive(Deserialize)]
+struct Checks {
+    /// A check to leave out: [`FIRST_ATTEMPTS`].
+    exclude: Option<String>,
+}
+
+/// The check that each server declared at the start was attached or has failed.
+const FIRST_ATTEMPTS: &str = "first-attempts";
+
 /// Answers at once: 200, or 503 and every reason on a line of its own.
-async fn ready(State(app): State<App>) -> (StatusCode, String) {
-    let mut reasons = app.store.borrow().unready();
+async fn ready(State(app): State<App>, Query(checks): Query<Checks>) -> (StatusCode, String) {
+    let mut reasons = app.store.borrow().unready(checks.exclude.as_deref() == Some(FIRST_ATTEMPTS));
     reasons.extend(app.agents_wait.borrow().clone());
     if reasons.is_empty() {
         return (StatusCode::OK, "ok\n".into());

@@ -20,7 +20,7 @@ use super::{Failure, kubeconfig, remembered, socket};
 use crate::admin::{self, Local};
 use crate::catalog::catalog;
 use crate::fleet::{Context, Fleet, Memory};
-use crate::gateway::{Allowed, Gateway, GatewayConfig, GatewayMetrics, Limits};
+use crate::gateway::{Allowed, Gateway, GatewayConfig, GatewayMetrics, Limits, refuse};
 use crate::report::{AuditMetrics, Inputs, Reporter, keep_audit};
 use crate::resource::{API_VERSION, Digest, DigestKey};
 use crate::skills::{Standings, SyncOptions, Written, serve, stand, sync};
@@ -57,7 +57,9 @@ impl Daemon {
         // From here on a signal is heard, whatever the start is doing.
         let mut signals = Signals::new().map_err(Failure::failed)?;
         let mut tasks = Tasks::default();
-        let _lock = self.start(&mut tasks).await?;
+        // First of all: agents that come back after a restart wait in the listener.
+        let agents = bind(self.listen, "MCP", "--listen").await.map(Arc::new);
+        let (_lock, agents) = self.start(&mut tasks, agents).await?;
         let outcome = tokio::select! {
             name = signals.next() => {
                 tracing::info!(signal = name, "shutting down; a second signal ends it at once");
@@ -65,22 +67,29 @@ impl Daemon {
             }
             broken = tasks.broken() => Err(broken),
         };
+        // Agents are answered until the very end, so that the port is closed no longer than the next start takes.
         let left = tokio::select! {
             () = tasks.end() => return outcome,
+            never = refuse(&agents) => match never {},
             name = signals.next() => format!("ended at once by a second signal, {name}"),
             () = sleep(SHUTDOWN) => format!("did not end within {} s", SHUTDOWN.as_secs()),
         };
         Err(Failure::Failed(format!("{left}; still running: {}", tasks.running())))
     }
 
-    /// Starts every part, in the order in which data flows. The lock is to be held to the end.
-    async fn start(&self, tasks: &mut Tasks) -> Result<StateLock, Failure> {
+    /// Starts every part, in the order in which data flows. The lock and the listener are to be held to the end.
+    async fn start(
+        &self,
+        tasks: &mut Tasks,
+        agents: Result<Arc<TcpListener>, Failure>,
+    ) -> Result<(StateLock, Arc<TcpListener>), Failure> {
         let source = self.source.open().await?;
         let state = StateDir::open(&self.state_home, &source.identity()).map_err(Failure::failed)?;
         let lock = state.lock().map_err(Failure::failed)?;
         let state = Arc::new(state);
-        // All addresses before anything is started: a taken port is the most common mistake.
-        let agents = bind(self.listen, "MCP", "--listen").await?;
+        // All addresses before anything is started: a taken port is the most common mistake. That another daemon has
+        // the same directory says more.
+        let agents = agents?;
         let status = bind(self.admin, "the status API", "--admin").await?;
         let probes = match self.probes {
             Some(address) => Some(bind(address, "probes", "--probes").await?),
@@ -110,7 +119,10 @@ impl Daemon {
 
         let (learn, learned) = mpsc::unbounded_channel();
         let memory = Memory::new(remembered::load(&state), learn);
-        tasks.spawn("the memory", done(remembered::keep(state.clone(), learned, stop.clone())));
+        tasks.spawn(
+            "the memory",
+            done(remembered::keep(state.clone(), learned, catalog.settled(), stop.clone())),
+        );
         let forget = remembered::forget(state.clone(), memory.clone(), desired.clone(), stop.clone());
         tasks.spawn("the memory of what is gone", done(forget));
 
@@ -163,14 +175,14 @@ impl Daemon {
         // Ends after the fleet and the endpoint, when there is nothing more to tell.
         export.start(&metrics, tasks);
 
-        let offered = catalog.clone();
+        let (offered, listener) = (catalog.clone(), agents.clone());
         let (allowed, until) = (self.allowed.clone(), stop.clone());
         tasks.spawn("the MCP endpoint", async move {
             // Agents that come before the key is there wait in the listener.
             if let Some(session_key) = until.run_until_cancelled(session_key).await {
                 let limits = Limits::default();
                 let config = GatewayConfig { allowed, session_key, listeners, identity, limits };
-                Gateway::new(config, offered, counted, until).serve(agents).await;
+                Gateway::new(config, offered, counted, until).serve(listener).await;
             }
             Ok(())
         });
@@ -197,7 +209,7 @@ impl Daemon {
         if let Some(probes) = probes {
             tasks.spawn("the probes", admin::serve(probes, admin::probes(sources), stop));
         }
-        Ok(lock)
+        Ok((lock, agents))
     }
 }
 

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::state::StateDir;
 
 /// The eras of servers, in one file.
 const ERAS: &str = "eras.json";
-/// The catalogs of `OnDemand` servers, a file for each, named by the digest of the declaration.
+/// What servers list, a file for each, named by the connection digest.
 const CATALOGS: &str = "catalogs";
 
 /// How long news is collected before it is written.
@@ -47,12 +47,15 @@ pub(super) fn load(state: &StateDir) -> Known {
     known
 }
 
-/// Writes down what the fleet learns, until it is stopped.
+/// Writes down what the fleet learns, until it is stopped; during the start nothing, so that it takes no time from it.
 pub(super) async fn keep(
     state: Arc<StateDir>,
     mut news: mpsc::UnboundedReceiver<News>,
+    mut settled: watch::Receiver<bool>,
     stop: CancellationToken,
 ) {
+    let started = async { drop(settled.wait_for(|settled| *settled).await) };
+    stop.run_until_cancelled(tokio::time::timeout(LEISURE, started)).await;
     let mut batch = Vec::new();
     loop {
         let learned = tokio::select! {
@@ -99,8 +102,14 @@ fn forget_undeclared(state: &StateDir, memory: &Memory, desired: &Desired) {
     if !desired.source.synced || !desired.source.faults.is_empty() {
         return;
     }
-    let declared = desired.servers.values().filter_map(|declared| declared.spec_digest).collect();
-    for digest in memory.keep_only(&declared) {
+    // Where a secret is missing it is not known which connection is meant.
+    let connections: Option<HashSet<_>> = desired
+        .servers
+        .values()
+        .map(|declared| Some(declared.endpoint.as_ref()?.as_ref().ok()?.digest()))
+        .collect();
+    let Some(connections) = connections else { return };
+    for digest in memory.keep_only(&connections) {
         if let Err(error) = state.remove(&file_of(digest)) {
             tracing::warn!(%error, "what was learned of a server that is gone is not forgotten");
         }
@@ -171,7 +180,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let state = StateDir::open(home.path(), std::path::Path::new("/fleet")).unwrap();
         let (here, gone) = (declared("here", 1), Digest::of(b"gone"));
-        let digest = here.spec_digest.unwrap();
+        let digest = here.endpoint.as_ref().unwrap().as_ref().unwrap().digest();
         write(&state, &[News::Catalog(digest, offer()), News::Catalog(gone, offer())]);
         let memory = Memory::new(load(&state), mpsc::unbounded_channel().0);
         let files = || load(&state).catalogs.len();
@@ -203,7 +212,7 @@ mod tests {
         // What was told before the end is written all the same.
         let stop = CancellationToken::new();
         stop.cancel();
-        keep(state.clone(), news, stop).await;
+        keep(state.clone(), news, watch::channel(false).1, stop).await;
 
         let known = load(&state);
         assert_eq!(known.eras, HashMap::from([(digest, Era::Modern)]));

@@ -11,8 +11,8 @@ use crate::wire::{About, Era, List};
 
 /// What was learned of servers and is worth keeping across restarts. Cheap to clone.
 ///
-/// Keeps no secret: eras are keyed by the connection digest, which is keyed itself, and catalogs by the digest
-/// of the declaration. Whoever made it writes the [`News`] down.
+/// Holds no secret: eras and catalogs are kept by the connection digest, which is keyed itself. Whoever made it writes
+/// the [`News`] down.
 #[derive(Clone, Debug)]
 pub struct Memory(Arc<Shared>);
 
@@ -34,7 +34,7 @@ struct Shelf {
 pub struct Known {
     /// The era that a server was found to speak, by connection digest: a server is probed once.
     pub eras: HashMap<Digest, Era>,
-    /// What an `OnDemand` server lists, by spec digest, so that it is offered without a connection.
+    /// Everything that a server lists, by connection digest, so that it is offered before it is connected again.
     pub catalogs: HashMap<Digest, Arc<Kept>>,
 }
 
@@ -98,22 +98,28 @@ impl Memory {
         }
     }
 
-    pub(super) fn catalog(&self, spec: Digest) -> Option<Arc<Kept>> {
-        self.lock().catalogs.get(&spec).cloned()
+    pub(super) fn catalog(&self, connection: Digest) -> Option<Arc<Kept>> {
+        self.lock().catalogs.get(&connection).cloned()
     }
 
-    pub(super) fn keep_catalog(&self, spec: Digest, kept: Arc<Kept>) {
+    pub(super) fn keep_catalog(&self, connection: Digest, kept: Arc<Kept>) {
         let mut known = self.lock();
-        if known.catalogs.get(&spec).is_some_and(|before| *before == kept) {
+        if known.catalogs.get(&connection).is_some_and(|before| Arc::ptr_eq(before, &kept) || *before == kept)
+        {
             return;
         }
-        known.catalogs.insert(spec, kept.clone());
-        self.tell(News::Catalog(spec, kept));
+        known.catalogs.insert(connection, kept.clone());
+        self.tell(News::Catalog(connection, kept));
     }
 
-    /// Forgets the catalogs of declarations but these; gives what it forgot.
+    /// Forgets all connections but these; gives those whose catalogs it forgot.
     pub fn keep_only(&self, declared: &HashSet<Digest>) -> Vec<Digest> {
         let mut known = self.lock();
+        let eras = known.eras.len();
+        known.eras.retain(|connection, _| declared.contains(connection));
+        if known.eras.len() < eras {
+            self.tell(News::Eras(known.eras.clone()));
+        }
         known.catalogs.extract_if(|digest, _| !declared.contains(digest)).map(|(digest, _)| digest).collect()
     }
 

@@ -16,6 +16,8 @@ use crate::plan::{Change, Observed, Target, changes};
 use crate::resource::{McpServerSpec, ObjectKey, Reason};
 use crate::source::{Declared, Desired};
 
+/// How long calls of unknown tools wait at most for the servers that were declared at the start.
+const SETTLED: Duration = Duration::from_secs(30);
 /// How long all servers together may take to drain and close when evenkeel ends.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 
@@ -49,11 +51,17 @@ impl Fleet {
         let (starting, mut started) = mpsc::channel(1);
         self.starting = Some(starting);
         let mut settled = false;
+        let settle_by = tokio::time::sleep(SETTLED);
+        tokio::pin!(settle_by);
         // What is desired already counts as changed.
         desired.mark_changed();
         loop {
             tokio::select! {
                 None = started.recv(), if !settled => {
+                    settled = true;
+                    self.context.catalog.settled();
+                }
+                () = &mut settle_by, if !settled => {
                     settled = true;
                     self.context.catalog.settled();
                 }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::Stream;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 
@@ -61,6 +61,13 @@ pub(super) fn json(status: StatusCode, message: Bytes) -> Response<Body> {
 pub(super) fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
     let text = Body::Whole(Some(Bytes::from_static(text.as_bytes())));
     respond(status, text, Some(HeaderValue::from_static("text/plain; charset=utf-8")))
+}
+
+/// A response while evenkeel ends: the next process is there in a moment.
+pub(super) fn unavailable() -> Response<Body> {
+    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, "evenkeel is shutting down\n");
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 /// A response that is a stream of events.

@@ -33,6 +33,7 @@ use tokio_util::task::TaskTracker;
 pub use admit::Allowed;
 pub use metrics::GatewayMetrics;
 pub use seal::{SealError, SessionKey};
+pub use server::refuse;
 pub(crate) use stall::StallGuard;
 
 use crate::catalog::Catalog;

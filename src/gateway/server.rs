@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::Gateway;
+use super::body;
 use super::handler::handle;
 use super::stall::StallGuard;
 
@@ -20,18 +21,20 @@ use super::stall::StallGuard;
 const HOUSEKEEPING: Duration = Duration::from_mins(10);
 /// Bytes buffered for one connection: a request's head must fit, its body need not.
 const BUFFER: usize = 64 << 10;
+/// How long the answer to an agent may take that comes while evenkeel ends.
+const REFUSAL: Duration = Duration::from_millis(200);
 
 impl Gateway {
     /// Serves agents until it is told to stop; then takes no more, ends the notice streams, and lets calls
     /// finish within the bound that was configured.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener) {
+    pub async fn serve(self: Arc<Self>, listener: Arc<TcpListener>) {
         tokio::select! {
-            () = self.attend(listener) => {}
+            () = self.attend(&listener) => {}
             () = self.pulse.beat() => {}
         }
     }
 
-    async fn attend(self: &Arc<Self>, listener: TcpListener) {
+    async fn attend(self: &Arc<Self>, listener: &TcpListener) {
         let connections = TaskTracker::new();
         let free = Arc::new(Semaphore::new(self.limits.connections));
         let mut changes = self.catalog.changes();
@@ -48,7 +51,7 @@ impl Gateway {
                     self.metrics.generation.set(i64::try_from(*changes.borrow()).unwrap_or(i64::MAX));
                     continue;
                 }
-                accepted = accept(&listener, &free) => accepted,
+                accepted = accept(listener, &free) => accepted,
             };
             let Some((stream, permit)) = accepted else {
                 continue;
@@ -61,7 +64,6 @@ impl Gateway {
                 drop(permit);
             });
         }
-        drop(listener);
         connections.close();
         connections.wait().await;
         self.alone.close();
@@ -107,6 +109,26 @@ impl Gateway {
         self.count_sessions();
         let generation = self.catalog.load();
         self.metrics.retain(|server| generation.section(server).is_some());
+    }
+}
+
+/// Answers agents while evenkeel ends: whoever connects is told by 503 to come back in a moment. Never ends.
+///
+/// Takes one connection after another, each for a short time at most: there is nothing to do but to say so.
+pub async fn refuse(listener: &TcpListener) -> Infallible {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let _ = timeout(REFUSAL, async {
+                    let service = service_fn(|_| async { Ok::<_, Infallible>(body::unavailable()) });
+                    let mut connection = http1::Builder::new();
+                    connection.keep_alive(false).max_buf_size(BUFFER);
+                    connection.serve_connection(TokioIo::new(stream), service).await
+                })
+                .await;
+            }
+            Err(_) => sleep(Duration::from_millis(50)).await,
+        }
     }
 }
 

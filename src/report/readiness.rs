@@ -6,21 +6,44 @@ use crate::resource::ObjectKey;
 
 /// Whether the process may be sent work: once it may, for good.
 ///
-/// It may when the source has been read once and each `required` server has been attached once. A shared
-/// server that dies later must not take every replica out of service.
+/// It may when the source has been read once, each `required` server has been attached once, and each server that was
+/// declared at the start was attached or failed once, which is waited for a limited time only. A shared server that dies
+/// later must not take every replica out of service.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
     ready: bool,
+    /// Everything but first attempts.
+    required: bool,
     synced: bool,
     pending: OrdSet<ObjectKey>,
+    /// Servers declared at the start of which no attempt has ended; of servers declared later nothing is noted.
+    unattempted: OrdSet<ObjectKey>,
+    /// First attempts are not waited for any more.
+    given_up: bool,
     /// Only until ready.
     attached: HashSet<ObjectKey>,
 }
 
+/// The part that one server has in the readiness of the process.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Share {
+    /// The process is not ready before it was attached: it is required, and not suspended.
+    pub(super) required: bool,
+    /// It is attached now.
+    pub(super) attached: bool,
+    /// An attempt to attach it has ended, or there is nothing to attempt.
+    pub(super) attempted: bool,
+}
+
 impl Readiness {
-    /// True from the first moment on at which everything required was there.
+    /// True from the first moment on at which everything that is waited for was there.
     pub fn ready(&self) -> bool {
         self.ready
+    }
+
+    /// True from the first moment on at which everything required was there.
+    pub fn required_ready(&self) -> bool {
+        self.required
     }
 
     /// True once the source has been read.
@@ -28,20 +51,30 @@ impl Readiness {
         self.synced
     }
 
-    /// The required servers that have never been attached, in order.
+    /// Gives the required servers that have never been attached, in order.
     pub fn pending(&self) -> impl Iterator<Item = &ObjectKey> {
         self.pending.iter()
     }
 
-    /// Takes note of one server: whether it is required (and not suspended), and whether it is attached now.
-    pub(super) fn server(&mut self, key: &ObjectKey, required: bool, attached: bool) {
+    /// Gives the servers of which no attempt has ended yet, in order, without those that are [`pending`](Self::pending).
+    pub fn unattempted(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.unattempted.iter().filter(|key| !self.pending.contains(*key))
+    }
+
+    /// Takes note of one server.
+    pub(super) fn server(&mut self, key: &ObjectKey, share: Share) {
         if self.ready {
             return;
         }
-        if attached {
+        if share.attempted {
+            self.unattempted.remove(key);
+        } else if !self.synced {
+            self.unattempted.insert(key.clone());
+        }
+        if share.attached {
             self.attached.insert(key.clone());
         }
-        if required && !self.attached.contains(key) {
+        if share.required && !self.attached.contains(key) {
             self.pending.insert(key.clone());
         } else {
             self.pending.remove(key);
@@ -52,14 +85,23 @@ impl Readiness {
     pub(super) fn removed(&mut self, key: &ObjectKey) {
         self.attached.remove(key);
         self.pending.remove(key);
+        self.unattempted.remove(key);
+    }
+
+    /// Waits no longer for first attempts.
+    pub(super) fn give_up_on_attempts(&mut self) {
+        self.given_up = true;
+        self.settle(false);
     }
 
     /// Decides, after all that is known was noted.
     pub(super) fn settle(&mut self, synced: bool) {
         self.synced |= synced;
-        if !self.ready && self.synced && self.pending.is_empty() {
+        self.required |= self.synced && self.pending.is_empty();
+        if !self.ready && self.required && (self.given_up || self.unattempted.is_empty()) {
             self.ready = true;
             self.attached.clear();
+            self.unattempted.clear();
         }
     }
 }
@@ -69,26 +111,59 @@ mod tests {
     use super::*;
     use crate::report::testing::key;
 
+    fn share(required: bool, attached: bool) -> Share {
+        Share { required, attached, attempted: true }
+    }
+
     #[test]
     fn waits_for_the_source_and_for_each_required_server_once() {
         let (a, b) = (key("a"), key("b"));
         let mut readiness = Readiness::default();
         readiness.settle(false);
         assert!(!readiness.ready(), "the source was not read");
-        readiness.server(&a, true, false);
-        readiness.server(&b, true, false);
+        readiness.server(&a, share(true, false));
+        readiness.server(&b, share(true, false));
         readiness.settle(true);
         assert_eq!(readiness.pending().collect::<Vec<_>>(), [&a, &b]);
-        readiness.server(&a, true, true);
+        readiness.server(&a, share(true, true));
         // Attached once is enough, even if it is lost while another is still awaited.
-        readiness.server(&a, true, false);
+        readiness.server(&a, share(true, false));
         readiness.settle(true);
         assert_eq!(readiness.pending().collect::<Vec<_>>(), [&b]);
         readiness.removed(&b);
         readiness.settle(true);
         assert!(readiness.ready());
-        readiness.server(&b, true, false);
+        readiness.server(&b, share(true, false));
         readiness.settle(true);
         assert!(readiness.ready(), "for good");
+    }
+
+    #[test]
+    fn waits_for_the_first_attempts_at_what_was_declared_at_the_start() {
+        let (a, b, late) = (key("a"), key("b"), key("late"));
+        let connecting = Share { required: false, attached: false, attempted: false };
+        let start = || {
+            let mut readiness = Readiness::default();
+            readiness.server(&a, connecting);
+            readiness.server(&b, Share { required: true, ..connecting });
+            readiness.settle(true);
+            readiness.server(&late, connecting);
+            readiness
+        };
+        let mut readiness = start();
+        assert_eq!(readiness.unattempted().collect::<Vec<_>>(), [&a], "b is pending, and late came later");
+        readiness.server(&b, share(true, true));
+        readiness.settle(true);
+        assert!(readiness.required_ready() && !readiness.ready());
+        readiness.server(&a, share(false, false));
+        readiness.settle(true);
+        assert!(readiness.ready());
+
+        let mut readiness = start();
+        readiness.give_up_on_attempts();
+        assert!(!readiness.ready(), "what is required is waited for all the same");
+        readiness.server(&b, share(true, true));
+        readiness.settle(true);
+        assert!(readiness.ready());
     }
 }

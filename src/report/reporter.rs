@@ -7,19 +7,21 @@ use imbl::ordmap::DiffItem;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
 use super::conditions::condition;
 use super::ledger::Ledger;
 use super::news::News;
+use super::readiness::Share;
 use super::source::{Counts, nothing_in, told};
 use super::{
     Action, Kind, Object, Occurrence, Place, Regarding, Snapshot, Source, server_status, source_status,
 };
 use crate::catalog::{Catalog, Conflict};
 use crate::fleet::{Observation, Phase};
+use crate::plan::Target;
 use crate::resource::{ConditionType, Digest, McpServerSpec, McpServerStatus, ObjectKey, Problem, Reason};
 use crate::skills::{Standings, Written};
 use crate::source::{Commit, Declared, Desired, Meta, Shown, SourceState};
@@ -34,6 +36,8 @@ mod tests;
 const BATCH: usize = 256;
 /// The time between looks for events that are too old to keep.
 const EXPIRY: Duration = Duration::from_mins(1);
+/// How long readiness waits for the first attempts at the servers that were declared at the start.
+const FIRST_ATTEMPTS: Duration = Duration::from_secs(30);
 
 /// Keeps the store of the status API true, and tells each change of state once: a line of the log, an event of
 /// the store, and an occurrence for those who keep all of them.
@@ -116,6 +120,9 @@ impl Reporter {
         let mut generations = inputs.catalog.changes();
         let mut expiry = interval(EXPIRY);
         expiry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let first_attempts = sleep(FIRST_ATTEMPTS);
+        tokio::pin!(first_attempts);
+        let mut given_up = false;
         let desired = inputs.desired.borrow_and_update().clone();
         self.written = inputs.written.borrow_and_update().clone();
         self.desire(&desired, Timestamp::now());
@@ -129,6 +136,10 @@ impl Reporter {
                 Ok(()) = inputs.skills.changed() => {}
                 Ok(()) = inputs.written.changed() => {}
                 _ = expiry.tick() => {}
+                () = &mut first_attempts, if !given_up => {
+                    given_up = true;
+                    self.store.readiness.give_up_on_attempts();
+                }
             }
             if stop.is_cancelled() {
                 // What the fleet tells while it ends is not how things are.
@@ -235,7 +246,15 @@ impl Reporter {
         let usable = status.attached_generation.is_some()
             || condition(&status.conditions, ConditionType::Ready)
                 .is_some_and(|ready| ready.status == "True");
-        self.store.readiness.server(key, required, usable);
+        // A process that is slow to start is connecting too, and says so.
+        let connecting = |seen: &Observation| match &seen.phase {
+            Phase::Connecting { last, .. } => {
+                last.as_ref().is_none_or(|problem| problem.reason == Reason::Connecting)
+            }
+            _ => false,
+        };
+        let attempted = !Target::exists(declared) || self.seen.get(key).is_some_and(|seen| !connecting(seen));
+        self.store.readiness.server(key, Share { required, attached: usable, attempted });
 
         if known.is_some_and(|before| Arc::ptr_eq(&before.declared, declared) && before.status == status) {
             return;

@@ -114,9 +114,11 @@ impl Snapshot {
         }
     }
 
-    /// Why the process may not be sent work yet, a line for each reason; empty if it may.
-    pub fn unready(&self) -> Vec<String> {
-        if self.readiness.ready() {
+    /// Tells why the process may not be sent work yet, a line for each reason; nothing if it may. With `required_only`
+    /// the first attempts at other servers do not count.
+    pub fn unready(&self, required_only: bool) -> Vec<String> {
+        let readiness = &self.readiness;
+        if readiness.ready() || (required_only && readiness.required_ready()) {
             return Vec::new();
         }
         let ready = |conditions| {
@@ -124,9 +126,10 @@ impl Snapshot {
                 .map(|told| format!("{}: {}", told.reason, told.message))
                 .unwrap_or_default()
         };
-        let source = (!self.readiness.synced())
+        let source = (!readiness.synced())
             .then(|| format!("Source/{}: {}", self.source.name(), ready(&self.source.status.conditions)));
-        let servers = self.readiness.pending().filter_map(|key| {
+        let first = readiness.unattempted().filter(|_| !required_only);
+        let servers = readiness.pending().chain(first).filter_map(|key| {
             let object = self.servers.get(key)?;
             Some(format!("McpServer/{key}: {}", ready(&object.status.conditions)))
         });

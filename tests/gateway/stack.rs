@@ -88,7 +88,7 @@ impl Stack {
         let listener = TcpListener::bind(self.address).await.unwrap();
         self.address = listener.local_addr().unwrap();
         let gateway = Gateway::new(config, self.catalog.clone(), self.metrics.clone(), self.stop.clone());
-        self.serving = Some(tokio::spawn(gateway.serve(listener)));
+        self.serving = Some(tokio::spawn(gateway.serve(Arc::new(listener))));
     }
 
     /// Asks the gateway to end, and waits for that.

@@ -146,7 +146,8 @@ impl Args {
         let mut progress = Progress::default();
         let mut client = Client::connect(whose).await?;
         loop {
-            let answer = client.ask(hyper::Method::GET, "/readyz", "text/plain", None).await?;
+            let answer =
+                client.ask(hyper::Method::GET, "/readyz?exclude=first-attempts", "text/plain", None).await?;
             let Err(refused) = answer else { return Ok(()) };
             if Instant::now() >= end {
                 return Err(self.gave_up(refused.message.lines()));

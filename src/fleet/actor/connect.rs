@@ -161,7 +161,7 @@ impl Actor {
 
     /// Calls of a server that was there a moment ago wait for the attempt under way, within its grace.
     fn let_calls_wait(&self, why: Problem) {
-        if self.grace_until.is_some() {
+        if self.grace_until.is_some() || self.recalled {
             self.handle.pend(why, self.calls_wait_until());
         }
     }
@@ -190,6 +190,7 @@ impl Actor {
 
     pub(super) fn attached(&mut self, attached: Attached) {
         self.attempt = None;
+        self.recalled = false;
         self.forget_refresh();
         self.grace_until = None;
         self.last = None;

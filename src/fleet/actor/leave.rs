@@ -46,13 +46,19 @@ impl Actor {
         self.grace_until = None;
         self.idle_at = None;
         self.forget_refresh();
-        if self.offered.take().is_some() {
-            self.context.catalog.withdraw(self.target.key.clone(), why.clone());
-        }
+        self.withdraw(&why);
         self.live = None;
         self.hurry.send_replace(Some(Hurry { limit, why: why.clone() }));
         if let Some(before) = self.handle.refuse(refusal) {
             self.end(before, limit, why);
+        }
+    }
+
+    /// Takes away what agents see of the server.
+    pub(super) fn withdraw(&mut self, why: &Problem) {
+        self.recalled = false;
+        if self.offered.take().is_some() {
+            self.context.catalog.withdraw(self.target.key.clone(), why.clone());
         }
     }
 

@@ -81,6 +81,8 @@ pub(super) struct Actor {
     /// When to look whether a connection is still in use (`OnDemand`).
     idle_at: Option<Instant>,
     told: Option<Observation>,
+    /// The offer was made in an earlier run, and nothing was attached since.
+    recalled: bool,
     /// Held until the first attempt of a server that was declared at the start has ended.
     starting: Option<Starting>,
 }
@@ -153,7 +155,7 @@ impl Actor {
     ) -> Self {
         let pause = (target.endpoint.digest(), Pause::default());
         let connecting = Problem::new(Reason::Connecting, format!("{} is being attached", target.key.name));
-        Self {
+        let mut actor = Self {
             handle: UpstreamHandle::new(target.key.clone(), Refusal::Unavailable(connecting)),
             context,
             orders,
@@ -179,12 +181,15 @@ impl Actor {
             idle_at: None,
             told: None,
             starting,
-        }
+            recalled: false,
+        };
+        actor.recall();
+        actor
     }
 
     /// Runs until the server is gone for good.
     pub(super) async fn run(mut self) {
-        if self.recall() {
+        if self.asleep {
             self.starting = None;
         } else {
             self.connect();

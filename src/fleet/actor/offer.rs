@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use memchr::memmem;
+use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
 use super::super::attach::timeout;
@@ -12,17 +14,15 @@ use super::super::{Kept, Listed};
 use super::{Actor, Offered};
 use crate::catalog::Section;
 use crate::net::jitter;
-use crate::resource::{Activation, Problem, Reason};
+use crate::resource::{Activation, Endpoint, Problem, Reason};
 use crate::wire::{Capabilities, LinkError, List};
 
 impl Actor {
     /// Makes a section of what the server listed and publishes it, unless agents see just that already.
     pub(super) fn offer(&mut self, kept: Arc<Kept>) {
         let target = &self.target;
-        if let (Activation::OnDemand, Some(digest)) = (target.spec.activation, target.spec_digest)
-            && (self.asleep || self.is_current())
-        {
-            self.context.memory.keep_catalog(digest, kept.clone());
+        if (self.asleep || self.is_current()) && !repeats_a_secret(&target.endpoint, &kept) {
+            self.context.memory.keep_catalog(target.endpoint.digest(), kept.clone());
         }
         self.handle.set_lists(kept.lists.clone());
         let section = Section::new(target, &kept.lists, kept.about.instructions.clone(), self.handle.clone());
@@ -131,26 +131,25 @@ impl Actor {
 
     pub(super) fn grace_over(&mut self) {
         self.grace_until = None;
-        if self.live.is_none() && self.offered.take().is_some() {
-            let why = self
-                .last
-                .clone()
-                .unwrap_or_else(|| Problem::new(Reason::Reconnecting, "the connection was lost"));
-            self.context.catalog.withdraw(self.target.key.clone(), why);
+        if self.live.is_none() {
+            let lost = || Problem::new(Reason::Reconnecting, "the connection was lost");
+            self.withdraw(&self.last.clone().unwrap_or_else(lost));
         }
     }
 
-    /// Offers an `OnDemand` server from memory, without a connection. False if nothing is remembered.
-    pub(super) fn recall(&mut self) -> bool {
-        let target = self.target.clone();
-        let digest = target.spec_digest.filter(|_| target.spec.activation == Activation::OnDemand);
-        let Some(kept) = digest.and_then(|digest| self.context.memory.catalog(digest)) else {
-            return false;
-        };
-        self.asleep = true;
+    /// Offers what the server listed at its last connection, if that is remembered: an `OnDemand` server until it is
+    /// called, another until its first attempt has ended, and then for its grace period.
+    pub(super) fn recall(&mut self) {
+        let Some(kept) = self.context.memory.catalog(self.target.endpoint.digest()) else { return };
+        let connect = self.target.spec.timeouts.connect.get();
+        self.asleep = self.target.spec.activation == Activation::OnDemand;
+        self.recalled = true;
         self.offer(kept);
-        self.handle.sleep(target.spec.timeouts.connect.get());
-        true
+        if self.asleep {
+            self.handle.sleep(connect);
+        } else {
+            self.handle.pend(self.connecting(), Instant::now() + connect);
+        }
     }
 
     /// When to look whether the live connection is still in use; never for one that is always held.
@@ -203,4 +202,16 @@ impl Actor {
             self.handle.pend(self.connecting(), Instant::now() + limit);
         }
     }
+}
+
+/// True if what a server lists holds a value that it was given by reference: such a list is not written down.
+fn repeats_a_secret(endpoint: &Endpoint, kept: &Kept) -> bool {
+    /// Shorter values are words of every text.
+    const SHORTEST: usize = 4;
+    let values = endpoint.referenced().iter().map(ExposeSecret::expose_secret);
+    values.filter(|value| value.len() >= SHORTEST).any(|value| {
+        let finder = memmem::Finder::new(value.as_bytes());
+        let holds = |text: &str| finder.find(text.as_bytes()).is_some();
+        List::ALL.into_iter().flat_map(|list| kept.lists.of(list)).any(|item| holds(item.raw()))
+    })
 }

@@ -295,7 +295,7 @@ fn what_happens_is_an_event_and_an_occurrence_with_both_digests() {
 #[test]
 fn readiness_gives_every_reason_until_it_is_reached() {
     with_reporter(|mut reporter, _, _| {
-        assert_eq!(reporter.store.unready().len(), 1, "the source");
+        assert_eq!(reporter.store.unready(true).len(), 1, "the source");
         let mut required = desired(&["c"]);
         for (name, suspend) in [("a", false), ("b", false), ("d", true)] {
             let mut server = declared(name, 1);
@@ -305,23 +305,23 @@ fn readiness_gives_every_reason_until_it_is_reached() {
         }
         reporter.desire(&Arc::new(required.clone()), at(1));
         assert_eq!(
-            reporter.store.unready(),
+            reporter.store.unready(true),
             [
                 "McpServer/default/a: Connecting: waiting for an attempt to connect",
                 "McpServer/default/b: Connecting: waiting for an attempt to connect",
             ]
         );
         reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(2));
-        assert_eq!(reporter.store.unready().len(), 1);
+        assert_eq!(reporter.store.unready(true).len(), 1);
         reporter.observe(seen("b", 1, Phase::Attached, Some(1)), at(3));
-        assert!(reporter.store.unready().is_empty());
+        assert!(reporter.store.unready(true).is_empty());
         let gone = Phase::Failed {
             problem: Problem::new(Reason::Exited, "exited"),
             retry_at: Some(at(9)),
             attempt: 2,
         };
         reporter.observe(seen("a", 1, gone, None), at(4));
-        assert!(reporter.store.unready().is_empty(), "for good");
+        assert!(reporter.store.unready(true).is_empty(), "for good");
     });
 }
 
