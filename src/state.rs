@@ -1,7 +1,7 @@
 //! The state directory: what must outlive a run, or be found by other commands.
 //!
 //! There is one per source directory, outside the watched tree, readable by its owner alone. Promises that a
-//! file in it is whole or absent, whenever the process dies, and that a second daemon on the same directory
+//! file in it is whole or absent, whenever the process dies, but for what is appended, and that a second daemon on the same directory
 //! is refused. Never holds a resolved secret. Its methods block: they are for the start and for blocking
 //! threads.
 
@@ -185,6 +185,14 @@ impl StateDir {
     /// A crash of the process leaves the old or the new content; a loss of power may lose the last writes.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
         self.put(name, bytes, false)
+    }
+
+    /// Appends to a file (mode 0600), which is made if there is none. A crash may cut short what is appended.
+    pub fn append(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+        let path = self.path.join(name);
+        let open = || OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+        let appended = open().and_then(|mut file| file.write_all(bytes));
+        appended.map_err(|error| StateError::Io { path: path.clone(), error })
     }
 
     /// Removes a file; one that is not there is as good as removed.
@@ -372,6 +380,9 @@ mod tests {
         state.write("declarations/a", b"1").unwrap();
         state.write("declarations/a", b"2").unwrap();
         assert_eq!(state.read("declarations/a").unwrap().unwrap(), b"2");
+        state.append("log", b"1").unwrap();
+        state.append("log", b"2").unwrap();
+        assert_eq!(state.read("log").unwrap().unwrap(), b"12");
         assert_eq!(state.list("declarations").unwrap(), ["declarations/a", "declarations/b"]);
         state.remove("declarations/a").unwrap();
         state.remove("declarations/a").unwrap();

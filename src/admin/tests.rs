@@ -31,7 +31,8 @@ impl Rig {
         let (reporter, store) = Reporter::new(Path::new("/fleet"), at(0));
         let (declare, desired) = watch::channel(Arc::new(Desired::default()));
         let (observe, observations) = mpsc::unbounded_channel();
-        let (catalog, _, _) = crate::catalog::catalog(None);
+        let (catalog, _, _) =
+            crate::catalog::catalog(None, crate::catalog::KeptNames::default(), mpsc::unbounded_channel().0);
         let stop = CancellationToken::new();
         let mut registry = Registry::with_prefix("evenkeel");
         register(&mut registry, store.clone());

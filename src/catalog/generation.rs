@@ -1,11 +1,13 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use imbl::OrdMap;
 use tokio::time::Instant;
 
-use super::table::{Home, Touched};
+use super::declared::{Declaration, DeclaredServers};
+use super::kept::{KEPT_FOR, KeptNames, OwnName};
+use super::table::{Change, Home, Waiting};
 use super::{Route, Section, Table, View, ViewName};
 use crate::resource::{ObjectKey, Problem, Reason};
 use crate::wire::List;
@@ -29,15 +31,26 @@ pub struct Generation {
     /// As many namespaces as this are looked through for those that are long gone.
     many: usize,
     conflicts: OrdMap<ObjectKey, Arc<[Conflict]>>,
+    declared: DeclaredServers,
+    kept: KeptNames,
+    waiting: Waiting,
 }
 
 /// One step from a generation to the next.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// A server offers this now, whatever it offered before.
-    Publish(Arc<Section>),
+    /// A server is declared: names are kept for it whether it is attached or not.
+    Declare(ObjectKey, Declaration),
+    /// A server is declared no more: its names are kept for an hour.
+    Remove(ObjectKey),
+    /// Everything that is declared was told once: what names are kept for and was not is declared no more.
+    Complete,
     /// A server offers nothing any more, and why.
     Withdraw(ObjectKey, Problem),
+    /// A server offers this now, whatever it offered before.
+    Publish(Arc<Section>),
+    /// Every server that was declared at the start was attached or failed once.
+    Settle,
 }
 
 /// An item that carries a hash tail because another has the name it would have.
@@ -53,23 +66,26 @@ pub struct Conflict {
     pub wanted: String,
     /// The name it has.
     pub given: String,
-    /// The server that has the wanted name.
+    /// The server that the wanted name is of.
     pub holder: ObjectKey,
+    /// How.
+    pub holding: Holding,
 }
 
-impl Step {
-    /// The server.
-    pub fn key(&self) -> &ObjectKey {
-        match self {
-            Self::Publish(section) => &section.key,
-            Self::Withdraw(key, _) => key,
-        }
-    }
+/// How a name is a server's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holding {
+    /// It lists an item by it, or is declared and did so when it was attached last.
+    Has,
+    /// It is declared no more: the name is kept for an hour.
+    Had,
+    /// It was created first, has the same prefix, and is attached for the first time just now.
+    MayHave,
 }
 
 impl Generation {
-    /// The first generation: nothing. In the home namespace names carry no namespace.
-    pub fn new(home: Option<Arc<str>>, now: Instant) -> Self {
+    /// The first generation: nothing, and the names that are kept. In the home namespace names carry no namespace.
+    pub fn new(home: Option<Arc<str>>, kept: KeptNames, now: Instant) -> Self {
         Self {
             number: 0,
             made_at: now,
@@ -78,22 +94,67 @@ impl Generation {
             namespaces: OrdMap::new(),
             many: FEW,
             conflicts: OrdMap::new(),
+            declared: DeclaredServers::default(),
+            kept,
+            waiting: OrdMap::new(),
         }
     }
 
     /// The generation after some steps, made now. Costs what the steps' servers have, not what others have.
+    ///
+    /// Of servers that are published in the same step the one that was created first gets names first. The number
+    /// grows if agents may see a change.
     #[must_use]
     pub fn after(&self, steps: impl IntoIterator<Item = Step>, now: Instant) -> Self {
         let mut next = self.clone();
         next.number += 1;
         next.made_at = now;
+        let (mut seen, mut published) = (next.expire(), BTreeMap::new());
+        let mut settled = false;
         for step in steps {
+            seen |= matches!(step, Step::Publish(_) | Step::Withdraw(..) | Step::Settle);
             match step {
-                Step::Publish(section) => next.publish(&section),
+                Step::Declare(key, declaration) => {
+                    next.declared.insert(&key, declaration);
+                    next.kept.keep_all(&key, None);
+                    next.touch_waiting(&key);
+                }
+                Step::Remove(key) => next.remove(&key),
+                Step::Complete => next.complete(),
                 Step::Withdraw(key, problem) => next.withdraw(&key, &problem),
+                Step::Publish(section) => {
+                    published.insert(next.declared.rank(&section.key), section);
+                }
+                Step::Settle => settled = true,
             }
         }
+        for section in published.into_values() {
+            next.publish(&section);
+        }
+        if settled && next.declared.settle() {
+            for key in next.conflicts.clone().keys() {
+                next.offer_again(key);
+            }
+        }
+        if !seen {
+            next.number = self.number;
+        }
         next
+    }
+
+    /// When the next name is free that was kept.
+    pub fn due(&self) -> Option<Instant> {
+        self.kept.due()
+    }
+
+    /// The names that are a server's, listed or kept, and how long they are kept; `None` as long as it is there.
+    pub fn names_of(&self, key: &ObjectKey) -> (Vec<OwnName>, Option<Instant>) {
+        let (mut names, until) = self.kept.of(key);
+        let Some(section) = self.sections.get(key) else { return (names, until) };
+        for view in [ViewName::Everything, ViewName::Namespace(key.namespace.clone())] {
+            names.extend(self.view(&view).names_of(section));
+        }
+        (names, None)
     }
 
     /// Counts generations, from 0.
@@ -103,7 +164,7 @@ impl Generation {
 
     /// What agents see at a path; nothing in a namespace that has nothing.
     pub fn view(&self, name: &ViewName) -> &View {
-        static NOTHING: LazyLock<View> = LazyLock::new(View::namespace);
+        static NOTHING: LazyLock<View> = LazyLock::new(|| View::namespace("".into()));
         match name {
             ViewName::Everything => &self.everything,
             ViewName::Namespace(namespace) => self.namespaces.get(namespace).unwrap_or(&NOTHING),
@@ -139,21 +200,45 @@ impl Generation {
             self.forget_namespaces();
         }
         let dropped = Problem::new(Reason::Removed, format!("server {} no longer offers it", section.key));
+        let same_names = before.as_ref().is_some_and(|before| before.prefix == section.prefix);
         for list in List::ALL {
             let offered = section.lists.of(list).iter();
             let routes: BTreeMap<&str, Arc<Route>> =
                 offered.map(|item| (&**item.name(), Arc::new(Route::new(section, item)))).collect();
-            self.change(&section.key, list, |table, touched| {
+            self.change(&section.key, list, |table, change| {
+                let mut renamed: BTreeMap<&str, String> = BTreeMap::new();
+                let mut known = BTreeSet::new();
                 if let Some(before) = &before {
-                    let same_names = before.prefix == section.prefix;
                     for item in before.lists.of(list) {
-                        if !(same_names && routes.contains_key(&**item.name())) {
-                            table.release(before, item.name(), &dropped, touched);
+                        let stays = routes.contains_key(&**item.name());
+                        if same_names && stays {
+                            known.insert(&**item.name());
+                        } else if let Some(name) = table.release(before, item.name(), &dropped, change)
+                            && stays
+                        {
+                            renamed.insert(item.name(), name);
                         }
                     }
                 }
                 for route in routes.values() {
-                    table.offer(route, touched);
+                    let name = table.offer(route, known.contains(route.name()), change);
+                    if let Some(before) = renamed.get(route.name()) {
+                        table.rename(before, &section.key, &name);
+                    }
+                }
+            });
+        }
+    }
+
+    /// Offers again what a server lists: a name that it waits for may be free.
+    fn offer_again(&mut self, key: &ObjectKey) {
+        let Some(section) = self.sections.get(key).cloned() else { return };
+        for list in List::ALL {
+            let items = section.lists.of(list).iter();
+            let routes: Vec<_> = items.map(|item| Arc::new(Route::new(&section, item))).collect();
+            self.change(key, list, |table, change| {
+                for route in &routes {
+                    table.offer(route, true, change);
                 }
             });
         }
@@ -164,12 +249,49 @@ impl Generation {
             return;
         };
         for list in List::ALL {
-            self.change(key, list, |table, touched| {
+            self.change(key, list, |table, change| {
                 for item in section.lists.of(list) {
-                    table.release(&section, item.name(), problem, touched);
+                    table.release(&section, item.name(), problem, change);
                 }
             });
         }
+    }
+
+    fn remove(&mut self, key: &ObjectKey) {
+        self.declared.remove(key);
+        self.kept.keep_all(key, Some(self.made_at + KEPT_FOR));
+        self.touch_waiting(key);
+    }
+
+    fn complete(&mut self) {
+        let gone = |key: &&ObjectKey| !self.declared.contains(key);
+        for key in self.kept.servers().filter(gone).cloned().collect::<Vec<_>>() {
+            self.remove(&key);
+        }
+    }
+
+    /// Gives names that are kept no longer to those who wait for them. True if there are any.
+    fn expire(&mut self) -> bool {
+        let over = self.kept.expire(self.made_at);
+        let mut again = BTreeSet::new();
+        for name in over {
+            let waiting = self.waiting.get(&name).into_iter().flatten();
+            again.extend(waiting.map(|key| self.declared.rank(key)));
+        }
+        for (_, key) in &again {
+            self.offer_again(key);
+        }
+        !again.is_empty()
+    }
+
+    /// Tells those again who wait for a name that is kept for this server.
+    fn touch_waiting(&mut self, key: &ObjectKey) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let waiting = |name: &OwnName| self.waiting.get(&name.name).into_iter().flatten().cloned();
+        let touched: BTreeSet<_> = self.kept.of(key).0.iter().flat_map(waiting).collect();
+        self.find_conflicts(touched);
     }
 
     /// Lets go of the namespaces that are long gone. Looks through all, but only once they are twice as many as the
@@ -191,22 +313,43 @@ impl Generation {
 
     /// Changes a list in both views that a server is in, and looks again at the names of every server that this
     /// touched.
-    fn change(&mut self, key: &ObjectKey, list: List, change: impl Fn(&mut Table, &mut Touched)) {
-        let mut touched = Touched::default();
+    fn change(&mut self, key: &ObjectKey, list: List, work: impl Fn(&mut Table, &mut Change<'_>)) {
+        let awaited = self.awaited(key);
+        let mut change = Change {
+            kept: &mut self.kept,
+            waiting: &mut self.waiting,
+            until: (!self.declared.contains(key)).then(|| self.made_at + KEPT_FOR),
+            awaited: awaited.as_ref(),
+            touched: BTreeSet::new(),
+            listed: false,
+        };
         if self.conflicts.contains_key(key) {
-            touched.servers.insert(key.clone());
+            change.touched.insert(key.clone());
         }
-        let namespace = self.namespaces.entry(key.namespace.clone()).or_insert_with(View::namespace);
+        let own = || View::namespace(key.namespace.clone());
+        let namespace = self.namespaces.entry(key.namespace.clone()).or_insert_with(own);
         for view in [&mut self.everything, namespace] {
-            touched.listed = false;
+            change.listed = false;
             let table = view.of_mut(list);
-            change(table, &mut touched);
-            if touched.listed {
+            work(table, &mut change);
+            if change.listed {
                 table.changed(self.number, self.made_at);
             }
         }
-        for server in touched.servers {
-            let conflicts: Arc<[Conflict]> = self.find_conflicts(&server).into();
+        let touched = change.touched;
+        self.find_conflicts(touched);
+    }
+
+    /// A server that may want the names of this one as soon as it is attached for the first time.
+    fn awaited(&self, key: &ObjectKey) -> Option<ObjectKey> {
+        let prefix = &self.sections.get(key)?.prefix;
+        let known = |key: &ObjectKey| self.sections.contains_key(key) || self.kept.knows(key);
+        self.declared.awaited(key, prefix, known)
+    }
+
+    fn find_conflicts(&mut self, servers: BTreeSet<ObjectKey>) {
+        for server in servers {
+            let conflicts: Arc<[Conflict]> = self.conflicts_of(&server).into();
             if conflicts.is_empty() {
                 self.conflicts.remove(&server);
             } else {
@@ -215,13 +358,14 @@ impl Generation {
         }
     }
 
-    fn find_conflicts(&self, server: &ObjectKey) -> Vec<Conflict> {
+    fn conflicts_of(&self, server: &ObjectKey) -> Vec<Conflict> {
         let Some(section) = self.sections.get(server) else {
             return Vec::new();
         };
+        let awaited = self.awaited(server);
         [ViewName::Everything, ViewName::Namespace(server.namespace.clone())]
-            .into_iter()
-            .flat_map(|name| self.view(&name).conflicts(section, &name))
+            .iter()
+            .flat_map(|name| self.view(name).conflicts(section, &self.kept, awaited.as_ref()))
             .collect()
     }
 }

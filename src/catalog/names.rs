@@ -1,16 +1,19 @@
-//! Names and URIs as agents see them: unique, and the same whatever order servers come in.
+//! Names and URIs as agents see them: the bare form, if nothing in it had to change, and the form with a hash tail.
 
 use std::borrow::Cow;
 
+use super::ViewName;
 use crate::resource::{Digest, ObjectKey};
 use crate::wire::List;
 
 /// The longest name that is made here: agents put prefixes of their own before it and cut at 64.
 const LONGEST: usize = 48;
-/// Hexadecimal digits of a hash tail.
+/// The longest name that is left alone where nothing stands before it: the longest that MCP advises.
+const LONGEST_ALONE: usize = 128;
+/// Characters of a hash tail: a digit, hexadecimal digits, a letter from a to f.
 const TAIL: usize = 6;
 
-/// What a name is made from. Ordered by namespace, server and own name: the order in which equal names go.
+/// An item of a server. Ordered by namespace, server and own name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Identity<'a> {
     pub(super) server: &'a ObjectKey,
@@ -29,31 +32,83 @@ pub(super) struct Naming<'a> {
     pub(super) prefix: &'a str,
 }
 
-impl Naming<'_> {
-    /// The names that an item asks for, by wish: the plain one is number 0, the others carry a hash tail.
-    ///
-    /// The list has no end, so that no server can take all the names of another's item.
-    pub(super) fn wish(&self, identity: Identity<'_>, number: u32) -> String {
-        if matches!(self.list, List::Resources | List::Templates) {
-            return match number {
-                0 => identity.name.to_owned(),
-                _ => format!("{}{}", identity.name, uri_tail(identity, number)),
-            };
-        }
-        let whole = self.whole(identity.name);
-        let plain = self.namespace.is_none() && self.prefix.is_empty();
-        if number == 0 && (plain || whole.len() <= LONGEST) {
-            return whole.into_owned();
-        }
-        tailed(&fold(&whole), identity, number)
+/// A name of one list in one view, as 64 bits of its digest: short, and no secret that a URI may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NameId(u64);
+
+impl NameId {
+    /// The id that was written down as this number.
+    pub fn from_number(number: u64) -> Self {
+        Self(number)
     }
 
+    /// The id as a number, to be written down.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The id of a name of this list in this view.
+    pub(super) fn of(view: &ViewName, list: List, name: &str) -> Self {
+        let namespace = view.namespace().map_or("", |namespace| &**namespace);
+        Self(hash(&[namespace, list.method(), name]))
+    }
+}
+
+impl Identity<'_> {
+    /// The item's own name as 64 bits of its digest.
+    pub(super) fn item(&self) -> u64 {
+        hash(&[self.name])
+    }
+}
+
+impl Naming<'_> {
+    /// The name without a tail. `None` if characters would have to be dropped, replaced or cut, since another item
+    /// could have the same name then, and if it looks as if it had a tail: no bare name is equal to one with a tail.
+    pub(super) fn bare<'a>(&self, name: &'a str) -> Option<Cow<'a, str>> {
+        if self.is_uri() {
+            return (!has_tail(name, &['#', '-'])).then_some(Cow::Borrowed(name));
+        }
+        let whole = self.whole(name);
+        let legal = if self.is_alone() {
+            let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+            whole.len() <= LONGEST_ALONE && whole.bytes().all(legal)
+        } else {
+            whole.len() <= LONGEST && fold(&whole) == whole
+        };
+        (legal && !name.is_empty() && !has_tail(&whole, &['_'])).then_some(whole)
+    }
+
+    /// The name with a tail. `number` gives another tail, should two items have the same.
+    pub(super) fn tailed(&self, identity: Identity<'_>, number: u32) -> String {
+        let tail = tail(identity, number);
+        if self.is_uri() {
+            // A fragment names a part of the same thing.
+            let mark = if identity.name.contains('#') { '-' } else { '#' };
+            return format!("{}{mark}{tail}", identity.name);
+        }
+        let folded = fold(&self.whole(identity.name));
+        let start: String = folded.chars().take(LONGEST - 1 - TAIL).collect();
+        match start.trim_matches('_') {
+            "" => format!("{}_{tail}", self.list.item()),
+            start => format!("{start}_{tail}"),
+        }
+    }
+
+    fn is_uri(&self) -> bool {
+        matches!(self.list, List::Resources | List::Templates)
+    }
+
+    fn is_alone(&self) -> bool {
+        self.namespace.is_none() && self.prefix.is_empty()
+    }
+
+    /// The name with all that stands before it. An underscore at the end of the prefix is the one that is put there.
     fn whole<'a>(&self, name: &'a str) -> Cow<'a, str> {
-        match (self.namespace, self.prefix) {
-            (None, "") => Cow::Borrowed(name),
-            (Some(namespace), "") => Cow::Owned(fold(&format!("{namespace}_{name}"))),
-            (None, prefix) => Cow::Owned(fold(&format!("{prefix}_{name}"))),
-            (Some(namespace), prefix) => Cow::Owned(fold(&format!("{namespace}_{prefix}_{name}"))),
+        let separator = if self.prefix.is_empty() || self.prefix.ends_with('_') { "" } else { "_" };
+        match self.namespace {
+            None if self.is_alone() => Cow::Borrowed(name),
+            None => Cow::Owned(format!("{}{separator}{name}", self.prefix)),
+            Some(namespace) => Cow::Owned(format!("{namespace}_{}{separator}{name}", self.prefix)),
         }
     }
 }
@@ -71,85 +126,111 @@ fn fold(name: &str) -> String {
     folded
 }
 
-/// The start of a folded name and a tail that only this item has.
-fn tailed(folded: &str, identity: Identity<'_>, number: u32) -> String {
-    let start: String = folded.chars().take(LONGEST - 1 - TAIL).collect();
-    format!("{}_{}", start.trim_end_matches('_'), tail(identity, number))
-}
-
-/// What stands behind a URI that another server has too: a fragment, which names a part of the same thing.
-pub(super) fn uri_tail(identity: Identity<'_>, number: u32) -> String {
-    let mark = if identity.name.contains('#') { '-' } else { '#' };
-    format!("{mark}{}", tail(identity, number))
-}
-
 fn tail(identity: Identity<'_>, number: u32) -> String {
     let Identity { server, name } = identity;
-    let whole = format!("{}\0{}\0{name}\0{number}", server.namespace, server.name);
-    Digest::of(whole.as_bytes()).short(TAIL)
+    let hash = hash(&[&server.namespace, &server.name, name, &number.to_string()]);
+    let letter = char::from(b"abcdef".get((hash >> 32) as usize % 6).copied().unwrap_or(b'a'));
+    format!("{}{:04x}{letter}", (hash >> 16) % 10, hash & 0xffff)
+}
+
+/// True if a name ends in one of these marks and what could be a tail. No word and no number looks like one.
+pub(super) fn has_tail(name: &str, marks: &[char]) -> bool {
+    let Some((start, tail)) = name.len().checked_sub(TAIL).and_then(|at| name.split_at_checked(at)) else {
+        return false;
+    };
+    let hexadecimal = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    start.ends_with(marks)
+        && tail.bytes().all(hexadecimal)
+        && tail.starts_with(|first: char| first.is_ascii_digit())
+        && tail.ends_with(|last: char| last.is_ascii_alphabetic())
+}
+
+fn hash(parts: &[&str]) -> u64 {
+    let parts = parts.iter().flat_map(|part| [part.as_bytes(), b"\0"]);
+    Digest::of_parts(parts).number()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn name(namespace: Option<&str>, prefix: &str, tool: &str, number: u32) -> String {
-        let server = ObjectKey::new("default", "server");
-        let identity = Identity { server: &server, name: tool };
-        Naming { list: List::Tools, namespace, prefix }.wish(identity, number)
+    fn naming(namespace: Option<&'static str>, prefix: &'static str) -> Naming<'static> {
+        Naming { list: List::Tools, namespace, prefix }
+    }
+
+    fn tailed(naming: Naming<'_>, tool: &str, number: u32) -> String {
+        naming.tailed(Identity { server: &ObjectKey::new("default", "server"), name: tool }, number)
     }
 
     #[test]
-    fn names_are_prefixed_folded_and_short() {
+    fn what_is_legal_stays_as_it_is_behind_its_prefix() {
         for (namespace, prefix, tool, expected) in [
             (None, "gh", "search", "gh_search"),
-            (None, "gh", "_private", "gh_private"),
-            (None, "gh", "a.b/c  d", "gh_a_b_c_d"),
-            (None, "gh", "a__b", "gh_a_b"),
             (None, "gh_", "x-y", "gh_x-y"),
-            (None, "gh", "äöü", "gh_"),
+            (None, "GitHub_MCP", "a", "GitHub_MCP_a"),
             (Some("team-a"), "gh", "search", "team-a_gh_search"),
-            (Some("team-a"), "", "a.b", "team-a_a_b"),
+            (Some("team-a"), "", "b", "team-a_b"),
             (None, "", "a.b", "a.b"),
-            (None, "", "", ""),
-            (
-                None,
-                "",
-                "a__very.long/name–that is left as it is, whatever the length",
-                "a__very.long/name–that is left as it is, whatever the length",
-            ),
+            (None, "", "a__b", "a__b"),
+            (None, "", "get_facade", "get_facade"),
+            (None, "", "report_202401", "report_202401"),
+            (None, "", &"x".repeat(128), &"x".repeat(128)),
             (None, "p", &"x".repeat(46), &format!("p_{}", "x".repeat(46))),
         ] {
-            assert_eq!(name(namespace, prefix, tool, 0), expected);
+            assert_eq!(naming(namespace, prefix).bare(tool).as_deref(), Some(expected));
         }
     }
 
     #[test]
-    fn what_is_too_long_or_taken_gets_a_tail() {
-        for (prefix, tool, number) in [
-            ("p", "x".repeat(47), 0),
-            ("p", "x".repeat(200), 1),
-            ("", "a.b".to_owned(), 1),
-            ("", "ü".repeat(100), 1),
-            ("p", format!("{}_{}", "x".repeat(38), "y".repeat(20)), 0),
+    fn what_had_to_change_or_looks_like_a_tail_has_no_bare_name() {
+        for (namespace, prefix, tool, start) in [
+            (None, "gh", "_private", "gh_private_"),
+            (None, "gh", "a.b/c  d", "gh_a_b_c_d_"),
+            (None, "gh", "a__b", "gh_a_b_"),
+            (None, "gh", "поиск", "gh_"),
+            (None, "gh", "", "gh_"),
+            (None, "a.b", "t", "a_b_t_"),
+            (None, "gh__", "t", "gh_t_"),
+            (None, "gh", "t_1a2b3c", "gh_t_1a2b3c_"),
+            (Some("team-a"), "", "a.b", "team-a_a_b_"),
+            (None, "p", &"x".repeat(47), "p_xxx"),
+            (None, "", "", "tool_"),
+            (None, "", "поиск", "tool_"),
+            (None, "", "a/b", "a_b_"),
+            (None, "", "t_1a2b3c", "t_1a2b3c_"),
+            (None, "", &"x".repeat(129), "xxx"),
         ] {
-            let name = name(None, prefix, &tool, number);
-            assert!(name.len() <= LONGEST && !name.contains("__"), "{name}");
-            let (_, tail) = name.rsplit_once('_').unwrap();
-            assert!(tail.len() == TAIL && tail.bytes().all(|byte| byte.is_ascii_hexdigit()), "{name}");
+            let naming = naming(namespace, prefix);
+            assert_eq!(naming.bare(tool), None, "{tool}");
+            for number in 0..2 {
+                let name = tailed(naming, tool, number);
+                assert!(name.starts_with(start) && has_tail(&name, &['_']), "{name}");
+                assert!(name.len() <= LONGEST && !name.contains("__"), "{name}");
+            }
+            assert_ne!(tailed(naming, tool, 0), tailed(naming, tool, 1));
         }
-        assert_ne!(name(None, "p", "x", 1), name(None, "p", "x", 2));
     }
 
     #[test]
     fn a_uri_stays_as_it_is_but_for_a_tail() {
         let server = ObjectKey::new("default", "server");
+        let naming = Naming { list: List::Resources, namespace: Some("team-a"), prefix: "p" };
         for (uri, start) in [("file:///a__b c", "file:///a__b c#"), ("a:b#c", "a:b#c-")] {
-            let identity = Identity { server: &server, name: uri };
-            let naming = Naming { list: List::Resources, namespace: Some("team-a"), prefix: "p" };
-            assert_eq!(naming.wish(identity, 0), uri);
-            let tailed = naming.wish(identity, 1);
+            assert_eq!(naming.bare(uri).as_deref(), Some(uri));
+            let tailed = naming.tailed(Identity { server: &server, name: uri }, 0);
             assert_eq!((&tailed[..start.len()], tailed.len()), (start, start.len() + TAIL));
+            assert_eq!(naming.bare(&tailed), None, "it looks like one with a tail");
         }
+    }
+
+    #[test]
+    fn an_id_is_of_a_name_in_one_list_of_one_view() {
+        let (everything, team) = (ViewName::Everything, ViewName::Namespace("team-a".into()));
+        let mut ids = vec![NameId::of(&everything, List::Tools, "a"), NameId::of(&team, List::Tools, "a")];
+        ids.extend(["b", "a\0"].map(|name| NameId::of(&everything, List::Tools, name)));
+        ids.push(NameId::of(&everything, List::Prompts, "a"));
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), 5);
     }
 }

@@ -1,14 +1,15 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
-use tokio::sync::{Notify, watch};
+use imbl::ordmap::DiffItem;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Generation, Section, Step};
+use super::{Declaration, Generation, KeptNames, OwnName, Section, Step};
 use crate::fleet::Publish;
 use crate::resource::{ObjectKey, Problem};
 
@@ -29,11 +30,20 @@ pub struct Publisher(Arc<Pending>);
 
 #[derive(Debug, Default)]
 struct Pending {
-    /// The latest step of each server: what it had handed in before does not matter any more.
-    steps: Mutex<BTreeMap<ObjectKey, Step>>,
+    steps: Mutex<Steps>,
     handed_in: Notify,
     /// The start is over: told on once all steps before it are taken.
     settled: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Steps {
+    /// What each server is declared as; `None` if it is no more.
+    declared: BTreeMap<ObjectKey, Option<Declaration>>,
+    /// Everything that is declared was told once.
+    complete: bool,
+    /// The latest step of each server: what it had handed in before does not matter any more.
+    offered: BTreeMap<ObjectKey, Step>,
 }
 
 /// Makes one generation after another from what is handed in.
@@ -43,13 +53,29 @@ pub struct PublisherTask {
     current: Arc<ArcSwap<Generation>>,
     changes: watch::Sender<u64>,
     settled: watch::Sender<bool>,
+    names: mpsc::UnboundedSender<NamesOf>,
 }
 
-/// An empty catalog, the way into it, and the task that moves it on; the task is to be spawned.
+/// The names of one server, to be written down: they are kept over a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamesOf {
+    /// The server.
+    pub server: ObjectKey,
+    /// All that lead, or led, to one of its items.
+    pub names: Vec<OwnName>,
+    /// How long they are kept from now on; `None` as long as it is declared.
+    pub left: Option<Duration>,
+}
+
+/// A catalog in which these names are kept, the way into it, and the task that moves it on; the task is to be spawned.
 ///
-/// In the home namespace names carry no namespace before the prefix.
-pub fn catalog(home: Option<Arc<str>>) -> (Catalog, Publisher, PublisherTask) {
-    let current = Arc::new(ArcSwap::from_pointee(Generation::new(home, Instant::now())));
+/// In the home namespace names carry no namespace before the prefix. `names` is told of servers whose names changed.
+pub fn catalog(
+    home: Option<Arc<str>>,
+    kept: KeptNames,
+    names: mpsc::UnboundedSender<NamesOf>,
+) -> (Catalog, Publisher, PublisherTask) {
+    let current = Arc::new(ArcSwap::from_pointee(Generation::new(home, kept, Instant::now())));
     let pending = Arc::new(Pending::default());
     let (sender, changes) = watch::channel(0);
     let (settle, settled) = watch::channel(false);
@@ -58,6 +84,7 @@ pub fn catalog(home: Option<Arc<str>>) -> (Catalog, Publisher, PublisherTask) {
         current: current.clone(),
         changes: sender,
         settled: settle,
+        names,
     };
     (Catalog { current, changes, settled }, Publisher(pending), task)
 }
@@ -83,12 +110,26 @@ impl Catalog {
 }
 
 impl Publish for Publisher {
+    fn declare(&self, key: ObjectKey, declaration: Option<Declaration>) {
+        self.hand_in(|steps| {
+            steps.declared.insert(key, declaration);
+        });
+    }
+
+    fn complete(&self) {
+        self.hand_in(|steps| steps.complete = true);
+    }
+
     fn publish(&self, section: Arc<Section>) {
-        self.hand_in(Step::Publish(section));
+        self.hand_in(|steps| {
+            steps.offered.insert(section.key.clone(), Step::Publish(section));
+        });
     }
 
     fn withdraw(&self, key: ObjectKey, why: Problem) {
-        self.hand_in(Step::Withdraw(key, why));
+        self.hand_in(|steps| {
+            steps.offered.insert(key.clone(), Step::Withdraw(key, why));
+        });
     }
 
     fn settled(&self) {
@@ -98,16 +139,31 @@ impl Publish for Publisher {
 }
 
 impl Publisher {
-    fn hand_in(&self, step: Step) {
-        self.0.steps().insert(step.key().clone(), step);
+    fn hand_in(&self, step: impl FnOnce(&mut Steps)) {
+        step(&mut self.0.steps());
         self.0.handed_in.notify_one();
     }
 }
 
 impl Pending {
-    fn steps(&self) -> std::sync::MutexGuard<'_, BTreeMap<ObjectKey, Step>> {
+    fn steps(&self) -> std::sync::MutexGuard<'_, Steps> {
         // A map is whole whatever happened to the thread that held it.
         self.steps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Steps {
+    /// The servers that the steps are about.
+    fn servers(&self) -> BTreeSet<ObjectKey> {
+        self.declared.keys().chain(self.offered.keys()).cloned().collect()
+    }
+
+    fn into_steps(self) -> impl Iterator<Item = Step> {
+        let declared = self.declared.into_iter().map(|(key, declaration)| match declaration {
+            Some(declaration) => Step::Declare(key, declaration),
+            None => Step::Remove(key),
+        });
+        declared.chain(self.complete.then_some(Step::Complete)).chain(self.offered.into_values())
     }
 }
 
@@ -120,14 +176,16 @@ impl PublisherTask {
         let mut quiet_until = Instant::now();
         let mut untold = false;
         loop {
+            let due = self.current.load().due();
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.pending.handed_in.notified() => {
                     // Looked at first: what was handed in before it is taken with this step.
                     let settled = self.pending.settled.load(Ordering::Acquire);
-                    untold |= self.advance();
+                    untold |= self.advance(settled);
                     self.settled.send_if_modified(|before| !std::mem::replace(before, settled) && settled);
                 }
+                () = sleep_until(due.unwrap_or(quiet_until)), if due.is_some() => untold |= self.advance(false),
                 () = sleep_until(quiet_until), if untold => {}
             }
             if untold && Instant::now() >= quiet_until {
@@ -138,14 +196,35 @@ impl PublisherTask {
         }
     }
 
-    fn advance(&self) -> bool {
+    /// Makes the next generation, if there is anything to be done. True if agents may see a change.
+    fn advance(&self, settled: bool) -> bool {
         let steps = std::mem::take(&mut *self.pending.steps());
-        if steps.is_empty() {
+        let before = self.current.load_full();
+        let now = Instant::now();
+        let settle = (settled && !*self.settled.borrow()).then_some(Step::Settle);
+        let (mut servers, complete) = (steps.servers(), steps.complete);
+        if servers.is_empty() && !complete && settle.is_none() && before.due().is_none_or(|due| due > now) {
             return false;
         }
-        let next = self.current.load().after(steps.into_values(), Instant::now());
-        self.current.store(Arc::new(next));
-        true
+        let next = Arc::new(before.after(steps.into_steps().chain(settle), now));
+        self.current.store(next.clone());
+        // Who waited for a name may have got it without a step of its own.
+        for change in before.conflicting().diff(next.conflicting()) {
+            let (DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _)) =
+                change;
+            servers.insert(key.clone());
+        }
+        for server in servers {
+            self.tell_names(&next, server, now);
+        }
+        next.number() != before.number()
+    }
+
+    fn tell_names(&self, generation: &Generation, server: ObjectKey, now: Instant) {
+        let (names, until) = generation.names_of(&server);
+        let left = until.map(|until| until.saturating_duration_since(now));
+        // Nobody writes it down: names are kept for this run.
+        let _ = self.names.send(NamesOf { server, names, left });
     }
 }
 
@@ -160,7 +239,8 @@ mod tests {
     use crate::wire::List;
 
     fn started() -> (Catalog, Publisher, tokio_util::sync::DropGuard) {
-        let (catalog, publisher, task) = catalog(Some("default".into()));
+        let names = mpsc::unbounded_channel().0;
+        let (catalog, publisher, task) = catalog(Some("default".into()), KeptNames::default(), names);
         let stop = CancellationToken::new();
         tokio::spawn(task.run(stop.clone()));
         (catalog, publisher, stop.drop_guard())

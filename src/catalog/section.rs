@@ -106,7 +106,7 @@ impl Section {
         };
         Self {
             key: target.key.clone(),
-            prefix: expose.prefix.clone().unwrap_or_else(|| target.key.name.to_string()),
+            prefix: target.prefix().to_owned(),
             lists,
             resources: resources.map(Box::new),
             instructions,

@@ -1,4 +1,4 @@
-//! One list in one view: which item has which name, who waits for one, and what was there before.
+//! One list in one view: which item has which name, and what was there before.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -7,12 +7,13 @@ use std::sync::{Arc, OnceLock};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use tokio::time::Instant;
 
-use super::names::{Identity, Naming};
-use super::{Conflict, Item, Route, Section, ViewName};
-use crate::resource::{ObjectKey, Problem};
+use super::kept::{KeptNames, OwnName};
+use super::names::{Identity, NameId, Naming};
+use super::{Conflict, Holding, Item, Route, Section, ViewName};
+use crate::resource::{ObjectKey, Problem, Reason};
 use crate::wire::List;
 
 /// A list ends here and gives a cursor: generous, since some agents never ask for more.
@@ -20,14 +21,20 @@ const PAGE_ITEMS: usize = 1_000;
 const PAGE_BYTES: usize = 1 << 20;
 /// So many names are remembered after they went.
 const REMEMBERED: usize = 4_096;
+/// So many tails are tried to find the one that an item has. It is the first unless two items have the same.
+const TAILS: u32 = 64;
 
 /// One list as agents see it at one path. Cheap to clone: generations share what did not change.
 #[derive(Clone, Debug)]
 pub struct Table {
     list: List,
+    view: ViewName,
     /// Where the namespace stands before the prefix: everywhere but in the home namespace.
     qualified: Option<Home>,
-    names: OrdMap<Arc<str>, Slot>,
+    /// What is listed, bare names and those with a tail.
+    names: OrdMap<Arc<str>, Arc<Route>>,
+    /// Every item under its name with a tail, listed or not.
+    tailed: OrdMap<Arc<str>, Arc<Route>>,
     gone: OrdMap<Arc<str>, (u64, Gone)>,
     gone_by_age: OrdMap<u64, Arc<str>>,
     version: u64,
@@ -38,14 +45,6 @@ pub struct Table {
 
 /// The namespace whose names carry no namespace; `None` if there is none.
 pub(super) type Home = Option<Arc<str>>;
-
-/// A name, the item that has it, and the items that would have it if that one went.
-#[derive(Clone, Debug)]
-struct Slot {
-    holder: Arc<Route>,
-    /// In the order in which they go; almost always empty.
-    waiting: Vec<Arc<Route>>,
-}
 
 /// What a name was before it went.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,22 +69,54 @@ pub struct Page {
 #[error("the cursor is not one that was given")]
 pub struct BadCursor;
 
-/// A change of names under way: what it touched.
-#[derive(Debug, Default)]
-pub(super) struct Touched {
-    /// Servers of which an item got another name.
-    pub(super) servers: BTreeSet<ObjectKey>,
+/// Which servers would have a name without a tail if it were not another's.
+pub(super) type Waiting = OrdMap<NameId, OrdSet<ObjectKey>>;
+
+/// A change of one server's names under way: what it goes by, and what it touched.
+pub(super) struct Change<'a> {
+    pub(super) kept: &'a mut KeptNames,
+    pub(super) waiting: &'a mut Waiting,
+    /// How long a name is kept that the server gives up; `None` as long as it is declared.
+    pub(super) until: Option<Instant>,
+    /// A server that may want the same names and has to be waited for.
+    pub(super) awaited: Option<&'a ObjectKey>,
+    /// Servers of which an item got another name, or may be told otherwise why it has not.
+    pub(super) touched: BTreeSet<ObjectKey>,
     /// True if the list is not what it was.
     pub(super) listed: bool,
 }
 
+impl Change<'_> {
+    fn wait(&mut self, name: NameId, server: &ObjectKey) {
+        self.waiting.entry(name).or_default().insert(server.clone());
+        self.touched.insert(server.clone());
+    }
+
+    fn wait_no_longer(&mut self, name: NameId, server: &ObjectKey) {
+        let Some(servers) = self.waiting.get_mut(&name) else { return };
+        if servers.remove(server).is_some() {
+            self.touched.insert(server.clone());
+        }
+        if servers.is_empty() {
+            self.waiting.remove(&name);
+        }
+    }
+
+    /// Whoever waits for a name is told of who has it.
+    fn touch_waiting(&mut self, name: NameId) {
+        self.touched.extend(self.waiting.get(&name).into_iter().flatten().cloned());
+    }
+}
+
 impl Table {
     /// An empty one.
-    pub(super) fn new(list: List, qualified: Option<Home>) -> Self {
+    pub(super) fn new(list: List, view: ViewName, qualified: Option<Home>) -> Self {
         Self {
             list,
+            view,
             qualified,
             names: OrdMap::new(),
+            tailed: OrdMap::new(),
             gone: OrdMap::new(),
             gone_by_age: OrdMap::new(),
             version: 0,
@@ -94,9 +125,9 @@ impl Table {
         }
     }
 
-    /// Where a request goes.
+    /// Where a request goes. An item that is listed under its bare name can be reached by the name with a tail too.
     pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
-        self.names.get(name).map(|slot| &slot.holder)
+        self.names.get(name).or_else(|| self.tailed.get(name))
     }
 
     /// What a name led to that leads nowhere now.
@@ -122,7 +153,12 @@ impl Table {
 
     /// All names with where they lead, in their order.
     pub(super) fn routes(&self) -> impl Iterator<Item = (&str, &Arc<Route>)> {
-        self.names.iter().map(|(name, slot)| (&**name, &slot.holder))
+        self.names.iter().map(|(name, route)| (&**name, route))
+    }
+
+    /// All items under their names with a tail.
+    pub(super) fn tailed(&self) -> impl Iterator<Item = (&str, &Arc<Route>)> {
+        self.tailed.iter().map(|(name, route)| (&**name, route))
     }
 
     /// How many items there are.
@@ -150,7 +186,7 @@ impl Table {
         let start = name.map_or(Bound::Unbounded, Bound::Excluded);
         let mut items = String::from("[");
         let mut last: Option<&str> = None;
-        for (count, (name, slot)) in self.names.range::<_, str>((start, Bound::Unbounded)).enumerate() {
+        for (count, (name, route)) in self.names.range::<_, str>((start, Bound::Unbounded)).enumerate() {
             if let Some(last) = last {
                 if count >= PAGE_ITEMS || items.len() >= PAGE_BYTES {
                     items.push(']');
@@ -158,160 +194,199 @@ impl Table {
                 }
                 items.push(',');
             }
-            slot.holder.list_as(name, &mut items);
+            route.list_as(name, &mut items);
             last = Some(name);
         }
         items.push(']');
         Page { items: items.into(), cursor: None }
     }
 
-    /// The items of a server that do not have the first of their wishes.
-    pub(super) fn conflicts(&self, section: &Section, view: &ViewName) -> Vec<Conflict> {
+    /// The items of a server that have a tail because of another server. `awaited` is the one that had to be waited for.
+    pub(super) fn conflicts(
+        &self,
+        section: &Section,
+        kept: &KeptNames,
+        awaited: Option<&ObjectKey>,
+    ) -> Vec<Conflict> {
         let conflict = |item: &Item| {
-            let (given, number) = self.name_of(section, item.name())?;
-            let wanted = self.wish(section, item.name(), 0);
-            let holder = self.route(&wanted).filter(|_| number > 0)?;
+            let identity = Identity { server: &section.key, name: item.name() };
+            let wanted = self.naming(section).bare(item.name())?;
+            let holder = self.names.get(&*wanted);
+            let (holder, holding) = if let Some(holder) = holder {
+                if holder.identity() == identity {
+                    return None;
+                }
+                (&holder.section().key, Holding::Has)
+            } else if let Some(kept) = kept.get(NameId::of(&self.view, self.list, &wanted), identity) {
+                (kept.server, if kept.declared { Holding::Has } else { Holding::Had })
+            } else {
+                (awaited?, Holding::MayHave)
+            };
             Some(Conflict {
-                view: view.clone(),
+                view: self.view.clone(),
                 list: self.list,
                 name: item.name().to_string(),
-                holder: holder.section().key.clone(),
-                wanted,
-                given,
+                holder: holder.clone(),
+                holding,
+                wanted: wanted.into_owned(),
+                given: self.own_tailed(section, identity)?,
             })
         };
         section.lists.of(self.list).iter().filter_map(conflict).collect()
     }
 
-    /// The name that an item has, and the number of its wish that this is.
-    fn name_of(&self, section: &Section, item: &str) -> Option<(String, u32)> {
-        let identity = Identity { server: &section.key, name: item };
-        for number in 0.. {
-            let name = self.wish(section, item, number);
-            let slot = self.names.get(&*name)?;
-            if slot.holder.identity() == identity {
-                return Some((name, number));
-            }
-        }
-        None
+    /// The names under which a server's items are listed.
+    pub(super) fn names_of(&self, section: &Section) -> impl Iterator<Item = OwnName> {
+        section.lists.of(self.list).iter().filter_map(move |item| {
+            let identity = Identity { server: &section.key, name: item.name() };
+            let name = self.listed(section, identity)?;
+            Some(OwnName { name: NameId::of(&self.view, self.list, &name), item: identity.item() })
+        })
     }
 
-    /// Puts the route in the place of an older one of the same item with the same wishes; if there is none,
-    /// gives the item a name.
-    pub(super) fn offer(&mut self, route: &Arc<Route>, touched: &mut Touched) {
-        for number in 0.. {
-            let name = self.wish(route.section(), route.name(), number);
-            let Some(slot) = self.names.get_mut(&*name) else {
-                return self.claim(route.clone(), touched);
-            };
-            if slot.holder.identity() == route.identity() {
-                touched.listed |= !slot.holder.lists_like(route);
-                slot.holder = route.clone();
-                return;
+    /// Lists an item, in the place of what was listed of it before; gives its name. `before` says that this server
+    /// offered it before by the same prefix.
+    ///
+    /// The name is the bare one if it is free: nobody has it, it is kept for nobody else, and no other server has to
+    /// be waited for. Else it is the one with a tail.
+    pub(super) fn offer(&mut self, route: &Arc<Route>, before: bool, change: &mut Change<'_>) -> Arc<str> {
+        let (section, identity) = (route.section(), route.identity());
+        let tailed = self.offer_tailed(route, before, change.kept);
+        let mut name = tailed.clone();
+        if let Some(bare) = self.naming(section).bare(identity.name) {
+            let free = self.is_free(&bare, identity, change);
+            if !free || (before && !change.waiting.is_empty()) {
+                let id = NameId::of(&self.view, self.list, &bare);
+                if free {
+                    change.wait_no_longer(id, identity.server);
+                } else {
+                    change.wait(id, identity.server);
+                }
             }
-            for waiting in &mut slot.waiting {
-                if waiting.identity() == route.identity() {
-                    *waiting = route.clone();
+            if free {
+                name = bare.into();
+                if self.names.get(&*tailed).is_some_and(|listed| listed.identity() == identity) {
+                    self.unlist(&tailed, identity, &renamed(&name), change);
                 }
             }
         }
-    }
-
-    /// Gives an item the first of its wishes that no item before it wants; whom it displaces goes on.
-    fn claim(&mut self, route: Arc<Route>, touched: &mut Touched) {
-        touched.listed = true;
-        let mut route = route;
-        let mut number = 0;
-        loop {
-            let name = self.wish(route.section(), route.name(), number);
-            let Some(slot) = self.names.get_mut(&*name) else {
-                self.forget(&name);
-                let slot = Slot { holder: route, waiting: Vec::new() };
-                self.names.insert(name.into(), slot);
-                return;
-            };
-            if route.identity() < slot.holder.identity() {
-                let before = std::mem::replace(&mut slot.holder, route);
-                slot.wait(before.clone());
-                slot.touch(touched);
-                number = self.number_of(&before, &name);
-                route = before;
-            } else {
-                slot.wait(route.clone());
-                slot.touch(touched);
+        if let Some(listed) = self.names.get_mut(&*name) {
+            change.listed |= !listed.lists_like(route);
+            *listed = route.clone();
+        } else {
+            change.listed = true;
+            self.forget(&name);
+            self.names.insert(name.clone(), route.clone());
+            if !change.kept.is_empty() || !change.waiting.is_empty() {
+                let id = NameId::of(&self.view, self.list, &name);
+                change.kept.forget(id);
+                change.touch_waiting(id);
             }
-            number += 1;
         }
+        name
     }
 
-    /// Takes an item out, and gives its name to the first that waits for it.
+    /// Takes an item out and keeps its name for it; gives the name.
     pub(super) fn release(
         &mut self,
         section: &Section,
         item: &str,
         problem: &Problem,
-        touched: &mut Touched,
-    ) {
-        self.retract(section, item, 0, problem, touched);
+        change: &mut Change<'_>,
+    ) -> Option<String> {
+        let identity = Identity { server: &section.key, name: item };
+        let name = self.listed(section, identity)?;
+        if let Some(bare) = self.naming(section).bare(item).filter(|bare| **bare != *name) {
+            change.wait_no_longer(NameId::of(&self.view, self.list, &bare), identity.server);
+        }
+        if let Some(tailed) = self.own_tailed(section, identity) {
+            self.tailed.remove(&*tailed);
+        }
+        self.unlist(&name, identity, problem, change);
+        Some(name)
     }
 
-    fn retract(
-        &mut self,
-        section: &Section,
-        item: &str,
-        from: u32,
-        problem: &Problem,
-        touched: &mut Touched,
-    ) {
-        let identity = Identity { server: &section.key, name: item };
-        for number in from.. {
-            let name = self.wish(section, item, number);
-            let Some(slot) = self.names.get_mut(&*name) else {
-                return;
-            };
-            if slot.holder.identity() != identity {
-                slot.waiting.retain(|route| route.identity() != identity);
-                continue;
-            }
-            touched.listed = true;
-            if slot.waiting.is_empty() {
-                self.names.remove(&*name);
-                self.remember(name, &section.key, problem);
-                return;
-            }
-            let heir = slot.waiting.remove(0);
-            slot.holder = heir.clone();
-            slot.touch(touched);
-            let next = self.number_of(&heir, &name) + 1;
-            let renamed = Problem::new(problem.reason, format!("it is called {name:?} now"));
-            self.retract(heir.section(), heir.name(), next, &renamed, touched);
-            return;
+    /// Says of a name that was given up which one took its place.
+    pub(super) fn rename(&mut self, before: &str, server: &ObjectKey, name: &str) {
+        if before != name && self.route(before).is_none() {
+            self.remember(before, server, &renamed(name));
         }
     }
 
-    fn wish(&self, section: &Section, item: &str, number: u32) -> String {
+    fn unlist(&mut self, name: &str, identity: Identity<'_>, problem: &Problem, change: &mut Change<'_>) {
+        self.names.remove(name);
+        change.listed = true;
+        let id = NameId::of(&self.view, self.list, name);
+        change.kept.keep(identity.server, OwnName { name: id, item: identity.item() }, change.until);
+        change.touch_waiting(id);
+        self.remember(name, identity.server, problem);
+    }
+
+    fn is_free(&self, bare: &str, identity: Identity<'_>, change: &Change<'_>) -> bool {
+        if let Some(holder) = self.names.get(bare) {
+            return holder.identity() == identity;
+        }
+        let waits = change.awaited.is_some() && matches!(self.list, List::Tools | List::Prompts);
+        if change.kept.is_empty() {
+            return !waits;
+        }
+        let kept = change.kept.get(NameId::of(&self.view, self.list, bare), identity);
+        kept.map_or(!waits, |kept| kept.itself)
+    }
+
+    /// Makes an item reachable by its name with a tail; gives that.
+    fn offer_tailed(&mut self, route: &Arc<Route>, before: bool, kept: &KeptNames) -> Arc<str> {
+        let (section, identity) = (route.section(), route.identity());
+        let own = if before { self.own_tailed(section, identity) } else { None };
+        let free = |name: &str| {
+            let for_another = || kept.get(NameId::of(&self.view, self.list, name), identity);
+            !self.tailed.contains_key(name)
+                && (kept.is_empty() || for_another().is_none_or(|kept| kept.itself))
+        };
+        let mut number = 0;
+        let name: Arc<str> = own.map_or_else(
+            || loop {
+                let name = self.naming(section).tailed(identity, number);
+                if free(&name) {
+                    return name.into();
+                }
+                number += 1;
+            },
+            Into::into,
+        );
+        self.tailed.insert(name.clone(), route.clone());
+        name
+    }
+
+    /// The name under which an item is listed.
+    fn listed(&self, section: &Section, identity: Identity<'_>) -> Option<String> {
+        let bare = self.naming(section).bare(identity.name);
+        let own = |name: &&str| self.names.get(*name).is_some_and(|route| route.identity() == identity);
+        bare.as_deref()
+            .filter(own)
+            .map(ToOwned::to_owned)
+            .or_else(|| self.own_tailed(section, identity).filter(|name| own(&&**name)))
+    }
+
+    /// The name with a tail that an item has.
+    fn own_tailed(&self, section: &Section, identity: Identity<'_>) -> Option<String> {
+        let mut names = (0..TAILS).map(|number| self.naming(section).tailed(identity, number));
+        names.find(|name| self.tailed.get(&**name).is_some_and(|route| route.identity() == identity))
+    }
+
+    fn naming<'a>(&self, section: &'a Section) -> Naming<'a> {
         let namespace = &section.key.namespace;
-        let naming = Naming {
+        Naming {
             list: self.list,
             namespace: match &self.qualified {
                 Some(home) if home.as_ref() != Some(namespace) => Some(namespace),
                 _ => None,
             },
             prefix: &section.prefix,
-        };
-        naming.wish(Identity { server: &section.key, name: item }, number)
-    }
-
-    /// The number of the wish that a name is, for an item that wishes for it.
-    fn number_of(&self, route: &Route, name: &str) -> u32 {
-        let mut number = 0;
-        while self.wish(route.section(), route.name(), number) != name {
-            number += 1;
         }
-        number
     }
 
-    fn remember(&mut self, name: String, server: &ObjectKey, problem: &Problem) {
+    fn remember(&mut self, name: &str, server: &ObjectKey, problem: &Problem) {
         let name: Arc<str> = name.into();
         self.forget(&name);
         let age = self.gone_by_age.get_max().map_or(0, |(age, _)| age + 1);
@@ -332,15 +407,6 @@ impl Table {
     }
 }
 
-impl Slot {
-    fn wait(&mut self, route: Arc<Route>) {
-        let place = self.waiting.partition_point(|waiting| waiting.identity() < route.identity());
-        self.waiting.insert(place, route);
-    }
-
-    /// Every server that has the name or waits for it is told of another holder.
-    fn touch(&self, touched: &mut Touched) {
-        let routes = std::iter::once(&self.holder).chain(&self.waiting);
-        touched.servers.extend(routes.map(|route| route.section().key.clone()));
-    }
+fn renamed(name: &str) -> Problem {
+    Problem::new(Reason::Removed, format!("it is called {name:?} now"))
 }

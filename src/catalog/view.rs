@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::names::{Identity, uri_tail};
+use super::kept::{KeptNames, OwnName};
+use super::names::has_tail;
 use super::table::{Home, Table};
 use super::{Answering, Conflict, Route, Section, template};
+use crate::resource::ObjectKey;
 use crate::wire::List;
 
 /// What agents see at one path. Cheap to clone: generations share what did not change.
@@ -53,19 +55,19 @@ impl ViewName {
 
 impl View {
     /// The view of one namespace.
-    pub(super) fn namespace() -> Self {
-        Self::new(None)
+    pub(super) fn namespace(namespace: Arc<str>) -> Self {
+        Self::new(&ViewName::Namespace(namespace), None)
     }
 
     /// The view of everything.
     pub(super) fn everything(home: Home) -> Self {
-        Self::new(Some(home))
+        Self::new(&ViewName::Everything, Some(&home))
     }
 
-    fn new(qualified: Option<Home>) -> Self {
-        let named = [List::Tools, List::Prompts, List::Resources];
-        let [tools, prompts, resources] = named.map(|list| Table::new(list, qualified.clone()));
-        Self { tools, prompts, resources, templates: Table::new(List::Templates, qualified) }
+    fn new(name: &ViewName, qualified: Option<&Home>) -> Self {
+        let [tools, prompts, resources, templates] =
+            List::ALL.map(|list| Table::new(list, name.clone(), qualified.cloned()));
+        Self { tools, prompts, resources, templates }
     }
 
     /// One of the lists.
@@ -109,8 +111,10 @@ impl View {
         if let Some(route) = self.resources.route(uri) {
             return Some(Place { section: route.section().clone(), uri: route.name().to_owned() });
         }
-        let made =
-            self.templates.routes().filter_map(|found| Some((template::matches(found.0, uri)?, found)));
+        // One that is made from a template with a tail ends as that does.
+        let tailed = self.templates.tailed().filter(|_| has_tail(uri, &['#', '-']));
+        let templates = self.templates.routes().chain(tailed);
+        let made = templates.filter_map(|found| Some((template::matches(found.0, uri)?, found)));
         let by_template = made.max_by_key(|(standing, _)| *standing);
         let place = by_template.map(|(_, (name, route))| own(name, route, uri)).or_else(|| self.only(uri))?;
         place.section.permits(&place.uri).then_some(place)
@@ -126,22 +130,26 @@ impl View {
             .then(|| Place { section: first.clone(), uri: uri.to_owned() })
     }
 
-    /// The items of a server that do not have the first of their wishes.
-    pub(super) fn conflicts(&self, section: &Section, view: &ViewName) -> Vec<Conflict> {
-        List::ALL.into_iter().flat_map(|list| self.of(list).conflicts(section, view)).collect()
+    /// The items of a server that have a tail because of another server.
+    pub(super) fn conflicts(
+        &self,
+        section: &Section,
+        kept: &KeptNames,
+        awaited: Option<&ObjectKey>,
+    ) -> Vec<Conflict> {
+        List::ALL.into_iter().flat_map(|list| self.of(list).conflicts(section, kept, awaited)).collect()
+    }
+
+    /// The names under which a server's items are listed.
+    pub(super) fn names_of(&self, section: &Section) -> Vec<OwnName> {
+        List::ALL.into_iter().flat_map(|list| self.of(list).names_of(section)).collect()
     }
 }
 
 /// The URI that the server itself knows, of one made from its template under a name that may carry a tail.
 fn own(name: &str, route: &Arc<Route>, uri: &str) -> Place {
-    let tail = if name == route.name() {
-        String::new()
-    } else {
-        let identity = Identity { server: &route.section().key, name: route.name() };
-        let mut tails = (1..64).map(|number| uri_tail(identity, number));
-        tails.find(|tail| name.ends_with(&**tail)).unwrap_or_default()
-    };
-    Place { section: route.section().clone(), uri: uri.strip_suffix(&*tail).unwrap_or(uri).to_owned() }
+    let tail = name.strip_prefix(route.name()).unwrap_or_default();
+    Place { section: route.section().clone(), uri: uri.strip_suffix(tail).unwrap_or(uri).to_owned() }
 }
 
 #[cfg(test)]
@@ -169,7 +177,8 @@ mod tests {
     }
 
     fn generation(steps: Vec<Step>) -> Generation {
-        Generation::new(Some("default".into()), Instant::now()).after(steps, Instant::now())
+        Generation::new(Some("default".into()), KeptNames::default(), Instant::now())
+            .after(steps, Instant::now())
     }
 
     fn place(generation: &Generation, uri: &str) -> Option<(String, String)> {

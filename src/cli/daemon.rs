@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 use super::listen::bind;
+use super::names::NamesFile;
 use super::signals::Signals;
 use super::source::{Feed, Source, SourceArgs};
 use super::tasks::Tasks;
@@ -113,7 +114,10 @@ impl Daemon {
             source.start(&state, digests.clone(), tasks);
         let in_force = admin::declared(desired.clone(), digests, source.policy().clone());
         let declared = desired.clone();
-        let (catalog, publisher, generations) = catalog(source.home());
+        let (names, kept) = NamesFile::open(&state, started);
+        let (tell, told) = mpsc::unbounded_channel();
+        let (catalog, publisher, generations) = catalog(source.home(), kept, tell);
+        tasks.spawn("the names of tools", done(names.keep(told, stop.clone())));
         let to_agents = publisher.clone();
         tasks.spawn("the catalog", done(generations.run(stop.clone())));
 

@@ -14,6 +14,7 @@ mod kubeconfig;
 mod limits;
 mod listen;
 mod logging;
+mod names;
 mod output;
 mod plan;
 mod remembered;

@@ -4,12 +4,16 @@ use tokio::sync::mpsc;
 
 use super::slots::Slots;
 use super::{FleetMetrics, Listeners, Logs, Memory, Observation};
-use crate::catalog::Section;
+use crate::catalog::{Declaration, Section};
 use crate::resource::{ObjectKey, Problem};
 use crate::wire::{Guard, Identity};
 
 /// Where the fleet puts what servers offer. Must not wait.
 pub trait Publish: Send + Sync + 'static {
+    /// Says how a server is declared, attached or not; `None` if it is no more.
+    fn declare(&self, key: ObjectKey, declaration: Option<Declaration>);
+    /// Every server that is declared was told once.
+    fn complete(&self);
     /// Puts a section in place of the server's last one.
     fn publish(&self, section: Arc<Section>);
     /// Takes a server's section away; `why` is what callers of its tools are told from now on.

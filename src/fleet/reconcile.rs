@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::Context;
 use super::actor::{Actor, Order, Starting};
+use crate::catalog::Declaration;
 use crate::plan::{Change, Observed, Target, changes};
 use crate::resource::{McpServerSpec, ObjectKey, Reason};
 use crate::source::{Declared, Desired};
@@ -83,8 +84,8 @@ impl Fleet {
         let context = self.context.clone();
         let measured = context.metrics.reconcile(&desired.source);
         measured.reconciled(self.reconcile(desired));
-        if desired.source.synced {
-            self.starting = None;
+        if desired.source.synced && self.starting.take().is_some() {
+            self.context.catalog.complete();
         }
     }
 
@@ -92,6 +93,7 @@ impl Fleet {
     fn reconcile(&mut self, desired: &Desired) -> usize {
         let before = std::mem::replace(&mut self.declared, desired.servers.clone());
         for change in before.diff(&self.declared) {
+            self.declare(&change);
             match change {
                 DiffItem::Update { old: (_, old), new: (_, new) } if old.meta.uid == new.meta.uid => {}
                 DiffItem::Update { old: (_, gone), .. } | DiffItem::Remove(_, gone) => {
@@ -123,6 +125,19 @@ impl Fleet {
             }
         }
         count
+    }
+
+    /// Tells the catalog what is declared, whose names are kept.
+    fn declare(&self, change: &DiffItem<'_, '_, ObjectKey, Arc<Declared<McpServerSpec>>>) {
+        let catalog = &self.context.catalog;
+        match change {
+            DiffItem::Add(key, declared) | DiffItem::Update { new: (key, declared), .. } => {
+                let prefix = Target::of(declared).map(|target| target.prefix().into());
+                let created = declared.meta.created;
+                catalog.declare((*key).clone(), Some(Declaration { created, prefix }));
+            }
+            DiffItem::Remove(key, _) => catalog.declare((*key).clone(), None),
+        }
     }
 
     /// Tells the server's actor, or starts one. An actor that is still draining takes the order up.

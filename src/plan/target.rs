@@ -48,6 +48,11 @@ impl Target {
         })
     }
 
+    /// Stands before the names of tools and prompts: the declared prefix, else the server's name.
+    pub fn prefix(&self) -> &str {
+        self.spec.expose.prefix.as_deref().unwrap_or(&self.key.name)
+    }
+
     /// True if a declaration has a target now.
     pub fn exists(declared: &Declared<McpServerSpec>) -> bool {
         wanted(declared).is_some()

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::conditions::{Conditions, LOOKING, RETRYING, Truth, Verdict, condition, sentence};
-use crate::catalog::Conflict;
+use crate::catalog::{Conflict, Holding};
 use crate::fleet::{Listed, Observation, Phase};
 use crate::plan::{REQUESTED_AT, Target};
 use crate::resource::{ConditionType, McpServerSpec, McpServerStatus, Problem, Reason};
@@ -224,7 +224,14 @@ fn accepted(declared: &Declared<McpServerSpec>, work: &Work<'_>, conflicts: &[Co
     // The same tool may have met the same name in more than one view.
     let names: BTreeSet<_> = conflicts
         .iter()
-        .map(|Conflict { wanted, given, holder, .. }| format!("{given} and not {wanted}, which {holder} has"))
+        .map(|Conflict { wanted, given, holder, holding, .. }| {
+            let why = match holding {
+                Holding::Has => "has",
+                Holding::Had => "had and which is kept for an hour",
+                Holding::MayHave => "may have: it was created first, and is being connected",
+            };
+            format!("{given} and not {wanted}, which {holder} {why}")
+        })
         .collect();
     let mut listed: Vec<_> = names.iter().take(NAMES_LISTED).map(String::as_str).collect();
     let more = format!("{} more", names.len() - listed.len());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::catalog::{Conflict, Item, Lists, Section, ViewName};
+use crate::catalog::{Conflict, Holding, Item, Lists, Section, ViewName};
 use crate::fleet::{Listed, Observation, Phase, Refusal, UpstreamHandle};
 use crate::plan::Target;
 use crate::resource::{
@@ -95,6 +95,7 @@ pub fn conflict(n: u32) -> Conflict {
         wanted: format!("a_{n}"),
         given: format!("a_{n}_x9"),
         holder: key("b"),
+        holding: Holding::Has,
     }
 }
 

@@ -35,6 +35,11 @@ impl Digest {
         text
     }
 
+    /// The first 64 bits as a number.
+    pub fn number(&self) -> u64 {
+        self.0.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+
     /// The first half as a UUID, for what must be named the same in every run.
     pub fn uuid(&self) -> String {
         let mut half = [0; 16];

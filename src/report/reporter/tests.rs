@@ -6,7 +6,7 @@ use serde_json::json;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
-use crate::catalog::catalog;
+use crate::catalog::{KeptNames, catalog};
 use crate::fleet::Publish;
 use crate::report::testing::{at, declared, key, section, seen, server_spec};
 use crate::source::Fault;
@@ -352,7 +352,8 @@ async fn the_task_follows_its_inputs_and_stops() {
     let (reporter, mut store) = Reporter::new(Path::new("/fleet"), at(0));
     let (declare, desired_rx) = watch::channel(Arc::new(Desired::default()));
     let (observe, observations) = mpsc::unbounded_channel();
-    let (catalog, publisher, generations) = catalog(Some("default".into()));
+    let (catalog, publisher, generations) =
+        catalog(Some("default".into()), KeptNames::default(), mpsc::unbounded_channel().0);
     let stop = CancellationToken::new();
     let publishing = tokio::spawn(generations.run(stop.clone()));
     let inputs = Inputs {

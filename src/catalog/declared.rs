@@ -1,0 +1,118 @@
+//! Which servers are declared, and in which order they were created.
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+use jiff::Timestamp;
+
+use crate::resource::ObjectKey;
+
+/// What the catalog has to know of a declaration, attached or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Declaration {
+    /// When it was created: of two servers that want one name nobody had before, the first created gets it.
+    pub created: Timestamp,
+    /// Its prefix; `None` if it is not to be attached.
+    pub prefix: Option<Arc<str>>,
+}
+
+/// The order in which servers get names: what nobody declared first, then by creation, then by key.
+pub(super) type Rank = (Option<Timestamp>, ObjectKey);
+
+/// The declared servers. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct DeclaredServers {
+    servers: OrdMap<ObjectKey, Declaration>,
+    /// By namespace and prefix, until every server was attached or failed once.
+    starting: OrdMap<(Arc<str>, Arc<str>), OrdSet<Rank>>,
+    settled: bool,
+}
+
+impl DeclaredServers {
+    /// Takes up a declaration, in place of the last one of this server.
+    pub(super) fn insert(&mut self, key: &ObjectKey, declaration: Declaration) {
+        self.remove(key);
+        if let Some(prefix) = declaration.prefix.clone().filter(|_| !self.settled) {
+            let same = self.starting.entry((key.namespace.clone(), prefix)).or_default();
+            same.insert((Some(declaration.created), key.clone()));
+        }
+        self.servers.insert(key.clone(), declaration);
+    }
+
+    pub(super) fn remove(&mut self, key: &ObjectKey) {
+        let Some(Declaration { created, prefix }) = self.servers.remove(key) else { return };
+        if let Some(prefix) = prefix
+            && let Some(same) = self.starting.get_mut(&(key.namespace.clone(), prefix))
+        {
+            same.remove(&(Some(created), key.clone()));
+        }
+    }
+
+    pub(super) fn contains(&self, key: &ObjectKey) -> bool {
+        self.servers.contains_key(key)
+    }
+
+    pub(super) fn rank(&self, key: &ObjectKey) -> Rank {
+        (self.servers.get(key).map(|declaration| declaration.created), key.clone())
+    }
+
+    /// Every server that was declared at the start was attached or failed once. True if that is new.
+    pub(super) fn settle(&mut self) -> bool {
+        self.starting = OrdMap::new();
+        !std::mem::replace(&mut self.settled, true)
+    }
+
+    /// A server that was created before this one, has the same prefix, and may list the same names as soon as it is
+    /// attached for the first time: `known` says of which servers the names are known.
+    pub(super) fn awaited(
+        &self,
+        key: &ObjectKey,
+        prefix: &str,
+        known: impl Fn(&ObjectKey) -> bool,
+    ) -> Option<ObjectKey> {
+        let same = self.starting.get(&(key.namespace.clone(), prefix.into()))?;
+        let own = self.rank(key);
+        let older = same.iter().take_while(|rank| **rank < own);
+        older.map(|(_, key)| key).find(|key| !known(key)).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_wait_for_older_servers_of_the_same_prefix_until_the_start_is_over() {
+        let key = |name: &str| ObjectKey::new("default", name);
+        let declaration = |second, prefix: Option<&str>| Declaration {
+            created: Timestamp::from_second(second).unwrap(),
+            prefix: prefix.map(Arc::from),
+        };
+        let mut servers = DeclaredServers::default();
+        for (name, second, prefix) in [
+            ("z", 1, Some("x")),
+            ("b", 2, Some("x")),
+            ("c", 2, Some("x")),
+            ("d", 0, Some("y")),
+            ("e", 0, None),
+        ] {
+            servers.insert(&key(name), declaration(second, prefix));
+        }
+        let awaited = |servers: &DeclaredServers, name: &str, known: &[&str]| {
+            let known = |key: &ObjectKey| known.contains(&&*key.name);
+            servers.awaited(&key(name), "x", known).map(|key| key.name.to_string())
+        };
+        assert_eq!(awaited(&servers, "z", &[]), None);
+        assert_eq!(awaited(&servers, "c", &[]).as_deref(), Some("z"));
+        assert_eq!(
+            awaited(&servers, "c", &["z"]).as_deref(),
+            Some("b"),
+            "of the same second the key decides"
+        );
+        assert_eq!(awaited(&servers, "c", &["z", "b"]), None);
+        servers.insert(&key("z"), declaration(1, None));
+        assert_eq!(awaited(&servers, "b", &[]), None, "it is not to be attached");
+        assert!(servers.settle() && !servers.settle());
+        assert_eq!(awaited(&servers, "c", &[]), None);
+    }
+}

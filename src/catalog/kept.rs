@@ -1,0 +1,205 @@
+//! Names that lead nowhere now and are still kept for the item that had them.
+
+use std::time::Duration;
+
+use imbl::{OrdMap, OrdSet};
+use tokio::time::Instant;
+
+use super::names::{Identity, NameId};
+use crate::resource::ObjectKey;
+
+/// How long a name is kept once its server is declared no more.
+pub(super) const KEPT_FOR: Duration = Duration::from_hours(1);
+/// The most names that are kept for one server beside those that it lists: of more, the first given up go.
+const MOST_OF_ONE: usize = 8_192;
+/// The most names that are kept together: of more, those go first whose time ends first.
+const MOST: usize = 131_072;
+
+/// Names that are kept, by whom for. Cheap to clone: copies share what did not change.
+///
+/// Holds names of items that are not listed now: of servers that are declared and not attached, of items that a
+/// server no longer offers, and, for an hour, of servers that are declared no more.
+#[derive(Clone, Debug, Default)]
+pub struct KeptNames {
+    names: OrdMap<NameId, Kept>,
+    servers: OrdMap<ObjectKey, OrdMap<u64, NameId>>,
+    due: OrdSet<(Instant, NameId)>,
+    count: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Kept {
+    server: ObjectKey,
+    item: u64,
+    /// `None` while the server is declared.
+    until: Option<Instant>,
+    number: u64,
+}
+
+/// A name and the item that it is for, as it is written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OwnName {
+    /// The name.
+    pub name: NameId,
+    /// The server's own name of the item, as 64 bits of its digest.
+    pub item: u64,
+}
+
+/// Whom a name is kept for.
+pub(super) struct KeptFor<'a> {
+    pub(super) server: &'a ObjectKey,
+    /// True for the item that asks.
+    pub(super) itself: bool,
+    pub(super) declared: bool,
+}
+
+impl KeptNames {
+    /// Keeps a name for an item, until then or as long as its server is declared.
+    pub fn keep(&mut self, server: &ObjectKey, own: OwnName, until: Option<Instant>) {
+        let OwnName { name, item } = own;
+        self.forget(name);
+        self.count += 1;
+        let number = self.count;
+        self.names.insert(name, Kept { server: server.clone(), item, until, number });
+        let names = self.servers.entry(server.clone()).or_default();
+        names.insert(number, name);
+        let first = names.get_min().filter(|_| names.len() > MOST_OF_ONE).map(|(_, name)| *name);
+        if let Some(until) = until {
+            self.due.insert((until, name));
+        }
+        if let Some(first) = first {
+            self.forget(first);
+        }
+        if self.names.len() > MOST {
+            // With nothing due, this one is the newest, and the only one that nobody relies on yet.
+            let due = self.due.get_min().map_or(name, |(_, due)| *due);
+            self.forget(due);
+        }
+    }
+
+    /// Whom a name is kept for, seen from an item that wants it.
+    pub(super) fn get(&self, name: NameId, identity: Identity<'_>) -> Option<KeptFor<'_>> {
+        let Kept { server, item, until, .. } = self.names.get(&name)?;
+        let itself = server == identity.server && *item == identity.item();
+        Some(KeptFor { server, itself, declared: until.is_none() })
+    }
+
+    /// Keeps a name no longer: it is listed again.
+    pub(super) fn forget(&mut self, name: NameId) {
+        let Some(Kept { server, until, number, .. }) = self.names.remove(&name) else { return };
+        if let Some(until) = until {
+            self.due.remove(&(until, name));
+        }
+        if let Some(names) = self.servers.get_mut(&server) {
+            names.remove(&number);
+            if names.is_empty() {
+                self.servers.remove(&server);
+            }
+        }
+    }
+
+    /// Keeps all names of a server until then, or as long as it is declared.
+    pub(super) fn keep_all(&mut self, server: &ObjectKey, until: Option<Instant>) {
+        let names: Vec<_> =
+            self.servers.get(server).map(|names| names.values().copied().collect()).unwrap_or_default();
+        for name in names {
+            let Some(kept) = self.names.get_mut(&name) else { continue };
+            let before = std::mem::replace(&mut kept.until, until);
+            if let Some(before) = before {
+                self.due.remove(&(before, name));
+            }
+            if let Some(until) = until {
+                self.due.insert((until, name));
+            }
+        }
+    }
+
+    /// Forgets the names whose time is over, and gives them.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<NameId> {
+        let mut over = Vec::new();
+        while let Some((_, name)) = self.due.get_min().copied().filter(|(until, _)| *until <= now) {
+            self.forget(name);
+            over.push(name);
+        }
+        over
+    }
+
+    /// When the next name's time is over.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due.get_min().map(|(until, _)| *until)
+    }
+
+    /// The servers that names are kept for.
+    pub(super) fn servers(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.servers.keys()
+    }
+
+    /// True if names are kept for this server.
+    pub(super) fn knows(&self, server: &ObjectKey) -> bool {
+        self.servers.contains_key(server)
+    }
+
+    /// The names that are kept for a server, and how long the last of them is; `None` as long as it is declared.
+    pub fn of(&self, server: &ObjectKey) -> (Vec<OwnName>, Option<Instant>) {
+        let ids = self.servers.get(server).into_iter().flat_map(OrdMap::values);
+        let kept: Vec<_> = ids.filter_map(|name| Some((*name, self.names.get(name)?))).collect();
+        let declared = kept.iter().any(|(_, kept)| kept.until.is_none());
+        let last = kept.iter().filter_map(|(_, kept)| kept.until).max();
+        let own = |(name, kept): &(NameId, &Kept)| OwnName { name: *name, item: kept.item };
+        (kept.iter().map(own).collect(), last.filter(|_| !declared))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(number: u64) -> OwnName {
+        OwnName { name: NameId::from_number(number), item: number }
+    }
+
+    #[test]
+    fn a_name_is_kept_as_long_as_it_is_said() {
+        let (a, b) = (ObjectKey::new("default", "a"), ObjectKey::new("default", "b"));
+        let now = Instant::now();
+        let later = now + KEPT_FOR;
+        let mut kept = KeptNames::default();
+        kept.keep(&a, own(1), None);
+        kept.keep(&a, own(2), Some(later));
+        kept.keep(&b, own(3), Some(now));
+        assert_eq!((kept.expire(now), kept.due()), (vec![NameId::from_number(3)], Some(later)));
+        assert!(!kept.knows(&b) && kept.knows(&a));
+        assert_eq!(kept.of(&a), (vec![own(1), own(2)], None), "it is declared");
+        kept.keep_all(&a, Some(later));
+        assert_eq!(kept.of(&a).1, Some(later));
+        kept.keep_all(&a, None);
+        assert_eq!((kept.due(), kept.expire(later)), (None, vec![]));
+        kept.keep_all(&a, Some(later));
+        assert_eq!(kept.expire(later).len(), 2);
+        assert!(kept.is_empty() && kept.servers().next().is_none());
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_no_server_pushes_out_what_is_kept_for_another() {
+        let (a, b) = (ObjectKey::new("default", "a"), ObjectKey::new("default", "b"));
+        let mut kept = KeptNames::default();
+        kept.keep(&a, own(0), None);
+        for number in 1..=20_000 {
+            kept.keep(&b, own(number), None);
+        }
+        assert_eq!(kept.of(&a).0, [own(0)]);
+        let of_b = kept.of(&b).0;
+        assert_eq!((of_b.len(), of_b.last()), (MOST_OF_ONE, Some(&own(20_000))));
+
+        let until = Instant::now();
+        for number in 100_000..=100_000 + MOST as u64 {
+            kept.keep(&ObjectKey::new("gone", number.to_string()), own(number), Some(until));
+        }
+        assert_eq!(kept.names.len(), MOST);
+        assert_eq!(kept.of(&a).0, [own(0)], "what is declared stays");
+    }
+}

@@ -1,0 +1,291 @@
+//! The names of tools, prompts and resources that are kept over a restart, in one file of the state directory.
+//!
+//! Each line holds all names of one server; of several the last counts. What changes is appended, so that it costs what
+//! changed, and the file is written anew once half of it is out of date. Names are written as digests: a URI may hold a
+//! secret.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::{KeptNames, NameId, NamesOf, OwnName};
+use crate::resource::{Digest, ObjectKey};
+use crate::state::{StateDir, StateError};
+
+const FILE: &str = "names.jsonl";
+/// How long changes are collected before they are written.
+const PAUSE: Duration = Duration::from_millis(100);
+/// A smaller file is not written anew before the next start.
+const SMALL: u64 = 1 << 20;
+/// No name is kept for longer once its server is gone, whatever the clock says.
+const LONGEST: Duration = Duration::from_hours(1);
+/// So many names are written at most.
+const MOST: usize = 131_072;
+
+/// One line: all names of one server, none if there are none any more.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Line {
+    namespace: String,
+    name: String,
+    /// Pairs of numbers of 64 bits, a name and the item that it is of, in base64.
+    names: String,
+    /// `None` while the server is declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<Timestamp>,
+}
+
+/// Writes names down as they change.
+#[derive(Debug)]
+pub(super) struct NamesFile {
+    state: Arc<StateDir>,
+    /// Digests of the lines that are in force, so that what is written already is not written again.
+    written: HashMap<ObjectKey, Digest>,
+    size: u64,
+    /// The size of the file when it was written anew.
+    least: u64,
+    /// The file may end in the middle of a line.
+    torn: bool,
+}
+
+impl NamesFile {
+    /// What was written down by earlier runs. Blocks.
+    ///
+    /// What cannot be read is left out, and said: then names go to whoever asks first.
+    pub(super) fn open(state: &Arc<StateDir>, now: Timestamp) -> (Self, KeptNames) {
+        let mut file = Self { state: state.clone(), written: HashMap::new(), size: 0, least: 0, torn: false };
+        let mut kept = KeptNames::default();
+        let lines = file.compact(now).unwrap_or_else(|error| {
+            tracing::warn!(%error, "which names tools had before is not known");
+            BTreeMap::new()
+        });
+        let start = Instant::now();
+        for (server, line) in lines {
+            let left = line.until.map(|until| left(until, now));
+            for own in line.own() {
+                kept.keep(&server, own, left.map(|left| start + left));
+            }
+            file.written.insert(server, line.digest());
+        }
+        (file, kept)
+    }
+
+    /// Writes down what changes, until it is stopped.
+    pub(super) async fn keep(mut self, mut news: mpsc::UnboundedReceiver<NamesOf>, stop: CancellationToken) {
+        loop {
+            let first = tokio::select! {
+                first = news.recv() => first,
+                () = stop.cancelled() => news.try_recv().ok(),
+            };
+            let Some(first) = first else { return };
+            stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
+            let mut batch = BTreeMap::from([(first.server.clone(), first)]);
+            while let Ok(next) = news.try_recv() {
+                batch.insert(next.server.clone(), next);
+            }
+            let written = tokio::task::spawn_blocking(move || {
+                let done = self.append(batch.into_values(), Timestamp::now());
+                (self, done)
+            });
+            match written.await {
+                Ok((file, done)) => {
+                    self = file;
+                    if let Err(error) = done {
+                        tracing::warn!(%error, "the names of tools are not kept over a restart");
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the names of tools are not kept over a restart any more");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn append(&mut self, batch: impl Iterator<Item = NamesOf>, now: Timestamp) -> Result<(), StateError> {
+        let mut text = String::new();
+        if self.torn {
+            text.push('\n');
+        }
+        for names in batch {
+            let line = Line::of(&names, now);
+            let digest = line.digest();
+            let same = match self.written.get(&names.server) {
+                Some(written) => *written == digest,
+                None => names.names.is_empty(),
+            };
+            if same {
+                continue;
+            }
+            push(&mut text, &line);
+            self.written.insert(names.server, digest);
+        }
+        if text.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.state.append(FILE, text.as_bytes()) {
+            self.torn = true;
+            self.written.clear();
+            return Err(error);
+        }
+        self.torn = false;
+        self.size += text.len() as u64;
+        if self.size > SMALL.max(2 * self.least) {
+            self.compact(now)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the lines that are in force, and no others; gives them.
+    fn compact(&mut self, now: Timestamp) -> Result<BTreeMap<ObjectKey, Line>, StateError> {
+        let bytes = self.state.read(FILE)?.unwrap_or_default();
+        let mut lines = BTreeMap::new();
+        // A line that a crash cut short is no JSON: it was told to nobody.
+        let read = bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+        for line in read {
+            let line: Line = line;
+            lines.insert(ObjectKey::new(&*line.namespace, &*line.name), line);
+        }
+        let mut count = 0;
+        lines.retain(|_, line| {
+            let names = line.own().len();
+            count += names;
+            names > 0 && count <= MOST && line.until.is_none_or(|until| until > now)
+        });
+        let mut text = String::new();
+        lines.values().for_each(|line| push(&mut text, line));
+        if text.as_bytes() != bytes {
+            self.state.write(FILE, text.as_bytes())?;
+        }
+        self.written.retain(|server, _| lines.contains_key(server));
+        (self.size, self.least) = (text.len() as u64, text.len() as u64);
+        Ok(lines)
+    }
+}
+
+impl Line {
+    fn of(names: &NamesOf, now: Timestamp) -> Self {
+        let NamesOf { server, names, left } = names;
+        let mut sorted = names.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        let numbers = sorted.iter().flat_map(|own| [own.name.number(), own.item]);
+        let bytes: Vec<u8> = numbers.flat_map(u64::to_be_bytes).collect();
+        let until = left.and_then(|left| now.checked_add(SignedDuration::try_from(left).ok()?).ok());
+        Self {
+            namespace: server.namespace.to_string(),
+            name: server.name.to_string(),
+            names: STANDARD_NO_PAD.encode(bytes),
+            until,
+        }
+    }
+
+    fn own(&self) -> Vec<OwnName> {
+        let bytes = STANDARD_NO_PAD.decode(&self.names).unwrap_or_default();
+        let (numbers, _) = bytes.as_chunks::<8>();
+        let (pairs, _) = numbers.as_chunks::<2>();
+        let own = |[name, item]: &[[u8; 8]; 2]| OwnName {
+            name: NameId::from_number(u64::from_be_bytes(*name)),
+            item: u64::from_be_bytes(*item),
+        };
+        pairs.iter().map(own).collect()
+    }
+
+    fn digest(&self) -> Digest {
+        Digest::of_json(self)
+    }
+}
+
+fn push(text: &mut String, line: &Line) {
+    if let Ok(json) = serde_json::to_string(line) {
+        text.push_str(&json);
+        text.push('\n');
+    }
+}
+
+/// How long a name is still kept: never longer than the whole time, should the clock have been set back.
+fn left(until: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(until.duration_since(now)).unwrap_or_default().min(LONGEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(number: u64) -> OwnName {
+        OwnName { name: NameId::from_number(number), item: number + 1 }
+    }
+
+    fn names(server: &str, numbers: std::ops::Range<u64>, left: Option<Duration>) -> NamesOf {
+        NamesOf { server: ObjectKey::new("default", server), names: numbers.map(own).collect(), left }
+    }
+
+    /// What the next run knows of a server.
+    fn read(state: &Arc<StateDir>, server: &str, now: Timestamp) -> (Vec<OwnName>, Option<Duration>) {
+        let (_, kept) = NamesFile::open(state, now);
+        let (names, until) = kept.of(&ObjectKey::new("default", server));
+        (names, until.map(|until| until.saturating_duration_since(Instant::now())))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_are_known_at_the_next_start_as_long_as_they_are_kept() {
+        let home = tempfile::tempdir().unwrap();
+        let state = Arc::new(StateDir::open(home.path(), std::path::Path::new("/fleet")).unwrap());
+        let (tell, news) = mpsc::unbounded_channel();
+        let hour = Duration::from_hours(1);
+        for told in [
+            names("a", 0..2, None),
+            names("b", 10..11, Some(hour)),
+            names("none", 0..0, None),
+            names("a", 0..3, None),
+        ] {
+            tell.send(told).unwrap();
+        }
+        // What was told before the end is written all the same.
+        let stop = CancellationToken::new();
+        stop.cancel();
+        NamesFile::open(&state, Timestamp::now()).0.keep(news, stop).await;
+        let text = String::from_utf8(state.read(FILE).unwrap().unwrap()).unwrap();
+        assert_eq!(text.lines().count(), 2, "{text}");
+
+        let now = Timestamp::now();
+        assert_eq!(read(&state, "a", now), ((0..3).map(own).collect(), None));
+        let (of_b, left) = read(&state, "b", now);
+        assert!(of_b == [own(10)] && left.is_some_and(|left| left <= hour && !left.is_zero()), "{left:?}");
+        let earlier = now - SignedDuration::from_hours(100);
+        assert_eq!(read(&state, "b", earlier).1, Some(hour), "the clock was set back");
+        // A line that was cut short takes nothing with it.
+        state.append(FILE, br#"{"namespace":"default","na"#).unwrap();
+        assert_eq!(read(&state, "a", now).0.len(), 3);
+        assert_eq!(read(&state, "b", now + SignedDuration::from_hours(1)), (vec![], None));
+        assert_eq!(read(&state, "a", now).0.len(), 3);
+    }
+
+    #[test]
+    fn the_file_is_bounded_and_says_nothing_twice() {
+        let home = tempfile::tempdir().unwrap();
+        let state = Arc::new(StateDir::open(home.path(), std::path::Path::new("/fleet")).unwrap());
+        let now = Timestamp::now();
+        let (mut file, _) = NamesFile::open(&state, now);
+        let size = || state.read(FILE).unwrap().unwrap().len() as u64;
+        file.append([names("a", 0..1_000, None)].into_iter(), now).unwrap();
+        let once = size();
+        file.append([names("a", 0..1_000, None)].into_iter(), now).unwrap();
+        assert_eq!(size(), once);
+        for number in 0..200 {
+            file.append([names("a", number..number + 1_000, None)].into_iter(), now).unwrap();
+            assert!(size() <= SMALL + once, "{}", size());
+        }
+        let (mut again, kept) = NamesFile::open(&state, now);
+        assert_eq!((size(), kept.of(&ObjectKey::new("default", "a")).0.len()), (once, 1_000));
+        again.append([names("a", 199..1_199, None)].into_iter(), now).unwrap();
+        assert_eq!(size(), once, "what is as it was before the restart is not written");
+    }
+}
