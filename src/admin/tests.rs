@@ -9,6 +9,7 @@ use super::*;
 use crate::fleet::{Observation, Phase};
 use crate::report::testing::{at, declared, key, seen, server_spec};
 use crate::report::{Inputs, Reporter};
+use crate::resource::{ObjectKey, Problem, Reason};
 use crate::skills::{Standings, Written};
 use crate::source::{Desired, SourceState, requests};
 
@@ -225,13 +226,25 @@ async fn readiness_is_503_with_every_reason_and_then_200_for_good() {
 
     rig.declare.send(fleet()).unwrap();
     rig.told(|store| !store.servers.is_empty()).await;
-    let (code, reasons) = rig.get("/readyz").await;
-    assert_eq!(
-        (code, reasons.as_str()),
-        (503, "McpServer/default/b: Connecting: waiting for an attempt to connect\n")
-    );
+    let connecting =
+        |server: &str| format!("McpServer/{server}: Connecting: waiting for an attempt to connect\n");
+    // First what is required.
+    let all = ["default/b", "default/a", "team/a"].map(connecting).concat();
+    assert_eq!(rig.get("/readyz").await, (503, all));
+    assert_eq!(rig.get("/readyz?exclude=first-attempts").await, (503, connecting("default/b")));
 
     rig.observe.send(seen("b", 1, Phase::Attached, Some(1))).unwrap();
+    rig.told(|store| store.readiness.required_ready()).await;
+    assert_eq!(rig.get("/readyz?exclude=first-attempts").await, (200, "ok\n".into()));
+    assert_eq!(rig.get("/readyz").await, (503, ["default/a", "team/a"].map(connecting).concat()));
+    for key in [key("a"), ObjectKey::new("team", "a")] {
+        let failed = Phase::Failed {
+            problem: Problem::new(Reason::ConnectFailed, "nothing listens there"),
+            retry_at: None,
+            attempt: 2,
+        };
+        rig.observe.send(Observation { key, ..seen("a", 1, failed, None) }).unwrap();
+    }
     rig.told(|store| store.readiness.ready()).await;
     rig.observe.send(seen("b", 1, Phase::Connecting { attempt: 2, last: None }, None)).unwrap();
     rig.told(|store| store.servers[&key("b")].status.tools.is_none()).await;

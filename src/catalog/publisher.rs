@@ -21,6 +21,7 @@ const TELL_EVERY: Duration = Duration::from_millis(100);
 pub struct Catalog {
     current: Arc<ArcSwap<Generation>>,
     changes: watch::Receiver<u64>,
+    declared: watch::Receiver<bool>,
     settled: watch::Receiver<bool>,
 }
 
@@ -52,6 +53,7 @@ pub struct PublisherTask {
     pending: Arc<Pending>,
     current: Arc<ArcSwap<Generation>>,
     changes: watch::Sender<u64>,
+    declared: watch::Sender<bool>,
     settled: watch::Sender<bool>,
     names: mpsc::UnboundedSender<NamesOf>,
 }
@@ -78,21 +80,28 @@ pub fn catalog(
     let current = Arc::new(ArcSwap::from_pointee(Generation::new(home, kept, Instant::now())));
     let pending = Arc::new(Pending::default());
     let (sender, changes) = watch::channel(0);
+    let (declare, declared) = watch::channel(false);
     let (settle, settled) = watch::channel(false);
     let task = PublisherTask {
         pending: pending.clone(),
         current: current.clone(),
         changes: sender,
+        declared: declare,
         settled: settle,
         names,
     };
-    (Catalog { current, changes, settled }, Publisher(pending), task)
+    (Catalog { current, changes, declared, settled }, Publisher(pending), task)
 }
 
 impl Catalog {
     /// The newest generation. Not to be held across a wait: a reader looks again.
     pub fn load(&self) -> Guard<Arc<Generation>> {
         self.current.load()
+    }
+
+    /// Becomes true once all that was declared at the start was taken up: what is remembered of it is offered.
+    pub fn declared(&self) -> watch::Receiver<bool> {
+        self.declared.clone()
     }
 
     /// Becomes true once every server that was declared at the start was attached or failed. Until then a name
@@ -208,6 +217,10 @@ impl PublisherTask {
         }
         let next = Arc::new(before.after(steps.into_steps().chain(settle), now));
         self.current.store(next.clone());
+        self.declared.send_if_modified(|before| {
+            let declared = complete || settled;
+            !std::mem::replace(before, *before || declared) && declared
+        });
         // Who waited for a name may have got it without a step of its own.
         for change in before.conflicting().diff(next.conflicting()) {
             let (DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _)) =

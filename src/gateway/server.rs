@@ -21,6 +21,8 @@ use super::stall::StallGuard;
 const HOUSEKEEPING: Duration = Duration::from_mins(10);
 /// Bytes buffered for one connection: a request's head must fit, its body need not.
 const BUFFER: usize = 64 << 10;
+/// How long agents wait at most in the listener until all that is declared was taken up at the start.
+const DECLARED: Duration = Duration::from_secs(3);
 /// How long the answer to an agent may take that comes while evenkeel ends.
 const REFUSAL: Duration = Duration::from_millis(200);
 
@@ -37,6 +39,10 @@ impl Gateway {
     async fn attend(self: &Arc<Self>, listener: &TcpListener) {
         let connections = TaskTracker::new();
         let free = Arc::new(Semaphore::new(self.limits.connections));
+        // Agents that come back after a restart see what was there before it.
+        let mut declared = self.catalog.declared();
+        let declared = async { drop(declared.wait_for(|declared| *declared).await) };
+        self.stop.run_until_cancelled(timeout(DECLARED, declared)).await;
         let mut changes = self.catalog.changes();
         let mut housekeeping = interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);

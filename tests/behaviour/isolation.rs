@@ -26,7 +26,7 @@ async fn nineteen_are_usable_while_the_twentieth_hangs() {
         ("hung-http", &format!("{}\ntimeouts: {{ connect: 10m }}", over_http.spec())),
         (
             "hasty",
-            &format!("{}\ntimeouts: {{ connect: 1s }}\nretry: {{ initial: 1h, max: 1h }}", hasty.spec("")),
+            &format!("{}\ntimeouts: {{ start: 1s }}\nretry: {{ initial: 1h, max: 1h }}", hasty.spec("")),
         ),
     ])
     .await;
@@ -51,7 +51,7 @@ async fn nineteen_are_usable_while_the_twentieth_hangs() {
     }
     let ready = stage.evenkeel.wait_for("hasty", "Ready", "False", "Timeout").await;
     assert!(
-        ready.message.contains("within 1 s") && ready.message.contains("spec.timeouts.connect"),
+        ready.message.contains("within 1 s") && ready.message.contains("spec.timeouts.start"),
         "{ready:?}"
     );
     assert!(ready.message.contains("retrying at") && ready.message.contains("attempt 2"), "{ready:?}");
@@ -247,7 +247,7 @@ async fn noise_on_stdout_and_stderr_is_in_nobodys_way() {
         ("flood", &format!("{}\nretry: {{ initial: 1h, max: 1h }}", flood.spec(""))),
         (
             "endless",
-            &format!("{}\ntimeouts: {{ connect: 2s }}\nretry: {{ initial: 1h, max: 1h }}", endless.spec("")),
+            &format!("{}\ntimeouts: {{ start: 2s }}\nretry: {{ initial: 1h, max: 1h }}", endless.spec("")),
         ),
     ])
     .await;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::rig::{Era as RigEra, Http, Script, Stdio};
+use crate::rig::{Era as RigEra, Http, Rule, Script, Stdio, Then};
 use crate::stage::Stage;
 use crate::support::{Era, eventually, within};
 
@@ -263,4 +263,188 @@ fn guard_of(evenkeel: u32) -> Option<Pid> {
         (parent == evenkeel && program == "evenkeel" && words.next() == Some("guard"))
             .then(|| Pid::from_raw(pid))?
     })
+}
+
+/// Servers of both transports, attached once and then slow to come back.
+async fn slow_servers(limits: &str) -> (Stage, Stdio, Http) {
+    let stdio = Stdio::new(Script::new("s", RigEra::Dual).tools(&["echo"]));
+    let http = Http::start(Script::new("h", RigEra::Legacy).tools(&["echo", "odd"])).await;
+    let mut stage = Stage::start(&[
+        ("s", &format!("{}\n{limits}", stdio.spec(""))),
+        ("h", &format!("{}\n{limits}", http.spec())),
+    ])
+    .await;
+    for name in ["s", "h"] {
+        stage.evenkeel.attached(name).await;
+    }
+    kept(&stage, 2).await;
+    stage.evenkeel.kill();
+    stdio.edit(|script| script.stdio.start_delay_ms = 3_000);
+    http.edit(|script| {
+        script.on.insert("initialize".into(), vec![Rule::delay(3_000)]);
+    });
+    (stage, stdio, http)
+}
+
+/// Waits until what so many servers list is written down.
+async fn kept(stage: &Stage, servers: usize) {
+    let folder = stage.evenkeel.state().join("catalogs");
+    eventually("what servers list is written down", async || {
+        (std::fs::read_dir(&folder).ok()?.flatten().count() == servers).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_agent_that_comes_back_sees_what_was_there_before_and_its_calls_wait() {
+    let (mut stage, _stdio, _http) = slow_servers("health: { interval: 0s }").await;
+    stage.evenkeel.start_again().await;
+    let agent = stage.agent(Era::Legacy).await;
+    assert_eq!(agent.tools().await, ["h_echo", "h_odd", "s_echo"], "with the very first list");
+    assert!(stage.server("h").await["status"]["attachedGeneration"].is_null(), "nothing is attached yet");
+    for tool in ["s_echo", "h_echo"] {
+        agent.text(tool, "{}").await;
+    }
+    assert_eq!(agent.tools().await, ["h_echo", "h_odd", "s_echo"]);
+}
+
+#[tokio::test]
+async fn what_a_server_listed_is_withdrawn_after_its_grace_if_it_does_not_come_back() {
+    let (mut stage, _stdio, mut http) = slow_servers("gracePeriod: 2s").await;
+    http.stop().await;
+    stage.evenkeel.start_again().await;
+    let agent = stage.agent(Era::Legacy).await;
+    assert_eq!(agent.tools().await, ["h_echo", "h_odd", "s_echo"]);
+    eventually("it is withdrawn", async || (agent.tools().await == ["s_echo"]).then_some(())).await;
+    let gone = crate::stage::told(&agent.call("h_echo", "{}").await.unwrap());
+    assert!(gone.contains("default/h"), "{gone}");
+}
+
+#[tokio::test]
+async fn a_call_that_waited_is_not_sent_to_a_tool_that_changed() {
+    let (mut stage, stdio, http) = slow_servers("health: { interval: 0s }").await;
+    let changed = serde_json::value::to_raw_value(
+        &serde_json::json!({ "name": "echo", "description": "Deletes everything." }),
+    )
+    .unwrap();
+    stdio.edit(|script| script.tools = vec![changed.clone()]);
+    http.edit(|script| {
+        script.on.insert("initialize".into(), vec![Rule::delay(3_000)]);
+        script.tools = vec![changed.clone()];
+    });
+    stage.evenkeel.start_again().await;
+    let agent = stage.agent(Era::Legacy).await;
+    assert_eq!(agent.tools().await, ["h_echo", "h_odd", "s_echo"]);
+    let (over_stdio, over_http) = tokio::join!(agent.call("s_echo", "{}"), agent.call("h_echo", "{}"));
+    for refused in [over_stdio, over_http] {
+        let refused = crate::stage::told(&refused.unwrap());
+        assert!(refused.contains("changed its tool \"echo\"") && refused.contains("tools/list"), "{refused}");
+    }
+    assert_eq!(http.counters().calls(), 0);
+    // Whoever calls it now can see what it is.
+    agent.text("s_echo", "{}").await;
+    agent.text("h_echo", "{}").await;
+    // A tool that is not there any more.
+    let gone = crate::stage::told(&agent.call("h_odd", "{}").await.unwrap());
+    assert!(gone.contains("default/h"), "{gone}");
+}
+
+#[tokio::test]
+async fn filters_apply_to_what_was_listed_before_too() {
+    let (mut stage, _stdio, http) = slow_servers("health: { interval: 0s }").await;
+    let filter = "expose: { prefix: x, tools: { deny: [odd] } }";
+    stage.declared.server("h", &format!("{}\nhealth: {{ interval: 0s }}\n{filter}", http.spec()));
+    stage.evenkeel.start_again().await;
+    assert_eq!(stage.agent(Era::Modern).await.tools().await, ["s_echo", "x_echo"]);
+}
+
+#[tokio::test]
+async fn what_repeats_a_secret_is_not_written_down() {
+    let tool = serde_json::json!({ "name": "t", "description": "Uses hunter2-hunter2." });
+    let mut script = Script::new("s", RigEra::Dual);
+    script.tools = vec![serde_json::value::to_raw_value(&tool).unwrap()];
+    let (leaky, plain) = (Stdio::new(script), Stdio::new(Script::new("p", RigEra::Dual)));
+    let secrets = tempfile::tempdir().unwrap();
+    std::fs::create_dir(secrets.path().join("a")).unwrap();
+    std::fs::write(secrets.path().join("a/b"), "hunter2-hunter2").unwrap();
+    let declared = crate::support::Declared::new();
+    let env = ", env: [{ name: TOKEN, valueFrom: { secretKeyRef: { name: a, key: b } } }]";
+    declared.server("leaky", &leaky.spec(env));
+    declared.server("plain", &plain.spec(env));
+    let flags = ["--secrets-dir", secrets.path().to_str().unwrap()];
+    let evenkeel = crate::support::Evenkeel::run_with(declared.path(), &flags).await;
+    for name in ["leaky", "plain"] {
+        evenkeel.attached(name).await;
+    }
+    let stage = Stage { declared, evenkeel };
+    kept(&stage, 1).await;
+    let grep = std::process::Command::new("grep")
+        .args(["-r", "hunter2"])
+        .arg(stage.evenkeel.state())
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&grep.stdout), "");
+}
+
+#[tokio::test]
+async fn readiness_waits_for_the_first_attempt_at_each_server_and_names_it() {
+    let hanging = Http::start(Script::default().on("POST", Rule::always(Then::Hang))).await;
+    let rig = Http::start(Script::default()).await;
+    let stage = Stage::start(&[
+        ("hanging", &format!("{}\ntimeouts: {{ connect: 4s }}", hanging.spec())),
+        ("fine", &format!("{}\nrequired: true", rig.spec())),
+    ])
+    .await;
+    stage.evenkeel.attached("fine").await;
+    let readyz = |query: &str| stage.evenkeel.admin(&format!("/readyz{query}"));
+    let get = async |query: &str| {
+        let answer = crate::support::http::send(hyper::Method::GET, &readyz(query), &[], "").await.unwrap();
+        (answer.status, answer.text().await.unwrap())
+    };
+    let (status, text) = get("").await;
+    assert_eq!(status, 503, "{text}");
+    assert!(
+        text.starts_with("McpServer/default/hanging: Connecting: ") && text.lines().count() == 1,
+        "{text}"
+    );
+    assert_eq!(get("?exclude=first-attempts").await.0, 200);
+    stage.evenkeel.wait_for("hanging", "Ready", "False", "Timeout").await;
+    eventually("it is ready", async || (get("").await.0 == 200).then_some(())).await;
+    // What is declared later does not count.
+    stage.declared.server("later", &hanging.spec());
+    stage.evenkeel.wait_for("later", "Ready", "False", "Connecting").await;
+    assert_eq!(get("").await.0, 200);
+}
+
+#[tokio::test]
+async fn agents_are_answered_until_the_end_and_again_soon_after_the_next_start() {
+    let stubborn = stubborn();
+    let mut stage = Stage::start(&[("stubborn", &stubborn.spec(""))]).await;
+    stage.evenkeel.attached("stubborn").await;
+    let url = stage.evenkeel.url();
+    let watching = tokio::spawn(async move {
+        let (mut refused, mut closed_since, mut longest) = (0, None::<Instant>, Duration::ZERO);
+        loop {
+            match crate::support::http::send(hyper::Method::GET, &url, &[], "").await {
+                Ok(answer) => {
+                    refused += u32::from(answer.status == 503);
+                    if let Some(since) = closed_since.take() {
+                        longest = longest.max(since.elapsed());
+                        // It was closed once, between the two.
+                        return (refused, longest);
+                    }
+                }
+                Err(_) => drop(closed_since.get_or_insert_with(Instant::now)),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    stage.evenkeel.terminate().await;
+    stage.evenkeel.start_again().await;
+    let (refused, longest) = within("the port is open again", watching).await.unwrap();
+    println!("the port was closed for {longest:?}");
+    // The server takes seconds to end, and all the while agents are told to come back.
+    assert!(refused > 10, "answered {refused} times");
+    assert!(longest < Duration::from_secs(5), "closed for {longest:?}");
+    stage.agent(Era::Legacy).await.text("stubborn_echo", "{}").await;
 }

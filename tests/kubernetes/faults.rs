@@ -38,7 +38,7 @@ async fn a_bad_server_tells_its_own_state_and_disturbs_nobody() {
     site.attached("peer").await;
     let agent = Agent::open(Era::Legacy, &evenkeel.url()).await;
     let late = "retry: { initial: 1h, max: 1h }";
-    let brief = format!("timeouts: {{ connect: 2s }}\n{late}");
+    let brief = format!("timeouts: {{ start: 2s, connect: 2s }}\n{late}");
     site.apply(
         &(server("hung", &format!("{}\n{brief}", hung.spec("")))
             + &server("hung-http", &format!("{}\n{brief}", hung_http.spec()))
