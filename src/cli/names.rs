@@ -22,7 +22,7 @@ use crate::state::{StateDir, StateError};
 
 const FILE: &str = "names.jsonl";
 /// How long changes are collected before they are written.
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(5);
 /// A smaller file is not written anew before the next start.
 const SMALL: u64 = 1 << 20;
 /// No name is kept for longer once its server is gone, whatever the clock says.
