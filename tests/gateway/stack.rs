@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel::catalog::{Answering, Catalog, Item, Lists, Publisher, Section, catalog};
+use evenkeel::catalog::{Answering, Catalog, Item, KeptNames, Lists, Publisher, Section, catalog};
 use evenkeel::fleet::{Context, Fleet, Known, Listeners, Memory, Publish, Refusal, UpstreamHandle};
 use evenkeel::gateway::{Allowed, Gateway, GatewayConfig, GatewayMetrics, Limits, SessionKey};
 use evenkeel::resource::{
@@ -41,7 +41,8 @@ impl Stack {
 
     /// With other settings than the usual ones.
     pub async fn with(change: impl FnOnce(&mut GatewayConfig)) -> Self {
-        let (catalog, publisher, task) = catalog(Some("default".into()));
+        let (catalog, publisher, task) =
+            catalog(Some("default".into()), KeptNames::default(), mpsc::unbounded_channel().0);
         let end = CancellationToken::new();
         tokio::spawn(task.run(end.clone()));
         let (observations, mut observed) = mpsc::unbounded_channel();
