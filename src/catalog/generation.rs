@@ -8,7 +8,6 @@ use tokio::time::Instant;
 use super::change::{Change, Waiting};
 use super::declared::{Declaration, DeclaredServers};
 use super::kept::{KEPT_FOR, KeptNames, OwnName, Until};
-use super::table::Home;
 use super::{Route, Section, Table, View, ViewName};
 use crate::resource::{ObjectKey, Problem, Reason};
 use crate::wire::List;
@@ -91,7 +90,7 @@ impl Generation {
             number: 0,
             made_at: now,
             sections: OrdMap::new(),
-            everything: View::everything(home as Home),
+            everything: View::everything(home),
             namespaces: OrdMap::new(),
             many: FEW,
             conflicts: OrdMap::new(),

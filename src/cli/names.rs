@@ -178,7 +178,9 @@ impl NamesFile {
             count <= MOST && !(line.names.is_empty() && line.given_up.is_empty())
         });
         let mut text = String::new();
-        lines.values().for_each(|line| push(&mut text, line));
+        for line in lines.values() {
+            push(&mut text, line);
+        }
         if text.as_bytes() != bytes {
             self.state.write(FILE, text.as_bytes())?;
         }

@@ -110,7 +110,7 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
             Ok(bytes) => parse(&path, &bytes),
             Err(why) => Parsed::unreadable(&path, &why),
         };
-        unread.extend(parsed.unread.clone());
+        unread.extend(parsed.unread.as_deref().cloned());
         book.note(&path, parsed);
     }
     let secrets = Secrets::new(against.secrets.clone().unwrap_or_default());

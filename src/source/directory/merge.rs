@@ -35,7 +35,7 @@ impl Book {
         let mut faults = parsed.faults;
         let unread = parsed.unread.map(|fault| {
             let message = format!("{}; what was declared in this file stays in force", fault.problem.message);
-            Fault { problem: Problem::new(fault.problem.reason, message), ..fault }
+            Fault { problem: Problem::new(fault.problem.reason, message), ..*fault }
         });
         let told = |fault: &Fault| {
             let place = fault.place().map(|place| format!("{place}: ")).unwrap_or_default();

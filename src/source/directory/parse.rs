@@ -94,7 +94,7 @@ pub(super) struct Parsed {
     pub foreign: usize,
     /// The first document that may be one of ours though nothing in it says so: an object that is no longer found in
     /// this file may be in there.
-    pub unread: Option<Fault>,
+    pub unread: Option<Box<Fault>>,
     /// Set if the file, or a document of ours in it, could not be read as far as its name: an object that is
     /// no longer found in this file may be in there, so it stays as it was.
     pub unnamed: Option<Problem>,
@@ -194,7 +194,7 @@ impl<'a> File<'a> {
     /// Something that declares nothing, though it may have been meant to.
     pub fn unread(&mut self, mistake: Option<Mistake>) {
         if let Some(mistake) = mistake.filter(|_| self.parsed.unread.is_none()) {
-            self.parsed.unread = Some(self.told(Reason::ParseError, mistake));
+            self.parsed.unread = Some(Box::new(self.told(Reason::ParseError, mistake)));
         }
     }
 
