@@ -104,7 +104,7 @@ fn fleet() -> Arc<Desired> {
         "required": true,
     })));
     let mut elsewhere = declared("a", 1);
-    elsewhere.meta.key = crate::resource::ObjectKey::new("team", "a");
+    elsewhere.meta.key = ObjectKey::new("team", "a");
     Arc::new(Desired {
         servers: [declared("a", 1), required, elsewhere]
             .into_iter()

@@ -5,9 +5,9 @@ use std::time::Duration;
 use imbl::OrdMap;
 use tokio::time::Instant;
 
+use super::change::{Change, Waiting};
 use super::declared::{Declaration, DeclaredServers};
-use super::kept::{KEPT_FOR, KeptNames, OwnName};
-use super::table::{Change, Home, Waiting};
+use super::kept::{KEPT_FOR, KeptNames, OwnName, Until};
 use super::{Route, Section, Table, View, ViewName};
 use crate::resource::{ObjectKey, Problem, Reason};
 use crate::wire::List;
@@ -90,7 +90,7 @@ impl Generation {
             number: 0,
             made_at: now,
             sections: OrdMap::new(),
-            everything: View::everything(home as Home),
+            everything: View::everything(home),
             namespaces: OrdMap::new(),
             many: FEW,
             conflicts: OrdMap::new(),
@@ -116,7 +116,7 @@ impl Generation {
             match step {
                 Step::Declare(key, declaration) => {
                     next.declared.insert(&key, declaration);
-                    next.kept.keep_all(&key, None);
+                    next.kept.keep_all(&key, Until::Removed);
                     next.touch_waiting(&key);
                 }
                 Step::Remove(key) => next.remove(&key),
@@ -147,14 +147,16 @@ impl Generation {
         self.kept.due()
     }
 
-    /// The names that are a server's, listed or kept, and how long they are kept; `None` as long as it is there.
-    pub fn names_of(&self, key: &ObjectKey) -> (Vec<OwnName>, Option<Instant>) {
-        let (mut names, until) = self.kept.of(key);
-        let Some(section) = self.sections.get(key) else { return (names, until) };
-        for view in [ViewName::Everything, ViewName::Namespace(key.namespace.clone())] {
-            names.extend(self.view(&view).names_of(section));
+    /// The names that are a server's, listed or kept, each with how long it is kept once it is not listed.
+    pub fn names_of(&self, key: &ObjectKey) -> Vec<(OwnName, Until)> {
+        let mut names: Vec<_> = self.kept.of(key).collect();
+        if let Some(section) = self.sections.get(key) {
+            for view in [ViewName::Everything, ViewName::Namespace(key.namespace.clone())] {
+                let listed = self.view(&view).names_of(section).into_iter();
+                names.extend(listed.map(|own| (own, Until::Removed)));
+            }
         }
-        (names, None)
+        names
     }
 
     /// Counts generations, from 0.
@@ -205,7 +207,11 @@ impl Generation {
             let offered = section.lists.of(list).iter();
             let routes: BTreeMap<&str, Arc<Route>> =
                 offered.map(|item| (&**item.name(), Arc::new(Route::new(section, item)))).collect();
-            self.change(&section.key, list, |table, change| {
+            let until = match &before {
+                Some(before) if before.prefix != section.prefix => Until::GivenUp(self.made_at + KEPT_FOR),
+                _ => self.until(&section.key),
+            };
+            self.change(&section.key, list, until, |table, change| {
                 let mut renamed: BTreeMap<&str, String> = BTreeMap::new();
                 let mut known = BTreeSet::new();
                 if let Some(before) = &before {
@@ -236,7 +242,7 @@ impl Generation {
         for list in List::ALL {
             let items = section.lists.of(list).iter();
             let routes: Vec<_> = items.map(|item| Arc::new(Route::new(&section, item))).collect();
-            self.change(key, list, |table, change| {
+            self.change(key, list, self.until(key), |table, change| {
                 for route in &routes {
                     table.offer(route, true, change);
                 }
@@ -249,7 +255,7 @@ impl Generation {
             return;
         };
         for list in List::ALL {
-            self.change(key, list, |table, change| {
+            self.change(key, list, self.until(key), |table, change| {
                 for item in section.lists.of(list) {
                     table.release(&section, item.name(), problem, change);
                 }
@@ -259,8 +265,13 @@ impl Generation {
 
     fn remove(&mut self, key: &ObjectKey) {
         self.declared.remove(key);
-        self.kept.keep_all(key, Some(self.made_at + KEPT_FOR));
+        self.kept.keep_all(key, self.until(key));
         self.touch_waiting(key);
+    }
+
+    /// How long a name of a server is kept that it lists no more.
+    fn until(&self, key: &ObjectKey) -> Until {
+        if self.declared.contains(key) { Until::Removed } else { Until::Time(self.made_at + KEPT_FOR) }
     }
 
     fn complete(&mut self) {
@@ -289,8 +300,8 @@ impl Generation {
         if self.waiting.is_empty() {
             return;
         }
-        let waiting = |name: &OwnName| self.waiting.get(&name.name).into_iter().flatten().cloned();
-        let touched: BTreeSet<_> = self.kept.of(key).0.iter().flat_map(waiting).collect();
+        let waiting = |(own, _): (OwnName, Until)| self.waiting.get(&own.name).into_iter().flatten().cloned();
+        let touched: BTreeSet<_> = self.kept.of(key).flat_map(waiting).collect();
         self.find_conflicts(touched);
     }
 
@@ -313,12 +324,18 @@ impl Generation {
 
     /// Changes a list in both views that a server is in, and looks again at the names of every server that this
     /// touched.
-    fn change(&mut self, key: &ObjectKey, list: List, work: impl Fn(&mut Table, &mut Change<'_>)) {
+    fn change(
+        &mut self,
+        key: &ObjectKey,
+        list: List,
+        until: Until,
+        work: impl Fn(&mut Table, &mut Change<'_>),
+    ) {
         let awaited = self.awaited(key);
         let mut change = Change {
             kept: &mut self.kept,
             waiting: &mut self.waiting,
-            until: (!self.declared.contains(key)).then(|| self.made_at + KEPT_FOR),
+            until,
             awaited: awaited.as_ref(),
             touched: BTreeSet::new(),
             listed: false,

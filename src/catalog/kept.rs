@@ -15,6 +15,27 @@ const MOST_OF_ONE: usize = 8_192;
 /// The most names that are kept together: of more, those go first whose time ends first.
 const MOST: usize = 131_072;
 
+/// How long a name is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// As long as its server is declared.
+    Removed,
+    /// Its server is declared no more: until then.
+    Time(Instant),
+    /// Its server gave it up for another prefix: until then, declared or not.
+    GivenUp(Instant),
+}
+
+impl Until {
+    /// The time, if it is known.
+    pub fn time(self) -> Option<Instant> {
+        match self {
+            Self::Removed => None,
+            Self::Time(time) | Self::GivenUp(time) => Some(time),
+        }
+    }
+}
+
 /// Names that are kept, by whom for. Cheap to clone: copies share what did not change.
 ///
 /// Holds names of items that are not listed now: of servers that are declared and not attached, of items that a
@@ -31,8 +52,7 @@ pub struct KeptNames {
 struct Kept {
     server: ObjectKey,
     item: u64,
-    /// `None` while the server is declared.
-    until: Option<Instant>,
+    until: Until,
     number: u64,
 }
 
@@ -54,8 +74,8 @@ pub(super) struct KeptFor<'a> {
 }
 
 impl KeptNames {
-    /// Keeps a name for an item, until then or as long as its server is declared.
-    pub fn keep(&mut self, server: &ObjectKey, own: OwnName, until: Option<Instant>) {
+    /// Keeps a name for an item.
+    pub fn keep(&mut self, server: &ObjectKey, own: OwnName, until: Until) {
         let OwnName { name, item } = own;
         self.forget(name);
         self.count += 1;
@@ -64,8 +84,8 @@ impl KeptNames {
         let names = self.servers.entry(server.clone()).or_default();
         names.insert(number, name);
         let first = names.get_min().filter(|_| names.len() > MOST_OF_ONE).map(|(_, name)| *name);
-        if let Some(until) = until {
-            self.due.insert((until, name));
+        if let Some(time) = until.time() {
+            self.due.insert((time, name));
         }
         if let Some(first) = first {
             self.forget(first);
@@ -81,14 +101,14 @@ impl KeptNames {
     pub(super) fn get(&self, name: NameId, identity: Identity<'_>) -> Option<KeptFor<'_>> {
         let Kept { server, item, until, .. } = self.names.get(&name)?;
         let itself = server == identity.server && *item == identity.item();
-        Some(KeptFor { server, itself, declared: until.is_none() })
+        Some(KeptFor { server, itself, declared: *until == Until::Removed })
     }
 
     /// Keeps a name no longer: it is listed again.
     pub(super) fn forget(&mut self, name: NameId) {
         let Some(Kept { server, until, number, .. }) = self.names.remove(&name) else { return };
-        if let Some(until) = until {
-            self.due.remove(&(until, name));
+        if let Some(time) = until.time() {
+            self.due.remove(&(time, name));
         }
         if let Some(names) = self.servers.get_mut(&server) {
             names.remove(&number);
@@ -98,18 +118,21 @@ impl KeptNames {
         }
     }
 
-    /// Keeps all names of a server until then, or as long as it is declared.
-    pub(super) fn keep_all(&mut self, server: &ObjectKey, until: Option<Instant>) {
+    /// Keeps all names of a server so long, but for those that it gave up.
+    pub(super) fn keep_all(&mut self, server: &ObjectKey, until: Until) {
         let names: Vec<_> =
             self.servers.get(server).map(|names| names.values().copied().collect()).unwrap_or_default();
         for name in names {
             let Some(kept) = self.names.get_mut(&name) else { continue };
+            if matches!(kept.until, Until::GivenUp(_)) {
+                continue;
+            }
             let before = std::mem::replace(&mut kept.until, until);
-            if let Some(before) = before {
+            if let Some(before) = before.time() {
                 self.due.remove(&(before, name));
             }
-            if let Some(until) = until {
-                self.due.insert((until, name));
+            if let Some(time) = until.time() {
+                self.due.insert((time, name));
             }
         }
     }
@@ -139,14 +162,13 @@ impl KeptNames {
         self.servers.contains_key(server)
     }
 
-    /// The names that are kept for a server, and how long the last of them is; `None` as long as it is declared.
-    pub fn of(&self, server: &ObjectKey) -> (Vec<OwnName>, Option<Instant>) {
-        let ids = self.servers.get(server).into_iter().flat_map(OrdMap::values);
-        let kept: Vec<_> = ids.filter_map(|name| Some((*name, self.names.get(name)?))).collect();
-        let declared = kept.iter().any(|(_, kept)| kept.until.is_none());
-        let last = kept.iter().filter_map(|(_, kept)| kept.until).max();
-        let own = |(name, kept): &(NameId, &Kept)| OwnName { name: *name, item: kept.item };
-        (kept.iter().map(own).collect(), last.filter(|_| !declared))
+    /// The names that are kept for a server, each with how long.
+    pub fn of(&self, server: &ObjectKey) -> impl Iterator<Item = (OwnName, Until)> {
+        let names = self.servers.get(server).into_iter().flat_map(OrdMap::values);
+        names.filter_map(|name| {
+            let kept = self.names.get(name)?;
+            Some((OwnName { name: *name, item: kept.item }, kept.until))
+        })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -162,44 +184,48 @@ mod tests {
         OwnName { name: NameId::from_number(number), item: number }
     }
 
+    fn names(kept: &KeptNames, server: &ObjectKey) -> Vec<OwnName> {
+        kept.of(server).map(|(own, _)| own).collect()
+    }
+
     #[test]
     fn a_name_is_kept_as_long_as_it_is_said() {
         let (a, b) = (ObjectKey::new("default", "a"), ObjectKey::new("default", "b"));
         let now = Instant::now();
         let later = now + KEPT_FOR;
         let mut kept = KeptNames::default();
-        kept.keep(&a, own(1), None);
-        kept.keep(&a, own(2), Some(later));
-        kept.keep(&b, own(3), Some(now));
+        kept.keep(&a, own(1), Until::Removed);
+        kept.keep(&a, own(2), Until::GivenUp(later));
+        kept.keep(&b, own(3), Until::Time(now));
         assert_eq!((kept.expire(now), kept.due()), (vec![NameId::from_number(3)], Some(later)));
         assert!(!kept.knows(&b) && kept.knows(&a));
-        assert_eq!(kept.of(&a), (vec![own(1), own(2)], None), "it is declared");
-        kept.keep_all(&a, Some(later));
-        assert_eq!(kept.of(&a).1, Some(later));
-        kept.keep_all(&a, None);
-        assert_eq!((kept.due(), kept.expire(later)), (None, vec![]));
-        kept.keep_all(&a, Some(later));
-        assert_eq!(kept.expire(later).len(), 2);
-        assert!(kept.is_empty() && kept.servers().next().is_none());
+        kept.keep_all(&a, Until::Time(later + KEPT_FOR));
+        kept.keep_all(&a, Until::Removed);
+        let of_a: Vec<_> = kept.of(&a).collect();
+        assert_eq!(of_a, [(own(1), Until::Removed), (own(2), Until::GivenUp(later))]);
+        assert_eq!(kept.expire(later), [NameId::from_number(2)]);
+        kept.keep_all(&a, Until::Time(later));
+        assert_eq!(kept.expire(later), [NameId::from_number(1)]);
+        assert!(kept.is_empty() && kept.servers().next().is_none() && kept.due().is_none());
     }
 
     #[test]
     fn what_is_kept_is_bounded_and_no_server_pushes_out_what_is_kept_for_another() {
         let (a, b) = (ObjectKey::new("default", "a"), ObjectKey::new("default", "b"));
         let mut kept = KeptNames::default();
-        kept.keep(&a, own(0), None);
+        kept.keep(&a, own(0), Until::Removed);
         for number in 1..=20_000 {
-            kept.keep(&b, own(number), None);
+            kept.keep(&b, own(number), Until::Removed);
         }
-        assert_eq!(kept.of(&a).0, [own(0)]);
-        let of_b = kept.of(&b).0;
+        assert_eq!(names(&kept, &a), [own(0)]);
+        let of_b = names(&kept, &b);
         assert_eq!((of_b.len(), of_b.last()), (MOST_OF_ONE, Some(&own(20_000))));
 
-        let until = Instant::now();
+        let until = Until::Time(Instant::now());
         for number in 100_000..=100_000 + MOST as u64 {
-            kept.keep(&ObjectKey::new("gone", number.to_string()), own(number), Some(until));
+            kept.keep(&ObjectKey::new("gone", number.to_string()), own(number), until);
         }
         assert_eq!(kept.names.len(), MOST);
-        assert_eq!(kept.of(&a).0, [own(0)], "what is declared stays");
+        assert_eq!(names(&kept, &a), [own(0)], "what is declared stays");
     }
 }

@@ -5,6 +5,7 @@
 //! never leads to another item than before: it is kept while its server is declared and for an hour after that.
 //! Never talks to a server.
 
+mod change;
 mod declared;
 mod generation;
 mod item;
@@ -23,7 +24,7 @@ mod view;
 pub use declared::Declaration;
 pub use generation::{Conflict, Generation, Holding, Step};
 pub use item::Item;
-pub use kept::{KeptNames, OwnName};
+pub use kept::{KeptNames, OwnName, Until};
 pub use matcher::Matcher;
 pub use names::NameId;
 pub use publisher::{Catalog, NamesOf, Publisher, PublisherTask, catalog};

@@ -73,7 +73,7 @@ impl Naming<'_> {
             let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
             whole.len() <= LONGEST_ALONE && whole.bytes().all(legal)
         } else {
-            whole.len() <= LONGEST && fold(&whole) == whole
+            whole.len() <= LONGEST && is_folded(&whole)
         };
         (legal && !name.is_empty() && !has_tail(&whole, &['_'])).then_some(whole)
     }
@@ -111,6 +111,12 @@ impl Naming<'_> {
             Some(namespace) => Cow::Owned(format!("{namespace}_{}{separator}{name}", self.prefix)),
         }
     }
+}
+
+/// True for what [`fold`] leaves as it is.
+fn is_folded(name: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    name.bytes().all(legal) && !name.contains("__")
 }
 
 /// Only `[A-Za-z0-9_-]`, everything else an underscore, and no two underscores in a row.
@@ -202,6 +208,8 @@ mod tests {
         ] {
             let naming = naming(namespace, prefix);
             assert_eq!(naming.bare(tool), None, "{tool}");
+            let whole = naming.whole(tool);
+            assert_eq!(is_folded(&whole), fold(&whole) == whole);
             for number in 0..2 {
                 let name = tailed(naming, tool, number);
                 assert!(name.starts_with(start) && has_tail(&name, &['_']), "{name}");

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Declaration, Generation, KeptNames, OwnName, Section, Step};
+use super::{Declaration, Generation, KeptNames, OwnName, Section, Step, Until};
 use crate::fleet::Publish;
 use crate::resource::{ObjectKey, Problem};
 
@@ -63,10 +63,8 @@ pub struct PublisherTask {
 pub struct NamesOf {
     /// The server.
     pub server: ObjectKey,
-    /// All that lead, or led, to one of its items.
-    pub names: Vec<OwnName>,
-    /// How long they are kept from now on; `None` as long as it is declared.
-    pub left: Option<Duration>,
+    /// All that lead, or led, to one of its items, each with how long it is kept once it is not listed.
+    pub names: Vec<(OwnName, Until)>,
 }
 
 /// A catalog in which these names are kept, the way into it, and the task that moves it on; the task is to be spawned.
@@ -228,16 +226,11 @@ impl PublisherTask {
             servers.insert(key.clone());
         }
         for server in servers {
-            self.tell_names(&next, server, now);
+            let names = next.names_of(&server);
+            // Nobody writes it down: names are kept for this run.
+            let _ = self.names.send(NamesOf { server, names });
         }
         next.number() != before.number()
-    }
-
-    fn tell_names(&self, generation: &Generation, server: ObjectKey, now: Instant) {
-        let (names, until) = generation.names_of(&server);
-        let left = until.map(|until| until.saturating_duration_since(now));
-        // Nobody writes it down: names are kept for this run.
-        let _ = self.names.send(NamesOf { server, names, left });
     }
 }
 

@@ -1,15 +1,15 @@
 //! One list in one view: which item has which name, and what was there before.
 
-use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::{Arc, OnceLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 use tokio::time::Instant;
 
+use super::change::Change;
 use super::kept::{KeptNames, OwnName};
 use super::names::{Identity, NameId, Naming};
 use super::{Conflict, Holding, Item, Route, Section, ViewName};
@@ -68,45 +68,6 @@ pub struct Page {
 #[derive(Debug, thiserror::Error)]
 #[error("the cursor is not one that was given")]
 pub struct BadCursor;
-
-/// Which servers would have a name without a tail if it were not another's.
-pub(super) type Waiting = OrdMap<NameId, OrdSet<ObjectKey>>;
-
-/// A change of one server's names under way: what it goes by, and what it touched.
-pub(super) struct Change<'a> {
-    pub(super) kept: &'a mut KeptNames,
-    pub(super) waiting: &'a mut Waiting,
-    /// How long a name is kept that the server gives up; `None` as long as it is declared.
-    pub(super) until: Option<Instant>,
-    /// A server that may want the same names and has to be waited for.
-    pub(super) awaited: Option<&'a ObjectKey>,
-    /// Servers of which an item got another name, or may be told otherwise why it has not.
-    pub(super) touched: BTreeSet<ObjectKey>,
-    /// True if the list is not what it was.
-    pub(super) listed: bool,
-}
-
-impl Change<'_> {
-    fn wait(&mut self, name: NameId, server: &ObjectKey) {
-        self.waiting.entry(name).or_default().insert(server.clone());
-        self.touched.insert(server.clone());
-    }
-
-    fn wait_no_longer(&mut self, name: NameId, server: &ObjectKey) {
-        let Some(servers) = self.waiting.get_mut(&name) else { return };
-        if servers.remove(server).is_some() {
-            self.touched.insert(server.clone());
-        }
-        if servers.is_empty() {
-            self.waiting.remove(&name);
-        }
-    }
-
-    /// Whoever waits for a name is told of who has it.
-    fn touch_waiting(&mut self, name: NameId) {
-        self.touched.extend(self.waiting.get(&name).into_iter().flatten().cloned());
-    }
-}
 
 impl Table {
     /// An empty one.

@@ -56,18 +56,18 @@ impl ViewName {
 impl View {
     /// The view of one namespace.
     pub(super) fn namespace(namespace: Arc<str>) -> Self {
-        Self::new(&ViewName::Namespace(namespace), None)
+        Self::new(ViewName::Namespace(namespace), None)
     }
 
     /// The view of everything.
     pub(super) fn everything(home: Home) -> Self {
-        Self::new(&ViewName::Everything, Some(&home))
+        Self::new(ViewName::Everything, Some(home))
     }
 
-    fn new(name: &ViewName, qualified: Option<&Home>) -> Self {
-        let [tools, prompts, resources, templates] =
-            List::ALL.map(|list| Table::new(list, name.clone(), qualified.cloned()));
-        Self { tools, prompts, resources, templates }
+    fn new(name: ViewName, qualified: Option<Home>) -> Self {
+        let named = [List::Tools, List::Prompts, List::Resources];
+        let [tools, prompts, resources] = named.map(|list| Table::new(list, name.clone(), qualified.clone()));
+        Self { tools, prompts, resources, templates: Table::new(List::Templates, name, qualified) }
     }
 
     /// One of the lists.

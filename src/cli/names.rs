@@ -16,13 +16,13 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::{KeptNames, NameId, NamesOf, OwnName};
+use crate::catalog::{KeptNames, NameId, NamesOf, OwnName, Until};
 use crate::resource::{Digest, ObjectKey};
 use crate::state::{StateDir, StateError};
 
 const FILE: &str = "names.jsonl";
 /// How long changes are collected before they are written.
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(5);
 /// A smaller file is not written anew before the next start.
 const SMALL: u64 = 1 << 20;
 /// No name is kept for longer once its server is gone, whatever the clock says.
@@ -32,9 +32,20 @@ const MOST: usize = 131_072;
 
 /// One line: all names of one server, none if there are none any more.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Line {
     namespace: String,
     name: String,
+    #[serde(flatten)]
+    names: Names,
+    /// What the server gave up itself.
+    #[serde(default, skip_serializing_if = "Names::is_empty")]
+    given_up: Names,
+}
+
+/// Some names, and how long the last of them is kept.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Names {
     /// Pairs of numbers of 64 bits, a name and the item that it is of, in base64.
     names: String,
     /// `None` while the server is declared.
@@ -68,9 +79,12 @@ impl NamesFile {
         });
         let start = Instant::now();
         for (server, line) in lines {
-            let left = line.until.map(|until| left(until, now));
-            for own in line.own() {
-                kept.keep(&server, own, left.map(|left| start + left));
+            let until = |names: &Names| names.until.map(|until| start + left(until, now));
+            for own in line.names.read() {
+                kept.keep(&server, own, until(&line.names).map_or(Until::Removed, Until::Time));
+            }
+            for own in line.given_up.read() {
+                kept.keep(&server, own, Until::GivenUp(until(&line.given_up).unwrap_or(start)));
             }
             file.written.insert(server, line.digest());
         }
@@ -155,12 +169,18 @@ impl NamesFile {
         }
         let mut count = 0;
         lines.retain(|_, line| {
-            let names = line.own().len();
-            count += names;
-            names > 0 && count <= MOST && line.until.is_none_or(|until| until > now)
+            for names in [&mut line.names, &mut line.given_up] {
+                if names.until.is_some_and(|until| until <= now) {
+                    *names = Names::default();
+                }
+                count += names.read().len();
+            }
+            count <= MOST && !(line.names.is_empty() && line.given_up.is_empty())
         });
         let mut text = String::new();
-        lines.values().for_each(|line| push(&mut text, line));
+        for line in lines.values() {
+            push(&mut text, line);
+        }
         if text.as_bytes() != bytes {
             self.state.write(FILE, text.as_bytes())?;
         }
@@ -172,22 +192,36 @@ impl NamesFile {
 
 impl Line {
     fn of(names: &NamesOf, now: Timestamp) -> Self {
-        let NamesOf { server, names, left } = names;
-        let mut sorted = names.clone();
-        sorted.sort_unstable();
-        sorted.dedup();
-        let numbers = sorted.iter().flat_map(|own| [own.name.number(), own.item]);
-        let bytes: Vec<u8> = numbers.flat_map(u64::to_be_bytes).collect();
-        let until = left.and_then(|left| now.checked_add(SignedDuration::try_from(left).ok()?).ok());
-        Self {
-            namespace: server.namespace.to_string(),
-            name: server.name.to_string(),
-            names: STANDARD_NO_PAD.encode(bytes),
-            until,
-        }
+        let NamesOf { server, names } = names;
+        let given_up = |until: Until| matches!(until, Until::GivenUp(_));
+        let [names, given_up] = [false, true].map(|wanted| {
+            Names::of(names.iter().filter(|(_, until)| given_up(*until) == wanted).copied().collect(), now)
+        });
+        Self { namespace: server.namespace.to_string(), name: server.name.to_string(), names, given_up }
     }
 
-    fn own(&self) -> Vec<OwnName> {
+    fn digest(&self) -> Digest {
+        let until = [&self.names, &self.given_up].map(|names| format!("{:?}", names.until));
+        let [until, given_up_until] = &until;
+        let parts = [&self.names.names, until, &self.given_up.names, given_up_until];
+        Digest::of_parts(parts.into_iter().flat_map(|part| [part.as_bytes(), b"\n"]))
+    }
+}
+
+impl Names {
+    fn of(mut names: Vec<(OwnName, Until)>, now: Timestamp) -> Self {
+        let declared = names.iter().any(|(_, until)| *until == Until::Removed);
+        let last = names.iter().filter_map(|(_, until)| until.time()).max().filter(|_| !declared);
+        let left = last.map(|last| last.saturating_duration_since(Instant::now()));
+        names.sort_unstable_by_key(|(own, _)| *own);
+        names.dedup_by_key(|(own, _)| *own);
+        let numbers = names.iter().flat_map(|(own, _)| [own.name.number(), own.item]);
+        let bytes: Vec<u8> = numbers.flat_map(u64::to_be_bytes).collect();
+        let until = left.and_then(|left| now.checked_add(SignedDuration::try_from(left).ok()?).ok());
+        Self { names: STANDARD_NO_PAD.encode(bytes), until }
+    }
+
+    fn read(&self) -> Vec<OwnName> {
         let bytes = STANDARD_NO_PAD.decode(&self.names).unwrap_or_default();
         let (numbers, _) = bytes.as_chunks::<8>();
         let (pairs, _) = numbers.as_chunks::<2>();
@@ -198,8 +232,8 @@ impl Line {
         pairs.iter().map(own).collect()
     }
 
-    fn digest(&self) -> Digest {
-        Digest::of_json(self)
+    fn is_empty(&self) -> bool {
+        self.names.is_empty()
     }
 }
 
@@ -223,15 +257,16 @@ mod tests {
         OwnName { name: NameId::from_number(number), item: number + 1 }
     }
 
-    fn names(server: &str, numbers: std::ops::Range<u64>, left: Option<Duration>) -> NamesOf {
-        NamesOf { server: ObjectKey::new("default", server), names: numbers.map(own).collect(), left }
+    fn names(server: &str, numbers: std::ops::Range<u64>, until: Until) -> NamesOf {
+        let names = numbers.map(|number| (own(number), until)).collect();
+        NamesOf { server: ObjectKey::new("default", server), names }
     }
 
-    /// What the next run knows of a server.
-    fn read(state: &Arc<StateDir>, server: &str, now: Timestamp) -> (Vec<OwnName>, Option<Duration>) {
+    /// What the next run knows of a server: its names, and how long they are kept.
+    fn read(state: &Arc<StateDir>, server: &str, now: Timestamp) -> Vec<(OwnName, Option<Duration>)> {
         let (_, kept) = NamesFile::open(state, now);
-        let (names, until) = kept.of(&ObjectKey::new("default", server));
-        (names, until.map(|until| until.saturating_duration_since(Instant::now())))
+        let left = |until: Until| Some(until.time()?.saturating_duration_since(Instant::now()));
+        kept.of(&ObjectKey::new("default", server)).map(|(own, until)| (own, left(until))).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -240,11 +275,13 @@ mod tests {
         let state = Arc::new(StateDir::open(home.path(), std::path::Path::new("/fleet")).unwrap());
         let (tell, news) = mpsc::unbounded_channel();
         let hour = Duration::from_hours(1);
+        let mut some = names("a", 0..3, Until::Removed);
+        some.names.push((own(7), Until::GivenUp(Instant::now() + hour)));
         for told in [
-            names("a", 0..2, None),
-            names("b", 10..11, Some(hour)),
-            names("none", 0..0, None),
-            names("a", 0..3, None),
+            names("a", 0..2, Until::Removed),
+            names("b", 10..11, Until::Time(Instant::now() + hour)),
+            names("none", 0..0, Until::Removed),
+            some,
         ] {
             tell.send(told).unwrap();
         }
@@ -256,16 +293,20 @@ mod tests {
         assert_eq!(text.lines().count(), 2, "{text}");
 
         let now = Timestamp::now();
-        assert_eq!(read(&state, "a", now), ((0..3).map(own).collect(), None));
-        let (of_b, left) = read(&state, "b", now);
-        assert!(of_b == [own(10)] && left.is_some_and(|left| left <= hour && !left.is_zero()), "{left:?}");
+        let of_a = read(&state, "a", now);
+        let lasting = (0..3).map(|number| (own(number), None)).collect::<Vec<_>>();
+        assert_eq!(of_a[..3], lasting);
+        let soon = |left: Option<Duration>| left.is_some_and(|left| left <= hour && !left.is_zero());
+        assert!(of_a.len() == 4 && of_a[3].0 == own(7) && soon(of_a[3].1), "{of_a:?}");
+        let of_b = read(&state, "b", now);
+        assert!(of_b.len() == 1 && of_b[0].0 == own(10) && soon(of_b[0].1), "{of_b:?}");
         let earlier = now - SignedDuration::from_hours(100);
-        assert_eq!(read(&state, "b", earlier).1, Some(hour), "the clock was set back");
+        assert_eq!(read(&state, "b", earlier)[0].1, Some(hour), "the clock was set back");
         // A line that was cut short takes nothing with it.
         state.append(FILE, br#"{"namespace":"default","na"#).unwrap();
-        assert_eq!(read(&state, "a", now).0.len(), 3);
-        assert_eq!(read(&state, "b", now + SignedDuration::from_hours(1)), (vec![], None));
-        assert_eq!(read(&state, "a", now).0.len(), 3);
+        assert_eq!(read(&state, "a", now), of_a);
+        assert_eq!(read(&state, "b", now + SignedDuration::from_hours(1)), []);
+        assert_eq!(read(&state, "a", now), lasting, "what it gave up is free by now");
     }
 
     #[test]
@@ -275,17 +316,17 @@ mod tests {
         let now = Timestamp::now();
         let (mut file, _) = NamesFile::open(&state, now);
         let size = || state.read(FILE).unwrap().unwrap().len() as u64;
-        file.append([names("a", 0..1_000, None)].into_iter(), now).unwrap();
+        file.append([names("a", 0..1_000, Until::Removed)].into_iter(), now).unwrap();
         let once = size();
-        file.append([names("a", 0..1_000, None)].into_iter(), now).unwrap();
+        file.append([names("a", 0..1_000, Until::Removed)].into_iter(), now).unwrap();
         assert_eq!(size(), once);
         for number in 0..200 {
-            file.append([names("a", number..number + 1_000, None)].into_iter(), now).unwrap();
+            file.append([names("a", number..number + 1_000, Until::Removed)].into_iter(), now).unwrap();
             assert!(size() <= SMALL + once, "{}", size());
         }
         let (mut again, kept) = NamesFile::open(&state, now);
-        assert_eq!((size(), kept.of(&ObjectKey::new("default", "a")).0.len()), (once, 1_000));
-        again.append([names("a", 199..1_199, None)].into_iter(), now).unwrap();
+        assert_eq!((size(), kept.of(&ObjectKey::new("default", "a")).count()), (once, 1_000));
+        again.append([names("a", 199..1_199, Until::Removed)].into_iter(), now).unwrap();
         assert_eq!(size(), once, "what is as it was before the restart is not written");
     }
 }

@@ -19,10 +19,20 @@ impl Literal {
         Self(value.into())
     }
 
+    /// True for what is printed in the place of a value: it was read back, and the value is lost.
+    pub fn is_redacted(&self) -> bool {
+        is_redacted(&self.0)
+    }
+
     /// The value itself; for resolving the connection only.
     pub fn expose(&self) -> &str {
         &self.0
     }
+}
+
+/// True for a text that holds what is printed in the place of a value.
+pub(super) fn is_redacted(text: &str) -> bool {
+    text.contains(REDACTED)
 }
 
 impl fmt::Debug for Literal {

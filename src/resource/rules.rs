@@ -6,7 +6,8 @@
 use globset::Glob;
 use url::Url;
 
-use super::{EnvVar, Filter, Header, McpServerSpec, SecretKeyRef, SkillSpec, ValueFrom};
+use super::literal::is_redacted;
+use super::{EnvVar, Filter, Header, Literal, McpServerSpec, SecretKeyRef, SkillSpec, ValueFrom};
 
 #[cfg(test)]
 mod tests;
@@ -49,6 +50,7 @@ pub fn check_server(spec: &McpServerSpec) -> Vec<Violation> {
             let path = format!("spec.stdio.env[{index}]");
             found.pattern(&path, "name", name, is_variable, "a letter or _, then letters, digits, _, . or -");
             found.value(&path, value.is_some(), value_from.as_ref());
+            found.redacted(&path, name, value.as_ref());
         }
     }
     if let Some(http) = &spec.http {
@@ -71,6 +73,7 @@ pub fn check_server(spec: &McpServerSpec) -> Vec<Violation> {
                 found.add(format!("{path}.name"), format!("{name}: {message}"));
             }
             found.value(&path, value.is_some(), value_from.as_ref());
+            found.redacted(&path, name, value.as_ref());
         }
         if let Some(reference) = http.tls.as_ref().and_then(|tls| tls.ca_secret_ref.as_ref()) {
             found.secret("spec.http.tls.caSecretRef", reference);
@@ -114,6 +117,10 @@ pub fn check_skill(spec: &SkillSpec) -> Vec<Violation> {
     }
     found.0
 }
+
+/// Of a value that was printed by evenkeel, and is read back.
+const REDACTED_IS_LOST: &str =
+    "is \"<redacted>\", which evenkeel prints in the place of what may be a secret";
 
 #[derive(Default)]
 struct Findings(Vec<Violation>);
@@ -166,7 +173,18 @@ impl Findings {
         self.pattern(path, "key", &reference.key, is_secret_key, "letters, digits, -, _ or .");
     }
 
+    fn redacted(&mut self, path: &str, name: &str, value: Option<&Literal>) {
+        if value.is_some_and(Literal::is_redacted) {
+            let message = format!("the value of {name} {REDACTED_IS_LOST}; write the value, or valueFrom");
+            self.add(format!("{path}.value"), message);
+        }
+    }
+
     fn url(&mut self, path: &str, text: &str) {
+        if is_redacted(text) {
+            self.add(path, format!("a part of the URL {REDACTED_IS_LOST}; write the whole URL"));
+            return;
+        }
         if !(text.starts_with("http://") || text.starts_with("https://")) {
             self.add(path, "url must start with http:// or https://");
             return;

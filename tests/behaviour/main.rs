@@ -20,6 +20,8 @@ mod change;
 mod container;
 mod faults;
 mod isolation;
+mod lists;
+mod names;
 mod offers;
 mod ondemand;
 mod opening;

@@ -233,8 +233,7 @@ async fn sigterm_ends_everything_within_its_bound() {
 
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
-    let http =
-        Http::start(Script::new("h", RigEra::Legacy).on("DELETE", crate::rig::Rule::delay(600_000))).await;
+    let http = Http::start(Script::new("h", RigEra::Legacy).on("DELETE", Rule::delay(600_000))).await;
     let rig = stubborn();
     let mut stage = Stage::start(&[("h", &http.spec()), ("s", &rig.spec(""))]).await;
     stage.evenkeel.attached("h").await;

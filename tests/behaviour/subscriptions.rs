@@ -71,14 +71,14 @@ async fn a_resource_that_many_have_is_told_by_the_name_that_the_agent_knows() {
     let shared: Vec<_> = uris.into_iter().filter(|uri| uri.starts_with("rig://shared")).collect();
     assert_eq!(shared.len(), 4);
     let mut notices = agent.notices_of(&shared).await;
-    watches(&servers, "hl", &["rig://shared"]).await;
-    servers.tell("hl", Command::Updated("rig://shared".into())).await;
-    let first = notices.with("resources/updated").await;
     watches(&servers, "sl", &["rig://shared"]).await;
     servers.tell("sl", Command::Updated("rig://shared".into())).await;
+    let first = notices.with("resources/updated").await;
+    watches(&servers, "hl", &["rig://shared"]).await;
+    servers.tell("hl", Command::Updated("rig://shared".into())).await;
     let second = notices.with("resources/updated").await;
     assert_ne!(first, second);
-    // The first of all servers has the plain name.
+    // The server that was there first has the plain name.
     assert!(
         first.contains(r#""uri":"rig://shared""#) && second.contains(r#""uri":"rig://shared#"#),
         "{first} {second}"

@@ -12,6 +12,7 @@
 mod edits;
 mod git;
 mod hostile;
+mod lists;
 mod measure;
 #[path = "../support/git.rs"]
 mod real_git;

@@ -41,7 +41,6 @@ impl Stack {
 
     /// With other settings than the usual ones.
     pub async fn with(change: impl FnOnce(&mut GatewayConfig)) -> Self {
-        // Nobody writes down which names there are.
         let (catalog, publisher, task) =
             catalog(Some("default".into()), KeptNames::default(), mpsc::unbounded_channel().0);
         let end = CancellationToken::new();

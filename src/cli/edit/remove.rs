@@ -52,8 +52,10 @@ pub(super) fn remove(args: &Args) -> Result<(), Failure> {
     };
     let path = root.join(&place.path);
     let Some(lines) = place.lines else {
+        let is_json = path.extension().is_some_and(|extension| extension == "json");
+        let how = if is_json { "in JSON" } else { "as an item of a list" };
         return Err(Failure::Failed(format!(
-            "{} is declared in JSON, at {}; edit the file",
+            "{} is declared {how}, at {}; edit the file",
             args.name,
             where_(place)
         )));

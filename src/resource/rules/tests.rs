@@ -118,6 +118,11 @@ fn what_only_files_can_get_wrong_is_refused_too() {
             "A is set twice",
         ),
         (json!({ "stdio": { "command": "c" }, "expose": { "prefix": "a b" } }), "at most 32 letters"),
+        (
+            json!({ "stdio": { "command": "c", "env": [{ "name": "A", "value": "<redacted>" }] } }),
+            "spec.stdio.env[0].value: the value of A is",
+        ),
+        (json!({ "http": { "url": "http://a?<redacted>" } }), "spec.http.url: a part of the URL is"),
         (json!({ "stdio": { "command": "c" }, "expose": { "tools": { "allow": ["[a"] } } }), "unclosed"),
         (
             json!({ "http": { "url": "http://a", "tls": { "caSecretRef": { "name": "../x", "key": "k" } } } }),

@@ -41,7 +41,7 @@ pub enum Level {
     Error,
     /// It has no effect.
     Warning,
-    /// It depends on where it runs.
+    /// It depends on where it runs, or on what stood there before.
     Note,
 }
 
@@ -104,11 +104,13 @@ type Files = BTreeMap<Arc<PathBuf>, Result<Vec<u8>, String>>;
 fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Against) -> Checked {
     let count = files.len();
     let mut book = Book::default();
+    let mut unread = Vec::new();
     for (path, content) in files {
         let parsed = match content {
             Ok(bytes) => parse(&path, &bytes),
             Err(why) => Parsed::unreadable(&path, &why),
         };
+        unread.extend(parsed.unread.as_deref().cloned());
         book.note(&path, parsed);
     }
     let secrets = Secrets::new(against.secrets.clone().unwrap_or_default());
@@ -138,6 +140,7 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
         blind.into_iter().map(|fault| Finding { level: Level::Error, fault }).collect();
     findings.extend(book.faults().into_iter().map(|fault| Finding { level: Level::Error, fault }));
     findings.extend(book.warnings().into_iter().map(|fault| Finding { level: Level::Warning, fault }));
+    findings.extend(unread.into_iter().map(|fault| Finding { level: Level::Note, fault }));
     let servers = &book.servers.objects;
     findings.extend(servers.values().filter_map(|server| unresolved(server)));
     let mut contents = Contents::default();

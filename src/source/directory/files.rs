@@ -46,6 +46,8 @@ struct File {
     since: Instant,
     /// It was closed after writing, or moved here, when it was last read.
     landed: bool,
+    /// It declares nothing, and something in it is not understood, or it cannot be read.
+    unclear: bool,
     taken: Taken,
 }
 
@@ -149,8 +151,12 @@ impl Files {
         self.see(found.path, moment, |path, file| {
             file.stamp = Some(stamp).filter(|stamp| stamp.is_settled(moment.clock));
             file.landed = found.real.ancestors().any(|part| moment.landed.contains(part));
-            let same = matches!(&file.seen, Seen::Content(seen, _) if *seen == content);
-            (!same).then(|| Seen::Content(content, Some(parse(path, &bytes))))
+            if matches!(&file.seen, Seen::Content(seen, _) if *seen == content) {
+                return None;
+            }
+            let parsed = parse(path, &bytes);
+            file.unclear = parsed.is_unclear();
+            Some(Seen::Content(content, Some(parsed)))
         });
     }
 
@@ -158,6 +164,7 @@ impl Files {
     pub fn unreadable(&mut self, path: &PathBuf, why: String, moment: &Moment<'_>) {
         self.see(path, moment, |_, file| {
             file.stamp = None;
+            file.unclear = true;
             let same = matches!(&file.seen, Seen::Unreadable(seen) if *seen == why);
             (!same).then_some(Seen::Unreadable(why))
         });
@@ -235,6 +242,13 @@ impl Files {
         self.known.values().all(|file| matches!(file.seen, Seen::Gone))
     }
 
+    /// Whether no file is there but such as are not understood and have nothing in force: what was declared may have
+    /// gone into those.
+    pub fn is_unclear(&self, book: &Book) -> bool {
+        let lost = |path, file: &File| file.unclear && !book.declares(path);
+        self.known.iter().all(|(path, file)| matches!(file.seen, Seen::Gone) || lost(path, file))
+    }
+
     /// The content of a file that is in the book.
     pub fn taken(&self, path: &Arc<PathBuf>) -> Option<Digest> {
         match self.known.get(path)?.taken {
@@ -309,7 +323,15 @@ impl Files {
 
 impl File {
     fn unknown(now: Instant) -> Self {
-        Self { round: 0, stamp: None, seen: Seen::Gone, since: now, landed: false, taken: Taken::Nothing }
+        Self {
+            round: 0,
+            stamp: None,
+            seen: Seen::Gone,
+            since: now,
+            landed: false,
+            unclear: false,
+            taken: Taken::Nothing,
+        }
     }
 
     fn is_pending(&self) -> bool {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::documents::documents;
+use super::lists::item_list;
 use super::parse::{Parsed, parse};
 use super::walk::{Found, Root, Visitor, walk};
 use crate::resource::ObjectKey;
@@ -20,7 +21,7 @@ pub struct Place {
     pub path: PathBuf,
     /// The line at which its content begins, from 1.
     pub line: u32,
-    /// The document's lines, from 1, without the last; `None` if the file is not YAML.
+    /// The document's lines, from 1, without the last; `None` if the file is not YAML, or the object is in a list.
     pub lines: Option<(usize, usize)>,
     /// True if the file holds nothing else.
     pub alone: bool,
@@ -60,14 +61,15 @@ impl Visitor for Finder {
         let chunks = documents(text.strip_prefix('\u{feff}').unwrap_or(text));
         for chunk in &chunks {
             let first = usize::try_from(chunk.first_line).unwrap_or(1);
+            let is_list = item_list(chunk).is_some();
             let lines = (first, first + chunk.text.lines().count());
             let before = chunk.first_line - 1;
             self.take(
                 &parse(&path, chunk.text.as_bytes()),
                 file.path,
                 before,
-                Some(lines),
-                chunks.len() == 1,
+                Some(lines).filter(|_| !is_list),
+                chunks.len() == 1 && !is_list,
             );
         }
     }

@@ -294,7 +294,7 @@ impl Looker {
 
     /// Whether nothing may be taken away, because all of it would be, or because it may be on its way back.
     fn holds(&mut self, commit: Option<&String>, now: Instant) -> bool {
-        let empty = self.files.is_empty() && !self.book.is_empty();
+        let empty = self.files.is_unclear(&self.book) && !self.book.is_empty();
         let committed = commit.is_some() && commit != self.commit.as_ref();
         let emptied = empty && !committed && !self.prune && !self.options.prune_empty;
         let whole = self.prune || self.is_committed();
@@ -317,6 +317,12 @@ impl Looker {
     fn held(&self) -> String {
         let root = shown(&self.options.root);
         let prune = "say evenkeel mcp reload --prune-empty";
+        if !self.files.is_empty() && self.files.is_unclear(&self.book) {
+            return format!(
+                "the files of {root} that declared something are gone, and what is left is not understood; nothing is \
+                 taken away. If that is meant, commit it, leave one file that holds no objects, or {prune}"
+            );
+        }
         if self.files.is_empty() {
             return format!(
                 "the last files of {root} are gone; nothing is taken away. If that is meant, commit it, leave one \

@@ -18,6 +18,9 @@ use crate::resource::{CallTimeout, McpServerSpec, ObjectKey, Problem, Reason, Vi
 /// The keys of the list of servers: of most agents, and of VS Code.
 const LISTS: [&str; 2] = ["mcpServers", "servers"];
 
+/// What VS Code asks people for, and what editors write.
+const EDITORS_OWN: [&str; 2] = ["inputs", "$schema"];
+
 /// Keys that say something to agents and nothing to us.
 const AGENTS_OWN: &[&str] = &[
     "alwaysAllow",
@@ -76,6 +79,14 @@ pub(super) fn read(text: &str, file: &mut File<'_>) {
         return file
             .unnamed(source.mistake(root.range(), "expected an object with mcpServers in it".to_owned()));
     };
+    let is_known = |property: &&ObjectProp<'_>| {
+        let name = property.name.as_str();
+        LISTS.contains(&name) || EDITORS_OWN.contains(&name)
+    };
+    if !root.properties.is_empty() && !root.properties.iter().any(|property| is_known(&property)) {
+        let message = "nothing is declared here: there is no mcpServers and no servers";
+        file.unread(Some(source.mistake(root.range(), message.to_owned())));
+    }
     for property in &root.properties {
         let name = property.name.as_str();
         match &property.value {
@@ -89,8 +100,7 @@ pub(super) fn read(text: &str, file: &mut File<'_>) {
                 let message = format!("expected an object in {name}, with a key for each server");
                 file.unnamed(source.mistake(property.value.range(), message));
             }
-            // What VS Code asks people for, and what editors write.
-            _ if ["inputs", "$schema"].contains(&name) => {}
+            _ if EDITORS_OWN.contains(&name) => {}
             _ => {
                 let meant = did_you_mean(name, LISTS);
                 file.warn(source.mistake(property.range, format!("the key {name:?} has no effect{meant}")));

@@ -33,9 +33,19 @@ impl Book {
     /// Notes what a file holds now: nothing, if it is gone. It is in force after [`Book::settle`].
     pub fn note(&mut self, path: &Arc<PathBuf>, parsed: Parsed) {
         let mut faults = parsed.faults;
-        let unnamed = parsed.unnamed.as_ref();
-        self.servers.note(path, parsed.servers, unnamed, &mut faults);
-        self.skills.note(path, parsed.skills, unnamed, &mut faults);
+        let unread = parsed.unread.map(|fault| {
+            let message = format!("{}; what was declared in this file stays in force", fault.problem.message);
+            Fault { problem: Problem::new(fault.problem.reason, message), ..*fault }
+        });
+        let told = |fault: &Fault| {
+            let place = fault.place().map(|place| format!("{place}: ")).unwrap_or_default();
+            Problem::new(fault.problem.reason, format!("{place}{}", fault.problem.message))
+        };
+        let unnamed = parsed.unnamed.or_else(|| unread.as_ref().map(told));
+        let mut frozen = self.servers.note(path, parsed.servers, unnamed.as_ref(), &mut faults);
+        frozen |= self.skills.note(path, parsed.skills, unnamed.as_ref(), &mut faults);
+        // Where nothing was declared before, it is none of our business.
+        faults.extend(unread.filter(|_| frozen));
         self.faults.remove(path);
         if !faults.is_empty() {
             self.faults.insert(Arc::clone(path), faults);
@@ -109,6 +119,11 @@ impl Book {
     /// Whether nothing is declared.
     pub fn is_empty(&self) -> bool {
         self.servers.objects.is_empty() && self.skills.objects.is_empty()
+    }
+
+    /// Whether a file declares something that is in force.
+    pub fn declares(&self, path: &Arc<PathBuf>) -> bool {
+        self.servers.files.contains_key(path) || self.skills.files.contains_key(path)
     }
 
     /// Documents of other API groups.
@@ -225,13 +240,15 @@ impl<S: Kind> Shelf<S> {
         })
     }
 
+    /// Notes the objects of a file. True if some that are not found in it stay because of `unnamed`.
     fn note(
         &mut self,
         path: &Arc<PathBuf>,
         objects: Vec<Object<S>>,
         unnamed: Option<&Problem>,
         faults: &mut Vec<Fault>,
-    ) {
+    ) -> bool {
+        let mut frozen = false;
         let missing = self.files.remove(path).unwrap_or_default();
         let mut claims = BTreeSet::new();
         for object in objects {
@@ -247,6 +264,7 @@ impl<S: Kind> Shelf<S> {
             }
             match unnamed {
                 Some(problem) if self.freeze(path, &key, problem) => {
+                    frozen = true;
                     claims.insert(key);
                 }
                 _ => self.withdraw(path, key),
@@ -255,6 +273,7 @@ impl<S: Kind> Shelf<S> {
         if !claims.is_empty() {
             self.files.insert(Arc::clone(path), claims);
         }
+        frozen
     }
 
     fn note_new(&mut self, path: &Arc<PathBuf>, objects: &[Object<S>]) {

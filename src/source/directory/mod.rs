@@ -17,6 +17,7 @@ mod files;
 mod find;
 mod folder;
 mod git;
+mod lists;
 mod look;
 mod mailbox;
 mod mcp_json;

@@ -92,6 +92,9 @@ pub(super) struct Parsed {
     pub warnings: Vec<Fault>,
     /// Documents of other API groups.
     pub foreign: usize,
+    /// The first document that may be one of ours though nothing in it says so: an object that is no longer found in
+    /// this file may be in there.
+    pub unread: Option<Box<Fault>>,
     /// Set if the file, or a document of ours in it, could not be read as far as its name: an object that is
     /// no longer found in this file may be in there, so it stays as it was.
     pub unnamed: Option<Problem>,
@@ -112,6 +115,12 @@ pub(super) struct Object<S> {
 }
 
 impl Parsed {
+    /// Whether it declares nothing, and something in it is not understood.
+    pub fn is_unclear(&self) -> bool {
+        let unclear = self.unnamed.is_some() || self.unread.is_some();
+        unclear && self.servers.is_empty() && self.skills.is_empty()
+    }
+
     /// What is known of a file that cannot be read: `why` completes a sentence that begins with its path.
     pub fn unreadable(path: &Arc<PathBuf>, why: &str) -> Self {
         let mut file = File::new(path);
@@ -174,6 +183,19 @@ impl<'a> File<'a> {
         let told = format!("{}: {}", self.shown(mistake.place), bounded(&mistake.message));
         self.parsed.unnamed = Some(Problem::new(Reason::ParseError, told));
         self.fault(Reason::ParseError, mistake);
+    }
+
+    /// A document of somebody else, or, with a mistake, one that may be ours all the same.
+    pub fn foreign(&mut self, unread: Option<Mistake>) {
+        self.parsed.foreign += 1;
+        self.unread(unread);
+    }
+
+    /// Something that declares nothing, though it may have been meant to.
+    pub fn unread(&mut self, mistake: Option<Mistake>) {
+        if let Some(mistake) = mistake.filter(|_| self.parsed.unread.is_none()) {
+            self.parsed.unread = Some(Box::new(self.told(Reason::ParseError, mistake)));
+        }
     }
 
     /// An object that cannot be accepted: each mistake is a fault of the file, and together they are why.

@@ -1,5 +1,6 @@
 //! Kubernetes-style documents of YAML. Pure.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
@@ -8,12 +9,17 @@ use serde_yaml::{DuplicateKeyPolicy, NonFiniteFloatPolicy, Options};
 
 use super::documents::{Chunk, documents};
 use super::excerpt::{Mistake, describe, did_you_mean, excerpt};
+use super::lists::{ItemList, item_list};
 use super::parse::{File, Kind, Object, key};
 use super::places::{Node, Place, find, nodes};
 use crate::resource::{API_VERSION, GROUP, McpServerSpec, ObjectKey, Problem, Reason, SkillSpec, Violation};
 
-/// A file with more documents is not read.
+/// A file with more documents is not read, nor is a list with more items.
 const MAX_DOCUMENTS: usize = 10_000;
+/// Lists in lists are read so deep.
+const MAX_NESTED: usize = 8;
+/// What `kubectl apply` writes down: the whole object once more, with the values of its environment.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Reads every document of a file.
 pub(super) fn read(text: &str, file: &mut File<'_>) {
@@ -23,23 +29,46 @@ pub(super) fn read(text: &str, file: &mut File<'_>) {
         return file.unnamed(Mistake::at_line(1, message));
     }
     for chunk in chunks {
-        document(&chunk, file);
+        document(&Document { chunk, kind: None, nested: 0 }, file);
     }
 }
 
-fn document(chunk: &Chunk<'_>, file: &mut File<'_>) {
+/// A document of a file, or an item of a list.
+struct Document<'a> {
+    chunk: Chunk<'a>,
+    /// The kind of an item that does not say its own, from that of the list.
+    kind: Option<&'a str>,
+    /// How many lists it is in.
+    nested: usize,
+}
+
+fn document(document: &Document<'_>, file: &mut File<'_>) {
+    let chunk = &document.chunk;
+    if let Some(list) = item_list(chunk) {
+        return items(document, &list, file);
+    }
     let outline = match yaml::<Outline>(chunk, Reading::Outline) {
         Ok(outline) => outline,
         Err(_) if is_foreign(chunk) => {
-            file.parsed.foreign += 1;
-            return;
+            return file.foreign(Some(not_read(chunk, "it is no object of Kubernetes")));
         }
         Err(mistake) => return file.unnamed(mistake),
     };
-    let api_version = outline.api_version.as_deref();
+    let (api_version, kind) = match (outline.api_version.as_deref(), outline.kind.as_deref()) {
+        (None, None) if document.kind.is_some() => (Some(API_VERSION), document.kind),
+        said => said,
+    };
     if !is_ours(api_version) {
-        file.parsed.foreign += 1;
-        return;
+        let why = match (api_version, kind) {
+            (None, _) => Some("it has no apiVersion"),
+            (_, None) => Some("it has no kind"),
+            // One that may hold objects of ours, or that a slip of the pen made another's.
+            (_, Some(kind)) if OURS.contains(&kind) || chunk.text.contains(GROUP) => {
+                Some("its apiVersion is of another group")
+            }
+            _ => None,
+        };
+        return file.foreign(why.map(|why| not_read(chunk, why)));
     }
     let api_version = api_version.unwrap_or_default();
     if api_version != API_VERSION {
@@ -47,13 +76,13 @@ fn document(chunk: &Chunk<'_>, file: &mut File<'_>) {
         return file.unnamed(mistake_at(chunk, &nodes(chunk.text, chunk.first_line), "apiVersion", message));
     }
     let names = outline.metadata.unwrap_or_default();
-    match outline.kind.as_deref().unwrap_or_default() {
+    match kind.unwrap_or_default() {
         McpServerSpec::NAME => {
-            let object = object(chunk, &names, file);
+            let object = object(document, &names, file);
             file.parsed.servers.extend(object);
         }
         SkillSpec::NAME => {
-            let object = object(chunk, &names, file);
+            let object = object(document, &names, file);
             file.parsed.skills.extend(object);
         }
         kind => {
@@ -64,7 +93,37 @@ fn document(chunk: &Chunk<'_>, file: &mut File<'_>) {
     }
 }
 
-fn object<S: Kind>(chunk: &Chunk<'_>, names: &Names, file: &mut File<'_>) -> Option<Object<S>> {
+/// The kinds that evenkeel reads.
+const OURS: [&str; 4] = [McpServerSpec::NAME, SkillSpec::NAME, "McpServerList", "SkillList"];
+
+/// Reads each item of a list as if it were a document of its own.
+fn items(document: &Document<'_>, list: &ItemList, file: &mut File<'_>) {
+    let line = document.chunk.line;
+    let Some(items) = &list.items else {
+        return file.unnamed(Mistake::at_line(line, "the list has no items, or they are no list".to_owned()));
+    };
+    if items.len() > MAX_DOCUMENTS || document.nested >= MAX_NESTED {
+        let message = format!("a list may have {MAX_DOCUMENTS} items, and be in {MAX_NESTED} others");
+        return file.unnamed(Mistake::at_line(line, message));
+    }
+    for (number, item) in items.iter().enumerate() {
+        if !item.is_mapping {
+            let message = format!("items[{number}] of the list is no object");
+            file.unnamed(Mistake::at_line(item.line, message));
+            continue;
+        }
+        let chunk = Chunk { text: &item.text, first_line: item.line, line: item.line };
+        self::document(&Document { chunk, kind: list.kind.as_deref(), nested: document.nested + 1 }, file);
+    }
+}
+
+/// A document that declares nothing, though objects may have stood where it stands.
+fn not_read(chunk: &Chunk<'_>, why: &str) -> Mistake {
+    Mistake::at_line(chunk.line, format!("nothing is declared here: {why}"))
+}
+
+fn object<S: Kind>(document: &Document<'_>, names: &Names, file: &mut File<'_>) -> Option<Object<S>> {
+    let chunk = &document.chunk;
     let key = match key(names.name.as_deref(), names.namespace.as_deref()) {
         Ok(key) => key,
         Err(message) => {
@@ -80,9 +139,36 @@ fn object<S: Kind>(chunk: &Chunk<'_>, names: &Names, file: &mut File<'_>) -> Opt
         line: chunk.line,
         labels: metadata.labels.unwrap_or_default(),
         annotations: metadata.annotations.unwrap_or_default(),
-        text: chunk.text.into(),
+        text: document.alone::<S>().into(),
         spec,
     })
+}
+
+impl Document<'_> {
+    /// The text, as it can be read without the list that it is in.
+    fn alone<S: Kind>(&self) -> Cow<'_, str> {
+        let text = self.chunk.text;
+        let says = |field: &str| find_exact(text, field);
+        if self.kind.is_none() || says("kind") {
+            return Cow::Borrowed(text);
+        }
+        let written = text.trim_start();
+        let margin = text.get(..text.len() - written.len()).unwrap_or_default();
+        match written.strip_prefix('{') {
+            Some(rest) => Cow::Owned(format!(
+                "{margin}{{\"apiVersion\": {API_VERSION:?}, \"kind\": {:?}, {rest}",
+                S::NAME
+            )),
+            None => {
+                Cow::Owned(format!("{margin}apiVersion: {API_VERSION}\n{margin}kind: {}\n{text}", S::NAME))
+            }
+        }
+    }
+}
+
+/// True if the document itself has this field.
+fn find_exact(text: &str, field: &str) -> bool {
+    nodes(text, 1).iter().any(|node| node.path == field)
 }
 
 fn manifest<S: Kind>(
@@ -91,7 +177,12 @@ fn manifest<S: Kind>(
     file: &mut File<'_>,
 ) -> (Metadata, Result<S, Problem>) {
     let manifest = match yaml::<Manifest<S>>(chunk, Reading::Whole) {
-        Ok(manifest) => manifest,
+        Ok(mut manifest) => {
+            if let Some(annotations) = &mut manifest.metadata.annotations {
+                annotations.remove(LAST_APPLIED);
+            }
+            manifest
+        }
         Err(mistake) => {
             return (Metadata::default(), Err(file.refuse::<S>(key, Reason::InvalidSpec, vec![mistake])));
         }
@@ -199,8 +290,8 @@ fn options(reading: Reading) -> Options {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[expect(dead_code, reason = "fields that are only there to be known")]
 struct Manifest<S> {
-    api_version: IgnoredAny,
-    kind: IgnoredAny,
+    api_version: Option<IgnoredAny>,
+    kind: Option<IgnoredAny>,
     metadata: Metadata,
     spec: S,
     status: Option<IgnoredAny>,
@@ -216,11 +307,15 @@ struct Metadata {
     labels: Option<BTreeMap<String, String>>,
     annotations: Option<BTreeMap<String, String>>,
     creation_timestamp: Option<IgnoredAny>,
+    deletion_grace_period_seconds: Option<IgnoredAny>,
+    deletion_timestamp: Option<IgnoredAny>,
     finalizers: Option<IgnoredAny>,
+    generate_name: Option<IgnoredAny>,
     generation: Option<IgnoredAny>,
     managed_fields: Option<IgnoredAny>,
     owner_references: Option<IgnoredAny>,
     resource_version: Option<IgnoredAny>,
+    self_link: Option<IgnoredAny>,
     uid: Option<IgnoredAny>,
 }
 

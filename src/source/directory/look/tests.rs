@@ -367,3 +367,35 @@ fn a_root_that_comes_back_in_pieces_is_waited_for() {
     desk.looker.confirm();
     assert_eq!(desk.look(), ["new/1 x"]);
 }
+
+#[test]
+fn what_is_not_understood_is_no_sign_that_the_last_removal_is_meant() {
+    for (text, held) in [
+        ("apiVersion: evenkeel.dev/v1beta1\nkind: McpServerList\nitems: []\n", true),
+        ("hello\n", true),
+        ("services: {}\n", true),
+        ("]", true),
+        ("# nothing\n", false),
+        ("apiVersion: v1\nkind: ConfigMap\n", false),
+        ("apiVersion: v1\nkind: List\nitems: []\n", false),
+    ] {
+        let mut desk = Desk::new(&[("a.yaml", &server("a", "x")), ("b.yaml", &server("b", "x"))]);
+        assert_eq!(desk.look(), ["a/1 x", "b/1 x"]);
+        desk.write("all.yaml", text);
+        desk.remove("a.yaml");
+        desk.remove("b.yaml");
+        let expected: &[&str] = if held { &["a/1 x", "b/1 x"] } else { &[] };
+        assert_eq!(desk.look(), expected, "{text}");
+        assert_eq!(desk.faults().iter().any(|fault| fault.starts_with("RemovalHeld: ")), held, "{text}");
+        desk.restart();
+        assert_eq!(desk.look(), expected, "{text}");
+        desk.write("empty.yaml", "# it is meant\n");
+        assert_eq!(desk.look(), [""; 0], "{text}");
+    }
+    // Where something is still in force, another removal is as good as any.
+    let mut desk = Desk::new(&[("a.yaml", &server("a", "x")), ("b.yaml", &server("b", "x"))]);
+    desk.look();
+    desk.write("a.yaml", "hello\n");
+    desk.remove("b.yaml");
+    assert_eq!(desk.look(), ["a/1 x ParseError"]);
+}

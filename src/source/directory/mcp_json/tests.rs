@@ -168,3 +168,31 @@ fn no_value_comes_back_out() {
         assert!(!found.contains("hunter2"), "{found}");
     }
 }
+
+#[test]
+fn a_redacted_value_that_is_read_back_is_refused() {
+    for (fields, expected) in [
+        (r#"{ "command": "c", "env": { "TOKEN": "<redacted>" } }"#, "env[0].value: the value of TOKEN"),
+        (r#"{ "url": "https://a", "headers": { "X": "<redacted>" } }"#, "headers[0].value: the value of X"),
+        (r#"{ "url": "https://a?<redacted>" }"#, "url: a part of the URL"),
+    ] {
+        let parsed = entry(fields);
+        let found = told(&parsed.faults);
+        assert!(found.len() == 1 && found[0].contains(expected), "{fields}: {found:?}");
+        assert!(parsed.servers[0].spec.is_err());
+    }
+}
+
+#[test]
+fn a_file_of_another_shape_may_have_lost_its_servers() {
+    for (text, unread) in [
+        ("{}", false),
+        (r#"{ "inputs": [] }"#, false),
+        (r#"{ "mcpServers": {} }"#, false),
+        (r#"{ "mcpServer": {} }"#, true),
+        (r#"{ "apiVersion": "v1", "kind": "List", "items": [] }"#, true),
+        (r#"{ "fs": { "command": "x" } }"#, true),
+    ] {
+        assert_eq!(parsed(text).unread.is_some(), unread, "{text}");
+    }
+}

@@ -330,3 +330,56 @@ fn a_restart_goes_on_where_the_last_run_ended() {
         .collect();
     assert_eq!(kept, [(Arc::from("old"), 1, true)]);
 }
+
+#[test]
+fn what_stood_in_a_file_stays_while_something_in_it_is_not_understood() {
+    let good = file(&[A, B]);
+    for (text, known) in [
+        ("hello\n", false),
+        ("- a\n", false),
+        ("kind: McpServer\nmetadata: { name: a }\n", false),
+        ("apiVersion: evenkeel.dv/v1alpha1\nkind: McpServer\n", false),
+        ("apiVersion: evenkeel.dev/v1beta1\nkind: McpServer\nmetadata: { name: a }\n", true),
+        ("apiVersion: evenkeel.dev/v1alpha1\nkind: McpServers\nmetadata: { name: a }\n", true),
+        ("apiVersion: evenkeel.dev/v1alpha1\nmetadata: { name: a }\n", true),
+        ("apiVersion: v1\nkind: List\n", true),
+    ] {
+        let mut desk = Desk::new();
+        desk.take("r0", &[("other", text)]);
+        assert_eq!(desk.faults().len(), usize::from(known), "nothing was declared there: {text}");
+        desk.take("r0", &[("1", &good)]);
+        desk.take("r1", &[("1", text)]);
+        assert_eq!(desk.told(), ["a u1/1 x @r0 1:1 ParseError", "b u2/1 x @r0 1:6 ParseError"], "{text}");
+        assert!(desk.faults().iter().any(|fault| fault.starts_with("1:")), "{text}: {:?}", desk.faults());
+        desk.take("r2", &[("1", &file(&[A]))]);
+        assert_eq!(desk.told(), ["a u1/1 x @r0 1:1"], "{text}");
+    }
+    // Documents of other groups are none of ours: what stood there is gone.
+    let mut desk = Desk::new();
+    desk.take("r0", &[("1", &good)]);
+    desk.take("r1", &[("1", "apiVersion: v1\nkind: ConfigMap\n")]);
+    assert_eq!(desk.told(), [""; 0]);
+}
+
+#[test]
+fn a_list_takes_the_place_of_single_files() {
+    let item = |(name, command): (&str, &str)| {
+        format!(
+            "- apiVersion: evenkeel.dev/v1alpha1\n  kind: McpServer\n  metadata: {{ name: {name} }}\n  spec: {{ stdio: {{ {command} }} }}\n"
+        )
+    };
+    let list = |items: &[(&str, &str)]| {
+        format!("apiVersion: v1\nkind: List\nitems:\n{}", items.iter().copied().map(item).collect::<String>())
+    };
+    let mut desk = Desk::new();
+    desk.take("r0", &[("1", &file(&[A])), ("2", &file(&[B]))]);
+    desk.take("r1", &[("3", &list(&[A, B, A_BAD]))]);
+    assert_eq!(desk.told(), ["a u1/1 x @r0 1:1", "b u2/1 x @r0 2:1"]);
+    desk.take("r2", &[("1", ""), ("2", "")]);
+    assert_eq!(desk.told(), ["a u1/1 x @r0 3:4", "b u2/1 x @r0 3:8"]);
+    assert_eq!(desk.faults(), ["3:12 DuplicateName", "3:15 InvalidSpec"]);
+    desk.take("r3", &[("3", &list(&[A_BAD, B]))]);
+    assert_eq!(desk.told(), ["a u1/1 x @r0 3:4 InvalidSpec", "b u2/1 x @r0 3:8"]);
+    desk.take("r4", &[("3", &list(&[B]))]);
+    assert_eq!(desk.told(), ["b u2/1 x @r0 3:4"]);
+}

@@ -1,3 +1,5 @@
+mod lists;
+
 use super::*;
 
 fn parsed(text: &str) -> Parsed {
