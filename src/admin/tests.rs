@@ -257,7 +257,7 @@ async fn metrics_count_what_the_store_tells() {
     let mut rig = Rig::new().await;
     rig.declare.send(fleet()).unwrap();
     rig.observe.send(seen("b", 1, Phase::Attached, Some(1))).unwrap();
-    rig.told(|store| store.readiness.ready()).await;
+    rig.told(|store| store.readiness.required_ready()).await;
     let (code, text) = rig.get("/metrics").await;
     assert_eq!(code, 200);
     for line in [

@@ -201,7 +201,11 @@ fn is_over(server: &Value, stamp: &str) -> bool {
 /// Why a server that is attached could not be listed again.
 fn unread(server: &Value) -> Option<&str> {
     let is_true = |kind| condition(server, kind).filter(|told| text_at(told, "/status") == "True");
-    is_true("Ready").and_then(|_| is_true("Reconciling")).map(|told| text_at(told, "/message"))
+    let unavailable = |told: &&Value| text_at(told, "/reason") == Reason::ListUnavailable.to_string();
+    let degraded = is_true("Ready").and_then(|_| is_true("Degraded")).filter(unavailable);
+    degraded
+        .or_else(|| is_true("Ready").and_then(|_| is_true("Reconciling")))
+        .map(|told| text_at(told, "/message"))
 }
 
 fn difference(before: &Tools, after: &Tools) -> String {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use memchr::memmem;
 
 use super::contents::Contents;
 use super::excerpt::did_you_mean;
@@ -17,7 +18,7 @@ use super::parse::{Kind, Parsed, parse, shown};
 use super::read::small_file;
 use super::secrets::Secrets;
 use super::walk::{Found, MAX_FILE, Root, Visitor, walk};
-use crate::resource::{DigestKey, Endpoint, McpServerSpec, Problem, Reason, SecretKeyRef, SkillSpec};
+use crate::resource::{DigestKey, Endpoint, GROUP, McpServerSpec, Problem, Reason, SecretKeyRef, SkillSpec};
 use crate::source::resolve::{Secret, Sources};
 use crate::source::{Declared, Desired, Environment, Fault, Origin, Policy, SourceState};
 
@@ -99,6 +100,11 @@ pub fn check_text(path: &Path, text: &[u8], against: &Against) -> Checked {
     check(Path::new("/"), files, Vec::new(), false, against)
 }
 
+/// True if a file that declares nothing may have been meant to: it holds a word that declarations hold.
+fn may_be_meant(bytes: &[u8]) -> bool {
+    [GROUP, "McpServer", "mcpServers"].iter().any(|word| memmem::find(bytes, word.as_bytes()).is_some())
+}
+
 type Files = BTreeMap<Arc<PathBuf>, Result<Vec<u8>, String>>;
 
 fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Against) -> Checked {
@@ -106,11 +112,14 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
     let mut book = Book::default();
     let mut unread = Vec::new();
     for (path, content) in files {
-        let parsed = match content {
-            Ok(bytes) => parse(&path, &bytes),
-            Err(why) => Parsed::unreadable(&path, &why),
+        let parsed = match &content {
+            Ok(bytes) => parse(&path, bytes),
+            Err(why) => Parsed::unreadable(&path, why),
         };
-        unread.extend(parsed.unread.as_deref().cloned());
+        // Other files of a repository are none of our business, whatever they hold.
+        if content.is_ok_and(|bytes| may_be_meant(&bytes)) {
+            unread.extend(parsed.unread.as_deref().cloned());
+        }
         book.note(&path, parsed);
     }
     let secrets = Secrets::new(against.secrets.clone().unwrap_or_default());
