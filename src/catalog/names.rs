@@ -37,17 +37,17 @@ pub(super) struct Naming<'a> {
 pub struct NameId(u64);
 
 impl NameId {
-    /// The id that was written down as this number.
+    /// Makes the id that was written down as this number.
     pub fn from_number(number: u64) -> Self {
         Self(number)
     }
 
-    /// The id as a number, to be written down.
+    /// Gives the id as a number, to be written down.
     pub fn number(self) -> u64 {
         self.0
     }
 
-    /// The id of a name of this list in this view.
+    /// Makes the id of a name of this list in this view.
     pub(super) fn of(view: &ViewName, list: List, name: &str) -> Self {
         let namespace = view.namespace().map_or("", |namespace| &**namespace);
         Self(hash(&[namespace, list.method(), name]))
@@ -55,14 +55,14 @@ impl NameId {
 }
 
 impl Identity<'_> {
-    /// The item's own name as 64 bits of its digest.
+    /// Digests the item's own name to 64 bits.
     pub(super) fn item(&self) -> u64 {
         hash(&[self.name])
     }
 }
 
 impl Naming<'_> {
-    /// The name without a tail. `None` if characters would have to be dropped, replaced or cut, since another item
+    /// Makes the name without a tail. `None` if characters would have to be dropped, replaced or cut, since another item
     /// could have the same name then, and if it looks as if it had a tail: no bare name is equal to one with a tail.
     pub(super) fn bare<'a>(&self, name: &'a str) -> Option<Cow<'a, str>> {
         if self.is_uri() {
@@ -78,7 +78,7 @@ impl Naming<'_> {
         (legal && !name.is_empty() && !has_tail(&whole, &['_'])).then_some(whole)
     }
 
-    /// The name with a tail. `number` gives another tail, should two items have the same.
+    /// Makes the name with a tail. `number` gives another tail, should two items have the same.
     pub(super) fn tailed(&self, identity: Identity<'_>, number: u32) -> String {
         let tail = tail(identity, number);
         if self.is_uri() {
@@ -102,7 +102,7 @@ impl Naming<'_> {
         self.namespace.is_none() && self.prefix.is_empty()
     }
 
-    /// The name with all that stands before it. An underscore at the end of the prefix is the one that is put there.
+    /// Puts the namespace and the prefix before a name. An underscore at the end of the prefix is the one that is put there.
     fn whole<'a>(&self, name: &'a str) -> Cow<'a, str> {
         let separator = if self.prefix.is_empty() || self.prefix.ends_with('_') { "" } else { "_" };
         match self.namespace {
@@ -113,7 +113,7 @@ impl Naming<'_> {
     }
 }
 
-/// True for what [`fold`] leaves as it is.
+/// Tells whether [`fold`] leaves a name as it is.
 fn is_folded(name: &str) -> bool {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     name.bytes().all(legal) && !name.contains("__")
@@ -139,7 +139,7 @@ fn tail(identity: Identity<'_>, number: u32) -> String {
     format!("{}{:04x}{letter}", (hash >> 16) % 10, hash & 0xffff)
 }
 
-/// True if a name ends in one of these marks and what could be a tail. No word and no number looks like one.
+/// Tells whether a name ends in one of these marks and what could be a tail. No word and no number looks like one.
 pub(super) fn has_tail(name: &str, marks: &[char]) -> bool {
     let Some((start, tail)) = name.len().checked_sub(TAIL).and_then(|at| name.split_at_checked(at)) else {
         return false;
