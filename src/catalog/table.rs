@@ -307,7 +307,7 @@ impl Table {
         let mut number = 0;
         let name: Arc<str> = own.map_or_else(
             || loop {
-                let name = self.naming(section).tailed(identity, number);
+                let name = self.naming(section).tailed(identity.name, route.tail(number));
                 if free(&name) {
                     return name.into();
                 }
@@ -331,7 +331,8 @@ impl Table {
 
     /// Finds the name with a tail that an item has.
     fn own_tailed(&self, section: &Section, identity: Identity<'_>) -> Option<String> {
-        let mut names = (0..TAILS).map(|number| self.naming(section).tailed(identity, number));
+        let tails = (0..TAILS).map(|number| identity.tail(number));
+        let mut names = tails.map(|tail| self.naming(section).tailed(identity.name, tail));
         names.find(|name| self.tailed.get(&**name).is_some_and(|route| route.identity() == identity))
     }
 
