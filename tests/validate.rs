@@ -73,7 +73,7 @@ fn validate(folder: &Path, args: &[&str], env: &[(&str, &str)]) -> (i32, String,
 
 #[test]
 fn what_is_good_is_good_wherever_it_is_checked() {
-    let folder = folder(&[("fleet/a.yaml", GOOD), ("fleet/other.yaml", "kind: ConfigMap\n")]);
+    let folder = folder(&[("fleet/a.yaml", GOOD), ("fleet/other.yaml", "apiVersion: v1\nkind: ConfigMap\n")]);
     let (code, out, err) = validate(folder.path(), &["fleet"], &[("PROXY", "p")]);
     assert_eq!((code, err.as_str()), (0, ""));
     assert_eq!(
@@ -86,6 +86,37 @@ fn what_is_good_is_good_wherever_it_is_checked() {
     assert_eq!(code, 0);
     assert!(out.contains("fleet/a.yaml:1: note: McpServer default/github: variable PROXY: "), "{out}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is written");
+}
+
+#[test]
+fn what_evenkeel_prints_can_be_checked_and_what_is_not_understood_is_told() {
+    let item = |name: &str, env: &str| {
+        format!(
+            "- apiVersion: evenkeel.dev/v1alpha1\n  kind: McpServer\n  metadata: {{ name: {name}, uid: x }}\n  spec:\n    stdio:\n      command: npx\n      env: [{env}]\n  status: {{}}\n"
+        )
+    };
+    let list = |items: &[String]| format!("apiVersion: v1\nitems:\n{}kind: List\n", items.concat());
+    let redacted = "{ name: TOKEN, value: <redacted> }";
+    let folder = folder(&[
+        ("good/all.yaml", &list(&[item("a", ""), item("b", "")])),
+        ("bad/all.yaml", &list(&[item("a", ""), item("b", redacted)])),
+        ("other/b.yaml", "kind: McpServer\nmetadata: { name: a }\n"),
+    ]);
+    let (code, out, _) = validate(folder.path(), &["good"], &[]);
+    assert_eq!((code, out.as_str()), (0, "2 servers and 0 skills in 1 file: nothing to say\n"));
+    let (code, out, _) = validate(folder.path(), &["bad"], &[]);
+    let expected =
+        "bad/all.yaml:17:28: error: McpServer default/b: spec.stdio.env[0].value: the value of TOKEN is";
+    assert!(code == 1 && out.starts_with(expected), "{out}");
+    let (code, out, _) = validate(folder.path(), &["other"], &[]);
+    assert_eq!(
+        (code, out.as_str()),
+        (
+            0,
+            "other/b.yaml:1: note: nothing is declared here: it has no apiVersion\n\
+             0 servers and 0 skills in 1 file: 1 note\n"
+        )
+    );
 }
 
 #[test]

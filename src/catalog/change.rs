@@ -41,7 +41,7 @@ impl Change<'_> {
         }
     }
 
-    /// Whoever waits for a name is told of who has it.
+    /// Notes that the servers that wait for a name are to be told again which server has it.
     pub(super) fn touch_waiting(&mut self, name: NameId) {
         self.touched.extend(self.waiting.get(&name).into_iter().flatten().cloned());
     }

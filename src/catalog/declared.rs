@@ -56,13 +56,13 @@ impl DeclaredServers {
         (self.servers.get(key).map(|declaration| declaration.created), key.clone())
     }
 
-    /// Every server that was declared at the start was attached or failed once. True if that is new.
+    /// Ends the start: every server that was declared then was attached or failed once. True if that is new.
     pub(super) fn settle(&mut self) -> bool {
         self.starting = OrdMap::new();
         !std::mem::replace(&mut self.settled, true)
     }
 
-    /// A server that was created before this one, has the same prefix, and may list the same names as soon as it is
+    /// Finds a server that was created before this one, has the same prefix, and may list the same names as soon as it is
     /// attached for the first time: `known` says of which servers the names are known.
     pub(super) fn awaited(
         &self,

@@ -142,12 +142,12 @@ impl Generation {
         next
     }
 
-    /// When the next name is free that was kept.
+    /// Tells when the next name is free that was kept.
     pub fn due(&self) -> Option<Instant> {
         self.kept.due()
     }
 
-    /// The names that are a server's, listed or kept, each with how long it is kept once it is not listed.
+    /// Lists the names that are a server's, listed or kept, each with how long it is kept once it is not listed.
     pub fn names_of(&self, key: &ObjectKey) -> Vec<(OwnName, Until)> {
         let mut names: Vec<_> = self.kept.of(key).collect();
         if let Some(section) = self.sections.get(key) {
@@ -269,7 +269,7 @@ impl Generation {
         self.touch_waiting(key);
     }
 
-    /// How long a name of a server is kept that it lists no more.
+    /// Tells how long a name of a server is kept that it lists no more.
     fn until(&self, key: &ObjectKey) -> Until {
         if self.declared.contains(key) { Until::Removed } else { Until::Time(self.made_at + KEPT_FOR) }
     }
@@ -295,7 +295,7 @@ impl Generation {
         !again.is_empty()
     }
 
-    /// Tells those again who wait for a name that is kept for this server.
+    /// Finds the conflicts of those again that wait for a name that is kept for this server.
     fn touch_waiting(&mut self, key: &ObjectKey) {
         if self.waiting.is_empty() {
             return;
@@ -357,7 +357,7 @@ impl Generation {
         self.find_conflicts(touched);
     }
 
-    /// A server that may want the names of this one as soon as it is attached for the first time.
+    /// Finds a server that may want the names of this one as soon as it is attached for the first time.
     fn awaited(&self, key: &ObjectKey) -> Option<ObjectKey> {
         let prefix = &self.sections.get(key)?.prefix;
         let known = |key: &ObjectKey| self.sections.contains_key(key) || self.kept.knows(key);

@@ -27,7 +27,7 @@ pub enum Until {
 }
 
 impl Until {
-    /// The time, if it is known.
+    /// Gives the time, if it is known.
     pub fn time(self) -> Option<Instant> {
         match self {
             Self::Removed => None,
@@ -36,7 +36,7 @@ impl Until {
     }
 }
 
-/// Names that are kept, by whom for. Cheap to clone: copies share what did not change.
+/// Names that are kept, and for which item. Cheap to clone: copies share what did not change.
 ///
 /// Holds names of items that are not listed now: of servers that are declared and not attached, of items that a
 /// server no longer offers, and, for an hour, of servers that are declared no more.
@@ -65,7 +65,7 @@ pub struct OwnName {
     pub item: u64,
 }
 
-/// Whom a name is kept for.
+/// The server that a name is kept for.
 pub(super) struct KeptFor<'a> {
     pub(super) server: &'a ObjectKey,
     /// True for the item that asks.
@@ -97,7 +97,7 @@ impl KeptNames {
         }
     }
 
-    /// Whom a name is kept for, seen from an item that wants it.
+    /// Tells for which server a name is kept, and whether that is for this very item.
     pub(super) fn get(&self, name: NameId, identity: Identity<'_>) -> Option<KeptFor<'_>> {
         let Kept { server, item, until, .. } = self.names.get(&name)?;
         let itself = server == identity.server && *item == identity.item();
@@ -147,22 +147,22 @@ impl KeptNames {
         over
     }
 
-    /// When the next name's time is over.
+    /// Tells when the next name's time is over.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due.get_min().map(|(until, _)| *until)
     }
 
-    /// The servers that names are kept for.
+    /// Lists the servers that names are kept for.
     pub(super) fn servers(&self) -> impl Iterator<Item = &ObjectKey> {
         self.servers.keys()
     }
 
-    /// True if names are kept for this server.
+    /// Tells whether names are kept for this server.
     pub(super) fn knows(&self, server: &ObjectKey) -> bool {
         self.servers.contains_key(server)
     }
 
-    /// The names that are kept for a server, each with how long.
+    /// Lists the names that are kept for a server, each with how long.
     pub fn of(&self, server: &ObjectKey) -> impl Iterator<Item = (OwnName, Until)> {
         let names = self.servers.get(server).into_iter().flat_map(OrdMap::values);
         names.filter_map(|name| {

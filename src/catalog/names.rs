@@ -10,7 +10,7 @@ use crate::wire::List;
 const LONGEST: usize = 48;
 /// The longest name that is left alone where nothing stands before it: the longest that MCP advises.
 const LONGEST_ALONE: usize = 128;
-/// Characters of a hash tail: a digit, hexadecimal digits, a letter from a to f.
+/// Characters of a hash tail.
 const TAIL: usize = 6;
 
 /// An item of a server. Ordered by namespace, server and own name.
@@ -37,32 +37,51 @@ pub(super) struct Naming<'a> {
 pub struct NameId(u64);
 
 impl NameId {
-    /// The id that was written down as this number.
+    /// Makes the id that was written down as this number.
     pub fn from_number(number: u64) -> Self {
         Self(number)
     }
 
-    /// The id as a number, to be written down.
+    /// Gives the id as a number, to be written down.
     pub fn number(self) -> u64 {
         self.0
     }
 
-    /// The id of a name of this list in this view.
+    /// Makes the id of a name of this list in this view.
     pub(super) fn of(view: &ViewName, list: List, name: &str) -> Self {
         let namespace = view.namespace().map_or("", |namespace| &**namespace);
-        Self(hash(&[namespace, list.method(), name]))
+        Self(hash(&[namespace.as_bytes(), list.method().as_bytes(), name.as_bytes()]))
     }
 }
 
 impl Identity<'_> {
-    /// The item's own name as 64 bits of its digest.
+    /// Digests the item's own name to 64 bits.
     pub(super) fn item(&self) -> u64 {
-        hash(&[self.name])
+        hash(&[self.name.as_bytes()])
+    }
+
+    /// Makes the tail of the item's names. `number` gives another one, should two items have the same.
+    pub(super) fn tail(&self, number: u32) -> Tail {
+        let Self { server, name } = self;
+        let number = number.to_be_bytes();
+        let hash = hash(&[server.namespace.as_bytes(), server.name.as_bytes(), name.as_bytes(), &number]);
+        let [first, two, three, four, five, last, ..] = hash.to_be_bytes();
+        let of = |byte: u8, characters: &[u8]| {
+            let character = characters.get(usize::from(byte) % characters.len());
+            character.copied().map_or('0', char::from)
+        };
+        let middle = |byte| of(byte, b"0123456789abcdef");
+        let (first, last) = (of(first, b"0123456789"), of(last, b"abcdef"));
+        Tail([first, middle(two), middle(three), middle(four), middle(five), last])
     }
 }
 
+/// A hash tail: a digit, hexadecimal digits, a letter from a to f.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tail([char; TAIL]);
+
 impl Naming<'_> {
-    /// The name without a tail. `None` if characters would have to be dropped, replaced or cut, since another item
+    /// Makes the name without a tail. `None` if characters would have to be dropped, replaced or cut, since another item
     /// could have the same name then, and if it looks as if it had a tail: no bare name is equal to one with a tail.
     pub(super) fn bare<'a>(&self, name: &'a str) -> Option<Cow<'a, str>> {
         if self.is_uri() {
@@ -78,20 +97,22 @@ impl Naming<'_> {
         (legal && !name.is_empty() && !has_tail(&whole, &['_'])).then_some(whole)
     }
 
-    /// The name with a tail. `number` gives another tail, should two items have the same.
-    pub(super) fn tailed(&self, identity: Identity<'_>, number: u32) -> String {
-        let tail = tail(identity, number);
-        if self.is_uri() {
+    /// Makes the name with this tail.
+    pub(super) fn tailed(&self, name: &str, Tail(tail): Tail) -> String {
+        let mut tailed = if self.is_uri() {
             // A fragment names a part of the same thing.
-            let mark = if identity.name.contains('#') { '-' } else { '#' };
-            return format!("{}{mark}{tail}", identity.name);
-        }
-        let folded = fold(&self.whole(identity.name));
-        let start: String = folded.chars().take(LONGEST - 1 - TAIL).collect();
-        match start.trim_matches('_') {
-            "" => format!("{}_{tail}", self.list.item()),
-            start => format!("{start}_{tail}"),
-        }
+            format!("{name}{}", if name.contains('#') { '-' } else { '#' })
+        } else {
+            let mut start = fold(&self.whole(name));
+            start.truncate(LONGEST - 1 - TAIL);
+            let from = usize::from(start.starts_with('_'));
+            match start.get(from..).unwrap_or_default().trim_end_matches('_') {
+                "" => format!("{}_", self.list.item()),
+                start => format!("{start}_"),
+            }
+        };
+        tailed.extend(tail);
+        tailed
     }
 
     fn is_uri(&self) -> bool {
@@ -102,7 +123,7 @@ impl Naming<'_> {
         self.namespace.is_none() && self.prefix.is_empty()
     }
 
-    /// The name with all that stands before it. An underscore at the end of the prefix is the one that is put there.
+    /// Puts the namespace and the prefix before a name. An underscore at the end of the prefix is the one that is put there.
     fn whole<'a>(&self, name: &'a str) -> Cow<'a, str> {
         let separator = if self.prefix.is_empty() || self.prefix.ends_with('_') { "" } else { "_" };
         match self.namespace {
@@ -113,7 +134,7 @@ impl Naming<'_> {
     }
 }
 
-/// True for what [`fold`] leaves as it is.
+/// Tells whether [`fold`] leaves a name as it is.
 fn is_folded(name: &str) -> bool {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     name.bytes().all(legal) && !name.contains("__")
@@ -132,14 +153,7 @@ fn fold(name: &str) -> String {
     folded
 }
 
-fn tail(identity: Identity<'_>, number: u32) -> String {
-    let Identity { server, name } = identity;
-    let hash = hash(&[&server.namespace, &server.name, name, &number.to_string()]);
-    let letter = char::from(b"abcdef".get((hash >> 32) as usize % 6).copied().unwrap_or(b'a'));
-    format!("{}{:04x}{letter}", (hash >> 16) % 10, hash & 0xffff)
-}
-
-/// True if a name ends in one of these marks and what could be a tail. No word and no number looks like one.
+/// Tells whether a name ends in one of these marks and what could be a tail. No word and no number looks like one.
 pub(super) fn has_tail(name: &str, marks: &[char]) -> bool {
     let Some((start, tail)) = name.len().checked_sub(TAIL).and_then(|at| name.split_at_checked(at)) else {
         return false;
@@ -151,9 +165,8 @@ pub(super) fn has_tail(name: &str, marks: &[char]) -> bool {
         && tail.ends_with(|last: char| last.is_ascii_alphabetic())
 }
 
-fn hash(parts: &[&str]) -> u64 {
-    let parts = parts.iter().flat_map(|part| [part.as_bytes(), b"\0"]);
-    Digest::of_parts(parts).number()
+fn hash(parts: &[&[u8]]) -> u64 {
+    Digest::of_parts(parts.iter().flat_map(|part| [part, b"\0".as_slice()])).number()
 }
 
 #[cfg(test)]
@@ -165,7 +178,8 @@ mod tests {
     }
 
     fn tailed(naming: Naming<'_>, tool: &str, number: u32) -> String {
-        naming.tailed(Identity { server: &ObjectKey::new("default", "server"), name: tool }, number)
+        let server = ObjectKey::new("default", "server");
+        naming.tailed(tool, Identity { server: &server, name: tool }.tail(number))
     }
 
     #[test]
@@ -225,7 +239,7 @@ mod tests {
         let naming = Naming { list: List::Resources, namespace: Some("team-a"), prefix: "p" };
         for (uri, start) in [("file:///a__b c", "file:///a__b c#"), ("a:b#c", "a:b#c-")] {
             assert_eq!(naming.bare(uri).as_deref(), Some(uri));
-            let tailed = naming.tailed(Identity { server: &server, name: uri }, 0);
+            let tailed = naming.tailed(uri, Identity { server: &server, name: uri }.tail(0));
             assert_eq!((&tailed[..start.len()], tailed.len()), (start, start.len() + TAIL));
             assert_eq!(naming.bare(&tailed), None, "it looks like one with a tail");
         }

@@ -67,7 +67,7 @@ pub struct NamesOf {
     pub names: Vec<(OwnName, Until)>,
 }
 
-/// A catalog in which these names are kept, the way into it, and the task that moves it on; the task is to be spawned.
+/// Makes a catalog in which these names are kept, the way into it, and the task that moves it on; the task is to be spawned.
 ///
 /// In the home namespace names carry no namespace before the prefix. `names` is told of servers whose names changed.
 pub fn catalog(
@@ -160,7 +160,7 @@ impl Pending {
 }
 
 impl Steps {
-    /// The servers that the steps are about.
+    /// Lists the servers that the steps are about.
     fn servers(&self) -> BTreeSet<ObjectKey> {
         self.declared.keys().chain(self.offered.keys()).cloned().collect()
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::names::Identity;
+use super::names::{Identity, Tail};
 use super::{Item, Section};
 use crate::wire::push_json_string;
 
@@ -11,12 +11,15 @@ use crate::wire::push_json_string;
 pub struct Route {
     section: Arc<Section>,
     item: Item,
+    /// Of its names, unless another item has the same.
+    tail: Tail,
 }
 
 impl Route {
     /// The route of an item.
     pub(super) fn new(section: &Arc<Section>, item: &Item) -> Self {
-        Self { section: section.clone(), item: item.clone() }
+        let tail = Identity { server: &section.key, name: item.name() }.tail(0);
+        Self { section: section.clone(), item: item.clone(), tail }
     }
 
     /// The server's section: its key, who answers, its limits.
@@ -50,6 +53,11 @@ impl Route {
     /// True if both are listed with the same bytes under the same name.
     pub(super) fn lists_like(&self, other: &Self) -> bool {
         self.item.raw() == other.item.raw()
+    }
+
+    /// Gives the tail of its names, made once for all views. `number` gives another one.
+    pub(super) fn tail(&self, number: u32) -> Tail {
+        if number == 0 { self.tail } else { self.identity().tail(number) }
     }
 
     pub(super) fn identity(&self) -> Identity<'_> {

@@ -117,7 +117,7 @@ impl Table {
         self.names.iter().map(|(name, route)| (&**name, route))
     }
 
-    /// All items under their names with a tail.
+    /// Lists all items under their names with a tail.
     pub(super) fn tailed(&self) -> impl Iterator<Item = (&str, &Arc<Route>)> {
         self.tailed.iter().map(|(name, route)| (&**name, route))
     }
@@ -162,7 +162,7 @@ impl Table {
         Page { items: items.into(), cursor: None }
     }
 
-    /// The items of a server that have a tail because of another server. `awaited` is the one that had to be waited for.
+    /// Lists the items of a server that have a tail because of another server. `awaited` is the one that had to be waited for.
     pub(super) fn conflicts(
         &self,
         section: &Section,
@@ -196,7 +196,7 @@ impl Table {
         section.lists.of(self.list).iter().filter_map(conflict).collect()
     }
 
-    /// The names under which a server's items are listed.
+    /// Gives the names under which a server's items are listed.
     pub(super) fn names_of(&self, section: &Section) -> impl Iterator<Item = OwnName> {
         section.lists.of(self.list).iter().filter_map(move |item| {
             let identity = Identity { server: &section.key, name: item.name() };
@@ -307,7 +307,7 @@ impl Table {
         let mut number = 0;
         let name: Arc<str> = own.map_or_else(
             || loop {
-                let name = self.naming(section).tailed(identity, number);
+                let name = self.naming(section).tailed(identity.name, route.tail(number));
                 if free(&name) {
                     return name.into();
                 }
@@ -319,7 +319,7 @@ impl Table {
         name
     }
 
-    /// The name under which an item is listed.
+    /// Finds the name under which an item is listed.
     fn listed(&self, section: &Section, identity: Identity<'_>) -> Option<String> {
         let bare = self.naming(section).bare(identity.name);
         let own = |name: &&str| self.names.get(*name).is_some_and(|route| route.identity() == identity);
@@ -329,9 +329,10 @@ impl Table {
             .or_else(|| self.own_tailed(section, identity).filter(|name| own(&&**name)))
     }
 
-    /// The name with a tail that an item has.
+    /// Finds the name with a tail that an item has.
     fn own_tailed(&self, section: &Section, identity: Identity<'_>) -> Option<String> {
-        let mut names = (0..TAILS).map(|number| self.naming(section).tailed(identity, number));
+        let tails = (0..TAILS).map(|number| identity.tail(number));
+        let mut names = tails.map(|tail| self.naming(section).tailed(identity.name, tail));
         names.find(|name| self.tailed.get(&**name).is_some_and(|route| route.identity() == identity))
     }
 

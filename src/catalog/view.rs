@@ -130,7 +130,7 @@ impl View {
             .then(|| Place { section: first.clone(), uri: uri.to_owned() })
     }
 
-    /// The items of a server that have a tail because of another server.
+    /// Lists the items of a server that have a tail because of another server.
     pub(super) fn conflicts(
         &self,
         section: &Section,
@@ -140,7 +140,7 @@ impl View {
         List::ALL.into_iter().flat_map(|list| self.of(list).conflicts(section, kept, awaited)).collect()
     }
 
-    /// The names under which a server's items are listed.
+    /// Gives the names under which a server's items are listed.
     pub(super) fn names_of(&self, section: &Section) -> Vec<OwnName> {
         List::ALL.into_iter().flat_map(|list| self.of(list).names_of(section)).collect()
     }

@@ -67,7 +67,7 @@ pub(super) struct NamesFile {
 }
 
 impl NamesFile {
-    /// What was written down by earlier runs. Blocks.
+    /// Reads what was written down by earlier runs. Blocks.
     ///
     /// What cannot be read is left out, and said: then names go to whoever asks first.
     pub(super) fn open(state: &Arc<StateDir>, now: Timestamp) -> (Self, KeptNames) {
@@ -244,7 +244,7 @@ fn push(text: &mut String, line: &Line) {
     }
 }
 
-/// How long a name is still kept: never longer than the whole time, should the clock have been set back.
+/// Tells how long a name is still kept: never longer than the whole time, should the clock have been set back.
 fn left(until: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(until.duration_since(now)).unwrap_or_default().min(LONGEST)
 }

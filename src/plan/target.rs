@@ -48,7 +48,7 @@ impl Target {
         })
     }
 
-    /// Stands before the names of tools and prompts: the declared prefix, else the server's name.
+    /// Gives what stands before the names of tools and prompts: the declared prefix, else the server's name.
     pub fn prefix(&self) -> &str {
         self.spec.expose.prefix.as_deref().unwrap_or(&self.key.name)
     }

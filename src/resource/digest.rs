@@ -35,7 +35,7 @@ impl Digest {
         text
     }
 
-    /// The first 64 bits as a number.
+    /// Gives the first 64 bits as a number.
     pub fn number(&self) -> u64 {
         self.0.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
     }

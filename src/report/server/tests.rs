@@ -217,6 +217,19 @@ fn names_that_conflict_are_told_and_stay_accepted() {
         "{text}"
     );
     assert!(text.ends_with(", 2 more; expose.prefix keeps names apart"), "{text}");
+
+    for (holding, expected) in [
+        (Holding::Had, "which default/b had and which is kept for an hour; expose.prefix"),
+        (
+            Holding::MayHave,
+            "which default/b may have: it was created first, and is being connected; expose.prefix",
+        ),
+    ] {
+        let conflicts = [Conflict { holding, ..conflict(1) }];
+        let status = server_status(&declared("a", 1), Some(&attached), &conflicts, None, at(1));
+        let text = message(&status, ConditionType::Accepted);
+        assert!(text.contains(&format!("agents see a_1_x9 and not a_1, {expected}")), "{text}");
+    }
 }
 
 #[test]

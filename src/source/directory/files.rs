@@ -242,7 +242,7 @@ impl Files {
         self.known.values().all(|file| matches!(file.seen, Seen::Gone))
     }
 
-    /// Whether no file is there but such as are not understood and have nothing in force: what was declared may have
+    /// Tells whether no file is there but such as are not understood and have nothing in force: what was declared may have
     /// gone into those.
     pub fn is_unclear(&self, book: &Book) -> bool {
         let lost = |path, file: &File| file.unclear && !book.declares(path);

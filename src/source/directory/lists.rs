@@ -28,7 +28,7 @@ pub(super) struct ListItem {
 /// The kinds that are lists of objects of ours.
 const LISTS: [&str; 2] = ["McpServerList", "SkillList"];
 
-/// The list that a document is; `None` if it is none, or if it is not sound.
+/// Reads the list that a document is; `None` if it is none, or if it is not sound.
 pub(super) fn item_list(chunk: &Chunk<'_>) -> Option<ItemList> {
     // Nearly no document is one: told apart without parsing.
     if !chunk.text.contains("List") {
@@ -167,6 +167,17 @@ mod tests {
                 (3, format!("{}{{\"c\": []\n}}", " ".repeat(29)))
             ]
         );
+    }
+
+    #[test]
+    fn no_list_takes_long() {
+        let begun = std::time::Instant::now();
+        for text in
+            ["[".repeat(500_000), "- ".repeat(250_000), "{a: ".repeat(200_000), "- {}\n".repeat(200_000)]
+        {
+            items(&format!("apiVersion: v1\nkind: List\nitems:\n{text}"));
+        }
+        assert!(begun.elapsed().as_secs() < 60);
     }
 
     #[test]

@@ -121,7 +121,7 @@ impl Book {
         self.servers.objects.is_empty() && self.skills.objects.is_empty()
     }
 
-    /// Whether a file declares something that is in force.
+    /// Tells whether a file declares something that is in force.
     pub fn declares(&self, path: &Arc<PathBuf>) -> bool {
         self.servers.files.contains_key(path) || self.skills.files.contains_key(path)
     }

@@ -115,7 +115,7 @@ pub(super) struct Object<S> {
 }
 
 impl Parsed {
-    /// Whether it declares nothing, and something in it is not understood.
+    /// Tells whether it declares nothing, and something in it is not understood.
     pub fn is_unclear(&self) -> bool {
         let unclear = self.unnamed.is_some() || self.unread.is_some();
         unclear && self.servers.is_empty() && self.skills.is_empty()
@@ -185,13 +185,13 @@ impl<'a> File<'a> {
         self.fault(Reason::ParseError, mistake);
     }
 
-    /// A document of somebody else, or, with a mistake, one that may be ours all the same.
+    /// Counts a document of somebody else, or, with a mistake, one that may be ours all the same.
     pub fn foreign(&mut self, unread: Option<Mistake>) {
         self.parsed.foreign += 1;
         self.unread(unread);
     }
 
-    /// Something that declares nothing, though it may have been meant to.
+    /// Notes something that declares nothing, though it may have been meant to.
     pub fn unread(&mut self, mistake: Option<Mistake>) {
         if let Some(mistake) = mistake.filter(|_| self.parsed.unread.is_none()) {
             self.parsed.unread = Some(Box::new(self.told(Reason::ParseError, mistake)));

@@ -117,7 +117,7 @@ fn items(document: &Document<'_>, list: &ItemList, file: &mut File<'_>) {
     }
 }
 
-/// A document that declares nothing, though objects may have stood where it stands.
+/// Tells of a document that declares nothing, though objects may have stood where it stands.
 fn not_read(chunk: &Chunk<'_>, why: &str) -> Mistake {
     Mistake::at_line(chunk.line, format!("nothing is declared here: {why}"))
 }
@@ -145,10 +145,10 @@ fn object<S: Kind>(document: &Document<'_>, names: &Names, file: &mut File<'_>) 
 }
 
 impl Document<'_> {
-    /// The text, as it can be read without the list that it is in.
+    /// Gives the text, as it can be read without the list that it is in.
     fn alone<S: Kind>(&self) -> Cow<'_, str> {
         let text = self.chunk.text;
-        let says = |field: &str| find_exact(text, field);
+        let says = |field: &str| has_field(text, field);
         if self.kind.is_none() || says("kind") {
             return Cow::Borrowed(text);
         }
@@ -166,8 +166,8 @@ impl Document<'_> {
     }
 }
 
-/// True if the document itself has this field.
-fn find_exact(text: &str, field: &str) -> bool {
+/// Tells whether the document itself has this field.
+fn has_field(text: &str, field: &str) -> bool {
     nodes(text, 1).iter().any(|node| node.path == field)
 }
 
