@@ -162,12 +162,12 @@ impl Args {
             rounds: self.rounds.max(1),
             latency_batches: 8,
             crowd_batches: 4,
-            fleets: vec![size(0, 0, 0), size(1_000, 4, 4)],
+            fleets: vec![size(0, 0, 0), size(1_000, 6, 4)],
             sessions: 500,
-            mixtures: vec![mixture(19, 1, 3, "≤ 100")],
+            mixtures: vec![mixture(19, 1, 8, "≤ 100")],
         };
         if !self.check && !self.record {
-            plan.fleets.insert(1, size(100, 6, 0));
+            plan.fleets.insert(1, size(100, 8, 0));
             plan.mixtures.push(mixture(900, 100, 1, ""));
         }
         if self.full {

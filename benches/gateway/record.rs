@@ -106,7 +106,7 @@ pub async fn check(path: &Path, figures: &[Figure], all_parts: bool) -> Result<C
         };
         let change = 100.0 * (spread.median / entry.median - 1.0);
         let tolerance = 100.0 * entry.tolerance;
-        let verdict = compare(entry.median, entry.tolerance, spread.median, figure.better);
+        let verdict = compare(entry.median, entry.tolerance, spread.median);
         let said = format!(
             "{measure}, {era}: {:.2} recorded, {:.2} measured ({change:+.0} %, tolerance {tolerance:.0} %)",
             entry.median, spread.median,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::Part;
 use crate::rig::Era;
-use crate::statistics::{Better, Spread, median, ratios};
+use crate::statistics::{Spread, median, ratios};
 
 /// Names what a figure was measured of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,14 +42,13 @@ pub struct Measure {
     era: Era,
     unit: &'static str,
     target: &'static str,
-    better: Better,
     compared: Option<Compared>,
 }
 
 impl Measure {
-    /// Describes a measure of which less is better, and which is not compared with the record.
+    /// Describes a measure that is not compared with the record.
     pub fn new(name: impl Into<String>, era: Era, unit: &'static str) -> Self {
-        Self { name: name.into(), era, unit, target: "", better: Better::Lower, compared: None }
+        Self { name: name.into(), era, unit, target: "", compared: None }
     }
 
     /// Sets the figure that evenkeel is meant to reach.
@@ -57,14 +56,9 @@ impl Measure {
         Self { target, ..self }
     }
 
-    /// Has it compared with the record.
+    /// Has it compared with the record. Less must be better.
     pub fn compared(self, compared: Compared) -> Self {
         Self { compared: Some(compared), ..self }
-    }
-
-    /// Makes more the better.
-    pub fn higher_is_better(self) -> Self {
-        Self { better: Better::Higher, ..self }
     }
 }
 
@@ -115,7 +109,6 @@ pub struct Figure {
     pub measure: String,
     pub era: Era,
     pub compared: Compared,
-    pub better: Better,
     pub spread: Spread,
 }
 
@@ -173,7 +166,6 @@ impl Report {
                 measure: row.measure.name.clone(),
                 era: row.measure.era,
                 compared,
-                better: row.measure.better,
                 spread: spread?,
             })
         };
@@ -211,12 +203,12 @@ impl fmt::Display for Report {
             ];
             let more =
                 [middle(Subject::Against), row.ratio(Subject::Against).map(|spread| spread.to_string())];
-            let cells: String = cells
+            let cells: Vec<String> = cells
                 .into_iter()
                 .chain(more.into_iter().filter(|_| against))
-                .map(|cell| format!(" {} |", cell.unwrap_or_else(|| "–".to_owned())))
+                .map(|cell| cell.unwrap_or_else(|| "–".to_owned()))
                 .collect();
-            writeln!(f, "| {name} | {era} | {unit} |{cells} {target} |")?;
+            writeln!(f, "| {name} | {era} | {unit} | {} | {target} |", cells.join(" | "))?;
         }
         for failure in &self.failures {
             writeln!(f, "\nFAILED: {failure}")?;

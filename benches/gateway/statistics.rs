@@ -61,13 +61,6 @@ pub fn ratios(figures: &[Vec<f64>], twins: &[Vec<f64>]) -> Vec<f64> {
     figures.iter().zip(twins).filter_map(quotients).collect()
 }
 
-/// Says which of two figures is the better one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Better {
-    Lower,
-    Higher,
-}
-
 /// Says how a measured figure compares with the recorded one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -76,16 +69,13 @@ pub enum Verdict {
     Improved,
 }
 
-/// Compares a measured figure with the recorded one; the tolerance is a share of the recorded one.
-pub fn compare(recorded: f64, tolerance: f64, measured: f64, better: Better) -> Verdict {
-    let worse_by = match better {
-        Better::Lower => measured - recorded,
-        Better::Higher => recorded - measured,
-    };
+/// Compares a measured figure with the recorded one, of which less is better. The tolerance is a share of the
+/// recorded one.
+pub fn compare(recorded: f64, tolerance: f64, measured: f64) -> Verdict {
     let tolerated = tolerance * recorded.abs();
-    if worse_by > tolerated {
+    if measured - recorded > tolerated {
         Verdict::Worse
-    } else if worse_by < -tolerated {
+    } else if recorded - measured > tolerated {
         Verdict::Improved
     } else {
         Verdict::WithinTolerance

@@ -121,10 +121,8 @@ pub async fn many_callers(
     }
     let name = |what: &str| format!("{kind}: {what}, {CALLERS} callers");
     let cpu = Measure::new(name("CPU per call"), era, "µs").compared(Compared::RatioToFloor);
-    let rate = Measure::new(name("calls per second"), era, "1/s")
-        .compared(Compared::RatioToFloor)
-        .higher_is_better();
-    let p50 = Measure::new(name("latency p50"), era, "µs");
+    let rate = Measure::new(name("calls per second"), era, "1/s");
+    let p50 = Measure::new(name("latency p50"), era, "µs").compared(Compared::RatioToFloor);
     let p99 = Measure::new(name("latency p99"), era, "µs");
     for (way, _, batches) in crowds {
         let figures = |figure: &dyn Fn(&Load) -> f64| batches.iter().map(figure).collect::<Vec<f64>>();

@@ -21,9 +21,10 @@ pub const QUIET: Duration = Duration::from_millis(250);
 /// Holds a controller and what it controls.
 pub struct Site {
     pub subject: Subject,
+    // Ends before that which it works on.
+    controller: Controller,
     pub upstream: Helper,
     pub directory: Directory,
-    controller: Controller,
 }
 
 enum Controller {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use notify::{RecursiveMode, Watcher as _};
+use notify::{Event, RecursiveMode, Watcher as _};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -15,7 +15,7 @@ use super::agent::{Agent, Target};
 use super::{Era, Result};
 
 /// How many handshakes go on at once: fewer than the connections that a listener holds back.
-const AT_ONCE: usize = 256;
+const AT_ONCE: usize = 32;
 
 /// A declaration as it was when it was read last.
 struct Known {
@@ -27,9 +27,12 @@ struct Known {
 /// Runs until the process ends. Prints a line for each server that is attached and each that is removed.
 pub async fn run(directory: PathBuf, era: Era) -> Result<()> {
     let (changed, mut changes) = mpsc::unbounded_channel();
-    let mut watcher = notify::recommended_watcher(move |_| {
-        // The receiver ends with the process.
-        let _ = changed.send(());
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        // A look at the directory is an access.
+        if !event.is_ok_and(|event| event.kind.is_access()) {
+            // The receiver ends with the process.
+            let _ = changed.send(());
+        }
     })?;
     watcher.watch(&directory, RecursiveMode::NonRecursive)?;
     let limit = Arc::new(Semaphore::new(AT_ONCE));
@@ -56,7 +59,9 @@ fn look(
     let mut seen = HashSet::new();
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
-        let (path, modified) = (entry.path(), entry.metadata()?.modified()?);
+        // A file may be removed meanwhile.
+        let Ok(metadata) = entry.metadata() else { continue };
+        let (path, modified) = (entry.path(), metadata.modified()?);
         seen.insert(path.clone());
         if known.get(&path).is_some_and(|known| known.modified == modified) {
             continue;

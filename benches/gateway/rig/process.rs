@@ -228,6 +228,11 @@ impl Usage {
 pub struct CpuTimes(HashMap<PathBuf, u64>);
 
 impl CpuTimes {
+    /// Returns the CPU time spent since the start by the threads that have not ended.
+    pub fn total(&self) -> Duration {
+        Duration::from_nanos(self.0.values().sum())
+    }
+
     /// Returns the CPU time spent since an earlier reading. What a thread spent that has ended in between, after
     /// the earlier reading, is not in it.
     pub fn since(&self, earlier: &Self) -> Duration {
