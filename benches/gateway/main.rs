@@ -161,8 +161,8 @@ impl Args {
             programs: programs.into_iter().filter_map(|(of, program)| Some((of, program?.clone()))).collect(),
             rounds: self.rounds.max(1),
             latency_batches: 8,
-            crowd_batches: 4,
-            fleets: vec![size(0, 0, 0), size(1_000, 6, 4)],
+            crowd_batches: 5,
+            fleets: vec![size(0, 0, 0), size(1_000, 6, 3)],
             sessions: 500,
             mixtures: vec![mixture(19, 1, 8, "≤ 100")],
         };

@@ -10,7 +10,7 @@ use crate::rig::process::Memory;
 use crate::rig::{Era, Result};
 
 /// Long enough for a change to be looked at twice.
-const PAUSE: Duration = Duration::from_millis(600);
+const PAUSE: Duration = Duration::from_millis(450);
 
 /// Says how many servers there are, and what is done once they are attached.
 #[derive(Clone, Copy)]

@@ -15,7 +15,7 @@ use crate::rig::{Era, Result};
 
 const CALLERS: usize = 32;
 const CALLS_PER_BATCH: usize = 250;
-const CROWD_BATCH: Duration = Duration::from_millis(250);
+const CROWD_BATCH: Duration = Duration::from_millis(150);
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Describes a way to the server.

@@ -99,7 +99,8 @@ async fn attach(target: Target, limit: Arc<Semaphore>) -> Result<()> {
     let mut agent = Agent::connect(&target).await?;
     agent.tools().await?;
     let mut notices = agent.notices().await?;
-    drop(turn);
+    // Only the stream stays open.
+    drop((turn, agent));
     println!("attached");
     loop {
         notices.next().await?;
