@@ -4,7 +4,7 @@
 mod statistics;
 
 use statistics::Verdict::{Improved, WithinTolerance, Worse};
-use statistics::{LEAST_TOLERANCE, Spread, compare, median, ratios};
+use statistics::{LEAST_TOLERANCE, Spread, compare, least, median, ratios};
 
 #[test]
 fn medians() {
@@ -18,6 +18,12 @@ fn medians() {
     for (figures, expected) in table {
         assert_eq!(median(figures), expected, "{figures:?}");
     }
+}
+
+#[test]
+fn least_figures() {
+    assert_eq!(least(&[]), Vec::<f64>::new());
+    assert_eq!(least(&[3.0, 1.0, 2.0]), [1.0]);
 }
 
 #[test]

@@ -46,6 +46,12 @@ pub fn median(figures: &[f64]) -> Option<f64> {
     Some(f64::midpoint(*sorted.get(low)?, *sorted.get(high)?))
 }
 
+/// Returns the least figure, alone; nothing if there is none. Of short times that other processes can only prolong
+/// it is the one that they prolonged least.
+pub fn least(figures: &[f64]) -> Vec<f64> {
+    figures.iter().copied().min_by(f64::total_cmp).into_iter().collect()
+}
+
 /// Divides figure by figure within each round and returns the median quotient of each round. A round holds the
 /// figures of one or more short batches; those at one position were measured one right after the other.
 pub fn ratios(figures: &[Vec<f64>], twins: &[Vec<f64>]) -> Vec<f64> {

@@ -4,6 +4,7 @@ use super::site::Site;
 use super::{Plan, millis};
 use crate::report::{Compared, Measure, Report};
 use crate::rig::{Era, Result};
+use crate::statistics::least;
 
 /// Says how many servers work and how many hang.
 #[derive(Clone, Copy)]
@@ -36,13 +37,13 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
                     times.push(millis(took));
                 }
             }
-            let all = good + hanging;
-            let measure =
-                Measure::new(format!("start to {good} of {all} called, {hanging} hanging"), era, "ms")
-                    .target(target)
-                    .compared(Compared::RatioToFloor);
+            let name = format!("start to {good} of {} called, {hanging} hanging", good + hanging);
+            let middle = Measure::new(name.clone(), era, "ms").target(target);
+            let fastest =
+                Measure::new(format!("{name}, the fastest"), era, "ms").compared(Compared::RatioToFloor);
             for ((subject, _), times) in subjects.iter().zip(times) {
-                report.add(&measure, *subject, times);
+                report.add(&fastest, *subject, least(&times));
+                report.add(&middle, *subject, times);
             }
         }
     }

@@ -82,7 +82,7 @@ impl Site {
                 (Controller::Evenkeel { process, agent, notices: None }, at - started)
             }
         };
-        Ok((Self { subject, upstream, directory, controller }, took))
+        Ok((Self { subject, controller, upstream, directory }, took))
     }
 
     pub fn usage(&self) -> Usage {
