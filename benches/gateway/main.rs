@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 use measure::{Plan, calls, fleet, hang, sessions};
 use record::Comparison;
 use report::{Report, Subject};
-use rig::cores::{pin, pin_load};
+use rig::cores::{pin, pin_load, raise_priority};
 use rig::{Era, Result};
 
 /// Measures evenkeel side by side with the least program that does the same.
@@ -186,7 +186,8 @@ async fn run(args: Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let plan = args.plan();
-    let mut report = Report::new(format!("{}; {}; {} rounds", machine().await, pin_load(), plan.rounds));
+    let set_up = [machine().await, pin_load(), raise_priority(), format!("{} rounds", plan.rounds)];
+    let mut report = Report::new(set_up.join("; "));
     let chosen = |part: &Part| args.only.is_empty() || args.only.contains(part);
     let parts: BTreeSet<Part> = Part::value_variants().iter().copied().filter(chosen).collect();
     measure(&plan, &parts, &mut report).await;
