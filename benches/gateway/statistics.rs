@@ -24,13 +24,14 @@ impl Spread {
         })
     }
 
-    /// Returns how far the median of another run of the same program may be away, as a share of the median:
-    /// four median absolute deviations (about 3.5 standard deviations of the difference of two medians of five
-    /// rounds), rounded up to a whole percent, and never less than [`LEAST_TOLERANCE`].
+    /// Returns how far the median of another run of the same program may be away, as a share of the median: four
+    /// median absolute deviations (about 3.5 standard deviations of the difference of two medians of five rounds) or
+    /// half the range, whichever is more, rounded up to a whole percent, and never less than [`LEAST_TOLERANCE`].
     pub fn tolerance(&self) -> f64 {
-        let spread = if self.median == 0.0 { 0.0 } else { 4.0 * self.deviation / self.median.abs() };
+        let distance = f64::max(4.0 * self.deviation, (self.max - self.min) / 2.0);
+        let share = if self.median == 0.0 { 0.0 } else { distance / self.median.abs() };
         // Division leaves 8.000000000000001 of 8, which is not to become 9.
-        let percent = (100.0 * spread - 1e-6).ceil() / 100.0;
+        let percent = (100.0 * share - 1e-6).ceil() / 100.0;
         percent.max(LEAST_TOLERANCE)
     }
 }
@@ -44,12 +45,6 @@ pub fn median(figures: &[f64]) -> Option<f64> {
     sorted.sort_unstable_by(f64::total_cmp);
     let (low, high) = (sorted.len().checked_sub(1)? / 2, sorted.len() / 2);
     Some(f64::midpoint(*sorted.get(low)?, *sorted.get(high)?))
-}
-
-/// Returns the least figure, alone; nothing if there is none. Of short times that other processes can only prolong
-/// it is the one that they prolonged least.
-pub fn least(figures: &[f64]) -> Vec<f64> {
-    figures.iter().copied().min_by(f64::total_cmp).into_iter().collect()
 }
 
 /// Divides figure by figure within each round and returns the median quotient of each round. A round holds the

@@ -8,7 +8,6 @@ use super::{Plan, micros, millis, millis_of_nanos};
 use crate::report::{Compared, Measure, Report, Subject};
 use crate::rig::process::Memory;
 use crate::rig::{Era, Result};
-use crate::statistics::least;
 
 /// Long enough for a change to be looked at twice.
 const PAUSE: Duration = Duration::from_millis(450);
@@ -115,8 +114,7 @@ fn report_memory(
 async fn additions(era: Era, size: Size, sites: &mut [Site], report: &mut Report) -> Result<()> {
     let servers = size.servers;
     let measure = |name: &str| Measure::new(format!("{name}, {servers} servers"), era, "ms");
-    let fastest = measure("file in place to notice, the fastest").compared(Compared::RatioToFloor);
-    let total = measure("file in place to notice");
+    let total = measure("file in place to notice").compared(Compared::RatioToFloor);
     let found = measure("… of which: file to the server's first request");
     let handshake = measure("… of which: the server's handshake");
     let published = measure("… of which: its list to the notice");
@@ -150,8 +148,6 @@ async fn additions(era: Era, size: Size, sites: &mut [Site], report: &mut Report
         }
     }
     for (site, times) in sites.iter().zip(times) {
-        let [total, ..] = &times;
-        report.add(&fastest, site.subject, least(total));
         for (measure, times) in measures.iter().zip(times) {
             report.add(measure, site.subject, times);
         }

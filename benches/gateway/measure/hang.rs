@@ -4,7 +4,6 @@ use super::site::Site;
 use super::{Plan, millis};
 use crate::report::{Compared, Measure, Report};
 use crate::rig::{Era, Result};
-use crate::statistics::least;
 
 /// Says how many servers work and how many hang.
 #[derive(Clone, Copy)]
@@ -38,12 +37,9 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
                 }
             }
             let name = format!("start to {good} of {} called, {hanging} hanging", good + hanging);
-            let middle = Measure::new(name.clone(), era, "ms").target(target);
-            let fastest =
-                Measure::new(format!("{name}, the fastest"), era, "ms").compared(Compared::RatioToFloor);
+            let measure = Measure::new(name, era, "ms").target(target).compared(Compared::RatioToFloor);
             for ((subject, _), times) in subjects.iter().zip(times) {
-                report.add(&fastest, *subject, least(&times));
-                report.add(&middle, *subject, times);
+                report.add(&measure, *subject, times);
             }
         }
     }
