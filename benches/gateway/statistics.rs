@@ -26,9 +26,10 @@ impl Spread {
 
     /// Returns how far the median of another run of the same program may be away, as a share of the median: four
     /// median absolute deviations (about 3.5 standard deviations of the difference of two medians of five rounds) or
-    /// half the range, whichever is more, rounded up to a whole percent, and never less than [`LEAST_TOLERANCE`].
+    /// the range (rounds may come in two kinds, and either be the majority), whichever is more, rounded up to a whole
+    /// percent, and never less than [`LEAST_TOLERANCE`].
     pub fn tolerance(&self) -> f64 {
-        let distance = f64::max(4.0 * self.deviation, (self.max - self.min) / 2.0);
+        let distance = f64::max(4.0 * self.deviation, self.max - self.min);
         let share = if self.median == 0.0 { 0.0 } else { distance / self.median.abs() };
         // Division leaves 8.000000000000001 of 8, which is not to become 9.
         let percent = (100.0 * share - 1e-6).ceil() / 100.0;
