@@ -19,15 +19,15 @@ pub async fn http(plan: &Plan, report: &mut Report) -> Result<()> {
     let upstream = Helper::upstream().await?;
     let floor =
         Helper::measured(&["floor", "--upstream", &upstream.address.to_string()].map(str::to_owned)).await?;
-    let directory = Directory::new(upstream.address).await?;
-    for era in Era::BOTH {
-        directory.declare(era.name(), 0).await?;
-    }
     let mut running = Vec::new();
     for (subject, program) in &plan.programs {
+        let directory = Directory::new(upstream.address).await?;
+        for era in Era::BOTH {
+            directory.declare(era.name(), 0).await?;
+        }
         let mut evenkeel = Evenkeel::start(program, &directory).await?;
         evenkeel.usable(Era::Legacy, 2, PATIENCE).await?;
-        running.push((*subject, evenkeel));
+        running.push((*subject, evenkeel, directory));
     }
     for era in Era::BOTH {
         let path = format!("/{era}/0/mcp");
@@ -35,7 +35,7 @@ pub async fn http(plan: &Plan, report: &mut Report) -> Result<()> {
             helper_way(Subject::Direct, &upstream, &path, era),
             helper_way(Subject::Floor, &floor, &path, era),
         ];
-        ways.extend(running.iter().map(|(subject, evenkeel)| evenkeel_way(*subject, evenkeel, era)));
+        ways.extend(running.iter().map(|(subject, evenkeel, _)| evenkeel_way(*subject, evenkeel, era)));
         one_caller(plan, era, "HTTP", &ways, report).await?;
         many_callers(plan, era, "HTTP", &ways, report).await?;
     }
@@ -46,17 +46,17 @@ pub async fn http(plan: &Plan, report: &mut Report) -> Result<()> {
 pub async fn stdio(plan: &Plan, report: &mut Report) -> Result<()> {
     for era in Era::BOTH {
         let bridge = Helper::measured(&stdio_role("bridge", era, load_core())).await?;
-        let directory = Directory::new(bridge.address).await?;
-        directory.declare_stdio(era).await?;
         let mut running = Vec::new();
         for (subject, program) in &plan.programs {
+            let directory = Directory::new(bridge.address).await?;
+            directory.declare_stdio(era).await?;
             let mut evenkeel = Evenkeel::start(program, &directory).await?;
             evenkeel.usable(era, 1, PATIENCE).await?;
-            running.push((*subject, evenkeel));
+            running.push((*subject, evenkeel, directory));
         }
         let pipe = Way { subject: Subject::Direct, target: None, tool: "echo".to_owned(), usage: None };
         let mut ways = vec![pipe, helper_way(Subject::Floor, &bridge, "/mcp", era)];
-        ways.extend(running.iter().map(|(subject, evenkeel)| evenkeel_way(*subject, evenkeel, era)));
+        ways.extend(running.iter().map(|(subject, evenkeel, _)| evenkeel_way(*subject, evenkeel, era)));
         one_caller(plan, era, "stdio", &ways, report).await?;
         // One pipe has one caller.
         ways.remove(0);
@@ -76,8 +76,8 @@ fn evenkeel_way(subject: Subject, evenkeel: &Evenkeel, era: Era) -> Way {
     Way { subject, target, tool: tool(era, 0), usage: Some(evenkeel.usage) }
 }
 
-async fn stop(running: Vec<(Subject, Evenkeel)>) -> Result<()> {
-    for (_, evenkeel) in running {
+async fn stop(running: Vec<(Subject, Evenkeel, Directory)>) -> Result<()> {
+    for (_, evenkeel, _directory) in running {
         evenkeel.stop().await?;
     }
     Ok(())
