@@ -31,14 +31,14 @@ impl Spread {
     pub fn tolerance(&self) -> f64 {
         let distance = f64::max(4.0 * self.deviation, self.max - self.min);
         let share = if self.median == 0.0 { 0.0 } else { distance / self.median.abs() };
-        // Division leaves 8.000000000000001 of 8, which is not to become 9.
+        // Division leaves 12.000000000000002 of 12, which is not to become 13.
         let percent = (100.0 * share - 1e-6).ceil() / 100.0;
         percent.max(LEAST_TOLERANCE)
     }
 }
 
 /// The least tolerance, as a share: what runs differ by beyond the spread within each of them.
-pub const LEAST_TOLERANCE: f64 = 0.08;
+pub const LEAST_TOLERANCE: f64 = 0.1;
 
 /// Returns the median: the mean of the two middle figures if their number is even, `None` if there is none.
 pub fn median(figures: &[f64]) -> Option<f64> {
