@@ -1,5 +1,5 @@
-//! What evenkeel costs and how fast it is, measured in one run beside a direct connection to the same
-//! server and, for calls, beside the least that any proxy costs on the machine.
+//! Measures what evenkeel costs and how fast it is, side by side with the least program that does the same on the
+//! same machine, and compares the ratios with recorded ones.
 //!
 //! `cargo bench --bench gateway` prints a table and writes the same figures as JSON; `docs/benchmarks.md`
 //! explains them. All traffic stays on the loopback, all counts and times are bounded, and every process
@@ -8,9 +8,12 @@
 #![expect(clippy::cast_precision_loss, reason = "no count comes near 2^53")]
 
 mod measure;
+mod record;
 mod report;
 mod rig;
+mod statistics;
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,58 +22,107 @@ use clap::{Parser, ValueEnum};
 use tokio::net::TcpListener;
 
 use measure::{Plan, calls, fleet, hang, sessions};
-use report::Report;
-use rig::Result;
+use record::Comparison;
+use report::{Report, Subject};
+use rig::cores::{pin, pin_load, raise_priority};
+use rig::{Era, Result};
 
-/// Measures evenkeel beside a direct connection.
+/// Measures evenkeel side by side with the least program that does the same.
 #[derive(Parser)]
 struct Args {
-    /// More rounds, and a fleet of 10,000.
-    #[arg(long)]
+    /// Measure more in each round, and a fleet of 10,000.
+    #[arg(long, conflicts_with_all = ["check", "record"])]
     full: bool,
-    /// Only these parts.
+    /// Measure only these parts.
     #[arg(long, value_enum)]
     only: Vec<Part>,
     /// The program to measure.
     #[arg(long, default_value = env!("CARGO_BIN_EXE_evenkeel"))]
     evenkeel: PathBuf,
+    /// Another build of evenkeel, measured in turns with the first.
+    #[arg(long, conflicts_with_all = ["check", "record"])]
+    against: Option<PathBuf>,
+    /// A short run; fails if a figure is worse than the recorded one by more than its tolerance.
+    #[arg(long)]
+    check: bool,
+    /// The same short run; rewrites the record.
+    #[arg(long, conflicts_with_all = ["check", "only"])]
+    record: bool,
+    /// The file of recorded figures.
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/gateway/recorded.json"))]
+    recorded: PathBuf,
+    /// How many rounds are measured.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
-    /// Be one of the processes that the measures need.
+    #[command(flatten)]
+    helper: HelperArgs,
+}
+
+/// Makes this program one of the processes that the measures need.
+#[derive(clap::Args)]
+struct HelperArgs {
     #[arg(long, value_enum, hide = true)]
     role: Option<Role>,
     /// Where the floor passes everything on to.
     #[arg(long, hide = true, default_value = "127.0.0.1:0")]
     upstream: SocketAddr,
+    /// Whose servers the floor attaches.
+    #[arg(long, hide = true, default_value = ".")]
+    directory: PathBuf,
+    #[arg(long, hide = true, value_enum, default_value = "legacy")]
+    era: Era,
+    /// Where the stdio server runs.
+    #[arg(long, hide = true)]
+    core: Option<usize>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+/// Names a part of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 enum Part {
     Calls,
+    Stdio,
     Hang,
     Fleet,
     Sessions,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Role {
+    /// Fake servers over HTTP.
     Upstream,
+    /// One fake server over stdin and stdout.
+    StdioServer,
+    /// The floor of calls: HTTP to HTTP.
     Floor,
+    /// The floor of calls: HTTP to stdio.
+    Bridge,
+    /// The floor of the fleet.
+    Controller,
 }
 
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
     raise_file_limit();
-    // One thread is enough for all but the floor, which has what evenkeel has: one for each core.
-    let mut runtime = match args.role {
-        Some(Role::Floor) => tokio::runtime::Builder::new_multi_thread(),
+    let role = args.helper.role;
+    if role == Some(Role::StdioServer) {
+        if let Some(core) = args.helper.core {
+            pin(core)?;
+        }
+        rig::upstream::serve_stdio(args.helper.era)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    // One thread is enough for all but the floors, which have what evenkeel has: one for each core.
+    let mut runtime = match role {
+        Some(Role::Floor | Role::Bridge | Role::Controller) => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = runtime.enable_all().build()?;
-    match args.role {
+    match role {
         Some(role) => {
-            let serving = runtime.block_on(serve(role, args.upstream));
+            let serving = runtime.block_on(serve(role, args.helper));
             // The read of stdin may never end.
             runtime.shutdown_background();
             serving.map(|()| ExitCode::SUCCESS)
@@ -80,7 +132,7 @@ fn main() -> Result<ExitCode> {
 }
 
 #[expect(clippy::print_stdout, reason = "a helper tells its address")]
-async fn serve(role: Role, upstream: SocketAddr) -> Result<()> {
+async fn serve(role: Role, args: HelperArgs) -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     println!("{}", listener.local_addr()?);
     let parent_gone = async { tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await };
@@ -88,58 +140,112 @@ async fn serve(role: Role, upstream: SocketAddr) -> Result<()> {
         _ = parent_gone => Ok(()),
         ended = async {
             match role {
-                Role::Upstream => rig::upstream::serve(listener).await,
-                Role::Floor => rig::floor::serve(listener, upstream).await,
+                Role::Floor => rig::floor::serve(listener, args.upstream).await,
+                Role::Bridge => {
+                    let server = rig::directory::stdio_role("stdio-server", args.era, args.core);
+                    rig::bridge::serve(listener, &server).await
+                }
+                Role::Controller => rig::controller::run(args.directory, args.era).await,
+                Role::Upstream | Role::StdioServer => rig::upstream::serve(listener).await,
             }
         } => ended,
     }
 }
 
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the report, and how far it is")]
+impl Args {
+    fn plan(&self) -> Plan {
+        let size = |servers, additions, touches| fleet::Size { servers, additions, touches };
+        let mixture = |good, hanging, starts, target| hang::Mixture { good, hanging, starts, target };
+        let programs = [(Subject::Evenkeel, Some(&self.evenkeel)), (Subject::Against, self.against.as_ref())];
+        let mut plan = Plan {
+            programs: programs.into_iter().filter_map(|(of, program)| Some((of, program?.clone()))).collect(),
+            rounds: self.rounds.max(1),
+            latency_batches: 8,
+            crowd_batches: 5,
+            fleets: vec![size(0, 0, 0), size(1_000, 6, 3)],
+            sessions: 500,
+            mixtures: vec![mixture(19, 1, 8, "≤ 100")],
+        };
+        if !self.check && !self.record {
+            plan.fleets.insert(1, size(100, 8, 0));
+            plan.mixtures.push(mixture(900, 100, 1, ""));
+        }
+        if self.full {
+            plan.latency_batches = 40;
+            plan.crowd_batches = 12;
+            plan.fleets.push(size(10_000, 4, 4));
+        }
+        plan
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the report")]
 async fn run(args: Args) -> Result<ExitCode> {
     if !args.bench {
         println!("run it with: cargo bench --bench gateway");
         return Ok(ExitCode::SUCCESS);
     }
-    let size = |servers, additions, touches| fleet::Size { servers, additions, touches };
-    let mut plan = Plan {
-        program: args.evenkeel,
-        latency_rounds: 40,
-        throughput_rounds: 3,
-        fleets: vec![size(0, 0, 0), size(100, 30, 0), size(1_000, 10, 10)],
-        sessions: 500,
-        starts: 5,
-    };
-    if args.full {
-        plan.latency_rounds = 200;
-        plan.throughput_rounds = 10;
-        plan.fleets.push(size(10_000, 10, 10));
-        plan.starts = 20;
-    }
-    let mut report = Report::new(machine().await);
-    for part in Part::value_variants() {
-        if !args.only.is_empty() && !args.only.contains(part) {
-            continue;
-        }
-        eprintln!("measuring: {part:?}");
-        let measured = match part {
-            Part::Calls => calls::run(&plan, &mut report).await,
-            Part::Hang => hang::run(&plan, &mut report).await,
-            Part::Fleet => fleet::run(&plan, &mut report).await,
-            Part::Sessions => sessions::run(&plan, &mut report).await,
-        };
-        if let Err(error) = measured {
-            report.fail(format!("{part:?}: {error}"));
+    let plan = args.plan();
+    let set_up = [machine().await, pin_load(), raise_priority(), format!("{} rounds", plan.rounds)];
+    let mut report = Report::new(set_up.join("; "));
+    let chosen = |part: &Part| args.only.is_empty() || args.only.contains(part);
+    let parts: BTreeSet<Part> = Part::value_variants().iter().copied().filter(chosen).collect();
+    measure(&plan, &parts, &mut report).await;
+    let mut comparison = Comparison::default();
+    if args.check && !report.failed() {
+        let all = args.only.is_empty();
+        comparison = record::check(&args.recorded, &report.figures(), all).await?;
+        if !comparison.worse.is_empty() {
+            println!(
+                "{}Worse; these parts are measured once more: {:?}\n",
+                comparison.table, comparison.worse_parts
+            );
+            measure(&plan, &comparison.worse_parts, &mut report).await;
+            comparison = record::check(&args.recorded, &report.figures(), all).await?;
         }
     }
     let json = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("gateway.json");
     tokio::fs::write(&json, serde_json::to_vec_pretty(&report.json())?).await?;
     println!("{report}");
     println!("The same as JSON: {}", json.display());
-    Ok(if report.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    if report.failed() {
+        return Ok(ExitCode::FAILURE);
+    }
+    if args.record {
+        record::write(&args.recorded, &report.figures()).await?;
+        println!("Recorded: {}", args.recorded.display());
+    }
+    if args.check {
+        println!("\n{comparison}");
+    }
+    Ok(if comparison.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What the figures were taken on.
+/// Measures these parts, all of them in each round. A part that fails is not begun again.
+#[expect(clippy::print_stderr, reason = "how far it is")]
+async fn measure(plan: &Plan, parts: &BTreeSet<Part>, report: &mut Report) {
+    let mut parts = parts.clone();
+    for round in 0..plan.rounds {
+        for part in parts.clone() {
+            let begin = tokio::time::Instant::now();
+            report.begin(part);
+            let measured = match part {
+                Part::Calls => calls::http(plan, report).await,
+                Part::Stdio => calls::stdio(plan, report).await,
+                Part::Hang => hang::run(plan, report).await,
+                Part::Fleet => fleet::run(plan, round, report).await,
+                Part::Sessions => sessions::run(plan, report).await,
+            };
+            eprintln!("round {} of {}: {part:?}: {:.1?}", round + 1, plan.rounds, begin.elapsed());
+            if let Err(error) = measured {
+                report.fail(format!("{part:?}: {error}"));
+                parts.remove(&part);
+            }
+        }
+    }
+}
+
+/// Describes the machine, for the report.
 async fn machine() -> String {
     let read = async |path| tokio::fs::read_to_string(path).await.unwrap_or_default();
     let info = read("/proc/cpuinfo").await;
@@ -155,7 +261,7 @@ async fn machine() -> String {
     )
 }
 
-/// A fleet of thousands needs as many sockets.
+/// Raises the limit of open files as far as it goes: a fleet of thousands needs as many sockets.
 fn raise_file_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);

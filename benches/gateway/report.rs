@@ -1,76 +1,148 @@
-//! What was measured, as a Markdown table and as JSON.
+//! Collects what was measured, round by round, and prints it as a Markdown table and as JSON.
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::Part;
 use crate::rig::Era;
+use crate::statistics::{Spread, median, ratios};
 
-/// One line of the table: up to two figures (such as p50 and p99) for each way to the server.
-#[derive(Default)]
-pub struct Row {
-    measure: String,
-    era: Option<Era>,
-    unit: &'static str,
-    target: &'static str,
-    direct: Vec<f64>,
-    floor: Vec<f64>,
-    evenkeel: Vec<f64>,
+/// Names what a figure was measured of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The server itself.
+    Direct,
+    /// The least program that does the same: evenkeel's twin.
+    Floor,
+    Evenkeel,
+    /// Another build of evenkeel.
+    Against,
 }
 
-impl Row {
-    pub fn new(measure: impl Into<String>, unit: &'static str) -> Self {
-        Self { measure: measure.into(), unit, ..Self::default() }
+impl Subject {
+    const ALL: [Self; 4] = [Self::Direct, Self::Floor, Self::Evenkeel, Self::Against];
+}
+
+/// Says what of a measure is compared with the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Compared {
+    /// Evenkeel's figure divided by that of the floor in the same round.
+    RatioToFloor,
+    /// Evenkeel's figure itself.
+    Value,
+}
+
+/// Describes one line of the table.
+#[derive(Clone, Debug)]
+pub struct Measure {
+    name: String,
+    era: Era,
+    unit: &'static str,
+    target: &'static str,
+    compared: Option<Compared>,
+}
+
+impl Measure {
+    /// Describes a measure that is not compared with the record.
+    pub fn new(name: impl Into<String>, era: Era, unit: &'static str) -> Self {
+        Self { name: name.into(), era, unit, target: "", compared: None }
     }
 
-    pub fn era(self, era: Era) -> Self {
-        Self { era: Some(era), ..self }
-    }
-
-    pub fn direct(self, figures: impl Into<Vec<f64>>) -> Self {
-        Self { direct: figures.into(), ..self }
-    }
-
-    pub fn floor(self, figures: impl Into<Vec<f64>>) -> Self {
-        Self { floor: figures.into(), ..self }
-    }
-
-    pub fn evenkeel(self, figures: impl Into<Vec<f64>>) -> Self {
-        Self { evenkeel: figures.into(), ..self }
-    }
-
-    /// What evenkeel is meant to reach.
+    /// Sets the figure that evenkeel is meant to reach.
     pub fn target(self, target: &'static str) -> Self {
         Self { target, ..self }
     }
 
+    /// Has it compared with the record. Less must be better.
+    pub fn compared(self, compared: Compared) -> Self {
+        Self { compared: Some(compared), ..self }
+    }
+}
+
+/// Holds a measure's figures: for each subject, round by round, of one or more short batches.
+struct Row {
+    part: Part,
+    measure: Measure,
+    figures: [Vec<Vec<f64>>; Subject::ALL.len()],
+}
+
+impl Row {
+    fn of(&self, subject: Subject) -> &[Vec<f64>] {
+        self.figures.get(subject as usize).map_or(&[], Vec::as_slice)
+    }
+
+    fn spread(&self, subject: Subject) -> Option<Spread> {
+        Spread::of(&self.rounds(subject))
+    }
+
+    fn rounds(&self, subject: Subject) -> Vec<f64> {
+        self.of(subject).iter().filter_map(|batches| median(batches)).collect()
+    }
+
+    fn ratio(&self, twin: Subject) -> Option<Spread> {
+        Spread::of(&ratios(self.of(Subject::Evenkeel), self.of(twin)))
+    }
+
     fn json(&self) -> Value {
+        let figures: serde_json::Map<String, Value> = Subject::ALL
+            .iter()
+            .map(|&subject| (format!("{subject:?}").to_lowercase(), json!(self.rounds(subject))))
+            .collect();
         json!({
-            "measure": self.measure,
-            "era": self.era.map(Era::name),
-            "unit": self.unit,
-            "direct": self.direct,
-            "floor": self.floor,
-            "evenkeel": self.evenkeel,
-            "target": self.target,
+            "measure": self.measure.name,
+            "era": self.measure.era.name(),
+            "unit": self.measure.unit,
+            "target": self.measure.target,
+            "rounds": figures,
+            "ratioToFloor": ratios(self.of(Subject::Evenkeel), self.of(Subject::Floor)),
+            "ratioToAgainst": ratios(self.of(Subject::Evenkeel), self.of(Subject::Against)),
         })
     }
 }
 
-/// All that was measured, and what could not be.
+/// Names one figure that is compared with the record, and gives its spread over all rounds.
+pub struct Figure {
+    pub part: Part,
+    pub measure: String,
+    pub era: Era,
+    pub compared: Compared,
+    pub spread: Spread,
+}
+
+/// Collects all figures, and what could not be measured.
 pub struct Report {
     machine: String,
+    part: Part,
     rows: Vec<Row>,
     failures: Vec<String>,
 }
 
 impl Report {
     pub fn new(machine: String) -> Self {
-        Self { machine, rows: Vec::new(), failures: Vec::new() }
+        Self { machine, part: Part::Calls, rows: Vec::new(), failures: Vec::new() }
     }
 
-    pub fn add(&mut self, row: Row) {
-        self.rows.push(row);
+    /// Begins a part: what is added from now on belongs to it.
+    pub fn begin(&mut self, part: Part) {
+        self.part = part;
+    }
+
+    /// Adds the batches of one round of one subject. Batches at one position are compared with each other.
+    pub fn add(&mut self, measure: &Measure, subject: Subject, batches: impl Into<Vec<f64>>) {
+        let known = self
+            .rows
+            .iter()
+            .position(|row| row.measure.name == measure.name && row.measure.era == measure.era);
+        let at = known.unwrap_or_else(|| {
+            self.rows.push(Row { part: self.part, measure: measure.clone(), figures: Default::default() });
+            self.rows.len() - 1
+        });
+        if let Some(rounds) = self.rows.get_mut(at).and_then(|row| row.figures.get_mut(subject as usize)) {
+            rounds.push(batches.into());
+        }
     }
 
     pub fn fail(&mut self, failure: String) {
@@ -79,6 +151,25 @@ impl Report {
 
     pub fn failed(&self) -> bool {
         !self.failures.is_empty()
+    }
+
+    /// Returns all figures that are compared with the record.
+    pub fn figures(&self) -> Vec<Figure> {
+        let figure = |row: &Row| {
+            let compared = row.measure.compared?;
+            let spread = match compared {
+                Compared::RatioToFloor => row.ratio(Subject::Floor),
+                Compared::Value => row.spread(Subject::Evenkeel),
+            };
+            Some(Figure {
+                part: row.part,
+                measure: row.measure.name.clone(),
+                era: row.measure.era,
+                compared,
+                spread: spread?,
+            })
+        };
+        self.rows.iter().filter_map(figure).collect()
     }
 
     pub fn json(&self) -> Value {
@@ -92,18 +183,32 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let against = self.rows.iter().any(|row| !row.of(Subject::Against).is_empty());
         writeln!(f, "{}\n", self.machine)?;
-        writeln!(f, "| measure | era | unit | direct | floor | evenkeel | target |")?;
-        writeln!(f, "|---|---|---|---:|---:|---:|---:|")?;
+        let (more, line) =
+            if against { (" against | evenkeel ÷ against |", "---:|---:|") } else { ("", "") };
+        writeln!(
+            f,
+            "| measure | era | unit | direct | floor | evenkeel | evenkeel ÷ floor |{more} target |"
+        )?;
+        writeln!(f, "|---|---|---|---:|---:|---:|---:|{line}---|")?;
         for row in &self.rows {
-            let era = row.era.map_or("", Era::name);
-            let [direct, floor, evenkeel] =
-                [&row.direct, &row.floor, &row.evenkeel].map(|cell| figures(cell));
-            writeln!(
-                f,
-                "| {} | {era} | {} | {direct} | {floor} | {evenkeel} | {} |",
-                row.measure, row.unit, row.target
-            )?;
+            let Measure { name, era, unit, target, .. } = &row.measure;
+            let middle = |subject| row.spread(subject).map(|spread| figure(spread.median));
+            let cells = [
+                middle(Subject::Direct),
+                middle(Subject::Floor),
+                row.spread(Subject::Evenkeel).map(|spread| spread.to_string()),
+                row.ratio(Subject::Floor).map(|spread| spread.to_string()),
+            ];
+            let more =
+                [middle(Subject::Against), row.ratio(Subject::Against).map(|spread| spread.to_string())];
+            let cells: Vec<String> = cells
+                .into_iter()
+                .chain(more.into_iter().filter(|_| against))
+                .map(|cell| cell.unwrap_or_else(|| "–".to_owned()))
+                .collect();
+            writeln!(f, "| {name} | {era} | {unit} | {} | {target} |", cells.join(" | "))?;
         }
         for failure in &self.failures {
             writeln!(f, "\nFAILED: {failure}")?;
@@ -112,14 +217,16 @@ impl fmt::Display for Report {
     }
 }
 
-fn figures(figures: &[f64]) -> String {
-    let texts: Vec<String> = figures
-        .iter()
-        .map(|&figure| match figure.abs() {
-            size if size < 10.0 => format!("{figure:.2}"),
-            size if size < 100.0 => format!("{figure:.1}"),
-            _ => format!("{figure:.0}"),
-        })
-        .collect();
-    if texts.is_empty() { "–".to_owned() } else { texts.join(" / ") }
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}..{})", figure(self.median), figure(self.min), figure(self.max))
+    }
+}
+
+fn figure(figure: f64) -> String {
+    match figure.abs() {
+        size if size < 10.0 => format!("{figure:.2}"),
+        size if size < 100.0 => format!("{figure:.1}"),
+        _ => format!("{figure:.0}"),
+    }
 }

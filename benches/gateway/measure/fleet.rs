@@ -1,202 +1,204 @@
-//! What a fleet costs: from nothing to all attached, the memory that it takes, and what one more server or
-//! one rewritten file costs when it is there.
+//! Measures what a fleet costs: from nothing to all attached, the memory that it takes, and what one more server
+//! or one rewritten file costs when it is there.
 
-use std::time::Duration;
+use tokio::time::{Duration, sleep};
 
-use tokio::time::{sleep, timeout};
-
-use super::{Plan, millis};
-use crate::report::{Report, Row};
-use crate::rig::agent::Agent;
-use crate::rig::directory::{Directory, tool};
-use crate::rig::process::{Evenkeel, Helper, Memory};
-use crate::rig::samples::Samples;
+use super::site::Site;
+use super::{Plan, micros, millis, millis_of_nanos};
+use crate::report::{Compared, Measure, Report, Subject};
+use crate::rig::process::Memory;
 use crate::rig::{Era, Result};
 
-/// Longer than changes are gathered.
-const QUIET: Duration = Duration::from_millis(250);
+/// Long enough for a change to be looked at twice.
+const PAUSE: Duration = Duration::from_millis(450);
 
-/// How many servers there are, and what is done once they are attached.
+/// Says how many servers there are, and what is done once they are attached.
 #[derive(Clone, Copy)]
 pub struct Size {
     pub servers: usize,
     /// Servers that are added, one by one.
     pub additions: usize,
     /// Files that are replaced by equal ones.
-    pub touches: u32,
+    pub touches: usize,
 }
 
-/// Measures the fleets of both eras.
-pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
+/// Measures one round of every fleet in both eras.
+pub async fn run(plan: &Plan, round: usize, report: &mut Report) -> Result<()> {
     for era in Era::BOTH {
-        let mut base = None;
+        let mut base = Vec::new();
         for size in &plan.fleets {
-            fleet(plan, era, *size, &mut base, report).await?;
+            fleet(plan, round, era, *size, &mut base, report).await?;
         }
     }
     Ok(())
 }
 
+/// Measures one fleet. The first one fills `base`, from which memory per server is counted.
 async fn fleet(
     plan: &Plan,
+    round: usize,
     era: Era,
     size: Size,
-    base: &mut Option<Memory>,
+    base: &mut Vec<(Subject, Memory)>,
     report: &mut Report,
 ) -> Result<()> {
-    let servers = size.servers;
-    let upstream = Helper::start(&["upstream"]).await?;
-    let directory = Directory::new(upstream.address).await?;
-    directory.declare_many(era, servers).await?;
-    let mut evenkeel = Evenkeel::start(&plan.program, &directory).await?;
-    // Asked at the servers, so that the asking does not slow evenkeel.
-    let listed = async {
-        while upstream.counts().await?.listed < servers as u64 {
-            sleep(Duration::from_millis(5)).await;
+    let subjects = Site::subjects(plan);
+    let mut sites = Vec::new();
+    for turn in Plan::turns(round, subjects.len()) {
+        let Some(subject) = subjects.get(turn) else { continue };
+        let (site, took) = Site::start(*subject, era, size.servers, 0).await?;
+        report.add(&cold_start(era, size.servers), site.subject, [millis(took)]);
+        if size.servers > 0 {
+            let cpu = micros(site.usage().cpu()?.total()) / size.servers as f64;
+            report.add(&cold_start_cpu(era, size.servers), site.subject, [cpu]);
         }
-        Result::Ok(())
-    };
-    timeout(Duration::from_mins(2), listed)
-        .await
-        .map_err(|_| format!("{servers} servers: not attached"))??;
-    let (mut agent, at) = evenkeel.usable(era, servers, Duration::from_mins(1)).await?;
-    let started = millis(at - evenkeel.started);
-    report.add(
-        Row::new(format!("start to {servers} servers listed"), "ms").era(era).evenkeel([started]).target(
-            match servers {
-                1_000 => "≤ 250",
-                10_000 => "≤ 2000",
-                _ => "",
-            },
-        ),
-    );
-
-    let memory = evenkeel.usage.settled_memory().await?;
-    report.add(
-        Row::new(format!("memory with {servers} servers, RSS / anonymous"), "MiB")
-            .era(era)
-            .evenkeel(memory.mib())
-            .target(if servers == 0 { "≤ 12" } else { "" }),
-    );
-    let base = *base.get_or_insert(memory);
-    if servers > 0 {
-        let each = memory.each(&base, servers);
-        report.add(
-            Row::new(format!("memory per server, of {servers}"), "KiB")
-                .era(era)
-                .evenkeel(each)
-                .target("≤ 32"),
-        );
+        sites.push(site);
+    }
+    for site in &sites {
+        let memory = site.usage().settled_memory().await?;
+        report_memory(era, size.servers, site.subject, memory, base, report);
     }
     if size.additions > 0 {
-        additions(era, size, &upstream, &directory, &mut agent, report).await?;
+        additions(era, size, &mut sites, report).await?;
     }
     if size.touches > 0 {
-        touches(era, size, &upstream, &directory, &evenkeel, &agent, report).await?;
+        touches(era, size, &mut sites, report).await?;
     }
-    evenkeel.stop().await
-}
-
-/// Renames files of new servers into place under an open session.
-async fn additions(
-    era: Era,
-    size: Size,
-    upstream: &Helper,
-    directory: &Directory,
-    agent: &mut Agent,
-    report: &mut Report,
-) -> Result<()> {
-    let mut notices = agent.notices().await?;
-    notices.quiet(QUIET).await?;
-    let [mut total, mut found, mut handshake, mut published, mut ours] = [const { Vec::new() }; 5];
-    let mut more = 0;
-    for number in size.servers..size.servers + size.additions {
-        let renamed = directory.declare(era.name(), number).await?;
-        let came = notices.changed(Duration::from_secs(30)).await?;
-        let counts = upstream.counts().await?;
-        more += notices.quiet(QUIET).await?;
-        if !agent.tools().await?.contains(&tool(era, number)) {
-            return Err(format!("noticed, but {} is not listed", tool(era, number)).into());
-        }
-        total.push(came - renamed);
-        found.push(counts.last_opened - renamed);
-        handshake.push(counts.last_listed - counts.last_opened);
-        published.push(came - counts.last_listed);
-        ours.push(came - renamed - (counts.last_listed - counts.last_opened));
-    }
-    let servers = size.servers;
-    let mut row = |measure: &str, times: Vec<i128>, target| {
-        let samples: Samples = times
-            .into_iter()
-            .map(|nanos| Duration::from_nanos(nanos.try_into().unwrap_or_default()))
-            .collect();
-        let figures = [0.5, 0.99].map(|share| millis(samples.percentile(share)));
-        report.add(
-            Row::new(format!("{measure}, {servers} servers"), "ms").era(era).evenkeel(figures).target(target),
-        );
-    };
-    row("file in place to notice p50 / p99", total, "");
-    row("… of which: file to the server's first request", found, "");
-    row("… of which: the server's handshake", handshake, "");
-    row("… of which: its list to the notice", published, "");
-    row("file in place to notice without the handshake", ours, if servers == 100 { "≤ 10" } else { "≤ 15" });
-    let mut removed = Vec::new();
-    for number in servers..servers + size.additions {
-        let before = directory.remove(era.name(), number)?;
-        removed.push(notices.changed(Duration::from_secs(30)).await? - before);
-        more += notices.quiet(QUIET).await?;
-    }
-    // A removal waits for 200 ms of quiet and a second look.
-    row("file removed to notice p50 / p99", removed, "");
-    if more > 0 {
-        report.add(
-            Row::new(format!("notices beyond one for each of them, {servers} servers"), "")
-                .era(era)
-                .evenkeel([more as f64]),
-        );
+    for site in sites {
+        site.stop().await?;
     }
     Ok(())
 }
 
-/// Replaces files by equal ones: nothing may come of it.
-async fn touches(
-    era: Era,
-    size: Size,
-    upstream: &Helper,
-    directory: &Directory,
-    evenkeel: &Evenkeel,
-    agent: &Agent,
-    report: &mut Report,
-) -> Result<()> {
-    // Long enough for a change to be looked at twice.
-    let pause = Duration::from_millis(600);
-    let mut notices = agent.notices().await?;
-    notices.quiet(QUIET).await?;
-    let idle = evenkeel.usage.cpu()?;
-    sleep(pause * size.touches).await;
-    let idle = evenkeel.usage.cpu()?.saturating_sub(idle);
-
-    let requests = upstream.counts().await?.requests;
-    let cpu = evenkeel.usage.cpu()?;
-    for number in 0..size.touches {
-        directory.declare(era.name(), number as usize).await?;
-        sleep(pause).await;
+fn cold_start(era: Era, servers: usize) -> Measure {
+    let measure = Measure::new(format!("start to {servers} servers listed"), era, "ms");
+    match servers {
+        // The start of a process alone is too short to be compared.
+        0 => measure,
+        1_000 => measure.target("≤ 250").compared(Compared::RatioToFloor),
+        10_000 => measure.target("≤ 2000").compared(Compared::RatioToFloor),
+        _ => measure.compared(Compared::RatioToFloor),
     }
-    let cpu = evenkeel.usage.cpu()?.saturating_sub(cpu).saturating_sub(idle);
-    let requests = upstream.counts().await?.requests - requests;
-    let notified = notices.quiet(QUIET).await?;
+}
+
+fn cold_start_cpu(era: Era, servers: usize) -> Measure {
+    Measure::new(format!("… CPU per server, of {servers}"), era, "µs").compared(Compared::RatioToFloor)
+}
+
+fn report_memory(
+    era: Era,
+    servers: usize,
+    subject: Subject,
+    memory: Memory,
+    base: &mut Vec<(Subject, Memory)>,
+    report: &mut Report,
+) {
+    let known = base.iter().find(|(known, _)| *known == subject).map(|(_, memory)| *memory);
+    let Some(base) = known else {
+        base.push((subject, memory));
+        let [resident, anonymous] = memory.mib();
+        let name = |kind| format!("memory with {servers} servers, {kind}");
+        let measure = Measure::new(name("resident"), era, "MiB").target("≤ 12").compared(Compared::Value);
+        report.add(&measure, subject, [resident]);
+        report.add(&Measure::new(name("anonymous"), era, "MiB"), subject, [anonymous]);
+        return;
+    };
+    let [resident, anonymous] = memory.each(&base, servers);
+    let name = |kind| format!("memory per server, of {servers}, {kind}");
+    let measure = Measure::new(name("resident"), era, "KiB").target("≤ 32").compared(Compared::Value);
+    report.add(&measure, subject, [resident]);
+    report.add(&Measure::new(name("anonymous"), era, "KiB"), subject, [anonymous]);
+}
+
+/// Renames files of new servers into place, at each site in turn, under an open session.
+async fn additions(era: Era, size: Size, sites: &mut [Site], report: &mut Report) -> Result<()> {
     let servers = size.servers;
-    report.add(
-        Row::new(format!("CPU per file replaced by an equal one, {servers} servers"), "ms")
-            .era(era)
-            .evenkeel([millis(cpu) / f64::from(size.touches)])
-            .target(if servers == 10_000 { "≤ 20" } else { "" }),
-    );
-    report.add(
-        Row::new(format!("… requests that reached servers / notices, {servers} servers"), "")
-            .era(era)
-            .evenkeel([requests as f64, notified as f64])
-            .target("0 / 0"),
-    );
+    let measure = |name: &str| Measure::new(format!("{name}, {servers} servers"), era, "ms");
+    let total = measure("file in place to notice").compared(Compared::RatioToFloor);
+    let found = measure("… of which: file to the server's first request");
+    let handshake = measure("… of which: the server's handshake");
+    let published = measure("… of which: its list to the notice");
+    let own = measure("… without the handshake").target(if servers == 100 { "≤ 10" } else { "≤ 15" });
+    let measures = [total, found, handshake, published, own];
+    for site in sites.iter_mut() {
+        site.listen().await?;
+    }
+    let mut times: Vec<[Vec<f64>; 5]> = sites.iter().map(|_| Default::default()).collect();
+    let mut more = 0;
+    for addition in 0..size.additions {
+        let number = servers + addition;
+        for turn in Plan::turns(addition, sites.len()) {
+            let (Some(site), Some(times)) = (sites.get_mut(turn), times.get_mut(turn)) else { continue };
+            let renamed = site.directory.declare(era.name(), number).await?;
+            let came = site.changed().await?;
+            let counts = site.upstream.counts().await?;
+            more += site.quiet().await?;
+            site.expect_tool(era, number).await?;
+            let handshake = counts.last_listed - counts.last_opened;
+            let parts = [
+                came - renamed,
+                counts.last_opened - renamed,
+                handshake,
+                came - counts.last_listed,
+                came - renamed - handshake,
+            ];
+            for (times, nanos) in times.iter_mut().zip(parts) {
+                times.push(millis_of_nanos(nanos));
+            }
+        }
+    }
+    for (site, times) in sites.iter().zip(times) {
+        for (measure, times) in measures.iter().zip(times) {
+            report.add(measure, site.subject, times);
+        }
+    }
+    // Evenkeel waits for 200 ms of quiet and looks a second time before it removes a server.
+    let removal = measure("file removed to notice");
+    for site in sites.iter_mut() {
+        let before = site.directory.remove(era.name(), servers)?;
+        let came = site.changed().await?;
+        more += site.quiet().await?;
+        report.add(&removal, site.subject, [millis_of_nanos(came - before)]);
+    }
+    if more > 0 {
+        return Err(format!("{more} notices beyond one for each change, {servers} servers").into());
+    }
+    Ok(())
+}
+
+/// Replaces files by equal ones, at all sites at once: nothing may come of it but a look at the directory.
+async fn touches(era: Era, size: Size, sites: &mut [Site], report: &mut Report) -> Result<()> {
+    let servers = size.servers;
+    let pauses = u32::try_from(size.touches)?;
+    let readings = |sites: &[Site]| sites.iter().map(|site| site.usage().cpu()).collect::<Result<Vec<_>>>();
+    let idle_before = readings(sites)?;
+    sleep(PAUSE * pauses).await;
+    let before = readings(sites)?;
+    let mut requests = Vec::new();
+    for site in sites.iter() {
+        requests.push(site.upstream.counts().await?.requests);
+    }
+    for number in 0..size.touches {
+        for site in sites.iter() {
+            site.directory.declare(era.name(), number).await?;
+        }
+        sleep(PAUSE).await;
+    }
+    let after = readings(sites)?;
+    let cpu = Measure::new(format!("CPU per file replaced by an equal one, {servers} servers"), era, "ms")
+        .target(if servers == 10_000 { "≤ 20" } else { "" })
+        .compared(Compared::RatioToFloor);
+    let reached =
+        Measure::new(format!("… requests that reached servers, {servers} servers"), era, "").target("0");
+    let notified = Measure::new(format!("… notices, {servers} servers"), era, "").target("0");
+    let readings = idle_before.iter().zip(&before).zip(&after);
+    for ((site, requests), ((idle_before, before), after)) in sites.iter_mut().zip(requests).zip(readings) {
+        let spent = after.since(before).saturating_sub(before.since(idle_before));
+        let more = site.upstream.counts().await?.requests - requests;
+        let notices = site.quiet().await?;
+        report.add(&cpu, site.subject, [millis(spent) / f64::from(pauses)]);
+        report.add(&reached, site.subject, [more as f64]);
+        report.add(&notified, site.subject, [notices as f64]);
+    }
     Ok(())
 }

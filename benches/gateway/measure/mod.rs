@@ -1,27 +1,40 @@
-//! The measures: each starts what it needs, adds its rows to the report and ends what it started.
+//! The measures: each starts what it needs, adds the figures of one round to the report and ends what it started.
 
 pub mod calls;
 pub mod fleet;
 pub mod hang;
+pub mod load;
 pub mod sessions;
+pub mod site;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What is measured, and how much of it.
+use crate::report::Subject;
+
+/// Says what is measured, and how much of it.
 pub struct Plan {
-    /// The evenkeel to measure.
-    pub program: PathBuf,
-    /// Rounds of the one caller, each over every way to the server.
-    pub latency_rounds: usize,
-    /// Rounds of the many callers, of one second for each way.
-    pub throughput_rounds: usize,
+    /// The evenkeel to measure, and perhaps another build.
+    pub programs: Vec<(Subject, PathBuf)>,
+    /// Rounds, each with processes of its own.
+    pub rounds: usize,
+    /// Batches of one caller in each round and era.
+    pub latency_batches: usize,
+    /// Batches of many callers in each round and era.
+    pub crowd_batches: usize,
     /// The fleets.
     pub fleets: Vec<fleet::Size>,
     /// Idle agent sessions.
     pub sessions: usize,
-    /// Starts beside a server that hangs.
-    pub starts: usize,
+    /// How many servers work and how many hang.
+    pub mixtures: Vec<hang::Mixture>,
+}
+
+impl Plan {
+    /// Returns the order in which things take turns in a round or batch: each is first once in a while.
+    pub fn turns(number: usize, count: usize) -> impl Iterator<Item = usize> {
+        (0..count).map(move |turn| (number + turn) % count)
+    }
 }
 
 fn micros(time: Duration) -> f64 {
@@ -30,4 +43,8 @@ fn micros(time: Duration) -> f64 {
 
 fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
+}
+
+fn millis_of_nanos(nanos: i128) -> f64 {
+    nanos as f64 / 1e6
 }

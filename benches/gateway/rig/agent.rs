@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
+use tokio::process::Command;
 use tokio::time::{Duration, Instant, timeout};
 
 use super::connection::{Connection, Events};
-use super::samples::Samples;
+use super::directory::stdio_role;
+use super::process::LineChild;
 use super::{Era, Result, clock};
 
 const CHANGED: &str = "notifications/tools/list_changed";
@@ -103,11 +105,7 @@ impl Agent {
 
     /// A call that is rendered once and sent often.
     pub fn call(&self, tool: &str) -> Call {
-        let params = json!({ "name": tool, "arguments": { "text": TEXT } });
-        let bytes = self.post("tools/call", Some(tool), &self.body(Call::FIRST, "tools/call", params));
-        let mark = format!(r#""id":{}"#, Call::FIRST);
-        let digits = bytes.windows(mark.len()).position(|window| window == mark.as_bytes());
-        Call { bytes, digits: digits.unwrap_or_default() + 5, id: Call::FIRST }
+        Call::rendered(self.post("tools/call", Some(tool), &call_message(self.target.era, tool)))
     }
 
     /// Carries out a call and says how long it took.
@@ -117,19 +115,10 @@ impl Agent {
         let answer = self.connection.exchange(bytes).await?;
         let took = begin.elapsed();
         let body = &answer.body;
-        if answer.status != 200 || !body.windows(TEXT.len()).any(|window| window == TEXT.as_bytes()) {
+        if answer.status != 200 || !holds_text(body) {
             return Err(format!("HTTP {}: {}", answer.status, String::from_utf8_lossy(body)).into());
         }
         Ok(took)
-    }
-
-    /// Carries out a number of calls one after the other.
-    pub async fn carry_out_many(&mut self, call: &mut Call, count: usize) -> Result<Samples> {
-        let mut samples = Samples::default();
-        for _ in 0..count {
-            samples.push(self.carry_out(call).await?);
-        }
-        Ok(samples)
     }
 
     /// Opens the stream of notices, on a connection of its own.
@@ -147,18 +136,8 @@ impl Agent {
         Ok(Notices(events))
     }
 
-    fn body(&self, id: u64, method: &str, mut params: Value) -> String {
-        if self.target.era == Era::Modern
-            && let Some(params) = params.as_object_mut()
-        {
-            let meta = json!({
-                "io.modelcontextprotocol/protocolVersion": Era::Modern.version(),
-                "io.modelcontextprotocol/clientInfo": client_info(),
-                "io.modelcontextprotocol/clientCapabilities": {},
-            });
-            params.insert("_meta".to_owned(), meta);
-        }
-        format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#)
+    fn body(&self, id: u64, method: &str, params: Value) -> String {
+        message(self.target.era, id, method, params)
     }
 
     fn post(&self, method: &str, name: Option<&str>, body: &str) -> Vec<u8> {
@@ -197,6 +176,12 @@ pub struct Call {
 impl Call {
     const FIRST: u64 = 1_000_000_000;
 
+    fn rendered(bytes: Vec<u8>) -> Self {
+        let mark = format!(r#""id":{}"#, Self::FIRST);
+        let digits = bytes.windows(mark.len()).position(|window| window == mark.as_bytes());
+        Self { bytes, digits: digits.unwrap_or_default() + 5, id: Self::FIRST }
+    }
+
     fn next(&mut self) -> &[u8] {
         self.id += 1;
         let digits = self.id.to_string();
@@ -207,10 +192,46 @@ impl Call {
     }
 }
 
+/// An agent that has started the fake server itself and calls it over its stdin and stdout.
+pub struct Pipe {
+    server: LineChild,
+    call: Call,
+}
+
+impl Pipe {
+    /// Starts the server and opens it.
+    pub async fn connect(era: Era) -> Result<Self> {
+        let mut server = LineChild::start(&stdio_role("stdio-server", era, None), Command::spawn)?;
+        let (method, params) = match era {
+            Era::Legacy => ("initialize", json!({ "protocolVersion": era.version(), "capabilities": {} })),
+            Era::Modern => ("server/discover", json!({})),
+        };
+        server.write(format!("{}\n", message(era, 1, method, params)).as_bytes()).await?;
+        timeout(PATIENCE, server.line()).await??;
+        let call = Call::rendered(format!("{}\n", call_message(era, "echo")).into_bytes());
+        Ok(Self { server, call })
+    }
+
+    /// Carries out a call and returns how long it took.
+    pub async fn carry_out(&mut self) -> Result<Duration> {
+        let bytes = self.call.next();
+        let begin = Instant::now();
+        self.server.write(bytes).await?;
+        let answer = self.server.line().await?;
+        let took = begin.elapsed();
+        if holds_text(answer.as_bytes()) { Ok(took) } else { Err(answer.into()) }
+    }
+}
+
 /// The notices that an agent gets.
 pub struct Notices(Events);
 
 impl Notices {
+    /// Waits for the next notice of any kind.
+    pub async fn next(&mut self) -> Result<String> {
+        self.0.next().await
+    }
+
     /// Waits for the next `tools/list_changed`; gives the time at which it came.
     pub async fn changed(&mut self, patience: Duration) -> Result<i128> {
         let changed = async {
@@ -228,6 +249,28 @@ impl Notices {
         }
         Ok(count)
     }
+}
+
+fn holds_text(answer: &[u8]) -> bool {
+    answer.windows(TEXT.len()).any(|window| window == TEXT.as_bytes())
+}
+
+fn call_message(era: Era, tool: &str) -> String {
+    message(era, Call::FIRST, "tools/call", json!({ "name": tool, "arguments": { "text": TEXT } }))
+}
+
+fn message(era: Era, id: u64, method: &str, mut params: Value) -> String {
+    if era == Era::Modern
+        && let Some(params) = params.as_object_mut()
+    {
+        let meta = json!({
+            "io.modelcontextprotocol/protocolVersion": Era::Modern.version(),
+            "io.modelcontextprotocol/clientInfo": client_info(),
+            "io.modelcontextprotocol/clientCapabilities": {},
+        });
+        params.insert("_meta".to_owned(), meta);
+    }
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#)
 }
 
 fn client_info() -> Value {

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use serde_json::json;
 use tempfile::TempDir;
 
-use super::{Era, Result, clock};
+use super::{Era, Result, clock, cores};
 
 /// A temporary directory with the declarations, the state of evenkeel and its log.
 pub struct Directory {
@@ -64,6 +65,23 @@ impl Directory {
         Ok(())
     }
 
+    /// Declares the fake server as a program that evenkeel starts.
+    pub async fn declare_stdio(&self, era: Era) -> Result<()> {
+        let program = std::env::current_exe()?;
+        let args: Vec<String> = ["--role".to_owned()]
+            .into_iter()
+            .chain(stdio_role("stdio-server", era, cores::load_core()))
+            .collect();
+        let declaration = json!({
+            "apiVersion": "evenkeel.dev/v1alpha1",
+            "kind": "McpServer",
+            "metadata": { "name": format!("{era}-0") },
+            "spec": { "stdio": { "command": program, "args": args }, "health": { "interval": "0s" } },
+        });
+        // JSON is YAML.
+        Ok(tokio::fs::write(self.live().join(format!("{era}-0.yaml")), declaration.to_string()).await?)
+    }
+
     fn yaml(&self, kind: &str, number: usize) -> String {
         let upstream = self.upstream;
         // Health checks are off, so that a request that reaches a server is one that the change caused.
@@ -77,4 +95,12 @@ impl Directory {
 /// The name under which agents see the tool of a declared server.
 pub fn tool(era: Era, number: usize) -> String {
     format!("{era}-{number}_echo")
+}
+
+/// Returns the arguments of a helper of the stdio part. The core is that of the fake server, which moves there by
+/// itself: what starts it may be what is measured.
+pub fn stdio_role(name: &str, era: Era, core: Option<usize>) -> Vec<String> {
+    let role = [name, "--era", era.name()].map(str::to_owned);
+    let core = core.map(|core| ["--core".to_owned(), core.to_string()]);
+    role.into_iter().chain(core.into_iter().flatten()).collect()
 }

@@ -2,7 +2,10 @@
 //! they cost is not evenkeel's), agents that speak MCP with as little code as will do, and evenkeel itself.
 
 pub mod agent;
+pub mod bridge;
 pub mod connection;
+pub mod controller;
+pub mod cores;
 pub mod directory;
 pub mod floor;
 pub mod process;
@@ -20,7 +23,7 @@ pub fn clock() -> i128 {
 }
 
 /// The two ways to speak MCP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum Era {
     /// `initialize`, sessions and the GET stream.
     Legacy,

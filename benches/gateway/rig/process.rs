@@ -1,46 +1,51 @@
 //! The processes that are measured: started on free ports of the loopback, watched through `/proc`, and
 //! ended by their own ids.
 
+use std::collections::HashMap;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::agent::{Agent, Target};
 use super::connection::Connection;
 use super::directory::Directory;
 use super::upstream::Counts;
-use super::{Era, Result};
+use super::{Era, Result, cores};
 
 /// A part of this program in a process of its own; it ends when its stdin closes.
 pub struct Helper {
     pub address: SocketAddr,
     pub usage: Usage,
-    _child: Child,
-    _stdin: Option<ChildStdin>,
+    child: LineChild,
 }
 
 impl Helper {
-    /// Starts this program again in a role, and waits until it has said its address.
-    pub async fn start(role: &[&str]) -> Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg("--role")
-            .args(role)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let usage = Usage::of(&child)?;
-        let stdin = child.stdin.take();
-        let stdout = child.stdout.take().ok_or("no stdout")?;
-        let line = BufReader::new(stdout).lines().next_line().await?.ok_or("a helper said nothing")?;
-        Ok(Self { address: line.parse()?, usage, _child: child, _stdin: stdin })
+    /// Starts the fake upstream, on the core of the load, and waits until it has said its address.
+    pub async fn upstream() -> Result<Self> {
+        Self::with(LineChild::start(&["upstream".to_owned()], Command::spawn)?).await
+    }
+
+    /// Starts what is measured beside evenkeel, on the core of what is measured.
+    pub async fn measured(role: &[String]) -> Result<Self> {
+        Self::with(LineChild::start(role, cores::spawn_measured)?).await
+    }
+
+    async fn with(mut child: LineChild) -> Result<Self> {
+        let address = child.line().await?.parse()?;
+        Ok(Self { address, usage: child.usage, child })
+    }
+
+    /// Waits for the next line that it prints.
+    pub async fn line(&mut self) -> Result<String> {
+        self.child.line().await
     }
 
     /// What the fake upstream has been asked so far.
@@ -51,11 +56,45 @@ impl Helper {
     }
 }
 
+/// A part of this program in a process of its own that is spoken to over its stdin and stdout.
+pub struct LineChild {
+    pub usage: Usage,
+    _child: Child,
+    stdin: ChildStdin,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl LineChild {
+    /// Starts this program again in a role.
+    pub fn start(role: &[String], spawn: impl FnOnce(&mut Command) -> io::Result<Child>) -> Result<Self> {
+        let mut child = spawn(role_command(role)?.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
+        let usage = Usage::of(&child)?;
+        let stdin = child.stdin.take().ok_or("no stdin")?;
+        let lines = BufReader::new(child.stdout.take().ok_or("no stdout")?).lines();
+        Ok(Self { usage, _child: child, stdin, lines })
+    }
+
+    /// Waits for the next line that it prints.
+    pub async fn line(&mut self) -> Result<String> {
+        Ok(self.lines.next_line().await?.ok_or("a helper has ended")?)
+    }
+
+    /// Writes bytes to it.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        Ok(self.stdin.write_all(bytes).await?)
+    }
+}
+
+/// Returns the command that starts this program again in a role.
+pub fn role_command(role: &[String]) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("--role").args(role).kill_on_drop(true);
+    Ok(command)
+}
+
 /// A running evenkeel.
 pub struct Evenkeel {
     pub usage: Usage,
-    /// When it was started.
-    pub started: Instant,
     address: SocketAddr,
     child: Child,
     log: PathBuf,
@@ -68,8 +107,8 @@ impl Evenkeel {
         let state = directory.state();
         let log = directory.log();
         let file = tokio::fs::File::create(&log).await?.into_std().await;
-        let started = Instant::now();
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .arg("run")
             .arg(directory.live())
             .args(["--listen", &address.to_string(), "--admin", &admin.to_string()])
@@ -78,11 +117,11 @@ impl Evenkeel {
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| format!("{}: {error}", program.display()))?;
+            .kill_on_drop(true);
+        let child =
+            cores::spawn_measured(&mut command).map_err(|error| format!("{}: {error}", program.display()))?;
         let usage = Usage::of(&child)?;
-        Ok(Self { usage, started, address, child, log })
+        Ok(Self { usage, address, child, log })
     }
 
     /// Its endpoint for agents.
@@ -147,13 +186,17 @@ impl Usage {
         child.id().map(Self).ok_or_else(|| "ended already".into())
     }
 
-    /// The CPU time that the process has spent, to 10 ms.
-    pub fn cpu(self) -> Result<Duration> {
-        let stat = read(&format!("/proc/{}/stat", self.0))?;
-        // The name, which may hold anything, is in parentheses; utime and stime are fields 14 and 15.
-        let (_, fields) = stat.rsplit_once(')').ok_or("stat without a name")?;
-        let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
-        Ok(Duration::from_millis(10 * ticks.sum::<std::result::Result<u64, _>>()?))
+    /// Reads the CPU time that each thread of the process has spent, in nanoseconds.
+    pub fn cpu(self) -> Result<CpuTimes> {
+        let mut threads = HashMap::new();
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.0))? {
+            let path = thread?.path();
+            // A thread may end while this reads.
+            let Ok(schedule) = read(&path.join("schedstat").to_string_lossy()) else { continue };
+            let spent = schedule.split_whitespace().next().ok_or("no CPU time")?.parse()?;
+            threads.insert(path, spent);
+        }
+        Ok(CpuTimes(threads))
     }
 
     pub fn memory(self) -> Result<Memory> {
@@ -165,11 +208,11 @@ impl Usage {
         Ok(Memory { resident: field("VmRSS:")?, anonymous: field("RssAnon:")? })
     }
 
-    /// The memory once it has stopped moving.
+    /// Reads the memory again and again until it has stopped moving.
     pub async fn settled_memory(self) -> Result<Memory> {
         let mut before = self.memory()?;
-        for _ in 0..10 {
-            sleep(Duration::from_secs(1)).await;
+        for _ in 0..20 {
+            sleep(Duration::from_millis(500)).await;
             let now = self.memory()?;
             let settled = (now.resident - before.resident).abs() < 0.002 * now.resident;
             before = now;
@@ -178,6 +221,24 @@ impl Usage {
             }
         }
         Ok(before)
+    }
+}
+
+/// Holds the CPU time of each thread of a process.
+pub struct CpuTimes(HashMap<PathBuf, u64>);
+
+impl CpuTimes {
+    /// Returns the CPU time spent since the start by the threads that have not ended.
+    pub fn total(&self) -> Duration {
+        Duration::from_nanos(self.0.values().sum())
+    }
+
+    /// Returns the CPU time spent since an earlier reading. What a thread spent that has ended in between, after
+    /// the earlier reading, is not in it.
+    pub fn since(&self, earlier: &Self) -> Duration {
+        let spent =
+            self.0.iter().map(|(thread, now)| now - earlier.0.get(thread).copied().unwrap_or_default());
+        Duration::from_nanos(spent.sum())
     }
 }
 

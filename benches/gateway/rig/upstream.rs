@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::io::{BufRead as _, Write as _};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -85,7 +86,7 @@ async fn answer(state: Shared, request: Request<Incoming>) -> std::result::Resul
         }
         (&Method::DELETE, Era::Legacy) => status(StatusCode::OK),
         (&Method::POST, _) => match request.into_body().collect().await {
-            Ok(body) => message(&seen, has_session, &body.to_bytes()),
+            Ok(body) => over_http(message(&seen, has_session, &body.to_bytes())),
             Err(_) => status(StatusCode::BAD_REQUEST),
         },
         _ => status(StatusCode::METHOD_NOT_ALLOWED),
@@ -113,12 +114,64 @@ struct Arguments<'a> {
     text: &'a RawValue,
 }
 
-fn message(seen: &Seen, has_session: bool, body: &[u8]) -> Answer {
+/// Holds the answer to one message, for either transport.
+enum Reply {
+    /// To what is not JSON-RPC.
+    Malformed,
+    /// To a notice.
+    Nothing,
+    Result {
+        json: String,
+        session: Option<String>,
+    },
+    Error {
+        json: String,
+        code: i32,
+    },
+    /// The first message of a stream that stays open.
+    Stream(String),
+}
+
+/// Serves one server over stdin and stdout, one message a line, until stdin closes.
+pub fn serve_stdio(era: Era) -> Result<()> {
+    let seen = Seen { state: Shared::default(), server: (era, 0) };
+    let mut stdout = std::io::stdout().lock();
+    for line in std::io::stdin().lock().lines() {
+        let (Reply::Result { mut json, .. } | Reply::Error { mut json, .. } | Reply::Stream(mut json)) =
+            message(&seen, true, line?.as_bytes())
+        else {
+            continue;
+        };
+        json.push('\n');
+        stdout.write_all(json.as_bytes())?;
+        stdout.flush()?;
+    }
+    Ok(())
+}
+
+fn over_http(reply: Reply) -> Answer {
+    match reply {
+        Reply::Malformed => status(StatusCode::BAD_REQUEST),
+        Reply::Nothing => status(StatusCode::ACCEPTED),
+        Reply::Result { json: text, session } => {
+            let mut answer = json(StatusCode::OK, text);
+            if let Some(session) = session.and_then(|session| session.try_into().ok()) {
+                answer.headers_mut().insert(SESSION, session);
+            }
+            answer
+        }
+        Reply::Error { json: text, code: -32601 } => json(StatusCode::NOT_FOUND, text),
+        Reply::Error { json: text, .. } => json(StatusCode::BAD_REQUEST, text),
+        Reply::Stream(first) => stream(Bytes::from(format!("data: {first}\n\n"))),
+    }
+}
+
+fn message(seen: &Seen, has_session: bool, body: &[u8]) -> Reply {
     let Ok(message) = serde_json::from_slice::<Message<'_>>(body) else {
-        return status(StatusCode::BAD_REQUEST);
+        return Reply::Malformed;
     };
     let Some(id) = message.id.map(RawValue::get) else {
-        return status(StatusCode::ACCEPTED);
+        return Reply::Nothing;
     };
     let era = seen.server.0;
     // What the modern era adds to every result.
@@ -144,11 +197,8 @@ fn message(seen: &Seen, has_session: bool, body: &[u8]) -> Answer {
             let result = format!(
                 r#"{{"protocolVersion":"{version}","capabilities":{{"tools":{{"listChanged":true}}}},"serverInfo":{INFO}}}"#
             );
-            let mut answer = json(StatusCode::OK, response(id, &result));
-            if let Ok(session) = format!("session-{}-{opened}", seen.server.1).try_into() {
-                answer.headers_mut().insert(SESSION, session);
-            }
-            return answer;
+            let session = Some(format!("session-{}-{opened}", seen.server.1));
+            return Reply::Result { json: response(id, &result), session };
         }
         ("server/discover", Era::Modern) => {
             seen.opened();
@@ -159,11 +209,11 @@ fn message(seen: &Seen, has_session: bool, body: &[u8]) -> Answer {
         }
         ("subscriptions/listen", Era::Modern) => {
             seen.note(|state| state.counts.streams += 1);
-            return stream(Bytes::from(format!(
-                "data: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/subscriptions/acknowledged\",\"params\":\
+            return Reply::Stream(format!(
+                "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/subscriptions/acknowledged\",\"params\":\
                  {{\"_meta\":{{\"io.modelcontextprotocol/subscriptionId\":{id}}},\
-                 \"notifications\":{{\"toolsListChanged\":true}}}}}}\n\n"
-            )));
+                 \"notifications\":{{\"toolsListChanged\":true}}}}}}"
+            ));
         }
         ("ping", Era::Legacy) => "{}".to_owned(),
         (_, Era::Legacy) if !has_session => {
@@ -172,7 +222,7 @@ fn message(seen: &Seen, has_session: bool, body: &[u8]) -> Answer {
         }
         _ => return error(id, -32601, "Method not found"),
     };
-    json(StatusCode::OK, response(id, &result))
+    Reply::Result { json: response(id, &result), session: None }
 }
 
 const INFO: &str = r#"{"name":"fake","version":"1"}"#;
@@ -182,10 +232,9 @@ fn response(id: &str, result: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#)
 }
 
-fn error(id: &str, code: i32, text: &str) -> Answer {
-    let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":"{text}"}}}}"#);
-    let status = if code == -32601 { StatusCode::NOT_FOUND } else { StatusCode::BAD_REQUEST };
-    json(status, body)
+fn error(id: &str, code: i32, text: &str) -> Reply {
+    let json = format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":"{text}"}}}}"#);
+    Reply::Error { json, code }
 }
 
 fn json(status: StatusCode, body: String) -> Answer {

@@ -1,0 +1,160 @@
+//! One controller (evenkeel, or the floor that attaches servers with as little as that takes) with a directory and
+//! a fake upstream of its own, so that several stand side by side and take turns.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::Plan;
+use crate::report::Subject;
+use crate::rig::agent::{Agent, Notices};
+use crate::rig::directory::{Directory, tool};
+use crate::rig::process::{Evenkeel, Helper, Usage};
+use crate::rig::{Era, Result, clock};
+
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// Longer than changes are gathered.
+pub const QUIET: Duration = Duration::from_millis(250);
+
+/// Holds a controller and what it controls.
+pub struct Site {
+    pub subject: Subject,
+    // Ends before that which it works on.
+    controller: Controller,
+    pub upstream: Helper,
+    pub directory: Directory,
+}
+
+enum Controller {
+    Floor(Helper),
+    Evenkeel { process: Evenkeel, agent: Agent, notices: Option<Notices> },
+}
+
+impl Site {
+    /// Returns every controller that the plan compares: its subject and, of evenkeel, its program.
+    pub fn subjects(plan: &Plan) -> Vec<(Subject, Option<&Path>)> {
+        let programs = plan.programs.iter().map(|(subject, path)| (*subject, Some(path.as_path())));
+        [(Subject::Floor, None)].into_iter().chain(programs).collect()
+    }
+
+    /// Starts a controller on a number of servers, and on others that hang. Returns the time from its start until
+    /// all that do not hang are attached; of evenkeel, until an agent sees the tools of all.
+    pub async fn start(
+        (subject, program): (Subject, Option<&Path>),
+        era: Era,
+        servers: usize,
+        hanging: usize,
+    ) -> Result<(Self, Duration)> {
+        let upstream = Helper::upstream().await?;
+        let directory = Directory::new(upstream.address).await?;
+        for number in 0..hanging {
+            directory.declare("hang", number).await?;
+        }
+        directory.declare_many(era, servers).await?;
+        let started = Instant::now();
+        let (controller, took) = match program {
+            None => {
+                let live = directory.live().to_string_lossy().into_owned();
+                let role = ["controller", "--directory", &live, "--era", era.name()].map(str::to_owned);
+                let mut floor = Helper::measured(&role).await?;
+                let attached = async {
+                    for _ in 0..servers {
+                        floor.line().await?;
+                    }
+                    Result::Ok(())
+                };
+                timeout(PATIENCE, attached).await??;
+                (Controller::Floor(floor), started.elapsed())
+            }
+            Some(program) => {
+                let mut process = Evenkeel::start(program, &directory).await?;
+                // Asked at the servers, so that the asking does not slow evenkeel.
+                let listed = async {
+                    while upstream.counts().await?.listed < servers as u64 {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    Result::Ok(())
+                };
+                timeout(PATIENCE, listed).await.map_err(|_| format!("{servers} servers: not attached"))??;
+                let (agent, at) = process.usable(era, servers, PATIENCE).await?;
+                (Controller::Evenkeel { process, agent, notices: None }, at - started)
+            }
+        };
+        Ok((Self { subject, controller, upstream, directory }, took))
+    }
+
+    pub fn usage(&self) -> Usage {
+        match &self.controller {
+            Controller::Floor(floor) => floor.usage,
+            Controller::Evenkeel { process, .. } => process.usage,
+        }
+    }
+
+    /// Opens the agent's stream of notices, and waits until it is quiet.
+    pub async fn listen(&mut self) -> Result<()> {
+        if let Controller::Evenkeel { agent, notices, .. } = &mut self.controller {
+            *notices = Some(agent.notices().await?);
+        }
+        self.quiet().await.map(|_| ())
+    }
+
+    /// Waits until it says that a server was attached or removed: a notice to agents, or a line. Returns the time.
+    pub async fn changed(&mut self) -> Result<i128> {
+        match &mut self.controller {
+            Controller::Floor(floor) => {
+                timeout(PATIENCE, floor.line()).await??;
+                Ok(clock())
+            }
+            Controller::Evenkeel { notices, .. } => {
+                notices.as_mut().ok_or("no stream of notices")?.changed(PATIENCE).await
+            }
+        }
+    }
+
+    /// Waits until there has been no such notice for [`QUIET`], and returns how many there were before.
+    pub async fn quiet(&mut self) -> Result<usize> {
+        match &mut self.controller {
+            Controller::Floor(floor) => {
+                let mut count = 0;
+                while let Ok(line) = timeout(QUIET, floor.line()).await {
+                    line?;
+                    count += 1;
+                }
+                Ok(count)
+            }
+            Controller::Evenkeel { notices, .. } => {
+                notices.as_mut().ok_or("no stream of notices")?.quiet(QUIET).await
+            }
+        }
+    }
+
+    /// Fails if agents do not see the tool of this server.
+    pub async fn expect_tool(&mut self, era: Era, number: usize) -> Result<()> {
+        let Controller::Evenkeel { agent, .. } = &mut self.controller else { return Ok(()) };
+        let name = tool(era, number);
+        if agent.tools().await?.contains(&name) {
+            Ok(())
+        } else {
+            Err(format!("noticed, but {name} is not listed").into())
+        }
+    }
+
+    /// Calls the tool of this server through evenkeel; does nothing at the floor, which takes no calls.
+    pub async fn call(&mut self, era: Era, number: usize) -> Result<()> {
+        if let Controller::Evenkeel { agent, .. } = &mut self.controller {
+            let mut call = agent.call(&tool(era, number));
+            agent.carry_out(&mut call).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends what was started.
+    pub async fn stop(self) -> Result<()> {
+        match self.controller {
+            Controller::Floor(_) => Ok(()),
+            Controller::Evenkeel { process, .. } => process.stop().await,
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Pins the processes to cores and raises their priority, so that the scheduler does not decide the result: what is measured to one,
+//! the load and the servers to another. Pins nothing off Linux and with fewer than two cores.
+
+use std::io;
+use std::sync::OnceLock;
+
+use tokio::process::{Child, Command};
+
+/// The nice value of all processes of the run.
+const PRIORITY: i32 = -15;
+
+#[derive(Clone, Copy)]
+struct Cores {
+    measured: usize,
+    load: usize,
+}
+
+/// Unset: not pinned.
+static CORES: OnceLock<Cores> = OnceLock::new();
+
+/// Pins the calling thread, and what it starts from then on, to the core of the load. Returns a sentence about
+/// it for the report.
+pub fn pin_load() -> String {
+    let available = system::available();
+    let (Some(&measured), Some(&load)) = (available.first(), available.get(1)) else {
+        return "not pinned (fewer than two cores, or not Linux)".to_owned();
+    };
+    if let Err(error) = system::pin(load) {
+        return format!("not pinned ({error})");
+    }
+    CORES.get_or_init(|| Cores { measured, load });
+    format!("measured on core {measured}, load and servers on core {load}")
+}
+
+/// Starts a process on the core of what is measured. Assumes that the calling thread is the one that
+/// [`pin_load`] was called on.
+pub fn spawn_measured(command: &mut Command) -> io::Result<Child> {
+    let Some(cores) = CORES.get() else {
+        return command.spawn();
+    };
+    // A process begins with the cores of the thread that starts it, and sizes its thread pool by them.
+    system::pin(cores.measured)?;
+    let child = command.spawn();
+    system::pin(cores.load)?;
+    child
+}
+
+/// Raises the priority of this process, and of what it starts from then on: of evenkeel, floors, servers and load
+/// alike. Other processes then hardly come between, and leave less of their data in the caches. Returns a sentence
+/// about it for the report; only root may do it.
+pub fn raise_priority() -> String {
+    match rustix::process::setpriority_process(None, PRIORITY) {
+        Ok(()) => format!("priority {PRIORITY}"),
+        Err(_) => "priority not raised (not permitted)".to_owned(),
+    }
+}
+
+/// Returns the core of the load; `None` if nothing is pinned.
+pub fn load_core() -> Option<usize> {
+    CORES.get().map(|cores| cores.load)
+}
+
+/// Pins the calling thread to a core.
+pub fn pin(core: usize) -> io::Result<()> {
+    system::pin(core)
+}
+
+#[cfg(target_os = "linux")]
+mod system {
+    use std::io;
+
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+    pub fn available() -> Vec<usize> {
+        let set = sched_getaffinity(None).unwrap_or_else(|_| CpuSet::new());
+        (0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect()
+    }
+
+    pub fn pin(core: usize) -> io::Result<()> {
+        let mut set = CpuSet::new();
+        set.set(core);
+        Ok(sched_setaffinity(None, &set)?)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod system {
+    use std::io;
+
+    pub fn available() -> Vec<usize> {
+        Vec::new()
+    }
+
+    pub fn pin(_core: usize) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
