@@ -6,7 +6,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use imbl::ordmap::DiffItem;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Declaration, Generation, KeptNames, OwnName, Section, Step, Until};
@@ -16,6 +16,9 @@ use crate::resource::{ObjectKey, Problem};
 /// Waiters are woken by the first change at once, and by all that follow within this time together.
 const TELL_EVERY: Duration = Duration::from_millis(100);
 
+/// How long is waited at most for what was handed in.
+const CAUGHT_UP: Duration = Duration::from_secs(1);
+
 /// What agents may see now. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Catalog {
@@ -23,6 +26,8 @@ pub struct Catalog {
     changes: watch::Receiver<u64>,
     declared: watch::Receiver<bool>,
     settled: watch::Receiver<bool>,
+    pending: Arc<Pending>,
+    taken: watch::Receiver<u64>,
 }
 
 /// Where servers' sections are handed in. Cheap to clone; never waits.
@@ -39,6 +44,8 @@ struct Pending {
 
 #[derive(Debug, Default)]
 struct Steps {
+    /// How many were ever handed in.
+    count: u64,
     /// What each server is declared as; `None` if it is no more.
     declared: BTreeMap<ObjectKey, Option<Declaration>>,
     /// Everything that is declared was told once.
@@ -55,6 +62,8 @@ pub struct PublisherTask {
     changes: watch::Sender<u64>,
     declared: watch::Sender<bool>,
     settled: watch::Sender<bool>,
+    /// How many of the steps that were handed in are taken.
+    taken: watch::Sender<u64>,
     names: mpsc::UnboundedSender<NamesOf>,
 }
 
@@ -80,21 +89,34 @@ pub fn catalog(
     let (sender, changes) = watch::channel(0);
     let (declare, declared) = watch::channel(false);
     let (settle, settled) = watch::channel(false);
+    let (take, taken) = watch::channel(0);
     let task = PublisherTask {
         pending: pending.clone(),
         current: current.clone(),
         changes: sender,
         declared: declare,
         settled: settle,
+        taken: take,
         names,
     };
-    (Catalog { current, changes, declared, settled }, Publisher(pending), task)
+    let catalog = Catalog { current, changes, declared, settled, pending: pending.clone(), taken };
+    (catalog, Publisher(pending), task)
 }
 
 impl Catalog {
     /// The newest generation. Not to be held across a wait: a reader looks again.
     pub fn load(&self) -> Guard<Arc<Generation>> {
         self.current.load()
+    }
+
+    /// Waits until everything that was handed in before this call can be read. Not for longer than a moment: what is told
+    /// of it is then at most a moment ahead of what agents see.
+    pub async fn caught_up(&self) {
+        let count = self.pending.steps().count;
+        let mut taken = self.taken.clone();
+        let caught_up = taken.wait_for(|taken| *taken >= count);
+        // Its end says that the process ends.
+        let _ = timeout(CAUGHT_UP, caught_up).await;
     }
 
     /// Becomes true once all that was declared at the start was taken up: what is remembered of it is offered.
@@ -147,7 +169,10 @@ impl Publish for Publisher {
 
 impl Publisher {
     fn hand_in(&self, step: impl FnOnce(&mut Steps)) {
-        step(&mut self.0.steps());
+        let mut steps = self.0.steps();
+        steps.count += 1;
+        step(&mut steps);
+        drop(steps);
         self.0.handed_in.notify_one();
     }
 }
@@ -205,16 +230,23 @@ impl PublisherTask {
 
     /// Makes the next generation, if there is anything to be done. True if agents may see a change.
     fn advance(&self, settled: bool) -> bool {
-        let steps = std::mem::take(&mut *self.pending.steps());
+        let steps = {
+            let mut steps = self.pending.steps();
+            let count = steps.count;
+            std::mem::replace(&mut *steps, Steps { count, ..Steps::default() })
+        };
+        let count = steps.count;
         let before = self.current.load_full();
         let now = Instant::now();
         let settle = (settled && !*self.settled.borrow()).then_some(Step::Settle);
         let (mut servers, complete) = (steps.servers(), steps.complete);
         if servers.is_empty() && !complete && settle.is_none() && before.due().is_none_or(|due| due > now) {
+            self.taken.send_replace(count);
             return false;
         }
         let next = Arc::new(before.after(steps.into_steps().chain(settle), now));
         self.current.store(next.clone());
+        self.taken.send_replace(count);
         self.declared.send_if_modified(|before| {
             let declared = complete || settled;
             !std::mem::replace(before, *before || declared) && declared
@@ -236,8 +268,6 @@ impl PublisherTask {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::timeout;
-
     use super::*;
     use crate::catalog::ViewName;
     use crate::catalog::testing::section;

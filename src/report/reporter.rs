@@ -145,6 +145,8 @@ impl Reporter {
                 // What the fleet tells while it ends is not how things are.
                 return;
             }
+            // Whoever reads that a server is attached finds its tools.
+            inputs.catalog.caught_up().await;
             let now = Timestamp::now();
             // First what is declared: the fleet may have told of a generation before it was looked at here.
             let desired = inputs.desired.borrow_and_update().clone();

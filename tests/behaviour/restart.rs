@@ -421,26 +421,32 @@ async fn agents_are_answered_until_the_end_and_again_soon_after_the_next_start()
     let mut stage = Stage::start(&[("stubborn", &stubborn.spec(""))]).await;
     stage.evenkeel.attached("stubborn").await;
     let url = stage.evenkeel.url();
+    let address = url.trim_start_matches("http://").trim_end_matches("/mcp").to_owned();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
     let watching = tokio::spawn(async move {
         let (mut refused, mut closed_since, mut longest) = (0, None::<Instant>, Duration::ZERO);
-        loop {
-            match crate::support::http::send(hyper::Method::GET, &url, &[], "").await {
-                Ok(answer) => {
-                    refused += u32::from(answer.status == 503);
+        while !*stopped.borrow() {
+            match tokio::net::TcpStream::connect(&address).await {
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                    closed_since.get_or_insert_with(Instant::now);
+                }
+                // One that is closed again at once was open.
+                _ => {
                     if let Some(since) = closed_since.take() {
                         longest = longest.max(since.elapsed());
-                        // It was closed once, between the two.
-                        return (refused, longest);
                     }
+                    let answer = crate::support::http::send(hyper::Method::GET, &url, &[], "").await;
+                    refused += u32::from(answer.is_ok_and(|answer| answer.status == 503));
                 }
-                Err(_) => drop(closed_since.get_or_insert_with(Instant::now)),
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        (refused, longest)
     });
     stage.evenkeel.terminate().await;
     stage.evenkeel.start_again().await;
-    let (refused, longest) = within("the port is open again", watching).await.unwrap();
+    stop.send(true).unwrap();
+    let (refused, longest) = within("the watch ends", watching).await.unwrap();
     println!("the port was closed for {longest:?}");
     // The server takes seconds to end, and all the while agents are told to come back.
     assert!(refused > 10, "answered {refused} times");
