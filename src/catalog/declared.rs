@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::resource::ObjectKey;
 
-/// What the catalog has to know of a declaration, attached or not.
+/// The part of a declaration that the catalog needs, attached or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Declaration {
     /// When it was created: of two servers that want one name nobody had before, the first created gets it.

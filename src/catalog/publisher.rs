@@ -44,9 +44,9 @@ struct Pending {
 
 #[derive(Debug, Default)]
 struct Steps {
-    /// How many were ever handed in.
+    /// Number of steps handed in so far.
     count: u64,
-    /// What each server is declared as; `None` if it is no more.
+    /// Declarations of servers; `None` for one that is declared no more.
     declared: BTreeMap<ObjectKey, Option<Declaration>>,
     /// Everything that is declared was told once.
     complete: bool,
@@ -62,7 +62,7 @@ pub struct PublisherTask {
     changes: watch::Sender<u64>,
     declared: watch::Sender<bool>,
     settled: watch::Sender<bool>,
-    /// How many of the steps that were handed in are taken.
+    /// Number of steps taken so far.
     taken: watch::Sender<u64>,
     names: mpsc::UnboundedSender<NamesOf>,
 }

@@ -12,7 +12,7 @@ use crate::state::StateDir;
 
 /// The eras of servers, in one file.
 const ERAS: &str = "eras.json";
-/// What servers list, a file for each, named by the connection digest.
+/// Catalogs of servers, a file for each, named by the connection digest.
 const CATALOGS: &str = "catalogs";
 
 /// How long news is collected before it is written.

@@ -29,7 +29,7 @@ pub struct Readiness {
 pub(super) struct Share {
     /// The process is not ready before it was attached: it is required, and not suspended.
     pub(super) required: bool,
-    /// It is attached now.
+    /// True if it is attached now.
     pub(super) attached: bool,
     /// An attempt to attach it has ended, or there is nothing to attempt.
     pub(super) attempted: bool,

@@ -100,7 +100,7 @@ struct Hurry {
 /// An attempt under way.
 struct Attempt {
     work: Attaching,
-    /// What works for it.
+    /// Its tasks, to be waited for once it is given up.
     tasks: TaskTracker,
     process: Started,
     stderr: LastWords,

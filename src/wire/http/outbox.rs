@@ -41,7 +41,7 @@ struct Message {
     held: Option<Box<dyn Any + Send>>,
 }
 
-/// What became of a message.
+/// Tells whether a message was queued.
 #[derive(Debug, PartialEq, Eq)]
 enum Queued {
     /// It waits for the task that is posting.

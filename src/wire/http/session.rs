@@ -151,7 +151,7 @@ pub(super) fn rpc_error(body: &Bytes) -> Option<Bytes> {
     }
 }
 
-/// The same of the first answer in an event stream.
+/// Gives the JSON-RPC error of the first answer in an event stream, if that is an error.
 async fn first_error(mut body: Body) -> Result<Option<Bytes>, LinkError> {
     let mut events = sse::Events::new(MESSAGE_LIMIT);
     while let Some(chunk) = body.chunk().await? {
