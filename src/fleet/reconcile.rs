@@ -132,7 +132,11 @@ impl Fleet {
         let catalog = &self.context.catalog;
         match change {
             DiffItem::Add(key, declared) | DiffItem::Update { new: (key, declared), .. } => {
-                let prefix = Target::of(declared).map(|target| target.prefix().into());
+                // Commonly the name itself, which is shared.
+                let prefix = Target::of(declared).map(|target| match target.prefix() {
+                    prefix if *prefix == *target.key.name => target.key.name,
+                    prefix => prefix.into(),
+                });
                 let created = declared.meta.created;
                 catalog.declare((*key).clone(), Some(Declaration { created, prefix }));
             }

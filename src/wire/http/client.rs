@@ -1,6 +1,6 @@
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -57,7 +57,8 @@ pub(super) struct Inner {
     pub(super) tasks: TaskTracker,
     pub(super) ears: Unasked,
     pub(super) outbox: Outbox,
-    pub(super) session_check: SessionCheck,
+    /// Made when a response first leaves open whether the server knows the session.
+    pub(super) session_check: OnceLock<Box<SessionCheck>>,
 }
 
 /// How requests are made. Changes only while the handshake goes on, which makes one request after another.
@@ -109,7 +110,7 @@ impl Client {
             tasks: process.tasks.clone(),
             ears,
             outbox: Outbox::default(),
-            session_check: SessionCheck::default(),
+            session_check: OnceLock::new(),
         })))
     }
 
@@ -314,7 +315,7 @@ impl Client {
         if self.0.closed.swap(true, Ordering::AcqRel) {
             return;
         }
-        self.0.outbox.clear(true);
+        self.0.outbox.close();
         if self.has_session() {
             let headers = self.headers("", None);
             let nothing = Bytes::new();

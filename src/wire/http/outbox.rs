@@ -17,18 +17,25 @@ const BYTES: usize = 1 << 20;
 /// the server's requests.
 ///
 /// Promises that a server cannot have more than one of them under way, nor more than [`MESSAGES`] or [`BYTES`] of them
-/// in memory: what is beyond is dropped. Costs nothing while it is empty, since the task that posts is started with
-/// the first message and ends with the last.
+/// in memory: what is beyond is dropped. Costs nothing while it is empty: the task that posts and the queue are made for
+/// the first message and end with the last.
 #[derive(Debug, Default)]
-pub(super) struct Outbox(Mutex<Queue>);
+pub(super) struct Outbox(Mutex<State>);
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Empty,
+    /// A task is posting these messages.
+    Posting(Box<Queue>),
+    /// The connection has ended.
+    Closed,
+}
 
 #[derive(Debug, Default)]
 struct Queue {
     messages: VecDeque<Message>,
     bytes: usize,
-    /// A task is posting.
-    posting: bool,
-    closed: bool,
 }
 
 /// A notification, or an answer to a request of the server.
@@ -78,7 +85,7 @@ impl Client {
                 Ok(Err(error)) => debug!(method, %error, "a notification was not taken"),
                 Err(_) => {
                     debug!(method, "a notification was not taken in time; those behind it are dropped");
-                    self.0.outbox.clear(false);
+                    self.0.outbox.clear();
                 }
             }
             drop(held);
@@ -89,39 +96,55 @@ impl Client {
 impl Outbox {
     /// Adds a message, if there is room.
     fn push(&self, message: Message) -> Queued {
-        let mut queue = self.lock();
+        let mut state = self.lock();
+        let (queue, queued) = match &mut *state {
+            State::Closed => return Queued::Dropped,
+            State::Posting(queue) => (queue, Queued::Waiting),
+            empty @ State::Empty => {
+                *empty = State::Posting(Box::default());
+                let State::Posting(queue) = empty else { return Queued::Dropped };
+                (queue, Queued::First)
+            }
+        };
         let bytes = queue.bytes + message.body.len();
-        if queue.closed || queue.messages.len() >= MESSAGES || bytes > BYTES {
+        // The first is always taken, so that the task that posts has one.
+        if queued == Queued::Waiting && (queue.messages.len() >= MESSAGES || bytes > BYTES) {
             return Queued::Dropped;
         }
         queue.bytes = bytes;
         queue.messages.push_back(message);
-        if std::mem::replace(&mut queue.posting, true) { Queued::Waiting } else { Queued::First }
+        queued
     }
 
     /// Takes the next message to post. `None` ends the posting task.
     fn next(&self) -> Option<Message> {
-        let mut queue = self.lock();
+        let mut state = self.lock();
+        let State::Posting(queue) = &mut *state else { return None };
         let message = queue.messages.pop_front();
         match &message {
             Some(message) => queue.bytes -= message.body.len(),
-            None => *queue = Queue { closed: queue.closed, ..Queue::default() },
+            None => *state = State::Empty,
         }
         message
     }
 
-    /// Drops what waits, and, with `closed`, whatever would come.
-    pub(super) fn clear(&self, closed: bool) {
-        let mut queue = self.lock();
-        queue.closed |= closed;
-        queue.bytes = 0;
+    /// Drops the messages that wait.
+    fn clear(&self) {
+        let dropped = match &mut *self.lock() {
+            State::Posting(queue) => std::mem::take(&mut **queue),
+            State::Empty | State::Closed => Queue::default(),
+        };
         // Outside the lock: what a message holds may take locks of its own when it is dropped.
-        let dropped = std::mem::take(&mut queue.messages);
-        drop(queue);
         drop(dropped);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+    /// Drops the messages that wait and all that would come.
+    pub(super) fn close(&self) {
+        let dropped = std::mem::replace(&mut *self.lock(), State::Closed);
+        drop(dropped);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -157,13 +180,13 @@ mod tests {
         let outbox = Outbox::default();
         let pushed = (0..MESSAGES * 3).filter(|_| outbox.push(message(1)) != Queued::Dropped).count();
         assert_eq!(pushed, MESSAGES);
-        outbox.clear(false);
+        outbox.clear();
         assert!(outbox.next().is_none());
         assert_eq!(outbox.push(message(BYTES)), Queued::First, "the room is free again");
         assert_eq!(outbox.push(message(1)), Queued::Dropped);
         outbox.next();
         assert_eq!(outbox.push(message(1)), Queued::Waiting);
-        outbox.clear(true);
+        outbox.close();
         assert_eq!(outbox.push(message(1)), Queued::Dropped, "closed");
     }
 }

@@ -94,7 +94,7 @@ impl Client {
     /// refused, by a list that the server has. Silence and a connection that breaks show nothing.
     pub(super) async fn knows_session(&self) -> bool {
         // One request after another is enough for all calls that were refused together.
-        let _one = self.0.session_check.one.lock().await;
+        let _one = self.session_check().one.lock().await;
         let list = self.0.manner.load().list;
         for method in std::iter::once("ping").chain(list.map(List::method)) {
             let shows = tokio::time::timeout(SESSION_CHECK, self.shows_forgotten(method)).await;
@@ -106,8 +106,12 @@ impl Client {
         false
     }
 
+    fn session_check(&self) -> &SessionCheck {
+        self.0.session_check.get_or_init(Box::default)
+    }
+
     async fn shows_forgotten(&self, method: &str) -> Result<bool, LinkError> {
-        let id = self.0.session_check.number.fetch_add(1, Ordering::Relaxed);
+        let id = self.session_check().number.fetch_add(1, Ordering::Relaxed);
         let message = format!(r#"{{"jsonrpc":"2.0","id":"session-{id}","method":"{method}"}}"#);
         let response = self.send(&Method::POST, self.headers(method, None), &message.into()).await?;
         let (head, body) = response.into_parts();

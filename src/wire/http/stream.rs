@@ -102,7 +102,10 @@ impl Stream {
     async fn advance(&mut self, peer: &Peer, next_id: &mut impl FnMut() -> u64) -> Result<(), LinkError> {
         match &mut self.state {
             State::Closed(at) => {
-                sleep_until(*at).await;
+                // A timer takes a millisecond at least, which the first opening has no reason to wait for.
+                if *at > Instant::now() {
+                    sleep_until(*at).await;
+                }
                 self.client.pause().over().await;
                 let request = peer.changes_told().map(|filter| listen_request(peer, &filter, next_id()));
                 self.state = State::Opening(Box::pin(self.client.listen(request, self.offered)));
