@@ -5,17 +5,20 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use notify::{Event, RecursiveMode, Watcher as _};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
 
 use super::agent::{Agent, Target};
 use super::{Era, Result};
 
 /// How many handshakes go on at once: fewer than the connections that a listener holds back.
 const AT_ONCE: usize = 32;
+/// How long one handshake holds back others: a server that hangs costs nothing more.
+const HELD: Duration = Duration::from_millis(200);
 
 /// A declaration as it was when it was read last.
 struct Known {
@@ -96,11 +99,21 @@ fn target(text: &str, era: Era) -> Result<Target> {
 #[expect(clippy::print_stdout, reason = "a helper tells what it has done")]
 async fn attach(target: Target, limit: Arc<Semaphore>) -> Result<()> {
     let turn = limit.acquire().await?;
-    let mut agent = Agent::connect(&target).await?;
-    agent.tools().await?;
-    let mut notices = agent.notices().await?;
-    // Only the stream stays open.
-    drop((turn, agent));
+    let attaching = async {
+        let mut agent = Agent::connect(&target).await?;
+        agent.tools().await?;
+        // Only the stream stays open.
+        agent.notices().await
+    };
+    let mut attaching = std::pin::pin!(attaching);
+    let attached = timeout(HELD, attaching.as_mut()).await;
+    drop(turn);
+    let attached = match attached {
+        Ok(attached) => attached,
+        Err(_) => attaching.await,
+    };
+    // One that hangs ends nothing but its own attempt.
+    let Ok(mut notices) = attached else { return std::future::pending().await };
     println!("attached");
     loop {
         notices.next().await?;
