@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::proxy::{Fate, Proxy};
 use crate::rig::{Era as RigEra, Http, Script};
 use crate::site::{Site, condition, server};
 use crate::support::eventually;
@@ -132,6 +133,33 @@ async fn an_event_about_the_longest_name_is_taken() {
     site.apply(&server(&name, "stdio: { command: sh }")).await;
     eventually("an event is told", async || {
         site.events(&name).await.iter().any(|event| event.starts_with("PolicyDenied ")).then_some(())
+    })
+    .await;
+}
+
+/// Nobody else tells it: no replica holds the Lease yet.
+#[tokio::test]
+async fn what_happens_before_the_lease_is_held_is_an_event_all_the_same() {
+    let Some(site) = Site::open().await else { return };
+    let proxy = Proxy::start(&site).await;
+    proxy.rule(|_, uri| {
+        if uri.path().contains("/leases") {
+            Fate::Answer(500, Vec::new(), "not yet".into())
+        } else {
+            Fate::Pass
+        }
+    });
+    let evenkeel = site.run_by(&proxy.kubeconfig, &[]).await;
+    site.apply(&server("early", "stdio: { command: sh }")).await;
+    let line = "resource=McpServer/";
+    eventually("it is refused", async || {
+        evenkeel.said().lines().any(|said| said.contains(line) && said.contains("PolicyDenied")).then_some(())
+    })
+    .await;
+    assert_eq!(site.events("early").await, Vec::<String>::new());
+    proxy.pass();
+    eventually("an event is told", async || {
+        site.events("early").await.iter().any(|event| event.starts_with("PolicyDenied ")).then_some(())
     })
     .await;
 }

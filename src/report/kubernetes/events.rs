@@ -29,7 +29,8 @@ const DELAY: Duration = Duration::from_secs(5);
 
 type Events = OrdMap<ObjectKey, Arc<Event>>;
 
-/// Runs for good. What happens while another replica leads is its own to tell.
+/// Runs for good. What happens while another replica leads is its own to tell; what happened before it was known whether
+/// one does waits until then.
 pub(super) async fn tell(
     client: Client,
     instance: Arc<str>,
@@ -39,7 +40,9 @@ pub(super) async fn tell(
     let mut seen = Events::new();
     let mut queue = Queue::default();
     let mut warned = HashSet::new();
+    let mut decided = false;
     loop {
+        decided |= leading.has_changed().unwrap_or(true);
         let now = store.borrow_and_update().events.clone();
         let leads = *leading.borrow_and_update();
         for item in seen.diff(&now) {
@@ -52,7 +55,9 @@ pub(super) async fn tell(
                 DiffItem::Remove(key, _) => queue.forget(key),
             }
         }
-        seen = now;
+        if decided {
+            seen = now;
+        }
         if !leads {
             queue.clear();
         }

@@ -65,11 +65,13 @@ impl Leadership {
         Self { api, name: name.to_owned(), identity: identity.to_owned(), seen: None, renewed: None }
     }
 
-    /// Seeks the Lease and says whether it is held, until it is stopped; then gives it back.
+    /// Seeks the Lease and says whether it is held, until it is stopped; then gives it back. The first answer of the API
+    /// server wakes those who wait for `leading` even if another replica holds the Lease.
     pub async fn run(mut self, leading: watch::Sender<bool>, stop: CancellationToken) {
-        let mut trouble = false;
+        let (mut trouble, mut answered) = (false, false);
         loop {
             let outcome = timeout(REQUEST, self.look()).await;
+            let first = matches!(outcome, Ok(Ok(()))) && !std::mem::replace(&mut answered, true);
             match outcome {
                 Ok(Ok(())) if trouble => {
                     trouble = false;
@@ -92,7 +94,10 @@ impl Leadership {
                 _ => {}
             }
             let held = self.renewed.is_some_and(|renewed| renewed.elapsed() < DEADLINE);
-            let news = leading.send_if_modified(|leading| std::mem::replace(leading, held) != held);
+            let news = *leading.borrow() != held;
+            if news || first {
+                leading.send_replace(held);
+            }
             match (news, held) {
                 (true, true) => tracing::info!(
                     lease = self.name,
