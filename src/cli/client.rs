@@ -5,7 +5,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
-use hyper::{Method, Request};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -45,11 +45,12 @@ impl From<Refused> for Failure {
 }
 
 impl Client {
-    /// Finds a daemon. Must be called within a runtime.
+    /// Finds a daemon; that none is running is [`Failure::Interrupted`], since one may be starting again. Must be called
+    /// within a runtime.
     pub async fn connect(whose: &Whose) -> Result<Self, Failure> {
         match Self::find(whose).await? {
             Some(client) => Ok(client),
-            None => Err(Failure::Failed(format!(
+            None => Err(Failure::Interrupted(format!(
                 "no evenkeel is running for {whose}; start it with: {}",
                 whose.start()
             ))),
@@ -137,8 +138,14 @@ impl Client {
         }
         let text = text(answer.into_body()).await?;
         let told = serde_json::from_str::<Value>(&text).ok();
-        let message = told.as_ref().and_then(|told| told.get("message")?.as_str());
-        Ok(Err(Refused { message: message.unwrap_or_else(|| text.trim()).to_owned() }))
+        let message =
+            told.as_ref().and_then(|told| told.get("message")?.as_str()).unwrap_or_else(|| text.trim());
+        match (message, status) {
+            // So it answers work that it does not do any more, since it ends.
+            ("", StatusCode::SERVICE_UNAVAILABLE) => Err(ended()),
+            ("", status) => Ok(Err(Refused { message: format!("evenkeel answered HTTP {status}") })),
+            (message, _) => Ok(Err(Refused { message: message.to_owned() })),
+        }
     }
 }
 

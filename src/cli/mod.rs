@@ -88,7 +88,8 @@ enum Failure {
     /// Exit code 1.
     #[error("{0}")]
     Failed(String),
-    /// The answer did not come to its end, because evenkeel ended or cannot go on with it: exit code 1.
+    /// No evenkeel is running, or the answer did not come to its end because evenkeel ended or cannot go on with it: exit
+    /// code 1. It may be starting again.
     #[error("{0}")]
     Interrupted(String),
 }

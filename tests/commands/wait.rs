@@ -1,5 +1,7 @@
 //! `wait`.
 
+use std::time::Duration;
+
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::rig::{Script, Stdio};
@@ -143,6 +145,34 @@ async fn a_restart_of_evenkeel_does_not_end_it() {
     assert!(waiting.try_wait().unwrap().is_none(), "it goes on");
     stage.declared.server("late", &server.spec(""));
     assert!(within("it ends", waiting.wait()).await.unwrap().success());
+}
+
+/// Whatever the command is doing when evenkeel ends.
+#[tokio::test]
+async fn a_restart_at_any_moment_does_not_end_it() {
+    let mut stage = Stage::start(&[("late", MISSING)]).await;
+    stage.evenkeel.wait_for("late", "Ready", "False", "CommandNotFound").await;
+    let wait = |stage: &Stage| {
+        let mut command = stage.evenkeel.command(&["wait", "late", "--timeout", "60s"]);
+        command.env("EVENKEEL_DIR", stage.path());
+        tokio::process::Command::from(command).kill_on_drop(true).spawn().unwrap()
+    };
+    let mut waiting = Vec::new();
+    for _ in 0..5 {
+        // One begins to wait every few milliseconds, before, while and after evenkeel ends.
+        for _ in 0..4 {
+            waiting.push(wait(&stage));
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+        stage.evenkeel.terminate().await;
+        waiting.push(wait(&stage));
+        stage.evenkeel.start_again().await;
+    }
+    let server = Stdio::new(Script::default());
+    stage.declared.server("late", &server.spec(""));
+    for mut command in waiting {
+        assert!(within("it ends", command.wait()).await.unwrap().success());
+    }
 }
 
 #[tokio::test]
