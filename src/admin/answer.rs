@@ -3,9 +3,7 @@ use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusDetails};
 
-use crate::plan::REQUESTED_AT;
-use crate::resource::ObjectKey;
-use crate::source::REQUESTS;
+use crate::resource::{ObjectKey, REQUESTED_AT, REQUESTS};
 
 /// Why a request was not answered, as the Kubernetes API says it: a `Status`.
 #[derive(Debug)]

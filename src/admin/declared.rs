@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::plan::Parts;
-use crate::resource::{DigestKey, ObjectKey};
-use crate::source::{AllowedStdio, Desired, Meta, Origin, Policy};
+use crate::resource::{Desired, DigestKey, Meta, ObjectKey, Origin};
+use crate::source::{AllowedStdio, Policy};
 
 /// Where it is served.
 pub const DECLARED: &str = "/declared";

@@ -19,9 +19,8 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::Catalog;
 use crate::fleet::Logs;
 use crate::report::{Kind, Snapshot};
-use crate::resource::{API_VERSION, Digest, ObjectKey, Problem, Reason};
+use crate::resource::{API_VERSION, Content, Desired, Digest, ObjectKey, Problem, Reason};
 use crate::source::directory::Wishes;
-use crate::source::{Content, Desired};
 use crate::wire::{Log, LogPage};
 
 /// What only the commands are told, over the socket: what servers log may hold anything.

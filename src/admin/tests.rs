@@ -7,11 +7,12 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::fleet::{Observation, Phase};
-use crate::report::testing::{at, declared, key, seen, server_spec};
+use crate::report::testing::seen;
 use crate::report::{Inputs, Reporter};
-use crate::resource::{ObjectKey, Problem, Reason};
+use crate::resource::testing::{at, declared, key, server_spec};
+use crate::resource::{Desired, ObjectKey, Problem, Reason, SourceState};
 use crate::skills::{Standings, Written};
-use crate::source::{Desired, SourceState, requests};
+use crate::source::requests;
 
 mod kubernetes;
 

@@ -10,9 +10,9 @@ use super::which::Whose;
 use super::{Failure, dirs, output};
 use crate::admin::{DECLARED, Declaration, InForce};
 use crate::plan::{Parts, Step};
-use crate::resource::{DigestKey, McpServerSpec, ObjectKey, Problem, Reason};
+use crate::resource::{Declared, DigestKey, McpServerSpec, ObjectKey, Origin, Problem, Reason};
+use crate::source::Policy;
 use crate::source::directory::{Against, Checked, check_directory};
-use crate::source::{Declared, Origin, Policy};
 use crate::state::StateDir;
 
 /// The arguments of `evenkeel plan`.

@@ -6,8 +6,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::fleet::{Known, Memory, News};
-use crate::resource::Digest;
-use crate::source::Desired;
+use crate::resource::{Desired, Digest};
 use crate::state::StateDir;
 
 /// The eras of servers, in one file.
@@ -160,9 +159,8 @@ mod tests {
     use super::*;
     use crate::catalog::{Item, Lists};
     use crate::fleet::Kept;
-    use crate::report::testing::declared;
-    use crate::resource::{Problem, Reason};
-    use crate::source::{Fault, SourceState};
+    use crate::resource::testing::declared;
+    use crate::resource::{Fault, Problem, Reason, SourceState};
     use crate::wire::{Era, List};
 
     fn offer() -> Arc<Kept> {

@@ -13,10 +13,8 @@ use super::cluster::{Cluster, ClusterArgs, Wait};
 use super::tasks::Tasks;
 use crate::gateway::SessionKey;
 use crate::report::{Place, Snapshot};
-use crate::resource::DigestKey;
-use crate::source::{
-    Desired, Environment, Policy, Requests, Shown, SourceMetrics, directory, kubernetes, requests,
-};
+use crate::resource::{Desired, DigestKey};
+use crate::source::{Environment, Policy, Requests, Shown, SourceMetrics, directory, kubernetes, requests};
 use crate::state::StateDir;
 
 /// Where objects of a directory are that name no namespace, and whose names carry none.

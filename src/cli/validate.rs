@@ -6,9 +6,9 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::{Failure, dirs, output};
-use crate::resource::{DigestKey, Reason};
+use crate::resource::{DigestKey, Origin, Reason};
+use crate::source::Policy;
 use crate::source::directory::{Against, Checked, Finding, Level, check_directory, check_files};
-use crate::source::{Origin, Policy};
 use crate::words::is_unseen;
 
 /// The arguments of `evenkeel validate`.

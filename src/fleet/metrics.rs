@@ -6,8 +6,7 @@ use tokio::time::Instant;
 
 use super::attach::Attached;
 use crate::plan::Target;
-use crate::resource::Transport;
-use crate::source::SourceState;
+use crate::resource::{SourceState, Transport};
 use crate::telemetry::{Draft, Kind, Open, Spans};
 use crate::wire::LinkError;
 

@@ -14,8 +14,7 @@ use super::Context;
 use super::actor::{Actor, Order, Starting};
 use crate::catalog::Declaration;
 use crate::plan::{Change, Observed, Target, changes};
-use crate::resource::{McpServerSpec, ObjectKey, Reason};
-use crate::source::{Declared, Desired};
+use crate::resource::{Declared, Desired, McpServerSpec, ObjectKey, Reason};
 
 /// How long calls of unknown tools wait at most for the servers that were declared at the start.
 const SETTLED: Duration = Duration::from_secs(30);

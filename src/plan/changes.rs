@@ -4,8 +4,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::Target;
-use crate::resource::{McpServerSpec, ObjectKey, Reason};
-use crate::source::{Declared, Desired};
+use crate::resource::{Declared, Desired, McpServerSpec, ObjectKey, Reason};
 
 /// What the fleet was last told, per server: the declaration behind it and the target made from it.
 #[derive(Clone, Debug, Default)]
@@ -107,10 +106,9 @@ fn update(declared: &Declared<McpServerSpec>, current: &Target) -> Option<Change
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::{RECONNECT_AT, REQUESTED_AT};
     use super::*;
-    use crate::resource::{DigestKey, Endpoint, HttpEndpoint, Problem, Transport};
-    use crate::source::{Meta, Origin, SourceState};
+    use crate::resource::{DigestKey, Endpoint, HttpEndpoint, Meta, Origin, Problem, SourceState, Transport};
+    use crate::resource::{RECONNECT_AT, REQUESTED_AT};
 
     /// A declaration of a server `a`, `b`, … from the parts of its spec that matter here.
     fn declare(name: &str, generation: i64, spec: Value) -> Arc<Declared<McpServerSpec>> {

@@ -1,6 +1,6 @@
 //! What follows from what is declared: decisions as pure functions over plain data.
 //!
-//! Promises that the same [`Desired`](crate::source::Desired) and [`Observed`] give the same [`Change`]s, whatever happened
+//! Promises that the same [`Desired`](crate::resource::Desired) and [`Observed`] give the same [`Change`]s, whatever happened
 //! before, and that a server that needs no change gets none. Knows no runtime, no clock, no I/O: time and
 //! randomness are arguments.
 
@@ -10,4 +10,4 @@ mod target;
 
 pub use changes::{Change, Observed, changes};
 pub use parts::{Parts, Step};
-pub use target::{RECONNECT_AT, REQUESTED_AT, Target};
+pub use target::Target;

@@ -3,8 +3,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::resource::{Digest, DigestKey, EnvVar, Header, Literal, McpServerSpec, SkillSpec, ValueFrom};
-use crate::source::{Content, Declared, Origin};
+use crate::resource::{
+    Content, Declared, Digest, DigestKey, EnvVar, Header, Literal, McpServerSpec, Origin, SkillSpec,
+    ValueFrom,
+};
 
 /// What a declaration is made of, as keyed digests: two of them can be compared part by part, and nobody
 /// learns a value from one.
@@ -142,8 +144,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::resource::ObjectKey;
-    use crate::source::Meta;
+    use crate::resource::{Meta, ObjectKey};
 
     fn parts(spec: Value, file: &str) -> Parts {
         let declared = Declared {

@@ -1,7 +1,6 @@
 use std::sync::Arc;
 
-use crate::resource::{Digest, Endpoint, McpServerSpec, ObjectKey};
-use crate::source::Declared;
+use crate::resource::{Declared, Digest, Endpoint, McpServerSpec, ObjectKey, RECONNECT_AT, REQUESTED_AT};
 
 /// What one connection should be: the part of a declaration that the fleet acts on.
 #[derive(Clone, Debug)]
@@ -23,12 +22,6 @@ pub struct Target {
     /// The last value of [`RECONNECT_AT`]: another value asks for a new connection.
     pub reconnect: Option<Arc<str>>,
 }
-
-/// The annotation that asks for one object to be reconciled now; any new value does.
-pub const REQUESTED_AT: &str = "evenkeel.dev/reconcile-requested-at";
-
-/// The annotation that asks for a new connection of one server, healthy or not; any new value does.
-pub const RECONNECT_AT: &str = "evenkeel.dev/reconnect-requested-at";
 
 impl Target {
     /// The target of a declaration; `None` if it has none now: never valid, suspended, or with a

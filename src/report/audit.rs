@@ -11,8 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::{Action, Kind, Occurrence};
-use crate::resource::{Digest, Reason};
-use crate::source::Commit;
+use crate::resource::{Commit, Digest, Reason};
 
 /// The folder in the state directory, and the file in it that is written.
 const FOLDER: &str = "audit";

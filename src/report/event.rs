@@ -9,8 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time
 use serde::Serialize;
 
 use super::{Kind, Source};
-use crate::resource::{API_VERSION, Digest, GROUP, ObjectKey, Reason};
-use crate::source::{Commit, Meta};
+use crate::resource::{API_VERSION, Commit, Digest, GROUP, Meta, ObjectKey, Reason};
 
 /// The longest note, in bytes: what `events.k8s.io/v1` takes.
 const LONGEST_NOTE: usize = 1024;

@@ -128,8 +128,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::report::testing::{at, key};
     use crate::report::{Action, Kind};
+    use crate::resource::testing::{at, key};
 
     fn occurrence(name: &str, note: &str, second: i64) -> Arc<Occurrence> {
         let uid = format!("uid-{name}").into();

@@ -4,9 +4,7 @@ use tracing::Level;
 use super::conditions::{condition, lasting};
 use super::event::note;
 use super::{Action, Regarding};
-use crate::plan::{RECONNECT_AT, REQUESTED_AT};
-use crate::resource::{ConditionType, Reason};
-use crate::source::{Declared, Meta, Origin};
+use crate::resource::{ConditionType, Declared, Meta, Origin, RECONNECT_AT, REQUESTED_AT, Reason};
 
 /// How much of a commit's hash tells it from others.
 const SHORT_ID: usize = 10;
@@ -169,8 +167,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::report::testing::declared;
-    use crate::source::Commit;
+    use crate::resource::Commit;
+    use crate::resource::testing::declared;
 
     #[test]
     fn other_tools_are_one_event_and_a_record_each() {

@@ -5,8 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::resource::{API_VERSION, McpServerSpec, SkillSpec};
-use crate::source::{Declared, Meta};
+use crate::resource::{API_VERSION, Declared, McpServerSpec, Meta, SkillSpec};
 
 /// Holds a whole earlier manifest, values and all.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -140,8 +139,8 @@ fn redacted(spec: &McpServerSpec) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::testing::{declared, server_spec};
     use crate::resource::McpServerStatus;
+    use crate::resource::testing::{declared, server_spec};
 
     #[test]
     fn a_manifest_has_the_shape_of_a_custom_resource_and_no_value_that_may_be_secret() {

@@ -109,7 +109,7 @@ impl Readiness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::testing::key;
+    use crate::resource::testing::key;
 
     fn share(required: bool, attached: bool) -> Share {
         Share { required, attached, attempted: true }

@@ -22,9 +22,12 @@ use super::{
 use crate::catalog::{Catalog, Conflict};
 use crate::fleet::{Observation, Phase};
 use crate::plan::Target;
-use crate::resource::{ConditionType, Digest, McpServerSpec, McpServerStatus, ObjectKey, Problem, Reason};
+use crate::resource::{
+    Commit, ConditionType, Declared, Desired, Digest, McpServerSpec, McpServerStatus, Meta, ObjectKey,
+    Problem, Reason, SourceState,
+};
 use crate::skills::{Standings, Written};
-use crate::source::{Commit, Declared, Desired, Meta, Shown, SourceState};
+use crate::source::Shown;
 
 mod counts;
 mod meanwhile;

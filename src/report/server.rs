@@ -5,9 +5,10 @@ use jiff::Timestamp;
 use super::conditions::{Conditions, LOOKING, RETRYING, Truth, Verdict, condition, sentence};
 use crate::catalog::{Conflict, Holding};
 use crate::fleet::{Listed, Observation, Phase};
-use crate::plan::{REQUESTED_AT, Target};
-use crate::resource::{ConditionType, McpServerSpec, McpServerStatus, Problem, Reason};
-use crate::source::Declared;
+use crate::plan::Target;
+use crate::resource::{
+    ConditionType, Declared, McpServerSpec, McpServerStatus, Problem, REQUESTED_AT, Reason,
+};
 use crate::wire::List;
 use crate::words;
 

@@ -3,9 +3,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::conditions::{Conditions, Truth, Verdict, sentence};
-use crate::resource::{ConditionType, Problem, Reason, SkillSpec, SkillStatus};
+use crate::resource::{ConditionType, Declared, Problem, Reason, SkillSpec, SkillStatus};
 use crate::skills::{Standing, Written};
-use crate::source::Declared;
 
 /// The status of one skill: whether it is accepted, offered, and where.
 ///
@@ -158,8 +157,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::report::testing::{at, key, meta};
-    use crate::skills::{Bundle, Missing, Outcome};
+    use crate::resource::bundle::Bundle;
+    use crate::resource::testing::{at, key, meta};
+    use crate::skills::{Missing, Outcome};
 
     #[test]
     fn what_is_told_of_a_skill() {

@@ -5,8 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::conditions::{Conditions, Truth, Verdict, sentence};
-use crate::resource::{ConditionType, Problem, Reason};
-use crate::source::{Fault, Origin, SourceState, Watching};
+use crate::resource::{ConditionType, Fault, Origin, Problem, Reason, SourceState, Watching};
 
 /// What a `Source` is: the directory that this evenkeel reads. Nobody declares it.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -189,7 +188,7 @@ mod tests {
 
     use super::*;
     use crate::report::conditions::condition;
-    use crate::report::testing::at;
+    use crate::resource::testing::at;
 
     fn fault(line: u32) -> Fault {
         Fault {

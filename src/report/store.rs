@@ -30,7 +30,7 @@ pub struct Snapshot {
     pub resource_version: u64,
     /// The [`Desired::number`] of what it tells of.
     ///
-    /// [`Desired::number`]: crate::source::Desired::number
+    /// [`Desired::number`]: crate::resource::Desired::number
     pub number: u64,
 }
 

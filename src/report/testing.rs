@@ -1,60 +1,15 @@
-//! Objects and observations for the tests of this room and of `admin/`.
+//! Observations and sections for the tests of this module and of `admin/`.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::catalog::{Conflict, Holding, Item, Lists, Section, ViewName};
 use crate::fleet::{Listed, Observation, Phase, Refusal, UpstreamHandle};
 use crate::plan::Target;
-use crate::resource::{
-    Digest, DigestKey, Endpoint, McpServerSpec, ObjectKey, Problem, Reason, ServerInfo, StdioEndpoint,
-    Transport,
-};
-use crate::source::{Declared, Meta, Origin};
+use crate::resource::testing::{declared, key};
+use crate::resource::{Digest, Problem, Reason, ServerInfo};
 use crate::wire::{About, List};
-
-pub fn at(second: i64) -> Timestamp {
-    Timestamp::from_second(second).unwrap()
-}
-
-pub fn key(name: &str) -> ObjectKey {
-    ObjectKey::new("default", name)
-}
-
-pub fn server_spec(spec: Value) -> Arc<McpServerSpec> {
-    serde_json::from_value(spec).unwrap()
-}
-
-pub fn meta(name: &str, generation: i64) -> Meta {
-    Meta {
-        key: key(name),
-        uid: format!("uid-{name}").into(),
-        generation,
-        created: at(0),
-        labels: BTreeMap::new(),
-        annotations: BTreeMap::new(),
-        origin: Origin::File { path: Arc::new(PathBuf::from(format!("{name}.yaml"))), line: 1 },
-        revision: "r1".into(),
-        change: None,
-    }
-}
-
-/// A good stdio server.
-pub fn declared(name: &str, generation: i64) -> Declared<McpServerSpec> {
-    let transport =
-        Transport::Stdio(StdioEndpoint { command: "c".into(), args: Vec::new(), cwd: None, env: Vec::new() });
-    Declared {
-        meta: meta(name, generation),
-        spec: Some(server_spec(json!({ "stdio": { "command": "c" } }))),
-        spec_digest: Some(Digest::of(b"spec")),
-        refused: None,
-        endpoint: Some(Ok(Arc::new(Endpoint::new(transport, &DigestKey::new(b"k"))))),
-    }
-}
 
 pub fn listed(generation: i64) -> Listed {
     Listed {

@@ -3,7 +3,11 @@
 //! Promises one model for both sources: the CRDs are generated from these types, and the rules the API
 //! server enforces with CEL are enforced here on files. Never does I/O and knows no clock.
 
+mod annotations;
+pub mod bundle;
 mod crd;
+mod declared;
+mod desired;
 mod digest;
 mod duration;
 mod endpoint;
@@ -13,9 +17,15 @@ mod reason;
 mod rules;
 mod server;
 mod skill;
+mod source_state;
 mod status;
+#[cfg(test)]
+pub(crate) mod testing;
 
+pub use annotations::{Asked, RECONNECT_AT, REQUESTED_AT, REQUESTS, RequestedAnnotations};
 pub use crd::crds;
+pub use declared::{Commit, Declared, Meta, Origin, same_endpoint};
+pub use desired::{Content, Desired};
 pub use digest::{Digest, DigestKey};
 pub use duration::{
     Bounded, CallTimeout, ConnectTimeout, DrainTimeout, Grace, HealthInterval, IdleTimeout, RetryDelay,
@@ -31,6 +41,7 @@ pub use server::{
     SecretKeyRef, StdioTransport, Timeouts, Tls, Update, ValueFrom,
 };
 pub use skill::{ConfigMapRef, ServerRef, Skill, SkillSpec};
+pub use source_state::{Fault, SourceState, Watching};
 pub use status::{McpServerStatus, ServerInfo, SkillStatus};
 
 /// The API group of every kind.

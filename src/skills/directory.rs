@@ -15,7 +15,7 @@ use rustix::fs::{CWD, Mode, OFlags, RenameFlags, openat, renameat_with};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::Bundle;
+use crate::resource::bundle::Bundle;
 use crate::resource::{Digest, Problem, Reason};
 
 /// The file that says whose a folder is.

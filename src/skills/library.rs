@@ -8,8 +8,8 @@ use rmcp::model::ErrorCode;
 use serde_json::{Value, json};
 
 use super::volume::{content, uri};
-use super::{Bundle, SKILL_FILE};
 use crate::catalog::{Item, Lists};
+use crate::resource::bundle::{Bundle, SKILL_FILE};
 use crate::wire::{List, Members, Reply};
 
 /// Lists the skills.
@@ -151,7 +151,7 @@ fn failed(text: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::skills::File;
+    use crate::resource::bundle::File;
     use crate::wire::members;
 
     #[test]

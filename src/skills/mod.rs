@@ -5,9 +5,7 @@
 //! that in a directory only what evenkeel wrote there is ever changed or taken away. Never runs anything that
 //! is in a skill, never follows a link, and touches no connection.
 
-mod bundle;
 mod directory;
-mod frontmatter;
 mod library;
 mod serve;
 mod stage;
@@ -15,8 +13,6 @@ mod standing;
 mod sync;
 mod volume;
 
-pub(crate) use bundle::belongs;
-pub use bundle::{Bundle, File, Limits, Mistake, SKILL_FILE};
 pub use library::Library;
 pub use serve::serve;
 pub use stage::stand;

@@ -7,12 +7,12 @@ use imbl::ordmap::DiffItem;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::Bundle;
 use super::library::{INSTRUCTIONS, Library};
 use super::standing::{Standing, Standings};
 use super::volume::Volume;
 use crate::catalog::{Answering, Lists, Publisher, Section};
 use crate::fleet::Publish;
+use crate::resource::bundle::Bundle;
 use crate::resource::{ObjectKey, Problem, Reason};
 
 /// The name of the section of the tools in each namespace: one that no server can have, like those of the skills.

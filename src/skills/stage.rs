@@ -8,8 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::standing::{Server, Standing, Standings};
 use crate::catalog::Catalog;
-use crate::resource::ObjectKey;
-use crate::source::Desired;
+use crate::resource::{Desired, ObjectKey};
 
 /// Where every skill stands, as a channel, and the task that keeps it true; the task is to be spawned.
 ///
@@ -134,9 +133,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::report::testing::{declared, key, meta};
-    use crate::skills::Bundle;
-    use crate::source::{Declared, SourceState};
+    use crate::resource::bundle::Bundle;
+    use crate::resource::testing::{declared, key, meta};
+    use crate::resource::{Declared, SourceState};
 
     fn text(name: &str, description: &str) -> Bundle {
         Bundle::of_text(name, &format!("---\nname: {name}\ndescription: {description}\n---\n")).unwrap()

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::Bundle;
-use crate::resource::{ObjectKey, Problem, Reason, SkillSpec};
-use crate::source::{Content, Declared};
+use crate::resource::bundle::Bundle;
+use crate::resource::{Content, Declared, ObjectKey, Problem, Reason, SkillSpec};
 
 /// Where every declared skill stands.
 #[derive(Clone, Debug, Default)]
@@ -98,7 +97,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::report::testing::meta;
+    use crate::resource::testing::meta;
 
     fn skill(spec: Value) -> Declared<SkillSpec> {
         Declared {

@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::library::reply;
-use super::{Bundle, File, SKILL_FILE};
 use crate::catalog::{Item, Lists};
+use crate::resource::bundle::{Bundle, File, SKILL_FILE};
 use crate::wire::{List, Reply};
 
 /// One skill that is offered.

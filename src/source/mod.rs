@@ -5,18 +5,16 @@
 //! it was really taken away, and that an unreadable declaration keeps its object's last good one.
 //! Never connects to a server, and neither plan nor fleet knows which source it is.
 
-mod desired;
 pub mod directory;
 pub mod kubernetes;
 mod metrics;
 mod policy;
 mod requests;
 mod resolve;
+mod shown;
 
-pub use desired::{
-    Commit, Content, Declared, Desired, Fault, Meta, Origin, Shown, ShownStatus, SourceState, Watching,
-};
 pub use metrics::SourceMetrics;
 pub use policy::{AllowedStdio, DEFAULT_VARIABLES, Policy};
-pub use requests::{Asked, REQUESTS, Request, Requests, requests};
+pub use requests::{Request, Requests, requests};
 pub use resolve::Environment;
+pub use shown::{Shown, ShownStatus};

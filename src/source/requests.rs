@@ -1,16 +1,11 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use imbl::OrdMap;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Declared, Desired, Meta};
-use crate::plan::{RECONNECT_AT, REQUESTED_AT};
-use crate::resource::{McpServerSpec, ObjectKey};
-
-/// The annotations that ask for work, and that may be set without touching a file.
-pub const REQUESTS: [&str; 2] = [REQUESTED_AT, RECONNECT_AT];
+use crate::resource::{Asked, Declared, Desired, McpServerSpec, Meta, ObjectKey, RequestedAnnotations};
 
 /// Asks for work on one server, by annotations.
 #[derive(Clone, Debug)]
@@ -27,31 +22,6 @@ pub struct Request {
 #[derive(Clone, Debug)]
 pub struct Requests(watch::Sender<Asked>);
 
-/// What was asked of servers.
-pub type Asked = OrdMap<ObjectKey, Arc<Annotations>>;
-
-/// What was asked of one server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Annotations {
-    uid: Arc<str>,
-    values: BTreeMap<&'static str, String>,
-}
-
-impl Annotations {
-    /// True if this is what makes the annotations of a server others than they were before.
-    pub fn explains(&self, before: &Meta, after: &Meta) -> bool {
-        let differing: Vec<_> = REQUESTS
-            .iter()
-            .filter(|name| before.annotations.get(**name) != after.annotations.get(**name))
-            .collect();
-        self.uid == after.uid
-            && before.revision == after.revision
-            && before.generation == after.generation
-            && !differing.is_empty()
-            && differing.into_iter().all(|name| after.annotations.get(*name) == self.values.get(name))
-    }
-}
-
 impl Requests {
     /// Asks for work. It shows as annotations of the server.
     pub fn ask(&self, request: Request) {
@@ -65,7 +35,7 @@ impl Requests {
                     None => values.remove(name),
                 };
             }
-            asked.insert(key, Arc::new(Annotations { uid, values }));
+            asked.insert(key, Arc::new(RequestedAnnotations { uid, values }));
         });
     }
 }
@@ -93,7 +63,7 @@ struct Stage {
 
 struct Made {
     from: Arc<Declared<McpServerSpec>>,
-    asked: Arc<Annotations>,
+    asked: Arc<RequestedAnnotations>,
     result: Arc<Declared<McpServerSpec>>,
 }
 
@@ -157,7 +127,7 @@ impl Stage {
     }
 }
 
-fn with(declared: &Declared<McpServerSpec>, asked: &Annotations) -> Arc<Declared<McpServerSpec>> {
+fn with(declared: &Declared<McpServerSpec>, asked: &RequestedAnnotations) -> Arc<Declared<McpServerSpec>> {
     let mut annotations = declared.meta.annotations.clone();
     annotations.extend(asked.values.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
     let meta = Meta { annotations, ..declared.meta.clone() };
@@ -167,8 +137,9 @@ fn with(declared: &Declared<McpServerSpec>, asked: &Annotations) -> Arc<Declared
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::testing::{declared, key};
-    use crate::source::SourceState;
+    use crate::resource::REQUESTED_AT;
+    use crate::resource::SourceState;
+    use crate::resource::testing::{declared, key};
 
     fn desired(names: &[&str]) -> Arc<Desired> {
         let servers = names.iter().map(|name| (key(name), Arc::new(declared(name, 1)))).collect();

@@ -24,9 +24,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel::resource::{DigestKey, McpServerSpec, ObjectKey, Reason, Transport};
+use evenkeel::resource::{
+    Declared, Desired, DigestKey, McpServerSpec, ObjectKey, Reason, Transport, Watching,
+};
 use evenkeel::source::directory::{self, Options};
-use evenkeel::source::{Declared, Desired, Watching};
 use evenkeel::source::{Environment, Policy, SourceMetrics};
 use evenkeel::state::StateDir;
 use tempfile::TempDir;

@@ -8,9 +8,9 @@ use evenkeel::catalog::{Answering, Catalog, Item, KeptNames, Lists, Publisher, S
 use evenkeel::fleet::{Context, Fleet, Known, Listeners, Memory, Publish, Refusal, UpstreamHandle};
 use evenkeel::gateway::{Allowed, Gateway, GatewayConfig, GatewayMetrics, Limits, SessionKey};
 use evenkeel::resource::{
-    DigestKey, Endpoint, HttpEndpoint, McpServerSpec, ObjectKey, Problem, Reason, Transport,
+    Declared, Desired, DigestKey, Endpoint, HttpEndpoint, McpServerSpec, Meta, ObjectKey, Origin, Problem,
+    Reason, SourceState, Transport,
 };
-use evenkeel::source::{Declared, Desired, Meta, Origin, SourceState};
 use evenkeel::wire::{Identity, List};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;

@@ -47,7 +47,7 @@ mod tests {
 
     use super::*;
     use crate::report::Reporter;
-    use crate::report::testing::at;
+    use crate::resource::testing::at;
 
     #[tokio::test(start_paused = true)]
     async fn what_was_shown_is_kept_for_a_while() {

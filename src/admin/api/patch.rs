@@ -10,8 +10,8 @@ use super::resource::Resource;
 use crate::admin::App;
 use crate::admin::answer::Refusal;
 use crate::report::Snapshot;
-use crate::resource::ObjectKey;
-use crate::source::{REQUESTS, Request};
+use crate::resource::{ObjectKey, REQUESTS};
+use crate::source::Request;
 
 /// The longest body that is read, in bytes.
 const LONGEST: usize = 64 << 10;

@@ -181,8 +181,8 @@ mod tests {
 
     use super::*;
     use crate::report::Object;
-    use crate::report::testing::declared;
     use crate::resource::McpServerStatus;
+    use crate::resource::testing::declared;
 
     fn item(name: &str) -> Item {
         let mut declared = declared(name, 1);

@@ -138,7 +138,7 @@ fn age(since: Timestamp, now: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::testing::at;
+    use crate::resource::testing::at;
 
     #[test]
     fn ages_read_as_in_kubectl() {

@@ -4,7 +4,7 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::*;
-use crate::plan::REQUESTED_AT;
+use crate::resource::REQUESTED_AT;
 
 const BASE: &str = "/apis/evenkeel.dev/v1alpha1";
 

@@ -13,9 +13,8 @@ use super::super::which::{Whose, Within};
 use super::super::{Failure, block_on};
 use super::{Limit, Query, condition, is_held};
 use crate::admin::PRUNE_EMPTY;
-use crate::plan::{RECONNECT_AT, REQUESTED_AT};
 use crate::report::Kind;
-use crate::resource::Reason;
+use crate::resource::{RECONNECT_AT, REQUESTED_AT, Reason};
 
 /// The arguments of `evenkeel mcp reload`.
 #[derive(Debug, clap::Args)]

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::Reporter;
 use crate::report::Kind;
-use crate::source::Desired;
+use crate::resource::Desired;
 
 impl Reporter {
     /// Tells what an earlier run had in force and nobody declares any more.

@@ -10,9 +10,8 @@ use tracing::Level;
 use super::{Cause, Reporter};
 use crate::report::news::News;
 use crate::report::{Action, Kind, Object, Regarding, skill_status};
-use crate::resource::{Reason, SkillSpec, SkillStatus};
+use crate::resource::{Declared, Reason, SkillSpec, SkillStatus};
 use crate::skills::{Standings, Written};
-use crate::source::Declared;
 
 impl Reporter {
     /// Takes up which skills are offered, and where: costs what changed.

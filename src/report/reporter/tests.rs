@@ -8,8 +8,9 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::*;
 use crate::catalog::{KeptNames, catalog};
 use crate::fleet::Publish;
-use crate::report::testing::{at, declared, key, section, seen, server_spec};
-use crate::source::Fault;
+use crate::report::testing::{section, seen};
+use crate::resource::Fault;
+use crate::resource::testing::{at, declared, key, server_spec};
 
 /// Collects log lines.
 #[derive(Clone, Default)]

@@ -6,8 +6,9 @@ use serde_json::json;
 
 use self::rows::rows;
 use super::*;
-use crate::report::testing::{at, conflict, declared, listed, seen, server_spec};
+use crate::report::testing::{conflict, listed, seen};
 use crate::resource::Digest;
+use crate::resource::testing::{at, declared, server_spec};
 
 /// The conditions as one line: `Ready=True/Attached Accepted=…`.
 fn line(status: &McpServerStatus) -> String {

@@ -3,7 +3,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use tempfile::TempDir;
 
 use super::*;
-use crate::skills::File;
+use crate::resource::bundle::File;
 
 struct Desk {
     folder: TempDir,

@@ -18,9 +18,12 @@ use super::parse::{Kind, Parsed, parse, shown};
 use super::read::small_file;
 use super::secrets::Secrets;
 use super::walk::{Found, MAX_FILE, Root, Visitor, walk};
-use crate::resource::{DigestKey, Endpoint, GROUP, McpServerSpec, Problem, Reason, SecretKeyRef, SkillSpec};
+use crate::resource::{
+    Declared, Desired, DigestKey, Endpoint, Fault, GROUP, McpServerSpec, Origin, Problem, Reason,
+    SecretKeyRef, SkillSpec, SourceState,
+};
 use crate::source::resolve::{Secret, Sources};
-use crate::source::{Declared, Desired, Environment, Fault, Origin, Policy, SourceState};
+use crate::source::{Environment, Policy};
 
 /// What references are checked against.
 #[derive(Clone, Debug)]

@@ -13,8 +13,8 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::walk::{is_met, is_skill};
-use crate::skills::SKILL_FILE;
-use crate::source::Commit;
+use crate::resource::Commit;
+use crate::resource::bundle::SKILL_FILE;
 
 /// Both questions together take no longer. What is not answered by then is not asked again before the next commit, so
 /// that a machine which only stands still for a moment gets its answer.

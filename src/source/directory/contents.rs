@@ -12,9 +12,8 @@ use super::folder::{Files, Meet, folder};
 use super::next::file_of;
 use super::parse::{below, shown};
 use super::walk::Root;
-use crate::resource::{ObjectKey, Problem, Reason, SkillSpec};
-use crate::skills::{Bundle, Mistake};
-use crate::source::{Content, Declared};
+use crate::resource::bundle::{Bundle, Mistake};
+use crate::resource::{Content, Declared, ObjectKey, Problem, Reason, SkillSpec};
 
 type Skills = OrdMap<ObjectKey, Arc<Declared<SkillSpec>>>;
 

@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, stat
 
 use super::read::{FLAGS, FileId, Stamp, content, file_id};
 use super::walk::Root;
-use crate::skills::{File, Limits, Mistake, belongs};
+use crate::resource::bundle::{File, Limits, Mistake, belongs};
 
 /// Told of every folder that is read, by its real path.
 pub(super) type Meet<'a> = &'a mut dyn FnMut(&Path, FileId);

@@ -27,9 +27,11 @@ use super::removals;
 use super::secrets::Secrets;
 use super::walk::{Found, Root, Visitor, walk};
 use super::watch::{Watcher, names_of};
-use crate::resource::{Endpoint, McpServerSpec, Problem, Reason, SecretKeyRef};
+use crate::resource::{
+    Asked, Commit, Desired, Endpoint, Fault, McpServerSpec, Problem, Reason, SecretKeyRef, SourceState,
+    Watching,
+};
 use crate::source::resolve::Sources;
-use crate::source::{Asked, Commit, Desired, Fault, SourceState, Watching};
 use crate::state::{StateDir, StateError};
 
 /// As long is waited for a git command that is at work; a lock that is older was left behind.

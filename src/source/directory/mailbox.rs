@@ -11,7 +11,7 @@ use notify::{Event, EventKind};
 use tokio::sync::{Notify, watch};
 
 use super::walk::is_declaration;
-use crate::skills::SKILL_FILE;
+use crate::resource::bundle::SKILL_FILE;
 use crate::source::SourceMetrics;
 
 /// What was heard since the last look.

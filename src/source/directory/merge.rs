@@ -14,10 +14,11 @@ use jiff::Timestamp;
 use super::next::{Context, Newest, file_of, next};
 use super::parse::{Kind, Object, Parsed, Resolve, is_json, shown};
 use super::walk::is_skill;
-use crate::resource::{Digest, McpServerSpec, ObjectKey, Problem, Reason, SecretKeyRef, SkillSpec};
-use crate::source::desired::same_endpoint;
+use crate::resource::{
+    Commit, Declared, Digest, Fault, McpServerSpec, Meta, ObjectKey, Origin, Problem, Reason, SecretKeyRef,
+    SkillSpec, same_endpoint,
+};
 use crate::source::resolve::references;
-use crate::source::{Commit, Declared, Fault, Meta, Origin};
 
 /// All accepted declarations.
 #[derive(Debug, Default)]

@@ -53,8 +53,8 @@ pub use self::find::{Place, find, mistake};
 use self::look::{Looker, Outcome};
 use self::mailbox::Mailbox;
 use self::pace::Pace;
-use crate::resource::DigestKey;
-use crate::source::{Desired, Environment, Policy, SourceMetrics, Watching};
+use crate::resource::{Desired, DigestKey, Watching};
+use crate::source::{Environment, Policy, SourceMetrics};
 use crate::state::StateDir;
 
 /// The time between looks where file events are heard: for the ones that get lost.

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::parse::{Kind, Object, Resolve};
-use crate::resource::{Digest, Problem};
-use crate::source::desired::same_endpoint;
-use crate::source::{Commit, Declared, Meta, Origin};
+use crate::resource::{Commit, Declared, Digest, Meta, Origin, Problem, same_endpoint};
 
 /// What the newest look at a file said about an object.
 #[derive(Clone, Debug)]

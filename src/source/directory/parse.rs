@@ -13,10 +13,9 @@ use super::places::Place;
 use super::walk::is_skill;
 use super::{mcp_json, yaml};
 use crate::resource::{
-    Endpoint, McpServerSpec, ObjectKey, Problem, Reason, SkillSpec, Violation, check_server, check_skill,
-    is_namespace, is_object_name,
+    Endpoint, Fault, McpServerSpec, ObjectKey, Origin, Problem, Reason, SkillSpec, Violation, check_server,
+    check_skill, is_namespace, is_object_name,
 };
-use crate::source::{Fault, Origin};
 
 /// More faults of one file are not told.
 const MAX_FAULTS: usize = 20;

@@ -13,8 +13,7 @@ use tracing::warn;
 use super::files::Files;
 use super::merge::{Book, Remembered, Shelf};
 use super::parse::{Kind, Object, Resolve, parse};
-use crate::resource::{Digest, McpServerSpec, ObjectKey, SkillSpec};
-use crate::source::Commit;
+use crate::resource::{Commit, Digest, McpServerSpec, ObjectKey, SkillSpec};
 use crate::state::{StateDir, StateError};
 
 const FOLDER: &str = "declarations";
@@ -130,7 +129,7 @@ impl Record {
 }
 
 fn entries<S: Kind>(shelf: &Shelf<S>, path: &Arc<PathBuf>) -> Vec<Entry> {
-    let entry = |(meta, line, text): (&crate::source::Meta, u32, Option<&Arc<str>>)| Entry {
+    let entry = |(meta, line, text): (&crate::resource::Meta, u32, Option<&Arc<str>>)| Entry {
         kind: S::NAME.to_owned(),
         namespace: meta.key.namespace.to_string(),
         name: meta.key.name.to_string(),

@@ -7,8 +7,7 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
 use super::next::file_of;
-use crate::resource::ObjectKey;
-use crate::source::{Commit, Declared};
+use crate::resource::{Commit, Declared, ObjectKey};
 
 /// Of so many objects it is kept: who follows the source has long taken the first of them up then.
 const MOST: usize = 1_000;

@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, stata
 use rustix::io::Errno;
 
 use super::read::{FLAGS, FileId, Stamp, content, file_id};
-use crate::skills::SKILL_FILE;
+use crate::resource::bundle::SKILL_FILE;
 
 /// Larger files are not read.
 pub(super) const MAX_FILE: u64 = 1 << 20;

@@ -13,9 +13,10 @@ use super::references::{
     ConfigMapName, ConfigMaps, Keys, Look, Rules, SecretName, Secrets, Values, config_map, names,
 };
 use crate::resource::{
-    DigestKey, McpServerSpec, McpServerStatus, ObjectKey, Problem, Reason, SkillSpec, SkillStatus,
+    Content, Desired, DigestKey, Fault, McpServerSpec, McpServerStatus, ObjectKey, Problem, Reason,
+    SkillSpec, SkillStatus, SourceState,
 };
-use crate::source::{Content, Desired, Fault, Policy, Shown, SourceState};
+use crate::source::{Policy, Shown};
 
 mod shelf;
 #[cfg(test)]

@@ -29,9 +29,9 @@ use tokio_util::task::TaskTracker;
 use self::book::{Book, News, Watch};
 use self::references::{ConfigMapName, Keys, Look, SecretName, Values};
 use self::watch::{Event, follow, of_all, of_one};
-use crate::resource::{DigestKey, McpServer, ObjectKey, Skill};
-use crate::skills::{File, belongs};
-use crate::source::{Desired, Policy, Shown, SourceMetrics};
+use crate::resource::bundle::{File, belongs};
+use crate::resource::{Desired, DigestKey, McpServer, ObjectKey, Skill};
+use crate::source::{Policy, Shown, SourceMetrics};
 
 pub use self::client::{connect, retry_after};
 pub use self::fault::in_words;

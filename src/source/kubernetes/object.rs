@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use super::key_of;
 use crate::resource::{
-    McpServerSpec, McpServerStatus, Problem, Reason, SkillSpec, SkillStatus, ValueFrom, check_server,
-    check_skill,
+    McpServerSpec, McpServerStatus, Meta, Origin, Problem, Reason, SkillSpec, SkillStatus, ValueFrom,
+    check_server, check_skill,
 };
-use crate::source::{Meta, Origin, ShownStatus};
+use crate::source::ShownStatus;
 
 /// Holds a whole earlier manifest, values and all.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use secrecy::SecretString;
 
+use crate::resource::bundle::{Bundle, File, Mistake, SKILL_FILE};
 use crate::resource::{
-    DigestKey, Endpoint, McpServerSpec, ObjectKey, Problem, Reason, SecretKeyRef, SkillSpec,
+    Content, DigestKey, Endpoint, McpServerSpec, ObjectKey, Problem, Reason, SecretKeyRef, SkillSpec,
 };
-use crate::skills::{Bundle, File, Mistake, SKILL_FILE};
 use crate::source::resolve::{Secret, Sources, references};
-use crate::source::{Content, Environment, Policy};
+use crate::source::{Environment, Policy};
 
 /// Namespace and name of a Secret.
 pub(super) type SecretName = ObjectKey;

@@ -3,8 +3,7 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use crate::resource::McpServerSpec;
-use crate::source::Fault;
+use crate::resource::{Fault, McpServerSpec};
 use crate::source::directory::parse::{Object, Parsed, parse};
 
 fn parsed(text: &str) -> Parsed {

@@ -3,9 +3,8 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::super::object::{Kind, Newest};
-use crate::resource::{Digest, Endpoint, ObjectKey, Problem};
-use crate::source::desired::same_endpoint;
-use crate::source::{Declared, Meta, ShownStatus};
+use crate::resource::{Declared, Digest, Endpoint, Meta, ObjectKey, Problem, same_endpoint};
+use crate::source::ShownStatus;
 
 /// The objects of one kind.
 pub(super) struct Shelf<S, T> {

@@ -3,9 +3,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::resource::Transport;
+use crate::resource::{Declared, Transport};
 use crate::source::DEFAULT_VARIABLES;
-use crate::source::Declared;
 
 /// A book of one namespace, with what it told last.
 struct Desk {

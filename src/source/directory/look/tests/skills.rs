@@ -1,7 +1,7 @@
 //! Skills: the folders that are declared by where they are, and the ones that are named.
 
 use super::*;
-use crate::source::Content;
+use crate::resource::Content;
 
 fn text(name: &str, description: &str) -> String {
     format!("---\nname: {name}\ndescription: {description}\n---\n")

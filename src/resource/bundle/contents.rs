@@ -5,27 +5,10 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use super::file::{File, Limits, SKILL_FILE, belongs};
 use super::frontmatter;
+use super::mistake::Mistake;
 use crate::resource::Digest;
-use crate::words::is_unseen;
-
-/// The file that makes a folder a skill.
-pub const SKILL_FILE: &str = "SKILL.md";
-
-/// How large a skill may be.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits;
-
-impl Limits {
-    /// Files.
-    pub const FILES: usize = 512;
-    /// Bytes of one file.
-    pub const FILE: usize = 4 << 20;
-    /// Bytes of all files together.
-    pub const TOTAL: usize = 16 << 20;
-    /// Folders on the way to a file.
-    pub const DEPTH: usize = 8;
-}
 
 /// One skill as agents get it: SKILL.md and the files beside it. Immutable.
 #[derive(Clone)]
@@ -36,38 +19,6 @@ pub struct Bundle {
     body: Range<usize>,
     files: BTreeMap<Arc<str>, File>,
     digest: Digest,
-}
-
-/// One file of a skill.
-#[derive(Clone, PartialEq, Eq)]
-pub struct File {
-    /// What is in it, text or not.
-    pub bytes: Arc<[u8]>,
-    /// Whether agents may run it. Evenkeel never does.
-    pub executable: bool,
-    /// Of its bytes.
-    pub digest: Digest,
-}
-
-/// What is wrong with a skill, for the person who wrote it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
-    /// The file, by its path in the skill; empty for the folder itself.
-    pub file: String,
-    /// The line, from 1.
-    pub line: Option<u32>,
-    /// What is wrong and what is allowed.
-    pub message: String,
-    /// The line itself, in quotes.
-    pub excerpt: Option<String>,
-}
-
-impl File {
-    /// A file from its content.
-    pub fn new(bytes: impl Into<Arc<[u8]>>, executable: bool) -> Self {
-        let bytes = bytes.into();
-        Self { digest: Digest::of(&bytes), bytes, executable }
-    }
 }
 
 impl Bundle {
@@ -135,11 +86,6 @@ impl Bundle {
     }
 }
 
-/// Whether a file belongs to a skill: what begins with a dot is others', such as `.git`.
-pub(crate) fn belongs(name: &str) -> bool {
-    !name.starts_with('.')
-}
-
 fn check(files: &BTreeMap<Arc<str>, File>) -> Result<(), Mistake> {
     if files.len() > Limits::FILES {
         return Err(Mistake::of("", format!("has more than {} files", Limits::FILES)));
@@ -165,33 +111,6 @@ fn check(files: &BTreeMap<Arc<str>, File>) -> Result<(), Mistake> {
     Ok(())
 }
 
-impl Mistake {
-    /// One of a whole file, or of the skill's folder.
-    pub fn of(file: &str, message: impl Into<String>) -> Self {
-        Self { file: file.to_owned(), line: None, message: message.into(), excerpt: None }
-    }
-
-    /// One of a line.
-    pub fn at(file: &str, line: u32, message: impl Into<String>) -> Self {
-        Self { line: Some(line), ..Self::of(file, message) }
-    }
-}
-
-/// `SKILL.md:3: what is wrong: "the line"`.
-impl fmt::Display for Mistake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file.replace(is_unseen, "\u{fffd}"))?;
-        if let Some(line) = self.line {
-            write!(f, ":{line}")?;
-        }
-        if !self.file.is_empty() {
-            f.write_str(": ")?;
-        }
-        f.write_str(&self.message)?;
-        self.excerpt.as_ref().map_or(Ok(()), |excerpt| write!(f, ": {excerpt}"))
-    }
-}
-
 impl PartialEq for Bundle {
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name && self.digest == other.digest
@@ -205,12 +124,6 @@ impl fmt::Debug for Bundle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let paths: Vec<_> = self.files.keys().collect();
         f.debug_struct("Bundle").field("name", &self.name).field("files", &paths).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for File {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "File({} bytes)", self.bytes.len())
     }
 }
 

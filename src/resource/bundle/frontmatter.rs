@@ -5,7 +5,8 @@ use std::ops::Range;
 use serde::Deserialize;
 use serde_yaml::{MessageFormatter, Options, UserMessageFormatter};
 
-use super::{Mistake, SKILL_FILE};
+use super::file::SKILL_FILE;
+use super::mistake::Mistake;
 
 /// The longest name and description, in characters.
 const MAX_NAME: usize = 64;

@@ -1,0 +1,52 @@
+use std::fmt;
+use std::sync::Arc;
+
+use crate::resource::Digest;
+
+/// The file that makes a folder a skill.
+pub const SKILL_FILE: &str = "SKILL.md";
+
+/// How large a skill may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits;
+
+impl Limits {
+    /// Files.
+    pub const FILES: usize = 512;
+    /// Bytes of one file.
+    pub const FILE: usize = 4 << 20;
+    /// Bytes of all files together.
+    pub const TOTAL: usize = 16 << 20;
+    /// Folders on the way to a file.
+    pub const DEPTH: usize = 8;
+}
+
+/// One file of a skill.
+#[derive(Clone, PartialEq, Eq)]
+pub struct File {
+    /// What is in it, text or not.
+    pub bytes: Arc<[u8]>,
+    /// Whether agents may run it. Evenkeel never does.
+    pub executable: bool,
+    /// Of its bytes.
+    pub digest: Digest,
+}
+
+impl File {
+    /// A file from its content.
+    pub fn new(bytes: impl Into<Arc<[u8]>>, executable: bool) -> Self {
+        let bytes = bytes.into();
+        Self { digest: Digest::of(&bytes), bytes, executable }
+    }
+}
+
+/// Tells whether a file belongs to a skill: what begins with a dot is others', such as `.git`.
+pub fn belongs(name: &str) -> bool {
+    !name.starts_with('.')
+}
+
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "File({} bytes)", self.bytes.len())
+    }
+}

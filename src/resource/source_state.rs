@@ -1,0 +1,61 @@
+use std::sync::Arc;
+
+use super::Problem;
+use super::declared::Origin;
+
+/// The state of the source itself: what the `Source` kind tells in directory mode.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SourceState {
+    /// True once the first complete look is done; nothing is planned before.
+    pub synced: bool,
+    /// True once all skills are known: a skill that is not declared before may be yet to come.
+    pub skills_synced: bool,
+    /// The git commit, `-dirty` if the tree is, else a digest.
+    pub revision: Arc<str>,
+    /// How changes are noticed.
+    pub watching: Watching,
+    /// What could not be read, in the order of the files.
+    pub faults: Vec<Fault>,
+    /// What was read and has no effect, so that its author may have meant something else.
+    pub warnings: Vec<Fault>,
+    /// Documents of other API groups, which are none of our business.
+    pub foreign: usize,
+    /// Where an API server was asked and nothing is declared: a name may be mistyped.
+    pub nothing_in: Option<String>,
+}
+
+/// How changes are noticed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Watching {
+    /// By file events or API watches, and a timer.
+    #[default]
+    Events,
+    /// By the timer alone.
+    Polling,
+}
+
+/// Something in the source that could not be read, for the person who wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Where, as far as it is known.
+    pub origin: Option<Origin>,
+    /// The column in that line, from 1.
+    pub column: Option<u32>,
+    /// What is wrong and what to do, in one sentence.
+    pub problem: Problem,
+    /// The lines around it with a caret at the place, without values that may be secret.
+    pub excerpt: Option<String>,
+}
+
+impl Fault {
+    /// A fault of a whole file, or of no file at all.
+    pub fn new(origin: Option<Origin>, problem: Problem) -> Self {
+        Self { origin, column: None, problem, excerpt: None }
+    }
+
+    /// `file:line:column`, as far as it is known.
+    pub fn place(&self) -> Option<String> {
+        let origin = self.origin.as_ref()?;
+        Some(self.column.map_or_else(|| origin.to_string(), |column| format!("{origin}:{column}")))
+    }
+}

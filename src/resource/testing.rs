@@ -1,0 +1,51 @@
+//! Declared objects for the tests of every module.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{
+    Declared, Digest, DigestKey, Endpoint, McpServerSpec, Meta, ObjectKey, Origin, StdioEndpoint, Transport,
+};
+
+pub fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+pub fn key(name: &str) -> ObjectKey {
+    ObjectKey::new("default", name)
+}
+
+pub fn server_spec(spec: Value) -> Arc<McpServerSpec> {
+    serde_json::from_value(spec).unwrap()
+}
+
+pub fn meta(name: &str, generation: i64) -> Meta {
+    Meta {
+        key: key(name),
+        uid: format!("uid-{name}").into(),
+        generation,
+        created: at(0),
+        labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
+        origin: Origin::File { path: Arc::new(PathBuf::from(format!("{name}.yaml"))), line: 1 },
+        revision: "r1".into(),
+        change: None,
+    }
+}
+
+/// A good stdio server.
+pub fn declared(name: &str, generation: i64) -> Declared<McpServerSpec> {
+    let transport =
+        Transport::Stdio(StdioEndpoint { command: "c".into(), args: Vec::new(), cwd: None, env: Vec::new() });
+    Declared {
+        meta: meta(name, generation),
+        spec: Some(server_spec(json!({ "stdio": { "command": "c" } }))),
+        spec_digest: Some(Digest::of(b"spec")),
+        refused: None,
+        endpoint: Some(Ok(Arc::new(Endpoint::new(transport, &DigestKey::new(b"k"))))),
+    }
+}
