@@ -21,5 +21,6 @@ pub mod skills;
 pub mod source;
 pub mod state;
 pub mod telemetry;
+pub mod upstream;
 pub mod wire;
 pub mod words;

@@ -3,6 +3,7 @@ use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusDetails};
 
+use crate::net::Denied;
 use crate::resource::{ObjectKey, REQUESTED_AT, REQUESTS};
 
 /// Why a request was not answered, as the Kubernetes API says it: a `Status`.
@@ -80,12 +81,6 @@ impl Refusal {
         Self::new(StatusCode::CONFLICT, "Conflict", message)
     }
 
-    /// Whoever asks for work must have read the kubeconfig.
-    pub fn unauthorized() -> Self {
-        let message = "this needs the token of the kubeconfig, whose path `evenkeel kubeconfig` prints";
-        Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", message)
-    }
-
     /// Changes are made elsewhere.
     pub fn read_only(method: &Method, to_change: &str) -> Self {
         Self::new(
@@ -119,14 +114,17 @@ impl Refusal {
             ),
         )
     }
+}
 
-    /// Not asked from this machine.
-    pub fn host(host: &str) -> Self {
-        Self::new(
-            StatusCode::FORBIDDEN,
-            "Forbidden",
-            format!("the host {host:?} is not allowed; ask localhost, or allow it with --allowed-host"),
-        )
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        let code = denied.status();
+        let reason = match code {
+            StatusCode::UNAUTHORIZED => "Unauthorized",
+            StatusCode::BAD_REQUEST => "BadRequest",
+            _ => "Forbidden",
+        };
+        Self::new(code, reason, denied.to_string())
     }
 }
 

@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use serde::Deserialize;
 
-use super::App;
+use super::app::App;
 
 pub(super) fn routes() -> Router<App> {
     Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready))

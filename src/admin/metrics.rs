@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
-use super::App;
+use super::app::App;
 use crate::report::{Snapshot, condition};
 use crate::resource::ConditionType;
 

@@ -2,11 +2,19 @@ use std::path::Path;
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+
+use std::sync::Arc;
+
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::fleet::{Observation, Phase};
+use crate::net::{Allowed, Token};
+use crate::report::Snapshot;
 use crate::report::testing::seen;
 use crate::report::{Inputs, Reporter};
 use crate::resource::testing::{at, declared, key, server_spec};
@@ -47,7 +55,8 @@ impl Rig {
             to_change: "edit the files in /fleet".into(),
             stop: stop.clone(),
         };
-        let router = status_api(sources, Token::new(TOKEN.into()), Allowed::default());
+        let router =
+            status_api(sources, Authorization::new(Allowed::default()).with_token(Token::new(TOKEN.into())));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut tasks = tokio::task::JoinSet::new();

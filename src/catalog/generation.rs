@@ -6,10 +6,12 @@ use imbl::OrdMap;
 use tokio::time::Instant;
 
 use super::change::{Change, Waiting};
+use super::conflict::Conflict;
 use super::declared::{Declaration, DeclaredServers};
 use super::kept::{KEPT_FOR, KeptNames, OwnName, Until};
-use super::{Route, Section, Table, View, ViewName};
+use super::{Route, Table, View};
 use crate::resource::{ObjectKey, Problem, Reason};
+use crate::upstream::{Section, ViewName};
 use crate::wire::List;
 
 #[cfg(test)]
@@ -51,36 +53,6 @@ pub enum Step {
     Publish(Arc<Section>),
     /// Every server that was declared at the start was attached or failed once.
     Settle,
-}
-
-/// An item that carries a hash tail because another has the name it would have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Conflict {
-    /// Where.
-    pub view: ViewName,
-    /// The list that it is in.
-    pub list: List,
-    /// The server's own name of it.
-    pub name: String,
-    /// The name it would have.
-    pub wanted: String,
-    /// The name it has.
-    pub given: String,
-    /// The server that the wanted name is of.
-    pub holder: ObjectKey,
-    /// How.
-    pub holding: Holding,
-}
-
-/// How a name is a server's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Holding {
-    /// It lists an item by it, or is declared and did so when it was attached last.
-    Has,
-    /// It is declared no more: the name is kept for an hour.
-    Had,
-    /// It was created first, has the same prefix, and is attached for the first time just now.
-    MayHave,
 }
 
 impl Generation {

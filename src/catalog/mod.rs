@@ -6,29 +6,25 @@
 //! Never talks to a server.
 
 mod change;
+mod conflict;
 mod declared;
 mod generation;
-mod item;
 mod kept;
-mod matcher;
 mod names;
 mod publisher;
 mod route;
-mod section;
 mod table;
 mod template;
 #[cfg(test)]
 mod testing;
 mod view;
 
+pub use conflict::{Conflict, Holding};
 pub use declared::Declaration;
-pub use generation::{Conflict, Generation, Holding, Step};
-pub use item::Item;
+pub use generation::{Generation, Step};
 pub use kept::{KeptNames, OwnName, Until};
-pub use matcher::Matcher;
 pub use names::NameId;
 pub use publisher::{Catalog, NamesOf, Publisher, PublisherTask, catalog};
 pub use route::Route;
-pub use section::{Answering, Lists, Section};
 pub use table::{BadCursor, Gone, Page, Table};
-pub use view::{Place, View, ViewName};
+pub use view::{Place, View};

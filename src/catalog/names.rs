@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::ViewName;
 use crate::resource::{Digest, ObjectKey};
+use crate::upstream::ViewName;
 use crate::wire::List;
 
 /// The longest name that is made here: agents put prefixes of their own before it and cut at 64.

@@ -9,9 +9,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Declaration, Generation, KeptNames, OwnName, Section, Step, Until};
-use crate::fleet::Publish;
+use super::{Declaration, Generation, KeptNames, OwnName, Step, Until};
 use crate::resource::{ObjectKey, Problem};
+use crate::upstream::Section;
 
 /// Waiters are woken by the first change at once, and by all that follow within this time together.
 const TELL_EVERY: Duration = Duration::from_millis(100);
@@ -138,36 +138,39 @@ impl Catalog {
     }
 }
 
-impl Publish for Publisher {
-    fn declare(&self, key: ObjectKey, declaration: Option<Declaration>) {
+impl Publisher {
+    /// Says how a server is declared, attached or not; `None` if it is declared no more.
+    pub fn declare(&self, key: ObjectKey, declaration: Option<Declaration>) {
         self.hand_in(|steps| {
             steps.declared.insert(key, declaration);
         });
     }
 
-    fn complete(&self) {
+    /// Says that every server that is declared was told once.
+    pub fn complete(&self) {
         self.hand_in(|steps| steps.complete = true);
     }
 
-    fn publish(&self, section: Arc<Section>) {
+    /// Puts a section in place of the server's last one.
+    pub fn publish(&self, section: Arc<Section>) {
         self.hand_in(|steps| {
             steps.offered.insert(section.key.clone(), Step::Publish(section));
         });
     }
 
-    fn withdraw(&self, key: ObjectKey, why: Problem) {
+    /// Takes a server's section away; `why` is what callers of its tools are told from now on.
+    pub fn withdraw(&self, key: ObjectKey, why: Problem) {
         self.hand_in(|steps| {
             steps.offered.insert(key.clone(), Step::Withdraw(key, why));
         });
     }
 
-    fn settled(&self) {
+    /// Says that every server that was declared at the start has been attached, or has failed, once.
+    pub fn settled(&self) {
         self.0.settled.store(true, Ordering::Release);
         self.0.handed_in.notify_one();
     }
-}
 
-impl Publisher {
     fn hand_in(&self, step: impl FnOnce(&mut Steps)) {
         let mut steps = self.0.steps();
         steps.count += 1;
@@ -269,9 +272,9 @@ impl PublisherTask {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::ViewName;
     use crate::catalog::testing::section;
     use crate::resource::Reason;
+    use crate::upstream::ViewName;
     use crate::wire::List;
 
     fn started() -> (Catalog, Publisher, tokio_util::sync::DropGuard) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::names::{Identity, Tail};
-use super::{Item, Section};
+use crate::upstream::{Item, Section};
 use crate::wire::push_json_string;
 
 /// Where an item leads: its server, and what the server calls it.

@@ -10,10 +10,12 @@ use imbl::OrdMap;
 use tokio::time::Instant;
 
 use super::change::Change;
+use super::conflict::{Conflict, Holding};
 use super::kept::{KeptNames, OwnName};
 use super::names::{Identity, NameId, Naming};
-use super::{Conflict, Holding, Item, Route, Section, ViewName};
+use super::route::Route;
 use crate::resource::{ObjectKey, Problem, Reason};
+use crate::upstream::{Item, Section, ViewName};
 use crate::wire::List;
 
 /// A list ends here and gives a cursor: generous, since some agents never ask for more.

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Answering, Item, Lists, Section};
-use crate::fleet::{Refusal, UpstreamHandle};
 use crate::resource::{ObjectKey, Problem, Reason};
+use crate::upstream::{AnsweredBy, Item, Lists, Refusal, Section, UpstreamControl};
 use crate::wire::List;
 
 /// A section of a server that has no connection.
@@ -12,7 +11,9 @@ pub(super) fn section(namespace: &str, name: &str, prefix: &str, tools: &[&str])
     let key = ObjectKey::new(namespace, name);
     let problem = Problem::new(Reason::Connecting, "not there yet");
     Section {
-        by: Answering::Server(UpstreamHandle::new(key.clone(), Refusal::Unavailable(problem))),
+        answered_by: AnsweredBy::Server(
+            UpstreamControl::new(key.clone(), Refusal::Unavailable(problem)).handle().clone(),
+        ),
         key,
         prefix: prefix.into(),
         lists: Arc::new(Lists {

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::conflict::Conflict;
 use super::kept::{KeptNames, OwnName};
 use super::names::has_tail;
+use super::route::Route;
 use super::table::{Home, Table};
-use super::{Answering, Conflict, Route, Section, template};
+use super::template;
 use crate::resource::ObjectKey;
+use crate::upstream::{AnsweredBy, Section, ViewName};
 use crate::wire::List;
 
 /// What agents see at one path. Cheap to clone: generations share what did not change.
@@ -20,15 +23,6 @@ pub struct View {
     templates: Table,
 }
 
-/// Which view: the path that an agent connects to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ViewName {
-    /// `/mcp`: all that this process reconciles.
-    Everything,
-    /// `/ns/NAMESPACE/mcp`: one namespace.
-    Namespace(Arc<str>),
-}
-
 /// Where a request for a resource goes.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -36,21 +30,6 @@ pub struct Place {
     pub section: Arc<Section>,
     /// The server's own URI.
     pub uri: String,
-}
-
-impl ViewName {
-    /// The one namespace that is seen here; `None` for all.
-    pub fn namespace(&self) -> Option<&Arc<str>> {
-        match self {
-            Self::Everything => None,
-            Self::Namespace(namespace) => Some(namespace),
-        }
-    }
-
-    /// True if objects of this namespace are seen here.
-    pub fn shows(&self, namespace: &str) -> bool {
-        self.namespace().is_none_or(|own| **own == *namespace)
-    }
 }
 
 impl View {
@@ -122,7 +101,7 @@ impl View {
 
     fn only(&self, uri: &str) -> Option<Place> {
         let routes = self.resources.routes().chain(self.templates.routes());
-        let servers = |section: &&Arc<Section>| matches!(section.by, Answering::Server(_));
+        let servers = |section: &&Arc<Section>| matches!(section.answered_by, AnsweredBy::Server(_));
         let mut sections = routes.map(|(_, route)| route.section()).filter(servers);
         let first = sections.next()?;
         sections
@@ -158,8 +137,9 @@ mod tests {
 
     use super::*;
     use crate::catalog::testing::section;
-    use crate::catalog::{Generation, Item, Lists, Matcher, Step};
+    use crate::catalog::{Generation, Step};
     use crate::resource::Filter;
+    use crate::upstream::{Item, Lists, Matcher};
 
     fn resources(name: &str, resources: &[&str], templates: &[&str], filter: Option<&Filter>) -> Step {
         let items = |list: List, names: &[&str]| {

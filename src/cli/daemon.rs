@@ -21,7 +21,8 @@ use super::{Failure, kubeconfig, remembered, socket};
 use crate::admin::{self, Local};
 use crate::catalog::catalog;
 use crate::fleet::{Context, Fleet, Memory};
-use crate::gateway::{Allowed, Gateway, GatewayConfig, GatewayMetrics, Limits, refuse};
+use crate::gateway::{Gateway, GatewayConfig, GatewayMetrics, Limits, refuse};
+use crate::net::{Allowed, Authorization};
 use crate::report::{AuditMetrics, Inputs, Reporter, keep_audit};
 use crate::resource::{API_VERSION, Digest, DigestKey};
 use crate::skills::{Standings, SyncOptions, Written, serve, stand, sync};
@@ -180,12 +181,14 @@ impl Daemon {
         export.start(&metrics, tasks);
 
         let (offered, listener) = (catalog.clone(), agents.clone());
-        let (allowed, until) = (self.allowed.clone(), stop.clone());
+        let authorization = Authorization::new(self.allowed.clone());
+        let (of_agents, until) = (authorization.clone(), stop.clone());
         tasks.spawn("the MCP endpoint", async move {
             // Agents that come before the key is there wait in the listener.
             if let Some(session_key) = until.run_until_cancelled(session_key).await {
                 let limits = Limits::default();
-                let config = GatewayConfig { allowed, session_key, listeners, identity, limits };
+                let config =
+                    GatewayConfig { authorization: of_agents, session_key, listeners, identity, limits };
                 Gateway::new(config, offered, counted, until).serve(listener).await;
             }
             Ok(())
@@ -208,7 +211,7 @@ impl Daemon {
             socket::remove(state.path())?;
             served
         });
-        let router = admin::status_api(sources.clone(), token, self.allowed.clone());
+        let router = admin::status_api(sources.clone(), authorization.with_token(token));
         tasks.spawn("the status API", admin::serve_secured(status, certificate, router, stop.clone()));
         if let Some(probes) = probes {
             tasks.spawn("the probes", admin::serve(probes, admin::probes(sources), stop));

@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::which::Which;
 use super::{Failure, block_on, output, socket};
-use crate::admin::{Certificate, Token};
+use crate::admin::Certificate;
+use crate::net::Token;
 use crate::state::{StateDir, StateError};
 
 /// Its name in the state directory.

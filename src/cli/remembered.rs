@@ -157,10 +157,10 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::catalog::{Item, Lists};
     use crate::fleet::Kept;
     use crate::resource::testing::declared;
     use crate::resource::{Fault, Problem, Reason, SourceState};
+    use crate::upstream::{Item, Lists};
     use crate::wire::{Era, List};
 
     fn offer() -> Arc<Kept> {

@@ -12,7 +12,7 @@ use super::logging::{self, LogFormat};
 use super::source::{DirectoryArgs, SourceArgs};
 use super::telemetry::Telemetry;
 use super::{Failure, dirs};
-use crate::gateway::Allowed;
+use crate::net::Allowed;
 use crate::resource::{Bounded, is_namespace, is_object_name, is_secret_key};
 use crate::source::{DEFAULT_VARIABLES, Policy};
 

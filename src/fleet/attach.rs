@@ -3,19 +3,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Context;
-use super::listing::{Listings, read_all};
+use super::attached::Attached;
+use super::listing::read_all;
 use crate::plan::Target;
 use crate::resource::{Reason, Timeouts, Transport};
-use crate::wire::{self, Era, Events, Host, Link, LinkError};
-
-/// A connection that is made and listed; nothing of it is published yet.
-#[derive(Debug)]
-pub(super) struct Attached {
-    pub(super) link: Link,
-    pub(super) events: Events,
-    /// Everything that the server lists.
-    pub(super) listings: Listings,
-}
+use crate::wire::{self, Era, Host, LinkError};
 
 /// Connects, agrees on a protocol and lists everything. A failure closes what was opened, on the host's tasks.
 /// A server whose era is not known is addressed in that of `opening`, or probed.

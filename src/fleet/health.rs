@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
-use super::UpstreamHandle;
 use crate::resource::{Health, Reason};
+use crate::upstream::UpstreamHandle;
 use crate::wire::{Link, LinkError, Sign};
 
 /// How long a check may take where there is no interval.

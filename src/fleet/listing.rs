@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
 
-use crate::catalog::{Item, Lists};
 use crate::resource::{Problem, Reason};
+use crate::upstream::{Item, Lists};
 use crate::wire::{Link, LinkError, List, Reply, is_unknown_method, members};
 
 /// More pages than any server has: a list that does not end is not waited for.

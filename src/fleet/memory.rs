@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use crate::catalog::{Item, Lists};
 use crate::resource::Digest;
+use crate::upstream::{Item, Lists};
 use crate::wire::{About, Era, List};
 
 /// What was learned of servers and is worth keeping across restarts. Cheap to clone.

@@ -4,7 +4,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
-use super::attach::Attached;
+use super::attached::Attached;
 use crate::plan::Target;
 use crate::resource::{SourceState, Transport};
 use crate::telemetry::{Draft, Kind, Open, Spans};

@@ -2,14 +2,13 @@
 //!
 //! Promises that one server's trouble is its own, that nothing is published before everything was listed,
 //! and that a healthy connection is left alone. Calls do not pass through the actors: they take an
-//! [`UpstreamHandle`] from a catalog route. Never decides what should be connected; `plan/` does.
+//! [`UpstreamHandle`](crate::upstream::UpstreamHandle) from a catalog route. Never decides what should be connected; `plan/` does.
 
 mod actor;
 mod attach;
+mod attached;
 mod context;
-mod handle;
 mod health;
-mod listeners;
 mod listing;
 mod logs;
 mod memory;
@@ -20,9 +19,7 @@ mod reconcile;
 mod slots;
 mod subscriptions;
 
-pub use context::{Context, Publish};
-pub use handle::{CallGuard, Refusal, UpstreamHandle};
-pub use listeners::{Listeners, LogRequest, Subscription, Told, Word};
+pub use context::Context;
 pub use logs::Logs;
 pub use memory::{Kept, Known, Memory, News};
 pub use metrics::FleetMetrics;

@@ -7,10 +7,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
-use super::Listeners;
-use super::listeners::Wanted;
 use crate::net::{Backoff, jitter};
 use crate::resource::ObjectKey;
+use crate::upstream::{Listeners, Wanted};
 use crate::wire::{Edit, Era, Exchange, Incoming, Link, LinkError, Reply, Request, json_string};
 
 /// How long a server may take to answer.

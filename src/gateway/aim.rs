@@ -4,22 +4,11 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use super::answer;
-use crate::catalog::{Item, Place, Route, Section, Table, View};
+use super::answer::{self, Miss};
+use super::ask::Ask;
+use crate::catalog::{Place, Route, Table, View};
+use crate::upstream::{Item, Section};
 use crate::wire::{Edit, List, Members, json_string, members};
-
-/// The requests that one server answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ask {
-    /// `tools/call`
-    Call,
-    /// `prompts/get`
-    Prompt,
-    /// `resources/read`
-    Read,
-    /// `completion/complete`
-    Complete,
-}
 
 /// A request's server, and what it calls the thing that is asked for.
 #[derive(Clone, Debug)]
@@ -35,34 +24,6 @@ enum Way {
     Resource(Place, String),
     /// With the whole reference as JSON.
     Reference(Arc<Section>, String),
-}
-
-/// Why a request leads nowhere.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Miss {
-    /// It does not say what it is for.
-    Bad(&'static str),
-    /// There never was such a thing.
-    Unknown(String),
-    /// There was, and it went.
-    Gone(String),
-}
-
-impl Ask {
-    /// The request with this method, if one server answers it.
-    pub(super) fn of(method: &str) -> Option<Self> {
-        let all = [Self::Call, Self::Prompt, Self::Read, Self::Complete];
-        all.into_iter().find(|ask| ask.method() == method)
-    }
-
-    pub(super) fn method(self) -> &'static str {
-        match self {
-            Self::Call => "tools/call",
-            Self::Prompt => "prompts/get",
-            Self::Read => "resources/read",
-            Self::Complete => "completion/complete",
-        }
-    }
 }
 
 impl Aim {

@@ -7,10 +7,10 @@ use http::StatusCode;
 use memchr::memmem;
 use rmcp::model::ErrorCode;
 
-use super::aim::{Ask, Miss};
+use super::ask::Ask;
 use crate::catalog::Gone;
-use crate::fleet::Refusal;
 use crate::resource::{ObjectKey, Problem, Reason};
+use crate::upstream::Refusal;
 use crate::wire::{Edit, Era, Id, LinkError, List, Members, Reply, Sign, members};
 
 /// An error to answer a request with.
@@ -118,6 +118,17 @@ pub(super) fn gone(list: List, name: &str, gone: &Gone) -> String {
         List::Templates => "Resource template",
     };
     format!("{what} {name:?} of MCP server {server} is not there any more ({problem}). {}", outlook(problem))
+}
+
+/// Why a request leads nowhere.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Miss {
+    /// It does not say what it is for.
+    Bad(&'static str),
+    /// There never was such a thing.
+    Unknown(String),
+    /// There was, and it went.
+    Gone(String),
 }
 
 /// The answer to a request that leads nowhere.

@@ -58,8 +58,8 @@ pub(super) fn json(status: StatusCode, message: Bytes) -> Response<Body> {
 }
 
 /// A response for a person: requests that were never MCP.
-pub(super) fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
-    let text = Body::Whole(Some(Bytes::from_static(text.as_bytes())));
+pub(super) fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+    let text = Body::Whole(Some(text.into()));
     respond(status, text, Some(HeaderValue::from_static("text/plain; charset=utf-8")))
 }
 

@@ -10,17 +10,18 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::Gateway;
-use super::aim::{Aim, Ask, Miss};
-use super::answer;
+use super::aim::Aim;
+use super::answer::{self, Miss};
+use super::ask::Ask;
 use super::body::{self, Body, KEEP_ALIVE, event};
 use super::deadline::Deadline;
 use super::era::modern;
-use super::metrics::{Measured, Outcome};
+use super::metrics::Measured;
+use super::outcome::Outcome;
 use super::pulse::Pulse;
 use super::session::InFlight;
 use super::trace::Traced;
-use crate::catalog::{Answering, ViewName};
-use crate::fleet::{CallGuard, UpstreamHandle};
+use crate::upstream::{AnsweredBy, CallGuard, UpstreamHandle, ViewName};
 use crate::wire::{Era, Exchange, Id, Incoming, Level, LinkError, Params, Reply, Request, Sign, level_of};
 
 /// A response that is not there by then becomes a stream, and a quiet stream says that it is alive.
@@ -60,10 +61,9 @@ pub(super) async fn call(
         }
     };
     let name = aim.name().unwrap_or_default();
-    let at_once = match &aim.section().by {
-        Answering::Server(handle) => Err(handle.clone()),
-        Answering::Library(library) => Ok(library.answer(ask.method(), name, &params.members)),
-        Answering::Skill(skill) => Ok(skill.answer(ask.method(), name)),
+    let at_once = match &aim.section().answered_by {
+        AnsweredBy::Server(handle) => Err(handle.clone()),
+        AnsweredBy::Evenkeel(local) => Ok(local.answer(ask.method(), name, &params.members)),
     };
     let handle = match at_once {
         Err(handle) => handle,

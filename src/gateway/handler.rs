@@ -10,13 +10,14 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use rmcp::model::ErrorCode;
 
+use super::Gateway;
 use super::answer::{self, Failure};
 use super::body::{self, Body};
 use super::era::era;
 use super::notices::{Source, session_stream};
 use super::session::Session;
-use super::{Gateway, admit};
-use crate::catalog::ViewName;
+use crate::net::{accepts, is_json};
+use crate::upstream::ViewName;
 use crate::wire::{Envelope, Era, Id, Malformed, Params};
 
 pub(super) const SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -27,8 +28,8 @@ const BODY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Answers a request.
 pub(super) async fn handle(gateway: Arc<Gateway>, request: Request<Incoming>) -> Response<Body> {
-    if let Err(refused) = gateway.allowed.admit(request.headers()) {
-        return body::plain(refused.0, refused.1);
+    if let Err(denied) = gateway.authorization.admit(request.headers()) {
+        return body::plain(denied.status(), denied.to_string());
     }
     let Some(view) = view(request.uri().path()) else {
         return body::plain(StatusCode::NOT_FOUND, "MCP is served at /mcp and /ns/NAMESPACE/mcp");
@@ -70,11 +71,11 @@ impl Agent {
     async fn post(self, request: Request<Incoming>) -> Response<Body> {
         let (head, body) = request.into_parts();
         let headers = head.headers;
-        if !admit::is_json(&headers) {
+        if !is_json(&headers) {
             return body::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json");
         }
-        let streams = admit::accepts(&headers, "text", "event-stream");
-        if !streams && !admit::accepts(&headers, "application", "json") {
+        let streams = accepts(&headers, "text", "event-stream");
+        if !streams && !accepts(&headers, "application", "json") {
             let text = "Accept must name application/json and text/event-stream";
             return body::plain(StatusCode::NOT_ACCEPTABLE, text);
         }
@@ -135,7 +136,7 @@ impl Agent {
         if !headers.contains_key(SESSION_HEADER) {
             return not_allowed();
         }
-        if !admit::accepts(headers, "text", "event-stream") {
+        if !accepts(headers, "text", "event-stream") {
             return body::plain(StatusCode::NOT_ACCEPTABLE, "Accept must name text/event-stream");
         }
         match self.session(headers) {

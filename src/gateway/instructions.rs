@@ -1,6 +1,7 @@
 use std::fmt::Write;
 
-use crate::catalog::{Generation, ViewName};
+use crate::catalog::Generation;
+use crate::upstream::ViewName;
 
 /// So much is told of all servers together, in bytes; agents put it before everything else.
 const LONGEST: usize = 16 << 10;

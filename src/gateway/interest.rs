@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::broadcast;
 
-use crate::fleet::{Listeners, LogRequest, Subscription, Told, Word};
+use crate::upstream::{Listeners, LogRequest, Subscription, Told, Word};
 use crate::wire::Level;
 
 /// An agent may watch so many resources.

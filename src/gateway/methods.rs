@@ -6,8 +6,9 @@ use http::{HeaderValue, Response, StatusCode};
 use jiff::Timestamp;
 use rmcp::model::{ErrorCode, SKILLS_EXTENSION_ID};
 
-use super::aim::{self, Ask, Miss};
-use super::answer::{self, Failure};
+use super::aim;
+use super::answer::{self, Failure, Miss};
+use super::ask::Ask;
 use super::body::{self, Body};
 use super::call::{Caller, call};
 use super::era::{negotiate, supported};
@@ -17,8 +18,8 @@ use super::interest::Interest;
 use super::notices::listen_stream;
 use super::seal::{Handshake, called};
 use super::session::{InFlight, Session, TOLD};
-use crate::catalog::{Answering, Place, View};
-use crate::fleet::Subscription;
+use crate::catalog::{Place, View};
+use crate::upstream::{AnsweredBy, Subscription};
 use crate::wire::{Era, Id, Level, List, Params, RING_KEY, VIA_KEY, members, text};
 
 impl Agent {
@@ -168,18 +169,18 @@ impl Agent {
     fn skills(&self, asked: &Asked<'_>, era: Era) -> Response<Body> {
         let generation = self.gateway.catalog.load();
         let shown = generation.sections().filter(|section| self.view.shows(&section.key.namespace));
-        let mut skills = shown.filter_map(|section| match &section.by {
-            Answering::Skill(skill) => Some(skill),
-            _ => None,
+        let mut skills = shown.filter_map(|section| match &section.answered_by {
+            AnsweredBy::Evenkeel(local) => local.skill(),
+            AnsweredBy::Server(_) => None,
         });
         let found = if asked.method == "skills/list" {
-            let entries: Vec<_> = skills.filter_map(|skill| Some(skill.entry()?.get())).collect();
+            let entries: Vec<_> = skills.map(|skill| skill.json.get()).collect();
             format!("\"skills\":[{}]", entries.join(","))
         } else {
             let Some(uri) = asked.params.members.text("uri") else {
                 return fail(&invalid("skills/get needs the \"uri\" of a skill"), Some(&asked.id));
             };
-            match skills.find(|skill| skill.uri() == uri).and_then(|skill| skill.entry()) {
+            match skills.find(|skill| skill.uri == uri).map(|skill| skill.json) {
                 Some(entry) => format!("\"skill\":{entry}"),
                 None => return fail(&invalid(format!("unknown skill {uri}")), Some(&asked.id)),
             }
@@ -223,7 +224,7 @@ impl Agent {
     /// A subscription to the resource that the agent knows by this URI.
     fn watch(&self, view: &View, uri: &str) -> Result<Subscription, Miss> {
         let Place { section, uri } = aim::resource(view, uri)?;
-        let Answering::Server(handle) = &section.by else {
+        let AnsweredBy::Server(handle) = &section.answered_by else {
             let text =
                 "Skills do not tell of one resource: when one changes, the list of resources has changed";
             return Err(Miss::Unknown(text.to_owned()));

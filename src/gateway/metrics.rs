@@ -9,6 +9,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
+use super::outcome::Outcome;
 use super::trace::{self, Traced};
 use crate::resource::ObjectKey;
 use crate::telemetry::{Open, Spans};
@@ -40,23 +41,6 @@ struct ServerMetrics {
     timeout: Counter,
     cancelled: Counter,
     duration: Histogram,
-}
-
-/// How a call ended.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Outcome {
-    /// With the server's result, whatever it says.
-    Ok,
-    /// With the server's JSON-RPC error.
-    Error,
-    /// It did not begin: the server is removed or not available.
-    Refused,
-    /// The connection failed.
-    Failed,
-    /// The server took too long.
-    Timeout,
-    /// The agent cancelled it or went away.
-    Cancelled,
 }
 
 /// A call that is being measured; counts as cancelled if nothing else is said.
@@ -147,16 +131,6 @@ impl GatewayMetrics {
     }
 }
 
-impl Outcome {
-    const ALL: [Self; 6] =
-        [Self::Ok, Self::Error, Self::Refused, Self::Failed, Self::Timeout, Self::Cancelled];
-
-    /// As it stands in labels.
-    pub(super) fn word(self) -> String {
-        format!("{self:?}").to_lowercase()
-    }
-}
-
 impl Measured {
     /// Ends the measurement, with what the server answered if it did.
     pub(super) fn end(mut self, outcome: Outcome, reply: Option<&Reply>) {
@@ -194,7 +168,7 @@ fn call_labels(server: &ObjectKey, outcome: Outcome) -> Labels<3> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::aim::Ask;
+    use crate::gateway::ask::Ask;
     use crate::wire::Params;
 
     fn text(metrics: &GatewayMetrics) -> String {

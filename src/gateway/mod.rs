@@ -4,9 +4,9 @@
 //! process, that every agent hears of every change of its list, and that an agent which stops reading
 //! delays nobody. Never connects to a server: calls go out through the catalog's routes.
 
-mod admit;
 mod aim;
 mod answer;
+mod ask;
 mod body;
 mod call;
 mod deadline;
@@ -17,11 +17,11 @@ mod interest;
 mod methods;
 mod metrics;
 mod notices;
+mod outcome;
 mod pulse;
 mod seal;
 mod server;
 mod session;
-mod stall;
 mod trace;
 
 use std::sync::Arc;
@@ -30,14 +30,13 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use admit::Allowed;
 pub use metrics::GatewayMetrics;
 pub use seal::{SealError, SessionKey};
 pub use server::refuse;
-pub(crate) use stall::StallGuard;
 
 use crate::catalog::Catalog;
-use crate::fleet::Listeners;
+use crate::net::Authorization;
+use crate::upstream::Listeners;
 use crate::wire::Identity;
 use pulse::Pulse;
 use session::Sessions;
@@ -45,8 +44,8 @@ use session::Sessions;
 /// What the gateway is made with.
 #[derive(Debug)]
 pub struct GatewayConfig {
-    /// Hosts and origins that are known beside the loopback ones.
-    pub allowed: Allowed,
+    /// Whose requests are answered.
+    pub authorization: Authorization,
     /// What session ids are sealed with; the same one after a restart, and on every replica.
     pub session_key: SessionKey,
     /// What agents want to hear of servers, and what those tell.
@@ -85,7 +84,7 @@ impl Default for Limits {
 /// The agents' side of a catalog.
 #[derive(Debug)]
 pub struct Gateway {
-    allowed: Allowed,
+    authorization: Authorization,
     sessions: Sessions,
     listeners: Listeners,
     identity: Identity,
@@ -107,11 +106,11 @@ impl Gateway {
         metrics: GatewayMetrics,
         stop: CancellationToken,
     ) -> Arc<Self> {
-        let GatewayConfig { allowed, session_key, listeners, identity, limits } = config;
+        let GatewayConfig { authorization, session_key, listeners, identity, limits } = config;
         let sessions = Sessions::new(session_key);
         let (alone, pulse) = (TaskTracker::new(), Pulse::default());
         Arc::new(Self {
-            allowed,
+            authorization,
             sessions,
             listeners,
             identity,

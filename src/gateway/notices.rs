@@ -20,8 +20,8 @@ use super::answer;
 use super::body::{KEEP_ALIVE, event};
 use super::interest::{Ears, Interest, News};
 use super::session::{OpenStream, TOLD};
-use crate::catalog::{View, ViewName};
-use crate::fleet::Told;
+use crate::catalog::View;
+use crate::upstream::{Told, ViewName};
 use crate::wire::{Id, List, json_string};
 
 /// A resource changed that the agent watches.

@@ -9,7 +9,7 @@ use ring::hkdf;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::ViewName;
+use crate::upstream::ViewName;
 
 /// The form of what is sealed: another form opens no older id.
 const FORM: &[u8] = b"evenkeel session 1";

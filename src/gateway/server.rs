@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::Gateway;
 use super::body;
 use super::handler::handle;
-use super::stall::StallGuard;
+use crate::net::StallGuard;
 
 /// How often what is idle is looked for.
 const HOUSEKEEPING: Duration = Duration::from_mins(10);

@@ -11,8 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::interest::{Ears, Interest, News};
 use super::seal::{Handshake, SealError, SessionKey};
-use crate::catalog::ViewName;
-use crate::fleet::{Listeners, Told};
+use crate::upstream::{Listeners, Told, ViewName};
 use crate::wire::{Id, Level, List};
 
 /// The lists whose changes are told, each by a notice of its own.

@@ -2,8 +2,8 @@
 
 use serde_json::value::RawValue;
 
-use super::aim::Ask;
-use super::metrics::Outcome;
+use super::ask::Ask;
+use super::outcome::Outcome;
 use crate::resource::ObjectKey;
 use crate::telemetry::{Draft, Kind, Open, Parent, Spans};
 use crate::wire::{Params, Reply, members};

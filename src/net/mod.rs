@@ -1,7 +1,14 @@
 //! Small tools for whatever talks over a network.
 //!
-//! Promises one backoff for everything that is tried again. Knows no protocol and does no I/O of its own.
+//! Promises one backoff for everything that is tried again, and one place that decides which requests are answered.
+//! Knows no protocol above HTTP.
 
+mod authorization;
 mod backoff;
+mod media_type;
+mod stall_guard;
 
+pub use authorization::{Allowed, Authorization, Denied, Token};
 pub use backoff::{Backoff, jitter};
+pub use media_type::{accepts, is_json};
+pub use stall_guard::StallGuard;

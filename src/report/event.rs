@@ -8,7 +8,8 @@ use k8s_openapi::api::events::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
 use serde::Serialize;
 
-use super::{Kind, Source};
+use super::object::Kind;
+use super::source_object::Source;
 use crate::resource::{API_VERSION, Commit, Digest, GROUP, Meta, ObjectKey, Reason};
 
 /// The longest note, in bytes: what `events.k8s.io/v1` takes.

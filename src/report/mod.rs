@@ -16,6 +16,7 @@ mod reporter;
 mod server;
 mod skill;
 mod source;
+mod source_object;
 mod store;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -29,4 +30,5 @@ pub use reporter::{Inputs, Reporter};
 pub use server::server_status;
 pub use skill::skill_status;
 pub use source::{Counts, SourceFault, SourceResource, SourceSpec, SourceStatus, source_status};
-pub use store::{Place, Snapshot, Source};
+pub use source_object::{Place, Source};
+pub use store::Snapshot;

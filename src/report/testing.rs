@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::catalog::{Conflict, Holding, Item, Lists, Section, ViewName};
-use crate::fleet::{Listed, Observation, Phase, Refusal, UpstreamHandle};
+use crate::catalog::{Conflict, Holding};
+use crate::fleet::{Listed, Observation, Phase};
 use crate::plan::Target;
 use crate::resource::testing::{declared, key};
 use crate::resource::{Digest, Problem, Reason, ServerInfo};
+use crate::upstream::{Item, Lists, Refusal, Section, UpstreamControl, ViewName};
 use crate::wire::{About, List};
 
 pub fn listed(generation: i64) -> Listed {
@@ -59,7 +60,7 @@ pub fn section(name: &str, prefix: &str, tool: &str) -> Section {
     let target = Target::of(&declared(name, 1)).unwrap();
     let tool = Item::read(List::Tools, &json!({ "name": tool }).to_string()).unwrap();
     let away = Refusal::Unavailable(Problem::new(Reason::Connecting, "not there yet"));
-    let handle = UpstreamHandle::new(key(name), away);
+    let handle = UpstreamControl::new(key(name), away).handle().clone();
     let section =
         Section::new(&target, &Arc::new(Lists { tools: vec![tool], ..Lists::default() }), None, handle);
     Section { prefix: prefix.into(), ..section }

@@ -4,12 +4,11 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use rmcp::model::ErrorCode;
 use serde_json::{Value, json};
 
-use super::volume::{content, uri};
-use crate::catalog::{Item, Lists};
+use super::content::{content, reply, uri};
 use crate::resource::bundle::{Bundle, SKILL_FILE};
+use crate::upstream::{Item, Lists, LocalAnswers};
 use crate::wire::{List, Members, Reply};
 
 /// Lists the skills.
@@ -56,15 +55,6 @@ impl Library {
         Lists { tools, ..Lists::default() }
     }
 
-    /// Answers a call of one of the tools.
-    pub fn answer(&self, method: &str, name: &str, params: &Members<'_>) -> Reply {
-        reply(match (method, name) {
-            ("tools/call", LIST) => Ok(said(&self.told())),
-            ("tools/call", READ) => Ok(self.read(params)),
-            _ => Err(format!("nothing is known of {name}")),
-        })
-    }
-
     fn told(&self) -> String {
         let mut text = String::new();
         for (name, skill) in &self.skills {
@@ -103,14 +93,13 @@ impl Library {
     }
 }
 
-/// An answer as it goes over the wire.
-pub(super) fn reply(answer: Result<Value, String>) -> Reply {
-    match answer {
-        Ok(result) => Reply::Result(result.to_string().into()),
-        Err(message) => {
-            let error = json!({ "code": ErrorCode::INVALID_PARAMS.0, "message": message });
-            Reply::Error(error.to_string().into())
-        }
+impl LocalAnswers for Library {
+    fn answer(&self, method: &str, name: &str, params: &Members<'_>) -> Reply {
+        reply(match (method, name) {
+            ("tools/call", LIST) => Ok(said(&self.told())),
+            ("tools/call", READ) => Ok(self.read(params)),
+            _ => Err(format!("nothing is known of {name}")),
+        })
     }
 }
 

@@ -5,6 +5,7 @@
 //! that in a directory only what evenkeel wrote there is ever changed or taken away. Never runs anything that
 //! is in a skill, never follows a link, and touches no connection.
 
+mod content;
 mod directory;
 mod library;
 mod serve;
@@ -13,9 +14,7 @@ mod standing;
 mod sync;
 mod volume;
 
-pub use library::Library;
 pub use serve::serve;
 pub use stage::stand;
 pub use standing::{Missing, Standing, Standings};
 pub use sync::{Outcome, SyncOptions, Written, sync};
-pub use volume::Volume;

@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 use super::library::{INSTRUCTIONS, Library};
 use super::standing::{Standing, Standings};
 use super::volume::Volume;
-use crate::catalog::{Answering, Lists, Publisher, Section};
-use crate::fleet::Publish;
+use crate::catalog::Publisher;
 use crate::resource::bundle::Bundle;
 use crate::resource::{ObjectKey, Problem, Reason};
+use crate::upstream::{AnsweredBy, Lists, Section};
 
 /// The name of the section of the tools in each namespace: one that no server can have, like those of the skills.
 const TOOLS: &str = "agent skills";
@@ -58,7 +58,7 @@ fn publish(
             library.insert(skill.clone());
             let volume = Volume::new(namespace.clone(), skill.clone());
             let lists = volume.lists();
-            publisher.publish(section(of_skill, lists, None, Answering::Skill(Arc::new(volume))));
+            publisher.publish(section(of_skill, lists, None, AnsweredBy::Evenkeel(Arc::new(volume))));
         } else {
             library.remove(&key.name);
             let message = format!("skill {} is not offered any more", key.name);
@@ -72,7 +72,7 @@ fn publish(
             libraries.remove(&namespace);
             publisher.withdraw(key, Problem::new(Reason::Removed, "no skill is offered any more"));
         } else {
-            let by = Answering::Library(Arc::new(library));
+            let by = AnsweredBy::Evenkeel(Arc::new(library));
             publisher.publish(section(key, Library::lists(), Some(INSTRUCTIONS.into()), by));
         }
     }
@@ -94,9 +94,14 @@ fn changes<'a>(
     })
 }
 
-fn section(key: ObjectKey, lists: Lists, instructions: Option<Arc<str>>, by: Answering) -> Arc<Section> {
+fn section(
+    key: ObjectKey,
+    lists: Lists,
+    instructions: Option<Arc<str>>,
+    answered_by: AnsweredBy,
+) -> Arc<Section> {
     let prefix = String::new();
     let call_timeout = Duration::from_mins(1);
     let lists = Arc::new(lists);
-    Arc::new(Section { key, prefix, lists, resources: None, instructions, call_timeout, by })
+    Arc::new(Section { key, prefix, lists, resources: None, instructions, call_timeout, answered_by })
 }

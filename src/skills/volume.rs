@@ -1,17 +1,14 @@
 //! One skill as an MCP server offers it: a prompt, a resource for each file, and its entry of the extension. Pure.
 
-use std::fmt::Write;
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::library::reply;
-use crate::catalog::{Item, Lists};
+use super::content::{content, mime, reply, uri};
 use crate::resource::bundle::{Bundle, File, SKILL_FILE};
-use crate::wire::{List, Reply};
+use crate::upstream::{Item, Lists, LocalAnswers, SkillEntry};
+use crate::wire::{List, Members, Reply};
 
 /// One skill that is offered.
 #[derive(Debug)]
@@ -30,16 +27,6 @@ impl Volume {
         Self { namespace, skill, uri, entry }
     }
 
-    /// The URI of its SKILL.md, by which the extension knows it.
-    pub fn uri(&self) -> &str {
-        &self.uri
-    }
-
-    /// The skill as `skills/list` gives it (SEP-2640).
-    pub fn entry(&self) -> Option<&RawValue> {
-        self.entry.as_deref()
-    }
-
     /// What it lists: a prompt, and a resource for each file.
     pub fn lists(&self) -> Lists {
         let name = self.skill.name();
@@ -51,15 +38,6 @@ impl Volume {
         resources.sort_by(|one, other| one.name().cmp(other.name()));
         let prompts = Item::read(List::Prompts, &prompt.to_string()).into_iter().collect();
         Lists { prompts, resources, ..Lists::default() }
-    }
-
-    /// Answers a request for something that is listed: `name` is its name or URI.
-    pub fn answer(&self, method: &str, name: &str) -> Reply {
-        reply(match (method, name) {
-            ("prompts/get", name) if name == &**self.skill.name() => Ok(self.prompt()),
-            ("resources/read", uri) => self.read(uri),
-            _ => Err(format!("nothing is known of {name}")),
-        })
     }
 
     fn prompt(&self) -> Value {
@@ -81,6 +59,20 @@ impl Volume {
     }
 }
 
+impl LocalAnswers for Volume {
+    fn answer(&self, method: &str, name: &str, _: &Members<'_>) -> Reply {
+        reply(match (method, name) {
+            ("prompts/get", name) if name == &**self.skill.name() => Ok(self.prompt()),
+            ("resources/read", uri) => self.read(uri),
+            _ => Err(format!("nothing is known of {name}")),
+        })
+    }
+
+    fn skill(&self) -> Option<SkillEntry<'_>> {
+        Some(SkillEntry { uri: &self.uri, json: self.entry.as_deref()? })
+    }
+}
+
 fn entry(namespace: &str, skill: &Bundle) -> Value {
     let frontmatter: Option<Value> = serde_yaml::from_str(skill.frontmatter()).ok();
     let known = || json!({ "name": &**skill.name(), "description": skill.description() });
@@ -95,20 +87,6 @@ fn entry(namespace: &str, skill: &Bundle) -> Value {
     })
 }
 
-/// The URI of a file. The namespace is in it, so that no two skills have one URI.
-pub(super) fn uri(namespace: &str, name: &str, path: &str) -> String {
-    let mut uri = format!("skill://{namespace}/{name}/");
-    for byte in path.bytes() {
-        if byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte) {
-            uri.push(char::from(byte));
-        } else {
-            // Writing to a String cannot fail.
-            let _ = write!(uri, "%{byte:02X}");
-        }
-    }
-    uri
-}
-
 /// The digest is there so that another content is another list.
 fn resource(uri: &str, path: &str, file: &File) -> Value {
     json!({
@@ -120,29 +98,12 @@ fn resource(uri: &str, path: &str, file: &File) -> Value {
     })
 }
 
-pub(super) fn content(uri: &str, path: &str, file: &File) -> Value {
-    match std::str::from_utf8(&file.bytes) {
-        Ok(text) => json!({ "uri": uri, "mimeType": mime(path, file), "text": text }),
-        Err(_) => json!({ "uri": uri, "mimeType": mime(path, file), "blob": STANDARD.encode(&file.bytes) }),
-    }
-}
-
-fn mime(path: &str, file: &File) -> &'static str {
-    match path.rsplit_once('.').map(|(_, extension)| extension) {
-        Some("md") => "text/markdown",
-        Some("json") => "application/json",
-        Some("png") => "image/png",
-        Some("svg") => "image/svg+xml",
-        _ if std::str::from_utf8(&file.bytes).is_ok() => "text/plain",
-        _ => "application/octet-stream",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rmcp::model::{Skill, validate_skills};
 
     use super::*;
+    use crate::wire::members;
 
     fn volume() -> Volume {
         let main = "---\nname: notes\ndescription: Write notes.\nx-vendor: { a: 1 }\n---\nWrite.\n";
@@ -156,18 +117,17 @@ mod tests {
     }
 
     fn answer(method: &str, name: &str) -> Value {
-        let (Reply::Result(bytes) | Reply::Error(bytes)) = volume().answer(method, name);
+        let (Reply::Result(bytes) | Reply::Error(bytes)) =
+            volume().answer(method, name, &members("{}").unwrap());
         serde_json::from_slice(&bytes).unwrap()
     }
 
     #[test]
     fn the_extension_finds_its_entry_in_order() {
         let volume = volume();
-        let entry: Skill = serde_json::from_str(volume.entry().unwrap().get()).unwrap();
-        assert_eq!(
-            (&*entry.uri, volume.uri()),
-            ("skill://team/notes/SKILL.md", "skill://team/notes/SKILL.md")
-        );
+        let listed = volume.skill().unwrap();
+        let entry: Skill = serde_json::from_str(listed.json.get()).unwrap();
+        assert_eq!((&*entry.uri, listed.uri), ("skill://team/notes/SKILL.md", "skill://team/notes/SKILL.md"));
         assert_eq!(entry.frontmatter.extra["x-vendor"]["a"], 1);
         validate_skills(&[entry]).unwrap();
     }

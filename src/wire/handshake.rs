@@ -21,12 +21,10 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::error::{LinkError, Sign};
-use super::link::{Exchange, Incoming, Link, Reply};
+use super::link::{Exchange, Link};
+use super::reply::{Incoming, Reply};
 use super::{About, Capabilities, Envelope, Era, Peer, Ring, inbound};
 use crate::resource::{Reason, ServerInfo};
-
-/// The modern revision that evenkeel speaks.
-pub(super) const MODERN: &str = "2026-07-28";
 
 /// How long a server that has just answered may take to answer again.
 const AWAKE: Duration = Duration::from_secs(5);

@@ -5,8 +5,11 @@ use serde_json::value::RawValue;
 
 use super::List;
 use super::envelope::{Envelope, Id, Malformed};
-use super::link::Reply;
+use super::reply::Reply;
 use super::splice::{Edit, Members, rewrite};
+
+/// The request that makes a modern server tell of changes.
+pub(super) const LISTEN_METHOD: &str = "subscriptions/listen";
 
 /// The longest id of a request of the server, in bytes.
 const LONGEST_ID: usize = 1024;

@@ -11,13 +11,15 @@ use tokio_util::task::TaskTracker;
 
 use super::envelope::{Id, Malformed};
 use super::error::{LinkError, Lost};
+use super::host::Host;
 use super::http::{Answering, Client as HttpClient};
-use super::inbound;
+use super::inbound::{self, LISTEN_METHOD};
 use super::mask::Mask;
 use super::mirror::Mirrors;
+use super::reply::{Incoming, Reply};
 use super::splice::{Edit, Params, json_string};
 use super::unasked::Unasked;
-use super::{Era, Host, Identity, Level, List, Pause, Peer, Ring, VIA_KEY, stdio};
+use super::{Era, Identity, Level, List, Pause, Peer, Ring, VIA_KEY, stdio};
 use crate::resource::{Problem, Reason};
 
 /// A live connection to one server, shared by every call on it. Cheap to clone.
@@ -89,26 +91,6 @@ enum State {
     Over,
 }
 
-/// What comes back for a request.
-#[derive(Debug)]
-pub enum Incoming {
-    /// A notification that belongs to this request, as a whole JSON-RPC message.
-    Notice(Bytes),
-    /// The request makes progress; the notification carries the agent's own token again.
-    Progress(Bytes),
-    /// The answer; nothing follows.
-    Answer(Reply),
-}
-
-/// An answer.
-#[derive(Clone, Debug)]
-pub enum Reply {
-    /// The raw JSON of `result`.
-    Result(Bytes),
-    /// The raw JSON of `error`: an object with `code` and `message`.
-    Error(Bytes),
-}
-
 /// What a connection tells without being asked.
 #[derive(Debug)]
 pub enum Event {
@@ -117,9 +99,6 @@ pub enum Event {
     /// The connection is gone.
     Lost(LinkError),
 }
-
-/// The request that makes a modern server tell of changes.
-pub(super) const LISTEN_METHOD: &str = "subscriptions/listen";
 
 impl Link {
     pub(super) fn new(transport: Transport, lost: Arc<Lost>, ears: Unasked, host: &Host) -> Self {

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::Envelope;
 use super::mask::Mask;
-use super::stdio::LastWords;
+use super::process::LastWords;
 
 /// Lines that are kept of one server.
 const LINES: usize = 1_000;

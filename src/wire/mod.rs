@@ -7,6 +7,7 @@
 mod envelope;
 mod error;
 mod handshake;
+mod host;
 mod http;
 mod identity;
 mod inbound;
@@ -19,6 +20,8 @@ mod mirror;
 mod open;
 mod pause;
 mod peer;
+mod process;
+mod reply;
 mod splice;
 mod sse;
 mod stdio;
@@ -27,18 +30,20 @@ mod unasked;
 
 pub use envelope::{Envelope, Id, Malformed};
 pub use error::{LinkError, Sign};
+pub use host::Host;
 pub use identity::{Identity, RING_KEY, Ring, VIA_KEY};
 pub use inbound::is_unknown_method;
 pub use level::{Level, level_of};
-pub use link::{Event, Exchange, Incoming, Link, Reply, Request};
+pub use link::{Event, Exchange, Link, Request};
 pub use list::List;
 pub use log::{Log, LogLine, LogPage};
-pub use open::{Events, Host, open};
+pub use open::{Events, open};
 pub use pause::Pause;
 pub use peer::{About, Capabilities, Era, Peer};
+pub use process::{Guard, LastWords, Started, watch as guard_children};
+pub use reply::{Incoming, Reply};
 pub use splice::{Edit, Member, Members, Params, json_string, members, push_json_string, rewrite, text};
-pub use stdio::{Guard, LastWords, Started, watch as guard_children};
-pub use unasked::Audience;
+pub use unasked::{NoticeHandler, ServerNotice};
 
 /// The longest message taken from a server: an answer, an event or a line.
 pub const MESSAGE_LIMIT: usize = 16 << 20;

@@ -2,40 +2,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tokio_util::task::TaskTracker;
 
 use super::error::{LinkError, Lost};
+use super::host::Host;
 use super::link::{Event, Link, Transport};
 use super::mask::Mask;
 use super::subscription::Subscription;
 use super::unasked::Unasked;
-use super::{Audience, Era, Guard, Identity, LastWords, Log, Pause, Peer, Started, handshake, http, stdio};
+use super::{Era, Peer, handshake, http, stdio};
 use crate::resource::{Endpoint, Transport as Declared};
 
 /// How long a server may take to open its notice stream before its lists are read all the same.
 const STREAM_PATIENCE: Duration = Duration::from_secs(1);
-
-/// What a connection needs of the process it lives in.
-#[derive(Clone, Debug, Default)]
-pub struct Host {
-    /// What works for this connection: its child, the child's pumps, the end of its session. To be waited for
-    /// before evenkeel ends, and before another connection where two must not run side by side.
-    pub tasks: TaskTracker,
-    /// Ends the children should evenkeel be killed.
-    pub guard: Option<Guard>,
-    /// Where goes what the server logs.
-    pub log: Log,
-    /// Who hears what the server says to agents unasked.
-    pub audience: Option<Arc<dyn Audience>>,
-    /// What its child writes to stderr, for who has to tell why the connection was not made.
-    pub last_words: LastWords,
-    /// Who asks, should the server be an evenkeel.
-    pub identity: Identity,
-    /// Until when the server wants to be left alone.
-    pub pause: Pause,
-    /// Where the process is told that the connection consists of, if it does.
-    pub started: Started,
-}
 
 /// What a connection tells without being asked. Owned by one task, which must keep asking.
 #[derive(Debug)]
@@ -61,7 +39,7 @@ pub async fn open(
     host: &Host,
 ) -> Result<(Link, Events), LinkError> {
     let lost = Arc::new(Lost::default());
-    let ears = Unasked::new(host.log.clone(), host.audience.clone(), Mask::of(endpoint));
+    let ears = Unasked::new(host.log.clone(), host.notices.clone(), Mask::of(endpoint));
     let transport = match &endpoint.transport {
         Declared::Stdio(endpoint) => Transport::Stdio(stdio::start(endpoint, &lost, ears.clone(), host)?),
         Declared::Http(endpoint) => Transport::Http(http::Client::new(endpoint, ears.clone(), host)?),

@@ -8,6 +8,9 @@ use super::splice::{Edit, Members, json_string};
 use super::{Level, List};
 use crate::resource::ServerInfo;
 
+/// The modern revision that evenkeel speaks.
+pub(super) const MODERN: &str = "2026-07-28";
+
 /// Which of the two protocols a server speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

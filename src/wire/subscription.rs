@@ -4,7 +4,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::error::LinkError;
 use super::inbound;
-use super::link::{Exchange, Incoming, Link, Reply};
+use super::link::{Exchange, Link};
+use super::reply::{Incoming, Reply};
 use super::unasked::Unasked;
 use crate::net::{Backoff, jitter};
 

@@ -12,12 +12,35 @@ use super::inbound::Inbound;
 use super::mask::Mask;
 use super::{List, Log};
 
-/// Hears what a server says to agents unasked. Must not wait.
-pub trait Audience: fmt::Debug + Send + Sync {
+/// Something that a server tells agents unasked.
+#[derive(Clone, Copy, Debug)]
+pub enum ServerNotice<'a> {
     /// A resource changed that somebody asked to be told of, by the server's own URI.
-    fn updated(&self, uri: &str);
+    Updated(&'a str),
     /// A log message, as the whole JSON-RPC notification.
-    fn logged(&self, message: &Bytes);
+    Logged(&'a Bytes),
+}
+
+/// Called with each notice of a server. Cheap to clone.
+#[derive(Clone)]
+pub struct NoticeHandler(Arc<dyn Fn(ServerNotice<'_>) + Send + Sync>);
+
+impl NoticeHandler {
+    /// Wraps a function, which must not block.
+    pub fn new(handle: impl Fn(ServerNotice<'_>) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(handle))
+    }
+
+    /// Passes a notice on.
+    pub fn call(&self, notice: ServerNotice<'_>) {
+        (self.0)(notice);
+    }
+}
+
+impl fmt::Debug for NoticeHandler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NoticeHandler")
+    }
 }
 
 /// The ears of one connection. Cheap to clone.
@@ -28,7 +51,7 @@ pub(super) struct Unasked(Arc<Inner>);
 struct Inner {
     log: Log,
     mask: Mask,
-    audience: Option<Arc<dyn Audience>>,
+    notices: Option<NoticeHandler>,
     /// Lists that changed and were not told of yet, each once: a burst of notices is one change.
     changed: Mutex<Vec<List>>,
     news: Notify,
@@ -39,8 +62,8 @@ struct Inner {
 }
 
 impl Unasked {
-    pub(super) fn new(log: Log, audience: Option<Arc<dyn Audience>>, mask: Mask) -> Self {
-        Self(Arc::new(Inner { log, mask, audience, ..Inner::default() }))
+    pub(super) fn new(log: Log, notices: Option<NoticeHandler>, mask: Mask) -> Self {
+        Self(Arc::new(Inner { log, mask, notices, ..Inner::default() }))
     }
 
     /// Takes out of the server's words what it was given.
@@ -73,14 +96,14 @@ impl Unasked {
         match kind {
             Inbound::Changed(list) => self.changed(*list),
             Inbound::Updated(uri) => {
-                if let Some(audience) = &self.0.audience {
-                    audience.updated(uri);
+                if let Some(notices) = &self.0.notices {
+                    notices.call(ServerNotice::Updated(uri));
                 }
             }
             Inbound::Logged => {
                 self.log(message);
-                if let Some(audience) = &self.0.audience {
-                    audience.logged(message);
+                if let Some(notices) = &self.0.notices {
+                    notices.call(ServerNotice::Logged(message));
                 }
             }
             _ => {}

@@ -4,6 +4,7 @@ use hyper::Method;
 
 use crate::stack::Stack;
 use crate::support::http::{Answer, send};
+use evenkeel::net::{Allowed, Authorization};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 const ANY: (&str, &str) = ("Accept", "application/json, text/event-stream");
@@ -19,7 +20,8 @@ async fn answer(stack: &Stack, method: Method, path: &str, headers: &[(&str, &st
 
 #[tokio::test]
 async fn strangers_are_turned_away() {
-    let stack = Stack::with(|config| config.allowed.origins = vec!["https://app.example.com".into()]).await;
+    let allowed = Allowed { origins: vec!["https://app.example.com".into()], ..Allowed::default() };
+    let stack = Stack::with(|config| config.authorization = Authorization::new(allowed)).await;
     for (headers, expected) in [
         (&[JSON, ANY][..], 200),
         (&[JSON], 200),

@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel::catalog::{Answering, Catalog, Item, KeptNames, Lists, Publisher, Section, catalog};
-use evenkeel::fleet::{Context, Fleet, Known, Listeners, Memory, Publish, Refusal, UpstreamHandle};
-use evenkeel::gateway::{Allowed, Gateway, GatewayConfig, GatewayMetrics, Limits, SessionKey};
+use evenkeel::catalog::{Catalog, KeptNames, Publisher, catalog};
+use evenkeel::fleet::{Context, Fleet, Known, Memory};
+use evenkeel::gateway::{Gateway, GatewayConfig, GatewayMetrics, Limits, SessionKey};
+use evenkeel::net::{Allowed, Authorization};
 use evenkeel::resource::{
     Declared, Desired, DigestKey, Endpoint, HttpEndpoint, McpServerSpec, Meta, ObjectKey, Origin, Problem,
     Reason, SourceState, Transport,
 };
+use evenkeel::upstream::{AnsweredBy, Item, Listeners, Lists, Refusal, Section, UpstreamControl};
 use evenkeel::wire::{Identity, List};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -79,7 +81,7 @@ impl Stack {
 
     async fn serve(&mut self, change: impl FnOnce(&mut GatewayConfig)) {
         let mut config = GatewayConfig {
-            allowed: Allowed::default(),
+            authorization: Authorization::new(Allowed::default()),
             session_key: SessionKey::new(b"the key of all tests").unwrap(),
             listeners: self.listeners.clone(),
             identity: Identity::default(),
@@ -126,7 +128,7 @@ impl Stack {
         let key = ObjectKey::new(namespace, name);
         let refusal = Refusal::Unavailable(Problem::new(Reason::Exited, "exit code 7"));
         self.publisher.publish(Arc::new(Section {
-            by: Answering::Server(UpstreamHandle::new(key.clone(), refusal)),
+            answered_by: AnsweredBy::Server(UpstreamControl::new(key.clone(), refusal).handle().clone()),
             key,
             prefix: name.to_owned(),
             lists: Arc::new(Lists {

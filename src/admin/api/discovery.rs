@@ -1,7 +1,15 @@
 use serde_json::{Value, json};
 
-use super::path::Root;
 use super::resource::Resource;
+
+/// Where discovery begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Root {
+    /// `/api`: the core group.
+    Core,
+    /// `/apis`: all others.
+    Groups,
+}
 
 /// The Kubernetes version whose API this one resembles: clients choose their ways by it.
 const LIKE: &str = "36";

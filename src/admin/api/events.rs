@@ -2,7 +2,7 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
-use super::media::set;
+use super::manifest::set;
 use crate::report::Event;
 
 /// Who reports: there is one evenkeel per status API.

@@ -4,11 +4,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::item::{Item, items};
-use super::media::{Shape, set};
+use super::manifest::set;
+use super::media::Shape;
 use super::parameters::Parameters;
 use super::selectors::Scope;
-use crate::admin::App;
 use crate::admin::answer::Refusal;
+use crate::admin::app::App;
 
 /// Where the next page begins, and of which version the list is.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]

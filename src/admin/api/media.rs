@@ -4,9 +4,10 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::item::Item;
+use super::manifest::{metadata, set};
 use super::parameters::Parameters;
 use super::resource::Resource;
-use super::table;
+use super::table::{self, Include};
 
 /// The shape in which objects are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,14 +18,6 @@ pub(super) enum Shape {
     Table(Include),
     /// Their metadata alone.
     Metadata,
-}
-
-/// What a row of a table has of its object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Include {
-    None,
-    Metadata,
-    Object,
 }
 
 /// The parameters of the media type that ask for a kind, as an answer repeats them, if it is asked for before
@@ -127,22 +120,6 @@ fn list_of(api_version: &str, kind: &str, list_metadata: Value, items: impl Iter
     let mut list = json!({ "apiVersion": api_version, "kind": format!("{kind}List") });
     set(&mut list, [("metadata", list_metadata), ("items", Value::Array(items.collect()))]);
     list
-}
-
-/// Sets fields of an object.
-pub(super) fn set<const N: usize>(object: &mut Value, fields: [(&str, Value); N]) {
-    if let Some(object) = object.as_object_mut() {
-        object.extend(fields.map(|(name, value)| (name.to_owned(), value)));
-    }
-}
-
-/// An object without spec and status.
-pub(super) fn metadata(manifest: &Value) -> Value {
-    json!({
-        "apiVersion": "meta.k8s.io/v1",
-        "kind": "PartialObjectMetadata",
-        "metadata": manifest.get("metadata"),
-    })
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@
 mod changes;
 mod discovery;
 mod events;
-mod history;
 mod item;
 mod list;
+mod manifest;
 mod media;
 mod openapi;
 mod parameters;
@@ -28,12 +28,11 @@ use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
-pub(super) use self::history::History;
 use self::media::Shape;
 use self::parameters::Parameters;
 use self::path::Place;
-use super::App;
 use super::answer::Refusal;
+use super::app::App;
 use crate::resource::ObjectKey;
 
 pub(super) fn routes() -> Router<App> {

@@ -1,7 +1,7 @@
 use serde_json::{Map, Value, json};
 
 use super::discovery::served;
-use super::media::set;
+use super::manifest::set;
 use super::resource::Resource;
 use crate::resource::Digest;
 

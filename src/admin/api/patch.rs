@@ -7,8 +7,8 @@ use tokio::time::timeout;
 use super::item::{Item, item};
 use super::parameters::Parameters;
 use super::resource::Resource;
-use crate::admin::App;
 use crate::admin::answer::Refusal;
+use crate::admin::app::App;
 use crate::report::Snapshot;
 use crate::resource::{ObjectKey, REQUESTS};
 use crate::source::Request;
@@ -34,7 +34,7 @@ pub(super) async fn patch(
     if !resource.takes_requests() {
         return Err(refused());
     }
-    app.access.check(headers)?;
+    app.authorization.admit_change(headers)?;
     let requests = app.requests.as_ref().ok_or_else(|| Refusal::elsewhere(key))?;
     let item = found(&app.snapshot())
         .ok_or_else(|| Refusal::no_object(resource.group(), resource.plural(), &key.name))?;

@@ -1,7 +1,8 @@
 use serde_json::Value;
 
+use super::discovery::{self, Root};
+use super::openapi;
 use super::resource::Resource;
-use super::{discovery, openapi};
 
 /// What a path names.
 #[derive(Debug, PartialEq)]
@@ -14,15 +15,6 @@ pub(super) enum Place {
     Collection(Resource, Option<String>),
     /// One object.
     Object(Resource, Option<String>, String),
-}
-
-/// Where discovery begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Root {
-    /// `/api`: the core group.
-    Core,
-    /// `/apis`: all others.
-    Groups,
 }
 
 impl Place {

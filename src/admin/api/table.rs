@@ -2,9 +2,17 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::item::{Entry, Item};
-use super::media::{Include, metadata, set};
+use super::manifest::{metadata, set};
 use super::resource::Resource;
 use crate::report::Occurrence;
+
+/// What a row of a table has of its object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Include {
+    None,
+    Metadata,
+    Object,
+}
 
 /// A table as the API server gives it to kubectl.
 pub(super) fn table(resource: Resource, rows: Vec<Value>, list_metadata: Value) -> Value {

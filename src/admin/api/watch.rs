@@ -16,8 +16,8 @@ use super::item::items;
 use super::media::Shape;
 use super::parameters::Parameters;
 use super::selectors::Scope;
-use crate::admin::App;
 use crate::admin::answer::Refusal;
+use crate::admin::app::App;
 use crate::report::Snapshot;
 
 /// How long a watch lasts at most, in seconds; a client goes on with the next.

@@ -1,8 +1,9 @@
 mod histories;
 
 use super::*;
-use crate::catalog::Lists;
+use crate::catalog::Holding;
 use crate::catalog::testing::{section, tool};
+use crate::upstream::Lists;
 
 const DEFAULT: ViewName = ViewName::Everything;
 
@@ -250,7 +251,7 @@ fn a_name_made_to_meet_a_tail_has_a_tail_itself() {
 fn a_uri_is_kept_as_a_name_is() {
     let publish = |name: &str| {
         let mut section = section("default", name, name, &[]);
-        let item = crate::catalog::Item::read(List::Resources, r#"{"uri":"x:1"}"#).unwrap();
+        let item = crate::upstream::Item::read(List::Resources, r#"{"uri":"x:1"}"#).unwrap();
         section.lists = Arc::new(Lists { resources: vec![item], ..Lists::default() });
         Step::Publish(Arc::new(section))
     };

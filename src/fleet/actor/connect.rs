@@ -7,14 +7,15 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::super::attach::{Attached, attach};
-use super::super::handle::{Refusal, UpstreamHandle};
+use super::super::attach::attach;
+use super::super::attached::Attached;
 use super::super::listing::Listings;
 use super::super::{Kept, health, subscriptions};
 use super::{Actor, Attempt, Beside, Live};
 use crate::net::jitter;
 use crate::plan::Target;
 use crate::resource::{Activation, McpServerSpec, Problem, Reason, Transport, Update};
+use crate::upstream::{Refusal, UpstreamHandle};
 use crate::wire::{Era, Host, Link, LinkError, Pause, Sign};
 use crate::words;
 
@@ -29,7 +30,7 @@ impl Actor {
         if let Some(live) = &mut self.live {
             let now = &self.target.spec;
             if before.health != now.health || before.timeouts.call != now.timeouts.call {
-                live.health = checks(&live.link, &self.handle, &self.target);
+                live.health = checks(&live.link, self.upstream.handle(), &self.target);
             }
             if self.target.same_connection(&live.target) {
                 live.target = self.target.clone();
@@ -100,10 +101,10 @@ impl Actor {
         }
         let (context, target) = (self.context.clone(), self.target.clone());
         let log = context.logs.of(&target.uid);
-        let audience = Some(context.listeners.audience(&target.key));
+        let notices = Some(context.listeners.handler(&target.key));
         let (guard, identity) = (context.guard.clone(), context.identity.clone());
         let (tasks, pause) = (TaskTracker::new(), self.pause.1.clone());
-        let host = Host { tasks, guard, log, audience, identity, pause, ..Host::default() };
+        let host = Host { tasks, guard, log, notices, identity, pause, ..Host::default() };
         let (tasks, process, stderr) = (host.tasks.clone(), host.started.clone(), host.last_words.clone());
         let is_process = matches!(target.endpoint.transport, Transport::Stdio(_));
         let slow_at = is_process.then(|| Instant::now() + target.spec.timeouts.connect.get());
@@ -153,7 +154,7 @@ impl Actor {
         self.retry_at = Some(due(until.duration_since(Instant::now())));
         if self.live.is_none() {
             self.begin_grace();
-            self.handle.refuse(Refusal::Unavailable(why.clone()));
+            self.upstream.refuse(Refusal::Unavailable(why.clone()));
         }
         self.last.get_or_insert(why);
         true
@@ -162,7 +163,7 @@ impl Actor {
     /// Calls of a server that was there a moment ago wait for the attempt under way, within its grace.
     fn let_calls_wait(&self, why: Problem) {
         if self.grace_until.is_some() || self.recalled {
-            self.handle.pend(why, self.calls_wait_until());
+            self.upstream.pend(why, self.calls_wait_until());
         }
     }
 
@@ -196,10 +197,10 @@ impl Actor {
         self.last = None;
         let Attached { link, events, listings: Listings { lists, degraded } } = attached;
         let kept = Arc::new(Kept { about: link.peer().about.clone(), lists: Arc::new(lists) });
-        self.handle.set_lists(kept.lists.clone());
-        let before = self.handle.connect(link.clone());
+        self.upstream.set_lists(kept.lists.clone());
+        let before = self.upstream.connect(link.clone());
         let since = Instant::now();
-        let health = checks(&link, &self.handle, &self.target);
+        let health = checks(&link, self.upstream.handle(), &self.target);
         let subscriptions = subscriptions::are_offered(&link).then(|| -> Beside {
             Box::pin(subscriptions::keep(
                 link.clone(),
@@ -262,9 +263,9 @@ impl Actor {
         let forgot = error.sign == Sign::Session && self.backoff.failures() == 0;
         let at_once = under_way || forgot || lived >= STABLE;
         let gone = if at_once {
-            self.handle.pend(error.problem.clone(), self.calls_wait_until())
+            self.upstream.pend(error.problem.clone(), self.calls_wait_until())
         } else {
-            self.handle.refuse(Refusal::Unavailable(error.problem.clone()))
+            self.upstream.refuse(Refusal::Unavailable(error.problem.clone()))
         };
         if let Some(gone) = gone {
             self.end(gone, Duration::ZERO, error.problem.clone());
@@ -316,7 +317,7 @@ impl Actor {
         match &self.live {
             None => {
                 self.begin_grace();
-                self.handle.refuse(Refusal::Unavailable(problem.clone()));
+                self.upstream.refuse(Refusal::Unavailable(problem.clone()));
             }
             Some(_) if stuck => problem.message.push_str(
                 "; the previous generation goes on serving; if two of this server cannot run side by side, set spec.update to Recreate",

@@ -6,9 +6,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::super::handle::{Drain, Refusal};
 use super::{Actor, Hurry};
 use crate::resource::{Problem, Reason};
+use crate::upstream::{Drain, Refusal};
 use crate::wire::LinkError;
 
 /// How long calls in flight may take when evenkeel itself ends.
@@ -49,7 +49,7 @@ impl Actor {
         self.withdraw(&why);
         self.live = None;
         self.hurry.send_replace(Some(Hurry { limit, why: why.clone() }));
-        if let Some(before) = self.handle.refuse(refusal) {
+        if let Some(before) = self.upstream.refuse(refusal) {
             self.end(before, limit, why);
         }
     }

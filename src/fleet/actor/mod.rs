@@ -15,15 +15,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::attach::Attached;
-use super::handle::{Refusal, UpstreamHandle};
+use super::attached::Attached;
 use super::listing::Listing;
 use super::pace::Pace;
 use super::{Context, Kept, Listed, Observation, Phase};
-use crate::catalog::Section;
 use crate::net::Backoff;
 use crate::plan::Target;
 use crate::resource::{Digest, Problem, Reason};
+use crate::upstream::Section;
+use crate::upstream::{Refusal, UpstreamControl};
 use crate::wire::{Era, Event, Events, LastWords, Link, LinkError, List, Pause, Started};
 
 /// What an actor is told; only the newest counts.
@@ -49,7 +49,7 @@ pub(super) struct Actor {
     context: Arc<Context>,
     orders: watch::Receiver<Order>,
     target: Arc<Target>,
-    handle: UpstreamHandle,
+    upstream: UpstreamControl,
     live: Option<Live>,
     attempt: Option<Attempt>,
     refresh: Option<Refresh>,
@@ -156,7 +156,7 @@ impl Actor {
         let pause = (target.endpoint.digest(), Pause::default());
         let connecting = Problem::new(Reason::Connecting, format!("{} is being attached", target.key.name));
         let mut actor = Self {
-            handle: UpstreamHandle::new(target.key.clone(), Refusal::Unavailable(connecting)),
+            upstream: UpstreamControl::new(target.key.clone(), Refusal::Unavailable(connecting)),
             context,
             orders,
             target,
@@ -267,7 +267,7 @@ impl Actor {
             () = at(self.grace_until) => Input::GraceOver,
             () = at(self.idle_at) => Input::IdleDue,
             () = self.pause.1.changed() => Input::Paused,
-            () = self.handle.wanted(), if self.asleep => Input::Wanted,
+            () = self.upstream.wanted(), if self.asleep => Input::Wanted,
             () = one_of(&mut self.ending) => Input::Ended,
         }
     }

@@ -12,9 +12,9 @@ use super::super::listing::{Listing, read_list, unavailable};
 use super::super::pace::Pace;
 use super::super::{Kept, Listed};
 use super::{Actor, Offered};
-use crate::catalog::Section;
 use crate::net::jitter;
 use crate::resource::{Activation, Endpoint, Problem, Reason};
+use crate::upstream::Section;
 use crate::wire::{Capabilities, LinkError, List};
 
 impl Actor {
@@ -24,8 +24,13 @@ impl Actor {
         if (self.asleep || self.is_current()) && !repeats_a_secret(&target.endpoint, &kept) {
             self.context.memory.keep_catalog(target.endpoint.digest(), kept.clone());
         }
-        self.handle.set_lists(kept.lists.clone());
-        let section = Section::new(target, &kept.lists, kept.about.instructions.clone(), self.handle.clone());
+        self.upstream.set_lists(kept.lists.clone());
+        let section = Section::new(
+            target,
+            &kept.lists,
+            kept.about.instructions.clone(),
+            self.upstream.handle().clone(),
+        );
         let section = Arc::new(section);
         let count = |list| u32::try_from(section.lists.of(list).len()).unwrap_or(u32::MAX);
         let listed = Listed {
@@ -146,9 +151,9 @@ impl Actor {
         self.recalled = true;
         self.offer(kept);
         if self.asleep {
-            self.handle.sleep(connect);
+            self.upstream.sleep(connect);
         } else {
-            self.handle.pend(self.connecting(), Instant::now() + connect);
+            self.upstream.pend(self.connecting(), Instant::now() + connect);
         }
     }
 
@@ -156,14 +161,14 @@ impl Actor {
     pub(super) fn idle_due(&self) -> Option<Instant> {
         let spec = &self.target.spec;
         self.live.as_ref().filter(|_| spec.activation == Activation::OnDemand)?;
-        let unused = self.handle.unused_for().unwrap_or_default();
+        let unused = self.upstream.handle().unused_for().unwrap_or_default();
         Some(Instant::now() + spec.timeouts.idle.get().saturating_sub(unused))
     }
 
     /// Lets go of a connection that nobody has used for long enough.
     pub(super) fn maybe_sleep(&mut self) {
         let idle = self.target.spec.timeouts.idle.get();
-        if self.handle.unused_for().is_none_or(|unused| unused < idle) {
+        if self.upstream.handle().unused_for().is_none_or(|unused| unused < idle) {
             self.idle_at = self.idle_due();
             return;
         }
@@ -189,7 +194,7 @@ impl Actor {
         self.forget_refresh();
         self.live = None;
         self.asleep = true;
-        if let Some(before) = self.handle.sleep(self.target.spec.timeouts.connect.get()) {
+        if let Some(before) = self.upstream.sleep(self.target.spec.timeouts.connect.get()) {
             self.end(before, limit, why);
         }
     }
@@ -199,7 +204,7 @@ impl Actor {
         self.connect();
         if self.retry_at.is_none() {
             let limit = self.target.spec.timeouts.connect.get();
-            self.handle.pend(self.connecting(), Instant::now() + limit);
+            self.upstream.pend(self.connecting(), Instant::now() + limit);
         }
     }
 }

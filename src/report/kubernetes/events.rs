@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::{MANAGER, REQUEST};
+use super::request::{MANAGER, REQUEST};
 use crate::report::{Event, Snapshot};
 use crate::resource::ObjectKey;
 

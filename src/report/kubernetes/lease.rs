@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{MANAGER, REQUEST};
+use super::request::{MANAGER, REQUEST};
 use crate::source::kubernetes::in_words;
 
 /// How long a Lease that is not renewed holds.

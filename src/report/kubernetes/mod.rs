@@ -9,10 +9,10 @@ mod contest;
 mod difference;
 mod events;
 mod lease;
+mod request;
 mod writer;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use kube::Client;
 use tokio::sync::watch;
@@ -22,11 +22,6 @@ use super::Snapshot;
 use crate::source::Shown;
 
 pub use lease::Leadership;
-
-/// Who writes, as the API server notes it of every field.
-const MANAGER: &str = "evenkeel";
-/// How long one request may take.
-const REQUEST: Duration = Duration::from_secs(5);
 
 /// What is told, and to whom.
 pub struct Inputs {

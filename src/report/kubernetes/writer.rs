@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::contest::Contests;
 use super::difference::{Status, farewell, patience, same, to_write};
-use super::{MANAGER, REQUEST};
+use super::request::{MANAGER, REQUEST};
 use crate::report::{Object, Snapshot};
 use crate::resource::{
     API_VERSION, McpServer, McpServerSpec, McpServerStatus, ObjectKey, Skill, SkillSpec, SkillStatus,

@@ -7,7 +7,6 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
 use crate::catalog::{KeptNames, catalog};
-use crate::fleet::Publish;
 use crate::report::testing::{section, seen};
 use crate::resource::Fault;
 use crate::resource::testing::{at, declared, key, server_spec};

@@ -1,16 +1,16 @@
-use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use super::super::error::LinkError;
+use super::super::MESSAGE_LIMIT;
+use super::super::error::{LinkError, Lost};
 use super::super::inbound::{self, Inbound};
-use super::super::link::{Incoming, Reply};
-use super::super::{MESSAGE_LIMIT, sse};
-use super::client::Client;
-use super::connection::{Body, Collecting};
+use super::super::reply::{Incoming, Reply};
+use super::client::{Client, ERROR_BODY, Refused, SESSION, within};
+use super::response::{Form, next_event};
+use super::session::{SessionState, rpc_error, session_forgotten, session_state};
 use crate::resource::Reason;
 
 /// A request under way, and its response.
@@ -20,56 +20,68 @@ pub(in crate::wire) struct Answering {
     form: Form,
 }
 
-/// What a response consists of, as far as it is known.
-pub(super) enum Form {
-    /// The head of the response has not come yet.
-    Sending(Pin<Box<dyn Future<Output = Result<Self, LinkError>> + Send>>),
-    /// One JSON message.
-    Json(Collecting),
-    /// Messages one by one.
-    Stream(Body, sse::Events),
-    /// Read already.
-    Done(Option<Reply>),
-    /// Not something that holds an answer.
-    Unusable(String),
-}
+impl Client {
+    /// Posts a request; what comes of it is read from what this gives. Nothing is sent before that.
+    ///
+    /// A connection that cannot be made, or a session that the server forgot, is the end of the link, and is
+    /// marked so in `lost`.
+    pub(in crate::wire) fn request(
+        &self,
+        method: &str,
+        name: Option<&str>,
+        mirrored: Vec<(HeaderName, HeaderValue)>,
+        message: Bytes,
+        lost: Arc<Lost>,
+    ) -> Answering {
+        let mut headers = self.headers(method, name);
+        headers.extend(mirrored);
+        let client = self.clone();
+        let sending = async move {
+            let opening = client.is_opening();
+            let result = client.exchange(headers, &message).await;
+            if let (Err(error), false) = (&result, opening)
+                && error.ends_the_link()
+            {
+                lost.mark(error.clone());
+            }
+            result
+        };
+        Answering::new(self.clone(), Box::pin(sending))
+    }
 
-impl Form {
-    /// What a response that says success holds.
-    pub(super) fn of(response: Response<Body>) -> Self {
+    async fn exchange(&self, headers: HeaderMap, message: &Bytes) -> Result<Form, LinkError> {
+        let response = self.send(&Method::POST, headers, message).await?;
+        // Only the handshake opens a session, and only one.
+        if self.is_opening()
+            && !self.has_session()
+            && let Some(session) = response.headers().get(SESSION)
+            // A copy: the value as it came holds on to the whole read buffer.
+            && let Ok(session) = HeaderValue::from_bytes(session.as_bytes())
+        {
+            self.learn(|manner| drop(manner.headers.insert(SESSION, session)));
+        }
+        if response.status().is_success() {
+            return Ok(Form::of(response));
+        }
         let (head, body) = response.into_parts();
-        let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        if is_event_stream(&head.headers) {
-            Self::Stream(body, sse::Events::new(MESSAGE_LIMIT))
-        } else if kind.starts_with("application/json") {
-            Self::Json(Collecting::new(body))
-        } else if head.status == StatusCode::ACCEPTED {
-            Self::Unusable("the server took the request without answering it (HTTP 202)".into())
-        } else {
-            Self::Unusable(format!(
-                "the server answered with {kind:?}, which is neither JSON nor an event stream"
-            ))
+        let body = within(body.collect(ERROR_BODY)).await.and_then(Result::ok).unwrap_or_default();
+        let refused = self.refused(&head, &body);
+        let forgotten = !self.is_opening()
+            && match session_state(head.status, self.has_session(), rpc_error(&body).as_deref()) {
+                SessionState::Known => false,
+                SessionState::Doubtful => !self.knows_session().await,
+                SessionState::Forgotten => true,
+            };
+        match refused {
+            _ if forgotten => Err(session_forgotten(head.status)),
+            Refused::Answer(reply) => Ok(Form::Done(Some(reply))),
+            Refused::Error(error) => Err(error),
         }
     }
 }
 
-impl fmt::Debug for Form {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Sending(_) => "Sending",
-            Self::Json(_) => "Json",
-            Self::Stream(..) => "Stream",
-            Self::Done(_) => "Done",
-            Self::Unusable(_) => "Unusable",
-        })
-    }
-}
-
 impl Answering {
-    pub(super) fn new(
-        client: Client,
-        sending: Pin<Box<dyn Future<Output = Result<Form, LinkError>> + Send>>,
-    ) -> Self {
+    fn new(client: Client, sending: Pin<Box<dyn Future<Output = Result<Form, LinkError>> + Send>>) -> Self {
         Self { client, form: Form::Sending(sending) }
     }
 
@@ -168,15 +180,4 @@ impl Answering {
             body.recycle();
         }
     }
-}
-
-pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
-}
-
-pub(super) fn next_event(events: &mut sse::Events) -> Result<Option<Bytes>, LinkError> {
-    events.next().map_err(|sse::TooLong| {
-        let message = format!("the server sent an event longer than {} MiB", MESSAGE_LIMIT >> 20);
-        LinkError::new(Reason::ConnectFailed, message).dispatched()
-    })
 }

@@ -15,22 +15,22 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 use url::Url;
 
-use super::super::error::{LinkError, Lost};
-use super::super::handshake::MODERN;
+use super::super::error::LinkError;
+use super::super::host::Host;
 use super::super::inbound::{self, Inbound};
-use super::super::link::Reply;
+use super::super::peer::MODERN;
+use super::super::reply::Reply;
 use super::super::unasked::Unasked;
-use super::super::{Era, Host, List, Pause, Peer};
-use super::answer::{Answering, Form};
+use super::super::{Era, List, Pause, Peer};
 use super::connect::Connector;
 use super::connection::{Body, Pool};
 use super::header::encoded;
 use super::outbox::Outbox;
 use super::refusal::{refusal, retry_after};
-use super::session::{SessionCheck, SessionState, rpc_error, session_forgotten, session_state};
+use super::session::SessionCheck;
 use crate::resource::{HttpEndpoint, Reason};
 
-const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 const NAME: HeaderName = HeaderName::from_static("mcp-name");
@@ -69,7 +69,7 @@ pub(super) struct Manner {
     /// Path and query; another one after the server redirected within its origin.
     pub(super) target: Uri,
     /// What every request carries.
-    headers: HeaderMap,
+    pub(super) headers: HeaderMap,
     /// A list that the server has, to be asked for where it does not answer a `ping`.
     pub(super) list: Option<List>,
 }
@@ -135,7 +135,7 @@ impl Client {
         });
     }
 
-    fn learn(&self, change: impl FnOnce(&mut Manner)) {
+    pub(super) fn learn(&self, change: impl FnOnce(&mut Manner)) {
         let mut manner = Manner::clone(&self.0.manner.load());
         change(&mut manner);
         self.0.manner.store(Arc::new(manner));
@@ -144,64 +144,6 @@ impl Client {
     /// True until the handshake has agreed on how to go on.
     pub(super) fn is_opening(&self) -> bool {
         self.0.manner.load().era.is_none()
-    }
-
-    /// Posts a request; what comes of it is read from what this gives. Nothing is sent before that.
-    ///
-    /// A connection that cannot be made, or a session that the server forgot, is the end of the link, and is
-    /// marked so in `lost`.
-    pub(in crate::wire) fn request(
-        &self,
-        method: &str,
-        name: Option<&str>,
-        mirrored: Vec<(HeaderName, HeaderValue)>,
-        message: Bytes,
-        lost: Arc<Lost>,
-    ) -> Answering {
-        let mut headers = self.headers(method, name);
-        headers.extend(mirrored);
-        let client = self.clone();
-        let sending = async move {
-            let opening = client.is_opening();
-            let result = client.exchange(headers, &message).await;
-            if let (Err(error), false) = (&result, opening)
-                && error.ends_the_link()
-            {
-                lost.mark(error.clone());
-            }
-            result
-        };
-        Answering::new(self.clone(), Box::pin(sending))
-    }
-
-    async fn exchange(&self, headers: HeaderMap, message: &Bytes) -> Result<Form, LinkError> {
-        let response = self.send(&Method::POST, headers, message).await?;
-        // Only the handshake opens a session, and only one.
-        if self.is_opening()
-            && !self.has_session()
-            && let Some(session) = response.headers().get(SESSION)
-            // A copy: the value as it came holds on to the whole read buffer.
-            && let Ok(session) = HeaderValue::from_bytes(session.as_bytes())
-        {
-            self.learn(|manner| drop(manner.headers.insert(SESSION, session)));
-        }
-        if response.status().is_success() {
-            return Ok(Form::of(response));
-        }
-        let (head, body) = response.into_parts();
-        let body = within(body.collect(ERROR_BODY)).await.and_then(Result::ok).unwrap_or_default();
-        let refused = self.refused(&head, &body);
-        let forgotten = !self.is_opening()
-            && match session_state(head.status, self.has_session(), rpc_error(&body).as_deref()) {
-                SessionState::Known => false,
-                SessionState::Doubtful => !self.knows_session().await,
-                SessionState::Forgotten => true,
-            };
-        match refused {
-            _ if forgotten => Err(session_forgotten(head.status)),
-            Refused::Answer(reply) => Ok(Form::Done(Some(reply))),
-            Refused::Error(error) => Err(error),
-        }
     }
 
     pub(super) fn has_session(&self) -> bool {

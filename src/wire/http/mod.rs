@@ -6,8 +6,11 @@ mod connect;
 mod connection;
 mod header;
 mod outbox;
+mod posting;
 mod refusal;
+mod response;
 mod session;
+mod session_check;
 mod stream;
 mod trickle;
 

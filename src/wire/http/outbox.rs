@@ -4,9 +4,6 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tracing::debug;
-
-use super::client::{Client, GOODBYE};
 
 /// The most messages that wait at once.
 const MESSAGES: usize = 1024;
@@ -39,18 +36,18 @@ struct Queue {
 }
 
 /// A notification, or an answer to a request of the server.
-struct Message {
+pub(super) struct Message {
     /// The method of a notification; empty for an answer.
-    method: &'static str,
+    pub(super) method: &'static str,
     /// The whole JSON-RPC message.
-    body: Bytes,
+    pub(super) body: Bytes,
     /// Dropped once the message was posted or given up.
-    held: Option<Box<dyn Any + Send>>,
+    pub(super) held: Option<Box<dyn Any + Send>>,
 }
 
 /// Tells whether a message was queued.
 #[derive(Debug, PartialEq, Eq)]
-enum Queued {
+pub(super) enum Queued {
     /// It waits for the task that is posting.
     Waiting,
     /// It waits, and a task must be started to post it.
@@ -59,43 +56,9 @@ enum Queued {
     Dropped,
 }
 
-impl Client {
-    /// Posts a notification, or an answer to a request of the server, in the background, after those before it. Does
-    /// not wait; `held` is dropped after it. It is dropped if the server is too far behind with those before it.
-    pub(in crate::wire) fn post_soon(
-        &self,
-        method: &'static str,
-        body: Bytes,
-        held: Option<Box<dyn Any + Send>>,
-    ) {
-        match self.0.outbox.push(Message { method, body, held }) {
-            Queued::Waiting => {}
-            Queued::Dropped => debug!(method, "too many messages wait for the server; one was dropped"),
-            Queued::First => {
-                let client = self.clone();
-                self.0.tasks.spawn(async move { client.post_queued().await });
-            }
-        }
-    }
-
-    async fn post_queued(&self) {
-        while let Some(Message { method, body, held }) = self.0.outbox.next() {
-            match tokio::time::timeout(GOODBYE, self.notify(method, body)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => debug!(method, %error, "a notification was not taken"),
-                Err(_) => {
-                    debug!(method, "a notification was not taken in time; those behind it are dropped");
-                    self.0.outbox.clear();
-                }
-            }
-            drop(held);
-        }
-    }
-}
-
 impl Outbox {
     /// Adds a message, if there is room.
-    fn push(&self, message: Message) -> Queued {
+    pub(super) fn push(&self, message: Message) -> Queued {
         let mut state = self.lock();
         let (queue, queued) = match &mut *state {
             State::Closed => return Queued::Dropped,
@@ -117,7 +80,7 @@ impl Outbox {
     }
 
     /// Takes the next message to post. `None` ends the posting task.
-    fn next(&self) -> Option<Message> {
+    pub(super) fn next(&self) -> Option<Message> {
         let mut state = self.lock();
         let State::Posting(queue) = &mut *state else { return None };
         let message = queue.messages.pop_front();
@@ -129,7 +92,7 @@ impl Outbox {
     }
 
     /// Drops the messages that wait.
-    fn clear(&self) {
+    pub(super) fn clear(&self) {
         let dropped = match &mut *self.lock() {
             State::Posting(queue) => std::mem::take(&mut **queue),
             State::Empty | State::Closed => Queue::default(),

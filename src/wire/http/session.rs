@@ -1,32 +1,23 @@
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::StatusCode;
 use rmcp::model::ErrorCode;
 use serde::Deserialize;
 use tokio::sync::Mutex;
-use tracing::debug;
 
 use super::super::error::{LinkError, Sign};
 use super::super::inbound::{self, Inbound};
-use super::super::link::Reply;
-use super::super::{List, MESSAGE_LIMIT, sse};
-use super::answer::{is_event_stream, next_event};
-use super::client::{Client, ERROR_BODY, within};
-use super::connection::Body;
+use super::super::reply::Reply;
 use crate::resource::Reason;
-
-/// How long a request may take that shows whether the server knows the session.
-const SESSION_CHECK: Duration = Duration::from_secs(10);
 
 /// Requests that show whether the server still knows the session.
 #[derive(Debug, Default)]
 pub(super) struct SessionCheck {
     /// Held while one is under way.
-    one: Mutex<()>,
+    pub(super) one: Mutex<()>,
     /// Makes their ids.
-    number: AtomicU64,
+    pub(super) number: AtomicU64,
 }
 
 /// How a response bears on the session in which its request was sent.
@@ -76,7 +67,7 @@ pub(super) fn session_state(status: StatusCode, has_session: bool, error: Option
 
 /// Says whether a request that was sent for no other reason shows that the session is forgotten: its response holds no
 /// result, and does not say either that only the method is unknown.
-fn shows_forgotten(status: StatusCode, has_session: bool, error: Option<&[u8]>) -> bool {
+pub(super) fn shows_forgotten(status: StatusCode, has_session: bool, error: Option<&[u8]>) -> bool {
     let unknown_method = error
         .and_then(|raw| serde_json::from_slice::<RpcError>(raw).ok())
         .is_some_and(|error| error.code == i64::from(ErrorCode::METHOD_NOT_FOUND.0));
@@ -87,58 +78,6 @@ fn shows_forgotten(status: StatusCode, has_session: bool, error: Option<&[u8]>) 
 fn names_the_session(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
     message.contains("session") || message.contains("initializ")
-}
-
-impl Client {
-    /// Asks whether the server still knows the session, where a response left that open: by a `ping`, and if that is
-    /// refused, by a list that the server has. Silence and a connection that breaks show nothing.
-    pub(super) async fn knows_session(&self) -> bool {
-        // One request after another is enough for all calls that were refused together.
-        let _one = self.session_check().one.lock().await;
-        let list = self.0.manner.load().list;
-        for method in std::iter::once("ping").chain(list.map(List::method)) {
-            let shows = tokio::time::timeout(SESSION_CHECK, self.shows_forgotten(method)).await;
-            if !matches!(shows, Ok(Ok(true))) {
-                debug!(method, ?shows, "nothing shows that the server forgot the session");
-                return true;
-            }
-        }
-        false
-    }
-
-    fn session_check(&self) -> &SessionCheck {
-        self.0.session_check.get_or_init(Box::default)
-    }
-
-    async fn shows_forgotten(&self, method: &str) -> Result<bool, LinkError> {
-        let id = self.session_check().number.fetch_add(1, Ordering::Relaxed);
-        let message = format!(r#"{{"jsonrpc":"2.0","id":"session-{id}","method":"{method}"}}"#);
-        let response = self.send(&Method::POST, self.headers(method, None), &message.into()).await?;
-        let (head, body) = response.into_parts();
-        let error = if head.status.is_success() && is_event_stream(&head.headers) {
-            first_error(body).await?
-        } else if head.status.is_success() {
-            rpc_error(&body.collect(MESSAGE_LIMIT).await?)
-        } else {
-            within(body.collect(ERROR_BODY)).await.and_then(Result::ok).and_then(|body| rpc_error(&body))
-        };
-        Ok(shows_forgotten(head.status, self.has_session(), error.as_deref()))
-    }
-
-    /// Takes up an error that answers a request with a status that says success.
-    pub(super) fn doubt_session(&self, error: &[u8]) {
-        if !self.is_opening()
-            && session_state(StatusCode::OK, self.has_session(), Some(error)) != SessionState::Known
-        {
-            self.0.ears.doubt();
-        }
-    }
-
-    /// The end of the link, if an error that answers a health check says that the session is unknown.
-    pub(in crate::wire) fn session_lost(&self, error: &[u8]) -> Option<LinkError> {
-        shows_forgotten(StatusCode::OK, self.has_session(), Some(error))
-            .then(|| session_forgotten(StatusCode::OK))
-    }
 }
 
 /// The end of a link whose session the server forgot. Nothing was done with the request that met it.
@@ -153,23 +92,6 @@ pub(super) fn rpc_error(body: &Bytes) -> Option<Bytes> {
         Ok(Inbound::Answer(_, Reply::Error(raw))) => Some(raw),
         _ => None,
     }
-}
-
-/// Gives the JSON-RPC error of the first answer in an event stream, if that is an error.
-async fn first_error(mut body: Body) -> Result<Option<Bytes>, LinkError> {
-    let mut events = sse::Events::new(MESSAGE_LIMIT);
-    while let Some(chunk) = body.chunk().await? {
-        events.push(&chunk);
-        while let Some(message) = next_event(&mut events)? {
-            if let Ok(Inbound::Answer(_, reply)) = inbound::classify(&message) {
-                return Ok(match reply {
-                    Reply::Error(raw) => Some(raw),
-                    Reply::Result(_) => None,
-                });
-            }
-        }
-    }
-    Ok(None)
 }
 
 #[cfg(test)]

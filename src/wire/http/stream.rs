@@ -8,11 +8,11 @@ use http::{HeaderValue, Method, StatusCode};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::super::error::{LinkError, Sign};
-use super::super::inbound::{self, Inbound};
-use super::super::link::LISTEN_METHOD;
+use super::super::inbound::{self, Inbound, LISTEN_METHOD};
+
 use super::super::{Edit, MESSAGE_LIMIT, Peer, rewrite, sse};
-use super::answer::{is_event_stream, next_event};
 use super::client::{Client, ERROR_BODY, Refused, within};
+use super::response::{is_event_stream, next_event};
 use super::session::{SessionState, rpc_error, session_forgotten, session_state};
 use super::trickle::Trickle;
 use crate::net::{Backoff, jitter};

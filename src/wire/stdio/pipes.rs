@@ -15,16 +15,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, trace};
 
 use super::super::error::{LinkError, Lost, Sign};
+use super::super::host::Host;
 use super::super::inbound::{self, Inbound};
-use super::super::link::{Incoming, Reply};
 use super::super::log::Stderr;
+use super::super::process::{self, Guard, LastWords, Process, Started};
+use super::super::reply::{Incoming, Reply};
 use super::super::unasked::Unasked;
-use super::super::{Host, Id, MESSAGE_LIMIT};
-use super::guard::Guard;
+use super::super::{Id, MESSAGE_LIMIT};
 use super::lines::{self, Line};
-use super::process::{self, Process};
-use super::started::Started;
-use super::stderr::LastWords;
 use crate::resource::{Reason, StdioEndpoint};
 
 /// Notices of one call that wait for their reader; more are dropped, since progress is only told, not owed.

@@ -20,7 +20,7 @@ struct Words {
 
 impl LastWords {
     /// Before anything is written: what is to be taken out of it.
-    pub(super) fn mask(&self, mask: Mask) {
+    pub(in crate::wire) fn mask(&self, mask: Mask) {
         self.lock().masking = Masking::new(mask);
     }
 

@@ -1,11 +1,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Item, Matcher};
-use crate::fleet::UpstreamHandle;
+use super::answered_by::AnsweredBy;
+use super::handle::UpstreamHandle;
+use super::item::Item;
+use super::lists::Lists;
+use super::matcher::Matcher;
 use crate::plan::Target;
-use crate::resource::{Digest, ObjectKey};
-use crate::skills::{Library, Volume};
+use crate::resource::ObjectKey;
 use crate::wire::List;
 
 /// What one server offers, after its filters: made once per change of the server, shared by generations.
@@ -22,61 +24,9 @@ pub struct Section {
     /// What the server wants models to know of it; its own words.
     pub instructions: Option<Arc<str>>,
     /// Who answers.
-    pub by: Answering,
+    pub answered_by: AnsweredBy,
     /// How long a call may take.
     pub call_timeout: Duration,
-}
-
-/// Who answers for what a section lists.
-#[derive(Clone, Debug)]
-pub enum Answering {
-    /// A server, and the way to it.
-    Server(UpstreamHandle),
-    /// The tools that read skills.
-    Library(Arc<Library>),
-    /// A skill.
-    Skill(Arc<Volume>),
-}
-
-/// What a server lists, each list in the order of its items' names and each name once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Lists {
-    /// Tools.
-    pub tools: Vec<Item>,
-    /// Prompts.
-    pub prompts: Vec<Item>,
-    /// Resources, by URI.
-    pub resources: Vec<Item>,
-    /// Resource templates, by URI template.
-    pub templates: Vec<Item>,
-}
-
-impl Lists {
-    /// One of the lists.
-    pub fn of(&self, list: List) -> &[Item] {
-        match list {
-            List::Tools => &self.tools,
-            List::Prompts => &self.prompts,
-            List::Resources => &self.resources,
-            List::Templates => &self.templates,
-        }
-    }
-
-    /// The same, to be changed.
-    pub fn of_mut(&mut self, list: List) -> &mut Vec<Item> {
-        match list {
-            List::Tools => &mut self.tools,
-            List::Prompts => &mut self.prompts,
-            List::Resources => &mut self.resources,
-            List::Templates => &mut self.templates,
-        }
-    }
-
-    /// Digest of all that is listed.
-    pub fn digest(&self) -> Digest {
-        let items = List::ALL.into_iter().flat_map(|list| self.of(list));
-        Digest::of_parts(items.flat_map(|item| [item.raw().as_bytes(), b"\n"]))
-    }
 }
 
 impl Section {
@@ -110,7 +60,7 @@ impl Section {
             lists,
             resources: resources.map(Box::new),
             instructions,
-            by: Answering::Server(handle),
+            answered_by: AnsweredBy::Server(handle),
             call_timeout: target.spec.timeouts.call.get(),
         }
     }
@@ -125,7 +75,7 @@ impl Section {
     }
 
     /// True if agents may read this resource of the server, listed or not.
-    pub(super) fn permits(&self, uri: &str) -> bool {
+    pub fn permits(&self, uri: &str) -> bool {
         self.resources.as_ref().is_none_or(|matcher| matcher.permits(uri))
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::{Sleep, sleep};
 
 /// Fails writes once the other side has taken nothing for a while though there was something to take.
 #[derive(Debug)]
-pub(crate) struct StallGuard<T> {
+pub struct StallGuard<T> {
     io: T,
     limit: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
@@ -19,7 +19,8 @@ pub(crate) struct StallGuard<T> {
 }
 
 impl<T> StallGuard<T> {
-    pub(crate) fn new(io: T, limit: Duration, evictions: Counter) -> Self {
+    /// Guards a connection; `limit` is how long a write may wait, and each that waits longer counts in `evictions`.
+    pub fn new(io: T, limit: Duration, evictions: Counter) -> Self {
         Self { io, limit, stalled: None, evictions }
     }
 

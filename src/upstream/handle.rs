@@ -7,7 +7,8 @@ use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::catalog::{Item, Lists};
+use super::item::Item;
+use super::lists::Lists;
 use crate::resource::{ObjectKey, Problem, Reason};
 use crate::wire::{Link, List};
 
@@ -70,17 +71,6 @@ const CLOSED: u64 = 1 << 63;
 const LOST: Duration = Duration::from_secs(1);
 
 impl UpstreamHandle {
-    /// A handle with no connection yet.
-    pub fn new(key: ObjectKey, refusal: Refusal) -> Self {
-        Self(Arc::new(Shared {
-            key,
-            state: ArcSwap::from_pointee(State::Refused(refusal)),
-            lists: ArcSwap::default(),
-            changed: Notify::new(),
-            wanted: Notify::new(),
-        }))
-    }
-
     /// The server.
     pub fn key(&self) -> &ObjectKey {
         &self.0.key
@@ -133,11 +123,6 @@ impl UpstreamHandle {
             .is_ok_and(|at| items.get(at) == Some(item))
     }
 
-    /// Takes note of what the server lists. To be told before the connection on which it was read is put in place.
-    pub(super) fn set_lists(&self, lists: Arc<Lists>) {
-        self.0.lists.store(lists);
-    }
-
     /// The live connection, if there is one just now.
     pub fn peek(&self) -> Option<Link> {
         match &**self.0.state.load() {
@@ -146,8 +131,53 @@ impl UpstreamHandle {
         }
     }
 
+    /// Gives how long the live connection has had no call in flight; `None` if it has one now.
+    pub fn unused_for(&self) -> Option<Duration> {
+        match &**self.0.state.load() {
+            State::Live(lane) if lane.calls.load(Ordering::Acquire) == 0 => {
+                let last = Duration::from_millis(lane.last_end.load(Ordering::Acquire));
+                Some(lane.since.elapsed().saturating_sub(last))
+            }
+            _ => None,
+        }
+    }
+
+    /// Wakes the server if it is asleep, without calling it.
+    pub fn wake(&self) {
+        if matches!(&**self.0.state.load(), State::Asleep { .. }) {
+            self.0.wanted.notify_one();
+        }
+    }
+}
+
+/// Puts the connections of one server in place and takes them away; held by the server's actor alone.
+#[derive(Debug)]
+pub struct UpstreamControl(UpstreamHandle);
+
+impl UpstreamControl {
+    /// A server with no connection yet.
+    pub fn new(key: ObjectKey, refusal: Refusal) -> Self {
+        Self(UpstreamHandle(Arc::new(Shared {
+            key,
+            state: ArcSwap::from_pointee(State::Refused(refusal)),
+            lists: ArcSwap::default(),
+            changed: Notify::new(),
+            wanted: Notify::new(),
+        })))
+    }
+
+    /// Gives the handle for calls.
+    pub fn handle(&self) -> &UpstreamHandle {
+        &self.0
+    }
+
+    /// Takes note of what the server lists. To be told before the connection on which it was read is put in place.
+    pub fn set_lists(&self, lists: Arc<Lists>) {
+        self.0.0.lists.store(lists);
+    }
+
     /// Puts a connection in place. Returns the one before, closed to new calls.
-    pub(super) fn connect(&self, link: Link) -> Option<Drain> {
+    pub fn connect(&self, link: Link) -> Option<Drain> {
         let lane = Arc::new(Lane {
             link,
             calls: AtomicU64::new(0),
@@ -159,48 +189,30 @@ impl UpstreamHandle {
     }
 
     /// Lets calls wait for an attempt that is under way. Returns the connection before, closed to new calls.
-    pub(super) fn pend(&self, why: Problem, until: Instant) -> Option<Drain> {
+    pub fn pend(&self, why: Problem, until: Instant) -> Option<Drain> {
         self.swap(State::Pending { why, until })
     }
 
     /// Lets go of the connection until somebody calls. Returns it, closed to new calls.
-    pub(super) fn sleep(&self, limit: Duration) -> Option<Drain> {
+    pub fn sleep(&self, limit: Duration) -> Option<Drain> {
         // Whoever called before was served by the connection that goes.
-        let _ = self.0.wanted.notified().now_or_never();
+        let _ = self.0.0.wanted.notified().now_or_never();
         self.swap(State::Asleep { limit })
     }
 
-    /// Wakes the server if it is asleep, without calling it.
-    pub fn wake(&self) {
-        if matches!(&**self.0.state.load(), State::Asleep { .. }) {
-            self.0.wanted.notify_one();
-        }
-    }
-
     /// Waits until somebody calls a server that is asleep.
-    pub(super) async fn wanted(&self) {
-        self.0.wanted.notified().await;
-    }
-
-    /// For how long the live connection has had no call in flight; `None` if it has one now.
-    pub(super) fn unused_for(&self) -> Option<Duration> {
-        match &**self.0.state.load() {
-            State::Live(lane) if lane.calls.load(Ordering::Acquire) == 0 => {
-                let last = Duration::from_millis(lane.last_end.load(Ordering::Acquire));
-                Some(lane.since.elapsed().saturating_sub(last))
-            }
-            _ => None,
-        }
+    pub async fn wanted(&self) {
+        self.0.0.wanted.notified().await;
     }
 
     /// Takes the connection away. Returns it, closed to new calls.
-    pub(super) fn refuse(&self, refusal: Refusal) -> Option<Drain> {
+    pub fn refuse(&self, refusal: Refusal) -> Option<Drain> {
         self.swap(State::Refused(refusal))
     }
 
     fn swap(&self, state: State) -> Option<Drain> {
-        let before = self.0.state.swap(Arc::new(state));
-        self.0.changed.notify_waiters();
+        let before = self.0.0.state.swap(Arc::new(state));
+        self.0.0.changed.notify_waiters();
         match &*before {
             State::Live(lane) => {
                 lane.calls.fetch_or(CLOSED, Ordering::AcqRel);
@@ -250,11 +262,11 @@ impl Drop for CallGuard {
 
 /// A connection that takes no new calls.
 #[derive(Debug)]
-pub(super) struct Drain(Arc<Lane>);
+pub struct Drain(Arc<Lane>);
 
 impl Drain {
     /// Waits until no call is in flight.
-    pub(super) async fn drained(&self) {
+    pub async fn drained(&self) {
         loop {
             let notified = self.0.drained.notified();
             if self.in_flight() == 0 {
@@ -265,12 +277,12 @@ impl Drain {
     }
 
     /// The calls in flight.
-    pub(super) fn in_flight(&self) -> u64 {
+    pub fn in_flight(&self) -> u64 {
         self.0.calls.load(Ordering::Acquire) & !CLOSED
     }
 
     /// The connection, to close it.
-    pub(super) fn link(&self) -> &Link {
+    pub fn link(&self) -> &Link {
         &self.0.link
     }
 }
@@ -283,16 +295,17 @@ mod tests {
         Problem::new(reason, "why")
     }
 
-    fn handle() -> UpstreamHandle {
-        UpstreamHandle::new(ObjectKey::new("default", "a"), Refusal::Removed(problem(Reason::Removed)))
+    fn control() -> UpstreamControl {
+        UpstreamControl::new(ObjectKey::new("default", "a"), Refusal::Removed(problem(Reason::Removed)))
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_call_waits_for_an_attempt_and_no_longer() {
-        let handle = handle();
+        let control = control();
+        let handle = control.handle().clone();
         assert!(matches!(handle.begin_call().await, Err(Refusal::Removed(_))));
         let until = Instant::now() + Duration::from_secs(5);
-        handle.pend(problem(Reason::Exited), until);
+        control.pend(problem(Reason::Exited), until);
         let refusal = handle.begin_call().await.unwrap_err();
         assert!(matches!(refusal, Refusal::Unavailable(problem) if problem.reason == Reason::Exited));
         assert!(Instant::now() >= until);
@@ -300,26 +313,28 @@ mod tests {
 
     #[test]
     fn one_that_goes_to_sleep_waits_for_the_next_call() {
-        let handle = handle();
-        handle.sleep(Duration::from_secs(1));
+        let control = control();
+        let handle = control.handle().clone();
+        control.sleep(Duration::from_secs(1));
         handle.wake();
-        assert!(handle.wanted().now_or_never().is_some());
+        assert!(control.wanted().now_or_never().is_some());
         // Two called at once, and one connection was enough for both.
         handle.wake();
-        handle.sleep(Duration::from_secs(1));
-        assert!(handle.wanted().now_or_never().is_none());
+        control.sleep(Duration::from_secs(1));
+        assert!(control.wanted().now_or_never().is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_waiting_call_hears_of_the_end_of_the_attempt() {
-        let handle = handle();
-        handle.pend(problem(Reason::Exited), Instant::now() + Duration::from_hours(1));
+        let control = control();
+        let handle = control.handle().clone();
+        control.pend(problem(Reason::Exited), Instant::now() + Duration::from_hours(1));
         let waiting = tokio::spawn({
             let handle = handle.clone();
             async move { handle.begin_call().await.map(drop) }
         });
         tokio::task::yield_now().await;
-        handle.refuse(Refusal::Unavailable(problem(Reason::Timeout)));
+        control.refuse(Refusal::Unavailable(problem(Reason::Timeout)));
         let refusal = waiting.await.unwrap().unwrap_err();
         assert!(matches!(refusal, Refusal::Unavailable(problem) if problem.reason == Reason::Timeout));
     }

@@ -14,7 +14,7 @@ const KEPT: Duration = Duration::from_mins(2);
 /// The snapshots that clients were shown lately, so that they can go on from where they are: a list's next page,
 /// a watch after a list. Snapshots share what did not change, so one costs what changed since.
 #[derive(Debug, Default)]
-pub(in crate::admin) struct History {
+pub(super) struct History {
     shown: Mutex<VecDeque<(Instant, Snapshot)>>,
 }
 

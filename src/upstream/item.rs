@@ -62,8 +62,8 @@ impl Item {
         &self.raw
     }
 
-    /// What stands before and after the name's JSON.
-    pub(super) fn around_name(&self) -> (&str, &str) {
+    /// Gives what stands before and after the name's JSON.
+    pub fn around_name(&self) -> (&str, &str) {
         let part = |range| self.raw.get(range).unwrap_or_default();
         (part(0..self.at.start), part(self.at.end..self.raw.len()))
     }

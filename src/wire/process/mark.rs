@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use super::process::group;
+use super::group::group;
 
 /// The variable that every child inherits, and passes on.
 const VARIABLE: &str = "EVENKEEL_GUARD";
@@ -39,7 +39,7 @@ struct Inner {
 
 /// The mark of one child and of what it starts.
 #[derive(Debug)]
-pub(super) struct Mark {
+pub(in crate::wire) struct Mark {
     marks: Marks,
     value: String,
 }

@@ -23,7 +23,7 @@ struct Inner {
 }
 
 impl Started {
-    pub(super) fn as_process(&self, pid: u32) {
+    pub(in crate::wire) fn as_process(&self, pid: u32) {
         // Set once: a connection has one process.
         let _ = self.0.process.set((pid, Instant::now()));
     }
@@ -34,7 +34,7 @@ impl Started {
     }
 
     /// Notes that the process has sent a message, whichever.
-    pub(super) fn has_answered(&self) {
+    pub(in crate::wire) fn has_answered(&self) {
         if !self.0.answered.initialized() {
             // Set by the one task that reads its messages.
             let _ = self.0.answered.set(Instant::now());

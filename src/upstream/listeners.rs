@@ -1,14 +1,13 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
 
-use crate::catalog::ViewName;
+use super::view_name::ViewName;
 use crate::resource::ObjectKey;
-use crate::wire::{Audience, Level, level_of};
+use crate::wire::{Level, NoticeHandler, ServerNotice, level_of};
 
 /// What is told and not read yet; who reads more slowly is told that something was lost.
 const TOLD: usize = 256;
@@ -58,11 +57,11 @@ pub enum Word {
 
 /// What agents want to hear of one server now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub struct Wanted {
     /// Log messages from this level on.
-    pub(super) level: Option<Level>,
+    pub level: Option<Level>,
     /// Changes of these resources.
-    pub(super) uris: BTreeSet<Arc<str>>,
+    pub uris: BTreeSet<Arc<str>>,
 }
 
 /// Somebody wants to hear of a resource, until this is dropped.
@@ -115,27 +114,53 @@ impl Listeners {
         self.0.told.subscribe()
     }
 
-    /// Whoever listens to one server.
-    pub(super) fn audience(&self, server: &ObjectKey) -> Arc<dyn Audience> {
-        Arc::new(Hall { listeners: self.clone(), server: server.clone(), complained: AtomicBool::default() })
+    /// Gives what a connection of a server calls with its notices.
+    pub fn handler(&self, server: &ObjectKey) -> NoticeHandler {
+        let (listeners, server, complained) = (self.clone(), server.clone(), AtomicBool::default());
+        NoticeHandler::new(move |notice| match notice {
+            ServerNotice::Updated(uri) => listeners.updated(&server, uri),
+            ServerNotice::Logged(message) => listeners.logged(&server, message, &complained),
+        })
     }
 
     /// Tells that a resource changed.
-    pub(super) fn updated(&self, server: &ObjectKey, uri: &str) {
+    pub fn updated(&self, server: &ObjectKey, uri: &str) {
         let wanted = self.lock().resources.get(server).is_some_and(|uris| uris.contains_key(uri));
         if wanted {
             self.tell(server, Word::Updated(uri.to_owned()));
         }
     }
 
-    pub(super) fn wanted(&self, server: &ObjectKey) -> Wanted {
+    /// Passes a log message on. `complained` says whether it was logged already that this connection's server sends
+    /// messages that are too long.
+    fn logged(&self, server: &ObjectKey, message: &Bytes, complained: &AtomicBool) {
+        let Some(wanted) = self.lock().level(server) else { return };
+        if message.len() > LONGEST {
+            if !complained.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    %server,
+                    bytes = message.len(),
+                    "a log message is longer than {} KiB; agents do not get it, nor others like it",
+                    LONGEST >> 10
+                );
+            }
+            return;
+        }
+        if let Some(level) = level_of(message).filter(|level| *level >= wanted) {
+            // A copy: what came may be a part of something longer.
+            self.tell(server, Word::Logged(level, Bytes::copy_from_slice(message)));
+        }
+    }
+
+    /// Gives what agents want to hear of a server now.
+    pub fn wanted(&self, server: &ObjectKey) -> Wanted {
         let asked = self.lock();
         let uris = asked.resources.get(server).into_iter().flat_map(BTreeMap::keys);
         Wanted { level: asked.level(server), uris: uris.cloned().collect() }
     }
 
     /// Wakes whenever what is wanted of a server may have changed.
-    pub(super) fn changes(&self, server: &ObjectKey) -> Changes {
+    pub fn changes(&self, server: &ObjectKey) -> Changes {
         let woken = self.lock().changed.entry(server.clone()).or_default().subscribe();
         Changes { listeners: self.clone(), server: server.clone(), woken }
     }
@@ -172,7 +197,7 @@ impl Asked {
 }
 
 /// Tells whoever asks one server of changes in what is wanted of it.
-pub(super) struct Changes {
+pub struct Changes {
     listeners: Listeners,
     server: ObjectKey,
     woken: watch::Receiver<()>,
@@ -180,7 +205,7 @@ pub(super) struct Changes {
 
 impl Changes {
     /// Waits for the next change; one since the last [`mark_seen`](Self::mark_seen) counts. Cancel safe.
-    pub(super) async fn next(&mut self) {
+    pub async fn next(&mut self) {
         if self.woken.changed().await.is_err() {
             // The sender is kept for as long as this is.
             std::future::pending::<()>().await;
@@ -188,7 +213,7 @@ impl Changes {
     }
 
     /// What changed so far is known.
-    pub(super) fn mark_seen(&mut self) {
+    pub fn mark_seen(&mut self) {
         self.woken.mark_unchanged();
     }
 }
@@ -199,45 +224,6 @@ impl Drop for Changes {
         let others = asked.changed.get(&self.server).is_some_and(|changed| changed.receiver_count() > 1);
         if !others {
             asked.changed.remove(&self.server);
-        }
-    }
-}
-
-/// Where one server's words go.
-struct Hall {
-    listeners: Listeners,
-    server: ObjectKey,
-    /// It was told that this connection's server sends log messages that are too long.
-    complained: AtomicBool,
-}
-
-impl fmt::Debug for Hall {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Hall({})", self.server)
-    }
-}
-
-impl Audience for Hall {
-    fn updated(&self, uri: &str) {
-        self.listeners.updated(&self.server, uri);
-    }
-
-    fn logged(&self, message: &Bytes) {
-        let Some(wanted) = self.listeners.lock().level(&self.server) else { return };
-        if message.len() > LONGEST {
-            if !self.complained.swap(true, Ordering::Relaxed) {
-                tracing::warn!(
-                    server = %self.server,
-                    bytes = message.len(),
-                    "a log message is longer than {} KiB; agents do not get it, nor others like it",
-                    LONGEST >> 10
-                );
-            }
-            return;
-        }
-        if let Some(level) = level_of(message).filter(|level| *level >= wanted) {
-            // A copy: what came may be a part of something longer.
-            self.listeners.tell(&self.server, Word::Logged(level, Bytes::copy_from_slice(message)));
         }
     }
 }
@@ -322,21 +308,21 @@ mod tests {
     fn only_what_somebody_wants_is_told() {
         let listeners = Listeners::default();
         let key = ObjectKey::new("default", "a");
-        let hall = listeners.audience(&key);
+        let handler = listeners.handler(&key);
         let mut told = listeners.hear();
-        hall.logged(&message("error"));
-        hall.updated("x:1");
+        handler.call(ServerNotice::Logged(&message("error")));
+        handler.call(ServerNotice::Updated("x:1"));
         assert!(told.try_recv().is_err());
         let _log = listeners.log_from(&ViewName::Everything, Level::Warning);
         let _resource = listeners.subscribe(&key, "x:1");
         for level in ["info", "error", "nonsense"] {
-            hall.logged(&message(level));
+            handler.call(ServerNotice::Logged(&message(level)));
         }
         let mut long = message("error").to_vec();
         long.resize(LONGEST + 1, b' ');
-        hall.logged(&long.into());
-        hall.updated("x:2");
-        hall.updated("x:1");
+        handler.call(ServerNotice::Logged(&long.into()));
+        handler.call(ServerNotice::Updated("x:2"));
+        handler.call(ServerNotice::Updated("x:1"));
         assert!(
             matches!(&told.try_recv().unwrap().word, Word::Logged(Level::Error, text) if *text == message("error"))
         );

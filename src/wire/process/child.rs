@@ -3,12 +3,13 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Signal;
 use secrecy::ExposeSecret;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use super::super::LinkError;
+use super::group::signal;
 use super::guard::Guard;
 use super::mark::Mark;
 use crate::resource::{Reason, StdioEndpoint, is_inherited};
@@ -18,13 +19,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A running child, the leader of a process group of its own.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(in crate::wire) struct Process {
     pid: u32,
     exited: watch::Receiver<Option<ExitStatus>>,
 }
 
 /// Starts the child with piped stdio. It leads a new process group, so that what it starts ends with it.
-pub(super) fn spawn(endpoint: &StdioEndpoint, mark: Option<&Mark>) -> Result<Child, LinkError> {
+pub(in crate::wire) fn spawn(endpoint: &StdioEndpoint, mark: Option<&Mark>) -> Result<Child, LinkError> {
     let mut command = Command::new(&endpoint.command);
     command
         .args(&endpoint.args)
@@ -97,7 +98,10 @@ fn interpreter(script: &Path) -> Option<String> {
 impl Process {
     /// Watches over a child: reaps it, and then ends what is left of its group, and what left it. The future ends
     /// when nothing is left; it must be driven.
-    pub(super) fn watch(mut child: Child, guard: Option<(Guard, Mark)>) -> (Self, impl Future<Output = ()>) {
+    pub(in crate::wire) fn watch(
+        mut child: Child,
+        guard: Option<(Guard, Mark)>,
+    ) -> (Self, impl Future<Output = ()>) {
         let pid = child.id().unwrap_or_default();
         if let Some((guard, _)) = &guard {
             guard.add(pid);
@@ -116,14 +120,14 @@ impl Process {
     }
 
     /// How the child ended, once it has.
-    pub(super) async fn exited(&self) -> ExitStatus {
+    pub(in crate::wire) async fn exited(&self) -> ExitStatus {
         let mut exited = self.exited.clone();
         let status = exited.wait_for(Option::is_some).await.ok().and_then(|status| *status);
         status.unwrap_or_default()
     }
 
     /// After stdin was closed: waits, then SIGTERM, then SIGKILL to the group.
-    pub(super) async fn end(&self) -> ExitStatus {
+    pub(in crate::wire) async fn end(&self) -> ExitStatus {
         for escalation in [Signal::TERM, Signal::KILL] {
             if let Ok(status) = tokio::time::timeout(PATIENCE, self.exited()).await {
                 return status;
@@ -131,17 +135,6 @@ impl Process {
             signal(self.pid, escalation);
         }
         self.exited().await
-    }
-}
-
-pub(super) fn group(pid: u32) -> Option<Pid> {
-    i32::try_from(pid).ok().and_then(Pid::from_raw)
-}
-
-pub(super) fn signal(pid: u32, signal: Signal) {
-    if let Some(group) = group(pid) {
-        // ESRCH: the group is gone, which is what we want.
-        let _ = kill_process_group(group, signal);
     }
 }
 

@@ -10,8 +10,8 @@ use rustix::process::{Signal, kill_process, test_kill_process_group};
 use tokio::process::{Child, Command};
 use tracing::{debug, warn};
 
+use super::group::{group, signal};
 use super::mark::{Mark, Marks, marked};
-use super::process::{group, signal};
 
 /// How long process groups have between SIGTERM and SIGKILL once evenkeel is gone.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -93,19 +93,19 @@ impl Guard {
     }
 
     /// What tells which processes are ours, and of one child.
-    pub(super) fn mark(&self) -> Mark {
+    pub(in crate::wire) fn mark(&self) -> Mark {
         self.0.marks.next()
     }
 
     /// Puts a process group under guard.
-    pub(super) fn add(&self, group: u32) {
+    pub(in crate::wire) fn add(&self, group: u32) {
         let mut state = self.lock();
         state.groups.insert(group);
         state.tell(format_args!("+{group}\n"));
     }
 
     /// Takes out a process group that has ended.
-    pub(super) fn remove(&self, group: u32) {
+    pub(in crate::wire) fn remove(&self, group: u32) {
         let mut state = self.lock();
         state.groups.remove(&group);
         state.tell(format_args!("-{group}\n"));

@@ -1,0 +1,74 @@
+use std::io;
+use std::time::Duration;
+
+use axum::Router;
+use axum::serve::{Listener, ListenerExt};
+use prometheus_client::metrics::counter::Counter;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+
+use super::tls::{self, Certificate};
+use crate::net::StallGuard;
+
+/// Serves HTTP and HTTPS until it is stopped; then answers what was asked and ends. A client that stops reading
+/// is cut off.
+pub async fn serve_secured(
+    listener: TcpListener,
+    certificate: Certificate,
+    router: Router,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let listener = Patient(tls::Both { listener, certificate });
+    end(axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned()), stop).await
+}
+
+/// Serves HTTP alone, in the same way.
+pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) -> io::Result<()> {
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::trace!(%error, "TCP_NODELAY");
+        }
+    });
+    end(axum::serve(Patient(listener), router).with_graceful_shutdown(stop.clone().cancelled_owned()), stop)
+        .await
+}
+
+/// The same on a Unix socket.
+pub async fn serve_local(listener: UnixListener, router: Router, stop: CancellationToken) -> io::Result<()> {
+    end(axum::serve(Patient(listener), router).with_graceful_shutdown(stop.clone().cancelled_owned()), stop)
+        .await
+}
+
+/// How long answers may take after the end was asked for: a client that does not read must not hold it up.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+async fn end(served: impl IntoFuture<Output = io::Result<()>>, stop: CancellationToken) -> io::Result<()> {
+    let over = async {
+        stop.cancelled().await;
+        tokio::time::sleep(LAST_ANSWERS).await;
+    };
+    tokio::select! {
+        ended = served.into_future() => ended,
+        () = over => Ok(()),
+    }
+}
+
+/// How long a client may take nothing of what there is to take.
+const STALL: Duration = Duration::from_secs(30);
+
+/// A listener whose connections break when their other side stops reading.
+struct Patient<L>(L);
+
+impl<L: Listener> Listener for Patient<L> {
+    type Io = StallGuard<L::Io>;
+    type Addr = L::Addr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        let (io, address) = self.0.accept().await;
+        (StallGuard::new(io, STALL, Counter::default()), address)
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.0.local_addr()
+    }
+}

@@ -1,0 +1,43 @@
+//! Posts what waits in the outbox.
+
+use std::any::Any;
+
+use bytes::Bytes;
+use tracing::debug;
+
+use super::client::{Client, GOODBYE};
+use super::outbox::{Message, Queued};
+
+impl Client {
+    /// Posts a notification, or an answer to a request of the server, in the background, after those before it. Does
+    /// not wait; `held` is dropped after it. It is dropped if the server is too far behind with those before it.
+    pub(in crate::wire) fn post_soon(
+        &self,
+        method: &'static str,
+        body: Bytes,
+        held: Option<Box<dyn Any + Send>>,
+    ) {
+        match self.0.outbox.push(Message { method, body, held }) {
+            Queued::Waiting => {}
+            Queued::Dropped => debug!(method, "too many messages wait for the server; one was dropped"),
+            Queued::First => {
+                let client = self.clone();
+                self.0.tasks.spawn(async move { client.post_queued().await });
+            }
+        }
+    }
+
+    async fn post_queued(&self) {
+        while let Some(Message { method, body, held }) = self.0.outbox.next() {
+            match tokio::time::timeout(GOODBYE, self.notify(method, body)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!(method, %error, "a notification was not taken"),
+                Err(_) => {
+                    debug!(method, "a notification was not taken in time; those behind it are dropped");
+                    self.0.outbox.clear();
+                }
+            }
+            drop(held);
+        }
+    }
+}
