@@ -9,6 +9,7 @@ mod desired;
 pub mod directory;
 pub mod kubernetes;
 mod metrics;
+mod parse;
 mod policy;
 mod requests;
 mod resolve;
@@ -17,6 +18,7 @@ pub use desired::{
     Commit, Content, Declared, Desired, Fault, Meta, Origin, Shown, ShownStatus, SourceState, Watching,
 };
 pub use metrics::SourceMetrics;
+pub use parse::{mistake, nearest};
 pub use policy::{AllowedStdio, DEFAULT_VARIABLES, Policy};
 pub use requests::{Asked, REQUESTS, Request, Requests, requests};
 pub use resolve::Environment;
