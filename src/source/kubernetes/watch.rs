@@ -1,3 +1,5 @@
+//! One watch of an API server: lists, follows and begins anew, for good.
+
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::pin::pin;
@@ -12,9 +14,10 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::book::News;
 use super::client::ANSWER;
-use super::{fault, key_of};
+use super::fault::{self, Error};
+use super::news::News;
+use super::object::key_of;
 use crate::resource::ObjectKey;
 
 /// The delays between attempts: doubled from the first to the last.
@@ -41,19 +44,6 @@ pub(super) enum Event<K> {
     Listed,
     /// The watch broke and begins anew; what was told stays as it was.
     Trouble(Error),
-}
-
-/// Why a watch broke.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
-    #[error(transparent)]
-    Watch(#[from] watcher::Error),
-    #[error("could not make sure that objects are gone: {0}")]
-    Confirm(#[source] kube::Error),
-    #[error("the list of what is there ended before it was whole")]
-    Cut,
-    #[error("no answer within {} s", ANSWER.as_secs())]
-    Silent,
 }
 
 /// A watch of all objects of a kind.

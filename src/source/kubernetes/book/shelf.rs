@@ -1,10 +1,12 @@
+//! The accepted objects of one kind, and the statuses that they show. Pure.
+
 use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::super::object::{Kind, Newest};
 use crate::resource::{Digest, Endpoint, ObjectKey, Problem};
 use crate::source::desired::same_endpoint;
+use crate::source::kubernetes::object::{Kind, Newest};
 use crate::source::{Declared, Meta, ShownStatus};
 
 /// The objects of one kind.
