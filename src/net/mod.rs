@@ -4,4 +4,4 @@
 
 mod backoff;
 
-pub use backoff::{Backoff, jitter};
+pub use backoff::{Backoff, Delays, jitter};
