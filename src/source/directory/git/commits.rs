@@ -1,24 +1,18 @@
 //! What git knows of the files: the content that is committed, and who committed it last. Asked of the `git`
-//! program once per commit, within a bound; where that is missing or slow, nothing is known.
+//! program once per commit, within a bound; where that is missing or slow, nothing is known. What is not answered is not
+//! asked again before the next commit, so that a machine which only stands still for a moment gets its answer.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
-use tokio::process::Command;
-use tokio::runtime::Handle;
-use tokio::time::timeout;
-use tracing::debug;
 
+use super::program::{git, wait};
 use crate::skills::SKILL_FILE;
 use crate::source::Commit;
 use crate::source::parse::{is_met, is_skill, printable};
 
-/// Both questions together take no longer. What is not answered by then is not asked again before the next commit, so
-/// that a machine which only stands still for a moment gets its answer.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// So many commits are searched for the last one of each file.
 const DEPTH: &str = "--max-count=1000";
 /// Characters of an author and of a subject that are kept.
@@ -37,7 +31,6 @@ pub struct Commits {
 impl Commits {
     /// What `head` holds of the folder `root`; `None` if git does not say. Blocks, in a runtime.
     pub fn of(root: &Path, head: &str) -> Option<Self> {
-        let runtime = Handle::try_current().ok()?;
         let tree = ["ls-tree", "-r", "-z", head];
         let format = "--format=%x01%H%x00%an <%ae>%x00%s";
         let log = [
@@ -52,8 +45,7 @@ impl Commits {
             "--",
             ".",
         ];
-        let asked = async { tokio::join!(git(root, &tree), git(root, &log)) };
-        let (tree, log) = runtime.block_on(async { timeout(PATIENCE, asked).await }).ok()?;
+        let (tree, log) = wait(async { tokio::join!(git(root, &tree), git(root, &log)) })?;
         Some(Self { blobs: blobs(&tree?), last: last(&log?) })
     }
 
@@ -88,35 +80,6 @@ pub fn blob(bytes: &[u8]) -> Blob {
         *to = *from;
     }
     blob
-}
-
-/// What git says, reading only: nothing is locked, fetched, or run by its configuration.
-async fn git(root: &Path, args: &[&str]) -> Option<String> {
-    let mut command = Command::new("git");
-    command
-        .args(["--no-optional-locks", "--no-pager"])
-        .args(
-            ["core.fsmonitor=false", "core.quotePath=false", "log.showSignature=false"]
-                .iter()
-                .flat_map(|set| ["-c", set]),
-        )
-        .args(args)
-        .current_dir(root)
-        .env("GIT_ALLOW_PROTOCOL", "")
-        .env("GIT_NO_LAZY_FETCH", "1")
-        .stdin(std::process::Stdio::null())
-        .kill_on_drop(true);
-    match command.output().await {
-        Ok(output) if output.status.success() => Some(String::from_utf8_lossy(&output.stdout).into_owned()),
-        Ok(output) => {
-            debug!("git in {}: {}", root.display(), String::from_utf8_lossy(&output.stderr).trim());
-            None
-        }
-        Err(error) => {
-            debug!("git cannot be run: {error}");
-            None
-        }
-    }
 }
 
 /// Of `ls-tree -z`: `mode type name TAB path NUL`. Links are left out: what they lead to is something else.

@@ -5,6 +5,7 @@
 
 mod commits;
 mod head;
+mod program;
 
 pub use commits::{Blob, Commits, blob};
-pub use head::Git;
+pub use head::{Git, Head};

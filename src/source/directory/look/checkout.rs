@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::source::Commit;
-use crate::source::directory::git::{Commits, Git};
+use crate::source::directory::git::{Commits, Git, Head};
 use crate::source::directory::history::Files;
 
 /// As long is waited for a git command that is at work; a lock that is older was left behind.
@@ -17,6 +17,7 @@ pub const GIT_PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub struct Checkout {
     known: Option<Known>,
+    head: Head,
     /// Since when git has been at work.
     busy: Option<Instant>,
 }
@@ -30,6 +31,11 @@ struct Known {
 }
 
 impl Checkout {
+    /// The commit that is checked out; `None` before the first one.
+    pub fn head(&mut self, git: &Git) -> Option<String> {
+        git.head(&mut self.head)
+    }
+
     /// The commit, `-dirty` if a declaration is not as it has it; without one a digest of all.
     pub fn revision(&mut self, root: &Path, head: Option<&str>, files: &mut Files) -> Arc<str> {
         let Some(head) = head else {

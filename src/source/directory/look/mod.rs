@@ -19,7 +19,6 @@ use tracing::warn;
 use self::checkout::Checkout;
 use self::hold::{Evidence, Hold, held_back};
 use self::see::see;
-use super::git::Git;
 use super::history::{Book, Context, Files, Moment, Records, note_removals};
 use super::options::Options;
 use super::secrets::Secrets;
@@ -108,7 +107,7 @@ impl Looker {
         } else if self.checkout.is_at_work(tree.git.as_ref(), now) {
             again = true;
         } else {
-            let commit = tree.git.as_ref().and_then(Git::head);
+            let commit = tree.git.as_ref().and_then(|git| self.checkout.head(git));
             revision = self.checkout.revision(root, commit.as_deref(), &mut self.files);
             let hold = self.hold.holds(self.evidence(commit.as_ref()), now);
             let took = self.files.take(&mut self.book, &moment, hold);
