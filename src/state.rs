@@ -11,13 +11,15 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use ring::rand::{SecureRandom, SystemRandom};
+use tempfile::Builder;
 
 use crate::resource::Digest;
 
 const LOCK: &str = "lock";
+/// How the names of files begin that were not written to their ends.
+const TEMPORARY: &str = ".";
 /// Which source directory the state is of.
 const SOURCE: &str = "source";
 
@@ -216,8 +218,7 @@ impl StateDir {
         let mut names = Vec::new();
         for entry in entries {
             let name = entry.map_err(refused)?.file_name();
-            // Temporary files of a write that a crash cut short begin with a dot.
-            if let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) {
+            if let Some(name) = name.to_str().filter(|name| !name.starts_with(TEMPORARY)) {
                 names.push(format!("{folder}/{name}"));
             }
         }
@@ -226,32 +227,26 @@ impl StateDir {
     }
 
     fn put(&self, name: &str, bytes: &[u8], durable: bool) -> Result<(), StateError> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
         let path = self.path.join(name);
         let folder = path.parent().unwrap_or(&self.path);
-        let temporary =
-            folder.join(format!(".{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+        // Hidden, of mode 0600, and gone again if it does not take its place.
+        let beside = || Builder::new().prefix(TEMPORARY).tempfile_in(folder);
         let write = || -> io::Result<()> {
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(true).mode(0o600);
-            let mut file = match options.open(&temporary) {
+            let mut file = match beside() {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-                    options.open(&temporary)?
+                    beside()?
                 }
                 other => other?,
             };
             file.write_all(bytes)?;
             if durable {
-                file.sync_all()?;
+                file.as_file().sync_all()?;
             }
-            fs::rename(&temporary, &path)
+            file.persist(&path)?;
+            Ok(())
         };
-        write().map_err(|error| {
-            // Best effort: the write has failed already, often because the disk is full.
-            let _ = fs::remove_file(&temporary);
-            StateError::Io { path: path.clone(), error }
-        })
+        write().map_err(|error| StateError::Io { path: path.clone(), error })
     }
 }
 
@@ -387,5 +382,34 @@ mod tests {
         state.remove("declarations/a").unwrap();
         state.remove("declarations/a").unwrap();
         assert_eq!(state.list("declarations").unwrap(), ["declarations/b"]);
+    }
+
+    #[test]
+    fn what_cannot_be_written_leaves_nothing_behind_and_what_a_crash_leaves_is_not_listed() {
+        let home = tempfile::tempdir().unwrap();
+        let state = state(&home);
+        state.write("declarations/a", b"1").unwrap();
+        fs::create_dir(state.path().join("declarations/b")).unwrap();
+        state.write("declarations/b", b"1").unwrap_err();
+        let names = || {
+            let entries = fs::read_dir(state.path().join("declarations")).unwrap();
+            let mut names: Vec<_> =
+                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(), ["a", "b"]);
+        fs::remove_dir(state.path().join("declarations/b")).unwrap();
+        let cut_short =
+            Builder::new().prefix(TEMPORARY).tempfile_in(state.path().join("declarations")).unwrap();
+        assert_eq!(state.list("declarations").unwrap(), ["declarations/a"]);
+        drop(cut_short);
+        // A link is replaced, and what it leads to stays as it is.
+        let elsewhere = home.path().join("elsewhere");
+        fs::write(&elsewhere, "theirs").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, state.path().join("link")).unwrap();
+        state.write("link", b"ours").unwrap();
+        assert_eq!(state.read("link").unwrap().unwrap(), b"ours");
+        assert_eq!(fs::read(&elsewhere).unwrap(), b"theirs");
     }
 }

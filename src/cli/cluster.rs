@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::Failure;
 use super::tasks::Tasks;
 use crate::gateway::SessionKey;
+use crate::net::{Backoff, Delays, jitter};
 use crate::report::Snapshot;
 use crate::report::kubernetes::{Inputs, Leadership, tell};
 use crate::resource::DigestKey;
@@ -23,8 +24,8 @@ use crate::source::{Policy, Shown, SourceMetrics, kubernetes};
 
 /// How long a request for the session key may take.
 const REQUEST: Duration = Duration::from_secs(5);
-/// The time between two such requests.
-const PAUSE: Duration = Duration::from_secs(2);
+/// The delays between such requests: a person may make the Secret at any time, and agents wait for it.
+const RETRY: Delays = Delays { initial: Duration::from_secs(1), max: Duration::from_secs(10) };
 /// The shortest session key, in bytes.
 const SHORTEST_KEY: usize = 32;
 /// What makes such a key, in a shell.
@@ -122,6 +123,7 @@ impl Cluster {
         let (tell, told) = watch::channel(Some("the session key has not been read yet".to_owned()));
         let found = async move {
             let mut warned = false;
+            let mut backoff = Backoff::default();
             loop {
                 let found = match timeout(REQUEST, api.get_opt(&name)).await {
                     Ok(Ok(Some(secret))) => session_key(secret, &key).map_err(|why| {
@@ -157,7 +159,7 @@ impl Cluster {
                     news
                 });
                 warned = true;
-                sleep(PAUSE).await;
+                sleep(backoff.fail(RETRY, jitter(), None)).await;
             }
         };
         Some((found, told))

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::net::Backoff;
+use crate::net::{Backoff, Delays};
 use crate::wire::List;
 
 /// Shortest and longest pause between two readings of one list.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Shortest and longest wait before a list that could not be read is read again.
-const FAILED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
+const FAILED: Delays = Delays { initial: Duration::from_secs(1), max: Duration::from_mins(5) };
 
 /// The lists of one connection that are to be read again. Costs nothing until a list changes.
 #[derive(Debug, Default)]
@@ -73,7 +73,7 @@ impl Pace {
     pub(super) fn failed(&mut self, list: List, now: Instant, jitter: f64) {
         let pages = self.0.entry(list).or_default();
         pages.wanted.get_or_insert(Wanted::Told);
-        pages.retry_at = Some(now + pages.failures.fail(FAILED.0, FAILED.1, jitter, None));
+        pages.retry_at = Some(now + pages.failures.fail(FAILED, jitter, None));
     }
 
     /// A list was read.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
-use crate::net::{Backoff, jitter};
+use crate::net::{Backoff, Delays, jitter};
 use crate::resource::ObjectKey;
 use crate::upstream::{Listeners, Wanted};
 use crate::wire::{Edit, Era, Exchange, Incoming, Link, LinkError, Reply, Request, json_string};
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long it may take to acknowledge that it listens.
 const ACKNOWLEDGED: Duration = Duration::from_secs(1);
 /// Shortest and longest wait before a request that failed is made again.
-const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+const AGAIN: Delays = Delays { initial: Duration::from_secs(1), max: Duration::from_mins(1) };
 /// A stream that lasted so long is opened again without delay.
 const STABLE: Duration = Duration::from_secs(10);
 
@@ -44,7 +44,7 @@ pub(super) async fn keep(link: Link, listeners: Listeners, server: ObjectKey) ->
         };
         if let Err(why) = result {
             debug!(server = %desk.server, why, "the server could not be asked to tell what agents want to hear");
-            sleep(backoff.fail(AGAIN.0, AGAIN.1, jitter(), None)).await;
+            sleep(backoff.fail(AGAIN, jitter(), None)).await;
             continue;
         }
         let since = Instant::now();
@@ -56,10 +56,8 @@ pub(super) async fn keep(link: Link, listeners: Listeners, server: ObjectKey) ->
             () = ended(&mut desk.stream) => {
                 desk.stream = None;
                 missed = std::mem::take(&mut desk.asked.uris);
-                if since.elapsed() >= STABLE {
-                    backoff.reset();
-                }
-                sleep(backoff.fail(AGAIN.0, AGAIN.1, jitter(), None)).await;
+                backoff.ended(since.elapsed(), STABLE);
+                sleep(backoff.fail(AGAIN, jitter(), None)).await;
                 continue;
             }
         }

@@ -9,6 +9,6 @@ mod media_type;
 mod stall_guard;
 
 pub use authorization::{Allowed, Authorization, Denied, Token};
-pub use backoff::{Backoff, jitter};
+pub use backoff::{Backoff, Delays, jitter};
 pub use media_type::{accepts, is_json};
 pub use stall_guard::StallGuard;

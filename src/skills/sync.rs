@@ -13,12 +13,13 @@ use tokio_util::task::TaskTracker;
 
 use super::directory::{Directory, Wanted};
 use super::standing::Standings;
+use crate::net::{Backoff, Delays, jitter};
 use crate::resource::{Digest, ObjectKey, Problem, Reason};
 
 /// All is looked at, and mended, this often.
 const WHOLE: Duration = Duration::from_mins(1);
-/// What failed is tried again after this long, doubled each time, until it is done as often as all.
-const RETRY: Duration = Duration::from_secs(1);
+/// The delays before what failed is tried again, until that is done as often as all.
+const RETRY: Delays = Delays { initial: Duration::from_secs(2), max: WHOLE };
 
 /// Where skills are written to, and by whom.
 #[derive(Clone, Debug)]
@@ -87,7 +88,7 @@ struct Keeper {
 impl Keeper {
     async fn run(self, mut directory: Directory, mut standings: watch::Receiver<Standings>) {
         let mut whole_at = Instant::now();
-        let mut retry = RETRY;
+        let mut backoff = Backoff::default();
         loop {
             let now = standings.borrow_and_update().clone();
             let mut next = whole_at;
@@ -109,8 +110,12 @@ impl Keeper {
                 if whole {
                     whole_at = Instant::now() + WHOLE;
                 }
-                retry = if failed { (retry * 2).min(WHOLE) } else { RETRY };
-                next = if failed { whole_at.min(Instant::now() + retry) } else { whole_at };
+                next = if failed {
+                    whole_at.min(Instant::now() + backoff.fail(RETRY, jitter(), None))
+                } else {
+                    backoff.reset();
+                    whole_at
+                };
             }
             tokio::select! {
                 changed = standings.changed() => if changed.is_err() { return },

@@ -8,12 +8,14 @@
 pub mod directory;
 pub mod kubernetes;
 mod metrics;
+mod parse;
 mod policy;
 mod requests;
 mod resolve;
 mod shown;
 
 pub use metrics::SourceMetrics;
+pub use parse::{mistake, nearest};
 pub use policy::{AllowedStdio, DEFAULT_VARIABLES, Policy};
 pub use requests::{Request, Requests, requests};
 pub use resolve::Environment;

@@ -7,10 +7,10 @@ use super::inbound;
 use super::link::{Exchange, Link};
 use super::reply::{Incoming, Reply};
 use super::unasked::Unasked;
-use crate::net::{Backoff, jitter};
+use crate::net::{Backoff, Delays, jitter};
 
 /// Shortest and longest wait before a subscription that ended is made again.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(5));
+const AGAIN: Delays = Delays { initial: Duration::from_millis(500), max: Duration::from_mins(5) };
 /// A subscription that lasted so long is made again without delay.
 const STABLE: Duration = Duration::from_secs(10);
 
@@ -75,10 +75,10 @@ impl Subscription {
         self.again = match reply {
             Some(Reply::Error(error)) if inbound::is_unknown_method(error) => None,
             _ => {
-                if self.since.take().is_some_and(|since| since.elapsed() >= STABLE) {
-                    self.backoff.reset();
+                if let Some(since) = self.since.take() {
+                    self.backoff.ended(since.elapsed(), STABLE);
                 }
-                Some(Instant::now() + self.backoff.fail(AGAIN.0, AGAIN.1, jitter(), None))
+                Some(Instant::now() + self.backoff.fail(AGAIN, jitter(), None))
             }
         };
     }

@@ -92,3 +92,53 @@ async fn a_work_tree_of_a_folder_is_a_source_like_any_other() {
     rig.until_revision(&second).await;
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn a_submodule_has_a_commit_of_its_own() {
+    let mut rig = Rig::at("outer/team", &[]);
+    rig.write("a.yaml", &server("a", "x"));
+    rig.git("fleet", &["init", "-q"]);
+    let first = rig.commit("First");
+    fs::create_dir_all(rig.folder.path().join("outer")).unwrap();
+    rig.git("outer", &["init", "-q"]);
+    let add = ["-c", "protocol.file.allow=always", "submodule", "add", "-q", "../fleet", "team"];
+    rig.git("outer", &add);
+    rig.git("outer", &["commit", "-q", "-m", "Outer"]);
+    rig.start();
+    rig.until_revision(&first).await;
+    fs::write(rig.folder.path().join("outer/team/a.yaml"), server("a", "w")).unwrap();
+    rig.until_revision(&format!("{first}-dirty")).await;
+    rig.git("outer/team", &["commit", "-q", "-a", "-m", "Second"]);
+    let second = rig.git("outer/team", &["rev-parse", "HEAD"]);
+    rig.until_revision(&second).await;
+    rig.stop().await;
+}
+
+/// Needs git 2.45 or later.
+#[tokio::test]
+async fn refs_may_be_in_a_reftable() {
+    let mut rig = Rig::at("tree", &[]);
+    rig.write("a.yaml", &server("a", "x"));
+    let init = std::process::Command::new("git")
+        .args(["init", "-q", "--ref-format=reftable"])
+        .current_dir(rig.folder.path().join("fleet"))
+        .output()
+        .unwrap();
+    if !init.status.success() {
+        eprintln!("SKIPPED: {} knows no reftable", rig.git("fleet", &["--version"]));
+        return;
+    }
+    let first = rig.commit("First");
+    rig.git("fleet", &["worktree", "add", "-q", "../tree", "-b", "other"]);
+    rig.start();
+    rig.until_revision(&first).await;
+    assert!(rig.change("a").unwrap().ends_with(" First"));
+    fs::write(rig.folder.path().join("tree/a.yaml"), server("a", "w")).unwrap();
+    rig.until_revision(&format!("{first}-dirty")).await;
+    rig.git("tree", &["commit", "-q", "-a", "-m", "Second"]);
+    let second = rig.git("tree", &["rev-parse", "HEAD"]);
+    rig.until_revision(&second).await;
+    rig.git("tree", &["checkout", "-q", "--detach", &first]);
+    rig.until_revision(&first).await;
+    rig.stop().await;
+}

@@ -7,7 +7,7 @@ use super::super::client::{Client, Lines, ended};
 use super::super::output::{self, printable};
 use crate::report::Kind;
 use crate::resource::API_VERSION;
-use crate::source::directory::nearest;
+use crate::source::nearest;
 
 /// What a word on the command line may mean.
 #[derive(Clone, Debug, PartialEq, Eq)]

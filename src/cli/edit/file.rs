@@ -1,15 +1,14 @@
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use tempfile::{Builder, NamedTempFile};
 
 /// Puts a new file in place in one step; an error of the kind `AlreadyExists` if there is one of that name.
 pub(super) fn create(path: &Path, text: &str) -> io::Result<()> {
-    let temporary = write_beside(path, text, None)?;
-    let placed = renameat_with(CWD, &temporary, CWD, path, RenameFlags::NOREPLACE);
-    clean(&temporary, placed.map_err(io::Error::from))
+    write_beside(path, text, None)?.persist_noclobber(path)?;
+    Ok(())
 }
 
 /// Puts another text in the place of a file in one step; its mode stays.
@@ -17,9 +16,8 @@ pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
     // Through a link to the file that it leads to.
     let path = fs::canonicalize(path)?;
     let mode = fs::metadata(&path)?.permissions();
-    let temporary = write_beside(&path, text, Some(mode))?;
-    let placed = fs::rename(&temporary, &path);
-    clean(&temporary, placed)
+    write_beside(&path, text, Some(mode))?.persist(&path)?;
+    Ok(())
 }
 
 /// The whole text of a file.
@@ -29,33 +27,23 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// A hidden file, which evenkeel does not look at.
-fn write_beside(path: &Path, text: &str, mode: Option<Permissions>) -> io::Result<PathBuf> {
+/// A hidden file, which evenkeel does not look at, and which goes if it does not take its place.
+fn write_beside(path: &Path, text: &str, mode: Option<Permissions>) -> io::Result<NamedTempFile> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
-    let written = (|| {
-        file.write_all(text.as_bytes())?;
-        if let Some(mode) = mode {
-            file.set_permissions(mode)?;
-        }
-        file.sync_all()
-    })();
-    clean(&temporary, written).map(|()| temporary)
-}
-
-fn clean(temporary: &Path, result: io::Result<()>) -> io::Result<()> {
-    if result.is_err() {
-        // The first error is the one to tell.
-        let _ = fs::remove_file(temporary);
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    // What the process lets others read, as of any file that it makes.
+    let usual = Permissions::from_mode(0o644);
+    let mut file = Builder::new().prefix(&format!(".{name}.")).permissions(usual).tempfile_in(folder)?;
+    file.write_all(text.as_bytes())?;
+    if let Some(mode) = mode {
+        file.as_file().set_permissions(mode)?;
     }
-    result
+    file.as_file().sync_all()?;
+    Ok(file)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -65,10 +53,14 @@ mod tests {
         create(&path, "one").unwrap();
         assert_eq!(create(&path, "two").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(read(&path).unwrap(), "one");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let usual = folder.path().join("usual");
+        fs::write(&usual, "").unwrap();
+        assert_eq!(mode(&path), mode(&usual) & 0o644, "others may read it as far as any new file");
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         replace(&path, "three").unwrap();
         assert_eq!(read(&path).unwrap(), "three");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::super::Failure;
 use crate::resource::API_VERSION;
-use crate::source::directory;
+use crate::source::mistake;
 
 /// A server as a person would declare it: nothing that is the default anyway.
 #[derive(Debug, Serialize)]
@@ -91,7 +91,7 @@ impl Manifest {
     /// The text of a file, if evenkeel would accept it.
     pub fn text(&self, path: &Path) -> Result<String, Failure> {
         let text = serde_yaml::to_string(self).map_err(Failure::failed)?;
-        match directory::mistake(path, &text) {
+        match mistake(path, &text) {
             Some(mistake) => Err(Failure::Failed(mistake)),
             None => Ok(text),
         }

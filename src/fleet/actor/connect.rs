@@ -12,7 +12,7 @@ use super::super::attached::Attached;
 use super::super::listing::Listings;
 use super::super::{Kept, health, subscriptions};
 use super::{Actor, Attempt, Beside, Live};
-use crate::net::jitter;
+use crate::net::{Delays, jitter};
 use crate::plan::Target;
 use crate::resource::{Activation, McpServerSpec, Problem, Reason, Transport, Update};
 use crate::upstream::{Refusal, UpstreamHandle};
@@ -245,9 +245,7 @@ impl Actor {
         let Some(live) = self.live.take() else { return };
         self.forget_refresh();
         let lived = live.since.elapsed();
-        if lived >= STABLE {
-            self.backoff.reset();
-        }
+        self.backoff.ended(lived, STABLE);
         self.restarts = self.restarts.saturating_add(1);
         self.count_exit(error);
         self.idle_at = None;
@@ -293,7 +291,8 @@ impl Actor {
     /// Counts a failed attempt and gives the delay before the next one.
     fn count_failure(&mut self, retry_after: Option<Duration>) -> Duration {
         let retry = &self.target.spec.retry;
-        self.backoff.fail(retry.initial.get(), retry.max.get(), jitter(), retry_after)
+        let delays = Delays { initial: retry.initial.get(), max: retry.max.get() };
+        self.backoff.fail(delays, jitter(), retry_after)
     }
 
     /// Decides when to try again, if at all.

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::request::{MANAGER, REQUEST};
+use crate::net::{Backoff, Delays, jitter};
 use crate::report::{Event, Snapshot};
 use crate::resource::ObjectKey;
 
@@ -24,8 +25,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 const PAUSE_OF_ONE: Duration = Duration::from_millis(300);
 /// The time before an event that was written says how often it has happened since.
 const AGAIN: Duration = Duration::from_secs(10);
-/// The time before one that could not be written is tried again.
-const DELAY: Duration = Duration::from_secs(5);
+/// The delays before events are written again after one could not be.
+const RETRY: Delays = Delays { initial: Duration::from_secs(1), max: Duration::from_mins(1) };
 
 type Events = OrdMap<ObjectKey, Arc<Event>>;
 
@@ -41,6 +42,7 @@ pub(super) async fn tell(
     let mut queue = Queue::default();
     let mut warned = HashSet::new();
     let mut decided = false;
+    let mut backoff = Backoff::default();
     loop {
         decided |= leading.has_changed().unwrap_or(true);
         let now = store.borrow_and_update().events.clone();
@@ -72,6 +74,7 @@ pub(super) async fn tell(
         };
         match timeout(REQUEST, write(&client, &instance, &event, created)).await {
             Ok(Ok(())) => {
+                backoff.reset();
                 queue.written(&event, Instant::now());
                 sleep(PAUSE).await;
             }
@@ -86,7 +89,7 @@ pub(super) async fn tell(
             }
             _ => {
                 queue.put(&event, Instant::now());
-                sleep(DELAY).await;
+                sleep(backoff.fail(RETRY, jitter(), None)).await;
             }
         }
     }

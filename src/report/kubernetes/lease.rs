@@ -16,7 +16,8 @@ use crate::source::kubernetes::in_words;
 
 /// How long a Lease that is not renewed holds.
 const DURATION: Duration = Duration::from_secs(15);
-/// The time between two looks at it, or two renewals of it.
+/// The time between two looks at it, or two renewals of it, whether they succeed or not: no backoff, for its holder has
+/// to renew it several times within [`DEADLINE`], and the others have to see that it did not.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// So long after its last renewal its holder stops writing: well before another may begin.
 const DEADLINE: Duration = Duration::from_secs(10);

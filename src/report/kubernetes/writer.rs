@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::contest::Contests;
 use super::difference::{Status, farewell, patience, same, to_write};
 use super::request::{MANAGER, REQUEST};
+use crate::net::{Backoff, Delays, jitter};
 use crate::report::{Object, Snapshot};
 use crate::resource::{
     API_VERSION, McpServer, McpServerSpec, McpServerStatus, ObjectKey, Skill, SkillSpec, SkillStatus,
@@ -31,8 +32,8 @@ use crate::source::{Shown, ShownStatus};
 const FLIGHTS: usize = 8;
 /// The time between two writes of one object.
 const PAUSE: Duration = Duration::from_millis(300);
-/// The longest wait before a write is tried again.
-const LAST_DELAY: Duration = Duration::from_mins(1);
+/// The delays before a write that failed is tried again.
+const RETRY: Delays = Delays { initial: Duration::from_secs(1), max: Duration::from_mins(1) };
 
 type Wanted<S, T> = OrdMap<ObjectKey, Arc<Object<S, T>>>;
 type Statuses<T> = OrdMap<ObjectKey, Arc<ShownStatus<T>>>;
@@ -59,7 +60,7 @@ pub(super) struct Writer<S, T> {
 struct Job {
     due: Instant,
     flying: bool,
-    failures: u32,
+    backoff: Backoff,
 }
 
 /// A write that was done.
@@ -248,14 +249,14 @@ impl<S, T: Status + Serialize + DeserializeOwned + Send + 'static> Writer<S, T> 
         let due = (now + wait).max(last);
         match self.jobs.get_mut(key) {
             // After a failure the delay holds, else the earliest of all reasons.
-            Some(job) if job.failures > 0 || job.due <= due => {}
+            Some(job) if job.backoff.failures() > 0 || job.due <= due => {}
             Some(job) => {
                 self.queue.remove(&(job.due, key.clone()));
                 job.due = due;
                 self.queue.insert((due, key.clone()));
             }
             None => {
-                self.jobs.insert(key.clone(), Job { due, flying: false, failures: 0 });
+                self.jobs.insert(key.clone(), Job { due, flying: false, backoff: Backoff::default() });
                 self.queue.insert((due, key.clone()));
             }
         }
@@ -310,7 +311,7 @@ impl<S, T: Status + Serialize + DeserializeOwned + Send + 'static> Writer<S, T> 
                     leaving: None,
                 };
                 let resource = format!("{}/{key}", self.resource.kind);
-                if job.failures == 0 {
+                if job.backoff.failures() == 0 {
                     tracing::debug!(%resource, "status written");
                 } else {
                     tracing::info!(%resource, "the status can be written again");
@@ -330,7 +331,7 @@ impl<S, T: Status + Serialize + DeserializeOwned + Send + 'static> Writer<S, T> 
                     // It may have been written all the same: then what shows next is ours.
                     self.written.remove(key);
                 }
-                if job.failures == 0 {
+                if job.backoff.failures() == 0 {
                     tracing::warn!(
                         resource = %format!("{}/{key}", self.resource.kind),
                         "the status cannot be written: {error}; it is tried again"
@@ -340,9 +341,9 @@ impl<S, T: Status + Serialize + DeserializeOwned + Send + 'static> Writer<S, T> 
                     Failed::Refused(kube::Error::Api(status)) => retry_after(status),
                     _ => None,
                 };
-                let delay = Duration::from_secs(1 << job.failures.min(6)).max(asked.unwrap_or_default());
-                job.failures += 1;
-                self.put_off(key, job, now + delay.min(LAST_DELAY));
+                let asked = asked.map(|asked| asked.min(RETRY.max));
+                let delay = job.backoff.fail(RETRY, jitter(), asked);
+                self.put_off(key, job, now + delay);
             }
         }
     }

@@ -9,19 +9,15 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use memchr::memmem;
 
-use super::contents::Contents;
-use super::excerpt::did_you_mean;
-use super::expand::endpoint;
-use super::merge::Book;
-use super::next::Context;
-use super::parse::{Kind, Parsed, parse, shown};
-use super::read::small_file;
+use super::history::{Book, Context};
 use super::secrets::Secrets;
-use super::walk::{Found, MAX_FILE, Root, Visitor, walk};
+use super::skills::Contents;
+use super::tree::{FileId, Found, MAX_FILE, Root, Visitor, small_file, walk, why};
 use crate::resource::{
     Declared, Desired, DigestKey, Endpoint, Fault, GROUP, McpServerSpec, Origin, Problem, Reason,
     SecretKeyRef, SkillSpec, SourceState,
 };
+use crate::source::parse::{Kind, Parsed, did_you_mean, endpoint, parse, shown};
 use crate::source::resolve::{Secret, Sources};
 use crate::source::{Environment, Policy};
 
@@ -220,10 +216,10 @@ struct Sight {
 }
 
 impl Visitor for Sight {
-    fn folder(&mut self, _: &Path, _: super::read::FileId) {}
+    fn folder(&mut self, _: &Path, _: FileId) {}
 
     fn file(&mut self, file: &Found<'_>) {
-        let content = file.read().map(|(_, bytes)| bytes).map_err(|error| super::files::why(&error));
+        let content = file.read().map(|(_, bytes)| bytes).map_err(|error| why(&error));
         self.files.insert(Arc::new(file.path.clone()), content);
     }
 

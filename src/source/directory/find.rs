@@ -4,11 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::documents::documents;
-use super::lists::item_list;
-use super::parse::{Parsed, parse};
-use super::walk::{Found, Root, Visitor, walk};
+use super::tree::{FileId, Found, Root, Visitor, walk};
 use crate::resource::ObjectKey;
+use crate::source::parse::{Parsed, documents, is_json, item_list, parse};
 
 /// One document of the tree that declares an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,26 +33,17 @@ pub fn find(root: &Path) -> io::Result<Vec<Place>> {
     Ok(finder.0)
 }
 
-/// What is wrong with the text of a file of YAML; `path` is for the message.
-pub fn mistake(path: &Path, text: &str) -> Option<String> {
-    let parsed = parse(&Arc::new(path.to_owned()), text.as_bytes());
-    let refused = |spec: Option<&crate::resource::Problem>| spec.map(|problem| problem.message.clone());
-    let faults = parsed.faults.iter().map(|fault| fault.problem.message.clone());
-    let servers = parsed.servers.iter().filter_map(|server| refused(server.spec.as_ref().err()));
-    faults.chain(servers).next()
-}
-
 #[derive(Default)]
 struct Finder(Vec<Place>);
 
 impl Visitor for Finder {
-    fn folder(&mut self, _: &Path, _: super::read::FileId) {}
+    fn folder(&mut self, _: &Path, _: FileId) {}
 
     fn file(&mut self, file: &Found<'_>) {
         let Ok((_, bytes)) = file.read() else { return };
         let path = Arc::new(file.path.clone());
         let Ok(text) = std::str::from_utf8(&bytes) else { return };
-        if path.extension().is_some_and(|extension| extension == "json") {
+        if is_json(&path) {
             self.take(&parse(&path, &bytes), file.path, 0, None, false);
             return;
         }
@@ -132,8 +121,5 @@ mod tests {
                 ("c", "one.yaml", 1, Some((1, 5)), true),
             ]
         );
-        assert_eq!(mistake(Path::new("c.yaml"), &server("c")), None);
-        let wrong = mistake(Path::new("c.yaml"), &server("No Name")).unwrap();
-        assert!(wrong.contains("No Name"), "{wrong}");
     }
 }

@@ -6,37 +6,18 @@
 //! and reads what has changed. Never reads outside the directory and the secrets directory, and never writes
 //! into either.
 
-mod absence;
 mod check;
-mod commits;
-mod contents;
-mod documents;
-mod excerpt;
-mod expand;
-mod files;
+mod debounce;
 mod find;
-mod folder;
 mod git;
-mod lists;
+mod history;
 mod look;
-mod mailbox;
-mod mcp_json;
-mod merge;
-mod names;
-mod next;
-mod pace;
-mod parse;
-mod places;
-mod read;
-mod records;
-mod removals;
+mod options;
 mod secrets;
-mod walk;
-mod watch;
-mod yaml;
+mod skills;
+mod tree;
 
 use std::collections::HashSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,40 +29,18 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 
 pub use self::check::{Against, Checked, Finding, Level, check_directory, check_files, check_text};
-pub use self::excerpt::nearest;
-pub use self::find::{Place, find, mistake};
+use self::debounce::Debounce;
+pub use self::find::{Place, find};
 use self::look::{Looker, Outcome};
-use self::mailbox::Mailbox;
-use self::pace::Pace;
-use crate::resource::{Desired, DigestKey, Watching};
-use crate::source::{Environment, Policy, SourceMetrics};
+pub use self::options::Options;
+use self::tree::Mailbox;
+use crate::resource::{Desired, Watching};
 use crate::state::StateDir;
 
 /// The time between looks where file events are heard: for the ones that get lost.
 const RESCAN: Duration = Duration::from_secs(30);
 /// The time between looks where they are not, or where something is held back that time lets go.
 const POLL: Duration = Duration::from_secs(3);
-
-/// Where declarations are, and what their references mean.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The directory, as an absolute path; its links are not resolved. It may not exist yet.
-    pub root: PathBuf,
-    /// Where `secretKeyRef` finds `<name>/<key>`.
-    pub secrets: PathBuf,
-    /// What `valueFrom.env` finds.
-    pub environment: Environment,
-    /// Which stdio servers may run.
-    pub policy: Policy,
-    /// The key of connection digests.
-    pub key: DigestKey,
-    /// Take away everything when the last file is gone.
-    pub prune_empty: bool,
-    /// Look at intervals and expect no file events, for file systems that have none.
-    pub poll: Option<Duration>,
-    /// Where it is counted that file events were lost.
-    pub metrics: SourceMetrics,
-}
 
 /// What a person may ask of a directory that is watched.
 #[derive(Clone, Debug)]
@@ -133,7 +92,7 @@ async fn run(
     mailbox: Arc<Mailbox>,
     sender: channel::Sender<Arc<Desired>>,
 ) {
-    let mut pace = Pace::new(Instant::now());
+    let mut debounce = Debounce::new(Instant::now());
     let mut landed = HashSet::new();
     let mut prune = false;
     let mut looker = None;
@@ -141,11 +100,11 @@ async fn run(
         let now = Instant::now();
         let hints = mailbox.take();
         if hints.any {
-            pace.heard(now, !hints.landed.is_empty());
+            debounce.heard(now, !hints.landed.is_empty());
             landed.extend(hints.landed);
             prune |= hints.prune;
         }
-        let due = pace.due(now);
+        let due = debounce.due(now);
         if due > now {
             tokio::select! {
                 () = sleep_until(due) => {}
@@ -153,7 +112,7 @@ async fn run(
             }
             continue;
         }
-        let settled = pace.begin(now);
+        let settled = debounce.begin(now);
         let asked = mailbox.asked();
         let (landed, prune) = (std::mem::take(&mut landed), std::mem::take(&mut prune));
         let last = looker.take();
@@ -192,7 +151,7 @@ async fn run(
         };
         let ended = Instant::now();
         debug!(took = ?ended - now, settled, again, "looked at the directory");
-        pace.end(now, ended, settled, again, interval);
+        debounce.end(now, ended, settled, again, interval);
         if settled && !again {
             mailbox.answer(asked);
         }

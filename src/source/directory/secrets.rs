@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use rustix::fs::stat;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::read::{Stamp, small_file};
+use super::tree::{Stamp, small_file};
 use crate::resource::SecretKeyRef;
 use crate::source::resolve::Secret;
 

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use kube::core::DynamicObject;
 
 use shelf::Shelf;
 
+use super::news::{News, Watch};
 use super::object::{Newest, decode};
 use super::references::{
     ConfigMapName, ConfigMaps, Keys, Look, Rules, SecretName, Secrets, Values, config_map, names,
@@ -21,41 +21,6 @@ use crate::source::{Policy, Shown};
 mod shelf;
 #[cfg(test)]
 mod tests;
-
-/// Something that a watch tells.
-pub(super) enum News {
-    Server(Box<DynamicObject>),
-    Skill(Box<DynamicObject>),
-    ServerGone(ObjectKey),
-    SkillGone(ObjectKey),
-    Secret(SecretName, Look<Values>),
-    ConfigMap(ConfigMapName, Look<Keys>),
-    /// Everything that is there was told.
-    Listed(Watch),
-    /// The watch broke, and begins anew.
-    Trouble(Watch, Problem),
-}
-
-/// One of the watches; without a namespace it is of all.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Watch {
-    Servers(Option<Arc<str>>),
-    Skills(Option<Arc<str>>),
-    Secret(SecretName),
-    ConfigMap(ConfigMapName),
-}
-
-impl Watch {
-    /// What is watched, as written in a URL.
-    pub fn plural(&self) -> &'static str {
-        match self {
-            Self::Servers(_) => "mcpservers",
-            Self::Skills(_) => "skills",
-            Self::Secret(_) => "secrets",
-            Self::ConfigMap(_) => "configmaps",
-        }
-    }
-}
 
 /// Everything that is known of what is declared.
 pub(super) struct Book {

@@ -1,3 +1,5 @@
+//! The client of an API server: how long it waits, and how often a watch may begin.
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};

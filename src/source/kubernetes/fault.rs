@@ -1,6 +1,5 @@
 //! What is wrong with a watch: for the person who runs evenkeel, and for who counts. Pure.
 
-use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -8,10 +7,22 @@ use kube::core::Status;
 use kube::runtime::watcher;
 use tower::timeout::error::Elapsed;
 
-use super::book::Watch;
-use super::client::{Brief, retry_after};
-use super::watch::Error;
+use super::client::{ANSWER, Brief, retry_after};
+use super::news::Watch;
 use crate::resource::{GROUP, Problem, Reason};
+
+/// Why a watch broke.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error(transparent)]
+    Watch(#[from] watcher::Error),
+    #[error("could not make sure that objects are gone: {0}")]
+    Confirm(#[source] kube::Error),
+    #[error("the list of what is there ended before it was whole")]
+    Cut,
+    #[error("no answer within {} s", ANSWER.as_secs())]
+    Silent,
+}
 
 /// The trouble of a watch on `server`.
 pub(super) fn told(error: &Error, watch: &Watch, server: &str) -> Problem {
@@ -153,19 +164,6 @@ fn root(error: &(dyn std::error::Error + 'static)) -> String {
     match cause.downcast_ref::<io::Error>() {
         Some(late) if late.kind() == io::ErrorKind::TimedOut => "no connection in time".to_owned(),
         _ => cause.to_string(),
-    }
-}
-
-impl fmt::Display for Watch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Servers(Some(namespace)) | Self::Skills(Some(namespace)) => {
-                write!(f, "{} in namespace {namespace}", self.plural())
-            }
-            Self::Servers(None) | Self::Skills(None) => write!(f, "{} in all namespaces", self.plural()),
-            Self::Secret(name) => write!(f, "secret {} in namespace {}", name.name, name.namespace),
-            Self::ConfigMap(name) => write!(f, "configmap {} in namespace {}", name.name, name.namespace),
-        }
     }
 }
 

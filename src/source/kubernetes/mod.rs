@@ -9,6 +9,7 @@
 mod book;
 mod client;
 mod fault;
+mod news;
 mod object;
 mod references;
 mod watch;
@@ -26,7 +27,9 @@ use tokio::sync::{mpsc, watch as channel};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use self::book::{Book, News, Watch};
+use self::book::Book;
+use self::fault::Error;
+use self::news::{News, Watch};
 use self::references::{ConfigMapName, Keys, Look, SecretName, Values};
 use self::watch::{Event, follow, of_all, of_one};
 use crate::resource::bundle::{File, belongs};
@@ -221,7 +224,7 @@ struct Troubles {
 }
 
 impl Troubles {
-    fn news(&self, watch: Watch, error: &watch::Error) -> News {
+    fn news(&self, watch: Watch, error: &Error) -> News {
         self.metrics.restarted(watch.plural(), fault::word(error));
         let problem = fault::told(error, &watch, &self.server);
         News::Trouble(watch, problem)
@@ -240,9 +243,4 @@ fn keys(map: ApiConfigMap) -> Keys {
 fn values(secret: ApiSecret) -> Values {
     let text = |bytes| String::from_utf8(bytes).ok().map(SecretString::from);
     secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, text(value.0))).collect()
-}
-
-fn key_of(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> ObjectKey {
-    let text = |text: &Option<String>| text.as_deref().unwrap_or_default().to_owned();
-    ObjectKey::new(text(&metadata.namespace), text(&metadata.name))
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DynamicObject;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::key_of;
 use crate::resource::{
-    McpServerSpec, McpServerStatus, Meta, Origin, Problem, Reason, SkillSpec, SkillStatus, ValueFrom,
-    check_server, check_skill,
+    McpServerSpec, McpServerStatus, Meta, ObjectKey, Origin, Problem, Reason, SkillSpec, SkillStatus,
+    ValueFrom, check_server, check_skill,
 };
 use crate::source::ShownStatus;
 
@@ -143,6 +143,12 @@ fn without_value(message: &str) -> String {
         }
     }
     message.to_owned()
+}
+
+/// Namespace and name.
+pub(super) fn key_of(metadata: &ObjectMeta) -> ObjectKey {
+    let text = |text: &Option<String>| text.as_deref().unwrap_or_default().to_owned();
+    ObjectKey::new(text(&metadata.namespace), text(&metadata.name))
 }
 
 #[cfg(test)]

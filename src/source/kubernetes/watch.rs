@@ -1,3 +1,5 @@
+//! One watch of an API server: lists, follows and begins anew, for good.
+
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::pin::pin;
@@ -7,28 +9,28 @@ use futures_util::StreamExt;
 use kube::api::ListParams;
 use kube::runtime::watcher::{self, Config, watcher};
 use kube::{Api, Resource};
-use ring::rand::{SecureRandom, SystemRandom};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::book::News;
 use super::client::ANSWER;
-use super::{fault, key_of};
+use super::fault::{self, Error};
+use super::news::News;
+use super::object::key_of;
+use crate::net::{Backoff, Delays, jitter};
 use crate::resource::ObjectKey;
 
-/// The delays between attempts: doubled from the first to the last.
-const FIRST_DELAY: Duration = Duration::from_millis(500);
-const LAST_DELAY: Duration = Duration::from_secs(10);
+/// The delays before a watch that broke begins anew.
+const DELAYS: Delays = Delays { initial: Duration::from_millis(500), max: Duration::from_secs(10) };
 /// An API server that asks for more patience than this is asked all the same.
 const LONGEST_PATIENCE: Duration = Duration::from_mins(5);
 /// So long does a watch of all objects of a kind last, in seconds, before it is resumed. A connection that is dead
 /// without being closed is noticed soon after.
 const LASTING: u32 = 30;
-/// The same of a watch of one object, of which there may be hundreds: between these, so that they do not all end at
-/// once.
-const LASTING_OF_ONE: (u32, u32) = (45, 60);
-/// A watch that has lived so long begins again with the first delay.
+/// The same of a watch of one object, of which there may be hundreds: the least, and by how much it may be more, so that
+/// they do not all end at once.
+const LASTING_OF_ONE: (u32, Duration) = (45, Duration::from_secs(15));
+/// A watch that told for so long, once it had listed, begins again with the first delay.
 const STABLE: Duration = Duration::from_secs(30);
 
 /// What a watch tells.
@@ -43,19 +45,6 @@ pub(super) enum Event<K> {
     Trouble(Error),
 }
 
-/// Why a watch broke.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
-    #[error(transparent)]
-    Watch(#[from] watcher::Error),
-    #[error("could not make sure that objects are gone: {0}")]
-    Confirm(#[source] kube::Error),
-    #[error("the list of what is there ended before it was whole")]
-    Cut,
-    #[error("no answer within {} s", ANSWER.as_secs())]
-    Silent,
-}
-
 /// A watch of all objects of a kind.
 pub(super) fn of_all() -> Config {
     Config::default().timeout(LASTING)
@@ -63,8 +52,8 @@ pub(super) fn of_all() -> Config {
 
 /// A watch of the object of this name.
 pub(super) fn of_one(name: &str) -> Config {
-    let (least, most) = LASTING_OF_ONE;
-    let lasting = least + u32::from(random()) % (most - least + 1);
+    let (least, more) = LASTING_OF_ONE;
+    let lasting = least + u32::try_from(more.mul_f64(jitter()).as_secs()).unwrap_or_default();
     Config::default().fields(&format!("metadata.name={name}")).timeout(lasting)
 }
 
@@ -83,22 +72,22 @@ pub(super) async fn follow<K>(
     let teller = Teller { tell, news };
     let mut known = HashSet::new();
     let mut streaming = true;
-    let mut delay = FIRST_DELAY;
+    let mut backoff = Backoff::default();
     loop {
-        let began = Instant::now();
+        let mut listed = None;
         let config = if streaming { config.clone().streaming_lists() } else { config.clone() };
-        let error = once(&api, config, &mut known, &teller).await;
+        let error = once(&api, config, &mut known, &mut listed, &teller).await;
         if streaming && refuses_streaming(&error) {
             streaming = false;
             continue;
         }
-        if began.elapsed() > STABLE {
-            delay = FIRST_DELAY;
+        // An attempt that takes long to fail is not a watch that lasted.
+        if let Some(listed) = listed {
+            backoff.ended(listed.elapsed(), STABLE);
         }
-        let patience = fault::patience(&error).unwrap_or_default().min(LONGEST_PATIENCE);
+        let patience = fault::patience(&error).map(|patience| patience.min(LONGEST_PATIENCE));
         teller.tell(Event::Trouble(error)).await;
-        sleep(delay.mul_f64(0.5 + jitter() / 2.0).max(patience)).await;
-        delay = (delay * 2).min(LAST_DELAY);
+        sleep(backoff.fail(DELAYS, jitter(), patience)).await;
     }
 }
 
@@ -119,8 +108,14 @@ impl<F> Teller<F> {
     }
 }
 
-/// One watch, from its list to its end.
-async fn once<K, F>(api: &Api<K>, config: Config, known: &mut HashSet<ObjectKey>, teller: &Teller<F>) -> Error
+/// One watch, from its list to its end; `listed_at` is when everything that is there was told.
+async fn once<K, F>(
+    api: &Api<K>,
+    config: Config,
+    known: &mut HashSet<ObjectKey>,
+    listed_at: &mut Option<Instant>,
+    teller: &Teller<F>,
+) -> Error
 where
     K: Resource<DynamicType: Clone> + Clone + DeserializeOwned + Debug + Send + 'static,
     F: Fn(Event<K>) -> News + Send + Sync,
@@ -156,6 +151,7 @@ where
                 }
                 *known = std::mem::take(&mut listed);
                 listing = false;
+                *listed_at = Some(Instant::now());
                 teller.tell(Event::Listed).await;
             }
             Some(Ok(watcher::Event::Apply(object))) => {
@@ -179,16 +175,4 @@ fn refuses_streaming(error: &Error) -> bool {
         }
         _ => false,
     }
-}
-
-/// From 0 to 1.
-fn jitter() -> f64 {
-    f64::from(random()) / 255.0
-}
-
-fn random() -> u8 {
-    let mut byte = [0; 1];
-    // Without random bytes all delays are the shortest, which is no harm.
-    let _ = SystemRandom::new().fill(&mut byte);
-    u8::from_ne_bytes(byte)
 }

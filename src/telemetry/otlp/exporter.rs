@@ -20,6 +20,7 @@ use super::Options;
 use super::collector::{Collector, Refused};
 use super::encode;
 use super::families::{self, Times};
+use crate::net::{Backoff, Delays, jitter};
 use crate::telemetry::{Span, Spans};
 
 /// Spans that wait to be collected; what finds no room is dropped.
@@ -30,6 +31,8 @@ const BATCH: usize = 512;
 const POINTS: usize = 4_096;
 /// How long one request may take.
 const REQUEST: Duration = Duration::from_secs(10);
+/// The delays before spans that were not taken are sent again, if the time between two requests is not longer.
+const RETRY: Delays = Delays { initial: Duration::from_secs(1), max: Duration::from_secs(30) };
 /// How long everything that is left may take once evenkeel ends.
 const LAST: Duration = Duration::from_secs(2);
 
@@ -57,6 +60,9 @@ struct Counts {
 struct Health {
     what: &'static str,
     failing: bool,
+    backoff: Backoff,
+    /// When it may be sent again, after it was not taken.
+    again: Option<Instant>,
 }
 
 impl Exporter {
@@ -68,7 +74,12 @@ impl Exporter {
         let instance = Uuid::new_v4().to_string();
         let named = options.resource.iter().map(|(key, value)| (&**key, &**value));
         let resource = encode::resource(named.chain([("service.instance.id", &*instance)]));
-        let [traces, metrics] = ["spans", "metrics"].map(|what| Health { what, failing: false });
+        let [traces, metrics] = ["spans", "metrics"].map(|what| Health {
+            what,
+            failing: false,
+            backoff: Backoff::default(),
+            again: None,
+        });
         Ok((Self { options, collector, resource, started, spans, counts, traces, metrics }, sink))
     }
 
@@ -127,7 +138,12 @@ impl Exporter {
                         self.send_spans(batch).await;
                     }
                 }
-                _ = spans_due.tick() => self.send_spans(batch).await,
+                _ = spans_due.tick() => {
+                    if self.traces.again.is_none_or(|again| again <= Instant::now()) {
+                        self.send_spans(batch).await;
+                    }
+                }
+                // Not the same attempt again: what is sent is what is true by then, and as often as was asked for.
                 _ = metrics_due.tick() => self.send_metrics(registry).await,
             }
         }
@@ -190,6 +206,14 @@ impl Health {
             _ => {}
         }
         self.failing = result.is_err();
+        // What is not taken at all makes room for others, which may be.
+        self.again = match result {
+            Err(refused) if refused.passes => Some(Instant::now() + self.backoff.fail(RETRY, jitter(), None)),
+            _ => {
+                self.backoff.reset();
+                None
+            }
+        };
     }
 }
 

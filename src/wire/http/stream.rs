@@ -15,12 +15,12 @@ use super::client::{Client, ERROR_BODY, Refused, within};
 use super::response::{is_event_stream, next_event};
 use super::session::{SessionState, rpc_error, session_forgotten, session_state};
 use super::trickle::Trickle;
-use crate::net::{Backoff, jitter};
+use crate::net::{Backoff, Delays, jitter};
 use crate::resource::Reason;
 use crate::wire::Era;
 
 /// Shortest and longest wait before a stream that ended, or was refused, is opened again.
-const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(5));
+const REOPEN: Delays = Delays { initial: Duration::from_millis(500), max: Duration::from_mins(5) };
 /// A stream that was open for so long is opened again without delay: proxies and serverless platforms end streams after
 /// a fixed time, and that is no fault.
 const STABLE: Duration = Duration::from_secs(10);
@@ -130,9 +130,7 @@ impl Stream {
                         Err(error) => tracing::debug!(%error, "the notice stream is not usable"),
                     }
                 }
-                if since.elapsed() >= STABLE {
-                    self.backoff.reset();
-                }
+                self.backoff.ended(since.elapsed(), STABLE);
                 // Notices sent while it is closed are lost: the lists are read again then.
                 self.missed = true;
                 self.close();
@@ -170,7 +168,7 @@ impl Stream {
 
     /// Leaves the stream closed until the backoff has passed.
     fn close(&mut self) {
-        let wait = self.backoff.fail(REOPEN.0, REOPEN.1, jitter(), None);
+        let wait = self.backoff.fail(REOPEN, jitter(), None);
         self.state = State::Closed(Instant::now() + wait);
     }
 }

@@ -4,6 +4,7 @@ mod surroundings;
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::time::Duration;
 
 use jiff::SignedDuration;
 use tempfile::TempDir;

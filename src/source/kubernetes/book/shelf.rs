@@ -1,10 +1,12 @@
+//! The accepted objects of one kind, and the statuses that they show. Pure.
+
 use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::super::object::{Kind, Newest};
 use crate::resource::{Declared, Digest, Endpoint, Meta, ObjectKey, Problem, same_endpoint};
 use crate::source::ShownStatus;
+use crate::source::kubernetes::object::{Kind, Newest};
 
 /// The objects of one kind.
 pub(super) struct Shelf<S, T> {

@@ -1,5 +1,6 @@
 //! Links, folders that cannot be read, secrets, git: what is around the files.
 
+use super::checkout::GIT_PATIENCE;
 use super::*;
 
 #[test]

@@ -1,0 +1,203 @@
+//! What git says about a tree: the commit that is checked out, and whether git is at work. Read from its files without
+//! running it, except where refs are kept in a reftable, which only git reads.
+
+use std::path::{Path, PathBuf};
+
+use super::program::{git, wait};
+use crate::source::directory::tree::small_file;
+
+/// Of a pointer: HEAD, a branch, a `.git` file.
+const MAX_POINTER: u64 = 4 << 10;
+const MAX_PACKED: u64 = 32 << 20;
+/// What stands in HEAD where refs are in a reftable, for programs that only know files.
+const REFTABLE: &str = "refs/heads/.invalid";
+/// The tables that hold the refs at a time: others after every change.
+const TABLES: &str = "reftable/tables.list";
+const MAX_TABLES: u64 = 64 << 10;
+
+/// The git directory of a work tree.
+#[derive(Debug)]
+pub struct Git {
+    /// The work tree.
+    tree: PathBuf,
+    folder: PathBuf,
+    /// Where branches are: another folder, if this is one of several work trees.
+    common: PathBuf,
+}
+
+/// The commit that git told last, where it has to be asked, and the tables that held the refs then.
+#[derive(Debug, Default)]
+pub struct Head {
+    tables: Vec<Option<Vec<u8>>>,
+    commit: Option<String>,
+}
+
+impl Git {
+    /// Of the work tree that holds `folder`, if it is in one.
+    pub fn of(folder: &Path) -> Option<Self> {
+        folder.ancestors().find_map(|tree| {
+            let entry = tree.join(".git");
+            let folder = if entry.is_dir() {
+                entry
+            } else {
+                let pointer = pointer(&entry)?;
+                tree.join(pointer.strip_prefix("gitdir:")?.trim_start())
+            };
+            let common = pointer(&folder.join("commondir"));
+            let common = common.map_or_else(|| folder.clone(), |common| folder.join(common));
+            Some(Self { tree: tree.to_path_buf(), folder, common })
+        })
+    }
+
+    /// The commit that is checked out; `None` before the first one. Where refs are in a reftable, git is asked once for
+    /// each state of it, which `last` remembers; blocks then, in a runtime.
+    pub fn head(&self, last: &mut Head) -> Option<String> {
+        let head = pointer(&self.folder.join("HEAD"))?;
+        let Some(branch) = head.strip_prefix("ref:") else {
+            return commit(&head);
+        };
+        let branch = branch.trim();
+        if branch == REFTABLE {
+            return self.ask(last);
+        }
+        if branch.split('/').any(|part| part.is_empty() || part.starts_with('.')) {
+            return None;
+        }
+        let loose = |folder: &Path| pointer(&folder.join(branch)).as_deref().and_then(commit);
+        loose(&self.folder).or_else(|| loose(&self.common)).or_else(|| {
+            let (_, packed) = small_file(&self.common.join("packed-refs"), MAX_PACKED).ok()?;
+            let text = String::from_utf8_lossy(&packed);
+            let line = text.lines().find(|line| line.split(' ').nth(1) == Some(branch))?;
+            commit(line.split(' ').next()?)
+        })
+    }
+
+    fn ask(&self, last: &mut Head) -> Option<String> {
+        let tables = |folder: &Path| Some(small_file(&folder.join(TABLES), MAX_TABLES).ok()?.1);
+        let tables = vec![tables(&self.folder), tables(&self.common)];
+        if last.tables != tables {
+            let answer = wait(git(&self.tree, &["rev-parse", "--verify", "--quiet", "HEAD"])).flatten();
+            *last = Head { tables, commit: answer.and_then(|answer| commit(answer.trim())) };
+        }
+        last.commit.clone()
+    }
+
+    /// Whether a git command is changing the work tree now, or died while it did.
+    pub fn is_busy(&self) -> bool {
+        self.folder.join("index.lock").symlink_metadata().is_ok()
+    }
+
+    /// The folder in which [`Git::signs`] appear.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The files whose changes say that a commit was made, or another checked out.
+    pub fn signs(&self) -> impl Iterator<Item = PathBuf> {
+        ["HEAD", "index", "index.lock"].map(|name| self.folder.join(name)).into_iter()
+    }
+}
+
+fn pointer(path: &Path) -> Option<String> {
+    let (_, bytes) = small_file(path, MAX_POINTER).ok()?;
+    Some(String::from_utf8(bytes).ok()?.trim().to_owned())
+}
+
+fn commit(text: &str) -> Option<String> {
+    let is_hash = matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hash.then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const ONE: &str = "1111111111111111111111111111111111111111";
+    const TWO: &str = "2222222222222222222222222222222222222222";
+
+    #[test]
+    fn the_commit_that_is_checked_out() {
+        type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Option<&'a str>);
+        let table: &[Case<'_>] = &[
+            ("detached", &[(".git/HEAD", ONE)], Some(ONE)),
+            ("a branch", &[(".git/HEAD", "ref: refs/heads/a/b\n"), (".git/refs/heads/a/b", ONE)], Some(ONE)),
+            (
+                "a packed branch",
+                &[
+                    (".git/HEAD", "ref: refs/heads/b"),
+                    (
+                        ".git/packed-refs",
+                        "# pack-refs with: peeled\n1111111111111111111111111111111111111111 refs/heads/bb\n2222222222222222222222222222222222222222 refs/heads/b\n^1111111111111111111111111111111111111111\n",
+                    ),
+                ],
+                Some(TWO),
+            ),
+            (
+                "one of several work trees",
+                &[
+                    (".git", "gitdir: ../repo/.git/worktrees/w\n"),
+                    ("../repo/.git/worktrees/w/HEAD", "ref: refs/heads/b"),
+                    ("../repo/.git/worktrees/w/commondir", "../..\n"),
+                    ("../repo/.git/refs/heads/b", TWO),
+                ],
+                Some(TWO),
+            ),
+            ("before the first commit", &[(".git/HEAD", "ref: refs/heads/b")], None),
+            ("broken", &[(".git/HEAD", "what?")], None),
+            ("empty", &[(".git/x", "")], None),
+            ("a name that climbs", &[(".git/HEAD", "ref: ../../x"), ("x", ONE)], None),
+            ("none", &[], None),
+        ];
+        for (name, files, expected) in table {
+            let folder = tempfile::tempdir().unwrap();
+            let tree = folder.path().join("tree");
+            fs::create_dir(&tree).unwrap();
+            for (path, text) in *files {
+                let path = tree.join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, text).unwrap();
+            }
+            let found = Git::of(&tree).and_then(|git| git.head(&mut Head::default()));
+            assert_eq!(found.as_deref(), *expected, "{name}");
+        }
+    }
+
+    /// As with a reftable, whatever git is installed: what its files say is beside a repository that git can read.
+    #[tokio::test]
+    async fn git_is_asked_where_only_it_can_tell_and_once_for_each_state() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = |args: &[&str]| {
+            let output = std::process::Command::new("git")
+                .args(["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false"])
+                .args(args)
+                .current_dir(folder.path())
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        };
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        run(&["init", "-q"]);
+        fs::create_dir_all(folder.path().join("stub/reftable")).unwrap();
+        write("stub/HEAD", "ref: refs/heads/.invalid\n");
+        write("stub/reftable/tables.list", "one\n");
+        let (tree, stub) = (folder.path().to_path_buf(), folder.path().join("stub"));
+        let mut last = Head::default();
+        let mut ask = async || {
+            let git = Git { tree: tree.clone(), folder: stub.clone(), common: stub.clone() };
+            let mut head = std::mem::take(&mut last);
+            let asked = tokio::task::spawn_blocking(move || (git.head(&mut head), head));
+            let (commit, head) = asked.await.unwrap();
+            last = head;
+            commit
+        };
+        assert_eq!(ask().await, None, "before the first commit");
+        run(&["commit", "-q", "--allow-empty", "-m", "x"]);
+        let commit = run(&["rev-parse", "HEAD"]);
+        assert_eq!(ask().await, None, "the tables are the same, so it is not asked again");
+        write("stub/reftable/tables.list", "one\ntwo\n");
+        assert_eq!(ask().await, Some(commit));
+    }
+}

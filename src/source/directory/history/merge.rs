@@ -1,0 +1,391 @@
+//! What the files declare, as one set of objects. Pure.
+//!
+//! Promises that an object keeps its identity while any file declares it, keeps its last good declaration
+//! while the newest cannot be accepted, and keeps its `Arc` while nothing about it changes; and that a
+//! changed file costs its own objects alone.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use jiff::Timestamp;
+
+use super::next::{Context, Newest, file_of, next};
+use crate::resource::{
+    Commit, Declared, Digest, Fault, McpServerSpec, Meta, ObjectKey, Origin, Problem, Reason, SecretKeyRef,
+    SkillSpec, same_endpoint,
+};
+use crate::source::parse::{Kind, Object, Parsed, Resolve, is_json, is_skill, shown};
+use crate::source::resolve::references;
+
+/// All accepted declarations.
+#[derive(Debug, Default)]
+pub struct Book {
+    pub servers: Shelf<McpServerSpec>,
+    pub skills: Shelf<SkillSpec>,
+    faults: BTreeMap<Arc<PathBuf>, Vec<Fault>>,
+    warnings: BTreeMap<Arc<PathBuf>, Vec<Fault>>,
+    foreign: HashMap<Arc<PathBuf>, usize>,
+}
+
+impl Book {
+    /// Notes what a file holds now: nothing, if it is gone. It is in force after [`Book::settle`].
+    pub fn note(&mut self, path: &Arc<PathBuf>, parsed: Parsed) {
+        let mut faults = parsed.faults;
+        let unread = parsed.unread.map(|fault| {
+            let message = format!("{}; what was declared in this file stays in force", fault.problem.message);
+            Fault { problem: Problem::new(fault.problem.reason, message), ..*fault }
+        });
+        let told = |fault: &Fault| {
+            let place = fault.place().map(|place| format!("{place}: ")).unwrap_or_default();
+            Problem::new(fault.problem.reason, format!("{place}{}", fault.problem.message))
+        };
+        let unnamed = parsed.unnamed.or_else(|| unread.as_ref().map(told));
+        let mut frozen = self.servers.note(path, parsed.servers, unnamed.as_ref(), &mut faults);
+        frozen |= self.skills.note(path, parsed.skills, unnamed.as_ref(), &mut faults);
+        // Where nothing was declared before, it is none of our business.
+        faults.extend(unread.filter(|_| frozen));
+        self.faults.remove(path);
+        if !faults.is_empty() {
+            self.faults.insert(Arc::clone(path), faults);
+        }
+        self.warnings.remove(path);
+        if !parsed.warnings.is_empty() {
+            self.warnings.insert(Arc::clone(path), parsed.warnings);
+        }
+        self.foreign.remove(path);
+        if parsed.foreign > 0 {
+            self.foreign.insert(Arc::clone(path), parsed.foreign);
+        }
+    }
+
+    /// Notes only the good objects of a file whose names nobody declares yet. What else is in it, or is no
+    /// longer, waits for [`Book::note`].
+    pub fn note_new(&mut self, path: &Arc<PathBuf>, parsed: &Parsed) {
+        self.servers.note_new(path, &parsed.servers);
+        self.skills.note_new(path, &parsed.skills);
+    }
+
+    /// Puts what was noted in force, and gives the files whose objects are others, or have other states.
+    pub fn settle(&mut self, context: &Context<'_>) -> BTreeSet<Arc<PathBuf>> {
+        let mut stale = self.servers.settle(context);
+        stale.append(&mut self.skills.settle(context));
+        stale
+    }
+
+    /// Resolves once more the references of the servers that have some.
+    pub fn resolve_again(&mut self, resolve: &Resolve<'_>) {
+        let changed = self.servers.objects.values().filter_map(|server| {
+            let spec = server.spec.as_ref()?;
+            references(spec).next()?;
+            let endpoint = spec.endpoint(file_of(&server.meta)?, resolve);
+            (!same_endpoint(server.endpoint.as_ref(), endpoint.as_ref())).then(|| Declared {
+                meta: server.meta.clone(),
+                spec: Some(spec.clone()),
+                spec_digest: server.spec_digest,
+                refused: server.refused.clone(),
+                endpoint,
+            })
+        });
+        for server in changed.collect::<Vec<_>>() {
+            self.servers.objects.insert(server.meta.key.clone(), Arc::new(server));
+        }
+    }
+
+    /// The secrets that servers refer to, by name and key.
+    pub fn references(&self) -> HashSet<(String, String)> {
+        let specs = self.servers.objects.values().filter_map(|server| server.spec.as_deref());
+        let place = |reference: &SecretKeyRef| (reference.name.clone(), reference.key.clone());
+        specs.flat_map(references).map(place).collect()
+    }
+
+    /// What could not be read, and what lost to another of its name, in the order of the files.
+    pub fn faults(&self) -> Vec<Fault> {
+        let lost = self.servers.lost.values().chain(self.skills.lost.values());
+        let mut faults: Vec<_> = self.faults.values().chain(lost).flatten().cloned().collect();
+        faults.sort_by_key(|fault| match &fault.origin {
+            Some(Origin::File { path, line }) => Some((Arc::clone(path), *line)),
+            _ => None,
+        });
+        faults
+    }
+
+    /// What was read and has no effect, in the order of the files.
+    pub fn warnings(&self) -> Vec<Fault> {
+        self.warnings.values().flatten().cloned().collect()
+    }
+
+    /// Whether nothing is declared.
+    pub fn is_empty(&self) -> bool {
+        self.servers.objects.is_empty() && self.skills.objects.is_empty()
+    }
+
+    /// Tells whether a file declares something that is in force.
+    pub fn declares(&self, path: &Arc<PathBuf>) -> bool {
+        self.servers.files.contains_key(path) || self.skills.files.contains_key(path)
+    }
+
+    /// Documents of other API groups.
+    pub fn foreign(&self) -> usize {
+        self.foreign.values().sum()
+    }
+}
+
+/// The objects of one kind.
+#[derive(Debug)]
+pub struct Shelf<S> {
+    /// As the source gives them.
+    pub objects: OrdMap<ObjectKey, Arc<Declared<S>>>,
+    slots: HashMap<ObjectKey, Slot<S>>,
+    files: HashMap<Arc<PathBuf>, BTreeSet<ObjectKey>>,
+    lost: BTreeMap<ObjectKey, Vec<Fault>>,
+    touched: BTreeSet<ObjectKey>,
+}
+
+/// Who declares an object: the file in force first.
+#[derive(Debug)]
+struct Slot<S> {
+    claims: Vec<Claim<S>>,
+    /// The last good document.
+    text: Option<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct Claim<S> {
+    path: Arc<PathBuf>,
+    line: u32,
+    /// What is not in force yet.
+    news: Option<Newest<S>>,
+}
+
+/// What is known of an object from an earlier run.
+#[derive(Debug)]
+pub struct Remembered<S> {
+    pub key: ObjectKey,
+    pub line: u32,
+    pub uid: Arc<str>,
+    pub generation: i64,
+    pub created: Timestamp,
+    pub revision: Arc<str>,
+    pub change: Option<Arc<Commit>>,
+    /// Its last good declaration, if it ever had one.
+    pub object: Option<Object<S>>,
+}
+
+impl<S> Claim<S> {
+    /// Whether an object is declared here, and well, in so many words.
+    fn is_explicit(&self) -> bool {
+        let good = matches!(&self.news, Some(Newest::Declared(Object { spec: Ok(_), .. })));
+        good && !is_skill(&self.path)
+    }
+}
+
+impl<S> Default for Shelf<S> {
+    fn default() -> Self {
+        Self {
+            objects: OrdMap::new(),
+            slots: HashMap::new(),
+            files: HashMap::new(),
+            lost: BTreeMap::new(),
+            touched: BTreeSet::new(),
+        }
+    }
+}
+
+impl<S: Kind> Shelf<S> {
+    /// Takes up an object of an earlier run, as if `path` declared it.
+    pub fn restore(&mut self, path: &Arc<PathBuf>, remembered: Remembered<S>, resolve: &Resolve<'_>) {
+        let Remembered { key, line, .. } = remembered;
+        if self.slots.contains_key(&key) {
+            return;
+        }
+        let (labels, annotations, text, spec) = match remembered.object {
+            Some(object) => {
+                (object.labels, object.annotations, Some(object.text), object.spec.ok().map(Arc::new))
+            }
+            None => (BTreeMap::new(), BTreeMap::new(), None, None),
+        };
+        let declared = Declared {
+            meta: Meta {
+                key: key.clone(),
+                uid: remembered.uid,
+                generation: remembered.generation,
+                created: remembered.created,
+                labels,
+                annotations,
+                origin: Origin::File { path: Arc::clone(path), line },
+                revision: remembered.revision,
+                change: remembered.change,
+            },
+            spec_digest: spec.as_ref().map(Digest::of_json),
+            endpoint: spec.as_ref().and_then(|spec| spec.endpoint(path, resolve)),
+            spec,
+            refused: None,
+        };
+        let claim = Claim { path: Arc::clone(path), line, news: None };
+        let slot = Slot { claims: vec![claim], text };
+        self.objects.insert(key.clone(), Arc::new(declared));
+        self.files.entry(Arc::clone(path)).or_default().insert(key.clone());
+        self.slots.insert(key, slot);
+    }
+
+    /// What a file has in force: each object with the line and the last good document.
+    pub fn in_force(&self, path: &Arc<PathBuf>) -> impl Iterator<Item = (&Meta, u32, Option<&Arc<str>>)> {
+        let keys = self.files.get(path).into_iter().flatten();
+        keys.filter_map(move |key| {
+            let slot = self.slots.get(key)?;
+            let claim = slot.claims.first().filter(|claim| claim.path == *path)?;
+            Some((&self.objects.get(key)?.meta, claim.line, slot.text.as_ref()))
+        })
+    }
+
+    /// Notes the objects of a file. True if some that are not found in it stay because of `unnamed`.
+    fn note(
+        &mut self,
+        path: &Arc<PathBuf>,
+        objects: Vec<Object<S>>,
+        unnamed: Option<&Problem>,
+        faults: &mut Vec<Fault>,
+    ) -> bool {
+        let mut frozen = false;
+        let missing = self.files.remove(path).unwrap_or_default();
+        let mut claims = BTreeSet::new();
+        for object in objects {
+            if claims.insert(object.key.clone()) {
+                self.claim(path, object);
+            } else {
+                faults.push(duplicate::<S>(&object.key, path, object.line, path));
+            }
+        }
+        for key in missing {
+            if claims.contains(&key) {
+                continue;
+            }
+            match unnamed {
+                Some(problem) if self.freeze(path, &key, problem) => {
+                    frozen = true;
+                    claims.insert(key);
+                }
+                _ => self.withdraw(path, key),
+            }
+        }
+        if !claims.is_empty() {
+            self.files.insert(Arc::clone(path), claims);
+        }
+        frozen
+    }
+
+    fn note_new(&mut self, path: &Arc<PathBuf>, objects: &[Object<S>]) {
+        for object in objects {
+            if object.spec.is_ok() && !self.slots.contains_key(&object.key) {
+                let claims = self.files.entry(Arc::clone(path)).or_default();
+                claims.insert(object.key.clone());
+                self.claim(path, object.clone());
+            }
+        }
+    }
+
+    fn claim(&mut self, path: &Arc<PathBuf>, object: Object<S>) {
+        let key = object.key.clone();
+        let claim = Claim { path: Arc::clone(path), line: object.line, news: Some(Newest::Declared(object)) };
+        let incumbents = usize::from(self.objects.contains_key(&key));
+        let slot = self.slots.entry(key.clone()).or_insert_with(|| Slot { claims: Vec::new(), text: None });
+        match slot.claims.iter_mut().find(|known| known.path == claim.path) {
+            Some(known) => *known = claim,
+            None => slot.claims.push(claim),
+        }
+        // The one in force stays first, whatever its path; of the others YAML comes before JSON, then the path
+        // counts. A folder that is declared by where it is gives way to whoever declares it in so many words.
+        if let Some(others) = slot.claims.get_mut(incumbents..) {
+            others.sort_by_cached_key(|claim| (is_json(&claim.path), Arc::clone(&claim.path)));
+        }
+        if slot.claims.first().is_some_and(|first| is_skill(&first.path))
+            && let Some(better) = slot.claims.iter().position(Claim::is_explicit)
+            && let Some(until) = slot.claims.get_mut(..=better)
+        {
+            until.rotate_right(1);
+        }
+        self.touched.insert(key);
+    }
+
+    /// Leaves an object as it is whose newest form cannot be read; false if this file has it not in force.
+    fn freeze(&mut self, path: &Arc<PathBuf>, key: &ObjectKey, problem: &Problem) -> bool {
+        let known = self.objects.contains_key(key);
+        let first = self.slots.get_mut(key).and_then(|slot| slot.claims.first_mut());
+        let Some(first) = first.filter(|first| known && first.path == *path) else {
+            return false;
+        };
+        first.news = Some(Newest::Unreadable(problem.clone()));
+        self.touched.insert(key.clone());
+        true
+    }
+
+    fn withdraw(&mut self, path: &Arc<PathBuf>, key: ObjectKey) {
+        if let Some(slot) = self.slots.get_mut(&key) {
+            slot.claims.retain(|claim| claim.path != *path);
+        }
+        self.touched.insert(key);
+    }
+
+    fn settle(&mut self, context: &Context<'_>) -> BTreeSet<Arc<PathBuf>> {
+        let mut stale = BTreeSet::new();
+        for key in std::mem::take(&mut self.touched) {
+            let last = self.objects.get(&key);
+            let before = last.and_then(|last| file_of(&last.meta)).cloned();
+            self.lost.remove(&key);
+            let slot = self.slots.get_mut(&key);
+            let Some((first, others)) = slot.and_then(|slot| slot.claims.split_first_mut()) else {
+                self.slots.remove(&key);
+                self.objects.remove(&key);
+                stale.extend(before);
+                continue;
+            };
+            let spec = match &first.news {
+                Some(Newest::Declared(Object { spec: Ok(spec), .. })) => Some(spec),
+                _ => last.and_then(|last| last.spec.as_deref()),
+            };
+            let same = |claim: &Claim<S>| spec.is_some_and(|spec| spec.is_about(&first.path, &claim.path));
+            let lost = others.iter().filter(|claim| !same(claim));
+            let lost: Vec<_> =
+                lost.map(|claim| duplicate::<S>(&key, &claim.path, claim.line, &first.path)).collect();
+            if !lost.is_empty() {
+                self.lost.insert(key.clone(), lost);
+            }
+            // A folder that is declared by where it is may have to give way, and then comes back.
+            let news = if is_skill(&first.path) { first.news.clone() } else { first.news.take() };
+            let Some(news) = news else { continue };
+            let path = Arc::clone(&first.path);
+            let text = match &news {
+                Newest::Declared(object) if object.spec.is_ok() => Some(Arc::clone(&object.text)),
+                _ => None,
+            };
+            if let Some(new) = next(last, &path, news, context) {
+                if let Some(slot) = self.slots.get_mut(&key)
+                    && text.is_some()
+                {
+                    slot.text = text;
+                }
+                if last.is_none_or(|last| !Arc::ptr_eq(last, &new)) {
+                    stale.extend(before);
+                    stale.insert(path);
+                    self.objects.insert(key, new);
+                }
+            }
+        }
+        stale
+    }
+}
+
+fn duplicate<S: Kind>(key: &ObjectKey, path: &Arc<PathBuf>, line: u32, winner: &Arc<PathBuf>) -> Fault {
+    let message = format!(
+        "{} {key} is declared in {} already, which stays in force; rename or remove one of them",
+        S::NAME,
+        shown(winner)
+    );
+    let origin = Origin::File { path: Arc::clone(path), line };
+    Fault::new(Some(origin), Problem::new(Reason::DuplicateName, message))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! The next state of one object, from its last and from what its file says now. Pure.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::resource::{Commit, Declared, Digest, Meta, Origin, Problem, same_endpoint};
+use crate::source::parse::{Kind, Object, Resolve};
+
+/// What the newest look at a file said about an object.
+#[derive(Clone, Debug)]
+pub enum Newest<S> {
+    /// It is declared: well, or so that it cannot be accepted.
+    Declared(Object<S>),
+    /// Its document, or the file, cannot be read.
+    Unreadable(Problem),
+}
+
+/// What a next state depends on beside the files.
+pub struct Context<'a> {
+    pub now: Timestamp,
+    pub revision: &'a Arc<str>,
+    /// The commit that changed a file last, if that is the content which was seen.
+    pub change: &'a dyn Fn(&Path) -> Option<Arc<Commit>>,
+    pub uid: &'a dyn Fn() -> Arc<str>,
+    pub resolve: &'a Resolve<'a>,
+}
+
+/// The next state of an object that `path` declares, and whether the declaration was accepted.
+///
+/// Guarantees: the same `Arc` if nothing differs; the same uid and time of creation as before; a generation
+/// that grows by one if, and only if, another spec is in force.
+pub fn next<S: Kind>(
+    last: Option<&Arc<Declared<S>>>,
+    path: &Arc<PathBuf>,
+    newest: Newest<S>,
+    context: &Context<'_>,
+) -> Option<Arc<Declared<S>>> {
+    let new = match (newest, last) {
+        (Newest::Declared(object), last) => {
+            let origin = Origin::File { path: Arc::clone(path), line: object.line };
+            let meta = last
+                .map_or_else(|| appeared(&object, path, origin.clone(), context), |last| last.meta.clone());
+            match object.spec {
+                Ok(spec) => {
+                    let meta =
+                        Meta { labels: object.labels, annotations: object.annotations, origin, ..meta };
+                    accepted(last, meta, spec, path, context)
+                }
+                Err(problem) => refused(last, Meta { origin, ..meta }, problem),
+            }
+        }
+        (Newest::Unreadable(problem), Some(last)) => refused(Some(last), last.meta.clone(), problem),
+        (Newest::Unreadable(_), None) => return None,
+    };
+    match last {
+        Some(last) if same(last, &new) => Some(Arc::clone(last)),
+        _ => Some(Arc::new(new)),
+    }
+}
+
+/// The file that an object is declared in.
+pub fn file_of(meta: &Meta) -> Option<&Arc<PathBuf>> {
+    match &meta.origin {
+        Origin::File { path, .. } => Some(path),
+        Origin::Cluster { .. } => None,
+    }
+}
+
+fn appeared<S>(object: &Object<S>, path: &Path, origin: Origin, context: &Context<'_>) -> Meta {
+    Meta {
+        key: object.key.clone(),
+        uid: (context.uid)(),
+        generation: 1,
+        created: context.now,
+        labels: object.labels.clone(),
+        annotations: object.annotations.clone(),
+        origin,
+        revision: Arc::clone(context.revision),
+        change: (context.change)(path),
+    }
+}
+
+fn accepted<S: Kind>(
+    last: Option<&Arc<Declared<S>>>,
+    mut meta: Meta,
+    spec: S,
+    path: &Path,
+    context: &Context<'_>,
+) -> Declared<S> {
+    let mut endpoint = None;
+    if let Some(last) = last {
+        let changed = last.spec.as_deref() != Some(&spec);
+        if changed {
+            meta.generation += 1;
+        }
+        if changed || meta.labels != last.meta.labels || meta.annotations != last.meta.annotations {
+            meta.revision = Arc::clone(context.revision);
+            meta.change = (context.change)(path);
+        }
+        let folder = |file: &Path| file.parent().map(Path::to_path_buf);
+        let moved = file_of(&last.meta).is_none_or(|file| folder(file) != folder(path));
+        if !changed && !moved {
+            endpoint.clone_from(&last.endpoint);
+        }
+    }
+    Declared {
+        spec_digest: Some(Digest::of_json(&spec)),
+        endpoint: endpoint.or_else(|| spec.endpoint(path, context.resolve)),
+        spec: Some(Arc::new(spec)),
+        refused: None,
+        meta,
+    }
+}
+
+/// The last good declaration stays, if there was one.
+fn refused<S: Kind>(last: Option<&Arc<Declared<S>>>, meta: Meta, mut problem: Problem) -> Declared<S> {
+    let spec = last.and_then(|last| last.spec.clone());
+    if spec.is_some() {
+        problem.message.push_str("; the last good declaration stays in force");
+    }
+    Declared {
+        meta,
+        spec_digest: last.and_then(|last| last.spec_digest),
+        endpoint: last.and_then(|last| last.endpoint.clone()),
+        spec,
+        refused: Some(problem),
+    }
+}
+
+fn same<S: PartialEq>(one: &Declared<S>, other: &Declared<S>) -> bool {
+    let seen = |meta: &Meta| (meta.generation, meta.origin.clone(), meta.revision.clone());
+    one.spec == other.spec
+        && one.refused == other.refused
+        && seen(&one.meta) == seen(&other.meta)
+        && one.meta.labels == other.meta.labels
+        && one.meta.annotations == other.meta.annotations
+        && same_endpoint(one.endpoint.as_ref(), other.endpoint.as_ref())
+}

@@ -1,0 +1,150 @@
+//! What the skills hold: the text in a declaration, or the files of a folder. Blocks.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+use jiff::Timestamp;
+
+use super::folder::{Files, Meet, folder};
+use crate::resource::bundle::{Bundle, Mistake};
+use crate::resource::{Content, Declared, ObjectKey, Problem, Reason, SkillSpec};
+use crate::source::directory::history::file_of;
+use crate::source::directory::tree::Root;
+use crate::source::parse::{below, shown};
+
+type Skills = OrdMap<ObjectKey, Arc<Declared<SkillSpec>>>;
+
+/// The contents of all skills, and what they were made of.
+#[derive(Default)]
+pub struct Contents {
+    /// As the source gives them.
+    pub all: OrdMap<ObjectKey, Content>,
+    skills: Skills,
+    folders: OrdMap<ObjectKey, Folder>,
+}
+
+/// The folder of a skill, relative to the root, and its files as they were taken.
+#[derive(Clone)]
+struct Folder {
+    path: PathBuf,
+    taken: Option<Files>,
+}
+
+/// Not by what was read, so that a folder that is another one is known by its path.
+impl PartialEq for Folder {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path
+    }
+}
+
+impl Contents {
+    /// Takes up which skills there are, and looks at their folders, of which it gives the real paths. What has
+    /// changed in one is taken if `settled`; a skill that is new is taken as it is.
+    pub fn look(
+        &mut self,
+        root: &Path,
+        skills: &Skills,
+        settled: bool,
+        clock: Timestamp,
+        meet: Meet<'_>,
+    ) -> HashSet<PathBuf> {
+        let before = std::mem::replace(&mut self.skills, skills.clone());
+        for change in before.diff(skills) {
+            match change {
+                DiffItem::Remove(key, _) => self.forget(key),
+                DiffItem::Add(key, skill) | DiffItem::Update { new: (key, skill), .. } => {
+                    self.declared(key, skill);
+                }
+            }
+        }
+        if self.folders.is_empty() {
+            return HashSet::new();
+        }
+        // Where the folders are; they are looked for again at the next look if it cannot be told.
+        let Ok(root) = Root::open(root) else { return HashSet::new() };
+        for (key, known) in self.folders.clone() {
+            if known.taken.is_some() && !settled {
+                // Seen, so that its folders stay watched.
+                let _ = folder(&root, &known.path, known.taken.as_ref(), clock, meet);
+                continue;
+            }
+            let now = folder(&root, &known.path, known.taken.as_ref(), clock, meet);
+            self.take(&key, known, now);
+        }
+        let real = |folder: &Folder| {
+            let path = root.path.join(&folder.path);
+            path.canonicalize().unwrap_or(path)
+        };
+        self.folders.values().map(real).collect()
+    }
+
+    fn forget(&mut self, key: &ObjectKey) {
+        self.all.remove(key);
+        self.folders.remove(key);
+    }
+
+    fn declared(&mut self, key: &ObjectKey, skill: &Declared<SkillSpec>) {
+        let Some(spec) = &skill.spec else { return self.forget(key) };
+        let Some(path) = &spec.path else {
+            self.folders.remove(key);
+            let text = spec.inline.as_deref().unwrap_or_default();
+            let content = Bundle::of_text(&key.name, text);
+            return self.put(key, content.map_err(|mistake| told("spec.inline, ", &mistake)));
+        };
+        let parent = file_of(&skill.meta).and_then(|file| file.parent());
+        if let Some(path) = parent.and_then(|parent| below(parent, path)) {
+            let folder = Folder { path, taken: None };
+            if self.folders.get(key) != Some(&folder) {
+                self.folders.insert(key.clone(), folder);
+            }
+        } else {
+            self.folders.remove(key);
+            let message = format!("spec.path: {path:?} leads out of the directory of declarations");
+            self.put(key, Err(Problem::new(Reason::InvalidSpec, message)));
+        }
+    }
+
+    fn take(&mut self, key: &ObjectKey, known: Folder, now: Result<Files, Mistake>) {
+        let place = |mistake: &Mistake| told(&format!("{}/", shown(&known.path)), mistake);
+        match now {
+            Ok(files) if known.taken.as_ref().is_some_and(|taken| taken.same(&files)) => {
+                // With newer stamps, so that they prove more.
+                self.folders.insert(key.clone(), Folder { taken: Some(files), ..known });
+            }
+            Ok(files) => {
+                let content = Bundle::new(&key.name, files.files()).map_err(|mistake| place(&mistake));
+                self.put(key, content);
+                self.folders.insert(key.clone(), Folder { taken: Some(files), ..known });
+            }
+            Err(mistake) => {
+                self.put(key, Err(place(&mistake)));
+                self.folders.insert(key.clone(), Folder { taken: None, ..known });
+            }
+        }
+    }
+
+    fn put(&mut self, key: &ObjectKey, content: Result<Bundle, Problem>) {
+        let same = match (self.all.get(key), &content) {
+            (Some(Ok(before)), Ok(after)) => **before == *after,
+            (Some(Err(before)), Err(after)) => before == after,
+            _ => false,
+        };
+        if !same {
+            self.all.insert(key.clone(), content.map(Arc::new));
+        }
+    }
+}
+
+/// A mistake of a skill, with its place.
+fn told(place: &str, mistake: &Mistake) -> Problem {
+    // Of the folder itself.
+    let place = if mistake.file.is_empty() {
+        format!("{}: ", place.trim_end_matches(['/', ' ', ',']))
+    } else {
+        place.to_owned()
+    };
+    Problem::new(Reason::InvalidSpec, format!("{place}{mistake}"))
+}

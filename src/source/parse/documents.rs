@@ -1,0 +1,106 @@
+//! A file of YAML, cut into its documents, so that one that does not parse costs only itself.
+
+/// One document: its text, and where that stands in the file.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Chunk<'a> {
+    /// The text, with its `---` line if it has one.
+    pub text: &'a str,
+    /// The line of the file at which `text` begins, from 1.
+    pub first_line: u32,
+    /// The line at which its content begins, after comments and `---`.
+    pub line: u32,
+}
+
+/// The documents of a file that hold more than comments.
+///
+/// A marker is `---` or `...` at the very start of a line; YAML lets no scalar, quoted or block, go on past
+/// one, so that cutting needs no parser.
+pub fn documents(text: &str) -> Vec<Chunk<'_>> {
+    let mut found = Vec::new();
+    let mut open = Open::default();
+    let mut offset = 0;
+    for (number, line) in (1_u32..).zip(text.split_inclusive('\n')) {
+        if let Some(rest) = marker(line, "---") {
+            if open.content.is_some() || open.marked {
+                found.extend(open.close(text, offset));
+                open = Open::at(offset, number);
+            }
+            open.marked = true;
+            if holds_content(rest) {
+                open.content = Some(number);
+            }
+        } else if marker(line, "...").is_some() {
+            found.extend(open.close(text, offset));
+            open = Open::at(offset + line.len(), number + 1);
+        } else if open.content.is_none() && holds_content(line) && (open.marked || !line.starts_with('%')) {
+            open.content = Some(number);
+        }
+        offset += line.len();
+    }
+    found.extend(open.close(text, offset));
+    found
+}
+
+/// A document that has begun.
+struct Open {
+    start: usize,
+    first_line: u32,
+    marked: bool,
+    content: Option<u32>,
+}
+
+impl Default for Open {
+    fn default() -> Self {
+        Self::at(0, 1)
+    }
+}
+
+impl Open {
+    fn at(start: usize, first_line: u32) -> Self {
+        Self { start, first_line, marked: false, content: None }
+    }
+
+    fn close<'a>(&self, text: &'a str, end: usize) -> Option<Chunk<'a>> {
+        Some(Chunk { text: text.get(self.start..end)?, first_line: self.first_line, line: self.content? })
+    }
+}
+
+/// What follows the marker on its line, if the line is one.
+fn marker<'a>(line: &'a str, marker: &str) -> Option<&'a str> {
+    line.strip_prefix(marker).filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+}
+
+fn holds_content(line: &str) -> bool {
+    let line = line.trim();
+    !line.is_empty() && !line.starts_with('#')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cuts_at_markers_and_keeps_the_lines() {
+        type Cut<'a> = (u32, u32, &'a str);
+        let table: &[(&str, &[Cut<'_>])] = &[
+            ("", &[]),
+            ("# only a comment\n", &[]),
+            ("---\n---\n# nothing\n...\n", &[]),
+            ("a: 1\n", &[(1, 1, "a: 1\n")]),
+            ("a: 1\n---\nb: 2", &[(1, 1, "a: 1\n"), (2, 3, "---\nb: 2")]),
+            ("# head\n---\n# more\na: 1\n", &[(1, 4, "# head\n---\n# more\na: 1\n")]),
+            ("---\n---\na: 1\n", &[(2, 3, "---\na: 1\n")]),
+            ("--- {a: 1}\n", &[(1, 1, "--- {a: 1}\n")]),
+            ("%YAML 1.2\n---\na: 1\n", &[(1, 3, "%YAML 1.2\n---\na: 1\n")]),
+            ("a: 1\n...\n%YAML 1.2\n---\nb: 1\n", &[(1, 1, "a: 1\n"), (3, 5, "%YAML 1.2\n---\nb: 1\n")]),
+            ("a: 1\r\n---\r\nb: 1\r\n", &[(1, 1, "a: 1\r\n"), (2, 3, "---\r\nb: 1\r\n")]),
+            ("a: |\n  ---\n  x\n", &[(1, 1, "a: |\n  ---\n  x\n")]),
+            ("a: 1\n----\n", &[(1, 1, "a: 1\n----\n")]),
+        ];
+        for (text, expected) in table {
+            let found: Vec<_> =
+                documents(text).into_iter().map(|chunk| (chunk.first_line, chunk.line, chunk.text)).collect();
+            assert_eq!(&found, expected, "{text:?}");
+        }
+    }
+}

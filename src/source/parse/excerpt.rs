@@ -1,0 +1,237 @@
+//! A YAML error as words for the person who wrote the file: what is wrong, where, and the lines around it.
+//!
+//! Promises that neither the words nor the lines show a value that may be a secret: `env` and `headers` hold
+//! them literally, and a broken document does not say what is what.
+
+use std::fmt::Write;
+
+use serde_yaml::{Error, MessageFormatter, UserMessageFormatter};
+
+use super::positions::Position;
+use crate::words::is_unseen;
+
+/// What is wrong with a document, and where in its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    pub place: Position,
+    /// One sentence.
+    pub message: String,
+    /// The lines around it, without values.
+    pub excerpt: Option<String>,
+}
+
+impl Mistake {
+    /// One of a whole line.
+    pub fn at_line(line: u32, message: String) -> Self {
+        Self { place: Position { line, column: None }, message, excerpt: None }
+    }
+}
+
+/// Describes `error` of the document `text`, which begins at line `first_line` of its file.
+pub fn describe(error: &Error, text: &str, first_line: u32) -> Mistake {
+    let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    let (line, column) = error
+        .location()
+        .map_or((1, 1), |location| (small(location.line()).max(1), small(location.column()).max(1)));
+    let place = Position { line: first_line.saturating_add(line - 1), column: Some(column) };
+    Mistake { place, message: message(error), excerpt: Some(excerpt(text, first_line, place)) }
+}
+
+/// The candidate that was probably meant, if one is close enough.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.to_lowercase();
+    candidates
+        .into_iter()
+        .map(|candidate| {
+            let distance = strsim::damerau_levenshtein(&word, &candidate.to_lowercase());
+            (distance, candidate)
+        })
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 5)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// A text in which what changes how it is read is seen.
+pub fn printable(text: &str) -> String {
+    text.replace(is_unseen, "\u{fffd}")
+}
+
+/// As much of a text as a message may hold.
+pub fn bounded(text: &str) -> String {
+    match text.char_indices().nth(1_000) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
+/// `; did you mean "x"?`, or nothing.
+pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(word, candidates).map_or_else(String::new, |nearest| format!("; did you mean {nearest:?}?"))
+}
+
+fn message(error: &Error) -> String {
+    match error.without_snippet() {
+        Error::SerdeUnknownField { field, expected, .. } => {
+            let meant = did_you_mean(field, expected.iter().copied());
+            if meant.is_empty() {
+                format!("unknown field {field:?}; known here: {}", expected.join(", "))
+            } else {
+                format!("unknown field {field:?}{meant}")
+            }
+        }
+        Error::SerdeUnknownVariant { variant, expected, .. } => {
+            let meant = did_you_mean(variant, expected.iter().copied());
+            format!("{variant:?} is not one of {}{meant}", expected.join(", "))
+        }
+        // The value itself may be a secret: only its kind is told.
+        Error::SerdeInvalidType { unexpected, expected, .. }
+        | Error::SerdeInvalidValue { unexpected, expected, .. } => {
+            let kind = unexpected.split(['"', '`']).next().unwrap_or_default().trim();
+            format!("expected {expected}, found {kind}")
+        }
+        Error::Unexpected { expected, .. } => match *expected {
+            "mapping start" => "expected fields, each as `key: value`".to_owned(),
+            "sequence start" => "expected a list".to_owned(),
+            other => format!("expected {other}"),
+        },
+        Error::QuotingRequired { .. } => {
+            "expected a text; a number, true or false must stand in quotes to be one".to_owned()
+        }
+        Error::DuplicateMappingKey { key: Some(key), .. } => format!("the key {key:?} is there twice"),
+        Error::UnsupportedTag { .. } => "YAML tags (!…) have no meaning here".to_owned(),
+        Error::Budget { .. } => "the document is too large or too deeply nested".to_owned(),
+        Error::AliasError { error, .. } => message(error),
+        other => printable(&UserMessageFormatter.format_message(other)),
+    }
+}
+
+/// Columns of a line that are shown.
+const MAX_WIDTH: usize = 100;
+
+/// The line before `place`, the line itself with a caret below, and the line after; `text` begins at line
+/// `first_line`.
+pub fn excerpt(text: &str, first_line: u32, Position { line, column }: Position) -> String {
+    let mut shown = String::new();
+    for (number, source) in (first_line..).zip(text.lines()) {
+        if number + 1 < line {
+            continue;
+        }
+        if number > line.saturating_add(1) {
+            break;
+        }
+        // Writing to a String cannot fail.
+        let _ = writeln!(shown, "{number:>6} | {}", masked(source));
+        let Some(column) = column.filter(|_| number == line) else { continue };
+        let indent = usize::try_from(column.saturating_sub(1)).unwrap_or(MAX_WIDTH);
+        if indent < MAX_WIDTH {
+            let _ = writeln!(shown, "       | {:indent$}^", "");
+        }
+    }
+    shown.truncate(shown.trim_end().len());
+    shown
+}
+
+/// Fields whose values are never secret; every other value is masked.
+const OPEN: &[&str] = &[
+    "apiVersion",
+    "kind",
+    "name",
+    "namespace",
+    "command",
+    "cwd",
+    "key",
+    "optional",
+    "prefix",
+    "suspend",
+    "activation",
+    "update",
+    "required",
+    "connect",
+    "call",
+    "drain",
+    "idle",
+    "initial",
+    "max",
+    "interval",
+    "failures",
+    "gracePeriod",
+    "path",
+];
+
+/// A line with its keys and without what may be a secret.
+fn masked(line: &str) -> String {
+    let body = line.trim_start_matches([' ', '-', '\t']);
+    let indent: String = line.chars().take(line.len() - body.len()).collect();
+    let body = body.trim_end();
+    let (key, value) = match body.split_once(": ") {
+        Some((key, value)) => (key, value.trim()),
+        None => (body.strip_suffix(':').unwrap_or_default(), ""),
+    };
+    let plain = |text: &str| {
+        text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._/@-".contains(&b))
+    };
+    let bare = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(key);
+    let shown = match (body, key, value) {
+        ("" | "...", _, _) => body.to_owned(),
+        (_, "", _) => "…".to_owned(),
+        _ if !plain(bare) => "…".to_owned(),
+        (_, key, "") => format!("{key}:"),
+        (_, key, value) if OPEN.contains(&key) && plain(value) => format!("{key}: {value}"),
+        (_, key, _) => format!("{key}: …"),
+    };
+    // One column stays one column, for the caret.
+    printable(&(indent + &shown).replace('\t', " ")).chars().take(MAX_WIDTH).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_words_are_found_and_far_ones_are_not() {
+        let known = ["command", "args", "cwd", "env", "valueFrom"];
+        for (word, expected) in [
+            ("comand", Some("command")),
+            ("Command", Some("command")),
+            ("valuefrom", Some("valueFrom")),
+            ("arg", Some("args")),
+            ("nev", Some("env")),
+            ("url", None),
+            ("environment", None),
+        ] {
+            assert_eq!(nearest(word, known), expected, "{word}");
+        }
+    }
+
+    #[test]
+    fn values_that_may_be_secret_are_masked() {
+        for (line, expected) in [
+            ("    command: npx", "    command: npx"),
+            ("      - name: TOKEN", "      - name: TOKEN"),
+            ("        value: hunter2", "        value: …"),
+            ("        value:", "        value:"),
+            ("      - { name: TOKEN, value: hunter2 }", "      - …"),
+            ("    env: TOKEN=hunter2", "    env: …"),
+            ("      TOKEN: hunter2", "      TOKEN: …"),
+            ("    name: TOKEN, value: hunter2", "    name: …"),
+            ("    url: https://a/?key=hunter2", "    url: …"),
+            ("          hunter2", "          …"),
+            ("  \"a\": hunter2", "  \"a\": …"),
+            ("  \"a: hunter2", "  …"),
+            ("\t\turl: https://a/?key=hunter2", "  url: …"),
+            ("---", "---"),
+            ("", ""),
+        ] {
+            assert_eq!(masked(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_excerpt_points_at_the_place() {
+        let text = "stdio:\n  comand: npx\n  args: [x]\n  cwd: y\n";
+        assert_eq!(
+            excerpt(text, 10, Position { line: 11, column: Some(3) }),
+            "    10 | stdio:\n    11 |   comand: …\n       |   ^\n    12 |   args: …"
+        );
+    }
+}

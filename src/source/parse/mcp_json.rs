@@ -1,0 +1,375 @@
+//! `.mcp.json` and `mcp.json`, the files that agents have their servers in: each entry is an `McpServer`. Pure.
+//!
+//! What agents write beside the server itself (approvals, descriptions) is let pass; a key that is not known is
+//! a warning, since such files are made for others. `${VAR}` stays as it is written until the endpoint is made.
+
+use jsonc_parser::ast::{Object as Fields, ObjectProp, Value};
+use jsonc_parser::common::{Range, Ranged};
+use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
+use serde_json::{Map, json};
+
+use super::excerpt::{Mistake, did_you_mean, excerpt};
+use super::expand::is_template;
+use super::file::File;
+use super::names::{prefix, slug};
+use super::object::{DEFAULT_NAMESPACE, Kind, Object};
+use super::positions::Position;
+use crate::resource::{CallTimeout, McpServerSpec, ObjectKey, Problem, Reason, Violation, is_own_header};
+
+/// The keys of the list of servers: of most agents, and of VS Code.
+const LISTS: [&str; 2] = ["mcpServers", "servers"];
+
+/// What VS Code asks people for, and what editors write.
+const EDITORS_OWN: [&str; 2] = ["inputs", "$schema"];
+
+/// Keys that say something to agents and nothing to us.
+const AGENTS_OWN: &[&str] = &[
+    "alwaysAllow",
+    "alwaysLoad",
+    "autoApprove",
+    "description",
+    "gallery",
+    "icon",
+    "name",
+    "trust",
+    "version",
+];
+
+/// Keys that have a meaning here, for those who mistype one.
+const KNOWN: &[&str] = &[
+    "args",
+    "command",
+    "cwd",
+    "disabled",
+    "enabled",
+    "env",
+    "headers",
+    "httpUrl",
+    "serverUrl",
+    "timeout",
+    "transport",
+    "type",
+    "url",
+];
+
+/// Reads every entry of a file.
+pub fn read(text: &str, file: &mut File<'_>) {
+    let source = Source::new(text);
+    // As editors take such files: with comments and trailing commas, and else strictly.
+    let options = ParseOptions {
+        allow_comments: true,
+        allow_loose_object_property_names: false,
+        allow_trailing_commas: true,
+        allow_missing_commas: false,
+        allow_single_quoted_strings: false,
+        allow_hexadecimal_numbers: false,
+        allow_unary_plus_numbers: false,
+        allow_bare_decimal_point_numbers: false,
+        allow_non_finite_numbers: false,
+        allow_extended_string_escapes: false,
+    };
+    let root = match parse_to_ast(text, &CollectOptions::default(), &options) {
+        Ok(parsed) => parsed.value,
+        Err(error) => {
+            return file.unnamed(source.mistake(error.range(), format!("no JSON: {}", error.kind())));
+        }
+    };
+    // An empty file declares nothing.
+    let Some(root) = root else { return };
+    let Value::Object(root) = root else {
+        return file
+            .unnamed(source.mistake(root.range(), "expected an object with mcpServers in it".to_owned()));
+    };
+    let is_known = |property: &&ObjectProp<'_>| {
+        let name = property.name.as_str();
+        LISTS.contains(&name) || EDITORS_OWN.contains(&name)
+    };
+    if !root.properties.is_empty() && !root.properties.iter().any(|property| is_known(&property)) {
+        let message = "nothing is declared here: there is no mcpServers and no servers";
+        file.unread(Some(source.mistake(root.range(), message.to_owned())));
+    }
+    for property in &root.properties {
+        let name = property.name.as_str();
+        match &property.value {
+            Value::Object(list) if LISTS.contains(&name) => {
+                for entry in &list.properties {
+                    let server = server(entry, &source, file);
+                    file.parsed.servers.push(server);
+                }
+            }
+            _ if LISTS.contains(&name) => {
+                let message = format!("expected an object in {name}, with a key for each server");
+                file.unnamed(source.mistake(property.value.range(), message));
+            }
+            _ if EDITORS_OWN.contains(&name) => {}
+            _ => {
+                let meant = did_you_mean(name, LISTS);
+                file.warn(source.mistake(property.range, format!("the key {name:?} has no effect{meant}")));
+            }
+        }
+    }
+}
+
+fn server(entry: &ObjectProp<'_>, source: &Source<'_>, file: &mut File<'_>) -> Object<McpServerSpec> {
+    let name = entry.name.as_str();
+    let key = ObjectKey::new(DEFAULT_NAMESPACE, slug(name));
+    let place = source.place(entry.range);
+    let written = |range: Range| source.text.get(range.start..range.end).unwrap_or_default();
+    // Alone, so that it can be remembered without its neighbours.
+    let text =
+        format!("{{\"mcpServers\":{{{}:{}}}}}", written(entry.name.range()), written(entry.value.range()));
+    Object {
+        line: place.line,
+        labels: std::collections::BTreeMap::new(),
+        annotations: std::collections::BTreeMap::new(),
+        text: text.into(),
+        spec: spec(entry, &key, source, file),
+        key,
+    }
+}
+
+fn spec(
+    entry: &ObjectProp<'_>,
+    key: &ObjectKey,
+    source: &Source<'_>,
+    file: &mut File<'_>,
+) -> Result<McpServerSpec, Problem> {
+    let Value::Object(fields) = &entry.value else {
+        let mistake = source.mistake(entry.value.range(), "expected an object".to_owned());
+        return Err(file.refuse::<McpServerSpec>(key, Reason::InvalidSpec, vec![mistake]));
+    };
+    let mut draft = Draft::default();
+    for property in &fields.properties {
+        draft.take(property, source);
+    }
+    for warning in std::mem::take(&mut draft.warnings) {
+        file.warn(Mistake {
+            message: format!("{} {key}: {}", McpServerSpec::NAME, warning.message),
+            ..warning
+        });
+    }
+    let whole = |message: String| source.mistake(entry.name.range(), message);
+    let transport = draft.transport();
+    if draft.mistakes.is_empty() {
+        match transport {
+            Ok(spec) => {
+                let spec = with_name(spec, entry.name.as_str(), draft.suspend, draft.timeout);
+                let broken = broken(&spec, fields, source);
+                if broken.is_empty() {
+                    return Ok(spec);
+                }
+                draft.mistakes = broken;
+            }
+            Err(Problem { reason, message }) => {
+                return Err(file.refuse::<McpServerSpec>(key, reason, vec![whole(message)]));
+            }
+        }
+    }
+    Err(file.refuse::<McpServerSpec>(key, Reason::InvalidSpec, draft.mistakes))
+}
+
+/// The rules that it breaks, but for those that only the values of variables can.
+fn broken(spec: &McpServerSpec, fields: &Fields<'_>, source: &Source<'_>) -> Vec<Mistake> {
+    let url = spec.http.as_ref().is_some_and(|http| is_template(&http.url));
+    let broken = spec.check();
+    let broken = broken.iter().filter(|violation| !(url && violation.path == "spec.http.url"));
+    let told = |Violation { path, message }: &Violation| {
+        let path = ["spec.stdio.", "spec.http.", "spec."].iter().find_map(|outer| path.strip_prefix(outer));
+        let path = path.unwrap_or_default();
+        let field = path.split(['.', '[']).next().unwrap_or_default();
+        let property = fields.properties.iter().find(|property| property.name.as_str() == field);
+        let range = property.map_or(fields.range, |property| property.range);
+        source.mistake(range, format!("{path}: {message}"))
+    };
+    broken.map(told).collect()
+}
+
+fn with_name(
+    mut spec: McpServerSpec,
+    name: &str,
+    suspend: bool,
+    timeout: Option<CallTimeout>,
+) -> McpServerSpec {
+    spec.suspend = suspend;
+    spec.expose.prefix = prefix(name);
+    if let Some(call) = timeout {
+        spec.timeouts.call = call;
+    }
+    spec
+}
+
+/// An entry as far as it was read.
+#[derive(Default)]
+struct Draft {
+    kind: Option<String>,
+    stdio: Map<String, serde_json::Value>,
+    http: Map<String, serde_json::Value>,
+    suspend: bool,
+    timeout: Option<CallTimeout>,
+    mistakes: Vec<Mistake>,
+    warnings: Vec<Mistake>,
+    seen: Vec<String>,
+}
+
+impl Draft {
+    fn take(&mut self, property: &ObjectProp<'_>, source: &Source<'_>) {
+        let name = property.name.as_str();
+        if self.seen.iter().any(|seen| seen == name) {
+            return self
+                .mistakes
+                .push(source.mistake(property.range, format!("the key {name:?} is there twice")));
+        }
+        self.seen.push(name.to_owned());
+        if let Err((range, expected)) = self.field(name, &property.value) {
+            self.mistakes.push(source.mistake(range, format!("{name}: expected {expected}")));
+            return;
+        }
+        if name == "headers" {
+            self.leave_own_headers_out(&property.value, source);
+        }
+        if name == "timeout" && self.timeout.is_none() {
+            let message = "timeout: not from 1000 (1s) to 86400000 (24h), in milliseconds; it has no effect";
+            self.warnings.push(source.mistake(property.range, message.to_owned()));
+        }
+        if !KNOWN.contains(&name) && !AGENTS_OWN.contains(&name) {
+            let message =
+                format!("the key {name:?} has no effect here{}", did_you_mean(name, KNOWN.iter().copied()));
+            self.warnings.push(source.mistake(property.range, message));
+        }
+    }
+
+    /// Agents' own files often set what the protocol sets anyway.
+    fn leave_own_headers_out(&mut self, value: &Value<'_>, source: &Source<'_>) {
+        for property in value.as_object().into_iter().flat_map(|headers| &headers.properties) {
+            let name = property.name.as_str();
+            if is_own_header(name) {
+                let message = format!("headers: evenkeel sets {name} itself; it has no effect here");
+                self.warnings.push(source.mistake(property.range, message));
+            }
+        }
+        if let Some(serde_json::Value::Array(headers)) = self.http.get_mut("headers") {
+            headers.retain(|header| !header["name"].as_str().is_some_and(is_own_header));
+        }
+    }
+
+    fn field(&mut self, name: &str, value: &Value<'_>) -> Result<(), Wrong> {
+        match name {
+            "type" | "transport" => self.kind = Some(text(value)?),
+            "command" | "cwd" => {
+                self.stdio.insert(name.to_owned(), text(value)?.into());
+            }
+            "args" => {
+                let list = value.as_array().ok_or((value.range(), "a list of texts"))?;
+                let args: Vec<_> = list.elements.iter().map(text).collect::<Result<_, _>>()?;
+                self.stdio.insert("args".to_owned(), args.into());
+            }
+            "env" => {
+                self.stdio.insert("env".to_owned(), pairs(value)?);
+            }
+            "headers" => {
+                self.http.insert("headers".to_owned(), pairs(value)?);
+            }
+            "url" | "httpUrl" | "serverUrl" => {
+                self.http.insert("url".to_owned(), text(value)?.into());
+            }
+            "disabled" => self.suspend |= flag(value)?,
+            "enabled" => self.suspend |= !flag(value)?,
+            "timeout" => {
+                let number = value.as_number_lit().ok_or((value.range(), "a number of milliseconds"))?;
+                self.timeout = serde_json::from_value(json!(format!("{}ms", number.value))).ok();
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn transport(&mut self) -> Result<McpServerSpec, Problem> {
+        let invalid = |message: &str| Problem::new(Reason::InvalidSpec, message);
+        let (command, url) = (self.stdio.contains_key("command"), self.http.contains_key("url"));
+        let stdio = match self.kind.as_deref() {
+            Some("stdio" | "local") if command => true,
+            Some("stdio" | "local") => return Err(invalid("a server of type stdio needs a command")),
+            Some("http" | "streamable-http" | "streamableHttp" | "streamable_http" | "remote") if url => {
+                false
+            }
+            Some("http" | "streamable-http" | "streamableHttp" | "streamable_http" | "remote") => {
+                return Err(invalid("a server of type http needs a url"));
+            }
+            Some("sse") => {
+                let message = "type sse, the transport before streamable HTTP, is not supported; if the server \
+                               has a streamable HTTP endpoint, say type http and its url";
+                return Err(Problem::new(Reason::UnsupportedTransport, message));
+            }
+            Some(other) => {
+                let message = format!("type {other:?} is not known; it is stdio or http");
+                return Err(Problem::new(Reason::UnsupportedTransport, message));
+            }
+            None if command && url => {
+                return Err(invalid(
+                    "it has both a command and a url; say which with type stdio or type http",
+                ));
+            }
+            None if command || url => command,
+            None => return Err(invalid("it has neither a command nor a url")),
+        };
+        let (name, fields) = if stdio { ("stdio", &mut self.stdio) } else { ("http", &mut self.http) };
+        serde_json::from_value(json!({ name: std::mem::take(fields) }))
+            .map_err(|error| invalid(&error.to_string()))
+    }
+}
+
+/// Where something else was expected, and what.
+type Wrong = (Range, &'static str);
+
+fn text(value: &Value<'_>) -> Result<String, Wrong> {
+    let text = value.as_string_lit().ok_or((value.range(), "a text in quotes"))?;
+    Ok(text.value.clone().into_owned())
+}
+
+fn flag(value: &Value<'_>) -> Result<bool, Wrong> {
+    Ok(value.as_boolean_lit().ok_or((value.range(), "true or false"))?.value)
+}
+
+/// Variables or headers. VS Code has numbers among them, and null for what is not to be set.
+fn pairs(value: &Value<'_>) -> Result<serde_json::Value, Wrong> {
+    let fields = value.as_object().ok_or((value.range(), "an object of texts"))?;
+    let mut pairs = Vec::new();
+    for property in &fields.properties {
+        let value = match &property.value {
+            Value::NullKeyword(_) => continue,
+            Value::NumberLit(number) => number.value.to_owned(),
+            value => text(value)?,
+        };
+        pairs.push(json!({ "name": property.name.as_str(), "value": value }));
+    }
+    Ok(pairs.into())
+}
+
+/// A text and where its lines begin.
+struct Source<'a> {
+    text: &'a str,
+    lines: Vec<usize>,
+}
+
+impl<'a> Source<'a> {
+    fn new(text: &'a str) -> Self {
+        let breaks = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(index, _)| index + 1);
+        Self { text, lines: std::iter::once(0).chain(breaks).collect() }
+    }
+
+    fn place(&self, range: Range) -> Position {
+        let line = self.lines.partition_point(|start| *start <= range.start).saturating_sub(1);
+        let start = self.lines.get(line).copied().unwrap_or_default();
+        let column = self.text.get(start..range.start).map_or(0, |before| before.chars().count());
+        let small = |number: usize| u32::try_from(number + 1).unwrap_or(u32::MAX);
+        Position { line: small(line), column: Some(small(column)) }
+    }
+
+    fn mistake(&self, range: Range, message: String) -> Mistake {
+        let place = self.place(range);
+        let before = self.lines.get(place.line.saturating_sub(2) as usize).copied().unwrap_or_default();
+        let around = self.text.get(before..).unwrap_or_default();
+        let excerpt = excerpt(around, place.line.saturating_sub(1).max(1), place);
+        Mistake { place, message, excerpt: Some(excerpt) }
+    }
+}

@@ -1,0 +1,73 @@
+//! The text of declarations, as objects: Kubernetes-style YAML and the JSON files of agents.
+//!
+//! Promises that one object which is wrong costs no other, that each mistake is told with its line and without a value
+//! that may be secret, and that no text makes it fail. Never reads a file: the bytes and the path that they are said to
+//! have are given to it, so that any source can use it.
+
+mod documents;
+mod excerpt;
+mod expand;
+mod file;
+mod lists;
+mod mcp_json;
+mod names;
+mod object;
+mod path;
+mod positions;
+mod yaml;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use documents::documents;
+pub use excerpt::{did_you_mean, nearest, printable};
+pub use expand::endpoint;
+pub use file::Parsed;
+pub use lists::item_list;
+pub use object::{Kind, Object, Resolve};
+pub use path::{below, declares, is_declaration, is_json, is_met, is_skill, is_skipped, shown};
+
+use crate::resource::Problem;
+use excerpt::Mistake;
+use file::File;
+
+/// Reads a file; `path` is relative to the root and used in messages alone.
+pub fn parse(path: &Arc<PathBuf>, bytes: &[u8]) -> Parsed {
+    // The parser is meant never to panic; if it does on one file, the others must not pay for it.
+    catch_unwind(AssertUnwindSafe(|| read(path, bytes)))
+        .unwrap_or_else(|_| Parsed::unreadable(path, "makes the parser fail; please report it"))
+}
+
+/// What is wrong with the text of a file of YAML; `path` is for the message.
+pub fn mistake(path: &Path, text: &str) -> Option<String> {
+    let parsed = parse(&Arc::new(path.to_owned()), text.as_bytes());
+    let refused = |spec: Option<&Problem>| spec.map(|problem| problem.message.clone());
+    let faults = parsed.faults.iter().map(|fault| fault.problem.message.clone());
+    let servers = parsed.servers.iter().filter_map(|server| refused(server.spec.as_ref().err()));
+    faults.chain(servers).next()
+}
+
+fn read(path: &Arc<PathBuf>, bytes: &[u8]) -> Parsed {
+    let mut file = File::new(path);
+    if is_skill(path) {
+        file.skill();
+        return file.parsed;
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) => {
+            let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+            if is_json(path) { mcp_json::read(text, &mut file) } else { yaml::read(text, &mut file) }
+        }
+        Err(error) => {
+            let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
+            let line = before.split(|byte| *byte == b'\n').count();
+            let line = u32::try_from(line).unwrap_or(u32::MAX);
+            file.unnamed(Mistake::at_line(line, "the file is not text in UTF-8".to_owned()));
+        }
+    }
+    file.parsed
+}
+
+#[cfg(test)]
+mod tests;

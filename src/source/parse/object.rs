@@ -1,0 +1,102 @@
+//! One declared object: its kind, its key and what it was read from. Pure.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::path::{below, is_skill};
+use crate::resource::{
+    Endpoint, McpServerSpec, ObjectKey, Problem, SkillSpec, Violation, check_server, check_skill,
+    is_namespace, is_object_name,
+};
+
+/// The namespace of objects that name none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// A spec that an object of our group may have.
+pub trait Kind: Clone + PartialEq + Serialize + DeserializeOwned {
+    /// As in `kind:`.
+    const NAME: &'static str;
+
+    /// Every rule that it breaks.
+    fn check(&self) -> Vec<Violation>;
+
+    /// How to reach what `file` declares, if it is something to be reached.
+    fn endpoint(&self, file: &Path, resolve: &Resolve<'_>) -> Option<Result<Arc<Endpoint>, Problem>>;
+
+    /// Whether this, declared in `file`, is about what the `other` file is.
+    fn is_about(&self, file: &Path, other: &Path) -> bool;
+}
+
+/// Makes an endpoint of a spec and of the file that declares it.
+pub type Resolve<'a> = dyn Fn(&McpServerSpec, &Path) -> Result<Arc<Endpoint>, Problem> + 'a;
+
+impl Kind for McpServerSpec {
+    const NAME: &'static str = "McpServer";
+
+    fn check(&self) -> Vec<Violation> {
+        check_server(self)
+    }
+
+    fn endpoint(&self, file: &Path, resolve: &Resolve<'_>) -> Option<Result<Arc<Endpoint>, Problem>> {
+        Some(resolve(self, file))
+    }
+
+    fn is_about(&self, _: &Path, _: &Path) -> bool {
+        false
+    }
+}
+
+impl Kind for SkillSpec {
+    const NAME: &'static str = "Skill";
+
+    fn check(&self) -> Vec<Violation> {
+        let cluster = self.config_map_ref.as_ref().map(|_| Violation {
+            path: "spec.configMapRef".into(),
+            message: "there are no ConfigMaps beside a file; use path or inline".into(),
+        });
+        check_skill(self).into_iter().chain(cluster).collect()
+    }
+
+    fn endpoint(&self, _: &Path, _: &Resolve<'_>) -> Option<Result<Arc<Endpoint>, Problem>> {
+        None
+    }
+
+    fn is_about(&self, file: &Path, other: &Path) -> bool {
+        let folder = self.path.as_ref().and_then(|path| below(file.parent()?, path));
+        is_skill(other) && folder.as_deref() == other.parent()
+    }
+}
+
+/// One declared object.
+#[derive(Clone, Debug)]
+pub struct Object<S> {
+    pub key: ObjectKey,
+    /// The line at which its document begins, from 1.
+    pub line: u32,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    /// The document itself, to be remembered.
+    pub text: Arc<str>,
+    /// What is declared, or why it cannot be accepted.
+    pub spec: Result<S, Problem>,
+}
+
+/// Namespace and name, as Kubernetes allows them.
+pub fn key(name: Option<&str>, namespace: Option<&str>) -> Result<ObjectKey, String> {
+    let name = name.ok_or("metadata.name is missing")?;
+    let namespace = namespace.unwrap_or(DEFAULT_NAMESPACE);
+    let allowed = "lower-case letters, digits and -, beginning and ending with a letter or digit";
+    if !is_object_name(name) {
+        return Err(format!(
+            "metadata.name {name:?} must be at most 253 {allowed}; it may have several parts joined by dots"
+        ));
+    }
+    if !is_namespace(namespace) {
+        return Err(format!("metadata.namespace {namespace:?} must be at most 63 {allowed}"));
+    }
+    Ok(ObjectKey::new(namespace, name))
+}

@@ -1,0 +1,282 @@
+mod lists;
+mod mcp_json;
+
+use super::*;
+use crate::resource::Fault;
+
+fn parsed(text: &str) -> Parsed {
+    parse(&Arc::new(PathBuf::from("team/a.yaml")), text.as_bytes())
+}
+
+fn server(name: &str, spec: &str) -> String {
+    format!("apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata:\n  name: {name}\nspec:\n{spec}\n")
+}
+
+/// Each object as `kind key line: ok`, or why it is refused.
+fn objects(parsed: &Parsed) -> Vec<String> {
+    fn told<S: Kind>(object: &Object<S>) -> String {
+        let state = object.spec.as_ref().map_or_else(ToString::to_string, |_| "ok".to_owned());
+        format!("{} {} {}: {state}", S::NAME, object.key, object.line)
+    }
+    let servers = parsed.servers.iter().map(told);
+    servers.chain(parsed.skills.iter().map(told)).collect()
+}
+
+fn faults(parsed: &Parsed) -> Vec<String> {
+    let told = |fault: &Fault| {
+        assert!(fault.excerpt.as_ref().is_none_or(|excerpt| excerpt.contains(" | ")));
+        format!("{}: {}", fault.place().unwrap(), fault.problem.message)
+    };
+    parsed.faults.iter().map(told).collect()
+}
+
+#[test]
+fn a_file_of_several_documents() {
+    let text = format!(
+        "# two servers, a skill and a stranger\n---\n{}---\n{}---\n{}---\napiVersion: v1\nkind: ConfigMap\ndata: {{a: b}}\n",
+        server("one", "  stdio: { command: npx, args: [\"-y\", x] }"),
+        server("two.x", "  http: { url: \"https://a/mcp\" }\n  timeouts: { connect: 5s }"),
+        "apiVersion: evenkeel.dev/v1alpha1\nkind: Skill\nmetadata: { name: s, namespace: team, labels: { a: b } }\nspec: { inline: hello }\n",
+    );
+    let parsed = parsed(&text);
+    assert_eq!(
+        objects(&parsed),
+        ["McpServer default/one 3: ok", "McpServer default/two.x 10: ok", "Skill team/s 18: ok"]
+    );
+    assert_eq!(parsed.foreign, 1);
+    assert_eq!(faults(&parsed), [""; 0]);
+    assert!(parsed.unnamed.is_none());
+    assert_eq!(parsed.skills[0].labels["a"], "b");
+}
+
+#[test]
+fn what_is_not_ours_is_counted_and_left_alone() {
+    for text in [
+        "- a\n- b\n",
+        "just text\n",
+        "1: 2\n",
+        "a: 1e999\n? [x]\n: y\n",
+        "apiVersion: 1\nkind: [x]\n",
+        "apiVersion: [x]\n",
+        "apiVersion: apps/v1\nkind: McpServer\nmetadata: []\n",
+        "kind: McpServer\nmetadata: { name: 1 }\n",
+        "version: '3'\nservices: { web: { command: !custom x } }\n",
+    ] {
+        let parsed = parsed(text);
+        assert_eq!((parsed.foreign, faults(&parsed)), (1, vec![]), "{text}");
+        assert!(objects(&parsed).is_empty() && parsed.unnamed.is_none(), "{text}");
+    }
+    assert_eq!(parsed("---\n# nothing\n").foreign, 0);
+}
+
+/// A spec that cannot be accepted, and the end of what its object says.
+#[test]
+fn a_bad_spec_is_told_on_its_object() {
+    for (spec, expected) in [
+        (
+            "  stdio:\n    comand: npx",
+            "InvalidSpec: team/a.yaml:7:5: unknown field \"comand\"; did you mean \"command\"?",
+        ),
+        (
+            "  stdio: { command: npx }\n  activation: always",
+            "InvalidSpec: team/a.yaml:7:15: \"always\" is not one of Always, OnDemand; did you mean \"Always\"?",
+        ),
+        (
+            "  stdio: { command: npx }\n  suspend: yes",
+            "team/a.yaml:7:12: invalid boolean (true or false expected)",
+        ),
+        (
+            "  stdio:\n    command: npx\n    args: [8080]",
+            "team/a.yaml:8:12: expected a text; a number, true or false must stand in quotes to be one",
+        ),
+        (
+            "  stdio: { command: npx }\n  stdio: { command: npx }",
+            "team/a.yaml:7:3: the key \"stdio\" is there twice",
+        ),
+        (
+            "  stdio: { command: npx }\n  timeouts: { connect: 5 }",
+            "team/a.yaml:7:24: expected a text; a number, true or false must stand in quotes to be one",
+        ),
+        (
+            "  stdio: { command: npx }\n  timeouts:\n    connect: 2h",
+            "team/a.yaml:8:14: \"2h\" is out of range; allowed is 1s to 10m",
+        ),
+        ("  stdio: { args: [] }", "missing field `command`"),
+        ("  stdio: npx", "team/a.yaml:6:10: expected fields, each as `key: value`"),
+        ("  {}", "InvalidSpec: team/a.yaml:5:1: spec: exactly one of stdio and http must be set"),
+        (
+            "  http: { url: \"ftp://a\" }",
+            "team/a.yaml:6:11: spec.http.url: url must start with http:// or https://",
+        ),
+        (
+            "  stdio: { command: npx }\n  retry: { initial: 2m, max: 1m }",
+            "team/a.yaml:7:12: spec.retry.initial: initial must not be longer than max",
+        ),
+        (
+            "  stdio: { command: npx, args: [-y, no, \"no\"] }",
+            "team/a.yaml:6:37: spec.stdio.args[1]: y, n, yes, no, on and off must stand in quotes to be a text",
+        ),
+        (
+            "  stdio: { command: npx, args: [010] }",
+            "team/a.yaml:6:33: expected a text; a number, true or false must stand in quotes to be one",
+        ),
+        (
+            "  stdio:\n    command: npx\n    env: [{ name: A, value: Off }]",
+            "team/a.yaml:8:22: spec.stdio.env[0].value: y, n, yes, no, on and off must stand in quotes to be a text",
+        ),
+    ] {
+        let parsed = parsed(&server("one", spec));
+        let found = objects(&parsed);
+        assert_eq!(found.len(), 1, "{spec}: {found:?}");
+        assert!(found[0].ends_with(expected), "{spec}: {found:?}");
+        assert_eq!(parsed.faults.len(), 1, "{spec}");
+        assert!(faults(&parsed)[0].contains("McpServer default/one: "), "{spec}");
+        assert!(parsed.unnamed.is_none(), "{spec}");
+    }
+}
+
+/// A document that is ours and cannot be told by name, and the fault it is.
+#[test]
+fn a_document_without_a_readable_name_is_a_fault() {
+    let ours = "apiVersion: evenkeel.dev/v1alpha1\n";
+    for (text, expected) in [
+        ("a: [\n", "team/a.yaml:"),
+        ("a: b: c\n", "team/a.yaml:1:"),
+        (
+            "apiVersion: evenkeel.dev/v1\nkind: McpServer\n",
+            "apiVersion \"evenkeel.dev/v1\" is not known; use evenkeel.dev/v1alpha1",
+        ),
+        (
+            &format!("{ours}kind: McpSever\n"),
+            "kind \"McpSever\" of evenkeel.dev/v1alpha1 is not known; did you mean \"McpServer\"?",
+        ),
+        (&format!("{ours}kind: Skill\n"), "team/a.yaml:1: Skill: metadata.name is missing"),
+        (&format!("{ours}kind: Skill\nmetadata: {{ name: A_b }}\n"), "metadata.name \"A_b\" must be"),
+        (
+            &format!("{ours}kind: Skill\nmetadata: {{ name: a, namespace: a.b }}\n"),
+            "metadata.namespace \"a.b\" must be",
+        ),
+        (&format!("{ours}kind: Skill\nmetadata: {{ name: 12 }}\n"), "team/a.yaml:3:19: expected a text"),
+        (&format!("{ours}kind: Skill\nmetadata: []\n"), "team/a.yaml:3:11: expected"),
+    ] {
+        let parsed = parsed(text);
+        let found = faults(&parsed);
+        assert!(found.len() == 1 && found[0].contains(expected), "{text}: {found:?}");
+        assert!(objects(&parsed).is_empty() && parsed.unnamed.is_some(), "{text}");
+    }
+}
+
+/// Every rule that is broken is a fault on its own line, and no number is read as a text.
+#[test]
+fn each_mistake_has_its_line() {
+    let broken = parsed(&server(
+        "one",
+        "  http:\n    url: ftp://a\n    headers:\n      - name: X\n      - { name: \"a b\", value: x }\n  health: { failures: 0 }",
+    ));
+    let lines: Vec<_> = broken.faults.iter().map(|fault| fault.place().unwrap()).collect();
+    assert_eq!(lines, ["team/a.yaml:7:5", "team/a.yaml:9:9", "team/a.yaml:10:11", "team/a.yaml:11:13"]);
+    let refused = broken.servers[0].spec.as_ref().unwrap_err().message.clone();
+    assert!(
+        refused.starts_with("team/a.yaml:7:5: spec.http.url: ") && refused.contains("; line 11: "),
+        "{refused}"
+    );
+    for number in
+        ["010", "0x1F", "0o17", "1_000", "1e3", "+1", ".5", ".inf", "-.INF", ".nan", "0b11", "null", "~"]
+    {
+        let parsed = parsed(&server("one", &format!("  stdio: {{ command: c, args: [{number}] }}")));
+        assert!(parsed.servers[0].spec.is_err(), "{number}");
+    }
+}
+
+#[test]
+fn one_bad_document_costs_only_itself() {
+    let good = server("good", "  stdio: { command: npx }");
+    let parsed = parsed(&format!("{good}---\nkind: [\n---\n{}", good.replace("good", "better")));
+    assert_eq!(objects(&parsed), ["McpServer default/good 1: ok", "McpServer default/better 10: ok"]);
+    assert!(parsed.unnamed.unwrap().message.starts_with("team/a.yaml:"));
+}
+
+#[test]
+fn what_is_told_of_one_file_is_bounded() {
+    let broken = parsed(&"a: [\n---\n".repeat(50));
+    assert_eq!(broken.faults.len(), 21);
+    assert!(
+        parsed(&"a: 1\n---\n".repeat(10_001)).faults[0].problem.message.contains("more than 10000 documents")
+    );
+    let long = parsed(&format!("apiVersion: evenkeel.dev/v1alpha1\nkind: {}\n", "x".repeat(100_000)));
+    assert!(long.faults[0].problem.message.len() < 1_100);
+}
+
+#[test]
+fn bytes_that_are_no_text() {
+    let parsed = parse(&Arc::new(PathBuf::from("a.yaml")), b"a: 1\nb: \xff\n");
+    assert_eq!(faults(&parsed), ["a.yaml:2: the file is not text in UTF-8"]);
+}
+
+#[test]
+fn bombs_are_refused_quickly() {
+    let mut aliases = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..12 {
+        use std::fmt::Write;
+        let _ = writeln!(
+            aliases,
+            "a{level}: &a{level} [{0}, {0}, {0}, {0}, {0}, {0}, {0}, {0}, {0}]",
+            format!("*a{}", level - 1)
+        );
+    }
+    for text in [aliases, "[".repeat(100_000), "- ".repeat(100_000), "{a: ".repeat(5_000)] {
+        let begun = tokio::time::Instant::now();
+        let parsed = parsed(&format!("apiVersion: evenkeel.dev/v1alpha1\nbomb:\n  {text}"));
+        assert!(parsed.unnamed.is_some());
+        let told = &faults(&parsed)[0];
+        assert!(told.len() < 1_000, "{} bytes are told of {} bytes", told.len(), text.len());
+        // Taken apart in full it would last for hours.
+        assert!(begun.elapsed().as_secs() < 60);
+    }
+}
+
+/// However a document is broken, no value of env, headers or a URL comes back out.
+#[test]
+fn no_mistake_repeats_a_secret() {
+    for spec in [
+        "  stdio:\n    command: npx\n    env:\n      - name: A\n        value: hunter2\n       bad: x",
+        "  stdio:\n    command: npx\n    env: [{ name: A, value: hunter2, x: y }]",
+        "  stdio:\n    command: npx\n    env: A=hunter2",
+        "  stdio:\n    command: npx\n    env:\n      A: hunter2",
+        "  stdio:\n    command: npx\n    env:\n      - hunter2",
+        "  stdio:\n    command: npx\n    env:\n      - name: A\n        value: [hunter2]",
+        "  stdio:\n    command: npx\n    env:\n      - name: A\n        value: |\n          hunter2\n        x: y",
+        "  stdio:\n    command: npx\n    env:\n      - name: A\n        value: \"hunter2\n    x: y",
+        "  stdio:\n    command: npx\n    env:\n      - name: A\n        value: *hunter2",
+        "  stdio:\n    command: npx\n    env:\n      - name: A\n        value: !hunter2 x",
+        "  stdio:\n    command: npx\n    env:\n      - name: A, value: hunter2",
+        "  stdio:\n    command: npx\n    env:\n      - name: A\n        value: \"\\hunter2\"",
+        "  stdio:\n    command: npx\n    env:\n      - name: A\n        value: {hunter2: hunter2}",
+        "  stdio:\n    command: npx\n    env:\n      - name: A\n        value: hunter2: hunter2",
+        "  http:\n    url: http://a/?key=hunter2\n    headers: {Authorization: hunter2}",
+        "  http:\n    url: [http://a/?key=hunter2]",
+        "  http:\n    url: ftp://hunter2",
+    ] {
+        let parsed = parsed(&server("one", spec));
+        let found = format!("{:?}{:?}{:?}", objects(&parsed), faults(&parsed), parsed.unnamed);
+        assert!(!parsed.faults.is_empty(), "{spec}");
+        assert!(!found.contains("hunter2"), "{spec}: {found}");
+    }
+    let number =
+        server("one", "  stdio:\n    command: x\n    env:\n      - name: A\n        value: 20461337");
+    let parsed = parsed(&number);
+    let found = format!("{:?}{:?}", objects(&parsed), faults(&parsed));
+    assert!(found.contains("quotes") && !found.contains("20461337"), "{found}");
+}
+
+#[test]
+fn what_is_wrong_with_a_text_is_told_in_one_sentence() {
+    let text = |name: &str| {
+        format!(
+            "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {{ name: {name} }}\nspec: {{ stdio: {{ command: x }} }}\n"
+        )
+    };
+    assert_eq!(mistake(Path::new("c.yaml"), &text("c")), None);
+    let wrong = mistake(Path::new("c.yaml"), &text("No Name")).unwrap();
+    assert!(wrong.contains("No Name"), "{wrong}");
+}

@@ -1,0 +1,164 @@
+//! Lists of objects, as `kubectl` and `evenkeel` print them.
+
+use super::*;
+use crate::resource::Reason;
+
+/// As `kubectl get -o yaml` prints a server: with what the API server adds.
+fn printed(name: &str, spec: &str) -> String {
+    format!(
+        "- apiVersion: evenkeel.dev/v1alpha1
+  kind: McpServer
+  metadata:
+    annotations:
+      kubectl.kubernetes.io/last-applied-configuration: |
+        {{\"kind\":\"McpServer\",\"value\":\"hunter2\"}}
+    creationTimestamp: \"2026-01-01T00:00:00Z\"
+    generation: 3
+    managedFields:
+    - apiVersion: evenkeel.dev/v1alpha1
+      fieldsType: FieldsV1
+    name: {name}
+    namespace: team
+    resourceVersion: \"17\"
+    uid: 5b6a
+  spec:
+    {spec}
+  status:
+    conditions: []
+"
+    )
+}
+
+fn list(items: &str) -> String {
+    format!("apiVersion: v1\nitems:\n{items}kind: List\nmetadata:\n  resourceVersion: \"\"\n")
+}
+
+#[test]
+fn each_item_of_a_list_is_an_object() {
+    let skill = "- apiVersion: evenkeel.dev/v1alpha1\n  kind: Skill\n  metadata: { name: s }\n  spec: { inline: x }\n";
+    let foreign = "- apiVersion: v1\n  kind: ConfigMap\n  metadata: { name: a }\n";
+    let bad = printed("bad", "stdio: { comand: npx }");
+    let good = printed("good", "stdio: { command: npx }");
+    let parsed = parsed(&list(&format!("{good}{bad}{foreign}{skill}{good}")));
+    assert_eq!(
+        objects(&parsed),
+        [
+            "McpServer team/good 3: ok",
+            "McpServer team/bad 22: InvalidSpec: team/a.yaml:38:14: unknown field \"comand\"; did you mean \"command\"?",
+            "McpServer team/good 48: ok",
+            "Skill default/s 44: ok",
+        ]
+    );
+    assert_eq!(
+        faults(&parsed),
+        ["team/a.yaml:38:14: McpServer team/bad: unknown field \"comand\"; did you mean \"command\"?"]
+    );
+    assert_eq!((parsed.foreign, parsed.unnamed.is_some(), parsed.unread.is_some()), (1, false, false));
+    for server in parsed.servers.iter().filter(|server| server.spec.is_ok()) {
+        assert!(server.annotations.is_empty(), "it may hold values: {:?}", server.annotations);
+        let again = self::parsed(&server.text);
+        assert_eq!((&again.servers[0].key, &again.servers[0].spec), (&server.key, &server.spec));
+    }
+}
+
+#[test]
+fn a_list_may_be_of_any_form() {
+    let item = "{\"apiVersion\": \"evenkeel.dev/v1alpha1\", \"kind\": \"McpServer\", \"metadata\": {\"name\": \"a\"}, \"spec\": {\"stdio\": {\"command\": \"x\"}}}";
+    let untold = "{\"metadata\": {\"name\": \"a\"}, \"spec\": {\"stdio\": {\"command\": \"x\"}}}";
+    let v1 = |items: &str| format!("{{\"apiVersion\": \"v1\", \"kind\": \"List\",\n\"items\": [{items}]}}");
+    let ours =
+        "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServerList\nmetadata: { resourceVersion: \"1\" }\n";
+    for text in [
+        v1(item),
+        v1(&v1(item)),
+        format!("{ours}items: [{item}]\n"),
+        format!("{ours}items: [{untold}]\n"),
+        format!("{ours}items:\n  - metadata: {{ name: a }}\n    spec:\n      stdio: {{ command: x }}\n"),
+        format!(
+            "{ours}items:\n- metadata:\n    name: a\n  # between\n  spec:\n    stdio: {{ command: x }}\n"
+        ),
+        format!("apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: List\n  items:\n  - {item}\n"),
+        format!("# head\n---\napiVersion: v1\nkind: List\nitems: []\n---\n{}", v1(item)),
+    ] {
+        let parsed = parsed(&text);
+        let found = objects(&parsed);
+        assert!(found.len() == 1 && found[0].starts_with("McpServer default/a"), "{text}: {found:?}");
+        assert_eq!((faults(&parsed), parsed.unnamed.is_some()), (vec![], false), "{text}");
+        let again = self::parsed(&parsed.servers[0].text);
+        assert_eq!(again.servers[0].spec, parsed.servers[0].spec, "{}", parsed.servers[0].text);
+    }
+}
+
+#[test]
+fn what_is_no_object_in_a_list_costs_the_others_nothing() {
+    let good = printed("good", "stdio: { command: npx }");
+    for (item, expected) in [
+        ("- 1\n", "items[1] of the list is no object"),
+        ("- []\n", "items[1] of the list is no object"),
+        ("- apiVersion: evenkeel.dev/v1alpha1\n  kind: McpSever\n", "kind \"McpSever\""),
+        ("- apiVersion: evenkeel.dev/v1beta1\n  kind: McpServer\n", "apiVersion \"evenkeel.dev/v1beta1\""),
+        ("- apiVersion: evenkeel.dev/v1alpha1\n  kind: McpServer\n", "metadata.name is missing"),
+        ("- apiVersion: v1\n  kind: List\n", "the list has no items"),
+    ] {
+        let parsed = parsed(&list(&format!("{good}{item}")));
+        assert_eq!(objects(&parsed), ["McpServer team/good 3: ok"], "{item}");
+        let found = faults(&parsed);
+        assert!(found.len() == 1 && found[0].contains(expected), "{item}: {found:?}");
+        assert!(found[0].starts_with("team/a.yaml:2") && parsed.unnamed.is_some(), "{item}: {found:?}");
+    }
+    for (text, expected) in [
+        ("apiVersion: v1\nkind: List\n", "the list has no items"),
+        ("apiVersion: v1\nkind: List\nitems: {}\n", "the list has no items"),
+        ("apiVersion: evenkeel.dev/v1\nkind: McpServerList\nitems: []\n", "apiVersion"),
+        ("apiVersion: evenkeel.dev/v1alpha1\nkind: SourceList\nitems: []\n", "kind \"SourceList\""),
+        ("apiVersion: v1\nkind: List\nitems: [\n", ""),
+    ] {
+        let parsed = parsed(text);
+        let found = faults(&parsed);
+        assert!(found.len() == 1 && found[0].contains(expected), "{text}: {found:?}");
+        assert!(parsed.unnamed.is_some(), "{text}");
+    }
+    let deep = "{apiVersion: v1, kind: List, items: [".repeat(30) + &"]}".repeat(30);
+    assert!(parsed(&deep).unnamed.is_some());
+    assert!(parsed("apiVersion: v1\nkind: List\nitems: []\n").unnamed.is_none());
+}
+
+#[test]
+fn a_document_that_may_have_been_ours_is_noted() {
+    for (text, expected) in [
+        ("hello\n", "it is no object of Kubernetes"),
+        ("- apiVersion: evenkeel.dev/v1alpha1\n", "it is no object of Kubernetes"),
+        ("kind: McpServer\nmetadata: { name: a }\n", "it has no apiVersion"),
+        ("a: 1\n", "it has no apiVersion"),
+        ("apiVersion: v1\n", "it has no kind"),
+        ("apiVersion: evenkeel.dv/v1alpha1\nkind: McpServer\n", "its apiVersion is of another group"),
+    ] {
+        let unread = parsed(text).unread.unwrap_or_else(|| panic!("{text}"));
+        let message = unread.problem.message;
+        assert_eq!(message, format!("nothing is declared here: {expected}"), "{text}");
+    }
+    assert!(parsed("apiVersion: v1\nkind: ConfigMap\n").unread.is_none());
+    assert!(parsed("# nothing\n").unread.is_none());
+}
+
+/// What evenkeel prints in the place of a value is no value.
+#[test]
+fn a_redacted_value_that_is_read_back_is_refused() {
+    for (spec, field) in [
+        (
+            "  stdio: { command: x, env: [{ name: TOKEN, value: <redacted> }] }",
+            "spec.stdio.env[0].value: the value of TOKEN",
+        ),
+        (
+            "  http: { url: \"https://a\", headers: [{ name: Authorization, value: \"Bearer <redacted>\" }] }",
+            "spec.http.headers[0].value: the value of Authorization",
+        ),
+        ("  http: { url: \"https://a/mcp?<redacted>\" }", "spec.http.url: a part of the URL"),
+        ("  http: { url: \"https://<redacted>@a/mcp\" }", "spec.http.url: a part of the URL"),
+    ] {
+        let parsed = parsed(&server("one", spec));
+        let found = faults(&parsed);
+        assert!(found.len() == 1 && found[0].contains(field), "{spec}: {found:?}");
+        assert!(parsed.servers[0].spec.as_ref().is_err_and(|problem| problem.reason == Reason::InvalidSpec));
+    }
+}
