@@ -11,6 +11,7 @@
 pub mod admin;
 pub mod catalog;
 pub mod cli;
+pub mod daemon;
 pub mod fleet;
 pub mod gateway;
 pub mod net;

@@ -43,15 +43,14 @@ impl History {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
 
     use super::*;
     use crate::report::Reporter;
-    use crate::resource::testing::at;
+    use crate::resource::testing::{at, source_id};
 
     #[tokio::test(start_paused = true)]
     async fn what_was_shown_is_kept_for_a_while() {
-        let (_, store) = Reporter::new(Path::new("/fleet"), at(0));
+        let (_, store) = Reporter::new(source_id(), at(0));
         let snapshot = |version| Snapshot { resource_version: version, ..store.borrow().clone() };
         let since =
             |history: &History, version| history.since(version).map(|snapshot| snapshot.resource_version);

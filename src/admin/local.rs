@@ -20,7 +20,7 @@ use crate::catalog::Catalog;
 use crate::fleet::Logs;
 use crate::report::{Kind, Snapshot};
 use crate::resource::{API_VERSION, Content, Desired, Digest, ObjectKey, Problem, Reason};
-use crate::source::directory::Wishes;
+use crate::source::Wishes;
 use crate::wire::{Log, LogPage};
 
 /// What only the commands are told, over the socket: what servers log may hold anything.

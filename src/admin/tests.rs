@@ -1,5 +1,3 @@
-use std::path::Path;
-
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -17,7 +15,7 @@ use crate::net::{Allowed, Token};
 use crate::report::Snapshot;
 use crate::report::testing::seen;
 use crate::report::{Inputs, Reporter};
-use crate::resource::testing::{at, declared, key, server_spec};
+use crate::resource::testing::{at, declared, key, server_spec, source_id};
 use crate::resource::{Desired, ObjectKey, Problem, Reason, SourceState};
 use crate::skills::{Standings, Written};
 use crate::source::requests;
@@ -38,7 +36,7 @@ struct Rig {
 
 impl Rig {
     async fn new() -> Self {
-        let (reporter, store) = Reporter::new(Path::new("/fleet"), at(0));
+        let (reporter, store) = Reporter::new(source_id(), at(0));
         let (declare, desired) = watch::channel(Arc::new(Desired::default()));
         let (observe, observations) = mpsc::unbounded_channel();
         let (catalog, _, _) =
@@ -284,7 +282,7 @@ async fn metrics_count_what_the_store_tells() {
 
 #[tokio::test]
 async fn probes_serve_health_and_metrics_alone_to_anyone() {
-    let (reporter, store) = Reporter::new(Path::new("/fleet"), at(0));
+    let (reporter, store) = Reporter::new(source_id(), at(0));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::Failure;
+use super::failure::Failure;
 use super::which::Whose;
 use crate::admin::LOOK;
 

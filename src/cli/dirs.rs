@@ -3,7 +3,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use super::Failure;
+use super::failure::Failure;
 use crate::source::Environment;
 
 /// The directory of declarations: what was given, else the one in people's configuration.

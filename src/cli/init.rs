@@ -8,8 +8,9 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::signals::Signals;
-use super::{Failure, block_on};
+use super::failure::Failure;
+use super::runtime::block_on;
+use crate::daemon::Signals;
 
 /// True if this is the first process.
 pub(super) fn is_first() -> bool {

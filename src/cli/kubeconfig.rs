@@ -1,18 +1,10 @@
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use serde_json::json;
-
+use super::failure::Failure;
+use super::output;
+use super::runtime::block_on;
 use super::which::Which;
-use super::{Failure, block_on, output, socket};
-use crate::admin::Certificate;
-use crate::net::Token;
-use crate::state::{StateDir, StateError};
-
-/// Its name in the state directory.
-const FILE: &str = "kubeconfig";
+use crate::daemon::{KUBECONFIG, socket};
 
 /// The arguments of `evenkeel kubeconfig`.
 #[derive(Debug, clap::Args)]
@@ -28,7 +20,7 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let whose = args.which.or(args.place).whose()?;
     let mut states = whose.states()?;
-    states.retain(|state| state.join(FILE).is_file());
+    states.retain(|state| state.join(KUBECONFIG).is_file());
     block_on(async {
         let is_running = |state: &&PathBuf| matches!(socket::connect(state), Ok(Some(_)));
         let running = states.iter().find(is_running);
@@ -41,65 +33,6 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         if running.is_none() {
             output::note(&format!("no evenkeel is running for {whose}; start it with: {start}"));
         }
-        output::print(&format!("{}\n", state.join(FILE).display())).map_err(Failure::failed)
+        output::print(&format!("{}\n", state.join(KUBECONFIG).display())).map_err(Failure::failed)
     })
-}
-
-/// Where the kubeconfig is.
-pub(super) fn path(state: &StateDir) -> PathBuf {
-    state.path().join(FILE)
-}
-
-/// The token that a key stands for.
-pub(super) fn token(key: &[u8; 32]) -> Token {
-    Token::new(URL_SAFE_NO_PAD.encode(key).into())
-}
-
-/// Where clients on this machine reach an address that is listened on.
-fn url(mut address: SocketAddr) -> String {
-    match address {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    format!("https://{address}")
-}
-
-/// Writes the kubeconfig into the state directory, for its owner alone.
-pub(super) fn write(
-    state: &StateDir,
-    address: SocketAddr,
-    certificate: &Certificate,
-    token: &Token,
-) -> Result<(), StateError> {
-    let name = "evenkeel";
-    let trusted = STANDARD.encode(certificate.pem());
-    let cluster = json!({ "server": url(address), "certificate-authority-data": trusted });
-    let config = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{ "name": name, "cluster": cluster }],
-        "users": [{ "name": name, "user": { "token": token.expose() } }],
-        "contexts": [{ "name": name, "context": { "cluster": name, "user": name } }],
-        "current-context": name,
-    });
-    // JSON is YAML.
-    state.write(FILE, format!("{config:#}\n").as_bytes())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clients_are_told_an_address_that_they_can_reach() {
-        for (listened, told) in [
-            ("127.0.0.1:7718", "https://127.0.0.1:7718"),
-            ("0.0.0.0:1", "https://127.0.0.1:1"),
-            ("[::]:1", "https://[::1]:1"),
-            ("10.1.2.3:1", "https://10.1.2.3:1"),
-        ] {
-            assert_eq!(url(listened.parse().unwrap()), told);
-        }
-    }
 }

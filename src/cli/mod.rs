@@ -5,30 +5,22 @@
 
 mod ask;
 mod client;
-mod cluster;
-mod daemon;
 mod dirs;
 mod edit;
+mod failure;
 mod init;
 mod kubeconfig;
-mod limits;
-mod listen;
 mod logging;
-mod names;
 mod output;
 mod plan;
-mod remembered;
 mod run;
-mod signals;
-mod socket;
-mod source;
-mod tasks;
-mod telemetry;
+mod runtime;
 mod validate;
 mod which;
 
 use std::process::ExitCode;
 
+use self::failure::Failure;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Keeps MCP servers and Agent Skills attached to running agents.
@@ -77,28 +69,6 @@ enum Command {
     /// End our servers' processes once stdin closes; started by run
     #[command(hide = true)]
     Guard,
-}
-
-/// Why a command did not succeed.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    /// Called with arguments that make no sense: exit code 2.
-    #[error("{0}")]
-    Usage(String),
-    /// Exit code 1.
-    #[error("{0}")]
-    Failed(String),
-    /// No evenkeel is running, or the answer did not come to its end because evenkeel ended or cannot go on with it: exit
-    /// code 1. It may be starting again.
-    #[error("{0}")]
-    Interrupted(String),
-}
-
-impl Failure {
-    #[expect(clippy::needless_pass_by_value, reason = "what map_err gives")]
-    fn failed(error: impl ToString) -> Self {
-        Self::Failed(error.to_string())
-    }
 }
 
 /// Runs the command that the process was started with.
@@ -166,15 +136,6 @@ fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "evenkeel", &mut text);
     output::print(&String::from_utf8_lossy(&text)).map_err(Failure::failed)
-}
-
-/// Runs a command that asks others: one thread does.
-fn block_on<T>(task: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::failed)?
-        .block_on(task)
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::client::Client;
+use super::failure::Failure;
 use super::which::Whose;
-use super::{Failure, dirs, output};
+use super::{dirs, output};
 use crate::admin::{DECLARED, Declaration, InForce};
 use crate::plan::{Parts, Step};
 use crate::resource::{Declared, DigestKey, McpServerSpec, ObjectKey, Origin, Problem, Reason};

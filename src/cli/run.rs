@@ -6,15 +6,13 @@ use clap::builder::BoolishValueParser;
 use clap::parser::ValueSource;
 use tokio::runtime;
 
-use super::cluster::ClusterArgs;
-use super::daemon::Daemon;
+use super::dirs;
+use super::failure::Failure;
 use super::logging::{self, LogFormat};
-use super::source::{DirectoryArgs, SourceArgs};
-use super::telemetry::Telemetry;
-use super::{Failure, dirs};
+use crate::daemon::{Daemon, Telemetry, raise_open_files};
 use crate::net::Allowed;
 use crate::resource::{Bounded, is_namespace, is_object_name, is_secret_key};
-use crate::source::{DEFAULT_VARIABLES, Policy};
+use crate::source::{DEFAULT_VARIABLES, Policy, SourceArgs, directory, kubernetes};
 
 /// `--poll`: 500ms to 1h.
 type PollInterval = Bounded<500, 3_600_000>;
@@ -176,7 +174,7 @@ impl Args {
             listen: self.listen,
             admin: self.admin,
             probes: self.probes,
-            telemetry: Telemetry::new(self.otlp_endpoint.as_deref())?,
+            telemetry: Telemetry::new(self.otlp_endpoint.as_deref()).map_err(Failure::Usage)?,
             sync_skills: self.sync_skills()?,
             allowed: Allowed { hosts: self.allowed_host.clone(), origins: self.allowed_origin.clone() },
         })
@@ -219,7 +217,7 @@ impl Args {
                 .map_err(|error| Failure::Usage(format!("--allow-stdio: {error}")))?
         };
         if self.kubernetes {
-            return Ok(SourceArgs::Cluster(ClusterArgs {
+            return Ok(SourceArgs::Kubernetes(kubernetes::Args {
                 namespaces: self.namespace.clone(),
                 session_key: self.session_key_secret.clone(),
                 lease: self.lease.clone(),
@@ -227,7 +225,7 @@ impl Args {
                 policy,
             }));
         }
-        Ok(SourceArgs::Directory(DirectoryArgs {
+        Ok(SourceArgs::Directory(directory::Args {
             root: dirs::declarations(self.dir.clone())?,
             secrets: dirs::secrets(self.secrets_dir.clone())?,
             environment: dirs::environment(),
@@ -246,12 +244,12 @@ pub(super) fn run(mut args: Args, source: impl Fn(&str) -> Option<ValueSource>) 
     args.kubernetes = is_cluster(args.kubernetes, source)?;
     args.check()?;
     logging::init(args.log_format, &args.log)?;
-    super::limits::raise_open_files();
+    raise_open_files();
     let daemon = args.daemon()?;
     let runtime = runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)?;
     let outcome = runtime.block_on(daemon.run());
     runtime.shutdown_timeout(LAST_MOMENT);
-    outcome
+    Ok(outcome?)
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use std::path::{Component, Path, PathBuf};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::{Failure, dirs, output};
+use super::failure::Failure;
+use super::{dirs, output};
 use crate::resource::{DigestKey, Origin, Reason};
 use crate::source::Policy;
 use crate::source::directory::{Against, Checked, Finding, Level, check_directory, check_files};

@@ -3,7 +3,9 @@ use std::path::PathBuf;
 
 use tokio::net::UnixStream;
 
-use super::{Failure, dirs, socket};
+use super::dirs;
+use super::failure::Failure;
+use crate::daemon::socket;
 use crate::state::StateDir;
 
 /// Which running evenkeel a command asks.

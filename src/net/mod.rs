@@ -1,8 +1,9 @@
 //! Small tools for whatever talks over a network.
 //!
 //! Promises one backoff for everything that is tried again, and one place that decides which requests are answered.
-//! Knows no protocol above HTTP.
+//! Knows no protocol above HTTP but the errors of the Kubernetes API.
 
+pub mod api_server;
 mod authorization;
 mod backoff;
 mod media_type;

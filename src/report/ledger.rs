@@ -125,11 +125,10 @@ fn event_name(object: &str, number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
 
     use super::*;
     use crate::report::{Action, Kind};
-    use crate::resource::testing::{at, key};
+    use crate::resource::testing::{at, key, source_id};
 
     fn occurrence(name: &str, note: &str, second: i64) -> Arc<Occurrence> {
         let uid = format!("uid-{name}").into();
@@ -173,7 +172,7 @@ mod tests {
 
     #[test]
     fn equal_occurrences_are_one_event() {
-        let (mut ledger, mut store) = (Ledger::default(), Snapshot::new(Path::new("/fleet"), at(0)));
+        let (mut ledger, mut store) = (Ledger::default(), Snapshot::new(source_id(), at(0)));
         for (name, note, second) in [("a", "x", 1), ("a", "y", 2), ("b", "x", 3), ("a", "x", 9)] {
             ledger.record(&mut store, &occurrence(name, note, second));
         }
@@ -184,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_declaration_that_changes_often_is_one_event_that_says_the_newest() {
-        let (mut ledger, mut store) = (Ledger::default(), Snapshot::new(Path::new("/fleet"), at(0)));
+        let (mut ledger, mut store) = (Ledger::default(), Snapshot::new(source_id(), at(0)));
         let mut record = |reason, note: &str, steady, second| {
             let occurrence =
                 Occurrence { reason, steady, ..Occurrence::clone(&occurrence("a", note, second)) };
@@ -216,7 +215,7 @@ mod tests {
 
     #[test]
     fn old_events_and_too_many_are_forgotten_the_oldest_first() {
-        let (mut ledger, mut store) = (Ledger::default(), Snapshot::new(Path::new("/fleet"), at(0)));
+        let (mut ledger, mut store) = (Ledger::default(), Snapshot::new(source_id(), at(0)));
         ledger.record(&mut store, &occurrence("a", "first", 0));
         ledger.record(&mut store, &occurrence("a", "second", 1));
         ledger.record(&mut store, &occurrence("a", "first", 2));

@@ -30,5 +30,5 @@ pub use reporter::{Inputs, Reporter};
 pub use server::server_status;
 pub use skill::skill_status;
 pub use source::{Counts, SourceFault, SourceResource, SourceSpec, SourceStatus, source_status};
-pub use source_object::{Place, Source};
+pub use source_object::Source;
 pub use store::Snapshot;

@@ -16,15 +16,13 @@ use super::ledger::Ledger;
 use super::news::News;
 use super::readiness::Share;
 use super::source::{Counts, nothing_in, told};
-use super::{
-    Action, Kind, Object, Occurrence, Place, Regarding, Snapshot, Source, server_status, source_status,
-};
+use super::{Action, Kind, Object, Occurrence, Regarding, Snapshot, Source, server_status, source_status};
 use crate::catalog::{Catalog, Conflict};
 use crate::fleet::{Observation, Phase};
 use crate::plan::Target;
 use crate::resource::{
     Commit, ConditionType, Declared, Desired, Digest, McpServerSpec, McpServerStatus, Meta, ObjectKey,
-    Problem, Reason, SourceState,
+    Problem, Reason, SourceId, SourceState,
 };
 use crate::skills::{Standings, Written};
 use crate::source::Shown;
@@ -83,8 +81,8 @@ pub struct Inputs {
 
 impl Reporter {
     /// A reporter for what is read in a place, and the store it keeps.
-    pub fn new(place: impl Into<Place>, now: Timestamp) -> (Self, watch::Receiver<Snapshot>) {
-        let store = Snapshot::new(place, now);
+    pub fn new(id: SourceId, now: Timestamp) -> (Self, watch::Receiver<Snapshot>) {
+        let store = Snapshot::new(id, now);
         let (published, reader) = watch::channel(store.clone());
         let reporter = Self {
             desired: Arc::default(),

@@ -9,8 +9,10 @@ use super::event::Event;
 use super::object::{Kind, Object};
 use super::readiness::Readiness;
 use super::source::SourceStatus;
-use super::source_object::{Place, Source};
-use crate::resource::{ConditionType, McpServerSpec, McpServerStatus, ObjectKey, SkillSpec, SkillStatus};
+use super::source_object::Source;
+use crate::resource::{
+    ConditionType, McpServerSpec, McpServerStatus, ObjectKey, SkillSpec, SkillStatus, SourceId,
+};
 
 /// Everything that the status API tells, at one instant: immutable, and cheap to clone and to change.
 #[derive(Clone, Debug)]
@@ -36,17 +38,12 @@ pub struct Snapshot {
 impl Snapshot {
     /// Nothing yet, of one place. Resource versions begin at the time of the start in milliseconds, so
     /// that those of an earlier run are all older.
-    pub(super) fn new(place: impl Into<Place>, now: Timestamp) -> Self {
+    pub(super) fn new(id: SourceId, now: Timestamp) -> Self {
         let resource_version = u64::try_from(now.as_millisecond()).unwrap_or(1);
         Self {
             servers: OrdMap::new(),
             skills: OrdMap::new(),
-            source: Arc::new(Source {
-                place: place.into(),
-                created: now,
-                status: SourceStatus::default(),
-                resource_version,
-            }),
+            source: Arc::new(Source { id, created: now, status: SourceStatus::default(), resource_version }),
             events: OrdMap::new(),
             readiness: Readiness::default(),
             resource_version,

@@ -41,7 +41,7 @@ pub use server::{
     SecretKeyRef, StdioTransport, Timeouts, Tls, Update, ValueFrom,
 };
 pub use skill::{ConfigMapRef, ServerRef, Skill, SkillSpec};
-pub use source_state::{Fault, SourceState, Watching};
+pub use source_state::{Fault, SourceId, SourceState, Watching};
 pub use status::{McpServerStatus, ServerInfo, SkillStatus};
 
 /// The API group of every kind.

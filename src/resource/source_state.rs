@@ -3,6 +3,15 @@ use std::sync::Arc;
 use super::Problem;
 use super::declared::Origin;
 
+/// Which source it is, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceId {
+    /// What it is: `directory`, `cluster`. Also the name of the one object of the kind `Source`.
+    pub kind: &'static str,
+    /// Where it is: the path as given, absolute; or the API server and its namespaces.
+    pub place: String,
+}
+
 /// The state of the source itself: what the `Source` kind tells in directory mode.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SourceState {

@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    Declared, Digest, DigestKey, Endpoint, McpServerSpec, Meta, ObjectKey, Origin, StdioEndpoint, Transport,
+    Declared, Digest, DigestKey, Endpoint, McpServerSpec, Meta, ObjectKey, Origin, SourceId, StdioEndpoint,
+    Transport,
 };
 
 pub fn at(second: i64) -> Timestamp {
@@ -48,4 +49,8 @@ pub fn declared(name: &str, generation: i64) -> Declared<McpServerSpec> {
         refused: None,
         endpoint: Some(Ok(Arc::new(Endpoint::new(transport, &DigestKey::new(b"k"))))),
     }
+}
+
+pub fn source_id() -> SourceId {
+    SourceId { kind: "directory", place: "/fleet".into() }
 }

@@ -6,15 +6,19 @@
 //! Never connects to a server, and neither plan nor fleet knows which source it is.
 
 pub mod directory;
+mod feed;
 pub mod kubernetes;
 mod metrics;
+mod open;
 mod parse;
 mod policy;
 mod requests;
 mod resolve;
 mod shown;
 
+pub use feed::{ApiServer, Feed, Source, SourceInfo, Start, Wishes};
 pub use metrics::SourceMetrics;
+pub use open::{SourceArgs, SourceError};
 pub use parse::{mistake, nearest};
 pub use policy::{AllowedStdio, DEFAULT_VARIABLES, Policy};
 pub use requests::{Request, Requests, requests};

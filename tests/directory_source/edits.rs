@@ -170,7 +170,7 @@ async fn identity_and_last_good_outlive_a_restart() {
 #[tokio::test]
 async fn where_events_do_not_come_the_clock_does() {
     let mut rig = Rig::new(&ab());
-    rig.options.poll = Some(Duration::from_millis(50));
+    rig.args.poll = Some(Duration::from_millis(50));
     rig.start();
     let first = rig.until(&["a/1 x", "b/1 x"]).await;
     assert_eq!(first.source.watching, Watching::Polling);

@@ -27,8 +27,8 @@ use std::time::Duration;
 use evenkeel::resource::{
     Declared, Desired, DigestKey, McpServerSpec, ObjectKey, Reason, Transport, Watching,
 };
-use evenkeel::source::directory::{self, Options};
-use evenkeel::source::{Environment, Policy, SourceMetrics};
+use evenkeel::source::directory::Args;
+use evenkeel::source::{Environment, Feed, Policy, Source as _, SourceMetrics, Start, Wishes};
 use evenkeel::state::StateDir;
 use tempfile::TempDir;
 use tokio::sync::watch::Receiver;
@@ -41,12 +41,12 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// A folder with a directory source in it, `fleet` unless said otherwise.
 struct Rig {
     folder: TempDir,
-    options: Options,
+    args: Args,
     source: Option<Source>,
 }
 
 struct Source {
-    wishes: directory::Wishes,
+    wishes: Wishes,
     desired: Receiver<Arc<Desired>>,
     tracker: TaskTracker,
     cancel: CancellationToken,
@@ -61,17 +61,15 @@ impl Rig {
     /// A rig whose root is `root`, made by `files` or later.
     fn at(root: &str, files: &[(&str, String)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let options = Options {
+        let args = Args {
             root: folder.path().join(root),
             secrets: folder.path().join("secrets"),
             environment: Environment::from_iter([("PROXY", "http://proxy")]),
             policy: Policy::everything(),
-            key: DigestKey::new(b"key"),
             prune_empty: false,
             poll: None,
-            metrics: SourceMetrics::default(),
         };
-        let rig = Self { folder, options, source: None };
+        let rig = Self { folder, args, source: None };
         for (name, text) in files {
             rig.write(name, text);
         }
@@ -79,11 +77,16 @@ impl Rig {
     }
 
     fn start(&mut self) {
-        let state = StateDir::open(&self.folder.path().join("state"), &self.options.root).unwrap();
+        let state = StateDir::open(&self.folder.path().join("state"), &self.args.root).unwrap();
         let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let (desired, wishes) =
-            directory::start(self.options.clone(), Arc::new(state), &tracker, cancel.clone());
-        self.source = Some(Source { wishes, desired, tracker, cancel });
+        let Feed { desired, wishes, .. } = Box::new(self.args.clone().open()).start(Start {
+            state: Arc::new(state),
+            key: DigestKey::new(b"key"),
+            metrics: SourceMetrics::default(),
+            tracker: tracker.clone(),
+            stop: cancel.clone(),
+        });
+        self.source = Some(Source { wishes: wishes.unwrap(), desired, tracker, cancel });
     }
 
     async fn stop(&mut self) {

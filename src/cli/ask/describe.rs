@@ -4,9 +4,10 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::super::client::Client;
+use super::super::failure::Failure;
 use super::super::output::{self, Terminal, printable};
+use super::super::runtime::block_on;
 use super::super::which::Within;
-use super::super::{Failure, block_on};
 use super::events::{Selected, table as events_table};
 use super::get::text_of;
 use super::table::Table;

@@ -2,9 +2,10 @@ use hyper::Method;
 use serde_json::Value;
 
 use super::super::client::{Client, Lines, json as read_json};
+use super::super::failure::Failure;
 use super::super::output::{self, Terminal};
+use super::super::runtime::block_on;
 use super::super::which::Which;
-use super::super::{Failure, block_on};
 use super::get::{Answer, Output, Row, TABLE, text_of};
 use super::table::Table;
 use super::target::{Change, Query, Target, at, items, name_of, text_at, unknown_to};

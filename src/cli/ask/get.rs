@@ -4,9 +4,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::client::{Client, Lines, json as read_json};
+use super::super::failure::Failure;
 use super::super::output::{self, Terminal};
+use super::super::runtime::block_on;
 use super::super::which::Which;
-use super::super::{Failure, block_on};
 use super::table::Table;
 use super::target::{Change, Query, Selection, at, items, name_of, text_at, unknown_to, unread};
 use crate::report::Kind;

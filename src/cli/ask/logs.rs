@@ -3,9 +3,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::client::{Client, Lines, ended};
+use super::super::failure::Failure;
 use super::super::output::{self, Colour, Terminal, printable};
+use super::super::runtime::block_on;
 use super::super::which::Within;
-use super::super::{Failure, block_on};
 use super::target::{Query, Target, items, name_of, unknown_to};
 use crate::report::Kind;
 use crate::wire::LogLine;

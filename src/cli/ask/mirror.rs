@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use hyper::Method;
 use serde_json::Value;
 
-use super::super::Failure;
 use super::super::client::{Client, Lines};
+use super::super::failure::Failure;
 use super::super::which::Whose;
 use super::target::{Change, Query, items, name_of, text_at};
 use crate::report::Kind;

@@ -2,8 +2,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use url::form_urlencoded::{Serializer, byte_serialize};
 
-use super::super::Failure;
 use super::super::client::{Client, Lines, ended};
+use super::super::failure::Failure;
 use super::super::output::{self, printable};
 use crate::report::Kind;
 use crate::resource::API_VERSION;

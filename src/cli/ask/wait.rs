@@ -4,9 +4,10 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::super::client::Client;
+use super::super::failure::Failure;
 use super::super::output::{self, Progress};
+use super::super::runtime::block_on;
 use super::super::which::{Which, Whose};
-use super::super::{Failure, block_on};
 use super::mirror::Mirror;
 use super::target::{Target, at, condition, conditions, is_current, name_of, text_at, unknown_to};
 use crate::report::Kind;

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::super::Failure;
+use super::super::failure::Failure;
 use crate::resource::API_VERSION;
 use crate::source::mistake;
 

@@ -5,6 +5,8 @@
 
 mod add;
 mod file;
+mod held;
+mod limit;
 mod manifest;
 mod reload;
 mod reload_skills;
@@ -12,12 +14,9 @@ mod remove;
 
 use clap::Subcommand;
 
-use serde_json::Value;
-
-use super::Failure;
-use super::ask::{Listing, Query, Selection, at, condition, text_at};
+use super::ask::{Listing, Selection};
+use super::failure::Failure;
 use crate::report::Kind;
-use crate::resource::{Bounded, Reason};
 
 /// `evenkeel mcp …`
 #[derive(Debug, Subcommand)]
@@ -42,21 +41,6 @@ pub(super) enum Skill {
     List(Listing),
     /// Look at the files of skills again, and say what changed
     Reload(reload_skills::Args),
-}
-
-/// How long a command waits for what it asked for.
-#[derive(Debug, clap::Args)]
-struct Limit {
-    /// Do not wait longer than this
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = Bounded::<1, 3_600_000>::parse)]
-    timeout: Bounded<1, 3_600_000>,
-}
-
-/// True if a source holds a removal back.
-fn is_held(source: &Value) -> bool {
-    let held = Reason::RemovalHeld.to_string();
-    let faults = at(source, "/status/faults").as_array();
-    faults.is_some_and(|faults| faults.iter().any(|fault| text_at(fault, "/reason") == held))
 }
 
 /// Runs `evenkeel mcp …`.

@@ -6,12 +6,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
-use super::super::ask::{Mirror, at, is_current, items, name_of, text_at, unknown_to};
+use super::super::ask::{Mirror, Query, at, condition, is_current, items, name_of, text_at, unknown_to};
 use super::super::client::Client;
+use super::super::failure::Failure;
 use super::super::output::{self, Progress, printable};
+use super::super::runtime::block_on;
 use super::super::which::{Whose, Within};
-use super::super::{Failure, block_on};
-use super::{Limit, Query, condition, is_held};
+use super::held::is_held;
+use super::limit::Limit;
 use crate::admin::PRUNE_EMPTY;
 use crate::report::Kind;
 use crate::resource::{RECONNECT_AT, REQUESTED_AT, Reason};

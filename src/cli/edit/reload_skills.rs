@@ -4,9 +4,11 @@ use tokio::time::timeout;
 
 use super::super::ask::unknown_to;
 use super::super::client::{Client, json};
+use super::super::failure::Failure;
+use super::super::output;
+use super::super::runtime::block_on;
 use super::super::which::Within;
-use super::super::{Failure, block_on, output};
-use super::Limit;
+use super::limit::Limit;
 use crate::admin::{RELOAD_SKILLS, Reloaded};
 use crate::report::Kind;
 

@@ -6,8 +6,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::super::ask::{Mirror, unknown};
 use super::super::client::Client;
+use super::super::failure::Failure;
+use super::super::output;
+use super::super::runtime::block_on;
 use super::super::which::Within;
-use super::super::{Failure, block_on, output};
 use super::file;
 use crate::report::Kind;
 use crate::source::directory::{self, Place};

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::request::{MANAGER, REQUEST};
-use crate::source::kubernetes::in_words;
+use crate::net::api_server::in_words;
 
 /// How long a Lease that is not renewed holds.
 const DURATION: Duration = Duration::from_secs(15);

@@ -20,12 +20,12 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::contest::Contests;
 use super::difference::{Status, farewell, patience, same, to_write};
 use super::request::{MANAGER, REQUEST};
+use crate::net::api_server::{in_words, retry_after};
 use crate::net::{Backoff, Delays, jitter};
 use crate::report::{Object, Snapshot};
 use crate::resource::{
     API_VERSION, McpServer, McpServerSpec, McpServerStatus, ObjectKey, Skill, SkillSpec, SkillStatus,
 };
-use crate::source::kubernetes::{in_words, retry_after};
 use crate::source::{Shown, ShownStatus};
 
 /// Writes under way at once.

@@ -1,4 +1,3 @@
-use std::path::Path;
 use std::sync::Mutex;
 
 use imbl::OrdMap;
@@ -9,7 +8,7 @@ use super::*;
 use crate::catalog::{KeptNames, catalog};
 use crate::report::testing::{section, seen};
 use crate::resource::Fault;
-use crate::resource::testing::{at, declared, key, server_spec};
+use crate::resource::testing::{at, declared, key, server_spec, source_id};
 
 /// Collects log lines.
 #[derive(Clone, Default)]
@@ -52,7 +51,7 @@ fn with_reporter(test: impl FnOnce(Reporter, watch::Receiver<Snapshot>, Lines)) 
         .with_target(false)
         .with_max_level(Level::DEBUG)
         .finish();
-    let (reporter, store) = Reporter::new(Path::new("/fleet"), at(0));
+    let (reporter, store) = Reporter::new(source_id(), at(0));
     tracing::subscriber::with_default(subscriber, || test(reporter, store, lines));
 }
 
@@ -349,7 +348,7 @@ fn a_fault_of_the_source_is_told_once() {
 
 #[tokio::test]
 async fn the_task_follows_its_inputs_and_stops() {
-    let (reporter, mut store) = Reporter::new(Path::new("/fleet"), at(0));
+    let (reporter, mut store) = Reporter::new(source_id(), at(0));
     let (declare, desired_rx) = watch::channel(Arc::new(Desired::default()));
     let (observe, observations) = mpsc::unbounded_channel();
     let (catalog, publisher, generations) =

@@ -1,14 +1,13 @@
 //! What is wrong with a watch: for the person who runs evenkeel, and for who counts. Pure.
 
-use std::io;
 use std::time::Duration;
 
 use kube::core::Status;
 use kube::runtime::watcher;
 use tower::timeout::error::Elapsed;
 
-use super::client::{ANSWER, Brief, retry_after};
 use super::news::Watch;
+use crate::net::api_server::{ANSWER, Brief, in_words, retry_after, root_cause};
 use crate::resource::{GROUP, Problem, Reason};
 
 /// Why a watch broke.
@@ -38,7 +37,7 @@ pub(super) fn told(error: &Error, watch: &Watch, server: &str) -> Problem {
             ),
         );
     }
-    let why = failure(error).map_or_else(|| root(error), in_words);
+    let why = failure(error).map_or_else(|| root_cause(error), in_words);
     Problem::new(
         Reason::SourceUnavailable,
         format!("the API server {server} cannot be reached: {why}; everything stays as it is until it can"),
@@ -63,16 +62,6 @@ pub(super) fn word(error: &Error) -> &'static str {
 /// How long the API server asks to be left alone.
 pub(super) fn patience(error: &Error) -> Option<Duration> {
     retry_after(status(error)?)
-}
-
-/// Why a request failed, for a person: what the API server said, or what is at the bottom of it.
-pub fn in_words(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) if status.message.trim().is_empty() => format!("HTTP {}", status.code),
-        kube::Error::Api(status) => status.message.trim().to_owned(),
-        kube::Error::Service(inner) if inner.is::<Elapsed>() => Error::Silent.to_string(),
-        other => root(other),
-    }
 }
 
 fn refused(status: &Status, watch: &Watch, server: &str) -> Problem {
@@ -155,38 +144,9 @@ fn is_brief(error: &Error) -> bool {
     matches!(failure(error), Some(kube::Error::Service(inner)) if inner.is::<Brief>())
 }
 
-/// The innermost cause: what is around it says only that something failed.
-fn root(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    match cause.downcast_ref::<io::Error>() {
-        Some(late) if late.kind() == io::ErrorKind::TimedOut => "no connection in time".to_owned(),
-        _ => cause.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_failure_is_a_sentence_and_not_what_a_debugger_shows() {
-        let api =
-            |code, message: &str| kube::Error::Api(Status::failure(message, "").with_code(code).boxed());
-        let refused = io::Error::other("connection refused");
-        let late = io::Error::new(io::ErrorKind::TimedOut, "deadline has elapsed");
-        for (error, expected) in [
-            (api(403, "leases is forbidden"), "leases is forbidden"),
-            (api(502, " "), "HTTP 502"),
-            (kube::Error::Service(Box::new(Elapsed::new())), "no answer within 10 s"),
-            (kube::Error::Service(Box::new(refused)), "connection refused"),
-            (kube::Error::Service(Box::new(late)), "no connection in time"),
-        ] {
-            assert_eq!(in_words(&error), expected);
-        }
-    }
 
     #[test]
     fn says_what_to_do() {

@@ -13,10 +13,10 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::client::ANSWER;
 use super::fault::{self, Error};
 use super::news::News;
 use super::object::key_of;
+use crate::net::api_server::ANSWER;
 use crate::net::{Backoff, Delays, jitter};
 use crate::resource::ObjectKey;
 

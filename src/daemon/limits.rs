@@ -4,7 +4,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const PLENTY: u64 = 10_240;
 
 /// Raises the limit of open files to its hard bound: each server and each agent holds a few.
-pub(super) fn raise_open_files() {
+pub fn raise_open_files() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = maximum.unwrap_or(PLENTY);
     if current.is_none_or(|current| current >= wanted) {

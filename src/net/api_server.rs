@@ -1,6 +1,9 @@
+//! Requests to an API server of Kubernetes, for everything that speaks to one.
+
 //! The client of an API server: how long it waits, and how often a watch may begin.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,11 +20,12 @@ use kube::{Client, Config};
 use tokio::time::{Instant, sleep_until};
 use tower::layer::layer_fn;
 use tower::timeout::TimeoutLayer;
+use tower::timeout::error::Elapsed;
 use tower::util::AndThenLayer;
 use tower::{BoxError, Service};
 
 /// As long may an API server be silent when it is asked.
-pub(super) const ANSWER: Duration = Duration::from_secs(10);
+pub const ANSWER: Duration = Duration::from_secs(10);
 /// The time between two watches of the same objects.
 const PACE: Duration = Duration::from_secs(1);
 /// So many in a row may follow each other so soon.
@@ -55,7 +59,7 @@ struct Paced<S> {
 /// Why a watch is not begun.
 #[derive(Debug, thiserror::Error)]
 #[error("watches end as soon as they have begun")]
-pub(super) struct Brief;
+pub struct Brief;
 
 /// When the last watch began, and the how-many-th too soon it was, by path and field selector. One that was
 /// refused did not begin, and what does not matter any longer is left out.
@@ -178,6 +182,30 @@ pub fn retry_after(refusal: &Status) -> Option<Duration> {
     (seconds > 0).then(|| Duration::from_secs(seconds.into()))
 }
 
+/// Tells why a request failed, for a person: what the API server said, or what is at the bottom of it.
+pub fn in_words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if status.message.trim().is_empty() => format!("HTTP {}", status.code),
+        kube::Error::Api(status) => status.message.trim().to_owned(),
+        kube::Error::Service(inner) if inner.is::<Elapsed>() => {
+            format!("no answer within {} s", ANSWER.as_secs())
+        }
+        other => root_cause(other),
+    }
+}
+
+/// Gives the innermost cause: what is around it says only that something failed.
+pub fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    match cause.downcast_ref::<io::Error>() {
+        Some(late) if late.kind() == io::ErrorKind::TimedOut => "no connection in time".to_owned(),
+        _ => cause.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,5 +266,22 @@ mod tests {
         }
         let told = patient(StatusCode::TOO_MANY_REQUESTS, whole, 7);
         assert_eq!((told.message.as_str(), told.details.unwrap().kind.as_str()), ("slow", "skills"));
+    }
+
+    #[test]
+    fn a_failure_is_a_sentence_and_not_what_a_debugger_shows() {
+        let api =
+            |code, message: &str| kube::Error::Api(Status::failure(message, "").with_code(code).boxed());
+        let refused = io::Error::other("connection refused");
+        let late = io::Error::new(io::ErrorKind::TimedOut, "deadline has elapsed");
+        for (error, expected) in [
+            (api(403, "leases is forbidden"), "leases is forbidden"),
+            (api(502, " "), "HTTP 502"),
+            (kube::Error::Service(Box::new(Elapsed::new())), "no answer within 10 s"),
+            (kube::Error::Service(Box::new(refused)), "connection refused"),
+            (kube::Error::Service(Box::new(late)), "no connection in time"),
+        ] {
+            assert_eq!(in_words(&error), expected);
+        }
     }
 }

@@ -4,11 +4,11 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::net::TcpListener;
 
-use super::Failure;
+use super::error::DaemonError;
 
 /// Listens for `what` on the address of `flag`; the error says whose port it is and what to change. `[::]` is every
 /// address, of IPv4 too, and where there is no IPv6 only those.
-pub(super) async fn bind(address: SocketAddr, what: &str, flag: &str) -> Result<TcpListener, Failure> {
+pub(super) async fn bind(address: SocketAddr, what: &str, flag: &str) -> Result<TcpListener, DaemonError> {
     let mut bound = TcpListener::bind(address).await;
     if address.ip() == Ipv6Addr::UNSPECIFIED
         && bound.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::AddrInUse)
@@ -16,7 +16,7 @@ pub(super) async fn bind(address: SocketAddr, what: &str, flag: &str) -> Result<
         bound = TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await;
     }
     bound.map_err(|error| {
-        Failure::Failed(match error.kind() {
+        DaemonError(match error.kind() {
             io::ErrorKind::AddrInUse => {
                 let owner = owner(address.port()).unwrap_or_else(|| "another process".into());
                 format!(

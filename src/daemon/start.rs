@@ -11,13 +11,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
+use super::error::DaemonError;
 use super::listen::bind;
 use super::names::NamesFile;
+use super::session_key::session_key;
 use super::signals::Signals;
-use super::source::{Feed, Source, SourceArgs};
+use super::status_writer::write_statuses;
 use super::tasks::Tasks;
 use super::telemetry::Telemetry;
-use super::{Failure, kubeconfig, remembered, socket};
+use super::{kubeconfig, remembered, socket};
 use crate::admin::{self, Local};
 use crate::catalog::catalog;
 use crate::fleet::{Context, Fleet, Memory};
@@ -26,6 +28,7 @@ use crate::net::{Allowed, Authorization};
 use crate::report::{AuditMetrics, Inputs, Reporter, keep_audit};
 use crate::resource::{API_VERSION, Digest, DigestKey};
 use crate::skills::{Standings, SyncOptions, Written, serve, stand, sync};
+use crate::source::{Feed, SourceArgs, SourceInfo, SourceMetrics, Start};
 use crate::state::{StateDir, StateLock};
 use crate::wire::Guard;
 
@@ -34,7 +37,7 @@ const SHUTDOWN: Duration = Duration::from_secs(15);
 
 /// What a running evenkeel is made from: the arguments of `run`, with nothing left open.
 #[derive(Debug)]
-pub(super) struct Daemon {
+pub struct Daemon {
     /// What is reconciled.
     pub source: SourceArgs,
     /// Where state directories live.
@@ -55,9 +58,9 @@ pub(super) struct Daemon {
 
 impl Daemon {
     /// Runs until a signal, or until something breaks that must not.
-    pub async fn run(self) -> Result<(), Failure> {
+    pub async fn run(self) -> Result<(), DaemonError> {
         // From here on a signal is heard, whatever the start is doing.
-        let mut signals = Signals::new().map_err(Failure::failed)?;
+        let mut signals = Signals::new().map_err(DaemonError::because)?;
         let mut tasks = Tasks::default();
         // First of all: agents that come back after a restart wait in the listener.
         let agents = bind(self.listen, "MCP", "--listen").await.map(Arc::new);
@@ -76,18 +79,19 @@ impl Daemon {
             name = signals.next() => format!("ended at once by a second signal, {name}"),
             () = sleep(SHUTDOWN) => format!("did not end within {} s", SHUTDOWN.as_secs()),
         };
-        Err(Failure::Failed(format!("{left}; still running: {}", tasks.running())))
+        Err(DaemonError(format!("{left}; still running: {}", tasks.running())))
     }
 
     /// Starts every part, in the order in which data flows. The lock and the listener are to be held to the end.
     async fn start(
         &self,
         tasks: &mut Tasks,
-        agents: Result<Arc<TcpListener>, Failure>,
-    ) -> Result<(StateLock, Arc<TcpListener>), Failure> {
-        let source = self.source.open().await?;
-        let state = StateDir::open(&self.state_home, &source.identity()).map_err(Failure::failed)?;
-        let lock = state.lock().map_err(Failure::failed)?;
+        agents: Result<Arc<TcpListener>, DaemonError>,
+    ) -> Result<(StateLock, Arc<TcpListener>), DaemonError> {
+        let source = self.source.clone().open().await.map_err(DaemonError::because)?;
+        let info = source.info().clone();
+        let state = StateDir::open(&self.state_home, &info.identity).map_err(DaemonError::because)?;
+        let lock = state.lock().map_err(DaemonError::because)?;
         let state = Arc::new(state);
         // All addresses before anything is started: a taken port is the most common mistake. That another daemon has
         // the same directory says more.
@@ -98,26 +102,38 @@ impl Daemon {
             None => None,
         };
         let commands = socket::bind(state.path())
-            .map_err(|error| Failure::Failed(format!("the socket for the commands: {error}")))?;
-        let (session_key, agents_wait) = source.session_key(&state)?;
-        let token = kubeconfig::token(&state.key("status-token").map_err(Failure::failed)?);
-        let address = status.local_addr().map_err(Failure::failed)?;
-        let certificate = admin::Certificate::new(address.ip()).map_err(Failure::failed)?;
-        kubeconfig::write(&state, address, &certificate, &token).map_err(Failure::failed)?;
-        announce(&source, &agents, &status, &state);
+            .map_err(|error| DaemonError(format!("the socket for the commands: {error}")))?;
+        let (session_key, agents_wait) = session_key(info.api_server.as_ref(), &state)?;
+        let token = kubeconfig::token(&state.key("status-token").map_err(DaemonError::because)?);
+        let address = status.local_addr().map_err(DaemonError::because)?;
+        let certificate = admin::Certificate::new(address.ip()).map_err(DaemonError::because)?;
+        kubeconfig::write(&state, address, &certificate, &token).map_err(DaemonError::because)?;
+        announce(&info, &agents, &status, &state);
         let stop = tasks.stop();
         let (spans, export) = self.telemetry.open()?;
 
         // Before the source looks for the first time: what it finds then is new.
         let started = Timestamp::now();
-        let digests = DigestKey::new(&state.key("digests").map_err(Failure::failed)?);
-        let Feed { desired, requests, wishes, shown, metrics: watching } =
-            source.start(&state, digests.clone(), tasks);
-        let in_force = admin::declared(desired.clone(), digests, source.policy().clone());
+        let digests = DigestKey::new(&state.key("digests").map_err(DaemonError::because)?);
+        let watching = SourceMetrics::default();
+        let tracker = TaskTracker::new();
+        let Feed { desired, requests, wishes, shown } = source.start(Start {
+            state: state.clone(),
+            key: digests.clone(),
+            metrics: watching.clone(),
+            tracker: tracker.clone(),
+            stop: stop.clone(),
+        });
+        tasks.spawn("the watch of the source", async move {
+            tracker.close();
+            tracker.wait().await;
+            Ok(())
+        });
+        let in_force = admin::declared(desired.clone(), digests, info.policy.clone());
         let declared = desired.clone();
         let (names, kept) = NamesFile::open(&state, started);
         let (tell, told) = mpsc::unbounded_channel();
-        let (catalog, publisher, generations) = catalog(source.home(), kept, tell);
+        let (catalog, publisher, generations) = catalog(info.home.clone(), kept, tell);
         tasks.spawn("the names of tools", done(names.keep(told, stop.clone())));
         let to_agents = publisher.clone();
         tasks.spawn("the catalog", done(generations.run(stop.clone())));
@@ -133,7 +149,7 @@ impl Daemon {
 
         let (guard, keep_guard) = std::env::current_exe()
             .and_then(|program| Guard::start(program, vec!["guard".into()]))
-            .map_err(|error| Failure::Failed(format!("the guard process cannot be started: {error}")))?;
+            .map_err(|error| DaemonError(format!("the guard process cannot be started: {error}")))?;
         let until = stop.clone();
         tasks.spawn("the keeper of the guard process", async move {
             until.run_until_cancelled(keep_guard).await;
@@ -152,16 +168,18 @@ impl Daemon {
         let (skills, standing) = stand(desired.clone(), catalog.clone(), stop.clone());
         tasks.spawn("the skills", done(standing));
         tasks.spawn("the skills over MCP", done(serve(skills.clone(), to_agents, stop.clone())));
-        let written = self.sync_skills(&source, &skills, tasks);
+        let written = self.sync_skills(&info, &skills, tasks);
 
-        let (mut reporter, store) = Reporter::new(source.place(), started);
+        let (mut reporter, store) = Reporter::new(info.id.clone(), started);
         reporter.go_on_from(shown.clone());
         let (happened, audited) = (reporter.occurrences(), AuditMetrics::default());
         let inputs = Inputs { desired, observations, catalog: catalog.clone(), skills, written };
         tasks.spawn("the reporter", done(reporter.run(inputs, stop.clone())));
-        source.tell(store.clone(), shown, tasks);
+        if let Some(server) = &info.api_server {
+            write_statuses(server, store.clone(), shown, tasks);
+        }
 
-        let (kept, kind, counts) = (state.clone(), source.kind(), audited.clone());
+        let (kept, kind, counts) = (state.clone(), info.id.kind, audited.clone());
         // Ends after the reporter, when there is nothing more to tell.
         tasks.spawn("the audit log", async move {
             keep_audit(kept.path(), kind, happened, counts).await;
@@ -200,7 +218,7 @@ impl Daemon {
             agents_wait,
             metrics,
             requests,
-            to_change: source.to_change().into(),
+            to_change: info.to_change,
             stop: stop.clone(),
         };
         let router = admin::local_api(sources.clone()).merge(admin::local_routes(local)).merge(in_force);
@@ -224,14 +242,14 @@ impl Daemon {
     /// Starts to write skills to the directories of agents.
     fn sync_skills(
         &self,
-        source: &Source,
+        info: &SourceInfo,
         skills: &watch::Receiver<Standings>,
         tasks: &mut Tasks,
     ) -> watch::Receiver<Written> {
         let options = SyncOptions {
             directories: self.sync_skills.clone(),
-            owner: Digest::of(source.identity().as_os_str().as_encoded_bytes()).short(16),
-            home: source.home(),
+            owner: Digest::of(info.identity.as_os_str().as_encoded_bytes()).short(16),
+            home: info.home.clone(),
         };
         let (tracker, stop) = (TaskTracker::new(), tasks.stop());
         let written = sync(options, skills, &tracker, &stop);
@@ -245,13 +263,13 @@ impl Daemon {
     }
 }
 
-fn announce(source: &Source, agents: &TcpListener, status: &TcpListener, state: &StateDir) {
+fn announce(info: &SourceInfo, agents: &TcpListener, status: &TcpListener, state: &StateDir) {
     let url = |listener: &TcpListener, path: &str| {
         let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
         format!("http://{address}{path}")
     };
     tracing::info!(
-        source = %source,
+        source = info.id.place,
         mcp = url(agents, "/mcp"),
         status = url(status, &format!("/apis/{API_VERSION}")),
         kubeconfig = %kubeconfig::path(state).display(),

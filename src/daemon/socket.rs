@@ -1,3 +1,5 @@
+//! The Unix socket in a state directory, by which commands reach a running daemon.
+
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -11,7 +13,7 @@ const LONGEST: usize = 103;
 
 /// Listens on the socket of a state directory. Whoever holds the directory's lock may: what is there is the
 /// rest of a daemon that was killed.
-pub(super) fn bind(state: &Path) -> io::Result<tokio::net::UnixListener> {
+pub fn bind(state: &Path) -> io::Result<tokio::net::UnixListener> {
     remove(state)?;
     let listener = reach(state, |path| UnixListener::bind(path))?;
     listener.set_nonblocking(true)?;
@@ -19,7 +21,7 @@ pub(super) fn bind(state: &Path) -> io::Result<tokio::net::UnixListener> {
 }
 
 /// Connects to the daemon of a state directory; `None` if there is none.
-pub(super) fn connect(state: &Path) -> io::Result<Option<tokio::net::UnixStream>> {
+pub fn connect(state: &Path) -> io::Result<Option<tokio::net::UnixStream>> {
     match reach(state, |path| UnixStream::connect(path)) {
         Ok(stream) => {
             stream.set_nonblocking(true)?;
@@ -34,7 +36,7 @@ pub(super) fn connect(state: &Path) -> io::Result<Option<tokio::net::UnixStream>
 }
 
 /// Removes the socket; one that is not there is as good as removed.
-pub(super) fn remove(state: &Path) -> io::Result<()> {
+pub fn remove(state: &Path) -> io::Result<()> {
     match std::fs::remove_file(state.join(SOCKET)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

@@ -4,7 +4,7 @@ use std::io;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::Failure;
+use super::error::DaemonError;
 
 /// The tasks that make up a running evenkeel. All run until they are told to stop: one that ends before is a
 /// bug or a broken machine, and is never passed over in silence.
@@ -28,9 +28,9 @@ impl Tasks {
     }
 
     /// Waits for a task that ends although it was not told to.
-    pub async fn broken(&mut self) -> Failure {
+    pub async fn broken(&mut self) -> DaemonError {
         match self.next().await {
-            Some((name, why)) => Failure::Failed(format!("{name} ended: {why}")),
+            Some((name, why)) => DaemonError(format!("{name} ended: {why}")),
             None => std::future::pending().await,
         }
     }

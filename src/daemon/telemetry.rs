@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
 
-use super::Failure;
+use super::error::DaemonError;
 use super::tasks::Tasks;
 use crate::telemetry::Spans;
 #[cfg(feature = "otlp")]
@@ -12,7 +12,7 @@ use crate::telemetry::otlp::{Exporter, Options};
 
 /// Where telemetry is to go, if anywhere.
 #[derive(Clone, Debug)]
-pub(super) struct Telemetry {
+pub struct Telemetry {
     #[cfg(feature = "otlp")]
     collector: Option<Options>,
 }
@@ -27,20 +27,20 @@ pub(super) struct Export {
 #[cfg(feature = "otlp")]
 impl Telemetry {
     /// Reads the URL of a collector, and the standard variables.
-    pub fn new(endpoint: Option<&str>) -> Result<Self, Failure> {
+    pub fn new(endpoint: Option<&str>) -> Result<Self, String> {
         let options = |endpoint| Options::new(endpoint, |name| std::env::var(name).ok());
         let collector = endpoint.map(options).transpose();
-        Ok(Self { collector: collector.map_err(|why| Failure::Usage(format!("--otlp-endpoint: {why}")))? })
+        Ok(Self { collector: collector.map_err(|why| format!("--otlp-endpoint: {why}"))? })
     }
 
     /// What takes spans from now on, and sends them later.
-    pub fn open(&self) -> Result<(Spans, Export), Failure> {
+    pub(super) fn open(&self) -> Result<(Spans, Export), DaemonError> {
         let Some(options) = &self.collector else {
             return Ok((Spans::default(), Export { exporter: None }));
         };
         tracing::info!(collector = options.origin(), "spans and metrics are sent");
         let (exporter, spans) =
-            Exporter::new(options.clone(), jiff::Timestamp::now()).map_err(Failure::failed)?;
+            Exporter::new(options.clone(), jiff::Timestamp::now()).map_err(DaemonError::because)?;
         Ok((spans, Export { exporter: Some(exporter) }))
     }
 }
@@ -69,20 +69,19 @@ impl Export {
 #[cfg(not(feature = "otlp"))]
 impl Telemetry {
     /// Refuses to send anything.
-    pub fn new(endpoint: Option<&str>) -> Result<Self, Failure> {
+    pub fn new(endpoint: Option<&str>) -> Result<Self, String> {
         match endpoint {
             None => Ok(Self {}),
-            Some(_) => Err(Failure::Usage(
+            Some(_) => Err(
                 "--otlp-endpoint: this evenkeel was built without the export for OpenTelemetry; build it with \
                  cargo install --path . --features otlp, or leave the flag and EVENKEEL_OTLP_ENDPOINT out"
-                    .into(),
-            )),
+                    .into()),
         }
     }
 
     /// Takes no spans.
     #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as with the feature")]
-    pub fn open(&self) -> Result<(Spans, Export), Failure> {
+    pub(super) fn open(&self) -> Result<(Spans, Export), DaemonError> {
         Ok((Spans::default(), Export {}))
     }
 }

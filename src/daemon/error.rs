@@ -1,0 +1,13 @@
+use std::fmt;
+
+/// Why a daemon did not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct DaemonError(pub(super) String);
+
+impl DaemonError {
+    #[expect(clippy::needless_pass_by_value, reason = "what map_err gives")]
+    pub(super) fn because(error: impl fmt::Display) -> Self {
+        Self(error.to_string())
+    }
+}

@@ -1,0 +1,72 @@
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde_json::json;
+
+use crate::admin::Certificate;
+use crate::net::Token;
+use crate::state::{StateDir, StateError};
+
+/// The name of the kubeconfig in the state directory.
+pub const FILE: &str = "kubeconfig";
+
+/// Where the kubeconfig is.
+pub(super) fn path(state: &StateDir) -> PathBuf {
+    state.path().join(FILE)
+}
+
+/// The token that a key stands for.
+pub(super) fn token(key: &[u8; 32]) -> Token {
+    Token::new(URL_SAFE_NO_PAD.encode(key).into())
+}
+
+/// Where clients on this machine reach an address that is listened on.
+fn url(mut address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    format!("https://{address}")
+}
+
+/// Writes the kubeconfig into the state directory, for its owner alone.
+pub(super) fn write(
+    state: &StateDir,
+    address: SocketAddr,
+    certificate: &Certificate,
+    token: &Token,
+) -> Result<(), StateError> {
+    let name = "evenkeel";
+    let trusted = STANDARD.encode(certificate.pem());
+    let cluster = json!({ "server": url(address), "certificate-authority-data": trusted });
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{ "name": name, "cluster": cluster }],
+        "users": [{ "name": name, "user": { "token": token.expose() } }],
+        "contexts": [{ "name": name, "context": { "cluster": name, "user": name } }],
+        "current-context": name,
+    });
+    // JSON is YAML.
+    state.write(FILE, format!("{config:#}\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_told_an_address_that_they_can_reach() {
+        for (listened, told) in [
+            ("127.0.0.1:7718", "https://127.0.0.1:7718"),
+            ("0.0.0.0:1", "https://127.0.0.1:1"),
+            ("[::]:1", "https://[::1]:1"),
+            ("10.1.2.3:1", "https://10.1.2.3:1"),
+        ] {
+            assert_eq!(url(listened.parse().unwrap()), told);
+        }
+    }
+}

@@ -1,0 +1,30 @@
+use tokio::sync::watch;
+
+use super::tasks::Tasks;
+use crate::report::Snapshot;
+use crate::report::kubernetes::{Inputs, Leadership, tell};
+use crate::source::{ApiServer, Shown};
+
+/// Writes statuses and events while this replica holds the Lease.
+pub(super) fn write_statuses(
+    server: &ApiServer,
+    store: watch::Receiver<Snapshot>,
+    shown: watch::Receiver<Shown>,
+    tasks: &mut Tasks,
+) {
+    let (lead, leading) = watch::channel(false);
+    let lease = Leadership::new(server.client.clone(), &server.namespace, &server.lease, &server.instance);
+    let stop = tasks.stop();
+    tasks.spawn("the lease", async move {
+        lease.run(lead, stop).await;
+        Ok(())
+    });
+    let inputs =
+        Inputs { client: server.client.clone(), store, shown, leading, instance: server.instance.clone() };
+    let stop = tasks.stop();
+    tasks.spawn("the writer of statuses", async move {
+        // Three loops in one: too large for the stack of whoever starts it.
+        Box::pin(tell(inputs, stop)).await;
+        Ok(())
+    });
+}

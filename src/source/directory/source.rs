@@ -1,0 +1,81 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::watch;
+
+use super::{Options, watched};
+use crate::resource::SourceId;
+use crate::source::feed::{Feed, Source, SourceInfo, Start, Wishes};
+use crate::source::{Environment, Policy, Shown, requests};
+
+/// The namespace of objects that name none, and whose names carry none.
+const HOME_NAMESPACE: &str = "default";
+
+/// Which directory is reconciled, and how.
+#[derive(Clone, Debug)]
+pub struct Args {
+    /// The directory of declarations, absolute; links are not resolved.
+    pub root: PathBuf,
+    /// Where references to secrets are looked up.
+    pub secrets: PathBuf,
+    /// What references to variables find.
+    pub environment: Environment,
+    /// Take away everything when the last file is gone.
+    pub prune_empty: bool,
+    /// Look at intervals and expect no file events.
+    pub poll: Option<Duration>,
+    /// Which stdio servers may run.
+    pub policy: Policy,
+}
+
+impl Args {
+    /// Gives the source.
+    pub fn open(self) -> impl Source + use<> {
+        let shown = self.root.display().to_string();
+        let info = SourceInfo {
+            to_change: format!("edit the files in {shown}").into(),
+            id: SourceId { kind: "directory", place: shown },
+            identity: self.root.clone(),
+            home: Some(HOME_NAMESPACE.into()),
+            policy: self.policy.clone(),
+            api_server: None,
+        };
+        Directory { info, args: self }
+    }
+}
+
+struct Directory {
+    info: SourceInfo,
+    args: Args,
+}
+
+impl Source for Directory {
+    fn info(&self) -> &SourceInfo {
+        &self.info
+    }
+
+    fn start(self: Box<Self>, start: Start) -> Feed {
+        let Start { state, key, metrics, tracker, stop } = start;
+        let Args { root, secrets, environment, prune_empty, poll, policy } = self.args;
+        let options = Options { root, secrets, environment, policy, key, prune_empty, poll, metrics };
+        let (declared, mailbox) = watched::start(options, state, &tracker, stop.clone());
+        let (pruned, seen) = (mailbox.clone(), declared.clone());
+        let wishes = Wishes::new(
+            move || pruned.prune(),
+            move || {
+                let (mailbox, seen) = (mailbox.clone(), seen.clone());
+                async move {
+                    mailbox.look().await;
+                    Arc::clone(&seen.borrow())
+                }
+                .boxed()
+            },
+        );
+        let (requests, desired, stage) = requests(declared, stop);
+        tracker.spawn(stage);
+        let shown = watch::channel(Shown::default()).1;
+        Feed { desired, requests: Some(requests), wishes: Some(wishes), shown }
+    }
+}

@@ -1,0 +1,115 @@
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch as channel;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error};
+
+use super::Options;
+use super::debounce::Debounce;
+use super::look::{Looker, Outcome};
+use super::tree::Mailbox;
+use crate::resource::{Desired, Watching};
+use crate::state::StateDir;
+
+/// The time between looks where file events are heard: for the ones that get lost.
+const RESCAN: Duration = Duration::from_secs(30);
+/// The time between looks where they are not, or where something is held back that time lets go.
+const POLL: Duration = Duration::from_secs(3);
+
+/// Watches a directory until `cancel`; what is declared in it is in the channel, at first nothing that is
+/// synced. A [`Desired`] that does not differ from the last one is not sent.
+///
+/// The identity and the last good declaration of objects are kept in `state`, of which the caller holds the
+/// lock.
+pub(super) fn start(
+    options: Options,
+    state: Arc<StateDir>,
+    tracker: &TaskTracker,
+    cancel: CancellationToken,
+) -> (channel::Receiver<Arc<Desired>>, Arc<Mailbox>) {
+    let (sender, receiver) = channel::channel(Arc::default());
+    let mailbox = Arc::new(Mailbox::new(options.metrics.clone()));
+    let (looks, heard) = (tracker.clone(), mailbox.clone());
+    tracker.spawn(async move {
+        cancel.run_until_cancelled(run(options, state, looks, heard, sender)).await;
+    });
+    (receiver, mailbox)
+}
+
+async fn run(
+    options: Options,
+    state: Arc<StateDir>,
+    looks: TaskTracker,
+    mailbox: Arc<Mailbox>,
+    sender: channel::Sender<Arc<Desired>>,
+) {
+    let mut debounce = Debounce::new(Instant::now());
+    let mut landed = HashSet::new();
+    let mut prune = false;
+    let mut looker = None;
+    loop {
+        let now = Instant::now();
+        let hints = mailbox.take();
+        if hints.any {
+            debounce.heard(now, !hints.landed.is_empty());
+            landed.extend(hints.landed);
+            prune |= hints.prune;
+        }
+        let due = debounce.due(now);
+        if due > now {
+            tokio::select! {
+                () = sleep_until(due) => {}
+                () = mailbox.heard() => {}
+            }
+            continue;
+        }
+        let settled = debounce.begin(now);
+        let asked = mailbox.asked();
+        let (landed, prune) = (std::mem::take(&mut landed), std::mem::take(&mut prune));
+        let last = looker.take();
+        let (options, state, heard) = (options.clone(), Arc::clone(&state), Arc::clone(&mailbox));
+        let (sender, poll) = (sender.clone(), options.poll.unwrap_or(POLL));
+        let look = looks.spawn_blocking(move || {
+            let mut looker = last.unwrap_or_else(|| Looker::new(options, state, heard, now));
+            if prune {
+                looker.confirm();
+            }
+            let Outcome { desired, again, held } = looker.look(&landed, (now, Timestamp::now()), settled);
+            let interval = match desired.source.watching {
+                Watching::Events if held => POLL,
+                Watching::Events => RESCAN,
+                Watching::Polling => poll,
+            };
+            sender.send_if_modified(|last| {
+                let differs = !Arc::ptr_eq(last, &desired);
+                *last = desired;
+                differs
+            });
+            looker.remember();
+            (looker, again, interval)
+        });
+        let (again, interval) = match look.await {
+            Ok((back, again, interval)) => {
+                looker = Some(back);
+                (again, interval)
+            }
+            Err(error) => {
+                error!(
+                    "a look at the directory failed, and the next begins from what is remembered: {error}"
+                );
+                (true, POLL)
+            }
+        };
+        let ended = Instant::now();
+        debug!(took = ?ended - now, settled, again, "looked at the directory");
+        debounce.end(now, ended, settled, again, interval);
+        if settled && !again {
+            mailbox.answer(asked);
+        }
+    }
+}

@@ -1,0 +1,102 @@
+use std::env::var;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use http::header::USER_AGENT;
+use kube::{Client, Config};
+use uuid::Uuid;
+
+use super::watches::{self, Options};
+use crate::net::api_server::connect;
+use crate::resource::SourceId;
+use crate::source::Policy;
+use crate::source::feed::{ApiServer, Feed, Source, SourceInfo, Start};
+
+/// How long a connection to the API server may take to be made.
+const CONNECT: Duration = Duration::from_secs(5);
+/// The longest name of a replica, in bytes: what an event takes, less the random part.
+const LONGEST_NAME: usize = 100;
+
+/// Which objects of which API server, as the arguments say.
+#[derive(Clone, Debug)]
+pub struct Args {
+    /// The namespaces that are watched; none is all of them.
+    pub namespaces: Vec<String>,
+    /// The Secret with the key of session ids, and the key in it.
+    pub session_key: Option<(String, String)>,
+    /// The Lease that the replica holds that writes statuses.
+    pub lease: String,
+    /// Where the Lease and the session key are; by default where this process runs.
+    pub own_namespace: Option<String>,
+    /// Which stdio servers may run.
+    pub policy: Policy,
+}
+
+/// No API server is known.
+#[derive(Debug, thiserror::Error)]
+#[error("no API server is known: {0}; set KUBECONFIG, or run evenkeel in a cluster")]
+pub struct NoApiServer(String);
+
+impl NoApiServer {
+    fn because(why: &impl fmt::Display) -> Self {
+        Self(why.to_string())
+    }
+}
+
+impl Args {
+    /// Finds the API server of the kubeconfig, or the one that this process runs in.
+    pub async fn open(self) -> Result<impl Source + use<>, NoApiServer> {
+        let mut config = Config::infer().await.map_err(|error| NoApiServer::because(&error))?;
+        config.connect_timeout = Some(CONNECT);
+        let agent = HeaderValue::from_static(concat!("evenkeel/", env!("CARGO_PKG_VERSION")));
+        config.headers.push((USER_AGENT, agent));
+        let server: Arc<str> = config.cluster_url.to_string().trim_end_matches('/').into();
+        let namespace = self.own_namespace.unwrap_or_else(|| config.default_namespace.clone());
+        let client = connect(config).map_err(|error| NoApiServer::because(&error))?;
+        let mut namespaces: Vec<Arc<str>> = self.namespaces.iter().map(|name| name.as_str().into()).collect();
+        namespaces.sort_unstable();
+        namespaces.dedup();
+        let (all, place) = match namespaces.as_slice() {
+            [] => ("*".to_owned(), format!("{server}, all namespaces")),
+            some => (some.join(","), format!("{server}, namespaces {}", some.join(", "))),
+        };
+        let mut name = var("POD_NAME").or_else(|_| var("HOSTNAME")).unwrap_or_else(|_| "evenkeel".into());
+        name.truncate(name.floor_char_boundary(LONGEST_NAME));
+        let instance = format!("{name}_{}", Uuid::new_v4()).into();
+        let (lease, session_key) = (self.lease, self.session_key);
+        let info = SourceInfo {
+            to_change: format!("change the objects in {place}").into(),
+            id: SourceId { kind: "cluster", place },
+            identity: PathBuf::from(format!("{server}/namespaces/{all}")),
+            home: if let [one] = namespaces.as_slice() { Some(one.clone()) } else { None },
+            policy: self.policy,
+            api_server: Some(ApiServer { client: client.clone(), namespace, lease, session_key, instance }),
+        };
+        Ok(Cluster { info, client, server, namespaces })
+    }
+}
+
+/// An API server, and the namespaces that are reconciled from it.
+struct Cluster {
+    info: SourceInfo,
+    client: Client,
+    server: Arc<str>,
+    namespaces: Vec<Arc<str>>,
+}
+
+impl Source for Cluster {
+    fn info(&self) -> &SourceInfo {
+        &self.info
+    }
+
+    fn start(self: Box<Self>, start: Start) -> Feed {
+        let Start { key, metrics, tracker, stop, .. } = start;
+        let Self { info, client, server, namespaces } = *self;
+        let options = Options { client, server, namespaces, policy: info.policy, key, metrics };
+        let (desired, shown) = watches::start(options, &tracker, stop);
+        Feed { desired, requests: None, wishes: None, shown }
+    }
+}
