@@ -1,0 +1,332 @@
+//! Imports go one way, between the modules of the crate and within each.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+/// The modules of the crate, lowest first: a module imports only what stands before it.
+const ORDER: [&str; 17] = [
+    "words",
+    "resource",
+    "net",
+    "telemetry",
+    "state",
+    "plan",
+    "source",
+    "wire",
+    "upstream",
+    "catalog",
+    "fleet",
+    "skills",
+    "gateway",
+    "report",
+    "admin",
+    "daemon",
+    "cli",
+];
+
+/// What has no clock, no runtime and no I/O: decisions over plain data. Attributes and doc comments do not count.
+const PURE: [&str; 2] = ["resource", "plan"];
+const IMPURE: [&str; 8] = [
+    "tokio::",
+    "tokio_util::",
+    "std::fs",
+    "std::net::Tcp",
+    "std::process",
+    "std::env",
+    "std::time::Instant",
+    "SystemTime",
+];
+
+/// The path of a module, from the crate's root.
+type Module = Vec<String>;
+
+/// Everything that is imported, by file.
+struct Crate {
+    /// Each module's file, and its text without comments, strings and tests.
+    files: BTreeMap<Module, (String, String)>,
+    /// What modules give on under a name: where it is really from.
+    exports: BTreeMap<Module, BTreeMap<String, Module>>,
+}
+
+/// One path that a file names.
+struct Import {
+    exported: bool,
+    path: Module,
+}
+
+impl Crate {
+    fn read(root: &Path) -> Self {
+        let mut files = BTreeMap::new();
+        let mut folders = vec![root.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+                let module: Module = name.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
+                let module = match module.split_last().unwrap() {
+                    (last, rest) if ["mod", "lib"].contains(&&**last) => rest.to_vec(),
+                    (last, []) if last == "main" => continue,
+                    _ => module,
+                };
+                // Tests may build what they test from above.
+                if module.iter().any(|part| ["tests", "testing"].contains(&&**part)) {
+                    continue;
+                }
+                files.insert(module, (name, code(&fs::read_to_string(&path).unwrap())));
+            }
+        }
+        let mut all = Self { files, exports: BTreeMap::new() };
+        let modules: Vec<_> = all.files.keys().cloned().collect();
+        for module in modules {
+            let exported = all.imports(&module).into_iter().filter(|import| import.exported);
+            let exported =
+                exported.map(|import| (import.path.last().unwrap().clone(), import.path)).collect();
+            all.exports.insert(module, exported);
+        }
+        all
+    }
+
+    /// What a file imports of the crate, as paths from its root.
+    fn imports(&self, module: &Module) -> Vec<Import> {
+        let (_, text) = &self.files[module];
+        let mut imports = Vec::new();
+        let mut rest = String::new();
+        for statement in text.split_inclusive(';') {
+            let at = statement.rfind("use ").filter(|at| {
+                let before = statement[..*at].rsplit('\n').next().unwrap().trim();
+                before.is_empty() || before.starts_with("pub")
+            });
+            let Some(at) = at else {
+                rest.push_str(statement);
+                continue;
+            };
+            rest.push_str(&statement[..at]);
+            let exported = statement[..at].rsplit('\n').next().unwrap().contains("pub");
+            let mut leaves = Vec::new();
+            tree(statement[at + 4..].trim_end_matches(';'), &[], &mut leaves);
+            imports.extend(
+                leaves
+                    .into_iter()
+                    .filter_map(|leaf| Some(Import { exported, path: self.absolute(module, &leaf)? })),
+            );
+        }
+        let rest = rest.replace("pub(in crate", "pub(in_crate");
+        let words = rest.split(|char: char| !(char.is_alphanumeric() || "_:".contains(char)));
+        for word in words.filter(|word| word.contains("::")) {
+            let path: Vec<_> = word.split("::").map(str::to_owned).collect();
+            imports.extend(self.absolute(module, &path).map(|path| Import { exported: false, path }));
+        }
+        imports
+    }
+
+    /// A path from the crate's root, if it leads into the crate.
+    fn absolute(&self, module: &Module, path: &[String]) -> Option<Module> {
+        let (mut base, mut path) = (module.clone(), path);
+        match path.first()?.as_str() {
+            "crate" => return Some(path[1..].to_vec()),
+            "self" => path = &path[1..],
+            "super" => {
+                while path.first().is_some_and(|part| part == "super") {
+                    base.pop();
+                    path = &path[1..];
+                }
+            }
+            first => {
+                let child: Module = base.iter().cloned().chain([first.to_owned()]).collect();
+                if !self.files.contains_key(&child) {
+                    return None;
+                }
+            }
+        }
+        base.extend(path.iter().cloned());
+        Some(base)
+    }
+
+    /// The module in which something is written that a path names.
+    fn home(&self, path: &[String]) -> Module {
+        let mut path = path.to_vec();
+        for _ in 0..10 {
+            let known =
+                (0..=path.len()).rev().find(|length| self.files.contains_key(&path[..*length])).unwrap_or(0);
+            let (module, item) = path.split_at(known);
+            let from = item.first().and_then(|item| self.exports.get(module)?.get(item));
+            match from {
+                Some(from) if from.as_slice() != &path[..=known] => {
+                    path = from.iter().chain(&item[1..]).cloned().collect();
+                }
+                _ => return module.to_vec(),
+            }
+        }
+        path
+    }
+
+    /// Which module's file uses which other's, with the file.
+    fn uses(&self) -> Vec<(Module, Module)> {
+        let mut uses = Vec::new();
+        for module in self.files.keys() {
+            for import in self.imports(module).into_iter().filter(|import| !import.exported) {
+                let home = self.home(&import.path);
+                if home != *module {
+                    uses.push((module.clone(), home));
+                }
+            }
+        }
+        uses
+    }
+}
+
+/// The text of a file without comments, strings and the tests at its end.
+fn code(text: &str) -> String {
+    let mut code = String::new();
+    for line in text.lines() {
+        if line.trim_start().starts_with("#[cfg(test)]") {
+            // What follows in a file of ours is its tests, or the name of their file.
+            code.push_str("\n");
+            break;
+        }
+        let line = line.find("//").map_or(line, |at| &line[..at]);
+        let mut quoted = false;
+        code.extend(line.chars().filter(|char| {
+            quoted ^= *char == '"';
+            !quoted
+        }));
+        code.push('\n');
+    }
+    code
+}
+
+/// The paths of a `use` tree: `a::{b, c::d}` is `a::b` and `a::c::d`.
+fn tree(text: &str, before: &[String], leaves: &mut Vec<Module>) {
+    let (mut depth, mut start) = (0, 0);
+    let mut parts = Vec::new();
+    for (at, char) in text.char_indices() {
+        match char {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                parts.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    for part in parts.into_iter().map(str::trim).filter(|part| !part.is_empty()) {
+        let (head, inner) =
+            part.split_once('{').map_or((part, None), |(head, inner)| (head, inner.rsplit_once('}')));
+        let head = head.split(" as ").next().unwrap();
+        let names = head.split("::").map(str::trim).filter(|name| !name.is_empty() && *name != "self");
+        let path: Vec<_> = before.iter().cloned().chain(names.map(str::to_owned)).collect();
+        let path = if before.is_empty() && head.trim_start().starts_with("self") {
+            std::iter::once("self".to_owned()).chain(path).collect()
+        } else {
+            path
+        };
+        match inner {
+            Some((inner, _)) => tree(inner, &path, leaves),
+            None => leaves.push(path),
+        }
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))
+}
+
+#[test]
+fn a_module_imports_only_what_stands_before_it() {
+    let all = Crate::read(root());
+    let place = |name: &str| {
+        ORDER.iter().position(|known| *known == name).unwrap_or_else(|| panic!("{name} is missing in ORDER"))
+    };
+    let mut wrong = BTreeSet::new();
+    for (from, to) in all.uses() {
+        let (Some(lower), Some(higher)) = (to.first(), from.first()) else { continue };
+        if place(lower) > place(higher) {
+            wrong.insert(format!("src/{} imports {}", all.files[&from].0, to.join("::")));
+        }
+    }
+    assert!(wrong.is_empty(), "imports go from higher to lower modules:\n{wrong:#?}");
+}
+
+#[test]
+fn no_module_holds_a_circle() {
+    let all = Crate::read(root());
+    let uses = all.uses();
+    let parents: BTreeSet<&[String]> =
+        all.files.keys().filter_map(|module| Some(module.split_last()?.1)).collect();
+    let mut circles = Vec::new();
+    for parent in parents {
+        // A child stands for all that is in it, and the empty name for the parent's own file.
+        let unit = |module: &Module| {
+            module.starts_with(parent).then(|| module.get(parent.len()).cloned().unwrap_or_default())
+        };
+        let mut edges: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+        for (from, to) in &uses {
+            let (Some(one), Some(other)) = (unit(from), unit(to)) else { continue };
+            if one != other {
+                let why = format!("src/{} imports {}", all.files[from].0, to.join("::"));
+                edges.entry(one).or_default().insert(other, why);
+            }
+        }
+        // What uses nothing else of the rest is no part of a circle; taken out until nothing more can be.
+        loop {
+            let before = edges.values().map(BTreeMap::len).sum::<usize>();
+            let alive: BTreeSet<_> = edges.keys().cloned().collect();
+            edges.values_mut().for_each(|to| to.retain(|to, _| alive.contains(to)));
+            edges.retain(|_, to| !to.is_empty());
+            if edges.values().map(BTreeMap::len).sum::<usize>() == before {
+                break;
+            }
+        }
+        circles.extend(edges.into_values().flat_map(BTreeMap::into_values));
+    }
+    assert!(circles.is_empty(), "these imports make a circle, or lead to one:\n{circles:#?}");
+}
+
+#[test]
+fn decisions_know_no_clock_and_no_io() {
+    let all = Crate::read(root());
+    let mut wrong = Vec::new();
+    for (module, (file, text)) in &all.files {
+        if module.first().is_some_and(|first| PURE.contains(&&**first)) {
+            let found = IMPURE.into_iter().filter(|word| text.contains(word));
+            wrong.extend(found.map(|word| format!("src/{file} uses {word}")));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_test_sees_what_it_forbids() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    write("lib.rs", "pub mod a;\npub mod b;\n");
+    write("a/mod.rs", "mod one;\nmod two;\npub use one::{One, Other as Third};\n");
+    write(
+        "a/one.rs",
+        "use super::two::Two;\nuse crate::b::{\n    self,\n    B as C,\n};\npub struct One(b::D);\n",
+    );
+    write(
+        "a/two.rs",
+        "// use crate::b::X;\nfn f() { let _ = crate::a::One; }\n#[cfg(test)]\nmod tests { use crate::b::Y; }\n",
+    );
+    write("b.rs", "const TEXT: &str = \"use crate::a::One;\";\n");
+    let all = Crate::read(folder.path());
+    let uses: BTreeSet<_> = all
+        .uses()
+        .into_iter()
+        .map(|(from, to)| format!("{} -> {}", from.join("::"), to.join("::")))
+        .collect();
+    let expected = ["a::one -> a::two", "a::one -> b", "a::two -> a::one"];
+    assert_eq!(uses.iter().map(String::as_str).collect::<Vec<_>>(), expected);
+}
