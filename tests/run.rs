@@ -121,6 +121,7 @@ async fn readiness_waits_for_required_servers_and_names_them() {
     fleet.server("other", "stdio: { command: no-such-program-anywhere }");
     let evenkeel = Evenkeel::run(fleet.path()).await;
     evenkeel.wait_for("slow", "Ready", "False", "Connecting").await;
+    evenkeel.wait_for("other", "Ready", "False", "CommandNotFound").await;
     let (code, reasons) = readyz(&evenkeel).await;
     assert_eq!((code, reasons.lines().count()), (503, 1), "{reasons}");
     assert!(reasons.starts_with("McpServer/default/slow: Connecting: "), "{reasons}");

@@ -52,7 +52,7 @@ impl Client {
             Some(client) => Ok(client),
             None => Err(Failure::Interrupted(format!(
                 "no evenkeel is running for {whose}; start it with: {}",
-                whose.start()
+                whose.start
             ))),
         }
     }

@@ -19,12 +19,12 @@ pub(super) struct Args {
 /// Prints where the kubeconfig is, if there is one; if nothing runs behind it, that is said too.
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let whose = args.which.or(args.place).whose()?;
-    let mut states = whose.states()?;
+    let mut states = whose.states.clone();
     states.retain(|state| state.join(KUBECONFIG).is_file());
     block_on(async {
         let is_running = |state: &&PathBuf| matches!(socket::connect(state), Ok(Some(_)));
         let running = states.iter().find(is_running);
-        let start = whose.start();
+        let start = &whose.start;
         let Some(state) = running.or(states.first()) else {
             return Err(Failure::Failed(format!(
                 "evenkeel has not run on {whose} yet; start it with `{start}`"

@@ -71,7 +71,7 @@ pub(super) fn plan(args: &Args) -> Result<(), Failure> {
 }
 
 async fn ask(running: &Path) -> Result<Option<InForce>, Failure> {
-    match Client::find(&Whose::Directory(running.to_path_buf())).await? {
+    match Client::find(&Whose::of_directory(running.to_path_buf())?).await? {
         Some(mut daemon) => Ok(Some(daemon.get(DECLARED).await?)),
         None => Ok(None),
     }

@@ -135,9 +135,9 @@ impl Report {
             Level::Note => ("note", &mut self.notes),
         };
         *count += 1;
-        let (file, line) = match &fault.origin {
-            Some(Origin::File { path, line }) => (Some(base.join(path.as_path())), Some(*line)),
-            _ => (Some(base.to_path_buf()).filter(|base| !base.as_os_str().is_empty()), None),
+        let (file, line) = match fault.origin.as_ref().and_then(Origin::file) {
+            Some((path, line)) => (Some(base.join(path.as_path())), Some(line)),
+            None => (Some(base.to_path_buf()).filter(|base| !base.as_os_str().is_empty()), None),
         };
         self.findings.push(Entry {
             level,

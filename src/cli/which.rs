@@ -36,45 +36,55 @@ impl Which {
         Self { dir: dir.or(self.dir), ..self }
     }
 
-    /// The evenkeel that is meant.
+    /// Finds out which daemon is meant.
     pub fn whose(&self) -> Result<Whose, Failure> {
         if self.kubernetes {
-            Ok(Whose::Cluster)
-        } else {
-            dirs::declarations(self.dir.clone()).map(Whose::Directory)
+            return Ok(Whose {
+                states: dirs::folders(&dirs::state_home_of_clusters()?)?,
+                directory: None,
+                shown: "a cluster".into(),
+                start: "evenkeel run --kubernetes".into(),
+            });
         }
+        Whose::of_directory(dirs::declarations(self.dir.clone())?)
     }
 
     /// The directory whose files are to be edited, absolute, with its links unresolved.
     pub fn directory(&self) -> Result<PathBuf, Failure> {
-        match self.whose()? {
-            Whose::Directory(directory) => Ok(directory),
-            Whose::Cluster => Err(Failure::Usage("what a cluster declares is changed with kubectl".into())),
-        }
+        let elsewhere = || Failure::Usage("what a cluster declares is changed with kubectl".into());
+        self.whose()?.directory.ok_or_else(elsewhere)
     }
 }
 
-/// Whose evenkeel: that of a directory of declarations, or the only one that reads a cluster.
+/// Which daemon: that of a directory of declarations, or the only one that reads a cluster.
 #[derive(Clone, Debug)]
-pub(super) enum Whose {
-    Directory(PathBuf),
-    Cluster,
+pub(super) struct Whose {
+    /// The state directories that it may have.
+    pub states: Vec<PathBuf>,
+    /// The command that starts it.
+    pub start: String,
+    /// The directory of its declarations, if they are in one.
+    directory: Option<PathBuf>,
+    shown: String,
 }
 
 impl Whose {
-    /// The state directories that it may have.
-    pub fn states(&self) -> Result<Vec<PathBuf>, Failure> {
-        match self {
-            Self::Directory(directory) => Ok(vec![StateDir::path_for(&dirs::state_home()?, directory)]),
-            Self::Cluster => dirs::folders(&dirs::state_home_of_clusters()?),
-        }
+    /// The daemon of a directory of declarations.
+    pub fn of_directory(directory: PathBuf) -> Result<Self, Failure> {
+        let shown = directory.display().to_string();
+        Ok(Self {
+            states: vec![StateDir::path_for(&dirs::state_home()?, &directory)],
+            start: format!("evenkeel run {shown}"),
+            directory: Some(directory),
+            shown,
+        })
     }
 
     /// Connects to it; `None` if it does not run. Must be called within a runtime.
     pub fn connect(&self) -> Result<Option<UnixStream>, Failure> {
         let mut found = None;
-        for state in self.states()? {
-            let stream = socket::connect(&state).map_err(|error| {
+        for state in &self.states {
+            let stream = socket::connect(state).map_err(|error| {
                 Failure::Failed(format!("the evenkeel of {self} cannot be asked: {error}"))
             })?;
             if let Some(stream) = stream
@@ -87,21 +97,10 @@ impl Whose {
         }
         Ok(found)
     }
-
-    /// The command that starts it.
-    pub fn start(&self) -> String {
-        match self {
-            Self::Directory(directory) => format!("evenkeel run {}", directory.display()),
-            Self::Cluster => "evenkeel run --kubernetes".into(),
-        }
-    }
 }
 
 impl fmt::Display for Whose {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Directory(directory) => write!(f, "{}", directory.display()),
-            Self::Cluster => f.write_str("a cluster"),
-        }
+        f.write_str(&self.shown)
     }
 }

@@ -6,7 +6,6 @@ use std::fmt;
 pub struct DaemonError(pub(super) String);
 
 impl DaemonError {
-    #[expect(clippy::needless_pass_by_value, reason = "what map_err gives")]
     pub(super) fn because(error: impl fmt::Display) -> Self {
         Self(error.to_string())
     }

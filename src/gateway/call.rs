@@ -29,8 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// So many calls may go on without their agents.
 const ALONE: usize = 4_096;
 
-/// Who calls, and how the answer is to look.
-pub(super) struct Caller<'a> {
+/// A request as its agent made it, and how the answer is to look.
+pub(super) struct CallRequest<'a> {
     pub(super) id: Id,
     pub(super) era: Era,
     pub(super) view: &'a ViewName,
@@ -45,18 +45,18 @@ pub(super) struct Caller<'a> {
 /// Carries out a request.
 pub(super) async fn call(
     gateway: &Arc<Gateway>,
-    caller: Caller<'_>,
+    request: CallRequest<'_>,
     ask: Ask,
     params: &Params<'_>,
 ) -> Response<Body> {
-    let found = match find(gateway, caller.view, ask, params) {
-        Err(Miss::Unknown(_)) => appearance(gateway, caller.view, ask, params).await,
+    let found = match find(gateway, request.view, ask, params) {
+        Err(Miss::Unknown(_)) => appearance(gateway, request.view, ask, params).await,
         found => found,
     };
     let aim = match found {
         Ok(aim) => aim,
         Err(miss) => {
-            let (status, message) = answer::missed(&caller.id, &miss, ask, caller.era);
+            let (status, message) = answer::missed(&request.id, &miss, ask, request.era);
             return body::json(status, message);
         }
     };
@@ -68,23 +68,23 @@ pub(super) async fn call(
     let handle = match at_once {
         Err(handle) => handle,
         Ok(reply) => {
-            let (status, message) = answer::reply(&caller.id, &reply, ask, caller.era);
+            let (status, message) = answer::reply(&request.id, &reply, ask, request.era);
             return body::json(status, message);
         }
     };
-    let mut in_flight = caller.in_flight;
+    let mut in_flight = request.in_flight;
     let deadline = Deadline::new(Instant::now(), aim.section().call_timeout);
     let version = in_flight.as_ref().map_or(modern(), InFlight::version);
     let traced = Traced { ask, version, params };
     let measured = gateway.metrics.measure(&aim.section().key, &traced);
-    let mut answer = Answer { id: caller.id, era: caller.era, level: caller.level, aim, measured };
+    let mut answer = Answer { id: request.id, era: request.era, level: request.level, aim, measured };
     let patience = Instant::now() + PATIENCE;
     let mut again = false;
     loop {
         let begun = tokio::select! {
             biased;
             () = cancelled(&mut in_flight) => Err(Ended::Cancelled),
-            begun = begin(gateway, caller.view, &answer, &handle, deadline, params) => begun,
+            begun = begin(gateway, request.view, &answer, &handle, deadline, params) => begun,
         };
         let (exchange, guard) = match begun {
             Ok(begun) => begun,
@@ -92,7 +92,7 @@ pub(super) async fn call(
         };
         let call = Call { answer, in_flight, deadline, exchange, _guard: guard };
         let mut attended = Attended { gateway: gateway.clone(), call: Some(call) };
-        match attended.first(patience, caller.streams).await {
+        match attended.first(patience, request.streams).await {
             First::Stream(notice) => return stream(attended, notice),
             First::Ended(ended) => {
                 let Some(call) = attended.call.take() else { return nothing() };

@@ -13,6 +13,7 @@ use rmcp::model::ErrorCode;
 use super::Gateway;
 use super::answer::{self, Failure};
 use super::body::{self, Body};
+use super::caller::Caller;
 use super::era::era;
 use super::notices::{Source, session_stream};
 use super::session::Session;
@@ -102,7 +103,7 @@ impl Agent {
         }
         match (era, method, id) {
             (Era::Modern, Some(method), Some(id)) => {
-                self.modern(Asked { id, method, params: &params, streams }).await
+                self.answer(Caller::Nobody, Asked { id, method, params: &params, streams }).await
             }
             // A modern agent's notifications ask for nothing, and answers it never owes.
             (Era::Modern, _, _) => body::empty(StatusCode::ACCEPTED),
@@ -117,7 +118,8 @@ impl Agent {
                 };
                 match (method, id) {
                     (Some(method), Some(id)) => {
-                        self.legacy(&session, Asked { id, method, params: &params, streams }).await
+                        self.answer(Caller::Session(session), Asked { id, method, params: &params, streams })
+                            .await
                     }
                     (Some("notifications/cancelled"), None) => {
                         if let Some(id) = params.members.get("requestId") {

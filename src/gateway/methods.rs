@@ -1,7 +1,5 @@
 //! What agents ask for, method by method.
 
-use std::sync::Arc;
-
 use http::{HeaderValue, Response, StatusCode};
 use jiff::Timestamp;
 use rmcp::model::{ErrorCode, SKILLS_EXTENSION_ID};
@@ -10,61 +8,34 @@ use super::aim;
 use super::answer::{self, Failure, Miss};
 use super::ask::Ask;
 use super::body::{self, Body};
-use super::call::{Caller, call};
+use super::call::{CallRequest, call};
+use super::caller::Caller;
 use super::era::{negotiate, supported};
 use super::handler::{Agent, Asked, SESSION_HEADER, fail, succeed};
 use super::instructions::instructions;
 use super::interest::Interest;
 use super::notices::listen_stream;
 use super::seal::{Handshake, called};
-use super::session::{InFlight, Session, TOLD};
+use super::session::{Session, TOLD};
 use crate::catalog::{Place, View};
 use crate::upstream::{AnsweredBy, Subscription};
 use crate::wire::{Era, Id, Level, List, Params, RING_KEY, VIA_KEY, members, text};
 
 impl Agent {
-    pub(super) async fn modern(&self, asked: Asked<'_>) -> Response<Body> {
+    /// Answers a request.
+    pub(super) async fn answer(&self, caller: Caller, asked: Asked<'_>) -> Response<Body> {
         if let Some(ask) = Ask::of(asked.method) {
-            let Asked { id, params, streams, .. } = asked;
-            let level = params.meta.as_ref().and_then(|meta| meta.text("io.modelcontextprotocol/logLevel"));
-            let level = level.and_then(|level| Level::named(&level));
-            return call(&self.gateway, self.caller(id, Era::Modern, None, level, streams), ask, params)
-                .await;
+            return self.call(&caller, ask, asked).await;
         }
         if let Some(list) = listed_by(asked.method) {
-            return self.list(&asked, list, Era::Modern, None);
+            return self.list(&caller, &asked, list);
         }
-        match asked.method {
-            "skills/list" | "skills/get" => self.skills(&asked, Era::Modern),
-            "server/discover" => self.discover(&asked.id),
-            "subscriptions/listen" => self.listen(asked),
-            method => fail(&unknown(method).status(StatusCode::NOT_FOUND), Some(&asked.id)),
-        }
-    }
-
-    pub(super) async fn legacy(&self, session: &Arc<Session>, asked: Asked<'_>) -> Response<Body> {
-        if let Some(ask) = Ask::of(asked.method) {
-            let Asked { id, params, streams, .. } = asked;
-            let Some(in_flight) = session.begin(id.clone()) else {
-                let failure = Failure::in_band(
-                    ErrorCode::INVALID_REQUEST,
-                    "Invalid request: another request with this id is in flight",
-                );
-                return fail(&failure, Some(&id));
-            };
-            let level = session.level();
-            let caller = self.caller(id, Era::Legacy, Some(in_flight), level, streams);
-            return call(&self.gateway, caller, ask, params).await;
-        }
-        if let Some(list) = listed_by(asked.method) {
-            return self.list(&asked, list, Era::Legacy, Some(session));
-        }
-        match asked.method {
-            "ping" => succeed(&asked.id, "{}"),
-            "skills/list" | "skills/get" => self.skills(&asked, Era::Legacy),
-            "logging/setLevel" => self.set_level(session, &asked),
-            "resources/subscribe" => self.subscribe(session, &asked),
-            "resources/unsubscribe" => match asked.params.members.text("uri") {
+        match (asked.method, &caller) {
+            ("skills/list" | "skills/get", _) => self.skills(&caller, &asked),
+            ("ping", Caller::Session(_)) => succeed(&asked.id, "{}"),
+            ("logging/setLevel", Caller::Session(session)) => self.set_level(session, &asked),
+            ("resources/subscribe", Caller::Session(session)) => self.subscribe(session, &asked),
+            ("resources/unsubscribe", Caller::Session(session)) => match asked.params.members.text("uri") {
                 Some(uri) => {
                     session.interest(|interest| interest.unwatch(&uri));
                     succeed(&asked.id, "{}")
@@ -73,8 +44,25 @@ impl Agent {
                     fail(&invalid("resources/unsubscribe needs the \"uri\" of a resource"), Some(&asked.id))
                 }
             },
-            method => fail(&unknown(method), Some(&asked.id)),
+            (method, Caller::Session(_)) => fail(&unknown(method), Some(&asked.id)),
+            ("server/discover", Caller::Nobody) => self.discover(&asked.id),
+            ("subscriptions/listen", Caller::Nobody) => self.listen(asked),
+            (method, Caller::Nobody) => fail(&unknown(method).status(StatusCode::NOT_FOUND), Some(&asked.id)),
         }
+    }
+
+    async fn call(&self, caller: &Caller, ask: Ask, asked: Asked<'_>) -> Response<Body> {
+        let Asked { id, params, streams, .. } = asked;
+        let Ok(in_flight) = caller.begin(&id) else {
+            let failure = Failure::in_band(
+                ErrorCode::INVALID_REQUEST,
+                "Invalid request: another request with this id is in flight",
+            );
+            return fail(&failure, Some(&id));
+        };
+        let (era, level) = (caller.era(), caller.level(params));
+        call(&self.gateway, CallRequest { id, era, view: &self.view, in_flight, streams, level }, ask, params)
+            .await
     }
 
     /// Why an evenkeel must not have this one as a server; `None` for whoever else asks.
@@ -144,7 +132,7 @@ impl Agent {
         }
     }
 
-    fn list(&self, asked: &Asked<'_>, list: List, era: Era, session: Option<&Session>) -> Response<Body> {
+    fn list(&self, caller: &Caller, asked: &Asked<'_>, list: List) -> Response<Body> {
         let cursor = asked.params.members.get("cursor").filter(|cursor| cursor.get() != "null");
         let generation = self.gateway.catalog.load();
         let view = generation.view(&self.view);
@@ -155,10 +143,10 @@ impl Agent {
         let Ok(page) = page else {
             return fail(&invalid("unknown cursor"), Some(&asked.id));
         };
-        if let Some(session) = session.filter(|_| cursor.is_none()) {
+        if let Some(session) = caller.session().filter(|_| cursor.is_none()) {
             session.has_listed(list, view.version(list));
         }
-        let start = format!("{{{}\"{}\":", cached(era), list.member());
+        let start = format!("{{{}\"{}\":", cached(caller.era()), list.member());
         // Base64 needs no escapes.
         let end = page.cursor.map_or("}".to_owned(), |cursor| format!(r#","nextCursor":"{cursor}"}}"#));
         let result = answer::result(&asked.id, &[start.as_bytes(), &page.items, end.as_bytes()]);
@@ -166,7 +154,7 @@ impl Agent {
     }
 
     /// The skills of this view, or one of them by the URI of its SKILL.md (SEP-2640).
-    fn skills(&self, asked: &Asked<'_>, era: Era) -> Response<Body> {
+    fn skills(&self, caller: &Caller, asked: &Asked<'_>) -> Response<Body> {
         let generation = self.gateway.catalog.load();
         let shown = generation.sections().filter(|section| self.view.shows(&section.key.namespace));
         let mut skills = shown.filter_map(|section| match &section.answered_by {
@@ -185,7 +173,7 @@ impl Agent {
                 None => return fail(&invalid(format!("unknown skill {uri}")), Some(&asked.id)),
             }
         };
-        succeed(&asked.id, &format!("{{{}{found}}}", cached(era)))
+        succeed(&asked.id, &format!("{{{}{found}}}", cached(caller.era())))
     }
 
     fn set_level(&self, session: &Session, asked: &Asked<'_>) -> Response<Body> {
@@ -264,17 +252,6 @@ impl Agent {
             }
         }
         body::events(listen_stream(self.source(), asked.id, lists, interest))
-    }
-
-    fn caller(
-        &self,
-        id: Id,
-        era: Era,
-        in_flight: Option<InFlight>,
-        level: Option<Level>,
-        streams: bool,
-    ) -> Caller<'_> {
-        Caller { id, era, view: &self.view, in_flight, level, streams }
     }
 }
 

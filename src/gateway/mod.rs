@@ -9,6 +9,7 @@ mod answer;
 mod ask;
 mod body;
 mod call;
+mod caller;
 mod deadline;
 mod era;
 mod handler;

@@ -4,7 +4,7 @@ use tracing::Level;
 use super::conditions::{condition, lasting};
 use super::event::note;
 use super::{Action, Regarding};
-use crate::resource::{ConditionType, Declared, Meta, Origin, RECONNECT_AT, REQUESTED_AT, Reason};
+use crate::resource::{ConditionType, Declared, Meta, RECONNECT_AT, REQUESTED_AT, Reason};
 
 /// How much of a commit's hash tells it from others.
 const SHORT_ID: usize = 10;
@@ -54,7 +54,7 @@ impl News {
         if before.meta.generation != *generation {
             let place = place(&after.meta);
             let comma = if place.is_empty() { "" } else { ", declared" };
-            let steady = matches!(origin, Origin::Cluster { .. }).then_some(DECLARED_ELSE);
+            let steady = origin.file().is_none().then_some(DECLARED_ELSE);
             return Some(Self { steady, ..news(format!("generation {generation}{comma}{place}")) });
         }
         let what = if value(before).is_some_and(|before| value(after).is_some_and(|after| after != before)) {
@@ -115,11 +115,8 @@ impl News {
 
 /// Where it is declared in words that help a person, and the commit.
 fn place(meta: &Meta) -> String {
-    match &meta.origin {
-        file @ Origin::File { .. } => format!(" in {file}{}", commit(meta)),
-        // Its name is all there is to say.
-        Origin::Cluster { .. } => String::new(),
-    }
+    // Of an object that stands in no file its name is all there is to say.
+    meta.origin.file().map(|_| format!(" in {}{}", meta.origin, commit(meta))).unwrap_or_default()
 }
 
 /// Who declared it so, and why, where that is known.
@@ -168,6 +165,7 @@ mod tests {
 
     use super::*;
     use crate::resource::Commit;
+    use crate::resource::Origin;
     use crate::resource::testing::declared;
 
     #[test]

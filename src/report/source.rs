@@ -152,10 +152,8 @@ pub(super) fn nothing_in(place: &str) -> String {
 
 impl SourceFault {
     fn of(fault: &Fault) -> Self {
-        let (file, line) = match &fault.origin {
-            Some(Origin::File { path, line }) => (Some(path.display().to_string()), Some(*line)),
-            Some(Origin::Cluster { .. }) | None => (None, None),
-        };
+        let file = fault.origin.as_ref().and_then(Origin::file);
+        let (file, line) = file.map(|(path, line)| (path.display().to_string(), line)).unzip();
         let mut message = fault.problem.message.clone();
         if let Some(excerpt) = &fault.excerpt {
             message = format!("{message}\n{excerpt}");

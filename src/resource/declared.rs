@@ -68,6 +68,13 @@ pub struct Meta {
     pub change: Option<Arc<Commit>>,
 }
 
+impl Meta {
+    /// Gives the file that declares the object, relative to the root of its source, if one does.
+    pub fn file(&self) -> Option<&Arc<PathBuf>> {
+        self.origin.file().map(|(path, _)| path)
+    }
+}
+
 /// Who changed something, and why: what git says about a commit. The words of its author, not to be trusted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {
@@ -94,6 +101,16 @@ pub enum Origin {
         /// Its `metadata.resourceVersion`.
         resource_version: Arc<str>,
     },
+}
+
+impl Origin {
+    /// Gives the file, relative to the root of its source, and the line from 1; `None` if the object stands in no file.
+    pub fn file(&self) -> Option<(&Arc<PathBuf>, u32)> {
+        match self {
+            Self::File { path, line } => Some((path, *line)),
+            Self::Cluster { .. } => None,
+        }
+    }
 }
 
 impl fmt::Display for Origin {

@@ -156,10 +156,7 @@ impl Args {
     async fn attached(&self, path: &Path) -> Result<(), Failure> {
         let whose = self.within.which.whose()?;
         let Some(mut client) = Client::find(&whose).await? else {
-            output::note(&format!(
-                "no evenkeel is running for {whose}; it is attached by: {}",
-                whose.start()
-            ));
+            output::note(&format!("no evenkeel is running for {whose}; it is attached by: {}", whose.start));
             return Ok(());
         };
         let mut progress = Progress::default();

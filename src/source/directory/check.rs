@@ -164,11 +164,8 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
         findings.push(Finding::new(Level::Note, Reason::SecretNotFound, message));
     }
     findings.sort_by_key(|finding| {
-        let place = match &finding.fault.origin {
-            Some(Origin::File { path, line }) => Some((Arc::clone(path), *line)),
-            _ => None,
-        };
-        (place, finding.fault.column)
+        let file = finding.fault.origin.as_ref().and_then(Origin::file);
+        (file.map(|(path, line)| (Arc::clone(path), line)), finding.fault.column)
     });
     let source =
         SourceState { synced: true, skills_synced: true, foreign: book.foreign(), ..SourceState::default() };

@@ -10,7 +10,6 @@ use http::response::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use jiff::Timestamp;
-use secrecy::ExposeSecret;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 use url::Url;
@@ -24,6 +23,7 @@ use super::super::unasked::Unasked;
 use super::super::{Era, List, Pause, Peer};
 use super::connect::Connector;
 use super::connection::{Body, Pool};
+use super::credentials::Credentials;
 use super::header::encoded;
 use super::outbox::Outbox;
 use super::refusal::{refusal, retry_after};
@@ -50,7 +50,7 @@ pub(super) struct Inner {
     pub(super) pool: Arc<Pool>,
     url: Url,
     pub(super) manner: ArcSwap<Manner>,
-    credentials: bool,
+    credentials: Credentials,
     closed: AtomicBool,
     pub(super) pause: Pause,
     /// The fleet's: waited for when evenkeel ends.
@@ -85,14 +85,6 @@ impl Client {
         headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("evenkeel/", env!("CARGO_PKG_VERSION"))));
-        for (name, value) in &endpoint.headers {
-            let mut value = HeaderValue::from_str(value.expose_secret()).map_err(|_| {
-                invalid(format!("the value of header {name} holds characters that a header cannot"))
-            })?;
-            value.set_sensitive(true);
-            headers.insert(name.clone(), value);
-        }
-        // After the declared ones: these describe the connection itself.
         let host = endpoint.url.host_str().unwrap_or_default();
         let host = endpoint.url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         headers.insert(
@@ -104,7 +96,7 @@ impl Client {
             pool: Pool::new(Connector::new(endpoint)?),
             url: endpoint.url.clone(),
             manner: ArcSwap::from_pointee(Manner { era: None, target, headers, list: None }),
-            credentials: !endpoint.headers.is_empty(),
+            credentials: Credentials::declared(endpoint)?,
             closed: AtomicBool::new(false),
             pause: process.pause.clone(),
             tasks: process.tasks.clone(),
@@ -169,12 +161,13 @@ impl Client {
     pub(super) async fn send(
         &self,
         method: &Method,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
         body: &Bytes,
     ) -> Result<Response<Body>, LinkError> {
         if let Some(error) = self.0.pause.refusal() {
             return Err(error);
         }
+        self.0.credentials.authorize(&mut headers);
         // Where the server is shows in the first request; no later one is kept to be sent elsewhere.
         let again = self.is_opening().then(|| headers.clone());
         let target = self.0.manner.load().target.clone();
@@ -241,7 +234,7 @@ impl Client {
             &head.headers,
             &text,
             ears.mask(),
-            *credentials,
+            !credentials.is_empty(),
             Timestamp::now(),
         ))
     }

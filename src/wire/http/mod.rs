@@ -4,6 +4,7 @@ mod answer;
 mod client;
 mod connect;
 mod connection;
+mod credentials;
 mod header;
 mod outbox;
 mod posting;

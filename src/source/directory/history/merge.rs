@@ -11,7 +11,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use jiff::Timestamp;
 
-use super::next::{Context, Newest, file_of, next};
+use super::next::{Context, Newest, next};
 use crate::resource::{
     Commit, Declared, Digest, Fault, McpServerSpec, Meta, ObjectKey, Origin, Problem, Reason, SecretKeyRef,
     SkillSpec, same_endpoint,
@@ -79,7 +79,7 @@ impl Book {
         let changed = self.servers.objects.values().filter_map(|server| {
             let spec = server.spec.as_ref()?;
             references(spec).next()?;
-            let endpoint = spec.endpoint(file_of(&server.meta)?, resolve);
+            let endpoint = spec.endpoint(server.meta.file()?, resolve);
             (!same_endpoint(server.endpoint.as_ref(), endpoint.as_ref())).then(|| Declared {
                 meta: server.meta.clone(),
                 spec: Some(spec.clone()),
@@ -104,9 +104,9 @@ impl Book {
     pub fn faults(&self) -> Vec<Fault> {
         let lost = self.servers.lost.values().chain(self.skills.lost.values());
         let mut faults: Vec<_> = self.faults.values().chain(lost).flatten().cloned().collect();
-        faults.sort_by_key(|fault| match &fault.origin {
-            Some(Origin::File { path, line }) => Some((Arc::clone(path), *line)),
-            _ => None,
+        faults.sort_by_key(|fault| {
+            let file = fault.origin.as_ref().and_then(Origin::file);
+            file.map(|(path, line)| (Arc::clone(path), line))
         });
         faults
     }
@@ -332,7 +332,7 @@ impl<S: Kind> Shelf<S> {
         let mut stale = BTreeSet::new();
         for key in std::mem::take(&mut self.touched) {
             let last = self.objects.get(&key);
-            let before = last.and_then(|last| file_of(&last.meta)).cloned();
+            let before = last.and_then(|last| last.meta.file()).cloned();
             self.lost.remove(&key);
             let slot = self.slots.get_mut(&key);
             let Some((first, others)) = slot.and_then(|slot| slot.claims.split_first_mut()) else {

@@ -12,6 +12,6 @@ mod removals;
 
 pub use files::{Blind, Files, Moment};
 pub use merge::Book;
-pub use next::{Context, file_of};
+pub use next::Context;
 pub use records::Records;
 pub use removals::note as note_removals;

@@ -60,14 +60,6 @@ pub fn next<S: Kind>(
     }
 }
 
-/// The file that an object is declared in.
-pub fn file_of(meta: &Meta) -> Option<&Arc<PathBuf>> {
-    match &meta.origin {
-        Origin::File { path, .. } => Some(path),
-        Origin::Cluster { .. } => None,
-    }
-}
-
 fn appeared<S>(object: &Object<S>, path: &Path, origin: Origin, context: &Context<'_>) -> Meta {
     Meta {
         key: object.key.clone(),
@@ -100,7 +92,7 @@ fn accepted<S: Kind>(
             meta.change = (context.change)(path);
         }
         let folder = |file: &Path| file.parent().map(Path::to_path_buf);
-        let moved = file_of(&last.meta).is_none_or(|file| folder(file) != folder(path));
+        let moved = last.meta.file().is_none_or(|file| folder(file) != folder(path));
         if !changed && !moved {
             endpoint.clone_from(&last.endpoint);
         }

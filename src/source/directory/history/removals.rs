@@ -6,7 +6,6 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
-use super::next::file_of;
 use crate::resource::{Commit, Declared, ObjectKey};
 
 /// Of so many objects it is kept: who follows the source has long taken the first of them up then.
@@ -28,7 +27,7 @@ pub fn note<S>(
             DiffItem::Update { old: (_, old), new: (_, new) } if old.meta.uid != new.meta.uid => old,
             DiffItem::Update { .. } | DiffItem::Add(..) => continue,
         };
-        if let Some(commit) = file_of(&gone.meta).and_then(|path| last(path)) {
+        if let Some(commit) = gone.meta.file().and_then(|path| last(path)) {
             if removals.len() >= MOST {
                 removals.clear();
             }

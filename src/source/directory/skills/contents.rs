@@ -11,7 +11,6 @@ use jiff::Timestamp;
 use super::folder::{Files, Meet, folder};
 use crate::resource::bundle::{Bundle, Mistake};
 use crate::resource::{Content, Declared, ObjectKey, Problem, Reason, SkillSpec};
-use crate::source::directory::history::file_of;
 use crate::source::directory::tree::Root;
 use crate::source::parse::{below, shown};
 
@@ -94,7 +93,7 @@ impl Contents {
             let content = Bundle::of_text(&key.name, text);
             return self.put(key, content.map_err(|mistake| told("spec.inline, ", &mistake)));
         };
-        let parent = file_of(&skill.meta).and_then(|file| file.parent());
+        let parent = skill.meta.file().and_then(|file| file.parent());
         if let Some(path) = parent.and_then(|parent| below(parent, path)) {
             let folder = Folder { path, taken: None };
             if self.folders.get(key) != Some(&folder) {
