@@ -1,10 +1,10 @@
 //! Evenkeel keeps a fleet of MCP servers and Agent Skills attached to running agents.
 //!
-//! The rooms, in the order that data flows through them: [`resource`] is what people declare, [`source`]
-//! where it is declared, [`plan`] what follows from it, [`fleet`] the live connections, [`catalog`] what
-//! agents may see, [`gateway`] the endpoint they talk to. [`skills`] offers Agent Skills. [`wire`] is MCP on the
-//! wire, [`report`] where the truth is told, [`admin`] serves it, [`telemetry`] traces the work, [`cli`] is the
-//! commands. [`state`] is what outlives a run, [`net`] holds small tools for the network, [`words`] how it is told to people. `docs/architecture.md` draws it.
+//! The modules, lowest first; each imports only what stands before it (`tests/imports.rs`). Small tools: [`words`], [`net`],
+//! [`telemetry`], [`state`]. [`resource`] is what people declare, [`plan`] what follows from it, [`source`] where it is declared,
+//! [`wire`] is MCP on the wire, [`upstream`] what servers and skills give to agents, [`catalog`] what agents may see, [`fleet`]
+//! the live connections, [`skills`] the Agent Skills, [`gateway`] the endpoint that agents talk to, [`report`] status and events,
+//! [`admin`] the API that serves them. [`daemon`] puts these together, and [`cli`] is the commands. `docs/architecture.md` draws it.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may block"))]
 

@@ -146,7 +146,7 @@ async fn accept(listener: &TcpListener, free: &Arc<Semaphore>) -> Option<Accepte
     match listener.accept().await {
         Ok((stream, _)) => Some((stream, permit)),
         Err(error) => {
-            // Out of descriptors, most likely: others must end first.
+            // Out of descriptors, most likely: others must end first. No backoff, since agents wait in the listener.
             tracing::warn!(%error, "an agent's connection could not be taken");
             sleep(Duration::from_millis(50)).await;
             None

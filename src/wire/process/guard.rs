@@ -8,13 +8,19 @@ use std::time::Duration;
 
 use rustix::process::{Signal, kill_process, test_kill_process_group};
 use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use super::group::{group, signal};
 use super::mark::{Mark, Marks, marked};
+use crate::net::{Backoff, Delays, jitter};
 
 /// How long process groups have between SIGTERM and SIGKILL once evenkeel is gone.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The delays before a guard is started that takes the place of one which did not last.
+const RESTART: Delays = Delays { initial: Duration::from_millis(100), max: Duration::from_secs(10) };
+/// A guard that lasted so long began well.
+const STABLE: Duration = Duration::from_secs(10);
 /// The time between two looks at what is left.
 const LOOK: Duration = Duration::from_millis(50);
 /// So many looks, and what SIGKILL did not end is left.
@@ -54,16 +60,23 @@ impl Guard {
         let mut child = guard.spawn()?;
         let keeper = guard.clone();
         let keep = async move {
+            let mut backoff = Backoff::default();
             loop {
+                let started = Instant::now();
                 let ended = child.wait().await;
                 warn!(?ended, "the guard process ended; starting another");
                 keeper.lock().pipe = None;
+                backoff.ended(started.elapsed(), STABLE);
                 child = loop {
+                    let wait = backoff.fail(RESTART, jitter(), None);
+                    // At once, unless the last one did not last either.
+                    if backoff.failures() > 1 {
+                        sleep(wait).await;
+                    }
                     match keeper.spawn() {
                         Ok(child) => break child,
                         Err(error) => warn!(%error, "the guard process could not be started"),
                     }
-                    tokio::time::sleep(PATIENCE).await;
                 };
             }
         };
