@@ -112,7 +112,7 @@ impl Daemon {
         let digests = DigestKey::new(&state.key("digests").map_err(Failure::failed)?);
         let Feed { desired, requests, wishes, shown, metrics: watching } =
             source.start(&state, digests.clone(), tasks);
-        let in_force = admin::declared(desired.clone(), digests, source.policy().clone());
+        let in_force = admin::declared(desired.clone(), digests, source.policy().clone(), source.root());
         let declared = desired.clone();
         let (names, kept) = NamesFile::open(&state, started);
         let (tell, told) = mpsc::unbounded_channel();

@@ -9,8 +9,8 @@ use super::client::Client;
 use super::which::Whose;
 use super::{Failure, dirs, output};
 use crate::admin::{DECLARED, Declaration, InForce};
-use crate::plan::{Parts, Step};
-use crate::resource::{DigestKey, McpServerSpec, ObjectKey, Problem, Reason};
+use crate::plan::{Change, Parts};
+use crate::resource::{Base, DigestKey, McpServerSpec, ObjectKey, Problem, Reason};
 use crate::source::directory::{Against, Checked, check_directory};
 use crate::source::{Declared, Origin, Policy};
 use crate::state::StateDir;
@@ -56,12 +56,15 @@ pub(super) fn plan(args: &Args) -> Result<(), Failure> {
     let policy = allowed
         .map_or(Ok(Policy::everything()), |allowed| Policy::only(&allowed.commands, &allowed.variables));
     let policy = policy.map_err(Failure::failed)?;
+    let root = in_force.as_ref().and_then(|in_force| in_force.root.clone());
+    // Where the processes will run, not where this copy of the declarations is.
+    let base = Base { root: root.unwrap_or_else(|| running.clone()), home: policy.home().map(Into::into) };
     let against = Against { secrets: None, environment: dirs::environment(), key: key.clone(), policy };
     let checked = check_directory(&dir, &against)
         .map_err(|error| Failure::Failed(format!("{}: {error}", dir.display())))?;
     let mut plan =
         Plan { against: in_force.is_some().then(|| running.display().to_string()), ..Plan::default() };
-    plan.fill(&checked, in_force.unwrap_or_default(), &key);
+    plan.fill(&checked, in_force.unwrap_or_default(), &key, Some(&base));
     let text = match args.output {
         Format::Text => plan.text(&running),
         Format::Json => serde_json::to_string_pretty(&plan).map_err(Failure::failed)? + "\n",
@@ -104,7 +107,7 @@ struct Planned {
 }
 
 impl Plan {
-    fn fill(&mut self, checked: &Checked, in_force: InForce, key: &DigestKey) {
+    fn fill(&mut self, checked: &Checked, in_force: InForce, key: &DigestKey, base: Option<&Base>) {
         // What is in a file that cannot be read is not known, so it stays as it is.
         let unread =
             checked.findings.iter().filter(|finding| finding.fault.problem.reason == Reason::ParseError);
@@ -117,13 +120,14 @@ impl Plan {
         let desired = &checked.desired;
         let servers = desired.servers.iter().map(|(key, server)| (key.clone(), &**server));
         self.kind("McpServer", &servers.collect(), in_force.servers, &unread, |server| {
-            unresolved(server).map_or_else(|| Ok(Parts::of_server(server, key)), Err)
+            let parts = || Parts::declared(server, base).map(|parts| parts.digests(key));
+            unresolved(server).map_or_else(|| Ok(parts()), Err)
         });
         let skills = desired.skills.iter().map(|(key, skill)| (key.clone(), &**skill));
         self.kind("Skill", &skills.collect(), in_force.skills, &unread, |skill| {
             match desired.contents.get(&skill.meta.key) {
                 Some(Err(problem)) => Err(problem.clone()),
-                content => Ok(Parts::of_skill(skill, content, key)),
+                content => Ok(Parts::declared_skill(skill, content).map(|parts| parts.digests(key))),
             }
         });
     }
@@ -148,35 +152,30 @@ impl Plan {
             };
             let refused = new.and_then(|new| new.refused.clone()).or_else(missing);
             let step = refused.map_or_else(|| new.map_or(Ok(None), |new| parts(new)), Err).map(|after| {
-                let before = now.and_then(|now| now.parts.as_ref());
-                Parts::step(before, after.as_ref())
+                let before = Parts::presence(now.and_then(|now| now.parts.as_ref()));
+                Change::between(before, Parts::presence(after.as_ref()), Parts::change)
             });
             self.add(kind, &key, step);
         }
     }
 
-    fn add(&mut self, kind: &'static str, key: &ObjectKey, step: Result<Step, Problem>) {
-        let (mut parts, mut held) = (Vec::new(), None);
-        let (action, count) = match step {
-            Ok(Step::Attach) => ("attach", &mut self.add),
-            Ok(Step::Replace(differ)) => {
-                parts = differ;
-                ("replace", &mut self.change)
-            }
-            Ok(Step::Refilter(differ)) => {
-                parts = differ;
-                ("refilter", &mut self.change)
-            }
-            Ok(Step::Detach { suspended: true }) => ("suspend", &mut self.change),
-            Ok(Step::Detach { suspended: false }) => ("detach", &mut self.remove),
-            Ok(Step::Stay) => ("stay", &mut self.unchanged),
-            Err(problem) => {
-                held = Some(problem);
-                ("hold", &mut self.held)
-            }
+    fn add(&mut self, kind: &'static str, key: &ObjectKey, change: Result<Change, Problem>) {
+        let count = match &change {
+            Ok(Change::Attach(())) => &mut self.add,
+            Ok(
+                Change::Replace(..)
+                | Change::Refilter(..)
+                | Change::Refresh(())
+                | Change::Detach(Reason::Suspended),
+            ) => &mut self.change,
+            Ok(Change::Detach(_)) => &mut self.remove,
+            Ok(Change::Stay(())) => &mut self.unchanged,
+            Err(_) => &mut self.held,
         };
         *count += 1;
-        let (reason, message) = held.map(|Problem { reason, message }| (reason, message)).unzip();
+        let action = change.as_ref().map_or("hold", Change::verb);
+        let parts = change.as_ref().map(Change::parts).unwrap_or_default().to_vec();
+        let (reason, message) = change.err().map(|Problem { reason, message }| (reason, message)).unzip();
         let (namespace, name) = (key.namespace.to_string(), key.name.to_string());
         self.steps.push(Planned { kind, namespace, name, action, parts, reason, message });
     }
@@ -186,7 +185,7 @@ impl Plan {
         for Planned { kind, namespace, name, action, parts, message, .. } in &self.steps {
             let sign = match *action {
                 "attach" => '+',
-                "replace" | "refilter" | "suspend" => '~',
+                "replace" | "refilter" | "refresh" | "suspend" => '~',
                 "detach" => '-',
                 "hold" => '!',
                 _ => continue,

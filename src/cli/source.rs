@@ -91,6 +91,14 @@ impl Source {
         }
     }
 
+    /// The directory, if it is one.
+    pub fn root(&self) -> Option<PathBuf> {
+        match self {
+            Self::Directory(args) => Some(args.root.clone()),
+            Self::Cluster(_) => None,
+        }
+    }
+
     /// Which stdio servers may run.
     pub fn policy(&self) -> &Policy {
         match self {

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::Context;
 use super::actor::{Actor, Order, Starting};
 use crate::catalog::Declaration;
-use crate::plan::{Change, Observed, Target, changes};
+use crate::plan::{Change, Observed, Target};
 use crate::resource::{McpServerSpec, ObjectKey, Reason};
 use crate::source::{Declared, Desired};
 
@@ -102,22 +102,21 @@ impl Fleet {
                 DiffItem::Add(..) => {}
             }
         }
-        let changes = changes(desired, &self.observed);
+        let changes = self.observed.changes(desired);
         let count = changes.len();
-        for change in changes {
-            info!(server = %change.key(), "{change}");
+        for (key, change) in changes {
+            let why = match change.parts() {
+                [] => String::new(),
+                parts => format!(": {}", parts.join(", ")),
+            };
+            info!(server = %key, "{} {key}{why}", change.verb());
             match change {
                 Change::Attach(target)
-                | Change::Replace(target)
-                | Change::Refilter(target)
-                | Change::Refresh(target) => {
-                    if let Some(declared) = desired.servers.get(&target.key) {
-                        self.observed.servers.insert(target.key.clone(), (declared.clone(), target.clone()));
-                    }
-                    self.order(target);
-                }
-                Change::Detach { key, reason } => {
-                    self.observed.servers.remove(&key);
+                | Change::Replace(target, _)
+                | Change::Refilter(target, _)
+                | Change::Refresh(target)
+                | Change::Stay(target) => self.order(target),
+                Change::Detach(reason) => {
                     if let Some(orders) = self.orders.get(&key) {
                         orders.send_replace(Order::Go(reason));
                     }
@@ -165,7 +164,7 @@ impl Fleet {
             warn!(server = %key, %error, "a server's task ended unexpectedly; it is started again");
         }
         self.orders.remove(key);
-        if let Some((_, target)) = self.observed.servers.get(key) {
+        if let Some(target) = self.observed.target(key) {
             self.order(target.clone());
         }
     }

@@ -3,6 +3,7 @@
 //! Promises one model for both sources: the CRDs are generated from these types, and the rules the API
 //! server enforces with CEL are enforced here on files. Never does I/O and knows no clock.
 
+mod connection;
 mod crd;
 mod digest;
 mod duration;
@@ -15,6 +16,7 @@ mod server;
 mod skill;
 mod status;
 
+pub use connection::{Base, ConnectionParts, PartValue};
 pub use crd::crds;
 pub use digest::{Digest, DigestKey};
 pub use duration::{
