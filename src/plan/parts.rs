@@ -19,8 +19,8 @@ pub struct Parts<V = Digest> {
     connection: BTreeMap<String, V>,
     /// What applies to a live connection.
     settings: BTreeMap<String, V>,
-    /// Declared, and to be left alone.
-    suspended: bool,
+    /// Declared, and not attached: it is suspended, or may not run here.
+    detached: bool,
     /// What [`RECONNECT_AT`] says: another value, if there is one, is another connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     reconnect: Option<V>,
@@ -48,7 +48,8 @@ impl<'a> Parts<PartValue<'a>> {
         connection.insert("uid".to_owned(), PartValue::texts([&**uid]));
         let asked =
             |value: &'a Option<std::sync::Arc<str>>| value.as_deref().map(|value| PartValue::texts([value]));
-        Self { connection, settings, suspended, reconnect: asked(reconnect), requested: asked(requested) }
+        let detached = suspended;
+        Self { connection, settings, detached, reconnect: asked(reconnect), requested: asked(requested) }
     }
 
     /// Gives the parts of a server as it is declared, where references stand for their values; `None` if it was never
@@ -68,7 +69,7 @@ impl<'a> Parts<PartValue<'a>> {
         Some(Self {
             connection,
             settings,
-            suspended,
+            detached: suspended || server.is_denied(),
             reconnect: asked(RECONNECT_AT),
             requested: asked(REQUESTED_AT),
         })
@@ -87,12 +88,12 @@ impl<'a> Parts<PartValue<'a>> {
         ];
         let settings = settings.into_iter().flatten().map(|(name, value)| (name.to_owned(), value)).collect();
         let connection = BTreeMap::new();
-        Some(Self { connection, settings, suspended: *suspend, reconnect: None, requested: None })
+        Some(Self { connection, settings, detached: *suspend, reconnect: None, requested: None })
     }
 
     /// Gives the same as keyed digests.
     pub fn digests(self, key: &DigestKey) -> Parts {
-        let Self { connection, settings, suspended, reconnect, requested } = self;
+        let Self { connection, settings, detached, reconnect, requested } = self;
         let digest = |value: PartValue<'_>| value.digest(key);
         let all = |parts: BTreeMap<String, PartValue<'_>>| {
             parts.into_iter().map(|(name, value)| (name, digest(value))).collect()
@@ -100,7 +101,7 @@ impl<'a> Parts<PartValue<'a>> {
         Parts {
             connection: all(connection),
             settings: all(settings),
-            suspended,
+            detached,
             reconnect: reconnect.map(digest),
             requested: requested.map(digest),
         }
@@ -112,7 +113,7 @@ impl<V: PartialEq> Parts<V> {
     pub fn presence(parts: Option<&Self>) -> Presence<&Self> {
         match parts {
             None => Presence::Absent,
-            Some(parts) if parts.suspended => Presence::Detached,
+            Some(parts) if parts.detached => Presence::Detached,
             Some(parts) => Presence::Attached(parts),
         }
     }

@@ -6,8 +6,8 @@ use secrecy::ExposeSecret;
 use url::Url;
 
 use super::{
-    Digest, DigestKey, EnvVar, Header, HttpEndpoint, HttpTransport, Literal, StdioEndpoint, StdioTransport,
-    Tls, Transport, ValueFrom,
+    Digest, DigestKey, EnvVar, Header, HttpEndpoint, HttpTransport, Literal, SecretKeyRef, StdioEndpoint,
+    StdioTransport, Tls, Transport, ValueFrom,
 };
 
 /// What a connection is made from: each part by its name, in the one spelling that all spellings of the same
@@ -79,7 +79,7 @@ impl<'a> ConnectionParts<'a> {
             (name.as_str(), declared_value(value.as_ref(), value_from.as_ref()))
         });
         let ca = tls.as_ref().and_then(|Tls { ca_secret_ref }| ca_secret_ref.as_ref());
-        let ca = ca.map(|ca| PartValue::texts([ca.name.as_str(), ca.key.as_str()]));
+        let ca = ca.map(|ca| secret_value(ca));
         Self::http(url, headers, ca)
     }
 
@@ -171,16 +171,24 @@ impl StdioTransport {
     }
 }
 
-/// A value that is written out, or what it is taken from. That a secret may be missing is no other value.
+/// A value that is written out, or what it is taken from.
 fn declared_value<'a>(literal: Option<&'a Literal>, from: Option<&'a ValueFrom>) -> PartValue<'a> {
-    let secret = from.and_then(|from| from.secret_key_ref.as_ref());
-    let variable = from.and_then(|from| from.env.as_deref());
-    match (literal, secret, variable) {
-        (Some(literal), ..) => PartValue::texts(["value", literal.expose()]),
-        (_, Some(secret), _) => PartValue::texts(["secret", secret.name.as_str(), secret.key.as_str()]),
-        (_, _, Some(variable)) => PartValue::texts(["variable", variable]),
-        _ => PartValue::texts([]),
+    if let Some(literal) = literal {
+        return PartValue::texts(["value", literal.expose()]);
     }
+    match from {
+        Some(ValueFrom { secret_key_ref: Some(secret), env: _ }) => secret_value(secret),
+        Some(ValueFrom { secret_key_ref: None, env: Some(variable) }) => {
+            PartValue::texts(["variable", variable])
+        }
+        Some(ValueFrom { secret_key_ref: None, env: None }) | None => PartValue::texts([]),
+    }
+}
+
+/// A value that is taken from a secret. That it may be missing is no other value.
+fn secret_value(secret: &SecretKeyRef) -> PartValue<'_> {
+    let SecretKeyRef { name, key, optional: _ } = secret;
+    PartValue::texts(["secret", name, key])
 }
 
 /// A URL as it is requested: no server is told a fragment.
