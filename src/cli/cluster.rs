@@ -18,7 +18,7 @@ use super::tasks::Tasks;
 use crate::gateway::SessionKey;
 use crate::report::Snapshot;
 use crate::report::kubernetes::{Inputs, Leadership, tell};
-use crate::resource::DigestKey;
+use crate::resource::{DigestKey, is_namespace};
 use crate::source::{Policy, Shown, SourceMetrics, kubernetes};
 
 /// How long a request for the session key may take.
@@ -61,9 +61,28 @@ pub(super) struct Cluster {
     instance: Arc<str>,
 }
 
-impl Cluster {
-    /// The API server of the kubeconfig, or the one that this process runs in.
-    pub async fn find(args: &ClusterArgs) -> Result<Self, Failure> {
+/// An empty name would be every namespace, and one with a slash another path of the API server.
+pub(super) fn namespace(text: &str) -> Result<String, String> {
+    if is_namespace(text) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{text:?} is no namespace: at most 63 lower-case letters, digits and -, beginning and ending with a letter or digit"
+    ))
+}
+
+/// The API server that a process is told of by its surroundings.
+pub(super) struct ApiServer {
+    pub client: Client,
+    /// Its address.
+    pub server: Arc<str>,
+    /// The namespace of the kubeconfig's context, or that this process runs in.
+    pub namespace: String,
+}
+
+impl ApiServer {
+    /// The API server of the kubeconfig, or the one that this process runs in. That it answers is not known.
+    pub async fn infer() -> Result<Self, Failure> {
         let none = |error: &dyn fmt::Display| {
             Failure::Failed(format!(
                 "no API server is known: {error}; set KUBECONFIG, or run evenkeel in a cluster"
@@ -74,8 +93,17 @@ impl Cluster {
         let agent = HeaderValue::from_static(concat!("evenkeel/", env!("CARGO_PKG_VERSION")));
         config.headers.push((USER_AGENT, agent));
         let server = config.cluster_url.to_string().trim_end_matches('/').into();
-        let own_namespace = args.own_namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        let namespace = config.default_namespace.clone();
         let client = kubernetes::connect(config).map_err(|error| none(&error))?;
+        Ok(Self { client, server, namespace })
+    }
+}
+
+impl Cluster {
+    /// The API server that is known here.
+    pub async fn find(args: &ClusterArgs) -> Result<Self, Failure> {
+        let ApiServer { client, server, namespace } = ApiServer::infer().await?;
+        let own_namespace = args.own_namespace.clone().unwrap_or(namespace);
         let mut namespaces: Vec<Arc<str>> = args.namespaces.iter().map(|name| name.as_str().into()).collect();
         namespaces.sort_unstable();
         namespaces.dedup();

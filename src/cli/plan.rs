@@ -1,3 +1,4 @@
+mod manifests;
 mod outline;
 #[cfg(test)]
 mod tests;
@@ -6,25 +7,39 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
-use self::outline::Plan;
+use self::manifests::Manifests;
+use self::outline::{Declarations, Plan};
 use super::client::Client;
+use super::cluster::namespace;
 use super::which::Whose;
-use super::{Failure, dirs, output};
+use super::{Failure, block_on, dirs, output};
 use crate::admin::{DECLARED, InForce};
 use crate::resource::{Base, DigestKey};
 use crate::source::Policy;
-use crate::source::directory::{Against, check_directory};
+use crate::source::directory::{Against, Destination, check_directory};
 use crate::state::StateDir;
 
 /// The arguments of `evenkeel plan`.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::doc_markdown, reason = "printed as it is by --help")]
 pub(super) struct Args {
-    /// The declarations to plan for [default: $`XDG_CONFIG_HOME`/evenkeel]
-    #[arg(env = "EVENKEEL_DIR")]
-    dir: Option<PathBuf>,
+    /// The declarations to plan for [default: $XDG_CONFIG_HOME/evenkeel]; with --kubernetes manifests: directories
+    /// with all their folders, files, and - for standard input
+    #[arg(env = "EVENKEEL_DIR", value_name = "DIR")]
+    paths: Vec<PathBuf>,
     /// The directory that evenkeel runs on, if DIR is another copy of it
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "kubernetes")]
     against: Option<PathBuf>,
+    /// Plan what kubectl apply of manifests would change: compare them with the objects of their namespaces in the
+    /// cluster that KUBECONFIG names; takes the permission to list them, and no evenkeel
+    #[arg(long)]
+    kubernetes: bool,
+    /// The namespace of manifests that name none [default: that of the kubeconfig's context]
+    #[arg(short, long, value_name = "NAMESPACE", value_parser = namespace, requires = "kubernetes")]
+    namespace: Option<String>,
+    /// Let objects go that are in those namespaces and not in the manifests; kubectl apply leaves them untouched
+    #[arg(long, requires = "kubernetes")]
+    prune: bool,
     /// How the plan is printed
     #[arg(long, short, value_name = "FORMAT", value_enum, default_value = "text")]
     output: Format,
@@ -36,16 +51,45 @@ enum Format {
     Json,
 }
 
-/// Prints what the declarations would change in the fleet that runs, and changes nothing.
+/// Prints what the declarations would change where they are applied, and changes nothing.
 pub(super) fn plan(args: &Args) -> Result<(), Failure> {
-    let dir = dirs::declarations(args.dir.clone())?;
+    let (plan, place) =
+        block_on(async { if args.kubernetes { in_cluster(args).await } else { in_directory(args).await } })?;
+    let text = match args.output {
+        Format::Text => plan.text(&place),
+        Format::Json => serde_json::to_string_pretty(&plan).map_err(Failure::failed)? + "\n",
+    };
+    output::print(&text).map_err(Failure::failed)
+}
+
+async fn in_cluster(args: &Args) -> Result<(Plan, String), Failure> {
+    let default;
+    let paths = match args.paths.as_slice() {
+        [] => {
+            default = [dirs::declarations(None)?];
+            &default
+        }
+        some => some,
+    };
+    manifests::plan(&Manifests { paths, namespace: args.namespace.as_deref(), prune: args.prune }).await
+}
+
+/// Compares a directory with what is in force in the evenkeel that runs; gives the plan, and that evenkeel in words.
+async fn in_directory(args: &Args) -> Result<(Plan, String), Failure> {
+    let dir = match args.paths.as_slice() {
+        [] => None,
+        [one] => Some(one.clone()),
+        _ => {
+            let message = "name one directory; only with --kubernetes manifests may be in several places";
+            return Err(Failure::Usage(message.to_owned()));
+        }
+    };
+    let dir = dirs::declarations(dir)?;
     let running = match &args.against {
         Some(other) => dirs::spelled(other)?,
         None => dir.clone(),
     };
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
-    let (in_force, key) = match runtime.block_on(ask(&running))? {
+    let (in_force, key) = match ask(&running).await? {
         Some(in_force) => {
             let state = StateDir::open(&dirs::state_home()?, &running).map_err(Failure::failed)?;
             (Some(in_force), state.key("digests").map_err(Failure::failed)?.to_vec())
@@ -60,20 +104,21 @@ pub(super) fn plan(args: &Args) -> Result<(), Failure> {
     let root = in_force.as_ref().and_then(|in_force| in_force.root.clone());
     // Where the processes will run, not where this copy of the declarations is.
     let base = Base { root: root.unwrap_or_else(|| running.clone()), home: policy.home().map(Into::into) };
-    let against = Against { secrets: None, environment: dirs::environment(), key: key.clone(), policy };
+    let environment = dirs::environment();
+    let (key_of_check, destination) = (key.clone(), Destination::Directory);
+    let against = Against { secrets: None, environment, key: key_of_check, policy, destination };
     let checked = check_directory(&dir, &against)
         .map_err(|error| Failure::Failed(format!("{}: {error}", dir.display())))?;
+    let place = if in_force.is_some() { "against the evenkeel of" } else { "no evenkeel runs on" };
     let mut plan = Plan::new(in_force.is_some().then(|| running.display().to_string()));
-    plan.fill(&checked, in_force.unwrap_or_default(), &key, Some(&base));
-    let text = match args.output {
-        Format::Text => {
-            let against =
-                if plan.against.is_some() { "against the evenkeel of" } else { "no evenkeel runs on" };
-            plan.text(&format!("{against} {}", running.display()))
-        }
-        Format::Json => serde_json::to_string_pretty(&plan).map_err(Failure::failed)? + "\n",
+    let declarations = Declarations {
+        desired: &checked.desired,
+        findings: &checked.findings,
+        base: Some(&base),
+        complete: true,
     };
-    output::print(&text).map_err(Failure::failed)
+    plan.fill(&declarations, in_force.unwrap_or_default(), &key);
+    Ok((plan, format!("{place} {}", running.display())))
 }
 
 async fn ask(running: &Path) -> Result<Option<InForce>, Failure> {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Failure, dirs, output};
 use crate::resource::{DigestKey, Reason};
-use crate::source::directory::{Against, Checked, Finding, Level, check_directory, check_files};
+use crate::source::directory::{Against, Checked, Destination, Finding, Level, check_directory, check_files};
 use crate::source::{Origin, Policy};
 use crate::words::is_unseen;
 
@@ -75,7 +75,8 @@ impl Args {
         // Digests of a check are compared with nothing.
         // What may run is a matter of where it runs.
         let policy = Policy::everything();
-        Ok(Against { secrets, environment: dirs::environment(), key: DigestKey::new(&[]), policy })
+        let (environment, key) = (dirs::environment(), DigestKey::new(&[]));
+        Ok(Against { secrets, environment, key, policy, destination: Destination::Directory })
     }
 }
 

@@ -27,7 +27,10 @@ pub use endpoint::{Endpoint, HttpEndpoint, StdioEndpoint, Transport, is_inherite
 pub use key::{ObjectKey, is_namespace, is_object_name};
 pub use literal::Literal;
 pub use reason::{ConditionType, Problem, Reason};
-pub use rules::{Violation, check_server, check_skill, is_own_header, is_secret_key};
+pub use rules::{
+    Violation, check_server, check_server_of_cluster, check_skill, check_skill_of_cluster, is_own_header,
+    is_secret_key,
+};
 pub use server::{
     Activation, EnvVar, Expose, Filter, Header, Health, HttpTransport, McpServer, McpServerSpec, Retry,
     SecretKeyRef, StdioTransport, Timeouts, Tls, Update, ValueFrom,

@@ -8,8 +8,27 @@ use serde::Serialize;
 use crate::admin::{Declaration, InForce};
 use crate::plan::{Change, Parts};
 use crate::resource::{Base, DigestKey, McpServerSpec, ObjectKey, Problem, Reason};
-use crate::source::directory::Checked;
-use crate::source::{Declared, Origin};
+use crate::source::directory::Finding;
+use crate::source::{Declared, Desired, Origin};
+
+/// What is planned for.
+#[derive(Clone, Copy)]
+pub(super) struct Declarations<'a> {
+    pub desired: &'a Desired,
+    /// What was found in the files.
+    pub findings: &'a [Finding],
+    /// Where processes will run, if files declare them.
+    pub base: Option<&'a Base>,
+    /// Whether everything is declared: then what is in force and left out goes.
+    pub complete: bool,
+}
+
+/// What becomes of objects that are in force, and left out of the declarations.
+struct LeftOut {
+    goes: bool,
+    /// Files that could not be read: what is in force from one of them stays.
+    unread: HashSet<String>,
+}
 
 /// What is printed; as JSON, part of the interface.
 #[derive(Debug, Default, Serialize)]
@@ -19,6 +38,7 @@ pub(super) struct Plan {
     change: usize,
     remove: usize,
     unchanged: usize,
+    untouched: usize,
     held: usize,
     pub steps: Vec<Planned>,
 }
@@ -38,31 +58,39 @@ pub(super) struct Planned {
     message: Option<String>,
 }
 
+impl Planned {
+    fn new(kind: &'static str, key: &ObjectKey, action: &'static str) -> Self {
+        let (namespace, name) = (key.namespace.to_string(), key.name.to_string());
+        Self { kind, namespace, name, action, parts: Vec::new(), reason: None, message: None }
+    }
+}
+
 impl Plan {
     /// One without steps; `against` is what is compared with, if anything.
     pub fn new(against: Option<String>) -> Self {
         Self { against, ..Self::default() }
     }
 
-    /// Adds a step for each object that is declared or in force. `base` is where processes will run.
-    pub fn fill(&mut self, checked: &Checked, in_force: InForce, key: &DigestKey, base: Option<&Base>) {
+    /// Adds a step for each object that is declared or in force.
+    pub fn fill(&mut self, declarations: &Declarations<'_>, in_force: InForce, key: &DigestKey) {
         // What is in a file that cannot be read is not known, so it stays as it is.
-        let unread =
-            checked.findings.iter().filter(|finding| finding.fault.problem.reason == Reason::ParseError);
+        let findings = declarations.findings.iter();
+        let unread = findings.filter(|finding| finding.fault.problem.reason == Reason::ParseError);
         let unread: HashSet<_> = unread
             .filter_map(|finding| match finding.fault.origin.as_ref()? {
                 Origin::File { path, .. } => Some(path.display().to_string()),
                 Origin::Cluster { .. } => None,
             })
             .collect();
-        let desired = &checked.desired;
+        let Declarations { desired, findings: _, base, complete } = *declarations;
+        let left_out = LeftOut { goes: complete, unread };
         let servers = desired.servers.iter().map(|(key, server)| (key.clone(), &**server));
-        self.kind("McpServer", &servers.collect(), in_force.servers, &unread, |server| {
+        self.kind("McpServer", &servers.collect(), in_force.servers, &left_out, |server| {
             let parts = || Parts::declared(server, base).map(|parts| parts.digests(key));
             unresolved(server).map_or_else(|| Ok(parts()), Err)
         });
         let skills = desired.skills.iter().map(|(key, skill)| (key.clone(), &**skill));
-        self.kind("Skill", &skills.collect(), in_force.skills, &unread, |skill| {
+        self.kind("Skill", &skills.collect(), in_force.skills, &left_out, |skill| {
             match desired.contents.get(&skill.meta.key) {
                 Some(Err(problem)) => Err(problem.clone()),
                 content => Ok(Parts::declared_skill(skill, content).map(|parts| parts.digests(key))),
@@ -75,7 +103,7 @@ impl Plan {
         kind: &'static str,
         declared: &BTreeMap<ObjectKey, &Declared<S>>,
         in_force: Vec<Declaration>,
-        unread: &HashSet<String>,
+        left_out: &LeftOut,
         parts: impl Fn(&Declared<S>) -> Result<Option<Parts>, Problem>,
     ) {
         let in_force: BTreeMap<_, _> = in_force.into_iter().map(|object| (object.key(), object)).collect();
@@ -84,8 +112,13 @@ impl Plan {
         keys.dedup();
         for key in keys {
             let (now, new) = (in_force.get(&key), declared.get(&key));
+            if new.is_none() && !left_out.goes {
+                self.leave(kind, &key);
+                continue;
+            }
             let missing = || {
-                let file = now?.file.as_ref().filter(|file| new.is_none() && unread.contains(*file))?;
+                let file = now?.file.as_ref();
+                let file = file.filter(|file| new.is_none() && left_out.unread.contains(*file))?;
                 Some(Problem::new(Reason::ParseError, format!("{file} cannot be read")))
             };
             let refused = new.and_then(|new| new.refused.clone()).or_else(missing);
@@ -95,6 +128,12 @@ impl Plan {
             });
             self.add(kind, &key, step);
         }
+    }
+
+    /// Notes an object that is in force and that nobody touches.
+    fn leave(&mut self, kind: &'static str, key: &ObjectKey) {
+        self.untouched += 1;
+        self.steps.push(Planned::new(kind, key, "untouched"));
     }
 
     fn add(&mut self, kind: &'static str, key: &ObjectKey, change: Result<Change, Problem>) {
@@ -111,11 +150,14 @@ impl Plan {
             Err(_) => &mut self.held,
         };
         *count += 1;
-        let action = change.as_ref().map_or("hold", Change::verb);
-        let parts = change.as_ref().map(Change::parts).unwrap_or_default().to_vec();
-        let (reason, message) = change.err().map(|Problem { reason, message }| (reason, message)).unzip();
-        let (namespace, name) = (key.namespace.to_string(), key.name.to_string());
-        self.steps.push(Planned { kind, namespace, name, action, parts, reason, message });
+        let mut step = Planned::new(kind, key, change.as_ref().map_or("hold", Change::verb));
+        match change {
+            Ok(change) => step.parts = change.parts().to_vec(),
+            Err(Problem { reason, message }) => {
+                (step.reason, step.message) = (Some(reason), Some(message));
+            }
+        }
+        self.steps.push(step);
     }
 
     /// Gives it for people; `place` ends the last line.
@@ -134,11 +176,13 @@ impl Plan {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "{sign} {action:<8} {kind} {namespace}/{name}{why}");
         }
-        let Self { add, change, remove, unchanged, held, .. } = self;
+        let Self { add, change, remove, unchanged, untouched, held, .. } = self;
+        let untouched =
+            if *untouched == 0 { String::new() } else { format!(", {untouched} not in the manifests") };
         let held = if *held == 0 { String::new() } else { format!(", {held} held as it is") };
         let _ = writeln!(
             text,
-            "{add} to add, {change} to change, {remove} to remove, {unchanged} unchanged{held}; {place}"
+            "{add} to add, {change} to change, {remove} to remove, {unchanged} unchanged{untouched}{held}; {place}"
         );
         text
     }

@@ -9,11 +9,11 @@ use proptest::sample::select;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::outline::Plan;
+use super::outline::{Declarations, Plan};
 use crate::admin::InForce;
 use crate::plan::Observed;
 use crate::resource::{Base, DigestKey};
-use crate::source::directory::{Against, Checked, check_directory};
+use crate::source::directory::{Against, Checked, Destination, check_directory};
 use crate::source::{Environment, Policy};
 
 /// What becomes of each server, and because of which parts.
@@ -74,6 +74,7 @@ impl Scene {
             environment: Environment::from_iter([("ONE", "variable one"), ("TWO", "variable two")]),
             key: self.key.clone(),
             policy: self.policy.clone(),
+            destination: Destination::Directory,
         };
         check_directory(self.live.path(), &against).unwrap()
     }
@@ -104,11 +105,18 @@ impl Scene {
             environment: Environment::default(),
             key: self.key.clone(),
             policy: self.policy.clone(),
+            destination: Destination::Directory,
         };
         let checked = check_directory(self.copy.path(), &against).unwrap();
         let base = Base { root: in_force.root.clone().unwrap(), home: self.policy.home().map(Into::into) };
-        let mut plan = Plan::default();
-        plan.fill(&checked, in_force, &self.key, Some(&base));
+        let mut plan = Plan::new(None);
+        let declarations = Declarations {
+            desired: &checked.desired,
+            findings: &checked.findings,
+            base: Some(&base),
+            complete: true,
+        };
+        plan.fill(&declarations, in_force, &self.key);
         // What is held or stays is nothing that the fleet does.
         let steps = plan.steps.into_iter().filter(|step| !["hold", "stay"].contains(&step.action));
         [done.collect(), steps.map(|step| (step.name, (step.action, step.parts))).collect()]

@@ -14,7 +14,7 @@ use super::excerpt::did_you_mean;
 use super::expand::endpoint;
 use super::merge::Book;
 use super::next::Context;
-use super::parse::{Kind, Parsed, parse, shown};
+use super::parse::{Destination, Kind, Parsed, parse_for, shown};
 use super::read::small_file;
 use super::secrets::Secrets;
 use super::walk::{Found, MAX_FILE, Root, Visitor, walk};
@@ -33,6 +33,8 @@ pub struct Against {
     pub key: DigestKey,
     /// Which stdio servers may run, where they will.
     pub policy: Policy,
+    /// Where the objects are to be.
+    pub destination: Destination,
 }
 
 /// How much a finding matters.
@@ -113,7 +115,7 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
     let mut unread = Vec::new();
     for (path, content) in files {
         let parsed = match &content {
-            Ok(bytes) => parse(&path, bytes),
+            Ok(bytes) => parse_for(&against.destination, &path, bytes),
             Err(why) => Parsed::unreadable(&path, why),
         };
         // Other files of a repository are none of our business, whatever they hold.
@@ -139,7 +141,10 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
             secret: &secret,
             key: &against.key,
         };
-        endpoint(&sources, root, spec, file)
+        match against.destination {
+            Destination::Directory => endpoint(&sources, root, spec, file),
+            Destination::Cluster { .. } => sources.resolve(spec, None, Vec::new()),
+        }
     };
     let revision: Arc<str> = "".into();
     let uid = || Arc::from("");
@@ -153,7 +158,9 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
     let servers = &book.servers.objects;
     findings.extend(servers.values().filter_map(|server| unresolved(server)));
     let mut contents = Contents::default();
-    contents.look(root, &book.skills.objects, true, now, &mut |_, _| ());
+    if against.destination == Destination::Directory {
+        contents.look(root, &book.skills.objects, true, now, &mut |_, _| ());
+    }
     for (key, skill) in &book.skills.objects {
         findings.extend(missing_servers(skill, &book, whole));
         if let Some(Err(problem)) = contents.all.get(key) {

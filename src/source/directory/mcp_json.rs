@@ -11,7 +11,7 @@ use serde_json::{Map, json};
 use super::excerpt::{Mistake, did_you_mean, excerpt};
 use super::expand::is_template;
 use super::names::{prefix, slug};
-use super::parse::{DEFAULT_NAMESPACE, File, Kind, Object};
+use super::parse::{Destination, File, Kind, Object};
 use super::places::Place;
 use crate::resource::{CallTimeout, McpServerSpec, ObjectKey, Problem, Reason, Violation, is_own_header};
 
@@ -111,7 +111,7 @@ pub(super) fn read(text: &str, file: &mut File<'_>) {
 
 fn server(entry: &ObjectProp<'_>, source: &Source<'_>, file: &mut File<'_>) -> Object<McpServerSpec> {
     let name = entry.name.as_str();
-    let key = ObjectKey::new(DEFAULT_NAMESPACE, slug(name));
+    let key = ObjectKey::new(file.namespace(), slug(name));
     let place = source.place(entry.range);
     let written = |range: Range| source.text.get(range.start..range.end).unwrap_or_default();
     // Alone, so that it can be remembered without its neighbours.
@@ -153,7 +153,7 @@ fn spec(
         match transport {
             Ok(spec) => {
                 let spec = with_name(spec, entry.name.as_str(), draft.suspend, draft.timeout);
-                let broken = broken(&spec, fields, source);
+                let broken = broken(&spec, file.destination, fields, source);
                 if broken.is_empty() {
                     return Ok(spec);
                 }
@@ -168,9 +168,14 @@ fn spec(
 }
 
 /// The rules that it breaks, but for those that only the values of variables can.
-fn broken(spec: &McpServerSpec, fields: &Fields<'_>, source: &Source<'_>) -> Vec<Mistake> {
+fn broken(
+    spec: &McpServerSpec,
+    destination: &Destination,
+    fields: &Fields<'_>,
+    source: &Source<'_>,
+) -> Vec<Mistake> {
     let url = spec.http.as_ref().is_some_and(|http| is_template(&http.url));
-    let broken = spec.check();
+    let broken = spec.check(destination);
     let broken = broken.iter().filter(|violation| !(url && violation.path == "spec.http.url"));
     let told = |Violation { path, message }: &Violation| {
         let path = ["spec.stdio.", "spec.http.", "spec."].iter().find_map(|outer| path.strip_prefix(outer));

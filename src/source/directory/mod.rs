@@ -53,6 +53,7 @@ pub use self::find::{Place, find, mistake};
 use self::look::{Looker, Outcome};
 use self::mailbox::Mailbox;
 use self::pace::Pace;
+pub use self::parse::Destination;
 use crate::resource::DigestKey;
 use crate::source::{Desired, Environment, Policy, SourceMetrics, Watching};
 use crate::state::StateDir;

@@ -13,16 +13,28 @@ use super::places::Place;
 use super::walk::is_skill;
 use super::{mcp_json, yaml};
 use crate::resource::{
-    Endpoint, McpServerSpec, ObjectKey, Problem, Reason, SkillSpec, Violation, check_server, check_skill,
-    is_namespace, is_object_name,
+    Endpoint, McpServerSpec, ObjectKey, Problem, Reason, SkillSpec, Violation, check_server,
+    check_server_of_cluster, check_skill, check_skill_of_cluster, is_namespace, is_object_name,
 };
 use crate::source::{Fault, Origin};
 
 /// More faults of one file are not told.
 const MAX_FAULTS: usize = 20;
 
-/// The namespace of objects that name none.
-pub(super) const DEFAULT_NAMESPACE: &str = "default";
+/// The namespace of objects of a directory that name none.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// Where what files declare is to be in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Where the files are.
+    Directory,
+    /// In a cluster: the files are manifests, that `kubectl apply` takes.
+    Cluster {
+        /// The namespace of objects that name none.
+        namespace: String,
+    },
+}
 
 /// A spec that an object of our group may have.
 pub(super) trait Kind: Clone + PartialEq + Serialize + DeserializeOwned {
@@ -30,7 +42,7 @@ pub(super) trait Kind: Clone + PartialEq + Serialize + DeserializeOwned {
     const NAME: &'static str;
 
     /// Every rule that it breaks.
-    fn check(&self) -> Vec<Violation>;
+    fn check(&self, destination: &Destination) -> Vec<Violation>;
 
     /// How to reach what `file` declares, if it is something to be reached.
     fn endpoint(&self, file: &Path, resolve: &Resolve<'_>) -> Option<Result<Arc<Endpoint>, Problem>>;
@@ -45,8 +57,12 @@ pub(super) type Resolve<'a> = dyn Fn(&McpServerSpec, &Path) -> Result<Arc<Endpoi
 impl Kind for McpServerSpec {
     const NAME: &'static str = "McpServer";
 
-    fn check(&self) -> Vec<Violation> {
-        check_server(self)
+    fn check(&self, destination: &Destination) -> Vec<Violation> {
+        let more = match destination {
+            Destination::Directory => Vec::new(),
+            Destination::Cluster { .. } => check_server_of_cluster(self),
+        };
+        check_server(self).into_iter().chain(more).collect()
     }
 
     fn endpoint(&self, file: &Path, resolve: &Resolve<'_>) -> Option<Result<Arc<Endpoint>, Problem>> {
@@ -61,12 +77,18 @@ impl Kind for McpServerSpec {
 impl Kind for SkillSpec {
     const NAME: &'static str = "Skill";
 
-    fn check(&self) -> Vec<Violation> {
-        let cluster = self.config_map_ref.as_ref().map(|_| Violation {
-            path: "spec.configMapRef".into(),
-            message: "there are no ConfigMaps beside a file; use path or inline".into(),
-        });
-        check_skill(self).into_iter().chain(cluster).collect()
+    fn check(&self, destination: &Destination) -> Vec<Violation> {
+        let more = match destination {
+            Destination::Directory => {
+                let map = self.config_map_ref.as_ref().map(|_| Violation {
+                    path: "spec.configMapRef".into(),
+                    message: "there are no ConfigMaps beside a file; use path or inline".into(),
+                });
+                map.into_iter().collect()
+            }
+            Destination::Cluster { .. } => check_skill_of_cluster(self),
+        };
+        check_skill(self).into_iter().chain(more).collect()
     }
 
     fn endpoint(&self, _: &Path, _: &Resolve<'_>) -> Option<Result<Arc<Endpoint>, Problem>> {
@@ -123,16 +145,21 @@ impl Parsed {
 
     /// What is known of a file that cannot be read: `why` completes a sentence that begins with its path.
     pub fn unreadable(path: &Arc<PathBuf>, why: &str) -> Self {
-        let mut file = File::new(path);
+        let mut file = File::new(path, &Destination::Directory);
         file.unnamed(Mistake::at_line(1, format!("the file {why}")));
         file.parsed
     }
 }
 
-/// Reads a file; `path` is relative to the root and used in messages alone.
+/// Reads a file of a directory; `path` is relative to the root and used in messages alone.
 pub(super) fn parse(path: &Arc<PathBuf>, bytes: &[u8]) -> Parsed {
+    parse_for(&Destination::Directory, path, bytes)
+}
+
+/// Reads a file by the rules that hold where its objects are to be.
+pub(super) fn parse_for(destination: &Destination, path: &Arc<PathBuf>, bytes: &[u8]) -> Parsed {
     // The parser is meant never to panic; if it does on one file, the others must not pay for it.
-    catch_unwind(AssertUnwindSafe(|| read(path, bytes)))
+    catch_unwind(AssertUnwindSafe(|| read(destination, path, bytes)))
         .unwrap_or_else(|_| Parsed::unreadable(path, "makes the parser fail; please report it"))
 }
 
@@ -146,16 +173,24 @@ pub(super) fn shown(path: &Path) -> String {
     printable(&path.display().to_string())
 }
 
-fn read(path: &Arc<PathBuf>, bytes: &[u8]) -> Parsed {
-    let mut file = File::new(path);
+fn read(destination: &Destination, path: &Arc<PathBuf>, bytes: &[u8]) -> Parsed {
+    let mut file = File::new(path, destination);
+    let in_directory = *destination == Destination::Directory;
     if is_skill(path) {
-        file.skill();
+        // To kubectl it is no manifest.
+        if in_directory {
+            file.skill();
+        }
         return file.parsed;
     }
     match std::str::from_utf8(bytes) {
         Ok(text) => {
             let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-            if is_json(path) { mcp_json::read(text, &mut file) } else { yaml::read(text, &mut file) }
+            if is_json(path) && in_directory {
+                mcp_json::read(text, &mut file);
+            } else {
+                yaml::read(text, &mut file);
+            }
         }
         Err(error) => {
             let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
@@ -170,12 +205,21 @@ fn read(path: &Arc<PathBuf>, bytes: &[u8]) -> Parsed {
 /// A file that is being read: what was found in it so far.
 pub(super) struct File<'a> {
     path: &'a Arc<PathBuf>,
+    pub destination: &'a Destination,
     pub parsed: Parsed,
 }
 
 impl<'a> File<'a> {
-    fn new(path: &'a Arc<PathBuf>) -> Self {
-        Self { path, parsed: Parsed::default() }
+    fn new(path: &'a Arc<PathBuf>, destination: &'a Destination) -> Self {
+        Self { path, destination, parsed: Parsed::default() }
+    }
+
+    /// The namespace of objects that name none.
+    pub fn namespace(&self) -> &'a str {
+        match self.destination {
+            Destination::Directory => DEFAULT_NAMESPACE,
+            Destination::Cluster { namespace } => namespace,
+        }
     }
 
     /// A document that should be one of ours, but does not say which.
@@ -216,7 +260,7 @@ impl<'a> File<'a> {
     /// The folder of a skill that is declared by where it is. What is in it is another matter.
     fn skill(&mut self) {
         let name = self.path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy());
-        let Ok(key) = key(name.as_deref(), None) else {
+        let Ok(key) = key(name.as_deref(), self.namespace()) else {
             let message = "the folder of a skill must have a name of lower-case letters, digits and hyphens";
             return self.unnamed(Mistake::at_line(1, message.into()));
         };
@@ -289,9 +333,8 @@ fn add(faults: &mut Vec<Fault>, fault: Fault) {
 }
 
 /// Namespace and name, as Kubernetes allows them.
-pub(super) fn key(name: Option<&str>, namespace: Option<&str>) -> Result<ObjectKey, String> {
+pub(super) fn key(name: Option<&str>, namespace: &str) -> Result<ObjectKey, String> {
     let name = name.ok_or("metadata.name is missing")?;
-    let namespace = namespace.unwrap_or(DEFAULT_NAMESPACE);
     let allowed = "lower-case letters, digits and -, beginning and ending with a letter or digit";
     if !is_object_name(name) {
         return Err(format!(

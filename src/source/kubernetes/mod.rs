@@ -9,6 +9,7 @@
 mod book;
 mod client;
 mod fault;
+mod list;
 mod object;
 mod references;
 mod watch;
@@ -35,6 +36,7 @@ use crate::source::{Desired, Policy, Shown, SourceMetrics};
 
 pub use self::client::{connect, retry_after};
 pub use self::fault::in_words;
+pub use self::list::list;
 
 /// News that waits while the book is written: a list comes in faster than it is taken up.
 const WAITING: usize = 1_024;
