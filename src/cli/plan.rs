@@ -37,7 +37,7 @@ pub(super) struct Args {
     /// The namespace of manifests that name none [default: that of the kubeconfig's context]
     #[arg(short, long, value_name = "NAMESPACE", value_parser = namespace, requires = "kubernetes")]
     namespace: Option<String>,
-    /// Let objects go that are in those namespaces and not in the manifests; kubectl apply leaves them untouched
+    /// Plan for objects to go that are in those namespaces and not in the manifests; kubectl apply leaves them untouched
     #[arg(long, requires = "kubernetes")]
     prune: bool,
     /// How the plan is printed

@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -46,8 +47,7 @@ impl<'a> Parts<PartValue<'a>> {
         let Fields { stdio: _, http: _, settings, suspended } = Fields::of(spec);
         let mut connection = ConnectionParts::resolved(&endpoint.transport).into_parts();
         connection.insert("uid".to_owned(), PartValue::texts([&**uid]));
-        let asked =
-            |value: &'a Option<std::sync::Arc<str>>| value.as_deref().map(|value| PartValue::texts([value]));
+        let asked = |value: &'a Option<Arc<str>>| value.as_deref().map(|value| PartValue::texts([value]));
         let detached = suspended;
         Self { connection, settings, detached, reconnect: asked(reconnect), requested: asked(requested) }
     }
@@ -182,8 +182,6 @@ fn differing<V: PartialEq>(one: &BTreeMap<String, V>, other: &BTreeMap<String, V
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use serde_json::{Value, json};
 
     use super::*;

@@ -188,8 +188,9 @@ impl Plan {
     }
 }
 
-/// Why no endpoint can be made of a declaration. What is not set here may be where evenkeel runs.
+/// Why no endpoint can be made of a declaration, if one is wanted. What is not set here may be where evenkeel runs.
 fn unresolved(declared: &Declared<McpServerSpec>) -> Option<Problem> {
+    declared.spec.as_ref().filter(|spec| !spec.suspend)?;
     let problem = declared.endpoint.as_ref()?.as_ref().err()?;
     (problem.reason != Reason::VariableNotFound).then(|| problem.clone())
 }

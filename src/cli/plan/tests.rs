@@ -236,7 +236,7 @@ fn reordered(transport: &Value) -> Value {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_planned_is_what_is_done(pairs in vec(pair(), 3), bounded in any::<bool>()) {
