@@ -28,6 +28,8 @@ async fn a_plan_says_what_would_change_and_changes_nothing() {
     for (name, spec) in [
         ("gone", NOTHING),
         ("same", NOTHING),
+        ("worded", &format!("{env}\n  cwd: .").replace("}]", "}, { name: SIZE, value: big }]")),
+        ("url", "http: { url: \"http://localhost:1/a\" }"),
         ("filter", NOTHING),
         ("secret", env),
         ("paused", NOTHING),
@@ -36,17 +38,19 @@ async fn a_plan_says_what_would_change_and_changes_nothing() {
         live.server(name, spec);
     }
     let evenkeel = Evenkeel::run(live.path()).await;
-    for name in ["gone", "same", "filter", "secret", "paused", "broken"] {
+    for name in ["gone", "same", "worded", "url", "filter", "secret", "paused", "broken"] {
         eventually(name, async || evenkeel.server(name).await).await;
     }
     let path = live.path().to_str().unwrap();
     let names = [(&live, "LIVE")];
-    let as_it_is = "0 to add, 0 to change, 0 to remove, 6 unchanged; against the evenkeel of LIVE\n";
+    let as_it_is = "0 to add, 0 to change, 0 to remove, 8 unchanged; against the evenkeel of LIVE\n";
     assert_eq!(plan(&evenkeel, &[path], &names), as_it_is);
 
     let next = Declared::new();
     for (name, spec) in [
         ("same", NOTHING),
+        ("worded", &env.replace("[{", "[{ name: SIZE, value: big }, {")),
+        ("url", "http: { url: \"http://LOCALHOST:1/a#b\" }"),
         ("new", NOTHING),
         ("filter", &format!("{NOTHING}\nexpose: {{ prefix: f }}\ntimeouts: {{ call: 1m }}")),
         ("secret", &env.replace("hunter2", "hunter3")),
@@ -71,7 +75,7 @@ async fn a_plan_says_what_would_change_and_changes_nothing() {
             "+ attach   McpServer default/new",
             "~ suspend  McpServer default/paused",
             "~ replace  McpServer default/secret: env TOKEN",
-            "1 to add, 3 to change, 1 to remove, 1 unchanged, 1 held as it is; against the evenkeel of LIVE",
+            "1 to add, 3 to change, 1 to remove, 3 unchanged, 1 held as it is; against the evenkeel of LIVE",
         ]
     );
     let json = plan(&evenkeel, &[&args[..], &["-o", "json"]].concat(), &names);

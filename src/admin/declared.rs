@@ -1,5 +1,6 @@
 //! What is declared and in force, as digests of its parts: for `evenkeel plan`, on the socket alone.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::plan::Parts;
-use crate::resource::{Desired, DigestKey, Meta, ObjectKey, Origin};
+use crate::resource::{Base, Desired, DigestKey, Meta, ObjectKey};
 use crate::source::{AllowedStdio, Policy};
 
 /// Where it is served.
@@ -26,6 +27,8 @@ pub struct InForce {
     pub skills: Vec<Object>,
     /// Which stdio servers may run; everything if nothing is said.
     pub allowed: Option<AllowedStdio>,
+    /// The directory that it is declared in, if in one, as it was given: what relative paths are relative to.
+    pub root: Option<PathBuf>,
 }
 
 /// One object.
@@ -52,10 +55,7 @@ impl Object {
     }
 
     fn new(meta: &Meta, parts: Option<Parts>) -> Self {
-        let file = match &meta.origin {
-            Origin::File { path, .. } => Some(path.display().to_string()),
-            Origin::Cluster { .. } => None,
-        };
+        let file = meta.file().map(|file| file.display().to_string());
         Self {
             namespace: meta.key.namespace.to_string(),
             name: meta.key.name.to_string(),
@@ -67,32 +67,45 @@ impl Object {
     }
 }
 
-/// Answers from what is desired now.
-pub fn declared(desired: watch::Receiver<Arc<Desired>>, key: DigestKey, policy: Policy) -> Router {
-    Router::new().route(DECLARED, get(answer)).with_state((desired, key, policy))
+/// Answers from what is desired now. `root` is the directory that it is declared in, if in one.
+pub fn declared(
+    desired: watch::Receiver<Arc<Desired>>,
+    key: DigestKey,
+    policy: Policy,
+    root: Option<PathBuf>,
+) -> Router {
+    Router::new().route(DECLARED, get(answer)).with_state((desired, key, policy, root))
 }
 
-type Known = (watch::Receiver<Arc<Desired>>, DigestKey, Policy);
+type Known = (watch::Receiver<Arc<Desired>>, DigestKey, Policy, Option<PathBuf>);
 
-async fn answer(State((desired, key, policy)): State<Known>) -> Response {
+async fn answer(State((desired, key, policy, root)): State<Known>) -> Response {
     let desired = Arc::clone(&desired.borrow());
     // Ten thousand servers take a moment.
-    match tokio::task::spawn_blocking(move || in_force(&desired, &key, &policy)).await {
+    match tokio::task::spawn_blocking(move || InForce::of(&desired, &key, &policy, root)).await {
         Ok(in_force) => Json(in_force).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
-fn in_force(desired: &Desired, key: &DigestKey, policy: &Policy) -> InForce {
-    let servers = desired.servers.values();
-    let skills = desired.skills.iter();
-    InForce {
-        servers: servers.map(|server| Object::new(&server.meta, Parts::of_server(server, key))).collect(),
-        skills: skills
-            .map(|(name, skill)| {
-                Object::new(&skill.meta, Parts::of_skill(skill, desired.contents.get(name), key))
-            })
-            .collect(),
-        allowed: policy.written().cloned(),
+impl InForce {
+    /// Gives the last good declaration of each object, as digests. `root` is the directory that they are declared in, if
+    /// in one.
+    pub fn of(desired: &Desired, key: &DigestKey, policy: &Policy, root: Option<PathBuf>) -> Self {
+        let base = root.map(|root| Base { root, home: policy.home().map(Into::into) });
+        let servers = desired.servers.values().map(|server| {
+            let parts = Parts::declared(server, base.as_ref());
+            Object::new(&server.meta, parts.map(|parts| parts.digests(key)))
+        });
+        let skills = desired.skills.iter().map(|(name, skill)| {
+            let parts = Parts::declared_skill(skill, desired.contents.get(name));
+            Object::new(&skill.meta, parts.map(|parts| parts.digests(key)))
+        });
+        Self {
+            servers: servers.collect(),
+            skills: skills.collect(),
+            allowed: policy.written().cloned(),
+            root: base.map(|base| base.root),
+        }
     }
 }

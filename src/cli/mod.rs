@@ -11,6 +11,7 @@ mod failure;
 mod init;
 mod kubeconfig;
 mod logging;
+mod namespace;
 mod output;
 mod plan;
 mod run;
@@ -36,7 +37,7 @@ struct Cli {
 enum Command {
     /// Reconcile a directory of declarations and serve its servers to agents
     Run(Box<run::Args>),
-    /// Show what declarations would change in the fleet that runs, and change nothing
+    /// Show what declarations would change in the fleet that runs, or in a cluster, and change nothing
     Plan(plan::Args),
     /// Check declarations without running anything: for editors, hooks and CI
     Validate(validate::Args),

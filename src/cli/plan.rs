@@ -1,30 +1,47 @@
-use std::collections::{BTreeMap, HashSet};
-use std::fmt::Write;
+mod manifests;
+mod outline;
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use serde::Serialize;
 
+use self::manifests::Manifests;
+use self::outline::{Declarations, Plan};
 use super::client::Client;
 use super::failure::Failure;
+use super::namespace::namespace;
+use super::runtime::block_on;
 use super::which::Whose;
 use super::{dirs, output};
-use crate::admin::{DECLARED, Declaration, InForce};
-use crate::plan::{Parts, Step};
-use crate::resource::{Declared, DigestKey, McpServerSpec, ObjectKey, Origin, Problem, Reason};
+use crate::admin::{DECLARED, InForce};
+use crate::resource::{Base, DigestKey};
 use crate::source::Policy;
-use crate::source::directory::{Against, Checked, check_directory};
+use crate::source::directory::{Against, Destination, check_directory};
 use crate::state::StateDir;
 
 /// The arguments of `evenkeel plan`.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::doc_markdown, reason = "printed as it is by --help")]
 pub(super) struct Args {
-    /// The declarations to plan for [default: $`XDG_CONFIG_HOME`/evenkeel]
-    #[arg(env = "EVENKEEL_DIR")]
-    dir: Option<PathBuf>,
+    /// The declarations to plan for [default: $XDG_CONFIG_HOME/evenkeel]; with --kubernetes manifests: directories
+    /// with all their folders, files, and - for standard input
+    #[arg(env = "EVENKEEL_DIR", value_name = "DIR")]
+    paths: Vec<PathBuf>,
     /// The directory that evenkeel runs on, if DIR is another copy of it
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "kubernetes")]
     against: Option<PathBuf>,
+    /// Plan what kubectl apply of manifests would change: compare them with the objects of their namespaces in the
+    /// cluster that KUBECONFIG names; takes the permission to list them, and no evenkeel
+    #[arg(long)]
+    kubernetes: bool,
+    /// The namespace of manifests that name none [default: that of the kubeconfig's context]
+    #[arg(short, long, value_name = "NAMESPACE", value_parser = namespace, requires = "kubernetes")]
+    namespace: Option<String>,
+    /// Plan for objects to go that are in those namespaces and not in the manifests; kubectl apply leaves them untouched
+    #[arg(long, requires = "kubernetes")]
+    prune: bool,
     /// How the plan is printed
     #[arg(long, short, value_name = "FORMAT", value_enum, default_value = "text")]
     output: Format,
@@ -36,16 +53,45 @@ enum Format {
     Json,
 }
 
-/// Prints what the declarations would change in the fleet that runs, and changes nothing.
+/// Prints what the declarations would change where they are applied, and changes nothing.
 pub(super) fn plan(args: &Args) -> Result<(), Failure> {
-    let dir = dirs::declarations(args.dir.clone())?;
+    let (plan, place) =
+        block_on(async { if args.kubernetes { in_cluster(args).await } else { in_directory(args).await } })?;
+    let text = match args.output {
+        Format::Text => plan.text(&place),
+        Format::Json => serde_json::to_string_pretty(&plan).map_err(Failure::failed)? + "\n",
+    };
+    output::print(&text).map_err(Failure::failed)
+}
+
+async fn in_cluster(args: &Args) -> Result<(Plan, String), Failure> {
+    let default;
+    let paths = match args.paths.as_slice() {
+        [] => {
+            default = [dirs::declarations(None)?];
+            &default
+        }
+        some => some,
+    };
+    manifests::plan(&Manifests { paths, namespace: args.namespace.as_deref(), prune: args.prune }).await
+}
+
+/// Compares a directory with what is in force in the evenkeel that runs; gives the plan, and that evenkeel in words.
+async fn in_directory(args: &Args) -> Result<(Plan, String), Failure> {
+    let dir = match args.paths.as_slice() {
+        [] => None,
+        [one] => Some(one.clone()),
+        _ => {
+            let message = "name one directory; only with --kubernetes manifests may be in several places";
+            return Err(Failure::Usage(message.to_owned()));
+        }
+    };
+    let dir = dirs::declarations(dir)?;
     let running = match &args.against {
         Some(other) => dirs::spelled(other)?,
         None => dir.clone(),
     };
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
-    let (in_force, key) = match runtime.block_on(ask(&running))? {
+    let (in_force, key) = match ask(&running).await? {
         Some(in_force) => {
             let state = StateDir::open(&dirs::state_home()?, &running).map_err(Failure::failed)?;
             (Some(in_force), state.key("digests").map_err(Failure::failed)?.to_vec())
@@ -57,17 +103,24 @@ pub(super) fn plan(args: &Args) -> Result<(), Failure> {
     let policy = allowed
         .map_or(Ok(Policy::everything()), |allowed| Policy::only(&allowed.commands, &allowed.variables));
     let policy = policy.map_err(Failure::failed)?;
-    let against = Against { secrets: None, environment: dirs::environment(), key: key.clone(), policy };
+    let root = in_force.as_ref().and_then(|in_force| in_force.root.clone());
+    // Where the processes will run, not where this copy of the declarations is.
+    let base = Base { root: root.unwrap_or_else(|| running.clone()), home: policy.home().map(Into::into) };
+    let environment = dirs::environment();
+    let (key_of_check, destination) = (key.clone(), Destination::Directory);
+    let against = Against { secrets: None, environment, key: key_of_check, policy, destination };
     let checked = check_directory(&dir, &against)
         .map_err(|error| Failure::Failed(format!("{}: {error}", dir.display())))?;
-    let mut plan =
-        Plan { against: in_force.is_some().then(|| running.display().to_string()), ..Plan::default() };
-    plan.fill(&checked, in_force.unwrap_or_default(), &key);
-    let text = match args.output {
-        Format::Text => plan.text(&running),
-        Format::Json => serde_json::to_string_pretty(&plan).map_err(Failure::failed)? + "\n",
+    let place = if in_force.is_some() { "against the evenkeel of" } else { "no evenkeel runs on" };
+    let mut plan = Plan::new(in_force.is_some().then(|| running.display().to_string()));
+    let declarations = Declarations {
+        desired: &checked.desired,
+        findings: &checked.findings,
+        base: Some(&base),
+        complete: true,
     };
-    output::print(&text).map_err(Failure::failed)
+    plan.fill(&declarations, in_force.unwrap_or_default(), &key);
+    Ok((plan, format!("{place} {}", running.display())))
 }
 
 async fn ask(running: &Path) -> Result<Option<InForce>, Failure> {
@@ -75,142 +128,4 @@ async fn ask(running: &Path) -> Result<Option<InForce>, Failure> {
         Some(mut daemon) => Ok(Some(daemon.get(DECLARED).await?)),
         None => Ok(None),
     }
-}
-
-/// What is printed; as JSON, part of the interface.
-#[derive(Debug, Default, Serialize)]
-struct Plan {
-    against: Option<String>,
-    add: usize,
-    change: usize,
-    remove: usize,
-    unchanged: usize,
-    held: usize,
-    steps: Vec<Planned>,
-}
-
-/// What becomes of one object.
-#[derive(Debug, Serialize)]
-struct Planned {
-    kind: &'static str,
-    namespace: String,
-    name: String,
-    action: &'static str,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    parts: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<Reason>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    message: Option<String>,
-}
-
-impl Plan {
-    fn fill(&mut self, checked: &Checked, in_force: InForce, key: &DigestKey) {
-        // What is in a file that cannot be read is not known, so it stays as it is.
-        let unread =
-            checked.findings.iter().filter(|finding| finding.fault.problem.reason == Reason::ParseError);
-        let unread: HashSet<_> = unread
-            .filter_map(|finding| match finding.fault.origin.as_ref()? {
-                Origin::File { path, .. } => Some(path.display().to_string()),
-                Origin::Cluster { .. } => None,
-            })
-            .collect();
-        let desired = &checked.desired;
-        let servers = desired.servers.iter().map(|(key, server)| (key.clone(), &**server));
-        self.kind("McpServer", &servers.collect(), in_force.servers, &unread, |server| {
-            unresolved(server).map_or_else(|| Ok(Parts::of_server(server, key)), Err)
-        });
-        let skills = desired.skills.iter().map(|(key, skill)| (key.clone(), &**skill));
-        self.kind("Skill", &skills.collect(), in_force.skills, &unread, |skill| {
-            match desired.contents.get(&skill.meta.key) {
-                Some(Err(problem)) => Err(problem.clone()),
-                content => Ok(Parts::of_skill(skill, content, key)),
-            }
-        });
-    }
-
-    fn kind<S>(
-        &mut self,
-        kind: &'static str,
-        declared: &BTreeMap<ObjectKey, &Declared<S>>,
-        in_force: Vec<Declaration>,
-        unread: &HashSet<String>,
-        parts: impl Fn(&Declared<S>) -> Result<Option<Parts>, Problem>,
-    ) {
-        let in_force: BTreeMap<_, _> = in_force.into_iter().map(|object| (object.key(), object)).collect();
-        let mut keys: Vec<_> = declared.keys().chain(in_force.keys()).cloned().collect();
-        keys.sort();
-        keys.dedup();
-        for key in keys {
-            let (now, new) = (in_force.get(&key), declared.get(&key));
-            let missing = || {
-                let file = now?.file.as_ref().filter(|file| new.is_none() && unread.contains(*file))?;
-                Some(Problem::new(Reason::ParseError, format!("{file} cannot be read")))
-            };
-            let refused = new.and_then(|new| new.refused.clone()).or_else(missing);
-            let step = refused.map_or_else(|| new.map_or(Ok(None), |new| parts(new)), Err).map(|after| {
-                let before = now.and_then(|now| now.parts.as_ref());
-                Parts::step(before, after.as_ref())
-            });
-            self.add(kind, &key, step);
-        }
-    }
-
-    fn add(&mut self, kind: &'static str, key: &ObjectKey, step: Result<Step, Problem>) {
-        let (mut parts, mut held) = (Vec::new(), None);
-        let (action, count) = match step {
-            Ok(Step::Attach) => ("attach", &mut self.add),
-            Ok(Step::Replace(differ)) => {
-                parts = differ;
-                ("replace", &mut self.change)
-            }
-            Ok(Step::Refilter(differ)) => {
-                parts = differ;
-                ("refilter", &mut self.change)
-            }
-            Ok(Step::Detach { suspended: true }) => ("suspend", &mut self.change),
-            Ok(Step::Detach { suspended: false }) => ("detach", &mut self.remove),
-            Ok(Step::Stay) => ("stay", &mut self.unchanged),
-            Err(problem) => {
-                held = Some(problem);
-                ("hold", &mut self.held)
-            }
-        };
-        *count += 1;
-        let (reason, message) = held.map(|Problem { reason, message }| (reason, message)).unzip();
-        let (namespace, name) = (key.namespace.to_string(), key.name.to_string());
-        self.steps.push(Planned { kind, namespace, name, action, parts, reason, message });
-    }
-
-    fn text(&self, running: &Path) -> String {
-        let mut text = String::new();
-        for Planned { kind, namespace, name, action, parts, message, .. } in &self.steps {
-            let sign = match *action {
-                "attach" => '+',
-                "replace" | "refilter" | "suspend" => '~',
-                "detach" => '-',
-                "hold" => '!',
-                _ => continue,
-            };
-            let why = if parts.is_empty() { message.clone().unwrap_or_default() } else { parts.join(", ") };
-            let why = if why.is_empty() { why } else { format!(": {why}") };
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "{sign} {action:<8} {kind} {namespace}/{name}{why}");
-        }
-        let Self { add, change, remove, unchanged, held, .. } = self;
-        let held = if *held == 0 { String::new() } else { format!(", {held} held as it is") };
-        let against = if self.against.is_some() { "against the evenkeel of" } else { "no evenkeel runs on" };
-        let running = running.display();
-        let _ = writeln!(
-            text,
-            "{add} to add, {change} to change, {remove} to remove, {unchanged} unchanged{held}; {against} {running}"
-        );
-        text
-    }
-}
-
-/// Why no endpoint can be made of a declaration. What is not set here may be where evenkeel runs.
-fn unresolved(declared: &Declared<McpServerSpec>) -> Option<Problem> {
-    let problem = declared.endpoint.as_ref()?.as_ref().err()?;
-    (problem.reason != Reason::VariableNotFound).then(|| problem.clone())
 }

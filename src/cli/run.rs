@@ -9,9 +9,10 @@ use tokio::runtime;
 use super::dirs;
 use super::failure::Failure;
 use super::logging::{self, LogFormat};
+use super::namespace::namespace;
 use crate::daemon::{Daemon, Telemetry, raise_open_files};
 use crate::net::Allowed;
-use crate::resource::{Bounded, is_namespace, is_object_name, is_secret_key};
+use crate::resource::{Bounded, is_object_name, is_secret_key};
 use crate::source::{DEFAULT_VARIABLES, Policy, SourceArgs, directory, kubernetes};
 
 /// `--poll`: 500ms to 1h.
@@ -125,16 +126,6 @@ fn is_cluster(kubernetes: bool, source: impl Fn(&str) -> Option<ValueSource>) ->
         Some((_, flag)) => Err(Failure::Usage(format!("{flag} is of use only with {of}"))),
         None => Ok(cluster),
     }
-}
-
-/// An empty name would be every namespace, and one with a slash another path of the API server.
-fn namespace(text: &str) -> Result<String, String> {
-    if is_namespace(text) {
-        return Ok(text.to_owned());
-    }
-    Err(format!(
-        "{text:?} is no namespace: at most 63 lower-case letters, digits and -, beginning and ending with a letter or digit"
-    ))
 }
 
 fn object_name(text: &str) -> Result<String, String> {

@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::{dirs, output};
 use crate::resource::{DigestKey, Origin, Reason};
 use crate::source::Policy;
-use crate::source::directory::{Against, Checked, Finding, Level, check_directory, check_files};
+use crate::source::directory::{Against, Checked, Destination, Finding, Level, check_directory, check_files};
 use crate::words::is_unseen;
 
 /// The arguments of `evenkeel validate`.
@@ -76,7 +76,8 @@ impl Args {
         // Digests of a check are compared with nothing.
         // What may run is a matter of where it runs.
         let policy = Policy::everything();
-        Ok(Against { secrets, environment: dirs::environment(), key: DigestKey::new(&[]), policy })
+        let (environment, key) = (dirs::environment(), DigestKey::new(&[]));
+        Ok(Against { secrets, environment, key, policy, destination: Destination::Directory })
     }
 }
 

@@ -129,7 +129,7 @@ impl Daemon {
             tracker.wait().await;
             Ok(())
         });
-        let in_force = admin::declared(desired.clone(), digests, info.policy.clone());
+        let in_force = admin::declared(desired.clone(), digests, info.policy.clone(), info.root.clone());
         let declared = desired.clone();
         let (names, kept) = NamesFile::open(&state, started);
         let (tell, told) = mpsc::unbounded_channel();

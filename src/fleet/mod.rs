@@ -7,6 +7,7 @@
 mod actor;
 mod attach;
 mod attached;
+mod connection_key;
 mod context;
 mod health;
 mod listing;

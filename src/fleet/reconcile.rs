@@ -12,8 +12,9 @@ use tracing::{info, warn};
 
 use super::Context;
 use super::actor::{Actor, Order, Starting};
+use super::connection_key::ConnectionKey;
 use crate::catalog::Declaration;
-use crate::plan::{Change, Observed, Target, changes};
+use crate::plan::{Change, Observed, Target};
 use crate::resource::{Declared, Desired, McpServerSpec, ObjectKey, Reason};
 
 /// How long calls of unknown tools wait at most for the servers that were declared at the start.
@@ -21,14 +22,14 @@ const SETTLED: Duration = Duration::from_secs(30);
 /// How long all servers together may take to drain and close when evenkeel ends.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 
-/// The actors of all servers, and what each was last told.
+/// The actors of all connections, and what each was last told.
 pub struct Fleet {
     context: Arc<Context>,
     observed: Observed,
     /// What was declared at the last step, also what is suspended or cannot be taken up.
     declared: OrdMap<ObjectKey, Arc<Declared<McpServerSpec>>>,
-    orders: HashMap<ObjectKey, watch::Sender<Order>>,
-    actors: JoinMap<ObjectKey, ()>,
+    orders: HashMap<ConnectionKey, watch::Sender<Order>>,
+    actors: JoinMap<ConnectionKey, ()>,
     /// Handed to the actors of the first look.
     starting: Option<Starting>,
 }
@@ -101,23 +102,22 @@ impl Fleet {
                 DiffItem::Add(..) => {}
             }
         }
-        let changes = changes(desired, &self.observed);
+        let changes = self.observed.changes(desired);
         let count = changes.len();
-        for change in changes {
-            info!(server = %change.key(), "{change}");
+        for (key, change) in changes {
+            let why = match change.parts() {
+                [] => String::new(),
+                parts => format!(": {}", parts.join(", ")),
+            };
+            info!(server = %key, "{} {key}{why}", change.verb());
             match change {
                 Change::Attach(target)
-                | Change::Replace(target)
-                | Change::Refilter(target)
-                | Change::Refresh(target) => {
-                    if let Some(declared) = desired.servers.get(&target.key) {
-                        self.observed.servers.insert(target.key.clone(), (declared.clone(), target.clone()));
-                    }
-                    self.order(target);
-                }
-                Change::Detach { key, reason } => {
-                    self.observed.servers.remove(&key);
-                    if let Some(orders) = self.orders.get(&key) {
+                | Change::Replace(target, _)
+                | Change::Refilter(target, _)
+                | Change::Refresh(target)
+                | Change::Stay(target) => self.order(target),
+                Change::Detach(reason) => {
+                    if let Some(orders) = self.orders.get(&ConnectionKey::shared(key)) {
                         orders.send_replace(Order::Go(reason));
                     }
                 }
@@ -145,26 +145,26 @@ impl Fleet {
 
     /// Tells the server's actor, or starts one. An actor that is still draining takes the order up.
     fn order(&mut self, target: Arc<Target>) {
-        if let Some(orders) = self.orders.get(&target.key)
+        let key = ConnectionKey::shared(target.key.clone());
+        if let Some(orders) = self.orders.get(&key)
             && orders.send(Order::Be(target.clone())).is_ok()
         {
             return;
         }
         let (sender, receiver) = watch::channel(Order::Be(target.clone()));
-        self.orders.insert(target.key.clone(), sender);
-        let key = target.key.clone();
+        self.orders.insert(key.clone(), sender);
         let actor = Actor::new(self.context.clone(), target, receiver, self.starting.clone());
         self.actors.spawn(key, actor.run());
     }
 
     /// An actor ended. If its server is wanted, because the order to come back crossed with its end or
     /// because of a bug of ours, another takes its place.
-    fn reap(&mut self, key: &ObjectKey, ended: Result<(), JoinError>) {
+    fn reap(&mut self, key: &ConnectionKey, ended: Result<(), JoinError>) {
         if let Err(error) = ended {
-            warn!(server = %key, %error, "a server's task ended unexpectedly; it is started again");
+            warn!(connection = %key, %error, "a connection's task ended unexpectedly; it is started again");
         }
         self.orders.remove(key);
-        if let Some((_, target)) = self.observed.servers.get(key) {
+        if let Some(target) = self.observed.target(&key.server) {
             self.order(target.clone());
         }
     }

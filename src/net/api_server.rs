@@ -3,6 +3,7 @@
 //! The client of an API server: how long it waits, and how often a watch may begin.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -10,8 +11,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http::header::RETRY_AFTER;
-use http::{HeaderMap, Request, Response, StatusCode, Uri};
+use http::header::{RETRY_AFTER, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use kube::client::{ClientBuilder, DynBody};
 use kube::core::Status;
@@ -24,6 +25,8 @@ use tower::timeout::error::Elapsed;
 use tower::util::AndThenLayer;
 use tower::{BoxError, Service};
 
+/// How long a connection to an API server may take to be made.
+const CONNECT: Duration = Duration::from_secs(5);
 /// As long may an API server be silent when it is asked.
 pub const ANSWER: Duration = Duration::from_secs(10);
 /// The time between two watches of the same objects.
@@ -39,7 +42,7 @@ const LONGEST_REFUSAL: usize = 64 << 10;
 /// a second: those that end as they begin must not be asked for in a circle. A refusal carries what the header
 /// Retry-After asks for in `details.retryAfterSeconds`: an API server that has too much to do says it only in
 /// the header.
-pub fn connect(mut config: Config) -> kube::Result<Client> {
+fn connect(mut config: Config) -> kube::Result<Client> {
     // Each part asks again by itself, and says so.
     config.default_retry = false;
     let builder = ClientBuilder::try_from(config)?;
@@ -48,6 +51,40 @@ pub fn connect(mut config: Config) -> kube::Result<Client> {
         .with_layer(&TimeoutLayer::new(ANSWER))
         .with_layer(&layer_fn(|inner| Paced { inner, begun: Arc::default() }))
         .build())
+}
+
+/// The API server that a process is told of by its surroundings.
+#[derive(Clone)]
+pub struct Inferred {
+    /// Its client.
+    pub client: Client,
+    /// Its address.
+    pub address: Arc<str>,
+    /// The namespace of the kubeconfig's context, or the one that this process runs in.
+    pub namespace: String,
+}
+
+/// No API server is known.
+#[derive(Debug, thiserror::Error)]
+#[error("no API server is known: {0}; set KUBECONFIG, or run evenkeel in a cluster")]
+pub struct NoApiServer(String);
+
+impl NoApiServer {
+    fn because(why: &impl fmt::Display) -> Self {
+        Self(why.to_string())
+    }
+}
+
+/// Finds the API server of the kubeconfig, or the one that this process runs in. That it answers is not known.
+pub async fn infer() -> Result<Inferred, NoApiServer> {
+    let mut config = Config::infer().await.map_err(|error| NoApiServer::because(&error))?;
+    config.connect_timeout = Some(CONNECT);
+    let agent = HeaderValue::from_static(concat!("evenkeel/", env!("CARGO_PKG_VERSION")));
+    config.headers.push((USER_AGENT, agent));
+    let address = config.cluster_url.to_string().trim_end_matches('/').into();
+    let namespace = config.default_namespace.clone();
+    let client = connect(config).map_err(|error| NoApiServer::because(&error))?;
+    Ok(Inferred { client, address, namespace })
 }
 
 /// Holds a watch up that follows another one of the same objects too soon.

@@ -1,104 +1,94 @@
-use std::fmt;
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 
-use super::Target;
-use crate::resource::{Declared, Desired, McpServerSpec, ObjectKey, Reason};
+use super::{Change, Parts, Presence, Target};
+use crate::resource::{Declared, Desired, McpServerSpec, ObjectKey};
 
-/// What the fleet was last told, per server: the declaration behind it and the target made from it.
+type Servers = OrdMap<ObjectKey, Arc<Declared<McpServerSpec>>>;
+
+/// What the fleet was last told: what was declared then, and the target of each server that is there.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
-    /// The servers that the fleet knows.
-    pub servers: OrdMap<ObjectKey, (Arc<Declared<McpServerSpec>>, Arc<Target>)>,
+    declared: Servers,
+    targets: OrdMap<ObjectKey, Arc<Target>>,
 }
 
-/// One step for one server.
-#[derive(Clone, Debug)]
-pub enum Change {
-    /// Connect a server that is not there yet.
-    Attach(Arc<Target>),
-    /// The connection itself changed: make a new one.
-    Replace(Arc<Target>),
-    /// Names, filters or limits changed: apply them to the live connection.
-    Refilter(Arc<Target>),
-    /// Nothing changed, but a look was asked for: retry what failed, read the lists of what is healthy.
-    Refresh(Arc<Target>),
-    /// Take the server away.
-    Detach {
-        /// Which.
-        key: ObjectKey,
-        /// `Removed` or `Suspended`.
-        reason: Reason,
-    },
-}
+impl Observed {
+    /// Gives what a server was last told to be; `None` if it is not to be there.
+    pub fn target(&self, key: &ObjectKey) -> Option<&Arc<Target>> {
+        self.targets.get(key)
+    }
 
-impl Change {
-    /// The server that changes.
-    pub fn key(&self) -> &ObjectKey {
-        match self {
-            Self::Attach(target) | Self::Replace(target) | Self::Refilter(target) | Self::Refresh(target) => {
-                &target.key
-            }
-            Self::Detach { key, .. } => key,
+    /// Gives the steps to what is desired, in the order of the keys, and takes them for done.
+    ///
+    /// Guarantees: a server whose declaration is the same object is not looked at, so that the cost follows what changed;
+    /// one whose newest declaration is refused, or whose reference was not found, keeps what it has; a source that has
+    /// not been read completely changes nothing. [`Change::Stay`] is among the steps only where the declaration has
+    /// another generation.
+    pub fn changes(&mut self, desired: &Desired) -> Vec<(ObjectKey, Change<Arc<Target>>)> {
+        if !desired.source.synced {
+            return Vec::new();
         }
+        let before = std::mem::replace(&mut self.declared, desired.servers.clone());
+        let changes: Vec<_> = before.diff(&self.declared).filter_map(|item| self.change(&item)).collect();
+        for (key, change) in &changes {
+            match change {
+                Change::Attach(target)
+                | Change::Replace(target, _)
+                | Change::Refilter(target, _)
+                | Change::Refresh(target)
+                | Change::Stay(target) => self.targets.insert(key.clone(), target.clone()),
+                Change::Detach(_) => self.targets.remove(key),
+            };
+        }
+        changes
     }
-}
 
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verb = match self {
-            Self::Attach(_) => "attach",
-            Self::Replace(_) => "replace",
-            Self::Refilter(_) => "refilter",
-            Self::Refresh(_) => "refresh",
-            Self::Detach { .. } => "detach",
+    fn change(
+        &self,
+        item: &DiffItem<'_, '_, ObjectKey, Arc<Declared<McpServerSpec>>>,
+    ) -> Option<(ObjectKey, Change<Arc<Target>>)> {
+        let (key, before, after) = match item {
+            DiffItem::Add(key, after) => (*key, None, Some(*after)),
+            DiffItem::Update { old: (key, before), new: (_, after) } => (*key, Some(*before), Some(*after)),
+            DiffItem::Remove(key, before) => (*key, Some(*before), None),
         };
-        write!(f, "{verb} {}", self.key())
-    }
-}
-
-/// The steps from what is observed to what is desired, in the order of the keys.
-///
-/// Guarantees: a server whose declaration is the same object gets no step; one whose newest declaration is
-/// refused, or whose reference was not found, keeps what it has; a source that has not been read
-/// completely changes nothing.
-pub fn changes(desired: &Desired, observed: &Observed) -> Vec<Change> {
-    if !desired.source.synced {
-        return Vec::new();
-    }
-    let removed = observed
-        .servers
-        .keys()
-        .filter(|key| !desired.servers.contains_key(*key))
-        .map(|key| Change::Detach { key: key.clone(), reason: Reason::Removed });
-    let declared =
-        desired.servers.values().filter_map(|declared| match observed.servers.get(&declared.meta.key) {
-            Some((seen, _)) if Arc::ptr_eq(seen, declared) => None,
-            Some((_, current)) => update(declared, current),
-            None => Target::of(declared).map(|target| Change::Attach(Arc::new(target))),
+        let current = self.targets.get(key);
+        let target = after.and_then(|after| Target::of(after)).map(|mut target| {
+            if let Some(current) = current.filter(|_| after.is_some_and(|after| after.refused.is_some())) {
+                // What is in force is the declaration that was accepted before.
+                target.generation = current.generation;
+            }
+            Arc::new(target)
         });
-    removed.chain(declared).collect()
-}
-
-fn update(declared: &Declared<McpServerSpec>, current: &Target) -> Option<Change> {
-    if declared.spec.as_ref().is_some_and(|spec| spec.suspend) {
-        let key = declared.meta.key.clone();
-        return Some(Change::Detach { key, reason: Reason::Suspended });
-    }
-    let mut target = Target::of(declared)?;
-    if declared.refused.is_some() {
-        // What is in force is the declaration that was accepted before.
-        target.generation = current.generation;
-    }
-    if !target.same_connection(current) {
-        Some(Change::Replace(Arc::new(target)))
-    } else if target.generation != current.generation {
-        Some(Change::Refilter(Arc::new(target)))
-    } else if target.requested.is_some() && target.requested != current.requested {
-        Some(Change::Refresh(Arc::new(target)))
-    } else {
-        None
+        let is_suspended =
+            |after: &Declared<McpServerSpec>| after.spec.as_ref().is_some_and(|spec| spec.suspend);
+        let after = match (after, &target) {
+            (None, _) => Presence::Absent,
+            (Some(_), Some(target)) => Presence::Attached(&**target),
+            (Some(after), None) if is_suspended(after) => Presence::Detached,
+            // It cannot be made what it is to be, so it stays what it is.
+            (Some(_), None) => return None,
+        };
+        let before = match (current, before) {
+            (Some(current), _) => Presence::Attached(&**current),
+            (None, Some(before)) if before.spec.is_some() => Presence::Detached,
+            (None, _) => Presence::Absent,
+        };
+        let change = Change::between(before, after, |before, after| {
+            Parts::resolved(before).change(&Parts::resolved(after))
+        });
+        let same_generation = match (current, &target) {
+            (Some(current), Some(target)) => current.generation == target.generation,
+            _ => true,
+        };
+        match (change, target) {
+            (Change::Stay(()), _) if same_generation => None,
+            (Change::Detach(reason), _) => Some((key.clone(), Change::Detach(reason))),
+            (change, target) => Some((key.clone(), change.with(target?))),
+        }
     }
 }
 
@@ -107,7 +97,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::resource::{DigestKey, Endpoint, HttpEndpoint, Meta, Origin, Problem, SourceState, Transport};
+    use crate::resource::{
+        DigestKey, Endpoint, HttpEndpoint, Meta, Origin, Problem, Reason, SourceState, Transport,
+    };
     use crate::resource::{RECONNECT_AT, REQUESTED_AT};
 
     /// A declaration of a server `a`, `b`, … from the parts of its spec that matter here.
@@ -162,15 +154,16 @@ mod tests {
     }
 
     fn observed(servers: &[&Arc<Declared<McpServerSpec>>]) -> Observed {
-        let told = |server: &&Arc<Declared<McpServerSpec>>| {
-            let target = Arc::new(Target::of(server).unwrap());
-            (server.meta.key.clone(), ((*server).clone(), target))
-        };
-        Observed { servers: servers.iter().map(told).collect() }
+        let mut observed = Observed::default();
+        observed.changes(&desired(servers));
+        observed
     }
 
-    fn steps(desired: &Desired, observed: &Observed) -> Vec<String> {
-        changes(desired, observed).iter().map(ToString::to_string).collect()
+    fn steps(desired: &Desired, observed: &mut Observed) -> Vec<String> {
+        let step = |(key, change): (ObjectKey, Change<_>)| {
+            [change.verb(), &key.name, &change.parts().join(", ")].join(" ").trim().to_owned()
+        };
+        observed.changes(desired).into_iter().map(step).collect()
     }
 
     #[test]
@@ -190,51 +183,77 @@ mod tests {
             a.endpoint = Some(Err(Problem::new(Reason::SecretNotFound, "secret x")));
         });
         let never = altered(&unresolved, |a| a.spec = None);
+        let worded = declare("a", 2, at("HTTP://A:80#x"));
+        let reconnect = "replace a annotation evenkeel.dev/reconnect-requested-at";
         for (what, before, now, expected) in [
             ("nothing", None, None, None),
-            ("new", None, Some(&a), Some("attach default/a")),
+            ("new", None, Some(&a), Some("attach a")),
             ("new and suspended", None, Some(&suspended), None),
             ("new and unresolved", None, Some(&unresolved), None),
             ("never valid", None, Some(&never), None),
             ("unchanged", Some(&a), Some(&a), None),
             ("equal", Some(&a), Some(&same), None),
-            ("a look was asked for", Some(&a), Some(&asked), Some("refresh default/a")),
+            ("the same in other words", Some(&a), Some(&worded), Some("stay a")),
+            ("a look was asked for", Some(&a), Some(&asked), Some("refresh a")),
             ("the same look", Some(&asked), Some(&altered(&asked, |_| ())), None),
-            ("a new connection was asked for", Some(&a), Some(&anew), Some("replace default/a")),
+            ("a new connection was asked for", Some(&a), Some(&anew), Some(reconnect)),
             ("the same new connection", Some(&anew), Some(&altered(&anew, |_| ())), None),
             ("it is no longer asked for", Some(&anew), Some(&a), None),
-            ("another url", Some(&a), Some(&moved), Some("replace default/a")),
-            ("deleted and created again", Some(&a), Some(&again), Some("replace default/a")),
-            ("another prefix", Some(&a), Some(&filtered), Some("refilter default/a")),
-            ("suspended", Some(&a), Some(&suspended), Some("detach default/a")),
+            ("another url", Some(&a), Some(&moved), Some("replace a url")),
+            ("deleted and created again", Some(&a), Some(&again), Some("replace a uid")),
+            ("another prefix", Some(&a), Some(&filtered), Some("refilter a expose")),
+            ("suspended", Some(&a), Some(&suspended), Some("suspend a")),
+            ("no longer suspended", Some(&suspended), Some(&a), Some("attach a")),
+            ("suspended all the time", Some(&suspended), Some(&altered(&suspended, |_| ())), None),
+            ("removed while suspended", Some(&suspended), None, Some("detach a")),
+            ("removed, and never valid", Some(&never), None, None),
+            ("found at last", Some(&unresolved), Some(&moved), Some("attach a")),
             ("newest declaration refused", Some(&a), Some(&broken), None),
             ("secret deleted", Some(&a), Some(&unresolved), None),
-            ("removed", Some(&a), None, Some("detach default/a")),
+            ("removed", Some(&a), None, Some("detach a")),
         ] {
             let before: Vec<_> = before.into_iter().collect();
             let now: Vec<_> = now.into_iter().collect();
-            let found = steps(&desired(&now), &observed(&before));
+            let mut observed = observed(&before);
+            let found = steps(&desired(&now), &mut observed);
             assert_eq!(found, expected.into_iter().collect::<Vec<_>>(), "{what}");
+            assert!(steps(&desired(&now), &mut observed).is_empty(), "{what}: done once");
         }
     }
 
     #[test]
-    fn one_change_is_one_step_whatever_else_there_is() {
-        let all: Vec<_> =
-            (0..100).map(|index| declare(&format!("s{index}"), 1, at(&format!("http://{index}")))).collect();
-        let all: Vec<_> = all.iter().collect();
-        let before = observed(&all);
-        let mut now = desired(&all);
-        let changed = declare("s7", 2, at("http://new"));
-        now.servers.insert(changed.meta.key.clone(), changed);
-        assert_eq!(steps(&now, &before), ["replace default/s7"]);
-        now.servers.remove(&ObjectKey::new("default", "s9"));
-        assert_eq!(steps(&now, &before), ["detach default/s9", "replace default/s7"]);
+    fn what_was_held_back_is_compared_with_what_is_there() {
+        let (a, moved) = (declare("a", 1, at("http://a")), declare("a", 2, at("http://elsewhere")));
+        let unresolved = altered(&moved, |a| {
+            a.endpoint = Some(Err(Problem::new(Reason::SecretNotFound, "secret x")));
+        });
+        let mut observed = observed(&[&a]);
+        for (now, expected) in
+            [(&unresolved, None), (&moved, Some("replace a url")), (&a, Some("replace a url"))]
+        {
+            let found = steps(&desired(&[now]), &mut observed);
+            assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
+        }
+        assert!(steps(&Desired::default(), &mut observed).is_empty(), "not read yet: nothing goes");
+        assert_eq!(steps(&desired(&[]), &mut observed), ["detach a"]);
     }
 
     #[test]
-    fn a_source_that_was_not_read_yet_takes_nothing_away() {
-        let a = declare("a", 1, at("http://a"));
-        assert!(steps(&Desired::default(), &observed(&[&a])).is_empty());
+    fn one_change_costs_one_server_whatever_else_there_is() {
+        for size in [10, 10_000] {
+            let server = |index| {
+                let server = declare(&format!("s{index}"), 1, at("http://a"));
+                (server.meta.key.clone(), server)
+            };
+            let mut now = Desired { servers: (0..size).map(server).collect(), ..desired(&[]) };
+            let mut observed = Observed::default();
+            assert_eq!(observed.changes(&now).len(), size);
+            let changed = declare("s7", 2, at("http://new"));
+            now.servers.insert(changed.meta.key.clone(), changed);
+            now.servers.remove(&ObjectKey::new("default", "s9"));
+            assert_eq!(observed.declared.diff(&now.servers).count(), 2, "servers looked at");
+            assert_eq!(steps(&now, &mut observed), ["replace s7 url", "detach s9"]);
+            assert_eq!(observed.declared.diff(&now.servers).count(), 0);
+        }
     }
 }

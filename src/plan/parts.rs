@@ -1,150 +1,188 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+use super::change::{Change, Presence};
+use super::target::Target;
 use crate::resource::{
-    Content, Declared, Digest, DigestKey, EnvVar, Header, Literal, McpServerSpec, Origin, SkillSpec,
-    ValueFrom,
+    Base, ConnectionParts, Content, Declared, Digest, DigestKey, HttpTransport, McpServerSpec, Meta,
+    PartValue, RECONNECT_AT, REQUESTED_AT, SkillSpec, StdioTransport,
 };
 
-/// What a declaration is made of, as keyed digests: two of them can be compared part by part, and nobody
-/// learns a value from one.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What a declaration is made of, by the names of its parts, so that two can be compared part by part: as keyed digests,
+/// from which nobody learns a value, or as the values themselves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Parts {
+pub struct Parts<V = Digest> {
     /// What the connection is made from: another value is another connection.
-    connection: BTreeMap<String, Digest>,
+    connection: BTreeMap<String, V>,
     /// What applies to a live connection.
-    settings: BTreeMap<String, Digest>,
-    /// Declared, and to be left alone.
+    settings: BTreeMap<String, V>,
+    /// Declared, and not attached: it is suspended, or may not run here.
+    detached: bool,
+    /// What [`RECONNECT_AT`] says: another value, if there is one, is another connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reconnect: Option<V>,
+    /// What [`REQUESTED_AT`] says: another value, if there is one, is a look at what is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    requested: Option<V>,
+}
+
+/// A spec, taken apart: every field is in one of these, or decides whether there is a connection at all.
+struct Fields<'a> {
+    stdio: Option<&'a StdioTransport>,
+    http: Option<&'a HttpTransport>,
+    settings: BTreeMap<String, PartValue<'a>>,
     suspended: bool,
 }
 
-/// What becomes of one object when its declaration is replaced by another.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// It is new, or no longer suspended.
-    Attach,
-    /// Its connection is made anew, because of these parts; all parts that differ are named.
-    Replace(Vec<String>),
-    /// These parts apply to what is there.
-    Refilter(Vec<String>),
-    /// It goes: taken away, or suspended.
-    Detach {
-        /// It stays declared.
-        suspended: bool,
-    },
-    /// Nothing differs.
-    Stay,
-}
+impl<'a> Parts<PartValue<'a>> {
+    /// Gives the parts of what a server is connected to: the values that references stand for are among them, and which
+    /// object it is.
+    pub fn resolved(target: &'a Target) -> Self {
+        let Target { key: _, uid, generation: _, spec_digest: _, endpoint, spec, requested, reconnect } =
+            target;
+        let Fields { stdio: _, http: _, settings, suspended } = Fields::of(spec);
+        let mut connection = ConnectionParts::resolved(&endpoint.transport).into_parts();
+        connection.insert("uid".to_owned(), PartValue::texts([&**uid]));
+        let asked = |value: &'a Option<Arc<str>>| value.as_deref().map(|value| PartValue::texts([value]));
+        let detached = suspended;
+        Self { connection, settings, detached, reconnect: asked(reconnect), requested: asked(requested) }
+    }
 
-impl Parts {
-    /// Of a server; `None` if it was never declared well.
-    pub fn of_server(server: &Declared<McpServerSpec>, key: &DigestKey) -> Option<Self> {
-        let spec = server.spec.as_ref()?;
-        let mut connection = BTreeMap::new();
-        let mut part = |name: String, texts: &[&str]| {
-            connection.insert(name, key.digest(texts.iter().map(|text| text.as_bytes())));
+    /// Gives the parts of a server as it is declared, where references stand for their values; `None` if it was never
+    /// declared well. `base` is where the files of a directory are.
+    pub fn declared(server: &'a Declared<McpServerSpec>, base: Option<&Base>) -> Option<Self> {
+        let Fields { stdio, http, settings, suspended } = Fields::of(server.spec.as_ref()?);
+        let folder = server.meta.file().map(|file| file.parent().unwrap_or(Path::new("")));
+        let connection = match (stdio, http) {
+            (Some(stdio), _) => ConnectionParts::declared_stdio(stdio, folder.zip(base)).into_parts(),
+            (None, Some(http)) => ConnectionParts::declared_http(http).into_parts(),
+            (None, None) => BTreeMap::new(),
         };
-        part("transport".to_owned(), &[spec.transport()]);
-        if let Some(stdio) = &spec.stdio {
-            part("command".to_owned(), &[&stdio.command]);
-            part("args".to_owned(), &stdio.args.iter().map(String::as_str).collect::<Vec<_>>());
-            // A process runs in the folder of the file that declares it.
-            let folder = match &server.meta.origin {
-                Origin::File { path, .. } => path.parent().map(|folder| folder.display().to_string()),
-                Origin::Cluster { .. } => None,
-            };
-            part("cwd".to_owned(), &[&folder.unwrap_or_default(), stdio.cwd.as_deref().unwrap_or_default()]);
-            for EnvVar { name, value, value_from } in &stdio.env {
-                part(format!("env {name}"), &value_of(value.as_ref(), value_from.as_ref()));
-            }
-        }
-        if let Some(http) = &spec.http {
-            part("url".to_owned(), &[&http.url]);
-            for Header { name, value, value_from } in &http.headers {
-                part(format!("header {name}"), &value_of(value.as_ref(), value_from.as_ref()));
-            }
-            if let Some(reference) = http.tls.as_ref().and_then(|tls| tls.ca_secret_ref.as_ref()) {
-                part("tls".to_owned(), &[&reference.name, &reference.key]);
-            }
-        }
-        let settings = fields(spec, &["stdio", "http", "suspend"], key);
-        Some(Self { connection, settings, suspended: spec.suspend })
+        let asked = |name| asked(&server.meta, name);
+        Some(Self {
+            connection,
+            settings,
+            detached: suspended || server.is_denied(),
+            reconnect: asked(RECONNECT_AT),
+            requested: asked(REQUESTED_AT),
+        })
     }
 
-    /// Of a skill, likewise; no connection is made from one.
-    pub fn of_skill(skill: &Declared<SkillSpec>, content: Option<&Content>, key: &DigestKey) -> Option<Self> {
-        let spec = skill.spec.as_ref()?;
-        let mut settings = fields(spec, &["suspend"], key);
-        if let Some(Ok(bundle)) = content {
-            settings.insert("content".to_owned(), key.digest([bundle.digest().to_string().as_bytes()]));
-        }
-        Some(Self { settings, suspended: spec.suspend, ..Self::default() })
+    /// Gives the parts of a skill, likewise; no connection is made from one.
+    pub fn declared_skill(skill: &'a Declared<SkillSpec>, content: Option<&Content>) -> Option<Self> {
+        let SkillSpec { inline, path, config_map_ref, server_refs, suspend } = &**skill.spec.as_ref()?;
+        let content = content.and_then(|content| content.as_ref().ok());
+        let settings = [
+            inline.as_ref().map(|text| ("inline", PartValue::texts([text.as_str()]))),
+            path.as_ref().map(|path| ("path", PartValue::texts([path.as_str()]))),
+            config_map_ref.as_ref().map(|map| setting("configMapRef", map)),
+            Some(setting("serverRefs", server_refs)),
+            content.map(|bundle| ("content", PartValue::owned(bundle.digest().to_string()))),
+        ];
+        let settings = settings.into_iter().flatten().map(|(name, value)| (name.to_owned(), value)).collect();
+        let connection = BTreeMap::new();
+        Some(Self { connection, settings, detached: *suspend, reconnect: None, requested: None })
     }
 
-    /// The step from what is in force, if anything, to what is declared, if anything.
-    pub fn step(before: Option<&Self>, after: Option<&Self>) -> Step {
-        let is_live = |parts: &&Self| !parts.suspended;
-        match (before.filter(is_live), after.filter(is_live)) {
-            (None, Some(_)) => Step::Attach,
-            (Some(_), None) => Step::Detach { suspended: after.is_some() },
-            (Some(before), Some(after)) => {
-                let connection = differing(&before.connection, &after.connection);
-                let settings = differing(&before.settings, &after.settings);
-                match (connection.is_empty(), settings.is_empty()) {
-                    (true, true) => Step::Stay,
-                    (true, false) => Step::Refilter(settings),
-                    (false, _) => Step::Replace([connection, settings].concat()),
-                }
-            }
-            // Nothing is there, and nothing comes.
-            (None, None) => match (before, after) {
-                (Some(_), None) => Step::Detach { suspended: false },
-                (Some(before), Some(after)) if before != after => {
-                    let connection = differing(&before.connection, &after.connection);
-                    Step::Refilter([connection, differing(&before.settings, &after.settings)].concat())
-                }
-                _ => Step::Stay,
-            },
+    /// Gives the same as keyed digests.
+    pub fn digests(self, key: &DigestKey) -> Parts {
+        let Self { connection, settings, detached, reconnect, requested } = self;
+        let digest = |value: PartValue<'_>| value.digest(key);
+        let all = |parts: BTreeMap<String, PartValue<'_>>| {
+            parts.into_iter().map(|(name, value)| (name, digest(value))).collect()
+        };
+        Parts {
+            connection: all(connection),
+            settings: all(settings),
+            detached,
+            reconnect: reconnect.map(digest),
+            requested: requested.map(digest),
         }
     }
 }
 
-/// A value that is written out, or what it is taken from.
-fn value_of<'a>(literal: Option<&'a Literal>, from: Option<&'a ValueFrom>) -> Vec<&'a str> {
-    let secret = from.and_then(|from| from.secret_key_ref.as_ref());
-    let variable = from.and_then(|from| from.env.as_deref());
-    match (literal, secret, variable) {
-        (Some(literal), ..) => vec!["value", literal.expose()],
-        (_, Some(secret), _) => vec!["secret", &secret.name, &secret.key],
-        (_, _, Some(variable)) => vec!["variable", variable],
-        _ => Vec::new(),
+impl<V: PartialEq> Parts<V> {
+    /// Gives how an object stands that is declared like this, if it is.
+    pub fn presence(parts: Option<&Self>) -> Presence<&Self> {
+        match parts {
+            None => Presence::Absent,
+            Some(parts) if parts.detached => Presence::Detached,
+            Some(parts) => Presence::Attached(parts),
+        }
+    }
+
+    /// Gives the step from this to another declaration of the same object; both are attached.
+    pub fn change(&self, after: &Self) -> Change {
+        let asked_anew = |before: &Option<V>, after: &Option<V>| after.is_some() && before != after;
+        let mut connection = differing(&self.connection, &after.connection);
+        if asked_anew(&self.reconnect, &after.reconnect) {
+            connection.push(format!("annotation {RECONNECT_AT}"));
+        }
+        let settings = differing(&self.settings, &after.settings);
+        match (connection.is_empty(), settings.is_empty()) {
+            (false, _) => Change::Replace((), [connection, settings].concat()),
+            (true, false) => Change::Refilter((), settings),
+            (true, true) if asked_anew(&self.requested, &after.requested) => Change::Refresh(()),
+            (true, true) => Change::Stay(()),
+        }
     }
 }
 
-/// The fields of a spec but for some.
-fn fields(spec: &impl Serialize, without: &[&str], key: &DigestKey) -> BTreeMap<String, Digest> {
-    let Ok(Value::Object(fields)) = serde_json::to_value(spec) else { return BTreeMap::new() };
-    let kept = fields.into_iter().filter(|(name, _)| !without.contains(&name.as_str()));
-    kept.map(|(name, value)| (name, key.digest([value.to_string().as_bytes()]))).collect()
+impl<'a> Fields<'a> {
+    fn of(spec: &'a McpServerSpec) -> Self {
+        let McpServerSpec {
+            stdio,
+            http,
+            expose,
+            suspend,
+            activation,
+            update,
+            required,
+            timeouts,
+            retry,
+            health,
+            grace_period,
+        } = spec;
+        let settings = [
+            setting("expose", expose),
+            setting("activation", activation),
+            setting("update", update),
+            setting("required", required),
+            setting("timeouts", timeouts),
+            setting("retry", retry),
+            setting("health", health),
+            setting("gracePeriod", grace_period),
+        ];
+        let settings = settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Self { stdio: stdio.as_ref(), http: http.as_ref(), settings, suspended: *suspend }
+    }
+}
+
+fn setting<'a>(name: &'static str, value: &impl Serialize) -> (&'static str, PartValue<'a>) {
+    // What people declare can be written as JSON.
+    (name, PartValue::owned(serde_json::to_string(value).unwrap_or_default()))
+}
+
+fn asked<'a>(meta: &'a Meta, name: &str) -> Option<PartValue<'a>> {
+    meta.annotations.get(name).map(|value| PartValue::texts([value.as_str()]))
 }
 
 /// The names of what only one has, or has otherwise.
-fn differing(one: &BTreeMap<String, Digest>, other: &BTreeMap<String, Digest>) -> Vec<String> {
-    let names: std::collections::BTreeSet<_> = one.keys().chain(other.keys()).collect();
+fn differing<V: PartialEq>(one: &BTreeMap<String, V>, other: &BTreeMap<String, V>) -> Vec<String> {
+    let names: BTreeSet<_> = one.keys().chain(other.keys()).collect();
     names.into_iter().filter(|name| one.get(*name) != other.get(*name)).cloned().collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
-    use crate::resource::{Meta, ObjectKey};
+    use crate::resource::{Meta, ObjectKey, Origin, Reason};
 
     fn parts(spec: Value, file: &str) -> Parts {
         let declared = Declared {
@@ -164,7 +202,57 @@ mod tests {
             refused: None,
             endpoint: None,
         };
-        Parts::of_server(&declared, &DigestKey::new(b"k")).unwrap()
+        let base = Base { root: "/srv/fleet".into(), home: None };
+        Parts::declared(&declared, Some(&base)).unwrap().digests(&DigestKey::new(b"k"))
+    }
+
+    fn step(before: Option<&Parts>, after: Option<&Parts>) -> Change {
+        Change::between(Parts::presence(before), Parts::presence(after), Parts::change)
+    }
+
+    #[test]
+    fn spellings_of_one_connection_are_no_change() {
+        let stdio = |stdio: Value| json!({ "stdio": stdio });
+        let http = |url: &str, headers: Value| json!({ "http": { "url": url, "headers": headers } });
+        let var = |name: &str, value: &str| json!({ "name": name, "value": value });
+        let env = |env: Value| stdio(json!({ "command": "c", "env": env }));
+        for (one, other, differing) in [
+            (env(json!([var("A", "1"), var("B", "2")])), env(json!([var("B", "2"), var("A", "1")])), &[][..]),
+            // The last of two of one name counts.
+            (env(json!([var("A", "1"), var("A", "2")])), env(json!([var("A", "2")])), &[]),
+            (env(json!([var("A", "1"), var("A", "2")])), env(json!([var("A", "1")])), &["env A"]),
+            (env(json!([var("A", "1")])), env(json!([var("a", "1")])), &["env A", "env a"]),
+            (
+                stdio(json!({ "command": "c", "args": ["a", "b"] })),
+                stdio(json!({ "command": "c", "args": ["b", "a"] })),
+                &["args"],
+            ),
+            (
+                stdio(json!({ "command": "c", "args": ["ab"] })),
+                stdio(json!({ "command": "c", "args": ["a", "b"] })),
+                &["args"],
+            ),
+            (stdio(json!({ "command": "c" })), stdio(json!({ "command": "c", "cwd": "x/../" })), &[]),
+            (stdio(json!({ "command": "./c" })), stdio(json!({ "command": "/srv/fleet/c" })), &[]),
+            (stdio(json!({ "command": "./c" })), stdio(json!({ "command": "c" })), &["command"]),
+            (
+                http("http://localhost", json!([var("A", "1"), var("B", "2")])),
+                http("HTTP://LOCALHOST:80/#there", json!([var("b", "2"), var("a", "1")])),
+                &[],
+            ),
+            (http("https://a:443/x", json!([])), http("https://a/x", json!([])), &[]),
+            (http("https://a/x y", json!([])), http("https://a/x%20y", json!([])), &[]),
+            (http("https://a/x", json!([])), http("https://a/X", json!([])), &["url"]),
+            (http("https://a:80/", json!([])), http("https://a/", json!([])), &["url"]),
+            (http("https://a/?", json!([])), http("https://a/", json!([])), &["url"]),
+            // What a variable is called is no host.
+            (http("https://${A}/", json!([])), http("https://${a}/", json!([])), &["url"]),
+        ] {
+            let named: Vec<_> = differing.iter().map(ToString::to_string).collect();
+            let expected = if named.is_empty() { Change::Stay(()) } else { Change::Replace((), named) };
+            let found = parts(one.clone(), "a.yaml").change(&parts(other.clone(), "b.yaml"));
+            assert_eq!(found, expected, "{one} {other}");
+        }
     }
 
     #[test]
@@ -185,41 +273,31 @@ mod tests {
         let named = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
         let before = parts(base.clone(), "a.yaml");
         for (after, file, expected) in [
-            (base.clone(), "a.yaml", Step::Stay),
-            (base.clone(), "b.yaml", Step::Stay),
-            (base.clone(), "team/a.yaml", Step::Replace(named(&["cwd"]))),
-            (with("/stdio/command", json!("d")), "a.yaml", Step::Replace(named(&["command"]))),
-            (with("/stdio/args", json!(["x", "y"])), "a.yaml", Step::Replace(named(&["args"]))),
-            (with("/stdio/env/0/value", json!("other")), "a.yaml", Step::Replace(named(&["env A"]))),
-            (with("/stdio/env/1", secret("other")), "a.yaml", Step::Replace(named(&["env T"]))),
-            (with("/stdio/env", json!([])), "a.yaml", Step::Replace(named(&["env A", "env T"]))),
-            (and("expose", json!({ "prefix": "p" })), "a.yaml", Step::Refilter(named(&["expose"]))),
+            (base.clone(), "a.yaml", Change::Stay(())),
+            (base.clone(), "b.yaml", Change::Stay(())),
+            (base.clone(), "team/a.yaml", Change::Replace((), named(&["cwd"]))),
+            (with("/stdio/command", json!("d")), "a.yaml", Change::Replace((), named(&["command"]))),
+            (with("/stdio/args", json!(["x", "y"])), "a.yaml", Change::Replace((), named(&["args"]))),
+            (with("/stdio/env/0/value", json!("other")), "a.yaml", Change::Replace((), named(&["env A"]))),
+            (with("/stdio/env/1", secret("other")), "a.yaml", Change::Replace((), named(&["env T"]))),
+            (with("/stdio/env", json!([])), "a.yaml", Change::Replace((), named(&["env A", "env T"]))),
+            (and("expose", json!({ "prefix": "p" })), "a.yaml", Change::Refilter((), named(&["expose"]))),
             (
                 and("timeouts", json!({ "call": "1m" })),
                 "team/a.yaml",
-                Step::Replace(named(&["cwd", "timeouts"])),
+                Change::Replace((), named(&["cwd", "timeouts"])),
             ),
-            (and("suspend", json!(true)), "a.yaml", Step::Detach { suspended: true }),
+            (and("suspend", json!(true)), "a.yaml", Change::Detach(Reason::Suspended)),
             (
                 json!({ "http": { "url": "http://a", "headers": [{ "name": "H", "value": "x" }] } }),
                 "a.yaml",
-                Step::Replace(named(&[
-                    "args",
-                    "command",
-                    "cwd",
-                    "env A",
-                    "env T",
-                    "header H",
-                    "transport",
-                    "url",
-                ])),
+                Change::Replace(
+                    (),
+                    named(&["args", "command", "cwd", "env A", "env T", "header h", "transport", "url"]),
+                ),
             ),
         ] {
-            assert_eq!(
-                Parts::step(Some(&before), Some(&parts(after.clone(), file))),
-                expected,
-                "{after} {file}"
-            );
+            assert_eq!(step(Some(&before), Some(&parts(after.clone(), file))), expected, "{after} {file}");
         }
         let suspended = parts(and("suspend", json!(true)), "a.yaml");
         let changed = parts(
@@ -227,15 +305,15 @@ mod tests {
             "a.yaml",
         );
         for (before, after, expected) in [
-            (None, Some(&before), Step::Attach),
-            (Some(&before), None, Step::Detach { suspended: false }),
-            (None, Some(&suspended), Step::Stay),
-            (Some(&suspended), Some(&before), Step::Attach),
-            (Some(&suspended), None, Step::Detach { suspended: false }),
-            (Some(&suspended), Some(&suspended), Step::Stay),
-            (Some(&suspended), Some(&changed), Step::Refilter(named(&["command", "env A", "env T"]))),
+            (None, Some(&before), Change::Attach(())),
+            (Some(&before), None, Change::Detach(Reason::Removed)),
+            (None, Some(&suspended), Change::Stay(())),
+            (Some(&suspended), Some(&before), Change::Attach(())),
+            (Some(&suspended), None, Change::Detach(Reason::Removed)),
+            (Some(&suspended), Some(&suspended), Change::Stay(())),
+            (Some(&suspended), Some(&changed), Change::Stay(())),
         ] {
-            assert_eq!(Parts::step(before, after), expected);
+            assert_eq!(step(before, after), expected);
         }
         let told = serde_json::to_string(&before).unwrap();
         assert!(!told.contains("hunter2"), "{told}");

@@ -51,7 +51,8 @@ impl Target {
         wanted(declared).is_some()
     }
 
-    /// True if the connection made for `current` serves this target too.
+    /// True if the connection made for `current` serves this target too: if [`Parts`](super::Parts) of the two call for
+    /// no `Replace`.
     pub fn same_connection(&self, current: &Self) -> bool {
         self.uid == current.uid
             && self.endpoint.digest() == current.endpoint.digest()

@@ -27,11 +27,16 @@ pub struct Declared<S> {
 impl<S> Declared<S> {
     /// Why what is declared is not in force: it is not valid, or it may not run here.
     pub fn refusal(&self) -> Option<&Problem> {
-        let denied = || match &self.endpoint {
-            Some(Err(problem)) if problem.reason == Reason::PolicyDenied => Some(problem),
-            _ => None,
-        };
-        self.refused.as_ref().or_else(denied)
+        self.refused.as_ref().or_else(|| self.denial())
+    }
+
+    /// Tells whether it may not run here.
+    pub fn is_denied(&self) -> bool {
+        self.denial().is_some()
+    }
+
+    fn denial(&self) -> Option<&Problem> {
+        self.endpoint.as_ref()?.as_ref().err().filter(|problem| problem.reason == Reason::PolicyDenied)
     }
 }
 

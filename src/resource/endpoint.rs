@@ -1,10 +1,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use url::Url;
 
-use super::{Digest, DigestKey};
+use super::{ConnectionParts, Digest, DigestKey};
 
 /// Variables that every child inherits; the rest of evenkeel's environment may hold credentials.
 const INHERITED: [&str; 9] = ["HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "LANG", "TZ", "TMPDIR"];
@@ -42,7 +42,7 @@ pub struct StdioEndpoint {
     pub args: Vec<String>,
     /// The absolute working directory; `None` for evenkeel's own.
     pub cwd: Option<PathBuf>,
-    /// Declared variables, in order.
+    /// Declared variables; of two of one name the last counts.
     pub env: Vec<(String, SecretString)>,
 }
 
@@ -50,7 +50,7 @@ pub struct StdioEndpoint {
 pub struct HttpEndpoint {
     /// The endpoint; may hold secrets in its query, so it is never printed whole.
     pub url: Url,
-    /// Headers of every request.
+    /// Headers of every request; of two of one name the last counts.
     pub headers: Vec<(http::HeaderName, SecretString)>,
     /// PEM certificates to trust instead of the system's.
     pub ca: Option<SecretString>,
@@ -59,7 +59,7 @@ pub struct HttpEndpoint {
 impl Endpoint {
     /// An endpoint and its connection digest.
     pub fn new(transport: Transport, key: &DigestKey) -> Self {
-        let digest = transport.digest(key);
+        let digest = ConnectionParts::resolved(&transport).digest(key);
         Self { transport, digest, referenced: Vec::new() }
     }
 
@@ -78,34 +78,6 @@ impl Endpoint {
     /// The connection digest: equal means that the connection need not be replaced.
     pub fn digest(&self) -> Digest {
         self.digest
-    }
-}
-
-impl Transport {
-    fn digest(&self, key: &DigestKey) -> Digest {
-        let mut parts: Vec<&[u8]> = Vec::new();
-        match self {
-            Self::Stdio(stdio) => {
-                parts.extend([&b"stdio"[..], stdio.command.as_bytes()]);
-                parts.extend(stdio.args.iter().map(String::as_bytes));
-                parts.push(b"\0cwd");
-                parts.extend(stdio.cwd.iter().map(|cwd| cwd.as_os_str().as_encoded_bytes()));
-                parts.push(b"\0env");
-                for (name, value) in &stdio.env {
-                    parts.extend([name.as_bytes(), value.expose_secret().as_bytes()]);
-                }
-            }
-            Self::Http(http) => {
-                parts.extend([&b"http"[..], http.url.as_str().as_bytes()]);
-                parts.push(b"\0headers");
-                for (name, value) in &http.headers {
-                    parts.extend([name.as_str().as_bytes(), value.expose_secret().as_bytes()]);
-                }
-                parts.push(b"\0ca");
-                parts.extend(http.ca.iter().map(|ca| ca.expose_secret().as_bytes()));
-            }
-        }
-        key.digest(parts)
     }
 }
 
@@ -150,6 +122,23 @@ mod tests {
         assert_eq!(one, http("http://a/mcp", "x").digest());
         assert_ne!(one, http("http://a/mcp", "y").digest());
         assert_ne!(one, http("http://b/mcp", "x").digest());
+        assert_eq!(one, http("HTTP://A:80/mcp#x", "x").digest());
+    }
+
+    #[test]
+    fn variables_have_no_order_and_arguments_do() {
+        let digest = |args: &[&str], env: &[(&str, &str)]| {
+            let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect();
+            let args = args.iter().map(ToString::to_string).collect();
+            let stdio = StdioEndpoint { command: "c".into(), args, cwd: None, env };
+            Endpoint::new(Transport::Stdio(stdio), &DigestKey::new(b"k")).digest()
+        };
+        let one = digest(&["x", "y"], &[("A", "1"), ("B", "2")]);
+        assert_eq!(one, digest(&["x", "y"], &[("B", "2"), ("A", "1")]));
+        assert_eq!(one, digest(&["x", "y"], &[("A", "0"), ("B", "2"), ("A", "1")]));
+        assert_ne!(one, digest(&["y", "x"], &[("A", "1"), ("B", "2")]));
+        assert_ne!(one, digest(&["x", "y"], &[("A", "2"), ("B", "1")]));
+        assert_ne!(digest(&["env A"], &[]), digest(&[], &[("A", "")]));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod annotations;
 pub mod bundle;
+mod connection;
 mod crd;
 mod declared;
 mod desired;
@@ -23,6 +24,7 @@ mod status;
 pub(crate) mod testing;
 
 pub use annotations::{Asked, RECONNECT_AT, REQUESTED_AT, REQUESTS, RequestedAnnotations};
+pub use connection::{Base, ConnectionParts, PartValue};
 pub use crd::crds;
 pub use declared::{Commit, Declared, Meta, Origin, same_endpoint};
 pub use desired::{Content, Desired};
@@ -35,7 +37,10 @@ pub use endpoint::{Endpoint, HttpEndpoint, StdioEndpoint, Transport, is_inherite
 pub use key::{ObjectKey, is_namespace, is_object_name};
 pub use literal::Literal;
 pub use reason::{ConditionType, Problem, Reason};
-pub use rules::{Violation, check_server, check_skill, is_own_header, is_secret_key};
+pub use rules::{
+    Violation, check_server, check_server_of_cluster, check_skill, check_skill_of_cluster, is_own_header,
+    is_secret_key,
+};
 pub use server::{
     Activation, EnvVar, Expose, Filter, Header, Health, HttpTransport, McpServer, McpServerSpec, Retry,
     SecretKeyRef, StdioTransport, Timeouts, Tls, Update, ValueFrom,

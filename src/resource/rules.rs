@@ -118,6 +118,38 @@ pub fn check_skill(spec: &SkillSpec) -> Vec<Violation> {
     found.0
 }
 
+/// What of a server means something only beside files and in a person's own environment, so that an object of a cluster
+/// may not have it.
+pub fn check_server_of_cluster(spec: &McpServerSpec) -> Vec<Violation> {
+    let mut found = Findings::default();
+    if spec.stdio.as_ref().is_some_and(|stdio| stdio.cwd.is_some()) {
+        let message = "there are no folders beside an object of a cluster; leave it out";
+        found.add("spec.stdio.cwd", message);
+    }
+    let env = spec.stdio.iter().flat_map(|stdio| &stdio.env).map(|var| &var.value_from).enumerate();
+    let headers =
+        spec.http.iter().flat_map(|http| &http.headers).map(|header| &header.value_from).enumerate();
+    let env = env.map(|(index, from)| ("stdio.env", index, from));
+    for (list, index, from) in env.chain(headers.map(|(index, from)| ("http.headers", index, from))) {
+        if from.as_ref().is_some_and(|from| from.env.is_some()) {
+            let message =
+                "the environment of the controller is not for objects of a cluster; use secretKeyRef";
+            found.add(format!("spec.{list}[{index}].valueFrom.env"), message);
+        }
+    }
+    found.0
+}
+
+/// The same of a skill.
+pub fn check_skill_of_cluster(spec: &SkillSpec) -> Vec<Violation> {
+    let mut found = Findings::default();
+    if spec.path.is_some() {
+        let message = "there are no files beside an object of a cluster; use inline or configMapRef";
+        found.add("spec.path", message);
+    }
+    found.0
+}
+
 /// Of a value that was printed by evenkeel, and is read back.
 const REDACTED_IS_LOST: &str =
     "is \"<redacted>\", which evenkeel prints in the place of what may be a secret";

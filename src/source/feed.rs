@@ -28,6 +28,8 @@ pub struct SourceInfo {
     pub id: SourceId,
     /// Tells it from others on this machine: the path as given, or a text in its place.
     pub identity: PathBuf,
+    /// The directory that the paths of files are relative to, as it was given, if there are files.
+    pub root: Option<PathBuf>,
     /// The namespace of objects whose names carry none, if there is one.
     pub home: Option<Arc<str>>,
     /// Which stdio servers may run.

@@ -1,5 +1,6 @@
 use super::feed::Source;
 use super::{directory, kubernetes};
+use crate::net::api_server::NoApiServer;
 
 /// What is to be reconciled, as the arguments say. A new source is one more line here.
 #[derive(Clone, Debug)]
@@ -13,7 +14,7 @@ pub enum SourceArgs {
 /// Why a source cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-pub struct SourceError(#[from] kubernetes::NoApiServer);
+pub struct SourceError(#[from] NoApiServer);
 
 impl SourceArgs {
     /// Finds out where the source is; that it answers is not needed yet.

@@ -55,10 +55,11 @@ impl Policy {
         self.0.as_ref().map(|allowed| &allowed.written)
     }
 
-    /// Where a process runs that is declared in `folder`: there, unless only some commands are allowed. What
-    /// lies there may be of whoever wrote the declaration, and a `.npmrc` or a `package.json` changes what runs.
-    pub fn home<'a>(&self, folder: &'a Path) -> &'a Path {
-        if self.0.is_some() { Path::new("/") } else { folder }
+    /// Where every process runs, if not in the folder of the file that declares it: `/`, where only some commands are
+    /// allowed. What lies in that folder may be of whoever wrote the declaration, and a `.npmrc` or a `package.json`
+    /// changes what runs.
+    pub fn home(&self) -> Option<&'static Path> {
+        self.0.is_some().then_some(Path::new("/"))
     }
 
     /// Says no to what may not run, and with which flag it could.
@@ -176,8 +177,7 @@ mod tests {
             assert!(told.starts_with(&expected) && told.is_empty() == refused.is_empty(), "{stdio}: {told}");
             assert_eq!(check(&Policy::everything(), stdio), "");
         }
-        let folder = Path::new("/srv/fleet");
-        assert_eq!([policy.home(folder), Policy::everything().home(folder)], [Path::new("/"), folder]);
+        assert_eq!([policy.home(), Policy::everything().home()], [Some(Path::new("/")), None]);
     }
 
     #[test]

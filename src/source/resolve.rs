@@ -2,7 +2,7 @@
 //! and the secrets hold is asked of the caller.
 
 use std::collections::HashMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
@@ -86,17 +86,11 @@ impl Sources<'_> {
         folder: Option<&Path>,
         referenced: &mut Vec<SecretString>,
     ) -> Result<StdioEndpoint, Problem> {
-        let cwd = folder.map(|folder| match &stdio.cwd {
-            Some(cwd) => below(folder, Path::new(cwd)),
-            None => self.policy.home(folder).to_owned(),
-        });
-        let command = match &cwd {
-            Some(cwd) if stdio.command.contains('/') => below(cwd, Path::new(&stdio.command))
-                .into_os_string()
-                .into_string()
-                .map_err(|_| invalid("spec.stdio.command: its folder has a name that is not UTF-8"))?,
-            _ => stdio.command.clone(),
-        };
+        let (command, cwd) = stdio.located(folder.map(|folder| (folder, self.policy.home())));
+        let command = command
+            .into_os_string()
+            .into_string()
+            .map_err(|_| invalid("spec.stdio.command: its folder has a name that is not UTF-8"))?;
         let mut env = Vec::with_capacity(stdio.env.len());
         for var in &stdio.env {
             let place = format!("variable {}", var.name);
@@ -201,21 +195,6 @@ pub(super) fn references(spec: &McpServerSpec) -> impl Iterator<Item = &SecretKe
 
 fn invalid(message: &str) -> Problem {
     Problem::new(Reason::InvalidSpec, message)
-}
-
-/// `path` seen from `folder`, without `.` and `..`; links are not looked at.
-fn below(folder: &Path, path: &Path) -> PathBuf {
-    let mut found = PathBuf::new();
-    for part in folder.join(path).components() {
-        match part {
-            Component::CurDir => {}
-            Component::ParentDir => {
-                found.pop();
-            }
-            other => found.push(other),
-        }
-    }
-    found
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::peers::{self, Peers};
-use crate::rig::{Era as RigEra, Process, Script, Stdio};
+use crate::rig::{Era as RigEra, Http, Process, Script, Stdio};
 use crate::stage::{Stage, Watcher, told};
 use crate::support::{eventually, within};
 
@@ -117,6 +117,32 @@ async fn an_edited_environment_replaces_that_one_process() {
     assert_eq!(scene.variable("COLOUR").await.as_deref(), Some("green"));
     assert_eq!(scene.subject.processes().len(), 2);
     assert_eq!(scene.heard(), Vec::<String>::new(), "the list is the same: there is nothing to tell");
+    scene.peers.are_untouched(&scene.stage).await;
+}
+
+#[tokio::test]
+async fn other_words_for_the_same_connection_leave_it_alone() {
+    let scene = Scene::open().await;
+    let env = |first: &str, second: &str| format!(", env: [{first}, {second}]");
+    let (red, big) = ("{ name: COLOUR, value: red }", "{ name: SIZE, value: big }");
+    scene.declare_with("", &env(red, big), "");
+    scene.stage.generation_attached("subject", 2).await;
+    let pids = scene.pids();
+    let rig = Http::start(Script::new("web", RigEra::Legacy).tools(&["echo"])).await;
+    let http = |host: &str, headers: &str| {
+        format!("http: {{ url: \"http://{host}:{}/mcp\", headers: [{headers}] }}", rig.address().port())
+    };
+    let (one, two) = ("{ name: X-One, value: a }", "{ name: X-Two, value: b }");
+    scene.stage.attach("web", &http("localhost", &format!("{one}, {two}"))).await;
+    let sessions = rig.counters().sessions_opened;
+
+    scene.declare_with("", &env(big, red), "");
+    scene.stage.generation_attached("subject", 3).await;
+    scene.stage.declared.server("web", &http("LOCALHOST", &format!("{}, {one}", two.to_lowercase())));
+    scene.stage.generation_attached("web", 2).await;
+    assert_eq!(scene.pids(), pids);
+    assert_eq!(rig.counters().sessions_opened, sessions);
+    assert_eq!(scene.variable("COLOUR").await.as_deref(), Some("red"));
     scene.peers.are_untouched(&scene.stage).await;
 }
 

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use evenkeel::resource::DigestKey;
-use evenkeel::source::directory::{Against, check_text};
+use evenkeel::source::directory::{Against, Destination, check_text};
 use evenkeel::source::{Environment, Policy};
 
 /// What declarations are made of, so that random bytes get past the first line.
@@ -86,17 +86,21 @@ const PIECES: &[&str] = &[
 
 #[test]
 fn declarations() {
-    let against = Against {
+    let cluster = Destination::Cluster { namespace: "team".to_owned() };
+    let against = [Destination::Directory, cluster].map(|destination| Against {
         secrets: None,
         environment: Environment::from_iter([("B", "hunter2")]),
         key: DigestKey::new(b"k"),
         policy: Policy::everything(),
-    };
+        destination,
+    });
     bolero::check!().for_each(|input: &[u8]| {
         let pieces: String = input.iter().map(|byte| PIECES[usize::from(*byte) % PIECES.len()]).collect();
         for bytes in [input, pieces.as_bytes()] {
             for file in ["team/a.yaml", "team/.mcp.json"] {
-                look(file, bytes, &against);
+                for against in &against {
+                    look(file, bytes, against);
+                }
             }
         }
     });

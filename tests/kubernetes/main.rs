@@ -24,6 +24,7 @@ mod cuts;
 mod faults;
 mod measure;
 mod objects;
+mod plan;
 mod proxy;
 mod replicas;
 mod secrets;

@@ -17,7 +17,7 @@ use crate::resource::{
     Declared, Desired, DigestKey, Endpoint, Fault, GROUP, McpServerSpec, Origin, Problem, Reason,
     SecretKeyRef, SkillSpec, SourceState,
 };
-use crate::source::parse::{Kind, Parsed, did_you_mean, endpoint, parse, shown};
+use crate::source::parse::{Destination, Kind, Parsed, did_you_mean, endpoint, parse_for, shown};
 use crate::source::resolve::{Secret, Sources};
 use crate::source::{Environment, Policy};
 
@@ -32,6 +32,8 @@ pub struct Against {
     pub key: DigestKey,
     /// Which stdio servers may run, where they will.
     pub policy: Policy,
+    /// Where the objects are to be.
+    pub destination: Destination,
 }
 
 /// How much a finding matters.
@@ -112,7 +114,7 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
     let mut unread = Vec::new();
     for (path, content) in files {
         let parsed = match &content {
-            Ok(bytes) => parse(&path, bytes),
+            Ok(bytes) => parse_for(&against.destination, &path, bytes),
             Err(why) => Parsed::unreadable(&path, why),
         };
         // Other files of a repository are none of our business, whatever they hold.
@@ -138,7 +140,10 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
             secret: &secret,
             key: &against.key,
         };
-        endpoint(&sources, root, spec, file)
+        match against.destination {
+            Destination::Directory => endpoint(&sources, root, spec, file),
+            Destination::Cluster { .. } => sources.resolve(spec, None, Vec::new()),
+        }
     };
     let revision: Arc<str> = "".into();
     let uid = || Arc::from("");
@@ -152,7 +157,9 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
     let servers = &book.servers.objects;
     findings.extend(servers.values().filter_map(|server| unresolved(server)));
     let mut contents = Contents::default();
-    contents.look(root, &book.skills.objects, true, now, &mut |_, _| ());
+    if against.destination == Destination::Directory {
+        contents.look(root, &book.skills.objects, true, now, &mut |_, _| ());
+    }
     for (key, skill) in &book.skills.objects {
         findings.extend(missing_servers(skill, &book, whole));
         if let Some(Err(problem)) = contents.all.get(key) {

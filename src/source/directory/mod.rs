@@ -23,3 +23,4 @@ pub use self::check::{Against, Checked, Finding, Level, check_directory, check_f
 pub use self::find::{Place, find};
 pub use self::options::Options;
 pub use self::source::Args;
+pub use super::parse::Destination;

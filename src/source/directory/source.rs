@@ -38,6 +38,7 @@ impl Args {
             to_change: format!("edit the files in {shown}").into(),
             id: SourceId { kind: "directory", place: shown },
             identity: self.root.clone(),
+            root: Some(self.root.clone()),
             home: Some(HOME_NAMESPACE.into()),
             policy: self.policy.clone(),
             api_server: None,

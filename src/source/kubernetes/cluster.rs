@@ -1,22 +1,16 @@
 use std::env::var;
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::HeaderValue;
-use http::header::USER_AGENT;
-use kube::{Client, Config};
+use kube::Client;
 use uuid::Uuid;
 
 use super::watches::{self, Options};
-use crate::net::api_server::connect;
+use crate::net::api_server::{Inferred, NoApiServer, infer};
 use crate::resource::SourceId;
 use crate::source::Policy;
 use crate::source::feed::{ApiServer, Feed, Source, SourceInfo, Start};
 
-/// How long a connection to the API server may take to be made.
-const CONNECT: Duration = Duration::from_secs(5);
 /// The longest name of a replica, in bytes: what an event takes, less the random part.
 const LONGEST_NAME: usize = 100;
 
@@ -35,27 +29,11 @@ pub struct Args {
     pub policy: Policy,
 }
 
-/// No API server is known.
-#[derive(Debug, thiserror::Error)]
-#[error("no API server is known: {0}; set KUBECONFIG, or run evenkeel in a cluster")]
-pub struct NoApiServer(String);
-
-impl NoApiServer {
-    fn because(why: &impl fmt::Display) -> Self {
-        Self(why.to_string())
-    }
-}
-
 impl Args {
     /// Finds the API server of the kubeconfig, or the one that this process runs in.
     pub async fn open(self) -> Result<impl Source + use<>, NoApiServer> {
-        let mut config = Config::infer().await.map_err(|error| NoApiServer::because(&error))?;
-        config.connect_timeout = Some(CONNECT);
-        let agent = HeaderValue::from_static(concat!("evenkeel/", env!("CARGO_PKG_VERSION")));
-        config.headers.push((USER_AGENT, agent));
-        let server: Arc<str> = config.cluster_url.to_string().trim_end_matches('/').into();
-        let namespace = self.own_namespace.unwrap_or_else(|| config.default_namespace.clone());
-        let client = connect(config).map_err(|error| NoApiServer::because(&error))?;
+        let Inferred { client, address: server, namespace } = infer().await?;
+        let namespace = self.own_namespace.unwrap_or(namespace);
         let mut namespaces: Vec<Arc<str>> = self.namespaces.iter().map(|name| name.as_str().into()).collect();
         namespaces.sort_unstable();
         namespaces.dedup();
@@ -73,6 +51,7 @@ impl Args {
             identity: PathBuf::from(format!("{server}/namespaces/{all}")),
             home: if let [one] = namespaces.as_slice() { Some(one.clone()) } else { None },
             policy: self.policy,
+            root: None,
             api_server: Some(ApiServer { client: client.clone(), namespace, lease, session_key, instance }),
         };
         Ok(Cluster { info, client, server, namespaces })

@@ -9,10 +9,12 @@
 mod book;
 mod cluster;
 mod fault;
+mod list;
 mod news;
 mod object;
 mod references;
 mod watch;
 mod watches;
 
-pub use self::cluster::{Args, NoApiServer};
+pub use self::cluster::Args;
+pub use self::list::list;

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::resource::{
     McpServerSpec, McpServerStatus, Meta, ObjectKey, Origin, Problem, Reason, SkillSpec, SkillStatus,
-    ValueFrom, check_server, check_skill,
+    Violation, check_server, check_server_of_cluster, check_skill, check_skill_of_cluster,
 };
 use crate::source::ShownStatus;
 
@@ -40,7 +40,7 @@ impl Kind for McpServerSpec {
     type Status = McpServerStatus;
 
     fn check(&self) -> Result<(), Problem> {
-        all_kept(check_server(self).iter().map(ToString::to_string).chain(only_for_directories(self)))
+        all_kept(check_server(self).into_iter().chain(check_server_of_cluster(self)))
     }
 
     fn spoken_of(status: &McpServerStatus) -> (Option<i64>, Option<&str>) {
@@ -52,11 +52,7 @@ impl Kind for SkillSpec {
     type Status = SkillStatus;
 
     fn check(&self) -> Result<(), Problem> {
-        let path = self.path.as_ref().map(|_| {
-            "spec.path: there are no files beside an object of a cluster; use inline or configMapRef"
-                .to_owned()
-        });
-        all_kept(check_skill(self).iter().map(ToString::to_string).chain(path))
+        all_kept(check_skill(self).into_iter().chain(check_skill_of_cluster(self)))
     }
 
     fn spoken_of(status: &SkillStatus) -> (Option<i64>, Option<&str>) {
@@ -108,29 +104,9 @@ pub(super) fn decode<S: Kind>(object: DynamicObject) -> (Newest<S>, ShownStatus<
     (Newest { meta, spec }, shown)
 }
 
-fn all_kept(broken: impl Iterator<Item = String>) -> Result<(), Problem> {
-    let broken: Vec<_> = broken.collect();
+fn all_kept(broken: impl Iterator<Item = Violation>) -> Result<(), Problem> {
+    let broken: Vec<_> = broken.map(|violation| violation.to_string()).collect();
     if broken.is_empty() { Ok(()) } else { Err(Problem::new(Reason::InvalidSpec, broken.join("; "))) }
-}
-
-/// The fields that mean something only beside files and in a person's own environment.
-fn only_for_directories(spec: &McpServerSpec) -> impl Iterator<Item = String> {
-    let cwd = spec.stdio.iter().filter(|stdio| stdio.cwd.is_some()).map(|_| {
-        "spec.stdio.cwd: there are no folders beside an object of a cluster; leave it out".to_owned()
-    });
-    let of_env = |from: &Option<ValueFrom>| from.as_ref().is_some_and(|from| from.env.is_some());
-    let env = spec.stdio.iter().flat_map(|stdio| &stdio.env).enumerate();
-    let env = env.filter(move |(_, var)| of_env(&var.value_from)).map(|(index, _)| ("stdio.env", index));
-    let headers = spec.http.iter().flat_map(|http| &http.headers).enumerate();
-    let headers = headers
-        .filter(move |(_, header)| of_env(&header.value_from))
-        .map(|(index, _)| ("http.headers", index));
-    cwd.chain(env.chain(headers).map(|(list, index)| {
-        format!(
-            "spec.{list}[{index}].valueFrom.env: the environment of the controller is not for objects of a \
-             cluster; use secretKeyRef"
-        )
-    }))
 }
 
 /// What the decoder says, without the value that it met, which may be a secret.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::excerpt::{Mistake, bounded};
-use super::object::{Kind, Object, key};
+use super::object::{Destination, Kind, Object, key};
 use super::path::shown;
 use super::positions::Position;
 use crate::resource::{Fault, McpServerSpec, ObjectKey, Origin, Problem, Reason, SkillSpec};
@@ -43,7 +43,7 @@ impl Parsed {
 
     /// What is known of a file that cannot be read: `why` completes a sentence that begins with its path.
     pub fn unreadable(path: &Arc<PathBuf>, why: &str) -> Self {
-        let mut file = File::new(path);
+        let mut file = File::new(path, &Destination::Directory);
         file.unnamed(Mistake::at_line(1, format!("the file {why}")));
         file.parsed
     }
@@ -52,13 +52,14 @@ impl Parsed {
 /// A file that is being read: what was found in it so far.
 pub struct File<'a> {
     path: &'a Arc<PathBuf>,
+    pub destination: &'a Destination,
     pub parsed: Parsed,
 }
 
 impl<'a> File<'a> {
     /// A file of which nothing is read yet.
-    pub fn new(path: &'a Arc<PathBuf>) -> Self {
-        Self { path, parsed: Parsed::default() }
+    pub fn new(path: &'a Arc<PathBuf>, destination: &'a Destination) -> Self {
+        Self { path, destination, parsed: Parsed::default() }
     }
 
     /// A document that should be one of ours, but does not say which.
@@ -99,7 +100,7 @@ impl<'a> File<'a> {
     /// The folder of a skill that is declared by where it is. What is in it is another matter.
     pub fn skill(&mut self) {
         let name = self.path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy());
-        let Ok(key) = key(name.as_deref(), None) else {
+        let Ok(key) = key(name.as_deref(), self.destination.namespace()) else {
             let message = "the folder of a skill must have a name of lower-case letters, digits and hyphens";
             return self.unnamed(Mistake::at_line(1, message.into()));
         };

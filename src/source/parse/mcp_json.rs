@@ -12,7 +12,7 @@ use super::excerpt::{Mistake, did_you_mean, excerpt};
 use super::expand::is_template;
 use super::file::File;
 use super::names::{prefix, slug};
-use super::object::{DEFAULT_NAMESPACE, Kind, Object};
+use super::object::{Destination, Kind, Object};
 use super::positions::Position;
 use crate::resource::{CallTimeout, McpServerSpec, ObjectKey, Problem, Reason, Violation, is_own_header};
 
@@ -112,7 +112,7 @@ pub fn read(text: &str, file: &mut File<'_>) {
 
 fn server(entry: &ObjectProp<'_>, source: &Source<'_>, file: &mut File<'_>) -> Object<McpServerSpec> {
     let name = entry.name.as_str();
-    let key = ObjectKey::new(DEFAULT_NAMESPACE, slug(name));
+    let key = ObjectKey::new(file.destination.namespace(), slug(name));
     let place = source.place(entry.range);
     let written = |range: Range| source.text.get(range.start..range.end).unwrap_or_default();
     // Alone, so that it can be remembered without its neighbours.
@@ -154,7 +154,7 @@ fn spec(
         match transport {
             Ok(spec) => {
                 let spec = with_name(spec, entry.name.as_str(), draft.suspend, draft.timeout);
-                let broken = broken(&spec, fields, source);
+                let broken = broken(&spec, file.destination, fields, source);
                 if broken.is_empty() {
                     return Ok(spec);
                 }
@@ -169,9 +169,14 @@ fn spec(
 }
 
 /// The rules that it breaks, but for those that only the values of variables can.
-fn broken(spec: &McpServerSpec, fields: &Fields<'_>, source: &Source<'_>) -> Vec<Mistake> {
+fn broken(
+    spec: &McpServerSpec,
+    destination: &Destination,
+    fields: &Fields<'_>,
+    source: &Source<'_>,
+) -> Vec<Mistake> {
     let url = spec.http.as_ref().is_some_and(|http| is_template(&http.url));
-    let broken = spec.check();
+    let broken = spec.check(destination);
     let broken = broken.iter().filter(|violation| !(url && violation.path == "spec.http.url"));
     let told = |Violation { path, message }: &Violation| {
         let path = ["spec.stdio.", "spec.http.", "spec."].iter().find_map(|outer| path.strip_prefix(outer));

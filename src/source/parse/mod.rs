@@ -25,17 +25,22 @@ pub use excerpt::{did_you_mean, nearest, printable};
 pub use expand::endpoint;
 pub use file::Parsed;
 pub use lists::item_list;
-pub use object::{Kind, Object, Resolve};
+pub use object::{Destination, Kind, Object, Resolve};
 pub use path::{below, declares, is_declaration, is_json, is_met, is_skill, is_skipped, shown};
 
 use crate::resource::Problem;
 use excerpt::Mistake;
 use file::File;
 
-/// Reads a file; `path` is relative to the root and used in messages alone.
+/// Reads a file of a directory; `path` is relative to the root and used in messages alone.
 pub fn parse(path: &Arc<PathBuf>, bytes: &[u8]) -> Parsed {
+    parse_for(&Destination::Directory, path, bytes)
+}
+
+/// Reads a file by the rules that hold where its objects are to be.
+pub fn parse_for(destination: &Destination, path: &Arc<PathBuf>, bytes: &[u8]) -> Parsed {
     // The parser is meant never to panic; if it does on one file, the others must not pay for it.
-    catch_unwind(AssertUnwindSafe(|| read(path, bytes)))
+    catch_unwind(AssertUnwindSafe(|| read(destination, path, bytes)))
         .unwrap_or_else(|_| Parsed::unreadable(path, "makes the parser fail; please report it"))
 }
 
@@ -48,16 +53,24 @@ pub fn mistake(path: &Path, text: &str) -> Option<String> {
     faults.chain(servers).next()
 }
 
-fn read(path: &Arc<PathBuf>, bytes: &[u8]) -> Parsed {
-    let mut file = File::new(path);
+fn read(destination: &Destination, path: &Arc<PathBuf>, bytes: &[u8]) -> Parsed {
+    let mut file = File::new(path, destination);
+    let in_directory = *destination == Destination::Directory;
     if is_skill(path) {
-        file.skill();
+        // To kubectl it is no manifest.
+        if in_directory {
+            file.skill();
+        }
         return file.parsed;
     }
     match std::str::from_utf8(bytes) {
         Ok(text) => {
             let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-            if is_json(path) { mcp_json::read(text, &mut file) } else { yaml::read(text, &mut file) }
+            if is_json(path) && in_directory {
+                mcp_json::read(text, &mut file);
+            } else {
+                yaml::read(text, &mut file);
+            }
         }
         Err(error) => {
             let before = bytes.get(..error.valid_up_to()).unwrap_or_default();

@@ -9,12 +9,34 @@ use serde::de::DeserializeOwned;
 
 use super::path::{below, is_skill};
 use crate::resource::{
-    Endpoint, McpServerSpec, ObjectKey, Problem, SkillSpec, Violation, check_server, check_skill,
-    is_namespace, is_object_name,
+    Endpoint, McpServerSpec, ObjectKey, Problem, SkillSpec, Violation, check_server, check_server_of_cluster,
+    check_skill, check_skill_of_cluster, is_namespace, is_object_name,
 };
 
-/// The namespace of objects that name none.
-pub const DEFAULT_NAMESPACE: &str = "default";
+/// The namespace of objects of a directory that name none.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// Where what files declare is to be in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Where the files are.
+    Directory,
+    /// In a cluster: the files are manifests, that `kubectl apply` takes.
+    Cluster {
+        /// The namespace of objects that name none.
+        namespace: String,
+    },
+}
+
+impl Destination {
+    /// Gives the namespace of objects that name none.
+    pub fn namespace(&self) -> &str {
+        match self {
+            Self::Directory => DEFAULT_NAMESPACE,
+            Self::Cluster { namespace } => namespace,
+        }
+    }
+}
 
 /// A spec that an object of our group may have.
 pub trait Kind: Clone + PartialEq + Serialize + DeserializeOwned {
@@ -22,7 +44,7 @@ pub trait Kind: Clone + PartialEq + Serialize + DeserializeOwned {
     const NAME: &'static str;
 
     /// Every rule that it breaks.
-    fn check(&self) -> Vec<Violation>;
+    fn check(&self, destination: &Destination) -> Vec<Violation>;
 
     /// How to reach what `file` declares, if it is something to be reached.
     fn endpoint(&self, file: &Path, resolve: &Resolve<'_>) -> Option<Result<Arc<Endpoint>, Problem>>;
@@ -37,8 +59,12 @@ pub type Resolve<'a> = dyn Fn(&McpServerSpec, &Path) -> Result<Arc<Endpoint>, Pr
 impl Kind for McpServerSpec {
     const NAME: &'static str = "McpServer";
 
-    fn check(&self) -> Vec<Violation> {
-        check_server(self)
+    fn check(&self, destination: &Destination) -> Vec<Violation> {
+        let more = match destination {
+            Destination::Directory => Vec::new(),
+            Destination::Cluster { .. } => check_server_of_cluster(self),
+        };
+        check_server(self).into_iter().chain(more).collect()
     }
 
     fn endpoint(&self, file: &Path, resolve: &Resolve<'_>) -> Option<Result<Arc<Endpoint>, Problem>> {
@@ -53,12 +79,18 @@ impl Kind for McpServerSpec {
 impl Kind for SkillSpec {
     const NAME: &'static str = "Skill";
 
-    fn check(&self) -> Vec<Violation> {
-        let cluster = self.config_map_ref.as_ref().map(|_| Violation {
-            path: "spec.configMapRef".into(),
-            message: "there are no ConfigMaps beside a file; use path or inline".into(),
-        });
-        check_skill(self).into_iter().chain(cluster).collect()
+    fn check(&self, destination: &Destination) -> Vec<Violation> {
+        let more = match destination {
+            Destination::Directory => {
+                let map = self.config_map_ref.as_ref().map(|_| Violation {
+                    path: "spec.configMapRef".into(),
+                    message: "there are no ConfigMaps beside a file; use path or inline".into(),
+                });
+                map.into_iter().collect()
+            }
+            Destination::Cluster { .. } => check_skill_of_cluster(self),
+        };
+        check_skill(self).into_iter().chain(more).collect()
     }
 
     fn endpoint(&self, _: &Path, _: &Resolve<'_>) -> Option<Result<Arc<Endpoint>, Problem>> {
@@ -86,9 +118,8 @@ pub struct Object<S> {
 }
 
 /// Namespace and name, as Kubernetes allows them.
-pub fn key(name: Option<&str>, namespace: Option<&str>) -> Result<ObjectKey, String> {
+pub fn key(name: Option<&str>, namespace: &str) -> Result<ObjectKey, String> {
     let name = name.ok_or("metadata.name is missing")?;
-    let namespace = namespace.unwrap_or(DEFAULT_NAMESPACE);
     let allowed = "lower-case letters, digits and -, beginning and ending with a letter or digit";
     if !is_object_name(name) {
         return Err(format!(

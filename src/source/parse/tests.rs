@@ -50,6 +50,53 @@ fn a_file_of_several_documents() {
 }
 
 #[test]
+fn manifests_are_judged_by_the_rules_of_a_cluster() {
+    let cluster = Destination::Cluster { namespace: "team".to_owned() };
+    let skill = |spec: &str| {
+        format!(
+            "apiVersion: evenkeel.dev/v1alpha1\nkind: Skill\nmetadata: {{ name: s }}\nspec: {{ {spec} }}\n"
+        )
+    };
+    let json = r#"{ "apiVersion": "evenkeel.dev/v1alpha1", "kind": "McpServer", "metadata": { "name": "a" },
+        "spec": { "http": { "url": "http://a" } } }"#;
+    for (file, text, in_directory, in_cluster) in [
+        (
+            "a.yaml",
+            server("a", "  stdio: { command: c, cwd: x }"),
+            "McpServer default/a 1: ok",
+            "McpServer team/a 1: InvalidSpec: a.yaml:6:24: spec.stdio.cwd: ",
+        ),
+        (
+            "a.yaml",
+            server("a", "  stdio: { command: c, env: [{ name: A, valueFrom: { env: B } }] }"),
+            "McpServer default/a 1: ok",
+            "McpServer team/a 1: InvalidSpec: a.yaml:6:54: spec.stdio.env[0].valueFrom.env: ",
+        ),
+        (
+            "a.yaml",
+            skill("configMapRef: { name: m }"),
+            "Skill default/s 1: InvalidSpec: a.yaml:4:9: spec.configMapRef: ",
+            "Skill team/s 1: ok",
+        ),
+        (
+            "a.yaml",
+            skill("path: x"),
+            "Skill default/s 1: ok",
+            "Skill team/s 1: InvalidSpec: a.yaml:4:9: spec.path: ",
+        ),
+        ("a.json", json.to_owned(), "", "McpServer team/a 1: ok"),
+        ("skills/s/SKILL.md", String::new(), "Skill default/s 1: ok", ""),
+    ] {
+        for (destination, expected) in [(&Destination::Directory, in_directory), (&cluster, in_cluster)] {
+            let path = Arc::new(PathBuf::from(file));
+            let found = objects(&parse_for(destination, &path, text.as_bytes())).join(", ");
+            let ends = expected.ends_with(": ") || found == expected;
+            assert!(found.starts_with(expected) && ends, "{destination:?} {text}: {found}");
+        }
+    }
+}
+
+#[test]
 fn what_is_not_ours_is_counted_and_left_alone() {
     for text in [
         "- a\n- b\n",

@@ -125,7 +125,8 @@ fn not_read(chunk: &Chunk<'_>, why: &str) -> Mistake {
 
 fn object<S: Kind>(document: &Document<'_>, names: &Names, file: &mut File<'_>) -> Option<Object<S>> {
     let chunk = &document.chunk;
-    let key = match key(names.name.as_deref(), names.namespace.as_deref()) {
+    let namespace = names.namespace.as_deref().unwrap_or_else(|| file.destination.namespace());
+    let key = match key(names.name.as_deref(), namespace) {
         Ok(key) => key,
         Err(message) => {
             let path = message.split(' ').next().unwrap_or_default().to_owned();
@@ -188,7 +189,7 @@ fn manifest<S: Kind>(
             return (Metadata::default(), Err(file.refuse::<S>(key, Reason::InvalidSpec, vec![mistake])));
         }
     };
-    let broken = manifest.spec.check();
+    let broken = manifest.spec.check(file.destination);
     if broken.is_empty() && !may_hold_booleans(chunk.text) {
         return (manifest.metadata, Ok(manifest.spec));
     }

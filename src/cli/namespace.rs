@@ -1,0 +1,11 @@
+use crate::resource::is_namespace;
+
+/// Reads the name of a namespace. An empty one would be every namespace, and one with a slash another path of the API server.
+pub(super) fn namespace(text: &str) -> Result<String, String> {
+    if is_namespace(text) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{text:?} is no namespace: at most 63 lower-case letters, digits and -, beginning and ending with a letter or digit"
+    ))
+}

@@ -1,0 +1,292 @@
+//! What is planned from one set of files to another is what the fleet does.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::outline::{Declarations, Plan};
+use crate::admin::InForce;
+use crate::plan::Observed;
+use crate::resource::{Base, DigestKey};
+use crate::source::directory::{Against, Checked, Destination, check_directory};
+use crate::source::{Environment, Policy};
+
+/// What becomes of each server, and because of which parts.
+type Steps = BTreeMap<String, (&'static str, Vec<String>)>;
+
+/// One declared server: the folder of its file, and its manifest without a name.
+type Server = (&'static str, Value);
+
+/// Writes each server into a file of its own; takes away what was there.
+fn write(dir: &Path, servers: &[(&str, &Server)]) {
+    for folder in ["", "team", "team/deep"] {
+        std::fs::create_dir_all(dir.join(folder)).unwrap();
+        for name in ["a", "b", "c"] {
+            let _ = std::fs::remove_file(dir.join(folder).join(format!("{name}.yaml")));
+        }
+    }
+    for (name, (folder, manifest)) in servers {
+        let mut manifest = manifest.clone();
+        manifest["apiVersion"] = json!("evenkeel.dev/v1alpha1");
+        manifest["kind"] = json!("McpServer");
+        manifest["metadata"]["name"] = json!(name);
+        std::fs::write(dir.join(folder).join(format!("{name}.yaml")), manifest.to_string()).unwrap();
+    }
+}
+
+/// Two sets of declarations, and where they are.
+struct Scene {
+    live: TempDir,
+    copy: TempDir,
+    secrets: TempDir,
+    key: DigestKey,
+    policy: Policy,
+}
+
+impl Scene {
+    fn new(policy: Policy) -> Self {
+        let dir = || TempDir::new().unwrap();
+        let scene = Self { live: dir(), copy: dir(), secrets: dir(), key: DigestKey::new(b"k"), policy };
+        for (name, value) in [("one", "secret one"), ("two", "secret two")] {
+            scene.secret(name, Some(value));
+        }
+        scene
+    }
+
+    fn secret(&self, key: &str, value: Option<&str>) {
+        let folder = self.secrets.path().join("s");
+        std::fs::create_dir_all(&folder).unwrap();
+        match value {
+            Some(value) => std::fs::write(folder.join(key), value).unwrap(),
+            None => std::fs::remove_file(folder.join(key)).unwrap(),
+        }
+    }
+
+    /// The declarations as the evenkeel that runs reads them: it knows secrets and variables.
+    fn run(&self) -> Checked {
+        let against = Against {
+            secrets: Some(self.secrets.path().into()),
+            environment: Environment::from_iter([("ONE", "variable one"), ("TWO", "variable two")]),
+            key: self.key.clone(),
+            policy: self.policy.clone(),
+            destination: Destination::Directory,
+        };
+        check_directory(self.live.path(), &against).unwrap()
+    }
+
+    /// What the fleet does when the first servers become the second, and what is planned from a copy.
+    fn steps(
+        &self,
+        before: &[(&str, &Server)],
+        after: &[(&str, &Server)],
+        between: impl FnOnce(),
+    ) -> [Steps; 2] {
+        write(self.live.path(), before);
+        let mut observed = Observed::default();
+        let first = self.run().desired;
+        observed.changes(&first);
+        let in_force = InForce::of(&first, &self.key, &self.policy, Some(self.live.path().into()));
+        let told = serde_json::to_string(&in_force).unwrap();
+        let in_force: InForce = serde_json::from_str(&told).unwrap();
+
+        between();
+        write(self.live.path(), after);
+        let done = observed.changes(&self.run().desired).into_iter();
+        let done = done.map(|(key, change)| (key.name.to_string(), (change.verb(), change.parts().to_vec())));
+
+        write(self.copy.path(), after);
+        let against = Against {
+            secrets: None,
+            environment: Environment::default(),
+            key: self.key.clone(),
+            policy: self.policy.clone(),
+            destination: Destination::Directory,
+        };
+        let checked = check_directory(self.copy.path(), &against).unwrap();
+        let base = Base { root: in_force.root.clone().unwrap(), home: self.policy.home().map(Into::into) };
+        let mut plan = Plan::new(None);
+        let declarations = Declarations {
+            desired: &checked.desired,
+            findings: &checked.findings,
+            base: Some(&base),
+            complete: true,
+        };
+        plan.fill(&declarations, in_force, &self.key);
+        // What is held or stays is nothing that the fleet does.
+        let steps = plan.steps.into_iter().filter(|step| !["hold", "stay"].contains(&step.action));
+        [done.collect(), steps.map(|step| (step.name, (step.action, step.parts))).collect()]
+    }
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    let secret = |key: &str, optional: bool| json!({ "valueFrom": { "secretKeyRef": { "name": "s", "key": key, "optional": optional } } });
+    select(vec![
+        json!({ "value": "x" }),
+        json!({ "value": "y" }),
+        secret("one", false),
+        secret("one", true),
+        secret("two", false),
+        json!({ "valueFrom": { "env": "ONE" } }),
+        json!({ "valueFrom": { "env": "TWO" } }),
+    ])
+}
+
+fn item((name, mut value): (&'static str, Value)) -> Value {
+    value["name"] = json!(name);
+    value
+}
+
+fn stdio() -> impl Strategy<Value = Value> {
+    let command = select(vec!["c", "./c", "team/../c", "/opt/c", "d"]);
+    let args = select(vec![json!([]), json!(["x", "y"]), json!(["y", "x"]), json!(["x y"])]);
+    let cwd = select(vec![json!(null), json!("."), json!("./"), json!("team"), json!(".."), json!("/opt")]);
+    let env = (value(), value()).prop_map(|(a, b)| vec![item(("A", a)), item(("B", b))]).prop_shuffle();
+    (command, args, cwd, env, 0..=2_usize).prop_map(|(command, args, cwd, env, count)| {
+        json!({ "stdio": { "command": command, "args": args, "cwd": cwd, "env": env[..count] } })
+    })
+}
+
+fn http() -> impl Strategy<Value = Value> {
+    let url = select(vec![
+        "http://localhost/a",
+        "http://LocalHost:80/a#b",
+        "http://localhost/A",
+        "http://localhost:8080/a",
+        "https://localhost:443/a b",
+        "https://localhost/a%20b",
+    ]);
+    let names = select(vec![["A", "B"], ["a", "b"], ["a", "B"]]);
+    let headers = (names, value(), value())
+        .prop_map(|([one, two], a, b)| vec![item((one, a)), item((two, b))])
+        .prop_shuffle();
+    let tls = select(vec![json!(null), json!({}), json!({ "caSecretRef": { "name": "s", "key": "one" } })]);
+    (url, headers, 0..=2_usize, tls).prop_map(|(url, headers, count, tls)| {
+        json!({ "http": { "url": url, "headers": headers[..count], "tls": tls } })
+    })
+}
+
+fn settings() -> impl Strategy<Value = Value> {
+    let defaults = json!({});
+    let others = [
+        json!({ "suspend": true }),
+        json!({ "activation": "OnDemand" }),
+        json!({ "expose": { "prefix": "p" }, "required": true }),
+        json!({ "timeouts": { "call": "1m" } }),
+        json!({ "timeouts": { "call": "60s" }, "retry": { "initial": "2s" } }),
+        json!({ "health": { "interval": "0s" }, "gracePeriod": "5s", "update": "Recreate" }),
+    ];
+    prop_oneof![Just(defaults), select(others.to_vec())]
+}
+
+fn metadata() -> impl Strategy<Value = Value> {
+    let asked = |name: &str, value: &str| json!({ "annotations": { format!("evenkeel.dev/{name}-requested-at"): value } });
+    let others = vec![
+        json!({ "labels": { "area": "code" } }),
+        asked("reconcile", "1"),
+        asked("reconcile", "2"),
+        asked("reconnect", "1"),
+        asked("reconnect", "2"),
+    ];
+    prop_oneof![3 => Just(json!({})), 1 => select(others)]
+}
+
+/// The transport, the settings, the metadata and the folder, each of which may be that of another server.
+type Draft = (Value, Value, Value, &'static str);
+
+fn draft() -> impl Strategy<Value = Draft> {
+    let transport = prop_oneof![stdio(), http()];
+    (transport, settings(), metadata(), select(vec!["", "team", "team/deep"]))
+}
+
+fn server((transport, settings, metadata, folder): Draft) -> Server {
+    let mut spec = transport;
+    for (name, value) in settings.as_object().unwrap() {
+        spec[name] = value.clone();
+    }
+    (folder, json!({ "metadata": metadata, "spec": spec }))
+}
+
+/// A server before and after: absent, the same in some parts, or another.
+fn pair() -> impl Strategy<Value = (Option<Server>, Option<Server>)> {
+    (draft(), draft(), any::<[bool; 4]>(), 0..10_u8).prop_map(|(before, other, keep, presence)| {
+        let after = (
+            if keep[0] { reordered(&before.0) } else { other.0 },
+            if keep[1] { before.1.clone() } else { other.1 },
+            if keep[2] { before.2.clone() } else { other.2 },
+            if keep[3] { before.3 } else { other.3 },
+        );
+        (Some(server(before)).filter(|_| presence != 0), Some(server(after)).filter(|_| presence != 1))
+    })
+}
+
+/// The same transport with its variables or headers the other way round.
+fn reordered(transport: &Value) -> Value {
+    let mut transport = transport.clone();
+    for list in ["/stdio/env", "/http/headers"] {
+        if let Some(Value::Array(items)) = transport.pointer_mut(list) {
+            items.reverse();
+        }
+    }
+    transport
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_planned_is_what_is_done(pairs in vec(pair(), 3), bounded in any::<bool>()) {
+        let policy = if bounded {
+            let commands = ["c", "c *", "c * *"].map(str::to_owned);
+            Policy::only(&commands, &["*".to_owned()]).unwrap()
+        } else {
+            Policy::everything()
+        };
+        let scene = Scene::new(policy);
+        let names = ["a", "b", "c"];
+        let before: Vec<_> = names.into_iter().zip(&pairs).filter_map(|(name, pair)| Some((name, pair.0.as_ref()?))).collect();
+        let after: Vec<_> = names.into_iter().zip(&pairs).filter_map(|(name, pair)| Some((name, pair.1.as_ref()?))).collect();
+        let [done, planned] = scene.steps(&before, &after, || ());
+        prop_assert_eq!(done, planned);
+    }
+}
+
+#[test]
+fn what_references_stand_for_is_known_to_the_fleet_alone() {
+    let with = |value: Value| {
+        ("", json!({ "metadata": {}, "spec": { "stdio": { "command": "c", "env": [item(("T", value))] } } }))
+    };
+    let secret = with(json!({ "valueFrom": { "secretKeyRef": { "name": "s", "key": "one" } } }));
+    let written = with(json!({ "value": "secret one" }));
+    let missing = with(json!({ "valueFrom": { "secretKeyRef": { "name": "s", "key": "none" } } }));
+    let none = Steps::new;
+    let one = |verb, parts: &[&str]| {
+        Steps::from([("a".to_owned(), (verb, parts.iter().map(ToString::to_string).collect()))])
+    };
+    for (what, before, after, rotated, done, planned) in [
+        ("a rotated secret", Some(&secret), &secret, true, one("replace", &["env T"]), none()),
+        (
+            "a value that is now in a secret",
+            Some(&written),
+            &secret,
+            false,
+            none(),
+            one("replace", &["env T"]),
+        ),
+        ("a secret that is missing", None, &missing, false, none(), one("attach", &[])),
+        ("a secret that stays missing", Some(&missing), &missing, false, none(), none()),
+    ] {
+        let scene = Scene::new(Policy::everything());
+        let before: Vec<_> = before.map(|before| ("a", before)).into_iter().collect();
+        let rotate = || {
+            if rotated {
+                scene.secret("one", Some("another"));
+            }
+        };
+        assert_eq!(scene.steps(&before, &[("a", after)], rotate), [done, planned], "{what}");
+    }
+}

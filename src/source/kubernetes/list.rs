@@ -1,0 +1,140 @@
+//! What an API server holds, asked for once: nothing is watched, and nothing that is referred to is read.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use kube::api::ListParams;
+use kube::core::{ApiResource, DynamicObject};
+use kube::{Api, Client};
+use serde::de::DeserializeOwned;
+
+use super::news::Watch;
+use super::object::{Kind, Newest, decode};
+use crate::net::api_server::in_words;
+use crate::resource::{Declared, Desired, GROUP, McpServer, ObjectKey, Problem, Reason, Skill, SourceState};
+
+/// How many objects are asked for at once.
+const PAGE: u32 = 500;
+
+/// Lists the servers and skills of a namespace. Needs the permission to list them, and no other.
+///
+/// What is being deleted is not among them. Errors: the API server cannot be reached or does not permit it, or the
+/// CRDs are not installed; the message says what to do.
+pub async fn list(client: &Client, server: &str, namespace: &str) -> Result<Desired, Problem> {
+    let scope: Option<Arc<str>> = Some(namespace.into());
+    let (servers, skills) = (ApiResource::erase::<McpServer>(&()), ApiResource::erase::<Skill>(&()));
+    Ok(Desired {
+        servers: objects(client, server, namespace, &servers, &Watch::Servers(scope.clone())).await?,
+        skills: objects(client, server, namespace, &skills, &Watch::Skills(scope)).await?,
+        source: Arc::new(SourceState { synced: true, skills_synced: true, ..SourceState::default() }),
+        ..Desired::default()
+    })
+}
+
+async fn objects<S: Kind + DeserializeOwned>(
+    client: &Client,
+    server: &str,
+    namespace: &str,
+    resource: &ApiResource,
+    what: &Watch,
+) -> Result<OrdMap<ObjectKey, Arc<Declared<S>>>, Problem> {
+    // Not the types themselves: one object that does not decode must not hide the others.
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, resource);
+    let mut page = ListParams::default().limit(PAGE);
+    let mut found = OrdMap::new();
+    loop {
+        let list = api.list(&page).await.map_err(|error| told(&error, what, server))?;
+        for object in list.items {
+            let (Newest { meta, spec }, shown) = decode::<S>(object);
+            if shown.leaving.is_some() {
+                continue;
+            }
+            let (spec, refused) = match spec {
+                Ok(spec) => (Some(Arc::new(spec)), None),
+                Err(problem) => (None, Some(problem)),
+            };
+            let key = meta.key.clone();
+            found.insert(key, Arc::new(Declared { meta, spec, spec_digest: None, refused, endpoint: None }));
+        }
+        page = match list.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page.continue_token(&token),
+            None => return Ok(found),
+        };
+    }
+}
+
+fn told(error: &kube::Error, what: &Watch, server: &str) -> Problem {
+    let words = in_words(error);
+    let plural = what.plural();
+    let (reason, message) = match error {
+        kube::Error::Api(status) => match status.code {
+            401 => (
+                Reason::NotPermitted,
+                format!("the API server {server} does not accept the credentials of the kubeconfig: {words}"),
+            ),
+            403 => (
+                Reason::NotPermitted,
+                format!("{words}; a Role with the verb list on mcpservers and skills of {GROUP} is enough"),
+            ),
+            404 => (
+                Reason::SourceUnavailable,
+                format!(
+                    "the CustomResourceDefinition {plural}.{GROUP} is not installed at {server}; to install it: \
+                     evenkeel crds | kubectl apply --server-side -f -"
+                ),
+            ),
+            code => (
+                Reason::SourceUnavailable,
+                format!("the API server {server} does not list {what}: {words} (HTTP {code})"),
+            ),
+        },
+        _ => (
+            Reason::SourceUnavailable,
+            format!("the API server {server} cannot be reached: {words}; KUBECONFIG says which is asked"),
+        ),
+    };
+    Problem::new(reason, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn says_what_to_do() {
+        let api =
+            |code, message: &str| kube::Error::Api(Status::failure(message, "").with_code(code).boxed());
+        for (error, expected) in [
+            (
+                api(401, "Unauthorized"),
+                "NotPermitted: the API server https://api does not accept the credentials of the kubeconfig: Unauthorized",
+            ),
+            (
+                api(403, "mcpservers is forbidden"),
+                "NotPermitted: mcpservers is forbidden; a Role with the verb list on mcpservers and skills of \
+                 evenkeel.dev is enough",
+            ),
+            (
+                api(404, "page not found"),
+                "SourceUnavailable: the CustomResourceDefinition mcpservers.evenkeel.dev is not installed at https://api; \
+                 to install it: evenkeel crds | kubectl apply --server-side -f -",
+            ),
+            (
+                api(503, "starting"),
+                "SourceUnavailable: the API server https://api does not list mcpservers in namespace n: starting (HTTP 503)",
+            ),
+            (
+                kube::Error::Service(Box::new(io::Error::other("connection refused"))),
+                "SourceUnavailable: the API server https://api cannot be reached: connection refused; KUBECONFIG says \
+                 which is asked",
+            ),
+        ] {
+            let watch = Watch::Servers(Some("n".into()));
+            assert_eq!(told(&error, &watch, "https://api").to_string(), expected);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! `evenkeel plan --kubernetes`: what manifests would change if they were applied, by somebody who may list and nothing else.
+
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+
+use crate::rig::{Era as RigEra, Http, Script};
+use crate::site::{Site, server};
+
+/// A command without an evenkeel: what it prints, and with a failure what it says.
+async fn plan(kubeconfig: &Path, args: &[&str], stdin: &str) -> Output {
+    let home = TempDir::new().unwrap();
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_evenkeel"))
+        .env_clear()
+        .env("HOME", home.path())
+        .env("KUBECONFIG", kubeconfig)
+        .args(["plan", "--kubernetes"])
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    // If it does not read it all, its own words tell why.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes()).await;
+    child.wait_with_output().await.unwrap()
+}
+
+fn printed(output: Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn complaint(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// An account that may list what is declared in this namespace, and nothing else.
+async fn reader(site: &Site<'_>) -> std::path::PathBuf {
+    let resources = "--resource=mcpservers.evenkeel.dev,skills.evenkeel.dev";
+    site.kubectl(&["create", "serviceaccount", "reader"]).await;
+    site.kubectl(&["create", "role", "reader", "--verb=list", resources]).await;
+    let account = format!("--serviceaccount={}:reader", site.namespace);
+    site.kubectl(&["create", "rolebinding", "reader", "--role=reader", &account]).await;
+    let account = format!("{}:reader", site.namespace);
+    site.cluster.until_may(&account, "list", "skills.evenkeel.dev", &site.namespace, true).await;
+    site.cluster.kubeconfig_for(&site.namespace, "reader").await
+}
+
+const SKILL: &str = "apiVersion: evenkeel.dev/v1alpha1\nkind: Skill\nmetadata: { name: s }\n";
+
+fn skill(spec: &str) -> String {
+    format!("{SKILL}spec: {{ {spec} }}\n---\n")
+}
+
+#[tokio::test]
+async fn a_plan_of_manifests_is_what_applying_them_does() {
+    let Some(site) = Site::open().await else { return };
+    let rig = Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await;
+    let _evenkeel = site.run(&[]).await;
+    let (one, two) = ("{ name: X-One, value: hunter2 }", "{ name: x-two, value: b }");
+    let a = |host: &str, headers: &str| {
+        let url = format!("http://{host}:{}/mcp", rig.address().port());
+        let health = "health: { interval: 0s }";
+        server("a", &format!("http: {{ url: \"{url}\", headers: [{headers}] }}\n{health}"))
+    };
+    site.apply(&a("localhost", &format!("{one}, {two}"))).await;
+    site.attached("a").await;
+    let stdio = |env: &str| format!("stdio: {{ command: c, env: [{{ name: A_TOKEN, {env} }}] }}");
+    let of_secret = |key: &str| stdio(&format!("valueFrom: {{ secretKeyRef: {{ name: s, key: {key} }} }}"));
+    for (name, spec) in [
+        ("filter", stdio("value: x")),
+        ("secret", of_secret("one")),
+        ("paused", stdio("value: x")),
+        ("extra", stdio("value: x")),
+    ] {
+        site.apply(&server(name, &spec)).await;
+    }
+    site.apply(&skill("inline: \"---\\nname: s\\ndescription: x\\n---\"")).await;
+
+    let dir = TempDir::new().unwrap();
+    std::fs::create_dir(dir.path().join("more")).unwrap();
+    let first = a("LOCALHOST", &format!("{two}, {}", one.to_lowercase()))
+        + &server("filter", &format!("{}\nexpose: {{ prefix: f }}", stdio("value: x")))
+        + &skill("configMapRef: { name: m }");
+    let second = [
+        server("secret", &of_secret("two")),
+        server("paused", &format!("{}\nsuspend: true", stdio("value: x"))),
+        server("new", "http: { url: \"http://localhost:1\" }"),
+    ];
+    std::fs::write(dir.path().join("a.yaml"), &first).unwrap();
+    std::fs::write(dir.path().join("more/b.yml"), second.concat()).unwrap();
+    // What is no manifest of ours.
+    std::fs::write(dir.path().join(".mcp.json"), "{ \"mcpServers\": { \"x\": { \"command\": \"x\" } } }")
+        .unwrap();
+    std::fs::write(dir.path().join("m.yaml"), "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: m }\n")
+        .unwrap();
+
+    let reader = reader(&site).await;
+    let namespace = site.namespace.as_str();
+    let dir = dir.path().to_str().unwrap();
+    let text = printed(plan(&reader, &[dir, "-n", namespace], "").await);
+    let expected = |counts: &str, detached: &str| {
+        format!(
+            "{detached}~ refilter McpServer NS/filter: expose\n\
+             + attach   McpServer NS/new\n\
+             ~ suspend  McpServer NS/paused\n\
+             ~ replace  McpServer NS/secret: env A_TOKEN\n\
+             ~ refilter Skill NS/s: configMapRef, inline\n\
+             1 to add, 4 to change, {counts}; against namespace NS of {}\n",
+            site.cluster.url()
+        )
+        .replace("NS", namespace)
+    };
+    assert_eq!(text, expected("0 to remove, 1 unchanged, 1 not in the manifests", ""));
+    let text = printed(plan(&reader, &[dir, "-n", namespace, "--prune"], "").await);
+    assert_eq!(text, expected("1 to remove, 1 unchanged", "- detach   McpServer NS/extra\n"));
+    let json = printed(plan(&reader, &[dir, "-n", namespace, "-o", "json"], "").await);
+    assert!(!json.contains("hunter2"), "{json}");
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["untouched"], &json["against"]), (&1.into(), &site.cluster.url().into()));
+    let extra = json["steps"].as_array().unwrap().iter().find(|step| step["name"] == "extra").unwrap();
+    assert_eq!(extra["action"], "untouched");
+
+    // The namespace of a manifest counts, and standard input is one of the places.
+    let named = server("a", "http: { url: \"http://localhost:1\" }")
+        .replace("{ name: a }", &format!("{{ name: a, namespace: {namespace} }}"));
+    let text = printed(plan(&reader, &["-"], &named).await);
+    assert!(
+        text.contains(&format!(
+            "~ replace  McpServer {namespace}/a: header x-one, header x-two, url, health\n"
+        )),
+        "{text}"
+    );
+
+    // Applied, it is unchanged, and the connection was left alone.
+    let sessions = rig.counters().sessions_opened;
+    std::fs::remove_file(format!("{dir}/.mcp.json")).unwrap();
+    site.kubectl(&["apply", "--server-side", "--force-conflicts", "-R", "-f", dir]).await;
+    site.wait_for("filter", "Accepted", "False", "PolicyDenied").await;
+    site.attached("a").await;
+    let text = printed(plan(&reader, &[dir, "-n", namespace], "").await);
+    assert!(
+        text.starts_with("0 to add, 0 to change, 0 to remove, 6 unchanged, 1 not in the manifests;"),
+        "{text}"
+    );
+    assert_eq!(rig.counters().sessions_opened, sessions);
+}
+
+#[tokio::test]
+async fn what_stands_in_the_way_of_a_plan_is_told_with_what_helps() {
+    let Some(site) = Site::open().await else { return };
+    let reader = reader(&site).await;
+    let namespace = site.namespace.as_str();
+    let manifest = server("a", "http: { url: \"http://localhost:1\" }");
+    let dir = TempDir::new().unwrap();
+    let empty = dir.path().to_str().unwrap();
+    let none = dir.path().join("none.yaml");
+    for (args, stdin, expected) in [
+        (
+            &["-", "-n", "default"][..],
+            manifest.as_str(),
+            "a Role with the verb list on mcpservers and skills",
+        ),
+        (&["-", "-n", namespace], "apiVersion: evenkeel.dev/v1alpha1\nkind: [\n", "stdin:"),
+        (&["-", "-n", namespace], "apiVersion: v1\nkind: ConfigMap\n", "kustomize build DIR | evenkeel plan"),
+        (&[empty, "-n", namespace], "", "there are no manifests of McpServer or Skill in"),
+        (&[none.to_str().unwrap(), "-n", namespace], "", "none.yaml"),
+    ] {
+        let said = complaint(&plan(&reader, args, stdin).await);
+        assert!(said.contains(expected), "{args:?}: {said}");
+    }
+    // What the API server would refuse is held, and the rest is planned.
+    let folder = server("b", "stdio: { command: c, cwd: x }");
+    let text = printed(plan(&reader, &["-", "-n", namespace], &(folder + &manifest)).await);
+    assert!(
+        text.starts_with(&format!(
+            "+ attach   McpServer {namespace}/a\n! hold     McpServer {namespace}/b: stdin:"
+        )),
+        "{text}"
+    );
+    assert!(text.contains("spec.stdio.cwd: there are no folders beside an object of a cluster"), "{text}");
+
+    let nowhere = dir.path().join("kubeconfig");
+    let config =
+        std::fs::read_to_string(&reader).unwrap().replace(&site.cluster.url(), "https://127.0.0.1:1");
+    std::fs::write(&nowhere, config).unwrap();
+    let said = complaint(&plan(&nowhere, &["-", "-n", namespace], &manifest).await);
+    assert!(said.contains("the API server https://127.0.0.1:1 cannot be reached: "), "{said}");
+    let said = complaint(&plan(&none, &["-", "-n", namespace], &manifest).await);
+    assert!(said.contains("no API server is known: ") && said.contains("set KUBECONFIG"), "{said}");
+}
