@@ -219,8 +219,15 @@ async fn what_is_not_served_is_said_in_a_status() {
         assert_eq!(status["code"], code, "{path}");
         assert!(status["message"].as_str().unwrap().contains(message), "{path}: {status}");
     }
-    let (code, body) = rig.ask("GET", &format!("{base}/mcpservers"), "evil.example.com").await;
-    assert_eq!(code, 403, "{body}");
+    for (host, expected) in [
+        ("evil.example.com", 403),
+        ("localhost\r\nOrigin: https://evil.example.com", 403),
+        ("localhost\r\nOrigin: http://localhost:5173", 200),
+        ("localhost\r\nHost: localhost", 400),
+    ] {
+        let (code, body) = rig.ask("GET", &format!("{base}/mcpservers"), host).await;
+        assert_eq!(code, expected, "{host}: {body}");
+    }
     rig.end().await;
 }
 
