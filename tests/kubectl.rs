@@ -54,7 +54,7 @@ impl Fleet {
         Self { declared, good, evenkeel }
     }
 
-    fn kubectl(&self) -> Option<Kubectl> {
+    fn kubectl(&self) -> Kubectl {
         Kubectl::of(&self.evenkeel, self.declared.path())
     }
 }
@@ -69,9 +69,10 @@ fn first<'a>(rows: &[Vec<&'a str>], column: usize) -> Vec<&'a str> {
 }
 
 #[tokio::test]
+#[cfg_attr(without_kubectl, ignore = "needs kubectl, or Go to build it")]
 async fn get_in_every_form() {
     let fleet = Fleet::start().await;
-    let Some(kubectl) = fleet.kubectl() else { return };
+    let kubectl = fleet.kubectl();
 
     let table = kubectl.out(&["get", "mcpservers"]).await;
     let table = rows(&table);
@@ -134,9 +135,10 @@ async fn get_in_every_form() {
 }
 
 #[tokio::test]
+#[cfg_attr(without_kubectl, ignore = "needs kubectl, or Go to build it")]
 async fn describe_events_explain_and_api_resources() {
     let fleet = Fleet::start().await;
-    let Some(kubectl) = fleet.kubectl() else { return };
+    let kubectl = fleet.kubectl();
 
     let described = kubectl.out(&["describe", "mcps", "bad"]).await;
     let (_, events) = described.split_once("\nEvents:").unwrap();
@@ -166,9 +168,10 @@ async fn describe_events_explain_and_api_resources() {
 }
 
 #[tokio::test]
+#[cfg_attr(without_kubectl, ignore = "needs kubectl, or Go to build it")]
 async fn watch_and_wait_follow_what_happens() {
     let fleet = Fleet::start().await;
-    let Some(kubectl) = fleet.kubectl() else { return };
+    let kubectl = fleet.kubectl();
 
     let watched = kubectl.start(&["get", "mcpservers", "-w"]);
     watched.line(&["good", "True", "Attached"]).await;
@@ -199,12 +202,13 @@ async fn watch_and_wait_follow_what_happens() {
 }
 
 #[tokio::test]
+#[cfg_attr(without_kubectl, ignore = "needs kubectl, or Go to build it")]
 async fn annotate_asks_for_a_look_or_a_new_connection_of_one_server() {
     let fleet = Fleet::start().await;
     let peer = Http::start(Script::default()).await;
     fleet.declared.server("peer", &format!("{}\nhealth: {{ interval: 0s }}", peer.spec()));
     fleet.evenkeel.attached("peer").await;
-    let Some(kubectl) = fleet.kubectl() else { return };
+    let kubectl = fleet.kubectl();
     let open = |rig: &Http| rig.counters().streams == 1;
     eventually("both tell what changes", async || (open(&fleet.good) && open(&peer)).then_some(())).await;
     let (before, untouched) = (fleet.good.counters(), peer.counters());
@@ -342,9 +346,10 @@ fn the_kubeconfig_of_a_directory_that_nothing_ran_on_is_not_there() {
 }
 
 #[tokio::test]
+#[cfg_attr(without_kubectl, ignore = "needs kubectl, or Go to build it")]
 async fn what_would_change_a_declaration_is_refused_and_says_what_to_do() {
     let fleet = Fleet::start().await;
-    let Some(kubectl) = fleet.kubectl() else { return };
+    let kubectl = fleet.kubectl();
     let file = fleet.declared.path().join("bad.yaml");
     let other = fleet.declared.path().join("other.txt");
     std::fs::write(&other, std::fs::read_to_string(&file).unwrap().replace("no-such", "another")).unwrap();

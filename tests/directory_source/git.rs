@@ -114,20 +114,12 @@ async fn a_submodule_has_a_commit_of_its_own() {
     rig.stop().await;
 }
 
-/// Needs git 2.45 or later.
 #[tokio::test]
+#[cfg_attr(without_reftable, ignore = "needs git 2.45 or later")]
 async fn refs_may_be_in_a_reftable() {
     let mut rig = Rig::at("tree", &[]);
     rig.write("a.yaml", &server("a", "x"));
-    let init = std::process::Command::new("git")
-        .args(["init", "-q", "--ref-format=reftable"])
-        .current_dir(rig.folder.path().join("fleet"))
-        .output()
-        .unwrap();
-    if !init.status.success() {
-        eprintln!("SKIPPED: {} knows no reftable", rig.git("fleet", &["--version"]));
-        return;
-    }
+    rig.git("fleet", &["init", "-q", "--ref-format=reftable"]);
     let first = rig.commit("First");
     rig.git("fleet", &["worktree", "add", "-q", "../tree", "-b", "other"]);
     rig.start();

@@ -11,8 +11,9 @@ use crate::site::{Site, server};
 use crate::support::{Agent, Era, eventually};
 
 #[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn watches_that_are_cut_again_and_again_lose_nothing_and_disturb_nobody() {
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let rig = |name: &'static str| Http::start(Script::new(name, RigEra::Legacy).tools(&["echo"]));
     let (peer, other) = (rig("peer").await, rig("other").await);
     let between = Between::start(&site, |mut client, mut server| async move {
@@ -43,8 +44,9 @@ async fn watches_that_are_cut_again_and_again_lose_nothing_and_disturb_nobody() 
 
 /// A connection that is dead, though nobody closed it: as after a lost route or a NAT that has forgotten it.
 #[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn watches_that_fall_silent_are_noticed_and_taken_up_again() {
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let rig = Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await;
     let (frozen, freeze) = watch::channel(false);
     let between = Between::start(&site, move |mut client, mut server| {

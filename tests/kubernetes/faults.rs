@@ -15,8 +15,9 @@ async fn run(site: &Site<'_>, rigs: &[&Stdio]) -> Evenkeel {
 }
 
 #[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn a_bad_server_tells_its_own_state_and_disturbs_nobody() {
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let hangs = Script::default()
         .on("server/discover", Rule::always(Then::Hang))
         .on("initialize", Rule::always(Then::Hang));
@@ -76,8 +77,9 @@ async fn a_bad_server_tells_its_own_state_and_disturbs_nobody() {
 }
 
 #[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn kill_9_leaves_no_child() {
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let mut script = Script::new("stubborn", RigEra::Dual);
     script.stdio.ignore_sigterm = true;
     script.stdio.ignore_eof = true;

@@ -30,7 +30,7 @@ fn memory(evenkeel: &Evenkeel) -> [f64; 2] {
 #[ignore = "a measurement"]
 async fn from_apply_to_a_tool_that_an_agent_sees() {
     const ALL: usize = 100;
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let rig = rig().await;
     let evenkeel = site.run(&[]).await;
     // One first, so that everything has been used once.
@@ -73,7 +73,7 @@ async fn from_apply_to_a_tool_that_an_agent_sees() {
 #[ignore = "a measurement"]
 async fn memory_of_a_thousand() {
     const ALL: usize = 1_000;
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let rig = rig().await;
     let evenkeel = site.run(&[]).await;
     // One first, so that everything has been used once.
@@ -107,7 +107,7 @@ async fn memory_of_a_thousand() {
 #[ignore = "a measurement"]
 async fn the_lease_is_taken_over() {
     const ROUNDS: usize = 5;
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let leads = |replica: &Evenkeel| replica.said().contains("holds the lease");
     for kills in [true, false] {
         let mut times = Vec::new();
@@ -136,7 +136,7 @@ async fn the_lease_is_taken_over() {
 #[ignore = "a measurement"]
 async fn memory_of_three_hundred_secrets() {
     const ALL: u16 = 300;
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let rig = rig().await;
     let secrets = (0..ALL).map(|index| {
         format!(

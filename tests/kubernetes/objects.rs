@@ -9,8 +9,9 @@ fn script(name: &str) -> Script {
 }
 
 #[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn a_server_is_applied_edited_and_deleted_and_its_peer_is_untouched() {
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let (peer, one, two) = (
         Http::start(script("peer")).await,
         Http::start(script("one")).await,
@@ -53,8 +54,9 @@ async fn a_server_is_applied_edited_and_deleted_and_its_peer_is_untouched() {
 }
 
 #[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn the_api_server_refuses_what_breaks_a_rule_in_readable_words() {
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     for (spec, expected) in [
         ("{}", "exactly one of stdio and http must be set"),
         ("stdio: { command: x }\nhttp: { url: \"http://a\" }", "exactly one of stdio and http must be set"),
@@ -90,8 +92,9 @@ async fn the_api_server_refuses_what_breaks_a_rule_in_readable_words() {
 }
 
 #[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn what_is_meant_for_directories_and_commands_that_nobody_allowed_are_refused() {
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let rig = Stdio::new(script("s"));
     let (program, file) = rig.command();
     let allowed = format!("{} {}", program.display(), file.display());
@@ -120,8 +123,9 @@ async fn what_is_meant_for_directories_and_commands_that_nobody_allowed_are_refu
 }
 
 #[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn an_object_that_is_deleted_and_made_again_at_once_is_another() {
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let rig = Http::start(script("a")).await;
     let evenkeel = site.run(&[]).await;
     site.serve("a", &rig).await;
@@ -138,8 +142,9 @@ async fn an_object_that_is_deleted_and_made_again_at_once_is_another() {
 }
 
 #[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn what_is_being_deleted_is_declared_no_more_though_a_finalizer_holds_it() {
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let (peer, rig) = (Http::start(script("peer")).await, Http::start(script("a")).await);
     let mut evenkeel = site.run(&[]).await;
     let held = |yaml: String| yaml.replacen("name: a }", "name: a, finalizers: [example.com/x] }", 1);
@@ -193,8 +198,9 @@ async fn what_is_being_deleted_is_declared_no_more_though_a_finalizer_holds_it()
 }
 
 #[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn a_request_has_one_server_looked_at_again() {
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let rig =
         Http::start(script("a").on("initialize", crate::rig::Rule::times(1, crate::rig::Then::status(401))))
             .await;

@@ -25,8 +25,9 @@ async fn leader(replicas: &[&Evenkeel]) -> usize {
 }
 
 #[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn one_writes_and_another_goes_on_when_it_is_killed_or_ends() {
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let rig = rig().await;
     let mut first = site.run(&[]).await;
     assert_eq!(leader(&[&first]).await, 0);
@@ -64,8 +65,9 @@ async fn one_writes_and_another_goes_on_when_it_is_killed_or_ends() {
 }
 
 #[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn two_installations_over_one_namespace_are_told_of_and_do_not_write_on_and_on() {
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let rig = Stdio::new(Script::new("s", RigEra::Legacy));
     let (program, file) = rig.command();
     let allowed = format!("--allow-stdio={} {}", program.display(), file.display());
@@ -84,8 +86,9 @@ async fn two_installations_over_one_namespace_are_told_of_and_do_not_write_on_an
 }
 
 #[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn a_session_is_taken_up_by_each_replica_behind_a_plain_proxy() {
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let rig = rig().await;
     site.kubectl(&[
         "create",
@@ -113,8 +116,9 @@ async fn a_session_is_taken_up_by_each_replica_behind_a_plain_proxy() {
 }
 
 #[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn a_replica_is_not_ready_before_it_has_the_session_key() {
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let rig = rig().await;
     let evenkeel = site.run(&["--session-key-secret", "evenkeel-session-key"]).await;
     site.serve("a", &rig).await;

@@ -10,8 +10,9 @@ use crate::site::{Site, condition, server};
 use crate::support::eventually;
 
 #[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn an_attach_costs_few_writes_a_restart_none_and_a_busy_catalog_not_many() {
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let rig = Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await;
     let mut evenkeel = site.run(&[]).await;
     site.serve("a", &rig).await;
@@ -56,8 +57,9 @@ async fn an_attach_costs_few_writes_a_restart_none_and_a_busy_catalog_not_many()
 }
 
 #[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn events_that_somebody_deletes_are_told_again_and_what_is_refused_is_told_once() {
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let rig = Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await;
     let evenkeel = site.run(&[]).await;
     site.serve("a", &rig).await;
@@ -98,8 +100,9 @@ async fn events_that_somebody_deletes_are_told_again_and_what_is_refused_is_told
 }
 
 #[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn a_declaration_that_changes_again_and_again_is_one_event_that_counts() {
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let rig = Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await;
     let _evenkeel = site.run(&[]).await;
     site.serve("a", &rig).await;
@@ -126,8 +129,9 @@ async fn a_declaration_that_changes_again_and_again_is_one_event_that_counts() {
 }
 
 #[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn an_event_about_the_longest_name_is_taken() {
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let _evenkeel = site.run(&[]).await;
     let name = "a".repeat(253);
     site.apply(&server(&name, "stdio: { command: sh }")).await;
@@ -139,8 +143,9 @@ async fn an_event_about_the_longest_name_is_taken() {
 
 /// Nobody else tells it: no replica holds the Lease yet.
 #[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn what_happens_before_the_lease_is_held_is_an_event_all_the_same() {
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let proxy = Proxy::start(&site).await;
     proxy.rule(|_, uri| {
         if uri.path().contains("/leases") {
@@ -165,9 +170,10 @@ async fn what_happens_before_the_lease_is_held_is_an_event_all_the_same() {
 }
 
 #[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn a_thousand_servers() {
     const ALL: usize = 1_000;
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let rig = Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await;
     let spec = format!("{}\nhealth: {{ interval: 0s }}\ntimeouts: {{ connect: 10m }}", rig.spec());
     for chunk in 0..4 {

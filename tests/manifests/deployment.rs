@@ -6,8 +6,9 @@ use crate::rig::{Http, Script};
 use crate::support::{Agent, Cluster, Era, Evenkeel, Manifests, eventually, free_port, http, kinds, server};
 
 #[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn its_container_serves_with_what_it_is_given() {
-    let Some(cluster) = Cluster::shared().await else { return };
+    let cluster = Cluster::shared().await;
     let namespace = cluster.namespace("deployed").await;
     kinds(cluster).await;
     Manifests::new().in_namespace(cluster, &namespace).await;

@@ -34,9 +34,9 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts one for a test that disturbs it. `None`, said loudly, where it cannot be built.
-    pub async fn start() -> Option<Self> {
-        let programs = programs()?;
+    /// Starts one for a test that disturbs it.
+    pub async fn start() -> Self {
+        let programs = programs();
         let home = TempDir::with_prefix("cluster").unwrap();
         write_settings(home.path());
         let etcd = start_etcd(&programs, home.path());
@@ -45,16 +45,16 @@ impl Cluster {
             this.port = free_port();
             this.start_api_server();
             if this.answers().await {
-                return Some(this);
+                return this;
             }
         }
         panic!("kube-apiserver does not start:\n{}", this.log());
     }
 
     /// The one that the tests of a program share, each in a namespace of its own.
-    pub async fn shared() -> Option<&'static Self> {
-        static SHARED: OnceCell<Option<Cluster>> = OnceCell::const_new();
-        SHARED.get_or_init(Self::start).await.as_ref()
+    pub async fn shared() -> &'static Self {
+        static SHARED: OnceCell<Cluster> = OnceCell::const_new();
+        SHARED.get_or_init(Self::start).await
     }
 
     /// Where the API server listens.

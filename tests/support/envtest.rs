@@ -14,17 +14,17 @@ pub struct Programs {
     pub kubectl: PathBuf,
 }
 
-/// The programs, built once if need be. `None`, said loudly, if there is no Go to build them with.
-pub fn programs() -> Option<Programs> {
+/// The programs, built once if need be.
+pub fn programs() -> Programs {
     if let Some(assets) = std::env::var_os("KUBEBUILDER_ASSETS") {
         let assets = PathBuf::from(assets);
-        return Some(Programs {
+        return Programs {
             etcd: assets.join("etcd"),
             api_server: assets.join("kube-apiserver"),
             kubectl: assets.join("kubectl"),
-        });
+        };
     }
-    let go = present("go", "a Kubernetes API server for tests")?;
+    let go = present("go", "a Kubernetes API server for tests");
     let announcement = "building etcd, kube-apiserver and kubectl for the tests: some minutes, once";
     let home = built("envtest", announcement, &go, |command| {
         // Without these flags the server would call itself v0.0.0.
@@ -37,20 +37,20 @@ pub fn programs() -> Option<Programs> {
             .arg("go.etcd.io/etcd/server/v3");
     });
     // The package of etcd's program is called so.
-    Some(Programs {
+    Programs {
         etcd: home.join("server"),
         api_server: home.join("kube-apiserver"),
         kubectl: home.join("kubectl"),
-    })
+    }
 }
 
-/// The program that says what `GitOps` tools make of objects, built once. `None`, said loudly, without Go.
-pub fn judges() -> Option<PathBuf> {
-    let go = present("go", "what GitOps tools make of objects")?;
+/// The program that says what `GitOps` tools make of objects, built once.
+pub fn judges() -> PathBuf {
+    let go = present("go", "what GitOps tools make of objects");
     let home = built("judges", "building what GitOps tools judge objects by, once", &go, |command| {
         command.arg(".");
     });
-    Some(home.join("judges"))
+    home.join("judges")
 }
 
 /// Builds programs of the Go module `tests/MODULE` into `target/MODULE`, unless they are there.

@@ -27,17 +27,15 @@ pub fn once(name: &str, announcement: &str, commands: impl FnOnce(&Path) -> Vec<
     home
 }
 
-/// The program on PATH. Without it the test is skipped and says so, or fails if `EVENKEEL_REQUIRE_PEERS` is set.
-pub fn present(program: &str, wanted: &str) -> Option<PathBuf> {
-    let found = std::env::var_os("PATH").and_then(|path| {
-        std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())
-    });
-    if found.is_none() {
-        let message = format!("SKIPPED: {wanted} needs {program}, which is not on PATH");
-        assert!(std::env::var_os("EVENKEEL_REQUIRE_PEERS").is_none(), "{message}");
-        say(&message);
-    }
-    found
+/// A program that may be on PATH.
+pub fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+/// A program that must be on PATH. Tests that need it are ignored where it is not, by `build.rs` beside this.
+pub fn present(program: &str, wanted: &str) -> PathBuf {
+    on_path(program).unwrap_or_else(|| panic!("{wanted} needs {program}, which is not on PATH"))
 }
 
 /// Not by the macro: the test harness would keep that to itself.

@@ -7,17 +7,14 @@ use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 
-use super::{Evenkeel, eventually, programs};
+use super::{Evenkeel, eventually, on_path, programs};
 
 /// The program: that of `KUBECTL`, the one on PATH (unless `KUBEBUILDER_ASSETS` names another), or the one that is
-/// built with the API server for tests. `None`, said loudly, if there is none of them.
-pub fn kubectl() -> Option<PathBuf> {
+/// built with the API server for tests.
+pub fn kubectl() -> PathBuf {
     let given = std::env::var_os("KUBECTL").map(PathBuf::from);
-    let on_path = || {
-        let path = std::env::var_os("PATH").filter(|_| std::env::var_os("KUBEBUILDER_ASSETS").is_none())?;
-        std::env::split_paths(&path).map(|folder| folder.join("kubectl")).find(|file| file.is_file())
-    };
-    given.or_else(on_path).or_else(|| Some(programs()?.kubectl))
+    let found = || on_path("kubectl").filter(|_| std::env::var_os("KUBEBUILDER_ASSETS").is_none());
+    given.or_else(found).unwrap_or_else(|| programs().kubectl)
 }
 
 /// kubectl with the kubeconfig of a running evenkeel.
@@ -36,13 +33,13 @@ pub struct Said {
 }
 
 impl Kubectl {
-    /// kubectl for an evenkeel that runs on `directory`; `None` if there is no kubectl.
-    pub fn of(evenkeel: &Evenkeel, directory: &Path) -> Option<Self> {
-        let program = kubectl()?;
+    /// kubectl for an evenkeel that runs on `directory`.
+    pub fn of(evenkeel: &Evenkeel, directory: &Path) -> Self {
+        let program = kubectl();
         let output = evenkeel.command(&["kubeconfig", directory.to_str().unwrap()]).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         let kubeconfig = String::from_utf8(output.stdout).unwrap().trim_end().into();
-        Some(Self { program, kubeconfig, cache: TempDir::with_prefix("kubectl").unwrap() })
+        Self { program, kubeconfig, cache: TempDir::with_prefix("kubectl").unwrap() }
     }
 
     /// The kubeconfig.

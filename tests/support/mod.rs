@@ -38,7 +38,7 @@ pub use declared::{Declared, server};
 pub use envtest::{Programs, judges, programs};
 pub use example::example;
 pub use git::git;
-pub use install::{once, present};
+pub use install::{on_path, once, present};
 pub use kubectl::{Kubectl, Running, Said};
 pub use manifests::{Manifests, kinds, only, served};
 pub use peers::{Peer, everything, promtool, time};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::install::{once, present};
+use super::install::{on_path, once, present};
 
 /// A server to start over stdio.
 #[derive(Clone, Debug)]
@@ -19,11 +19,11 @@ impl Peer {
     }
 }
 
-/// The official everything server, on Node: speaks 2025-11-25. `None`, said loudly, if there is no Node.
-pub fn everything() -> Option<Peer> {
+/// The official everything server, on Node: speaks 2025-11-25.
+pub fn everything() -> Peer {
     const PACKAGE: &str = "@modelcontextprotocol/server-everything@2026.8.31";
-    let node = present("node", PACKAGE)?;
-    present("npm", PACKAGE)?;
+    let node = present("node", PACKAGE);
+    present("npm", PACKAGE);
     let home = once("peers/server-everything-2026.8.31", &format!("installing {PACKAGE}"), |home| {
         let mut npm = Command::new("npm");
         npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"])
@@ -32,13 +32,13 @@ pub fn everything() -> Option<Peer> {
         vec![npm]
     });
     let main = home.join("node_modules/@modelcontextprotocol/server-everything/dist/index.js");
-    Some(Peer { program: node, args: vec![main.display().to_string(), "stdio".into()] })
+    Peer { program: node, args: vec![main.display().to_string(), "stdio".into()] }
 }
 
-/// The official time server, on Python: speaks 2026-07-28. `None`, said loudly, if there is no Python.
-pub fn time() -> Option<Peer> {
+/// The official time server, on Python: speaks 2026-07-28.
+pub fn time() -> Peer {
     const PACKAGE: &str = "mcp-server-time==2026.10.19";
-    let python = present("python3", PACKAGE)?;
+    let python = present("python3", PACKAGE);
     let home = once("peers/mcp-server-time-2026.10.19", &format!("installing {PACKAGE}"), |home| {
         let mut venv = Command::new(python);
         venv.args(["-m", "venv"]).arg(home);
@@ -46,31 +46,23 @@ pub fn time() -> Option<Peer> {
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", PACKAGE]);
         vec![venv, pip]
     });
-    Some(Peer {
-        program: home.join("bin/mcp-server-time"),
-        args: vec!["--local-timezone".into(), "UTC".into()],
-    })
+    Peer { program: home.join("bin/mcp-server-time"), args: vec!["--local-timezone".into(), "UTC".into()] }
 }
 
 /// Prometheus' own judge of metrics, from Debian's package, which is unpacked and not installed. `PROMTOOL` or one on
-/// PATH wins. `None`, said loudly, where there is neither that nor apt.
-pub fn promtool() -> Option<PathBuf> {
-    if let Some(named) = std::env::var_os("PROMTOOL") {
-        return Some(named.into());
+/// PATH wins.
+pub fn promtool() -> PathBuf {
+    let named = std::env::var_os("PROMTOOL").map(PathBuf::from);
+    if let Some(found) = named.or_else(|| on_path("promtool")) {
+        return found;
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    if let Some(found) =
-        std::env::split_paths(&path).map(|folder| folder.join("promtool")).find(|file| file.is_file())
-    {
-        return Some(found);
-    }
-    present("apt-get", "promtool")?;
+    present("apt-get", "promtool");
     let home = once("peers/promtool", "fetching promtool from Debian's package prometheus", |home| {
         let mut fetch = Command::new("sh");
         fetch.current_dir(home).args(["-c", FETCH]);
         vec![fetch]
     });
-    Some(home.join("usr/bin/promtool"))
+    home.join("usr/bin/promtool")
 }
 
 /// A machine that is new knows no packages before the update.

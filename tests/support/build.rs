@@ -1,0 +1,62 @@
+//! Says what tests need that this machine lacks, so that they are shown as ignored: `without_NAME` for each. With
+//! `EVENKEEL_REQUIRE_PEERS` none of it may be lacking, and such tests fail.
+
+#![allow(clippy::print_stdout, reason = "this is how a build script speaks")]
+
+use std::env::var_os;
+use std::path::PathBuf;
+use std::process::Command;
+
+fn main() {
+    let go = on_path("go");
+    let python = on_path("python3");
+    let api_server = given("KUBEBUILDER_ASSETS") | go;
+    let needs = [
+        ("go", go),
+        ("node", on_path("node") & on_path("npm")),
+        ("python", python),
+        ("api_server", api_server),
+        ("kubectl", given("KUBECTL") | on_path("kubectl") | api_server),
+        ("promtool", given("PROMTOOL") | on_path("promtool") | on_path("apt-get")),
+    ];
+    let required = given("EVENKEEL_REQUIRE_PEERS");
+    for (name, found) in needs {
+        say(name, found || required);
+    }
+    say("reftable", on_path("git") && reftable());
+    println!("cargo::rerun-if-changed=tests/support/build.rs");
+    println!("cargo::rerun-if-env-changed=PATH");
+}
+
+fn say(name: &str, found: bool) {
+    println!("cargo::rustc-check-cfg=cfg(without_{name})");
+    if !found {
+        println!("cargo::rustc-cfg=without_{name}");
+    }
+}
+
+/// Whether a variable is set.
+fn given(variable: &str) -> bool {
+    println!("cargo::rerun-if-env-changed={variable}");
+    var_os(variable).is_some()
+}
+
+/// Whether a program is there. It is looked for again when it changes or goes.
+fn on_path(program: &str) -> bool {
+    let found: Option<PathBuf> = var_os("PATH").and_then(|path| {
+        std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
+    });
+    if let Some(file) = &found {
+        println!("cargo::rerun-if-changed={}", file.display());
+    }
+    found.is_some()
+}
+
+/// Whether git knows reftables: since 2.45.
+fn reftable() -> bool {
+    let Ok(output) = Command::new("git").arg("--version").output() else { return false };
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.trim_start_matches("git version ");
+    let mut numbers = version.split('.').map_while(|number| number.trim().parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(2), Some(45))
+}
