@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::{McpServer, Skill};
 
-/// The CRDs as YAML, each with its file name: what `evenkeel crds` prints and `crds/` holds.
+/// The CRDs as YAML, each with its file name: what `evenkeel crds` prints, and what `crds/` and
+/// `manifests/components/crds/` hold.
 pub fn crds() -> Result<Vec<(&'static str, String)>, serde_yaml::ser::Error> {
     [("mcpservers.yaml", McpServer::crd()), ("skills.yaml", Skill::crd())]
         .into_iter()
@@ -45,15 +46,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_crds_folder_holds_is_what_the_code_says() {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("crds");
-        for (file, expected) in crds().unwrap() {
-            let path = folder.join(file);
-            if std::env::var_os("EVENKEEL_BLESS").is_some() {
-                std::fs::write(&path, &expected).unwrap();
+    fn the_files_of_crds_are_what_the_code_says() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        for folder in ["crds", "manifests/components/crds"] {
+            for (file, expected) in crds().unwrap() {
+                let path = root.join(folder).join(file);
+                if std::env::var_os("EVENKEEL_BLESS").is_some() {
+                    std::fs::write(&path, &expected).unwrap();
+                }
+                let found = std::fs::read_to_string(&path).unwrap_or_default();
+                assert!(
+                    found == expected,
+                    "{folder}/{file} is stale; run EVENKEEL_BLESS=1 cargo test files_of_crds"
+                );
             }
-            let found = std::fs::read_to_string(&path).unwrap_or_default();
-            assert!(found == expected, "crds/{file} is stale; run EVENKEEL_BLESS=1 cargo test crds_folder");
         }
     }
 

@@ -1,5 +1,7 @@
 //! Each overlay is taken by the API server, from any namespace, and its Pods where only restricted ones are.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::support::{Cluster, Manifests, only, served};
@@ -27,6 +29,18 @@ async fn the_cluster_overlay_applies() {
     let namespace =
         cluster.kubectl(&["get", "namespace", "evenkeel", "-o", "jsonpath={.metadata.labels}"]).await;
     assert!(namespace.contains("restricted"), "{namespace}");
+}
+
+#[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
+async fn the_crds_apply_as_a_folder() {
+    let cluster = Cluster::start().await;
+    let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds").display().to_string();
+    let applied = cluster.kubectl(&["apply", "--warnings-as-errors", "-f", &crds]).await;
+    let expected = ["mcpservers", "skills"]
+        .map(|kind| format!("customresourcedefinition.apiextensions.k8s.io/{kind}.evenkeel.dev created\n"));
+    assert_eq!(applied, expected.concat());
+    served(&cluster).await;
 }
 
 #[tokio::test]
@@ -70,6 +84,10 @@ async fn the_namespace_overlay_touches_only_its_namespace() {
     let deployment =
         cluster.kubectl(&["get", "deployment", "evenkeel", "-n", &namespace, "-o", "json"]).await;
     let deployment: Value = serde_json::from_str(&deployment).unwrap();
+    // No call is lost for an update: what serves stays until what follows is ready.
+    let expected =
+        json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } });
+    assert_eq!(deployment["spec"]["strategy"], expected);
     let args = &deployment["spec"]["template"]["spec"]["containers"][0]["args"];
     assert_eq!(args[2], "--namespace=$(POD_NAMESPACE)", "{args}");
 }

@@ -25,7 +25,7 @@ fn commands(page: &str, heading: &str) -> Vec<String> {
 fn clone(server: &str) -> TempDir {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let copy = TempDir::with_prefix("clone").unwrap();
-    for part in ["manifests", "crds", "examples"] {
+    for part in ["manifests", "examples"] {
         assert!(
             Command::new("cp").arg("-R").arg(root.join(part)).arg(copy.path()).status().unwrap().success()
         );

@@ -7,16 +7,14 @@ use tempfile::TempDir;
 
 use super::{Cluster, eventually};
 
-/// `manifests/` and `crds/` in a temporary directory.
+/// `manifests/` in a temporary directory.
 pub struct Manifests(TempDir);
 
 impl Manifests {
     pub fn new() -> Self {
         let copy = TempDir::with_prefix("tree").unwrap();
-        for part in ["manifests", "crds"] {
-            let from = Path::new(env!("CARGO_MANIFEST_DIR")).join(part);
-            assert!(Command::new("cp").arg("-R").arg(from).arg(copy.path()).status().unwrap().success());
-        }
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests");
+        assert!(Command::new("cp").arg("-R").arg(from).arg(copy.path()).status().unwrap().success());
         Self(copy)
     }
 
@@ -65,7 +63,7 @@ pub fn only(namespace: &str) -> String {
 /// The CRDs of `crds/`, applied and taken up.
 pub async fn kinds(cluster: &Cluster) {
     let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds").display().to_string();
-    cluster.kubectl(&["apply", "--server-side", "-k", &crds]).await;
+    cluster.kubectl(&["apply", "--server-side", "-f", &crds]).await;
     served(cluster).await;
 }
 
