@@ -1,9 +1,8 @@
 //! What goes wrong with a connection, and where it is written down that it is over.
 
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::SetOnce;
 
 use crate::resource::{Problem, Reason};
 
@@ -65,29 +64,38 @@ impl LinkError {
 
 /// Where the end of a connection is written down, by whoever notices first.
 #[derive(Debug, Default)]
-pub(super) struct Lost {
-    error: OnceLock<LinkError>,
-    noticed: Notify,
-}
+pub(super) struct Lost(SetOnce<LinkError>);
 
 impl Lost {
     pub(super) fn mark(&self, error: LinkError) {
-        if self.error.set(error).is_ok() {
-            self.noticed.notify_waiters();
-        }
+        // Whoever comes later adds nothing.
+        let _ = self.0.set(error);
     }
 
     pub(super) fn get(&self) -> Option<&LinkError> {
-        self.error.get()
+        self.0.get()
     }
 
     pub(super) async fn wait(&self) -> LinkError {
-        loop {
-            let noticed = self.noticed.notified();
-            if let Some(error) = self.error.get() {
-                return error.clone();
-            }
-            noticed.await;
+        self.0.wait().await.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_mark_stays_and_wakes_who_waits() {
+        let lost = Lost::default();
+        assert!(lost.get().is_none());
+        let (first, ()) = tokio::join!(lost.wait(), async {
+            lost.mark(LinkError::new(Reason::Exited, "first"));
+            lost.mark(LinkError::new(Reason::Exited, "second"));
+        });
+        let later = lost.wait().await;
+        for error in [Some(&first), Some(&later), lost.get()] {
+            assert_eq!(error.unwrap().problem.message, "first");
         }
     }
 }
