@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::report::Snapshot;
@@ -22,7 +22,7 @@ impl History {
     /// Notes what a client is shown.
     pub fn note(&self, snapshot: &Snapshot) {
         let now = Instant::now();
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shown = self.shown.lock();
         while shown.front().is_some_and(|(at, _)| now.duration_since(*at) > KEPT) || shown.len() >= MOST {
             shown.pop_front();
         }
@@ -35,7 +35,7 @@ impl History {
 
     /// The newest snapshot that is not newer than a version; `None` if that is too long ago.
     pub fn since(&self, version: u64) -> Option<Snapshot> {
-        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let shown = self.shown.lock();
         let found = shown.iter().rev().find(|(_, snapshot)| snapshot.resource_version <= version);
         found.map(|(_, snapshot)| snapshot.clone())
     }

@@ -1,10 +1,11 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use imbl::ordmap::DiffItem;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -112,7 +113,7 @@ impl Catalog {
     /// Waits until everything that was handed in before this call can be read. Not for longer than a moment: what is told
     /// of it is then at most a moment ahead of what agents see.
     pub async fn caught_up(&self) {
-        let count = self.pending.steps().count;
+        let count = self.pending.steps.lock().count;
         let mut taken = self.taken.clone();
         let caught_up = taken.wait_for(|taken| *taken >= count);
         // Its end says that the process ends.
@@ -172,18 +173,11 @@ impl Publisher {
     }
 
     fn hand_in(&self, step: impl FnOnce(&mut Steps)) {
-        let mut steps = self.0.steps();
+        let mut steps = self.0.steps.lock();
         steps.count += 1;
         step(&mut steps);
         drop(steps);
         self.0.handed_in.notify_one();
-    }
-}
-
-impl Pending {
-    fn steps(&self) -> std::sync::MutexGuard<'_, Steps> {
-        // A map is whole whatever happened to the thread that held it.
-        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -234,7 +228,7 @@ impl PublisherTask {
     /// Makes the next generation, if there is anything to be done. True if agents may see a change.
     fn advance(&self, settled: bool) -> bool {
         let steps = {
-            let mut steps = self.pending.steps();
+            let mut steps = self.pending.steps.lock();
             let count = steps.count;
             std::mem::replace(&mut *steps, Steps { count, ..Steps::default() })
         };

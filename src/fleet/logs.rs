@@ -1,5 +1,7 @@
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::wire::Log;
 
@@ -11,20 +13,16 @@ pub struct Logs(Arc<Mutex<HashMap<Arc<str>, Log>>>);
 impl Logs {
     /// The log of an object; `None` if nobody has needed one yet.
     pub fn get(&self, uid: &str) -> Option<Log> {
-        self.lock().get(uid).cloned()
+        self.0.lock().get(uid).cloned()
     }
 
     /// The same, made if there is none: whoever writes it or waits for what is written later has the same one.
     pub fn of(&self, uid: &Arc<str>) -> Log {
-        self.lock().entry(uid.clone()).or_default().clone()
+        self.0.lock().entry(uid.clone()).or_default().clone()
     }
 
     /// The object is gone. Who reads its log still has it.
     pub fn forget(&self, uid: &str) {
-        self.lock().remove(uid);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Log>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().remove(uid);
     }
 }

@@ -1,6 +1,7 @@
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
@@ -80,11 +81,11 @@ impl Memory {
     }
 
     pub(super) fn era(&self, connection: Digest) -> Option<Era> {
-        self.lock().eras.get(&connection).copied()
+        self.0.known.lock().eras.get(&connection).copied()
     }
 
     pub(super) fn learn_era(&self, connection: Digest, era: Era) {
-        let mut known = self.lock();
+        let mut known = self.0.known.lock();
         if known.eras.insert(connection, era) != Some(era) {
             self.tell(News::Eras(known.eras.clone()));
         }
@@ -92,18 +93,18 @@ impl Memory {
 
     /// Forgets an era that did not work, so that the next attempt probes.
     pub(super) fn forget_era(&self, connection: Digest) {
-        let mut known = self.lock();
+        let mut known = self.0.known.lock();
         if known.eras.remove(&connection).is_some() {
             self.tell(News::Eras(known.eras.clone()));
         }
     }
 
     pub(super) fn catalog(&self, connection: Digest) -> Option<Arc<Kept>> {
-        self.lock().catalogs.get(&connection).cloned()
+        self.0.known.lock().catalogs.get(&connection).cloned()
     }
 
     pub(super) fn keep_catalog(&self, connection: Digest, kept: Arc<Kept>) {
-        let mut known = self.lock();
+        let mut known = self.0.known.lock();
         if known.catalogs.get(&connection).is_some_and(|before| Arc::ptr_eq(before, &kept) || *before == kept)
         {
             return;
@@ -114,7 +115,7 @@ impl Memory {
 
     /// Forgets all connections but these; gives those whose catalogs it forgot.
     pub fn keep_only(&self, declared: &HashSet<Digest>) -> Vec<Digest> {
-        let mut known = self.lock();
+        let mut known = self.0.known.lock();
         let eras = known.eras.len();
         known.eras.retain(|connection, _| declared.contains(connection));
         if known.eras.len() < eras {
@@ -126,10 +127,6 @@ impl Memory {
     fn tell(&self, news: News) {
         // Nobody writes it down: it is remembered for this run.
         let _ = self.0.news.send(news);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Shelf> {
-        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,10 +1,11 @@
 //! Legacy sessions: what is known of one here, and the table of all.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -81,29 +82,29 @@ impl Session {
 
     /// Changes what the agent wants to hear; the stream that tells takes notice.
     pub(super) fn interest<T>(&self, change: impl FnOnce(&mut Interest) -> T) -> T {
-        let result = change(&mut lock(&self.interest));
+        let result = change(&mut self.interest.lock());
         self.interested.notify_waiters();
         result
     }
 
     /// Where what the agent wants to hear comes in, if no stream has taken it yet.
     pub(super) fn take_ears(&self) -> Option<Ears> {
-        lock(&self.interest).take_ears()
+        self.interest.lock().take_ears()
     }
 
     /// The same for a stream that opens, with what may have been missed.
     pub(super) fn new_ears(&self, listeners: &Listeners) -> Option<(Ears, Vec<News>)> {
-        lock(&self.interest).new_ears(listeners)
+        self.interest.lock().new_ears(listeners)
     }
 
     /// What the agent is to be told of something that a server told; `None` stands for what was lost.
     pub(super) fn sift(&self, told: Option<&Told>, shows: impl Fn(&str) -> bool) -> Vec<News> {
-        lock(&self.interest).sift(told, shows)
+        self.interest.lock().sift(told, shows)
     }
 
     /// From which level on the agent wants log messages.
     pub(super) fn level(&self) -> Option<Level> {
-        lock(&self.interest).level()
+        self.interest.lock().level()
     }
 
     /// Completes when what the agent wants to hear may have changed since this was called.
@@ -119,14 +120,14 @@ impl Session {
     /// Opens a notice stream, which then is the one that tells.
     pub(super) fn open_stream(self: &Arc<Self>) -> OpenStream {
         let number = self.next_stream.fetch_add(1, Ordering::Relaxed);
-        lock(&self.streams).push(number);
+        self.streams.lock().push(number);
         OpenStream { session: self.clone(), number }
     }
 
     /// Puts a request among those in flight. `None` if one with this id is there already.
     pub(super) fn begin(self: &Arc<Self>, id: Id) -> Option<InFlight> {
         let (cancel, cancelled) = oneshot::channel();
-        match lock(&self.calls).entry(id.clone()) {
+        match self.calls.lock().entry(id.clone()) {
             std::collections::hash_map::Entry::Occupied(_) => return None,
             std::collections::hash_map::Entry::Vacant(entry) => entry.insert(cancel),
         };
@@ -135,16 +136,16 @@ impl Session {
 
     /// Cancels a request in flight; of others there is nothing to cancel.
     pub(super) fn cancel(&self, id: &Id) {
-        lock(&self.calls).remove(id);
+        self.calls.lock().remove(id);
     }
 
     fn end(&self) {
         self.ended.cancel();
-        lock(&self.calls).clear();
+        self.calls.lock().clear();
     }
 
     fn is_idle(&self) -> bool {
-        lock(&self.streams).is_empty() && lock(&self.calls).is_empty()
+        self.streams.lock().is_empty() && self.calls.lock().is_empty()
     }
 }
 
@@ -158,13 +159,13 @@ pub(super) struct OpenStream {
 impl OpenStream {
     /// True if no newer stream of the session is open: one message goes to one stream.
     pub(super) fn tells(&self) -> bool {
-        lock(&self.session.streams).last() == Some(&self.number)
+        self.session.streams.lock().last() == Some(&self.number)
     }
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        lock(&self.session.streams).retain(|number| *number != self.number);
+        self.session.streams.lock().retain(|number| *number != self.number);
     }
 }
 
@@ -193,7 +194,7 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         // After a cancel the id may be in use again.
         if self.cancelled.try_recv() != Err(oneshot::error::TryRecvError::Closed) {
-            lock(&self.session.calls).remove(&self.id);
+            self.session.calls.lock().remove(&self.id);
         }
     }
 }
@@ -224,7 +225,7 @@ impl Sessions {
         version: impl Fn(List) -> u64,
     ) -> Result<String, SealError> {
         let id = self.key.seal(handshake)?;
-        let _changing = lock(&self.changing);
+        let _changing = self.changing.lock();
         self.insert(id.as_str().into(), Session::new(handshake, |list| version(list) + 1));
         Ok(id)
     }
@@ -241,7 +242,7 @@ impl Sessions {
 
     /// Ends a session: its streams close, its requests are cancelled, its id is refused.
     pub(super) fn end(&self, id: &str) {
-        let mut ended = lock(&self.changing);
+        let mut ended = self.changing.lock();
         let mut known = imbl::HashMap::clone(&self.known.load());
         if let Some(session) = known.remove(id) {
             self.known.store(Arc::new(known));
@@ -260,7 +261,7 @@ impl Sessions {
 
     /// Forgets the sessions that were not used since the last time this was called.
     pub(super) fn forget_idle(&self) {
-        let _changing = lock(&self.changing);
+        let _changing = self.changing.lock();
         self.retain(|session| session.used.swap(false, Ordering::Relaxed) || !session.is_idle());
     }
 
@@ -271,7 +272,7 @@ impl Sessions {
 
     fn take_up(&self, id: &str) -> Option<Arc<Session>> {
         let handshake = self.key.open(id)?;
-        let ended = lock(&self.changing);
+        let ended = self.changing.lock();
         if ended.ids.contains(id) {
             return None;
         }
@@ -297,11 +298,6 @@ impl Sessions {
         known.retain(|_, session| keep(session));
         self.known.store(Arc::new(known));
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each holder leaves the value whole, whatever happens to its thread.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -352,7 +348,7 @@ mod tests {
             sessions.end("x");
             sessions.end(&sessions.open(&handshake(), |_| 0).unwrap());
         }
-        assert!(lock(&sessions.changing).ids.len() <= ENDED);
+        assert!(sessions.changing.lock().ids.len() <= ENDED);
     }
 
     #[test]

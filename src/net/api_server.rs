@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use kube::client::{ClientBuilder, DynBody};
 use kube::core::Status;
 use kube::core::response::StatusDetails;
 use kube::{Client, Config};
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 use tower::layer::layer_fn;
 use tower::timeout::TimeoutLayer;
@@ -127,10 +128,6 @@ impl Begun {
     }
 }
 
-fn held(begun: &Mutex<Begun>) -> MutexGuard<'_, Begun> {
-    begun.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// What a request watches, if that is what it does.
 fn watched(uri: &Uri) -> Option<String> {
     let parameters = || uri.query().unwrap_or_default().split('&');
@@ -154,7 +151,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let begun = self.begun.clone();
-        let turn = watched(request.uri()).map(|objects| held(&begun).turn(objects, Instant::now()));
+        let turn = watched(request.uri()).map(|objects| begun.lock().turn(objects, Instant::now()));
         // Nothing is sent before it is polled.
         let answer = self.inner.call(request);
         async move {
@@ -164,7 +161,7 @@ where
             }
             let answer = answer.await?;
             if let Some(turn) = turn.filter(|_| answer.status().is_success()) {
-                held(&begun).begin(turn);
+                begun.lock().begin(turn);
             }
             Ok(answer)
         }

@@ -1,8 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
 
 use super::view_name::ViewName;
@@ -93,7 +94,7 @@ impl Listeners {
     /// Wants to hear when a resource of a server changes.
     pub fn subscribe(&self, server: &ObjectKey, uri: &str) -> Subscription {
         let uri: Arc<str> = uri.into();
-        let mut asked = self.lock();
+        let mut asked = self.0.asked.lock();
         *asked.resources.entry(server.clone()).or_default().entry(uri.clone()).or_default() += 1;
         asked.wake(server);
         drop(asked);
@@ -102,7 +103,7 @@ impl Listeners {
 
     /// Wants the log messages, from this level on, of all servers that a view shows.
     pub fn log_from(&self, view: &ViewName, level: Level) -> LogRequest {
-        let mut asked = self.lock();
+        let mut asked = self.0.asked.lock();
         *asked.levels.entry((view.clone(), level)).or_default() += 1;
         asked.wake_all();
         drop(asked);
@@ -125,7 +126,7 @@ impl Listeners {
 
     /// Tells that a resource changed.
     pub fn updated(&self, server: &ObjectKey, uri: &str) {
-        let wanted = self.lock().resources.get(server).is_some_and(|uris| uris.contains_key(uri));
+        let wanted = self.0.asked.lock().resources.get(server).is_some_and(|uris| uris.contains_key(uri));
         if wanted {
             self.tell(server, Word::Updated(uri.to_owned()));
         }
@@ -134,7 +135,7 @@ impl Listeners {
     /// Passes a log message on. `complained` says whether it was logged already that this connection's server sends
     /// messages that are too long.
     fn logged(&self, server: &ObjectKey, message: &Bytes, complained: &AtomicBool) {
-        let Some(wanted) = self.lock().level(server) else { return };
+        let Some(wanted) = self.0.asked.lock().level(server) else { return };
         if message.len() > LONGEST {
             if !complained.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
@@ -154,25 +155,20 @@ impl Listeners {
 
     /// Gives what agents want to hear of a server now.
     pub fn wanted(&self, server: &ObjectKey) -> Wanted {
-        let asked = self.lock();
+        let asked = self.0.asked.lock();
         let uris = asked.resources.get(server).into_iter().flat_map(BTreeMap::keys);
         Wanted { level: asked.level(server), uris: uris.cloned().collect() }
     }
 
     /// Wakes whenever what is wanted of a server may have changed.
     pub fn changes(&self, server: &ObjectKey) -> Changes {
-        let woken = self.lock().changed.entry(server.clone()).or_default().subscribe();
+        let woken = self.0.asked.lock().changed.entry(server.clone()).or_default().subscribe();
         Changes { listeners: self.clone(), server: server.clone(), woken }
     }
 
     fn tell(&self, server: &ObjectKey, word: Word) {
         // Nobody listens just now.
         let _ = self.0.told.send(Arc::new(Told { server: server.clone(), word }));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Asked> {
-        // Each holder leaves the counts whole.
-        self.0.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -220,7 +216,7 @@ impl Changes {
 
 impl Drop for Changes {
     fn drop(&mut self) {
-        let mut asked = self.listeners.lock();
+        let mut asked = self.listeners.0.asked.lock();
         let others = asked.changed.get(&self.server).is_some_and(|changed| changed.receiver_count() > 1);
         if !others {
             asked.changed.remove(&self.server);
@@ -230,7 +226,7 @@ impl Drop for Changes {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let mut asked = self.listeners.lock();
+        let mut asked = self.listeners.0.asked.lock();
         if let Some(uris) = asked.resources.get_mut(&self.server) {
             take_one(uris, &self.uri);
             if uris.is_empty() {
@@ -243,7 +239,7 @@ impl Drop for Subscription {
 
 impl Drop for LogRequest {
     fn drop(&mut self) {
-        let mut asked = self.listeners.lock();
+        let mut asked = self.listeners.0.asked.lock();
         take_one(&mut asked.levels, &(self.view.clone(), self.level));
         asked.wake_all();
     }
@@ -283,7 +279,7 @@ mod tests {
         assert!(listeners.wanted(&b).uris.is_empty());
         drop(second);
         assert!(listeners.wanted(&a).uris.is_empty() && woken(&mut changes) && !woken(&mut others));
-        assert!(listeners.lock().resources.is_empty());
+        assert!(listeners.0.asked.lock().resources.is_empty());
 
         let all = listeners.log_from(&ViewName::Everything, Level::Warning);
         let team = listeners.log_from(&ViewName::Namespace("team".into()), Level::Debug);
@@ -294,14 +290,14 @@ mod tests {
         assert!(woken(&mut changes) && woken(&mut others));
         drop((all, team));
         assert_eq!(listeners.wanted(&b), Wanted::default());
-        assert!(listeners.lock().levels.is_empty());
+        assert!(listeners.0.asked.lock().levels.is_empty());
 
         // Of two connections of a server the one that goes leaves the other awake.
         drop((listeners.changes(&a), others));
         let _subscription = listeners.subscribe(&a, "x:1");
         assert!(woken(&mut changes));
         drop(changes);
-        assert!(listeners.lock().changed.is_empty());
+        assert!(listeners.0.asked.lock().changed.is_empty());
     }
 
     #[test]

@@ -3,10 +3,11 @@
 //! rmcp knows the revisions and negotiates between the eras. Its running service is not kept: measured, its
 //! idle channels alone cost 25 KiB per connection, and what is left to do (notices, pings) is raw JSON anyway.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rmcp::model::{
     ClientCapabilities, ClientConfig, ClientJsonRpcMessage, ErrorData, Implementation, JsonRpcMessage,
     ProtocolVersion, RequestId, ServerJsonRpcMessage,
@@ -128,11 +129,11 @@ struct Failure(Arc<Mutex<Option<LinkError>>>);
 
 impl Failure {
     fn set(&self, error: LinkError) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.0.lock().get_or_insert(error);
     }
 
     fn take(&self) -> Option<LinkError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.lock().take()
     }
 }
 

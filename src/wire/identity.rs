@@ -2,9 +2,10 @@
 //! behind whom.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -53,7 +54,7 @@ impl Default for Identity {
 impl Identity {
     /// What is said with a request: the JSON of an array of names, the own one first.
     pub(super) fn via(&self) -> String {
-        let served = self.0.served.lock().unwrap_or_else(PoisonError::into_inner);
+        let served = self.0.served.lock();
         let lately = served.iter().filter(|(_, at)| at.elapsed() < REMEMBERED).map(|(name, _)| name);
         let names: Vec<_> = std::iter::once(&self.0.name).chain(lately).collect();
         serde_json::to_string(&names).unwrap_or_default()
@@ -77,7 +78,7 @@ impl Identity {
             return Err(Ring::Around);
         }
         let now = Instant::now();
-        let mut served = self.0.served.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut served = self.0.served.lock();
         served.retain(|_, at| now.duration_since(*at) < REMEMBERED);
         for name in names.into_iter().filter(|name| *name != own) {
             if served.len() < OTHERS || served.contains_key(name) {

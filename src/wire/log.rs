@@ -3,9 +3,10 @@
 //! Never in the way of the server: it writes, and who reads too slowly loses the oldest lines and is told how many.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -69,7 +70,7 @@ pub struct LogPage {
 impl Log {
     /// Where to begin to read the last `lines` lines, or all that are kept.
     pub fn tail(&self, lines: Option<u64>) -> u64 {
-        self.lock().as_ref().map_or(0, |ring| match lines {
+        self.0.ring.lock().as_ref().map_or(0, |ring| match lines {
             Some(lines) => ring.first.max(ring.end().saturating_sub(lines)),
             None => ring.first,
         })
@@ -77,12 +78,12 @@ impl Log {
 
     /// Where the line that comes next will be.
     pub fn end(&self) -> u64 {
-        self.lock().as_ref().map_or(0, |ring| ring.end())
+        self.0.ring.lock().as_ref().map_or(0, |ring| ring.end())
     }
 
     /// The lines from a place on.
     pub fn read(&self, from: u64) -> LogPage {
-        let ring = self.lock();
+        let ring = self.0.ring.lock();
         let Some(ring) = ring.as_ref() else { return LogPage { lost: 0, lines: Vec::new(), next: from } };
         let start = from.max(ring.first);
         let skipped = usize::try_from(start - ring.first).unwrap_or(usize::MAX);
@@ -95,7 +96,7 @@ impl Log {
     pub async fn grown(&self, from: u64) {
         loop {
             let news = self.0.news.notified();
-            if self.lock().as_ref().is_some_and(|ring| ring.end() > from) {
+            if self.0.ring.lock().as_ref().is_some_and(|ring| ring.end() > from) {
                 return;
             }
             news.await;
@@ -127,7 +128,7 @@ impl Log {
 
     fn push(&self, level: Arc<str>, logger: Option<Arc<str>>, text: &[u8]) {
         let text: Arc<str> = String::from_utf8_lossy(text).into();
-        let mut kept = self.lock();
+        let mut kept = self.0.ring.lock();
         let ring = kept.get_or_insert_default();
         ring.bytes += text.len();
         ring.lines.push_back(LogLine { time: Timestamp::now(), level, logger, text });
@@ -138,10 +139,6 @@ impl Log {
         }
         drop(kept);
         self.0.news.notify_waiters();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Box<Ring>>> {
-        self.0.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -241,7 +238,7 @@ mod tests {
         let page = log.read(4);
         assert_eq!((page.lost, page.lines.len(), page.next), (6, PAGE, 110));
         stderr.push(&vec![b'x'; 2 * BYTES]);
-        let ring = log.lock();
+        let ring = log.0.ring.lock();
         let ring = ring.as_ref().unwrap();
         assert!(ring.bytes <= BYTES && ring.lines.iter().all(|line| line.text.len() <= LONGEST));
     }

@@ -1,10 +1,11 @@
 //! What a server says that answers no request: to the log, to agents, and to whoever keeps its lists.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::envelope::Malformed;
@@ -123,7 +124,7 @@ impl Unasked {
 
     /// A list changed, or may have.
     pub(super) fn changed(&self, list: List) {
-        let mut changed = self.lock();
+        let mut changed = self.0.changed.lock();
         if !changed.contains(&list) {
             changed.push(list);
         }
@@ -134,7 +135,7 @@ impl Unasked {
     pub(super) async fn next_change(&self) -> List {
         loop {
             let list = {
-                let mut changed = self.lock();
+                let mut changed = self.0.changed.lock();
                 if changed.is_empty() { None } else { Some(changed.remove(0)) }
             };
             match list {
@@ -142,10 +143,6 @@ impl Unasked {
                 None => self.0.news.notified().await,
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<List>> {
-        self.0.changed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

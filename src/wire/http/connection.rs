@@ -1,6 +1,6 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::super::LinkError;
@@ -96,7 +97,7 @@ impl Pool {
     /// The connection that was used last among those that can be used now.
     fn take(&self) -> Option<Connection> {
         let now = Instant::now();
-        let mut idle = self.lock();
+        let mut idle = self.idle.lock();
         for index in (0..idle.len()).rev() {
             match idle.get_mut(index).map(|connection| connection.look(now)) {
                 Some(Idle::Usable) => return Some(idle.swap_remove(index)),
@@ -108,7 +109,7 @@ impl Pool {
     }
 
     fn put(&self, connection: Connection) {
-        let mut idle = self.lock();
+        let mut idle = self.idle.lock();
         if idle.len() < KEPT {
             idle.push(connection);
         }
@@ -117,16 +118,12 @@ impl Pool {
     /// Closes the idle connections that cannot be used again after a pause.
     pub(super) fn prune(&self, pause: Duration) {
         let now = Instant::now();
-        let mut idle = self.lock();
+        let mut idle = self.idle.lock();
         idle.retain_mut(|connection| {
             connection.usable_until.saturating_duration_since(now) > pause
                 && connection.look(now) != Idle::Closed
         });
         idle.shrink_to_fit();
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,9 +1,9 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 /// The most messages that wait at once.
 const MESSAGES: usize = 1024;
@@ -59,7 +59,7 @@ pub(super) enum Queued {
 impl Outbox {
     /// Adds a message, if there is room.
     pub(super) fn push(&self, message: Message) -> Queued {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         let (queue, queued) = match &mut *state {
             State::Closed => return Queued::Dropped,
             State::Posting(queue) => (queue, Queued::Waiting),
@@ -81,7 +81,7 @@ impl Outbox {
 
     /// Takes the next message to post. `None` ends the posting task.
     pub(super) fn next(&self) -> Option<Message> {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         let State::Posting(queue) = &mut *state else { return None };
         let message = queue.messages.pop_front();
         match &message {
@@ -93,7 +93,7 @@ impl Outbox {
 
     /// Drops the messages that wait.
     pub(super) fn clear(&self) {
-        let dropped = match &mut *self.lock() {
+        let dropped = match &mut *self.0.lock() {
             State::Posting(queue) => std::mem::take(&mut **queue),
             State::Empty | State::Closed => Queue::default(),
         };
@@ -103,12 +103,8 @@ impl Outbox {
 
     /// Drops the messages that wait and all that would come.
     pub(super) fn close(&self) {
-        let dropped = std::mem::replace(&mut *self.lock(), State::Closed);
+        let dropped = std::mem::replace(&mut *self.0.lock(), State::Closed);
         drop(dropped);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -3,9 +3,10 @@ use std::fs::File;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::process::{Signal, kill_process, test_kill_process_group};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
@@ -65,7 +66,7 @@ impl Guard {
                 let started = Instant::now();
                 let ended = child.wait().await;
                 warn!(?ended, "the guard process ended; starting another");
-                keeper.lock().pipe = None;
+                keeper.0.state.lock().pipe = None;
                 backoff.ended(started.elapsed(), STABLE);
                 child = loop {
                     let wait = backoff.fail(RESTART, jitter(), None);
@@ -96,7 +97,7 @@ impl Guard {
         let stdin = child.stdin.take().ok_or_else(|| std::io::Error::other("no pipe"))?;
         let mut pipe = File::from(stdin.into_owned_fd()?);
         rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::empty())?;
-        let mut state = self.lock();
+        let mut state = self.0.state.lock();
         writeln!(pipe, "={}", self.0.marks.own())?;
         for group in &state.groups {
             writeln!(pipe, "+{group}")?;
@@ -112,20 +113,16 @@ impl Guard {
 
     /// Puts a process group under guard.
     pub(in crate::wire) fn add(&self, group: u32) {
-        let mut state = self.lock();
+        let mut state = self.0.state.lock();
         state.groups.insert(group);
         state.tell(format_args!("+{group}\n"));
     }
 
     /// Takes out a process group that has ended.
     pub(in crate::wire) fn remove(&self, group: u32) {
-        let mut state = self.lock();
+        let mut state = self.0.state.lock();
         state.groups.remove(&group);
         state.tell(format_args!("-{group}\n"));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,6 +1,8 @@
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::super::mask::{Mask, Masking};
 use crate::words;
@@ -21,12 +23,12 @@ struct Words {
 impl LastWords {
     /// Before anything is written: what is to be taken out of it.
     pub(in crate::wire) fn mask(&self, mask: Mask) {
-        self.lock().masking = Masking::new(mask);
+        self.0.lock().masking = Masking::new(mask);
     }
 
     /// Takes up what was written, and gives what can be told by now.
     pub(in crate::wire) fn push(&self, bytes: &[u8]) -> Vec<u8> {
-        let mut words = self.lock();
+        let mut words = self.0.lock();
         let told = words.masking.push(bytes);
         words.keep(&told);
         told
@@ -34,7 +36,7 @@ impl LastWords {
 
     /// Nothing more is written: gives the rest of what can be told.
     pub(in crate::wire) fn finish(&self) -> Vec<u8> {
-        let mut words = self.lock();
+        let mut words = self.0.lock();
         let told = words.masking.finish();
         words.keep(&told);
         told
@@ -43,17 +45,13 @@ impl LastWords {
     /// The last lines that are not empty, as the end of a sentence: at most three, cut to a readable length. Empty if
     /// there are none.
     pub fn quoted(&self) -> String {
-        let words = self.lock();
+        let words = self.0.lock();
         let bytes: Vec<u8> = words.kept.iter().chain(words.masking.rest().iter()).copied().collect();
         drop(words);
         let text = String::from_utf8_lossy(&bytes);
         let mut last: Vec<String> = text.lines().rev().filter_map(readable).take(3).collect();
         last.reverse();
         if last.is_empty() { String::new() } else { format!("; its last words: {}", last.join(" | ")) }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Words> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -87,7 +85,7 @@ mod tests {
             words.push(format!("line {index}\n\n").as_bytes());
         }
         assert_eq!(words.quoted(), "; its last words: line 9997 | line 9998 | line 9999");
-        assert!(words.lock().kept.len() <= KEPT);
+        assert!(words.0.lock().kept.len() <= KEPT);
         assert_eq!(LastWords::default().quoted(), "");
     }
 

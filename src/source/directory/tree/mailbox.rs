@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode};
 use notify::{Event, EventKind};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::resource::bundle::SKILL_FILE;
@@ -68,17 +69,12 @@ impl Mailbox {
 
     /// What was heard, once.
     pub fn take(&self) -> Hints {
-        std::mem::take(&mut self.lock())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Hints> {
-        // What is inside is whole at any time.
-        self.hints.lock().unwrap_or_else(PoisonError::into_inner)
+        std::mem::take(&mut self.hints.lock())
     }
 
     /// Takes the word of a person that what vanished is meant to be gone.
     pub fn prune(&self) {
-        let mut hints = self.lock();
+        let mut hints = self.hints.lock();
         (hints.any, hints.prune) = (true, true);
         drop(hints);
         self.bell.notify_one();
@@ -87,7 +83,7 @@ impl Mailbox {
     /// Asks for a look, and waits until one that began after that is done.
     pub async fn look(&self) {
         let number = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
-        self.lock().any = true;
+        self.hints.lock().any = true;
         self.bell.notify_one();
         // It cannot be closed: its sender is here.
         let _ = self.answered.subscribe().wait_for(|answered| *answered >= number).await;
@@ -118,7 +114,7 @@ impl Mailbox {
         if weight == Weight::Nothing {
             return;
         }
-        let mut hints = self.lock();
+        let mut hints = self.hints.lock();
         hints.any = true;
         if let (Weight::Landed, Ok(event)) = (weight, event)
             && hints.landed.len() < MAX_LANDED
