@@ -18,8 +18,8 @@ use tempfile::Builder;
 use crate::resource::Digest;
 
 const LOCK: &str = "lock";
-/// How the names of files begin that were not written to their ends.
-const TEMPORARY: &str = ".";
+/// How the names of files begin that are not written to their ends yet.
+const TEMPORARY: &str = ".tmp";
 /// Which source directory the state is of.
 const SOURCE: &str = "source";
 
@@ -102,9 +102,10 @@ impl StateDir {
     }
 
     /// Takes the lock of the daemon, without waiting. It is refused too while a daemon has the same source directory
-    /// by another path.
+    /// by another path. What a daemon left half written when it was killed is removed.
     pub fn lock(&self) -> Result<StateLock, StateError> {
         let lock = self.lock_this(None)?;
+        remove_temporary(&self.path, true);
         self.write(SOURCE, self.source.as_os_str().as_bytes())?;
         for other in self.same() {
             drop(other.lock_this(Some(&other.source))?);
@@ -250,6 +251,19 @@ impl StateDir {
     }
 }
 
+/// Removes the files of a folder, and those of the folders in it, that were not written to their ends. One that cannot be
+/// removed disturbs nobody.
+fn remove_temporary(folder: &Path, below: bool) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let Ok(kind) = entry.file_type() else { continue };
+        if kind.is_dir() && below {
+            remove_temporary(&entry.path(), false);
+        } else if kind.is_file() && entry.file_name().as_bytes().starts_with(TEMPORARY.as_bytes()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// The last part of the path, for people, and a digest of the whole, which makes it unique.
 fn folder_name(source: &Path) -> String {
     let readable: String = source
@@ -382,6 +396,30 @@ mod tests {
         state.remove("declarations/a").unwrap();
         state.remove("declarations/a").unwrap();
         assert_eq!(state.list("declarations").unwrap(), ["declarations/b"]);
+    }
+
+    #[test]
+    fn what_a_killed_daemon_left_half_written_is_removed_at_the_next_start() {
+        let home = tempfile::tempdir().unwrap();
+        let state = state(&home);
+        state.write("declarations/a", b"1").unwrap();
+        state.write(".hidden", b"1").unwrap();
+        let left = ["", "declarations", "catalogs"].map(|folder| {
+            let folder = state.path().join(folder);
+            fs::create_dir_all(&folder).unwrap();
+            let file = Builder::new().prefix(TEMPORARY).tempfile_in(folder).unwrap();
+            file.keep().unwrap().1
+        });
+        let lock = state.lock().unwrap();
+        assert!(left.iter().all(|file| !file.exists()), "{left:?}");
+        for kept in ["declarations/a", ".hidden", SOURCE] {
+            assert!(state.read(kept).unwrap().is_some(), "{kept}");
+        }
+        // Whoever has no lock removes nothing of who has it.
+        let written = Builder::new().prefix(TEMPORARY).tempfile_in(state.path()).unwrap();
+        state.lock().unwrap_err();
+        assert!(written.path().exists());
+        drop(lock);
     }
 
     #[test]
