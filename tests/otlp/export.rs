@@ -153,7 +153,7 @@ async fn the_metrics_are_those_of_the_status_api() {
     let calls = metrics.iter().find(|metric| metric.name == "evenkeel_calls").unwrap();
     let Some(Data::Sum(sum)) = &calls.data else { panic!("{calls:?}") };
     let well = sum.data_points.iter().find(|point| attribute(&texts(&point.attributes), "outcome") == "ok");
-    assert_eq!(well.unwrap().value, Some(Value::AsInt(1)));
+    assert_eq!(well.unwrap().value, Some(Value::AsDouble(1.0)));
     let took = metrics.iter().find(|metric| metric.name == "evenkeel_call_duration_seconds").unwrap();
     let Some(Data::Histogram(histogram)) = &took.data else { panic!("{took:?}") };
     let point = &histogram.data_points[0];

@@ -1,26 +1,16 @@
-//! From the text of `/metrics` to the metrics of OTLP. Pure.
-
-use std::collections::BTreeMap;
+//! From the registry's metrics, as Prometheus has them in protobuf, to those of OTLP. Pure.
 
 use jiff::Timestamp;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
 use opentelemetry_proto::tonic::metrics::v1::{
     AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint, Sum,
 };
+use prometheus::{MetricFamily, MetricType};
+use prometheus_client::encoding::prometheus_protobuf::prometheus_data_model as prometheus;
 
 use super::encode::{nanoseconds, text};
-
-type Labels = BTreeMap<String, String>;
-
-/// One family of the text: its samples in order, each with what its name adds to that of the family.
-#[derive(Debug, Default, PartialEq)]
-struct Family<'a> {
-    name: &'a str,
-    help: &'a str,
-    kind: &'a str,
-    samples: Vec<(&'a str, Labels, &'a str)>,
-}
 
 /// When what is counted began, and when it was read.
 #[derive(Clone, Copy, Debug)]
@@ -29,17 +19,17 @@ pub(super) struct Times {
     pub now: Timestamp,
 }
 
-/// The metrics of the text that our registry writes for `/metrics`, in groups of `most` points at most.
-pub(super) fn metrics(exposition: &str, times: Times, most: usize) -> Vec<Vec<Metric>> {
+/// The metrics of a registry, in groups of `most` points at most.
+pub(super) fn metrics(families: &[MetricFamily], times: Times, most: usize) -> Vec<Vec<Metric>> {
     let mut groups = Vec::new();
     let (mut group, mut room) = (Vec::new(), most);
-    for family in parse(exposition) {
-        let mut points = points(&family, times);
-        while !points.is_empty() {
-            let rest = points.split_off(points.len().min(room));
+    for family in families {
+        let mut rest = family.metric.as_slice();
+        while !rest.is_empty() {
+            let (points, after) = rest.split_at(rest.len().min(room));
             room -= points.len();
-            group.push(metric(&family, points));
-            points = rest;
+            group.push(metric(family, points, times));
+            rest = after;
             if room == 0 {
                 groups.push(std::mem::take(&mut group));
                 room = most;
@@ -52,137 +42,85 @@ pub(super) fn metrics(exposition: &str, times: Times, most: usize) -> Vec<Vec<Me
     groups
 }
 
-/// A point of a metric of any kind.
-enum Point {
-    Number(NumberDataPoint),
-    Histogram(HistogramDataPoint),
-}
-
-fn metric(family: &Family<'_>, points: Vec<Point>) -> Metric {
-    let (mut numbers, mut histograms) = (Vec::new(), Vec::new());
-    for point in points {
-        match point {
-            Point::Number(point) => numbers.push(point),
-            Point::Histogram(point) => histograms.push(point),
-        }
-    }
+/// Some points of a family as one metric.
+fn metric(family: &MetricFamily, points: &[prometheus::Metric], Times { start, now }: Times) -> Metric {
+    let (start, now) = (nanoseconds(start), nanoseconds(now));
     let aggregation_temporality = AggregationTemporality::Cumulative.into();
-    let data = match family.kind {
-        "histogram" => Data::Histogram(Histogram { data_points: histograms, aggregation_temporality }),
-        "counter" => Data::Sum(Sum { data_points: numbers, aggregation_temporality, is_monotonic: true }),
-        _ => Data::Gauge(Gauge { data_points: numbers }),
+    let number = |point: &prometheus::Metric, start_time_unix_nano, value| NumberDataPoint {
+        attributes: attributes(point),
+        start_time_unix_nano,
+        time_unix_nano: now,
+        value: Some(Value::AsDouble(value)),
+        ..NumberDataPoint::default()
     };
-    let unit = if family.name.ends_with("_seconds") { "s" } else { "" };
+    let data = match family.r#type() {
+        MetricType::Counter => {
+            let told = |point: &prometheus::Metric| Some(number(point, start, point.counter.as_ref()?.value));
+            Data::Sum(Sum {
+                data_points: points.iter().filter_map(told).collect(),
+                aggregation_temporality,
+                is_monotonic: true,
+            })
+        }
+        MetricType::Histogram => {
+            let told = |point: &prometheus::Metric| {
+                Some(histogram(point.histogram.as_ref()?, attributes(point), start, now))
+            };
+            Data::Histogram(Histogram {
+                data_points: points.iter().filter_map(told).collect(),
+                aggregation_temporality,
+            })
+        }
+        _ => {
+            let told = |point: &prometheus::Metric| Some(number(point, 0, point.gauge?.value));
+            Data::Gauge(Gauge { data_points: points.iter().filter_map(told).collect() })
+        }
+    };
+    // The ending is Prometheus'.
+    let name = family.name.strip_suffix("_total").unwrap_or(&family.name);
+    let unit = if name.ends_with("_seconds") { "s" } else { "" };
     Metric {
-        name: family.name.to_owned(),
-        description: family.help.to_owned(),
+        name: name.to_owned(),
+        description: family.help.clone(),
         unit: unit.to_owned(),
         data: Some(data),
         ..Metric::default()
     }
 }
 
-fn points(family: &Family<'_>, Times { start, now }: Times) -> Vec<Point> {
-    let (start, now) = (nanoseconds(start), nanoseconds(now));
-    if family.kind == "histogram" {
-        return histograms(family, start, now).into_iter().map(Point::Histogram).collect();
-    }
-    let start = if family.kind == "counter" { start } else { 0 };
-    let number = |(_, labels, value): &(&str, Labels, &str)| {
-        let value = value.parse().map(Value::AsInt).or_else(|_| value.parse().map(Value::AsDouble)).ok()?;
-        Some(Point::Number(NumberDataPoint {
-            attributes: labels.iter().map(|(key, value)| text(key, value)).collect(),
-            start_time_unix_nano: start,
-            time_unix_nano: now,
-            value: Some(value),
-            ..NumberDataPoint::default()
-        }))
-    };
-    family.samples.iter().filter_map(number).collect()
+fn attributes(point: &prometheus::Metric) -> Vec<KeyValue> {
+    point.label.iter().map(|label| text(&label.name, &label.value)).collect()
 }
 
-/// The samples of equal labels, `le` aside, are one histogram. There the buckets hold what is below their bound; in
-/// OTLP each holds its own.
-fn histograms(family: &Family<'_>, start: u64, now: u64) -> Vec<HistogramDataPoint> {
-    let mut found: BTreeMap<Labels, (HistogramDataPoint, u64)> = BTreeMap::new();
-    for (suffix, labels, value) in &family.samples {
-        let mut labels = labels.clone();
-        let bound = labels.remove("le");
-        let (point, below) = found.entry(labels).or_default();
-        match (*suffix, bound) {
-            ("_sum", _) => point.sum = value.parse().ok(),
-            ("_count", _) => point.count = value.parse().unwrap_or_default(),
-            (_, Some(bound)) => {
-                let total: u64 = value.parse().unwrap_or_default();
-                point.bucket_counts.push(total.saturating_sub(*below));
-                point.explicit_bounds.extend(bound.parse::<f64>().ok().filter(|bound| bound.is_finite()));
-                *below = total;
-            }
-            _ => {}
-        }
-    }
-    let whole = |(labels, (point, _)): (Labels, (HistogramDataPoint, u64))| HistogramDataPoint {
-        attributes: labels.iter().map(|(key, value)| text(key, value)).collect(),
-        start_time_unix_nano: start,
-        time_unix_nano: now,
-        ..point
-    };
-    found.into_iter().map(whole).collect()
-}
-
-fn parse(exposition: &str) -> Vec<Family<'_>> {
-    let mut families: Vec<Family<'_>> = Vec::new();
-    for line in exposition.lines() {
-        if let Some(described) = line.strip_prefix("# HELP ") {
-            let (name, help) = described.split_once(' ').unwrap_or((described, ""));
-            families.push(Family { name, help, ..Family::default() });
-        } else if let Some(family) = families.last_mut() {
-            if let Some(typed) = line.strip_prefix("# TYPE ") {
-                family.kind = typed.split_once(' ').map_or("", |(_, kind)| kind);
-            } else if let Some(rest) = line.strip_prefix(family.name) {
-                family.samples.extend(sample(rest));
-            }
-        }
-    }
-    families
-}
-
-/// What follows the name of the family: `_total{key="value"} 7`.
-fn sample(rest: &str) -> Option<(&str, Labels, &str)> {
-    let (suffix, mut rest) = rest.split_at(rest.find(['{', ' '])?);
-    let mut labels = Labels::new();
-    if let Some(inner) = rest.strip_prefix('{') {
-        rest = inner;
-        while !rest.starts_with('}') {
-            let (key, quoted) = rest.trim_start_matches(',').split_once("=\"")?;
-            let (value, after) = unquoted(quoted)?;
-            labels.insert(key.to_owned(), value);
-            rest = after;
-        }
-        rest = rest.strip_prefix('}')?;
-    }
-    Some((suffix, labels, rest.split_ascii_whitespace().next()?))
-}
-
-/// A label's value up to its closing quote, and what comes after.
-fn unquoted(text: &str) -> Option<(String, &str)> {
-    let mut value = String::new();
-    let mut rest = text.chars();
-    loop {
-        match rest.next()? {
-            '"' => return Some((value, rest.as_str())),
-            '\\' => value.push(match rest.next()? {
-                'n' => '\n',
-                other => other,
-            }),
-            other => value.push(other),
-        }
+/// In Prometheus a bucket holds all that is below its bound; in OTLP each holds its own. The last has no bound: the
+/// registry writes the greatest number there is.
+fn histogram(
+    told: &prometheus::Histogram,
+    attributes: Vec<KeyValue>,
+    start_time_unix_nano: u64,
+    time_unix_nano: u64,
+) -> HistogramDataPoint {
+    let mut below = 0;
+    let own = told.bucket.iter().map(|bucket| {
+        let before = std::mem::replace(&mut below, bucket.cumulative_count);
+        bucket.cumulative_count.saturating_sub(before)
+    });
+    let bounds = told.bucket.iter().map(|bucket| bucket.upper_bound);
+    HistogramDataPoint {
+        attributes,
+        start_time_unix_nano,
+        time_unix_nano,
+        count: told.sample_count,
+        sum: Some(told.sample_sum),
+        bucket_counts: own.collect(),
+        explicit_bounds: bounds.filter(|bound| *bound < f64::MAX).collect(),
+        ..HistogramDataPoint::default()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use prometheus_client::encoding::text::encode;
+    use prometheus_client::encoding::prometheus_protobuf::encode;
     use prometheus_client::metrics::counter::Counter;
     use prometheus_client::metrics::family::Family as Many;
     use prometheus_client::metrics::gauge::Gauge as Level;
@@ -194,13 +132,11 @@ mod tests {
     const TIMES: Times = Times { start: Timestamp::UNIX_EPOCH, now: Timestamp::UNIX_EPOCH };
 
     fn told(registry: &Registry, most: usize) -> Vec<Vec<Metric>> {
-        let mut exposition = String::new();
-        encode(&mut exposition, registry).unwrap();
-        metrics(&exposition, TIMES, most)
+        metrics(&encode(registry).unwrap(), TIMES, most)
     }
 
     #[test]
-    fn what_the_registry_writes_is_read_back() {
+    fn what_the_registry_holds_is_told() {
         let mut registry = Registry::with_prefix("e");
         let calls = Many::<[(&'static str, String); 2], Counter>::default();
         let odd = "a \"b\" \\ {c}=,\nd";
@@ -221,8 +157,8 @@ mod tests {
         assert_eq!((&*calls.name, &*calls.description), ("e_calls", "Calls, by \"server\"."));
         let Some(Data::Sum(sum)) = &calls.data else { panic!("{calls:?}") };
         assert!(sum.is_monotonic);
-        assert_eq!(sum.data_points[0].attributes, [text("outcome", "ok"), text("server", odd)]);
-        assert_eq!(sum.data_points[0].value, Some(Value::AsInt(3)));
+        assert_eq!(sum.data_points[0].attributes, [text("server", odd), text("outcome", "ok")]);
+        assert_eq!(sum.data_points[0].value, Some(Value::AsDouble(3.0)));
         let Some(Data::Gauge(gauge)) = &level.data else { panic!("{level:?}") };
         assert_eq!(gauge.data_points[0].value, Some(Value::AsDouble(-1.5)));
         let Some(Data::Histogram(histogram)) = &took.data else { panic!("{took:?}") };
