@@ -31,7 +31,7 @@ pub(super) fn init(format: LogFormat, filter: &str) -> Result<(), Failure> {
         LogFormat::Text => {
             filtered.with(lines.with_target(false).with_ansi(io::stderr().is_terminal())).try_init()
         }
-        LogFormat::Json => filtered.with(lines.json().flatten_event(true)).try_init(),
+        LogFormat::Json => filtered.with(lines.json().flatten_event(true).with_span_list(false)).try_init(),
     };
     installed.map_err(Failure::failed)
 }

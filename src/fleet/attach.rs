@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
+use tracing::Instrument;
 
 use super::Context;
 use super::attached::Attached;
@@ -42,6 +43,7 @@ pub(super) async fn attach(
                 }
             }
         };
+        let attempt = attempt.instrument(measured.context());
         let result = tokio::select! {
             biased;
             result = attempt => result,

@@ -104,6 +104,11 @@ pub(super) struct Measured<'a> {
 }
 
 impl Measured<'_> {
+    /// Gives what log lines of the work are written in.
+    pub(super) fn context(&self) -> tracing::Span {
+        self.span.as_ref().map_or_else(tracing::Span::none, Open::context)
+    }
+
     /// Ends the measurement of an attempt.
     pub(super) fn attached(self, result: &Result<Attached, LinkError>) {
         let outcome = [("outcome", if result.is_ok() { "ok" } else { "failed" })];

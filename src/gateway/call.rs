@@ -8,6 +8,7 @@ use futures_util::stream::unfold;
 use http::{Response, StatusCode};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::Gateway;
 use super::aim::Aim;
@@ -84,7 +85,8 @@ pub(super) async fn call(
         let begun = tokio::select! {
             biased;
             () = cancelled(&mut in_flight) => Err(Ended::Cancelled),
-            begun = begin(gateway, request.view, &answer, &handle, deadline, params) => begun,
+            begun = begin(gateway, request.view, &answer, &handle, deadline, params)
+                .instrument(answer.measured.context()) => begun,
         };
         let (exchange, guard) = match begun {
             Ok(begun) => begun,
@@ -231,6 +233,11 @@ async fn begin(
 impl Call {
     /// What comes next, or nothing if nothing came until `patience`; an error is the end. Cancel safe.
     async fn next(&mut self, pulse: &Pulse, patience: Instant) -> Result<Option<Bytes>, Ended> {
+        let context = self.answer.measured.context();
+        self.listen(pulse, patience).instrument(context).await
+    }
+
+    async fn listen(&mut self, pulse: &Pulse, patience: Instant) -> Result<Option<Bytes>, Ended> {
         loop {
             let until = self.deadline.until();
             tokio::select! {

@@ -132,6 +132,11 @@ impl GatewayMetrics {
 }
 
 impl Measured {
+    /// Gives what log lines of the call are written in.
+    pub(super) fn context(&self) -> tracing::Span {
+        self.span.as_ref().map_or_else(tracing::Span::none, Open::context)
+    }
+
     /// Ends the measurement, with what the server answered if it did.
     pub(super) fn end(mut self, outcome: Outcome, reply: Option<&Reply>) {
         self.outcome = outcome;

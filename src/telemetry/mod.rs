@@ -3,7 +3,7 @@
 //!
 //! Promises that nothing is made while nobody wants spans, that telling of one never waits, and that none holds an
 //! argument, a result, a URL, a header or a session id. With the feature `otlp`, [`otlp`] sends them to a
-//! collector, with the metrics. Never decides anything.
+//! collector, with the metrics. Log lines of the work carry its ids. Never decides anything.
 
 #[cfg(feature = "otlp")]
 pub mod otlp;

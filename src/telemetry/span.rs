@@ -74,9 +74,13 @@ pub struct Open(Box<Begun>);
 struct Begun {
     sink: Sink,
     start: Instant,
+    trace: [u8; 16],
+    id: [u8; 8],
     /// Taken at the end.
     draft: Option<Draft>,
-    parent: Option<Parent>,
+    parent: Option<[u8; 8]>,
+    /// What log lines of the work are in.
+    context: tracing::Span,
 }
 
 impl Spans {
@@ -103,7 +107,23 @@ impl Spans {
         if parent.is_some_and(|parent| !parent.sampled) {
             return None;
         }
-        Some(Open(Box::new(Begun { sink, start: Instant::now(), draft: Some(draft()), parent })))
+        let mut ids = [0; 24];
+        // Without randomness nothing would tell this span from others.
+        if SystemRandom::new().fill(&mut ids).is_err() {
+            sink.dropped.inc();
+            return None;
+        }
+        let (own, id) = split(ids);
+        let trace = parent.map_or(own, |parent| parent.trace);
+        Some(Open(Box::new(Begun {
+            sink,
+            start: Instant::now(),
+            trace,
+            id,
+            draft: Some(draft()),
+            parent: parent.map(|parent| parent.span),
+            context: context(trace, id),
+        })))
     }
 }
 
@@ -113,6 +133,11 @@ impl Open {
         if let Some(draft) = &mut self.0.draft {
             draft.attributes.push((key, value.into()));
         }
+    }
+
+    /// Gives what log lines of the work are to be written in, so that they carry `trace_id` and `span_id`.
+    pub fn context(&self) -> tracing::Span {
+        self.0.context.clone()
     }
 
     /// Ends the span, with the word for the failure if it failed.
@@ -126,17 +151,10 @@ impl Begun {
         let Some(draft) = self.draft.take() else { return };
         let end = Timestamp::now();
         let took = SignedDuration::try_from(self.start.elapsed()).unwrap_or_default();
-        let mut ids = [0; 24];
-        // Without randomness nothing would tell this span from others.
-        if SystemRandom::new().fill(&mut ids).is_err() {
-            self.sink.dropped.inc();
-            return;
-        }
-        let (trace, id) = split(ids);
         let span = Span {
-            trace: self.parent.map_or(trace, |parent| parent.trace),
-            id,
-            parent: self.parent.map(|parent| parent.span),
+            trace: self.trace,
+            id: self.id,
+            parent: self.parent,
             draft,
             start: end.saturating_sub(took).unwrap_or(end),
             end,
@@ -152,6 +170,17 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.0.close(Some("cancelled".into()));
     }
+}
+
+/// Of the highest level, so that it is there for lines of every level that is written.
+fn context(trace: [u8; 16], id: [u8; 8]) -> tracing::Span {
+    let (trace, id) = (u128::from_be_bytes(trace), u64::from_be_bytes(id));
+    tracing::error_span!(
+        parent: None,
+        "span",
+        trace_id = format_args!("{trace:032x}"),
+        span_id = format_args!("{id:016x}"),
+    )
 }
 
 fn split(bytes: [u8; 24]) -> ([u8; 16], [u8; 8]) {

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
+use serde_json::value::RawValue;
 
 use crate::collector::{Collector, Manner, texts};
-use crate::rig::{Script, Stdio};
+use crate::rig::{Http, Rule, Script, Stdio, Then};
 use crate::support::{Agent, Declared, Era, Evenkeel, eventually, http};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -115,6 +116,53 @@ async fn calls_attaches_and_reconciles_are_spans() {
     assert_eq!((attribute(&resource, "service.name"), attribute(&resource, "team")), ("fleet", "a"));
     assert!(!collector.saw("hunter2"), "no argument, no result, no header");
     assert!(!evenkeel.said().contains("hunter2"));
+}
+
+#[tokio::test]
+async fn log_lines_of_a_call_or_an_attach_carry_its_ids() {
+    let collector = Collector::start().await;
+    let declared = Declared::new();
+    let nonsense = Then::Http {
+        status: 200,
+        headers: [("content-type".to_owned(), "text/event-stream".to_owned())].into(),
+        body: "data: nonsense\n\n".into(),
+    };
+    let mut script = Script::default().on("tools/call", Rule::always(nonsense));
+    script.tools.push(RawValue::from_string("{}".into()).unwrap());
+    let server = Http::start(script).await;
+    declared.server("a", &server.spec());
+    for (format, [trace, span]) in
+        [("json", [r#""trace_id":""#, r#""span_id":""#]), ("text", ["trace_id=", "span_id="])]
+    {
+        let flags = ["--otlp-endpoint", &collector.url(), "--log=evenkeel=debug", "--log-format", format];
+        let evenkeel = Evenkeel::run_in(declared.path(), &flags, &OFTEN).await;
+        evenkeel.attached("a").await;
+        let line = async |words: &str| {
+            eventually(words, async || {
+                evenkeel.said().lines().find(|line| line.contains(words)).map(str::to_owned)
+            })
+            .await
+        };
+        let id = |line: &str, key: &str, digits: usize| {
+            let (_, rest) = line.split_once(key).unwrap_or_else(|| panic!("{key}: {line}"));
+            rest[..digits].to_owned()
+        };
+        let attach = line("a tool was left out").await;
+        let (of, own) = (id(&attach, trace, 32), id(&attach, span, 16));
+        let told = |told: &Span| (hex(&told.trace_id), hex(&told.span_id)) == (of.clone(), own.clone());
+        assert_eq!(collector.span("the attach that was logged", told).await.name, "attach");
+
+        let agent = Agent::open(Era::Modern, &evenkeel.url()).await;
+        let params = format!(r#"{{"name":"a_echo","_meta":{{"traceparent":"00-{TRACE}-{PARENT}-01"}}}}"#);
+        let _ = agent.request("tools/call", &params).await;
+        let call = line("is not MCP").await;
+        assert_eq!(id(&call, trace, 32), TRACE, "{call}");
+        let own = id(&call, span, 16);
+        let told = collector.span("the call that was logged", |told| hex(&told.span_id) == own).await;
+        assert_eq!(told.name, "tools/call a_echo");
+        // What belongs to no span says nothing of one.
+        assert!(!line("is running").await.contains("trace_id"));
+    }
 }
 
 #[tokio::test]
