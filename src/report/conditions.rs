@@ -31,12 +31,41 @@ impl fmt::Display for Truth {
 pub(super) struct Verdict {
     pub truth: Truth,
     pub reason: Reason,
+    /// The sentence, without the next attempt.
     pub message: String,
+    /// The next attempt, which is another each time.
+    pub next: Option<Next>,
+}
+
+/// The next attempt of what failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It is tried again.
+    Retry {
+        /// For people.
+        at: String,
+        attempt: u32,
+    },
+    /// What is missing is only looked for.
+    Look {
+        /// For people.
+        at: String,
+    },
+}
+
+/// How a message ends.
+impl fmt::Display for Next {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Retry { at, attempt } => write!(f, "retrying at {at}, attempt {attempt}"),
+            Self::Look { at } => write!(f, "looking again at {at}"),
+        }
+    }
 }
 
 impl Verdict {
     pub fn new(truth: Truth, reason: Reason, message: impl Into<String>) -> Self {
-        Self { truth, reason, message: message.into() }
+        Self { truth, reason, message: message.into(), next: None }
     }
 
     pub fn yes(reason: Reason, message: impl Into<String>) -> Self {
@@ -51,17 +80,30 @@ impl Verdict {
     pub fn problem(problem: &Problem, next: &str) -> Self {
         Self::no(problem.reason, sentence(problem, next))
     }
+
+    /// A problem, and the next attempt.
+    pub fn retried(problem: &Problem, next: Next) -> Self {
+        Self { next: Some(next), ..Self::problem(problem, "") }
+    }
+
+    /// The message of the condition.
+    fn rendered(&self) -> String {
+        match &self.next {
+            Some(next) => format!("{}; {next}", self.message),
+            None => self.message.clone(),
+        }
+    }
 }
 
-/// How a message says when the next attempt is: always last.
-pub(super) const RETRYING: &str = "retrying at";
-/// The same of what is only looked for.
-pub(super) const LOOKING: &str = "looking again at";
+/// The sentences of conditions whose messages say more: the next attempt, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sentences(Vec<(ConditionType, String)>);
 
-/// A message without when the next attempt is: what stays the same from one to the next.
-pub(super) fn lasting(message: &str) -> &str {
-    let next = [RETRYING, LOOKING].iter().find_map(|words| message.rfind(&format!("; {words} ")));
-    next.and_then(|end| message.get(..end)).unwrap_or(message)
+impl Sentences {
+    /// Gives the sentence of a condition, if its message says more.
+    pub(super) fn of(&self, kind: ConditionType) -> Option<&str> {
+        self.0.iter().find(|(told, _)| *told == kind).map(|(_, sentence)| sentence.as_str())
+    }
 }
 
 /// What failed, and after a semicolon what happens next.
@@ -78,11 +120,13 @@ pub(super) struct Conditions<'a> {
     generation: i64,
     now: Timestamp,
     list: Vec<Condition>,
+    sentences: Sentences,
 }
 
 impl<'a> Conditions<'a> {
     pub fn new(generation: i64, previous: Option<&'a [Condition]>, now: Timestamp) -> Self {
-        Self { previous: previous.unwrap_or_default(), generation, now, list: Vec::new() }
+        let (previous, sentences) = (previous.unwrap_or_default(), Sentences::default());
+        Self { previous, generation, now, list: Vec::new(), sentences }
     }
 
     pub fn set(&mut self, kind: ConditionType, verdict: Verdict) {
@@ -92,16 +136,19 @@ impl<'a> Conditions<'a> {
             .map_or(Time(self.now), |before| before.last_transition_time.clone());
         self.list.push(Condition {
             last_transition_time,
-            message: bounded(verdict.message),
+            message: bounded(verdict.rendered()),
             observed_generation: Some(self.generation),
             reason: verdict.reason.to_string(),
             status,
             type_: kind.to_string(),
         });
+        if verdict.next.is_some() {
+            self.sentences.0.push((kind, bounded(verdict.message)));
+        }
     }
 
-    pub fn finish(self) -> Vec<Condition> {
-        self.list
+    pub fn finish(self) -> (Vec<Condition>, Sentences) {
+        (self.list, self.sentences)
     }
 }
 
@@ -132,7 +179,7 @@ mod tests {
     fn ready(previous: &[Condition], verdict: Verdict, second: i64) -> Vec<Condition> {
         let mut conditions = Conditions::new(1, Some(previous), at(second));
         conditions.set(ConditionType::Ready, verdict);
-        conditions.finish()
+        conditions.finish().0
     }
 
     #[test]
@@ -159,8 +206,20 @@ mod tests {
         let problem = Problem::new(Reason::Exited, "exited with code 3.\n");
         assert_eq!(sentence(&problem, "retrying"), "exited with code 3; retrying");
         assert_eq!(sentence(&problem, ""), "exited with code 3");
-        let next = format!("{RETRYING} 12:04:31 UTC, attempt 4");
-        assert_eq!(lasting(&sentence(&problem, &next)), "exited with code 3");
-        assert_eq!(lasting("one; two"), "one; two");
+        for (next, expected) in [
+            (
+                Next::Retry { at: "12:04:31 UTC".into(), attempt: 4 },
+                "exited with code 3; retrying at 12:04:31 UTC, attempt 4",
+            ),
+            (Next::Look { at: "12:04:31 UTC".into() }, "exited with code 3; looking again at 12:04:31 UTC"),
+        ] {
+            let mut conditions = Conditions::new(1, None, at(1));
+            conditions.set(ConditionType::Ready, Verdict::retried(&problem, next));
+            conditions.set(ConditionType::Stalled, Verdict::problem(&problem, "one; two"));
+            let (list, sentences) = conditions.finish();
+            assert_eq!(list[0].message, expected);
+            assert_eq!(sentences.of(ConditionType::Ready), Some("exited with code 3"));
+            assert_eq!(sentences.of(ConditionType::Stalled), None);
+        }
     }
 }

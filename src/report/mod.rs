@@ -22,7 +22,7 @@ mod store;
 pub(crate) mod testing;
 
 pub use audit::{AuditMetrics, keep_audit};
-pub use conditions::{Truth, condition};
+pub use conditions::{Sentences, Truth, condition};
 pub use event::{Action, Event, Occurrence, Regarding};
 pub use object::{Kind, Object};
 pub use readiness::Readiness;

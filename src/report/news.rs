@@ -1,7 +1,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use tracing::Level;
 
-use super::conditions::{condition, lasting};
+use super::conditions::{Sentences, condition};
 use super::event::note;
 use super::{Action, Regarding};
 use crate::resource::{ConditionType, Declared, Meta, RECONNECT_AT, REQUESTED_AT, Reason};
@@ -16,6 +16,8 @@ pub(super) struct News {
     pub reason: Reason,
     pub level: Level,
     pub message: String,
+    /// The message without what only holds for a moment, where it says such a thing.
+    pub sentence: Option<String>,
     /// What an event says instead, where the message is another each time.
     pub steady: Option<&'static str>,
 }
@@ -72,8 +74,8 @@ impl News {
     }
 
     /// What is new in the conditions: of the first, in order of weight, that says something new.
-    pub fn of_state(before: &[Condition], after: &[Condition]) -> Option<Self> {
-        let (told, flipped) = changed(before, after)?;
+    pub fn of_state(before: &[Condition], after: &[Condition], sentences: &Sentences) -> Option<Self> {
+        let (kind, told, flipped) = changed(before, after)?;
         let reason = told.reason.parse().ok()?;
         let level = match reason {
             // The fleet logs the step that leads here.
@@ -82,11 +84,12 @@ impl News {
             _ => Level::INFO,
         };
         let news = Self::new(Action::Reconcile, reason, level, &told.message);
-        Some(Self { steady: (!flipped).then_some(OFFERS_ELSE), ..news })
+        let sentence = sentences.of(kind).map(str::to_owned);
+        Some(Self { sentence, steady: (!flipped).then_some(OFFERS_ELSE), ..news })
     }
 
     pub fn new(action: Action, reason: Reason, level: Level, message: impl Into<String>) -> Self {
-        Self { action, reason, level, message: message.into(), steady: None }
+        Self { action, reason, level, message: message.into(), sentence: None, steady: None }
     }
 
     /// True if it only leads to something that is told.
@@ -100,7 +103,7 @@ impl News {
 
     /// The message without what only holds for a moment.
     pub fn note(&self) -> String {
-        note(lasting(&self.message))
+        note(self.sentence.as_ref().unwrap_or(&self.message))
     }
 
     pub fn log(&self, resource: &Regarding) {
@@ -128,18 +131,18 @@ fn commit(meta: &Meta) -> String {
 }
 
 /// The condition that says something new, and whether that is more than other words.
-fn changed<'a>(before: &[Condition], after: &'a [Condition]) -> Option<(&'a Condition, bool)> {
+fn changed<'a>(before: &[Condition], after: &'a [Condition]) -> Option<(ConditionType, &'a Condition, bool)> {
     use ConditionType::{Accepted, Attached, Ready, Reconciling, ResolvedRefs};
     [Ready, Accepted, ResolvedRefs, Attached, Reconciling]
         .into_iter()
         .filter_map(|kind| Some((kind, condition(after, kind)?)))
         .find_map(|(kind, told)| {
-            let Some(earlier) = condition(before, kind) else { return Some((told, true)) };
+            let Some(earlier) = condition(before, kind) else { return Some((kind, told, true)) };
             let ready = kind == Ready && told.status == "True";
             let flipped = (&earlier.status, &earlier.reason) != (&told.status, &told.reason)
                 || ready && earlier.observed_generation != told.observed_generation;
             // Of a server that is ready: other tools.
-            (flipped || ready && earlier.message != told.message).then_some((told, flipped))
+            (flipped || ready && earlier.message != told.message).then_some((kind, told, flipped))
         })
 }
 
@@ -178,10 +181,10 @@ mod tests {
             vec![serde_json::from_value(condition).unwrap()]
         };
         let [two, three] = ["attached over http, 2 tools", "attached over http, 3 tools"].map(ready);
-        let news = News::of_state(&two, &three).unwrap();
+        let news = News::of_state(&two, &three, &Sentences::default()).unwrap();
         assert_eq!((&*news.note(), news.steady), ("attached over http, 3 tools", Some(OFFERS_ELSE)));
-        assert_eq!(News::of_state(&[], &three).unwrap().steady, None);
-        assert_eq!(News::of_state(&three, &three), None);
+        assert_eq!(News::of_state(&[], &three, &Sentences::default()).unwrap().steady, None);
+        assert_eq!(News::of_state(&three, &three, &Sentences::default()), None);
     }
 
     #[test]

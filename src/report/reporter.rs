@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
-use super::conditions::condition;
+use super::conditions::{Sentences, condition};
 use super::ledger::Ledger;
 use super::news::News;
 use super::readiness::Share;
@@ -237,7 +237,7 @@ impl Reporter {
         // A status of another object of the same name says nothing about this one.
         let known = before.as_ref().filter(|before| before.declared.meta.uid == declared.meta.uid);
         let earlier = self.earlier(declared, known.is_some());
-        let status = server_status(
+        let (status, sentences) = server_status(
             declared,
             self.seen.get(key),
             self.conflicts.get(key).map_or(&[], |conflicts| conflicts),
@@ -266,7 +266,7 @@ impl Reporter {
         let last = last.or_else(|| self.remembered.servers.get(key).cloned());
         self.tell_declared(Kind::McpServer, last.as_deref(), declared, now);
         let told = known.map_or(&[][..], |before| &before.status.conditions);
-        self.tell_state(Kind::McpServer, declared, told, &status.conditions, now);
+        self.tell_state(Kind::McpServer, declared, told, (&status.conditions, &sentences), now);
         let resource_version = self.store.next_version();
         self.recount(before.as_ref().map(|before| &before.status), Some(&status));
         let object = Object { declared: declared.clone(), status, resource_version };
@@ -360,10 +360,10 @@ impl Reporter {
         kind: Kind,
         declared: &Declared<S>,
         before: &[Condition],
-        after: &[Condition],
+        (after, sentences): (&[Condition], &Sentences),
         now: Timestamp,
     ) {
-        if let Some(news) = News::of_state(before, after) {
+        if let Some(news) = News::of_state(before, after, sentences) {
             let Declared { meta, spec_digest, .. } = declared;
             let digests = (*spec_digest, *spec_digest);
             self.tell(Regarding::of(kind, meta), &news, Cause::of(meta), digests, now);

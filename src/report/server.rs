@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::conditions::{Conditions, LOOKING, RETRYING, Truth, Verdict, condition, sentence};
+use super::conditions::{Conditions, Next, Sentences, Truth, Verdict, condition, sentence};
 use crate::catalog::{Conflict, Holding};
 use crate::fleet::{Listed, Observation, Phase};
 use crate::plan::Target;
@@ -18,7 +18,7 @@ mod tests;
 /// Names that a message lists before it only counts them.
 const NAMES_LISTED: usize = 5;
 
-/// The status of one server.
+/// The status of one server, and what its conditions say without the next attempt.
 ///
 /// `conflicts` are the tools of this server that had to take a hash tail.
 /// Guarantees that equal arguments (but for `now`) and the status they gave before give that status again,
@@ -30,14 +30,14 @@ pub fn server_status(
     conflicts: &[Conflict],
     previous: Option<&McpServerStatus>,
     now: Timestamp,
-) -> McpServerStatus {
+) -> (McpServerStatus, Sentences) {
     let meta = &declared.meta;
     // Of another object of the same name, or the last word on one that was detached: nothing is known.
     let seen = observation.filter(|seen| seen.uid == meta.uid && !matches!(seen.phase, Phase::Detached(_)));
     if let (Some(previous), Some(seen)) = (previous, seen)
         && (not_taken_up(declared, seen, previous) || waking(seen, previous))
     {
-        return previous.clone();
+        return (previous.clone(), Sentences::default());
     }
     let work = Work::of(declared, seen, &|at| clock(at, previous, now));
     let offered = seen.filter(|seen| !matches!(seen.phase, Phase::Draining(_)));
@@ -60,10 +60,11 @@ pub fn server_status(
         conditions.set(ConditionType::Degraded, verdict);
     }
 
-    McpServerStatus {
+    let (conditions, sentences) = conditions.finish();
+    let status = McpServerStatus {
         observed_generation: Some(meta.generation),
         attached_generation: live.map(|live| live.generation),
-        conditions: conditions.finish(),
+        conditions,
         server_info: listed.map(|listed| listed.about.server_info.clone()),
         protocol_version: listed.map(|listed| listed.about.protocol_version.clone()),
         transport: declared.spec.as_ref().map(|spec| spec.transport().to_owned()),
@@ -76,7 +77,8 @@ pub fn server_status(
         restarts: seen.map(|seen| seen.restarts),
         last_handled_reconcile_at: handled(declared, seen).map(str::to_owned),
         last_applied_revision: Some(meta.revision.to_string()),
-    }
+    };
+    (status, sentences)
 }
 
 /// The last request for a look that was obeyed. Where there is nothing for the fleet to do, that was this look.
@@ -198,13 +200,14 @@ fn ready(declared: &Declared<McpServerSpec>, work: &Work<'_>, listed: Option<&Li
             Verdict::yes(Reason::Attached, format!("attached over {transport}, {}", offered(listed)))
         }
         Work::Idle => Verdict::yes(Reason::Idle, format!("connected by the next call, {}", offered(listed))),
-        Work::Failed { problem, retry_at, attempt } => {
-            let next = match retry_at {
-                Some(at) if problem.reason.needs_a_person() => format!("{LOOKING} {at}"),
-                Some(at) => format!("{RETRYING} {at}, attempt {attempt}"),
-                None => "not retried until its declaration or a secret changes".to_owned(),
-            };
-            Verdict::problem(problem, &next)
+        Work::Failed { problem, retry_at: Some(at), .. } if problem.reason.needs_a_person() => {
+            Verdict::retried(problem, Next::Look { at: at.clone() })
+        }
+        Work::Failed { problem, retry_at: Some(at), attempt } => {
+            Verdict::retried(problem, Next::Retry { at: at.clone(), attempt: *attempt })
+        }
+        Work::Failed { problem, retry_at: None, .. } => {
+            Verdict::problem(problem, "not retried until its declaration or a secret changes")
         }
     }
 }

@@ -49,7 +49,7 @@ pub fn skill_status(
     let bundle = standing.and_then(|standing| standing.bundle.as_ref());
     SkillStatus {
         observed_generation: Some(meta.generation),
-        conditions: conditions.finish(),
+        conditions: conditions.finish().0,
         source: declared.spec.as_ref().map(|spec| spec.source().to_owned()),
         description: bundle.map(|bundle| bundle.description().to_owned()),
         files: bundle.map(|bundle| u32::try_from(bundle.files().len()).unwrap_or(u32::MAX)),

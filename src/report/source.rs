@@ -132,7 +132,7 @@ pub fn source_status(state: &SourceState, previous: Option<&SourceStatus>, now: 
     }
     SourceStatus {
         observed_generation: 1,
-        conditions: conditions.finish(),
+        conditions: conditions.finish().0,
         revision: state.revision.to_string(),
         watching: match state.watching {
             Watching::Events => "Events".to_owned(),

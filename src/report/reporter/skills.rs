@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tracing::Level;
 
 use super::{Cause, Reporter};
+use crate::report::conditions::Sentences;
 use crate::report::news::News;
 use crate::report::{Action, Kind, Object, Regarding, skill_status};
 use crate::resource::{Declared, Reason, SkillSpec, SkillStatus};
@@ -59,7 +60,7 @@ impl Reporter {
         let last = last.or_else(|| self.remembered.skills.get(key).cloned());
         self.tell_declared(Kind::Skill, last.as_deref(), declared, now);
         let told = known.map_or(&[][..], |before| &before.status.conditions);
-        self.tell_state(Kind::Skill, declared, told, &status.conditions, now);
+        self.tell_state(Kind::Skill, declared, told, (&status.conditions, &Sentences::default()), now);
         let resource_version = self.store.next_version();
         let object = Object { declared: declared.clone(), status, resource_version };
         self.store.skills.insert(key.clone(), Arc::new(object));

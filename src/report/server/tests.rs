@@ -10,6 +10,16 @@ use crate::report::testing::{conflict, listed, seen};
 use crate::resource::Digest;
 use crate::resource::testing::{at, declared, server_spec};
 
+fn server_status(
+    declared: &Declared<McpServerSpec>,
+    observation: Option<&Observation>,
+    conflicts: &[Conflict],
+    previous: Option<&McpServerStatus>,
+    now: Timestamp,
+) -> McpServerStatus {
+    super::server_status(declared, observation, conflicts, previous, now).0
+}
+
 /// The conditions as one line: `Ready=True/Attached Accepted=…`.
 fn line(status: &McpServerStatus) -> String {
     let words: Vec<_> = status
