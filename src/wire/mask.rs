@@ -4,9 +4,9 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use memchr::memmem;
+use aho_corasick::{AhoCorasick, AhoCorasickKind};
 use secrecy::{ExposeSecret, SecretString};
 use url::{Url, form_urlencoded};
 
@@ -26,7 +26,13 @@ const HELD: usize = 4 * LONGEST;
 
 /// The values of one connection. Cheap to clone, and free where there are none; prints nothing of them.
 #[derive(Clone, Default)]
-pub(super) struct Mask(Arc<[SecretString]>);
+pub(super) struct Mask(Option<Arc<Masked>>);
+
+struct Masked {
+    values: Vec<SecretString>,
+    /// Finds them all at once. Made for the first text, which most servers over HTTP never give.
+    searcher: OnceLock<Option<AhoCorasick>>,
+}
 
 impl Mask {
     /// The values that `endpoint` gives to its server.
@@ -55,7 +61,7 @@ impl Mask {
         let mut values = values.0;
         values.sort_by(|one, other| one.expose_secret().cmp(other.expose_secret()));
         values.dedup_by(|one, other| one.expose_secret() == other.expose_secret());
-        Self(values.into())
+        Self((!values.is_empty()).then(|| Arc::new(Masked { values, searcher: OnceLock::new() })))
     }
 
     /// The text without the values.
@@ -88,11 +94,8 @@ impl Mask {
 
     /// Where values stand, in order; those that touch or overlap are one.
     fn spans(&self, text: &[u8]) -> Vec<Range<usize>> {
-        let found = |value: &SecretString| {
-            let value = value.expose_secret().as_bytes();
-            memmem::find_iter(text, value).map(|at| at..at + value.len()).collect::<Vec<_>>()
-        };
-        let mut spans: Vec<_> = self.0.iter().flat_map(found).collect();
+        let Some(masked) = &self.0 else { return Vec::new() };
+        let mut spans = masked.find(text);
         spans.sort_by_key(|span| span.start);
         spans.dedup_by(|next, span| {
             let touches = next.start <= span.end;
@@ -102,6 +105,21 @@ impl Mask {
             touches
         });
         spans
+    }
+}
+
+impl Masked {
+    fn find(&self, text: &[u8]) -> Vec<Range<usize>> {
+        let make = || {
+            let values = self.values.iter().map(|value| value.expose_secret());
+            // The one kind that is small: 1 to 3 KiB for what most servers are given.
+            AhoCorasick::builder().kind(Some(AhoCorasickKind::ContiguousNFA)).build(values).ok()
+        };
+        match self.searcher.get_or_init(make) {
+            Some(searcher) => searcher.find_overlapping_iter(text).map(|found| found.range()).collect(),
+            // There are too many values for one searcher, which takes gigabytes of them: nothing is told then.
+            None => std::iter::once(0..text.len()).collect(),
+        }
     }
 }
 
@@ -169,7 +187,7 @@ impl Masking {
     pub(super) fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.rest.extend_from_slice(bytes);
         let lines = self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        let cut = if self.mask.0.is_empty() {
+        let cut = if self.mask.0.is_none() {
             self.rest.len()
         } else if self.rest.len() - lines > HELD {
             // What a value may still begin in stays.
