@@ -191,10 +191,10 @@ impl Crate {
 /// The text of a file without comments, strings and the tests at its end.
 fn code(text: &str) -> String {
     let mut code = String::new();
-    for line in text.lines() {
-        if line.trim_start().starts_with("#[cfg(test)]") {
-            // What follows in a file of ours is its tests, or the name of their file.
-            code.push('\n');
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let is_tests = |next: &&str| next.trim_start().starts_with("mod ") && next.ends_with('{');
+        if line.trim() == "#[cfg(test)]" && lines.peek().is_some_and(is_tests) {
             break;
         }
         let line = line.find("//").map_or(line, |at| &line[..at]);
@@ -321,14 +321,17 @@ fn the_test_sees_what_it_forbids() {
         fs::write(path, text).unwrap();
     };
     write("lib.rs", "pub mod a;\npub mod b;\n");
-    write("a/mod.rs", "mod one;\nmod two;\npub use one::{One, Other as Third};\n");
+    write(
+        "a/mod.rs",
+        "mod one;\n#[cfg(test)]\nmod testing;\nmod two;\npub use one::{One, Other as Third};\n",
+    );
     write(
         "a/one.rs",
         "use super::two::Two;\nuse crate::b::{\n    self,\n    B as C,\n};\npub struct One(b::D);\n",
     );
     write(
         "a/two.rs",
-        "// use crate::b::X;\nfn f() { let _ = crate::a::One; }\n#[cfg(test)]\nmod tests { use crate::b::Y; }\n",
+        "// use crate::b::X;\nfn f() { let _ = crate::a::One; }\n#[cfg(test)]\nmod tests {\n    use crate::b::Y;\n}\n",
     );
     write("b.rs", "const TEXT: &str = \"use crate::a::One;\";\n");
     let all = Crate::read(folder.path());

@@ -1,18 +1,8 @@
-use std::fmt;
-use std::path::PathBuf;
-
 use secrecy::SecretString;
-use url::Url;
 
-use super::{ConnectionParts, Digest, DigestKey};
-
-/// Variables that every child inherits; the rest of evenkeel's environment may hold credentials.
-const INHERITED: [&str; 9] = ["HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "LANG", "TZ", "TMPDIR"];
-
-/// True for a variable of evenkeel's own environment that every child inherits, since it is no secret.
-pub fn is_inherited(variable: &str) -> bool {
-    INHERITED.contains(&variable) || variable.starts_with("LC_")
-}
+use super::connection::ConnectionParts;
+use super::transport::Transport;
+use super::{Digest, DigestKey};
 
 /// How to reach a server, with every reference resolved: what a connection is made from.
 ///
@@ -23,37 +13,6 @@ pub struct Endpoint {
     pub transport: Transport,
     digest: Digest,
     referenced: Vec<SecretString>,
-}
-
-/// The two transports.
-#[derive(Debug)]
-pub enum Transport {
-    /// A child process.
-    Stdio(StdioEndpoint),
-    /// Streamable HTTP.
-    Http(HttpEndpoint),
-}
-
-/// A child process, ready to start.
-pub struct StdioEndpoint {
-    /// The program, as declared.
-    pub command: String,
-    /// Its arguments.
-    pub args: Vec<String>,
-    /// The absolute working directory; `None` for evenkeel's own.
-    pub cwd: Option<PathBuf>,
-    /// Declared variables; of two of one name the last counts.
-    pub env: Vec<(String, SecretString)>,
-}
-
-/// An HTTP endpoint, ready to connect to.
-pub struct HttpEndpoint {
-    /// The endpoint; may hold secrets in its query, so it is never printed whole.
-    pub url: Url,
-    /// Headers of every request; of two of one name the last counts.
-    pub headers: Vec<(http::HeaderName, SecretString)>,
-    /// PEM certificates to trust instead of the system's.
-    pub ca: Option<SecretString>,
 }
 
 impl Endpoint {
@@ -81,30 +40,11 @@ impl Endpoint {
     }
 }
 
-impl HttpEndpoint {
-    /// The URL for a person: without user name, password, query and fragment.
-    pub fn display(&self) -> String {
-        let host = self.url.host_str().unwrap_or_default();
-        let port = self.url.port().map(|port| format!(":{port}")).unwrap_or_default();
-        format!("{}://{host}{port}{}", self.url.scheme(), self.url.path())
-    }
-}
-
-/// Arguments may hold the values of variables.
-impl fmt::Debug for StdioEndpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StdioEndpoint").field("command", &self.command).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for HttpEndpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpEndpoint").field("url", &self.display()).finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use url::Url;
+
+    use super::super::transport::{HttpEndpoint, StdioEndpoint, is_inherited};
     use super::*;
 
     fn http(url: &str, header: &str) -> Endpoint {

@@ -22,6 +22,7 @@ mod source_state;
 mod status;
 #[cfg(test)]
 pub(crate) mod testing;
+mod transport;
 
 pub use annotations::{Asked, RECONNECT_AT, REQUESTED_AT, REQUESTS, RequestedAnnotations};
 pub use connection::{Base, ConnectionParts, PartValue};
@@ -33,7 +34,7 @@ pub use duration::{
     Bounded, CallTimeout, ConnectTimeout, DrainTimeout, Grace, HealthInterval, IdleTimeout, RetryDelay,
     StartTimeout,
 };
-pub use endpoint::{Endpoint, HttpEndpoint, StdioEndpoint, Transport, is_inherited};
+pub use endpoint::Endpoint;
 pub use key::{ObjectKey, is_namespace, is_object_name};
 pub use literal::Literal;
 pub use reason::{ConditionType, Problem, Reason};
@@ -48,6 +49,7 @@ pub use server::{
 pub use skill::{ConfigMapRef, ServerRef, Skill, SkillSpec};
 pub use source_state::{Fault, SourceId, SourceState, Watching};
 pub use status::{McpServerStatus, ServerInfo, SkillStatus};
+pub use transport::{HttpEndpoint, StdioEndpoint, Transport, is_inherited};
 
 /// The API group of every kind.
 pub const GROUP: &str = "evenkeel.dev";
