@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Digest, Endpoint, ObjectKey, Problem, Reason};
 
-/// One declared object. An unchanged object keeps its `Arc` from one [`Desired`] to the next, so that
+/// One declared object. An unchanged object keeps its `Arc` from one [`Desired`](super::Desired) to the next, so that
 /// comparing two of them costs little more than comparing pointers.
 #[derive(Clone, Debug)]
 pub struct Declared<S> {
@@ -40,7 +40,7 @@ impl<S> Declared<S> {
     }
 }
 
-/// The same declaration, not an equal one: what [`OrdMap::diff`] needs to cost only what changed.
+/// The same declaration, not an equal one: what [`OrdMap::diff`](imbl::OrdMap::diff) needs to cost only what changed.
 impl<S> PartialEq for Declared<S> {
     fn eq(&self, other: &Self) -> bool {
         std::ptr::eq(self, other)

@@ -1,6 +1,6 @@
 //! Where servers and skills are declared: a directory of files, or a Kubernetes API server.
 //!
-//! A source gives one thing, [`Desired`], through a `tokio::sync::watch`, and takes nothing back; status
+//! A source gives one thing, [`Desired`](crate::resource::Desired), through a `tokio::sync::watch`, and takes nothing back; status
 //! leaves through `report/`. Promises that what it gives is complete, that an object leaves it only when
 //! it was really taken away, and that an unreadable declaration keeps its object's last good one.
 //! Never connects to a server, and neither plan nor fleet knows which source it is.

@@ -14,7 +14,7 @@ pub struct Request {
     pub key: ObjectKey,
     /// Its uid: another server of the same name is not meant.
     pub uid: Arc<str>,
-    /// Those of [`REQUESTS`] to set, or (`None`) to take back.
+    /// Those of [`REQUESTS`](crate::resource::REQUESTS) to set, or (`None`) to take back.
     pub annotations: Vec<(&'static str, Option<String>)>,
 }
 
