@@ -22,8 +22,8 @@ const FIRST_ATTEMPTS: &str = "first-attempts";
 
 /// Answers at once: 200, or 503 and every reason on a line of its own.
 async fn ready(State(app): State<App>, Query(checks): Query<Checks>) -> (StatusCode, String) {
-    let mut reasons = app.store.borrow().unready(checks.exclude.as_deref() == Some(FIRST_ATTEMPTS));
-    reasons.extend(app.agents_wait.borrow().clone());
+    let mut reasons = app.sources.store.borrow().unready(checks.exclude.as_deref() == Some(FIRST_ATTEMPTS));
+    reasons.extend(app.sources.agents_wait.borrow().clone());
     if reasons.is_empty() {
         return (StatusCode::OK, "ok\n".into());
     }

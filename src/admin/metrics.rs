@@ -26,7 +26,7 @@ pub(super) fn routes() -> Router<App> {
 
 async fn metrics(State(app): State<App>) -> Response {
     let mut body = String::new();
-    match text::encode(&mut body, &app.metrics) {
+    match text::encode(&mut body, &app.sources.metrics) {
         Ok(()) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], body).into_response(),
         Err(fmt::Error) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

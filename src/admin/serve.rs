@@ -33,7 +33,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
         .await
 }
 
-/// The same on a Unix socket.
+/// Serves HTTP on a Unix socket, in the same way.
 pub async fn serve_local(listener: UnixListener, router: Router, stop: CancellationToken) -> io::Result<()> {
     end(axum::serve(Patient(listener), router).with_graceful_shutdown(stop.clone().cancelled_owned()), stop)
         .await

@@ -5,7 +5,7 @@ use crate::wire::List;
 /// An item that carries a hash tail because another has the name it would have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// Where.
+    /// The view in which it is listed.
     pub view: ViewName,
     /// The list that it is in.
     pub list: List,

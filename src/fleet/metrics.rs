@@ -104,9 +104,9 @@ pub(super) struct Measured<'a> {
 }
 
 impl Measured<'_> {
-    /// Gives what log lines of the work are written in.
+    /// Gives the `tracing` span in which log lines of the work are written.
     pub(super) fn context(&self) -> tracing::Span {
-        self.span.as_ref().map_or_else(tracing::Span::none, Open::context)
+        Open::context(self.span.as_ref())
     }
 
     /// Ends the measurement of an attempt.

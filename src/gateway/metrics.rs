@@ -132,9 +132,9 @@ impl GatewayMetrics {
 }
 
 impl Measured {
-    /// Gives what log lines of the call are written in.
+    /// Gives the `tracing` span in which log lines of the call are written.
     pub(super) fn context(&self) -> tracing::Span {
-        self.span.as_ref().map_or_else(tracing::Span::none, Open::context)
+        Open::context(self.span.as_ref())
     }
 
     /// Ends the measurement, with what the server answered if it did.

@@ -135,9 +135,10 @@ impl Open {
         }
     }
 
-    /// Gives what log lines of the work are to be written in, so that they carry `trace_id` and `span_id`.
-    pub fn context(&self) -> tracing::Span {
-        self.0.context.clone()
+    /// Gives the `tracing` span in which log lines of the work are written, so that they carry `trace_id` and `span_id`;
+    /// an empty one for work whose span nobody wants.
+    pub fn context(open: Option<&Self>) -> tracing::Span {
+        open.map_or_else(tracing::Span::none, |open| open.0.context.clone())
     }
 
     /// Ends the span, with the word for the failure if it failed.

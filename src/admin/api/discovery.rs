@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::resource::Resource;
 
-/// Where discovery begins.
+/// Names the root of a discovery document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Root {
     /// `/api`: the core group.

@@ -52,7 +52,7 @@ async fn respond(app: &App, request: Request) -> Result<Response, Refusal> {
     match parts.method {
         Method::GET | Method::HEAD => get(app, place, &parts.uri, &parts.headers),
         Method::PATCH => patch(app, place, &parts.uri, &parts.headers, body).await,
-        method => Err(Refusal::read_only(&method, &app.to_change)),
+        method => Err(Refusal::read_only(&method, &app.sources.to_change)),
     }
 }
 
@@ -91,7 +91,7 @@ async fn patch(
     body: Body,
 ) -> Result<Response, Refusal> {
     let Place::Object(resource, namespace, name) = place else {
-        return Err(Refusal::read_only(&Method::PATCH, &app.to_change));
+        return Err(Refusal::read_only(&Method::PATCH, &app.sources.to_change));
     };
     let asked = Parameters::of(uri)?;
     let item = patch::patch(app, resource, &key(namespace, Some(name)), headers, &asked, body).await?;

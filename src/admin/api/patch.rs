@@ -30,12 +30,12 @@ pub(super) async fn patch(
     body: Body,
 ) -> Result<Item, Refusal> {
     let found = |snapshot: &Snapshot| item(snapshot, resource, key);
-    let refused = || Refusal::annotations_only(&app.to_change);
+    let refused = || Refusal::annotations_only(&app.sources.to_change);
     if !resource.takes_requests() {
         return Err(refused());
     }
     app.authorization.admit_change(headers)?;
-    let requests = app.requests.as_ref().ok_or_else(|| Refusal::elsewhere(key))?;
+    let requests = app.sources.requests.as_ref().ok_or_else(|| Refusal::elsewhere(key))?;
     let item = found(&app.snapshot())
         .ok_or_else(|| Refusal::no_object(resource.group(), resource.plural(), &key.name))?;
     let body = to_bytes(body, LONGEST).await.map_err(|_| Refusal::bad_request("the body is too long"))?;
@@ -54,7 +54,7 @@ pub(super) async fn patch(
         let annotations = item.annotations();
         wanted.iter().all(|(key, value)| annotations.and_then(|map| map.get(*key)) == value.as_ref())
     };
-    let mut store = app.store.clone();
+    let mut store = app.sources.store.clone();
     let shown = store.wait_for(|snapshot| found(snapshot).is_none_or(|item| shows(&item)));
     let now = timeout(SHOWN, shown).await.map(|shown| shown.map(|snapshot| found(&snapshot)));
     // It was removed meanwhile, or the end has come: then it is as it was.

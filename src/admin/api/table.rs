@@ -6,7 +6,7 @@ use super::manifest::{metadata, set};
 use super::resource::Resource;
 use crate::report::Occurrence;
 
-/// What a row of a table has of its object.
+/// Selects the part of its object that a table row includes (`includeObject`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Include {
     None,

@@ -53,7 +53,7 @@ enum Told {
 
 /// Begins a watch: with everything there is, or from the version that the client has seen.
 pub(super) fn start(app: &App, scope: Scope, shape: Shape, asked: &Parameters) -> Result<Response, Refusal> {
-    let mut store = app.store.clone();
+    let mut store = app.sources.store.clone();
     let now = store.borrow_and_update().clone();
     let version = now.resource_version;
     let from = asked.version.filter(|from| *from > 0);
@@ -109,7 +109,7 @@ impl Watch {
                 return Some(told);
             }
             tokio::select! {
-                () = self.app.stop.cancelled() => return None,
+                () = self.app.sources.stop.cancelled() => return None,
                 () = sleep_until(self.end) => return None,
                 changed = self.store.changed() => changed.ok()?,
                 () = tick(self.bookmarks.as_mut()) => {

@@ -21,6 +21,5 @@ mod watched;
 
 pub use self::check::{Against, Checked, Finding, Level, check_directory, check_files, check_text};
 pub use self::find::{Place, find};
-pub use self::options::Options;
-pub use self::source::Args;
+pub use self::options::Args;
 pub use super::parse::Destination;

@@ -4,23 +4,29 @@ use std::time::Duration;
 use crate::resource::DigestKey;
 use crate::source::{Environment, Policy, SourceMetrics};
 
-/// Where declarations are, and what their references mean.
+/// Tells which directory is reconciled, and how.
 #[derive(Clone, Debug)]
-pub struct Options {
-    /// The directory, as an absolute path; its links are not resolved. It may not exist yet.
+pub struct Args {
+    /// The directory of declarations, absolute; its links are not resolved. It may not exist yet.
     pub root: PathBuf,
-    /// Where `secretKeyRef` finds `<name>/<key>`.
+    /// The directory in which `secretKeyRef` finds `<name>/<key>`.
     pub secrets: PathBuf,
-    /// What `valueFrom.env` finds.
+    /// The variables that `valueFrom.env` finds.
     pub environment: Environment,
-    /// Which stdio servers may run.
-    pub policy: Policy,
-    /// The key of connection digests.
-    pub key: DigestKey,
     /// Take away everything when the last file is gone.
     pub prune_empty: bool,
     /// Look at intervals and expect no file events, for file systems that have none.
     pub poll: Option<Duration>,
-    /// Where it is counted that file events were lost.
+    /// Which stdio servers may run.
+    pub policy: Policy,
+}
+
+/// Holds what a directory is watched with.
+#[derive(Clone, Debug)]
+pub(super) struct Options {
+    pub args: Args,
+    /// The key of connection digests.
+    pub key: DigestKey,
+    /// Counts file events that were lost.
     pub metrics: SourceMetrics,
 }

@@ -1,34 +1,16 @@
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::watch;
 
-use super::{Options, watched};
+use super::options::{Args, Options};
+use super::watched;
 use crate::resource::SourceId;
 use crate::source::feed::{Feed, Source, SourceInfo, Start, Wishes};
-use crate::source::{Environment, Policy, Shown, requests};
+use crate::source::{Shown, requests};
 
 /// The namespace of objects that name none, and whose names carry none.
 const HOME_NAMESPACE: &str = "default";
-
-/// Which directory is reconciled, and how.
-#[derive(Clone, Debug)]
-pub struct Args {
-    /// The directory of declarations, absolute; links are not resolved.
-    pub root: PathBuf,
-    /// Where references to secrets are looked up.
-    pub secrets: PathBuf,
-    /// What references to variables find.
-    pub environment: Environment,
-    /// Take away everything when the last file is gone.
-    pub prune_empty: bool,
-    /// Look at intervals and expect no file events.
-    pub poll: Option<Duration>,
-    /// Which stdio servers may run.
-    pub policy: Policy,
-}
 
 impl Args {
     /// Gives the source.
@@ -59,8 +41,7 @@ impl Source for Directory {
 
     fn start(self: Box<Self>, start: Start) -> Feed {
         let Start { state, key, metrics, tracker, stop } = start;
-        let Args { root, secrets, environment, prune_empty, poll, policy } = self.args;
-        let options = Options { root, secrets, environment, policy, key, prune_empty, poll, metrics };
+        let options = Options { args: self.args, key, metrics };
         let (declared, mailbox) = watched::start(options, state, &tracker, stop.clone());
         let (pruned, seen) = (mailbox.clone(), declared.clone());
         let wishes = Wishes::new(

@@ -9,9 +9,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 
-use super::Options;
 use super::debounce::Debounce;
 use super::look::{Looker, Outcome};
+use super::options::Options;
 use super::tree::Mailbox;
 use crate::resource::{Desired, Watching};
 use crate::state::StateDir;
@@ -73,7 +73,7 @@ async fn run(
         let (landed, prune) = (std::mem::take(&mut landed), std::mem::take(&mut prune));
         let last = looker.take();
         let (options, state, heard) = (options.clone(), Arc::clone(&state), Arc::clone(&mailbox));
-        let (sender, poll) = (sender.clone(), options.poll.unwrap_or(POLL));
+        let (sender, poll) = (sender.clone(), options.args.poll.unwrap_or(POLL));
         let look = looks.spawn_blocking(move || {
             let mut looker = last.unwrap_or_else(|| Looker::new(options, state, heard, now));
             if prune {

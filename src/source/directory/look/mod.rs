@@ -69,10 +69,10 @@ pub struct Outcome {
 impl Looker {
     /// Takes up what the last run knew.
     pub fn new(options: Options, state: Arc<StateDir>, mailbox: Arc<Mailbox>, now: Instant) -> Self {
-        let hold = Hold::new(options.prune_empty);
+        let hold = Hold::new(options.args.prune_empty);
         let mut looker = Self {
-            watcher: Watcher::new(mailbox, options.poll.is_some()),
-            secrets: Secrets::new(options.secrets.clone()),
+            watcher: Watcher::new(mailbox, options.args.poll.is_some()),
+            secrets: Secrets::new(options.args.secrets.clone()),
             options,
             state,
             files: Files::default(),
@@ -96,7 +96,7 @@ impl Looker {
     pub fn look(&mut self, landed: &HashSet<PathBuf>, time: (Instant, Timestamp), settled: bool) -> Outcome {
         let (now, clock) = time;
         let moment = Moment { now, clock, first: !self.seen, settled, landed };
-        let root = &self.options.root;
+        let root = &self.options.args.root;
         let tree = see(root, self.secrets.root(), &mut self.files, &mut self.watcher, &moment);
         let mut faults = tree.faults;
         let (mut again, mut held) = (false, false);
@@ -117,8 +117,11 @@ impl Looker {
             self.settle(&revision, &moment);
             // Told until it is gone, also where somebody has said that it is meant.
             if held || self.hold.is_confirmed() && !self.book.is_empty() {
-                let message =
-                    held_back(&self.options.root, self.files.is_empty(), self.files.is_unclear(&self.book));
+                let message = held_back(
+                    &self.options.args.root,
+                    self.files.is_empty(),
+                    self.files.is_unclear(&self.book),
+                );
                 faults.push(Fault::new(None, Problem::new(Reason::RemovalHeld, message)));
             }
             if !self.files.is_empty() && commit.is_some() {
@@ -132,7 +135,7 @@ impl Looker {
         if tree.seen {
             let skills = &self.book.skills.objects;
             let meet = &mut |real: &Path, id| self.watcher.met(real, id);
-            let folders = self.contents.look(&self.options.root, skills, settled, clock, meet);
+            let folders = self.contents.look(&self.options.args.root, skills, settled, clock, meet);
             again |= self.watcher.skills(folders);
         }
         let watching = self.watching();
@@ -178,7 +181,7 @@ impl Looker {
     fn watching(&mut self) -> Watching {
         let Some(why) = self.watcher.end() else { return Watching::Events };
         if self.desired.source.watching == Watching::Events {
-            let root = shown(&self.options.root);
+            let root = shown(&self.options.args.root);
             warn!("{root} is looked at by the clock, because file events are not heard: {why}");
         }
         Watching::Polling
@@ -269,12 +272,12 @@ fn resolver<'a>(
             place: &|SecretKeyRef { name, key, .. }| {
                 secrets.root().join(name).join(key).display().to_string()
             },
-            environment: &options.environment,
-            policy: &options.policy,
+            environment: &options.args.environment,
+            policy: &options.args.policy,
             secret: &|reference| secrets.get(reference, clock),
             key: &options.key,
         };
-        endpoint(&sources, &options.root, spec, file)
+        endpoint(&sources, &options.args.root, spec, file)
     }
 }
 

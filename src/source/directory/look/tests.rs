@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::resource::DigestKey;
+use crate::source::directory::options::Args;
 use crate::source::{Environment, Policy, SourceMetrics};
 
 /// A tree, and looks at it by a clock of its own.
@@ -22,17 +23,16 @@ struct Desk {
 }
 
 fn looker(folder: &TempDir, now: Instant, prune_empty: bool) -> Looker {
-    let options = Options {
+    let args = Args {
         root: folder.path().join("root"),
         secrets: folder.path().join("secrets"),
         environment: Environment::default(),
-        policy: Policy::everything(),
-        key: DigestKey::new(b"k"),
         prune_empty,
         poll: Some(Duration::from_secs(1)),
-        metrics: SourceMetrics::default(),
+        policy: Policy::everything(),
     };
-    let state = StateDir::open(&folder.path().join("state"), &options.root).unwrap();
+    let options = Options { args, key: DigestKey::new(b"k"), metrics: SourceMetrics::default() };
+    let state = StateDir::open(&folder.path().join("state"), &options.args.root).unwrap();
     Looker::new(options, Arc::new(state), Arc::default(), now)
 }
 
