@@ -14,11 +14,11 @@ use std::path::Path;
 
 /// The modules of the crate, lowest first: a module imports only what stands before it.
 const ORDER: [&str; 17] = [
-    "words",
+    "text",
     "resource",
     "net",
     "telemetry",
-    "state",
+    "state_dir",
     "plan",
     "source",
     "wire",

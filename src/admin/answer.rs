@@ -3,17 +3,17 @@ use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusDetails};
 
-use crate::net::Denied;
+use crate::net::AuthorizationError;
 use crate::resource::{ObjectKey, REQUESTED_AT, REQUESTS};
 
 /// Why a request was not answered, as the Kubernetes API says it: a `Status`.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct ErrorResponse {
     code: StatusCode,
     pub status: Box<Status>,
 }
 
-impl Refusal {
+impl ErrorResponse {
     fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
         let status = Status {
             code: Some(i32::from(code.as_u16())),
@@ -116,8 +116,8 @@ impl Refusal {
     }
 }
 
-impl From<Denied> for Refusal {
-    fn from(denied: Denied) -> Self {
+impl From<AuthorizationError> for ErrorResponse {
+    fn from(denied: AuthorizationError) -> Self {
         let code = denied.status();
         let reason = match code {
             StatusCode::UNAUTHORIZED => "Unauthorized",
@@ -128,7 +128,7 @@ impl From<Denied> for Refusal {
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ErrorResponse {
     fn into_response(self) -> Response {
         (self.code, Json(self.status)).into_response()
     }

@@ -4,22 +4,22 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::history::History;
+use super::history::SnapshotHistory;
 use crate::net::Authorization;
-use crate::report::Snapshot;
-use crate::source::Requests;
+use crate::report::StatusSnapshot;
+use crate::source::ReconcileRequests;
 
 /// Holds the state that the status API answers from.
 #[derive(Clone, Debug)]
-pub struct Sources {
+pub struct ApiState {
     /// The status of every object.
-    pub store: watch::Receiver<Snapshot>,
+    pub store: watch::Receiver<StatusSnapshot>,
     /// The reason why agents cannot be served yet; `None` from when they can.
     pub agents_wait: watch::Receiver<Option<String>>,
     /// The metrics of the whole process.
     pub metrics: Arc<Registry>,
     /// Takes requests to reconcile; `None` in a cluster, where the objects themselves are annotated.
-    pub requests: Option<Requests>,
+    pub requests: Option<ReconcileRequests>,
     /// Tells how to change a declaration: `edit the files in …`.
     pub to_change: Arc<str>,
     /// Ends the watches.
@@ -29,18 +29,18 @@ pub struct Sources {
 /// Holds the state of the handlers.
 #[derive(Clone)]
 pub(super) struct App {
-    pub sources: Sources,
-    pub history: Arc<History>,
+    pub sources: ApiState,
+    pub history: Arc<SnapshotHistory>,
     pub authorization: Authorization,
 }
 
 impl App {
-    pub fn new(sources: Sources, authorization: Authorization) -> Self {
+    pub fn new(sources: ApiState, authorization: Authorization) -> Self {
         Self { sources, history: Arc::default(), authorization }
     }
 
     /// Copies the snapshot, so that the reporter never waits for an answer to be written.
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> StatusSnapshot {
         self.sources.store.borrow().clone()
     }
 }

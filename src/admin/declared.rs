@@ -11,20 +11,20 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::plan::Parts;
-use crate::resource::{Base, Desired, DigestKey, Meta, ObjectKey};
-use crate::source::{AllowedStdio, Policy};
+use crate::plan::DeclarationParts;
+use crate::resource::{DeclaredMeta, Desired, DigestKey, ObjectKey, WorkingDirectory};
+use crate::source::{AllowedStdio, StdioPolicy};
 
 /// Where it is served.
 pub const DECLARED: &str = "/declared";
 
 /// What is in force.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct InForce {
+pub struct DeclaredState {
     /// The servers.
-    pub servers: Vec<Object>,
+    pub servers: Vec<DeclaredParts>,
     /// The skills.
-    pub skills: Vec<Object>,
+    pub skills: Vec<DeclaredParts>,
     /// Which stdio servers may run; everything if nothing is said.
     pub allowed: Option<AllowedStdio>,
     /// The directory that it is declared in, if in one, as it was given: what relative paths are relative to.
@@ -33,7 +33,7 @@ pub struct InForce {
 
 /// One object.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Object {
+pub struct DeclaredParts {
     /// Its namespace.
     pub namespace: String,
     /// Its name.
@@ -45,16 +45,16 @@ pub struct Object {
     /// The file that declares it.
     pub file: Option<String>,
     /// Of its last good declaration; `None` if it never had one.
-    pub parts: Option<Parts>,
+    pub parts: Option<DeclarationParts>,
 }
 
-impl Object {
+impl DeclaredParts {
     /// Its namespace and name.
     pub fn key(&self) -> ObjectKey {
         ObjectKey::new(self.namespace.as_str(), self.name.as_str())
     }
 
-    fn new(meta: &Meta, parts: Option<Parts>) -> Self {
+    fn new(meta: &DeclaredMeta, parts: Option<DeclarationParts>) -> Self {
         let file = meta.file().map(|file| file.display().to_string());
         Self {
             namespace: meta.key.namespace.to_string(),
@@ -71,35 +71,35 @@ impl Object {
 pub fn declared(
     desired: watch::Receiver<Arc<Desired>>,
     key: DigestKey,
-    policy: Policy,
+    policy: StdioPolicy,
     root: Option<PathBuf>,
 ) -> Router {
     Router::new().route(DECLARED, get(answer)).with_state((desired, key, policy, root))
 }
 
-type Known = (watch::Receiver<Arc<Desired>>, DigestKey, Policy, Option<PathBuf>);
+type Known = (watch::Receiver<Arc<Desired>>, DigestKey, StdioPolicy, Option<PathBuf>);
 
 async fn answer(State((desired, key, policy, root)): State<Known>) -> Response {
     let desired = Arc::clone(&desired.borrow());
     // Ten thousand servers take a moment.
-    match tokio::task::spawn_blocking(move || InForce::of(&desired, &key, &policy, root)).await {
+    match tokio::task::spawn_blocking(move || DeclaredState::of(&desired, &key, &policy, root)).await {
         Ok(in_force) => Json(in_force).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
-impl InForce {
+impl DeclaredState {
     /// Gives the last good declaration of each object, as digests. `root` is the directory that they are declared in, if
     /// in one.
-    pub fn of(desired: &Desired, key: &DigestKey, policy: &Policy, root: Option<PathBuf>) -> Self {
-        let base = root.map(|root| Base { root, home: policy.home().map(Into::into) });
+    pub fn of(desired: &Desired, key: &DigestKey, policy: &StdioPolicy, root: Option<PathBuf>) -> Self {
+        let base = root.map(|root| WorkingDirectory { root, home: policy.home().map(Into::into) });
         let servers = desired.servers.values().map(|server| {
-            let parts = Parts::declared(server, base.as_ref());
-            Object::new(&server.meta, parts.map(|parts| parts.digests(key)))
+            let parts = DeclarationParts::declared(server, base.as_ref());
+            DeclaredParts::new(&server.meta, parts.map(|parts| parts.digests(key)))
         });
         let skills = desired.skills.iter().map(|(name, skill)| {
-            let parts = Parts::declared_skill(skill, desired.contents.get(name));
-            Object::new(&skill.meta, parts.map(|parts| parts.digests(key)))
+            let parts = DeclarationParts::declared_skill(skill, desired.contents.get(name));
+            DeclaredParts::new(&skill.meta, parts.map(|parts| parts.digests(key)))
         });
         Self {
             servers: servers.collect(),

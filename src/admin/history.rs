@@ -4,7 +4,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::report::Snapshot;
+use crate::report::StatusSnapshot;
 
 /// How many snapshots are kept at most.
 const MOST: usize = 256;
@@ -14,13 +14,13 @@ const KEPT: Duration = Duration::from_mins(2);
 /// The snapshots that clients were shown lately, so that they can go on from where they are: a list's next page,
 /// a watch after a list. Snapshots share what did not change, so one costs what changed since.
 #[derive(Debug, Default)]
-pub(super) struct History {
-    shown: Mutex<VecDeque<(Instant, Snapshot)>>,
+pub(super) struct SnapshotHistory {
+    shown: Mutex<VecDeque<(Instant, StatusSnapshot)>>,
 }
 
-impl History {
+impl SnapshotHistory {
     /// Notes what a client is shown.
-    pub fn note(&self, snapshot: &Snapshot) {
+    pub fn note(&self, snapshot: &StatusSnapshot) {
         let now = Instant::now();
         let mut shown = self.shown.lock();
         while shown.front().is_some_and(|(at, _)| now.duration_since(*at) > KEPT) || shown.len() >= MOST {
@@ -34,7 +34,7 @@ impl History {
     }
 
     /// The newest snapshot that is not newer than a version; `None` if that is too long ago.
-    pub fn since(&self, version: u64) -> Option<Snapshot> {
+    pub fn since(&self, version: u64) -> Option<StatusSnapshot> {
         let shown = self.shown.lock();
         let found = shown.iter().rev().find(|(_, snapshot)| snapshot.resource_version <= version);
         found.map(|(_, snapshot)| snapshot.clone())
@@ -51,10 +51,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_shown_is_kept_for_a_while() {
         let (_, store) = Reporter::new(source_id(), at(0));
-        let snapshot = |version| Snapshot { resource_version: version, ..store.borrow().clone() };
-        let since =
-            |history: &History, version| history.since(version).map(|snapshot| snapshot.resource_version);
-        let history = History::default();
+        let snapshot = |version| StatusSnapshot { resource_version: version, ..store.borrow().clone() };
+        let since = |history: &SnapshotHistory, version| {
+            history.since(version).map(|snapshot| snapshot.resource_version)
+        };
+        let history = SnapshotHistory::default();
         assert_eq!(since(&history, 9), None);
         for version in [3, 5, 4, 5] {
             history.note(&snapshot(version));

@@ -17,25 +17,25 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
-use crate::fleet::Logs;
-use crate::report::{Kind, Snapshot};
-use crate::resource::{API_VERSION, Content, Desired, Digest, ObjectKey, Problem, Reason};
-use crate::source::Wishes;
-use crate::wire::{Log, LogPage};
+use crate::fleet::ServerLogs;
+use crate::report::{ObjectKind, StatusSnapshot};
+use crate::resource::{API_VERSION, Desired, Digest, ObjectKey, Problem, Reason, SkillContent};
+use crate::source::SourceControl;
+use crate::wire::{LogPage, ServerLog};
 
 /// What only the commands are told, over the socket: what servers log may hold anything.
 #[derive(Clone)]
-pub struct Local {
+pub struct LocalApi {
     /// What is told of everything.
-    pub store: watch::Receiver<Snapshot>,
+    pub store: watch::Receiver<StatusSnapshot>,
     /// What is declared.
     pub declared: watch::Receiver<Arc<Desired>>,
     /// What servers log.
-    pub logs: Logs,
+    pub logs: ServerLogs,
     /// What they offer.
     pub catalog: Catalog,
     /// What may be asked of a directory that is watched.
-    pub wishes: Option<Wishes>,
+    pub wishes: Option<SourceControl>,
     /// Ends what goes on.
     pub stop: CancellationToken,
 }
@@ -43,7 +43,7 @@ pub struct Local {
 /// Where it is said that an empty directory is meant, with POST.
 pub const PRUNE_EMPTY: &str = "/prune-empty";
 
-/// Where a look at the skills is asked for, with POST; the answer is a list of [`Reloaded`].
+/// Where a look at the skills is asked for, with POST; the answer is a list of [`SkillReload`].
 pub const RELOAD_SKILLS: &str = "/reload-skills";
 
 /// Where a look at the files is asked for, with POST; the answer comes when the status API tells of what they hold.
@@ -51,7 +51,7 @@ pub const LOOK: &str = "/look";
 
 /// What a look at a skill found.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Reloaded {
+pub struct SkillReload {
     /// The skill's.
     pub namespace: String,
     /// The skill's.
@@ -59,12 +59,12 @@ pub struct Reloaded {
     /// Whether it holds something else than before.
     pub changed: bool,
     /// Why it is not accepted.
-    pub problem: Option<Told>,
+    pub problem: Option<ProblemText>,
 }
 
 /// A problem, as it is told.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Told {
+pub struct ProblemText {
     /// The word for it.
     pub reason: Reason,
     /// What failed and what to do.
@@ -73,7 +73,7 @@ pub struct Told {
 
 /// Below a server: `log` (JSON lines; `follow=true`, `tailLines=N`; `gone` when its object is) and `tools` (what agents see of it); and
 /// [`LOOK`], [`PRUNE_EMPTY`] and [`RELOAD_SKILLS`].
-pub fn local_routes(local: Local) -> Router {
+pub fn local_routes(local: LocalApi) -> Router {
     let server = format!("/apis/{API_VERSION}/namespaces/{{namespace}}/mcpservers/{{name}}");
     Router::new()
         .route(&format!("{server}/log"), get(log))
@@ -92,7 +92,7 @@ struct Asked {
 }
 
 async fn log(
-    State(local): State<Local>,
+    State(local): State<LocalApi>,
     Path((namespace, name)): Path<(String, String)>,
     Query(asked): Query<Asked>,
 ) -> Response {
@@ -112,7 +112,7 @@ async fn log(
     ([(CONTENT_TYPE, "application/jsonl")], Body::from_stream(lines)).into_response()
 }
 
-async fn prune_empty(State(local): State<Local>) -> StatusCode {
+async fn prune_empty(State(local): State<LocalApi>) -> StatusCode {
     local.wishes.map_or(StatusCode::NOT_FOUND, |wishes| {
         wishes.confirm_removal();
         StatusCode::ACCEPTED
@@ -120,7 +120,7 @@ async fn prune_empty(State(local): State<Local>) -> StatusCode {
 }
 
 /// Looks at all files. An API server tells every change by itself: there nothing has to be looked at.
-async fn look(State(mut local): State<Local>) -> StatusCode {
+async fn look(State(mut local): State<LocalApi>) -> StatusCode {
     let told = async {
         if let Some(wishes) = &local.wishes {
             let number = wishes.look().await.number;
@@ -136,30 +136,30 @@ async fn look(State(mut local): State<Local>) -> StatusCode {
 
 /// Looks at all skills, and tells of each what is another now. An API server tells every change by itself, so there
 /// this only tells how things are.
-async fn reload_skills(State(local): State<Local>) -> Response {
+async fn reload_skills(State(local): State<LocalApi>) -> Response {
     let before = Arc::clone(&local.declared.borrow());
     let after = match &local.wishes {
         Some(wishes) => local.stop.run_until_cancelled(wishes.look()).await,
         None => Some(before.clone()),
     };
     let Some(after) = after else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
-    let digest = |content: Option<&Content>| Some(content?.as_ref().ok()?.digest());
+    let digest = |content: Option<&SkillContent>| Some(content?.as_ref().ok()?.digest());
     let reloaded = after.skills.iter().map(|(key, skill)| {
         let (was, is) = (before.contents.get(key), after.contents.get(key));
         let problem = skill.refused.as_ref().or_else(|| is?.as_ref().err());
-        Reloaded {
+        SkillReload {
             namespace: key.namespace.to_string(),
             name: key.name.to_string(),
             changed: digest(was) != digest(is),
             problem: problem
-                .map(|Problem { reason, message }| Told { reason: *reason, message: message.clone() }),
+                .map(|Problem { reason, message }| ProblemText { reason: *reason, message: message.clone() }),
         }
     });
     Json(reloaded.collect::<Vec<_>>()).into_response()
 }
 
 /// What agents see of a server's tools now: its own names of them, and digests of what it says of each.
-async fn tools(State(local): State<Local>, Path((namespace, name)): Path<(String, String)>) -> Response {
+async fn tools(State(local): State<LocalApi>, Path((namespace, name)): Path<(String, String)>) -> Response {
     let key = ObjectKey::new(namespace, name);
     if !local.store.borrow().servers.contains_key(&key) {
         return no_server(&key);
@@ -171,14 +171,14 @@ async fn tools(State(local): State<Local>, Path((namespace, name)): Path<(String
 }
 
 fn no_server(key: &ObjectKey) -> Response {
-    let message = format!("there is no {} {key}", Kind::McpServer.name());
+    let message = format!("there is no {} {key}", ObjectKind::McpServer.name());
     (StatusCode::NOT_FOUND, Json(json!({ "message": message }))).into_response()
 }
 
 /// Waits until an object is no longer declared; another one may have its name then.
-async fn gone(store: &mut watch::Receiver<Snapshot>, key: &ObjectKey, uid: &Arc<str>) {
+async fn gone(store: &mut watch::Receiver<StatusSnapshot>, key: &ObjectKey, uid: &Arc<str>) {
     let is_gone =
-        |store: &Snapshot| store.servers.get(key).is_none_or(|server| server.declared.meta.uid != *uid);
+        |store: &StatusSnapshot| store.servers.get(key).is_none_or(|server| server.declared.meta.uid != *uid);
     if store.wait_for(is_gone).await.is_err() {
         // The end of evenkeel is another matter.
         std::future::pending::<()>().await;
@@ -187,10 +187,10 @@ async fn gone(store: &mut watch::Receiver<Snapshot>, key: &ObjectKey, uid: &Arc<
 
 /// Reads a log only as fast as its reader takes it.
 struct Reader {
-    local: Local,
+    local: LocalApi,
     key: ObjectKey,
     uid: Arc<str>,
-    log: Log,
+    log: ServerLog,
     next: u64,
     /// What was there when it was asked for, unless what comes is wanted too: a flood has no end of its own.
     end: Option<u64>,

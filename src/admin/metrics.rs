@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use super::app::App;
-use crate::report::{Snapshot, condition};
+use crate::report::{StatusSnapshot, condition};
 use crate::resource::ConditionType;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -34,13 +34,13 @@ async fn metrics(State(app): State<App>) -> Response {
 
 /// Registers what the store tells: the build, servers and skills by condition, faults of the source.
 /// `docs/metrics.md` lists every name.
-pub fn register(registry: &mut Registry, store: watch::Receiver<Snapshot>) {
+pub fn register(registry: &mut Registry, store: watch::Receiver<StatusSnapshot>) {
     registry.register_collector(Box::new(Stored(store)));
 }
 
 /// Counted when it is asked for, so that it cannot drift from the store.
 #[derive(Debug)]
-struct Stored(watch::Receiver<Snapshot>);
+struct Stored(watch::Receiver<StatusSnapshot>);
 
 impl Collector for Stored {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {

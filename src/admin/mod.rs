@@ -22,27 +22,27 @@ use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 
-use self::answer::Refusal;
+use self::answer::ErrorResponse;
 use self::app::App;
 use crate::net::Authorization;
 
-pub use app::Sources;
-pub use declared::{DECLARED, InForce, Object as Declaration, declared};
-pub use local::{LOOK, Local, PRUNE_EMPTY, RELOAD_SKILLS, Reloaded, local_routes};
+pub use app::ApiState;
+pub use declared::{DECLARED, DeclaredParts as Declaration, DeclaredState, declared};
+pub use local::{LOOK, LocalApi, PRUNE_EMPTY, RELOAD_SKILLS, SkillReload, local_routes};
 pub use metrics::register;
 pub use serve::{serve, serve_local, serve_secured};
 pub use tls::{Certificate, CertificateError};
 
 /// Everything: the status API, health and metrics, for the address of `--admin`. Everyone who is admitted may read; who
 /// may ask for work is checked for each request.
-pub fn status_api(sources: Sources, authorization: Authorization) -> Router {
+pub fn status_api(sources: ApiState, authorization: Authorization) -> Router {
     everything()
         .layer(from_fn_with_state(authorization.clone(), admit))
         .with_state(App::new(sources, authorization))
 }
 
 /// The same for the socket in the state directory: whoever can open that is the owner.
-pub fn local_api(sources: Sources) -> Router {
+pub fn local_api(sources: ApiState) -> Router {
     everything().with_state(App::new(sources, Authorization::unchecked()))
 }
 
@@ -51,7 +51,7 @@ fn everything() -> Router<App> {
 }
 
 /// Health and metrics alone, for the address of `--probes`: no host check, since a kubelet asks by address.
-pub fn probes(sources: Sources) -> Router {
+pub fn probes(sources: ApiState) -> Router {
     let app = App::new(sources, Authorization::unchecked());
     health::routes().merge(metrics::routes()).with_state(app)
 }
@@ -60,6 +60,6 @@ pub fn probes(sources: Sources) -> Router {
 async fn admit(State(authorization): State<Authorization>, request: Request, next: Next) -> Response {
     match authorization.admit(request.headers()) {
         Ok(()) => next.run(request).await,
-        Err(denied) => Refusal::from(denied).into_response(),
+        Err(denied) => ErrorResponse::from(denied).into_response(),
     }
 }

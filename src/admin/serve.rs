@@ -18,7 +18,7 @@ pub async fn serve_secured(
     router: Router,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let listener = Patient(tls::Both { listener, certificate });
+    let listener = Patient(tls::TlsOrPlainListener { listener, certificate });
     end(axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned()), stop).await
 }
 

@@ -11,13 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::fleet::{Observation, Phase};
-use crate::net::{Allowed, Token};
-use crate::report::Snapshot;
+use crate::net::{AllowedHosts, BearerToken};
+use crate::report::StatusSnapshot;
 use crate::report::testing::seen;
-use crate::report::{Inputs, Reporter};
+use crate::report::{Reporter, ReporterInputs};
 use crate::resource::testing::{at, declared, key, server_spec, source_id};
 use crate::resource::{Desired, ObjectKey, Problem, Reason, SourceState};
-use crate::skills::{Standings, Written};
+use crate::skills::{SkillStates, SyncResults};
 use crate::source::requests;
 
 mod kubernetes;
@@ -27,7 +27,7 @@ const TOKEN: &str = "a-token";
 /// A status API over real sockets, with a reporter behind it.
 struct Rig {
     address: std::net::SocketAddr,
-    store: watch::Receiver<Snapshot>,
+    store: watch::Receiver<StatusSnapshot>,
     declare: watch::Sender<Arc<Desired>>,
     observe: mpsc::UnboundedSender<Observation>,
     stop: CancellationToken,
@@ -39,13 +39,16 @@ impl Rig {
         let (reporter, store) = Reporter::new(source_id(), at(0));
         let (declare, desired) = watch::channel(Arc::new(Desired::default()));
         let (observe, observations) = mpsc::unbounded_channel();
-        let (catalog, _, _) =
-            crate::catalog::catalog(None, crate::catalog::KeptNames::default(), mpsc::unbounded_channel().0);
+        let (catalog, _, _) = crate::catalog::catalog(
+            None,
+            crate::catalog::ReservedNames::default(),
+            mpsc::unbounded_channel().0,
+        );
         let stop = CancellationToken::new();
         let mut registry = Registry::with_prefix("evenkeel");
         register(&mut registry, store.clone());
         let (requests, desired, stage) = requests(desired, stop.clone());
-        let sources = Sources {
+        let sources = ApiState {
             store: store.clone(),
             agents_wait: watch::channel(None).1,
             metrics: Arc::new(registry),
@@ -53,19 +56,21 @@ impl Rig {
             to_change: "edit the files in /fleet".into(),
             stop: stop.clone(),
         };
-        let router =
-            status_api(sources, Authorization::new(Allowed::default()).with_token(Token::new(TOKEN.into())));
+        let router = status_api(
+            sources,
+            Authorization::new(AllowedHosts::default()).with_token(BearerToken::new(TOKEN.into())),
+        );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(stage);
         tasks.spawn(reporter.run(
-            Inputs {
+            ReporterInputs {
                 desired,
                 observations,
                 catalog,
-                skills: watch::channel(Standings::default()).1,
-                written: watch::channel(Written::default()).1,
+                skills: watch::channel(SkillStates::default()).1,
+                written: watch::channel(SyncResults::default()).1,
             },
             stop.clone(),
         ));
@@ -74,7 +79,7 @@ impl Rig {
         Self { address, store, declare, observe, stop, tasks }
     }
 
-    async fn told(&mut self, what: impl FnMut(&Snapshot) -> bool) {
+    async fn told(&mut self, what: impl FnMut(&StatusSnapshot) -> bool) {
         self.store.wait_for(what).await.unwrap();
     }
 
@@ -293,7 +298,7 @@ async fn probes_serve_health_and_metrics_alone_to_anyone() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let sources = Sources {
+    let sources = ApiState {
         store: store.clone(),
         agents_wait: watch::channel(None).1,
         metrics: Arc::default(),

@@ -58,21 +58,21 @@ impl Certificate {
 }
 
 /// A listener that takes both.
-pub(super) struct Both {
+pub(super) struct TlsOrPlainListener {
     pub listener: TcpListener,
     pub certificate: Certificate,
 }
 
-impl Listener for Both {
-    type Io = Connection;
+impl Listener for TlsOrPlainListener {
+    type Io = TlsOrPlainStream;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
+    async fn accept(&mut self) -> (TlsOrPlainStream, SocketAddr) {
         let (stream, address) = Listener::accept(&mut self.listener).await;
         if let Err(error) = stream.set_nodelay(true) {
             tracing::trace!(%error, "TCP_NODELAY");
         }
-        (Connection::New(Some(stream), self.certificate.acceptor.clone()), address)
+        (TlsOrPlainStream::New(Some(stream), self.certificate.acceptor.clone()), address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -82,14 +82,14 @@ impl Listener for Both {
 
 /// A connection, whose first byte says what it is. The handshake is made by whoever reads first, so that a
 /// client that dawdles holds up only itself.
-pub(super) enum Connection {
+pub(super) enum TlsOrPlainStream {
     New(Option<TcpStream>, TlsAcceptor),
     Handshake(Box<Accept<TcpStream>>),
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Connection {
+impl TlsOrPlainStream {
     /// Waits until it is known what it is.
     fn poll_known(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
@@ -129,7 +129,7 @@ trait Io: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
 
-impl AsyncRead for Connection {
+impl AsyncRead for TlsOrPlainStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -139,7 +139,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for TlsOrPlainStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(ready!(self.poll_io(cx))?).poll_write(cx, bytes)
     }

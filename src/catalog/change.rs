@@ -4,19 +4,19 @@ use std::collections::BTreeSet;
 
 use imbl::{OrdMap, OrdSet};
 
-use super::kept::{KeptNames, Until};
 use super::names::NameId;
+use super::reserved_names::{ReservedNames, ReservedUntil};
 use crate::resource::ObjectKey;
 
 /// Which servers would have a name without a tail if it were not another's.
 pub(super) type Waiting = OrdMap<NameId, OrdSet<ObjectKey>>;
 
 /// A change of one server's names under way: what it goes by, and what it touched.
-pub(super) struct Change<'a> {
-    pub(super) kept: &'a mut KeptNames,
+pub(super) struct ServerChange<'a> {
+    pub(super) kept: &'a mut ReservedNames,
     pub(super) waiting: &'a mut Waiting,
     /// How long a name is kept that the server lists no more.
-    pub(super) until: Until,
+    pub(super) until: ReservedUntil,
     /// A server that may want the same names and has to be waited for.
     pub(super) awaited: Option<&'a ObjectKey>,
     /// Servers of which an item got another name, or may be told otherwise why it has not.
@@ -25,7 +25,7 @@ pub(super) struct Change<'a> {
     pub(super) listed: bool,
 }
 
-impl Change<'_> {
+impl ServerChange<'_> {
     pub(super) fn wait(&mut self, name: NameId, server: &ObjectKey) {
         self.waiting.entry(name).or_default().insert(server.clone());
         self.touched.insert(server.clone());

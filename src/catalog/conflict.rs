@@ -1,14 +1,14 @@
 use crate::resource::ObjectKey;
 use crate::upstream::ViewName;
-use crate::wire::List;
+use crate::wire::ListKind;
 
 /// An item that carries a hash tail because another has the name it would have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Conflict {
+pub struct NameConflict {
     /// The view in which it is listed.
     pub view: ViewName,
     /// The list that it is in.
-    pub list: List,
+    pub list: ListKind,
     /// The server's own name of it.
     pub name: String,
     /// The name it would have.
@@ -18,12 +18,12 @@ pub struct Conflict {
     /// The server that the wanted name is of.
     pub holder: ObjectKey,
     /// How.
-    pub holding: Holding,
+    pub holding: NameHolder,
 }
 
 /// How a name is a server's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Holding {
+pub enum NameHolder {
     /// It lists an item by it, or is declared and did so when it was attached last.
     Has,
     /// It is declared no more: the name is kept for an hour.

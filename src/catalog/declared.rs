@@ -9,7 +9,7 @@ use crate::resource::ObjectKey;
 
 /// The part of a declaration that the catalog needs, attached or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Declaration {
+pub struct CatalogDeclaration {
     /// When it was created: of two servers that want one name nobody had before, the first created gets it.
     pub created: Timestamp,
     /// Its prefix; `None` if it is not to be attached.
@@ -22,7 +22,7 @@ pub(super) type Rank = (Option<Timestamp>, ObjectKey);
 /// The declared servers. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct DeclaredServers {
-    servers: OrdMap<ObjectKey, Declaration>,
+    servers: OrdMap<ObjectKey, CatalogDeclaration>,
     /// By namespace and prefix, until every server was attached or failed once.
     starting: OrdMap<(Arc<str>, Arc<str>), OrdSet<Rank>>,
     settled: bool,
@@ -30,7 +30,7 @@ pub(super) struct DeclaredServers {
 
 impl DeclaredServers {
     /// Takes up a declaration, in place of the last one of this server.
-    pub(super) fn insert(&mut self, key: &ObjectKey, declaration: Declaration) {
+    pub(super) fn insert(&mut self, key: &ObjectKey, declaration: CatalogDeclaration) {
         self.remove(key);
         if let Some(prefix) = declaration.prefix.clone().filter(|_| !self.settled) {
             let same = self.starting.entry((key.namespace.clone(), prefix)).or_default();
@@ -40,7 +40,7 @@ impl DeclaredServers {
     }
 
     pub(super) fn remove(&mut self, key: &ObjectKey) {
-        let Some(Declaration { created, prefix }) = self.servers.remove(key) else { return };
+        let Some(CatalogDeclaration { created, prefix }) = self.servers.remove(key) else { return };
         if let Some(prefix) = prefix
             && let Some(same) = self.starting.get_mut(&(key.namespace.clone(), prefix))
         {
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn names_wait_for_older_servers_of_the_same_prefix_until_the_start_is_over() {
         let key = |name: &str| ObjectKey::new("default", name);
-        let declaration = |second, prefix: Option<&str>| Declaration {
+        let declaration = |second, prefix: Option<&str>| CatalogDeclaration {
             created: Timestamp::from_second(second).unwrap(),
             prefix: prefix.map(Arc::from),
         };

@@ -5,14 +5,14 @@ use std::time::Duration;
 use imbl::OrdMap;
 use tokio::time::Instant;
 
-use super::change::{Change, Waiting};
-use super::conflict::Conflict;
-use super::declared::{Declaration, DeclaredServers};
-use super::kept::{KEPT_FOR, KeptNames, OwnName, Until};
+use super::change::{ServerChange, Waiting};
+use super::conflict::NameConflict;
+use super::declared::{CatalogDeclaration, DeclaredServers};
+use super::reserved_names::{KEPT_FOR, ReservedName, ReservedNames, ReservedUntil};
 use super::{Route, Table, View};
 use crate::resource::{ObjectKey, Problem, Reason};
 use crate::upstream::{Section, ViewName};
-use crate::wire::List;
+use crate::wire::ListKind;
 
 #[cfg(test)]
 mod tests;
@@ -32,17 +32,17 @@ pub struct Generation {
     namespaces: OrdMap<Arc<str>, View>,
     /// As many namespaces as this are looked through for those that are long gone.
     many: usize,
-    conflicts: OrdMap<ObjectKey, Arc<[Conflict]>>,
+    conflicts: OrdMap<ObjectKey, Arc<[NameConflict]>>,
     declared: DeclaredServers,
-    kept: KeptNames,
+    kept: ReservedNames,
     waiting: Waiting,
 }
 
 /// One step from a generation to the next.
 #[derive(Clone, Debug)]
-pub enum Step {
+pub enum CatalogUpdate {
     /// A server is declared: names are kept for it whether it is attached or not.
-    Declare(ObjectKey, Declaration),
+    Declare(ObjectKey, CatalogDeclaration),
     /// A server is declared no more: its names are kept for an hour.
     Remove(ObjectKey),
     /// Everything that is declared was told once: what names are kept for and was not is declared no more.
@@ -57,7 +57,7 @@ pub enum Step {
 
 impl Generation {
     /// The first generation: nothing, and the names that are kept. In the home namespace names carry no namespace.
-    pub fn new(home: Option<Arc<str>>, kept: KeptNames, now: Instant) -> Self {
+    pub fn new(home: Option<Arc<str>>, kept: ReservedNames, now: Instant) -> Self {
         Self {
             number: 0,
             made_at: now,
@@ -77,27 +77,30 @@ impl Generation {
     /// Of servers that are published in the same step the one that was created first gets names first. The number
     /// grows if agents may see a change.
     #[must_use]
-    pub fn after(&self, steps: impl IntoIterator<Item = Step>, now: Instant) -> Self {
+    pub fn after(&self, steps: impl IntoIterator<Item = CatalogUpdate>, now: Instant) -> Self {
         let mut next = self.clone();
         next.number += 1;
         next.made_at = now;
         let (mut seen, mut published) = (next.expire(), BTreeMap::new());
         let mut settled = false;
         for step in steps {
-            seen |= matches!(step, Step::Publish(_) | Step::Withdraw(..) | Step::Settle);
+            seen |= matches!(
+                step,
+                CatalogUpdate::Publish(_) | CatalogUpdate::Withdraw(..) | CatalogUpdate::Settle
+            );
             match step {
-                Step::Declare(key, declaration) => {
+                CatalogUpdate::Declare(key, declaration) => {
                     next.declared.insert(&key, declaration);
-                    next.kept.keep_all(&key, Until::Removed);
+                    next.kept.keep_all(&key, ReservedUntil::Removed);
                     next.touch_waiting(&key);
                 }
-                Step::Remove(key) => next.remove(&key),
-                Step::Complete => next.complete(),
-                Step::Withdraw(key, problem) => next.withdraw(&key, &problem),
-                Step::Publish(section) => {
+                CatalogUpdate::Remove(key) => next.remove(&key),
+                CatalogUpdate::Complete => next.complete(),
+                CatalogUpdate::Withdraw(key, problem) => next.withdraw(&key, &problem),
+                CatalogUpdate::Publish(section) => {
                     published.insert(next.declared.rank(&section.key), section);
                 }
-                Step::Settle => settled = true,
+                CatalogUpdate::Settle => settled = true,
             }
         }
         for section in published.into_values() {
@@ -120,12 +123,12 @@ impl Generation {
     }
 
     /// Lists the names that are a server's, listed or kept, each with how long it is kept once it is not listed.
-    pub fn names_of(&self, key: &ObjectKey) -> Vec<(OwnName, Until)> {
+    pub fn names_of(&self, key: &ObjectKey) -> Vec<(ReservedName, ReservedUntil)> {
         let mut names: Vec<_> = self.kept.of(key).collect();
         if let Some(section) = self.sections.get(key) {
             for view in [ViewName::Everything, ViewName::Namespace(key.namespace.clone())] {
                 let listed = self.view(&view).names_of(section).into_iter();
-                names.extend(listed.map(|own| (own, Until::Removed)));
+                names.extend(listed.map(|own| (own, ReservedUntil::Removed)));
             }
         }
         names
@@ -156,12 +159,12 @@ impl Generation {
     }
 
     /// The items of a server that have another name than they would have alone.
-    pub fn conflicts(&self, key: &ObjectKey) -> &[Conflict] {
+    pub fn conflicts(&self, key: &ObjectKey) -> &[NameConflict] {
         self.conflicts.get(key).map_or(&[], |conflicts| conflicts)
     }
 
     /// All servers with such items.
-    pub fn conflicting(&self) -> &OrdMap<ObjectKey, Arc<[Conflict]>> {
+    pub fn conflicting(&self) -> &OrdMap<ObjectKey, Arc<[NameConflict]>> {
         &self.conflicts
     }
 
@@ -175,12 +178,14 @@ impl Generation {
         }
         let dropped = Problem::new(Reason::Removed, format!("server {} no longer offers it", section.key));
         let same_names = before.as_ref().is_some_and(|before| before.prefix == section.prefix);
-        for list in List::ALL {
+        for list in ListKind::ALL {
             let offered = section.lists.of(list).iter();
             let routes: BTreeMap<&str, Arc<Route>> =
                 offered.map(|item| (&**item.name(), Arc::new(Route::new(section, item)))).collect();
             let until = match &before {
-                Some(before) if before.prefix != section.prefix => Until::GivenUp(self.made_at + KEPT_FOR),
+                Some(before) if before.prefix != section.prefix => {
+                    ReservedUntil::GivenUp(self.made_at + KEPT_FOR)
+                }
                 _ => self.until(&section.key),
             };
             self.change(&section.key, list, until, |table, change| {
@@ -211,7 +216,7 @@ impl Generation {
     /// Offers again what a server lists: a name that it waits for may be free.
     fn offer_again(&mut self, key: &ObjectKey) {
         let Some(section) = self.sections.get(key).cloned() else { return };
-        for list in List::ALL {
+        for list in ListKind::ALL {
             let items = section.lists.of(list).iter();
             let routes: Vec<_> = items.map(|item| Arc::new(Route::new(&section, item))).collect();
             self.change(key, list, self.until(key), |table, change| {
@@ -226,7 +231,7 @@ impl Generation {
         let Some(section) = self.sections.remove(key) else {
             return;
         };
-        for list in List::ALL {
+        for list in ListKind::ALL {
             self.change(key, list, self.until(key), |table, change| {
                 for item in section.lists.of(list) {
                     table.release(&section, item.name(), problem, change);
@@ -242,8 +247,12 @@ impl Generation {
     }
 
     /// Tells how long a name of a server is kept that it lists no more.
-    fn until(&self, key: &ObjectKey) -> Until {
-        if self.declared.contains(key) { Until::Removed } else { Until::Time(self.made_at + KEPT_FOR) }
+    fn until(&self, key: &ObjectKey) -> ReservedUntil {
+        if self.declared.contains(key) {
+            ReservedUntil::Removed
+        } else {
+            ReservedUntil::Time(self.made_at + KEPT_FOR)
+        }
     }
 
     fn complete(&mut self) {
@@ -272,7 +281,9 @@ impl Generation {
         if self.waiting.is_empty() {
             return;
         }
-        let waiting = |(own, _): (OwnName, Until)| self.waiting.get(&own.name).into_iter().flatten().cloned();
+        let waiting = |(own, _): (ReservedName, ReservedUntil)| {
+            self.waiting.get(&own.name).into_iter().flatten().cloned()
+        };
         let touched: BTreeSet<_> = self.kept.of(key).flat_map(waiting).collect();
         self.find_conflicts(touched);
     }
@@ -282,7 +293,7 @@ impl Generation {
     fn forget_namespaces(&mut self) {
         let gone = |view: &View| {
             let over = |at: Instant| self.made_at.saturating_duration_since(at) > REMEMBERED;
-            List::ALL
+            ListKind::ALL
                 .into_iter()
                 .all(|list| view.of(list).is_empty() && view.of(list).changed_at().is_none_or(over))
         };
@@ -299,12 +310,12 @@ impl Generation {
     fn change(
         &mut self,
         key: &ObjectKey,
-        list: List,
-        until: Until,
-        work: impl Fn(&mut Table, &mut Change<'_>),
+        list: ListKind,
+        until: ReservedUntil,
+        work: impl Fn(&mut Table, &mut ServerChange<'_>),
     ) {
         let awaited = self.awaited(key);
-        let mut change = Change {
+        let mut change = ServerChange {
             kept: &mut self.kept,
             waiting: &mut self.waiting,
             until,
@@ -338,7 +349,7 @@ impl Generation {
 
     fn find_conflicts(&mut self, servers: BTreeSet<ObjectKey>) {
         for server in servers {
-            let conflicts: Arc<[Conflict]> = self.conflicts_of(&server).into();
+            let conflicts: Arc<[NameConflict]> = self.conflicts_of(&server).into();
             if conflicts.is_empty() {
                 self.conflicts.remove(&server);
             } else {
@@ -347,7 +358,7 @@ impl Generation {
         }
     }
 
-    fn conflicts_of(&self, server: &ObjectKey) -> Vec<Conflict> {
+    fn conflicts_of(&self, server: &ObjectKey) -> Vec<NameConflict> {
         let Some(section) = self.sections.get(server) else {
             return Vec::new();
         };

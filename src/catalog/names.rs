@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::resource::{Digest, ObjectKey};
 use crate::upstream::ViewName;
-use crate::wire::List;
+use crate::wire::ListKind;
 
 /// The longest name that is made here: agents put prefixes of their own before it and cut at 64.
 const LONGEST: usize = 48;
@@ -15,17 +15,17 @@ const TAIL: usize = 6;
 
 /// An item of a server. Ordered by namespace, server and own name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Identity<'a> {
+pub(super) struct ItemId<'a> {
     pub(super) server: &'a ObjectKey,
     pub(super) name: &'a str,
 }
 
 /// How the names of one list of one server are made in one view.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Naming<'a> {
+pub(super) struct NameScheme<'a> {
     /// Tools and prompts have names. Resources and templates have URIs, which carry no prefix: answers and
     /// links hold them too.
-    pub(super) list: List,
+    pub(super) list: ListKind,
     /// The namespace, where it stands before the prefix.
     pub(super) namespace: Option<&'a str>,
     /// The declared prefix; empty for none.
@@ -48,20 +48,20 @@ impl NameId {
     }
 
     /// Makes the id of a name of this list in this view.
-    pub(super) fn of(view: &ViewName, list: List, name: &str) -> Self {
+    pub(super) fn of(view: &ViewName, list: ListKind, name: &str) -> Self {
         let namespace = view.namespace().map_or("", |namespace| &**namespace);
         Self(hash(&[namespace.as_bytes(), list.method().as_bytes(), name.as_bytes()]))
     }
 }
 
-impl Identity<'_> {
+impl ItemId<'_> {
     /// Digests the item's own name to 64 bits.
     pub(super) fn item(&self) -> u64 {
         hash(&[self.name.as_bytes()])
     }
 
     /// Makes the tail of the item's names. `number` gives another one, should two items have the same.
-    pub(super) fn tail(&self, number: u32) -> Tail {
+    pub(super) fn tail(&self, number: u32) -> HashSuffix {
         let Self { server, name } = self;
         let number = number.to_be_bytes();
         let hash = hash(&[server.namespace.as_bytes(), server.name.as_bytes(), name.as_bytes(), &number]);
@@ -72,15 +72,15 @@ impl Identity<'_> {
         };
         let middle = |byte| of(byte, b"0123456789abcdef");
         let (first, last) = (of(first, b"0123456789"), of(last, b"abcdef"));
-        Tail([first, middle(two), middle(three), middle(four), middle(five), last])
+        HashSuffix([first, middle(two), middle(three), middle(four), middle(five), last])
     }
 }
 
 /// A hash tail: a digit, hexadecimal digits, a letter from a to f.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tail([char; TAIL]);
+pub(super) struct HashSuffix([char; TAIL]);
 
-impl Naming<'_> {
+impl NameScheme<'_> {
     /// Makes the name without a tail. `None` if characters would have to be dropped, replaced or cut, since another item
     /// could have the same name then, and if it looks as if it had a tail: no bare name is equal to one with a tail.
     pub(super) fn bare<'a>(&self, name: &'a str) -> Option<Cow<'a, str>> {
@@ -98,7 +98,7 @@ impl Naming<'_> {
     }
 
     /// Makes the name with this tail.
-    pub(super) fn tailed(&self, name: &str, Tail(tail): Tail) -> String {
+    pub(super) fn tailed(&self, name: &str, HashSuffix(tail): HashSuffix) -> String {
         let mut tailed = if self.is_uri() {
             // A fragment names a part of the same thing.
             format!("{name}{}", if name.contains('#') { '-' } else { '#' })
@@ -116,7 +116,7 @@ impl Naming<'_> {
     }
 
     fn is_uri(&self) -> bool {
-        matches!(self.list, List::Resources | List::Templates)
+        matches!(self.list, ListKind::Resources | ListKind::Templates)
     }
 
     fn is_alone(&self) -> bool {
@@ -173,13 +173,13 @@ fn hash(parts: &[&[u8]]) -> u64 {
 mod tests {
     use super::*;
 
-    fn naming(namespace: Option<&'static str>, prefix: &'static str) -> Naming<'static> {
-        Naming { list: List::Tools, namespace, prefix }
+    fn naming(namespace: Option<&'static str>, prefix: &'static str) -> NameScheme<'static> {
+        NameScheme { list: ListKind::Tools, namespace, prefix }
     }
 
-    fn tailed(naming: Naming<'_>, tool: &str, number: u32) -> String {
+    fn tailed(naming: NameScheme<'_>, tool: &str, number: u32) -> String {
         let server = ObjectKey::new("default", "server");
-        naming.tailed(tool, Identity { server: &server, name: tool }.tail(number))
+        naming.tailed(tool, ItemId { server: &server, name: tool }.tail(number))
     }
 
     #[test]
@@ -236,10 +236,10 @@ mod tests {
     #[test]
     fn a_uri_stays_as_it_is_but_for_a_tail() {
         let server = ObjectKey::new("default", "server");
-        let naming = Naming { list: List::Resources, namespace: Some("team-a"), prefix: "p" };
+        let naming = NameScheme { list: ListKind::Resources, namespace: Some("team-a"), prefix: "p" };
         for (uri, start) in [("file:///a__b c", "file:///a__b c#"), ("a:b#c", "a:b#c-")] {
             assert_eq!(naming.bare(uri).as_deref(), Some(uri));
-            let tailed = naming.tailed(uri, Identity { server: &server, name: uri }.tail(0));
+            let tailed = naming.tailed(uri, ItemId { server: &server, name: uri }.tail(0));
             assert_eq!((&tailed[..start.len()], tailed.len()), (start, start.len() + TAIL));
             assert_eq!(naming.bare(&tailed), None, "it looks like one with a tail");
         }
@@ -248,9 +248,10 @@ mod tests {
     #[test]
     fn an_id_is_of_a_name_in_one_list_of_one_view() {
         let (everything, team) = (ViewName::Everything, ViewName::Namespace("team-a".into()));
-        let mut ids = vec![NameId::of(&everything, List::Tools, "a"), NameId::of(&team, List::Tools, "a")];
-        ids.extend(["b", "a\0"].map(|name| NameId::of(&everything, List::Tools, name)));
-        ids.push(NameId::of(&everything, List::Prompts, "a"));
+        let mut ids =
+            vec![NameId::of(&everything, ListKind::Tools, "a"), NameId::of(&team, ListKind::Tools, "a")];
+        ids.extend(["b", "a\0"].map(|name| NameId::of(&everything, ListKind::Tools, name)));
+        ids.push(NameId::of(&everything, ListKind::Prompts, "a"));
         ids.sort();
         ids.dedup();
         assert_eq!(ids.len(), 5);

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Declaration, Generation, KeptNames, OwnName, Step, Until};
+use super::{CatalogDeclaration, CatalogUpdate, Generation, ReservedName, ReservedNames, ReservedUntil};
 use crate::resource::{ObjectKey, Problem};
 use crate::upstream::Section;
 
@@ -48,11 +48,11 @@ struct Steps {
     /// Number of steps handed in so far.
     count: u64,
     /// Declarations of servers; `None` for one that is declared no more.
-    declared: BTreeMap<ObjectKey, Option<Declaration>>,
+    declared: BTreeMap<ObjectKey, Option<CatalogDeclaration>>,
     /// Everything that is declared was told once.
     complete: bool,
     /// The latest step of each server: what it had handed in before does not matter any more.
-    offered: BTreeMap<ObjectKey, Step>,
+    offered: BTreeMap<ObjectKey, CatalogUpdate>,
 }
 
 /// Makes one generation after another from what is handed in.
@@ -65,16 +65,16 @@ pub struct PublisherTask {
     settled: watch::Sender<bool>,
     /// Number of steps taken so far.
     taken: watch::Sender<u64>,
-    names: mpsc::UnboundedSender<NamesOf>,
+    names: mpsc::UnboundedSender<ServerNames>,
 }
 
 /// The names of one server, to be written down: they are kept over a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NamesOf {
+pub struct ServerNames {
     /// The server.
     pub server: ObjectKey,
     /// All that lead, or led, to one of its items, each with how long it is kept once it is not listed.
-    pub names: Vec<(OwnName, Until)>,
+    pub names: Vec<(ReservedName, ReservedUntil)>,
 }
 
 /// Makes a catalog in which these names are kept, the way into it, and the task that moves it on; the task is to be spawned.
@@ -82,8 +82,8 @@ pub struct NamesOf {
 /// In the home namespace names carry no namespace before the prefix. `names` is told of servers whose names changed.
 pub fn catalog(
     home: Option<Arc<str>>,
-    kept: KeptNames,
-    names: mpsc::UnboundedSender<NamesOf>,
+    kept: ReservedNames,
+    names: mpsc::UnboundedSender<ServerNames>,
 ) -> (Catalog, Publisher, PublisherTask) {
     let current = Arc::new(ArcSwap::from_pointee(Generation::new(home, kept, Instant::now())));
     let pending = Arc::new(Pending::default());
@@ -141,7 +141,7 @@ impl Catalog {
 
 impl Publisher {
     /// Says how a server is declared, attached or not; `None` if it is declared no more.
-    pub fn declare(&self, key: ObjectKey, declaration: Option<Declaration>) {
+    pub fn declare(&self, key: ObjectKey, declaration: Option<CatalogDeclaration>) {
         self.hand_in(|steps| {
             steps.declared.insert(key, declaration);
         });
@@ -155,14 +155,14 @@ impl Publisher {
     /// Puts a section in place of the server's last one.
     pub fn publish(&self, section: Arc<Section>) {
         self.hand_in(|steps| {
-            steps.offered.insert(section.key.clone(), Step::Publish(section));
+            steps.offered.insert(section.key.clone(), CatalogUpdate::Publish(section));
         });
     }
 
     /// Takes a server's section away; `why` is what callers of its tools are told from now on.
     pub fn withdraw(&self, key: ObjectKey, why: Problem) {
         self.hand_in(|steps| {
-            steps.offered.insert(key.clone(), Step::Withdraw(key, why));
+            steps.offered.insert(key.clone(), CatalogUpdate::Withdraw(key, why));
         });
     }
 
@@ -187,12 +187,12 @@ impl Steps {
         self.declared.keys().chain(self.offered.keys()).cloned().collect()
     }
 
-    fn into_steps(self) -> impl Iterator<Item = Step> {
+    fn into_steps(self) -> impl Iterator<Item = CatalogUpdate> {
         let declared = self.declared.into_iter().map(|(key, declaration)| match declaration {
-            Some(declaration) => Step::Declare(key, declaration),
-            None => Step::Remove(key),
+            Some(declaration) => CatalogUpdate::Declare(key, declaration),
+            None => CatalogUpdate::Remove(key),
         });
-        declared.chain(self.complete.then_some(Step::Complete)).chain(self.offered.into_values())
+        declared.chain(self.complete.then_some(CatalogUpdate::Complete)).chain(self.offered.into_values())
     }
 }
 
@@ -235,7 +235,7 @@ impl PublisherTask {
         let count = steps.count;
         let before = self.current.load_full();
         let now = Instant::now();
-        let settle = (settled && !*self.settled.borrow()).then_some(Step::Settle);
+        let settle = (settled && !*self.settled.borrow()).then_some(CatalogUpdate::Settle);
         let (mut servers, complete) = (steps.servers(), steps.complete);
         if servers.is_empty() && !complete && settle.is_none() && before.due().is_none_or(|due| due > now) {
             self.taken.send_replace(count);
@@ -257,7 +257,7 @@ impl PublisherTask {
         for server in servers {
             let names = next.names_of(&server);
             // Nobody writes it down: names are kept for this run.
-            let _ = self.names.send(NamesOf { server, names });
+            let _ = self.names.send(ServerNames { server, names });
         }
         next.number() != before.number()
     }
@@ -269,11 +269,11 @@ mod tests {
     use crate::catalog::testing::section;
     use crate::resource::Reason;
     use crate::upstream::ViewName;
-    use crate::wire::List;
+    use crate::wire::ListKind;
 
     fn started() -> (Catalog, Publisher, tokio_util::sync::DropGuard) {
         let names = mpsc::unbounded_channel().0;
-        let (catalog, publisher, task) = catalog(Some("default".into()), KeptNames::default(), names);
+        let (catalog, publisher, task) = catalog(Some("default".into()), ReservedNames::default(), names);
         let stop = CancellationToken::new();
         tokio::spawn(task.run(stop.clone()));
         (catalog, publisher, stop.drop_guard())
@@ -284,7 +284,7 @@ mod tests {
     }
 
     fn tools(catalog: &Catalog) -> usize {
-        catalog.load().view(&ViewName::Everything).of(List::Tools).len()
+        catalog.load().view(&ViewName::Everything).of(ListKind::Tools).len()
     }
 
     #[tokio::test(start_paused = true)]
@@ -326,7 +326,7 @@ mod tests {
         catalog.changes().changed().await.unwrap();
         let names = ["a_t", "b_t", "c_t"].map(|name| {
             let generation = catalog.load();
-            generation.view(&ViewName::Everything).of(List::Tools).route(name).is_some()
+            generation.view(&ViewName::Everything).of(ListKind::Tools).route(name).is_some()
         });
         assert_eq!((names, catalog.load().number()), ([false, true, true], 1));
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::names::{Identity, Tail};
+use super::names::{HashSuffix, ItemId};
 use crate::upstream::{Item, Section};
 use crate::wire::push_json_string;
 
@@ -12,13 +12,13 @@ pub struct Route {
     section: Arc<Section>,
     item: Item,
     /// Of its names, unless another item has the same.
-    tail: Tail,
+    tail: HashSuffix,
 }
 
 impl Route {
     /// The route of an item.
     pub(super) fn new(section: &Arc<Section>, item: &Item) -> Self {
-        let tail = Identity { server: &section.key, name: item.name() }.tail(0);
+        let tail = ItemId { server: &section.key, name: item.name() }.tail(0);
         Self { section: section.clone(), item: item.clone(), tail }
     }
 
@@ -56,12 +56,12 @@ impl Route {
     }
 
     /// Gives the tail of its names, made once for all views. `number` gives another one.
-    pub(super) fn tail(&self, number: u32) -> Tail {
+    pub(super) fn tail(&self, number: u32) -> HashSuffix {
         if number == 0 { self.tail } else { self.identity().tail(number) }
     }
 
-    pub(super) fn identity(&self) -> Identity<'_> {
-        Identity { server: &self.section.key, name: self.name() }
+    pub(super) fn identity(&self) -> ItemId<'_> {
+        ItemId { server: &self.section.key, name: self.name() }
     }
 }
 
@@ -69,7 +69,7 @@ impl Route {
 mod tests {
     use super::*;
     use crate::catalog::testing::section;
-    use crate::wire::List;
+    use crate::wire::ListKind;
 
     #[test]
     fn only_the_name_changes() {
@@ -83,7 +83,7 @@ mod tests {
             (r#"{"name":"b","x":[],"name":"a"}"#, r#""a""#, r#"{"name":"N","x":[]}"#),
         ] {
             let section = Arc::new(section("default", "s", "s", &[]));
-            let route = Route::new(&section, &Item::read(List::Tools, raw).unwrap());
+            let route = Route::new(&section, &Item::read(ListKind::Tools, raw).unwrap());
             let mut list = String::new();
             route.list_as("N", &mut list);
             assert_eq!(list, expected);

@@ -9,14 +9,14 @@ use bytes::Bytes;
 use imbl::OrdMap;
 use tokio::time::Instant;
 
-use super::change::Change;
-use super::conflict::{Conflict, Holding};
-use super::kept::{KeptNames, OwnName};
-use super::names::{Identity, NameId, Naming};
+use super::change::ServerChange;
+use super::conflict::{NameConflict, NameHolder};
+use super::names::{ItemId, NameId, NameScheme};
+use super::reserved_names::{ReservedName, ReservedNames};
 use super::route::Route;
 use crate::resource::{ObjectKey, Problem, Reason};
 use crate::upstream::{Item, Section, ViewName};
-use crate::wire::List;
+use crate::wire::ListKind;
 
 /// A list ends here and gives a cursor: generous, since some agents never ask for more.
 const PAGE_ITEMS: usize = 1_000;
@@ -29,28 +29,28 @@ const TAILS: u32 = 64;
 /// One list as agents see it at one path. Cheap to clone: generations share what did not change.
 #[derive(Clone, Debug)]
 pub struct Table {
-    list: List,
+    list: ListKind,
     view: ViewName,
     /// Where the namespace stands before the prefix: everywhere but in the home namespace.
-    qualified: Option<Home>,
+    qualified: Option<HomeNamespace>,
     /// What is listed, bare names and those with a tail.
     names: OrdMap<Arc<str>, Arc<Route>>,
     /// Every item under its name with a tail, listed or not.
     tailed: OrdMap<Arc<str>, Arc<Route>>,
-    gone: OrdMap<Arc<str>, (u64, Gone)>,
+    gone: OrdMap<Arc<str>, (u64, RemovedName)>,
     gone_by_age: OrdMap<u64, Arc<str>>,
     version: u64,
     changed_at: Option<Instant>,
     /// How the list begins, once somebody asked: all agents ask for the same.
-    first: Arc<OnceLock<Page>>,
+    first: Arc<OnceLock<ListPage>>,
 }
 
 /// The namespace whose names carry no namespace; `None` if there is none.
-pub(super) type Home = Option<Arc<str>>;
+pub(super) type HomeNamespace = Option<Arc<str>>;
 
 /// What a name was before it went.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gone {
+pub struct RemovedName {
     /// The server that it led to.
     pub server: ObjectKey,
     /// Why it went.
@@ -59,7 +59,7 @@ pub struct Gone {
 
 /// A part of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Page {
+pub struct ListPage {
     /// The JSON array.
     pub items: Bytes,
     /// Where the next part begins, if there is one.
@@ -69,11 +69,11 @@ pub struct Page {
 /// A cursor that was not given by a list.
 #[derive(Debug, thiserror::Error)]
 #[error("the cursor is not one that was given")]
-pub struct BadCursor;
+pub struct InvalidCursor;
 
 impl Table {
     /// An empty one.
-    pub(super) fn new(list: List, view: ViewName, qualified: Option<Home>) -> Self {
+    pub(super) fn new(list: ListKind, view: ViewName, qualified: Option<HomeNamespace>) -> Self {
         Self {
             list,
             view,
@@ -94,7 +94,7 @@ impl Table {
     }
 
     /// What a name led to that leads nowhere now.
-    pub fn gone(&self, name: &str) -> Option<&Gone> {
+    pub fn gone(&self, name: &str) -> Option<&RemovedName> {
         self.gone.get(name).map(|(_, gone)| gone)
     }
 
@@ -135,17 +135,17 @@ impl Table {
     }
 
     /// The list from the beginning or from a cursor, in the order of the names.
-    pub fn page(&self, cursor: Option<&str>) -> Result<Page, BadCursor> {
+    pub fn page(&self, cursor: Option<&str>) -> Result<ListPage, InvalidCursor> {
         let Some(cursor) = cursor else {
             return Ok(self.first.get_or_init(|| self.page_after(None)).clone());
         };
-        let name = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| BadCursor)?;
-        let name = String::from_utf8(name).map_err(|_| BadCursor)?;
+        let name = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| InvalidCursor)?;
+        let name = String::from_utf8(name).map_err(|_| InvalidCursor)?;
         Ok(self.page_after(Some(&name)))
     }
 
     /// The list from behind a name on, put together anew.
-    pub(super) fn page_after(&self, name: Option<&str>) -> Page {
+    pub(super) fn page_after(&self, name: Option<&str>) -> ListPage {
         let start = name.map_or(Bound::Unbounded, Bound::Excluded);
         let mut items = String::from("[");
         let mut last: Option<&str> = None;
@@ -153,7 +153,7 @@ impl Table {
             if let Some(last) = last {
                 if count >= PAGE_ITEMS || items.len() >= PAGE_BYTES {
                     items.push(']');
-                    return Page { items: items.into(), cursor: Some(URL_SAFE_NO_PAD.encode(last)) };
+                    return ListPage { items: items.into(), cursor: Some(URL_SAFE_NO_PAD.encode(last)) };
                 }
                 items.push(',');
             }
@@ -161,31 +161,31 @@ impl Table {
             last = Some(name);
         }
         items.push(']');
-        Page { items: items.into(), cursor: None }
+        ListPage { items: items.into(), cursor: None }
     }
 
     /// Lists the items of a server that have a tail because of another server. `awaited` is the one that had to be waited for.
     pub(super) fn conflicts(
         &self,
         section: &Section,
-        kept: &KeptNames,
+        kept: &ReservedNames,
         awaited: Option<&ObjectKey>,
-    ) -> Vec<Conflict> {
+    ) -> Vec<NameConflict> {
         let conflict = |item: &Item| {
-            let identity = Identity { server: &section.key, name: item.name() };
+            let identity = ItemId { server: &section.key, name: item.name() };
             let wanted = self.naming(section).bare(item.name())?;
             let holder = self.names.get(&*wanted);
             let (holder, holding) = if let Some(holder) = holder {
                 if holder.identity() == identity {
                     return None;
                 }
-                (&holder.section().key, Holding::Has)
+                (&holder.section().key, NameHolder::Has)
             } else if let Some(kept) = kept.get(NameId::of(&self.view, self.list, &wanted), identity) {
-                (kept.server, if kept.declared { Holding::Has } else { Holding::Had })
+                (kept.server, if kept.declared { NameHolder::Has } else { NameHolder::Had })
             } else {
-                (awaited?, Holding::MayHave)
+                (awaited?, NameHolder::MayHave)
             };
-            Some(Conflict {
+            Some(NameConflict {
                 view: self.view.clone(),
                 list: self.list,
                 name: item.name().to_string(),
@@ -199,11 +199,11 @@ impl Table {
     }
 
     /// Gives the names under which a server's items are listed.
-    pub(super) fn names_of(&self, section: &Section) -> impl Iterator<Item = OwnName> {
+    pub(super) fn names_of(&self, section: &Section) -> impl Iterator<Item = ReservedName> {
         section.lists.of(self.list).iter().filter_map(move |item| {
-            let identity = Identity { server: &section.key, name: item.name() };
+            let identity = ItemId { server: &section.key, name: item.name() };
             let name = self.listed(section, identity)?;
-            Some(OwnName { name: NameId::of(&self.view, self.list, &name), item: identity.item() })
+            Some(ReservedName { name: NameId::of(&self.view, self.list, &name), item: identity.item() })
         })
     }
 
@@ -212,7 +212,12 @@ impl Table {
     ///
     /// The name is the bare one if it is free: nobody has it, it is kept for nobody else, and no other server has to
     /// be waited for. Else it is the one with a tail.
-    pub(super) fn offer(&mut self, route: &Arc<Route>, before: bool, change: &mut Change<'_>) -> Arc<str> {
+    pub(super) fn offer(
+        &mut self,
+        route: &Arc<Route>,
+        before: bool,
+        change: &mut ServerChange<'_>,
+    ) -> Arc<str> {
         let (section, identity) = (route.section(), route.identity());
         let tailed = self.offer_tailed(route, before, change.kept);
         let mut name = tailed.clone();
@@ -255,9 +260,9 @@ impl Table {
         section: &Section,
         item: &str,
         problem: &Problem,
-        change: &mut Change<'_>,
+        change: &mut ServerChange<'_>,
     ) -> Option<String> {
-        let identity = Identity { server: &section.key, name: item };
+        let identity = ItemId { server: &section.key, name: item };
         let name = self.listed(section, identity)?;
         if let Some(bare) = self.naming(section).bare(item).filter(|bare| **bare != *name) {
             change.wait_no_longer(NameId::of(&self.view, self.list, &bare), identity.server);
@@ -276,20 +281,20 @@ impl Table {
         }
     }
 
-    fn unlist(&mut self, name: &str, identity: Identity<'_>, problem: &Problem, change: &mut Change<'_>) {
+    fn unlist(&mut self, name: &str, identity: ItemId<'_>, problem: &Problem, change: &mut ServerChange<'_>) {
         self.names.remove(name);
         change.listed = true;
         let id = NameId::of(&self.view, self.list, name);
-        change.kept.keep(identity.server, OwnName { name: id, item: identity.item() }, change.until);
+        change.kept.keep(identity.server, ReservedName { name: id, item: identity.item() }, change.until);
         change.touch_waiting(id);
         self.remember(name, identity.server, problem);
     }
 
-    fn is_free(&self, bare: &str, identity: Identity<'_>, change: &Change<'_>) -> bool {
+    fn is_free(&self, bare: &str, identity: ItemId<'_>, change: &ServerChange<'_>) -> bool {
         if let Some(holder) = self.names.get(bare) {
             return holder.identity() == identity;
         }
-        let waits = change.awaited.is_some() && matches!(self.list, List::Tools | List::Prompts);
+        let waits = change.awaited.is_some() && matches!(self.list, ListKind::Tools | ListKind::Prompts);
         if change.kept.is_empty() {
             return !waits;
         }
@@ -298,7 +303,7 @@ impl Table {
     }
 
     /// Makes an item reachable by its name with a tail; gives that.
-    fn offer_tailed(&mut self, route: &Arc<Route>, before: bool, kept: &KeptNames) -> Arc<str> {
+    fn offer_tailed(&mut self, route: &Arc<Route>, before: bool, kept: &ReservedNames) -> Arc<str> {
         let (section, identity) = (route.section(), route.identity());
         let own = if before { self.own_tailed(section, identity) } else { None };
         let free = |name: &str| {
@@ -322,7 +327,7 @@ impl Table {
     }
 
     /// Finds the name under which an item is listed.
-    fn listed(&self, section: &Section, identity: Identity<'_>) -> Option<String> {
+    fn listed(&self, section: &Section, identity: ItemId<'_>) -> Option<String> {
         let bare = self.naming(section).bare(identity.name);
         let own = |name: &&str| self.names.get(*name).is_some_and(|route| route.identity() == identity);
         bare.as_deref()
@@ -332,15 +337,15 @@ impl Table {
     }
 
     /// Finds the name with a tail that an item has.
-    fn own_tailed(&self, section: &Section, identity: Identity<'_>) -> Option<String> {
+    fn own_tailed(&self, section: &Section, identity: ItemId<'_>) -> Option<String> {
         let tails = (0..TAILS).map(|number| identity.tail(number));
         let mut names = tails.map(|tail| self.naming(section).tailed(identity.name, tail));
         names.find(|name| self.tailed.get(&**name).is_some_and(|route| route.identity() == identity))
     }
 
-    fn naming<'a>(&self, section: &'a Section) -> Naming<'a> {
+    fn naming<'a>(&self, section: &'a Section) -> NameScheme<'a> {
         let namespace = &section.key.namespace;
-        Naming {
+        NameScheme {
             list: self.list,
             namespace: match &self.qualified {
                 Some(home) if home.as_ref() != Some(namespace) => Some(namespace),
@@ -354,7 +359,7 @@ impl Table {
         let name: Arc<str> = name.into();
         self.forget(&name);
         let age = self.gone_by_age.get_max().map_or(0, |(age, _)| age + 1);
-        let gone = Gone { server: server.clone(), problem: problem.clone() };
+        let gone = RemovedName { server: server.clone(), problem: problem.clone() };
         self.gone.insert(name.clone(), (age, gone));
         self.gone_by_age.insert(age, name);
         if self.gone.len() > REMEMBERED

@@ -3,22 +3,22 @@
 use std::sync::Arc;
 
 use crate::resource::{ObjectKey, Problem, Reason};
-use crate::upstream::{AnsweredBy, Item, Lists, Refusal, Section, UpstreamControl};
-use crate::wire::List;
+use crate::upstream::{CallRefusal, Item, Responder, Section, ServerLists, UpstreamControl};
+use crate::wire::ListKind;
 
 /// A section of a server that has no connection.
 pub(super) fn section(namespace: &str, name: &str, prefix: &str, tools: &[&str]) -> Section {
     let key = ObjectKey::new(namespace, name);
     let problem = Problem::new(Reason::Connecting, "not there yet");
     Section {
-        answered_by: AnsweredBy::Server(
-            UpstreamControl::new(key.clone(), Refusal::Unavailable(problem)).handle().clone(),
+        answered_by: Responder::Server(
+            UpstreamControl::new(key.clone(), CallRefusal::Unavailable(problem)).handle().clone(),
         ),
         key,
         prefix: prefix.into(),
-        lists: Arc::new(Lists {
+        lists: Arc::new(ServerLists {
             tools: tools.iter().map(|tool| self::tool(tool, "")).collect(),
-            ..Lists::default()
+            ..ServerLists::default()
         }),
         resources: None,
         instructions: None,
@@ -29,5 +29,5 @@ pub(super) fn section(namespace: &str, name: &str, prefix: &str, tools: &[&str])
 /// A tool with a description.
 pub(super) fn tool(name: &str, description: &str) -> Item {
     let entry = serde_json::json!({ "name": name, "description": description }).to_string();
-    Item::read(List::Tools, &entry).unwrap()
+    Item::read(ListKind::Tools, &entry).unwrap()
 }

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::conflict::Conflict;
-use super::kept::{KeptNames, OwnName};
+use super::conflict::NameConflict;
 use super::names::has_tail;
+use super::reserved_names::{ReservedName, ReservedNames};
 use super::route::Route;
-use super::table::{Home, Table};
+use super::table::{HomeNamespace, Table};
 use super::template;
 use crate::resource::ObjectKey;
-use crate::upstream::{AnsweredBy, Section, ViewName};
-use crate::wire::List;
+use crate::upstream::{Responder, Section, ViewName};
+use crate::wire::ListKind;
 
 /// What agents see at one path. Cheap to clone: generations share what did not change.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ pub struct View {
 
 /// Where a request for a resource goes.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct ResourceRoute {
     /// The server.
     pub section: Arc<Section>,
     /// The server's own URI.
@@ -39,56 +39,56 @@ impl View {
     }
 
     /// The view of everything.
-    pub(super) fn everything(home: Home) -> Self {
+    pub(super) fn everything(home: HomeNamespace) -> Self {
         Self::new(ViewName::Everything, Some(home))
     }
 
-    fn new(name: ViewName, qualified: Option<Home>) -> Self {
-        let named = [List::Tools, List::Prompts, List::Resources];
+    fn new(name: ViewName, qualified: Option<HomeNamespace>) -> Self {
+        let named = [ListKind::Tools, ListKind::Prompts, ListKind::Resources];
         let [tools, prompts, resources] = named.map(|list| Table::new(list, name.clone(), qualified.clone()));
-        Self { tools, prompts, resources, templates: Table::new(List::Templates, name, qualified) }
+        Self { tools, prompts, resources, templates: Table::new(ListKind::Templates, name, qualified) }
     }
 
     /// One of the lists.
-    pub fn of(&self, list: List) -> &Table {
+    pub fn of(&self, list: ListKind) -> &Table {
         match list {
-            List::Tools => &self.tools,
-            List::Prompts => &self.prompts,
-            List::Resources => &self.resources,
-            List::Templates => &self.templates,
+            ListKind::Tools => &self.tools,
+            ListKind::Prompts => &self.prompts,
+            ListKind::Resources => &self.resources,
+            ListKind::Templates => &self.templates,
         }
     }
 
-    pub(super) fn of_mut(&mut self, list: List) -> &mut Table {
+    pub(super) fn of_mut(&mut self, list: ListKind) -> &mut Table {
         match list {
-            List::Tools => &mut self.tools,
-            List::Prompts => &mut self.prompts,
-            List::Resources => &mut self.resources,
-            List::Templates => &mut self.templates,
+            ListKind::Tools => &mut self.tools,
+            ListKind::Prompts => &mut self.prompts,
+            ListKind::Resources => &mut self.resources,
+            ListKind::Templates => &mut self.templates,
         }
     }
 
     /// The number of the generation in which something last changed that this list's notice tells of.
-    pub fn version(&self, list: List) -> u64 {
+    pub fn version(&self, list: ListKind) -> u64 {
         match list.told_as() {
-            List::Resources => self.resources.version().max(self.templates.version()),
+            ListKind::Resources => self.resources.version().max(self.templates.version()),
             list => self.of(list).version(),
         }
     }
 
     /// When that was; `None` if there never was a change.
-    pub fn changed_at(&self, list: List) -> Option<Instant> {
+    pub fn changed_at(&self, list: ListKind) -> Option<Instant> {
         match list.told_as() {
-            List::Resources => self.resources.changed_at().max(self.templates.changed_at()),
+            ListKind::Resources => self.resources.changed_at().max(self.templates.changed_at()),
             list => self.of(list).changed_at(),
         }
     }
 
     /// Where a resource is that may be in no list: by its URI, by the template that says most of it, or, if only
     /// one of these servers has resources at all, there. `None` too if its server does not expose it.
-    pub fn resource(&self, uri: &str) -> Option<Place> {
+    pub fn resource(&self, uri: &str) -> Option<ResourceRoute> {
         if let Some(route) = self.resources.route(uri) {
-            return Some(Place { section: route.section().clone(), uri: route.name().to_owned() });
+            return Some(ResourceRoute { section: route.section().clone(), uri: route.name().to_owned() });
         }
         // One that is made from a template with a tail ends as that does.
         let tailed = self.templates.tailed().filter(|_| has_tail(uri, &['#', '-']));
@@ -99,36 +99,36 @@ impl View {
         place.section.permits(&place.uri).then_some(place)
     }
 
-    fn only(&self, uri: &str) -> Option<Place> {
+    fn only(&self, uri: &str) -> Option<ResourceRoute> {
         let routes = self.resources.routes().chain(self.templates.routes());
-        let servers = |section: &&Arc<Section>| matches!(section.answered_by, AnsweredBy::Server(_));
+        let servers = |section: &&Arc<Section>| matches!(section.answered_by, Responder::Server(_));
         let mut sections = routes.map(|(_, route)| route.section()).filter(servers);
         let first = sections.next()?;
         sections
             .all(|section| section.key == first.key)
-            .then(|| Place { section: first.clone(), uri: uri.to_owned() })
+            .then(|| ResourceRoute { section: first.clone(), uri: uri.to_owned() })
     }
 
     /// Lists the items of a server that have a tail because of another server.
     pub(super) fn conflicts(
         &self,
         section: &Section,
-        kept: &KeptNames,
+        kept: &ReservedNames,
         awaited: Option<&ObjectKey>,
-    ) -> Vec<Conflict> {
-        List::ALL.into_iter().flat_map(|list| self.of(list).conflicts(section, kept, awaited)).collect()
+    ) -> Vec<NameConflict> {
+        ListKind::ALL.into_iter().flat_map(|list| self.of(list).conflicts(section, kept, awaited)).collect()
     }
 
     /// Gives the names under which a server's items are listed.
-    pub(super) fn names_of(&self, section: &Section) -> Vec<OwnName> {
-        List::ALL.into_iter().flat_map(|list| self.of(list).names_of(section)).collect()
+    pub(super) fn names_of(&self, section: &Section) -> Vec<ReservedName> {
+        ListKind::ALL.into_iter().flat_map(|list| self.of(list).names_of(section)).collect()
     }
 }
 
 /// The URI that the server itself knows, of one made from its template under a name that may carry a tail.
-fn own(name: &str, route: &Arc<Route>, uri: &str) -> Place {
+fn own(name: &str, route: &Arc<Route>, uri: &str) -> ResourceRoute {
     let tail = name.strip_prefix(route.name()).unwrap_or_default();
-    Place { section: route.section().clone(), uri: uri.strip_suffix(tail).unwrap_or(uri).to_owned() }
+    ResourceRoute { section: route.section().clone(), uri: uri.strip_suffix(tail).unwrap_or(uri).to_owned() }
 }
 
 #[cfg(test)]
@@ -137,27 +137,32 @@ mod tests {
 
     use super::*;
     use crate::catalog::testing::section;
-    use crate::catalog::{Generation, Step};
-    use crate::resource::Filter;
-    use crate::upstream::{Item, Lists, Matcher};
+    use crate::catalog::{CatalogUpdate, Generation};
+    use crate::resource::NameFilter;
+    use crate::upstream::{Item, Matcher, ServerLists};
 
-    fn resources(name: &str, resources: &[&str], templates: &[&str], filter: Option<&Filter>) -> Step {
-        let items = |list: List, names: &[&str]| {
+    fn resources(
+        name: &str,
+        resources: &[&str],
+        templates: &[&str],
+        filter: Option<&NameFilter>,
+    ) -> CatalogUpdate {
+        let items = |list: ListKind, names: &[&str]| {
             let entry = |name: &&str| serde_json::json!({ list.key(): name }).to_string();
             names.iter().map(|name| Item::read(list, &entry(name)).unwrap()).collect()
         };
         let mut section = section("default", name, name, &[]);
-        section.lists = Arc::new(Lists {
-            resources: items(List::Resources, resources),
-            templates: items(List::Templates, templates),
-            ..Lists::default()
+        section.lists = Arc::new(ServerLists {
+            resources: items(ListKind::Resources, resources),
+            templates: items(ListKind::Templates, templates),
+            ..ServerLists::default()
         });
         section.resources = filter.and_then(Matcher::of).map(Box::new);
-        Step::Publish(Arc::new(section))
+        CatalogUpdate::Publish(Arc::new(section))
     }
 
-    fn generation(steps: Vec<Step>) -> Generation {
-        Generation::new(Some("default".into()), KeptNames::default(), Instant::now())
+    fn generation(steps: Vec<CatalogUpdate>) -> Generation {
+        Generation::new(Some("default".into()), ReservedNames::default(), Instant::now())
             .after(steps, Instant::now())
     }
 
@@ -181,11 +186,11 @@ mod tests {
         // The second's equal names carry a tail, which its server never sees.
         let view = both.view(&ViewName::Everything);
         let tailed: Vec<_> =
-            view.of(List::Templates).routes().filter(|(name, _)| name.contains('#')).collect();
+            view.of(ListKind::Templates).routes().filter(|(name, _)| name.contains('#')).collect();
         let [(template, _)] = tailed[..] else { panic!("{tailed:?}") };
         assert_eq!(found(&template.replace("{+path}", "a/b")).unwrap(), "b file:///a/b");
         let (tailed, _) =
-            view.of(List::Resources).routes().find(|(name, _)| name.starts_with("x:1#")).unwrap();
+            view.of(ListKind::Resources).routes().find(|(name, _)| name.starts_with("x:1#")).unwrap();
         assert_eq!(found(tailed).unwrap(), "b x:1");
     }
 
@@ -193,7 +198,7 @@ mod tests {
     fn the_only_server_with_resources_may_have_more_than_it_lists() {
         let one = generation(vec![resources("a", &["x:1"], &[], None), resources("b", &[], &[], None)]);
         assert_eq!(place(&one, "y:7").unwrap(), ("a".to_owned(), "y:7".to_owned()));
-        let filter = Filter { deny: vec!["y:*".into()], ..Filter::default() };
+        let filter = NameFilter { deny: vec!["y:*".into()], ..NameFilter::default() };
         let filtered = generation(vec![resources("a", &["x:1"], &["{scheme}:{rest}"], Some(&filter))]);
         assert_eq!(place(&filtered, "y:7"), None);
         assert_eq!(place(&filtered, "z:7").unwrap().1, "z:7");

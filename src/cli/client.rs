@@ -12,8 +12,8 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::failure::Failure;
-use super::which::Whose;
+use super::error::CommandError;
+use super::instance::Instance;
 use crate::admin::LOOK;
 
 /// The longest line of a stream: an object with its status is far smaller.
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A daemon, over the socket in its state directory. One question at a time.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(super) struct StatusClient {
     sender: SendRequest<Full<Bytes>>,
     connection: JoinHandle<()>,
     /// Its process, where the system tells.
@@ -33,24 +33,24 @@ pub(super) struct Client {
 
 /// What the daemon said no with.
 #[derive(Debug)]
-pub(super) struct Refused {
+pub(super) struct ErrorStatus {
     /// One sentence.
     pub message: String,
 }
 
-impl From<Refused> for Failure {
-    fn from(refused: Refused) -> Self {
+impl From<ErrorStatus> for CommandError {
+    fn from(refused: ErrorStatus) -> Self {
         Self::Failed(refused.message)
     }
 }
 
-impl Client {
-    /// Finds a daemon; that none is running is [`Failure::Interrupted`], since one may be starting again. Must be called
+impl StatusClient {
+    /// Finds a daemon; that none is running is [`CommandError::Interrupted`], since one may be starting again. Must be called
     /// within a runtime.
-    pub async fn connect(whose: &Whose) -> Result<Self, Failure> {
+    pub async fn connect(whose: &Instance) -> Result<Self, CommandError> {
         match Self::find(whose).await? {
             Some(client) => Ok(client),
-            None => Err(Failure::Interrupted(format!(
+            None => Err(CommandError::Interrupted(format!(
                 "no evenkeel is running for {whose}; start it with: {}",
                 whose.start
             ))),
@@ -58,7 +58,7 @@ impl Client {
     }
 
     /// The same, where it is no failure that none is running.
-    pub async fn find(whose: &Whose) -> Result<Option<Self>, Failure> {
+    pub async fn find(whose: &Instance) -> Result<Option<Self>, CommandError> {
         let Some(stream) = whose.connect()? else { return Ok(None) };
         let process = stream.peer_cred().ok().and_then(|peer| peer.pid());
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(gone)?;
@@ -70,27 +70,27 @@ impl Client {
     }
 
     /// Asks for a JSON document.
-    pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Failure> {
+    pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, CommandError> {
         let body = self.send(Method::GET, path, "application/json", None).await?;
         json(body).await
     }
 
     /// Has it look at the files, and waits until what they hold is in what it tells.
-    pub async fn look(&mut self) -> Result<(), Failure> {
+    pub async fn look(&mut self) -> Result<(), CommandError> {
         self.work(LOOK).await.map(drop)
     }
 
     /// Has it do something, and waits until it is done, however long that takes.
-    pub async fn work(&mut self, path: &str) -> Result<Incoming, Failure> {
+    pub async fn work(&mut self, path: &str) -> Result<Incoming, CommandError> {
         // It must be there for that.
         drop(self.send(Method::GET, "/livez", "text/plain", None).await?);
         Ok(self.exchange(Method::POST, path, "application/json", None).await??)
     }
 
     /// What is said of a daemon that does not answer.
-    pub fn silence(&self) -> Failure {
+    pub fn silence(&self) -> CommandError {
         let process = self.process.map(|process| format!(" (process {process})")).unwrap_or_default();
-        Failure::Interrupted(format!("evenkeel{process} does not answer"))
+        CommandError::Interrupted(format!("evenkeel{process} does not answer"))
     }
 
     /// Sends a request, with a JSON body of the content type given; an answer that is no success is a refusal.
@@ -100,7 +100,7 @@ impl Client {
         path: &str,
         accept: &str,
         body: Option<(&str, &Value)>,
-    ) -> Result<Incoming, Failure> {
+    ) -> Result<Incoming, CommandError> {
         Ok(self.ask(method, path, accept, body).await??)
     }
 
@@ -111,7 +111,7 @@ impl Client {
         path: &str,
         accept: &str,
         body: Option<(&str, &Value)>,
-    ) -> Result<Result<Incoming, Refused>, Failure> {
+    ) -> Result<Result<Incoming, ErrorStatus>, CommandError> {
         let answer = timeout(PATIENCE, self.exchange(method, path, accept, body)).await;
         answer.unwrap_or_else(|_| Err(self.silence()))
     }
@@ -122,14 +122,14 @@ impl Client {
         path: &str,
         accept: &str,
         body: Option<(&str, &Value)>,
-    ) -> Result<Result<Incoming, Refused>, Failure> {
+    ) -> Result<Result<Incoming, ErrorStatus>, CommandError> {
         let mut request =
             Request::builder().method(method).uri(path).header(HOST, "localhost").header(ACCEPT, accept);
         if let Some((kind, _)) = body {
             request = request.header(CONTENT_TYPE, kind);
         }
         let body = body.map(|(_, value)| value.to_string()).unwrap_or_default();
-        let request = request.body(Full::new(body.into())).map_err(Failure::failed)?;
+        let request = request.body(Full::new(body.into())).map_err(CommandError::failed)?;
         self.sender.ready().await.map_err(gone)?;
         let answer = self.sender.send_request(request).await.map_err(gone)?;
         let status = answer.status();
@@ -143,47 +143,47 @@ impl Client {
         match (message, status) {
             // So it answers work that it does not do any more, since it ends.
             ("", StatusCode::SERVICE_UNAVAILABLE) => Err(ended()),
-            ("", status) => Ok(Err(Refused { message: format!("evenkeel answered HTTP {status}") })),
-            (message, _) => Ok(Err(Refused { message: message.to_owned() })),
+            ("", status) => Ok(Err(ErrorStatus { message: format!("evenkeel answered HTTP {status}") })),
+            (message, _) => Ok(Err(ErrorStatus { message: message.to_owned() })),
         }
     }
 }
 
-impl Drop for Client {
+impl Drop for StatusClient {
     fn drop(&mut self) {
         self.connection.abort();
     }
 }
 
 /// The whole of a JSON body.
-pub(super) async fn json<T: DeserializeOwned>(body: Incoming) -> Result<T, Failure> {
+pub(super) async fn json<T: DeserializeOwned>(body: Incoming) -> Result<T, CommandError> {
     let text = text(body).await?;
     serde_json::from_str(&text)
-        .map_err(|error| Failure::Failed(format!("the daemon's answer is not understood: {error}")))
+        .map_err(|error| CommandError::Failed(format!("the daemon's answer is not understood: {error}")))
 }
 
-async fn text(body: Incoming) -> Result<String, Failure> {
+async fn text(body: Incoming) -> Result<String, CommandError> {
     let bytes = timeout(PATIENCE, body.collect()).await;
-    let bytes = bytes.map_err(|_| Failure::Interrupted("evenkeel does not answer to the end".into()))?;
+    let bytes = bytes.map_err(|_| CommandError::Interrupted("evenkeel does not answer to the end".into()))?;
     let bytes = bytes.map_err(gone)?.to_bytes();
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The lines of a body that goes on, until evenkeel ends.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(super) struct ResponseLines {
     body: Incoming,
     read: Vec<u8>,
 }
 
-impl Lines {
+impl ResponseLines {
     /// The lines of this body.
     pub fn of(body: Incoming) -> Self {
         Self { body, read: Vec::new() }
     }
 
     /// The next line without its end; `None` where the body ends.
-    pub async fn next(&mut self) -> Result<Option<String>, Failure> {
+    pub async fn next(&mut self) -> Result<Option<String>, CommandError> {
         let mut looked = 0;
         loop {
             let rest = self.read.get(looked..).unwrap_or_default();
@@ -193,7 +193,7 @@ impl Lines {
             }
             looked = self.read.len();
             if looked > LONGEST_LINE {
-                return Err(Failure::Failed("the daemon sent a line that does not end".into()));
+                return Err(CommandError::Failed("the daemon sent a line that does not end".into()));
             }
             match self.body.frame().await {
                 Some(frame) => {
@@ -206,11 +206,11 @@ impl Lines {
 }
 
 /// What is said when something that goes on was cut off.
-pub(super) fn ended() -> Failure {
-    Failure::Interrupted("evenkeel has ended; start the command again".into())
+pub(super) fn ended() -> CommandError {
+    CommandError::Interrupted("evenkeel has ended; start the command again".into())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "what map_err gives")]
-fn gone(error: hyper::Error) -> Failure {
-    Failure::Interrupted(format!("evenkeel ended before it had answered: {error}"))
+fn gone(error: hyper::Error) -> CommandError {
+    CommandError::Interrupted(format!("evenkeel ended before it had answered: {error}"))
 }

@@ -3,23 +3,23 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use super::failure::Failure;
+use super::error::CommandError;
 use crate::source::Environment;
 
 /// The directory of declarations: what was given, else the one in people's configuration.
-pub(super) fn declarations(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
+pub(super) fn declarations(given: Option<PathBuf>) -> Result<PathBuf, CommandError> {
     below_config(given, "evenkeel", "name the directory")
 }
 
 /// The directory of secrets, likewise.
-pub(super) fn secrets(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
+pub(super) fn secrets(given: Option<PathBuf>) -> Result<PathBuf, CommandError> {
     below_config(given, "evenkeel-secrets", "say --secrets-dir")
 }
 
 /// Where state directories live.
-pub(super) fn state_home() -> Result<PathBuf, Failure> {
-    crate::state::state_home(var_os("XDG_STATE_HOME"), var_os("HOME"))
-        .ok_or_else(|| Failure::Usage("neither XDG_STATE_HOME nor HOME is set; set one".into()))
+pub(super) fn state_home() -> Result<PathBuf, CommandError> {
+    crate::state_dir::state_home(var_os("XDG_STATE_HOME"), var_os("HOME"))
+        .ok_or_else(|| CommandError::Usage("neither XDG_STATE_HOME nor HOME is set; set one".into()))
 }
 
 /// Evenkeel's own environment, for references to variables; what is not UTF-8 cannot be referred to.
@@ -31,7 +31,7 @@ pub(super) fn environment() -> Environment {
 
 /// Where the state directories of those are that read a cluster. A pod has no home but a directory for temporary
 /// files.
-pub(super) fn state_home_of_clusters() -> Result<PathBuf, Failure> {
+pub(super) fn state_home_of_clusters() -> Result<PathBuf, CommandError> {
     let home = if var_os("XDG_STATE_HOME").is_none() && var_os("KUBERNETES_SERVICE_HOST").is_some() {
         std::env::temp_dir().join("evenkeel")
     } else {
@@ -41,8 +41,8 @@ pub(super) fn state_home_of_clusters() -> Result<PathBuf, Failure> {
 }
 
 /// What is in a folder; nothing if there is none.
-pub(super) fn folders(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let unreadable = |error: &io::Error| Failure::Failed(format!("{}: {error}", folder.display()));
+pub(super) fn folders(folder: &Path) -> Result<Vec<PathBuf>, CommandError> {
+    let unreadable = |error: &io::Error| CommandError::Failed(format!("{}: {error}", folder.display()));
     match std::fs::read_dir(folder) {
         Ok(entries) => {
             let paths = entries.map(|entry| Ok(entry?.path()));
@@ -53,18 +53,19 @@ pub(super) fn folders(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     }
 }
 
-fn below_config(given: Option<PathBuf>, name: &str, how: &str) -> Result<PathBuf, Failure> {
-    let home = || crate::state::xdg_home(var_os("XDG_CONFIG_HOME"), var_os("HOME"), ".config");
+fn below_config(given: Option<PathBuf>, name: &str, how: &str) -> Result<PathBuf, CommandError> {
+    let home = || crate::state_dir::xdg_home(var_os("XDG_CONFIG_HOME"), var_os("HOME"), ".config");
     let config = || Some(home()?.join(name));
-    let found = given.or_else(config).ok_or_else(|| Failure::Usage(format!("HOME is not set; {how}")))?;
+    let found =
+        given.or_else(config).ok_or_else(|| CommandError::Usage(format!("HOME is not set; {how}")))?;
     spelled(&found)
 }
 
 /// One spelling for all that a path may be given as: absolute, and without `.`, `..` and a slash at the end. Links stay
 /// unresolved, since one that is flipped is still the same directory; but `..` leaves what a link leads to, not the link.
-pub(super) fn spelled(given: &Path) -> Result<PathBuf, Failure> {
+pub(super) fn spelled(given: &Path) -> Result<PathBuf, CommandError> {
     let mut path = PathBuf::new();
-    for part in std::path::absolute(given).map_err(Failure::failed)?.components() {
+    for part in std::path::absolute(given).map_err(CommandError::failed)?.components() {
         if part == Component::ParentDir {
             if path.is_symlink() {
                 path = path.canonicalize().unwrap_or(path);

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::failure::Failure;
+use super::error::CommandError;
 use super::runtime::block_on;
 use crate::daemon::Signals;
 
@@ -19,17 +19,17 @@ pub(super) fn is_first() -> bool {
 
 /// Runs this program once more with the same arguments, hands on the signals that end it, and takes note of the end of
 /// whatever ends, until it does. Gives its exit code.
-pub(super) fn supervise() -> Result<ExitCode, Failure> {
+pub(super) fn supervise() -> Result<ExitCode, CommandError> {
     block_on(async {
-        let mut ended = signal(SignalKind::child()).map_err(Failure::failed)?;
-        let mut signals = Signals::new().map_err(Failure::failed)?;
-        let program = std::env::current_exe().map_err(Failure::failed)?;
+        let mut ended = signal(SignalKind::child()).map_err(CommandError::failed)?;
+        let mut signals = Signals::new().map_err(CommandError::failed)?;
+        let program = std::env::current_exe().map_err(CommandError::failed)?;
         let mut command = Command::new(program);
         // In a group of its own, so that a Ctrl-C in the terminal comes once.
         let child = command.args(std::env::args_os().skip(1)).process_group(0).spawn();
-        let child = child.map_err(Failure::failed)?.id();
+        let child = child.map_err(CommandError::failed)?.id();
         let child = i32::try_from(child).ok().and_then(Pid::from_raw);
-        let child = child.ok_or_else(|| Failure::Failed("the started process has no id".into()))?;
+        let child = child.ok_or_else(|| CommandError::Failed("the started process has no id".into()))?;
         loop {
             if let Some(status) = reap(child) {
                 return Ok(exit_code(status));

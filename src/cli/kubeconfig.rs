@@ -1,9 +1,9 @@
 use std::path::PathBuf;
 
-use super::failure::Failure;
+use super::error::CommandError;
+use super::instance::InstanceArgs;
 use super::output;
 use super::runtime::block_on;
-use super::which::Which;
 use crate::daemon::{KUBECONFIG, socket};
 
 /// The arguments of `evenkeel kubeconfig`.
@@ -13,11 +13,11 @@ pub(super) struct Args {
     #[arg(value_name = "DIR", conflicts_with = "kubernetes")]
     place: Option<PathBuf>,
     #[command(flatten)]
-    which: Which,
+    which: InstanceArgs,
 }
 
 /// Prints where the kubeconfig is, if there is one; if nothing runs behind it, that is said too.
-pub(super) fn run(args: Args) -> Result<(), Failure> {
+pub(super) fn run(args: Args) -> Result<(), CommandError> {
     let whose = args.which.or(args.place).whose()?;
     let mut states = whose.states.clone();
     states.retain(|state| state.join(KUBECONFIG).is_file());
@@ -26,13 +26,13 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         let running = states.iter().find(is_running);
         let start = &whose.start;
         let Some(state) = running.or(states.first()) else {
-            return Err(Failure::Failed(format!(
+            return Err(CommandError::Failed(format!(
                 "evenkeel has not run on {whose} yet; start it with `{start}`"
             )));
         };
         if running.is_none() {
             output::note(&format!("no evenkeel is running for {whose}; start it with: {start}"));
         }
-        output::print(&format!("{}\n", state.join(KUBECONFIG).display())).map_err(Failure::failed)
+        output::print(&format!("{}\n", state.join(KUBECONFIG).display())).map_err(CommandError::failed)
     })
 }

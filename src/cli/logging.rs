@@ -6,7 +6,7 @@ use tracing_subscriber::fmt::layer;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::failure::Failure;
+use super::error::CommandError;
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -18,13 +18,13 @@ pub(super) enum LogFormat {
 }
 
 /// Sends log lines to stderr from now on.
-pub(super) fn init(format: LogFormat, filter: &str) -> Result<(), Failure> {
+pub(super) fn init(format: LogFormat, filter: &str) -> Result<(), CommandError> {
     // The one warns of each folder that is gone before it is let go of, which is what folders do; the other would tell
     // what servers say as they say it.
     let quiet = format!("notify=error,{filter},rmcp=warn");
     let filter = quiet
         .parse::<Targets>()
-        .map_err(|error| Failure::Usage(format!("--log {filter:?} is not a filter: {error}")))?;
+        .map_err(|error| CommandError::Usage(format!("--log {filter:?} is not a filter: {error}")))?;
     let filtered = tracing_subscriber::registry().with(filter);
     let lines = layer().with_writer(io::stderr);
     let installed = match format {
@@ -33,5 +33,5 @@ pub(super) fn init(format: LogFormat, filter: &str) -> Result<(), Failure> {
         }
         LogFormat::Json => filtered.with(lines.json().flatten_event(true).with_span_list(false)).try_init(),
     };
-    installed.map_err(Failure::failed)
+    installed.map_err(CommandError::failed)
 }

@@ -3,25 +3,25 @@
 //! Promises that what a command prints goes to stdout and everything else to stderr, and that the exit
 //! code is 0 for done, 1 for failed and 2 for wrong usage. Never decides anything about servers.
 
-mod ask;
 mod client;
 mod dirs;
 mod edit;
-mod failure;
+mod error;
 mod init;
+mod instance;
 mod kubeconfig;
 mod logging;
 mod namespace;
 mod output;
 mod plan;
+mod query;
 mod run;
 mod runtime;
 mod validate;
-mod which;
 
 use std::process::ExitCode;
 
-use self::failure::Failure;
+use self::error::CommandError;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Keeps MCP servers and Agent Skills attached to running agents.
@@ -44,21 +44,21 @@ enum Command {
     /// Print where the kubeconfig of the status API is, for KUBECONFIG=$(evenkeel kubeconfig)
     Kubeconfig(kubeconfig::Args),
     /// Print what is declared and how it is, with the columns of kubectl
-    Get(ask::GetArgs),
+    Get(query::GetArgs),
     /// Print all that is known of one object: spec, conditions and events
-    Describe(ask::DescribeArgs),
+    Describe(query::DescribeArgs),
     /// Wait until a condition holds, or until something is gone; exit code 1 if it is not so in time
-    Wait(ask::WaitArgs),
+    Wait(query::WaitArgs),
     /// Print what happened in the last hour
-    Events(ask::EventsArgs),
+    Events(query::EventsArgs),
     /// Print what a server wrote to stderr and the log messages that it sent
-    Logs(ask::LogsArgs),
+    Logs(query::LogsArgs),
     /// Declare, remove, list and reload servers
     #[command(subcommand)]
-    Mcp(edit::Mcp),
+    Mcp(edit::McpCommand),
     /// List and reload skills
     #[command(subcommand)]
-    Skill(edit::Skill),
+    Skill(edit::SkillCommand),
     /// Print the CustomResourceDefinitions of McpServer and Skill
     Crds,
     /// Print the completions of a shell
@@ -98,11 +98,11 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => plan::plan(&args),
         Command::Validate(args) => validate::validate(&args),
         Command::Kubeconfig(args) => kubeconfig::run(args),
-        Command::Get(args) => ask::get(&args),
-        Command::Describe(args) => ask::describe(&args),
-        Command::Wait(args) => ask::wait(&args),
-        Command::Events(args) => ask::events(&args),
-        Command::Logs(args) => ask::logs(&args),
+        Command::Get(args) => query::get(&args),
+        Command::Describe(args) => query::describe(&args),
+        Command::Wait(args) => query::wait(&args),
+        Command::Events(args) => query::events(&args),
+        Command::Logs(args) => query::logs(&args),
         Command::Mcp(command) => edit::mcp(&command),
         Command::Skill(command) => edit::skill(&command),
         Command::Crds => crds(),
@@ -119,24 +119,24 @@ pub fn main() -> ExitCode {
 }
 
 /// Says why a command did not succeed; gives the exit code.
-fn complain(failure: &Failure) -> ExitCode {
+fn complain(failure: &CommandError) -> ExitCode {
     output::complain(failure);
     ExitCode::from(match failure {
-        Failure::Failed(_) | Failure::Interrupted(_) => 1,
-        Failure::Usage(_) => 2,
+        CommandError::Failed(_) | CommandError::Interrupted(_) => 1,
+        CommandError::Usage(_) => 2,
     })
 }
 
-fn crds() -> Result<(), Failure> {
-    let crds = crate::resource::crds().map_err(Failure::failed)?;
+fn crds() -> Result<(), CommandError> {
+    let crds = crate::resource::crds().map_err(CommandError::failed)?;
     let documents: Vec<_> = crds.into_iter().map(|(_, text)| text).collect();
-    output::print(&documents.join("---\n")).map_err(Failure::failed)
+    output::print(&documents.join("---\n")).map_err(CommandError::failed)
 }
 
-fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+fn completions(shell: clap_complete::Shell) -> Result<(), CommandError> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "evenkeel", &mut text);
-    output::print(&String::from_utf8_lossy(&text)).map_err(Failure::failed)
+    output::print(&String::from_utf8_lossy(&text)).map_err(CommandError::failed)
 }
 
 #[cfg(test)]

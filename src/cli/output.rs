@@ -3,7 +3,7 @@ use std::io::{self, IsTerminal, Write};
 
 use rustix::termios::tcgetwinsize;
 
-use crate::words::is_unseen;
+use crate::text::is_unseen;
 
 /// Where a command prints to.
 #[derive(Clone, Copy, Debug)]
@@ -96,11 +96,11 @@ pub(super) fn printable_lines(text: &str) -> String {
 
 /// A line on stderr that tells how far a long wait is; only for a person at a terminal.
 #[derive(Debug, Default)]
-pub(super) struct Progress {
+pub(super) struct ProgressLine {
     shown: String,
 }
 
-impl Progress {
+impl ProgressLine {
     /// Shows another text in place of the last one.
     pub fn show(&mut self, text: &str) {
         if !io::stderr().is_terminal() || text == self.shown {
@@ -120,7 +120,7 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for ProgressLine {
     fn drop(&mut self) {
         self.clear();
     }

@@ -7,19 +7,19 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
-use self::manifests::Manifests;
-use self::outline::{Declarations, Plan};
-use super::client::Client;
-use super::failure::Failure;
+use self::manifests::ManifestArgs;
+use self::outline::{Plan, PlanInput};
+use super::client::StatusClient;
+use super::error::CommandError;
+use super::instance::Instance;
 use super::namespace::namespace;
 use super::runtime::block_on;
-use super::which::Whose;
 use super::{dirs, output};
-use crate::admin::{DECLARED, InForce};
-use crate::resource::{Base, DigestKey};
-use crate::source::Policy;
-use crate::source::directory::{Against, Destination, check_directory};
-use crate::state::StateDir;
+use crate::admin::{DECLARED, DeclaredState};
+use crate::resource::{DigestKey, WorkingDirectory};
+use crate::source::StdioPolicy;
+use crate::source::directory::{CheckContext, TargetMode, check_directory};
+use crate::state_dir::StateDir;
 
 /// The arguments of `evenkeel plan`.
 #[derive(Debug, clap::Args)]
@@ -54,17 +54,17 @@ enum Format {
 }
 
 /// Prints what the declarations would change where they are applied, and changes nothing.
-pub(super) fn plan(args: &Args) -> Result<(), Failure> {
+pub(super) fn plan(args: &Args) -> Result<(), CommandError> {
     let (plan, place) =
         block_on(async { if args.kubernetes { in_cluster(args).await } else { in_directory(args).await } })?;
     let text = match args.output {
         Format::Text => plan.text(&place),
-        Format::Json => serde_json::to_string_pretty(&plan).map_err(Failure::failed)? + "\n",
+        Format::Json => serde_json::to_string_pretty(&plan).map_err(CommandError::failed)? + "\n",
     };
-    output::print(&text).map_err(Failure::failed)
+    output::print(&text).map_err(CommandError::failed)
 }
 
-async fn in_cluster(args: &Args) -> Result<(Plan, String), Failure> {
+async fn in_cluster(args: &Args) -> Result<(Plan, String), CommandError> {
     let default;
     let paths = match args.paths.as_slice() {
         [] => {
@@ -73,17 +73,17 @@ async fn in_cluster(args: &Args) -> Result<(Plan, String), Failure> {
         }
         some => some,
     };
-    manifests::plan(&Manifests { paths, namespace: args.namespace.as_deref(), prune: args.prune }).await
+    manifests::plan(&ManifestArgs { paths, namespace: args.namespace.as_deref(), prune: args.prune }).await
 }
 
 /// Compares a directory with what is in force in the evenkeel that runs; gives the plan, and that evenkeel in words.
-async fn in_directory(args: &Args) -> Result<(Plan, String), Failure> {
+async fn in_directory(args: &Args) -> Result<(Plan, String), CommandError> {
     let dir = match args.paths.as_slice() {
         [] => None,
         [one] => Some(one.clone()),
         _ => {
             let message = "name one directory; only with --kubernetes manifests may be in several places";
-            return Err(Failure::Usage(message.to_owned()));
+            return Err(CommandError::Usage(message.to_owned()));
         }
     };
     let dir = dirs::declarations(dir)?;
@@ -93,27 +93,31 @@ async fn in_directory(args: &Args) -> Result<(Plan, String), Failure> {
     };
     let (in_force, key) = match ask(&running).await? {
         Some(in_force) => {
-            let state = StateDir::open(&dirs::state_home()?, &running).map_err(Failure::failed)?;
-            (Some(in_force), state.key("digests").map_err(Failure::failed)?.to_vec())
+            let state = StateDir::open(&dirs::state_home()?, &running).map_err(CommandError::failed)?;
+            (Some(in_force), state.key("digests").map_err(CommandError::failed)?.to_vec())
         }
         None => (None, Vec::new()),
     };
     let key = DigestKey::new(&key);
     let allowed = in_force.as_ref().and_then(|in_force| in_force.allowed.as_ref());
-    let policy = allowed
-        .map_or(Ok(Policy::everything()), |allowed| Policy::only(&allowed.commands, &allowed.variables));
-    let policy = policy.map_err(Failure::failed)?;
+    let policy = allowed.map_or(Ok(StdioPolicy::everything()), |allowed| {
+        StdioPolicy::only(&allowed.commands, &allowed.variables)
+    });
+    let policy = policy.map_err(CommandError::failed)?;
     let root = in_force.as_ref().and_then(|in_force| in_force.root.clone());
     // Where the processes will run, not where this copy of the declarations is.
-    let base = Base { root: root.unwrap_or_else(|| running.clone()), home: policy.home().map(Into::into) };
+    let base = WorkingDirectory {
+        root: root.unwrap_or_else(|| running.clone()),
+        home: policy.home().map(Into::into),
+    };
     let environment = dirs::environment();
-    let (key_of_check, destination) = (key.clone(), Destination::Directory);
-    let against = Against { secrets: None, environment, key: key_of_check, policy, destination };
+    let (key_of_check, destination) = (key.clone(), TargetMode::Directory);
+    let against = CheckContext { secrets: None, environment, key: key_of_check, policy, destination };
     let checked = check_directory(&dir, &against)
-        .map_err(|error| Failure::Failed(format!("{}: {error}", dir.display())))?;
+        .map_err(|error| CommandError::Failed(format!("{}: {error}", dir.display())))?;
     let place = if in_force.is_some() { "against the evenkeel of" } else { "no evenkeel runs on" };
     let mut plan = Plan::new(in_force.is_some().then(|| running.display().to_string()));
-    let declarations = Declarations {
+    let declarations = PlanInput {
         desired: &checked.desired,
         findings: &checked.findings,
         base: Some(&base),
@@ -123,8 +127,8 @@ async fn in_directory(args: &Args) -> Result<(Plan, String), Failure> {
     Ok((plan, format!("{place} {}", running.display())))
 }
 
-async fn ask(running: &Path) -> Result<Option<InForce>, Failure> {
-    match Client::find(&Whose::of_directory(running.to_path_buf())?).await? {
+async fn ask(running: &Path) -> Result<Option<DeclaredState>, CommandError> {
+    match StatusClient::find(&Instance::of_directory(running.to_path_buf())?).await? {
         Some(mut daemon) => Ok(Some(daemon.get(DECLARED).await?)),
         None => Ok(None),
     }

@@ -7,16 +7,16 @@ use clap::parser::ValueSource;
 use tokio::runtime;
 
 use super::dirs;
-use super::failure::Failure;
+use super::error::CommandError;
 use super::logging::{self, LogFormat};
 use super::namespace::namespace;
 use crate::daemon::{Daemon, Telemetry, raise_open_files};
-use crate::net::Allowed;
-use crate::resource::{Bounded, is_object_name, is_secret_key};
-use crate::source::{DEFAULT_VARIABLES, Policy, SourceArgs, directory, kubernetes};
+use crate::net::AllowedHosts;
+use crate::resource::{BoundedDuration, is_object_name, is_secret_key};
+use crate::source::{DEFAULT_VARIABLES, SourceArgs, StdioPolicy, directory, kubernetes};
 
 /// `--poll`: 500ms to 1h.
-type PollInterval = Bounded<500, 3_600_000>;
+type PollInterval = BoundedDuration<500, 3_600_000>;
 
 /// The arguments of `evenkeel run`.
 #[derive(Debug, clap::Args)]
@@ -107,12 +107,12 @@ const OF_A_CLUSTER: [(&str, &str); 4] = [
 
 /// Whether a cluster is meant. What stands on the command line wins over what the environment says; there, as of
 /// two things in the environment that say different things, it must be clear what is meant.
-fn is_cluster(kubernetes: bool, source: impl Fn(&str) -> Option<ValueSource>) -> Result<bool, Failure> {
+fn is_cluster(kubernetes: bool, source: impl Fn(&str) -> Option<ValueSource>) -> Result<bool, CommandError> {
     let given = |argument: &str| source(argument) == Some(ValueSource::CommandLine);
     let set = |argument: &str| source(argument) == Some(ValueSource::EnvVariable);
     let cluster = kubernetes && (given("kubernetes") || !given("dir"));
     if cluster && set("kubernetes") && set("dir") {
-        return Err(Failure::Usage(
+        return Err(CommandError::Usage(
             "EVENKEEL_DIR and EVENKEEL_KUBERNETES are both set, and only one can be meant; unset the other"
                 .into(),
         ));
@@ -121,9 +121,9 @@ fn is_cluster(kubernetes: bool, source: impl Fn(&str) -> Option<ValueSource>) ->
         if cluster { (OF_A_DIRECTORY, "a directory") } else { (OF_A_CLUSTER, "--kubernetes") };
     match strange.iter().find(|(argument, _)| given(argument)) {
         Some((_, flag)) if cluster => {
-            Err(Failure::Usage(format!("{flag} is for {of}, and cannot be combined with --kubernetes")))
+            Err(CommandError::Usage(format!("{flag} is for {of}, and cannot be combined with --kubernetes")))
         }
-        Some((_, flag)) => Err(Failure::Usage(format!("{flag} is of use only with {of}"))),
+        Some((_, flag)) => Err(CommandError::Usage(format!("{flag} is of use only with {of}"))),
         None => Ok(cluster),
     }
 }
@@ -146,10 +146,10 @@ fn secret_key(text: &str) -> Result<(String, String), String> {
 
 impl Args {
     /// Everyone who reaches an address may use it, so it must be this machine's alone unless that is meant.
-    fn check(&self) -> Result<(), Failure> {
+    fn check(&self) -> Result<(), CommandError> {
         for (flag, address) in [("--listen", self.listen), ("--admin", self.admin)] {
             if !address.ip().is_loopback() && !self.insecure {
-                return Err(Failure::Usage(format!(
+                return Err(CommandError::Usage(format!(
                     "{flag} {address} can be reached from other machines, and nobody would have to say who \
                      they are; listen on 127.0.0.1, or say --insecure if that is meant"
                 )));
@@ -158,21 +158,21 @@ impl Args {
         Ok(())
     }
 
-    fn daemon(&self) -> Result<Daemon, Failure> {
+    fn daemon(&self) -> Result<Daemon, CommandError> {
         Ok(Daemon {
             source: self.source()?,
             state_home: if self.kubernetes { dirs::state_home_of_clusters() } else { dirs::state_home() }?,
             listen: self.listen,
             admin: self.admin,
             probes: self.probes,
-            telemetry: Telemetry::new(self.otlp_endpoint.as_deref()).map_err(Failure::Usage)?,
+            telemetry: Telemetry::new(self.otlp_endpoint.as_deref()).map_err(CommandError::Usage)?,
             sync_skills: self.sync_skills()?,
-            allowed: Allowed { hosts: self.allowed_host.clone(), origins: self.allowed_origin.clone() },
+            allowed: AllowedHosts { hosts: self.allowed_host.clone(), origins: self.allowed_origin.clone() },
         })
     }
 
     /// The directories for skills, absolute. One among the declarations would declare what is written there.
-    fn sync_skills(&self) -> Result<Vec<PathBuf>, Failure> {
+    fn sync_skills(&self) -> Result<Vec<PathBuf>, CommandError> {
         let root = if self.kubernetes { None } else { Some(dirs::declarations(self.dir.clone())?) };
         let mut all: Vec<PathBuf> = Vec::new();
         for given in &self.sync_skills {
@@ -180,7 +180,7 @@ impl Args {
             let below = root.as_ref().and_then(|root| path.strip_prefix(root).ok());
             let hidden = |path: &Path| path.iter().any(|part| part.as_encoded_bytes().first() == Some(&b'.'));
             if below.is_some_and(|below| !hidden(below)) {
-                return Err(Failure::Usage(format!(
+                return Err(CommandError::Usage(format!(
                     "--sync-skills {} is in the directory of declarations, where what is written would be declared; \
                      name another directory",
                     path.display()
@@ -194,18 +194,18 @@ impl Args {
     }
 
     /// Where the Lease and the session key are, if that was said.
-    fn own_namespace(&self) -> Result<Option<String>, Failure> {
+    fn own_namespace(&self) -> Result<Option<String>, CommandError> {
         let pod = || std::env::var("POD_NAMESPACE").ok();
         let Some(given) = self.lease_namespace.clone().or_else(pod) else { return Ok(None) };
-        namespace(&given).map(Some).map_err(|why| Failure::Usage(format!("POD_NAMESPACE: {why}")))
+        namespace(&given).map(Some).map_err(|why| CommandError::Usage(format!("POD_NAMESPACE: {why}")))
     }
 
-    fn source(&self) -> Result<SourceArgs, Failure> {
+    fn source(&self) -> Result<SourceArgs, CommandError> {
         let policy = if self.allow_stdio.is_empty() && !self.kubernetes {
-            Policy::everything()
+            StdioPolicy::everything()
         } else {
-            Policy::only(&self.allow_stdio, &self.allow_stdio_env)
-                .map_err(|error| Failure::Usage(format!("--allow-stdio: {error}")))?
+            StdioPolicy::only(&self.allow_stdio, &self.allow_stdio_env)
+                .map_err(|error| CommandError::Usage(format!("--allow-stdio: {error}")))?
         };
         if self.kubernetes {
             return Ok(SourceArgs::Kubernetes(kubernetes::Args {
@@ -231,13 +231,13 @@ impl Args {
 const LAST_MOMENT: Duration = Duration::from_millis(500);
 
 /// Runs until a signal ends it. `source` says where an argument comes from.
-pub(super) fn run(mut args: Args, source: impl Fn(&str) -> Option<ValueSource>) -> Result<(), Failure> {
+pub(super) fn run(mut args: Args, source: impl Fn(&str) -> Option<ValueSource>) -> Result<(), CommandError> {
     args.kubernetes = is_cluster(args.kubernetes, source)?;
     args.check()?;
     logging::init(args.log_format, &args.log)?;
     raise_open_files();
     let daemon = args.daemon()?;
-    let runtime = runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)?;
+    let runtime = runtime::Builder::new_multi_thread().enable_all().build().map_err(CommandError::failed)?;
     let outcome = runtime.block_on(daemon.run());
     runtime.shutdown_timeout(LAST_MOMENT);
     Ok(outcome?)

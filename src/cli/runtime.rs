@@ -1,10 +1,10 @@
-use super::failure::Failure;
+use super::error::CommandError;
 
 /// Runs a command that asks others: one thread does.
-pub(super) fn block_on<T>(task: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+pub(super) fn block_on<T>(task: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(Failure::failed)?
+        .map_err(CommandError::failed)?
         .block_on(task)
 }

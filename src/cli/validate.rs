@@ -5,12 +5,14 @@ use std::path::{Component, Path, PathBuf};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::failure::Failure;
+use super::error::CommandError;
 use super::{dirs, output};
 use crate::resource::{DigestKey, Origin, Reason};
-use crate::source::Policy;
-use crate::source::directory::{Against, Checked, Destination, Finding, Level, check_directory, check_files};
-use crate::words::is_unseen;
+use crate::source::StdioPolicy;
+use crate::source::directory::{
+    CheckContext, CheckResult, Finding, Severity, TargetMode, check_directory, check_files,
+};
+use crate::text::is_unseen;
 
 /// The arguments of `evenkeel validate`.
 #[derive(Debug, clap::Args)]
@@ -35,49 +37,49 @@ enum Format {
 }
 
 /// Checks declarations and prints what was found; an error among it is a failure.
-pub(super) fn validate(args: &Args) -> Result<(), Failure> {
+pub(super) fn validate(args: &Args) -> Result<(), CommandError> {
     let mut report = Report::default();
     let against = args.against()?;
     let (folders, files): (Vec<_>, Vec<_>) = args.paths.iter().partition(|path| path.is_dir());
     for folder in folders {
         let checked = absolute(folder)
             .and_then(|root| check_directory(&root, &against))
-            .map_err(|error| Failure::Failed(format!("{}: {error}", folder.display())))?;
+            .map_err(|error| CommandError::Failed(format!("{}: {error}", folder.display())))?;
         if checked.files == 0 {
             let message = "there are no declarations here; they are files ending in .yaml or .yml";
-            report.add(folder, &Finding::new(Level::Warning, Reason::SourceUnavailable, message));
+            report.add(folder, &Finding::new(Severity::Warning, Reason::SourceUnavailable, message));
         }
         report.take(folder, &checked);
     }
     if !files.is_empty() {
         let files: Vec<_> = files.into_iter().cloned().collect();
-        let here = absolute(Path::new(".")).map_err(Failure::failed)?;
-        report.take(Path::new(""), &check_files(&here, &files, &against).map_err(Failure::failed)?);
+        let here = absolute(Path::new(".")).map_err(CommandError::failed)?;
+        report.take(Path::new(""), &check_files(&here, &files, &against).map_err(CommandError::failed)?);
     }
     let text = match args.output {
         Format::Text => report.text(),
-        Format::Json => report.json().map_err(Failure::failed)?,
+        Format::Json => report.json().map_err(CommandError::failed)?,
         Format::Github => report.github(),
     };
-    output::print(&text).map_err(Failure::failed)?;
+    output::print(&text).map_err(CommandError::failed)?;
     if report.errors > 0 {
-        return Err(Failure::Failed("the declarations are not valid".to_owned()));
+        return Err(CommandError::Failed("the declarations are not valid".to_owned()));
     }
     Ok(())
 }
 
 impl Args {
-    fn against(&self) -> Result<Against, Failure> {
+    fn against(&self) -> Result<CheckContext, CommandError> {
         let secrets = match &self.secrets_dir {
-            Some(given) => Some(absolute(given).map_err(Failure::failed)?),
+            Some(given) => Some(absolute(given).map_err(CommandError::failed)?),
             // Without a home there is no default either.
             None => dirs::secrets(None).ok().filter(|default| default.is_dir()),
         };
         // Digests of a check are compared with nothing.
         // What may run is a matter of where it runs.
-        let policy = Policy::everything();
+        let policy = StdioPolicy::everything();
         let (environment, key) = (dirs::environment(), DigestKey::new(&[]));
-        Ok(Against { secrets, environment, key, policy, destination: Destination::Directory })
+        Ok(CheckContext { secrets, environment, key, policy, destination: TargetMode::Directory })
     }
 }
 
@@ -119,7 +121,7 @@ struct Entry {
 
 impl Report {
     /// Adds what was found; `base` is what its paths are relative to, as it was given.
-    fn take(&mut self, base: &Path, checked: &Checked) {
+    fn take(&mut self, base: &Path, checked: &CheckResult) {
         self.files += checked.files;
         self.servers += checked.desired.servers.len();
         self.skills += checked.desired.skills.len();
@@ -131,9 +133,9 @@ impl Report {
 
     fn add(&mut self, base: &Path, Finding { level, fault }: &Finding) {
         let (level, count) = match level {
-            Level::Error => ("error", &mut self.errors),
-            Level::Warning => ("warning", &mut self.warnings),
-            Level::Note => ("note", &mut self.notes),
+            Severity::Error => ("error", &mut self.errors),
+            Severity::Warning => ("warning", &mut self.warnings),
+            Severity::Note => ("note", &mut self.notes),
         };
         *count += 1;
         let (file, line) = match fault.origin.as_ref().and_then(Origin::file) {

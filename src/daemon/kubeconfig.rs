@@ -6,8 +6,8 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::json;
 
 use crate::admin::Certificate;
-use crate::net::Token;
-use crate::state::{StateDir, StateError};
+use crate::net::BearerToken;
+use crate::state_dir::{StateDir, StateError};
 
 /// The name of the kubeconfig in the state directory.
 pub const FILE: &str = "kubeconfig";
@@ -18,8 +18,8 @@ pub(super) fn path(state: &StateDir) -> PathBuf {
 }
 
 /// The token that a key stands for.
-pub(super) fn token(key: &[u8; 32]) -> Token {
-    Token::new(URL_SAFE_NO_PAD.encode(key).into())
+pub(super) fn token(key: &[u8; 32]) -> BearerToken {
+    BearerToken::new(URL_SAFE_NO_PAD.encode(key).into())
 }
 
 /// Where clients on this machine reach an address that is listened on.
@@ -37,7 +37,7 @@ pub(super) fn write(
     state: &StateDir,
     address: SocketAddr,
     certificate: &Certificate,
-    token: &Token,
+    token: &BearerToken,
 ) -> Result<(), StateError> {
     let name = "evenkeel";
     let trusted = STANDARD.encode(certificate.pem());

@@ -15,7 +15,7 @@ use crate::gateway::SessionKey;
 use crate::net::api_server::in_words;
 use crate::net::{Backoff, Delays, jitter};
 use crate::source::ApiServer;
-use crate::state::StateDir;
+use crate::state_dir::StateDir;
 
 /// How long a request for the session key may take.
 const REQUEST: Duration = Duration::from_secs(5);
@@ -26,13 +26,13 @@ const SHORTEST_KEY: usize = 32;
 /// What makes such a key, in a shell.
 const RANDOM: &str = "$(head -c 32 /dev/urandom | base64)";
 /// Why something has to be waited for; `None` once it has not.
-pub(super) type Wait = watch::Receiver<Option<String>>;
+pub(super) type NotReady = watch::Receiver<Option<String>>;
 
 /// Gives the key of session ids. That of several replicas may have to be waited for, and why is in the channel.
 pub(super) fn session_key(
     server: Option<&ApiServer>,
     state: &StateDir,
-) -> Result<(BoxFuture<'static, SessionKey>, Wait), DaemonError> {
+) -> Result<(BoxFuture<'static, SessionKey>, NotReady), DaemonError> {
     if let Some((key, wait)) = server.and_then(shared) {
         return Ok((key.boxed(), wait));
     }
@@ -43,7 +43,7 @@ pub(super) fn session_key(
 
 /// The key of session ids from its Secret, as soon as it is there; why it is not is in the channel until then.
 /// `None` if none is named.
-fn shared(server: &ApiServer) -> Option<(impl Future<Output = SessionKey> + use<>, Wait)> {
+fn shared(server: &ApiServer) -> Option<(impl Future<Output = SessionKey> + use<>, NotReady)> {
     let (name, key) = server.session_key.clone()?;
     let namespace = server.namespace.clone();
     let api: Api<Secret> = Api::namespaced(server.client.clone(), &namespace);

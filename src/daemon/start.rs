@@ -13,24 +13,24 @@ use tokio_util::task::TaskTracker;
 
 use super::error::DaemonError;
 use super::listen::bind;
-use super::names::NamesFile;
+use super::names_file::NamesFile;
 use super::session_key::session_key;
 use super::signals::Signals;
 use super::status_writer::write_statuses;
 use super::tasks::Tasks;
 use super::telemetry::Telemetry;
-use super::{kubeconfig, remembered, socket};
-use crate::admin::{self, Local};
+use super::{kubeconfig, server_cache_file, socket};
+use crate::admin::{self, LocalApi};
 use crate::catalog::catalog;
-use crate::fleet::{Context, Fleet, Memory};
+use crate::fleet::{Fleet, FleetContext, ServerCache};
 use crate::gateway::{Gateway, GatewayConfig, GatewayMetrics, Limits, refuse};
-use crate::net::{Allowed, Authorization};
-use crate::report::{AuditMetrics, Inputs, Reporter, keep_audit};
+use crate::net::{AllowedHosts, Authorization};
+use crate::report::{AuditMetrics, Reporter, ReporterInputs, keep_audit};
 use crate::resource::{API_VERSION, Digest, DigestKey};
-use crate::skills::{Standings, SyncOptions, Written, serve, stand, sync};
-use crate::source::{Feed, SourceArgs, SourceInfo, SourceMetrics, Start};
-use crate::state::{StateDir, StateLock};
-use crate::wire::Guard;
+use crate::skills::{SkillStates, SyncOptions, SyncResults, serve, stand, sync};
+use crate::source::{SourceArgs, SourceContext, SourceHandle, SourceInfo, SourceMetrics};
+use crate::state_dir::{StateDir, StateLock};
+use crate::wire::ProcessGuard;
 
 /// How long everything together may take to end after the first signal.
 const SHUTDOWN: Duration = Duration::from_secs(15);
@@ -53,7 +53,7 @@ pub struct Daemon {
     /// Where skills are written.
     pub sync_skills: Vec<PathBuf>,
     /// Hosts and origins that are answered beside the loopback ones.
-    pub allowed: Allowed,
+    pub allowed: AllowedHosts,
 }
 
 impl Daemon {
@@ -117,7 +117,7 @@ impl Daemon {
         let digests = DigestKey::new(&state.key("digests").map_err(DaemonError::because)?);
         let watching = SourceMetrics::default();
         let tracker = TaskTracker::new();
-        let Feed { desired, requests, wishes, shown } = source.start(Start {
+        let SourceHandle { desired, requests, wishes, shown } = source.start(SourceContext {
             state: state.clone(),
             key: digests.clone(),
             metrics: watching.clone(),
@@ -139,16 +139,16 @@ impl Daemon {
         tasks.spawn("the catalog", done(generations.run(stop.clone())));
 
         let (learn, learned) = mpsc::unbounded_channel();
-        let memory = Memory::new(remembered::load(&state), learn);
+        let memory = ServerCache::new(server_cache_file::load(&state), learn);
         tasks.spawn(
             "the memory",
-            done(remembered::keep(state.clone(), learned, catalog.settled(), stop.clone())),
+            done(server_cache_file::keep(state.clone(), learned, catalog.settled(), stop.clone())),
         );
-        let forget = remembered::forget(state.clone(), memory.clone(), desired.clone(), stop.clone());
+        let forget = server_cache_file::forget(state.clone(), memory.clone(), desired.clone(), stop.clone());
         tasks.spawn("the memory of what is gone", done(forget));
 
         let (guard, keep_guard) = std::env::current_exe()
-            .and_then(|program| Guard::start(program, vec!["guard".into()]))
+            .and_then(|program| ProcessGuard::start(program, vec!["guard".into()]))
             .map_err(|error| DaemonError(format!("the guard process cannot be started: {error}")))?;
         let until = stop.clone();
         tasks.spawn("the keeper of the guard process", async move {
@@ -157,7 +157,7 @@ impl Daemon {
         });
 
         let (observe, observations) = mpsc::unbounded_channel();
-        let mut context = Context::new(publisher, observe, memory, Some(guard));
+        let mut context = FleetContext::new(publisher, observe, memory, Some(guard));
         context.metrics = context.metrics.traced(spans.clone());
         let (logs, listeners, attaching) =
             (context.logs.clone(), context.listeners.clone(), context.metrics.clone());
@@ -173,7 +173,7 @@ impl Daemon {
         let (mut reporter, store) = Reporter::new(info.id.clone(), started);
         reporter.go_on_from(shown.clone());
         let (happened, audited) = (reporter.occurrences(), AuditMetrics::default());
-        let inputs = Inputs { desired, observations, catalog: catalog.clone(), skills, written };
+        let inputs = ReporterInputs { desired, observations, catalog: catalog.clone(), skills, written };
         tasks.spawn("the reporter", done(reporter.run(inputs, stop.clone())));
         if let Some(server) = &info.api_server {
             write_statuses(server, store.clone(), shown, tasks);
@@ -212,8 +212,8 @@ impl Daemon {
             Ok(())
         });
 
-        let local = Local { store: store.clone(), declared, logs, catalog, wishes, stop: stop.clone() };
-        let sources = admin::Sources {
+        let local = LocalApi { store: store.clone(), declared, logs, catalog, wishes, stop: stop.clone() };
+        let sources = admin::ApiState {
             store,
             agents_wait,
             metrics,
@@ -243,9 +243,9 @@ impl Daemon {
     fn sync_skills(
         &self,
         info: &SourceInfo,
-        skills: &watch::Receiver<Standings>,
+        skills: &watch::Receiver<SkillStates>,
         tasks: &mut Tasks,
-    ) -> watch::Receiver<Written> {
+    ) -> watch::Receiver<SyncResults> {
         let options = SyncOptions {
             directories: self.sync_skills.clone(),
             owner: Digest::of(info.identity.as_os_str().as_encoded_bytes()).short(16),

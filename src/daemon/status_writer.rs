@@ -1,15 +1,15 @@
 use tokio::sync::watch;
 
 use super::tasks::Tasks;
-use crate::report::Snapshot;
-use crate::report::kubernetes::{Inputs, Leadership, tell};
-use crate::source::{ApiServer, Shown};
+use crate::report::StatusSnapshot;
+use crate::report::kubernetes::{Leadership, WriterInputs, tell};
+use crate::source::{ApiServer, StoredStatuses};
 
 /// Writes statuses and events while this replica holds the Lease.
 pub(super) fn write_statuses(
     server: &ApiServer,
-    store: watch::Receiver<Snapshot>,
-    shown: watch::Receiver<Shown>,
+    store: watch::Receiver<StatusSnapshot>,
+    shown: watch::Receiver<StoredStatuses>,
     tasks: &mut Tasks,
 ) {
     let (lead, leading) = watch::channel(false);
@@ -19,8 +19,13 @@ pub(super) fn write_statuses(
         lease.run(lead, stop).await;
         Ok(())
     });
-    let inputs =
-        Inputs { client: server.client.clone(), store, shown, leading, instance: server.instance.clone() };
+    let inputs = WriterInputs {
+        client: server.client.clone(),
+        store,
+        shown,
+        leading,
+        instance: server.instance.clone(),
+    };
     let stop = tasks.stop();
     tasks.spawn("the writer of statuses", async move {
         // Three loops in one: too large for the stack of whoever starts it.

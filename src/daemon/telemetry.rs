@@ -6,20 +6,20 @@ use prometheus_client::registry::Registry;
 
 use super::error::DaemonError;
 use super::tasks::Tasks;
-use crate::telemetry::Spans;
+use crate::telemetry::SpanSender;
 #[cfg(feature = "otlp")]
-use crate::telemetry::otlp::{Exporter, Options};
+use crate::telemetry::otlp::{Exporter, OtlpOptions};
 
 /// Where telemetry is to go, if anywhere.
 #[derive(Clone, Debug)]
 pub struct Telemetry {
     #[cfg(feature = "otlp")]
-    collector: Option<Options>,
+    collector: Option<OtlpOptions>,
 }
 
 /// An export that has not begun.
 #[derive(Debug)]
-pub(super) struct Export {
+pub(super) struct PendingExport {
     #[cfg(feature = "otlp")]
     exporter: Option<Exporter>,
 }
@@ -28,25 +28,25 @@ pub(super) struct Export {
 impl Telemetry {
     /// Reads the URL of a collector, and the standard variables.
     pub fn new(endpoint: Option<&str>) -> Result<Self, String> {
-        let options = |endpoint| Options::new(endpoint, |name| std::env::var(name).ok());
+        let options = |endpoint| OtlpOptions::new(endpoint, |name| std::env::var(name).ok());
         let collector = endpoint.map(options).transpose();
         Ok(Self { collector: collector.map_err(|why| format!("--otlp-endpoint: {why}"))? })
     }
 
     /// What takes spans from now on, and sends them later.
-    pub(super) fn open(&self) -> Result<(Spans, Export), DaemonError> {
+    pub(super) fn open(&self) -> Result<(SpanSender, PendingExport), DaemonError> {
         let Some(options) = &self.collector else {
-            return Ok((Spans::default(), Export { exporter: None }));
+            return Ok((SpanSender::default(), PendingExport { exporter: None }));
         };
         tracing::info!(collector = options.origin(), "spans and metrics are sent");
         let (exporter, spans) =
             Exporter::new(options.clone(), jiff::Timestamp::now()).map_err(DaemonError::because)?;
-        Ok((spans, Export { exporter: Some(exporter) }))
+        Ok((spans, PendingExport { exporter: Some(exporter) }))
     }
 }
 
 #[cfg(feature = "otlp")]
-impl Export {
+impl PendingExport {
     /// Registers what it counts.
     pub fn register(&self, registry: &mut Registry) {
         if let Some(exporter) = &self.exporter {
@@ -81,14 +81,14 @@ impl Telemetry {
 
     /// Takes no spans.
     #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as with the feature")]
-    pub(super) fn open(&self) -> Result<(Spans, Export), DaemonError> {
-        Ok((Spans::default(), Export {}))
+    pub(super) fn open(&self) -> Result<(SpanSender, PendingExport), DaemonError> {
+        Ok((SpanSender::default(), PendingExport {}))
     }
 }
 
 #[cfg(not(feature = "otlp"))]
 #[expect(clippy::unused_self, reason = "as with the feature")]
-impl Export {
+impl PendingExport {
     /// Counts nothing.
     pub fn register(&self, _: &mut Registry) {}
 

@@ -3,21 +3,21 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::Instrument;
 
-use super::Context;
-use super::attached::Attached;
+use super::FleetContext;
 use super::listing::read_all;
-use crate::plan::Target;
+use super::new_connection::NewConnection;
+use crate::plan::ConnectionTarget;
 use crate::resource::{Reason, Timeouts, Transport};
-use crate::wire::{self, Era, Host, LinkError};
+use crate::wire::{self, ConnectionContext, ConnectionError, Era};
 
 /// Connects, agrees on a protocol and lists everything. A failure closes what was opened, on the host's tasks.
 /// A server whose era is not known is addressed in that of `opening`, or probed.
 pub(super) async fn attach(
-    context: &Context,
-    target: &Target,
-    host: &Host,
+    context: &FleetContext,
+    target: &ConnectionTarget,
+    host: &ConnectionContext,
     opening: Option<Era>,
-) -> Result<Attached, LinkError> {
+) -> Result<NewConnection, ConnectionError> {
     let (endpoint, timeouts) = (&target.endpoint, &target.spec.timeouts);
     let _under_way = context.metrics.attempt();
     let remembered = context.memory.era(endpoint.digest());
@@ -36,7 +36,7 @@ pub(super) async fn attach(
                 Ok(listings)
             };
             match listed.await {
-                Ok(listings) => Ok(Attached { link, events, listings }),
+                Ok(listings) => Ok(NewConnection { link, events, listings }),
                 Err(error) => {
                     host.tasks.spawn(async move { link.close().await });
                     Err(error)
@@ -55,7 +55,7 @@ pub(super) async fn attach(
     // Of a server that has answered before, whatever runs it has been downloaded.
     let result = context.slots.run(&endpoint.transport, &host.started, remembered.is_none(), limited).await;
     let misunderstood =
-        |error: &LinkError| matches!(error.problem.reason, Reason::HandshakeFailed | Reason::Timeout);
+        |error: &ConnectionError| matches!(error.problem.reason, Reason::HandshakeFailed | Reason::Timeout);
     if remembered.is_some() && result.as_ref().is_err_and(misunderstood) {
         // The server may have been upgraded: probe it the next time.
         context.memory.forget_era(endpoint.digest());
@@ -65,7 +65,7 @@ pub(super) async fn attach(
 
 /// Waits until an attempt has taken too long. A process has `timeouts.start` for its first answer, since it may be
 /// downloaded first, and from then on as long as other servers.
-async fn too_late(transport: &Transport, timeouts: &Timeouts, host: &Host) -> LinkError {
+async fn too_late(transport: &Transport, timeouts: &Timeouts, host: &ConnectionContext) -> ConnectionError {
     if let Transport::Stdio(_) = transport {
         let start = timeouts.start.get();
         tokio::select! {
@@ -83,6 +83,6 @@ async fn too_late(transport: &Transport, timeouts: &Timeouts, host: &Host) -> Li
     timeout(format!("not attached within {seconds} s (spec.timeouts.connect){words}"))
 }
 
-pub(super) fn timeout(message: String) -> LinkError {
-    LinkError::new(Reason::Timeout, message).dispatched()
+pub(super) fn timeout(message: String) -> ConnectionError {
+    ConnectionError::new(Reason::Timeout, message).dispatched()
 }

@@ -1,50 +1,50 @@
 use tokio::sync::mpsc;
 
-use super::slots::Slots;
-use super::{FleetMetrics, Logs, Memory, Observation};
+use super::slots::AttemptSlots;
+use super::{FleetMetrics, Observation, ServerCache, ServerLogs};
 use crate::catalog::Publisher;
-use crate::upstream::Listeners;
-use crate::wire::{Guard, Identity};
+use crate::upstream::Subscriptions;
+use crate::wire::{InstanceId, ProcessGuard};
 
 /// What every actor needs; one for the whole fleet.
-pub struct Context {
+pub struct FleetContext {
     /// Where sections go.
     pub catalog: Publisher,
     /// Where observations go; read by the reporter.
     pub observations: mpsc::UnboundedSender<Observation>,
     /// What is remembered of servers.
-    pub memory: Memory,
+    pub memory: ServerCache,
     /// Ends the children should evenkeel be killed.
-    pub guard: Option<Guard>,
+    pub guard: Option<ProcessGuard>,
     /// What servers log.
-    pub logs: Logs,
+    pub logs: ServerLogs,
     /// What agents want to hear of servers, and what those tell.
-    pub listeners: Listeners,
+    pub listeners: Subscriptions,
     /// Who asks servers, should one be an evenkeel.
-    pub identity: Identity,
+    pub identity: InstanceId,
     /// What is counted.
     pub metrics: FleetMetrics,
-    pub(super) slots: Slots,
+    pub(super) slots: AttemptSlots,
 }
 
-impl Context {
+impl FleetContext {
     /// A context with nothing running.
     pub fn new(
         catalog: Publisher,
         observations: mpsc::UnboundedSender<Observation>,
-        memory: Memory,
-        guard: Option<Guard>,
+        memory: ServerCache,
+        guard: Option<ProcessGuard>,
     ) -> Self {
         Self {
             catalog,
             observations,
             memory,
             guard,
-            logs: Logs::default(),
-            listeners: Listeners::default(),
-            identity: Identity::default(),
+            logs: ServerLogs::default(),
+            listeners: Subscriptions::default(),
+            identity: InstanceId::default(),
             metrics: FleetMetrics::default(),
-            slots: Slots::default(),
+            slots: AttemptSlots::default(),
         }
     }
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
-use crate::resource::{Health, Reason};
+use crate::resource::{HealthCheck, Reason};
 use crate::upstream::UpstreamHandle;
-use crate::wire::{Link, LinkError, Sign};
+use crate::wire::{Connection, ConnectionError, FailureSource};
 
 /// How long a check may take where there is no interval.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -21,9 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// `offset` (0 to 1) of an interval passes first, so that servers attached together are not asked together.
 pub(super) async fn watch(
-    link: Link,
+    link: Connection,
     calls: UpstreamHandle,
-    checks: Health,
+    checks: HealthCheck,
     call: Duration,
     offset: f64,
 ) -> Infallible {
@@ -52,7 +52,9 @@ pub(super) async fn watch(
                 link.rest(interval);
                 continue;
             }
-            Ok(Err(error)) if error.sign == Sign::Session || error.problem.reason.needs_a_person() => {
+            Ok(Err(error))
+                if error.sign == FailureSource::Session || error.problem.reason.needs_a_person() =>
+            {
                 link.give_up(error);
                 return pending().await;
             }
@@ -66,7 +68,7 @@ pub(super) async fn watch(
         debug!(strikes = silence.strikes, why, "a health check failed");
         if silence.strikes >= checks.failures {
             let message = format!("{} health checks in a row failed; the last: {why}", silence.strikes);
-            link.give_up(LinkError::new(Reason::Unhealthy, message));
+            link.give_up(ConnectionError::new(Reason::Unhealthy, message));
             return pending().await;
         }
     }

@@ -7,8 +7,8 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
 
 use crate::resource::{Problem, Reason};
-use crate::upstream::{Item, Lists};
-use crate::wire::{Link, LinkError, List, Reply, is_unknown_method, members};
+use crate::upstream::{Item, ServerLists};
+use crate::wire::{Connection, ConnectionError, ListKind, RpcResponse, is_unknown_method, members};
 
 /// More pages than any server has: a list that does not end is not waited for.
 const PAGES: usize = 1_000;
@@ -23,7 +23,7 @@ const OTHERS: Duration = Duration::from_secs(10);
 
 /// One list of a server, read to its end.
 #[derive(Debug)]
-pub(super) struct Listing {
+pub(super) struct ListResult {
     /// Its items, in the order of their names, each name once.
     pub(super) items: Vec<Item>,
     /// An oddity of the server that cost nothing.
@@ -32,24 +32,24 @@ pub(super) struct Listing {
 
 /// All lists of a server.
 #[derive(Debug, Default)]
-pub(super) struct Listings {
-    pub(super) lists: Lists,
+pub(super) struct ServerListing {
+    pub(super) lists: ServerLists,
     /// Lists that could not be read, and oddities that were tolerated.
-    pub(super) degraded: BTreeMap<List, Problem>,
+    pub(super) degraded: BTreeMap<ListKind, Problem>,
 }
 
 /// Reads all lists, side by side, by the given time at the latest.
 ///
 /// The tools decide: if they cannot be read, the server is not attached. Another list that fails, or takes longer than
 /// half of the time, costs that list alone.
-pub(super) async fn read_all(link: &Link, until: Instant) -> Result<Listings, LinkError> {
+pub(super) async fn read_all(link: &Connection, until: Instant) -> Result<ServerListing, ConnectionError> {
     let now = Instant::now();
     let soon = now + OTHERS.min(until.saturating_duration_since(now) / 2);
     let other = async |list| {
         let read = timeout_at(soon, Box::pin(read_list(link, list))).await;
         let read = read.unwrap_or_else(|_| {
             let seconds = soon.duration_since(now).as_secs_f64();
-            Err(LinkError::new(Reason::Timeout, format!("no answer within {seconds} s")).dispatched())
+            Err(ConnectionError::new(Reason::Timeout, format!("no answer within {seconds} s")).dispatched())
         });
         match read {
             Err(error) if error.ends_the_link() || error.problem.reason == Reason::PolicyDenied => Err(error),
@@ -57,16 +57,16 @@ pub(super) async fn read_all(link: &Link, until: Instant) -> Result<Listings, Li
         }
     };
     let (tools, prompts, resources, templates) = tokio::try_join!(
-        Box::pin(read_list(link, List::Tools)),
-        other(List::Prompts),
-        other(List::Resources),
-        other(List::Templates)
+        Box::pin(read_list(link, ListKind::Tools)),
+        other(ListKind::Prompts),
+        other(ListKind::Resources),
+        other(ListKind::Templates)
     )?;
-    let mut listings = Listings::default();
+    let mut listings = ServerListing::default();
     let all = [Ok(tools), prompts, resources, templates];
-    for (list, read) in List::ALL.into_iter().zip(all) {
+    for (list, read) in ListKind::ALL.into_iter().zip(all) {
         match read {
-            Ok(Listing { items, tolerated }) => {
+            Ok(ListResult { items, tolerated }) => {
                 *listings.lists.of_mut(list) = items;
                 listings.degraded.extend(tolerated.map(|problem| (list, problem)));
             }
@@ -77,27 +77,29 @@ pub(super) async fn read_all(link: &Link, until: Instant) -> Result<Listings, Li
 }
 
 /// Tells why a list could not be read.
-pub(super) fn unavailable(list: List, error: &LinkError) -> Problem {
+pub(super) fn unavailable(list: ListKind, error: &ConnectionError) -> Problem {
     let (method, message) = (list.method(), &error.problem.message);
     let message = if message.starts_with(method) { message.clone() } else { format!("{method}: {message}") };
     Problem::new(Reason::ListUnavailable, message)
 }
 
 /// Reads all pages of a list. A server without the capability is not asked.
-pub(super) async fn read_list(link: &Link, list: List) -> Result<Listing, LinkError> {
+pub(super) async fn read_list(link: &Connection, list: ListKind) -> Result<ListResult, ConnectionError> {
     if link.peer().capabilities.list(list).is_none() {
-        return Ok(Listing { items: Vec::new(), tolerated: None });
+        return Ok(ListResult { items: Vec::new(), tolerated: None });
     }
     let (mut items, mut bytes, mut tolerated) = (BTreeMap::new(), 0, None);
     let mut cursors = BTreeSet::new();
     let mut cursor: Option<String> = None;
     loop {
         let reply = link.page(list, cursor.as_deref()).await?;
-        if list == List::Templates && matches!(&reply, Reply::Error(error) if is_unknown_method(error)) {
+        if list == ListKind::Templates
+            && matches!(&reply, RpcResponse::Error(error) if is_unknown_method(error))
+        {
             // They have no capability of their own: many servers that have resources have no templates.
             break;
         }
-        let (Reply::Result(page) | Reply::Error(page)) = &reply;
+        let (RpcResponse::Result(page) | RpcResponse::Error(page)) = &reply;
         bytes += page.len();
         let next = read_page(&reply, list, &mut items).map_err(|mut error| {
             error.problem.message = link.words(&error.problem.message, MESSAGE);
@@ -128,13 +130,13 @@ pub(super) async fn read_list(link: &Link, list: List) -> Result<Listing, LinkEr
             return Err(failed(list, &why));
         }
     }
-    if list == List::Tools {
+    if list == ListKind::Tools {
         for (name, why) in link.learn(items.values().map(|tool: &Item| (&**tool.name(), tool.raw()))) {
             tracing::warn!(tool = link.words(&name, 200), why = link.words(&why, 200), "a tool was left out");
             items.remove(&*name);
         }
     }
-    Ok(Listing { items: items.into_values().collect(), tolerated })
+    Ok(ListResult { items: items.into_values().collect(), tolerated })
 }
 
 /// A page of a list, apart from its items.
@@ -147,10 +149,14 @@ struct Page {
 }
 
 /// Adds a page's items, the first of each name.
-fn read_page(reply: &Reply, list: List, items: &mut BTreeMap<Arc<str>, Item>) -> Result<Page, LinkError> {
+fn read_page(
+    reply: &RpcResponse,
+    list: ListKind,
+    items: &mut BTreeMap<Arc<str>, Item>,
+) -> Result<Page, ConnectionError> {
     let raw = match reply {
-        Reply::Result(raw) => raw,
-        Reply::Error(raw) => return Err(failed(list, &error_message(raw))),
+        RpcResponse::Result(raw) => raw,
+        RpcResponse::Error(raw) => return Err(failed(list, &error_message(raw))),
     };
     let unreadable = |error: serde_json::Error| failed(list, &error.to_string());
     let text = std::str::from_utf8(raw).map_err(|error| failed(list, &error.to_string()))?;
@@ -184,8 +190,8 @@ fn error_message(raw: &[u8]) -> String {
     }
 }
 
-fn failed(list: List, why: &str) -> LinkError {
-    LinkError::new(Reason::ListFailed, format!("{} failed: {why}", list.method())).dispatched()
+fn failed(list: ListKind, why: &str) -> ConnectionError {
+    ConnectionError::new(Reason::ListFailed, format!("{} failed: {why}", list.method())).dispatched()
 }
 
 #[cfg(test)]
@@ -194,8 +200,8 @@ mod tests {
 
     use super::*;
 
-    fn page(text: &'static str, tools: &mut BTreeMap<Arc<str>, Item>) -> Result<Page, LinkError> {
-        read_page(&Reply::Result(Bytes::from_static(text.as_bytes())), List::Tools, tools)
+    fn page(text: &'static str, tools: &mut BTreeMap<Arc<str>, Item>) -> Result<Page, ConnectionError> {
+        read_page(&RpcResponse::Result(Bytes::from_static(text.as_bytes())), ListKind::Tools, tools)
     }
 
     #[test]
@@ -225,8 +231,8 @@ mod tests {
         for text in [r#"{"tools":{}}"#, "{}", "[]"] {
             assert_eq!(page(text, &mut tools).unwrap_err().problem.reason, Reason::ListFailed);
         }
-        let reply = Reply::Error(Bytes::from_static(br#"{"code":-32603,"message":"boom"}"#));
-        let error = read_page(&reply, List::Tools, &mut tools).unwrap_err();
+        let reply = RpcResponse::Error(Bytes::from_static(br#"{"code":-32603,"message":"boom"}"#));
+        let error = read_page(&reply, ListKind::Tools, &mut tools).unwrap_err();
         assert_eq!(error.problem.message, "tools/list failed: boom (-32603)");
     }
 }

@@ -4,11 +4,11 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
-use super::attached::Attached;
-use crate::plan::Target;
+use super::new_connection::NewConnection;
+use crate::plan::ConnectionTarget;
 use crate::resource::{SourceState, Transport};
-use crate::telemetry::{Draft, Kind, Open, Spans};
-use crate::wire::LinkError;
+use crate::telemetry::{OpenSpan, SpanData, SpanKind, SpanSender};
+use crate::wire::ConnectionError;
 
 type Labels = [(&'static str, &'static str); 1];
 
@@ -18,7 +18,7 @@ pub struct FleetMetrics {
     attaches: Family<Labels, Histogram, fn() -> Histogram>,
     attempts: Gauge,
     reconciles: Histogram,
-    spans: Spans,
+    spans: SpanSender,
 }
 
 impl Default for FleetMetrics {
@@ -29,7 +29,7 @@ impl Default for FleetMetrics {
             }),
             attempts: Gauge::default(),
             reconciles: Histogram::new([0.0001, 0.001, 0.01, 0.1, 1.0, 10.0]),
-            spans: Spans::default(),
+            spans: SpanSender::default(),
         }
     }
 }
@@ -37,7 +37,7 @@ impl Default for FleetMetrics {
 impl FleetMetrics {
     /// Tells of each attempt and each reconcile as a span, too.
     #[must_use]
-    pub fn traced(self, spans: Spans) -> Self {
+    pub fn traced(self, spans: SpanSender) -> Self {
         Self { spans, ..self }
     }
 
@@ -61,56 +61,56 @@ impl FleetMetrics {
     }
 
     /// Begins an attempt to attach.
-    pub(super) fn attempt(&self) -> Attempt<'_> {
+    pub(super) fn attempt(&self) -> AttemptGauge<'_> {
         self.attempts.inc();
-        Attempt(self)
+        AttemptGauge(self)
     }
 
     /// Begins to measure the time that an attempt takes of the server.
-    pub(super) fn attach(&self, target: &Target) -> Measured<'_> {
+    pub(super) fn attach(&self, target: &ConnectionTarget) -> ReconcileTimer<'_> {
         let transport = match target.endpoint.transport {
             Transport::Stdio(_) => "pipe",
             Transport::Http(_) => "tcp",
         };
-        let draft = || Draft {
+        let draft = || SpanData {
             name: "attach".into(),
-            kind: Kind::Client,
+            kind: SpanKind::Client,
             attributes: vec![
                 ("evenkeel.server.namespace", target.key.namespace.to_string().into()),
                 ("evenkeel.server.name", target.key.name.to_string().into()),
                 ("network.transport", transport.into()),
             ],
         };
-        Measured { metrics: self, start: Instant::now(), span: self.spans.begin(draft) }
+        ReconcileTimer { metrics: self, start: Instant::now(), span: self.spans.begin(draft) }
     }
 
     /// Begins to measure one step of the loop.
-    pub(super) fn reconcile(&self, source: &SourceState) -> Measured<'_> {
-        let draft = || Draft {
+    pub(super) fn reconcile(&self, source: &SourceState) -> ReconcileTimer<'_> {
+        let draft = || SpanData {
             name: "reconcile".into(),
-            kind: Kind::Internal,
+            kind: SpanKind::Internal,
             attributes: vec![("evenkeel.source.revision", source.revision.to_string().into())],
         };
-        Measured { metrics: self, start: Instant::now(), span: self.spans.begin(draft) }
+        ReconcileTimer { metrics: self, start: Instant::now(), span: self.spans.begin(draft) }
     }
 }
 
 /// Work that is being measured.
 #[derive(Debug)]
-pub(super) struct Measured<'a> {
+pub(super) struct ReconcileTimer<'a> {
     metrics: &'a FleetMetrics,
     start: Instant,
-    span: Option<Open>,
+    span: Option<OpenSpan>,
 }
 
-impl Measured<'_> {
+impl ReconcileTimer<'_> {
     /// Gives the `tracing` span in which log lines of the work are written.
     pub(super) fn context(&self) -> tracing::Span {
-        Open::context(self.span.as_ref())
+        OpenSpan::context(self.span.as_ref())
     }
 
     /// Ends the measurement of an attempt.
-    pub(super) fn attached(self, result: &Result<Attached, LinkError>) {
+    pub(super) fn attached(self, result: &Result<NewConnection, ConnectionError>) {
         let outcome = [("outcome", if result.is_ok() { "ok" } else { "failed" })];
         self.metrics.attaches.get_or_create(&outcome).observe(self.start.elapsed().as_secs_f64());
         let Some(mut span) = self.span else { return };
@@ -136,9 +136,9 @@ impl Measured<'_> {
 
 /// An attempt that counts as under way; it may be cancelled.
 #[derive(Debug)]
-pub(super) struct Attempt<'a>(&'a FleetMetrics);
+pub(super) struct AttemptGauge<'a>(&'a FleetMetrics);
 
-impl Drop for Attempt<'_> {
+impl Drop for AttemptGauge<'_> {
     fn drop(&mut self) {
         self.0.attempts.dec();
     }

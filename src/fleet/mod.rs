@@ -6,23 +6,23 @@
 
 mod actor;
 mod attach;
-mod attached;
 mod connection_key;
 mod context;
 mod health;
 mod listing;
 mod logs;
-mod memory;
 mod metrics;
+mod new_connection;
 mod observation;
-mod pace;
 mod reconcile;
+mod refresh_schedule;
+mod server_cache;
 mod slots;
 mod subscriptions;
 
-pub use context::Context;
-pub use logs::Logs;
-pub use memory::{Kept, Known, Memory, News};
+pub use context::FleetContext;
+pub use logs::ServerLogs;
 pub use metrics::FleetMetrics;
-pub use observation::{Listed, Observation, Phase};
+pub use observation::{LiveServer, Observation, Phase};
 pub use reconcile::Fleet;
+pub use server_cache::{CacheUpdate, CachedServer, RestoredCache, ServerCache};

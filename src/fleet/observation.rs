@@ -3,7 +3,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::resource::{Digest, ObjectKey, Problem, Reason};
-use crate::wire::About;
+use crate::wire::ServerDescription;
 
 /// What is true about one server's connection now: all that `report/` needs for its conditions.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,7 +19,7 @@ pub struct Observation {
     /// Where the work on that generation stands.
     pub phase: Phase,
     /// What is live, of this generation or an earlier one; `None` if nothing is.
-    pub listed: Option<Arc<Listed>>,
+    pub listed: Option<Arc<LiveServer>>,
     /// Why nothing is sent to the live server for now: it wants no requests (Retry-After).
     pub paused: Option<Problem>,
     /// In what the live server falls short: a list that could not be read, or an oddity that was tolerated.
@@ -59,11 +59,11 @@ pub enum Phase {
 
 /// What a live server told of itself.
 #[derive(Debug, PartialEq)]
-pub struct Listed {
+pub struct LiveServer {
     /// The generation that is live.
     pub generation: i64,
     /// What the server told of itself.
-    pub about: Arc<About>,
+    pub about: Arc<ServerDescription>,
     /// Tools offered to agents, after filters.
     pub tools: u32,
     /// Prompts, likewise.

@@ -10,12 +10,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::JoinMap;
 use tracing::{info, warn};
 
-use super::Context;
-use super::actor::{Actor, Order, Starting};
+use super::FleetContext;
+use super::actor::{Actor, ActorOrder, StartupGuard};
 use super::connection_key::ConnectionKey;
-use crate::catalog::Declaration;
-use crate::plan::{Change, Observed, Target};
-use crate::resource::{Declared, Desired, McpServerSpec, ObjectKey, Reason};
+use crate::catalog::CatalogDeclaration;
+use crate::plan::{ConnectionTarget, DeclarationChange, LastApplied};
+use crate::resource::{DeclaredObject, Desired, McpServerSpec, ObjectKey, Reason};
 
 /// How long calls of unknown tools wait at most for the servers that were declared at the start.
 const SETTLED: Duration = Duration::from_secs(30);
@@ -24,22 +24,22 @@ const SHUTDOWN: Duration = Duration::from_secs(10);
 
 /// The actors of all connections, and what each was last told.
 pub struct Fleet {
-    context: Arc<Context>,
-    observed: Observed,
+    context: Arc<FleetContext>,
+    observed: LastApplied,
     /// What was declared at the last step, also what is suspended or cannot be taken up.
-    declared: OrdMap<ObjectKey, Arc<Declared<McpServerSpec>>>,
-    orders: HashMap<ConnectionKey, watch::Sender<Order>>,
+    declared: OrdMap<ObjectKey, Arc<DeclaredObject<McpServerSpec>>>,
+    orders: HashMap<ConnectionKey, watch::Sender<ActorOrder>>,
     actors: JoinMap<ConnectionKey, ()>,
     /// Handed to the actors of the first look.
-    starting: Option<Starting>,
+    starting: Option<StartupGuard>,
 }
 
 impl Fleet {
     /// A fleet with no servers.
-    pub fn new(context: Arc<Context>) -> Self {
+    pub fn new(context: Arc<FleetContext>) -> Self {
         Self {
             context,
-            observed: Observed::default(),
+            observed: LastApplied::default(),
             declared: OrdMap::new(),
             orders: HashMap::new(),
             actors: JoinMap::new(),
@@ -111,14 +111,14 @@ impl Fleet {
             };
             info!(server = %key, "{} {key}{why}", change.verb());
             match change {
-                Change::Attach(target)
-                | Change::Replace(target, _)
-                | Change::Refilter(target, _)
-                | Change::Refresh(target)
-                | Change::Stay(target) => self.order(target),
-                Change::Detach(reason) => {
+                DeclarationChange::Attach(target)
+                | DeclarationChange::Replace(target, _)
+                | DeclarationChange::Refilter(target, _)
+                | DeclarationChange::Refresh(target)
+                | DeclarationChange::Stay(target) => self.order(target),
+                DeclarationChange::Detach(reason) => {
                     if let Some(orders) = self.orders.get(&ConnectionKey::shared(key)) {
-                        orders.send_replace(Order::Go(reason));
+                        orders.send_replace(ActorOrder::Go(reason));
                     }
                 }
             }
@@ -127,31 +127,31 @@ impl Fleet {
     }
 
     /// Tells the catalog what is declared, whose names are kept.
-    fn declare(&self, change: &DiffItem<'_, '_, ObjectKey, Arc<Declared<McpServerSpec>>>) {
+    fn declare(&self, change: &DiffItem<'_, '_, ObjectKey, Arc<DeclaredObject<McpServerSpec>>>) {
         let catalog = &self.context.catalog;
         match change {
             DiffItem::Add(key, declared) | DiffItem::Update { new: (key, declared), .. } => {
                 // Commonly the name itself, which is shared.
-                let prefix = Target::of(declared).map(|target| match target.prefix() {
+                let prefix = ConnectionTarget::of(declared).map(|target| match target.prefix() {
                     prefix if *prefix == *target.key.name => target.key.name,
                     prefix => prefix.into(),
                 });
                 let created = declared.meta.created;
-                catalog.declare((*key).clone(), Some(Declaration { created, prefix }));
+                catalog.declare((*key).clone(), Some(CatalogDeclaration { created, prefix }));
             }
             DiffItem::Remove(key, _) => catalog.declare((*key).clone(), None),
         }
     }
 
     /// Tells the server's actor, or starts one. An actor that is still draining takes the order up.
-    fn order(&mut self, target: Arc<Target>) {
+    fn order(&mut self, target: Arc<ConnectionTarget>) {
         let key = ConnectionKey::shared(target.key.clone());
         if let Some(orders) = self.orders.get(&key)
-            && orders.send(Order::Be(target.clone())).is_ok()
+            && orders.send(ActorOrder::Be(target.clone())).is_ok()
         {
             return;
         }
-        let (sender, receiver) = watch::channel(Order::Be(target.clone()));
+        let (sender, receiver) = watch::channel(ActorOrder::Be(target.clone()));
         self.orders.insert(key.clone(), sender);
         let actor = Actor::new(self.context.clone(), target, receiver, self.starting.clone());
         self.actors.spawn(key, actor.run());
@@ -171,7 +171,7 @@ impl Fleet {
 
     async fn shut_down(mut self) {
         for orders in self.orders.values() {
-            orders.send_replace(Order::Go(Reason::Detached));
+            orders.send_replace(ActorOrder::Go(Reason::Detached));
         }
         let all = async { while self.actors.join_next().await.is_some() {} };
         if tokio::time::timeout(SHUTDOWN, all).await.is_err() {

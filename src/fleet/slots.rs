@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::resource::{StdioEndpoint, Transport};
-use crate::wire::Started;
+use crate::wire::ProcessActivity;
 
 /// Servers that may be in the busy part of their start at once.
 const HTTP: usize = 64;
@@ -42,20 +42,20 @@ const DOWNLOADING: [(&str, Option<&str>); 18] = [
 
 /// Bounds how many attempts to connect begin side by side.
 #[derive(Debug)]
-pub(super) struct Slots {
+pub(super) struct AttemptSlots {
     http: Arc<Semaphore>,
     stdio: Arc<Semaphore>,
     runners: Arc<Semaphore>,
 }
 
-impl Default for Slots {
+impl Default for AttemptSlots {
     fn default() -> Self {
         let [http, stdio, runners] = [HTTP, STDIO, RUNNERS].map(|slots| Arc::new(Semaphore::new(slots)));
         Self { http, stdio, runners }
     }
 }
 
-impl Slots {
+impl AttemptSlots {
     /// Runs an attempt once a slot is free; the slot is free again when the attempt ends, or before.
     ///
     /// `first` says that the server has never answered yet: a runner may have to download it, and then it takes a slot of
@@ -63,7 +63,7 @@ impl Slots {
     pub(super) async fn run<T>(
         &self,
         transport: &Transport,
-        started: &Started,
+        started: &ProcessActivity,
         first: bool,
         attempt: impl Future<Output = T>,
     ) -> T {
@@ -133,7 +133,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn downloads_hold_up_nobody_else_and_each_other_for_a_while() {
-        let (slots, started) = (Slots::default(), Started::default());
+        let (slots, started) = (AttemptSlots::default(), ProcessActivity::default());
         let (runner, other) = (stdio("npx x"), stdio("x"));
         let hanging: Vec<_> = (0..RUNNERS)
             .map(|_| {

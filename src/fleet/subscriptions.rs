@@ -9,8 +9,11 @@ use tracing::debug;
 
 use crate::net::{Backoff, Delays, jitter};
 use crate::resource::ObjectKey;
-use crate::upstream::{Listeners, Wanted};
-use crate::wire::{Edit, Era, Exchange, Incoming, Link, LinkError, Reply, Request, json_string};
+use crate::upstream::{RequestedNotifications, Subscriptions};
+use crate::wire::{
+    Connection, ConnectionError, Era, JsonEdit, ResponseMessage, RpcResponse, UpstreamExchange,
+    UpstreamRequest, json_string,
+};
 
 /// How long a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -22,16 +25,17 @@ const AGAIN: Delays = Delays { initial: Duration::from_secs(1), max: Duration::f
 const STABLE: Duration = Duration::from_secs(10);
 
 /// True if this server can be asked to tell anything.
-pub(super) fn are_offered(link: &Link) -> bool {
+pub(super) fn are_offered(link: &Connection) -> bool {
     let peer = link.peer();
     peer.capabilities.subscribe || (peer.capabilities.logging && peer.era == Era::Legacy)
 }
 
 /// Asks a server to tell what agents want to hear, and keeps that so: a new connection is asked for all of it
 /// again. Never ends, since there is nothing to do with its end.
-pub(super) async fn keep(link: Link, listeners: Listeners, server: ObjectKey) -> Infallible {
+pub(super) async fn keep(link: Connection, listeners: Subscriptions, server: ObjectKey) -> Infallible {
     let mut changes = listeners.changes(&server);
-    let mut desk = Desk { link, server, asked: Wanted::default(), stream: None };
+    let mut desk =
+        UpstreamSubscriptions { link, server, asked: RequestedNotifications::default(), stream: None };
     // What was wanted before may have changed while nobody was asked for it.
     let mut missed = listeners.wanted(&desk.server).uris;
     let mut backoff = Backoff::default();
@@ -66,26 +70,26 @@ pub(super) async fn keep(link: Link, listeners: Listeners, server: ObjectKey) ->
 }
 
 /// What one connection's server was asked for.
-struct Desk {
-    link: Link,
+struct UpstreamSubscriptions {
+    link: Connection,
     server: ObjectKey,
-    asked: Wanted,
+    asked: RequestedNotifications,
     /// The request on which a modern server tells of resources.
-    stream: Option<Exchange>,
+    stream: Option<UpstreamExchange>,
 }
 
-impl Desk {
+impl UpstreamSubscriptions {
     /// What of this the server can be asked for.
-    fn possible(&self, wanted: Wanted) -> Wanted {
+    fn possible(&self, wanted: RequestedNotifications) -> RequestedNotifications {
         let peer = self.link.peer();
-        Wanted {
+        RequestedNotifications {
             // A modern server is told the level with each request.
             level: wanted.level.filter(|_| peer.capabilities.logging && peer.era == Era::Legacy),
             uris: if peer.capabilities.subscribe { wanted.uris } else { BTreeSet::new() },
         }
     }
 
-    async fn ask(&mut self, wanted: &Wanted) -> Result<(), String> {
+    async fn ask(&mut self, wanted: &RequestedNotifications) -> Result<(), String> {
         if let Some(level) = wanted.level.filter(|level| self.asked.level != Some(*level)) {
             request(&self.link, "logging/setLevel", "level", level.name()).await?;
             self.asked.level = Some(level);
@@ -116,18 +120,18 @@ impl Desk {
 }
 
 /// A request whose answer is nothing. A server that refuses it would do so again.
-async fn request(link: &Link, method: &str, key: &str, value: &str) -> Result<(), String> {
+async fn request(link: &Connection, method: &str, key: &str, value: &str) -> Result<(), String> {
     let value = json_string(value);
-    let edits = &[Edit::Set(key, &value)];
-    let request = Request { edits, ..Request::new(method) };
+    let edits = &[JsonEdit::Set(key, &value)];
+    let request = UpstreamRequest { edits, ..UpstreamRequest::new(method) };
     let reply = async { link.call(request).await?.answer().await };
-    if let Reply::Error(raw) = reply.await.map_err(|error: LinkError| error.to_string())? {
+    if let RpcResponse::Error(raw) = reply.await.map_err(|error: ConnectionError| error.to_string())? {
         debug!(method, answer = link.words(&String::from_utf8_lossy(&raw), 200), "the server refused");
     }
     Ok(())
 }
 
-async fn listen(link: &Link, uris: &BTreeSet<Arc<str>>) -> Result<Exchange, LinkError> {
+async fn listen(link: &Connection, uris: &BTreeSet<Arc<str>>) -> Result<UpstreamExchange, ConnectionError> {
     let uris: Vec<&Arc<str>> = uris.iter().collect();
     let filter = serde_json::json!({ "resourceSubscriptions": uris }).to_string();
     let mut exchange = link.listen(&filter).await?;
@@ -137,9 +141,9 @@ async fn listen(link: &Link, uris: &BTreeSet<Arc<str>>) -> Result<Exchange, Link
 }
 
 /// Reads the stream, whose notices go elsewhere, to its end.
-async fn ended(stream: &mut Option<Exchange>) {
+async fn ended(stream: &mut Option<UpstreamExchange>) {
     let Some(stream) = stream else {
         return pending().await;
     };
-    while let Ok(Incoming::Notice(_) | Incoming::Progress(_)) = stream.next().await {}
+    while let Ok(ResponseMessage::Notice(_) | ResponseMessage::Progress(_)) = stream.next().await {}
 }

@@ -7,22 +7,24 @@ use http::StatusCode;
 use memchr::memmem;
 use rmcp::model::ErrorCode;
 
-use super::ask::Ask;
-use crate::catalog::Gone;
+use super::routed_method::RoutedMethod;
+use crate::catalog::RemovedName;
 use crate::resource::{ObjectKey, Problem, Reason};
-use crate::upstream::Refusal;
-use crate::wire::{Edit, Era, Id, LinkError, List, Members, Reply, Sign, members};
+use crate::upstream::CallRefusal;
+use crate::wire::{
+    ConnectionError, Era, FailureSource, JsonEdit, JsonRpcId, ListKind, Members, RpcResponse, members,
+};
 
 /// An error to answer a request with.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct ResponseError {
     pub(super) status: StatusCode,
     code: ErrorCode,
     message: Cow<'static, str>,
     data: Option<serde_json::Value>,
 }
 
-impl Failure {
+impl ResponseError {
     /// An error that says the request itself is wrong: HTTP 400.
     pub(super) fn bad(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, code, message: message.into(), data: None }
@@ -47,7 +49,7 @@ impl Failure {
     }
 
     /// The whole message.
-    pub(super) fn message(&self, id: Option<&Id>) -> Bytes {
+    pub(super) fn message(&self, id: Option<&JsonRpcId>) -> Bytes {
         let mut error = serde_json::json!({ "code": self.code.0, "message": self.message });
         if let (Some(data), Some(error)) = (&self.data, error.as_object_mut()) {
             error.insert("data".to_owned(), data.clone());
@@ -57,39 +59,39 @@ impl Failure {
 }
 
 /// The whole message with a result, given in pieces.
-pub(super) fn result(id: &Id, pieces: &[&[u8]]) -> Bytes {
+pub(super) fn result(id: &JsonRpcId, pieces: &[&[u8]]) -> Bytes {
     compose(Some(id), "result", pieces)
 }
 
 /// The whole message with a server's answer, as an agent of this era expects it, and its HTTP status.
-pub(super) fn reply(id: &Id, reply: &Reply, ask: Ask, era: Era) -> (StatusCode, Bytes) {
+pub(super) fn reply(id: &JsonRpcId, reply: &RpcResponse, ask: RoutedMethod, era: Era) -> (StatusCode, Bytes) {
     match reply {
-        Reply::Result(raw) if ask == Ask::Read && era == Era::Modern => {
+        RpcResponse::Result(raw) if ask == RoutedMethod::Read && era == Era::Modern => {
             (StatusCode::OK, result_of_era(id, &fresh(raw), era))
         }
-        Reply::Result(raw) => (StatusCode::OK, result_of_era(id, raw, era)),
-        Reply::Error(raw) => {
+        RpcResponse::Result(raw) => (StatusCode::OK, result_of_era(id, raw, era)),
+        RpcResponse::Error(raw) => {
             // Read as JSON before it came here, so this never fails.
             let error = std::str::from_utf8(raw).unwrap_or("null");
-            let error = if ask == Ask::Read { not_found(error, era) } else { Cow::Borrowed(error) };
+            let error = if ask == RoutedMethod::Read { not_found(error, era) } else { Cow::Borrowed(error) };
             (status_of(&error, era), compose(Some(id), "error", &[error.as_bytes()]))
         }
     }
 }
 
 /// A tool result that tells the model what went wrong.
-pub(super) fn tool_error(id: &Id, text: &str, era: Era) -> Bytes {
+pub(super) fn tool_error(id: &JsonRpcId, text: &str, era: Era) -> Bytes {
     let content = serde_json::json!({ "content": [{ "type": "text", "text": text }], "isError": true });
     result_of_era(id, content.to_string().as_bytes(), era)
 }
 
 /// What a caller is told of a server that refuses: who, why, and whether to call again.
-pub(super) fn refused(server: &ObjectKey, refusal: &Refusal) -> String {
+pub(super) fn refused(server: &ObjectKey, refusal: &CallRefusal) -> String {
     match refusal {
-        Refusal::Removed(problem) => {
+        CallRefusal::Removed(problem) => {
             format!("MCP server {server} was taken away ({problem}). Do not call its tools again.")
         }
-        Refusal::Unavailable(problem) => {
+        CallRefusal::Unavailable(problem) => {
             format!(
                 "MCP server {server} is not available ({problem}). Nothing was sent to it. {}",
                 outlook(problem)
@@ -99,7 +101,7 @@ pub(super) fn refused(server: &ObjectKey, refusal: &Refusal) -> String {
 }
 
 /// Says that an item was changed by its server while the call waited for a connection.
-pub(super) fn redefined(server: &ObjectKey, list: List, name: &str) -> String {
+pub(super) fn redefined(server: &ObjectKey, list: ListKind, name: &str) -> String {
     let item = list.item();
     format!(
         "MCP server {server} changed its {item} {name:?} while it was being connected. Nothing was sent to it. Read \
@@ -109,20 +111,20 @@ pub(super) fn redefined(server: &ObjectKey, list: List, name: &str) -> String {
 }
 
 /// The same for something that is not offered any more.
-pub(super) fn gone(list: List, name: &str, gone: &Gone) -> String {
-    let Gone { server, problem } = gone;
+pub(super) fn gone(list: ListKind, name: &str, gone: &RemovedName) -> String {
+    let RemovedName { server, problem } = gone;
     let what = match list {
-        List::Tools => "Tool",
-        List::Prompts => "Prompt",
-        List::Resources => "Resource",
-        List::Templates => "Resource template",
+        ListKind::Tools => "Tool",
+        ListKind::Prompts => "Prompt",
+        ListKind::Resources => "Resource",
+        ListKind::Templates => "Resource template",
     };
     format!("{what} {name:?} of MCP server {server} is not there any more ({problem}). {}", outlook(problem))
 }
 
 /// Why a request leads nowhere.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Miss {
+pub(super) enum RouteError {
     /// It does not say what it is for.
     Bad(&'static str),
     /// There never was such a thing.
@@ -132,32 +134,36 @@ pub(super) enum Miss {
 }
 
 /// The answer to a request that leads nowhere.
-pub(super) fn missed(id: &Id, miss: &Miss, ask: Ask, era: Era) -> (StatusCode, Bytes) {
+pub(super) fn missed(id: &JsonRpcId, miss: &RouteError, ask: RoutedMethod, era: Era) -> (StatusCode, Bytes) {
     let failure = match miss {
-        Miss::Bad(why) => Failure::in_band(ErrorCode::INVALID_PARAMS, format!("Invalid params: {why}")),
-        Miss::Gone(text) if ask == Ask::Call => return (StatusCode::OK, tool_error(id, text, era)),
-        Miss::Unknown(text) | Miss::Gone(text) => {
+        RouteError::Bad(why) => {
+            ResponseError::in_band(ErrorCode::INVALID_PARAMS, format!("Invalid params: {why}"))
+        }
+        RouteError::Gone(text) if ask == RoutedMethod::Call => {
+            return (StatusCode::OK, tool_error(id, text, era));
+        }
+        RouteError::Unknown(text) | RouteError::Gone(text) => {
             let code = match (ask, era) {
-                (Ask::Read, Era::Legacy) => ErrorCode::RESOURCE_NOT_FOUND,
+                (RoutedMethod::Read, Era::Legacy) => ErrorCode::RESOURCE_NOT_FOUND,
                 _ => ErrorCode::INVALID_PARAMS,
             };
-            Failure::in_band(code, text.clone())
+            ResponseError::in_band(code, text.clone())
         }
     };
     (failure.status, failure.message(Some(id)))
 }
 
 /// The answer to a request that its server did not answer: a result for the model where the protocol has one.
-pub(super) fn unanswered(id: &Id, text: &str, ask: Ask, era: Era) -> Bytes {
+pub(super) fn unanswered(id: &JsonRpcId, text: &str, ask: RoutedMethod, era: Era) -> Bytes {
     match ask {
-        Ask::Call => tool_error(id, text, era),
-        _ => Failure::in_band(ErrorCode::INTERNAL_ERROR, text.to_owned()).message(Some(id)),
+        RoutedMethod::Call => tool_error(id, text, era),
+        _ => ResponseError::in_band(ErrorCode::INTERNAL_ERROR, text.to_owned()).message(Some(id)),
     }
 }
 
 /// The same for a connection that failed under a call.
-pub(super) fn failed(server: &ObjectKey, error: &LinkError) -> String {
-    let LinkError { problem, dispatched, sign, .. } = error;
+pub(super) fn failed(server: &ObjectKey, error: &ConnectionError) -> String {
+    let ConnectionError { problem, dispatched, sign, .. } = error;
     if *dispatched {
         return format!(
             "MCP server {server} failed while it worked on the call ({problem}). The call may have taken effect: \
@@ -165,10 +171,10 @@ pub(super) fn failed(server: &ObjectKey, error: &LinkError) -> String {
         );
     }
     let what = match sign {
-        Sign::Status(_) => format!("refused the call ({problem})"),
-        Sign::Pause => format!("is not available ({problem}). Nothing was sent to it"),
-        Sign::Session => format!("did not take the call ({problem})"),
-        Sign::Connection | Sign::Exit(_) => {
+        FailureSource::Status(_) => format!("refused the call ({problem})"),
+        FailureSource::Pause => format!("is not available ({problem}). Nothing was sent to it"),
+        FailureSource::Session => format!("did not take the call ({problem})"),
+        FailureSource::Connection | FailureSource::Exit(_) => {
             format!("could not be reached ({problem}). Nothing was sent to it")
         }
     };
@@ -191,8 +197,8 @@ fn outlook(problem: &Problem) -> &'static str {
     }
 }
 
-fn compose(id: Option<&Id>, member: &str, pieces: &[&[u8]]) -> Bytes {
-    let id = id.map_or(&b"null"[..], Id::as_bytes);
+fn compose(id: Option<&JsonRpcId>, member: &str, pieces: &[&[u8]]) -> Bytes {
+    let id = id.map_or(&b"null"[..], JsonRpcId::as_bytes);
     let start: [&[u8]; 5] = [br#"{"jsonrpc":"2.0","id":"#, id, b",\"", member.as_bytes(), b"\":"];
     let end: [&[u8]; 1] = [b"}"];
     let parts = start.iter().chain(pieces).chain(&end);
@@ -201,7 +207,7 @@ fn compose(id: Option<&Id>, member: &str, pieces: &[&[u8]]) -> Bytes {
     message.into()
 }
 
-fn result_of_era(id: &Id, raw: &[u8], era: Era) -> Bytes {
+fn result_of_era(id: &JsonRpcId, raw: &[u8], era: Era) -> Bytes {
     let (start, rest) = of_era(raw, era);
     result(id, &[start.as_bytes(), &rest])
 }
@@ -217,7 +223,7 @@ fn of_era(result: &[u8], era: Era) -> (&'static str, Cow<'_, [u8]>) {
     {
         return match (era, value.get()) {
             (Era::Legacy, r#""complete""#) => {
-                ("", Cow::Owned(members.rewrite(&[Edit::Remove("resultType")]).into()))
+                ("", Cow::Owned(members.rewrite(&[JsonEdit::Remove("resultType")]).into()))
             }
             _ => ("", Cow::Borrowed(result)),
         };
@@ -237,7 +243,7 @@ fn fresh(result: &[u8]) -> Cow<'_, [u8]> {
     let missing = [("ttlMs", "0"), ("cacheScope", r#""private""#)]
         .into_iter()
         .filter(|(key, _)| members.get(key).is_none());
-    let edits: Vec<_> = missing.map(|(key, value)| Edit::Set(key, value)).collect();
+    let edits: Vec<_> = missing.map(|(key, value)| JsonEdit::Set(key, value)).collect();
     Cow::Owned(members.rewrite(&edits).into())
 }
 
@@ -254,7 +260,7 @@ fn not_found(error: &str, era: Era) -> Cow<'_, str> {
         return Cow::Borrowed(error);
     }
     let code = ErrorCode::INVALID_PARAMS.0.to_string();
-    Cow::Owned(members.rewrite(&[Edit::Set("code", &code)]))
+    Cow::Owned(members.rewrite(&[JsonEdit::Set("code", &code)]))
 }
 
 /// The modern era gives some errors an HTTP status of their own.
@@ -315,8 +321,8 @@ mod tests {
     fn a_read_says_how_long_it_holds_and_what_is_not_there() {
         let read = |text: &'static str, error: bool, era| {
             let raw = Bytes::from_static(text.as_bytes());
-            let answer = if error { Reply::Error(raw) } else { Reply::Result(raw) };
-            let (_, message) = reply(&Id::number(1), &answer, Ask::Read, era);
+            let answer = if error { RpcResponse::Error(raw) } else { RpcResponse::Result(raw) };
+            let (_, message) = reply(&JsonRpcId::number(1), &answer, RoutedMethod::Read, era);
             let text = String::from_utf8(message.to_vec()).unwrap();
             text.strip_prefix(r#"{"jsonrpc":"2.0","id":1,""#).unwrap().to_owned()
         };
@@ -353,22 +359,23 @@ mod tests {
     fn callers_are_told_who_why_and_what_to_do() {
         let server = ObjectKey::new("default", "gh");
         let removed = Problem::new(Reason::Removed, "gh.yaml was deleted");
-        let text = refused(&server, &Refusal::Removed(removed.clone()));
+        let text = refused(&server, &CallRefusal::Removed(removed.clone()));
         assert_eq!(
             text,
             "MCP server default/gh was taken away (Removed: gh.yaml was deleted). Do not call its tools again."
         );
-        let text = gone(List::Tools, "gh_search", &Gone { server: server.clone(), problem: removed });
+        let text =
+            gone(ListKind::Tools, "gh_search", &RemovedName { server: server.clone(), problem: removed });
         assert!(
             text.starts_with("Tool \"gh_search\" of MCP server default/gh")
                 && text.ends_with("Do not call it again."),
             "{text}"
         );
-        let exited = LinkError::new(Reason::Exited, "exit code 1");
+        let exited = ConnectionError::new(Reason::Exited, "exit code 1");
         assert!(failed(&server, &exited).ends_with("Nothing was sent to it. It may work again later."));
         let mut busy =
-            LinkError::new(Reason::ConnectFailed, "the server answered HTTP 429 Too Many Requests");
-        busy.sign = Sign::Status(StatusCode::TOO_MANY_REQUESTS);
+            ConnectionError::new(Reason::ConnectFailed, "the server answered HTTP 429 Too Many Requests");
+        busy.sign = FailureSource::Status(StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(
             failed(&server, &busy),
             "MCP server default/gh refused the call (ConnectFailed: the server answered HTTP 429 Too Many Requests). \

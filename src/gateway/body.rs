@@ -11,12 +11,12 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 
 /// The body of a response.
-pub(super) enum Body {
+pub(super) enum ResponseBody {
     Whole(Option<Bytes>),
     Stream(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
 }
 
-impl http_body::Body for Body {
+impl http_body::Body for ResponseBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -48,32 +48,32 @@ impl http_body::Body for Body {
 pub(super) const KEEP_ALIVE: Bytes = Bytes::from_static(b":\n\n");
 
 /// A response without a body.
-pub(super) fn empty(status: StatusCode) -> Response<Body> {
-    respond(status, Body::Whole(None), None)
+pub(super) fn empty(status: StatusCode) -> Response<ResponseBody> {
+    respond(status, ResponseBody::Whole(None), None)
 }
 
 /// A response that is one JSON message.
-pub(super) fn json(status: StatusCode, message: Bytes) -> Response<Body> {
-    respond(status, Body::Whole(Some(message)), Some(HeaderValue::from_static("application/json")))
+pub(super) fn json(status: StatusCode, message: Bytes) -> Response<ResponseBody> {
+    respond(status, ResponseBody::Whole(Some(message)), Some(HeaderValue::from_static("application/json")))
 }
 
 /// A response for a person: requests that were never MCP.
-pub(super) fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
-    let text = Body::Whole(Some(text.into()));
+pub(super) fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response<ResponseBody> {
+    let text = ResponseBody::Whole(Some(text.into()));
     respond(status, text, Some(HeaderValue::from_static("text/plain; charset=utf-8")))
 }
 
 /// A response while evenkeel ends: the next process is there in a moment.
-pub(super) fn unavailable() -> Response<Body> {
+pub(super) fn unavailable() -> Response<ResponseBody> {
     let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, "evenkeel is shutting down\n");
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     response
 }
 
 /// A response that is a stream of events.
-pub(super) fn events(stream: impl Stream<Item = Bytes> + Send + 'static) -> Response<Body> {
+pub(super) fn events(stream: impl Stream<Item = Bytes> + Send + 'static) -> Response<ResponseBody> {
     let event_stream = HeaderValue::from_static("text/event-stream");
-    let mut response = respond(StatusCode::OK, Body::Stream(Box::pin(stream)), Some(event_stream));
+    let mut response = respond(StatusCode::OK, ResponseBody::Stream(Box::pin(stream)), Some(event_stream));
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     // Proxies must not collect events before they pass them on.
@@ -94,7 +94,11 @@ pub(super) fn event(message: &[u8]) -> Bytes {
     event.into()
 }
 
-fn respond(status: StatusCode, body: Body, content_type: Option<HeaderValue>) -> Response<Body> {
+fn respond(
+    status: StatusCode,
+    body: ResponseBody,
+    content_type: Option<HeaderValue>,
+) -> Response<ResponseBody> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     if let Some(content_type) = content_type {

@@ -11,19 +11,22 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::Gateway;
-use super::aim::Aim;
-use super::answer::{self, Miss};
-use super::ask::Ask;
-use super::body::{self, Body, KEEP_ALIVE, event};
-use super::deadline::Deadline;
+use super::answer::{self, RouteError};
+use super::body::{self, KEEP_ALIVE, ResponseBody, event};
+use super::coarse_timer::CoarseTimer;
+use super::deadline::CallDeadline;
 use super::era::modern;
-use super::metrics::Measured;
-use super::outcome::Outcome;
-use super::pulse::Pulse;
+use super::metrics::CallTimer;
+use super::outcome::CallOutcome;
+use super::route_target::RouteTarget;
+use super::routed_method::RoutedMethod;
 use super::session::InFlight;
-use super::trace::Traced;
-use crate::upstream::{AnsweredBy, CallGuard, UpstreamHandle, ViewName};
-use crate::wire::{Era, Exchange, Id, Incoming, Level, LinkError, Params, Reply, Request, Sign, level_of};
+use super::trace::CallSpan;
+use crate::upstream::{CallGuard, Responder, UpstreamHandle, ViewName};
+use crate::wire::{
+    ConnectionError, Era, FailureSource, JsonRpcId, LogLevel, RequestParams, ResponseMessage, RpcResponse,
+    UpstreamExchange, UpstreamRequest, level_of,
+};
 
 /// A response that is not there by then becomes a stream, and a quiet stream says that it is alive.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,7 +35,7 @@ const ALONE: usize = 4_096;
 
 /// A request as its agent made it, and how the answer is to look.
 pub(super) struct CallRequest<'a> {
-    pub(super) id: Id,
+    pub(super) id: JsonRpcId,
     pub(super) era: Era,
     pub(super) view: &'a ViewName,
     /// Among the session's requests in flight; a modern agent has no session.
@@ -40,18 +43,18 @@ pub(super) struct CallRequest<'a> {
     /// False if the agent takes nothing but JSON.
     pub(super) streams: bool,
     /// From which level on the agent wants log messages with its answer; what `None` means its era says.
-    pub(super) level: Option<Level>,
+    pub(super) level: Option<LogLevel>,
 }
 
 /// Carries out a request.
 pub(super) async fn call(
     gateway: &Arc<Gateway>,
     request: CallRequest<'_>,
-    ask: Ask,
-    params: &Params<'_>,
-) -> Response<Body> {
+    ask: RoutedMethod,
+    params: &RequestParams<'_>,
+) -> Response<ResponseBody> {
     let found = match find(gateway, request.view, ask, params) {
-        Err(Miss::Unknown(_)) => appearance(gateway, request.view, ask, params).await,
+        Err(RouteError::Unknown(_)) => appearance(gateway, request.view, ask, params).await,
         found => found,
     };
     let aim = match found {
@@ -63,8 +66,8 @@ pub(super) async fn call(
     };
     let name = aim.name().unwrap_or_default();
     let at_once = match &aim.section().answered_by {
-        AnsweredBy::Server(handle) => Err(handle.clone()),
-        AnsweredBy::Evenkeel(local) => Ok(local.answer(ask.method(), name, &params.members)),
+        Responder::Server(handle) => Err(handle.clone()),
+        Responder::Evenkeel(local) => Ok(local.answer(ask.method(), name, &params.members)),
     };
     let handle = match at_once {
         Err(handle) => handle,
@@ -74,9 +77,9 @@ pub(super) async fn call(
         }
     };
     let mut in_flight = request.in_flight;
-    let deadline = Deadline::new(Instant::now(), aim.section().call_timeout);
+    let deadline = CallDeadline::new(Instant::now(), aim.section().call_timeout);
     let version = in_flight.as_ref().map_or(modern(), InFlight::version);
-    let traced = Traced { ask, version, params };
+    let traced = CallSpan { ask, version, params };
     let measured = gateway.metrics.measure(&aim.section().key, &traced);
     let mut answer = Answer { id: request.id, era: request.era, level: request.level, aim, measured };
     let patience = Instant::now() + PATIENCE;
@@ -110,20 +113,30 @@ pub(super) async fn call(
     }
 }
 
-fn find(gateway: &Gateway, view: &ViewName, ask: Ask, params: &Params<'_>) -> Result<Aim, Miss> {
-    Aim::take(gateway.catalog.load().view(view), ask, &params.members)
+fn find(
+    gateway: &Gateway,
+    view: &ViewName,
+    ask: RoutedMethod,
+    params: &RequestParams<'_>,
+) -> Result<RouteTarget, RouteError> {
+    RouteTarget::take(gateway.catalog.load().view(view), ask, &params.members)
 }
 
 /// Waits for what is not there while servers are connected for the first time: an agent whose session is older
 /// than this process may call before its server is back.
-async fn appearance(gateway: &Gateway, view: &ViewName, ask: Ask, params: &Params<'_>) -> Result<Aim, Miss> {
+async fn appearance(
+    gateway: &Gateway,
+    view: &ViewName,
+    ask: RoutedMethod,
+    params: &RequestParams<'_>,
+) -> Result<RouteTarget, RouteError> {
     let (mut changes, mut settled) = (gateway.catalog.changes(), gateway.catalog.settled());
     let wait = async {
         loop {
             // Looked at before the name: what the start brought is there by then.
             let over = *settled.borrow_and_update();
             let found = find(gateway, view, ask, params);
-            if over || !matches!(found, Err(Miss::Unknown(_))) {
+            if over || !matches!(found, Err(RouteError::Unknown(_))) {
                 return found;
             }
             tokio::select! {
@@ -137,7 +150,7 @@ async fn appearance(gateway: &Gateway, view: &ViewName, ask: Ask, params: &Param
 }
 
 /// The rest of a call that takes longer or says something before its answer.
-fn stream(attended: Attended, first: Option<Bytes>) -> Response<Body> {
+fn stream(attended: Attended, first: Option<Bytes>) -> Response<ResponseBody> {
     body::events(unfold((Box::new(attended), first), async |(mut attended, first)| {
         if let Some(first) = first {
             return Some((first, (attended, None)));
@@ -159,8 +172,8 @@ fn stream(attended: Attended, first: Option<Bytes>) -> Response<Body> {
 struct Call {
     answer: Answer,
     in_flight: Option<InFlight>,
-    deadline: Deadline,
-    exchange: Exchange,
+    deadline: CallDeadline,
+    exchange: UpstreamExchange,
     /// The connection stays open while this is held.
     _guard: CallGuard,
 }
@@ -199,16 +212,16 @@ async fn begin(
     view: &ViewName,
     answer: &Answer,
     handle: &UpstreamHandle,
-    deadline: Deadline,
-    params: &Params<'_>,
-) -> Result<(Exchange, CallGuard), Ended> {
+    deadline: CallDeadline,
+    params: &RequestParams<'_>,
+) -> Result<(UpstreamExchange, CallGuard), Ended> {
     let (aim, section) = (&answer.aim, answer.aim.section());
     let refused = |refusal| Ended::Refused(answer::refused(&section.key, &refusal));
     let guard = handle.begin_call().await.map_err(refused)?;
     if guard.waited() {
         let same = match (find(gateway, view, aim.ask, params), aim.listed()) {
-            (Err(Miss::Bad(why)), _) => return Err(Ended::Refused(why.to_owned())),
-            (Err(Miss::Unknown(text) | Miss::Gone(text)), _) => return Err(Ended::Refused(text)),
+            (Err(RouteError::Bad(why)), _) => return Err(Ended::Refused(why.to_owned())),
+            (Err(RouteError::Unknown(text) | RouteError::Gone(text)), _) => return Err(Ended::Refused(text)),
             (Ok(_), Some((list, item))) => handle.lists_item(list, item),
             (Ok(_), None) => true,
         };
@@ -216,7 +229,7 @@ async fn begin(
             return Err(Ended::Refused(answer::redefined(&section.key, list, item.name())));
         }
     }
-    let request = Request {
+    let request = UpstreamRequest {
         method: aim.ask.method(),
         params,
         edits: &[aim.edit()],
@@ -232,24 +245,24 @@ async fn begin(
 
 impl Call {
     /// What comes next, or nothing if nothing came until `patience`; an error is the end. Cancel safe.
-    async fn next(&mut self, pulse: &Pulse, patience: Instant) -> Result<Option<Bytes>, Ended> {
+    async fn next(&mut self, pulse: &CoarseTimer, patience: Instant) -> Result<Option<Bytes>, Ended> {
         let context = self.answer.measured.context();
         self.listen(pulse, patience).instrument(context).await
     }
 
-    async fn listen(&mut self, pulse: &Pulse, patience: Instant) -> Result<Option<Bytes>, Ended> {
+    async fn listen(&mut self, pulse: &CoarseTimer, patience: Instant) -> Result<Option<Bytes>, Ended> {
         loop {
             let until = self.deadline.until();
             tokio::select! {
                 biased;
                 incoming = self.exchange.next() => match incoming {
-                    Ok(Incoming::Notice(notice)) if self.answer.wants(&notice) => return Ok(Some(notice)),
-                    Ok(Incoming::Notice(_)) => {}
-                    Ok(Incoming::Progress(notice)) => {
+                    Ok(ResponseMessage::Notice(notice)) if self.answer.wants(&notice) => return Ok(Some(notice)),
+                    Ok(ResponseMessage::Notice(_)) => {}
+                    Ok(ResponseMessage::Progress(notice)) => {
                         self.deadline.progress(Instant::now());
                         return Ok(Some(notice));
                     }
-                    Ok(Incoming::Answer(reply)) => return Err(Ended::Answered(reply)),
+                    Ok(ResponseMessage::Answer(reply)) => return Err(Ended::Answered(reply)),
                     Err(error) => return Err(Ended::Failed(error)),
                 },
                 () = cancelled(&mut self.in_flight) => return Err(Ended::Cancelled),
@@ -315,9 +328,9 @@ impl Drop for Attended {
 
 /// How a call ended.
 enum Ended {
-    Answered(Reply),
+    Answered(RpcResponse),
     Refused(String),
-    Failed(LinkError),
+    Failed(ConnectionError),
     /// With what was missed.
     TimedOut(String),
     Cancelled,
@@ -325,21 +338,21 @@ enum Ended {
 
 impl Ended {
     fn is_of_a_forgotten_session(&self) -> bool {
-        matches!(self, Self::Failed(error) if error.sign == Sign::Session)
+        matches!(self, Self::Failed(error) if error.sign == FailureSource::Session)
     }
 
-    fn outcome(&self) -> Outcome {
+    fn outcome(&self) -> CallOutcome {
         match self {
-            Self::Answered(Reply::Result(_)) => Outcome::Ok,
-            Self::Answered(Reply::Error(_)) => Outcome::Error,
-            Self::Refused(_) => Outcome::Refused,
-            Self::Failed(_) => Outcome::Failed,
-            Self::TimedOut(_) => Outcome::Timeout,
-            Self::Cancelled => Outcome::Cancelled,
+            Self::Answered(RpcResponse::Result(_)) => CallOutcome::Ok,
+            Self::Answered(RpcResponse::Error(_)) => CallOutcome::Error,
+            Self::Refused(_) => CallOutcome::Refused,
+            Self::Failed(_) => CallOutcome::Failed,
+            Self::TimedOut(_) => CallOutcome::Timeout,
+            Self::Cancelled => CallOutcome::Cancelled,
         }
     }
 
-    fn reply(&self) -> Option<&Reply> {
+    fn reply(&self) -> Option<&RpcResponse> {
         match self {
             Self::Answered(reply) => Some(reply),
             _ => None,
@@ -349,11 +362,11 @@ impl Ended {
 
 /// What an answer is made from.
 struct Answer {
-    id: Id,
+    id: JsonRpcId,
     era: Era,
-    level: Option<Level>,
-    aim: Aim,
-    measured: Measured,
+    level: Option<LogLevel>,
+    aim: RouteTarget,
+    measured: CallTimer,
 }
 
 impl Answer {
@@ -367,7 +380,7 @@ impl Answer {
         }
     }
 
-    fn respond(self, ended: &Ended) -> Response<Body> {
+    fn respond(self, ended: &Ended) -> Response<ResponseBody> {
         if matches!(ended, Ended::Cancelled) {
             return nothing();
         }
@@ -398,6 +411,6 @@ async fn cancelled(in_flight: &mut Option<InFlight>) {
 }
 
 /// The response to a cancelled request: a stream in which no answer comes.
-fn nothing() -> Response<Body> {
+fn nothing() -> Response<ResponseBody> {
     body::events(futures_util::stream::empty())
 }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::session::{InFlight, Session};
-use crate::wire::{Era, Id, Level, Params};
+use crate::wire::{Era, JsonRpcId, LogLevel, RequestParams};
 
 /// Who asks. Whatever hangs on who asks takes this and decides by nothing else.
 #[derive(Clone, Debug)]
@@ -15,7 +15,7 @@ pub(super) enum Caller {
 
 /// A request of the session with the same id is in flight.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct SameId;
+pub(super) struct DuplicateRequestId;
 
 impl Caller {
     /// Gives the era in which the caller speaks.
@@ -36,19 +36,19 @@ impl Caller {
 
     /// Gives the level from which on the caller wants log messages with the answer to a request; what `None` means its
     /// era says.
-    pub(super) fn level(&self, params: &Params<'_>) -> Option<Level> {
+    pub(super) fn level(&self, params: &RequestParams<'_>) -> Option<LogLevel> {
         match self {
             Self::Session(session) => session.level(),
             Self::Nobody => {
                 let meta = params.meta.as_ref()?;
-                Level::named(&meta.text("io.modelcontextprotocol/logLevel")?)
+                LogLevel::named(&meta.text("io.modelcontextprotocol/logLevel")?)
             }
         }
     }
 
     /// Notes that a request begins, so that the caller can cancel it by its id. A caller without a session cancels by
     /// going away.
-    pub(super) fn begin(&self, id: &Id) -> Result<Option<InFlight>, SameId> {
-        self.session().map(|session| session.begin(id.clone()).ok_or(SameId)).transpose()
+    pub(super) fn begin(&self, id: &JsonRpcId) -> Result<Option<InFlight>, DuplicateRequestId> {
+        self.session().map(|session| session.begin(id.clone()).ok_or(DuplicateRequestId)).transpose()
     }
 }

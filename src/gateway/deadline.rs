@@ -9,14 +9,14 @@ const MAXIMUM: Duration = Duration::from_hours(24);
 
 /// When a call ends for want of an answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Deadline {
+pub(super) struct CallDeadline {
     limit: Duration,
     until: Instant,
     last: Instant,
     progressed: bool,
 }
 
-impl Deadline {
+impl CallDeadline {
     /// Of a call that begins now and has `limit` for its answer, or for its next progress.
     pub(super) fn new(now: Instant, limit: Duration) -> Self {
         let most = limit.saturating_mul(PROGRESS).min(MAXIMUM.max(limit));
@@ -56,7 +56,7 @@ mod tests {
     fn progress_gives_time_again_within_a_maximum() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        let mut deadline = Deadline::new(start, Duration::from_secs(10));
+        let mut deadline = CallDeadline::new(start, Duration::from_secs(10));
         assert_eq!((deadline.until(), &*deadline.missed()), (after(10), "did not answer within 10 s"));
         deadline.progress(after(9));
         let silent = "neither answered nor made progress for 10 s";
@@ -65,7 +65,7 @@ mod tests {
         let endless = "made progress, but did not answer within 100 s";
         assert_eq!((deadline.until(), &*deadline.missed()), (after(100), endless));
 
-        let mut day = Deadline::new(start, Duration::from_hours(20));
+        let mut day = CallDeadline::new(start, Duration::from_hours(20));
         day.progress(start + Duration::from_hours(19));
         assert_eq!(day.until(), start + MAXIMUM);
         assert!(day.missed().ends_with("86400 s"));

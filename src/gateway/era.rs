@@ -7,8 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, StatusCode};
 use rmcp::model::{ErrorCode, ProtocolVersion};
 
-use super::answer::Failure;
-use crate::wire::{Era, Params};
+use super::answer::ResponseError;
+use crate::wire::{Era, RequestParams};
 
 const VERSION_HEADER: &str = "mcp-protocol-version";
 const METHOD_HEADER: &str = "mcp-method";
@@ -24,8 +24,8 @@ pub(super) fn era(
     headers: &HeaderMap,
     method: Option<&str>,
     is_request: bool,
-    params: &Params<'_>,
-) -> Result<Era, Failure> {
+    params: &RequestParams<'_>,
+) -> Result<Era, ResponseError> {
     if method == Some("initialize") {
         return Ok(Era::Legacy);
     }
@@ -80,7 +80,7 @@ pub(super) fn supported() -> impl Iterator<Item = &'static str> {
     ProtocolVersion::KNOWN_VERSIONS.iter().rev().map(ProtocolVersion::as_str)
 }
 
-fn without_meta(header: Option<&str>, method: Option<&str>, is_request: bool) -> Result<Era, Failure> {
+fn without_meta(header: Option<&str>, method: Option<&str>, is_request: bool) -> Result<Era, ResponseError> {
     match header {
         Some(version) if !is_known(version) => Err(unsupported(version)),
         Some(version) if is_modern(version) => {
@@ -106,12 +106,15 @@ fn is_modern(version: &str) -> bool {
 }
 
 /// The one value of a header, if it is there.
-fn one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Failure> {
+fn one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ResponseError> {
     let mut values = headers.get_all(name).iter();
     let value = values.next().map(http::HeaderValue::to_str).transpose();
     match (value, values.next()) {
         (Ok(value), None) => Ok(value),
-        _ => Err(Failure::bad(ErrorCode::HEADER_MISMATCH, format!("{name} must stand once, in plain text"))),
+        _ => Err(ResponseError::bad(
+            ErrorCode::HEADER_MISMATCH,
+            format!("{name} must stand once, in plain text"),
+        )),
     }
 }
 
@@ -123,16 +126,16 @@ fn decoded(value: &str) -> Option<Cow<'_, str>> {
     String::from_utf8(STANDARD.decode(wrapped).ok()?).ok().map(Cow::Owned)
 }
 
-fn mismatch(header: &str, found: Option<&str>, body: &str) -> Failure {
+fn mismatch(header: &str, found: Option<&str>, body: &str) -> ResponseError {
     let message = match found {
         Some(found) => format!("Header mismatch: {header} is {found:?}, the body says {body:?}"),
         None => format!("Header mismatch: {header} is missing, the body says {body:?}"),
     };
-    Failure::bad(ErrorCode::HEADER_MISMATCH, message)
+    ResponseError::bad(ErrorCode::HEADER_MISMATCH, message)
 }
 
-fn incomplete() -> Failure {
-    Failure::bad(
+fn incomplete() -> ResponseError {
+    ResponseError::bad(
         ErrorCode::INVALID_PARAMS,
         format!(
             "Invalid params: a request of {} needs {VERSION_KEY} and {CAPABILITIES_KEY} in its _meta",
@@ -141,9 +144,9 @@ fn incomplete() -> Failure {
     )
 }
 
-fn unsupported(version: &str) -> Failure {
+fn unsupported(version: &str) -> ResponseError {
     let supported: Vec<_> = supported().collect();
-    Failure::bad(ErrorCode::UNSUPPORTED_PROTOCOL_VERSION, "Unsupported protocol version")
+    ResponseError::bad(ErrorCode::UNSUPPORTED_PROTOCOL_VERSION, "Unsupported protocol version")
         .data(serde_json::json!({ "supported": supported, "requested": version }))
         .status(StatusCode::BAD_REQUEST)
 }
@@ -164,7 +167,7 @@ mod tests {
                 (name, HeaderValue::from_bytes(value.as_bytes()).unwrap())
             })
             .collect();
-        let params = Params::parse(params).unwrap();
+        let params = RequestParams::parse(params).unwrap();
         era(&headers, Some(method), !method.starts_with("notifications/"), &params)
             .map_err(|failure| (failure.status.as_u16(), failure.code().0))
     }

@@ -11,15 +11,15 @@ use hyper::body::Incoming;
 use rmcp::model::ErrorCode;
 
 use super::Gateway;
-use super::answer::{self, Failure};
-use super::body::{self, Body};
+use super::answer::{self, ResponseError};
+use super::body::{self, ResponseBody};
 use super::caller::Caller;
 use super::era::era;
-use super::notices::{Source, session_stream};
+use super::notification_stream::{StreamContext, session_stream};
 use super::session::Session;
 use crate::net::{accepts, is_json};
 use crate::upstream::ViewName;
-use crate::wire::{Envelope, Era, Id, Malformed, Params};
+use crate::wire::{Envelope, Era, JsonRpcId, MalformedMessage, RequestParams};
 
 pub(super) const SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
 /// The longest request.
@@ -28,14 +28,14 @@ const BODY_LIMIT: usize = 4 << 20;
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Answers a request.
-pub(super) async fn handle(gateway: Arc<Gateway>, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn handle(gateway: Arc<Gateway>, request: Request<Incoming>) -> Response<ResponseBody> {
     if let Err(denied) = gateway.authorization.admit(request.headers()) {
         return body::plain(denied.status(), denied.to_string());
     }
     let Some(view) = view(request.uri().path()) else {
         return body::plain(StatusCode::NOT_FOUND, "MCP is served at /mcp and /ns/NAMESPACE/mcp");
     };
-    let agent = Agent { gateway, view };
+    let agent = AgentPath { gateway, view };
     match *request.method() {
         Method::POST => agent.post(request).await,
         Method::GET => agent.get(request.headers()),
@@ -54,22 +54,22 @@ fn view(path: &str) -> Option<ViewName> {
 }
 
 /// Who asks, as far as the path tells.
-pub(super) struct Agent {
+pub(super) struct AgentPath {
     pub(super) gateway: Arc<Gateway>,
     pub(super) view: ViewName,
 }
 
 /// A request message, read.
-pub(super) struct Asked<'a> {
-    pub(super) id: Id,
+pub(super) struct AgentRequest<'a> {
+    pub(super) id: JsonRpcId,
     pub(super) method: &'a str,
-    pub(super) params: &'a Params<'a>,
+    pub(super) params: &'a RequestParams<'a>,
     /// True if the agent takes a stream for an answer.
     pub(super) streams: bool,
 }
 
-impl Agent {
-    async fn post(self, request: Request<Incoming>) -> Response<Body> {
+impl AgentPath {
+    async fn post(self, request: Request<Incoming>) -> Response<ResponseBody> {
         let (head, body) = request.into_parts();
         let headers = head.headers;
         if !is_json(&headers) {
@@ -88,8 +88,8 @@ impl Agent {
             Ok(envelope) => envelope,
             Err(malformed) => return fail(&unreadable(&malformed), None),
         };
-        let id = envelope.id.map(Id::of);
-        let params = match envelope.params.map(|params| Params::parse(params.get())).transpose() {
+        let id = envelope.id.map(JsonRpcId::of);
+        let params = match envelope.params.map(|params| RequestParams::parse(params.get())).transpose() {
             Ok(params) => params.unwrap_or_default(),
             Err(error) => return fail(&unreadable(&error.into()), id.as_ref()),
         };
@@ -103,7 +103,7 @@ impl Agent {
         }
         match (era, method, id) {
             (Era::Modern, Some(method), Some(id)) => {
-                self.answer(Caller::Nobody, Asked { id, method, params: &params, streams }).await
+                self.answer(Caller::Nobody, AgentRequest { id, method, params: &params, streams }).await
             }
             // A modern agent's notifications ask for nothing, and answers it never owes.
             (Era::Modern, _, _) => body::empty(StatusCode::ACCEPTED),
@@ -112,18 +112,21 @@ impl Agent {
                 let session = match self.session(&headers) {
                     Ok(session) => session,
                     Err((status, text)) => {
-                        let failure = Failure::bad(ErrorCode::INVALID_REQUEST, text).status(status);
+                        let failure = ResponseError::bad(ErrorCode::INVALID_REQUEST, text).status(status);
                         return fail(&failure, id.as_ref());
                     }
                 };
                 match (method, id) {
                     (Some(method), Some(id)) => {
-                        self.answer(Caller::Session(session), Asked { id, method, params: &params, streams })
-                            .await
+                        self.answer(
+                            Caller::Session(session),
+                            AgentRequest { id, method, params: &params, streams },
+                        )
+                        .await
                     }
                     (Some("notifications/cancelled"), None) => {
                         if let Some(id) = params.members.get("requestId") {
-                            session.cancel(&Id::of(id));
+                            session.cancel(&JsonRpcId::of(id));
                         }
                         body::empty(StatusCode::ACCEPTED)
                     }
@@ -134,7 +137,7 @@ impl Agent {
     }
 
     /// Opens the notice stream of a session.
-    fn get(&self, headers: &HeaderMap) -> Response<Body> {
+    fn get(&self, headers: &HeaderMap) -> Response<ResponseBody> {
         if !headers.contains_key(SESSION_HEADER) {
             return not_allowed();
         }
@@ -148,7 +151,7 @@ impl Agent {
     }
 
     /// Ends a session.
-    fn delete(&self, headers: &HeaderMap) -> Response<Body> {
+    fn delete(&self, headers: &HeaderMap) -> Response<ResponseBody> {
         let Some(id) = headers.get(SESSION_HEADER).and_then(|id| id.to_str().ok()) else {
             return not_allowed();
         };
@@ -171,12 +174,12 @@ impl Agent {
         session.ok_or((StatusCode::NOT_FOUND, "Session not found: initialize again"))
     }
 
-    pub(super) fn source(&self) -> Source {
-        Source { gateway: self.gateway.clone(), view: self.view.clone() }
+    pub(super) fn source(&self) -> StreamContext {
+        StreamContext { gateway: self.gateway.clone(), view: self.view.clone() }
     }
 }
 
-async fn read(body: Incoming) -> Result<Bytes, Response<Body>> {
+async fn read(body: Incoming) -> Result<Bytes, Response<ResponseBody>> {
     match tokio::time::timeout(BODY_PATIENCE, Limited::new(body, BODY_LIMIT).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
@@ -187,23 +190,23 @@ async fn read(body: Incoming) -> Result<Bytes, Response<Body>> {
     }
 }
 
-fn unreadable(malformed: &Malformed) -> Failure {
+fn unreadable(malformed: &MalformedMessage) -> ResponseError {
     let code = match malformed {
-        Malformed::Json(error) if error.is_syntax() || error.is_eof() => ErrorCode::PARSE_ERROR,
+        MalformedMessage::Json(error) if error.is_syntax() || error.is_eof() => ErrorCode::PARSE_ERROR,
         _ => ErrorCode::INVALID_REQUEST,
     };
-    Failure::bad(code, malformed.to_string())
+    ResponseError::bad(code, malformed.to_string())
 }
 
-pub(super) fn succeed(id: &Id, result: &str) -> Response<Body> {
+pub(super) fn succeed(id: &JsonRpcId, result: &str) -> Response<ResponseBody> {
     body::json(StatusCode::OK, answer::result(id, &[result.as_bytes()]))
 }
 
-pub(super) fn fail(failure: &Failure, id: Option<&Id>) -> Response<Body> {
+pub(super) fn fail(failure: &ResponseError, id: Option<&JsonRpcId>) -> Response<ResponseBody> {
     body::json(failure.status, failure.message(id))
 }
 
-fn not_allowed() -> Response<Body> {
+fn not_allowed() -> Response<ResponseBody> {
     let mut response = body::plain(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed");
     response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST, GET, DELETE"));
     response

@@ -4,27 +4,27 @@ use http::{HeaderValue, Response, StatusCode};
 use jiff::Timestamp;
 use rmcp::model::{ErrorCode, SKILLS_EXTENSION_ID};
 
-use super::aim;
-use super::answer::{self, Failure, Miss};
-use super::ask::Ask;
-use super::body::{self, Body};
+use super::agent_subscriptions::AgentSubscriptions;
+use super::answer::{self, ResponseError, RouteError};
+use super::body::{self, ResponseBody};
 use super::call::{CallRequest, call};
 use super::caller::Caller;
 use super::era::{negotiate, supported};
-use super::handler::{Agent, Asked, SESSION_HEADER, fail, succeed};
+use super::handler::{AgentPath, AgentRequest, SESSION_HEADER, fail, succeed};
 use super::instructions::instructions;
-use super::interest::Interest;
-use super::notices::listen_stream;
-use super::seal::{Handshake, called};
+use super::notification_stream::listen_stream;
+use super::route_target;
+use super::routed_method::RoutedMethod;
 use super::session::{Session, TOLD};
-use crate::catalog::{Place, View};
-use crate::upstream::{AnsweredBy, Subscription};
-use crate::wire::{Era, Id, Level, List, Params, RING_KEY, VIA_KEY, members, text};
+use super::session_id::{SealedSession, called};
+use crate::catalog::{ResourceRoute, View};
+use crate::upstream::{ResourceSubscription, Responder};
+use crate::wire::{Era, JsonRpcId, ListKind, LogLevel, RING_KEY, RequestParams, VIA_KEY, members, text};
 
-impl Agent {
+impl AgentPath {
     /// Answers a request.
-    pub(super) async fn answer(&self, caller: Caller, asked: Asked<'_>) -> Response<Body> {
-        if let Some(ask) = Ask::of(asked.method) {
+    pub(super) async fn answer(&self, caller: Caller, asked: AgentRequest<'_>) -> Response<ResponseBody> {
+        if let Some(ask) = RoutedMethod::of(asked.method) {
             return self.call(&caller, ask, asked).await;
         }
         if let Some(list) = listed_by(asked.method) {
@@ -51,10 +51,15 @@ impl Agent {
         }
     }
 
-    async fn call(&self, caller: &Caller, ask: Ask, asked: Asked<'_>) -> Response<Body> {
-        let Asked { id, params, streams, .. } = asked;
+    async fn call(
+        &self,
+        caller: &Caller,
+        ask: RoutedMethod,
+        asked: AgentRequest<'_>,
+    ) -> Response<ResponseBody> {
+        let AgentRequest { id, params, streams, .. } = asked;
         let Ok(in_flight) = caller.begin(&id) else {
-            let failure = Failure::in_band(
+            let failure = ResponseError::in_band(
                 ErrorCode::INVALID_REQUEST,
                 "Invalid request: another request with this id is in flight",
             );
@@ -66,7 +71,7 @@ impl Agent {
     }
 
     /// Why an evenkeel must not have this one as a server; `None` for whoever else asks.
-    pub(super) fn refuses(&self, method: &str, params: &Params<'_>) -> Option<Failure> {
+    pub(super) fn refuses(&self, method: &str, params: &RequestParams<'_>) -> Option<ResponseError> {
         let opening = matches!(method, "initialize" | "server/discover");
         if !opening && listed_by(method).is_none() {
             return None;
@@ -74,17 +79,17 @@ impl Agent {
         let via = params.meta.as_ref()?.get(VIA_KEY)?;
         let ring = self.gateway.identity.meet(via.get(), opening).err()?;
         let message = "an evenkeel cannot be a server of its own, directly or through others";
-        let failure = Failure::in_band(ErrorCode::INVALID_REQUEST, message);
+        let failure = ResponseError::in_band(ErrorCode::INVALID_REQUEST, message);
         Some(failure.data(serde_json::json!({ RING_KEY: ring.word() })))
     }
 
-    pub(super) fn initialize(&self, id: &Id, params: &Params<'_>) -> Response<Body> {
+    pub(super) fn initialize(&self, id: &JsonRpcId, params: &RequestParams<'_>) -> Response<ResponseBody> {
         let Some(asked) = params.members.text("protocolVersion") else {
             return fail(&invalid("initialize needs a \"protocolVersion\""), Some(id));
         };
         let client = params.members.get("clientInfo").and_then(|client| members(client.get()).ok());
         let told = |key| called(&client.as_ref().and_then(|client| client.text(key)).unwrap_or_default());
-        let handshake = Handshake {
+        let handshake = SealedSession {
             version: negotiate(&asked).to_owned(),
             client: told("name"),
             client_version: told("version"),
@@ -111,7 +116,7 @@ impl Agent {
         response
     }
 
-    fn discover(&self, id: &Id) -> Response<Body> {
+    fn discover(&self, id: &JsonRpcId) -> Response<ResponseBody> {
         let mut result = serde_json::json!({
             "resultType": "complete",
             "supportedVersions": supported().collect::<Vec<_>>(),
@@ -132,7 +137,7 @@ impl Agent {
         }
     }
 
-    fn list(&self, caller: &Caller, asked: &Asked<'_>, list: List) -> Response<Body> {
+    fn list(&self, caller: &Caller, asked: &AgentRequest<'_>, list: ListKind) -> Response<ResponseBody> {
         let cursor = asked.params.members.get("cursor").filter(|cursor| cursor.get() != "null");
         let generation = self.gateway.catalog.load();
         let view = generation.view(&self.view);
@@ -154,12 +159,12 @@ impl Agent {
     }
 
     /// The skills of this view, or one of them by the URI of its SKILL.md (SEP-2640).
-    fn skills(&self, caller: &Caller, asked: &Asked<'_>) -> Response<Body> {
+    fn skills(&self, caller: &Caller, asked: &AgentRequest<'_>) -> Response<ResponseBody> {
         let generation = self.gateway.catalog.load();
         let shown = generation.sections().filter(|section| self.view.shows(&section.key.namespace));
         let mut skills = shown.filter_map(|section| match &section.answered_by {
-            AnsweredBy::Evenkeel(local) => local.skill(),
-            AnsweredBy::Server(_) => None,
+            Responder::Evenkeel(local) => local.skill(),
+            Responder::Server(_) => None,
         });
         let found = if asked.method == "skills/list" {
             let entries: Vec<_> = skills.map(|skill| skill.json.get()).collect();
@@ -176,10 +181,10 @@ impl Agent {
         succeed(&asked.id, &format!("{{{}{found}}}", cached(caller.era())))
     }
 
-    fn set_level(&self, session: &Session, asked: &Asked<'_>) -> Response<Body> {
-        let level = asked.params.members.text("level").and_then(|level| Level::named(&level));
+    fn set_level(&self, session: &Session, asked: &AgentRequest<'_>) -> Response<ResponseBody> {
+        let level = asked.params.members.text("level").and_then(|level| LogLevel::named(&level));
         let Some(level) = level else {
-            let levels = Level::ALL.map(Level::name).join(", ");
+            let levels = LogLevel::ALL.map(LogLevel::name).join(", ");
             return fail(&invalid(format!("\"level\" must be one of {levels}")), Some(&asked.id));
         };
         let listeners = &self.gateway.listeners;
@@ -188,14 +193,14 @@ impl Agent {
         succeed(&asked.id, "{}")
     }
 
-    fn subscribe(&self, session: &Session, asked: &Asked<'_>) -> Response<Body> {
+    fn subscribe(&self, session: &Session, asked: &AgentRequest<'_>) -> Response<ResponseBody> {
         let Some(uri) = asked.params.members.text("uri") else {
             return fail(&invalid("resources/subscribe needs the \"uri\" of a resource"), Some(&asked.id));
         };
         let watch = match self.watch(self.gateway.catalog.load().view(&self.view), &uri) {
             Ok(watch) => watch,
             Err(miss) => {
-                let (status, message) = answer::missed(&asked.id, &miss, Ask::Read, Era::Legacy);
+                let (status, message) = answer::missed(&asked.id, &miss, RoutedMethod::Read, Era::Legacy);
                 return body::json(status, message);
             }
         };
@@ -204,31 +209,32 @@ impl Agent {
             succeed(&asked.id, "{}")
         } else {
             let failure =
-                Failure::in_band(ErrorCode::INVALID_REQUEST, "the session watches too many resources");
+                ResponseError::in_band(ErrorCode::INVALID_REQUEST, "the session watches too many resources");
             fail(&failure, Some(&asked.id))
         }
     }
 
     /// A subscription to the resource that the agent knows by this URI.
-    fn watch(&self, view: &View, uri: &str) -> Result<Subscription, Miss> {
-        let Place { section, uri } = aim::resource(view, uri)?;
-        let AnsweredBy::Server(handle) = &section.answered_by else {
+    fn watch(&self, view: &View, uri: &str) -> Result<ResourceSubscription, RouteError> {
+        let ResourceRoute { section, uri } = route_target::resource(view, uri)?;
+        let Responder::Server(handle) = &section.answered_by else {
             let text =
                 "Skills do not tell of one resource: when one changes, the list of resources has changed";
-            return Err(Miss::Unknown(text.to_owned()));
+            return Err(RouteError::Unknown(text.to_owned()));
         };
         if handle.peek().is_some_and(|link| !link.peer().capabilities.subscribe) {
             let text = format!("MCP server {} does not tell when a resource changes", section.key);
-            return Err(Miss::Unknown(text));
+            return Err(RouteError::Unknown(text));
         }
         let watch = self.gateway.listeners.subscribe(&section.key, &uri);
         handle.wake();
         Ok(watch)
     }
 
-    fn listen(&self, asked: Asked<'_>) -> Response<Body> {
+    fn listen(&self, asked: AgentRequest<'_>) -> Response<ResponseBody> {
         if !asked.streams {
-            let failure = Failure::bad(ErrorCode::INVALID_REQUEST, "Accept must name text/event-stream");
+            let failure =
+                ResponseError::bad(ErrorCode::INVALID_REQUEST, "Accept must name text/event-stream");
             return fail(&failure.status(StatusCode::NOT_ACCEPTABLE), Some(&asked.id));
         }
         let filter = asked.params.members.get("notifications").and_then(|filter| members(filter.get()).ok());
@@ -236,12 +242,12 @@ impl Agent {
             let failure = invalid("subscriptions/listen needs a \"notifications\" filter");
             return fail(&failure, Some(&asked.id));
         };
-        let wanted = |list: &List| filter.get(list.filter()).is_some_and(|wanted| wanted.get() == "true");
+        let wanted = |list: &ListKind| filter.get(list.filter()).is_some_and(|wanted| wanted.get() == "true");
         let lists = TOLD.into_iter().filter(wanted).collect();
         let uris = filter.get("resourceSubscriptions");
         let uris: Vec<String> =
             uris.and_then(|uris| serde_json::from_str(uris.get()).ok()).unwrap_or_default();
-        let mut interest = Interest::default();
+        let mut interest = AgentSubscriptions::default();
         {
             let generation = self.gateway.catalog.load();
             let view = generation.view(&self.view);
@@ -255,8 +261,8 @@ impl Agent {
     }
 }
 
-fn listed_by(method: &str) -> Option<List> {
-    List::ALL.into_iter().find(|list| list.method() == method)
+fn listed_by(method: &str) -> Option<ListKind> {
+    ListKind::ALL.into_iter().find(|list| list.method() == method)
 }
 
 /// The first members of a list, in the era that wants to know how long it may be kept: not at all.
@@ -284,10 +290,10 @@ fn server_info() -> serde_json::Value {
     serde_json::json!({ "name": "evenkeel", "version": env!("CARGO_PKG_VERSION") })
 }
 
-fn unknown(method: &str) -> Failure {
-    Failure::in_band(ErrorCode::METHOD_NOT_FOUND, format!("Method not found: {method}"))
+fn unknown(method: &str) -> ResponseError {
+    ResponseError::in_band(ErrorCode::METHOD_NOT_FOUND, format!("Method not found: {method}"))
 }
 
-fn invalid(why: impl std::fmt::Display) -> Failure {
-    Failure::in_band(ErrorCode::INVALID_PARAMS, format!("Invalid params: {why}"))
+fn invalid(why: impl std::fmt::Display) -> ResponseError {
+    ResponseError::in_band(ErrorCode::INVALID_PARAMS, format!("Invalid params: {why}"))
 }

@@ -9,11 +9,11 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
-use super::outcome::Outcome;
-use super::trace::{self, Traced};
+use super::outcome::CallOutcome;
+use super::trace::{self, CallSpan};
 use crate::resource::ObjectKey;
-use crate::telemetry::{Open, Spans};
-use crate::wire::Reply;
+use crate::telemetry::{OpenSpan, SpanSender};
+use crate::wire::RpcResponse;
 
 type Labels<const N: usize> = [(&'static str, String); N];
 
@@ -29,7 +29,7 @@ pub struct GatewayMetrics {
     pub(super) streams: Gauge,
     pub(super) generation: Gauge,
     pub(super) evictions: Counter,
-    spans: Spans,
+    spans: SpanSender,
 }
 
 #[derive(Debug)]
@@ -45,11 +45,11 @@ struct ServerMetrics {
 
 /// A call that is being measured; counts as cancelled if nothing else is said.
 #[derive(Debug)]
-pub(super) struct Measured {
+pub(super) struct CallTimer {
     server: Arc<ServerMetrics>,
     start: Instant,
-    outcome: Outcome,
-    span: Option<Open>,
+    outcome: CallOutcome,
+    span: Option<OpenSpan>,
 }
 
 impl Default for GatewayMetrics {
@@ -65,7 +65,7 @@ impl Default for GatewayMetrics {
             streams: Gauge::default(),
             generation: Gauge::default(),
             evictions: Counter::default(),
-            spans: Spans::default(),
+            spans: SpanSender::default(),
         }
     }
 }
@@ -73,7 +73,7 @@ impl Default for GatewayMetrics {
 impl GatewayMetrics {
     /// Tells of each call as a span, too.
     #[must_use]
-    pub fn traced(self, spans: Spans) -> Self {
+    pub fn traced(self, spans: SpanSender) -> Self {
         Self { spans, ..self }
     }
 
@@ -93,12 +93,12 @@ impl GatewayMetrics {
     }
 
     /// Begins to measure a call.
-    pub(super) fn measure(&self, server: &ObjectKey, traced: &Traced<'_>) -> Measured {
+    pub(super) fn measure(&self, server: &ObjectKey, traced: &CallSpan<'_>) -> CallTimer {
         let known = self.servers.load().get(server).cloned();
-        Measured {
+        CallTimer {
             server: known.unwrap_or_else(|| self.meet(server)),
             start: Instant::now(),
-            outcome: Outcome::Cancelled,
+            outcome: CallOutcome::Cancelled,
             span: traced.begin(&self.spans, server),
         }
     }
@@ -109,7 +109,7 @@ impl GatewayMetrics {
         for key in gone {
             self.servers.rcu(|servers| servers.without(&key));
             self.durations.remove(&server_labels(&key));
-            for outcome in Outcome::ALL {
+            for outcome in CallOutcome::ALL {
                 self.calls.remove(&call_labels(&key, outcome));
             }
         }
@@ -118,12 +118,12 @@ impl GatewayMetrics {
     fn meet(&self, server: &ObjectKey) -> Arc<ServerMetrics> {
         let calls = |outcome| self.calls.get_or_create_owned(&call_labels(server, outcome));
         let metrics = Arc::new(ServerMetrics {
-            ok: calls(Outcome::Ok),
-            error: calls(Outcome::Error),
-            refused: calls(Outcome::Refused),
-            failed: calls(Outcome::Failed),
-            timeout: calls(Outcome::Timeout),
-            cancelled: calls(Outcome::Cancelled),
+            ok: calls(CallOutcome::Ok),
+            error: calls(CallOutcome::Error),
+            refused: calls(CallOutcome::Refused),
+            failed: calls(CallOutcome::Failed),
+            timeout: calls(CallOutcome::Timeout),
+            cancelled: calls(CallOutcome::Cancelled),
             duration: self.durations.get_or_create_owned(&server_labels(server)),
         });
         self.servers.rcu(|servers| servers.update(server.clone(), metrics.clone()));
@@ -131,14 +131,14 @@ impl GatewayMetrics {
     }
 }
 
-impl Measured {
+impl CallTimer {
     /// Gives the `tracing` span in which log lines of the call are written.
     pub(super) fn context(&self) -> tracing::Span {
-        Open::context(self.span.as_ref())
+        OpenSpan::context(self.span.as_ref())
     }
 
     /// Ends the measurement, with what the server answered if it did.
-    pub(super) fn end(mut self, outcome: Outcome, reply: Option<&Reply>) {
+    pub(super) fn end(mut self, outcome: CallOutcome, reply: Option<&RpcResponse>) {
         self.outcome = outcome;
         if let Some(span) = self.span.take() {
             span.end(trace::error(outcome, reply));
@@ -146,15 +146,15 @@ impl Measured {
     }
 }
 
-impl Drop for Measured {
+impl Drop for CallTimer {
     fn drop(&mut self) {
         let counter = match self.outcome {
-            Outcome::Ok => &self.server.ok,
-            Outcome::Error => &self.server.error,
-            Outcome::Refused => &self.server.refused,
-            Outcome::Failed => &self.server.failed,
-            Outcome::Timeout => &self.server.timeout,
-            Outcome::Cancelled => &self.server.cancelled,
+            CallOutcome::Ok => &self.server.ok,
+            CallOutcome::Error => &self.server.error,
+            CallOutcome::Refused => &self.server.refused,
+            CallOutcome::Failed => &self.server.failed,
+            CallOutcome::Timeout => &self.server.timeout,
+            CallOutcome::Cancelled => &self.server.cancelled,
         };
         counter.inc();
         self.server.duration.observe(self.start.elapsed().as_secs_f64());
@@ -165,7 +165,7 @@ fn server_labels(server: &ObjectKey) -> Labels<2> {
     [("namespace", server.namespace.to_string()), ("server", server.name.to_string())]
 }
 
-fn call_labels(server: &ObjectKey, outcome: Outcome) -> Labels<3> {
+fn call_labels(server: &ObjectKey, outcome: CallOutcome) -> Labels<3> {
     let [namespace, name] = server_labels(server);
     [namespace, name, ("outcome", outcome.word())]
 }
@@ -173,8 +173,8 @@ fn call_labels(server: &ObjectKey, outcome: Outcome) -> Labels<3> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::ask::Ask;
-    use crate::wire::Params;
+    use crate::gateway::routed_method::RoutedMethod;
+    use crate::wire::RequestParams;
 
     fn text(metrics: &GatewayMetrics) -> String {
         let mut registry = Registry::with_prefix("evenkeel");
@@ -188,9 +188,10 @@ mod tests {
     fn calls_are_counted_by_server_and_outcome() {
         let metrics = GatewayMetrics::default();
         let server = ObjectKey::new("default", "gh");
-        let traced = Traced { ask: Ask::Call, version: "2026-07-28", params: &Params::default() };
-        metrics.measure(&server, &traced).end(Outcome::Ok, None);
-        metrics.measure(&server, &traced).end(Outcome::Ok, None);
+        let traced =
+            CallSpan { ask: RoutedMethod::Call, version: "2026-07-28", params: &RequestParams::default() };
+        metrics.measure(&server, &traced).end(CallOutcome::Ok, None);
+        metrics.measure(&server, &traced).end(CallOutcome::Ok, None);
         drop(metrics.measure(&server, &traced));
         let counted = text(&metrics);
         for line in [

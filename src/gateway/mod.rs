@@ -4,25 +4,25 @@
 //! process, that every agent hears of every change of its list, and that an agent which stops reading
 //! delays nobody. Never connects to a server: calls go out through the catalog's routes.
 
-mod aim;
+mod agent_subscriptions;
 mod answer;
-mod ask;
 mod body;
 mod call;
 mod caller;
+mod coarse_timer;
 mod deadline;
 mod era;
 mod handler;
 mod instructions;
-mod interest;
 mod methods;
 mod metrics;
-mod notices;
+mod notification_stream;
 mod outcome;
-mod pulse;
-mod seal;
+mod route_target;
+mod routed_method;
 mod server;
 mod session;
+mod session_id;
 mod trace;
 
 use std::sync::Arc;
@@ -32,14 +32,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use metrics::GatewayMetrics;
-pub use seal::{SealError, SessionKey};
 pub use server::refuse;
+pub use session_id::{SealError, SessionKey};
 
 use crate::catalog::Catalog;
 use crate::net::Authorization;
-use crate::upstream::Listeners;
-use crate::wire::Identity;
-use pulse::Pulse;
+use crate::upstream::Subscriptions;
+use crate::wire::InstanceId;
+use coarse_timer::CoarseTimer;
 use session::Sessions;
 
 /// What the gateway is made with.
@@ -50,9 +50,9 @@ pub struct GatewayConfig {
     /// What session ids are sealed with; the same one after a restart, and on every replica.
     pub session_key: SessionKey,
     /// What agents want to hear of servers, and what those tell.
-    pub listeners: Listeners,
+    pub listeners: Subscriptions,
     /// Who this is, should an agent be an evenkeel.
-    pub identity: Identity,
+    pub identity: InstanceId,
     /// Bounds.
     pub limits: Limits,
 }
@@ -87,14 +87,14 @@ impl Default for Limits {
 pub struct Gateway {
     authorization: Authorization,
     sessions: Sessions,
-    listeners: Listeners,
-    identity: Identity,
+    listeners: Subscriptions,
+    identity: InstanceId,
     limits: Limits,
     catalog: Catalog,
     metrics: GatewayMetrics,
     /// Calls that go on though their agents went away.
     alone: TaskTracker,
-    pulse: Pulse,
+    pulse: CoarseTimer,
     /// Ends the listener, the notice streams, and what goes on without an agent.
     stop: CancellationToken,
 }
@@ -109,7 +109,7 @@ impl Gateway {
     ) -> Arc<Self> {
         let GatewayConfig { authorization, session_key, listeners, identity, limits } = config;
         let sessions = Sessions::new(session_key);
-        let (alone, pulse) = (TaskTracker::new(), Pulse::default());
+        let (alone, pulse) = (TaskTracker::new(), CoarseTimer::default());
         Arc::new(Self {
             authorization,
             sessions,

@@ -1,6 +1,6 @@
 /// How a call ended.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Outcome {
+pub(super) enum CallOutcome {
     /// With the server's result, whatever it says.
     Ok,
     /// With the server's JSON-RPC error.
@@ -15,7 +15,7 @@ pub(super) enum Outcome {
     Cancelled,
 }
 
-impl Outcome {
+impl CallOutcome {
     pub(super) const ALL: [Self; 6] =
         [Self::Ok, Self::Error, Self::Refused, Self::Failed, Self::Timeout, Self::Cancelled];
 

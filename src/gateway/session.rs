@@ -10,13 +10,13 @@ use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::interest::{Ears, Interest, News};
-use super::seal::{Handshake, SealError, SessionKey};
-use crate::upstream::{Listeners, Told, ViewName};
-use crate::wire::{Id, Level, List};
+use super::agent_subscriptions::{AgentNotification, AgentSubscriptions, Notifications};
+use super::session_id::{SealError, SealedSession, SessionKey};
+use crate::upstream::{PublishedNotification, Subscriptions, ViewName};
+use crate::wire::{JsonRpcId, ListKind, LogLevel};
 
 /// The lists whose changes are told, each by a notice of its own.
-pub(super) const TOLD: [List; 3] = [List::Tools, List::Prompts, List::Resources];
+pub(super) const TOLD: [ListKind; 3] = [ListKind::Tools, ListKind::Prompts, ListKind::Resources];
 /// Beyond so many sessions the idle ones are dropped; a sealed id brings one back.
 const LIMIT: usize = 10_000;
 /// So many ended sessions are remembered, so that their ids are refused.
@@ -29,9 +29,9 @@ pub(super) struct Session {
     /// The protocol version that was agreed on.
     version: Box<str>,
     /// The version of each list that the agent has, plus one; 0 if that is not known here.
-    listed: [(List, AtomicU64); 3],
+    listed: [(ListKind, AtomicU64); 3],
     /// What the agent wants to hear beside that.
-    interest: Mutex<Interest>,
+    interest: Mutex<AgentSubscriptions>,
     interested: Notify,
     /// Set by use, cleared by each look for idle sessions.
     used: AtomicBool,
@@ -39,12 +39,12 @@ pub(super) struct Session {
     streams: Mutex<Vec<u64>>,
     next_stream: AtomicU64,
     /// Requests in flight; taking one out cancels it.
-    calls: Mutex<HashMap<Id, oneshot::Sender<()>>>,
+    calls: Mutex<HashMap<JsonRpcId, oneshot::Sender<()>>>,
     ended: CancellationToken,
 }
 
 impl Session {
-    fn new(handshake: &Handshake, listed: impl Fn(List) -> u64) -> Arc<Self> {
+    fn new(handshake: &SealedSession, listed: impl Fn(ListKind) -> u64) -> Arc<Self> {
         Arc::new(Self {
             view: handshake.view(),
             version: handshake.version.as_str().into(),
@@ -65,45 +65,52 @@ impl Session {
     }
 
     /// Notes that the agent got the list of this version.
-    pub(super) fn has_listed(&self, list: List, version: u64) {
+    pub(super) fn has_listed(&self, list: ListKind, version: u64) {
         if let Some(listed) = self.listed(list) {
             listed.fetch_max(version + 1, Ordering::Relaxed);
         }
     }
 
     /// True if the agent may have another list than this one.
-    pub(super) fn may_miss(&self, list: List, version: u64) -> bool {
+    pub(super) fn may_miss(&self, list: ListKind, version: u64) -> bool {
         self.listed(list).is_some_and(|listed| listed.load(Ordering::Relaxed) < version + 1)
     }
 
-    fn listed(&self, list: List) -> Option<&AtomicU64> {
+    fn listed(&self, list: ListKind) -> Option<&AtomicU64> {
         self.listed.iter().find(|(known, _)| *known == list.told_as()).map(|(_, listed)| listed)
     }
 
     /// Changes what the agent wants to hear; the stream that tells takes notice.
-    pub(super) fn interest<T>(&self, change: impl FnOnce(&mut Interest) -> T) -> T {
+    pub(super) fn interest<T>(&self, change: impl FnOnce(&mut AgentSubscriptions) -> T) -> T {
         let result = change(&mut self.interest.lock());
         self.interested.notify_waiters();
         result
     }
 
     /// Where what the agent wants to hear comes in, if no stream has taken it yet.
-    pub(super) fn take_ears(&self) -> Option<Ears> {
+    pub(super) fn take_ears(&self) -> Option<Notifications> {
         self.interest.lock().take_ears()
     }
 
     /// The same for a stream that opens, with what may have been missed.
-    pub(super) fn new_ears(&self, listeners: &Listeners) -> Option<(Ears, Vec<News>)> {
+    pub(super) fn new_ears(
+        &self,
+        listeners: &Subscriptions,
+    ) -> Option<(Notifications, Vec<AgentNotification>)> {
         self.interest.lock().new_ears(listeners)
     }
 
     /// What the agent is to be told of something that a server told; `None` stands for what was lost.
-    pub(super) fn sift(&self, told: Option<&Told>, shows: impl Fn(&str) -> bool) -> Vec<News> {
+    pub(super) fn sift(
+        &self,
+        told: Option<&PublishedNotification>,
+        shows: impl Fn(&str) -> bool,
+    ) -> Vec<AgentNotification> {
         self.interest.lock().sift(told, shows)
     }
 
     /// From which level on the agent wants log messages.
-    pub(super) fn level(&self) -> Option<Level> {
+    pub(super) fn level(&self) -> Option<LogLevel> {
         self.interest.lock().level()
     }
 
@@ -125,7 +132,7 @@ impl Session {
     }
 
     /// Puts a request among those in flight. `None` if one with this id is there already.
-    pub(super) fn begin(self: &Arc<Self>, id: Id) -> Option<InFlight> {
+    pub(super) fn begin(self: &Arc<Self>, id: JsonRpcId) -> Option<InFlight> {
         let (cancel, cancelled) = oneshot::channel();
         match self.calls.lock().entry(id.clone()) {
             std::collections::hash_map::Entry::Occupied(_) => return None,
@@ -135,7 +142,7 @@ impl Session {
     }
 
     /// Cancels a request in flight; of others there is nothing to cancel.
-    pub(super) fn cancel(&self, id: &Id) {
+    pub(super) fn cancel(&self, id: &JsonRpcId) {
         self.calls.lock().remove(id);
     }
 
@@ -173,7 +180,7 @@ impl Drop for OpenStream {
 #[derive(Debug)]
 pub(super) struct InFlight {
     session: Arc<Session>,
-    id: Id,
+    id: JsonRpcId,
     cancelled: oneshot::Receiver<()>,
 }
 
@@ -221,8 +228,8 @@ impl Sessions {
     /// Opens a session whose agent will list what there is now, and gives its id.
     pub(super) fn open(
         &self,
-        handshake: &Handshake,
-        version: impl Fn(List) -> u64,
+        handshake: &SealedSession,
+        version: impl Fn(ListKind) -> u64,
     ) -> Result<String, SealError> {
         let id = self.key.seal(handshake)?;
         let _changing = self.changing.lock();
@@ -308,8 +315,8 @@ mod tests {
         Sessions::new(SessionKey::new(b"k").unwrap())
     }
 
-    fn handshake() -> Handshake {
-        Handshake {
+    fn handshake() -> SealedSession {
+        SealedSession {
             version: "2025-11-25".into(),
             client: "a".into(),
             client_version: "1".into(),
@@ -326,12 +333,12 @@ mod tests {
         let other = sessions();
         assert!(other.get(&id, &ViewName::Namespace("default".into())).is_none());
         let session = other.get(&id, &ALL).unwrap();
-        assert!(session.may_miss(List::Tools, 0), "what its agent has is not known here");
-        session.has_listed(List::Tools, 3);
-        assert!(!session.may_miss(List::Tools, 3) && session.may_miss(List::Tools, 4));
-        session.has_listed(List::Templates, 2);
-        assert!(!session.may_miss(List::Tools, 3));
-        assert!(!session.may_miss(List::Resources, 2) && session.may_miss(List::Prompts, 2));
+        assert!(session.may_miss(ListKind::Tools, 0), "what its agent has is not known here");
+        session.has_listed(ListKind::Tools, 3);
+        assert!(!session.may_miss(ListKind::Tools, 3) && session.may_miss(ListKind::Tools, 4));
+        session.has_listed(ListKind::Templates, 2);
+        assert!(!session.may_miss(ListKind::Tools, 3));
+        assert!(!session.may_miss(ListKind::Resources, 2) && session.may_miss(ListKind::Prompts, 2));
         assert!(Arc::ptr_eq(&session, &other.get(&id, &ALL).unwrap()));
     }
 
@@ -340,7 +347,7 @@ mod tests {
         let sessions = sessions();
         let id = sessions.open(&handshake(), |_| 0).unwrap();
         let session = sessions.get(&id, &ALL).unwrap();
-        let mut call = session.begin(Id::number(1)).unwrap();
+        let mut call = session.begin(JsonRpcId::number(1)).unwrap();
         sessions.end(&id);
         assert!(sessions.get(&id, &ALL).is_none());
         assert!(call.cancelled.try_recv().is_err() && session.ended.is_cancelled());
@@ -356,13 +363,13 @@ mod tests {
         let sessions = sessions();
         let [idle, streaming, calling] = [(); 3].map(|()| sessions.open(&handshake(), |_| 0).unwrap());
         let _stream = sessions.get(&streaming, &ALL).unwrap().open_stream();
-        let _call = sessions.get(&calling, &ALL).unwrap().begin(Id::number(1)).unwrap();
+        let _call = sessions.get(&calling, &ALL).unwrap().begin(JsonRpcId::number(1)).unwrap();
         sessions.forget_idle();
         assert_eq!(sessions.len(), 3);
         sessions.forget_idle();
         assert_eq!(sessions.len(), 2);
-        assert!(sessions.get(&idle, &ALL).unwrap().may_miss(List::Tools, 0));
-        assert!(!sessions.get(&streaming, &ALL).unwrap().may_miss(List::Tools, 0));
+        assert!(sessions.get(&idle, &ALL).unwrap().may_miss(ListKind::Tools, 0));
+        assert!(!sessions.get(&streaming, &ALL).unwrap().may_miss(ListKind::Tools, 0));
     }
 
     #[test]
@@ -382,15 +389,15 @@ mod tests {
         let sessions = sessions();
         let id = sessions.open(&handshake(), |_| 0).unwrap();
         let session = sessions.get(&id, &ALL).unwrap();
-        let mut first = session.begin(Id::number(1)).unwrap();
-        assert!(session.begin(Id::number(1)).is_none());
-        session.cancel(&Id::number(2));
+        let mut first = session.begin(JsonRpcId::number(1)).unwrap();
+        assert!(session.begin(JsonRpcId::number(1)).is_none());
+        session.cancel(&JsonRpcId::number(2));
         assert_eq!(first.cancelled.try_recv(), Err(oneshot::error::TryRecvError::Empty));
-        session.cancel(&Id::number(1));
-        let second = session.begin(Id::number(1)).unwrap();
+        session.cancel(&JsonRpcId::number(1));
+        let second = session.begin(JsonRpcId::number(1)).unwrap();
         drop(first);
-        assert!(session.begin(Id::number(1)).is_none(), "the second is in flight still");
+        assert!(session.begin(JsonRpcId::number(1)).is_none(), "the second is in flight still");
         drop(second);
-        assert!(session.begin(Id::number(1)).is_some());
+        assert!(session.begin(JsonRpcId::number(1)).is_some());
     }
 }

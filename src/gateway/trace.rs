@@ -2,25 +2,25 @@
 
 use serde_json::value::RawValue;
 
-use super::ask::Ask;
-use super::outcome::Outcome;
+use super::outcome::CallOutcome;
+use super::routed_method::RoutedMethod;
 use crate::resource::ObjectKey;
-use crate::telemetry::{Draft, Kind, Open, Parent, Spans};
-use crate::wire::{Params, Reply, members};
+use crate::telemetry::{OpenSpan, SpanData, SpanKind, SpanSender, TraceParent};
+use crate::wire::{RequestParams, RpcResponse, members};
 
 /// A call as its span tells it. Of the params only the parent is read, and the name that agents know: a URI may
 /// hold what nobody else is to know.
-pub(super) struct Traced<'a> {
-    pub(super) ask: Ask,
+pub(super) struct CallSpan<'a> {
+    pub(super) ask: RoutedMethod,
     pub(super) version: &'a str,
-    pub(super) params: &'a Params<'a>,
+    pub(super) params: &'a RequestParams<'a>,
 }
 
-impl Traced<'_> {
+impl CallSpan<'_> {
     /// Begins the span of a call to a server, if somebody wants it.
-    pub(super) fn begin(&self, spans: &Spans, server: &ObjectKey) -> Option<Open> {
+    pub(super) fn begin(&self, spans: &SpanSender, server: &ObjectKey) -> Option<OpenSpan> {
         spans.part_of(
-            || Parent::parse(&self.params.meta.as_ref()?.text("traceparent")?),
+            || TraceParent::parse(&self.params.meta.as_ref()?.text("traceparent")?),
             || {
                 let method = self.ask.method();
                 let mut attributes = vec![
@@ -33,37 +33,37 @@ impl Traced<'_> {
                 ];
                 let name = self.params.members.text("name");
                 let named = match (self.ask, name) {
-                    (Ask::Call, Some(name)) => {
+                    (RoutedMethod::Call, Some(name)) => {
                         attributes.push(("gen_ai.operation.name", "execute_tool".into()));
                         Some(("gen_ai.tool.name", name))
                     }
-                    (Ask::Prompt, Some(name)) => Some(("gen_ai.prompt.name", name)),
+                    (RoutedMethod::Prompt, Some(name)) => Some(("gen_ai.prompt.name", name)),
                     _ => None,
                 };
                 let name =
                     named.as_ref().map_or_else(|| method.to_owned(), |(_, name)| format!("{method} {name}"));
                 attributes.extend(named.map(|(key, name)| (key, name.into_owned().into())));
-                Draft { name, kind: Kind::Server, attributes }
+                SpanData { name, kind: SpanKind::Server, attributes }
             },
         )
     }
 }
 
 /// How a call failed, in a word; `None` if it did not.
-pub(super) fn error(outcome: Outcome, reply: Option<&Reply>) -> Option<String> {
+pub(super) fn error(outcome: CallOutcome, reply: Option<&RpcResponse>) -> Option<String> {
     let within = |raw: &[u8], key| {
         let raw: &RawValue = serde_json::from_slice(raw).ok()?;
         let found = members(raw.get()).ok()?;
         found.get(key).map(|value| value.get().to_owned())
     };
     match (outcome, reply) {
-        (Outcome::Ok, Some(Reply::Result(raw))) => {
+        (CallOutcome::Ok, Some(RpcResponse::Result(raw))) => {
             let failed = within(raw, "isError").is_some_and(|value| value == "true");
             failed.then(|| "tool_error".to_owned())
         }
-        (Outcome::Ok, _) => None,
+        (CallOutcome::Ok, _) => None,
         // The code of a JSON-RPC error; a server may write anything in its place.
-        (Outcome::Error, Some(Reply::Error(raw))) => {
+        (CallOutcome::Error, Some(RpcResponse::Error(raw))) => {
             let code = within(raw, "code").and_then(|code| code.parse::<i64>().ok());
             Some(code.map_or_else(|| "_OTHER".to_owned(), |code| code.to_string()))
         }
@@ -80,15 +80,15 @@ mod tests {
 
     #[test]
     fn a_span_is_named_by_what_agents_know_and_never_by_a_uri() {
-        let (spans, mut told) = Spans::channel(8, Counter::default());
-        let params = Params::parse(r#"{"name":"x","uri":"file:///x?key=hunter2"}"#).unwrap();
+        let (spans, mut told) = SpanSender::channel(8, Counter::default());
+        let params = RequestParams::parse(r#"{"name":"x","uri":"file:///x?key=hunter2"}"#).unwrap();
         for (ask, expected) in [
-            (Ask::Call, "tools/call x"),
-            (Ask::Prompt, "prompts/get x"),
-            (Ask::Read, "resources/read"),
-            (Ask::Complete, "completion/complete"),
+            (RoutedMethod::Call, "tools/call x"),
+            (RoutedMethod::Prompt, "prompts/get x"),
+            (RoutedMethod::Read, "resources/read"),
+            (RoutedMethod::Complete, "completion/complete"),
         ] {
-            let traced = Traced { ask, version: "2025-11-25", params: &params };
+            let traced = CallSpan { ask, version: "2025-11-25", params: &params };
             traced.begin(&spans, &ObjectKey::new("default", "s")).unwrap().end(None);
             let span = told.try_recv().unwrap();
             assert_eq!(span.draft.name, expected);
@@ -98,17 +98,17 @@ mod tests {
 
     #[test]
     fn a_failure_is_one_of_few_words() {
-        let result = |text: &'static str| Reply::Result(Bytes::from_static(text.as_bytes()));
-        let refusal = |text: &'static str| Reply::Error(Bytes::from_static(text.as_bytes()));
+        let result = |text: &'static str| RpcResponse::Result(Bytes::from_static(text.as_bytes()));
+        let refusal = |text: &'static str| RpcResponse::Error(Bytes::from_static(text.as_bytes()));
         for (outcome, reply, expected) in [
-            (Outcome::Ok, Some(result(r#"{"content":[]}"#)), None),
-            (Outcome::Ok, Some(result(r#"{"content":[],"isError":false}"#)), None),
-            (Outcome::Ok, Some(result(r#"{"content":[{"isError":true}]}"#)), None),
-            (Outcome::Ok, Some(result(r#"{"isError":true}"#)), Some("tool_error")),
-            (Outcome::Error, Some(refusal(r#"{"code":-32602,"message":"secret"}"#)), Some("-32602")),
-            (Outcome::Error, Some(refusal(r#"{"code":"secret"}"#)), Some("_OTHER")),
-            (Outcome::Refused, None, Some("refused")),
-            (Outcome::Timeout, None, Some("timeout")),
+            (CallOutcome::Ok, Some(result(r#"{"content":[]}"#)), None),
+            (CallOutcome::Ok, Some(result(r#"{"content":[],"isError":false}"#)), None),
+            (CallOutcome::Ok, Some(result(r#"{"content":[{"isError":true}]}"#)), None),
+            (CallOutcome::Ok, Some(result(r#"{"isError":true}"#)), Some("tool_error")),
+            (CallOutcome::Error, Some(refusal(r#"{"code":-32602,"message":"secret"}"#)), Some("-32602")),
+            (CallOutcome::Error, Some(refusal(r#"{"code":"secret"}"#)), Some("_OTHER")),
+            (CallOutcome::Refused, None, Some("refused")),
+            (CallOutcome::Timeout, None, Some("timeout")),
         ] {
             assert_eq!(error(outcome, reply.as_ref()).as_deref(), expected, "{outcome:?} {reply:?}");
         }

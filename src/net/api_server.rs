@@ -56,7 +56,7 @@ fn connect(mut config: Config) -> kube::Result<Client> {
 
 /// The API server that a process is told of by its surroundings.
 #[derive(Clone)]
-pub struct Inferred {
+pub struct InferredApiServer {
     /// Its client.
     pub client: Client,
     /// Its address.
@@ -77,7 +77,7 @@ impl NoApiServer {
 }
 
 /// Finds the API server of the kubeconfig, or the one that this process runs in. That it answers is not known.
-pub async fn infer() -> Result<Inferred, NoApiServer> {
+pub async fn infer() -> Result<InferredApiServer, NoApiServer> {
     let mut config = Config::infer().await.map_err(|error| NoApiServer::because(&error))?;
     config.connect_timeout = Some(CONNECT);
     let agent = HeaderValue::from_static(concat!("evenkeel/", env!("CARGO_PKG_VERSION")));
@@ -85,7 +85,7 @@ pub async fn infer() -> Result<Inferred, NoApiServer> {
     let address = config.cluster_url.to_string().trim_end_matches('/').into();
     let namespace = config.default_namespace.clone();
     let client = connect(config).map_err(|error| NoApiServer::because(&error))?;
-    Ok(Inferred { client, address, namespace })
+    Ok(InferredApiServer { client, address, namespace })
 }
 
 /// Holds a watch up that follows another one of the same objects too soon.
@@ -97,7 +97,7 @@ struct Paced<S> {
 /// Why a watch is not begun.
 #[derive(Debug, thiserror::Error)]
 #[error("watches end as soon as they have begun")]
-pub struct Brief;
+pub struct WatchTooBrief;
 
 /// When the last watch began, and the how-many-th too soon it was, by path and field selector. One that was
 /// refused did not begin, and what does not matter any longer is left out.
@@ -113,10 +113,10 @@ struct Turn {
 
 impl Begun {
     /// When a watch of these objects may begin.
-    fn turn(&mut self, objects: String, now: Instant) -> Result<Turn, Brief> {
+    fn turn(&mut self, objects: String, now: Instant) -> Result<Turn, WatchTooBrief> {
         self.0.retain(|_, (begun, _)| *begun + PACE > now);
         let (due, count) = match self.0.remove(&objects) {
-            Some((_, BRIEF)) => return Err(Brief),
+            Some((_, BRIEF)) => return Err(WatchTooBrief),
             Some((begun, count)) => (begun + PACE, count + 1),
             None => (now, 1),
         };
@@ -266,7 +266,7 @@ mod tests {
             let now = start + Duration::from_millis(at);
             let wait = match watched(&uri.parse().unwrap()).map(|objects| begun.turn(objects, now)) {
                 None => Some(Duration::ZERO),
-                Some(Err(Brief)) => None,
+                Some(Err(WatchTooBrief)) => None,
                 Some(Ok(turn)) => {
                     let wait = turn.due - now;
                     if accepted {

@@ -12,8 +12,8 @@ use secrecy::{ExposeSecret, SecretString};
 /// Decides for each request whether it may be answered, and whether it may change anything. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Authorization {
-    allowed: Option<Arc<Allowed>>,
-    token: Option<Token>,
+    allowed: Option<Arc<AllowedHosts>>,
+    token: Option<BearerToken>,
 }
 
 impl Authorization {
@@ -23,35 +23,35 @@ impl Authorization {
     }
 
     /// Answers requests that name a known host and come from no page of an unknown origin.
-    pub fn new(allowed: Allowed) -> Self {
+    pub fn new(allowed: AllowedHosts) -> Self {
         Self { allowed: Some(Arc::new(allowed)), token: None }
     }
 
     /// Lets only those change anything who show a token.
     #[must_use]
-    pub fn with_token(self, token: Token) -> Self {
+    pub fn with_token(self, token: BearerToken) -> Self {
         Self { token: Some(token), ..self }
     }
 
     /// Checks whether a request may be answered, by its headers.
-    pub fn admit(&self, headers: &HeaderMap) -> Result<(), Denied> {
+    pub fn admit(&self, headers: &HeaderMap) -> Result<(), AuthorizationError> {
         self.allowed.as_ref().map_or(Ok(()), |allowed| allowed.admit(headers))
     }
 
     /// Checks whether an admitted request may change something, by its bearer token.
-    pub fn admit_change(&self, headers: &HeaderMap) -> Result<(), Denied> {
+    pub fn admit_change(&self, headers: &HeaderMap) -> Result<(), AuthorizationError> {
         let Some(token) = &self.token else { return Ok(()) };
         let shown = headers.get(AUTHORIZATION).and_then(|shown| shown.to_str().ok()).unwrap_or_default();
         let shown = shown.strip_prefix("Bearer ").unwrap_or_default();
         // Digests, so that the time it takes tells nothing about the token.
         let [shown, token] = [shown, token.expose()].map(|text| digest(&SHA256, text.as_bytes()));
-        if shown.as_ref() == token.as_ref() { Ok(()) } else { Err(Denied::Token) }
+        if shown.as_ref() == token.as_ref() { Ok(()) } else { Err(AuthorizationError::Token) }
     }
 }
 
 /// Why a request is denied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Denied {
+pub enum AuthorizationError {
     /// It names no host, or more than one.
     #[error("one Host header is needed")]
     HostCount,
@@ -68,7 +68,7 @@ pub enum Denied {
     Token,
 }
 
-impl Denied {
+impl AuthorizationError {
     /// Gives the HTTP status of the answer.
     pub fn status(&self) -> StatusCode {
         match self {
@@ -84,7 +84,7 @@ impl Denied {
 /// A web page must not reach a local endpoint by a name of its own that resolves here (DNS rebinding), so
 /// every request names a host that we know, and one that a browser sends from a page names a known origin.
 #[derive(Clone, Debug, Default)]
-pub struct Allowed {
+pub struct AllowedHosts {
     /// `host` for any port, or `host:port`.
     pub hosts: Vec<String>,
     /// Whole origins, `https://app.example.com`.
@@ -93,9 +93,9 @@ pub struct Allowed {
 
 /// What a client shows to ask for work: it stands in the kubeconfig, which only its owner can read.
 #[derive(Clone, Debug)]
-pub struct Token(Arc<SecretString>);
+pub struct BearerToken(Arc<SecretString>);
 
-impl Token {
+impl BearerToken {
     /// The token of this text.
     pub fn new(text: SecretString) -> Self {
         Self(Arc::new(text))
@@ -107,9 +107,9 @@ impl Token {
     }
 }
 
-impl Allowed {
+impl AllowedHosts {
     /// Checks `Host` and `Origin`.
-    fn admit(&self, headers: &HeaderMap) -> Result<(), Denied> {
+    fn admit(&self, headers: &HeaderMap) -> Result<(), AuthorizationError> {
         let values = |name: HeaderName| {
             headers
                 .get_all(name)
@@ -117,15 +117,17 @@ impl Allowed {
                 .map(|value| value.to_str().map_err(|_| "text that is not ASCII"))
         };
         let mut hosts = values(HOST);
-        let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(Denied::HostCount) };
+        let (Some(host), None) = (hosts.next(), hosts.next()) else {
+            return Err(AuthorizationError::HostCount);
+        };
         match host {
             Ok(host) if self.knows_host(host) => {}
-            Ok(host) | Err(host) => return Err(Denied::Host(host.to_owned())),
+            Ok(host) | Err(host) => return Err(AuthorizationError::Host(host.to_owned())),
         }
         for origin in values(ORIGIN) {
             match origin {
                 Ok(origin) if self.knows_origin(origin) => {}
-                Ok(origin) | Err(origin) => return Err(Denied::Origin(origin.to_owned())),
+                Ok(origin) | Err(origin) => return Err(AuthorizationError::Origin(origin.to_owned())),
             }
         }
         Ok(())
@@ -178,7 +180,7 @@ mod tests {
     use super::*;
 
     fn admitted(headers: &[(HeaderName, &str)]) -> Option<u16> {
-        let allowed = Allowed {
+        let allowed = AllowedHosts {
             hosts: vec!["mcp.team.svc".into(), "proxy:8080".into()],
             origins: vec!["https://app.example.com".into()],
         };
@@ -227,13 +229,13 @@ mod tests {
 
     #[test]
     fn changes_need_the_token_where_there_is_one() {
-        let (open, closed) = (Authorization::unchecked(), Authorization::new(Allowed::default()));
-        let closed = closed.with_token(Token::new("right".into()));
+        let (open, closed) = (Authorization::unchecked(), Authorization::new(AllowedHosts::default()));
+        let closed = closed.with_token(BearerToken::new("right".into()));
         for (shown, expected) in [
             (Some("Bearer right"), Ok(())),
-            (Some("Bearer wrong"), Err(Denied::Token)),
-            (Some("right"), Err(Denied::Token)),
-            (None, Err(Denied::Token)),
+            (Some("Bearer wrong"), Err(AuthorizationError::Token)),
+            (Some("right"), Err(AuthorizationError::Token)),
+            (None, Err(AuthorizationError::Token)),
         ] {
             let headers = shown.map(|shown| (AUTHORIZATION, HeaderValue::from_static(shown)));
             let headers = headers.into_iter().collect();

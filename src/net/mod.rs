@@ -9,7 +9,7 @@ mod backoff;
 mod media_type;
 mod stall_guard;
 
-pub use authorization::{Allowed, Authorization, Denied, Token};
+pub use authorization::{AllowedHosts, Authorization, AuthorizationError, BearerToken};
 pub use backoff::{Backoff, Delays, jitter};
 pub use media_type::{accepts, is_json};
 pub use stall_guard::StallGuard;

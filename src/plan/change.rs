@@ -3,7 +3,7 @@ use crate::resource::Reason;
 /// What becomes of one object when its declaration is replaced by another: what the fleet does, and what a plan tells.
 /// `T` is what the fleet needs to do it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change<T = ()> {
+pub enum DeclarationChange<T = ()> {
     /// Connect a server that is not there yet, or is no longer suspended.
     Attach(T),
     /// The connection itself changed: make a new one. All parts that differ are named.
@@ -29,7 +29,7 @@ pub enum Presence<P> {
     Attached(P),
 }
 
-impl Change {
+impl DeclarationChange {
     /// Gives the step from one declaration of an object to another. `compare` is asked only where both are attached.
     pub fn between<P>(before: Presence<P>, after: Presence<P>, compare: impl FnOnce(P, P) -> Self) -> Self {
         use Presence::{Absent, Attached, Detached};
@@ -43,19 +43,19 @@ impl Change {
     }
 
     /// Gives the same step with what is needed to do it.
-    pub fn with<T>(self, target: T) -> Change<T> {
+    pub fn with<T>(self, target: T) -> DeclarationChange<T> {
         match self {
-            Self::Attach(()) => Change::Attach(target),
-            Self::Replace((), parts) => Change::Replace(target, parts),
-            Self::Refilter((), parts) => Change::Refilter(target, parts),
-            Self::Refresh(()) => Change::Refresh(target),
-            Self::Stay(()) => Change::Stay(target),
-            Self::Detach(reason) => Change::Detach(reason),
+            Self::Attach(()) => DeclarationChange::Attach(target),
+            Self::Replace((), parts) => DeclarationChange::Replace(target, parts),
+            Self::Refilter((), parts) => DeclarationChange::Refilter(target, parts),
+            Self::Refresh(()) => DeclarationChange::Refresh(target),
+            Self::Stay(()) => DeclarationChange::Stay(target),
+            Self::Detach(reason) => DeclarationChange::Detach(reason),
         }
     }
 }
 
-impl<T> Change<T> {
+impl<T> DeclarationChange<T> {
     /// Gives the word for it in plans and logs.
     pub fn verb(&self) -> &'static str {
         match self {

@@ -3,21 +3,21 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
-use super::{Change, Parts, Presence, Target};
-use crate::resource::{Declared, Desired, McpServerSpec, ObjectKey};
+use super::{ConnectionTarget, DeclarationChange, DeclarationParts, Presence};
+use crate::resource::{DeclaredObject, Desired, McpServerSpec, ObjectKey};
 
-type Servers = OrdMap<ObjectKey, Arc<Declared<McpServerSpec>>>;
+type Servers = OrdMap<ObjectKey, Arc<DeclaredObject<McpServerSpec>>>;
 
 /// What the fleet was last told: what was declared then, and the target of each server that is there.
 #[derive(Clone, Debug, Default)]
-pub struct Observed {
+pub struct LastApplied {
     declared: Servers,
-    targets: OrdMap<ObjectKey, Arc<Target>>,
+    targets: OrdMap<ObjectKey, Arc<ConnectionTarget>>,
 }
 
-impl Observed {
+impl LastApplied {
     /// Gives what a server was last told to be; `None` if it is not to be there.
-    pub fn target(&self, key: &ObjectKey) -> Option<&Arc<Target>> {
+    pub fn target(&self, key: &ObjectKey) -> Option<&Arc<ConnectionTarget>> {
         self.targets.get(key)
     }
 
@@ -25,9 +25,12 @@ impl Observed {
     ///
     /// Guarantees: a server whose declaration is the same object is not looked at, so that the cost follows what changed;
     /// one whose newest declaration is refused, or whose reference was not found, keeps what it has; a source that has
-    /// not been read completely changes nothing. [`Change::Stay`] is among the steps only where the declaration has
+    /// not been read completely changes nothing. [`DeclarationChange::Stay`] is among the steps only where the declaration has
     /// another generation.
-    pub fn changes(&mut self, desired: &Desired) -> Vec<(ObjectKey, Change<Arc<Target>>)> {
+    pub fn changes(
+        &mut self,
+        desired: &Desired,
+    ) -> Vec<(ObjectKey, DeclarationChange<Arc<ConnectionTarget>>)> {
         if !desired.source.synced {
             return Vec::new();
         }
@@ -35,12 +38,12 @@ impl Observed {
         let changes: Vec<_> = before.diff(&self.declared).filter_map(|item| self.change(&item)).collect();
         for (key, change) in &changes {
             match change {
-                Change::Attach(target)
-                | Change::Replace(target, _)
-                | Change::Refilter(target, _)
-                | Change::Refresh(target)
-                | Change::Stay(target) => self.targets.insert(key.clone(), target.clone()),
-                Change::Detach(_) => self.targets.remove(key),
+                DeclarationChange::Attach(target)
+                | DeclarationChange::Replace(target, _)
+                | DeclarationChange::Refilter(target, _)
+                | DeclarationChange::Refresh(target)
+                | DeclarationChange::Stay(target) => self.targets.insert(key.clone(), target.clone()),
+                DeclarationChange::Detach(_) => self.targets.remove(key),
             };
         }
         changes
@@ -48,15 +51,15 @@ impl Observed {
 
     fn change(
         &self,
-        item: &DiffItem<'_, '_, ObjectKey, Arc<Declared<McpServerSpec>>>,
-    ) -> Option<(ObjectKey, Change<Arc<Target>>)> {
+        item: &DiffItem<'_, '_, ObjectKey, Arc<DeclaredObject<McpServerSpec>>>,
+    ) -> Option<(ObjectKey, DeclarationChange<Arc<ConnectionTarget>>)> {
         let (key, before, after) = match item {
             DiffItem::Add(key, after) => (*key, None, Some(*after)),
             DiffItem::Update { old: (key, before), new: (_, after) } => (*key, Some(*before), Some(*after)),
             DiffItem::Remove(key, before) => (*key, Some(*before), None),
         };
         let current = self.targets.get(key);
-        let target = after.and_then(|after| Target::of(after)).map(|mut target| {
+        let target = after.and_then(|after| ConnectionTarget::of(after)).map(|mut target| {
             if let Some(current) = current.filter(|_| after.is_some_and(|after| after.refused.is_some())) {
                 // What is in force is the declaration that was accepted before.
                 target.generation = current.generation;
@@ -64,7 +67,7 @@ impl Observed {
             Arc::new(target)
         });
         let is_suspended =
-            |after: &Declared<McpServerSpec>| after.spec.as_ref().is_some_and(|spec| spec.suspend);
+            |after: &DeclaredObject<McpServerSpec>| after.spec.as_ref().is_some_and(|spec| spec.suspend);
         let after = match (after, &target) {
             (None, _) => Presence::Absent,
             (Some(_), Some(target)) => Presence::Attached(&**target),
@@ -77,16 +80,16 @@ impl Observed {
             (None, Some(before)) if before.spec.is_some() => Presence::Detached,
             (None, _) => Presence::Absent,
         };
-        let change = Change::between(before, after, |before, after| {
-            Parts::resolved(before).change(&Parts::resolved(after))
+        let change = DeclarationChange::between(before, after, |before, after| {
+            DeclarationParts::resolved(before).change(&DeclarationParts::resolved(after))
         });
         let same_generation = match (current, &target) {
             (Some(current), Some(target)) => current.generation == target.generation,
             _ => true,
         };
         match (change, target) {
-            (Change::Stay(()), _) if same_generation => None,
-            (Change::Detach(reason), _) => Some((key.clone(), Change::Detach(reason))),
+            (DeclarationChange::Stay(()), _) if same_generation => None,
+            (DeclarationChange::Detach(reason), _) => Some((key.clone(), DeclarationChange::Detach(reason))),
             (change, target) => Some((key.clone(), change.with(target?))),
         }
     }
@@ -98,17 +101,17 @@ mod tests {
 
     use super::*;
     use crate::resource::{
-        DigestKey, Endpoint, HttpEndpoint, Meta, Origin, Problem, Reason, SourceState, Transport,
+        DeclaredMeta, DigestKey, Endpoint, HttpEndpoint, Origin, Problem, Reason, SourceState, Transport,
     };
     use crate::resource::{RECONNECT_AT, REQUESTED_AT};
 
     /// A declaration of a server `a`, `b`, … from the parts of its spec that matter here.
-    fn declare(name: &str, generation: i64, spec: Value) -> Arc<Declared<McpServerSpec>> {
+    fn declare(name: &str, generation: i64, spec: Value) -> Arc<DeclaredObject<McpServerSpec>> {
         let spec: McpServerSpec = serde_json::from_value(spec).unwrap();
         let url = spec.http.as_ref().unwrap().url.parse().unwrap();
         let transport = Transport::Http(HttpEndpoint { url, headers: Vec::new(), ca: None });
-        Arc::new(Declared {
-            meta: Meta {
+        Arc::new(DeclaredObject {
+            meta: DeclaredMeta {
                 key: ObjectKey::new("default", name),
                 uid: format!("uid-{name}").into(),
                 generation,
@@ -131,10 +134,10 @@ mod tests {
     }
 
     fn altered(
-        declared: &Arc<Declared<McpServerSpec>>,
-        alter: impl FnOnce(&mut Declared<McpServerSpec>),
-    ) -> Arc<Declared<McpServerSpec>> {
-        let mut altered = Declared {
+        declared: &Arc<DeclaredObject<McpServerSpec>>,
+        alter: impl FnOnce(&mut DeclaredObject<McpServerSpec>),
+    ) -> Arc<DeclaredObject<McpServerSpec>> {
+        let mut altered = DeclaredObject {
             meta: declared.meta.clone(),
             spec: declared.spec.clone(),
             spec_digest: declared.spec_digest,
@@ -145,7 +148,7 @@ mod tests {
         Arc::new(altered)
     }
 
-    fn desired(servers: &[&Arc<Declared<McpServerSpec>>]) -> Desired {
+    fn desired(servers: &[&Arc<DeclaredObject<McpServerSpec>>]) -> Desired {
         Desired {
             servers: servers.iter().map(|server| (server.meta.key.clone(), (*server).clone())).collect(),
             source: Arc::new(SourceState { synced: true, ..SourceState::default() }),
@@ -153,14 +156,14 @@ mod tests {
         }
     }
 
-    fn observed(servers: &[&Arc<Declared<McpServerSpec>>]) -> Observed {
-        let mut observed = Observed::default();
+    fn observed(servers: &[&Arc<DeclaredObject<McpServerSpec>>]) -> LastApplied {
+        let mut observed = LastApplied::default();
         observed.changes(&desired(servers));
         observed
     }
 
-    fn steps(desired: &Desired, observed: &mut Observed) -> Vec<String> {
-        let step = |(key, change): (ObjectKey, Change<_>)| {
+    fn steps(desired: &Desired, observed: &mut LastApplied) -> Vec<String> {
+        let step = |(key, change): (ObjectKey, DeclarationChange<_>)| {
             [change.verb(), &key.name, &change.parts().join(", ")].join(" ").trim().to_owned()
         };
         observed.changes(desired).into_iter().map(step).collect()
@@ -246,7 +249,7 @@ mod tests {
                 (server.meta.key.clone(), server)
             };
             let mut now = Desired { servers: (0..size).map(server).collect(), ..desired(&[]) };
-            let mut observed = Observed::default();
+            let mut observed = LastApplied::default();
             assert_eq!(observed.changes(&now).len(), size);
             let changed = declare("s7", 2, at("http://new"));
             now.servers.insert(changed.meta.key.clone(), changed);

@@ -4,18 +4,18 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::change::{Change, Presence};
-use super::target::Target;
+use super::change::{DeclarationChange, Presence};
+use super::target::ConnectionTarget;
 use crate::resource::{
-    Base, ConnectionParts, Content, Declared, Digest, DigestKey, HttpTransport, McpServerSpec, Meta,
-    PartValue, RECONNECT_AT, REQUESTED_AT, SkillSpec, StdioTransport,
+    ConnectionParts, DeclaredMeta, DeclaredObject, Digest, DigestKey, HttpTransport, McpServerSpec,
+    PartValue, RECONNECT_AT, REQUESTED_AT, SkillContent, SkillSpec, StdioTransport, WorkingDirectory,
 };
 
 /// What a declaration is made of, by the names of its parts, so that two can be compared part by part: as keyed digests,
 /// from which nobody learns a value, or as the values themselves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Parts<V = Digest> {
+pub struct DeclarationParts<V = Digest> {
     /// What the connection is made from: another value is another connection.
     connection: BTreeMap<String, V>,
     /// What applies to a live connection.
@@ -38,12 +38,20 @@ struct Fields<'a> {
     suspended: bool,
 }
 
-impl<'a> Parts<PartValue<'a>> {
+impl<'a> DeclarationParts<PartValue<'a>> {
     /// Gives the parts of what a server is connected to: the values that references stand for are among them, and which
     /// object it is.
-    pub fn resolved(target: &'a Target) -> Self {
-        let Target { key: _, uid, generation: _, spec_digest: _, endpoint, spec, requested, reconnect } =
-            target;
+    pub fn resolved(target: &'a ConnectionTarget) -> Self {
+        let ConnectionTarget {
+            key: _,
+            uid,
+            generation: _,
+            spec_digest: _,
+            endpoint,
+            spec,
+            requested,
+            reconnect,
+        } = target;
         let Fields { stdio: _, http: _, settings, suspended } = Fields::of(spec);
         let mut connection = ConnectionParts::resolved(&endpoint.transport).into_parts();
         connection.insert("uid".to_owned(), PartValue::texts([&**uid]));
@@ -54,7 +62,10 @@ impl<'a> Parts<PartValue<'a>> {
 
     /// Gives the parts of a server as it is declared, where references stand for their values; `None` if it was never
     /// declared well. `base` is where the files of a directory are.
-    pub fn declared(server: &'a Declared<McpServerSpec>, base: Option<&Base>) -> Option<Self> {
+    pub fn declared(
+        server: &'a DeclaredObject<McpServerSpec>,
+        base: Option<&WorkingDirectory>,
+    ) -> Option<Self> {
         let Fields { stdio, http, settings, suspended } = Fields::of(server.spec.as_ref()?);
         let folder = server.meta.file().map(|file| file.parent().unwrap_or(Path::new("")));
         let connection = match (stdio, http) {
@@ -73,7 +84,10 @@ impl<'a> Parts<PartValue<'a>> {
     }
 
     /// Gives the parts of a skill, likewise; no connection is made from one.
-    pub fn declared_skill(skill: &'a Declared<SkillSpec>, content: Option<&Content>) -> Option<Self> {
+    pub fn declared_skill(
+        skill: &'a DeclaredObject<SkillSpec>,
+        content: Option<&SkillContent>,
+    ) -> Option<Self> {
         let SkillSpec { inline, path, config_map_ref, server_refs, suspend } = &**skill.spec.as_ref()?;
         let content = content.and_then(|content| content.as_ref().ok());
         let settings = [
@@ -89,13 +103,13 @@ impl<'a> Parts<PartValue<'a>> {
     }
 
     /// Gives the same as keyed digests.
-    pub fn digests(self, key: &DigestKey) -> Parts {
+    pub fn digests(self, key: &DigestKey) -> DeclarationParts {
         let Self { connection, settings, detached, reconnect, requested } = self;
         let digest = |value: PartValue<'_>| value.digest(key);
         let all = |parts: BTreeMap<String, PartValue<'_>>| {
             parts.into_iter().map(|(name, value)| (name, digest(value))).collect()
         };
-        Parts {
+        DeclarationParts {
             connection: all(connection),
             settings: all(settings),
             detached,
@@ -105,7 +119,7 @@ impl<'a> Parts<PartValue<'a>> {
     }
 }
 
-impl<V: PartialEq> Parts<V> {
+impl<V: PartialEq> DeclarationParts<V> {
     /// Gives how an object stands that is declared like this, if it is.
     pub fn presence(parts: Option<&Self>) -> Presence<&Self> {
         match parts {
@@ -116,7 +130,7 @@ impl<V: PartialEq> Parts<V> {
     }
 
     /// Gives the step from this to another declaration of the same object; both are attached.
-    pub fn change(&self, after: &Self) -> Change {
+    pub fn change(&self, after: &Self) -> DeclarationChange {
         let asked_anew = |before: &Option<V>, after: &Option<V>| after.is_some() && before != after;
         let mut connection = differing(&self.connection, &after.connection);
         if asked_anew(&self.reconnect, &after.reconnect) {
@@ -124,10 +138,10 @@ impl<V: PartialEq> Parts<V> {
         }
         let settings = differing(&self.settings, &after.settings);
         match (connection.is_empty(), settings.is_empty()) {
-            (false, _) => Change::Replace((), [connection, settings].concat()),
-            (true, false) => Change::Refilter((), settings),
-            (true, true) if asked_anew(&self.requested, &after.requested) => Change::Refresh(()),
-            (true, true) => Change::Stay(()),
+            (false, _) => DeclarationChange::Replace((), [connection, settings].concat()),
+            (true, false) => DeclarationChange::Refilter((), settings),
+            (true, true) if asked_anew(&self.requested, &after.requested) => DeclarationChange::Refresh(()),
+            (true, true) => DeclarationChange::Stay(()),
         }
     }
 }
@@ -167,7 +181,7 @@ fn setting<'a>(name: &'static str, value: &impl Serialize) -> (&'static str, Par
     (name, PartValue::owned(serde_json::to_string(value).unwrap_or_default()))
 }
 
-fn asked<'a>(meta: &'a Meta, name: &str) -> Option<PartValue<'a>> {
+fn asked<'a>(meta: &'a DeclaredMeta, name: &str) -> Option<PartValue<'a>> {
     meta.annotations.get(name).map(|value| PartValue::texts([value.as_str()]))
 }
 
@@ -182,11 +196,11 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::resource::{Meta, ObjectKey, Origin, Reason};
+    use crate::resource::{DeclaredMeta, ObjectKey, Origin, Reason};
 
-    fn parts(spec: Value, file: &str) -> Parts {
-        let declared = Declared {
-            meta: Meta {
+    fn parts(spec: Value, file: &str) -> DeclarationParts {
+        let declared = DeclaredObject {
+            meta: DeclaredMeta {
                 key: ObjectKey::new("default", "a"),
                 uid: "u".into(),
                 generation: 1,
@@ -202,12 +216,16 @@ mod tests {
             refused: None,
             endpoint: None,
         };
-        let base = Base { root: "/srv/fleet".into(), home: None };
-        Parts::declared(&declared, Some(&base)).unwrap().digests(&DigestKey::new(b"k"))
+        let base = WorkingDirectory { root: "/srv/fleet".into(), home: None };
+        DeclarationParts::declared(&declared, Some(&base)).unwrap().digests(&DigestKey::new(b"k"))
     }
 
-    fn step(before: Option<&Parts>, after: Option<&Parts>) -> Change {
-        Change::between(Parts::presence(before), Parts::presence(after), Parts::change)
+    fn step(before: Option<&DeclarationParts>, after: Option<&DeclarationParts>) -> DeclarationChange {
+        DeclarationChange::between(
+            DeclarationParts::presence(before),
+            DeclarationParts::presence(after),
+            DeclarationParts::change,
+        )
     }
 
     #[test]
@@ -249,7 +267,11 @@ mod tests {
             (http("https://${A}/", json!([])), http("https://${a}/", json!([])), &["url"]),
         ] {
             let named: Vec<_> = differing.iter().map(ToString::to_string).collect();
-            let expected = if named.is_empty() { Change::Stay(()) } else { Change::Replace((), named) };
+            let expected = if named.is_empty() {
+                DeclarationChange::Stay(())
+            } else {
+                DeclarationChange::Replace((), named)
+            };
             let found = parts(one.clone(), "a.yaml").change(&parts(other.clone(), "b.yaml"));
             assert_eq!(found, expected, "{one} {other}");
         }
@@ -273,25 +295,49 @@ mod tests {
         let named = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
         let before = parts(base.clone(), "a.yaml");
         for (after, file, expected) in [
-            (base.clone(), "a.yaml", Change::Stay(())),
-            (base.clone(), "b.yaml", Change::Stay(())),
-            (base.clone(), "team/a.yaml", Change::Replace((), named(&["cwd"]))),
-            (with("/stdio/command", json!("d")), "a.yaml", Change::Replace((), named(&["command"]))),
-            (with("/stdio/args", json!(["x", "y"])), "a.yaml", Change::Replace((), named(&["args"]))),
-            (with("/stdio/env/0/value", json!("other")), "a.yaml", Change::Replace((), named(&["env A"]))),
-            (with("/stdio/env/1", secret("other")), "a.yaml", Change::Replace((), named(&["env T"]))),
-            (with("/stdio/env", json!([])), "a.yaml", Change::Replace((), named(&["env A", "env T"]))),
-            (and("expose", json!({ "prefix": "p" })), "a.yaml", Change::Refilter((), named(&["expose"]))),
+            (base.clone(), "a.yaml", DeclarationChange::Stay(())),
+            (base.clone(), "b.yaml", DeclarationChange::Stay(())),
+            (base.clone(), "team/a.yaml", DeclarationChange::Replace((), named(&["cwd"]))),
+            (
+                with("/stdio/command", json!("d")),
+                "a.yaml",
+                DeclarationChange::Replace((), named(&["command"])),
+            ),
+            (
+                with("/stdio/args", json!(["x", "y"])),
+                "a.yaml",
+                DeclarationChange::Replace((), named(&["args"])),
+            ),
+            (
+                with("/stdio/env/0/value", json!("other")),
+                "a.yaml",
+                DeclarationChange::Replace((), named(&["env A"])),
+            ),
+            (
+                with("/stdio/env/1", secret("other")),
+                "a.yaml",
+                DeclarationChange::Replace((), named(&["env T"])),
+            ),
+            (
+                with("/stdio/env", json!([])),
+                "a.yaml",
+                DeclarationChange::Replace((), named(&["env A", "env T"])),
+            ),
+            (
+                and("expose", json!({ "prefix": "p" })),
+                "a.yaml",
+                DeclarationChange::Refilter((), named(&["expose"])),
+            ),
             (
                 and("timeouts", json!({ "call": "1m" })),
                 "team/a.yaml",
-                Change::Replace((), named(&["cwd", "timeouts"])),
+                DeclarationChange::Replace((), named(&["cwd", "timeouts"])),
             ),
-            (and("suspend", json!(true)), "a.yaml", Change::Detach(Reason::Suspended)),
+            (and("suspend", json!(true)), "a.yaml", DeclarationChange::Detach(Reason::Suspended)),
             (
                 json!({ "http": { "url": "http://a", "headers": [{ "name": "H", "value": "x" }] } }),
                 "a.yaml",
-                Change::Replace(
+                DeclarationChange::Replace(
                     (),
                     named(&["args", "command", "cwd", "env A", "env T", "header h", "transport", "url"]),
                 ),
@@ -305,13 +351,13 @@ mod tests {
             "a.yaml",
         );
         for (before, after, expected) in [
-            (None, Some(&before), Change::Attach(())),
-            (Some(&before), None, Change::Detach(Reason::Removed)),
-            (None, Some(&suspended), Change::Stay(())),
-            (Some(&suspended), Some(&before), Change::Attach(())),
-            (Some(&suspended), None, Change::Detach(Reason::Removed)),
-            (Some(&suspended), Some(&suspended), Change::Stay(())),
-            (Some(&suspended), Some(&changed), Change::Stay(())),
+            (None, Some(&before), DeclarationChange::Attach(())),
+            (Some(&before), None, DeclarationChange::Detach(Reason::Removed)),
+            (None, Some(&suspended), DeclarationChange::Stay(())),
+            (Some(&suspended), Some(&before), DeclarationChange::Attach(())),
+            (Some(&suspended), None, DeclarationChange::Detach(Reason::Removed)),
+            (Some(&suspended), Some(&suspended), DeclarationChange::Stay(())),
+            (Some(&suspended), Some(&changed), DeclarationChange::Stay(())),
         ] {
             assert_eq!(step(before, after), expected);
         }

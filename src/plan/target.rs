@@ -1,10 +1,12 @@
 use std::sync::Arc;
 
-use crate::resource::{Declared, Digest, Endpoint, McpServerSpec, ObjectKey, RECONNECT_AT, REQUESTED_AT};
+use crate::resource::{
+    DeclaredObject, Digest, Endpoint, McpServerSpec, ObjectKey, RECONNECT_AT, REQUESTED_AT,
+};
 
 /// What one connection should be: the part of a declaration that the fleet acts on.
 #[derive(Clone, Debug)]
-pub struct Target {
+pub struct ConnectionTarget {
     /// The server.
     pub key: ObjectKey,
     /// The object's uid: another uid is another server, whatever else is equal.
@@ -23,10 +25,10 @@ pub struct Target {
     pub reconnect: Option<Arc<str>>,
 }
 
-impl Target {
+impl ConnectionTarget {
     /// The target of a declaration; `None` if it has none now: never valid, suspended, or with a
     /// reference that was not found.
-    pub fn of(declared: &Declared<McpServerSpec>) -> Option<Self> {
+    pub fn of(declared: &DeclaredObject<McpServerSpec>) -> Option<Self> {
         let (spec, endpoint) = wanted(declared)?;
         let asked = |name| declared.meta.annotations.get(name).map(|value| value.as_str().into());
         Some(Self {
@@ -47,11 +49,11 @@ impl Target {
     }
 
     /// True if a declaration has a target now.
-    pub fn exists(declared: &Declared<McpServerSpec>) -> bool {
+    pub fn exists(declared: &DeclaredObject<McpServerSpec>) -> bool {
         wanted(declared).is_some()
     }
 
-    /// True if the connection made for `current` serves this target too: if [`Parts`](super::Parts) of the two call for
+    /// True if the connection made for `current` serves this target too: if [`DeclarationParts`](super::DeclarationParts) of the two call for
     /// no `Replace`.
     pub fn same_connection(&self, current: &Self) -> bool {
         self.uid == current.uid
@@ -60,7 +62,7 @@ impl Target {
     }
 }
 
-fn wanted(declared: &Declared<McpServerSpec>) -> Option<(&Arc<McpServerSpec>, &Arc<Endpoint>)> {
+fn wanted(declared: &DeclaredObject<McpServerSpec>) -> Option<(&Arc<McpServerSpec>, &Arc<Endpoint>)> {
     let spec = declared.spec.as_ref().filter(|spec| !spec.suspend)?;
     let endpoint = declared.endpoint.as_ref()?.as_ref().ok()?;
     Some((spec, endpoint))

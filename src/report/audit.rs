@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::{Action, Kind, Occurrence};
+use super::{EventAction, ObjectKind, Occurrence};
 use crate::resource::{Commit, Digest, Reason};
 
 /// The folder in the state directory, and the file in it that is written.
@@ -108,7 +108,7 @@ struct Record<'a> {
     time: jiff::Timestamp,
     actor: Actor<'a>,
     object: Object<'a>,
-    action: Action,
+    action: EventAction,
     reason: Reason,
     outcome: &'static str,
     message: &'a str,
@@ -138,12 +138,12 @@ struct Object<'a> {
 
 fn line(occurrence: &Occurrence, source: &'static str) -> Vec<u8> {
     let Occurrence { at, regarding, action, warning, reason, note, revision, commit, .. } = occurrence;
-    let source = if *action == Action::Request { REQUESTED } else { source };
+    let source = if *action == EventAction::Request { REQUESTED } else { source };
     let record = Record {
         time: *at,
         actor: Actor { source, revision, commit: commit.as_deref() },
         object: Object {
-            kind: Kind::name(regarding.kind),
+            kind: ObjectKind::name(regarding.kind),
             namespace: &regarding.key.namespace,
             name: &regarding.key.name,
             uid: &regarding.uid,
@@ -239,12 +239,12 @@ mod tests {
         Arc::new(Occurrence {
             at: Timestamp::UNIX_EPOCH,
             regarding: Regarding {
-                kind: Kind::McpServer,
+                kind: ObjectKind::McpServer,
                 key: ObjectKey::new("default", name),
                 uid: "u".into(),
                 generation: 2,
             },
-            action: Action::Update,
+            action: EventAction::Update,
             warning: true,
             reason: Reason::Exited,
             note: "exited with code 3".into(),

@@ -4,14 +4,14 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::resource::{ConditionType, Problem, Reason};
-use crate::words::is_unseen;
+use crate::text::is_unseen;
 
 /// The longest message, in bytes: what a server wrote to stderr may be in it.
 const LONGEST_MESSAGE: usize = 4096;
 
 /// The status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Truth {
+pub enum ConditionStatus {
     /// It holds.
     True,
     /// It does not hold.
@@ -20,7 +20,7 @@ pub enum Truth {
     Unknown,
 }
 
-impl fmt::Display for Truth {
+impl fmt::Display for ConditionStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
     }
@@ -28,18 +28,18 @@ impl fmt::Display for Truth {
 
 /// What one condition says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Verdict {
-    pub truth: Truth,
+pub(super) struct ConditionValue {
+    pub truth: ConditionStatus,
     pub reason: Reason,
     /// The sentence, without the next attempt.
     pub message: String,
     /// The next attempt, which is another each time.
-    pub next: Option<Next>,
+    pub next: Option<NextAttempt>,
 }
 
 /// The next attempt of what failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum NextAttempt {
     /// It is tried again.
     Retry {
         /// For people.
@@ -54,7 +54,7 @@ pub(super) enum Next {
 }
 
 /// How a message ends.
-impl fmt::Display for Next {
+impl fmt::Display for NextAttempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Retry { at, attempt } => write!(f, "retrying at {at}, attempt {attempt}"),
@@ -63,17 +63,17 @@ impl fmt::Display for Next {
     }
 }
 
-impl Verdict {
-    pub fn new(truth: Truth, reason: Reason, message: impl Into<String>) -> Self {
+impl ConditionValue {
+    pub fn new(truth: ConditionStatus, reason: Reason, message: impl Into<String>) -> Self {
         Self { truth, reason, message: message.into(), next: None }
     }
 
     pub fn yes(reason: Reason, message: impl Into<String>) -> Self {
-        Self::new(Truth::True, reason, message)
+        Self::new(ConditionStatus::True, reason, message)
     }
 
     pub fn no(reason: Reason, message: impl Into<String>) -> Self {
-        Self::new(Truth::False, reason, message)
+        Self::new(ConditionStatus::False, reason, message)
     }
 
     /// A problem, and what happens next.
@@ -82,7 +82,7 @@ impl Verdict {
     }
 
     /// A problem, and the next attempt.
-    pub fn retried(problem: &Problem, next: Next) -> Self {
+    pub fn retried(problem: &Problem, next: NextAttempt) -> Self {
         Self { next: Some(next), ..Self::problem(problem, "") }
     }
 
@@ -97,9 +97,9 @@ impl Verdict {
 
 /// The sentences of conditions whose messages say more: the next attempt, too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sentences(Vec<(ConditionType, String)>);
+pub struct ConditionMessages(Vec<(ConditionType, String)>);
 
-impl Sentences {
+impl ConditionMessages {
     /// Gives the sentence of a condition, if its message says more.
     pub(super) fn of(&self, kind: ConditionType) -> Option<&str> {
         self.0.iter().find(|(told, _)| *told == kind).map(|(_, sentence)| sentence.as_str())
@@ -120,16 +120,16 @@ pub(super) struct Conditions<'a> {
     generation: i64,
     now: Timestamp,
     list: Vec<Condition>,
-    sentences: Sentences,
+    sentences: ConditionMessages,
 }
 
 impl<'a> Conditions<'a> {
     pub fn new(generation: i64, previous: Option<&'a [Condition]>, now: Timestamp) -> Self {
-        let (previous, sentences) = (previous.unwrap_or_default(), Sentences::default());
+        let (previous, sentences) = (previous.unwrap_or_default(), ConditionMessages::default());
         Self { previous, generation, now, list: Vec::new(), sentences }
     }
 
-    pub fn set(&mut self, kind: ConditionType, verdict: Verdict) {
+    pub fn set(&mut self, kind: ConditionType, verdict: ConditionValue) {
         let status = verdict.truth.to_string();
         let last_transition_time = condition(self.previous, kind)
             .filter(|before| before.status == status)
@@ -147,7 +147,7 @@ impl<'a> Conditions<'a> {
         }
     }
 
-    pub fn finish(self) -> (Vec<Condition>, Sentences) {
+    pub fn finish(self) -> (Vec<Condition>, ConditionMessages) {
         (self.list, self.sentences)
     }
 }
@@ -176,7 +176,7 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn ready(previous: &[Condition], verdict: Verdict, second: i64) -> Vec<Condition> {
+    fn ready(previous: &[Condition], verdict: ConditionValue, second: i64) -> Vec<Condition> {
         let mut conditions = Conditions::new(1, Some(previous), at(second));
         conditions.set(ConditionType::Ready, verdict);
         conditions.finish().0
@@ -184,9 +184,9 @@ mod tests {
 
     #[test]
     fn the_transition_time_moves_only_when_the_status_flips() {
-        let first = ready(&[], Verdict::no(Reason::Connecting, "a"), 1);
-        let second = ready(&first, Verdict::no(Reason::ConnectFailed, "b"), 2);
-        let third = ready(&second, Verdict::yes(Reason::Attached, "c"), 3);
+        let first = ready(&[], ConditionValue::no(Reason::Connecting, "a"), 1);
+        let second = ready(&first, ConditionValue::no(Reason::ConnectFailed, "b"), 2);
+        let third = ready(&second, ConditionValue::yes(Reason::Attached, "c"), 3);
         let times = [&first, &second, &third].map(|list| list[0].last_transition_time.0.as_second());
         assert_eq!(times, [1, 1, 3]);
     }
@@ -194,10 +194,11 @@ mod tests {
     #[test]
     fn a_message_is_bounded_and_stays_text() {
         let flood = "é".repeat(LONGEST_MESSAGE);
-        let told = ready(&[], Verdict::no(Reason::Exited, flood), 1);
+        let told = ready(&[], ConditionValue::no(Reason::Exited, flood), 1);
         assert!(told[0].message.len() <= LONGEST_MESSAGE + '…'.len_utf8());
         assert!(told[0].message.ends_with('…'));
-        let turned = ready(&[], Verdict::yes(Reason::NameConflict, "agents see \u{202e}x\u{1b}[2J\n"), 1);
+        let turned =
+            ready(&[], ConditionValue::yes(Reason::NameConflict, "agents see \u{202e}x\u{1b}[2J\n"), 1);
         assert_eq!(turned[0].message, "agents see x[2J\n");
     }
 
@@ -208,14 +209,17 @@ mod tests {
         assert_eq!(sentence(&problem, ""), "exited with code 3");
         for (next, expected) in [
             (
-                Next::Retry { at: "12:04:31 UTC".into(), attempt: 4 },
+                NextAttempt::Retry { at: "12:04:31 UTC".into(), attempt: 4 },
                 "exited with code 3; retrying at 12:04:31 UTC, attempt 4",
             ),
-            (Next::Look { at: "12:04:31 UTC".into() }, "exited with code 3; looking again at 12:04:31 UTC"),
+            (
+                NextAttempt::Look { at: "12:04:31 UTC".into() },
+                "exited with code 3; looking again at 12:04:31 UTC",
+            ),
         ] {
             let mut conditions = Conditions::new(1, None, at(1));
-            conditions.set(ConditionType::Ready, Verdict::retried(&problem, next));
-            conditions.set(ConditionType::Stalled, Verdict::problem(&problem, "one; two"));
+            conditions.set(ConditionType::Ready, ConditionValue::retried(&problem, next));
+            conditions.set(ConditionType::Stalled, ConditionValue::problem(&problem, "one; two"));
             let (list, sentences) = conditions.finish();
             assert_eq!(list[0].message, expected);
             assert_eq!(sentences.of(ConditionType::Ready), Some("exited with code 3"));

@@ -8,9 +8,9 @@ use k8s_openapi::api::events::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
 use serde::Serialize;
 
-use super::object::Kind;
-use super::source_object::Source;
-use crate::resource::{API_VERSION, Commit, Digest, GROUP, Meta, ObjectKey, Reason};
+use super::object::ObjectKind;
+use super::source_object::SourceObject;
+use crate::resource::{API_VERSION, Commit, DeclaredMeta, Digest, GROUP, ObjectKey, Reason};
 
 /// The longest note, in bytes: what `events.k8s.io/v1` takes.
 const LONGEST_NOTE: usize = 1024;
@@ -25,7 +25,7 @@ pub struct Occurrence {
     /// To what.
     pub regarding: Regarding,
     /// What was done.
-    pub action: Action,
+    pub action: EventAction,
     /// True if a person should know: not what was asked for.
     pub warning: bool,
     /// The word for it.
@@ -61,7 +61,7 @@ impl Occurrence {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Regarding {
     /// Its kind.
-    pub kind: Kind,
+    pub kind: ObjectKind,
     /// Its name; the one of a `Source` has no namespace.
     pub key: ObjectKey,
     /// Its uid.
@@ -73,7 +73,7 @@ pub struct Regarding {
 /// What was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Action {
+pub enum EventAction {
     /// The object was declared.
     Create,
     /// Its declaration changed.
@@ -118,14 +118,14 @@ impl fmt::Display for Regarding {
 
 impl Regarding {
     /// A declared object.
-    pub(super) fn of(kind: Kind, meta: &Meta) -> Self {
+    pub(super) fn of(kind: ObjectKind, meta: &DeclaredMeta) -> Self {
         Self { kind, key: meta.key.clone(), uid: meta.uid.clone(), generation: meta.generation }
     }
 
     /// The source itself.
-    pub(super) fn source(source: &Source) -> Self {
+    pub(super) fn source(source: &SourceObject) -> Self {
         let key = ObjectKey::new("", source.name());
-        Self { kind: Kind::Source, key, uid: source.uid().into(), generation: 1 }
+        Self { kind: ObjectKind::Source, key, uid: source.uid().into(), generation: 1 }
     }
 
     /// Where events about it are: what has no namespace is told of in `default`, as Kubernetes does it.

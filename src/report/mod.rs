@@ -7,9 +7,8 @@
 mod audit;
 mod conditions;
 mod event;
+mod event_aggregator;
 pub mod kubernetes;
-mod ledger;
-mod news;
 mod object;
 mod readiness;
 mod reporter;
@@ -17,18 +16,19 @@ mod server;
 mod skill;
 mod source;
 mod source_object;
+mod state_change;
 mod store;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use audit::{AuditMetrics, keep_audit};
-pub use conditions::{Sentences, Truth, condition};
-pub use event::{Action, Event, Occurrence, Regarding};
-pub use object::{Kind, Object};
+pub use conditions::{ConditionMessages, ConditionStatus, condition};
+pub use event::{Event, EventAction, Occurrence, Regarding};
+pub use object::{ObjectKind, StatusObject};
 pub use readiness::Readiness;
-pub use reporter::{Inputs, Reporter};
+pub use reporter::{Reporter, ReporterInputs};
 pub use server::server_status;
 pub use skill::skill_status;
-pub use source::{Counts, SourceFault, SourceResource, SourceSpec, SourceStatus, source_status};
-pub use source_object::Source;
-pub use store::Snapshot;
+pub use source::{ServerCounts, SourceFault, SourceResource, SourceSpec, SourceStatus, source_status};
+pub use source_object::SourceObject;
+pub use store::StatusSnapshot;

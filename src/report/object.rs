@@ -5,14 +5,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::resource::{API_VERSION, Declared, McpServerSpec, Meta, SkillSpec};
+use crate::resource::{API_VERSION, DeclaredMeta, DeclaredObject, McpServerSpec, SkillSpec};
 
 /// Holds a whole earlier manifest, values and all.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// The kinds that the status API tells of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum ObjectKind {
     /// `McpServer`
     McpServer,
     /// `Skill`
@@ -21,7 +21,7 @@ pub enum Kind {
     Source,
 }
 
-impl Kind {
+impl ObjectKind {
     /// Every kind.
     pub const ALL: [Self; 3] = [Self::McpServer, Self::Skill, Self::Source];
 
@@ -56,9 +56,9 @@ impl Kind {
 
 /// A declared object and what is true about it.
 #[derive(Debug)]
-pub struct Object<S, T> {
+pub struct StatusObject<S, T> {
     /// The declaration.
-    pub declared: Arc<Declared<S>>,
+    pub declared: Arc<DeclaredObject<S>>,
     /// What is true about it.
     pub status: T,
     /// Grows with every change of any object.
@@ -66,31 +66,36 @@ pub struct Object<S, T> {
 }
 
 /// The same object as it was after the same change.
-impl<S, T> PartialEq for Object<S, T> {
+impl<S, T> PartialEq for StatusObject<S, T> {
     fn eq(&self, other: &Self) -> bool {
         self.resource_version == other.resource_version
     }
 }
 
-impl<T: Serialize> Object<McpServerSpec, T> {
+impl<T: Serialize> StatusObject<McpServerSpec, T> {
     /// The object as the Kubernetes API gives it, without the values of env, headers and the URL's query.
     pub fn manifest(&self) -> Value {
         let spec = self.declared.spec.as_deref().map(redacted);
-        manifest(Kind::McpServer, &metadata(&self.declared.meta, self.resource_version), spec, &self.status)
+        manifest(
+            ObjectKind::McpServer,
+            &metadata(&self.declared.meta, self.resource_version),
+            spec,
+            &self.status,
+        )
     }
 }
 
-impl<T: Serialize> Object<SkillSpec, T> {
+impl<T: Serialize> StatusObject<SkillSpec, T> {
     /// The object as the Kubernetes API gives it.
     pub fn manifest(&self) -> Value {
         let spec = self.declared.spec.as_ref().map(|spec| json!(spec));
-        manifest(Kind::Skill, &metadata(&self.declared.meta, self.resource_version), spec, &self.status)
+        manifest(ObjectKind::Skill, &metadata(&self.declared.meta, self.resource_version), spec, &self.status)
     }
 }
 
 /// The shape that every object of the Kubernetes API has.
 pub(super) fn manifest(
-    kind: Kind,
+    kind: ObjectKind,
     metadata: &ObjectMeta,
     spec: Option<Value>,
     status: &impl Serialize,
@@ -108,7 +113,7 @@ pub(super) fn manifest(
     object
 }
 
-fn metadata(meta: &Meta, resource_version: u64) -> ObjectMeta {
+fn metadata(meta: &DeclaredMeta, resource_version: u64) -> ObjectMeta {
     let mut annotations = meta.annotations.clone();
     annotations.remove(LAST_APPLIED);
     let some = |map: BTreeMap<String, String>| (!map.is_empty()).then_some(map);
@@ -152,7 +157,7 @@ mod tests {
         server.meta.labels.insert("area".into(), "code".into());
         let annotations = &mut server.meta.annotations;
         annotations.insert(LAST_APPLIED.into(), "{\"value\":\"hunter2\"}".into());
-        let object = Object {
+        let object = StatusObject {
             declared: Arc::new(server),
             status: McpServerStatus { observed_generation: Some(2), ..McpServerStatus::default() },
             resource_version: 7,

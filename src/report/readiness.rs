@@ -26,7 +26,7 @@ pub struct Readiness {
 
 /// The part that one server has in the readiness of the process.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Share {
+pub(super) struct ServerReadiness {
     /// The process is not ready before it was attached: it is required, and not suspended.
     pub(super) required: bool,
     /// True if it is attached now.
@@ -62,7 +62,7 @@ impl Readiness {
     }
 
     /// Takes note of one server.
-    pub(super) fn server(&mut self, key: &ObjectKey, share: Share) {
+    pub(super) fn server(&mut self, key: &ObjectKey, share: ServerReadiness) {
         if self.ready {
             return;
         }
@@ -111,8 +111,8 @@ mod tests {
     use super::*;
     use crate::resource::testing::key;
 
-    fn share(required: bool, attached: bool) -> Share {
-        Share { required, attached, attempted: true }
+    fn share(required: bool, attached: bool) -> ServerReadiness {
+        ServerReadiness { required, attached, attempted: true }
     }
 
     #[test]
@@ -141,11 +141,11 @@ mod tests {
     #[test]
     fn waits_for_the_first_attempts_at_what_was_declared_at_the_start() {
         let (a, b, late) = (key("a"), key("b"), key("late"));
-        let connecting = Share { required: false, attached: false, attempted: false };
+        let connecting = ServerReadiness { required: false, attached: false, attempted: false };
         let start = || {
             let mut readiness = Readiness::default();
             readiness.server(&a, connecting);
-            readiness.server(&b, Share { required: true, ..connecting });
+            readiness.server(&b, ServerReadiness { required: true, ..connecting });
             readiness.settle(true);
             readiness.server(&late, connecting);
             readiness

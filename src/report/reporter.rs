@@ -11,27 +11,30 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
-use super::conditions::{Sentences, condition};
-use super::ledger::Ledger;
-use super::news::News;
-use super::readiness::Share;
-use super::source::{Counts, nothing_in, told};
-use super::{Action, Kind, Object, Occurrence, Regarding, Snapshot, Source, server_status, source_status};
-use crate::catalog::{Catalog, Conflict};
-use crate::fleet::{Observation, Phase};
-use crate::plan::Target;
-use crate::resource::{
-    Commit, ConditionType, Declared, Desired, Digest, McpServerSpec, McpServerStatus, Meta, ObjectKey,
-    Problem, Reason, SourceId, SourceState,
+use super::conditions::{ConditionMessages, condition};
+use super::event_aggregator::EventAggregator;
+use super::readiness::ServerReadiness;
+use super::source::{ServerCounts, nothing_in, told};
+use super::state_change::StateChange;
+use super::{
+    EventAction, ObjectKind, Occurrence, Regarding, SourceObject, StatusObject, StatusSnapshot,
+    server_status, source_status,
 };
-use crate::skills::{Standings, Written};
-use crate::source::Shown;
+use crate::catalog::{Catalog, NameConflict};
+use crate::fleet::{Observation, Phase};
+use crate::plan::ConnectionTarget;
+use crate::resource::{
+    Commit, ConditionType, DeclaredMeta, DeclaredObject, Desired, Digest, McpServerSpec, McpServerStatus,
+    ObjectKey, Problem, Reason, SourceId, SourceState,
+};
+use crate::skills::{SkillStates, SyncResults};
+use crate::source::StoredStatuses;
 
 mod counts;
-mod meanwhile;
 mod skills;
 #[cfg(test)]
 mod tests;
+mod while_stopped;
 
 /// Observations taken up before the store is published once.
 const BATCH: usize = 256;
@@ -48,25 +51,25 @@ pub struct Reporter {
     /// What an earlier run had in force, until the source has been read.
     remembered: Arc<Desired>,
     seen: HashMap<ObjectKey, Observation>,
-    conflicts: OrdMap<ObjectKey, Arc<[Conflict]>>,
-    standings: Standings,
-    written: Written,
-    store: Snapshot,
-    counts: Counts,
-    ledger: Ledger,
+    conflicts: OrdMap<ObjectKey, Arc<[NameConflict]>>,
+    standings: SkillStates,
+    written: SyncResults,
+    store: StatusSnapshot,
+    counts: ServerCounts,
+    ledger: EventAggregator,
     occurrences: Option<mpsc::UnboundedSender<Arc<Occurrence>>>,
     /// The statuses that the source holds.
-    shown: Option<watch::Receiver<Shown>>,
+    shown: Option<watch::Receiver<StoredStatuses>>,
     /// How often connections were lost and made again before this run, by the uid of the server.
     restarts: HashMap<Arc<str>, u32>,
     /// Objects that were there before were created in an earlier run.
     started: Timestamp,
-    published: watch::Sender<Snapshot>,
+    published: watch::Sender<StatusSnapshot>,
 }
 
 /// What the reporter is told.
 #[derive(Debug)]
-pub struct Inputs {
+pub struct ReporterInputs {
     /// What is declared.
     pub desired: watch::Receiver<Arc<Desired>>,
     /// What the fleet sees.
@@ -74,26 +77,26 @@ pub struct Inputs {
     /// What agents see: which names had to take a hash tail.
     pub catalog: Catalog,
     /// Which skills are offered.
-    pub skills: watch::Receiver<Standings>,
+    pub skills: watch::Receiver<SkillStates>,
     /// What became of them in the directories of agents.
-    pub written: watch::Receiver<Written>,
+    pub written: watch::Receiver<SyncResults>,
 }
 
 impl Reporter {
     /// A reporter for what is read in a place, and the store it keeps.
-    pub fn new(id: SourceId, now: Timestamp) -> (Self, watch::Receiver<Snapshot>) {
-        let store = Snapshot::new(id, now);
+    pub fn new(id: SourceId, now: Timestamp) -> (Self, watch::Receiver<StatusSnapshot>) {
+        let store = StatusSnapshot::new(id, now);
         let (published, reader) = watch::channel(store.clone());
         let reporter = Self {
             desired: Arc::default(),
             remembered: Arc::default(),
             seen: HashMap::new(),
             conflicts: OrdMap::new(),
-            standings: Standings::default(),
-            written: Written::default(),
+            standings: SkillStates::default(),
+            written: SyncResults::default(),
             store,
-            counts: Counts::default(),
-            ledger: Ledger::default(),
+            counts: ServerCounts::default(),
+            ledger: EventAggregator::default(),
             occurrences: None,
             shown: None,
             restarts: HashMap::new(),
@@ -111,12 +114,12 @@ impl Reporter {
     }
 
     /// Goes on from the statuses that the source holds of objects, instead of beginning with nothing.
-    pub fn go_on_from(&mut self, shown: watch::Receiver<Shown>) {
+    pub fn go_on_from(&mut self, shown: watch::Receiver<StoredStatuses>) {
         self.shown = Some(shown);
     }
 
     /// Reports until it is stopped.
-    pub async fn run(mut self, mut inputs: Inputs, stop: CancellationToken) {
+    pub async fn run(mut self, mut inputs: ReporterInputs, stop: CancellationToken) {
         let mut batch = Vec::new();
         let mut generations = inputs.catalog.changes();
         let mut expiry = interval(EXPIRY);
@@ -205,9 +208,9 @@ impl Reporter {
             // The last word on a server that is no longer declared.
             self.seen.remove(&key);
             let Observation { uid, generation, .. } = observation;
-            let regarding = Regarding { kind: Kind::McpServer, key, uid, generation };
+            let regarding = Regarding { kind: ObjectKind::McpServer, key, uid, generation };
             let cause = Cause::at(&self.desired.source);
-            self.tell(regarding, &News::detached(), cause, (None, None), now);
+            self.tell(regarding, &StateChange::detached(), cause, (None, None), now);
             return;
         }
         let before = self.restarts.get(&observation.uid).copied().unwrap_or_default();
@@ -220,7 +223,7 @@ impl Reporter {
     }
 
     /// Takes up which names conflict now: costs what changed.
-    fn conflict(&mut self, conflicts: &OrdMap<ObjectKey, Arc<[Conflict]>>, now: Timestamp) {
+    fn conflict(&mut self, conflicts: &OrdMap<ObjectKey, Arc<[NameConflict]>>, now: Timestamp) {
         let before = std::mem::replace(&mut self.conflicts, conflicts.clone());
         for change in before.diff(conflicts) {
             let (DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _)) =
@@ -231,7 +234,7 @@ impl Reporter {
         }
     }
 
-    fn server(&mut self, declared: &Arc<Declared<McpServerSpec>>, now: Timestamp) {
+    fn server(&mut self, declared: &Arc<DeclaredObject<McpServerSpec>>, now: Timestamp) {
         let key = &declared.meta.key;
         let before = self.store.servers.get(key).cloned();
         // A status of another object of the same name says nothing about this one.
@@ -256,25 +259,26 @@ impl Reporter {
             }
             _ => false,
         };
-        let attempted = !Target::exists(declared) || self.seen.get(key).is_some_and(|seen| !connecting(seen));
-        self.store.readiness.server(key, Share { required, attached: usable, attempted });
+        let attempted =
+            !ConnectionTarget::exists(declared) || self.seen.get(key).is_some_and(|seen| !connecting(seen));
+        self.store.readiness.server(key, ServerReadiness { required, attached: usable, attempted });
 
         if known.is_some_and(|before| Arc::ptr_eq(&before.declared, declared) && before.status == status) {
             return;
         }
         let last = before.as_ref().map(|before| before.declared.clone());
         let last = last.or_else(|| self.remembered.servers.get(key).cloned());
-        self.tell_declared(Kind::McpServer, last.as_deref(), declared, now);
+        self.tell_declared(ObjectKind::McpServer, last.as_deref(), declared, now);
         let told = known.map_or(&[][..], |before| &before.status.conditions);
-        self.tell_state(Kind::McpServer, declared, told, (&status.conditions, &sentences), now);
+        self.tell_state(ObjectKind::McpServer, declared, told, (&status.conditions, &sentences), now);
         let resource_version = self.store.next_version();
         self.recount(before.as_ref().map(|before| &before.status), Some(&status));
-        let object = Object { declared: declared.clone(), status, resource_version };
+        let object = StatusObject { declared: declared.clone(), status, resource_version };
         self.store.servers.insert(key.clone(), Arc::new(object));
     }
 
     /// At the first sight of a server: what an earlier run said of it.
-    fn earlier(&mut self, declared: &Declared<McpServerSpec>, known: bool) -> Option<McpServerStatus> {
+    fn earlier(&mut self, declared: &DeclaredObject<McpServerSpec>, known: bool) -> Option<McpServerStatus> {
         let shown =
             self.shown.as_ref().filter(|_| !known)?.borrow().servers.get(&declared.meta.key).cloned()?;
         let status = shown.status.clone().filter(|_| shown.uid == declared.meta.uid)?;
@@ -284,7 +288,7 @@ impl Reporter {
         Some(status)
     }
 
-    fn server_removed(&mut self, declared: &Declared<McpServerSpec>, now: Timestamp) {
+    fn server_removed(&mut self, declared: &DeclaredObject<McpServerSpec>, now: Timestamp) {
         let key = &declared.meta.key;
         self.restarts.remove(&declared.meta.uid);
         let before = self.store.servers.remove(key);
@@ -294,7 +298,7 @@ impl Reporter {
         if self.seen.get(key).is_some_and(|seen| matches!(seen.phase, Phase::Detached(_))) {
             self.seen.remove(key);
         }
-        self.tell_removed(Kind::McpServer, declared, now);
+        self.tell_removed(ObjectKind::McpServer, declared, now);
     }
 
     fn source(&mut self, before: &SourceState, state: &SourceState, now: Timestamp) {
@@ -304,7 +308,7 @@ impl Reporter {
             return;
         }
         let mut tell = |reason, level, message| {
-            let news = News::new(Action::Reconcile, reason, level, message);
+            let news = StateChange::new(EventAction::Reconcile, reason, level, message);
             self.tell(Regarding::source(&known), &news, Cause::at(state), (None, None), now);
         };
         for fault in state.faults.iter().filter(|fault| !before.faults.contains(fault)) {
@@ -320,16 +324,16 @@ impl Reporter {
             tracing::info!(resource = %Regarding::source(&known), "{}", nothing_in(place));
         }
         let resource_version = self.store.next_version();
-        let source = Source { status, resource_version, ..Source::clone(&known) };
+        let source = SourceObject { status, resource_version, ..SourceObject::clone(&known) };
         self.store.source = Arc::new(source);
     }
 
     /// Tells what is new in a declaration, compared with what was declared under its name before.
     fn tell_declared<S>(
         &mut self,
-        kind: Kind,
-        before: Option<&Declared<S>>,
-        after: &Declared<S>,
+        kind: ObjectKind,
+        before: Option<&DeclaredObject<S>>,
+        after: &DeclaredObject<S>,
         now: Timestamp,
     ) {
         if let Some(another) = before.filter(|before| before.meta.uid != after.meta.uid) {
@@ -337,19 +341,19 @@ impl Reporter {
         }
         let before = before.filter(|before| before.meta.uid == after.meta.uid);
         let news = match before {
-            Some(before) => News::updated(before, after),
+            Some(before) => StateChange::updated(before, after),
             None => (after.meta.created.as_second() >= self.started.as_second())
-                .then(|| News::created(&after.meta)),
+                .then(|| StateChange::created(&after.meta)),
         };
         if let Some(mut news) = news {
             let digests = (before.and_then(|before| before.spec_digest), after.spec_digest);
             let mut cause = Cause::of(&after.meta);
-            let asked = self.desired.asked.get(&after.meta.key).filter(|_| kind == Kind::McpServer);
+            let asked = self.desired.asked.get(&after.meta.key).filter(|_| kind == ObjectKind::McpServer);
             if before
                 .is_some_and(|before| asked.is_some_and(|asked| asked.explains(&before.meta, &after.meta)))
             {
                 // Whoever wrote the file did not ask for it.
-                (news.action, cause.commit) = (Action::Request, None);
+                (news.action, cause.commit) = (EventAction::Request, None);
             }
             self.tell(Regarding::of(kind, &after.meta), &news, cause, digests, now);
         }
@@ -357,31 +361,31 @@ impl Reporter {
 
     fn tell_state<S>(
         &mut self,
-        kind: Kind,
-        declared: &Declared<S>,
+        kind: ObjectKind,
+        declared: &DeclaredObject<S>,
         before: &[Condition],
-        (after, sentences): (&[Condition], &Sentences),
+        (after, sentences): (&[Condition], &ConditionMessages),
         now: Timestamp,
     ) {
-        if let Some(news) = News::of_state(before, after, sentences) {
-            let Declared { meta, spec_digest, .. } = declared;
+        if let Some(news) = StateChange::of_state(before, after, sentences) {
+            let DeclaredObject { meta, spec_digest, .. } = declared;
             let digests = (*spec_digest, *spec_digest);
             self.tell(Regarding::of(kind, meta), &news, Cause::of(meta), digests, now);
         }
     }
 
-    fn tell_removed<S>(&mut self, kind: Kind, declared: &Declared<S>, now: Timestamp) {
+    fn tell_removed<S>(&mut self, kind: ObjectKind, declared: &DeclaredObject<S>, now: Timestamp) {
         let regarding = Regarding::of(kind, &declared.meta);
         let commit = self.desired.removals.get(&declared.meta.uid).cloned();
         let cause = Cause { commit, ..Cause::at(&self.desired.source) };
-        self.tell(regarding, &News::removed(), cause, (declared.spec_digest, None), now);
+        self.tell(regarding, &StateChange::removed(), cause, (declared.spec_digest, None), now);
     }
 
     /// Logs, and keeps what is more than a step. The digests are the ones before and after.
     fn tell(
         &mut self,
         regarding: Regarding,
-        news: &News,
+        news: &StateChange,
         Cause { revision, commit }: Cause,
         digests: (Option<Digest>, Option<Digest>),
         now: Timestamp,
@@ -433,7 +437,7 @@ struct Cause {
 
 impl Cause {
     /// The last change of an object.
-    fn of(meta: &Meta) -> Self {
+    fn of(meta: &DeclaredMeta) -> Self {
         Self { revision: meta.revision.clone(), commit: meta.change.clone() }
     }
 

@@ -2,15 +2,17 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::conditions::{Conditions, Next, Sentences, Truth, Verdict, condition, sentence};
-use crate::catalog::{Conflict, Holding};
-use crate::fleet::{Listed, Observation, Phase};
-use crate::plan::Target;
-use crate::resource::{
-    ConditionType, Declared, McpServerSpec, McpServerStatus, Problem, REQUESTED_AT, Reason,
+use super::conditions::{
+    ConditionMessages, ConditionStatus, ConditionValue, Conditions, NextAttempt, condition, sentence,
 };
-use crate::wire::List;
-use crate::words;
+use crate::catalog::{NameConflict, NameHolder};
+use crate::fleet::{LiveServer, Observation, Phase};
+use crate::plan::ConnectionTarget;
+use crate::resource::{
+    ConditionType, DeclaredObject, McpServerSpec, McpServerStatus, Problem, REQUESTED_AT, Reason,
+};
+use crate::text;
+use crate::wire::ListKind;
 
 #[cfg(test)]
 mod tests;
@@ -25,19 +27,19 @@ const NAMES_LISTED: usize = 5;
 /// so that nothing is written. While the fleet has not taken up a new generation, the status goes on
 /// speaking of the one before, and says so by its `observedGeneration`.
 pub fn server_status(
-    declared: &Declared<McpServerSpec>,
+    declared: &DeclaredObject<McpServerSpec>,
     observation: Option<&Observation>,
-    conflicts: &[Conflict],
+    conflicts: &[NameConflict],
     previous: Option<&McpServerStatus>,
     now: Timestamp,
-) -> (McpServerStatus, Sentences) {
+) -> (McpServerStatus, ConditionMessages) {
     let meta = &declared.meta;
     // Of another object of the same name, or the last word on one that was detached: nothing is known.
     let seen = observation.filter(|seen| seen.uid == meta.uid && !matches!(seen.phase, Phase::Detached(_)));
     if let (Some(previous), Some(seen)) = (previous, seen)
         && (not_taken_up(declared, seen, previous) || waking(seen, previous))
     {
-        return (previous.clone(), Sentences::default());
+        return (previous.clone(), ConditionMessages::default());
     }
     let work = Work::of(declared, seen, &|at| clock(at, previous, now));
     let offered = seen.filter(|seen| !matches!(seen.phase, Phase::Draining(_)));
@@ -82,19 +84,26 @@ pub fn server_status(
 }
 
 /// The last request for a look that was obeyed. Where there is nothing for the fleet to do, that was this look.
-fn handled<'a>(declared: &'a Declared<McpServerSpec>, seen: Option<&'a Observation>) -> Option<&'a str> {
-    if Target::exists(declared) {
+fn handled<'a>(
+    declared: &'a DeclaredObject<McpServerSpec>,
+    seen: Option<&'a Observation>,
+) -> Option<&'a str> {
+    if ConnectionTarget::exists(declared) {
         return seen.and_then(|seen| seen.requested.as_deref());
     }
     declared.meta.annotations.get(REQUESTED_AT).map(String::as_str)
 }
 
 /// True while there is a new generation for the fleet to act on and it has not said that it does.
-fn not_taken_up(declared: &Declared<McpServerSpec>, seen: &Observation, previous: &McpServerStatus) -> bool {
+fn not_taken_up(
+    declared: &DeclaredObject<McpServerSpec>,
+    seen: &Observation,
+    previous: &McpServerStatus,
+) -> bool {
     declared.refused.is_none()
         && seen.generation < declared.meta.generation
         && previous.observed_generation == Some(seen.generation)
-        && Target::exists(declared)
+        && ConnectionTarget::exists(declared)
 }
 
 /// True while a call has an idle server connected: it is as usable as it was, so nothing flaps.
@@ -134,7 +143,7 @@ enum Work<'a> {
 
 impl<'a> Work<'a> {
     fn of(
-        declared: &'a Declared<McpServerSpec>,
+        declared: &'a DeclaredObject<McpServerSpec>,
         seen: Option<&'a Observation>,
         clock: &dyn Fn(Timestamp) -> String,
     ) -> Self {
@@ -173,66 +182,77 @@ impl<'a> Work<'a> {
     }
 }
 
-fn ready(declared: &Declared<McpServerSpec>, work: &Work<'_>, listed: Option<&Listed>) -> Verdict {
+fn ready(
+    declared: &DeclaredObject<McpServerSpec>,
+    work: &Work<'_>,
+    listed: Option<&LiveServer>,
+) -> ConditionValue {
     match work {
-        Work::Refused(problem) => Verdict::problem(problem, ""),
-        Work::Draining(reason) => {
-            Verdict::no(Reason::Draining, format!("{}; calls in flight are finishing", withdrawn(*reason)))
-        }
-        Work::Suspended => Verdict::no(Reason::Suspended, "suspended by spec.suspend"),
+        Work::Refused(problem) => ConditionValue::problem(problem, ""),
+        Work::Draining(reason) => ConditionValue::no(
+            Reason::Draining,
+            format!("{}; calls in flight are finishing", withdrawn(*reason)),
+        ),
+        Work::Suspended => ConditionValue::no(Reason::Suspended, "suspended by spec.suspend"),
         // Of these the message says all: what is missing comes with a new start or another declaration.
         Work::Unresolved(problem)
             if matches!(problem.reason, Reason::VariableNotFound | Reason::NotPermitted) =>
         {
-            Verdict::problem(problem, "")
+            ConditionValue::problem(problem, "")
         }
-        Work::Unresolved(problem) => Verdict::problem(problem, "attached as soon as it is there"),
-        Work::Unseen => Verdict::no(Reason::Connecting, "waiting for an attempt to connect"),
+        Work::Unresolved(problem) => ConditionValue::problem(problem, "attached as soon as it is there"),
+        Work::Unseen => ConditionValue::no(Reason::Connecting, "waiting for an attempt to connect"),
         Work::Connecting { attempt, last: None } => {
-            Verdict::no(Reason::Connecting, format!("connecting, attempt {attempt}"))
+            ConditionValue::no(Reason::Connecting, format!("connecting, attempt {attempt}"))
         }
         // The reason stays from one attempt to the next, so that a server that keeps failing says why.
         Work::Connecting { attempt, last: Some(problem) } => {
-            Verdict::problem(problem, &format!("attempt {attempt} is under way"))
+            ConditionValue::problem(problem, &format!("attempt {attempt} is under way"))
         }
         Work::Attached => {
             let transport = declared.spec.as_deref().map_or("", McpServerSpec::transport);
-            Verdict::yes(Reason::Attached, format!("attached over {transport}, {}", offered(listed)))
+            ConditionValue::yes(Reason::Attached, format!("attached over {transport}, {}", offered(listed)))
         }
-        Work::Idle => Verdict::yes(Reason::Idle, format!("connected by the next call, {}", offered(listed))),
+        Work::Idle => {
+            ConditionValue::yes(Reason::Idle, format!("connected by the next call, {}", offered(listed)))
+        }
         Work::Failed { problem, retry_at: Some(at), .. } if problem.reason.needs_a_person() => {
-            Verdict::retried(problem, Next::Look { at: at.clone() })
+            ConditionValue::retried(problem, NextAttempt::Look { at: at.clone() })
         }
         Work::Failed { problem, retry_at: Some(at), attempt } => {
-            Verdict::retried(problem, Next::Retry { at: at.clone(), attempt: *attempt })
+            ConditionValue::retried(problem, NextAttempt::Retry { at: at.clone(), attempt: *attempt })
         }
         Work::Failed { problem, retry_at: None, .. } => {
-            Verdict::problem(problem, "not retried until its declaration or a secret changes")
+            ConditionValue::problem(problem, "not retried until its declaration or a secret changes")
         }
     }
 }
 
-fn accepted(declared: &Declared<McpServerSpec>, work: &Work<'_>, conflicts: &[Conflict]) -> Verdict {
+fn accepted(
+    declared: &DeclaredObject<McpServerSpec>,
+    work: &Work<'_>,
+    conflicts: &[NameConflict],
+) -> ConditionValue {
     if let Some(problem) = declared.refusal() {
-        return Verdict::problem(problem, "");
+        return ConditionValue::problem(problem, "");
     }
     // What it is shows only when it is asked: evenkeel itself, which may not be its own server.
     if let Work::Failed { problem, .. } = work
         && problem.reason == Reason::PolicyDenied
     {
-        return Verdict::problem(problem, "");
+        return ConditionValue::problem(problem, "");
     }
     if conflicts.is_empty() {
-        return Verdict::yes(Reason::Accepted, "the declaration is valid");
+        return ConditionValue::yes(Reason::Accepted, "the declaration is valid");
     }
     // The same tool may have met the same name in more than one view.
     let names: BTreeSet<_> = conflicts
         .iter()
-        .map(|Conflict { wanted, given, holder, holding, .. }| {
+        .map(|NameConflict { wanted, given, holder, holding, .. }| {
             let why = match holding {
-                Holding::Has => "has",
-                Holding::Had => "had and which is kept for an hour",
-                Holding::MayHave => "may have: it was created first, and is being connected",
+                NameHolder::Has => "has",
+                NameHolder::Had => "had and which is kept for an hour",
+                NameHolder::MayHave => "may have: it was created first, and is being connected",
             };
             format!("{given} and not {wanted}, which {holder} {why}")
         })
@@ -243,20 +263,21 @@ fn accepted(declared: &Declared<McpServerSpec>, work: &Work<'_>, conflicts: &[Co
         listed.push(&more);
     }
     // URIs carry no prefix: nothing keeps them apart but other URIs, and nothing needs to.
-    let prefixed = conflicts.iter().any(|conflict| matches!(conflict.list, List::Tools | List::Prompts));
+    let prefixed =
+        conflicts.iter().any(|conflict| matches!(conflict.list, ListKind::Tools | ListKind::Prompts));
     let advice = if prefixed { "; expose.prefix keeps names apart" } else { "" };
-    Verdict::yes(Reason::NameConflict, format!("agents see {}{advice}", listed.join(", ")))
+    ConditionValue::yes(Reason::NameConflict, format!("agents see {}{advice}", listed.join(", ")))
 }
 
-fn resolved_refs(declared: &Declared<McpServerSpec>) -> Verdict {
+fn resolved_refs(declared: &DeclaredObject<McpServerSpec>) -> ConditionValue {
     match (&declared.endpoint, declared.refusal()) {
         (Some(Err(denied)), Some(problem)) if denied == problem => {
-            Verdict::new(Truth::Unknown, problem.reason, "not looked up: it may not run")
+            ConditionValue::new(ConditionStatus::Unknown, problem.reason, "not looked up: it may not run")
         }
-        (Some(Ok(_)), _) => Verdict::yes(Reason::ResolvedRefs, "everything it refers to was found"),
-        (Some(Err(problem)), _) => Verdict::problem(problem, ""),
-        (None, refused) => Verdict::new(
-            Truth::Unknown,
+        (Some(Ok(_)), _) => ConditionValue::yes(Reason::ResolvedRefs, "everything it refers to was found"),
+        (Some(Err(problem)), _) => ConditionValue::problem(problem, ""),
+        (None, refused) => ConditionValue::new(
+            ConditionStatus::Unknown,
             refused.map_or(Reason::Progressing, |problem| problem.reason),
             "not looked up: there is no valid declaration",
         ),
@@ -264,40 +285,40 @@ fn resolved_refs(declared: &Declared<McpServerSpec>) -> Verdict {
 }
 
 fn attached(
-    declared: &Declared<McpServerSpec>,
+    declared: &DeclaredObject<McpServerSpec>,
     work: &Work<'_>,
-    live: Option<&Listed>,
+    live: Option<&LiveServer>,
     previous: Option<&McpServerStatus>,
-) -> Verdict {
+) -> ConditionValue {
     let wanted = declared.meta.generation;
-    if let Some(Listed { generation, .. }) = live {
+    if let Some(LiveServer { generation, .. }) = live {
         return match work {
             Work::Attached if *generation == wanted => {
-                Verdict::yes(Reason::Attached, format!("generation {generation} is live"))
+                ConditionValue::yes(Reason::Attached, format!("generation {generation} is live"))
             }
-            Work::Refused(_) => Verdict::yes(
+            Work::Refused(_) => ConditionValue::yes(
                 Reason::ServingPreviousGeneration,
                 format!("the declaration accepted before, generation {generation}, is live"),
             ),
             // A changed secret: another connection for the same generation.
-            _ if *generation == wanted => Verdict::yes(
+            _ if *generation == wanted => ConditionValue::yes(
                 Reason::ServingPreviousGeneration,
                 "the connection made before stays until the new one is attached",
             ),
-            _ => Verdict::yes(
+            _ => ConditionValue::yes(
                 Reason::ServingPreviousGeneration,
                 format!("generation {generation} stays until generation {wanted} is attached"),
             ),
         };
     }
     match work {
-        Work::Draining(reason) => Verdict::no(Reason::Detached, withdrawn(*reason)),
-        Work::Suspended => Verdict::no(Reason::Detached, "detached: suspended by spec.suspend"),
-        Work::Idle => Verdict::no(Reason::Detached, "not connected until it is called"),
+        Work::Draining(reason) => ConditionValue::no(Reason::Detached, withdrawn(*reason)),
+        Work::Suspended => ConditionValue::no(Reason::Detached, "detached: suspended by spec.suspend"),
+        Work::Idle => ConditionValue::no(Reason::Detached, "not connected until it is called"),
         Work::Connecting { .. } | Work::Failed { .. } | Work::Refused(_) if was_attached(previous) => {
-            Verdict::no(Reason::Reconnecting, "the connection is gone; a new one is being made")
+            ConditionValue::no(Reason::Reconnecting, "the connection is gone; a new one is being made")
         }
-        _ => Verdict::no(Reason::Detached, "nothing is attached"),
+        _ => ConditionValue::no(Reason::Detached, "nothing is attached"),
     }
 }
 
@@ -308,13 +329,13 @@ fn was_attached(previous: Option<&McpServerStatus>) -> bool {
 }
 
 /// Never together with Stalled: kstatus would take a stalled object for one in progress.
-fn reconciling(work: &Work<'_>, seen: Option<&Observation>) -> Option<Verdict> {
+fn reconciling(work: &Work<'_>, seen: Option<&Observation>) -> Option<ConditionValue> {
     if work.is_stalled() {
         return None;
     }
     if let (Work::Attached, Some(problem)) = (work, seen.and_then(|seen| seen.paused.as_ref())) {
         let next = "what it listed before stays, and it is asked again";
-        return Some(Verdict::yes(Reason::ProgressingWithRetry, sentence(problem, next)));
+        return Some(ConditionValue::yes(Reason::ProgressingWithRetry, sentence(problem, next)));
     }
     let (reason, message) = match work {
         Work::Draining(_) => (Reason::Progressing, "calls in flight are finishing".to_owned()),
@@ -331,30 +352,30 @@ fn reconciling(work: &Work<'_>, seen: Option<&Observation>) -> Option<Verdict> {
         }
         Work::Refused(_) | Work::Suspended | Work::Attached | Work::Idle => return None,
     };
-    Some(Verdict::yes(reason, message))
+    Some(ConditionValue::yes(reason, message))
 }
 
 /// In what a live server falls short.
-fn degraded(seen: Option<&Observation>) -> Option<Verdict> {
+fn degraded(seen: Option<&Observation>) -> Option<ConditionValue> {
     let problem = seen?.degraded.as_ref()?;
     let next = match problem.reason {
         Reason::ListUnavailable => "what was read of it before stays, and it is asked again",
         _ => "",
     };
-    Some(Verdict::yes(problem.reason, sentence(problem, next)))
+    Some(ConditionValue::yes(problem.reason, sentence(problem, next)))
 }
 
-fn stalled(work: &Work<'_>) -> Option<Verdict> {
+fn stalled(work: &Work<'_>) -> Option<ConditionValue> {
     match work {
         Work::Refused(problem) | Work::Failed { problem, .. } if work.is_stalled() => {
-            Some(Verdict::yes(problem.reason, sentence(problem, "")))
+            Some(ConditionValue::yes(problem.reason, sentence(problem, "")))
         }
         _ => None,
     }
 }
 
 /// What is offered; of what there is nothing of, only tools are named.
-fn offered(listed: Option<&Listed>) -> String {
+fn offered(listed: Option<&LiveServer>) -> String {
     let Some(listed) = listed else { return "0 tools".to_owned() };
     let counted = |count, item| match count {
         1 => format!("1 {item}"),
@@ -387,8 +408,8 @@ fn stamp(at: Timestamp) -> String {
 fn clock(at: Timestamp, previous: Option<&McpServerStatus>, now: Timestamp) -> String {
     let said = previous.filter(|previous| previous.next_retry_time.as_ref() == Some(&stamp(at)));
     match said.and_then(|said| condition(&said.conditions, ConditionType::Ready)) {
-        Some(ready) if ready.message.contains(&words::dated(at)) => words::dated(at),
-        Some(_) => words::time(at, at),
-        None => words::time(at, now),
+        Some(ready) if ready.message.contains(&text::dated(at)) => text::dated(at),
+        Some(_) => text::time(at, at),
+        None => text::time(at, now),
     }
 }

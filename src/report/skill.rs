@@ -2,18 +2,18 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::conditions::{Conditions, Truth, Verdict, sentence};
-use crate::resource::{ConditionType, Declared, Problem, Reason, SkillSpec, SkillStatus};
-use crate::skills::{Standing, Written};
+use super::conditions::{ConditionStatus, ConditionValue, Conditions, sentence};
+use crate::resource::{ConditionType, DeclaredObject, Problem, Reason, SkillSpec, SkillStatus};
+use crate::skills::{SkillState, SyncResults};
 
 /// The status of one skill: whether it is accepted, offered, and where.
 ///
 /// Guarantees, as for servers, that equal arguments (but for `now`) and the status they gave before give that
 /// status again.
 pub fn skill_status(
-    declared: &Declared<SkillSpec>,
-    standing: Option<&Standing>,
-    written: &Written,
+    declared: &DeclaredObject<SkillSpec>,
+    standing: Option<&SkillState>,
+    written: &SyncResults,
     previous: Option<&SkillStatus>,
     now: Timestamp,
 ) -> SkillStatus {
@@ -25,26 +25,26 @@ pub fn skill_status(
     conditions.set(
         ConditionType::Accepted,
         match invalid(declared, standing) {
-            Some(problem) => Verdict::problem(problem, ""),
-            None => Verdict::yes(Reason::Accepted, "the declaration is valid"),
+            Some(problem) => ConditionValue::problem(problem, ""),
+            None => ConditionValue::yes(Reason::Accepted, "the declaration is valid"),
         },
     );
     conditions.set(ConditionType::ResolvedRefs, resolved_refs(declared, standing));
     if matches!(work, Work::Unseen | Work::Early(_) | Work::Unwritten) {
-        let verdict = Verdict::yes(Reason::Progressing, ready(&work).message);
+        let verdict = ConditionValue::yes(Reason::Progressing, ready(&work).message);
         conditions.set(ConditionType::Reconciling, verdict);
     } else if let Work::Missing(problem) | Work::Failed(problem) = work
         && !problem.reason.needs_a_person()
     {
         conditions.set(
             ConditionType::Reconciling,
-            Verdict::yes(Reason::ProgressingWithRetry, sentence(problem, "")),
+            ConditionValue::yes(Reason::ProgressingWithRetry, sentence(problem, "")),
         );
     }
     if let Work::Refused(problem) | Work::Failed(problem) = work
         && problem.reason.needs_a_person()
     {
-        conditions.set(ConditionType::Stalled, Verdict::yes(problem.reason, sentence(problem, "")));
+        conditions.set(ConditionType::Stalled, ConditionValue::yes(problem.reason, sentence(problem, "")));
     }
     let bundle = standing.and_then(|standing| standing.bundle.as_ref());
     SkillStatus {
@@ -79,7 +79,11 @@ enum Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn of(declared: &'a Declared<SkillSpec>, standing: Option<&'a Standing>, written: &'a Written) -> Self {
+    fn of(
+        declared: &'a DeclaredObject<SkillSpec>,
+        standing: Option<&'a SkillState>,
+        written: &'a SyncResults,
+    ) -> Self {
         if let Some(problem) = invalid(declared, standing) {
             return Self::Refused(problem);
         }
@@ -111,42 +115,49 @@ impl<'a> Work<'a> {
 }
 
 /// Why the newest declaration, or what it holds, is not accepted. A ConfigMap that is not there is another matter.
-fn invalid<'a>(declared: &'a Declared<SkillSpec>, standing: Option<&'a Standing>) -> Option<&'a Problem> {
+fn invalid<'a>(
+    declared: &'a DeclaredObject<SkillSpec>,
+    standing: Option<&'a SkillState>,
+) -> Option<&'a Problem> {
     let content = standing.and_then(|standing| standing.content.as_ref());
     declared.refused.as_ref().or_else(|| content.filter(|problem| problem.reason == Reason::InvalidSpec))
 }
 
-fn ready(work: &Work<'_>) -> Verdict {
+fn ready(work: &Work<'_>) -> ConditionValue {
     match work {
-        Work::Refused(problem) | Work::Failed(problem) => Verdict::problem(problem, ""),
-        Work::Suspended => Verdict::no(Reason::Suspended, "suspended by spec.suspend"),
-        Work::Unseen => Verdict::no(Reason::Progressing, "its files are being looked at"),
-        Work::Missing(problem) => Verdict::problem(problem, "offered as soon as it is there"),
+        Work::Refused(problem) | Work::Failed(problem) => ConditionValue::problem(problem, ""),
+        Work::Suspended => ConditionValue::no(Reason::Suspended, "suspended by spec.suspend"),
+        Work::Unseen => ConditionValue::no(Reason::Progressing, "its files are being looked at"),
+        Work::Missing(problem) => ConditionValue::problem(problem, "offered as soon as it is there"),
         Work::Early(problem) => {
-            Verdict::no(Reason::Progressing, sentence(problem, "offered as soon as it is there"))
+            ConditionValue::no(Reason::Progressing, sentence(problem, "offered as soon as it is there"))
         }
-        Work::Unwritten => Verdict::no(Reason::Progressing, "it is being written"),
-        Work::Available(places) => Verdict::yes(Reason::Available, places),
+        Work::Unwritten => ConditionValue::no(Reason::Progressing, "it is being written"),
+        Work::Available(places) => ConditionValue::yes(Reason::Available, places),
     }
 }
 
-fn resolved_refs(declared: &Declared<SkillSpec>, standing: Option<&Standing>) -> Verdict {
+fn resolved_refs(declared: &DeclaredObject<SkillSpec>, standing: Option<&SkillState>) -> ConditionValue {
     let Some(spec) = &declared.spec else {
         let reason = declared.refused.as_ref().map_or(Reason::Progressing, |problem| problem.reason);
-        return Verdict::new(Truth::Unknown, reason, "not looked up: there is no valid declaration");
+        return ConditionValue::new(
+            ConditionStatus::Unknown,
+            reason,
+            "not looked up: there is no valid declaration",
+        );
     };
     if spec.server_refs.is_empty() && spec.config_map_ref.is_none() {
-        return Verdict::yes(Reason::ResolvedRefs, "it refers to nothing");
+        return ConditionValue::yes(Reason::ResolvedRefs, "it refers to nothing");
     }
-    let unseen = || Verdict::new(Truth::Unknown, Reason::Progressing, "not looked up yet");
+    let unseen = || ConditionValue::new(ConditionStatus::Unknown, Reason::Progressing, "not looked up yet");
     let Some(standing) = standing else { return unseen() };
     let content = standing.content.as_ref().filter(|problem| problem.reason != Reason::InvalidSpec);
     match (content, &standing.server) {
-        (Some(problem), _) => Verdict::problem(problem, ""),
+        (Some(problem), _) => ConditionValue::problem(problem, ""),
         (None, Some(missing)) if missing.early => unseen(),
-        (None, Some(missing)) => Verdict::problem(&missing.problem, ""),
+        (None, Some(missing)) => ConditionValue::problem(&missing.problem, ""),
         (None, None) if standing.bundle.is_none() && standing.content.is_none() => unseen(),
-        (None, None) => Verdict::yes(Reason::ResolvedRefs, "everything it refers to was found"),
+        (None, None) => ConditionValue::yes(Reason::ResolvedRefs, "everything it refers to was found"),
     }
 }
 
@@ -159,12 +170,12 @@ mod tests {
     use super::*;
     use crate::resource::bundle::Bundle;
     use crate::resource::testing::{at, key, meta};
-    use crate::skills::{Missing, Outcome};
+    use crate::skills::{MissingServer, SyncOutcome};
 
     #[test]
     fn what_is_told_of_a_skill() {
         let bundle = Arc::new(Bundle::of_text("s", "---\nname: s\ndescription: Does it.\n---\n").unwrap());
-        let standing = Standing {
+        let standing = SkillState {
             uid: "uid-s".into(),
             bundle: Some(bundle.clone()),
             content: None,
@@ -172,25 +183,25 @@ mod tests {
             suspended: false,
         };
         let problem = |reason| Some(Problem::new(reason, "what is wrong"));
-        let empty = Standing { bundle: None, ..standing.clone() };
-        let malformed = Standing { content: problem(Reason::InvalidSpec), ..standing.clone() };
-        let no_map = Standing { content: problem(Reason::ConfigMapNotFound), ..empty.clone() };
-        let lost_map = Standing { content: problem(Reason::ConfigMapNotFound), ..standing.clone() };
-        let missing = |early| Missing { problem: problem(Reason::ServerNotFound).unwrap(), early };
-        let waiting = Standing { server: Some(missing(false)), ..standing.clone() };
-        let early = Standing { server: Some(missing(true)), ..standing.clone() };
-        let written = |outcome: Option<Option<Problem>>| Written {
+        let empty = SkillState { bundle: None, ..standing.clone() };
+        let malformed = SkillState { content: problem(Reason::InvalidSpec), ..standing.clone() };
+        let no_map = SkillState { content: problem(Reason::ConfigMapNotFound), ..empty.clone() };
+        let lost_map = SkillState { content: problem(Reason::ConfigMapNotFound), ..standing.clone() };
+        let missing = |early| MissingServer { problem: problem(Reason::ServerNotFound).unwrap(), early };
+        let waiting = SkillState { server: Some(missing(false)), ..standing.clone() };
+        let early = SkillState { server: Some(missing(true)), ..standing.clone() };
+        let written = |outcome: Option<Option<Problem>>| SyncResults {
             directories: [std::path::PathBuf::from("/home/a/.claude/skills")].into(),
             all: outcome
                 .map(|problem| {
-                    let outcome = Outcome { digest: bundle.digest(), problem };
+                    let outcome = SyncOutcome { digest: bundle.digest(), problem };
                     (key("s"), BTreeMap::from([(0, outcome)]))
                 })
                 .into_iter()
                 .collect(),
         };
         let there = written(Some(None));
-        let nowhere = Written::default();
+        let nowhere = SyncResults::default();
         let [pending, failed, taken] =
             [None, Some(problem(Reason::WriteFailed)), Some(problem(Reason::Shadowed))].map(written);
         let (map, refs) = (
@@ -200,7 +211,7 @@ mod tests {
         let (text, suspended) = (json!({ "inline": "x" }), json!({ "inline": "x", "suspend": true }));
         let accepted = "Accepted=True/Accepted";
         let resolved = "ResolvedRefs=True/ResolvedRefs";
-        let table: Vec<(&Value, Option<&Standing>, &Written, String)> = vec![
+        let table: Vec<(&Value, Option<&SkillState>, &SyncResults, String)> = vec![
             (&text, Some(&standing), &there, format!("Ready=True/Available {accepted} {resolved}")),
             (
                 &text,
@@ -277,7 +288,7 @@ mod tests {
             ),
         ];
         for (spec, standing, written, expected) in table {
-            let declared = Declared {
+            let declared = DeclaredObject {
                 meta: meta("s", 1),
                 spec: Some(serde_json::from_value(spec.clone()).unwrap()),
                 spec_digest: None,
@@ -293,7 +304,7 @@ mod tests {
             assert_eq!(line.join(" "), expected, "{spec} {standing:?}");
             assert_eq!(skill_status(&declared, standing, written, Some(&status), at(2)), status);
         }
-        let declared = Declared {
+        let declared = DeclaredObject {
             meta: meta("s", 1),
             spec: None,
             spec_digest: None,

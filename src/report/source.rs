@@ -4,8 +4,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::conditions::{Conditions, Truth, Verdict, sentence};
-use crate::resource::{ConditionType, Fault, Origin, Problem, Reason, SourceState, Watching};
+use super::conditions::{ConditionStatus, ConditionValue, Conditions, sentence};
+use crate::resource::{ConditionType, Origin, Problem, Reason, SourceProblem, SourceState, WatchMethod};
 
 /// What a `Source` is: the directory that this evenkeel reads. Nobody declares it.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,12 +74,12 @@ pub struct SourceStatus {
     pub foreign_documents: usize,
     /// How far the servers are that it declares.
     #[serde(flatten)]
-    pub counts: Counts,
+    pub counts: ServerCounts,
 }
 
 /// All servers together.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
+pub struct ServerCounts {
     /// How many are declared.
     pub servers: usize,
     /// How many of them are ready: attached, or idle until they are called.
@@ -113,30 +113,34 @@ pub fn source_status(state: &SourceState, previous: Option<&SourceStatus>, now: 
     conditions.set(
         ConditionType::Ready,
         match first {
-            Some(fault) => Verdict::problem(&told(fault), &others(state.faults.len())),
-            None if !state.synced => {
-                Verdict::new(Truth::Unknown, Reason::Progressing, "the first look is not done yet")
-            }
+            Some(fault) => ConditionValue::problem(&told(fault), &others(state.faults.len())),
+            None if !state.synced => ConditionValue::new(
+                ConditionStatus::Unknown,
+                Reason::Progressing,
+                "the first look is not done yet",
+            ),
             // An API server has no revision of the whole.
             None if state.revision.is_empty() => {
                 let nothing = state.nothing_in.as_ref();
                 let nothing = nothing.map_or_else(String::new, |place| format!("; {}", nothing_in(place)));
-                Verdict::yes(Reason::Available, format!("everything was read{nothing}"))
+                ConditionValue::yes(Reason::Available, format!("everything was read{nothing}"))
             }
-            None => Verdict::yes(Reason::Available, format!("read at revision {}", state.revision)),
+            None => ConditionValue::yes(Reason::Available, format!("read at revision {}", state.revision)),
         },
     );
     if let Some(fault) = state.faults.iter().find(|fault| fault.problem.reason.needs_a_person()) {
-        conditions
-            .set(ConditionType::Stalled, Verdict::yes(fault.problem.reason, sentence(&told(fault), "")));
+        conditions.set(
+            ConditionType::Stalled,
+            ConditionValue::yes(fault.problem.reason, sentence(&told(fault), "")),
+        );
     }
     SourceStatus {
         observed_generation: 1,
         conditions: conditions.finish().0,
         revision: state.revision.to_string(),
         watching: match state.watching {
-            Watching::Events => "Events".to_owned(),
-            Watching::Polling => "Polling".to_owned(),
+            WatchMethod::Events => "Events".to_owned(),
+            WatchMethod::Polling => "Polling".to_owned(),
         },
         faults: state.faults.iter().map(SourceFault::of).collect(),
         warnings: state.warnings.iter().map(SourceFault::of).collect(),
@@ -151,7 +155,7 @@ pub(super) fn nothing_in(place: &str) -> String {
 }
 
 impl SourceFault {
-    fn of(fault: &Fault) -> Self {
+    fn of(fault: &SourceProblem) -> Self {
         let file = fault.origin.as_ref().and_then(Origin::file);
         let (file, line) = file.map(|(path, line)| (path.display().to_string(), line)).unzip();
         let mut message = fault.problem.message.clone();
@@ -163,7 +167,7 @@ impl SourceFault {
 }
 
 /// The problem of a fault, with the place in front.
-pub(super) fn told(fault: &Fault) -> Problem {
+pub(super) fn told(fault: &SourceProblem) -> Problem {
     let Problem { reason, message } = fault.problem.clone();
     match fault.place() {
         Some(place) => Problem::new(reason, format!("{place}: {message}")),
@@ -188,8 +192,8 @@ mod tests {
     use crate::report::conditions::condition;
     use crate::resource::testing::at;
 
-    fn fault(line: u32) -> Fault {
-        Fault {
+    fn fault(line: u32) -> SourceProblem {
+        SourceProblem {
             origin: Some(Origin::File { path: Arc::new(PathBuf::from("a.yaml")), line }),
             column: Some(5),
             problem: Problem::new(Reason::ParseError, "expected a map"),
@@ -197,7 +201,7 @@ mod tests {
         }
     }
 
-    fn state(synced: bool, faults: Vec<Fault>) -> SourceState {
+    fn state(synced: bool, faults: Vec<SourceProblem>) -> SourceState {
         SourceState { synced, revision: "r1".into(), faults, ..SourceState::default() }
     }
 

@@ -2,13 +2,13 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::{Value, json};
 
-use super::object::{Kind, manifest};
+use super::object::{ObjectKind, manifest};
 use super::source::SourceStatus;
 use crate::resource::{Digest, SourceId};
 
 /// The one object of the kind `Source`.
 #[derive(Clone, Debug)]
-pub struct Source {
+pub struct SourceObject {
     /// Which source it is.
     pub id: SourceId,
     /// When it was first looked at.
@@ -19,7 +19,7 @@ pub struct Source {
     pub resource_version: u64,
 }
 
-impl Source {
+impl SourceObject {
     /// Its name.
     pub fn name(&self) -> &'static str {
         self.id.kind
@@ -36,7 +36,7 @@ impl Source {
             ..ObjectMeta::default()
         };
         let spec = json!({ self.id.kind: self.id.place });
-        manifest(Kind::Source, &metadata, Some(spec), &self.status)
+        manifest(ObjectKind::Source, &metadata, Some(spec), &self.status)
     }
 
     /// The same in every run: made from the path of a directory, or from what stands for one.

@@ -6,23 +6,23 @@ use serde_json::Value;
 
 use super::conditions::condition;
 use super::event::Event;
-use super::object::{Kind, Object};
+use super::object::{ObjectKind, StatusObject};
 use super::readiness::Readiness;
 use super::source::SourceStatus;
-use super::source_object::Source;
+use super::source_object::SourceObject;
 use crate::resource::{
     ConditionType, McpServerSpec, McpServerStatus, ObjectKey, SkillSpec, SkillStatus, SourceId,
 };
 
 /// Everything that the status API tells, at one instant: immutable, and cheap to clone and to change.
 #[derive(Clone, Debug)]
-pub struct Snapshot {
+pub struct StatusSnapshot {
     /// The servers.
-    pub servers: OrdMap<ObjectKey, Arc<Object<McpServerSpec, McpServerStatus>>>,
+    pub servers: OrdMap<ObjectKey, Arc<StatusObject<McpServerSpec, McpServerStatus>>>,
     /// The skills.
-    pub skills: OrdMap<ObjectKey, Arc<Object<SkillSpec, SkillStatus>>>,
+    pub skills: OrdMap<ObjectKey, Arc<StatusObject<SkillSpec, SkillStatus>>>,
     /// The directory itself.
-    pub source: Arc<Source>,
+    pub source: Arc<SourceObject>,
     /// What happened in the last hour.
     pub events: OrdMap<ObjectKey, Arc<Event>>,
     /// Whether the process may be sent work.
@@ -35,7 +35,7 @@ pub struct Snapshot {
     pub number: u64,
 }
 
-impl Snapshot {
+impl StatusSnapshot {
     /// Nothing yet, of one place. Resource versions begin at the time of the start in milliseconds, so
     /// that those of an earlier run are all older.
     pub(super) fn new(id: SourceId, now: Timestamp) -> Self {
@@ -43,7 +43,12 @@ impl Snapshot {
         Self {
             servers: OrdMap::new(),
             skills: OrdMap::new(),
-            source: Arc::new(Source { id, created: now, status: SourceStatus::default(), resource_version }),
+            source: Arc::new(SourceObject {
+                id,
+                created: now,
+                status: SourceStatus::default(),
+                resource_version,
+            }),
             events: OrdMap::new(),
             readiness: Readiness::default(),
             resource_version,
@@ -58,27 +63,29 @@ impl Snapshot {
     }
 
     /// One object; a kind without namespaces is asked for with an empty one.
-    pub fn get(&self, kind: Kind, key: &ObjectKey) -> Option<Value> {
+    pub fn get(&self, kind: ObjectKind, key: &ObjectKey) -> Option<Value> {
         match kind {
-            Kind::McpServer => self.servers.get(key).map(|object| object.manifest()),
-            Kind::Skill => self.skills.get(key).map(|object| object.manifest()),
-            Kind::Source => (*key == ObjectKey::new("", self.source.name())).then(|| self.source.manifest()),
+            ObjectKind::McpServer => self.servers.get(key).map(|object| object.manifest()),
+            ObjectKind::Skill => self.skills.get(key).map(|object| object.manifest()),
+            ObjectKind::Source => {
+                (*key == ObjectKey::new("", self.source.name())).then(|| self.source.manifest())
+            }
         }
     }
 
     /// The objects of a kind in the order of their keys, of one namespace or of all.
-    pub fn list(&self, kind: Kind, namespace: Option<&str>) -> Vec<Value> {
+    pub fn list(&self, kind: ObjectKind, namespace: Option<&str>) -> Vec<Value> {
         let within = |key: &ObjectKey| namespace.is_none_or(|namespace| *key.namespace == *namespace);
         match kind {
-            Kind::McpServer => {
+            ObjectKind::McpServer => {
                 let objects = self.servers.iter().filter(|(key, _)| within(key));
                 objects.map(|(_, object)| object.manifest()).collect()
             }
-            Kind::Skill => {
+            ObjectKind::Skill => {
                 let objects = self.skills.iter().filter(|(key, _)| within(key));
                 objects.map(|(_, object)| object.manifest()).collect()
             }
-            Kind::Source => vec![self.source.manifest()],
+            ObjectKind::Source => vec![self.source.manifest()],
         }
     }
 

@@ -4,18 +4,18 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::catalog::{Conflict, Holding};
-use crate::fleet::{Listed, Observation, Phase};
-use crate::plan::Target;
+use crate::catalog::{NameConflict, NameHolder};
+use crate::fleet::{LiveServer, Observation, Phase};
+use crate::plan::ConnectionTarget;
 use crate::resource::testing::{declared, key};
 use crate::resource::{Digest, Problem, Reason, ServerInfo};
-use crate::upstream::{Item, Lists, Refusal, Section, UpstreamControl, ViewName};
-use crate::wire::{About, List};
+use crate::upstream::{CallRefusal, Item, Section, ServerLists, UpstreamControl, ViewName};
+use crate::wire::{ListKind, ServerDescription};
 
-pub fn listed(generation: i64) -> Listed {
-    Listed {
+pub fn listed(generation: i64) -> LiveServer {
+    LiveServer {
         generation,
-        about: Arc::new(About {
+        about: Arc::new(ServerDescription {
             server_info: ServerInfo { name: "test".into(), version: "1".into() },
             protocol_version: "2025-11-25".into(),
             instructions: None,
@@ -43,25 +43,29 @@ pub fn seen(name: &str, generation: i64, phase: Phase, live: Option<i64>) -> Obs
 }
 
 /// The tool `n` of `a`, whose name `default/b` has.
-pub fn conflict(n: u32) -> Conflict {
-    Conflict {
+pub fn conflict(n: u32) -> NameConflict {
+    NameConflict {
         view: ViewName::Everything,
-        list: List::Tools,
+        list: ListKind::Tools,
         name: n.to_string(),
         wanted: format!("a_{n}"),
         given: format!("a_{n}_x9"),
         holder: key("b"),
-        holding: Holding::Has,
+        holding: NameHolder::Has,
     }
 }
 
 /// What `name` offers: one tool, under a prefix that is not its name.
 pub fn section(name: &str, prefix: &str, tool: &str) -> Section {
-    let target = Target::of(&declared(name, 1)).unwrap();
-    let tool = Item::read(List::Tools, &json!({ "name": tool }).to_string()).unwrap();
-    let away = Refusal::Unavailable(Problem::new(Reason::Connecting, "not there yet"));
+    let target = ConnectionTarget::of(&declared(name, 1)).unwrap();
+    let tool = Item::read(ListKind::Tools, &json!({ "name": tool }).to_string()).unwrap();
+    let away = CallRefusal::Unavailable(Problem::new(Reason::Connecting, "not there yet"));
     let handle = UpstreamControl::new(key(name), away).handle().clone();
-    let section =
-        Section::new(&target, &Arc::new(Lists { tools: vec![tool], ..Lists::default() }), None, handle);
+    let section = Section::new(
+        &target,
+        &Arc::new(ServerLists { tools: vec![tool], ..ServerLists::default() }),
+        None,
+        handle,
+    );
     Section { prefix: prefix.into(), ..section }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::ObjectKey;
-use super::declared::Meta;
+use super::declared::DeclaredMeta;
 
 /// The annotation that asks for one object to be reconciled now; any new value does.
 pub const REQUESTED_AT: &str = "evenkeel.dev/reconcile-requested-at";
@@ -16,7 +16,7 @@ pub const RECONNECT_AT: &str = "evenkeel.dev/reconnect-requested-at";
 pub const REQUESTS: [&str; 2] = [REQUESTED_AT, RECONNECT_AT];
 
 /// What was asked of servers.
-pub type Asked = OrdMap<ObjectKey, Arc<RequestedAnnotations>>;
+pub type RequestedWork = OrdMap<ObjectKey, Arc<RequestedAnnotations>>;
 
 /// What was asked of one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct RequestedAnnotations {
 
 impl RequestedAnnotations {
     /// True if this is what makes the annotations of a server others than they were before.
-    pub fn explains(&self, before: &Meta, after: &Meta) -> bool {
+    pub fn explains(&self, before: &DeclaredMeta, after: &DeclaredMeta) -> bool {
         let differing: Vec<_> = REQUESTS
             .iter()
             .filter(|name| before.annotations.get(**name) != after.annotations.get(**name))

@@ -25,7 +25,7 @@ pub struct PartValue<'a>(Vec<Cow<'a, [u8]>>);
 
 /// Where processes run that are declared in a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Base {
+pub struct WorkingDirectory {
     /// The directory, absolute.
     pub root: PathBuf,
     /// Where each process runs that declares no `cwd`; without one it is the folder of the declaring file.
@@ -55,7 +55,7 @@ impl<'a> ConnectionParts<'a> {
 
     /// Gives the parts of a process as it is declared, where a reference stands for its value. `place` is the folder
     /// of the declaring file and what that is relative to; an object of a cluster has none.
-    pub fn declared_stdio(stdio: &'a StdioTransport, place: Option<(&Path, &Base)>) -> Self {
+    pub fn declared_stdio(stdio: &'a StdioTransport, place: Option<(&Path, &WorkingDirectory)>) -> Self {
         let StdioTransport { command: _, args, cwd: _, env } = stdio;
         let place = place.map(|(folder, base)| (base.root.join(folder), base.home.as_deref()));
         let place = place.as_ref().map(|(folder, home)| (folder.as_path(), *home));

@@ -11,9 +11,9 @@ use super::{Digest, Endpoint, ObjectKey, Problem, Reason};
 /// One declared object. An unchanged object keeps its `Arc` from one [`Desired`](super::Desired) to the next, so that
 /// comparing two of them costs little more than comparing pointers.
 #[derive(Clone, Debug)]
-pub struct Declared<S> {
+pub struct DeclaredObject<S> {
     /// Identity and origin.
-    pub meta: Meta,
+    pub meta: DeclaredMeta,
     /// The declaration in force: the last good one. `None` if there never was one.
     pub spec: Option<Arc<S>>,
     /// Digest of `spec` with references unresolved and literal values left out.
@@ -24,7 +24,7 @@ pub struct Declared<S> {
     pub endpoint: Option<Result<Arc<Endpoint>, Problem>>,
 }
 
-impl<S> Declared<S> {
+impl<S> DeclaredObject<S> {
     /// Why what is declared is not in force: it is not valid, or it may not run here.
     pub fn refusal(&self) -> Option<&Problem> {
         self.refused.as_ref().or_else(|| self.denial())
@@ -41,17 +41,17 @@ impl<S> Declared<S> {
 }
 
 /// The same declaration, not an equal one: what [`OrdMap::diff`](imbl::OrdMap::diff) needs to cost only what changed.
-impl<S> PartialEq for Declared<S> {
+impl<S> PartialEq for DeclaredObject<S> {
     fn eq(&self, other: &Self) -> bool {
         std::ptr::eq(self, other)
     }
 }
 
-impl<S> Eq for Declared<S> {}
+impl<S> Eq for DeclaredObject<S> {}
 
 /// Identity and origin of a declared object.
 #[derive(Clone, Debug)]
-pub struct Meta {
+pub struct DeclaredMeta {
     /// Namespace and name.
     pub key: ObjectKey,
     /// Stays while the object exists; another if it was deleted and created again.
@@ -73,7 +73,7 @@ pub struct Meta {
     pub change: Option<Arc<Commit>>,
 }
 
-impl Meta {
+impl DeclaredMeta {
     /// Gives the file that declares the object, relative to the root of its source, if one does.
     pub fn file(&self) -> Option<&Arc<PathBuf>> {
         self.origin.file().map(|(path, _)| path)

@@ -2,9 +2,9 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::annotations::Asked;
+use super::annotations::RequestedWork;
 use super::bundle::Bundle;
-use super::declared::{Commit, Declared};
+use super::declared::{Commit, DeclaredObject};
 use super::source_state::SourceState;
 use super::{McpServerSpec, ObjectKey, Problem, SkillSpec};
 
@@ -12,18 +12,18 @@ use super::{McpServerSpec, ObjectKey, Problem, SkillSpec};
 #[derive(Clone, Debug, Default)]
 pub struct Desired {
     /// The declared servers.
-    pub servers: OrdMap<ObjectKey, Arc<Declared<McpServerSpec>>>,
+    pub servers: OrdMap<ObjectKey, Arc<DeclaredObject<McpServerSpec>>>,
     /// The declared skills.
-    pub skills: OrdMap<ObjectKey, Arc<Declared<SkillSpec>>>,
+    pub skills: OrdMap<ObjectKey, Arc<DeclaredObject<SkillSpec>>>,
     /// What the skills hold. One that is not in here was not looked at yet, or was never declared well.
-    pub contents: OrdMap<ObjectKey, Content>,
+    pub contents: OrdMap<ObjectKey, SkillContent>,
     /// The state of the source itself.
     pub source: Arc<SourceState>,
     /// What was in force when an earlier run ended, where the source remembers it: what differs from that changed
     /// while evenkeel was down.
     pub remembered: Option<Arc<Self>>,
     /// What was asked for over the status API: these annotations stand in no file.
-    pub asked: Asked,
+    pub asked: RequestedWork,
     /// Who took away what is declared no more, by the uids of the objects, where that is known.
     pub removals: OrdMap<Arc<str>, Arc<Commit>>,
     /// Grows from one to the next that a directory gives, so that it can be waited for: what was made from one of
@@ -32,4 +32,4 @@ pub struct Desired {
 }
 
 /// What a skill holds, by the same `Arc` while it is the same; or why that is not known.
-pub type Content = Result<Arc<Bundle>, Problem>;
+pub type SkillContent = Result<Arc<Bundle>, Problem>;

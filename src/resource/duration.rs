@@ -13,30 +13,30 @@ const SECOND: u64 = 1_000;
 const PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
 
 /// `timeouts.connect`: 1s to 10m.
-pub type ConnectTimeout = Bounded<SECOND, { 10 * MINUTE }>;
+pub type ConnectTimeout = BoundedDuration<SECOND, { 10 * MINUTE }>;
 /// `timeouts.start`: 1s to 1h.
-pub type StartTimeout = Bounded<SECOND, HOUR>;
+pub type StartTimeout = BoundedDuration<SECOND, HOUR>;
 /// `timeouts.call`: 1s to 24h.
-pub type CallTimeout = Bounded<SECOND, { 24 * HOUR }>;
+pub type CallTimeout = BoundedDuration<SECOND, { 24 * HOUR }>;
 /// `timeouts.drain`: 0s to 10m.
-pub type DrainTimeout = Bounded<0, { 10 * MINUTE }>;
+pub type DrainTimeout = BoundedDuration<0, { 10 * MINUTE }>;
 /// `timeouts.idle`: 10s to 24h.
-pub type IdleTimeout = Bounded<{ 10 * SECOND }, { 24 * HOUR }>;
+pub type IdleTimeout = BoundedDuration<{ 10 * SECOND }, { 24 * HOUR }>;
 /// `retry.initial` and `retry.max`: 100ms to 24h.
-pub type RetryDelay = Bounded<100, { 24 * HOUR }>;
+pub type RetryDelay = BoundedDuration<100, { 24 * HOUR }>;
 /// `health.interval`: 0s (off), or 5s to 1h; the gap is a rule of its own.
-pub type HealthInterval = Bounded<0, HOUR>;
+pub type HealthInterval = BoundedDuration<0, HOUR>;
 /// `gracePeriod`: 0s to 1h.
-pub type Grace = Bounded<0, HOUR>;
+pub type GracePeriod = BoundedDuration<0, HOUR>;
 
 /// A duration written as `1h30m`, `20s` or `500ms`, from `MIN` to `MAX` milliseconds, both included.
 ///
 /// Promises that a value outside its bounds cannot exist: files are refused when they are read, and the
 /// CRD carries the same bounds as a CEL rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Bounded<const MIN: u64, const MAX: u64>(Duration);
+pub struct BoundedDuration<const MIN: u64, const MAX: u64>(Duration);
 
-impl<const MIN: u64, const MAX: u64> Bounded<MIN, MAX> {
+impl<const MIN: u64, const MAX: u64> BoundedDuration<MIN, MAX> {
     /// Parses the text form; the error says what is allowed.
     pub fn parse(text: &str) -> Result<Self, String> {
         let millis = millis(text).ok_or_else(|| {
@@ -67,26 +67,26 @@ impl<const MIN: u64, const MAX: u64> Bounded<MIN, MAX> {
     }
 }
 
-impl<const MIN: u64, const MAX: u64> fmt::Display for Bounded<MIN, MAX> {
+impl<const MIN: u64, const MAX: u64> fmt::Display for BoundedDuration<MIN, MAX> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&text_of(u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)))
     }
 }
 
-impl<const MIN: u64, const MAX: u64> Serialize for Bounded<MIN, MAX> {
+impl<const MIN: u64, const MAX: u64> Serialize for BoundedDuration<MIN, MAX> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Bounded<MIN, MAX> {
+impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for BoundedDuration<MIN, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         Self::parse(&text).map_err(de::Error::custom)
     }
 }
 
-impl<const MIN: u64, const MAX: u64> JsonSchema for Bounded<MIN, MAX> {
+impl<const MIN: u64, const MAX: u64> JsonSchema for BoundedDuration<MIN, MAX> {
     fn inline_schema() -> bool {
         true
     }

@@ -24,15 +24,15 @@ mod status;
 pub(crate) mod testing;
 mod transport;
 
-pub use annotations::{Asked, RECONNECT_AT, REQUESTED_AT, REQUESTS, RequestedAnnotations};
-pub use connection::{Base, ConnectionParts, PartValue};
+pub use annotations::{RECONNECT_AT, REQUESTED_AT, REQUESTS, RequestedAnnotations, RequestedWork};
+pub use connection::{ConnectionParts, PartValue, WorkingDirectory};
 pub use crd::crds;
-pub use declared::{Commit, Declared, Meta, Origin, same_endpoint};
-pub use desired::{Content, Desired};
+pub use declared::{Commit, DeclaredMeta, DeclaredObject, Origin, same_endpoint};
+pub use desired::{Desired, SkillContent};
 pub use digest::{Digest, DigestKey};
 pub use duration::{
-    Bounded, CallTimeout, ConnectTimeout, DrainTimeout, Grace, HealthInterval, IdleTimeout, RetryDelay,
-    StartTimeout,
+    BoundedDuration, CallTimeout, ConnectTimeout, DrainTimeout, GracePeriod, HealthInterval, IdleTimeout,
+    RetryDelay, StartTimeout,
 };
 pub use endpoint::Endpoint;
 pub use key::{ObjectKey, is_namespace, is_object_name};
@@ -43,11 +43,11 @@ pub use rules::{
     is_secret_key,
 };
 pub use server::{
-    Activation, EnvVar, Expose, Filter, Header, Health, HttpTransport, McpServer, McpServerSpec, Retry,
-    SecretKeyRef, StdioTransport, Timeouts, Tls, Update, ValueFrom,
+    Activation, EnvVar, Expose, Header, HealthCheck, HttpTransport, McpServer, McpServerSpec, NameFilter,
+    Retry, SecretKeyRef, StdioTransport, Timeouts, Tls, UpdateStrategy, ValueFrom,
 };
 pub use skill::{ConfigMapRef, ServerRef, Skill, SkillSpec};
-pub use source_state::{Fault, SourceId, SourceState, Watching};
+pub use source_state::{SourceId, SourceProblem, SourceState, WatchMethod};
 pub use status::{McpServerStatus, ServerInfo, SkillStatus};
 pub use transport::{HttpEndpoint, StdioEndpoint, Transport, is_inherited};
 

@@ -7,7 +7,7 @@ use globset::Glob;
 use url::Url;
 
 use super::literal::is_redacted;
-use super::{EnvVar, Filter, Header, Literal, McpServerSpec, SecretKeyRef, SkillSpec, ValueFrom};
+use super::{EnvVar, Header, Literal, McpServerSpec, NameFilter, SecretKeyRef, SkillSpec, ValueFrom};
 
 #[cfg(test)]
 mod tests;
@@ -231,7 +231,7 @@ impl Findings {
         }
     }
 
-    fn filter(&mut self, path: &str, filter: &Filter) {
+    fn filter(&mut self, path: &str, filter: &NameFilter) {
         for (field, globs) in [("allow", &filter.allow), ("deny", &filter.deny)] {
             self.bounded(&format!("{path}.{field}"), globs.len(), 256);
             for glob in globs {

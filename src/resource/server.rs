@@ -3,7 +3,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::duration::{
-    CallTimeout, ConnectTimeout, DrainTimeout, Grace, HealthInterval, IdleTimeout, RetryDelay, StartTimeout,
+    CallTimeout, ConnectTimeout, DrainTimeout, GracePeriod, HealthInterval, IdleTimeout, RetryDelay,
+    StartTimeout,
 };
 use super::{Literal, McpServerStatus};
 
@@ -62,7 +63,7 @@ pub struct McpServerSpec {
     pub activation: Activation,
     /// How a changed connection is replaced.
     #[serde(default)]
-    pub update: Update,
+    pub update: UpdateStrategy,
     /// Readiness waits until this server has been attached once.
     #[serde(default)]
     pub required: bool,
@@ -74,10 +75,10 @@ pub struct McpServerSpec {
     pub retry: Retry,
     /// How a silent connection is checked.
     #[serde(default)]
-    pub health: Health,
+    pub health: HealthCheck,
     /// How long a lost server's tools stay listed while it reconnects (0s to 1h).
     #[serde(default = "grace_default")]
-    pub grace_period: Grace,
+    pub grace_period: GracePeriod,
 }
 
 /// A process that speaks MCP on stdin and stdout.
@@ -203,19 +204,19 @@ pub struct Expose {
     pub prefix: Option<String>,
     /// Which tools, by the server's own names.
     #[serde(default)]
-    pub tools: Filter,
+    pub tools: NameFilter,
     /// Which prompts, by the server's own names.
     #[serde(default)]
-    pub prompts: Filter,
+    pub prompts: NameFilter,
     /// Which resources, by URI.
     #[serde(default)]
-    pub resources: Filter,
+    pub resources: NameFilter,
 }
 
 /// Globs that choose names: what `allow` matches and `deny` does not.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Filter {
+pub struct NameFilter {
     /// Names to offer.
     #[serde(default = "everything")]
     #[schemars(length(max = 256))]
@@ -238,7 +239,7 @@ pub enum Activation {
 
 /// How a changed connection is replaced.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Update {
+pub enum UpdateStrategy {
     /// The new connection is verified before the old one is drained.
     #[default]
     MakeBeforeBreak,
@@ -286,7 +287,7 @@ pub struct Retry {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("duration(self.interval) == duration('0s') || duration(self.interval) >= duration('5s')").message("interval must be 0s (off) or at least 5s"))]
 #[x_kube(validation = Rule::new("self.failures >= 1 && self.failures <= 20").message("failures must be from 1 to 20"))]
-pub struct Health {
+pub struct HealthCheck {
     /// Time without traffic after which the server is asked (0s for never, or 5s to 1h).
     #[serde(default = "health_default")]
     pub interval: HealthInterval,
@@ -296,7 +297,7 @@ pub struct Health {
     pub failures: u8,
 }
 
-impl Default for Filter {
+impl Default for NameFilter {
     fn default() -> Self {
         Self { allow: everything(), deny: Vec::new() }
     }
@@ -320,7 +321,7 @@ impl Default for Retry {
     }
 }
 
-impl Default for Health {
+impl Default for HealthCheck {
     fn default() -> Self {
         Self { interval: health_default(), failures: failures_default() }
     }
@@ -366,8 +367,8 @@ fn failures_default() -> u8 {
     3
 }
 
-fn grace_default() -> Grace {
-    Grace::of_millis(60_000)
+fn grace_default() -> GracePeriod {
+    GracePeriod::of_millis(60_000)
 }
 
 impl McpServerSpec {

@@ -22,11 +22,11 @@ pub struct SourceState {
     /// The git commit, `-dirty` if the tree is, else a digest.
     pub revision: Arc<str>,
     /// How changes are noticed.
-    pub watching: Watching,
+    pub watching: WatchMethod,
     /// What could not be read, in the order of the files.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<SourceProblem>,
     /// What was read and has no effect, so that its author may have meant something else.
-    pub warnings: Vec<Fault>,
+    pub warnings: Vec<SourceProblem>,
     /// Documents of other API groups, which are none of our business.
     pub foreign: usize,
     /// Where an API server was asked and nothing is declared: a name may be mistyped.
@@ -35,7 +35,7 @@ pub struct SourceState {
 
 /// How changes are noticed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Watching {
+pub enum WatchMethod {
     /// By file events or API watches, and a timer.
     #[default]
     Events,
@@ -45,7 +45,7 @@ pub enum Watching {
 
 /// Something in the source that could not be read, for the person who wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct SourceProblem {
     /// Where, as far as it is known.
     pub origin: Option<Origin>,
     /// The column in that line, from 1.
@@ -56,7 +56,7 @@ pub struct Fault {
     pub excerpt: Option<String>,
 }
 
-impl Fault {
+impl SourceProblem {
     /// A fault of a whole file, or of no file at all.
     pub fn new(origin: Option<Origin>, problem: Problem) -> Self {
         Self { origin, column: None, problem, excerpt: None }

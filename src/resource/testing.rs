@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    Declared, Digest, DigestKey, Endpoint, McpServerSpec, Meta, ObjectKey, Origin, SourceId, StdioEndpoint,
-    Transport,
+    DeclaredMeta, DeclaredObject, Digest, DigestKey, Endpoint, McpServerSpec, ObjectKey, Origin, SourceId,
+    StdioEndpoint, Transport,
 };
 
 pub fn at(second: i64) -> Timestamp {
@@ -24,8 +24,8 @@ pub fn server_spec(spec: Value) -> Arc<McpServerSpec> {
     serde_json::from_value(spec).unwrap()
 }
 
-pub fn meta(name: &str, generation: i64) -> Meta {
-    Meta {
+pub fn meta(name: &str, generation: i64) -> DeclaredMeta {
+    DeclaredMeta {
         key: key(name),
         uid: format!("uid-{name}").into(),
         generation,
@@ -39,10 +39,10 @@ pub fn meta(name: &str, generation: i64) -> Meta {
 }
 
 /// A good stdio server.
-pub fn declared(name: &str, generation: i64) -> Declared<McpServerSpec> {
+pub fn declared(name: &str, generation: i64) -> DeclaredObject<McpServerSpec> {
     let transport =
         Transport::Stdio(StdioEndpoint { command: "c".into(), args: Vec::new(), cwd: None, env: Vec::new() });
-    Declared {
+    DeclaredObject {
         meta: meta(name, generation),
         spec: Some(server_spec(json!({ "stdio": { "command": "c" } }))),
         spec_digest: Some(Digest::of(b"spec")),

@@ -7,16 +7,16 @@ use base64::engine::general_purpose::STANDARD;
 use rmcp::model::ErrorCode;
 use serde_json::{Value, json};
 
-use crate::resource::bundle::File;
-use crate::wire::Reply;
+use crate::resource::bundle::SkillFile;
+use crate::wire::RpcResponse;
 
 /// An answer as it goes over the wire.
-pub(super) fn reply(answer: Result<Value, String>) -> Reply {
+pub(super) fn reply(answer: Result<Value, String>) -> RpcResponse {
     match answer {
-        Ok(result) => Reply::Result(result.to_string().into()),
+        Ok(result) => RpcResponse::Result(result.to_string().into()),
         Err(message) => {
             let error = json!({ "code": ErrorCode::INVALID_PARAMS.0, "message": message });
-            Reply::Error(error.to_string().into())
+            RpcResponse::Error(error.to_string().into())
         }
     }
 }
@@ -36,7 +36,7 @@ pub(super) fn uri(namespace: &str, name: &str, path: &str) -> String {
 }
 
 /// A file as the contents of a resource.
-pub(super) fn content(uri: &str, path: &str, file: &File) -> Value {
+pub(super) fn content(uri: &str, path: &str, file: &SkillFile) -> Value {
     match std::str::from_utf8(&file.bytes) {
         Ok(text) => json!({ "uri": uri, "mimeType": mime(path, file), "text": text }),
         Err(_) => json!({ "uri": uri, "mimeType": mime(path, file), "blob": STANDARD.encode(&file.bytes) }),
@@ -44,7 +44,7 @@ pub(super) fn content(uri: &str, path: &str, file: &File) -> Value {
 }
 
 /// The media type of a file.
-pub(super) fn mime(path: &str, file: &File) -> &'static str {
+pub(super) fn mime(path: &str, file: &SkillFile) -> &'static str {
     match path.rsplit_once('.').map(|(_, extension)| extension) {
         Some("md") => "text/markdown",
         Some("json") => "application/json",

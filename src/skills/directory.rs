@@ -36,7 +36,7 @@ struct Mark {
 
 /// What is to be in a directory.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Wanted {
+pub(super) struct DesiredSkills {
     /// The skills, by name.
     pub skills: BTreeMap<Arc<str>, Arc<Bundle>>,
     /// Names that are left as they are, there or not.
@@ -45,7 +45,7 @@ pub(super) struct Wanted {
 
 /// One directory, and what is known to be in it.
 #[derive(Debug)]
-pub(super) struct Directory {
+pub(super) struct SkillDirectory {
     path: PathBuf,
     owner: String,
     /// What the last pass left there.
@@ -60,7 +60,7 @@ enum Found {
     Foreign(&'static str),
 }
 
-impl Directory {
+impl SkillDirectory {
     /// The directory `path`, which need not be there yet, for the evenkeel `owner`: letters and digits.
     pub fn new(path: PathBuf, owner: String) -> Self {
         Self { path, owner, known: BTreeMap::new() }
@@ -69,7 +69,11 @@ impl Directory {
     /// Makes the directory hold what is wanted; `whole` if nothing is taken for known, and all is looked at.
     ///
     /// Gives what went wrong, by skill; an error is about all of them.
-    pub fn bring(&mut self, wanted: &Wanted, whole: bool) -> Result<BTreeMap<Arc<str>, Problem>, Problem> {
+    pub fn bring(
+        &mut self,
+        wanted: &DesiredSkills,
+        whole: bool,
+    ) -> Result<BTreeMap<Arc<str>, Problem>, Problem> {
         if whole {
             self.known.clear();
         }
@@ -115,7 +119,7 @@ impl Directory {
     }
 
     /// Takes away what is ours and no longer wanted.
-    fn prune(&mut self, wanted: &Wanted, whole: bool, staging: &Path) -> io::Result<()> {
+    fn prune(&mut self, wanted: &DesiredSkills, whole: bool, staging: &Path) -> io::Result<()> {
         let unwanted = |name: &str| !wanted.skills.contains_key(name) && !wanted.kept.contains(name);
         let names: Vec<String> = if whole {
             let entries = fs::read_dir(&self.path)?.filter_map(Result::ok);

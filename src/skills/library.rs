@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::content::{content, reply, uri};
 use crate::resource::bundle::{Bundle, SKILL_FILE};
-use crate::upstream::{Item, Lists, LocalAnswers};
-use crate::wire::{List, Members, Reply};
+use crate::upstream::{Item, LocalResponder, ServerLists};
+use crate::wire::{ListKind, Members, RpcResponse};
 
 /// Lists the skills.
 const LIST: &str = "list_skills";
@@ -22,12 +22,12 @@ pub(super) const INSTRUCTIONS: &str = "Skills are instructions for certain tasks
 
 /// The skills of one namespace that are offered, by name. Cheap to clone: libraries share what did not change.
 #[derive(Clone, Debug)]
-pub struct Library {
+pub struct SkillLibrary {
     namespace: Arc<str>,
     skills: OrdMap<Arc<str>, Arc<Bundle>>,
 }
 
-impl Library {
+impl SkillLibrary {
     /// A library of no skills.
     pub fn new(namespace: Arc<str>) -> Self {
         Self { namespace, skills: OrdMap::new() }
@@ -49,10 +49,10 @@ impl Library {
     }
 
     /// What it lists: two tools, the same whatever the skills are.
-    pub fn lists() -> Lists {
+    pub fn lists() -> ServerLists {
         let tools = [list_tool(), read_tool()];
-        let tools = tools.iter().flat_map(|tool| Item::read(List::Tools, &tool.to_string())).collect();
-        Lists { tools, ..Lists::default() }
+        let tools = tools.iter().flat_map(|tool| Item::read(ListKind::Tools, &tool.to_string())).collect();
+        ServerLists { tools, ..ServerLists::default() }
     }
 
     fn told(&self) -> String {
@@ -93,8 +93,8 @@ impl Library {
     }
 }
 
-impl LocalAnswers for Library {
-    fn answer(&self, method: &str, name: &str, params: &Members<'_>) -> Reply {
+impl LocalResponder for SkillLibrary {
+    fn answer(&self, method: &str, name: &str, params: &Members<'_>) -> RpcResponse {
         reply(match (method, name) {
             ("tools/call", LIST) => Ok(said(&self.told())),
             ("tools/call", READ) => Ok(self.read(params)),
@@ -140,23 +140,23 @@ fn failed(text: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::bundle::File;
+    use crate::resource::bundle::SkillFile;
     use crate::wire::members;
 
     #[test]
     fn skills_are_told_and_read() {
         let main = "---\nname: notes\ndescription: Write notes.\n---\nWrite.\n";
         let files = [
-            (SKILL_FILE, File::new(main.as_bytes(), false)),
-            ("logo.png", File::new(*b"\x89PNG\xff", false)),
-            ("run.sh", File::new(*b"#!", true)),
+            (SKILL_FILE, SkillFile::new(main.as_bytes(), false)),
+            ("logo.png", SkillFile::new(*b"\x89PNG\xff", false)),
+            ("run.sh", SkillFile::new(*b"#!", true)),
         ];
         let bundle = Bundle::new("notes", files.map(|(path, file)| (path.into(), file)).into()).unwrap();
-        let mut library = Library::new("team".into());
+        let mut library = SkillLibrary::new("team".into());
         library.insert(Arc::new(bundle));
         let answer = |name: &str, params: &str| -> Value {
             let reply = library.answer("tools/call", name, &members(params).unwrap());
-            let (Reply::Result(bytes) | Reply::Error(bytes)) = reply;
+            let (RpcResponse::Result(bytes) | RpcResponse::Error(bytes)) = reply;
             serde_json::from_slice(&bytes).unwrap()
         };
         assert_eq!(answer(LIST, "{}")["content"][0]["text"], "- notes: Write notes.\n");

@@ -9,12 +9,12 @@ mod content;
 mod directory;
 mod library;
 mod serve;
-mod stage;
-mod standing;
+mod skill_resources;
+mod skill_state;
+mod skill_states;
 mod sync;
-mod volume;
 
 pub use serve::serve;
-pub use stage::stand;
-pub use standing::{Missing, Standing, Standings};
-pub use sync::{Outcome, SyncOptions, Written, sync};
+pub use skill_state::{MissingServer, SkillState, SkillStates};
+pub use skill_states::stand;
+pub use sync::{SyncOptions, SyncOutcome, SyncResults, sync};

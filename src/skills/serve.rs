@@ -7,13 +7,13 @@ use imbl::ordmap::DiffItem;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::library::{INSTRUCTIONS, Library};
-use super::standing::{Standing, Standings};
-use super::volume::Volume;
+use super::library::{INSTRUCTIONS, SkillLibrary};
+use super::skill_resources::SkillResources;
+use super::skill_state::{SkillState, SkillStates};
 use crate::catalog::Publisher;
 use crate::resource::bundle::Bundle;
 use crate::resource::{ObjectKey, Problem, Reason};
-use crate::upstream::{AnsweredBy, Lists, Section};
+use crate::upstream::{Responder, Section, ServerLists};
 
 /// The name of the section of the tools in each namespace: one that no server can have, like those of the skills.
 const TOOLS: &str = "agent skills";
@@ -21,12 +21,12 @@ const TOOLS: &str = "agent skills";
 /// Publishes the skills that are offered, a section for each and one for the tools of each namespace, until `stop`.
 /// Costs what changed.
 pub fn serve(
-    mut standings: watch::Receiver<Standings>,
+    mut standings: watch::Receiver<SkillStates>,
     publisher: Publisher,
     stop: CancellationToken,
 ) -> impl Future<Output = ()> {
     let serve = async move {
-        let mut told = Standings::default();
+        let mut told = SkillStates::default();
         let mut libraries = BTreeMap::new();
         loop {
             let now = standings.borrow_and_update().clone();
@@ -44,21 +44,22 @@ pub fn serve(
 
 /// Publishes what is offered otherwise than before.
 fn publish(
-    before: &Standings,
-    after: &Standings,
-    libraries: &mut BTreeMap<Arc<str>, Library>,
+    before: &SkillStates,
+    after: &SkillStates,
+    libraries: &mut BTreeMap<Arc<str>, SkillLibrary>,
     publisher: &Publisher,
 ) {
     let mut touched = BTreeMap::new();
     for (key, skill) in changes(before, after) {
         let namespace = &key.namespace;
-        let library = libraries.entry(namespace.clone()).or_insert_with(|| Library::new(namespace.clone()));
+        let library =
+            libraries.entry(namespace.clone()).or_insert_with(|| SkillLibrary::new(namespace.clone()));
         let of_skill = ObjectKey::new(namespace.clone(), format!("agent skill {}", key.name));
         if let Some(skill) = skill {
             library.insert(skill.clone());
-            let volume = Volume::new(namespace.clone(), skill.clone());
+            let volume = SkillResources::new(namespace.clone(), skill.clone());
             let lists = volume.lists();
-            publisher.publish(section(of_skill, lists, None, AnsweredBy::Evenkeel(Arc::new(volume))));
+            publisher.publish(section(of_skill, lists, None, Responder::Evenkeel(Arc::new(volume))));
         } else {
             library.remove(&key.name);
             let message = format!("skill {} is not offered any more", key.name);
@@ -72,19 +73,19 @@ fn publish(
             libraries.remove(&namespace);
             publisher.withdraw(key, Problem::new(Reason::Removed, "no skill is offered any more"));
         } else {
-            let by = AnsweredBy::Evenkeel(Arc::new(library));
-            publisher.publish(section(key, Library::lists(), Some(INSTRUCTIONS.into()), by));
+            let by = Responder::Evenkeel(Arc::new(library));
+            publisher.publish(section(key, SkillLibrary::lists(), Some(INSTRUCTIONS.into()), by));
         }
     }
 }
 
 /// The skills that are offered otherwise than before, or not any more.
 fn changes<'a>(
-    before: &'a Standings,
-    after: &'a Standings,
+    before: &'a SkillStates,
+    after: &'a SkillStates,
 ) -> impl Iterator<Item = (&'a ObjectKey, Option<&'a Arc<Bundle>>)> {
     before.all.diff(&after.all).filter_map(|change| {
-        let offered = |standing: &'a Arc<Standing>| standing.offered();
+        let offered = |standing: &'a Arc<SkillState>| standing.offered();
         let (key, old, new) = match change {
             DiffItem::Add(key, new) => (key, None, offered(new)),
             DiffItem::Remove(key, old) => (key, offered(old), None),
@@ -96,9 +97,9 @@ fn changes<'a>(
 
 fn section(
     key: ObjectKey,
-    lists: Lists,
+    lists: ServerLists,
     instructions: Option<Arc<str>>,
-    answered_by: AnsweredBy,
+    answered_by: Responder,
 ) -> Arc<Section> {
     let prefix = String::new();
     let call_timeout = Duration::from_mins(1);

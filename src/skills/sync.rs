@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::directory::{Directory, Wanted};
-use super::standing::Standings;
+use super::directory::{DesiredSkills, SkillDirectory};
+use super::skill_state::SkillStates;
 use crate::net::{Backoff, Delays, jitter};
 use crate::resource::{Digest, ObjectKey, Problem, Reason};
 
@@ -34,16 +34,16 @@ pub struct SyncOptions {
 
 /// What became of the skills in each directory.
 #[derive(Clone, Debug, Default)]
-pub struct Written {
+pub struct SyncResults {
     /// The directories; none is no way to offer skills.
     pub directories: Arc<[PathBuf]>,
     /// By skill, and by the place of the directory in the list.
-    pub all: OrdMap<ObjectKey, BTreeMap<usize, Outcome>>,
+    pub all: OrdMap<ObjectKey, BTreeMap<usize, SyncOutcome>>,
 }
 
 /// What became of a skill in a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
+pub struct SyncOutcome {
     /// Of what was to be written.
     pub digest: Digest,
     /// Why it is not there.
@@ -53,13 +53,13 @@ pub struct Outcome {
 /// Writes what is offered to every directory until `stop`, and tells what became of it.
 pub fn sync(
     options: SyncOptions,
-    standings: &watch::Receiver<Standings>,
+    standings: &watch::Receiver<SkillStates>,
     tracker: &TaskTracker,
     stop: &CancellationToken,
-) -> watch::Receiver<Written> {
+) -> watch::Receiver<SyncResults> {
     let directories: Arc<[PathBuf]> = options.directories.into();
     let (sender, written) =
-        watch::channel(Written { directories: directories.clone(), ..Written::default() });
+        watch::channel(SyncResults { directories: directories.clone(), ..SyncResults::default() });
     for (place, path) in directories.iter().enumerate() {
         let keeper = Keeper {
             place,
@@ -68,7 +68,7 @@ pub fn sync(
             tracker: tracker.clone(),
             sender: sender.clone(),
         };
-        let directory = Directory::new(path.clone(), options.owner.clone());
+        let directory = SkillDirectory::new(path.clone(), options.owner.clone());
         let (standings, stop) = (standings.clone(), stop.clone());
         tracker.spawn(async move {
             stop.run_until_cancelled(keeper.run(directory, standings)).await;
@@ -82,11 +82,11 @@ struct Keeper {
     path: PathBuf,
     home: Option<Arc<str>>,
     tracker: TaskTracker,
-    sender: watch::Sender<Written>,
+    sender: watch::Sender<SyncResults>,
 }
 
 impl Keeper {
-    async fn run(self, mut directory: Directory, mut standings: watch::Receiver<Standings>) {
+    async fn run(self, mut directory: SkillDirectory, mut standings: watch::Receiver<SkillStates>) {
         let mut whole_at = Instant::now();
         let mut backoff = Backoff::default();
         loop {
@@ -127,15 +127,15 @@ impl Keeper {
     /// Tells what became of each skill; true if something is to be tried again soon.
     fn tell(
         &self,
-        wanted: &Wanted,
+        wanted: &DesiredSkills,
         keys: &BTreeMap<Arc<str>, ObjectKey>,
         shadowed: &BTreeMap<ObjectKey, (Digest, Problem)>,
         troubles: &Result<BTreeMap<Arc<str>, Problem>, Problem>,
     ) -> bool {
-        let mut outcomes: BTreeMap<ObjectKey, Outcome> = shadowed
+        let mut outcomes: BTreeMap<ObjectKey, SyncOutcome> = shadowed
             .iter()
             .map(|(key, (digest, problem))| {
-                (key.clone(), Outcome { digest: *digest, problem: Some(problem.clone()) })
+                (key.clone(), SyncOutcome { digest: *digest, problem: Some(problem.clone()) })
             })
             .collect();
         let mut failed = troubles.is_err();
@@ -146,7 +146,7 @@ impl Keeper {
             };
             failed |= problem.is_some();
             if let Some(key) = keys.get(name) {
-                outcomes.insert(key.clone(), Outcome { digest: bundle.digest(), problem });
+                outcomes.insert(key.clone(), SyncOutcome { digest: bundle.digest(), problem });
             }
         }
         if let Err(problem) = troubles
@@ -185,7 +185,7 @@ impl Keeper {
 
 /// What is written, where several skills may have one name.
 struct Choice {
-    wanted: Wanted,
+    wanted: DesiredSkills,
     /// Who has each name.
     keys: BTreeMap<Arc<str>, ObjectKey>,
     /// Who has not the name that it would have.
@@ -194,8 +194,9 @@ struct Choice {
 
 /// The home namespace comes first, then the order of namespaces. A skill that waits for a server gives up its name,
 /// as one that is suspended does. What is not known yet, or was never good, is left as it is on the disk.
-fn choose(standings: &Standings, home: Option<&str>) -> Choice {
-    let mut choice = Choice { wanted: Wanted::default(), keys: BTreeMap::new(), shadowed: BTreeMap::new() };
+fn choose(standings: &SkillStates, home: Option<&str>) -> Choice {
+    let mut choice =
+        Choice { wanted: DesiredSkills::default(), keys: BTreeMap::new(), shadowed: BTreeMap::new() };
     let is_home = |key: &ObjectKey| Some(&*key.namespace) == home;
     let first = standings.all.iter().filter(|(key, _)| is_home(key));
     let all = first.chain(standings.all.iter().filter(|(key, _)| !is_home(key)));
@@ -224,7 +225,7 @@ fn choose(standings: &Standings, home: Option<&str>) -> Choice {
     choice
 }
 
-impl Written {
+impl SyncResults {
     /// The directory at a place of the list.
     pub fn directory(&self, place: usize) -> &Path {
         self.directories.get(place).map_or(Path::new(""), PathBuf::as_path)

@@ -6,7 +6,6 @@
 //! Never connects to a server, and neither plan nor fleet knows which source it is.
 
 pub mod directory;
-mod feed;
 pub mod kubernetes;
 mod metrics;
 mod open;
@@ -14,13 +13,14 @@ mod parse;
 mod policy;
 mod requests;
 mod resolve;
-mod shown;
+mod source_handle;
+mod stored_status;
 
-pub use feed::{ApiServer, Feed, Source, SourceInfo, Start, Wishes};
 pub use metrics::SourceMetrics;
 pub use open::{SourceArgs, SourceError};
 pub use parse::{mistake, nearest};
-pub use policy::{AllowedStdio, DEFAULT_VARIABLES, Policy};
-pub use requests::{Request, Requests, requests};
+pub use policy::{AllowedStdio, DEFAULT_VARIABLES, StdioPolicy};
+pub use requests::{ReconcileRequest, ReconcileRequests, requests};
 pub use resolve::Environment;
-pub use shown::{Shown, ShownStatus};
+pub use source_handle::{ApiServer, Source, SourceContext, SourceControl, SourceHandle, SourceInfo};
+pub use stored_status::{StoredStatus, StoredStatuses};

@@ -1,4 +1,4 @@
-use super::feed::Source;
+use super::source_handle::Source;
 use super::{directory, kubernetes};
 use crate::net::api_server::NoApiServer;
 

@@ -15,7 +15,7 @@ pub const DEFAULT_VARIABLES: [&str; 2] = ["*_TOKEN", "*_API_KEY"];
 /// It is fixed for the life of the process: a server that a tighter policy denies ends with the restart that
 /// brings the policy.
 #[derive(Clone, Debug, Default)]
-pub struct Policy(Option<Allowed>);
+pub struct StdioPolicy(Option<Allowed>);
 
 #[derive(Clone, Debug)]
 struct Allowed {
@@ -33,7 +33,7 @@ pub struct AllowedStdio {
     pub variables: Vec<String>,
 }
 
-impl Policy {
+impl StdioPolicy {
     /// Everything may run: for a directory that a person named on the command line.
     pub fn everything() -> Self {
         Self(None)
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[expect(clippy::needless_pass_by_value, reason = "tables read better")]
-    fn check(policy: &Policy, stdio: Value) -> String {
+    fn check(policy: &StdioPolicy, stdio: Value) -> String {
         let spec = serde_json::from_value(json!({ "stdio": stdio })).unwrap();
         policy.check(&spec).map_or_else(|problem| problem.to_string(), |()| String::new())
     }
@@ -134,7 +134,7 @@ mod tests {
     fn a_command_is_compared_argument_by_argument() {
         let variables = DEFAULT_VARIABLES.map(String::from);
         let allowed = ["npx -y @modelcontextprotocol/*".to_owned(), "/opt/mcp/*".to_owned()];
-        let policy = Policy::only(&allowed, &variables).unwrap();
+        let policy = StdioPolicy::only(&allowed, &variables).unwrap();
         for (command, args, may_run) in [
             ("npx", json!(["-y", "@modelcontextprotocol/server-everything"]), true),
             ("npx", json!(["-y", "@modelcontextprotocol/a/../../evil"]), false),
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn nothing_beside_the_declaration_decides_what_runs() {
         let allowed = ["npx".to_owned(), "./bin/*".to_owned(), "bin/*".to_owned(), "/opt/*".to_owned()];
-        let policy = Policy::only(&allowed, &[]).unwrap();
+        let policy = StdioPolicy::only(&allowed, &[]).unwrap();
         for (stdio, refused) in [
             (json!({ "command": "npx" }), ""),
             (json!({ "command": "npx", "cwd": "." }), "spec.stdio.cwd: "),
@@ -175,14 +175,14 @@ mod tests {
             let expected =
                 if refused.is_empty() { String::new() } else { format!("PolicyDenied: {refused}") };
             assert!(told.starts_with(&expected) && told.is_empty() == refused.is_empty(), "{stdio}: {told}");
-            assert_eq!(check(&Policy::everything(), stdio), "");
+            assert_eq!(check(&StdioPolicy::everything(), stdio), "");
         }
-        assert_eq!([policy.home(), Policy::everything().home()], [Some(Path::new("/")), None]);
+        assert_eq!([policy.home(), StdioPolicy::everything().home()], [Some(Path::new("/")), None]);
     }
 
     #[test]
     fn a_variable_must_be_allowed_by_name() {
-        let policy = Policy::only(&["s".into()], &DEFAULT_VARIABLES.map(String::from)).unwrap();
+        let policy = StdioPolicy::only(&["s".into()], &DEFAULT_VARIABLES.map(String::from)).unwrap();
         for (name, may_be_set) in [
             ("GITHUB_TOKEN", true),
             ("X_API_KEY", true),
@@ -200,8 +200,8 @@ mod tests {
     #[test]
     fn without_flags_everything_or_nothing_may_run_and_a_url_is_not_asked_about() {
         let stdio = json!({ "command": "s" });
-        assert_eq!(check(&Policy::everything(), stdio.clone()), "");
-        let nothing = Policy::only(&[], &[]).unwrap();
+        assert_eq!(check(&StdioPolicy::everything(), stdio.clone()), "");
+        let nothing = StdioPolicy::only(&[], &[]).unwrap();
         assert!(check(&nothing, stdio).starts_with("PolicyDenied"));
         let http = serde_json::from_value(json!({ "http": { "url": "http://a" } })).unwrap();
         assert_eq!(nothing.check(&http), Ok(()));

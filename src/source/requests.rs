@@ -5,11 +5,13 @@ use imbl::OrdMap;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::resource::{Asked, Declared, Desired, McpServerSpec, Meta, ObjectKey, RequestedAnnotations};
+use crate::resource::{
+    DeclaredMeta, DeclaredObject, Desired, McpServerSpec, ObjectKey, RequestedAnnotations, RequestedWork,
+};
 
 /// Asks for work on one server, by annotations.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct ReconcileRequest {
     /// The server.
     pub key: ObjectKey,
     /// Its uid: another server of the same name is not meant.
@@ -20,12 +22,12 @@ pub struct Request {
 
 /// Takes requests. They are kept in memory until their server is gone or the process ends.
 #[derive(Clone, Debug)]
-pub struct Requests(watch::Sender<Asked>);
+pub struct ReconcileRequests(watch::Sender<RequestedWork>);
 
-impl Requests {
+impl ReconcileRequests {
     /// Asks for work. It shows as annotations of the server.
-    pub fn ask(&self, request: Request) {
-        let Request { key, uid, annotations } = request;
+    pub fn ask(&self, request: ReconcileRequest) {
+        let ReconcileRequest { key, uid, annotations } = request;
         self.0.send_modify(|asked| {
             let before = asked.get(&key).filter(|before| before.uid == uid);
             let mut values = before.map(|before| before.values.clone()).unwrap_or_default();
@@ -45,10 +47,10 @@ impl Requests {
 pub fn requests(
     source: watch::Receiver<Arc<Desired>>,
     stop: CancellationToken,
-) -> (Requests, watch::Receiver<Arc<Desired>>, impl Future<Output = ()>) {
+) -> (ReconcileRequests, watch::Receiver<Arc<Desired>>, impl Future<Output = ()>) {
     let (ask, asked) = watch::channel(OrdMap::new());
     let (sender, desired) = watch::channel(source.borrow().clone());
-    let requests = Requests(ask);
+    let requests = ReconcileRequests(ask);
     let stage = Stage { forget: requests.clone(), made: HashMap::new() };
     (requests, desired, async move {
         stop.run_until_cancelled(stage.run(source, asked, sender)).await;
@@ -56,22 +58,22 @@ pub fn requests(
 }
 
 struct Stage {
-    forget: Requests,
+    forget: ReconcileRequests,
     /// What was made of a declaration and of what was asked, as long as neither changes.
     made: HashMap<ObjectKey, Made>,
 }
 
 struct Made {
-    from: Arc<Declared<McpServerSpec>>,
+    from: Arc<DeclaredObject<McpServerSpec>>,
     asked: Arc<RequestedAnnotations>,
-    result: Arc<Declared<McpServerSpec>>,
+    result: Arc<DeclaredObject<McpServerSpec>>,
 }
 
 impl Stage {
     async fn run(
         mut self,
         mut source: watch::Receiver<Arc<Desired>>,
-        mut asked: watch::Receiver<Asked>,
+        mut asked: watch::Receiver<RequestedWork>,
         sender: watch::Sender<Arc<Desired>>,
     ) {
         loop {
@@ -86,7 +88,7 @@ impl Stage {
         }
     }
 
-    fn merge(&mut self, desired: Arc<Desired>, now: &Asked) -> Arc<Desired> {
+    fn merge(&mut self, desired: Arc<Desired>, now: &RequestedWork) -> Arc<Desired> {
         let mut gone = Vec::new();
         let mut merged = None;
         for (key, asked) in now {
@@ -127,11 +129,14 @@ impl Stage {
     }
 }
 
-fn with(declared: &Declared<McpServerSpec>, asked: &RequestedAnnotations) -> Arc<Declared<McpServerSpec>> {
+fn with(
+    declared: &DeclaredObject<McpServerSpec>,
+    asked: &RequestedAnnotations,
+) -> Arc<DeclaredObject<McpServerSpec>> {
     let mut annotations = declared.meta.annotations.clone();
     annotations.extend(asked.values.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-    let meta = Meta { annotations, ..declared.meta.clone() };
-    Arc::new(Declared { meta, ..declared.clone() })
+    let meta = DeclaredMeta { annotations, ..declared.meta.clone() };
+    Arc::new(DeclaredObject { meta, ..declared.clone() })
 }
 
 #[cfg(test)]
@@ -147,9 +152,9 @@ mod tests {
         Arc::new(Desired { servers, source, ..Desired::default() })
     }
 
-    fn request(name: &str, value: Option<&str>) -> Request {
+    fn request(name: &str, value: Option<&str>) -> ReconcileRequest {
         let annotations = vec![(REQUESTED_AT, value.map(str::to_owned))];
-        Request { key: key(name), uid: format!("uid-{name}").into(), annotations }
+        ReconcileRequest { key: key(name), uid: format!("uid-{name}").into(), annotations }
     }
 
     #[tokio::test]

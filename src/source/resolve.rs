@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::Policy;
+use super::StdioPolicy;
 use crate::resource::{
     DigestKey, Endpoint, HttpEndpoint, HttpTransport, Literal, McpServerSpec, Problem, Reason, SecretKeyRef,
     StdioEndpoint, StdioTransport, Transport, ValueFrom, is_inherited,
@@ -35,7 +35,7 @@ impl Environment {
 
 /// What became of a look at a secret.
 #[derive(Clone, Debug)]
-pub(super) enum Secret {
+pub(super) enum SecretLookup {
     Found(SecretString),
     /// Neither the secret nor the key is there.
     Missing,
@@ -46,16 +46,16 @@ pub(super) enum Secret {
 }
 
 /// Where the values of references come from.
-pub(super) struct Sources<'a> {
+pub(super) struct ReferenceValues<'a> {
     /// Where a secret is looked for; for messages.
     pub place: &'a dyn Fn(&SecretKeyRef) -> String,
     pub environment: &'a Environment,
-    pub policy: &'a Policy,
-    pub secret: &'a dyn Fn(&SecretKeyRef) -> Secret,
+    pub policy: &'a StdioPolicy,
+    pub secret: &'a dyn Fn(&SecretKeyRef) -> SecretLookup,
     pub key: &'a DigestKey,
 }
 
-impl Sources<'_> {
+impl ReferenceValues<'_> {
     /// The endpoint of `spec`, declared in a file of `folder`, if in a file; or which reference was not
     /// found, or why it may not run.
     ///
@@ -166,17 +166,17 @@ impl Sources<'_> {
         let SecretKeyRef { name, key, optional } = reference;
         let not_found = |message: String| Problem::new(Reason::SecretNotFound, message);
         match (self.secret)(reference) {
-            Secret::Found(value) => Ok(Some(value)),
-            Secret::Missing if *optional => Ok(None),
-            Secret::Missing => Err(not_found(format!(
+            SecretLookup::Found(value) => Ok(Some(value)),
+            SecretLookup::Missing if *optional => Ok(None),
+            SecretLookup::Missing => Err(not_found(format!(
                 "{place}: secret {name:?} with key {key:?} was not found; it is looked for in {}",
                 (self.place)(reference)
             ))),
-            Secret::Unusable(why) => Err(not_found(format!(
+            SecretLookup::Unusable(why) => Err(not_found(format!(
                 "{place}: secret {name:?} with key {key:?} cannot be used: {} {why}",
                 (self.place)(reference)
             ))),
-            Secret::Denied(Problem { reason, message }) => {
+            SecretLookup::Denied(Problem { reason, message }) => {
                 Err(Problem::new(reason, format!("{place}: secret {name:?} cannot be read: {message}")))
             }
         }
@@ -203,23 +203,23 @@ mod tests {
 
     use super::*;
 
-    fn secret(reference: &SecretKeyRef) -> Secret {
+    fn secret(reference: &SecretKeyRef) -> SecretLookup {
         match (reference.name.as_str(), reference.key.as_str()) {
-            ("github", "token") => Secret::Found("hunter2\n".into()),
-            ("github", "lines") => Secret::Found("hunter2\nhunter2".into()),
-            ("github", "nul") => Secret::Found("hunter2\0".into()),
-            ("huge", _) => Secret::Unusable("is larger than 1 MiB".into()),
-            _ => Secret::Missing,
+            ("github", "token") => SecretLookup::Found("hunter2\n".into()),
+            ("github", "lines") => SecretLookup::Found("hunter2\nhunter2".into()),
+            ("github", "nul") => SecretLookup::Found("hunter2\0".into()),
+            ("huge", _) => SecretLookup::Unusable("is larger than 1 MiB".into()),
+            _ => SecretLookup::Missing,
         }
     }
 
     /// The endpoint on one line, with its values.
     fn resolve(spec: Value) -> String {
         let environment = Environment::from_iter([("PROXY", "hunter3"), ("EMPTY", "")]);
-        let sources = Sources {
+        let sources = ReferenceValues {
             place: &|reference| format!("/run/secrets/{}/{}", reference.name, reference.key),
             environment: &environment,
-            policy: &Policy::everything(),
+            policy: &StdioPolicy::everything(),
             secret: &secret,
             key: &DigestKey::new(b"k"),
         };

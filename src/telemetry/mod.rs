@@ -7,8 +7,8 @@
 
 #[cfg(feature = "otlp")]
 pub mod otlp;
-mod parent;
 mod span;
+mod trace_parent;
 
-pub use parent::Parent;
-pub use span::{Draft, Kind, Open, Span, Spans, Value};
+pub use span::{AttributeValue, OpenSpan, Span, SpanData, SpanKind, SpanSender};
+pub use trace_parent::TraceParent;

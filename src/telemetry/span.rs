@@ -4,11 +4,11 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Parent;
+use super::TraceParent;
 
 /// Where spans go; nowhere by default. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Spans(Option<Sink>);
+pub struct SpanSender(Option<Sink>);
 
 #[derive(Clone, Debug)]
 struct Sink {
@@ -26,7 +26,7 @@ pub struct Span {
     /// What it is part of.
     pub parent: Option<[u8; 8]>,
     /// What is known of it at its start, and was added since.
-    pub draft: Draft,
+    pub draft: SpanData,
     /// When it began.
     pub start: Timestamp,
     /// When it ended.
@@ -37,18 +37,18 @@ pub struct Span {
 
 /// What a span says beside its times. No secrets.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Draft {
+pub struct SpanData {
     /// One of few names.
     pub name: String,
     /// For whom it was done.
-    pub kind: Kind,
+    pub kind: SpanKind,
     /// Keys and values, by the semantic conventions of OpenTelemetry where they have a key.
-    pub attributes: Vec<(&'static str, Value)>,
+    pub attributes: Vec<(&'static str, AttributeValue)>,
 }
 
 /// For whom something is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum SpanKind {
     /// For an agent that asked.
     Server,
     /// To reach a server.
@@ -59,7 +59,7 @@ pub enum Kind {
 
 /// The value of an attribute.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Value {
+pub enum AttributeValue {
     /// A text.
     Text(String),
     /// A number.
@@ -68,7 +68,7 @@ pub enum Value {
 
 /// A span that has not ended. Dropped, it ends as `cancelled`. Small, for there is none most of the time.
 #[derive(Debug)]
-pub struct Open(Box<Begun>);
+pub struct OpenSpan(Box<Begun>);
 
 #[derive(Debug)]
 struct Begun {
@@ -77,13 +77,13 @@ struct Begun {
     trace: [u8; 16],
     id: [u8; 8],
     /// Taken at the end.
-    draft: Option<Draft>,
+    draft: Option<SpanData>,
     parent: Option<[u8; 8]>,
     /// What log lines of the work are in.
     context: tracing::Span,
 }
 
-impl Spans {
+impl SpanSender {
     /// Spans that somebody reads, and the reader. What finds `capacity` of them waiting is dropped and counted.
     pub fn channel(capacity: usize, dropped: Counter) -> (Self, mpsc::Receiver<Span>) {
         let (spans, reader) = mpsc::channel(capacity);
@@ -91,7 +91,7 @@ impl Spans {
     }
 
     /// Begins a span; nothing is asked, and nothing begins, while nobody reads.
-    pub fn begin(&self, draft: impl FnOnce() -> Draft) -> Option<Open> {
+    pub fn begin(&self, draft: impl FnOnce() -> SpanData) -> Option<OpenSpan> {
         self.part_of(|| None, draft)
     }
 
@@ -99,9 +99,9 @@ impl Spans {
     /// not recorded here.
     pub fn part_of(
         &self,
-        parent: impl FnOnce() -> Option<Parent>,
-        draft: impl FnOnce() -> Draft,
-    ) -> Option<Open> {
+        parent: impl FnOnce() -> Option<TraceParent>,
+        draft: impl FnOnce() -> SpanData,
+    ) -> Option<OpenSpan> {
         let sink = self.0.clone()?;
         let parent = parent();
         if parent.is_some_and(|parent| !parent.sampled) {
@@ -115,7 +115,7 @@ impl Spans {
         }
         let (own, id) = split(ids);
         let trace = parent.map_or(own, |parent| parent.trace);
-        Some(Open(Box::new(Begun {
+        Some(OpenSpan(Box::new(Begun {
             sink,
             start: Instant::now(),
             trace,
@@ -127,9 +127,9 @@ impl Spans {
     }
 }
 
-impl Open {
+impl OpenSpan {
     /// Adds what has become known.
-    pub fn add(&mut self, key: &'static str, value: impl Into<Value>) {
+    pub fn add(&mut self, key: &'static str, value: impl Into<AttributeValue>) {
         if let Some(draft) = &mut self.0.draft {
             draft.attributes.push((key, value.into()));
         }
@@ -167,7 +167,7 @@ impl Begun {
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenSpan {
     fn drop(&mut self) {
         self.0.close(Some("cancelled".into()));
     }
@@ -190,19 +190,19 @@ fn split(bytes: [u8; 24]) -> ([u8; 16], [u8; 8]) {
     (trace, id)
 }
 
-impl From<String> for Value {
+impl From<String> for AttributeValue {
     fn from(text: String) -> Self {
         Self::Text(text)
     }
 }
 
-impl From<&str> for Value {
+impl From<&str> for AttributeValue {
     fn from(text: &str) -> Self {
         Self::Text(text.to_owned())
     }
 }
 
-impl From<usize> for Value {
+impl From<usize> for AttributeValue {
     fn from(number: usize) -> Self {
         Self::Number(i64::try_from(number).unwrap_or(i64::MAX))
     }
@@ -212,14 +212,14 @@ impl From<usize> for Value {
 mod tests {
     use super::*;
 
-    fn draft() -> Draft {
-        Draft { name: "n".into(), kind: Kind::Internal, attributes: Vec::new() }
+    fn draft() -> SpanData {
+        SpanData { name: "n".into(), kind: SpanKind::Internal, attributes: Vec::new() }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_span_knows_its_parent_its_time_and_its_end() {
-        let (spans, mut reader) = Spans::channel(8, Counter::default());
-        let parent = Parent { trace: [1; 16], span: [2; 8], sampled: true };
+        let (spans, mut reader) = SpanSender::channel(8, Counter::default());
+        let parent = TraceParent { trace: [1; 16], span: [2; 8], sampled: true };
         let mut open = spans.part_of(|| Some(parent), draft).unwrap();
         tokio::time::advance(std::time::Duration::from_secs(3)).await;
         open.add("k", 7);
@@ -228,7 +228,7 @@ mod tests {
         let part = reader.recv().await.unwrap();
         assert_eq!((part.trace, part.parent, part.error), ([1; 16], Some([2; 8]), None));
         assert_eq!(part.end.duration_since(part.start), SignedDuration::from_secs(3));
-        assert_eq!(part.draft.attributes, [("k", Value::Number(7))]);
+        assert_eq!(part.draft.attributes, [("k", AttributeValue::Number(7))]);
         let alone = reader.recv().await.unwrap();
         assert_eq!((alone.parent, alone.error.as_deref()), (None, Some("cancelled")));
         assert_ne!(alone.trace, part.trace);
@@ -237,14 +237,14 @@ mod tests {
     #[test]
     fn what_is_too_much_or_not_wanted_is_dropped() {
         let dropped = Counter::default();
-        let (spans, mut reader) = Spans::channel(2, dropped.clone());
+        let (spans, mut reader) = SpanSender::channel(2, dropped.clone());
         for _ in 0..5 {
             spans.begin(draft).unwrap().end(None);
         }
         assert_eq!((reader.len(), dropped.get()), (2, 3));
-        let unrecorded = Parent { trace: [1; 16], span: [2; 8], sampled: false };
+        let unrecorded = TraceParent { trace: [1; 16], span: [2; 8], sampled: false };
         assert!(spans.part_of(|| Some(unrecorded), draft).is_none());
-        assert!(Spans::default().begin(|| panic!("nobody wants it")).is_none());
+        assert!(SpanSender::default().begin(|| panic!("nobody wants it")).is_none());
         assert!(reader.try_recv().is_ok());
     }
 }

@@ -8,9 +8,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::item::Item;
-use super::lists::Lists;
+use super::lists::ServerLists;
 use crate::resource::{ObjectKey, Problem, Reason};
-use crate::wire::{Link, List};
+use crate::wire::{Connection, ListKind};
 
 /// The way to one server for calls; lives as long as the server is declared, whatever its connection does.
 ///
@@ -23,14 +23,14 @@ struct Shared {
     key: ObjectKey,
     state: ArcSwap<State>,
     /// Everything that the server lists, as far as it was read.
-    lists: ArcSwap<Lists>,
+    lists: ArcSwap<ServerLists>,
     changed: Notify,
     wanted: Notify,
 }
 
 #[derive(Clone, Debug)]
 enum State {
-    Live(Arc<Lane>),
+    Live(Arc<CountedConnection>),
     /// An attempt is under way; a call waits for its end, but not longer than this.
     Pending {
         why: Problem,
@@ -40,12 +40,12 @@ enum State {
     Asleep {
         limit: Duration,
     },
-    Refused(Refusal),
+    Refused(CallRefusal),
 }
 
 /// Why a call cannot begin. Nothing has been dispatched.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum CallRefusal {
     /// The server was taken away: retrying is no use.
     #[error("{0}")]
     Removed(Problem),
@@ -56,8 +56,8 @@ pub enum Refusal {
 
 /// One connection and the calls in flight on it.
 #[derive(Debug)]
-struct Lane {
-    link: Link,
+struct CountedConnection {
+    link: Connection,
     /// The calls in flight, and in the top bit whether the lane is closed to new ones.
     calls: AtomicU64,
     drained: Notify,
@@ -81,7 +81,7 @@ impl UpstreamHandle {
     /// Waits only while a lost server is being connected again, and no longer than the attempt and the
     /// server's grace period allow. Whoever waited looks whether what it calls is still the same:
     /// [`CallGuard::waited`].
-    pub async fn begin_call(&self) -> Result<CallGuard, Refusal> {
+    pub async fn begin_call(&self) -> Result<CallGuard, CallRefusal> {
         let (mut asleep_until, mut lost_until) = (None, None);
         let mut waited = false;
         loop {
@@ -94,7 +94,10 @@ impl UpstreamHandle {
                         (why, *lost_until.get_or_insert_with(|| Instant::now() + LOST))
                     }
                     Some(guard) => {
-                        return guard.link().paused().map_or(Ok(guard), |why| Err(Refusal::Unavailable(why)));
+                        return guard
+                            .link()
+                            .paused()
+                            .map_or(Ok(guard), |why| Err(CallRefusal::Unavailable(why)));
                     }
                     // Closed between the load and the entry: its successor is in place already.
                     None => continue,
@@ -109,13 +112,13 @@ impl UpstreamHandle {
             };
             waited = true;
             if tokio::time::timeout_at(until, changed).await.is_err() {
-                return Err(Refusal::Unavailable(why));
+                return Err(CallRefusal::Unavailable(why));
             }
         }
     }
 
     /// True if the server, as far as its lists were read, lists this very item.
-    pub fn lists_item(&self, list: List, item: &Item) -> bool {
+    pub fn lists_item(&self, list: ListKind, item: &Item) -> bool {
         let lists = self.0.lists.load();
         let items = lists.of(list);
         items
@@ -124,7 +127,7 @@ impl UpstreamHandle {
     }
 
     /// The live connection, if there is one just now.
-    pub fn peek(&self) -> Option<Link> {
+    pub fn peek(&self) -> Option<Connection> {
         match &**self.0.state.load() {
             State::Live(lane) => Some(lane.link.clone()),
             _ => None,
@@ -156,7 +159,7 @@ pub struct UpstreamControl(UpstreamHandle);
 
 impl UpstreamControl {
     /// A server with no connection yet.
-    pub fn new(key: ObjectKey, refusal: Refusal) -> Self {
+    pub fn new(key: ObjectKey, refusal: CallRefusal) -> Self {
         Self(UpstreamHandle(Arc::new(Shared {
             key,
             state: ArcSwap::from_pointee(State::Refused(refusal)),
@@ -172,13 +175,13 @@ impl UpstreamControl {
     }
 
     /// Takes note of what the server lists. To be told before the connection on which it was read is put in place.
-    pub fn set_lists(&self, lists: Arc<Lists>) {
+    pub fn set_lists(&self, lists: Arc<ServerLists>) {
         self.0.0.lists.store(lists);
     }
 
     /// Puts a connection in place. Returns the one before, closed to new calls.
-    pub fn connect(&self, link: Link) -> Option<Drain> {
-        let lane = Arc::new(Lane {
+    pub fn connect(&self, link: Connection) -> Option<DrainingConnection> {
+        let lane = Arc::new(CountedConnection {
             link,
             calls: AtomicU64::new(0),
             drained: Notify::new(),
@@ -189,12 +192,12 @@ impl UpstreamControl {
     }
 
     /// Lets calls wait for an attempt that is under way. Returns the connection before, closed to new calls.
-    pub fn pend(&self, why: Problem, until: Instant) -> Option<Drain> {
+    pub fn pend(&self, why: Problem, until: Instant) -> Option<DrainingConnection> {
         self.swap(State::Pending { why, until })
     }
 
     /// Lets go of the connection until somebody calls. Returns it, closed to new calls.
-    pub fn sleep(&self, limit: Duration) -> Option<Drain> {
+    pub fn sleep(&self, limit: Duration) -> Option<DrainingConnection> {
         // Whoever called before was served by the connection that goes.
         let _ = self.0.0.wanted.notified().now_or_never();
         self.swap(State::Asleep { limit })
@@ -206,17 +209,17 @@ impl UpstreamControl {
     }
 
     /// Takes the connection away. Returns it, closed to new calls.
-    pub fn refuse(&self, refusal: Refusal) -> Option<Drain> {
+    pub fn refuse(&self, refusal: CallRefusal) -> Option<DrainingConnection> {
         self.swap(State::Refused(refusal))
     }
 
-    fn swap(&self, state: State) -> Option<Drain> {
+    fn swap(&self, state: State) -> Option<DrainingConnection> {
         let before = self.0.0.state.swap(Arc::new(state));
         self.0.0.changed.notify_waiters();
         match &*before {
             State::Live(lane) => {
                 lane.calls.fetch_or(CLOSED, Ordering::AcqRel);
-                Some(Drain(lane.clone()))
+                Some(DrainingConnection(lane.clone()))
             }
             State::Pending { .. } | State::Asleep { .. } | State::Refused(_) => None,
         }
@@ -226,12 +229,12 @@ impl UpstreamControl {
 /// A call in flight.
 #[derive(Debug)]
 pub struct CallGuard {
-    lane: Arc<Lane>,
+    lane: Arc<CountedConnection>,
     waited: bool,
 }
 
 impl CallGuard {
-    fn enter(lane: &Arc<Lane>, waited: bool) -> Option<Self> {
+    fn enter(lane: &Arc<CountedConnection>, waited: bool) -> Option<Self> {
         let before = lane.calls.fetch_add(1, Ordering::AcqRel);
         // The guard is made first, so that a refused entry is counted out again.
         let guard = Self { lane: lane.clone(), waited };
@@ -244,7 +247,7 @@ impl CallGuard {
     }
 
     /// The connection to call on.
-    pub fn link(&self) -> &Link {
+    pub fn link(&self) -> &Connection {
         &self.lane.link
     }
 }
@@ -262,9 +265,9 @@ impl Drop for CallGuard {
 
 /// A connection that takes no new calls.
 #[derive(Debug)]
-pub struct Drain(Arc<Lane>);
+pub struct DrainingConnection(Arc<CountedConnection>);
 
-impl Drain {
+impl DrainingConnection {
     /// Waits until no call is in flight.
     pub async fn drained(&self) {
         loop {
@@ -282,7 +285,7 @@ impl Drain {
     }
 
     /// The connection, to close it.
-    pub fn link(&self) -> &Link {
+    pub fn link(&self) -> &Connection {
         &self.0.link
     }
 }
@@ -296,18 +299,18 @@ mod tests {
     }
 
     fn control() -> UpstreamControl {
-        UpstreamControl::new(ObjectKey::new("default", "a"), Refusal::Removed(problem(Reason::Removed)))
+        UpstreamControl::new(ObjectKey::new("default", "a"), CallRefusal::Removed(problem(Reason::Removed)))
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_call_waits_for_an_attempt_and_no_longer() {
         let control = control();
         let handle = control.handle().clone();
-        assert!(matches!(handle.begin_call().await, Err(Refusal::Removed(_))));
+        assert!(matches!(handle.begin_call().await, Err(CallRefusal::Removed(_))));
         let until = Instant::now() + Duration::from_secs(5);
         control.pend(problem(Reason::Exited), until);
         let refusal = handle.begin_call().await.unwrap_err();
-        assert!(matches!(refusal, Refusal::Unavailable(problem) if problem.reason == Reason::Exited));
+        assert!(matches!(refusal, CallRefusal::Unavailable(problem) if problem.reason == Reason::Exited));
         assert!(Instant::now() >= until);
     }
 
@@ -334,8 +337,8 @@ mod tests {
             async move { handle.begin_call().await.map(drop) }
         });
         tokio::task::yield_now().await;
-        control.refuse(Refusal::Unavailable(problem(Reason::Timeout)));
+        control.refuse(CallRefusal::Unavailable(problem(Reason::Timeout)));
         let refusal = waiting.await.unwrap().unwrap_err();
-        assert!(matches!(refusal, Refusal::Unavailable(problem) if problem.reason == Reason::Timeout));
+        assert!(matches!(refusal, CallRefusal::Unavailable(problem) if problem.reason == Reason::Timeout));
     }
 }

@@ -2,7 +2,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::wire::{Edit, List, members};
+use crate::wire::{JsonEdit, ListKind, members};
 
 /// One item of a list, read once: whoever lists it or routes to it shares this.
 #[derive(Clone, PartialEq, Eq)]
@@ -21,7 +21,7 @@ impl Item {
     /// An entry of a server's list; or why it cannot be one of ours.
     ///
     /// Of a name that stands twice the last counts, and the other goes: agents would not all read the same.
-    pub fn read(list: List, entry: &str) -> Result<Self, &'static str> {
+    pub fn read(list: ListKind, entry: &str) -> Result<Self, &'static str> {
         if is_deep(entry) {
             return Err("it is nested more than 100 levels deep");
         }
@@ -37,7 +37,7 @@ impl Item {
             let start = name_json.as_ptr().addr() - entry.as_ptr().addr();
             return Some(Self { name, raw: entry.into(), at: start..start + name_json.len() });
         }
-        let rest = members.rewrite(&[Edit::Remove(key)]);
+        let rest = members.rewrite(&[JsonEdit::Remove(key)]);
         let mut json = format!(r#"{{"{key}":{name_json}"#);
         let at = json.len() - name_json.len()..json.len();
         if rest.len() > 2 {
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn only_what_has_a_name_is_an_item() {
-        let name = |entry: &str| Item::read(List::Tools, entry).ok().map(|item| item.name().to_string());
+        let name = |entry: &str| Item::read(ListKind::Tools, entry).ok().map(|item| item.name().to_string());
         for entry in ["{}", "[]", r#"{"name":1}"#, r#"{"title":"a"}"#, r#"{"name":"a""#] {
             assert_eq!(name(entry), None, "{entry}");
         }
@@ -114,8 +114,8 @@ mod tests {
             let (open, close) = ("[".repeat(levels), "]".repeat(levels));
             format!(r#"{{"name":"a","say":"\"[[{open}","schema":{open}{close}}}"#)
         };
-        assert!(Item::read(List::Tools, &nested(99)).is_ok());
-        assert!(Item::read(List::Tools, &nested(100)).unwrap_err().contains("100 levels"));
-        assert!(Item::read(List::Tools, &nested(50_000)).is_err());
+        assert!(Item::read(ListKind::Tools, &nested(99)).is_ok());
+        assert!(Item::read(ListKind::Tools, &nested(100)).unwrap_err().contains("100 levels"));
+        assert!(Item::read(ListKind::Tools, &nested(50_000)).is_err());
     }
 }

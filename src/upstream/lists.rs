@@ -1,10 +1,10 @@
 use super::item::Item;
 use crate::resource::Digest;
-use crate::wire::List;
+use crate::wire::ListKind;
 
 /// What a server lists, each list in the order of its items' names and each name once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Lists {
+pub struct ServerLists {
     /// Tools.
     pub tools: Vec<Item>,
     /// Prompts.
@@ -15,30 +15,30 @@ pub struct Lists {
     pub templates: Vec<Item>,
 }
 
-impl Lists {
+impl ServerLists {
     /// One of the lists.
-    pub fn of(&self, list: List) -> &[Item] {
+    pub fn of(&self, list: ListKind) -> &[Item] {
         match list {
-            List::Tools => &self.tools,
-            List::Prompts => &self.prompts,
-            List::Resources => &self.resources,
-            List::Templates => &self.templates,
+            ListKind::Tools => &self.tools,
+            ListKind::Prompts => &self.prompts,
+            ListKind::Resources => &self.resources,
+            ListKind::Templates => &self.templates,
         }
     }
 
     /// The same, to be changed.
-    pub fn of_mut(&mut self, list: List) -> &mut Vec<Item> {
+    pub fn of_mut(&mut self, list: ListKind) -> &mut Vec<Item> {
         match list {
-            List::Tools => &mut self.tools,
-            List::Prompts => &mut self.prompts,
-            List::Resources => &mut self.resources,
-            List::Templates => &mut self.templates,
+            ListKind::Tools => &mut self.tools,
+            ListKind::Prompts => &mut self.prompts,
+            ListKind::Resources => &mut self.resources,
+            ListKind::Templates => &mut self.templates,
         }
     }
 
     /// Digest of all that is listed.
     pub fn digest(&self) -> Digest {
-        let items = List::ALL.into_iter().flat_map(|list| self.of(list));
+        let items = ListKind::ALL.into_iter().flat_map(|list| self.of(list));
         Digest::of_parts(items.flat_map(|item| [item.raw().as_bytes(), b"\n"]))
     }
 }

@@ -1,19 +1,19 @@
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
-use crate::resource::Filter;
+use crate::resource::NameFilter;
 
 /// A filter that holds something back, ready to be asked.
 #[derive(Clone, Debug)]
 pub struct Matcher {
-    filter: Filter,
+    filter: NameFilter,
     allow: GlobSet,
     deny: GlobSet,
 }
 
 impl Matcher {
     /// `None` for a filter that lets everything through: nearly every one does.
-    pub fn of(filter: &Filter) -> Option<Self> {
-        if *filter == Filter::default() {
+    pub fn of(filter: &NameFilter) -> Option<Self> {
+        if *filter == NameFilter::default() {
             return None;
         }
         Some(Self { filter: filter.clone(), allow: set(&filter.allow), deny: set(&filter.deny) })
@@ -54,7 +54,7 @@ mod tests {
             (&["get_*", "search"], &[], "search", true),
             (&[], &[], "search", false),
         ] {
-            let filter = Filter {
+            let filter = NameFilter {
                 allow: allow.iter().map(ToString::to_string).collect(),
                 deny: deny.iter().map(ToString::to_string).collect(),
             };

@@ -1,14 +1,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::answered_by::AnsweredBy;
 use super::handle::UpstreamHandle;
 use super::item::Item;
-use super::lists::Lists;
+use super::lists::ServerLists;
 use super::matcher::Matcher;
-use crate::plan::Target;
+use super::responder::Responder;
+use crate::plan::ConnectionTarget;
 use crate::resource::ObjectKey;
-use crate::wire::List;
+use crate::wire::ListKind;
 
 /// What one server offers, after its filters: made once per change of the server, shared by generations.
 #[derive(Debug)]
@@ -18,13 +18,13 @@ pub struct Section {
     /// Stands before the names of tools and prompts; empty for none.
     pub prefix: String,
     /// What it lists, after the filters.
-    pub lists: Arc<Lists>,
+    pub lists: Arc<ServerLists>,
     /// Which resources may be read beside those that are listed; `None` for all.
     pub resources: Option<Box<Matcher>>,
     /// What the server wants models to know of it; its own words.
     pub instructions: Option<Arc<str>>,
     /// Who answers.
-    pub answered_by: AnsweredBy,
+    pub answered_by: Responder,
     /// How long a call may take.
     pub call_timeout: Duration,
 }
@@ -32,8 +32,8 @@ pub struct Section {
 impl Section {
     /// What a target exposes of what its server lists.
     pub fn new(
-        target: &Target,
-        lists: &Arc<Lists>,
+        target: &ConnectionTarget,
+        lists: &Arc<ServerLists>,
         instructions: Option<Arc<str>>,
         handle: UpstreamHandle,
     ) -> Self {
@@ -47,11 +47,11 @@ impl Section {
         let lists = if let (None, None, None) = (&tools, &prompts, &resources) {
             lists.clone()
         } else {
-            Arc::new(Lists {
-                tools: chosen(List::Tools, &tools),
-                prompts: chosen(List::Prompts, &prompts),
-                resources: chosen(List::Resources, &resources),
-                templates: chosen(List::Templates, &resources),
+            Arc::new(ServerLists {
+                tools: chosen(ListKind::Tools, &tools),
+                prompts: chosen(ListKind::Prompts, &prompts),
+                resources: chosen(ListKind::Resources, &resources),
+                templates: chosen(ListKind::Templates, &resources),
             })
         };
         Self {
@@ -60,7 +60,7 @@ impl Section {
             lists,
             resources: resources.map(Box::new),
             instructions,
-            answered_by: AnsweredBy::Server(handle),
+            answered_by: Responder::Server(handle),
             call_timeout: target.spec.timeouts.call.get(),
         }
     }

@@ -33,7 +33,7 @@ pub struct Envelope<'a> {
 
 /// What is wrong with a message.
 #[derive(Debug, thiserror::Error)]
-pub enum Malformed {
+pub enum MalformedMessage {
     /// Not JSON, or not an object with members of the right types.
     #[error("something that is not JSON-RPC: {0}")]
     Json(#[from] serde_json::Error),
@@ -44,25 +44,25 @@ pub enum Malformed {
 
 impl<'a> Envelope<'a> {
     /// Reads one message. Batches are refused: no revision that we speak has them, save one that nobody used.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, MalformedMessage> {
         let envelope: Self = serde_json::from_slice(bytes)?;
         if envelope.jsonrpc.as_deref() != Some("2.0") {
-            return Err(Malformed::Form("\"jsonrpc\" must be \"2.0\""));
+            return Err(MalformedMessage::Form("\"jsonrpc\" must be \"2.0\""));
         }
         if let Some(id) = envelope.id
             && !matches!(id.get().as_bytes().first(), Some(b'"' | b'-' | b'0'..=b'9'))
         {
-            return Err(Malformed::Form("\"id\" must be a string or a number"));
+            return Err(MalformedMessage::Form("\"id\" must be a string or a number"));
         }
         if let Some(params) = envelope.params
             && !params.get().starts_with('{')
         {
-            return Err(Malformed::Form("\"params\" must be an object"));
+            return Err(MalformedMessage::Form("\"params\" must be an object"));
         }
         let answers = usize::from(envelope.result.is_some()) + usize::from(envelope.error.is_some());
         match (&envelope.method, answers) {
             (Some(_), 0) | (None, 1) => Ok(envelope),
-            _ => Err(Malformed::Form("needs one of \"method\", \"result\" and \"error\"")),
+            _ => Err(MalformedMessage::Form("needs one of \"method\", \"result\" and \"error\"")),
         }
     }
 
@@ -79,9 +79,9 @@ impl<'a> Envelope<'a> {
 
 /// A JSON-RPC id as it was sent: `1` and `"1"` are different.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Id(Bytes);
+pub struct JsonRpcId(Bytes);
 
-impl Id {
+impl JsonRpcId {
     /// The raw text of an id that [`Envelope::parse`] accepted.
     pub fn of(raw: &RawValue) -> Self {
         Self(Bytes::copy_from_slice(raw.get().as_bytes()))
@@ -98,7 +98,7 @@ impl Id {
     }
 }
 
-impl fmt::Debug for Id {
+impl fmt::Debug for JsonRpcId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&String::from_utf8_lossy(&self.0))
     }
@@ -116,7 +116,10 @@ mod tests {
         let notice = Envelope::parse(br#"{"jsonrpc":"2.0","method":"m","id":null}"#).unwrap();
         assert!(notice.is_notification());
         let answer = Envelope::parse(br#"{"result":{},"id":"x","jsonrpc":"2.0","extra":[]}"#).unwrap();
-        assert_eq!(Id::of(answer.id.unwrap()), Id::of(&RawValue::from_string("\"x\"".into()).unwrap()));
+        assert_eq!(
+            JsonRpcId::of(answer.id.unwrap()),
+            JsonRpcId::of(&RawValue::from_string("\"x\"".into()).unwrap())
+        );
     }
 
     #[test]

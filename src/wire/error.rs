@@ -9,7 +9,7 @@ use crate::resource::{Problem, Reason};
 /// Why a connection could not be made, or a request not be carried out.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{problem}")]
-pub struct LinkError {
+pub struct ConnectionError {
     /// What happened, for conditions and for the caller.
     pub problem: Problem,
     /// True if the request may have reached the server: it must not be sent again.
@@ -17,12 +17,12 @@ pub struct LinkError {
     /// What the server asked for with Retry-After.
     pub retry_after: Option<Duration>,
     /// What shows that it went wrong.
-    pub sign: Sign,
+    pub sign: FailureSource,
 }
 
 /// What shows that a connection or a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sign {
+pub enum FailureSource {
     /// The connection itself: it could not be made, it broke, or makes no sense.
     Connection,
     /// A response with this HTTP status.
@@ -35,23 +35,23 @@ pub enum Sign {
     Pause,
 }
 
-impl LinkError {
+impl ConnectionError {
     /// An error of a request that was not dispatched.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             problem: Problem::new(reason, message),
             dispatched: false,
             retry_after: None,
-            sign: Sign::Connection,
+            sign: FailureSource::Connection,
         }
     }
 
     /// True if it is not one request that failed, but the connection or its session.
     pub fn ends_the_link(&self) -> bool {
         match self.sign {
-            Sign::Connection | Sign::Exit(_) => !self.dispatched,
-            Sign::Session => true,
-            Sign::Status(_) | Sign::Pause => false,
+            FailureSource::Connection | FailureSource::Exit(_) => !self.dispatched,
+            FailureSource::Session => true,
+            FailureSource::Status(_) | FailureSource::Pause => false,
         }
     }
 
@@ -64,19 +64,19 @@ impl LinkError {
 
 /// Where the end of a connection is written down, by whoever notices first.
 #[derive(Debug, Default)]
-pub(super) struct Lost(SetOnce<LinkError>);
+pub(super) struct ConnectionEnd(SetOnce<ConnectionError>);
 
-impl Lost {
-    pub(super) fn mark(&self, error: LinkError) {
+impl ConnectionEnd {
+    pub(super) fn mark(&self, error: ConnectionError) {
         // Whoever comes later adds nothing.
         let _ = self.0.set(error);
     }
 
-    pub(super) fn get(&self) -> Option<&LinkError> {
+    pub(super) fn get(&self) -> Option<&ConnectionError> {
         self.0.get()
     }
 
-    pub(super) async fn wait(&self) -> LinkError {
+    pub(super) async fn wait(&self) -> ConnectionError {
         self.0.wait().await.clone()
     }
 }
@@ -87,11 +87,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_mark_stays_and_wakes_who_waits() {
-        let lost = Lost::default();
+        let lost = ConnectionEnd::default();
         assert!(lost.get().is_none());
         let (first, ()) = tokio::join!(lost.wait(), async {
-            lost.mark(LinkError::new(Reason::Exited, "first"));
-            lost.mark(LinkError::new(Reason::Exited, "second"));
+            lost.mark(ConnectionError::new(Reason::Exited, "first"));
+            lost.mark(ConnectionError::new(Reason::Exited, "second"));
         });
         let later = lost.wait().await;
         for error in [Some(&first), Some(&later), lost.get()] {

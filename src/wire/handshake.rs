@@ -21,10 +21,12 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::error::{LinkError, Sign};
-use super::link::{Exchange, Link};
-use super::reply::{Incoming, Reply};
-use super::{About, Capabilities, Envelope, Era, Peer, Ring, inbound};
+use super::connection::{Connection, UpstreamExchange};
+use super::error::{ConnectionError, FailureSource};
+use super::response::{ResponseMessage, RpcResponse};
+use super::{
+    Envelope, Era, HandshakeResult, LoopDetection, ServerCapabilities, ServerDescription, server_message,
+};
 use crate::resource::{Reason, ServerInfo};
 
 /// How long a server that has just answered may take to answer again.
@@ -35,7 +37,10 @@ const INSTRUCTIONS: usize = 4_096;
 const NAME: usize = 256;
 
 /// Opens the conversation. A remembered era spares the probe, which a silent legacy server lets run out.
-pub(super) async fn shake(link: &Link, remembered: Option<Era>) -> Result<Peer, LinkError> {
+pub(super) async fn shake(
+    link: &Connection,
+    remembered: Option<Era>,
+) -> Result<HandshakeResult, ConnectionError> {
     let modern = vec![ProtocolVersion::V_2026_07_28];
     let discover = ClientLifecycleMode::Discover { preferred_versions: modern.clone() };
     let mode = match remembered {
@@ -48,7 +53,7 @@ pub(super) async fn shake(link: &Link, remembered: Option<Era>) -> Result<Peer, 
     };
     let running = match converse(link, mode).await {
         Ok(running) => running,
-        Err(Unopened { error, slow }) => {
+        Err(HandshakeError { error, slow }) => {
             // A modern server that took longer to start than the probe waits is there now.
             let again = async { timeout(AWAKE, converse(link, discover)).await.ok()?.ok() };
             let running = if slow { again.await } else { None };
@@ -62,7 +67,7 @@ pub(super) async fn shake(link: &Link, remembered: Option<Era>) -> Result<Peer, 
         version: link.words(&info.version, NAME),
     });
     let offered = &known.capabilities;
-    let capabilities = Capabilities {
+    let capabilities = ServerCapabilities {
         tools: offered.tools.as_ref().map(|tools| tools.list_changed == Some(true)),
         prompts: offered.prompts.as_ref().map(|prompts| prompts.list_changed == Some(true)),
         resources: offered.resources.as_ref().map(|resources| resources.list_changed == Some(true)),
@@ -79,8 +84,9 @@ pub(super) async fn shake(link: &Link, remembered: Option<Era>) -> Result<Peer, 
         let known = known.collect::<Vec<_>>().join(", ");
         return Err(failed(link, &format!("it speaks MCP {version:?}, which is none of {known}")));
     }
-    let about = About { server_info: info.unwrap_or_default(), protocol_version: version, instructions };
-    let peer = Peer::new(era, about, capabilities);
+    let about =
+        ServerDescription { server_info: info.unwrap_or_default(), protocol_version: version, instructions };
+    let peer = HandshakeResult::new(era, about, capabilities);
     drop(known);
     // Ends rmcp's task; closing the stage closes nothing of ours.
     let _ = running.cancel().await;
@@ -88,17 +94,17 @@ pub(super) async fn shake(link: &Link, remembered: Option<Era>) -> Result<Peer, 
 }
 
 /// Why a conversation was not opened.
-struct Unopened {
-    error: LinkError,
+struct HandshakeError {
+    error: ConnectionError,
     /// The server did not answer the probe in time, and then refused what a legacy server takes.
     slow: bool,
 }
 
 /// Has rmcp open the conversation in one way.
 async fn converse(
-    link: &Link,
+    link: &Connection,
     mode: ClientLifecycleMode,
-) -> Result<RunningService<RoleClient, ClientConfig>, Unopened> {
+) -> Result<RunningService<RoleClient, ClientConfig>, HandshakeError> {
     let (failure, missed) = (Failure::default(), Arc::new(AtomicBool::new(false)));
     let (sent, pending) = mpsc::unbounded_channel();
     let stage = Stage {
@@ -116,7 +122,7 @@ async fn converse(
     Box::pin(config.serve_with_lifecycle(stage, mode)).await.map_err(|error| {
         let failure = failure.take();
         let refused = failure.as_ref().is_none_or(is_unknown);
-        Unopened {
+        HandshakeError {
             slow: refused && missed.load(Ordering::Relaxed),
             error: failure.unwrap_or_else(|| failed(link, &told(&error))),
         }
@@ -125,14 +131,14 @@ async fn converse(
 
 /// Why the handshake failed, where it is known better than rmcp can say.
 #[derive(Clone, Default)]
-struct Failure(Arc<Mutex<Option<LinkError>>>);
+struct Failure(Arc<Mutex<Option<ConnectionError>>>);
 
 impl Failure {
-    fn set(&self, error: LinkError) {
+    fn set(&self, error: ConnectionError) {
         self.0.lock().get_or_insert(error);
     }
 
-    fn take(&self) -> Option<LinkError> {
+    fn take(&self) -> Option<ConnectionError> {
         self.0.lock().take()
     }
 }
@@ -158,13 +164,16 @@ fn told(error: &ClientInitializeError) -> String {
     }
 }
 
-fn failed(link: &Link, why: &str) -> LinkError {
-    LinkError::new(Reason::HandshakeFailed, format!("the MCP handshake failed: {}", link.words(why, 300)))
+fn failed(link: &Connection, why: &str) -> ConnectionError {
+    ConnectionError::new(
+        Reason::HandshakeFailed,
+        format!("the MCP handshake failed: {}", link.words(why, 300)),
+    )
 }
 
 /// What rmcp takes for a transport: its requests go out as raw requests of the link.
 struct Stage {
-    link: Link,
+    link: Connection,
     sent: mpsc::UnboundedSender<Asked>,
     pending: mpsc::UnboundedReceiver<Asked>,
     waiting: Option<Asked>,
@@ -176,18 +185,18 @@ struct Stage {
 /// A request under way.
 struct Asked {
     id: RequestId,
-    exchange: Exchange,
+    exchange: UpstreamExchange,
     /// The question that only a modern server knows.
     probe: bool,
 }
 
 impl Transport<RoleClient> for Stage {
-    type Error = LinkError;
+    type Error = ConnectionError;
 
     fn send(
         &mut self,
         item: ClientJsonRpcMessage,
-    ) -> impl Future<Output = Result<(), LinkError>> + Send + 'static {
+    ) -> impl Future<Output = Result<(), ConnectionError>> + Send + 'static {
         let (link, sent, failure) = (self.link.clone(), self.sent.clone(), self.failure.clone());
         async move {
             let result = pass_on(&link, item, &sent).await;
@@ -214,16 +223,16 @@ impl Transport<RoleClient> for Stage {
         }
     }
 
-    async fn close(&mut self) -> Result<(), LinkError> {
+    async fn close(&mut self) -> Result<(), ConnectionError> {
         Ok(())
     }
 }
 
 async fn pass_on(
-    link: &Link,
+    link: &Connection,
     item: ClientJsonRpcMessage,
     sent: &mpsc::UnboundedSender<Asked>,
-) -> Result<(), LinkError> {
+) -> Result<(), ConnectionError> {
     let text = serde_json::to_string(&item).map_err(|error| failed(link, &error.to_string()))?;
     let envelope = Envelope::parse(text.as_bytes()).map_err(|error| failed(link, &error.to_string()))?;
     let Some(method) = envelope.method.as_deref() else {
@@ -236,7 +245,7 @@ async fn pass_on(
     let id = request.id.clone();
     let number = link.next_id();
     let params = link.introduced(params.unwrap_or("{}"))?;
-    let message = inbound::message(Some(number), method, Some(&params));
+    let message = server_message::message(Some(number), method, Some(&params));
     let exchange = link.dispatch(number, None, method, None, Vec::new(), message).await?;
     let request = Asked { id, exchange, probe: method == "server/discover" };
     // The stage is dropped only with the handshake.
@@ -244,21 +253,24 @@ async fn pass_on(
     Ok(())
 }
 
-fn is_unknown(error: &LinkError) -> bool {
-    let Sign::Status(status) = error.sign else { return false };
+fn is_unknown(error: &ConnectionError) -> bool {
+    let FailureSource::Status(status) = error.sign else { return false };
     status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 408 | 425 | 429)
 }
 
 /// The answer to what was asked last.
-async fn answered(link: &Link, waiting: &mut Option<Asked>) -> Result<ServerJsonRpcMessage, LinkError> {
+async fn answered(
+    link: &Connection,
+    waiting: &mut Option<Asked>,
+) -> Result<ServerJsonRpcMessage, ConnectionError> {
     let Some(Asked { id, exchange, probe }) = waiting else {
         return std::future::pending().await;
     };
     let (member, raw) = loop {
         match exchange.next().await {
-            Ok(Incoming::Notice(_) | Incoming::Progress(_)) => {}
-            Ok(Incoming::Answer(Reply::Result(raw))) => break ("result", raw),
-            Ok(Incoming::Answer(Reply::Error(raw))) => match Ring::of(&raw) {
+            Ok(ResponseMessage::Notice(_) | ResponseMessage::Progress(_)) => {}
+            Ok(ResponseMessage::Answer(RpcResponse::Result(raw))) => break ("result", raw),
+            Ok(ResponseMessage::Answer(RpcResponse::Error(raw))) => match LoopDetection::of(&raw) {
                 Some(ring) => return Err(ring.error()),
                 None => break ("error", raw),
             },

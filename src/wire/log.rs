@@ -12,8 +12,8 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::Envelope;
-use super::mask::Mask;
-use super::process::LastWords;
+use super::process::StderrTail;
+use super::secret_mask::SecretMask;
 
 /// Lines that are kept of one server.
 const LINES: usize = 1_000;
@@ -26,7 +26,7 @@ const PAGE: usize = 100;
 
 /// The last lines that one server logged, over all its connections. Cheap to clone; costs little until it logs.
 #[derive(Clone, Debug, Default)]
-pub struct Log(Arc<Shared>);
+pub struct ServerLog(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -67,7 +67,7 @@ pub struct LogPage {
     pub next: u64,
 }
 
-impl Log {
+impl ServerLog {
     /// Where to begin to read the last `lines` lines, or all that are kept.
     pub fn tail(&self, lines: Option<u64>) -> u64 {
         self.0.ring.lock().as_ref().map_or(0, |ring| match lines {
@@ -104,7 +104,7 @@ impl Log {
     }
 
     /// Takes up a `notifications/message`, as it may be told.
-    pub(super) fn message(&self, notification: &[u8], mask: &Mask) {
+    pub(super) fn message(&self, notification: &[u8], mask: &SecretMask) {
         #[derive(Deserialize)]
         struct Message {
             level: String,
@@ -151,16 +151,16 @@ impl Ring {
 
 /// The stderr of one process, cut into lines.
 #[derive(Debug)]
-pub(super) struct Stderr {
-    log: Log,
+pub(super) struct StderrLines {
+    log: ServerLog,
     level: Arc<str>,
     /// Where what may be told of it comes from.
-    words: LastWords,
+    words: StderrTail,
     rest: Vec<u8>,
 }
 
-impl Stderr {
-    pub(super) fn new(log: Log, words: LastWords) -> Self {
+impl StderrLines {
+    pub(super) fn new(log: ServerLog, words: StderrTail) -> Self {
         Self { log, level: "stderr".into(), words, rest: Vec::new() }
     }
 
@@ -190,7 +190,7 @@ impl Stderr {
     }
 }
 
-impl Drop for Stderr {
+impl Drop for StderrLines {
     /// Last words often end without a newline.
     fn drop(&mut self) {
         let rest = self.words.finish();
@@ -217,8 +217,8 @@ mod tests {
 
     #[test]
     fn stderr_becomes_lines_however_it_is_cut() {
-        let log = Log::default();
-        let mut stderr = Stderr::new(log.clone(), LastWords::default());
+        let log = ServerLog::default();
+        let mut stderr = StderrLines::new(log.clone(), StderrTail::default());
         for bytes in ["o", "ne\ntwo\r\n\nth", "ree"] {
             stderr.push(bytes.as_bytes());
         }
@@ -230,8 +230,8 @@ mod tests {
 
     #[test]
     fn a_flood_keeps_the_end_and_a_slow_reader_is_told_what_it_lost() {
-        let log = Log::default();
-        let mut stderr = Stderr::new(log.clone(), LastWords::default());
+        let log = ServerLog::default();
+        let mut stderr = StderrLines::new(log.clone(), StderrTail::default());
         for number in 0..LINES + 10 {
             stderr.push(format!("{number}\n").as_bytes());
         }
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn messages_of_the_protocol_have_their_level() {
-        let log = Log::default();
+        let log = ServerLog::default();
         for message in [
             r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"warning","logger":"db","data":"slow\nvery"}}"#,
             r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":{"rows":3}}}"#,
@@ -253,7 +253,7 @@ mod tests {
             r#"{"jsonrpc":"2.0","method":"notifications/other"}"#,
             "junk",
         ] {
-            log.message(message.as_bytes(), &Mask::default());
+            log.message(message.as_bytes(), &SecretMask::default());
         }
         let page = log.read(0);
         assert_eq!(texts(&page), ["slow", "very", r#"{"rows":3}"#]);
@@ -262,8 +262,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_waits_for_what_comes() {
-        let log = Log::default();
-        let mut stderr = Stderr::new(log.clone(), LastWords::default());
+        let log = ServerLog::default();
+        let mut stderr = StderrLines::new(log.clone(), StderrTail::default());
         let reader = tokio::spawn({
             let log = log.clone();
             async move {

@@ -4,46 +4,48 @@
 //! must be read is read, only what must change is changed. Sizes are bounded everywhere. Never decides
 //! whom to connect to or when to retry.
 
+mod connection;
+mod connection_context;
 mod envelope;
 mod error;
 mod handshake;
-mod host;
+mod handshake_result;
 mod http;
-mod identity;
-mod inbound;
-mod level;
-mod link;
-mod list;
+mod json_edit;
+mod list_kind;
 mod log;
-mod mask;
-mod mirror;
+mod log_level;
+mod loop_detection;
+mod notifications;
 mod open;
-mod pause;
-mod peer;
+mod param_headers;
 mod process;
-mod reply;
-mod splice;
+mod response;
+mod retry_after;
+mod secret_mask;
+mod server_message;
 mod sse;
 mod stdio;
 mod subscription;
-mod unasked;
 
-pub use envelope::{Envelope, Id, Malformed};
-pub use error::{LinkError, Sign};
-pub use host::Host;
-pub use identity::{Identity, RING_KEY, Ring, VIA_KEY};
-pub use inbound::is_unknown_method;
-pub use level::{Level, level_of};
-pub use link::{Event, Exchange, Link, Request};
-pub use list::List;
-pub use log::{Log, LogLine, LogPage};
-pub use open::{Events, open};
-pub use pause::Pause;
-pub use peer::{About, Capabilities, Era, Peer};
-pub use process::{Guard, LastWords, Started, watch as guard_children};
-pub use reply::{Incoming, Reply};
-pub use splice::{Edit, Member, Members, Params, json_string, members, push_json_string, rewrite, text};
-pub use unasked::{NoticeHandler, ServerNotice};
+pub use connection::{Connection, ConnectionEvent, UpstreamExchange, UpstreamRequest};
+pub use connection_context::ConnectionContext;
+pub use envelope::{Envelope, JsonRpcId, MalformedMessage};
+pub use error::{ConnectionError, FailureSource};
+pub use handshake_result::{Era, HandshakeResult, ServerCapabilities, ServerDescription};
+pub use json_edit::{
+    JsonEdit, Member, Members, RequestParams, json_string, members, push_json_string, rewrite, text,
+};
+pub use list_kind::ListKind;
+pub use log::{LogLine, LogPage, ServerLog};
+pub use log_level::{LogLevel, level_of};
+pub use loop_detection::{InstanceId, LoopDetection, RING_KEY, VIA_KEY};
+pub use notifications::{NotificationHandler, ServerNotification};
+pub use open::{ConnectionEvents, open};
+pub use process::{ProcessActivity, ProcessGuard, StderrTail, watch as guard_children};
+pub use response::{ResponseMessage, RpcResponse};
+pub use retry_after::RetryAfter;
+pub use server_message::is_unknown_method;
 
 /// The longest message taken from a server: an answer, an event or a line.
 pub const MESSAGE_LIMIT: usize = 16 << 20;

@@ -3,13 +3,13 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::error::{LinkError, Lost};
-use super::host::Host;
-use super::link::{Event, Link, Transport};
-use super::mask::Mask;
-use super::subscription::Subscription;
-use super::unasked::Unasked;
-use super::{Era, Peer, handshake, http, stdio};
+use super::connection::{Connection, ConnectionEvent, ConnectionTransport};
+use super::connection_context::ConnectionContext;
+use super::error::{ConnectionEnd, ConnectionError};
+use super::notifications::NotificationDispatcher;
+use super::secret_mask::SecretMask;
+use super::subscription::ListenRequest;
+use super::{Era, HandshakeResult, handshake, http, stdio};
 use crate::resource::{Endpoint, Transport as Declared};
 
 /// How long a server may take to open its notice stream before its lists are read all the same.
@@ -17,16 +17,16 @@ const STREAM_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a connection tells without being asked. Owned by one task, which must keep asking.
 #[derive(Debug)]
-pub struct Events {
-    link: Link,
-    ears: Unasked,
+pub struct ConnectionEvents {
+    link: Connection,
+    ears: NotificationDispatcher,
     source: Source,
 }
 
 #[derive(Debug)]
 enum Source {
-    Stdio(Subscription),
-    Http(http::Stream),
+    Stdio(ListenRequest),
+    Http(http::NotificationStream),
 }
 
 /// Connects to a server and agrees on a protocol with it.
@@ -36,15 +36,19 @@ enum Source {
 pub async fn open(
     endpoint: &Endpoint,
     remembered: Option<Era>,
-    host: &Host,
-) -> Result<(Link, Events), LinkError> {
-    let lost = Arc::new(Lost::default());
-    let ears = Unasked::new(host.log.clone(), host.notices.clone(), Mask::of(endpoint));
+    host: &ConnectionContext,
+) -> Result<(Connection, ConnectionEvents), ConnectionError> {
+    let lost = Arc::new(ConnectionEnd::default());
+    let ears = NotificationDispatcher::new(host.log.clone(), host.notices.clone(), SecretMask::of(endpoint));
     let transport = match &endpoint.transport {
-        Declared::Stdio(endpoint) => Transport::Stdio(stdio::start(endpoint, &lost, ears.clone(), host)?),
-        Declared::Http(endpoint) => Transport::Http(http::Client::new(endpoint, ears.clone(), host)?),
+        Declared::Stdio(endpoint) => {
+            ConnectionTransport::Stdio(stdio::start(endpoint, &lost, ears.clone(), host)?)
+        }
+        Declared::Http(endpoint) => {
+            ConnectionTransport::Http(http::HttpClient::new(endpoint, ears.clone(), host)?)
+        }
     };
-    let link = Link::new(transport, lost.clone(), ears.clone(), host);
+    let link = Connection::new(transport, lost.clone(), ears.clone(), host);
     let peer = tokio::select! {
         peer = handshake::shake(&link, remembered) => peer,
         error = lost.wait() => Err(error),
@@ -58,15 +62,17 @@ pub async fn open(
         }
     }
     let source = match link.transport() {
-        Transport::Stdio(_) => Source::Stdio(Subscription::default()),
-        Transport::Http(client) => Source::Http(http::Stream::new(client.clone(), link.peer())),
+        ConnectionTransport::Stdio(_) => Source::Stdio(ListenRequest::default()),
+        ConnectionTransport::Http(client) => {
+            Source::Http(http::NotificationStream::new(client.clone(), link.peer()))
+        }
     };
-    Ok((link.clone(), Events { link, ears, source }))
+    Ok((link.clone(), ConnectionEvents { link, ears, source }))
 }
 
-impl Events {
+impl ConnectionEvents {
     /// Makes sure that changes are told from now on, so that lists read afterwards miss none.
-    pub async fn begin(&mut self) -> Result<(), LinkError> {
+    pub async fn begin(&mut self) -> Result<(), ConnectionError> {
         let stream = match &mut self.source {
             Source::Http(stream) => stream,
             Source::Stdio(subscription) => return subscription.begin(&self.link, STREAM_PATIENCE).await,
@@ -78,10 +84,10 @@ impl Events {
         Ok(())
     }
 
-    /// The next event. Cancel safe. After [`Event::Lost`] nothing more comes.
-    pub async fn next(&mut self) -> Event {
+    /// The next event. Cancel safe. After [`ConnectionEvent::Lost`] nothing more comes.
+    pub async fn next(&mut self) -> ConnectionEvent {
         let lost = self.link.lost().clone();
-        let peer: &Peer = self.link.peer();
+        let peer: &HandshakeResult = self.link.peer();
         let broken = async {
             match &mut self.source {
                 Source::Stdio(subscription) => match subscription.keep(&self.link, &self.ears).await {},
@@ -90,9 +96,9 @@ impl Events {
         };
         tokio::select! {
             biased;
-            error = lost.wait() => Event::Lost(error),
-            list = self.ears.next_change() => Event::Changed(list),
-            error = broken => Event::Lost(error),
+            error = lost.wait() => ConnectionEvent::Lost(error),
+            list = self.ears.next_change() => ConnectionEvent::Changed(list),
+            error = broken => ConnectionEvent::Lost(error),
         }
     }
 }

@@ -7,7 +7,7 @@ use memchr::memchr2;
 /// limit is an error. Comments, ids and retry hints are skipped; the `event:` field is ignored, since MCP sends
 /// only messages.
 #[derive(Debug)]
-pub(super) struct Events {
+pub(super) struct SseDecoder {
     /// What came and is no whole line yet.
     buffer: BytesMut,
     /// So much of it holds no line end.
@@ -19,9 +19,9 @@ pub(super) struct Events {
 
 /// An event longer than the limit.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct TooLong;
+pub(super) struct EventTooLong;
 
-impl Events {
+impl SseDecoder {
     pub(super) fn new(limit: usize) -> Self {
         Self { buffer: BytesMut::new(), scanned: 0, data: None, limit }
     }
@@ -32,7 +32,7 @@ impl Events {
     }
 
     /// The data of the next whole event, if there is one.
-    pub(super) fn next(&mut self) -> Result<Option<Bytes>, TooLong> {
+    pub(super) fn next(&mut self) -> Result<Option<Bytes>, EventTooLong> {
         while let Some(mut line) = self.line() {
             if line.is_empty() {
                 match self.data.take() {
@@ -48,7 +48,7 @@ impl Events {
             };
             line.advance(value);
             if self.data.as_ref().map_or(0, BytesMut::len) + line.len() > self.limit {
-                return Err(TooLong);
+                return Err(EventTooLong);
             }
             match &mut self.data {
                 Some(data) => {
@@ -59,7 +59,7 @@ impl Events {
                 None => self.data = Some(line),
             }
         }
-        if self.buffer.len() > self.limit { Err(TooLong) } else { Ok(None) }
+        if self.buffer.len() > self.limit { Err(EventTooLong) } else { Ok(None) }
     }
 
     /// The next whole line without its end: LF, CR LF or CR. A CR at the very end of the buffer waits for what
@@ -93,7 +93,7 @@ mod tests {
 
     use super::*;
 
-    fn all(events: &mut Events) -> Vec<String> {
+    fn all(events: &mut SseDecoder) -> Vec<String> {
         let mut found = Vec::new();
         while let Some(data) = events.next().unwrap() {
             found.push(String::from_utf8(data.to_vec()).unwrap());
@@ -105,7 +105,7 @@ mod tests {
     fn finds_events_however_they_are_cut() {
         let text = "data: a\n\n: comment\r\nid: 7\r\nevent: message\r\ndata:b\r\ndata: c\r\n\r\nretry: 1\n\ndata\n\ndatax: no\n\ndata: d\n\n";
         for size in 1..text.len() {
-            let mut events = Events::new(1000);
+            let mut events = SseDecoder::new(1000);
             let mut found = Vec::new();
             for chunk in text.as_bytes().chunks(size) {
                 events.push(chunk);
@@ -117,18 +117,18 @@ mod tests {
 
     #[test]
     fn an_event_that_never_ends_is_refused() {
-        let mut events = Events::new(8);
+        let mut events = SseDecoder::new(8);
         events.push(b"data: 123456789");
-        assert_eq!(events.next(), Err(TooLong));
-        let mut events = Events::new(8);
+        assert_eq!(events.next(), Err(EventTooLong));
+        let mut events = SseDecoder::new(8);
         events.push(b"data: 12345\ndata: 12345\n");
-        assert_eq!(events.next(), Err(TooLong));
+        assert_eq!(events.next(), Err(EventTooLong));
     }
 
     #[test]
     fn a_long_event_in_small_pieces_is_read_once() {
         let started = Instant::now();
-        let mut events = Events::new(4 << 20);
+        let mut events = SseDecoder::new(4 << 20);
         events.push(b"data: ");
         for _ in 0..8 << 10 {
             events.push(&[b'x'; 500]);

@@ -2,11 +2,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::error::LinkError;
-use super::inbound;
-use super::link::{Exchange, Link};
-use super::reply::{Incoming, Reply};
-use super::unasked::Unasked;
+use super::connection::{Connection, UpstreamExchange};
+use super::error::ConnectionError;
+use super::notifications::NotificationDispatcher;
+use super::response::{ResponseMessage, RpcResponse};
+use super::server_message;
 use crate::net::{Backoff, Delays, jitter};
 
 /// Shortest and longest wait before a subscription that ended is made again.
@@ -19,24 +19,28 @@ const STABLE: Duration = Duration::from_secs(10);
 /// Makes it again whenever the server ends it, with a backoff, and then counts the lists as changed; a server that does
 /// not know the method is not asked again.
 #[derive(Debug, Default)]
-pub(super) struct Subscription {
-    exchange: Option<Exchange>,
+pub(super) struct ListenRequest {
+    exchange: Option<UpstreamExchange>,
     since: Option<Instant>,
     /// When it is made again; `None` while it lasts, or if it is not wanted.
     again: Option<Instant>,
     backoff: Backoff,
 }
 
-impl Subscription {
+impl ListenRequest {
     /// Subscribes, if the server tells of changes at all, and waits for at most `patience` for its acknowledgement: a
     /// server that is slow may tell all the same.
-    pub(super) async fn begin(&mut self, link: &Link, patience: Duration) -> Result<(), LinkError> {
+    pub(super) async fn begin(
+        &mut self,
+        link: &Connection,
+        patience: Duration,
+    ) -> Result<(), ConnectionError> {
         let Some(filter) = link.peer().changes_told() else { return Ok(()) };
         let mut exchange = link.listen(&filter).await?;
         match timeout(patience, exchange.next()).await {
-            Ok(Ok(Incoming::Answer(reply))) => self.ended(Some(&reply)),
+            Ok(Ok(ResponseMessage::Answer(reply))) => self.ended(Some(&reply)),
             Ok(Err(error)) => return Err(error),
-            Ok(Ok(Incoming::Notice(_) | Incoming::Progress(_))) | Err(_) => {
+            Ok(Ok(ResponseMessage::Notice(_) | ResponseMessage::Progress(_))) | Err(_) => {
                 (self.exchange, self.since) = (Some(exchange), Some(Instant::now()));
             }
         }
@@ -44,12 +48,16 @@ impl Subscription {
     }
 
     /// Keeps the subscription for as long as it is polled. Never ends. Cancel safe.
-    pub(super) async fn keep(&mut self, link: &Link, ears: &Unasked) -> std::convert::Infallible {
+    pub(super) async fn keep(
+        &mut self,
+        link: &Connection,
+        ears: &NotificationDispatcher,
+    ) -> std::convert::Infallible {
         loop {
             match (&mut self.exchange, self.again) {
                 (Some(exchange), _) => match exchange.next().await {
-                    Ok(Incoming::Notice(_) | Incoming::Progress(_)) => {}
-                    Ok(Incoming::Answer(reply)) => self.ended(Some(&reply)),
+                    Ok(ResponseMessage::Notice(_) | ResponseMessage::Progress(_)) => {}
+                    Ok(ResponseMessage::Answer(reply)) => self.ended(Some(&reply)),
                     Err(_) => self.ended(None),
                 },
                 (None, Some(again)) => {
@@ -70,10 +78,10 @@ impl Subscription {
         }
     }
 
-    fn ended(&mut self, reply: Option<&Reply>) {
+    fn ended(&mut self, reply: Option<&RpcResponse>) {
         self.exchange = None;
         self.again = match reply {
-            Some(Reply::Error(error)) if inbound::is_unknown_method(error) => None,
+            Some(RpcResponse::Error(error)) if server_message::is_unknown_method(error) => None,
             _ => {
                 if let Some(since) = self.since.take() {
                     self.backoff.ended(since.elapsed(), STABLE);

@@ -7,7 +7,7 @@ async fn files_are_added_edited_renamed_broken_and_deleted() {
     let mut rig = Rig::new(&ab());
     rig.start();
     let first = rig.until(&["a/1 x", "b/1 x"]).await;
-    assert_eq!(first.source.watching, Watching::Events);
+    assert_eq!(first.source.watching, WatchMethod::Events);
     let peer = rig.server("b");
 
     rig.write("c.yaml", &server("c", "x"));
@@ -173,7 +173,7 @@ async fn where_events_do_not_come_the_clock_does() {
     rig.args.poll = Some(Duration::from_millis(50));
     rig.start();
     let first = rig.until(&["a/1 x", "b/1 x"]).await;
-    assert_eq!(first.source.watching, Watching::Polling);
+    assert_eq!(first.source.watching, WatchMethod::Polling);
     rig.write("a.yaml", &server("a", "w"));
     rig.write("c.yaml", &server("c", "x"));
     rig.remove("team/b.yaml");

@@ -25,11 +25,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel::resource::{
-    Declared, Desired, DigestKey, McpServerSpec, ObjectKey, Reason, Transport, Watching,
+    DeclaredObject, Desired, DigestKey, McpServerSpec, ObjectKey, Reason, Transport, WatchMethod,
 };
 use evenkeel::source::directory::Args;
-use evenkeel::source::{Environment, Feed, Policy, Source as _, SourceMetrics, Start, Wishes};
-use evenkeel::state::StateDir;
+use evenkeel::source::{
+    Environment, Source as _, SourceContext, SourceControl, SourceHandle, SourceMetrics, StdioPolicy,
+};
+use evenkeel::state_dir::StateDir;
 use tempfile::TempDir;
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, timeout};
@@ -46,7 +48,7 @@ struct Rig {
 }
 
 struct Source {
-    wishes: Wishes,
+    wishes: SourceControl,
     desired: Receiver<Arc<Desired>>,
     tracker: TaskTracker,
     cancel: CancellationToken,
@@ -65,7 +67,7 @@ impl Rig {
             root: folder.path().join(root),
             secrets: folder.path().join("secrets"),
             environment: Environment::from_iter([("PROXY", "http://proxy")]),
-            policy: Policy::everything(),
+            policy: StdioPolicy::everything(),
             prune_empty: false,
             poll: None,
         };
@@ -79,7 +81,7 @@ impl Rig {
     fn start(&mut self) {
         let state = StateDir::open(&self.folder.path().join("state"), &self.args.root).unwrap();
         let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let Feed { desired, wishes, .. } = Box::new(self.args.clone().open()).start(Start {
+        let SourceHandle { desired, wishes, .. } = Box::new(self.args.clone().open()).start(SourceContext {
             state: Arc::new(state),
             key: DigestKey::new(b"key"),
             metrics: SourceMetrics::default(),
@@ -122,7 +124,7 @@ impl Rig {
         Arc::clone(&self.source.as_ref().unwrap().desired.borrow())
     }
 
-    fn server(&self, name: &str) -> Arc<Declared<McpServerSpec>> {
+    fn server(&self, name: &str) -> Arc<DeclaredObject<McpServerSpec>> {
         let key = ObjectKey::new("default", name);
         Arc::clone(
             self.now().servers.get(&key).unwrap_or_else(|| panic!("no {name} in {:?}", told(&self.now()))),
@@ -167,13 +169,13 @@ fn server(name: &str, command: &str) -> String {
     )
 }
 
-fn command_of(server: &Declared<McpServerSpec>) -> Option<&str> {
+fn command_of(server: &DeclaredObject<McpServerSpec>) -> Option<&str> {
     Some(server.spec.as_ref()?.stdio.as_ref()?.command.as_str())
 }
 
 /// `name/generation command`, with what is refused.
 fn told(desired: &Desired) -> Vec<String> {
-    let told = |server: &Arc<Declared<McpServerSpec>>| {
+    let told = |server: &Arc<DeclaredObject<McpServerSpec>>| {
         let refused = server.refused.as_ref().map(|problem| format!(" {}", problem.reason));
         let command = command_of(server).unwrap_or("-");
         format!(

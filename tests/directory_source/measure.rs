@@ -37,7 +37,7 @@ impl Rig {
         let after = self.until_that(done).await;
         let took = begun.elapsed();
         let digest =
-            |server: &Declared<McpServerSpec>| Some(server.endpoint.as_ref()?.as_ref().ok()?.digest());
+            |server: &DeclaredObject<McpServerSpec>| Some(server.endpoint.as_ref()?.as_ref().ok()?.digest());
         let peers = before.servers.iter().filter(|(key, _)| !names.iter().any(|name| **name == *key.name));
         let reconnects = peers
             .filter(|(key, server)| {

@@ -7,8 +7,8 @@
 use std::path::Path;
 
 use evenkeel::resource::DigestKey;
-use evenkeel::source::directory::{Against, Destination, check_text};
-use evenkeel::source::{Environment, Policy};
+use evenkeel::source::directory::{CheckContext, TargetMode, check_text};
+use evenkeel::source::{Environment, StdioPolicy};
 
 /// What declarations are made of, so that random bytes get past the first line.
 const PIECES: &[&str] = &[
@@ -86,12 +86,12 @@ const PIECES: &[&str] = &[
 
 #[test]
 fn declarations() {
-    let cluster = Destination::Cluster { namespace: "team".to_owned() };
-    let against = [Destination::Directory, cluster].map(|destination| Against {
+    let cluster = TargetMode::Cluster { namespace: "team".to_owned() };
+    let against = [TargetMode::Directory, cluster].map(|destination| CheckContext {
         secrets: None,
         environment: Environment::from_iter([("B", "hunter2")]),
         key: DigestKey::new(b"k"),
-        policy: Policy::everything(),
+        policy: StdioPolicy::everything(),
         destination,
     });
     bolero::check!().for_each(|input: &[u8]| {
@@ -106,7 +106,7 @@ fn declarations() {
     });
 }
 
-fn look(file: &str, bytes: &[u8], against: &Against) {
+fn look(file: &str, bytes: &[u8], against: &CheckContext) {
     let checked = check_text(Path::new(file), bytes, against);
     for finding in &checked.findings {
         let fault = &finding.fault;

@@ -4,7 +4,7 @@ use hyper::Method;
 
 use crate::stack::Stack;
 use crate::support::http::{Answer, send};
-use evenkeel::net::{Allowed, Authorization};
+use evenkeel::net::{AllowedHosts, Authorization};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 const ANY: (&str, &str) = ("Accept", "application/json, text/event-stream");
@@ -20,7 +20,7 @@ async fn answer(stack: &Stack, method: Method, path: &str, headers: &[(&str, &st
 
 #[tokio::test]
 async fn strangers_are_turned_away() {
-    let allowed = Allowed { origins: vec!["https://app.example.com".into()], ..Allowed::default() };
+    let allowed = AllowedHosts { origins: vec!["https://app.example.com".into()], ..AllowedHosts::default() };
     let stack = Stack::with(|config| config.authorization = Authorization::new(allowed)).await;
     for (headers, expected) in [
         (&[JSON, ANY][..], 200),

@@ -4,16 +4,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel::catalog::{Catalog, KeptNames, Publisher, catalog};
-use evenkeel::fleet::{Context, Fleet, Known, Memory};
+use evenkeel::catalog::{Catalog, Publisher, ReservedNames, catalog};
+use evenkeel::fleet::{Fleet, FleetContext, RestoredCache, ServerCache};
 use evenkeel::gateway::{Gateway, GatewayConfig, GatewayMetrics, Limits, SessionKey};
-use evenkeel::net::{Allowed, Authorization};
+use evenkeel::net::{AllowedHosts, Authorization};
 use evenkeel::resource::{
-    Declared, Desired, DigestKey, Endpoint, HttpEndpoint, McpServerSpec, Meta, ObjectKey, Origin, Problem,
-    Reason, SourceState, Transport,
+    DeclaredMeta, DeclaredObject, Desired, DigestKey, Endpoint, HttpEndpoint, McpServerSpec, ObjectKey,
+    Origin, Problem, Reason, SourceState, Transport,
 };
-use evenkeel::upstream::{AnsweredBy, Item, Listeners, Lists, Refusal, Section, UpstreamControl};
-use evenkeel::wire::{Identity, List};
+use evenkeel::upstream::{
+    CallRefusal, Item, Responder, Section, ServerLists, Subscriptions, UpstreamControl,
+};
+use evenkeel::wire::{InstanceId, ListKind};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -29,7 +31,7 @@ pub struct Stack {
     pub catalog: Catalog,
     publisher: Publisher,
     metrics: GatewayMetrics,
-    listeners: Listeners,
+    listeners: Subscriptions,
     desired: watch::Sender<Arc<Desired>>,
     stop: CancellationToken,
     serving: Option<JoinHandle<()>>,
@@ -44,16 +46,16 @@ impl Stack {
     /// With other settings than the usual ones.
     pub async fn with(change: impl FnOnce(&mut GatewayConfig)) -> Self {
         let (catalog, publisher, task) =
-            catalog(Some("default".into()), KeptNames::default(), mpsc::unbounded_channel().0);
+            catalog(Some("default".into()), ReservedNames::default(), mpsc::unbounded_channel().0);
         let end = CancellationToken::new();
         tokio::spawn(task.run(end.clone()));
         let (observations, mut observed) = mpsc::unbounded_channel();
         tokio::spawn(async move { while observed.recv().await.is_some() {} });
         // Nobody writes down what is learned here.
-        let memory = Memory::new(Known::default(), mpsc::unbounded_channel().0);
+        let memory = ServerCache::new(RestoredCache::default(), mpsc::unbounded_channel().0);
         // Nothing is declared, so the start is over at once.
         publisher.settled();
-        let context = Context::new(publisher.clone(), observations, memory, None);
+        let context = FleetContext::new(publisher.clone(), observations, memory, None);
         let listeners = context.listeners.clone();
         let (desired, wanted) = watch::channel(Arc::default());
         tokio::spawn(Fleet::new(Arc::new(context)).run(wanted, end.clone()));
@@ -81,10 +83,10 @@ impl Stack {
 
     async fn serve(&mut self, change: impl FnOnce(&mut GatewayConfig)) {
         let mut config = GatewayConfig {
-            authorization: Authorization::new(Allowed::default()),
+            authorization: Authorization::new(AllowedHosts::default()),
             session_key: SessionKey::new(b"the key of all tests").unwrap(),
             listeners: self.listeners.clone(),
-            identity: Identity::default(),
+            identity: InstanceId::default(),
             limits: Limits::default(),
         };
         change(&mut config);
@@ -126,14 +128,14 @@ impl Stack {
     /// The same, with each tool's JSON.
     pub fn offer_raw(&self, namespace: &str, name: &str, tools: impl Iterator<Item = String>) {
         let key = ObjectKey::new(namespace, name);
-        let refusal = Refusal::Unavailable(Problem::new(Reason::Exited, "exit code 7"));
+        let refusal = CallRefusal::Unavailable(Problem::new(Reason::Exited, "exit code 7"));
         self.publisher.publish(Arc::new(Section {
-            answered_by: AnsweredBy::Server(UpstreamControl::new(key.clone(), refusal).handle().clone()),
+            answered_by: Responder::Server(UpstreamControl::new(key.clone(), refusal).handle().clone()),
             key,
             prefix: name.to_owned(),
-            lists: Arc::new(Lists {
-                tools: tools.map(|raw| Item::read(List::Tools, &raw).unwrap()).collect(),
-                ..Lists::default()
+            lists: Arc::new(ServerLists {
+                tools: tools.map(|raw| Item::read(ListKind::Tools, &raw).unwrap()).collect(),
+                ..ServerLists::default()
             }),
             resources: None,
             instructions: None,
@@ -153,8 +155,8 @@ impl Stack {
         let key = ObjectKey::new("default", name);
         let http = HttpEndpoint { url: rig.url().parse().unwrap(), headers: Vec::new(), ca: None };
         let endpoint = Endpoint::new(Transport::Http(http), &DigestKey::new(b"test"));
-        let declared = Declared {
-            meta: Meta {
+        let declared = DeclaredObject {
+            meta: DeclaredMeta {
                 key: key.clone(),
                 uid: "1".into(),
                 generation: 1,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use evenkeel::resource::Reason;
-use evenkeel::wire::{Event, Host, Sign, open};
+use evenkeel::wire::{ConnectionContext, ConnectionEvent, FailureSource, open};
 
 use super::{Over, Upstream, call, connect};
 use crate::rig::{Command, Era as RigEra, Http, Rule, Script, Stdio, Then};
@@ -73,7 +73,7 @@ async fn a_refusal_is_told_by_its_status_and_its_body() {
             let upstream = Upstream::start(Over::Http, script).await;
             let (link, _events) = connect(&upstream).await.unwrap();
             let error = call(&link, "echo", "{}").await.unwrap_err();
-            assert_eq!(error.sign, Sign::Status(status.try_into().unwrap()), "{kind}: {error}");
+            assert_eq!(error.sign, FailureSource::Status(status.try_into().unwrap()), "{kind}: {error}");
             assert!(!error.dispatched, "{status} {kind}: {error}");
             call(&link, "echo", "{}").await.unwrap().unwrap();
             link.close().await;
@@ -155,7 +155,7 @@ async fn a_process_that_closes_a_pipe_is_lost_and_ended() {
         assert_eq!(error.problem.reason, Reason::Exited, "{error}");
         assert!(error.to_string().contains(&format!("closed its {pipe}")), "{error}");
         let event = within("the loss is told", events.next()).await;
-        assert!(matches!(event, Event::Lost(_)), "{event:?}");
+        assert!(matches!(event, ConnectionEvent::Lost(_)), "{event:?}");
         let pid = i32::try_from(process.pid()).ok().and_then(rustix::process::Pid::from_raw).unwrap();
         eventually("it is ended without being asked", async || {
             rustix::process::test_kill_process(pid).is_err().then_some(())
@@ -183,7 +183,7 @@ async fn a_server_silent_in_its_opening_is_gone_once_the_caller_gives_up() {
         script.stdio.endless_line = method == "initialize";
         for over in [Over::Stdio, Over::Http] {
             let upstream = Upstream::start(over, script.clone()).await;
-            let host = Host::default();
+            let host = ConnectionContext::default();
             let endpoint = upstream.endpoint();
             tokio::select! {
                 opened = open(&endpoint, None, &host) => panic!("{method} {over:?}: {opened:?}"),
@@ -236,7 +236,7 @@ async fn a_killed_process_is_lost_at_once_and_fails_its_calls() {
     let error = failed.unwrap_err();
     assert!(error.dispatched, "{error}");
     assert_eq!(error.problem.reason, Reason::Exited, "{error}");
-    assert!(matches!(event, Event::Lost(_)), "{event:?}");
+    assert!(matches!(event, ConnectionEvent::Lost(_)), "{event:?}");
     link.close().await;
 }
 
@@ -281,12 +281,12 @@ async fn a_forgotten_session_is_a_lost_connection() {
     let event = within("the loss is told", async {
         loop {
             match events.next().await {
-                Event::Changed(_) => {}
-                lost @ Event::Lost(_) => return lost,
+                ConnectionEvent::Changed(_) => {}
+                lost @ ConnectionEvent::Lost(_) => return lost,
             }
         }
     })
     .await;
-    assert!(matches!(event, Event::Lost(_)), "{event:?}");
+    assert!(matches!(event, ConnectionEvent::Lost(_)), "{event:?}");
     link.close().await;
 }

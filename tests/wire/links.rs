@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use evenkeel::wire::{Era, Event, Incoming, List, Params, Request};
+use evenkeel::wire::{ConnectionEvent, Era, ListKind, RequestParams, ResponseMessage, UpstreamRequest};
 
 use super::{Over, Upstream, call, connect, request};
 use crate::rig::{Answers, Counters, Era as RigEra, ODD_RESULT, ODD_TOOL, Rule, Script};
@@ -127,7 +127,7 @@ async fn tells_a_change(over: Over, script: Script) {
     request(&link, "tools/list", "{}").await.unwrap().unwrap();
     upstream.play(script.clone().tools(&["late"])).await;
     let event = within(&format!("{case}: the change is told"), events.next()).await;
-    assert!(matches!(event, Event::Changed(List::Tools)), "{case}: {event:?}");
+    assert!(matches!(event, ConnectionEvent::Changed(ListKind::Tools)), "{case}: {event:?}");
     let list = request(&link, "tools/list", "{}").await.unwrap().unwrap();
     assert!(list.contains(r#""name":"late""#), "{case}: {list}");
     assert_eq!(upstream.counters().await.complaints, Vec::<String>::new(), "{case}");
@@ -142,12 +142,13 @@ async fn carry_progress_with_the_callers_token() {
         let (link, _events) = connect(&upstream).await.unwrap();
         let params =
             r#"{"name":"sleep","arguments":{"ms":20,"steps":2},"_meta":{"progressToken":"t\u0031"}}"#;
-        let sleep = Params::parse(params).unwrap();
-        let request = Request { params: &sleep, name: Some("sleep"), ..Request::new("tools/call") };
+        let sleep = RequestParams::parse(params).unwrap();
+        let request =
+            UpstreamRequest { params: &sleep, name: Some("sleep"), ..UpstreamRequest::new("tools/call") };
         let mut exchange = link.call(request).await.unwrap();
         for step in 1..=2 {
             match within("progress", exchange.next()).await.unwrap() {
-                Incoming::Progress(message) => {
+                ResponseMessage::Progress(message) => {
                     let message = String::from_utf8(message.to_vec()).unwrap();
                     assert!(message.contains(r#""progressToken":"t\u0031""#), "{case}: {message}");
                     assert!(message.contains(&format!(r#""progress":{step},"#)), "{case}: {message}");
@@ -156,7 +157,10 @@ async fn carry_progress_with_the_callers_token() {
                 other => panic!("{case}: {other:?}"),
             }
         }
-        assert!(matches!(within("the answer", exchange.next()).await, Ok(Incoming::Answer(_))), "{case}");
+        assert!(
+            matches!(within("the answer", exchange.next()).await, Ok(ResponseMessage::Answer(_))),
+            "{case}"
+        );
         link.close().await;
     }
 }
@@ -182,8 +186,9 @@ async fn cancels(over: Over, script: Script, era: Era) {
     let case = format!("{over:?} {:?} {:?}", script.era, script.http);
     let upstream = Upstream::start(over, script).await;
     let (link, _events) = connect(&upstream).await.unwrap();
-    let long = Params::parse(r#"{"name":"sleep","arguments":{"ms":600000}}"#).unwrap();
-    let request = Request { params: &long, name: Some("sleep"), ..Request::new("tools/call") };
+    let long = RequestParams::parse(r#"{"name":"sleep","arguments":{"ms":600000}}"#).unwrap();
+    let request =
+        UpstreamRequest { params: &long, name: Some("sleep"), ..UpstreamRequest::new("tools/call") };
     let call = async { link.call(request).await.unwrap().answer().await };
     tokio::select! {
         answer = call => panic!("{case}: {answer:?}"),

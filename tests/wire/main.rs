@@ -12,7 +12,10 @@ mod links;
 mod streams;
 
 use evenkeel::resource::{DigestKey, Endpoint, HttpEndpoint, StdioEndpoint, Transport};
-use evenkeel::wire::{Events, Host, Link, LinkError, Params, Reply, Request, open};
+use evenkeel::wire::{
+    Connection, ConnectionContext, ConnectionError, ConnectionEvents, RequestParams, RpcResponse,
+    UpstreamRequest, open,
+};
 use rig::{Counters, Http, Script, Stdio};
 use support::{eventually, within};
 
@@ -80,23 +83,31 @@ impl Upstream {
     }
 }
 
-async fn connect(upstream: &Upstream) -> Result<(Link, Events), LinkError> {
-    within("the link opens or fails", open(&upstream.endpoint(), None, &Host::default())).await
+async fn connect(upstream: &Upstream) -> Result<(Connection, ConnectionEvents), ConnectionError> {
+    within("the link opens or fails", open(&upstream.endpoint(), None, &ConnectionContext::default())).await
 }
 
 /// The raw result of a request; the error is the raw error object.
-async fn request(link: &Link, method: &str, params: &str) -> Result<Result<String, String>, LinkError> {
-    let params = Params::parse(params).unwrap();
+async fn request(
+    link: &Connection,
+    method: &str,
+    params: &str,
+) -> Result<Result<String, String>, ConnectionError> {
+    let params = RequestParams::parse(params).unwrap();
     let name = params.members.text("name");
-    let request = Request { params: &params, name: name.as_deref(), ..Request::new(method) };
+    let request = UpstreamRequest { params: &params, name: name.as_deref(), ..UpstreamRequest::new(method) };
     let reply = within(method, async { link.call(request).await?.answer().await }).await?;
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     Ok(match reply {
-        Reply::Result(bytes) => Ok(text(&bytes)),
-        Reply::Error(bytes) => Err(text(&bytes)),
+        RpcResponse::Result(bytes) => Ok(text(&bytes)),
+        RpcResponse::Error(bytes) => Err(text(&bytes)),
     })
 }
 
-async fn call(link: &Link, tool: &str, arguments: &str) -> Result<Result<String, String>, LinkError> {
+async fn call(
+    link: &Connection,
+    tool: &str,
+    arguments: &str,
+) -> Result<Result<String, String>, ConnectionError> {
     request(link, "tools/call", &format!(r#"{{"name":"{tool}","arguments":{arguments}}}"#)).await
 }

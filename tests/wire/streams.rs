@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use evenkeel::wire::{Event, Events, List};
+use evenkeel::wire::{ConnectionEvent, ConnectionEvents, ListKind};
 use tokio::time::Instant;
 
 use super::{Over, Upstream, call, connect};
@@ -12,13 +12,13 @@ use crate::support::{eventually, within};
 /// The notices that a legacy server sends on GET, and a modern one on `subscriptions/listen`, by the rig's name.
 const STREAMS: [(RigEra, &str); 2] = [(RigEra::Legacy, "GET"), (RigEra::Modern, "subscriptions/listen")];
 
-async fn changes(events: &mut Events, list: List) {
+async fn changes(events: &mut ConnectionEvents, list: ListKind) {
     let change = async {
         loop {
             match events.next().await {
-                Event::Changed(changed) if changed == list => return,
-                Event::Changed(_) => {}
-                Event::Lost(error) => panic!("the connection was lost: {error}"),
+                ConnectionEvent::Changed(changed) if changed == list => return,
+                ConnectionEvent::Changed(_) => {}
+                ConnectionEvent::Lost(error) => panic!("the connection was lost: {error}"),
             }
         }
     };
@@ -35,10 +35,10 @@ async fn a_stream_that_is_refused_is_opened_again_and_the_lists_read_then() {
             let (link, mut events) = connect(&upstream).await.unwrap();
             events.begin().await.unwrap_or_else(|error| panic!("{case}: {error}"));
             // Whatever changed since the lists were read is learned once the stream is open.
-            changes(&mut events, List::Tools).await;
+            changes(&mut events, ListKind::Tools).await;
             assert_eq!(upstream.counters().await.of(method), 2, "{case}");
             upstream.play(Script::new("refusing", era).tools(&["late"])).await;
-            changes(&mut events, List::Tools).await;
+            changes(&mut events, ListKind::Tools).await;
             link.close().await;
         }
     }
@@ -56,7 +56,7 @@ async fn a_stream_that_was_open_is_opened_again_after_a_refusal() {
             script.on.insert("GET".into(), vec![Rule::times(2, Then::status(status))]);
         });
         rig.tell(Command::CloseStreams);
-        changes(&mut events, List::Tools).await;
+        changes(&mut events, ListKind::Tools).await;
         assert_eq!(rig.counters().of("GET"), 4, "{status}: opened, refused twice, opened");
         call(&link, "echo", "{}").await.unwrap().unwrap();
         assert_eq!(rig.counters().initializes(), 1, "{status}");
@@ -127,10 +127,10 @@ async fn a_subscription_that_a_process_ends_is_made_again() {
     let Upstream::Stdio(rig) = &upstream else { unreachable!() };
     let process = rig.alive().pop().unwrap();
     process.tell(Command::CloseStreams).await.unwrap();
-    changes(&mut events, List::Tools).await;
+    changes(&mut events, ListKind::Tools).await;
     upstream.wait("it is subscribed again", |seen| seen.of("subscriptions/listen") == 2).await;
     upstream.play(Script::new("brief", RigEra::Modern).tools(&["late"])).await;
-    changes(&mut events, List::Tools).await;
+    changes(&mut events, ListKind::Tools).await;
     link.close().await;
 }
 

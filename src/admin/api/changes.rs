@@ -3,17 +3,17 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
-use super::item::{Item, items};
+use super::item::{ObjectVersion, items};
 use super::resource::Resource;
-use super::selectors::Scope;
-use crate::report::Snapshot;
+use super::selectors::Selector;
+use crate::report::StatusSnapshot;
 use crate::resource::ObjectKey;
 
 /// One change of what a watcher sees.
 #[derive(Clone)]
-pub(super) struct Change {
+pub(super) struct ObjectChange {
     pub kind: &'static str,
-    pub item: Item,
+    pub item: ObjectVersion,
     /// The version to go on from after this change.
     pub version: u64,
 }
@@ -23,28 +23,33 @@ pub(super) struct Change {
 ///
 /// When something was deleted between the two is not known. So deletions come first, with the version of the
 /// first snapshot: who goes on from there hears of them twice, and misses nothing.
-pub(super) fn changes(scope: &Scope, before: &Snapshot, after: &Snapshot, seen: u64) -> Vec<Change> {
+pub(super) fn changes(
+    scope: &Selector,
+    before: &StatusSnapshot,
+    after: &StatusSnapshot,
+    seen: u64,
+) -> Vec<ObjectChange> {
     let pairs = match scope.resource {
-        Resource::McpServers => diff(&before.servers, &after.servers, Item::server),
-        Resource::Skills => diff(&before.skills, &after.skills, Item::skill),
-        Resource::Events | Resource::CoreEvents => diff(&before.events, &after.events, Item::event),
+        Resource::McpServers => diff(&before.servers, &after.servers, ObjectVersion::server),
+        Resource::Skills => diff(&before.skills, &after.skills, ObjectVersion::skill),
+        Resource::Events | Resource::CoreEvents => diff(&before.events, &after.events, ObjectVersion::event),
         Resource::Sources => {
-            let [before, after] = [before, after].map(|snapshot| Item::source(&snapshot.source));
+            let [before, after] = [before, after].map(|snapshot| ObjectVersion::source(&snapshot.source));
             if before.version == after.version { Vec::new() } else { vec![(Some(before), Some(after))] }
         }
         Resource::Namespaces => {
-            let all = |snapshot: &Snapshot| -> OrdMap<ObjectKey, Arc<ObjectKey>> {
+            let all = |snapshot: &StatusSnapshot| -> OrdMap<ObjectKey, Arc<ObjectKey>> {
                 items(snapshot, scope.resource).map(|item| (item.key.clone(), Arc::new(item.key))).collect()
             };
-            diff(&all(before), &all(after), |key| Item::namespace(key.name.clone()))
+            diff(&all(before), &all(after), |key| ObjectVersion::namespace(key.name.clone()))
         }
     };
     let mut changes: Vec<_> = pairs
         .into_iter()
         .flat_map(|(old, new)| {
             let [old, new] = [old, new].map(|item| item.filter(|item| scope.admits(item)));
-            let gone = |item| Change { kind: "DELETED", item, version: before.resource_version };
-            let there = |kind, item: Item| Change { kind, version: item.version, item };
+            let gone = |item| ObjectChange { kind: "DELETED", item, version: before.resource_version };
+            let there = |kind, item: ObjectVersion| ObjectChange { kind, version: item.version, item };
             match (old, new) {
                 (None, None) => [None, None],
                 (None, Some(item)) => [Some(there("ADDED", item)), None],
@@ -63,12 +68,12 @@ pub(super) fn changes(scope: &Scope, before: &Snapshot, after: &Snapshot, seen: 
     changes
 }
 
-type Pair = (Option<Item>, Option<Item>);
+type Pair = (Option<ObjectVersion>, Option<ObjectVersion>);
 
 fn diff<V: PartialEq>(
     before: &OrdMap<ObjectKey, Arc<V>>,
     after: &OrdMap<ObjectKey, Arc<V>>,
-    item: impl Fn(&Arc<V>) -> Item,
+    item: impl Fn(&Arc<V>) -> ObjectVersion,
 ) -> Vec<Pair> {
     let pair = |change| match change {
         DiffItem::Add(_, new) => (None, Some(item(new))),

@@ -4,7 +4,7 @@ use super::resource::Resource;
 
 /// Names the root of a discovery document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Root {
+pub(super) enum DiscoveryRoot {
     /// `/api`: the core group.
     Core,
     /// `/apis`: all others.
@@ -25,7 +25,7 @@ pub(super) fn version() -> Value {
 }
 
 /// `/api` and `/apis`, in the older shape or, aggregated, with all resources.
-pub(super) fn root(root: Root, aggregated: bool) -> Value {
+pub(super) fn root(root: DiscoveryRoot, aggregated: bool) -> Value {
     let groups = groups(root);
     if aggregated {
         return json!({
@@ -36,10 +36,10 @@ pub(super) fn root(root: Root, aggregated: bool) -> Value {
         });
     }
     match root {
-        Root::Core => json!({
+        DiscoveryRoot::Core => json!({
             "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [],
         }),
-        Root::Groups => json!({
+        DiscoveryRoot::Groups => json!({
             "apiVersion": "v1",
             "kind": "APIGroupList",
             "groups": groups.into_iter().filter_map(group).collect::<Vec<_>>(),
@@ -89,10 +89,10 @@ pub(super) fn served(group: &str, version: &str) -> impl Iterator<Item = Resourc
         .filter(move |resource| (resource.group(), resource.version()) == (group, version))
 }
 
-fn groups(root: Root) -> Vec<&'static str> {
+fn groups(root: DiscoveryRoot) -> Vec<&'static str> {
     let mut groups: Vec<_> = Resource::ALL.into_iter().map(Resource::group).collect();
     groups.dedup();
-    groups.retain(|group| group.is_empty() == (root == Root::Core));
+    groups.retain(|group| group.is_empty() == (root == DiscoveryRoot::Core));
     groups
 }
 
@@ -127,11 +127,11 @@ mod tests {
 
     #[test]
     fn both_shapes_of_discovery_tell_the_same() {
-        let aggregated = root(Root::Groups, true);
+        let aggregated = root(DiscoveryRoot::Groups, true);
         let names: Vec<_> =
             aggregated["items"].as_array().unwrap().iter().map(|item| &item["metadata"]["name"]).collect();
         assert_eq!(names, ["evenkeel.dev", "events.k8s.io"]);
-        let groups = root(Root::Groups, false);
+        let groups = root(DiscoveryRoot::Groups, false);
         assert_eq!(groups["groups"][0]["preferredVersion"]["groupVersion"], "evenkeel.dev/v1alpha1");
         let resources = resources("evenkeel.dev", "v1alpha1").unwrap();
         for index in 0..3 {
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(resources["resources"][0]["categories"], json!(["mcp"]));
         assert_eq!(resources["resources"][2]["shortNames"], json!(["src"]));
         assert_eq!(
-            root(Root::Core, true)["items"][0]["versions"][0]["resources"][1]["resource"],
+            root(DiscoveryRoot::Core, true)["items"][0]["versions"][0]["resources"][1]["resource"],
             "namespaces"
         );
         assert_eq!(group("nothing"), None);

@@ -3,12 +3,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::item::{Item, items};
+use super::item::{ObjectVersion, items};
 use super::manifest::set;
-use super::media::Shape;
+use super::media::Representation;
 use super::parameters::Parameters;
-use super::selectors::Scope;
-use crate::admin::answer::Refusal;
+use super::selectors::Selector;
+use crate::admin::answer::ErrorResponse;
 use crate::admin::app::App;
 
 /// Where the next page begins, and of which version the list is.
@@ -20,7 +20,12 @@ struct Next {
 }
 
 /// A list, or a page of one: all pages are of the version of the first.
-pub(super) fn list(app: &App, scope: &Scope, shape: Shape, asked: &Parameters) -> Result<Value, Refusal> {
+pub(super) fn list(
+    app: &App,
+    scope: &Selector,
+    shape: Representation,
+    asked: &Parameters,
+) -> Result<Value, ErrorResponse> {
     let newest = app.snapshot();
     let next = (!asked.next.is_empty()).then(|| Next::read(&asked.next)).transpose()?;
     let exact = match &next {
@@ -31,24 +36,24 @@ pub(super) fn list(app: &App, scope: &Scope, shape: Shape, asked: &Parameters) -
         Some(version) if version == newest.resource_version => newest,
         Some(version) => {
             let shown = app.history.since(version);
-            shown.filter(|shown| shown.resource_version == version).ok_or_else(Refusal::expired)?
+            shown.filter(|shown| shown.resource_version == version).ok_or_else(ErrorResponse::expired)?
         }
         None => {
             if asked.version.is_some_and(|least| least > newest.resource_version) {
-                return Err(Refusal::too_new(newest.resource_version));
+                return Err(ErrorResponse::too_new(newest.resource_version));
             }
             newest
         }
     };
     app.history.note(&snapshot);
 
-    let after = |item: &Item| {
+    let after = |item: &ObjectVersion| {
         let begin = next.as_ref().map(|next| (&*next.namespace, &*next.name));
         begin.is_none_or(|last| (&*item.key.namespace, &*item.key.name) > last)
     };
     let mut chosen = items(&snapshot, scope.resource).filter(after).filter(|item| scope.admits(item));
     let limit = if asked.limit == 0 { usize::MAX } else { asked.limit };
-    let page: Vec<Item> = chosen.by_ref().take(limit).collect();
+    let page: Vec<ObjectVersion> = chosen.by_ref().take(limit).collect();
     let left = chosen.count();
     let mut metadata = json!({ "resourceVersion": snapshot.resource_version.to_string() });
     if let Some(last) = page.last().filter(|_| left > 0) {
@@ -63,10 +68,10 @@ pub(super) fn list(app: &App, scope: &Scope, shape: Shape, asked: &Parameters) -
 }
 
 impl Next {
-    fn read(token: &str) -> Result<Self, Refusal> {
+    fn read(token: &str) -> Result<Self, ErrorResponse> {
         let decoded = URL_SAFE_NO_PAD.decode(token).ok();
         let next = decoded.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        next.ok_or_else(|| Refusal::bad_request("continue key is not valid"))
+        next.ok_or_else(|| ErrorResponse::bad_request("continue key is not valid"))
     }
 
     fn write(&self) -> String {

@@ -3,19 +3,19 @@ use axum::http::header::ACCEPT;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::item::Item;
+use super::item::ObjectVersion;
 use super::manifest::{metadata, set};
 use super::parameters::Parameters;
 use super::resource::Resource;
-use super::table::{self, Include};
+use super::table::{self, IncludeObject};
 
 /// The shape in which objects are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(super) enum Representation {
     /// As they are.
     Object,
     /// Rows for people.
-    Table(Include),
+    Table(IncludeObject),
     /// Their metadata alone.
     Metadata,
 }
@@ -49,13 +49,13 @@ pub(super) fn wants(headers: &HeaderMap, kind: &str) -> Option<&'static str> {
     None
 }
 
-impl Shape {
+impl Representation {
     pub fn of(headers: &HeaderMap, asked: &Parameters) -> Self {
         if wants(headers, "Table").is_some() {
             return Self::Table(match asked.include_object.as_str() {
-                "None" => Include::None,
-                "Object" => Include::Object,
-                _ => Include::Metadata,
+                "None" => IncludeObject::None,
+                "Object" => IncludeObject::Object,
+                _ => IncludeObject::Metadata,
             });
         }
         let metadata = ["PartialObjectMetadata", "PartialObjectMetadataList"];
@@ -63,7 +63,7 @@ impl Shape {
     }
 
     /// One object; `version` is that of its change.
-    pub fn object(self, resource: Resource, item: &Item, version: u64) -> Value {
+    pub fn object(self, resource: Resource, item: &ObjectVersion, version: u64) -> Value {
         let mut manifest = item.manifest(resource);
         if let Some(metadata) = manifest.get_mut("metadata") {
             set(metadata, [("resourceVersion", json!(version.to_string()))]);
@@ -79,11 +79,12 @@ impl Shape {
     }
 
     /// A list of objects.
-    pub fn list(self, resource: Resource, items: &[Item], list_metadata: Value) -> Value {
+    pub fn list(self, resource: Resource, items: &[ObjectVersion], list_metadata: Value) -> Value {
         match self {
             Self::Table(include) => {
                 let now = Timestamp::now();
-                let row = |item: &Item| table::row(resource, item, item.manifest(resource), include, now);
+                let row =
+                    |item: &ObjectVersion| table::row(resource, item, item.manifest(resource), include, now);
                 table::table(resource, items.iter().map(row).collect(), list_metadata)
             }
             Self::Metadata => {
@@ -130,21 +131,21 @@ mod tests {
     fn the_first_shape_that_is_known_is_given() {
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         for (accept, include, expected) in [
-            ("", "", Shape::Object),
-            ("application/json, */*", "", Shape::Object),
-            (table, "", Shape::Table(Include::Metadata)),
-            (table, "Object", Shape::Table(Include::Object)),
-            ("application/vnd.kubernetes.protobuf, application/json", "", Shape::Object),
-            ("application/json;as=Table;v=v9;g=meta.k8s.io, application/json", "", Shape::Object),
+            ("", "", Representation::Object),
+            ("application/json, */*", "", Representation::Object),
+            (table, "", Representation::Table(IncludeObject::Metadata)),
+            (table, "Object", Representation::Table(IncludeObject::Object)),
+            ("application/vnd.kubernetes.protobuf, application/json", "", Representation::Object),
+            ("application/json;as=Table;v=v9;g=meta.k8s.io, application/json", "", Representation::Object),
             (
                 "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json",
                 "",
-                Shape::Metadata,
+                Representation::Metadata,
             ),
         ] {
             let headers = HeaderMap::from_iter([(ACCEPT, accept.parse().unwrap())]);
             let asked = Parameters { include_object: include.into(), ..Parameters::default() };
-            assert_eq!(Shape::of(&headers, &asked), expected, "{accept}");
+            assert_eq!(Representation::of(&headers, &asked), expected, "{accept}");
         }
     }
 }

@@ -28,10 +28,10 @@ use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
-use self::media::Shape;
+use self::media::Representation;
 use self::parameters::Parameters;
-use self::path::Place;
-use super::answer::Refusal;
+use self::path::ResourcePath;
+use super::answer::ErrorResponse;
 use super::app::App;
 use crate::resource::ObjectKey;
 
@@ -46,31 +46,31 @@ async fn answer(State(app): State<App>, request: Request) -> Response {
     }
 }
 
-async fn respond(app: &App, request: Request) -> Result<Response, Refusal> {
+async fn respond(app: &App, request: Request) -> Result<Response, ErrorResponse> {
     let (parts, body) = request.into_parts();
-    let place = Place::of(parts.uri.path()).ok_or_else(|| Refusal::no_path(parts.uri.path()))?;
+    let place = ResourcePath::of(parts.uri.path()).ok_or_else(|| ErrorResponse::no_path(parts.uri.path()))?;
     match parts.method {
         Method::GET | Method::HEAD => get(app, place, &parts.uri, &parts.headers),
         Method::PATCH => patch(app, place, &parts.uri, &parts.headers, body).await,
-        method => Err(Refusal::read_only(&method, &app.sources.to_change)),
+        method => Err(ErrorResponse::read_only(&method, &app.sources.to_change)),
     }
 }
 
-fn get(app: &App, place: Place, uri: &Uri, headers: &HeaderMap) -> Result<Response, Refusal> {
+fn get(app: &App, place: ResourcePath, uri: &Uri, headers: &HeaderMap) -> Result<Response, ErrorResponse> {
     let asked = Parameters::of(uri)?;
     let document = |value| Ok(document(&value, asked.pretty.unwrap_or_else(|| is_person(headers))));
-    let shape = Shape::of(headers, &asked);
+    let shape = Representation::of(headers, &asked);
     let (resource, namespace, name) = match place {
-        Place::Document(text) => return document(text),
-        Place::Discovery(root) => {
+        ResourcePath::Document(text) => return document(text),
+        ResourcePath::Discovery(root) => {
             let aggregated = media::wants(headers, "APIGroupDiscoveryList");
             return Ok(typed(&discovery::root(root, aggregated.is_some()), aggregated));
         }
-        Place::Collection(resource, namespace) => (resource, namespace, None),
-        Place::Object(resource, namespace, name) => (resource, namespace, Some(name)),
+        ResourcePath::Collection(resource, namespace) => (resource, namespace, None),
+        ResourcePath::Object(resource, namespace, name) => (resource, namespace, Some(name)),
     };
     if name.is_none() || asked.watch {
-        let scope = selectors::Scope::new(resource, namespace, name, &asked)?;
+        let scope = selectors::Selector::new(resource, namespace, name, &asked)?;
         if asked.watch {
             return watch::start(app, scope, shape, &asked);
         }
@@ -78,25 +78,26 @@ fn get(app: &App, place: Place, uri: &Uri, headers: &HeaderMap) -> Result<Respon
     }
     let key = key(namespace, name);
     let found = item::item(&app.snapshot(), resource, &key);
-    let item = found.ok_or_else(|| Refusal::no_object(resource.group(), resource.plural(), &key.name))?;
+    let item =
+        found.ok_or_else(|| ErrorResponse::no_object(resource.group(), resource.plural(), &key.name))?;
     let version = item.version;
     document(shape.object(resource, &item, version))
 }
 
 async fn patch(
     app: &App,
-    place: Place,
+    place: ResourcePath,
     uri: &Uri,
     headers: &HeaderMap,
     body: Body,
-) -> Result<Response, Refusal> {
-    let Place::Object(resource, namespace, name) = place else {
-        return Err(Refusal::read_only(&Method::PATCH, &app.sources.to_change));
+) -> Result<Response, ErrorResponse> {
+    let ResourcePath::Object(resource, namespace, name) = place else {
+        return Err(ErrorResponse::read_only(&Method::PATCH, &app.sources.to_change));
     };
     let asked = Parameters::of(uri)?;
     let item = patch::patch(app, resource, &key(namespace, Some(name)), headers, &asked, body).await?;
     let version = item.version;
-    Ok(document(&Shape::of(headers, &asked).object(resource, &item, version), false))
+    Ok(document(&Representation::of(headers, &asked).object(resource, &item, version), false))
 }
 
 /// An object without a namespace has an empty one.

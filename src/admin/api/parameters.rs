@@ -1,7 +1,7 @@
 use axum::http::Uri;
 use url::form_urlencoded;
 
-use crate::admin::answer::Refusal;
+use crate::admin::answer::ErrorResponse;
 
 /// The longest query that is looked at, in bytes.
 const LONGEST: usize = 16 << 10;
@@ -27,15 +27,15 @@ pub(super) struct Parameters {
 }
 
 impl Parameters {
-    pub fn of(uri: &Uri) -> Result<Self, Refusal> {
+    pub fn of(uri: &Uri) -> Result<Self, ErrorResponse> {
         let query = uri.query().unwrap_or_default();
         if query.len() > LONGEST {
-            return Err(Refusal::bad_request("the query is too long"));
+            return Err(ErrorResponse::bad_request("the query is too long"));
         }
         let mut asked = Self::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             let number = || {
-                let wrong = |_| Refusal::bad_request(format!("{name}={value} is not a number"));
+                let wrong = |_| ErrorResponse::bad_request(format!("{name}={value} is not a number"));
                 if value.is_empty() { Ok(None) } else { value.parse::<u64>().map(Some).map_err(wrong) }
             };
             match &*name {

@@ -4,14 +4,14 @@ use axum::http::header::CONTENT_TYPE;
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 
-use super::item::{Item, item};
+use super::item::{ObjectVersion, item};
 use super::parameters::Parameters;
 use super::resource::Resource;
-use crate::admin::answer::Refusal;
+use crate::admin::answer::ErrorResponse;
 use crate::admin::app::App;
-use crate::report::Snapshot;
+use crate::report::StatusSnapshot;
 use crate::resource::{ObjectKey, REQUESTS};
-use crate::source::Request;
+use crate::source::ReconcileRequest;
 
 /// The longest body that is read, in bytes.
 const LONGEST: usize = 64 << 10;
@@ -28,20 +28,21 @@ pub(super) async fn patch(
     headers: &HeaderMap,
     asked: &Parameters,
     body: Body,
-) -> Result<Item, Refusal> {
-    let found = |snapshot: &Snapshot| item(snapshot, resource, key);
-    let refused = || Refusal::annotations_only(&app.sources.to_change);
+) -> Result<ObjectVersion, ErrorResponse> {
+    let found = |snapshot: &StatusSnapshot| item(snapshot, resource, key);
+    let refused = || ErrorResponse::annotations_only(&app.sources.to_change);
     if !resource.takes_requests() {
         return Err(refused());
     }
     app.authorization.admit_change(headers)?;
-    let requests = app.sources.requests.as_ref().ok_or_else(|| Refusal::elsewhere(key))?;
+    let requests = app.sources.requests.as_ref().ok_or_else(|| ErrorResponse::elsewhere(key))?;
     let item = found(&app.snapshot())
-        .ok_or_else(|| Refusal::no_object(resource.group(), resource.plural(), &key.name))?;
-    let body = to_bytes(body, LONGEST).await.map_err(|_| Refusal::bad_request("the body is too long"))?;
+        .ok_or_else(|| ErrorResponse::no_object(resource.group(), resource.plural(), &key.name))?;
+    let body =
+        to_bytes(body, LONGEST).await.map_err(|_| ErrorResponse::bad_request("the body is too long"))?;
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let patch: Value = serde_json::from_slice(&body)
-        .map_err(|error| Refusal::bad_request(format!("the patch is not JSON: {error}")))?;
+        .map_err(|error| ErrorResponse::bad_request(format!("the patch is not JSON: {error}")))?;
     let wanted = annotations(kind, &patch, &refused)?;
     meant(&patch, &item)?;
     if wanted.is_empty() || asked.dry_run {
@@ -49,8 +50,8 @@ pub(super) async fn patch(
     }
 
     let uid = item.uid().unwrap_or_default();
-    requests.ask(Request { key: key.clone(), uid, annotations: wanted.clone() });
-    let shows = |item: &Item| {
+    requests.ask(ReconcileRequest { key: key.clone(), uid, annotations: wanted.clone() });
+    let shows = |item: &ObjectVersion| {
         let annotations = item.annotations();
         wanted.iter().all(|(key, value)| annotations.and_then(|map| map.get(*key)) == value.as_ref())
     };
@@ -65,8 +66,8 @@ pub(super) async fn patch(
 fn annotations(
     kind: &str,
     patch: &Value,
-    refused: &impl Fn() -> Refusal,
-) -> Result<Vec<(&'static str, Option<String>)>, Refusal> {
+    refused: &impl Fn() -> ErrorResponse,
+) -> Result<Vec<(&'static str, Option<String>)>, ErrorResponse> {
     let kind = kind.split(';').next().unwrap_or_default().trim();
     let changes = match (kind, patch) {
         ("application/merge-patch+json" | "application/strategic-merge-patch+json", Value::Object(patch)) => {
@@ -83,7 +84,7 @@ fn annotations(
         let value = match value {
             Value::Null => None,
             Value::String(value) if value.len() <= LONGEST_VALUE => Some(value),
-            _ => return Err(Refusal::bad_request(format!("{key} must be a short string"))),
+            _ => return Err(ErrorResponse::bad_request(format!("{key} must be a short string"))),
         };
         wanted.push((known, value));
     }
@@ -93,18 +94,18 @@ fn annotations(
 type Changes = Vec<(String, Value)>;
 
 /// Refuses a merge patch of another object, or of another version of it, as an API server does.
-fn meant(patch: &Value, item: &Item) -> Result<(), Refusal> {
+fn meant(patch: &Value, item: &ObjectVersion) -> Result<(), ErrorResponse> {
     let said = |key: &str| patch.get("metadata")?.get(key)?.as_str();
     for (key, is) in [("name", &item.key.name), ("namespace", &item.key.namespace)] {
         if let Some(another) = said(key).filter(|said| *said != &**is) {
             let message = format!("metadata.{key} is {another:?} in the patch and {is:?} in the path");
-            return Err(Refusal::bad_request(message));
+            return Err(ErrorResponse::bad_request(message));
         }
     }
     let (uid, version) = (item.uid().unwrap_or_default(), item.version.to_string());
     for (key, is) in [("uid", &*uid), ("resourceVersion", &*version)] {
         if let Some(another) = said(key).filter(|said| *said != is) {
-            return Err(Refusal::conflict(&item.key.name, key, another, is));
+            return Err(ErrorResponse::conflict(&item.key.name, key, another, is));
         }
     }
     Ok(())
@@ -183,7 +184,7 @@ mod tests {
             (steps, json!([{ "op": "replace", "path": "/spec", "value": {} }]), None),
             ("application/apply-patch+yaml", json!({}), None),
         ] {
-            let found = annotations(kind, &patch, &|| Refusal::annotations_only("/d")).ok();
+            let found = annotations(kind, &patch, &|| ErrorResponse::annotations_only("/d")).ok();
             let expected: Option<Vec<_>> = expected
                 .map(|list| list.into_iter().map(|(key, value)| (key, value.map(str::to_owned))).collect());
             assert_eq!(found, expected, "{patch}");

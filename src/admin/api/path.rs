@@ -1,23 +1,23 @@
 use serde_json::Value;
 
-use super::discovery::{self, Root};
+use super::discovery::{self, DiscoveryRoot};
 use super::openapi;
 use super::resource::Resource;
 
 /// What a path names.
 #[derive(Debug, PartialEq)]
-pub(super) enum Place {
+pub(super) enum ResourcePath {
     /// Something that is the same for all and at all times.
     Document(Value),
     /// `/api` or `/apis`, which have two shapes.
-    Discovery(Root),
+    Discovery(DiscoveryRoot),
     /// All objects of a kind, or those of one namespace.
     Collection(Resource, Option<String>),
     /// One object.
     Object(Resource, Option<String>, String),
 }
 
-impl Place {
+impl ResourcePath {
     /// The place of a path, if there is one.
     pub fn of(path: &str) -> Option<Self> {
         let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
@@ -26,8 +26,8 @@ impl Place {
             ["openapi", "v3"] => Self::Document(openapi::index()),
             ["openapi", "v3", "api", "v1"] => Self::Document(openapi::document("", "v1")?),
             ["openapi", "v3", "apis", group, version] => Self::Document(openapi::document(group, version)?),
-            ["api"] => Self::Discovery(Root::Core),
-            ["apis"] => Self::Discovery(Root::Groups),
+            ["api"] => Self::Discovery(DiscoveryRoot::Core),
+            ["apis"] => Self::Discovery(DiscoveryRoot::Groups),
             ["api", "v1"] => Self::Document(discovery::resources("", "v1")?),
             ["apis", group] => Self::Document(discovery::group(group)?),
             ["apis", group, version] => Self::Document(discovery::resources(group, version)?),
@@ -69,12 +69,12 @@ mod tests {
 
     #[test]
     fn a_path_names_one_thing_or_nothing() {
-        let all = |resource| Some(Place::Collection(resource, None));
-        let of = |resource, namespace: &str| Some(Place::Collection(resource, Some(namespace.into())));
+        let all = |resource| Some(ResourcePath::Collection(resource, None));
+        let of = |resource, namespace: &str| Some(ResourcePath::Collection(resource, Some(namespace.into())));
         let group = "/apis/evenkeel.dev/v1alpha1";
         for (path, expected) in [
-            ("/api", Some(Place::Discovery(Root::Core))),
-            ("/apis/", Some(Place::Discovery(Root::Groups))),
+            ("/api", Some(ResourcePath::Discovery(DiscoveryRoot::Core))),
+            ("/apis/", Some(ResourcePath::Discovery(DiscoveryRoot::Groups))),
             (&format!("{group}/mcpservers"), all(Resource::McpServers)),
             (&format!("{group}/namespaces/n/skills"), of(Resource::Skills, "n")),
             (&format!("{group}/namespaces/n/sources"), None),
@@ -82,25 +82,25 @@ mod tests {
             (&format!("{group}/pods"), None),
             (
                 &format!("{group}/sources/directory"),
-                Some(Place::Object(Resource::Sources, None, "directory".into())),
+                Some(ResourcePath::Object(Resource::Sources, None, "directory".into())),
             ),
             (
                 &format!("{group}/namespaces/n/mcpservers/a"),
-                Some(Place::Object(Resource::McpServers, Some("n".into()), "a".into())),
+                Some(ResourcePath::Object(Resource::McpServers, Some("n".into()), "a".into())),
             ),
             (&format!("{group}/namespaces/n/mcpservers/a/status"), None),
             ("/api/v1/namespaces/n/events", of(Resource::CoreEvents, "n")),
             ("/apis/events.k8s.io/v1/events", all(Resource::Events)),
             ("/api/v1/namespaces", all(Resource::Namespaces)),
-            ("/api/v1/namespaces/n", Some(Place::Object(Resource::Namespaces, None, "n".into()))),
+            ("/api/v1/namespaces/n", Some(ResourcePath::Object(Resource::Namespaces, None, "n".into()))),
             ("/apis/nothing.dev", None),
             ("/", None),
             ("", None),
         ] {
-            assert_eq!(Place::of(path), expected, "{path}");
+            assert_eq!(ResourcePath::of(path), expected, "{path}");
         }
         for document in ["/version", "/openapi/v3", "/openapi/v3/apis/evenkeel.dev/v1alpha1", group] {
-            assert!(matches!(Place::of(document), Some(Place::Document(_))), "{document}");
+            assert!(matches!(ResourcePath::of(document), Some(ResourcePath::Document(_))), "{document}");
         }
     }
 }

@@ -1,15 +1,15 @@
 use std::collections::BTreeMap;
 
-use super::item::{Entry, Item};
+use super::item::{AnyObject, ObjectVersion};
 use super::parameters::Parameters;
 use super::resource::Resource;
-use crate::admin::answer::Refusal;
+use crate::admin::answer::ErrorResponse;
 use crate::report::Regarding;
 use crate::resource::API_VERSION;
 
 /// Which objects of a kind are asked for.
 #[derive(Debug)]
-pub(super) struct Scope {
+pub(super) struct Selector {
     pub resource: Resource,
     pub namespace: Option<String>,
     pub name: Option<String>,
@@ -26,13 +26,13 @@ enum Labels {
     NotIn(Vec<String>),
 }
 
-impl Scope {
+impl Selector {
     pub fn new(
         resource: Resource,
         namespace: Option<String>,
         name: Option<String>,
         asked: &Parameters,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, ErrorResponse> {
         let (labels, fields) = (labels(&asked.labels)?, fields(&asked.fields)?);
         for (field, _, _) in &fields {
             let events = matches!(resource, Resource::Events | Resource::CoreEvents);
@@ -41,7 +41,7 @@ impl Scope {
                 field => events && EVENT_FIELDS.contains(&unprefixed(field)),
             };
             if !known {
-                return Err(Refusal::bad_request(format!(
+                return Err(ErrorResponse::bad_request(format!(
                     "field label not supported: {field}; objects are chosen by metadata.name and metadata.namespace"
                 )));
             }
@@ -50,7 +50,7 @@ impl Scope {
     }
 
     /// True if an object is asked for.
-    pub fn admits(&self, item: &Item) -> bool {
+    pub fn admits(&self, item: &ObjectVersion) -> bool {
         let none = BTreeMap::new();
         let labels = item.labels().unwrap_or(&none);
         self.namespace.as_ref().is_none_or(|namespace| **namespace == *item.key.namespace)
@@ -78,13 +78,13 @@ fn unprefixed(field: &str) -> &str {
     ["involvedObject.", "regarding."].iter().find_map(|prefix| field.strip_prefix(prefix)).unwrap_or(field)
 }
 
-fn field_of(item: &Item, field: &str) -> String {
+fn field_of(item: &ObjectVersion, field: &str) -> String {
     match field {
         "metadata.name" => return item.key.name.to_string(),
         "metadata.namespace" => return item.key.namespace.to_string(),
         _ => {}
     }
-    let Entry::Event(event) = &item.entry else { return String::new() };
+    let AnyObject::Event(event) = &item.entry else { return String::new() };
     let Regarding { kind, key, uid, .. } = &event.latest.regarding;
     match unprefixed(field) {
         "kind" => kind.name().into(),
@@ -111,10 +111,10 @@ impl Labels {
 }
 
 /// Parses `a=b,c!=d,e in (f,g),h notin (i),j,!k`.
-fn labels(selector: &str) -> Result<Vec<(String, Labels)>, Refusal> {
+fn labels(selector: &str) -> Result<Vec<(String, Labels)>, ErrorResponse> {
     split(selector)
         .into_iter()
-        .map(|part| label(part).ok_or_else(|| Refusal::selector(selector, part)))
+        .map(|part| label(part).ok_or_else(|| ErrorResponse::selector(selector, part)))
         .collect()
 }
 
@@ -144,7 +144,7 @@ fn label(part: &str) -> Option<(String, Labels)> {
 }
 
 /// Parses `a=b,c!=d`, in which a comma or sign that belongs to a value has a backslash before it.
-fn fields(selector: &str) -> Result<Vec<(String, bool, String)>, Refusal> {
+fn fields(selector: &str) -> Result<Vec<(String, bool, String)>, ErrorResponse> {
     let field = |part: &str| {
         let (key, equal, value) = if let Some((key, value)) = part.split_once("!=") {
             (key, false, value)
@@ -156,7 +156,7 @@ fn fields(selector: &str) -> Result<Vec<(String, bool, String)>, Refusal> {
     };
     split(selector)
         .into_iter()
-        .map(|part| field(part).ok_or_else(|| Refusal::selector(selector, part)))
+        .map(|part| field(part).ok_or_else(|| ErrorResponse::selector(selector, part)))
         .collect()
 }
 
@@ -180,20 +180,24 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::report::Object;
+    use crate::report::StatusObject;
     use crate::resource::McpServerStatus;
     use crate::resource::testing::declared;
 
-    fn item(name: &str) -> Item {
+    fn item(name: &str) -> ObjectVersion {
         let mut declared = declared(name, 1);
         declared.meta.labels = [("area".to_owned(), "code".to_owned())].into();
         let status = McpServerStatus::default();
-        Item::server(&Arc::new(Object { declared: Arc::new(declared), status, resource_version: 1 }))
+        ObjectVersion::server(&Arc::new(StatusObject {
+            declared: Arc::new(declared),
+            status,
+            resource_version: 1,
+        }))
     }
 
-    fn scope(labels: &str, fields: &str) -> Result<Scope, Refusal> {
+    fn scope(labels: &str, fields: &str) -> Result<Selector, ErrorResponse> {
         let asked = Parameters { labels: labels.into(), fields: fields.into(), ..Parameters::default() };
-        Scope::new(Resource::McpServers, None, None, &asked)
+        Selector::new(Resource::McpServers, None, None, &asked)
     }
 
     #[test]

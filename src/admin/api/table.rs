@@ -1,14 +1,14 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::item::{Entry, Item};
+use super::item::{AnyObject, ObjectVersion};
 use super::manifest::{metadata, set};
 use super::resource::Resource;
 use crate::report::Occurrence;
 
 /// Selects the part of its object that a table row includes (`includeObject`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Include {
+pub(super) enum IncludeObject {
     None,
     Metadata,
     Object,
@@ -26,13 +26,13 @@ pub(super) fn table(resource: Resource, rows: Vec<Value>, list_metadata: Value) 
 /// The row of one object.
 pub(super) fn row(
     resource: Resource,
-    item: &Item,
+    item: &ObjectVersion,
     manifest: Value,
-    include: Include,
+    include: IncludeObject,
     now: Timestamp,
 ) -> Value {
     let cells = match &item.entry {
-        Entry::Event(event) => {
+        AnyObject::Event(event) => {
             let Occurrence { at, regarding, warning, reason, note, .. } = &*event.latest;
             let object = format!("{}/{}", regarding.kind.name().to_lowercase(), regarding.key.name);
             vec![
@@ -46,7 +46,7 @@ pub(super) fn row(
                 json!(item.key.name),
             ]
         }
-        Entry::Namespace => vec![json!(item.key.name), json!("Active")],
+        AnyObject::Namespace => vec![json!(item.key.name), json!("Active")],
         _ => {
             let declared = resource.columns().iter().map(|column| {
                 let found = at_path(&manifest, &column.json_path);
@@ -61,9 +61,9 @@ pub(super) fn row(
         }
     };
     let object = match include {
-        Include::None => Value::Null,
-        Include::Metadata => metadata(&manifest),
-        Include::Object => manifest,
+        IncludeObject::None => Value::Null,
+        IncludeObject::Metadata => metadata(&manifest),
+        IncludeObject::Object => manifest,
     };
     let mut row = json!({});
     set(&mut row, [("cells", Value::Array(cells)), ("object", object)]);

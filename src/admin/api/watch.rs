@@ -11,14 +11,14 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
-use super::changes::{Change, changes};
+use super::changes::{ObjectChange, changes};
 use super::item::items;
-use super::media::Shape;
+use super::media::Representation;
 use super::parameters::Parameters;
-use super::selectors::Scope;
-use crate::admin::answer::Refusal;
+use super::selectors::Selector;
+use crate::admin::answer::ErrorResponse;
 use crate::admin::app::App;
-use crate::report::Snapshot;
+use crate::report::StatusSnapshot;
 
 /// How long a watch lasts at most, in seconds; a client goes on with the next.
 const LONGEST: u64 = 3600;
@@ -29,11 +29,11 @@ const BOOKMARKS: Duration = Duration::from_mins(1);
 /// nothing queues up, and a slow reader misses only states that did not last.
 struct Watch {
     app: App,
-    store: watch::Receiver<Snapshot>,
-    scope: Scope,
-    shape: Shape,
+    store: watch::Receiver<StatusSnapshot>,
+    scope: Selector,
+    shape: Representation,
     /// What the client has been shown, and has not taken yet.
-    shown: Snapshot,
+    shown: StatusSnapshot,
     ready: VecDeque<Told>,
     bookmarks: Option<Interval>,
     end: Instant,
@@ -41,7 +41,7 @@ struct Watch {
 
 /// What a watcher is told.
 enum Told {
-    Change(Change),
+    Change(ObjectChange),
     /// Everything up to a version was told.
     Bookmark {
         version: u64,
@@ -52,19 +52,26 @@ enum Told {
 }
 
 /// Begins a watch: with everything there is, or from the version that the client has seen.
-pub(super) fn start(app: &App, scope: Scope, shape: Shape, asked: &Parameters) -> Result<Response, Refusal> {
+pub(super) fn start(
+    app: &App,
+    scope: Selector,
+    shape: Representation,
+    asked: &Parameters,
+) -> Result<Response, ErrorResponse> {
     let mut store = app.sources.store.clone();
     let now = store.borrow_and_update().clone();
     let version = now.resource_version;
     let from = asked.version.filter(|from| *from > 0);
     if from.is_some_and(|from| from > version) {
-        return Err(Refusal::too_new(version));
+        return Err(ErrorResponse::too_new(version));
     }
     let mut ready = VecDeque::new();
     // Without a version, a watch begins with what is there, unless that is not wanted.
     if asked.initial_events.unwrap_or(from.is_none()) {
         let there = items(&now, scope.resource).filter(|item| scope.admits(item));
-        ready.extend(there.map(|item| Told::Change(Change { kind: "ADDED", version: item.version, item })));
+        ready.extend(
+            there.map(|item| Told::Change(ObjectChange { kind: "ADDED", version: item.version, item })),
+        );
         if asked.initial_events == Some(true) {
             ready.push_back(Told::Bookmark { version, initial_end: true });
         }
@@ -131,13 +138,13 @@ impl Watch {
     fn line(&self, told: &Told) -> Bytes {
         let resource = self.scope.resource;
         let (kind, object) = match told {
-            Told::Change(Change { kind, item, version }) => {
+            Told::Change(ObjectChange { kind, item, version }) => {
                 (*kind, self.shape.object(resource, item, *version))
             }
             Told::Bookmark { version, initial_end } => {
                 ("BOOKMARK", self.shape.bookmark(resource, *version, *initial_end))
             }
-            Told::Expired => ("ERROR", json!(Refusal::expired().status)),
+            Told::Expired => ("ERROR", json!(ErrorResponse::expired().status)),
         };
         line(kind, &object)
     }

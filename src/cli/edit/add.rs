@@ -5,25 +5,25 @@ use std::time::Duration;
 use serde_json::Value as Json;
 use tokio::time::{Instant, timeout_at};
 
-use super::super::ask::{Mirror, Query, at, condition, is_current, items, text_at};
-use super::super::client::Client;
-use super::super::failure::Failure;
-use super::super::output::{self, Progress};
+use super::super::client::StatusClient;
+use super::super::error::CommandError;
+use super::super::instance::NamespacedInstanceArgs;
+use super::super::output::{self, ProgressLine};
+use super::super::query::{ListQuery, WatchCache, at, condition, is_current, items, text_at};
 use super::super::runtime::block_on;
-use super::super::which::Within;
 use super::file;
 use super::held::is_held;
-use super::limit::Limit;
-use super::manifest::{From, Manifest, Named, Spec, Value};
-use crate::report::Kind;
+use super::limit::WaitTimeout;
+use super::manifest::{ManifestReference, ManifestTransport, ManifestValue, NamedValue, ServerManifest};
+use crate::report::ObjectKind;
 use crate::resource::Reason;
-use crate::source::directory::{self, Place};
+use crate::source::directory::{self, ObjectLocation};
 
 /// The arguments of `evenkeel mcp add`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    within: Within,
+    within: NamespacedInstanceArgs,
     /// The name of the server; the file is NAME.yaml
     #[arg(value_name = "NAME")]
     name: String,
@@ -46,15 +46,15 @@ pub(in crate::cli) struct Args {
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
-    limit: Limit,
+    limit: WaitTimeout,
 }
 
 /// Declares a server.
-pub(super) fn add(args: &Args) -> Result<(), Failure> {
+pub(super) fn add(args: &Args) -> Result<(), CommandError> {
     let directory = args.within.which.directory()?;
     let namespace = Some(&*args.within.namespace).filter(|namespace| *namespace != "default");
     let path = directory.join(format!("{}.yaml", args.name));
-    let text = Manifest::new(&args.name, namespace, args.spec()?)
+    let text = ServerManifest::new(&args.name, namespace, args.spec()?)
         .text(Path::new(path.file_name().unwrap_or_default()))?;
     let places = match directory::find(&directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -66,13 +66,13 @@ pub(super) fn add(args: &Args) -> Result<(), Failure> {
     args.refuse_twice(&directory, &places)?;
     std::fs::create_dir_all(&directory).map_err(|error| cannot(&directory, &error))?;
     file::create(&path, &text).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => Failure::Failed(format!(
+        io::ErrorKind::AlreadyExists => CommandError::Failed(format!(
             "{} is there already, with something else in it; choose another name, or edit the file",
             path.display()
         )),
         _ => cannot(&path, &error),
     })?;
-    output::print(&format!("{} is written\n", path.display())).map_err(Failure::failed)?;
+    output::print(&format!("{} is written\n", path.display())).map_err(CommandError::failed)?;
     if args.no_wait {
         return Ok(());
     }
@@ -80,20 +80,20 @@ pub(super) fn add(args: &Args) -> Result<(), Failure> {
 }
 
 impl Args {
-    fn spec(&self) -> Result<Spec, Failure> {
+    fn spec(&self) -> Result<ManifestTransport, CommandError> {
         let secrets = self.secret.iter().map(|text| secret(text));
         match (&self.url, &*self.command) {
             (Some(url), _) => {
                 if !self.env.is_empty() {
-                    return Err(Failure::Usage("--env is for a command; a URL has --header".into()));
+                    return Err(CommandError::Usage("--env is for a command; a URL has --header".into()));
                 }
                 let headers =
                     self.header.iter().map(|text| header(text)).chain(secrets).collect::<Result<_, _>>()?;
-                Ok(Spec::Http { url: url.clone(), headers })
+                Ok(ManifestTransport::Http { url: url.clone(), headers })
             }
             (None, [command, args @ ..]) => {
                 if !self.header.is_empty() {
-                    return Err(Failure::Usage("--header is for a URL; a command has --env".into()));
+                    return Err(CommandError::Usage("--header is for a URL; a command has --env".into()));
                 }
                 let env = self
                     .env
@@ -101,17 +101,17 @@ impl Args {
                     .map(|text| Ok(variable(text)))
                     .chain(secrets)
                     .collect::<Result<_, _>>()?;
-                Ok(Spec::Stdio { command: command.clone(), args: args.to_vec(), env })
+                Ok(ManifestTransport::Stdio { command: command.clone(), args: args.to_vec(), env })
             }
-            (None, []) => Err(Failure::Usage("name a URL, or a command after --".into())),
+            (None, []) => Err(CommandError::Usage("name a URL, or a command after --".into())),
         }
     }
 
     /// Evenkeel holds on to what a directory declared that is missing now, or empty by a mistake: one file in it would
     /// say that all the others are meant to be gone.
-    async fn refuse_first(&self, directory: &Path) -> Result<(), Failure> {
-        let Some(mut client) = Client::find(&self.within.which.whose()?).await? else { return Ok(()) };
-        let sources: Json = client.get(&Query::of(Kind::Source, None).path()).await?;
+    async fn refuse_first(&self, directory: &Path) -> Result<(), CommandError> {
+        let Some(mut client) = StatusClient::find(&self.within.which.whose()?).await? else { return Ok(()) };
+        let sources: Json = client.get(&ListQuery::of(ObjectKind::Source, None).path()).await?;
         let (is, how) = if !directory.exists() {
             ("missing", "make it anew and ")
         } else if items(&sources).iter().any(is_held) {
@@ -120,29 +120,29 @@ impl Args {
             return Ok(());
         };
         let mut count = 0;
-        for kind in [Kind::McpServer, Kind::Skill] {
-            let list: Json = client.get(&Query::of(kind, None).path()).await?;
+        for kind in [ObjectKind::McpServer, ObjectKind::Skill] {
+            let list: Json = client.get(&ListQuery::of(kind, None).path()).await?;
             count += items(&list).len();
         }
         if count == 0 {
             return Ok(());
         }
         let objects = if count == 1 { "1 object".to_owned() } else { format!("{count} objects") };
-        Err(Failure::Failed(format!(
+        Err(CommandError::Failed(format!(
             "{} is {is} and evenkeel holds on to {objects}; bring it back, or {how}say: evenkeel mcp reload --prune-empty",
             directory.display()
         )))
     }
 
     /// A second declaration of a name would be refused, and in a file that looks well.
-    fn refuse_twice(&self, directory: &Path, places: &[Place]) -> Result<(), Failure> {
+    fn refuse_twice(&self, directory: &Path, places: &[ObjectLocation]) -> Result<(), CommandError> {
         let twice = places.iter().find(|place| {
-            place.kind == Kind::McpServer.name()
+            place.kind == ObjectKind::McpServer.name()
                 && *place.key.name == *self.name
                 && *place.key.namespace == *self.within.namespace
         });
         match twice {
-            Some(place) => Err(Failure::Failed(format!(
+            Some(place) => Err(CommandError::Failed(format!(
                 "McpServer {} is declared already, in {}:{}",
                 place.key,
                 directory.join(&place.path).display(),
@@ -153,13 +153,13 @@ impl Args {
     }
 
     /// Waits until it is attached, or says why it is not.
-    async fn attached(&self, path: &Path) -> Result<(), Failure> {
+    async fn attached(&self, path: &Path) -> Result<(), CommandError> {
         let whose = self.within.which.whose()?;
-        let Some(mut client) = Client::find(&whose).await? else {
+        let Some(mut client) = StatusClient::find(&whose).await? else {
             output::note(&format!("no evenkeel is running for {whose}; it is attached by: {}", whose.start));
             return Ok(());
         };
-        let mut progress = Progress::default();
+        let mut progress = ProgressLine::default();
         let (start, end) = (Instant::now(), Instant::now() + self.limit.timeout.get());
         // Another server of this name may have been there a moment ago: what is told of that says nothing of this one.
         let mut why = "evenkeel has not seen the file yet".to_owned();
@@ -169,7 +169,8 @@ impl Args {
                 return Err(self.not_attached(path, &format!("not within {}; {why}", self.limit.timeout)));
             }
         }
-        let mut mirror = Mirror::open(&whose, Kind::McpServer, Some(&self.within.namespace)).await?;
+        let mut mirror =
+            WatchCache::open(&whose, ObjectKind::McpServer, Some(&self.within.namespace)).await?;
         loop {
             if let Some(server) = mirror.get(&self.within.namespace, &self.name)
                 && let Some(ready) = condition(server, "Ready").filter(|ready| is_current(server, ready))
@@ -180,7 +181,7 @@ impl Args {
                     let tools = at(server, "/status/tools").as_u64().unwrap_or_default();
                     let tools = if tools == 1 { "1 tool".to_owned() } else { format!("{tools} tools") };
                     let told = format!("{} is attached with {tools}\n", self.name);
-                    return output::print(&told).map_err(Failure::failed);
+                    return output::print(&told).map_err(CommandError::failed);
                 }
                 why = format!("{reason}: {}", text_at(ready, "/message"));
                 if reason != Reason::Connecting.to_string() {
@@ -200,33 +201,46 @@ impl Args {
         }
     }
 
-    fn not_attached(&self, path: &Path, why: &str) -> Failure {
-        Failure::Failed(format!("{} is declared in {} and not attached: {why}", self.name, path.display()))
+    fn not_attached(&self, path: &Path, why: &str) -> CommandError {
+        CommandError::Failed(format!(
+            "{} is declared in {} and not attached: {why}",
+            self.name,
+            path.display()
+        ))
     }
 }
 
-fn variable(text: &str) -> Named {
+fn variable(text: &str) -> NamedValue {
     match text.split_once('=') {
-        Some((name, value)) => Named { name: name.to_owned(), value: Value::Value(value.to_owned()) },
-        None => Named { name: text.to_owned(), value: Value::ValueFrom(From::Env(text.to_owned())) },
+        Some((name, value)) => {
+            NamedValue { name: name.to_owned(), value: ManifestValue::Value(value.to_owned()) }
+        }
+        None => NamedValue {
+            name: text.to_owned(),
+            value: ManifestValue::ValueFrom(ManifestReference::Env(text.to_owned())),
+        },
     }
 }
 
-fn header(text: &str) -> Result<Named, Failure> {
+fn header(text: &str) -> Result<NamedValue, CommandError> {
     let (name, value) = text
         .split_once(':')
-        .ok_or_else(|| Failure::Usage(format!("--header {text:?} is not of the form 'NAME: VALUE'")))?;
-    Ok(Named { name: name.trim().to_owned(), value: Value::Value(value.trim().to_owned()) })
+        .ok_or_else(|| CommandError::Usage(format!("--header {text:?} is not of the form 'NAME: VALUE'")))?;
+    Ok(NamedValue { name: name.trim().to_owned(), value: ManifestValue::Value(value.trim().to_owned()) })
 }
 
-fn secret(text: &str) -> Result<Named, Failure> {
+fn secret(text: &str) -> Result<NamedValue, CommandError> {
     let parts = text.split_once('=').and_then(|(name, place)| Some((name, place.split_once('/')?)));
-    let (name, (secret, key)) = parts
-        .ok_or_else(|| Failure::Usage(format!("--secret {text:?} is not of the form NAME=SECRET/KEY")))?;
-    let value = Value::ValueFrom(From::SecretKeyRef { name: secret.to_owned(), key: key.to_owned() });
-    Ok(Named { name: name.to_owned(), value })
+    let (name, (secret, key)) = parts.ok_or_else(|| {
+        CommandError::Usage(format!("--secret {text:?} is not of the form NAME=SECRET/KEY"))
+    })?;
+    let value = ManifestValue::ValueFrom(ManifestReference::SecretKeyRef {
+        name: secret.to_owned(),
+        key: key.to_owned(),
+    });
+    Ok(NamedValue { name: name.to_owned(), value })
 }
 
-fn cannot(path: &Path, error: &io::Error) -> Failure {
-    Failure::Failed(format!("{}: {error}", path.display()))
+fn cannot(path: &Path, error: &io::Error) -> CommandError {
+    CommandError::Failed(format!("{}: {error}", path.display()))
 }

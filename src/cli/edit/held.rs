@@ -1,6 +1,6 @@
 use serde_json::Value;
 
-use super::super::ask::{at, text_at};
+use super::super::query::{at, text_at};
 use crate::resource::Reason;
 
 /// True if a source holds a removal back.

@@ -1,9 +1,9 @@
-use crate::resource::Bounded;
+use crate::resource::BoundedDuration;
 
 /// How long a command waits for what it asked for.
 #[derive(Debug, clap::Args)]
-pub(super) struct Limit {
+pub(super) struct WaitTimeout {
     /// Do not wait longer than this
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = Bounded::<1, 3_600_000>::parse)]
-    pub(super) timeout: Bounded<1, 3_600_000>,
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = BoundedDuration::<1, 3_600_000>::parse)]
+    pub(super) timeout: BoundedDuration<1, 3_600_000>,
 }

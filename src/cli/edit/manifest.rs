@@ -2,18 +2,18 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::super::failure::Failure;
+use super::super::error::CommandError;
 use crate::resource::API_VERSION;
 use crate::source::mistake;
 
 /// A server as a person would declare it: nothing that is the default anyway.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Manifest {
+pub(super) struct ServerManifest {
     api_version: &'static str,
     kind: &'static str,
     metadata: Metadata,
-    spec: Spec,
+    spec: ManifestTransport,
 }
 
 #[derive(Debug, Serialize)]
@@ -26,7 +26,7 @@ struct Metadata {
 /// How the server is reached.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) enum Spec {
+pub(super) enum ManifestTransport {
     /// A command.
     Stdio {
         /// The program.
@@ -36,7 +36,7 @@ pub(super) enum Spec {
         args: Vec<String>,
         /// Its environment.
         #[serde(skip_serializing_if = "Vec::is_empty")]
-        env: Vec<Named>,
+        env: Vec<NamedValue>,
     },
     /// A URL.
     Http {
@@ -44,32 +44,32 @@ pub(super) enum Spec {
         url: String,
         /// The headers of every request.
         #[serde(skip_serializing_if = "Vec::is_empty")]
-        headers: Vec<Named>,
+        headers: Vec<NamedValue>,
     },
 }
 
 /// A variable or a header.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Named {
+pub(super) struct NamedValue {
     pub name: String,
     #[serde(flatten)]
-    pub value: Value,
+    pub value: ManifestValue,
 }
 
 /// What it is.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) enum Value {
+pub(super) enum ManifestValue {
     /// Written in the file.
     Value(String),
     /// Found elsewhere.
-    ValueFrom(From),
+    ValueFrom(ManifestReference),
 }
 
 /// Where a value is found.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) enum From {
+pub(super) enum ManifestReference {
     /// In the environment of evenkeel.
     Env(String),
     /// In a secret.
@@ -81,18 +81,18 @@ pub(super) enum From {
     },
 }
 
-impl Manifest {
+impl ServerManifest {
     /// A declaration; `namespace` only if it is not the default one.
-    pub fn new(name: &str, namespace: Option<&str>, spec: Spec) -> Self {
+    pub fn new(name: &str, namespace: Option<&str>, spec: ManifestTransport) -> Self {
         let metadata = Metadata { name: name.to_owned(), namespace: namespace.map(str::to_owned) };
         Self { api_version: API_VERSION, kind: "McpServer", metadata, spec }
     }
 
     /// The text of a file, if evenkeel would accept it.
-    pub fn text(&self, path: &Path) -> Result<String, Failure> {
-        let text = serde_yaml::to_string(self).map_err(Failure::failed)?;
+    pub fn text(&self, path: &Path) -> Result<String, CommandError> {
+        let text = serde_yaml::to_string(self).map_err(CommandError::failed)?;
         match mistake(path, &text) {
-            Some(mistake) => Err(Failure::Failed(mistake)),
+            Some(mistake) => Err(CommandError::Failed(mistake)),
             None => Ok(text),
         }
     }
@@ -105,22 +105,31 @@ mod tests {
     #[test]
     fn the_file_reads_as_if_a_person_had_written_it() {
         let env = vec![
-            Named { name: "LEVEL".into(), value: Value::Value("on".into()) },
-            Named { name: "PROXY".into(), value: Value::ValueFrom(From::Env("HTTPS_PROXY".into())) },
-            Named {
+            NamedValue { name: "LEVEL".into(), value: ManifestValue::Value("on".into()) },
+            NamedValue {
+                name: "PROXY".into(),
+                value: ManifestValue::ValueFrom(ManifestReference::Env("HTTPS_PROXY".into())),
+            },
+            NamedValue {
                 name: "TOKEN".into(),
-                value: Value::ValueFrom(From::SecretKeyRef { name: "gh".into(), key: "token".into() }),
+                value: ManifestValue::ValueFrom(ManifestReference::SecretKeyRef {
+                    name: "gh".into(),
+                    key: "token".into(),
+                }),
             },
         ];
-        let spec =
-            Spec::Stdio { command: "npx".into(), args: vec!["-y".into(), "@scope/server".into()], env };
-        let text = Manifest::new("gh", None, spec).text(Path::new("gh.yaml")).unwrap();
+        let spec = ManifestTransport::Stdio {
+            command: "npx".into(),
+            args: vec!["-y".into(), "@scope/server".into()],
+            env,
+        };
+        let text = ServerManifest::new("gh", None, spec).text(Path::new("gh.yaml")).unwrap();
         let expected = "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata:\n  name: gh\nspec:\n  stdio:\n    command: npx\n";
         assert!(text.starts_with(expected), "{text}");
         assert!(text.contains("secretKeyRef:"), "{text}");
 
-        let spec = Spec::Http { url: "ftp://example.com".into(), headers: Vec::new() };
-        let refused = Manifest::new("x", None, spec).text(Path::new("x.yaml")).unwrap_err().to_string();
+        let spec = ManifestTransport::Http { url: "ftp://example.com".into(), headers: Vec::new() };
+        let refused = ServerManifest::new("x", None, spec).text(Path::new("x.yaml")).unwrap_err().to_string();
         assert!(refused.contains("http"), "{refused}");
     }
 }

@@ -14,13 +14,13 @@ mod remove;
 
 use clap::Subcommand;
 
-use super::ask::{Listing, Selection};
-use super::failure::Failure;
-use crate::report::Kind;
+use super::error::CommandError;
+use super::query::{ListArgs, Selection};
+use crate::report::ObjectKind;
 
 /// `evenkeel mcp …`
 #[derive(Debug, Subcommand)]
-pub(super) enum Mcp {
+pub(super) enum McpCommand {
     /// Declare a server in a file of its own and wait until it is attached
     #[command(
         override_usage = "evenkeel mcp add [OPTIONS] NAME URL\n       evenkeel mcp add [OPTIONS] NAME -- COMMAND [ARG]..."
@@ -29,34 +29,36 @@ pub(super) enum Mcp {
     /// Take a server's declaration away
     Remove(remove::Args),
     /// Print the servers
-    List(Listing),
+    List(ListArgs),
     /// Retry what failed and read the lists of what is healthy again
     Reload(reload::Args),
 }
 
 /// `evenkeel skill …`
 #[derive(Debug, Subcommand)]
-pub(super) enum Skill {
+pub(super) enum SkillCommand {
     /// Print the skills, with what they say of themselves
-    List(Listing),
+    List(ListArgs),
     /// Look at the files of skills again, and say what changed
     Reload(reload_skills::Args),
 }
 
 /// Runs `evenkeel mcp …`.
-pub(super) fn mcp(command: &Mcp) -> Result<(), Failure> {
+pub(super) fn mcp(command: &McpCommand) -> Result<(), CommandError> {
     match command {
-        Mcp::Add(args) => add::add(args),
-        Mcp::Remove(args) => remove::remove(args),
-        Mcp::List(listing) => listing.print(&Selection::all(Kind::McpServer), false),
-        Mcp::Reload(args) => reload::reload(args),
+        McpCommand::Add(args) => add::add(args),
+        McpCommand::Remove(args) => remove::remove(args),
+        McpCommand::List(listing) => listing.print(&Selection::all(ObjectKind::McpServer), false),
+        McpCommand::Reload(args) => reload::reload(args),
     }
 }
 
 /// Runs `evenkeel skill …`.
-pub(super) fn skill(command: &Skill) -> Result<(), Failure> {
+pub(super) fn skill(command: &SkillCommand) -> Result<(), CommandError> {
     match command {
-        Skill::List(listing) => listing.clone().wide().print(&Selection::all(Kind::Skill), false),
-        Skill::Reload(args) => reload_skills::reload(args),
+        SkillCommand::List(listing) => {
+            listing.clone().wide().print(&Selection::all(ObjectKind::Skill), false)
+        }
+        SkillCommand::Reload(args) => reload_skills::reload(args),
     }
 }

@@ -6,23 +6,25 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
-use super::super::ask::{Mirror, Query, at, condition, is_current, items, name_of, text_at, unknown_to};
-use super::super::client::Client;
-use super::super::failure::Failure;
-use super::super::output::{self, Progress, printable};
+use super::super::client::StatusClient;
+use super::super::error::CommandError;
+use super::super::instance::{Instance, NamespacedInstanceArgs};
+use super::super::output::{self, ProgressLine, printable};
+use super::super::query::{
+    ListQuery, WatchCache, at, condition, is_current, items, name_of, text_at, unknown_to,
+};
 use super::super::runtime::block_on;
-use super::super::which::{Whose, Within};
 use super::held::is_held;
-use super::limit::Limit;
+use super::limit::WaitTimeout;
 use crate::admin::PRUNE_EMPTY;
-use crate::report::Kind;
+use crate::report::ObjectKind;
 use crate::resource::{RECONNECT_AT, REQUESTED_AT, Reason};
 
 /// The arguments of `evenkeel mcp reload`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    within: Within,
+    within: NamespacedInstanceArgs,
     /// Only these servers
     #[arg(value_name = "NAME")]
     names: Vec<String>,
@@ -36,7 +38,7 @@ pub(in crate::cli) struct Args {
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
-    limit: Limit,
+    limit: WaitTimeout,
 }
 
 /// What a server offers: digests of what it says of its tools, by name.
@@ -48,14 +50,14 @@ struct Offered {
 }
 
 /// Asks for a look at servers and tells what came of it.
-pub(super) fn reload(args: &Args) -> Result<(), Failure> {
+pub(super) fn reload(args: &Args) -> Result<(), CommandError> {
     block_on(args.run())
 }
 
 impl Args {
-    async fn run(&self) -> Result<(), Failure> {
+    async fn run(&self) -> Result<(), CommandError> {
         let whose = self.within.which.whose()?;
-        let mut client = Client::connect(&whose).await?;
+        let mut client = StatusClient::connect(&whose).await?;
         if self.prune_empty {
             return self.prune(&whose, &mut client).await;
         }
@@ -67,7 +69,7 @@ impl Args {
             self.names.iter().find(|name| !servers.iter().any(|server| name_of(server) == **name))
         {
             let namespace = Some(&*self.within.namespace);
-            return Err(unknown_to(&mut client, Kind::McpServer, name, namespace).await);
+            return Err(unknown_to(&mut client, ObjectKind::McpServer, name, namespace).await);
         }
         let wanted = |server: &&Value| match &*self.names {
             [] => *at(server, "/spec/suspend") != true,
@@ -83,39 +85,40 @@ impl Args {
         }
         let asked =
             if before.len() == 1 { "1 server".to_owned() } else { format!("{} servers", before.len()) };
-        output::print(&format!("accepted for {asked}\n")).map_err(Failure::failed)?;
+        output::print(&format!("accepted for {asked}\n")).map_err(CommandError::failed)?;
         if self.no_wait { Ok(()) } else { self.applied(&whose, &mut client, &stamp, before, end).await }
     }
 
     /// Says that an empty directory is meant, and waits until nothing is held back.
-    async fn prune(&self, whose: &Whose, client: &mut Client) -> Result<(), Failure> {
-        let mut source = Mirror::open(whose, Kind::Source, None).await?;
+    async fn prune(&self, whose: &Instance, client: &mut StatusClient) -> Result<(), CommandError> {
+        let mut source = WatchCache::open(whose, ObjectKind::Source, None).await?;
         if !source.objects().any(is_held) {
             let message =
                 "nothing is held back: only what was declared by files that all vanished at once is\n";
-            return output::print(message).map_err(Failure::failed);
+            return output::print(message).map_err(CommandError::failed);
         }
         client.send(Method::POST, PRUNE_EMPTY, "application/json", None).await.map(drop)?;
         let end = Instant::now() + self.limit.timeout.get();
         while !self.no_wait && source.objects().any(is_held) {
             let Ok(changed) = timeout_at(end, source.changed()).await else {
-                return Err(Failure::Failed(format!("not within {}", self.limit.timeout)));
+                return Err(CommandError::Failed(format!("not within {}", self.limit.timeout)));
             };
             changed?;
         }
-        output::print("accepted: what the vanished files declared is taken away\n").map_err(Failure::failed)
+        output::print("accepted: what the vanished files declared is taken away\n")
+            .map_err(CommandError::failed)
     }
 
-    fn query(&self) -> Query {
-        Query::of(Kind::McpServer, Some(&self.within.namespace))
+    fn query(&self) -> ListQuery {
+        ListQuery::of(ObjectKind::McpServer, Some(&self.within.namespace))
     }
 
-    async fn tools(&self, client: &mut Client, name: &str) -> Result<Tools, Failure> {
+    async fn tools(&self, client: &mut StatusClient, name: &str) -> Result<Tools, CommandError> {
         let offered: Offered = client.get(&self.query().below(&[name, "tools"])).await?;
         Ok(offered.tools)
     }
 
-    async fn ask(&self, client: &mut Client, name: &str, stamp: &str) -> Result<(), Failure> {
+    async fn ask(&self, client: &mut StatusClient, name: &str, stamp: &str) -> Result<(), CommandError> {
         let mut annotations = BTreeMap::from([(REQUESTED_AT, stamp)]);
         if self.reconnect {
             annotations.insert(RECONNECT_AT, stamp);
@@ -128,14 +131,14 @@ impl Args {
     /// Waits for each server and tells what came of it, in the order in which they are done.
     async fn applied(
         &self,
-        whose: &Whose,
-        client: &mut Client,
+        whose: &Instance,
+        client: &mut StatusClient,
         stamp: &str,
         mut waiting: BTreeMap<String, Tools>,
         end: Instant,
-    ) -> Result<(), Failure> {
-        let mut progress = Progress::default();
-        let mut mirror = Mirror::open(whose, Kind::McpServer, Some(&self.within.namespace)).await?;
+    ) -> Result<(), CommandError> {
+        let mut progress = ProgressLine::default();
+        let mut mirror = WatchCache::open(whose, ObjectKind::McpServer, Some(&self.within.namespace)).await?;
         let mut failed = 0;
         loop {
             let over: Vec<String> = waiting
@@ -149,7 +152,7 @@ impl Args {
                 progress.clear();
                 let before = waiting.remove(&name).unwrap_or_default();
                 let Some(server) = mirror.get(&self.within.namespace, &name) else {
-                    output::print(&format!("{name}: no longer declared\n")).map_err(Failure::failed)?;
+                    output::print(&format!("{name}: no longer declared\n")).map_err(CommandError::failed)?;
                     continue;
                 };
                 let ready = condition(server, "Ready").cloned().unwrap_or_default();
@@ -164,7 +167,7 @@ impl Args {
                     let message = printable(text_at(&ready, "/message"));
                     format!("{name}: {}: {message}\n", text_at(&ready, "/reason"))
                 };
-                output::print(&told).map_err(Failure::failed)?;
+                output::print(&told).map_err(CommandError::failed)?;
             }
             if waiting.is_empty() {
                 break;
@@ -177,11 +180,11 @@ impl Args {
             };
             changed?;
         }
-        if failed > 0 { Err(Failure::Failed(format!("{failed} failed"))) } else { Ok(()) }
+        if failed > 0 { Err(CommandError::Failed(format!("{failed} failed"))) } else { Ok(()) }
     }
 
-    fn late(&self, what: &str) -> Failure {
-        Failure::Failed(format!("not within {}: {what}", self.limit.timeout))
+    fn late(&self, what: &str) -> CommandError {
+        CommandError::Failed(format!("not within {}: {what}", self.limit.timeout))
     }
 }
 

@@ -2,49 +2,50 @@ use std::fmt::Write;
 
 use tokio::time::timeout;
 
-use super::super::ask::unknown_to;
-use super::super::client::{Client, json};
-use super::super::failure::Failure;
+use super::super::client::{StatusClient, json};
+use super::super::error::CommandError;
+use super::super::instance::NamespacedInstanceArgs;
 use super::super::output;
+use super::super::query::unknown_to;
 use super::super::runtime::block_on;
-use super::super::which::Within;
-use super::limit::Limit;
-use crate::admin::{RELOAD_SKILLS, Reloaded};
-use crate::report::Kind;
+use super::limit::WaitTimeout;
+use crate::admin::{RELOAD_SKILLS, SkillReload};
+use crate::report::ObjectKind;
 
 /// The arguments of `evenkeel skill reload`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    within: Within,
+    within: NamespacedInstanceArgs,
     /// Only these skills
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     #[command(flatten)]
-    limit: Limit,
+    limit: WaitTimeout,
 }
 
 /// Asks for a look at the files of skills and tells what came of it.
-pub(super) fn reload(args: &Args) -> Result<(), Failure> {
+pub(super) fn reload(args: &Args) -> Result<(), CommandError> {
     block_on(args.run())
 }
 
 impl Args {
-    async fn run(&self) -> Result<(), Failure> {
-        let mut client = Client::connect(&self.within.which.whose()?).await?;
+    async fn run(&self) -> Result<(), CommandError> {
+        let mut client = StatusClient::connect(&self.within.which.whose()?).await?;
         let asked = async {
             let answer = client.work(RELOAD_SKILLS).await?;
-            json::<Vec<Reloaded>>(answer).await
+            json::<Vec<SkillReload>>(answer).await
         };
         let within = timeout(self.limit.timeout.get(), asked).await;
-        let all = within.map_err(|_| Failure::Failed(format!("not within {}", self.limit.timeout)))??;
+        let all =
+            within.map_err(|_| CommandError::Failed(format!("not within {}", self.limit.timeout)))??;
         let skills: Vec<_> = all.iter().filter(|skill| skill.namespace == self.within.namespace).collect();
         if let Some(name) = self.names.iter().find(|name| skills.iter().all(|skill| skill.name != **name)) {
-            return Err(unknown_to(&mut client, Kind::Skill, name, Some(&self.within.namespace)).await);
+            return Err(unknown_to(&mut client, ObjectKind::Skill, name, Some(&self.within.namespace)).await);
         }
         let mut failed = 0;
         let mut text = String::new();
-        for Reloaded { name, changed, problem, .. } in skills {
+        for SkillReload { name, changed, problem, .. } in skills {
             if !self.names.is_empty() && !self.names.contains(name) {
                 continue;
             }
@@ -59,7 +60,7 @@ impl Args {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "{name}: {told}");
         }
-        output::print(&text).map_err(Failure::failed)?;
-        if failed > 0 { Err(Failure::Failed(format!("{failed} not accepted"))) } else { Ok(()) }
+        output::print(&text).map_err(CommandError::failed)?;
+        if failed > 0 { Err(CommandError::Failed(format!("{failed} not accepted"))) } else { Ok(()) }
     }
 }

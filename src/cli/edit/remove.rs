@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::super::ask::{Mirror, unknown};
-use super::super::client::Client;
-use super::super::failure::Failure;
+use super::super::client::StatusClient;
+use super::super::error::CommandError;
+use super::super::instance::NamespacedInstanceArgs;
 use super::super::output;
+use super::super::query::{WatchCache, unknown};
 use super::super::runtime::block_on;
-use super::super::which::Within;
 use super::file;
-use crate::report::Kind;
-use crate::source::directory::{self, Place};
+use crate::report::ObjectKind;
+use crate::source::directory::{self, ObjectLocation};
 
 /// How long evenkeel may take to see that a declaration is gone.
 const SEEN: Duration = Duration::from_secs(10);
@@ -21,30 +21,31 @@ const SEEN: Duration = Duration::from_secs(10);
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    within: Within,
+    within: NamespacedInstanceArgs,
     /// The name of the server
     #[arg(value_name = "NAME")]
     name: String,
 }
 
 /// Takes a server's declaration away: its file, or its document of a file that holds more.
-pub(super) fn remove(args: &Args) -> Result<(), Failure> {
+pub(super) fn remove(args: &Args) -> Result<(), CommandError> {
     let root = args.within.which.directory()?;
     let places = directory::find(&root).map_err(|error| told(&root, &error))?;
-    let servers = || places.iter().filter(|place| place.kind == Kind::McpServer.name());
-    let is_meant =
-        |place: &&Place| *place.key.name == *args.name && *place.key.namespace == *args.within.namespace;
+    let servers = || places.iter().filter(|place| place.kind == ObjectKind::McpServer.name());
+    let is_meant = |place: &&ObjectLocation| {
+        *place.key.name == *args.name && *place.key.namespace == *args.within.namespace
+    };
     let found: Vec<_> = servers().filter(is_meant).collect();
-    let where_ = |place: &Place| format!("{}:{}", root.join(&place.path).display(), place.line);
+    let where_ = |place: &ObjectLocation| format!("{}:{}", root.join(&place.path).display(), place.line);
     let place = match &*found {
         [] => {
             let all = servers().map(|place| (&*place.key.namespace, &*place.key.name));
-            return Err(unknown(Kind::McpServer, &args.name, Some(&args.within.namespace), all));
+            return Err(unknown(ObjectKind::McpServer, &args.name, Some(&args.within.namespace), all));
         }
         [place] => place,
         [first, rest @ ..] => {
             let others: Vec<_> = rest.iter().map(|place| where_(place)).collect();
-            return Err(Failure::Failed(format!(
+            return Err(CommandError::Failed(format!(
                 "{} is declared more than once: in {} and {}; edit the files",
                 args.name,
                 where_(first),
@@ -56,7 +57,7 @@ pub(super) fn remove(args: &Args) -> Result<(), Failure> {
     let Some(lines) = place.lines else {
         let is_json = path.extension().is_some_and(|extension| extension == "json");
         let how = if is_json { "in JSON" } else { "as an item of a list" };
-        return Err(Failure::Failed(format!(
+        return Err(CommandError::Failed(format!(
             "{} is declared {how}, at {}; edit the file",
             args.name,
             where_(place)
@@ -75,7 +76,7 @@ pub(super) fn remove(args: &Args) -> Result<(), Failure> {
             .map(|()| format!("{} is no longer declared in {}\n", args.name, path.display()))
     };
     let done = done.map_err(|error| told(&path, &error))?;
-    output::print(&done).map_err(Failure::failed)?;
+    output::print(&done).map_err(CommandError::failed)?;
     block_on(args.gone())
 }
 
@@ -96,30 +97,31 @@ fn without(text: &str, (first, end): (usize, usize)) -> String {
 
 impl Args {
     /// Waits until a running evenkeel has seen it.
-    async fn gone(&self) -> Result<(), Failure> {
+    async fn gone(&self) -> Result<(), CommandError> {
         let whose = self.within.which.whose()?;
-        if Client::find(&whose).await?.is_none() {
+        if StatusClient::find(&whose).await?.is_none() {
             return Ok(());
         }
         let end = Instant::now() + SEEN;
-        let mut mirror = Mirror::open(&whose, Kind::McpServer, Some(&self.within.namespace)).await?;
+        let mut mirror =
+            WatchCache::open(&whose, ObjectKind::McpServer, Some(&self.within.namespace)).await?;
         while mirror.get(&self.within.namespace, &self.name).is_some() {
             match timeout_at(end, mirror.changed()).await {
                 Ok(changed) => changed?,
                 Err(_) => {
-                    return Err(Failure::Failed(format!(
+                    return Err(CommandError::Failed(format!(
                         "evenkeel still has {}; see: evenkeel describe source directory",
                         self.name
                     )));
                 }
             }
         }
-        output::print(&format!("{} is detached\n", self.name)).map_err(Failure::failed)
+        output::print(&format!("{} is detached\n", self.name)).map_err(CommandError::failed)
     }
 }
 
-fn told(path: &Path, error: &io::Error) -> Failure {
-    Failure::Failed(format!("{}: {error}", path.display()))
+fn told(path: &Path, error: &io::Error) -> CommandError {
+    CommandError::Failed(format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]

@@ -4,21 +4,21 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf, absolute};
 
-use super::super::failure::Failure;
-use super::outline::{Declarations, Plan};
-use crate::admin::InForce;
-use crate::net::api_server::{Inferred, infer};
+use super::super::error::CommandError;
+use super::outline::{Plan, PlanInput};
+use crate::admin::DeclaredState;
+use crate::net::api_server::{InferredApiServer, infer};
 use crate::resource::{Desired, DigestKey, Reason};
 use crate::source::directory::{
-    Against, Checked, Destination, Level, check_directory, check_files, check_text,
+    CheckContext, CheckResult, Severity, TargetMode, check_directory, check_files, check_text,
 };
-use crate::source::{Environment, Policy, kubernetes};
+use crate::source::{Environment, StdioPolicy, kubernetes};
 
 /// Stands for standard input.
 const STDIN: &str = "-";
 
 /// Which manifests, and what of a cluster.
-pub(super) struct Manifests<'a> {
+pub(super) struct ManifestArgs<'a> {
     /// Directories, files, and `-` for standard input.
     pub paths: &'a [PathBuf],
     /// Of objects that name none; that of the kubeconfig's context if this is none.
@@ -28,8 +28,9 @@ pub(super) struct Manifests<'a> {
 }
 
 /// Compares manifests with the objects of their namespaces; gives the plan, and what it was compared with.
-pub(super) async fn plan(manifests: &Manifests<'_>) -> Result<(Plan, String), Failure> {
-    let Inferred { client, address: server, namespace } = infer().await.map_err(Failure::failed)?;
+pub(super) async fn plan(manifests: &ManifestArgs<'_>) -> Result<(Plan, String), CommandError> {
+    let InferredApiServer { client, address: server, namespace } =
+        infer().await.map_err(CommandError::failed)?;
     let namespace = manifests.namespace.unwrap_or(&namespace);
     // Digests that do not leave this process are compared with nothing else.
     let key = DigestKey::new(&[]);
@@ -40,14 +41,13 @@ pub(super) async fn plan(manifests: &Manifests<'_>) -> Result<(Plan, String), Fa
     for namespace in &namespaces {
         let Desired { servers, skills, .. } = kubernetes::list(&client, &server, namespace)
             .await
-            .map_err(|problem| Failure::Failed(problem.message))?;
+            .map_err(|problem| CommandError::Failed(problem.message))?;
         there.servers.extend(servers);
         there.skills.extend(skills);
     }
-    let in_force = InForce::of(&there, &key, &Policy::everything(), None);
+    let in_force = DeclaredState::of(&there, &key, &StdioPolicy::everything(), None);
     let mut plan = Plan::new(Some(server.to_string()));
-    let declarations =
-        Declarations { desired: &desired, findings: &[], base: None, complete: manifests.prune };
+    let declarations = PlanInput { desired: &desired, findings: &[], base: None, complete: manifests.prune };
     plan.fill(&declarations, in_force, &key);
     let namespaces: Vec<_> = namespaces.into_iter().collect();
     let plural = if namespaces.len() == 1 { "" } else { "s" };
@@ -55,25 +55,25 @@ pub(super) async fn plan(manifests: &Manifests<'_>) -> Result<(Plan, String), Fa
 }
 
 /// Everything that is declared; of two manifests of one object that of the later path.
-fn read(paths: &[PathBuf], namespace: &str, key: &DigestKey) -> Result<Desired, Failure> {
-    let against = Against {
+fn read(paths: &[PathBuf], namespace: &str, key: &DigestKey) -> Result<Desired, CommandError> {
+    let against = CheckContext {
         secrets: None,
         environment: Environment::default(),
         key: key.clone(),
-        policy: Policy::everything(),
-        destination: Destination::Cluster { namespace: namespace.to_owned() },
+        policy: StdioPolicy::everything(),
+        destination: TargetMode::Cluster { namespace: namespace.to_owned() },
     };
     let mut desired = Desired::default();
     for path in paths {
-        let checked =
-            one(path, &against).map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))?;
+        let checked = one(path, &against)
+            .map_err(|error| CommandError::Failed(format!("{}: {error}", path.display())))?;
         readable(&checked)?;
         desired.servers.extend(checked.desired.servers);
         desired.skills.extend(checked.desired.skills);
     }
     if desired.servers.is_empty() && desired.skills.is_empty() {
         let named: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
-        return Err(Failure::Failed(format!(
+        return Err(CommandError::Failed(format!(
             "there are no manifests of McpServer or Skill in {}; what Kustomize or Helm makes is read from standard \
              input: kustomize build DIR | evenkeel plan --kubernetes -",
             named.join(", ")
@@ -82,7 +82,7 @@ fn read(paths: &[PathBuf], namespace: &str, key: &DigestKey) -> Result<Desired, 
     Ok(desired)
 }
 
-fn one(path: &Path, against: &Against) -> std::io::Result<Checked> {
+fn one(path: &Path, against: &CheckContext) -> std::io::Result<CheckResult> {
     if path == Path::new(STDIN) {
         let mut text = Vec::new();
         std::io::stdin().read_to_end(&mut text)?;
@@ -95,13 +95,13 @@ fn one(path: &Path, against: &Against) -> std::io::Result<Checked> {
 }
 
 /// What cannot be read could be any object, so that nothing can be said of the rest.
-fn readable(checked: &Checked) -> Result<(), Failure> {
+fn readable(checked: &CheckResult) -> Result<(), CommandError> {
     let lost = [Reason::ParseError, Reason::SourceUnavailable];
     let lost = checked
         .findings
         .iter()
-        .find(|finding| finding.level == Level::Error && lost.contains(&finding.fault.problem.reason));
+        .find(|finding| finding.level == Severity::Error && lost.contains(&finding.fault.problem.reason));
     let Some(finding) = lost else { return Ok(()) };
     let place = finding.fault.place().map(|place| format!("{place}: ")).unwrap_or_default();
-    Err(Failure::Failed(format!("{place}{}", finding.fault.problem.message)))
+    Err(CommandError::Failed(format!("{place}{}", finding.fault.problem.message)))
 }

@@ -5,19 +5,21 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use crate::admin::{Declaration, InForce};
-use crate::plan::{Change, Parts};
-use crate::resource::{Base, Declared, Desired, DigestKey, McpServerSpec, ObjectKey, Problem, Reason};
+use crate::admin::{Declaration, DeclaredState};
+use crate::plan::{DeclarationChange, DeclarationParts};
+use crate::resource::{
+    DeclaredObject, Desired, DigestKey, McpServerSpec, ObjectKey, Problem, Reason, WorkingDirectory,
+};
 use crate::source::directory::Finding;
 
 /// What is planned for.
 #[derive(Clone, Copy)]
-pub(super) struct Declarations<'a> {
+pub(super) struct PlanInput<'a> {
     pub desired: &'a Desired,
     /// What was found in the files.
     pub findings: &'a [Finding],
     /// Where processes will run, if files declare them.
-    pub base: Option<&'a Base>,
+    pub base: Option<&'a WorkingDirectory>,
     /// Whether everything is declared: then what is in force and left out goes.
     pub complete: bool,
 }
@@ -39,12 +41,12 @@ pub(super) struct Plan {
     unchanged: usize,
     untouched: usize,
     held: usize,
-    pub steps: Vec<Planned>,
+    pub steps: Vec<PlannedChange>,
 }
 
 /// What becomes of one object.
 #[derive(Debug, Serialize)]
-pub(super) struct Planned {
+pub(super) struct PlannedChange {
     pub kind: &'static str,
     namespace: String,
     pub name: String,
@@ -57,7 +59,7 @@ pub(super) struct Planned {
     message: Option<String>,
 }
 
-impl Planned {
+impl PlannedChange {
     fn new(kind: &'static str, key: &ObjectKey, action: &'static str) -> Self {
         let (namespace, name) = (key.namespace.to_string(), key.name.to_string());
         Self { kind, namespace, name, action, parts: Vec::new(), reason: None, message: None }
@@ -71,25 +73,27 @@ impl Plan {
     }
 
     /// Adds a step for each object that is declared or in force.
-    pub fn fill(&mut self, declarations: &Declarations<'_>, in_force: InForce, key: &DigestKey) {
+    pub fn fill(&mut self, declarations: &PlanInput<'_>, in_force: DeclaredState, key: &DigestKey) {
         // What is in a file that cannot be read is not known, so it stays as it is.
         let findings = declarations.findings.iter();
         let unread = findings.filter(|finding| finding.fault.problem.reason == Reason::ParseError);
         let unread: HashSet<_> = unread
             .filter_map(|finding| Some(finding.fault.origin.as_ref()?.file()?.0.display().to_string()))
             .collect();
-        let Declarations { desired, findings: _, base, complete } = *declarations;
+        let PlanInput { desired, findings: _, base, complete } = *declarations;
         let left_out = LeftOut { goes: complete, unread };
         let servers = desired.servers.iter().map(|(key, server)| (key.clone(), &**server));
         self.kind("McpServer", &servers.collect(), in_force.servers, &left_out, |server| {
-            let parts = || Parts::declared(server, base).map(|parts| parts.digests(key));
+            let parts = || DeclarationParts::declared(server, base).map(|parts| parts.digests(key));
             unresolved(server).map_or_else(|| Ok(parts()), Err)
         });
         let skills = desired.skills.iter().map(|(key, skill)| (key.clone(), &**skill));
         self.kind("Skill", &skills.collect(), in_force.skills, &left_out, |skill| {
             match desired.contents.get(&skill.meta.key) {
                 Some(Err(problem)) => Err(problem.clone()),
-                content => Ok(Parts::declared_skill(skill, content).map(|parts| parts.digests(key))),
+                content => {
+                    Ok(DeclarationParts::declared_skill(skill, content).map(|parts| parts.digests(key)))
+                }
             }
         });
     }
@@ -97,10 +101,10 @@ impl Plan {
     fn kind<S>(
         &mut self,
         kind: &'static str,
-        declared: &BTreeMap<ObjectKey, &Declared<S>>,
+        declared: &BTreeMap<ObjectKey, &DeclaredObject<S>>,
         in_force: Vec<Declaration>,
         left_out: &LeftOut,
-        parts: impl Fn(&Declared<S>) -> Result<Option<Parts>, Problem>,
+        parts: impl Fn(&DeclaredObject<S>) -> Result<Option<DeclarationParts>, Problem>,
     ) {
         let in_force: BTreeMap<_, _> = in_force.into_iter().map(|object| (object.key(), object)).collect();
         let mut keys: Vec<_> = declared.keys().chain(in_force.keys()).cloned().collect();
@@ -119,8 +123,12 @@ impl Plan {
             };
             let refused = new.and_then(|new| new.refused.clone()).or_else(missing);
             let step = refused.map_or_else(|| new.map_or(Ok(None), |new| parts(new)), Err).map(|after| {
-                let before = Parts::presence(now.and_then(|now| now.parts.as_ref()));
-                Change::between(before, Parts::presence(after.as_ref()), Parts::change)
+                let before = DeclarationParts::presence(now.and_then(|now| now.parts.as_ref()));
+                DeclarationChange::between(
+                    before,
+                    DeclarationParts::presence(after.as_ref()),
+                    DeclarationParts::change,
+                )
             });
             self.add(kind, &key, step);
         }
@@ -129,24 +137,24 @@ impl Plan {
     /// Notes an object that is in force and that nobody touches.
     fn leave(&mut self, kind: &'static str, key: &ObjectKey) {
         self.untouched += 1;
-        self.steps.push(Planned::new(kind, key, "untouched"));
+        self.steps.push(PlannedChange::new(kind, key, "untouched"));
     }
 
-    fn add(&mut self, kind: &'static str, key: &ObjectKey, change: Result<Change, Problem>) {
+    fn add(&mut self, kind: &'static str, key: &ObjectKey, change: Result<DeclarationChange, Problem>) {
         let count = match &change {
-            Ok(Change::Attach(())) => &mut self.add,
+            Ok(DeclarationChange::Attach(())) => &mut self.add,
             Ok(
-                Change::Replace(..)
-                | Change::Refilter(..)
-                | Change::Refresh(())
-                | Change::Detach(Reason::Suspended),
+                DeclarationChange::Replace(..)
+                | DeclarationChange::Refilter(..)
+                | DeclarationChange::Refresh(())
+                | DeclarationChange::Detach(Reason::Suspended),
             ) => &mut self.change,
-            Ok(Change::Detach(_)) => &mut self.remove,
-            Ok(Change::Stay(())) => &mut self.unchanged,
+            Ok(DeclarationChange::Detach(_)) => &mut self.remove,
+            Ok(DeclarationChange::Stay(())) => &mut self.unchanged,
             Err(_) => &mut self.held,
         };
         *count += 1;
-        let mut step = Planned::new(kind, key, change.as_ref().map_or("hold", Change::verb));
+        let mut step = PlannedChange::new(kind, key, change.as_ref().map_or("hold", DeclarationChange::verb));
         match change {
             Ok(change) => step.parts = change.parts().to_vec(),
             Err(Problem { reason, message }) => {
@@ -159,7 +167,7 @@ impl Plan {
     /// Gives it for people; `place` ends the last line.
     pub fn text(&self, place: &str) -> String {
         let mut text = String::new();
-        for Planned { kind, namespace, name, action, parts, message, .. } in &self.steps {
+        for PlannedChange { kind, namespace, name, action, parts, message, .. } in &self.steps {
             let sign = match *action {
                 "attach" => '+',
                 "replace" | "refilter" | "refresh" | "suspend" => '~',
@@ -185,7 +193,7 @@ impl Plan {
 }
 
 /// Why no endpoint can be made of a declaration, if one is wanted. What is not set here may be where evenkeel runs.
-fn unresolved(declared: &Declared<McpServerSpec>) -> Option<Problem> {
+fn unresolved(declared: &DeclaredObject<McpServerSpec>) -> Option<Problem> {
     declared.spec.as_ref().filter(|spec| !spec.suspend)?;
     let problem = declared.endpoint.as_ref()?.as_ref().err()?;
     (problem.reason != Reason::VariableNotFound).then(|| problem.clone())

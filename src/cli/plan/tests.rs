@@ -9,12 +9,12 @@ use proptest::sample::select;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::outline::{Declarations, Plan};
-use crate::admin::InForce;
-use crate::plan::Observed;
-use crate::resource::{Base, DigestKey};
-use crate::source::directory::{Against, Checked, Destination, check_directory};
-use crate::source::{Environment, Policy};
+use super::outline::{Plan, PlanInput};
+use crate::admin::DeclaredState;
+use crate::plan::LastApplied;
+use crate::resource::{DigestKey, WorkingDirectory};
+use crate::source::directory::{CheckContext, CheckResult, TargetMode, check_directory};
+use crate::source::{Environment, StdioPolicy};
 
 /// What becomes of each server, and because of which parts.
 type Steps = BTreeMap<String, (&'static str, Vec<String>)>;
@@ -45,11 +45,11 @@ struct Scene {
     copy: TempDir,
     secrets: TempDir,
     key: DigestKey,
-    policy: Policy,
+    policy: StdioPolicy,
 }
 
 impl Scene {
-    fn new(policy: Policy) -> Self {
+    fn new(policy: StdioPolicy) -> Self {
         let dir = || TempDir::new().unwrap();
         let scene = Self { live: dir(), copy: dir(), secrets: dir(), key: DigestKey::new(b"k"), policy };
         for (name, value) in [("one", "secret one"), ("two", "secret two")] {
@@ -68,13 +68,13 @@ impl Scene {
     }
 
     /// The declarations as the evenkeel that runs reads them: it knows secrets and variables.
-    fn run(&self) -> Checked {
-        let against = Against {
+    fn run(&self) -> CheckResult {
+        let against = CheckContext {
             secrets: Some(self.secrets.path().into()),
             environment: Environment::from_iter([("ONE", "variable one"), ("TWO", "variable two")]),
             key: self.key.clone(),
             policy: self.policy.clone(),
-            destination: Destination::Directory,
+            destination: TargetMode::Directory,
         };
         check_directory(self.live.path(), &against).unwrap()
     }
@@ -87,12 +87,12 @@ impl Scene {
         between: impl FnOnce(),
     ) -> [Steps; 2] {
         write(self.live.path(), before);
-        let mut observed = Observed::default();
+        let mut observed = LastApplied::default();
         let first = self.run().desired;
         observed.changes(&first);
-        let in_force = InForce::of(&first, &self.key, &self.policy, Some(self.live.path().into()));
+        let in_force = DeclaredState::of(&first, &self.key, &self.policy, Some(self.live.path().into()));
         let told = serde_json::to_string(&in_force).unwrap();
-        let in_force: InForce = serde_json::from_str(&told).unwrap();
+        let in_force: DeclaredState = serde_json::from_str(&told).unwrap();
 
         between();
         write(self.live.path(), after);
@@ -100,17 +100,20 @@ impl Scene {
         let done = done.map(|(key, change)| (key.name.to_string(), (change.verb(), change.parts().to_vec())));
 
         write(self.copy.path(), after);
-        let against = Against {
+        let against = CheckContext {
             secrets: None,
             environment: Environment::default(),
             key: self.key.clone(),
             policy: self.policy.clone(),
-            destination: Destination::Directory,
+            destination: TargetMode::Directory,
         };
         let checked = check_directory(self.copy.path(), &against).unwrap();
-        let base = Base { root: in_force.root.clone().unwrap(), home: self.policy.home().map(Into::into) };
+        let base = WorkingDirectory {
+            root: in_force.root.clone().unwrap(),
+            home: self.policy.home().map(Into::into),
+        };
         let mut plan = Plan::new(None);
-        let declarations = Declarations {
+        let declarations = PlanInput {
             desired: &checked.desired,
             findings: &checked.findings,
             base: Some(&base),
@@ -242,9 +245,9 @@ proptest! {
     fn what_is_planned_is_what_is_done(pairs in vec(pair(), 3), bounded in any::<bool>()) {
         let policy = if bounded {
             let commands = ["c", "c *", "c * *"].map(str::to_owned);
-            Policy::only(&commands, &["*".to_owned()]).unwrap()
+            StdioPolicy::only(&commands, &["*".to_owned()]).unwrap()
         } else {
-            Policy::everything()
+            StdioPolicy::everything()
         };
         let scene = Scene::new(policy);
         let names = ["a", "b", "c"];
@@ -280,7 +283,7 @@ fn what_references_stand_for_is_known_to_the_fleet_alone() {
         ("a secret that is missing", None, &missing, false, none(), one("attach", &[])),
         ("a secret that stays missing", Some(&missing), &missing, false, none(), none()),
     ] {
-        let scene = Scene::new(Policy::everything());
+        let scene = Scene::new(StdioPolicy::everything());
         let before: Vec<_> = before.map(|before| ("a", before)).into_iter().collect();
         let rotate = || {
             if rotated {

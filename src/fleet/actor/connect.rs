@@ -8,16 +8,16 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::super::attach::attach;
-use super::super::attached::Attached;
-use super::super::listing::Listings;
-use super::super::{Kept, health, subscriptions};
-use super::{Actor, Attempt, Beside, Live};
+use super::super::listing::ServerListing;
+use super::super::new_connection::NewConnection;
+use super::super::{CachedServer, health, subscriptions};
+use super::{Actor, Attempt, BackgroundTask, Live};
 use crate::net::{Delays, jitter};
-use crate::plan::Target;
-use crate::resource::{Activation, McpServerSpec, Problem, Reason, Transport, Update};
-use crate::upstream::{Refusal, UpstreamHandle};
-use crate::wire::{Era, Host, Link, LinkError, Pause, Sign};
-use crate::words;
+use crate::plan::ConnectionTarget;
+use crate::resource::{Activation, McpServerSpec, Problem, Reason, Transport, UpdateStrategy};
+use crate::text;
+use crate::upstream::{CallRefusal, UpstreamHandle};
+use crate::wire::{Connection, ConnectionContext, ConnectionError, Era, FailureSource, RetryAfter};
 
 /// How long a connection must have held for its loss to count as a first failure.
 const STABLE: Duration = Duration::from_mins(1);
@@ -80,11 +80,11 @@ impl Actor {
     /// The connection itself changed, or is wanted again.
     pub(super) fn replace(&mut self) {
         self.start_afresh();
-        let recreate = self.target.spec.update == Update::Recreate
+        let recreate = self.target.spec.update == UpdateStrategy::Recreate
             || self.live.as_ref().is_some_and(|live| live.target.uid != self.target.uid);
         if recreate {
             let why = Problem::new(Reason::Connecting, format!("{} is being replaced", self.target.key.name));
-            self.take_down(Refusal::Unavailable(why), self.target.spec.timeouts.drain.get());
+            self.take_down(CallRefusal::Unavailable(why), self.target.spec.timeouts.drain.get());
         }
         self.connect();
     }
@@ -95,7 +95,7 @@ impl Actor {
         self.retry_at = None;
         self.asleep = false;
         self.cancel_attempt();
-        self.waiting = self.target.spec.update == Update::Recreate && !self.ending.is_empty();
+        self.waiting = self.target.spec.update == UpdateStrategy::Recreate && !self.ending.is_empty();
         if self.waiting || self.is_left_alone() {
             return;
         }
@@ -104,7 +104,8 @@ impl Actor {
         let notices = Some(context.listeners.handler(&target.key));
         let (guard, identity) = (context.guard.clone(), context.identity.clone());
         let (tasks, pause) = (TaskTracker::new(), self.pause.1.clone());
-        let host = Host { tasks, guard, log, notices, identity, pause, ..Host::default() };
+        let host =
+            ConnectionContext { tasks, guard, log, notices, identity, pause, ..ConnectionContext::default() };
         let (tasks, process, stderr) = (host.tasks.clone(), host.started.clone(), host.last_words.clone());
         let is_process = matches!(target.endpoint.transport, Transport::Stdio(_));
         let slow_at = is_process.then(|| Instant::now() + target.spec.timeouts.connect.get());
@@ -129,7 +130,7 @@ impl Actor {
         attempt.slow_at = None;
         if attempt.process.answered_at().is_none() && !left.is_zero() {
             let (_, until) = due(left);
-            let (seconds, until) = (since.elapsed().as_secs(), words::time(until, Timestamp::now()));
+            let (seconds, until) = (since.elapsed().as_secs(), text::time(until, Timestamp::now()));
             let message = format!(
                 "the process has not answered for {seconds} s{}; if it is downloading the server, it has until {until} \
                  (spec.timeouts.start)",
@@ -148,13 +149,13 @@ impl Actor {
     fn is_left_alone(&mut self) -> bool {
         let endpoint = self.target.endpoint.digest();
         if self.pause.0 != endpoint {
-            self.pause = (endpoint, Pause::default());
+            self.pause = (endpoint, RetryAfter::default());
         }
         let (Some(until), Some(why)) = (self.pause.1.until(), self.pause.1.problem()) else { return false };
         self.retry_at = Some(due(until.duration_since(Instant::now())));
         if self.live.is_none() {
             self.begin_grace();
-            self.upstream.refuse(Refusal::Unavailable(why.clone()));
+            self.upstream.refuse(CallRefusal::Unavailable(why.clone()));
         }
         self.last.get_or_insert(why);
         true
@@ -189,19 +190,19 @@ impl Actor {
         }
     }
 
-    pub(super) fn attached(&mut self, attached: Attached) {
+    pub(super) fn attached(&mut self, attached: NewConnection) {
         self.attempt = None;
         self.recalled = false;
         self.forget_refresh();
         self.grace_until = None;
         self.last = None;
-        let Attached { link, events, listings: Listings { lists, degraded } } = attached;
-        let kept = Arc::new(Kept { about: link.peer().about.clone(), lists: Arc::new(lists) });
+        let NewConnection { link, events, listings: ServerListing { lists, degraded } } = attached;
+        let kept = Arc::new(CachedServer { about: link.peer().about.clone(), lists: Arc::new(lists) });
         self.upstream.set_lists(kept.lists.clone());
         let before = self.upstream.connect(link.clone());
         let since = Instant::now();
         let health = checks(&link, self.upstream.handle(), &self.target);
-        let subscriptions = subscriptions::are_offered(&link).then(|| -> Beside {
+        let subscriptions = subscriptions::are_offered(&link).then(|| -> BackgroundTask {
             Box::pin(subscriptions::keep(
                 link.clone(),
                 self.context.listeners.clone(),
@@ -225,23 +226,23 @@ impl Actor {
     }
 
     /// The attempt failed. An older connection, if there is one, goes on serving.
-    pub(super) fn failed(&mut self, error: &LinkError) {
+    pub(super) fn failed(&mut self, error: &ConnectionError) {
         self.cancel_attempt();
         self.count_exit(error);
         // Some servers do not survive a question that they do not know, the probe.
         let broke = match error.sign {
-            Sign::Exit(_) => true,
-            Sign::Status(status) => {
+            FailureSource::Exit(_) => true,
+            FailureSource::Status(status) => {
                 status.is_server_error() && status != http::StatusCode::SERVICE_UNAVAILABLE
             }
-            Sign::Connection | Sign::Session | Sign::Pause => false,
+            FailureSource::Connection | FailureSource::Session | FailureSource::Pause => false,
         };
         self.opening = (broke && self.opening.is_none()).then_some(Era::Legacy);
         self.schedule(error);
     }
 
     /// The live connection is gone.
-    pub(super) fn lose(&mut self, error: &LinkError) {
+    pub(super) fn lose(&mut self, error: &ConnectionError) {
         let Some(live) = self.live.take() else { return };
         self.forget_refresh();
         let lived = live.since.elapsed();
@@ -258,12 +259,12 @@ impl Actor {
         // At a newer generation, and under way already.
         let under_way = self.attempt.is_some();
         // A server that forgot a session is not failing, unless it goes on forgetting.
-        let forgot = error.sign == Sign::Session && self.backoff.failures() == 0;
+        let forgot = error.sign == FailureSource::Session && self.backoff.failures() == 0;
         let at_once = under_way || forgot || lived >= STABLE;
         let gone = if at_once {
             self.upstream.pend(error.problem.clone(), self.calls_wait_until())
         } else {
-            self.upstream.refuse(Refusal::Unavailable(error.problem.clone()))
+            self.upstream.refuse(CallRefusal::Unavailable(error.problem.clone()))
         };
         if let Some(gone) = gone {
             self.end(gone, Duration::ZERO, error.problem.clone());
@@ -283,8 +284,8 @@ impl Actor {
     }
 
     /// Exits in a row, each soon after its start.
-    fn count_exit(&mut self, error: &LinkError) {
-        let early = matches!(error.sign, Sign::Exit(lived) if lived < CRASH.0);
+    fn count_exit(&mut self, error: &ConnectionError) {
+        let early = matches!(error.sign, FailureSource::Exit(lived) if lived < CRASH.0);
         self.crashes = if early { self.crashes.saturating_add(1) } else { 0 };
     }
 
@@ -296,7 +297,7 @@ impl Actor {
     }
 
     /// Decides when to try again, if at all.
-    pub(super) fn schedule(&mut self, error: &LinkError) {
+    pub(super) fn schedule(&mut self, error: &ConnectionError) {
         let mut problem = error.problem.clone();
         if self.crashes >= CRASH.1 {
             problem = Problem::new(
@@ -312,11 +313,12 @@ impl Actor {
             _ => Some(delay),
         };
         self.retry_at = wait.map(due);
-        let stuck = self.backoff.failures() >= 3 && self.target.spec.update == Update::MakeBeforeBreak;
+        let stuck =
+            self.backoff.failures() >= 3 && self.target.spec.update == UpdateStrategy::MakeBeforeBreak;
         match &self.live {
             None => {
                 self.begin_grace();
-                self.upstream.refuse(Refusal::Unavailable(problem.clone()));
+                self.upstream.refuse(CallRefusal::Unavailable(problem.clone()));
             }
             Some(_) if stuck => problem.message.push_str(
                 "; the previous generation goes on serving; if two of this server cannot run side by side, set spec.update to Recreate",
@@ -328,7 +330,7 @@ impl Actor {
 }
 
 /// Watches whether the server of a live connection still answers.
-fn checks(link: &Link, handle: &UpstreamHandle, target: &Target) -> Beside {
+fn checks(link: &Connection, handle: &UpstreamHandle, target: &ConnectionTarget) -> BackgroundTask {
     let (health, call) = (target.spec.health.clone(), target.spec.timeouts.call.get());
     Box::pin(health::watch(link.clone(), handle.clone(), health, call, jitter()))
 }

@@ -1,8 +1,8 @@
 //! One server's actor: its state, what wakes it, and what it tells. What it does is in the files beside.
 
 mod connect;
-mod leave;
-mod offer;
+mod drain;
+mod publish;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -15,50 +15,53 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::attached::Attached;
-use super::listing::Listing;
-use super::pace::Pace;
-use super::{Context, Kept, Listed, Observation, Phase};
+use super::listing::ListResult;
+use super::new_connection::NewConnection;
+use super::refresh_schedule::RefreshSchedule;
+use super::{CachedServer, FleetContext, LiveServer, Observation, Phase};
 use crate::net::Backoff;
-use crate::plan::Target;
+use crate::plan::ConnectionTarget;
 use crate::resource::{Digest, Problem, Reason};
 use crate::upstream::Section;
-use crate::upstream::{Refusal, UpstreamControl};
-use crate::wire::{Era, Event, Events, LastWords, Link, LinkError, List, Pause, Started};
+use crate::upstream::{CallRefusal, UpstreamControl};
+use crate::wire::{
+    Connection, ConnectionError, ConnectionEvent, ConnectionEvents, Era, ListKind, ProcessActivity,
+    RetryAfter, StderrTail,
+};
 
 /// What an actor is told; only the newest counts.
 #[derive(Clone, Debug)]
-pub(super) enum Order {
+pub(super) enum ActorOrder {
     /// Be this.
-    Be(Arc<Target>),
+    Be(Arc<ConnectionTarget>),
     /// Go away: `Removed`, `Suspended`, or `Detached` when evenkeel ends.
     Go(Reason),
 }
 
-type Attaching = Pin<Box<dyn Future<Output = Result<Attached, LinkError>> + Send>>;
-type Refresh = Pin<Box<dyn Future<Output = (List, Result<Listing, LinkError>)> + Send>>;
+type Attaching = Pin<Box<dyn Future<Output = Result<NewConnection, ConnectionError>> + Send>>;
+type Refresh = Pin<Box<dyn Future<Output = (ListKind, Result<ListResult, ConnectionError>)> + Send>>;
 type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// What works beside a live connection for as long as it is there.
-type Beside = Pin<Box<dyn Future<Output = Infallible> + Send>>;
+type BackgroundTask = Pin<Box<dyn Future<Output = Infallible> + Send>>;
 
 /// Owns one server's connection: makes it, keeps it, replaces it, ends it.
 ///
 /// A loop over plain state: every input (an order, an event of the connection, the end of an attempt, a
 /// timer) changes the state, and what follows from the state is done at once. Waits for no I/O itself.
 pub(super) struct Actor {
-    context: Arc<Context>,
-    orders: watch::Receiver<Order>,
-    target: Arc<Target>,
+    context: Arc<FleetContext>,
+    orders: watch::Receiver<ActorOrder>,
+    target: Arc<ConnectionTarget>,
     upstream: UpstreamControl,
     live: Option<Live>,
     attempt: Option<Attempt>,
     refresh: Option<Refresh>,
     /// The lists that are to be read again, and when.
-    stale: Pace,
+    stale: RefreshSchedule,
     /// Connections that are draining and closing.
     ending: Vec<Ending>,
     /// Tells the connections that are ending that they have less time than they were given.
-    hurry: watch::Sender<Option<Hurry>>,
+    hurry: watch::Sender<Option<DrainDeadline>>,
     leaving: Option<Reason>,
     /// An attempt is due as soon as nothing is ending (`Recreate`).
     waiting: bool,
@@ -66,7 +69,7 @@ pub(super) struct Actor {
     /// Exits in a row, each soon after its start.
     crashes: u32,
     /// Until when this endpoint wants to be left alone.
-    pause: (Digest, Pause),
+    pause: (Digest, RetryAfter),
     /// How the next attempt opens where the server's era is not known yet; with a probe if this is `None`.
     opening: Option<Era>,
     restarts: u32,
@@ -84,15 +87,15 @@ pub(super) struct Actor {
     /// The offer was made in an earlier run, and nothing was attached since.
     recalled: bool,
     /// Held until the first attempt of a server that was declared at the start has ended.
-    starting: Option<Starting>,
+    starting: Option<StartupGuard>,
 }
 
 /// Kept by those whom the fleet's start waits for; nothing is ever sent.
-pub(super) type Starting = mpsc::Sender<Infallible>;
+pub(super) type StartupGuard = mpsc::Sender<Infallible>;
 
 /// When calls that are still in flight on a connection that ends are given up, and what they are told.
 #[derive(Clone, Debug)]
-struct Hurry {
+struct DrainDeadline {
     limit: Duration,
     why: Problem,
 }
@@ -102,40 +105,40 @@ struct Attempt {
     work: Attaching,
     /// Its tasks, to be waited for once it is given up.
     tasks: TaskTracker,
-    process: Started,
-    stderr: LastWords,
+    process: ProcessActivity,
+    stderr: StderrTail,
     /// When to say that the process has not answered yet; `None` if there is nothing to say.
     slow_at: Option<Instant>,
 }
 
 struct Live {
     /// What it was made for; of a later target with the same connection, that.
-    target: Arc<Target>,
-    link: Link,
-    events: Events,
+    target: Arc<ConnectionTarget>,
+    link: Connection,
+    events: ConnectionEvents,
     /// Lists that could not be read, or with oddities that were tolerated.
-    degraded: BTreeMap<List, Problem>,
+    degraded: BTreeMap<ListKind, Problem>,
     since: Instant,
-    health: Beside,
+    health: BackgroundTask,
     /// Asks the server to tell what agents want to hear; `None` if it tells nothing.
-    subscriptions: Option<Beside>,
+    subscriptions: Option<BackgroundTask>,
 }
 
 /// What agents see of the server.
 struct Offered {
-    kept: Arc<Kept>,
+    kept: Arc<CachedServer>,
     section: Arc<Section>,
-    listed: Arc<Listed>,
+    listed: Arc<LiveServer>,
 }
 
 /// What woke the actor.
 enum Input {
     Order(bool),
-    Event(Event),
-    Attempted(Result<Box<Attached>, LinkError>),
+    Event(ConnectionEvent),
+    Attempted(Result<Box<NewConnection>, ConnectionError>),
     /// The process of the attempt may be slow to answer.
     SlowStart,
-    Refreshed(List, Result<Listing, LinkError>),
+    Refreshed(ListKind, Result<ListResult, ConnectionError>),
     RefreshDue,
     RetryDue,
     GraceOver,
@@ -148,22 +151,22 @@ enum Input {
 
 impl Actor {
     pub(super) fn new(
-        context: Arc<Context>,
-        target: Arc<Target>,
-        orders: watch::Receiver<Order>,
-        starting: Option<Starting>,
+        context: Arc<FleetContext>,
+        target: Arc<ConnectionTarget>,
+        orders: watch::Receiver<ActorOrder>,
+        starting: Option<StartupGuard>,
     ) -> Self {
-        let pause = (target.endpoint.digest(), Pause::default());
+        let pause = (target.endpoint.digest(), RetryAfter::default());
         let connecting = Problem::new(Reason::Connecting, format!("{} is being attached", target.key.name));
         let mut actor = Self {
-            upstream: UpstreamControl::new(target.key.clone(), Refusal::Unavailable(connecting)),
+            upstream: UpstreamControl::new(target.key.clone(), CallRefusal::Unavailable(connecting)),
             context,
             orders,
             target,
             live: None,
             attempt: None,
             refresh: None,
-            stale: Pace::default(),
+            stale: RefreshSchedule::default(),
             ending: Vec::new(),
             hurry: watch::Sender::default(),
             leaving: None,
@@ -206,8 +209,8 @@ impl Actor {
                 }
                 // Nobody is left to give orders.
                 Input::Order(false) => self.leave(Reason::Detached),
-                Input::Event(Event::Changed(list)) => self.changed(list),
-                Input::Event(Event::Lost(error)) => self.lose(&error),
+                Input::Event(ConnectionEvent::Changed(list)) => self.changed(list),
+                Input::Event(ConnectionEvent::Lost(error)) => self.lose(&error),
                 Input::Attempted(result) => {
                     match result {
                         Ok(attached) => self.attached(*attached),
@@ -272,17 +275,17 @@ impl Actor {
         }
     }
 
-    fn obey(&mut self, order: Order) {
+    fn obey(&mut self, order: ActorOrder) {
         match order {
-            Order::Go(reason) => self.leave(reason),
-            Order::Be(target) => {
+            ActorOrder::Go(reason) => self.leave(reason),
+            ActorOrder::Be(target) => {
                 let same_connection = target.same_connection(&self.target) && self.leaving.is_none();
                 let is_live = self.live.as_ref().is_some_and(|live| target.same_connection(&live.target));
                 let before = std::mem::replace(&mut self.target, target);
                 self.leaving = None;
                 if self.target.reconnect != before.reconnect {
                     // Whoever asks for a new connection knows better than the server when to make it.
-                    self.pause.1 = Pause::default();
+                    self.pause.1 = RetryAfter::default();
                 }
                 if is_live && !same_connection {
                     self.keep();
@@ -357,13 +360,13 @@ impl Actor {
 }
 
 /// One problem for all lists of a server: of several reasons the worst, which is the first of its enum.
-fn degraded(lists: &BTreeMap<List, Problem>) -> Option<Problem> {
+fn degraded(lists: &BTreeMap<ListKind, Problem>) -> Option<Problem> {
     let reason = lists.values().map(|problem| problem.reason).min()?;
     let messages: Vec<_> = lists.values().map(|problem| problem.message.as_str()).collect();
     Some(Problem::new(reason, messages.join("; ")))
 }
 
-async fn beside(work: &mut Option<Beside>) -> Option<Infallible> {
+async fn beside(work: &mut Option<BackgroundTask>) -> Option<Infallible> {
     Some(work.as_mut()?.await)
 }
 

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::request::{MANAGER, REQUEST};
 use crate::net::{Backoff, Delays, jitter};
-use crate::report::{Event, Snapshot};
+use crate::report::{Event, StatusSnapshot};
 use crate::resource::ObjectKey;
 
 /// The time between two events, so that a flood of them leaves room for statuses.
@@ -35,7 +35,7 @@ type Events = OrdMap<ObjectKey, Arc<Event>>;
 pub(super) async fn tell(
     client: Client,
     instance: Arc<str>,
-    mut store: watch::Receiver<Snapshot>,
+    mut store: watch::Receiver<StatusSnapshot>,
     mut leading: watch::Receiver<bool>,
 ) {
     let mut seen = Events::new();
@@ -192,19 +192,19 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::report::{Action, Kind, Occurrence, Regarding};
+    use crate::report::{EventAction, ObjectKind, Occurrence, Regarding};
     use crate::resource::Reason;
 
     fn event(name: &str, object: &str, count: u32) -> Arc<Event> {
         let latest = Occurrence {
             at: Timestamp::UNIX_EPOCH,
             regarding: Regarding {
-                kind: Kind::McpServer,
+                kind: ObjectKind::McpServer,
                 key: ObjectKey::new("n", object),
                 uid: object.into(),
                 generation: 1,
             },
-            action: Action::Reconcile,
+            action: EventAction::Reconcile,
             warning: false,
             reason: Reason::Attached,
             note: String::new(),

@@ -5,11 +5,11 @@
 //! several replicas the one that holds the Lease writes. Never reads what it could be told, never touches
 //! another manager's conditions, and never decides anything about servers.
 
-mod contest;
-mod difference;
 mod events;
 mod lease;
 mod request;
+mod status_diff;
+mod write_conflicts;
 mod writer;
 
 use std::sync::Arc;
@@ -18,19 +18,19 @@ use kube::Client;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::Snapshot;
-use crate::source::Shown;
+use super::StatusSnapshot;
+use crate::source::StoredStatuses;
 
 pub use lease::Leadership;
 
 /// What is told, and to whom.
-pub struct Inputs {
+pub struct WriterInputs {
     /// The API server.
     pub client: Client,
     /// What is true.
-    pub store: watch::Receiver<Snapshot>,
+    pub store: watch::Receiver<StatusSnapshot>,
     /// What the objects show.
-    pub shown: watch::Receiver<Shown>,
+    pub shown: watch::Receiver<StoredStatuses>,
     /// Whether it is this replica that writes.
     pub leading: watch::Receiver<bool>,
     /// What this replica calls itself in events.
@@ -38,8 +38,8 @@ pub struct Inputs {
 }
 
 /// Writes until it is stopped.
-pub async fn tell(inputs: Inputs, stop: CancellationToken) {
-    let Inputs { client, store, shown, leading, instance } = inputs;
+pub async fn tell(inputs: WriterInputs, stop: CancellationToken) {
+    let WriterInputs { client, store, shown, leading, instance } = inputs;
     let servers = writer::servers(&client).run(store.clone(), shown.clone(), leading.clone());
     let skills = writer::skills(&client).run(store.clone(), shown, leading.clone());
     let events = events::tell(client, instance, store, leading);

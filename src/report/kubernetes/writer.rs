@@ -17,16 +17,16 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::contest::Contests;
-use super::difference::{Status, farewell, patience, same, to_write};
 use super::request::{MANAGER, REQUEST};
+use super::status_diff::{StatusFields, farewell, patience, same, to_write};
+use super::write_conflicts::WriteConflicts;
 use crate::net::api_server::{in_words, retry_after};
 use crate::net::{Backoff, Delays, jitter};
-use crate::report::{Object, Snapshot};
+use crate::report::{StatusObject, StatusSnapshot};
 use crate::resource::{
     API_VERSION, McpServer, McpServerSpec, McpServerStatus, ObjectKey, Skill, SkillSpec, SkillStatus,
 };
-use crate::source::{Shown, ShownStatus};
+use crate::source::{StoredStatus, StoredStatuses};
 
 /// Writes under way at once.
 const FLIGHTS: usize = 8;
@@ -35,20 +35,20 @@ const PAUSE: Duration = Duration::from_millis(300);
 /// The delays before a write that failed is tried again.
 const RETRY: Delays = Delays { initial: Duration::from_secs(1), max: Duration::from_mins(1) };
 
-type Wanted<S, T> = OrdMap<ObjectKey, Arc<Object<S, T>>>;
-type Statuses<T> = OrdMap<ObjectKey, Arc<ShownStatus<T>>>;
+type Wanted<S, T> = OrdMap<ObjectKey, Arc<StatusObject<S, T>>>;
+type Statuses<T> = OrdMap<ObjectKey, Arc<StoredStatus<T>>>;
 
 /// Writes the statuses of one kind.
-pub(super) struct Writer<S, T> {
+pub(super) struct StatusWriter<S, T> {
     client: Client,
     resource: ApiResource,
-    wanted_of: fn(&Snapshot) -> &Wanted<S, T>,
-    shown_of: fn(&Shown) -> &Statuses<T>,
+    wanted_of: fn(&StatusSnapshot) -> &Wanted<S, T>,
+    shown_of: fn(&StoredStatuses) -> &Statuses<T>,
     wanted: Wanted<S, T>,
     shown: Statuses<T>,
     /// The last write of each object, until it shows something newer.
     written: HashMap<ObjectKey, Written<T>>,
-    contests: Contests,
+    contests: WriteConflicts,
     /// What is to be written, by when it is due.
     queue: BTreeSet<(Instant, ObjectKey)>,
     jobs: HashMap<ObjectKey, Job>,
@@ -66,7 +66,7 @@ struct Job {
 /// A write that was done.
 struct Written<T> {
     asked: T,
-    gave: ShownStatus<T>,
+    gave: StoredStatus<T>,
     at: Instant,
 }
 
@@ -88,21 +88,26 @@ enum Failed {
 }
 
 /// Writes the statuses of servers.
-pub(super) fn servers(client: &Client) -> Writer<McpServerSpec, McpServerStatus> {
-    Writer::new(client, ApiResource::erase::<McpServer>(&()), |store| &store.servers, |shown| &shown.servers)
+pub(super) fn servers(client: &Client) -> StatusWriter<McpServerSpec, McpServerStatus> {
+    StatusWriter::new(
+        client,
+        ApiResource::erase::<McpServer>(&()),
+        |store| &store.servers,
+        |shown| &shown.servers,
+    )
 }
 
 /// Writes the statuses of skills.
-pub(super) fn skills(client: &Client) -> Writer<SkillSpec, SkillStatus> {
-    Writer::new(client, ApiResource::erase::<Skill>(&()), |store| &store.skills, |shown| &shown.skills)
+pub(super) fn skills(client: &Client) -> StatusWriter<SkillSpec, SkillStatus> {
+    StatusWriter::new(client, ApiResource::erase::<Skill>(&()), |store| &store.skills, |shown| &shown.skills)
 }
 
-impl<S, T: Status + Serialize + DeserializeOwned + Send + 'static> Writer<S, T> {
+impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusWriter<S, T> {
     fn new(
         client: &Client,
         resource: ApiResource,
-        wanted_of: fn(&Snapshot) -> &Wanted<S, T>,
-        shown_of: fn(&Shown) -> &Statuses<T>,
+        wanted_of: fn(&StatusSnapshot) -> &Wanted<S, T>,
+        shown_of: fn(&StoredStatuses) -> &Statuses<T>,
     ) -> Self {
         Self {
             client: client.clone(),
@@ -112,7 +117,7 @@ impl<S, T: Status + Serialize + DeserializeOwned + Send + 'static> Writer<S, T> 
             wanted: OrdMap::new(),
             shown: OrdMap::new(),
             written: HashMap::new(),
-            contests: Contests::default(),
+            contests: WriteConflicts::default(),
             queue: BTreeSet::new(),
             jobs: HashMap::new(),
             flights: JoinSet::new(),
@@ -122,8 +127,8 @@ impl<S, T: Status + Serialize + DeserializeOwned + Send + 'static> Writer<S, T> 
     /// Runs for good. A replica that does not lead keeps the queue and writes nothing.
     pub async fn run(
         mut self,
-        mut store: watch::Receiver<Snapshot>,
-        mut shown: watch::Receiver<Shown>,
+        mut store: watch::Receiver<StatusSnapshot>,
+        mut shown: watch::Receiver<StoredStatuses>,
         mut leading: watch::Receiver<bool>,
     ) {
         let mut led = false;
@@ -198,11 +203,11 @@ impl<S, T: Status + Serialize + DeserializeOwned + Send + 'static> Writer<S, T> 
 
     /// What the object shows as far as it is known: the watch may be behind our own last write. `None` while
     /// the watch has not told of it.
-    fn believed(&self, key: &ObjectKey, uid: &str) -> Option<&ShownStatus<T>> {
+    fn believed(&self, key: &ObjectKey, uid: &str) -> Option<&StoredStatus<T>> {
         let shown = self.shown.get(key).filter(|shown| *shown.uid == *uid)?;
         let written = self.written.get(key).map(|written| &written.gave);
         let newer =
-            |gave: &&ShownStatus<T>| *gave.uid == *uid && shown.resource_version <= gave.resource_version;
+            |gave: &&StoredStatus<T>| *gave.uid == *uid && shown.resource_version <= gave.resource_version;
         Some(written.filter(newer).unwrap_or(shown))
     }
 
@@ -304,7 +309,7 @@ impl<S, T: Status + Serialize + DeserializeOwned + Send + 'static> Writer<S, T> 
             Ok(DynamicObject { metadata, mut data, .. }) => {
                 let version = metadata.resource_version.and_then(|text| text.parse().ok());
                 let status = data.get_mut("status").map(Value::take).unwrap_or_default();
-                let gave = ShownStatus {
+                let gave = StoredStatus {
                     uid: metadata.uid.unwrap_or_default().into(),
                     resource_version: version.unwrap_or_default(),
                     status: serde_json::from_value(status).ok(),

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use super::Reporter;
-use crate::report::Source;
+use crate::report::SourceObject;
 use crate::report::conditions::condition;
-use crate::report::source::Counts;
+use crate::report::source::ServerCounts;
 use crate::resource::{ConditionType, McpServerStatus};
 
 impl Reporter {
     /// Takes up what is said of a server in place of what was said before: costs that server, and not the fleet.
     pub(super) fn recount(&mut self, before: Option<&McpServerStatus>, after: Option<&McpServerStatus>) {
-        let one = |status: Option<&McpServerStatus>| status.map_or_else(Counts::default, of);
+        let one = |status: Option<&McpServerStatus>| status.map_or_else(ServerCounts::default, of);
         let (before, after) = (one(before), one(after));
-        let Counts { servers, attached, tools } = &mut self.counts;
+        let ServerCounts { servers, attached, tools } = &mut self.counts;
         *servers = (*servers + after.servers).saturating_sub(before.servers);
         *attached = (*attached + after.attached).saturating_sub(before.attached);
         *tools = (*tools + after.tools).saturating_sub(before.tools);
@@ -24,16 +24,16 @@ impl Reporter {
         if self.store.source.status.counts == self.counts {
             return;
         }
-        let mut source = Source::clone(&self.store.source);
+        let mut source = SourceObject::clone(&self.store.source);
         source.status.counts = self.counts;
         source.resource_version = self.store.next_version();
         self.store.source = Arc::new(source);
     }
 }
 
-fn of(status: &McpServerStatus) -> Counts {
+fn of(status: &McpServerStatus) -> ServerCounts {
     let ready = condition(&status.conditions, ConditionType::Ready);
-    Counts {
+    ServerCounts {
         servers: 1,
         attached: usize::from(ready.is_some_and(|ready| ready.status == "True")),
         tools: usize::try_from(status.tools.unwrap_or_default()).unwrap_or_default(),

@@ -8,15 +8,15 @@ use jiff::Timestamp;
 use tracing::Level;
 
 use super::{Cause, Reporter};
-use crate::report::conditions::Sentences;
-use crate::report::news::News;
-use crate::report::{Action, Kind, Object, Regarding, skill_status};
-use crate::resource::{Declared, Reason, SkillSpec, SkillStatus};
-use crate::skills::{Standings, Written};
+use crate::report::conditions::ConditionMessages;
+use crate::report::state_change::StateChange;
+use crate::report::{EventAction, ObjectKind, Regarding, StatusObject, skill_status};
+use crate::resource::{DeclaredObject, Reason, SkillSpec, SkillStatus};
+use crate::skills::{SkillStates, SyncResults};
 
 impl Reporter {
     /// Takes up which skills are offered, and where: costs what changed.
-    pub(super) fn offer(&mut self, standings: Standings, written: Written, now: Timestamp) {
+    pub(super) fn offer(&mut self, standings: SkillStates, written: SyncResults, now: Timestamp) {
         let before = std::mem::replace(&mut self.standings, standings).all;
         let last = std::mem::replace(&mut self.written, written).all;
         let mut keys = BTreeSet::new();
@@ -37,7 +37,7 @@ impl Reporter {
         }
     }
 
-    pub(super) fn skill(&mut self, declared: &Arc<Declared<SkillSpec>>, now: Timestamp) {
+    pub(super) fn skill(&mut self, declared: &Arc<DeclaredObject<SkillSpec>>, now: Timestamp) {
         let key = &declared.meta.key;
         let before = self.store.skills.get(key).cloned();
         let known = before.as_ref().filter(|before| before.declared.meta.uid == declared.meta.uid);
@@ -58,18 +58,24 @@ impl Reporter {
         self.tell_content(declared, known.map(|before| &before.status), &status, now);
         let last = before.as_ref().map(|before| before.declared.clone());
         let last = last.or_else(|| self.remembered.skills.get(key).cloned());
-        self.tell_declared(Kind::Skill, last.as_deref(), declared, now);
+        self.tell_declared(ObjectKind::Skill, last.as_deref(), declared, now);
         let told = known.map_or(&[][..], |before| &before.status.conditions);
-        self.tell_state(Kind::Skill, declared, told, (&status.conditions, &Sentences::default()), now);
+        self.tell_state(
+            ObjectKind::Skill,
+            declared,
+            told,
+            (&status.conditions, &ConditionMessages::default()),
+            now,
+        );
         let resource_version = self.store.next_version();
-        let object = Object { declared: declared.clone(), status, resource_version };
+        let object = StatusObject { declared: declared.clone(), status, resource_version };
         self.store.skills.insert(key.clone(), Arc::new(object));
     }
 
     /// Tells that a skill has another content, which changes no condition.
     fn tell_content(
         &mut self,
-        declared: &Declared<SkillSpec>,
+        declared: &DeclaredObject<SkillSpec>,
         before: Option<&SkillStatus>,
         after: &SkillStatus,
         now: Timestamp,
@@ -79,16 +85,16 @@ impl Reporter {
         });
         if let Some(digest) = after.content_digest.as_ref().filter(|_| differs) {
             let message = format!("another content, {digest}");
-            let news = News::new(Action::Update, Reason::Updated, Level::INFO, message);
+            let news = StateChange::new(EventAction::Update, Reason::Updated, Level::INFO, message);
             let cause = Cause::at(&self.desired.source);
             let digests = (declared.spec_digest, declared.spec_digest);
-            self.tell(Regarding::of(Kind::Skill, &declared.meta), &news, cause, digests, now);
+            self.tell(Regarding::of(ObjectKind::Skill, &declared.meta), &news, cause, digests, now);
         }
     }
 
-    pub(super) fn skill_removed(&mut self, declared: &Declared<SkillSpec>, now: Timestamp) {
+    pub(super) fn skill_removed(&mut self, declared: &DeclaredObject<SkillSpec>, now: Timestamp) {
         self.store.skills.remove(&declared.meta.key);
         self.store.next_version();
-        self.tell_removed(Kind::Skill, declared, now);
+        self.tell_removed(ObjectKind::Skill, declared, now);
     }
 }

@@ -5,9 +5,9 @@ use serde_json::json;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
-use crate::catalog::{KeptNames, catalog};
+use crate::catalog::{ReservedNames, catalog};
 use crate::report::testing::{section, seen};
-use crate::resource::Fault;
+use crate::resource::SourceProblem;
 use crate::resource::testing::{at, declared, key, server_spec, source_id};
 
 /// Collects log lines.
@@ -42,7 +42,7 @@ impl Lines {
 }
 
 /// Runs a test with a reporter, its store and its log.
-fn with_reporter(test: impl FnOnce(Reporter, watch::Receiver<Snapshot>, Lines)) {
+fn with_reporter(test: impl FnOnce(Reporter, watch::Receiver<StatusSnapshot>, Lines)) {
     let lines = Lines::default();
     let subscriber = tracing_subscriber::fmt()
         .with_writer(lines.clone())
@@ -142,7 +142,7 @@ fn what_changed_between_two_runs_is_told_once_and_nothing_else() {
         }
         let mut told = Vec::new();
         while let Ok(occurrence) = happened.try_recv() {
-            if occurrence.action != Action::Reconcile {
+            if occurrence.action != EventAction::Reconcile {
                 told.push(format!("{} {}", occurrence.regarding.key.name, occurrence.reason));
             }
         }
@@ -327,7 +327,7 @@ fn readiness_gives_every_reason_until_it_is_reached() {
 #[test]
 fn a_fault_of_the_source_is_told_once() {
     with_reporter(|mut reporter, _, lines| {
-        let fault = Fault::new(None, Problem::new(Reason::ParseError, "a.yaml:3: not YAML"));
+        let fault = SourceProblem::new(None, Problem::new(Reason::ParseError, "a.yaml:3: not YAML"));
         let with = |faults| {
             let state = SourceState { faults, ..SourceState::clone(&synced()) };
             Arc::new(Desired { source: Arc::new(state), ..Desired::default() })
@@ -352,15 +352,15 @@ async fn the_task_follows_its_inputs_and_stops() {
     let (declare, desired_rx) = watch::channel(Arc::new(Desired::default()));
     let (observe, observations) = mpsc::unbounded_channel();
     let (catalog, publisher, generations) =
-        catalog(Some("default".into()), KeptNames::default(), mpsc::unbounded_channel().0);
+        catalog(Some("default".into()), ReservedNames::default(), mpsc::unbounded_channel().0);
     let stop = CancellationToken::new();
     let publishing = tokio::spawn(generations.run(stop.clone()));
-    let inputs = Inputs {
+    let inputs = ReporterInputs {
         desired: desired_rx,
         observations,
         catalog,
-        skills: watch::channel(Standings::default()).1,
-        written: watch::channel(Written::default()).1,
+        skills: watch::channel(SkillStates::default()).1,
+        written: watch::channel(SyncResults::default()).1,
     };
     let task = tokio::spawn(reporter.run(inputs, stop.clone()));
 
@@ -371,7 +371,7 @@ async fn the_task_follows_its_inputs_and_stops() {
     for name in ["a", "b"] {
         publisher.publish(Arc::new(section(name, "x", "t")));
     }
-    let is_told = |store: &Snapshot| {
+    let is_told = |store: &StatusSnapshot| {
         let reason = |name, kind| {
             let object = store.servers.get(&key(name))?;
             Some(condition(&object.status.conditions, kind)?.reason.clone())
@@ -398,7 +398,7 @@ fn the_source_tells_how_far_all_servers_are() {
     with_reporter(|mut reporter, store, _| {
         let told = |reporter: &mut Reporter| {
             reporter.publish();
-            let Counts { servers, attached, tools } = store.borrow().source.status.counts;
+            let ServerCounts { servers, attached, tools } = store.borrow().source.status.counts;
             (servers, attached, tools)
         };
         reporter.desire(&Arc::new(desired(&["a", "b", "c"])), at(1));

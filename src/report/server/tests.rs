@@ -11,9 +11,9 @@ use crate::resource::Digest;
 use crate::resource::testing::{at, declared, server_spec};
 
 fn server_status(
-    declared: &Declared<McpServerSpec>,
+    declared: &DeclaredObject<McpServerSpec>,
     observation: Option<&Observation>,
-    conflicts: &[Conflict],
+    conflicts: &[NameConflict],
     previous: Option<&McpServerStatus>,
     now: Timestamp,
 ) -> McpServerStatus {
@@ -46,7 +46,7 @@ fn connecting(attempt: u32, last: Option<Reason>) -> Phase {
     Phase::Connecting { attempt, last: last.map(problem) }
 }
 
-fn refused(generation: i64, reason: Reason, with_last_good: bool) -> Declared<McpServerSpec> {
+fn refused(generation: i64, reason: Reason, with_last_good: bool) -> DeclaredObject<McpServerSpec> {
     let mut object = declared("a", generation);
     object.refused = Some(problem(reason));
     if !with_last_good {
@@ -57,13 +57,13 @@ fn refused(generation: i64, reason: Reason, with_last_good: bool) -> Declared<Mc
     object
 }
 
-fn unresolved(generation: i64) -> Declared<McpServerSpec> {
+fn unresolved(generation: i64) -> DeclaredObject<McpServerSpec> {
     let mut object = declared("a", generation);
     object.endpoint = Some(Err(problem(Reason::SecretNotFound)));
     object
 }
 
-fn suspended(generation: i64) -> Declared<McpServerSpec> {
+fn suspended(generation: i64) -> DeclaredObject<McpServerSpec> {
     let mut object = declared("a", generation);
     object.spec = Some(server_spec(json!({ "stdio": { "command": "c" }, "suspend": true })));
     object
@@ -178,7 +178,7 @@ fn an_idle_server_that_a_call_wakes_stays_ready_until_it_is_attached_or_fails() 
     }
 }
 
-type Edit<'a> = &'a dyn Fn(&mut Declared<McpServerSpec>);
+type Edit<'a> = &'a dyn Fn(&mut DeclaredObject<McpServerSpec>);
 
 #[test]
 fn a_request_to_look_again_is_acknowledged() {
@@ -230,13 +230,13 @@ fn names_that_conflict_are_told_and_stay_accepted() {
     assert!(text.ends_with(", 2 more; expose.prefix keeps names apart"), "{text}");
 
     for (holding, expected) in [
-        (Holding::Had, "which default/b had and which is kept for an hour; expose.prefix"),
+        (NameHolder::Had, "which default/b had and which is kept for an hour; expose.prefix"),
         (
-            Holding::MayHave,
+            NameHolder::MayHave,
             "which default/b may have: it was created first, and is being connected; expose.prefix",
         ),
     ] {
-        let conflicts = [Conflict { holding, ..conflict(1) }];
+        let conflicts = [NameConflict { holding, ..conflict(1) }];
         let status = server_status(&declared("a", 1), Some(&attached), &conflicts, None, at(1));
         let text = message(&status, ConditionType::Accepted);
         assert!(text.contains(&format!("agents see a_1_x9 and not a_1, {expected}")), "{text}");
@@ -296,7 +296,7 @@ fn a_failure_is_retried_or_stalled() {
 fn what_is_offered_beside_tools_is_told_if_there_is_any() {
     let message = |prompts, resources| {
         let mut seen = seen("a", 1, Phase::Attached, Some(1));
-        seen.listed = Some(Listed { tools: 1, prompts, resources, ..listed(1) }.into());
+        seen.listed = Some(LiveServer { tools: 1, prompts, resources, ..listed(1) }.into());
         let status = server_status(&declared("a", 1), Some(&seen), &[], None, at(1));
         (status.conditions[0].message.clone(), status.prompts, status.resources)
     };

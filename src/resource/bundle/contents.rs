@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::file::{File, Limits, SKILL_FILE, belongs};
+use super::error::SkillError;
+use super::file::{SKILL_FILE, SkillFile, SkillLimits, belongs};
 use super::frontmatter;
-use super::mistake::Mistake;
 use crate::resource::Digest;
 
 /// One skill as agents get it: SKILL.md and the files beside it. Immutable.
@@ -17,19 +17,19 @@ pub struct Bundle {
     description: String,
     frontmatter: Range<usize>,
     body: Range<usize>,
-    files: BTreeMap<Arc<str>, File>,
+    files: BTreeMap<Arc<str>, SkillFile>,
     digest: Digest,
 }
 
 impl Bundle {
     /// The skill that is declared under `name`, from its files by their paths in it, with `/` between parts.
-    pub fn new(name: &str, files: BTreeMap<Arc<str>, File>) -> Result<Self, Mistake> {
+    pub fn new(name: &str, files: BTreeMap<Arc<str>, SkillFile>) -> Result<Self, SkillError> {
         check(&files)?;
-        let missing = || Mistake::of(SKILL_FILE, "there is no such file, which makes a folder a skill");
+        let missing = || SkillError::of(SKILL_FILE, "there is no such file, which makes a folder a skill");
         let main = &files.get(SKILL_FILE).ok_or_else(missing)?.bytes;
         // The parser is meant never to panic; if it does on one skill, the others must not pay for it.
         let found = catch_unwind(AssertUnwindSafe(|| frontmatter::read(name, main)))
-            .unwrap_or_else(|_| Err(Mistake::of(SKILL_FILE, "makes the parser fail; please report it")))?;
+            .unwrap_or_else(|_| Err(SkillError::of(SKILL_FILE, "makes the parser fail; please report it")))?;
         let mut all = String::new();
         for (path, file) in &files {
             // Writing to a String cannot fail.
@@ -46,8 +46,8 @@ impl Bundle {
     }
 
     /// A skill that is SKILL.md alone.
-    pub fn of_text(name: &str, text: &str) -> Result<Self, Mistake> {
-        Self::new(name, BTreeMap::from([(SKILL_FILE.into(), File::new(text.as_bytes(), false))]))
+    pub fn of_text(name: &str, text: &str) -> Result<Self, SkillError> {
+        Self::new(name, BTreeMap::from([(SKILL_FILE.into(), SkillFile::new(text.as_bytes(), false))]))
     }
 
     /// Its name: 1 to 64 lower-case letters, digits and single hyphens.
@@ -71,7 +71,7 @@ impl Bundle {
     }
 
     /// Every file by its path, SKILL.md among them.
-    pub fn files(&self) -> &BTreeMap<Arc<str>, File> {
+    pub fn files(&self) -> &BTreeMap<Arc<str>, SkillFile> {
         &self.files
     }
 
@@ -86,26 +86,29 @@ impl Bundle {
     }
 }
 
-fn check(files: &BTreeMap<Arc<str>, File>) -> Result<(), Mistake> {
-    if files.len() > Limits::FILES {
-        return Err(Mistake::of("", format!("has more than {} files", Limits::FILES)));
+fn check(files: &BTreeMap<Arc<str>, SkillFile>) -> Result<(), SkillError> {
+    if files.len() > SkillLimits::FILES {
+        return Err(SkillError::of("", format!("has more than {} files", SkillLimits::FILES)));
     }
     let mut total = 0_usize;
     for (path, file) in files {
         let sound =
             path.split('/').all(|part| !part.is_empty() && belongs(part) && !part.contains(char::is_control));
-        if !sound || path.split('/').count() > Limits::DEPTH + 1 {
-            return Err(Mistake::of(path, "the path is not one that a file of a skill may have"));
+        if !sound || path.split('/').count() > SkillLimits::DEPTH + 1 {
+            return Err(SkillError::of(path, "the path is not one that a file of a skill may have"));
         }
         total = total.saturating_add(file.bytes.len());
-        if file.bytes.len() > Limits::FILE {
-            return Err(Mistake::of(path, format!("the file is larger than {} MiB", Limits::FILE >> 20)));
+        if file.bytes.len() > SkillLimits::FILE {
+            return Err(SkillError::of(
+                path,
+                format!("the file is larger than {} MiB", SkillLimits::FILE >> 20),
+            ));
         }
     }
-    if total > Limits::TOTAL {
-        return Err(Mistake::of(
+    if total > SkillLimits::TOTAL {
+        return Err(SkillError::of(
             "",
-            format!("its files have more than {} MiB together", Limits::TOTAL >> 20),
+            format!("its files have more than {} MiB together", SkillLimits::TOTAL >> 20),
         ));
     }
     Ok(())
@@ -133,9 +136,9 @@ mod tests {
 
     const MAIN: &str = "---\nname: a\ndescription: Does it.\nx: 1\n---\nBody.\n";
 
-    fn bundle(files: &[(&str, &[u8])]) -> Result<Bundle, Mistake> {
-        let files = files.iter().map(|(path, bytes)| ((*path).into(), File::new(*bytes, false)));
-        Bundle::new("a", files.chain([(SKILL_FILE.into(), File::new(MAIN.as_bytes(), false))]).collect())
+    fn bundle(files: &[(&str, &[u8])]) -> Result<Bundle, SkillError> {
+        let files = files.iter().map(|(path, bytes)| ((*path).into(), SkillFile::new(*bytes, false)));
+        Bundle::new("a", files.chain([(SKILL_FILE.into(), SkillFile::new(MAIN.as_bytes(), false))]).collect())
     }
 
     #[test]
@@ -156,19 +159,19 @@ mod tests {
             assert_ne!(skill.digest(), other.unwrap().digest());
         }
         let mut files = skill.files().clone();
-        files.insert("scripts/a/b.sh".into(), File::new(*b"#!", true));
+        files.insert("scripts/a/b.sh".into(), SkillFile::new(*b"#!", true));
         assert_ne!(skill.digest(), Bundle::new("a", files).unwrap().digest(), "who may run it counts");
     }
 
     #[test]
     fn what_no_skill_may_hold() {
-        let deep = "d/".repeat(Limits::DEPTH + 1) + "f";
+        let deep = "d/".repeat(SkillLimits::DEPTH + 1) + "f";
         for path in ["../x", "a/../../x", "/etc/x", "a//b", ".hidden", "a/.b", "", "a\nb", &deep] {
             assert!(bundle(&[(path, b"x")]).is_err(), "{path:?}");
         }
-        let large = vec![0; Limits::FILE + 1];
+        let large = vec![0; SkillLimits::FILE + 1];
         assert_eq!(bundle(&[("f", &large)]).unwrap_err().to_string(), "f: the file is larger than 4 MiB");
-        let full = vec![0; Limits::FILE];
+        let full = vec![0; SkillLimits::FILE];
         let five: Vec<_> = ["a", "b", "c", "d", "e"].map(|path| (path, &*full)).to_vec();
         assert_eq!(bundle(&five).unwrap_err().to_string(), "its files have more than 16 MiB together");
         let none = Bundle::new("a", BTreeMap::new()).unwrap_err().to_string();

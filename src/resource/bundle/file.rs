@@ -8,9 +8,9 @@ pub const SKILL_FILE: &str = "SKILL.md";
 
 /// How large a skill may be.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits;
+pub struct SkillLimits;
 
-impl Limits {
+impl SkillLimits {
     /// Files.
     pub const FILES: usize = 512;
     /// Bytes of one file.
@@ -23,7 +23,7 @@ impl Limits {
 
 /// One file of a skill.
 #[derive(Clone, PartialEq, Eq)]
-pub struct File {
+pub struct SkillFile {
     /// What is in it, text or not.
     pub bytes: Arc<[u8]>,
     /// Whether agents may run it. Evenkeel never does.
@@ -32,7 +32,7 @@ pub struct File {
     pub digest: Digest,
 }
 
-impl File {
+impl SkillFile {
     /// A file from its content.
     pub fn new(bytes: impl Into<Arc<[u8]>>, executable: bool) -> Self {
         let bytes = bytes.into();
@@ -45,7 +45,7 @@ pub fn belongs(name: &str) -> bool {
     !name.starts_with('.')
 }
 
-impl fmt::Debug for File {
+impl fmt::Debug for SkillFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "File({} bytes)", self.bytes.len())
     }

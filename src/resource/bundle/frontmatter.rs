@@ -5,8 +5,8 @@ use std::ops::Range;
 use serde::Deserialize;
 use serde_yaml::{MessageFormatter, Options, UserMessageFormatter};
 
+use super::error::SkillError;
 use super::file::SKILL_FILE;
-use super::mistake::Mistake;
 
 /// The longest name and description, in characters.
 const MAX_NAME: usize = 64;
@@ -32,11 +32,11 @@ struct Known {
 }
 
 /// Reads the frontmatter of a skill that is declared under `name`.
-pub(super) fn read(name: &str, bytes: &[u8]) -> Result<Frontmatter, Mistake> {
+pub(super) fn read(name: &str, bytes: &[u8]) -> Result<Frontmatter, SkillError> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
         let line = before.split(|byte| *byte == b'\n').count();
-        Mistake::at(SKILL_FILE, number(line), "the file is not text in UTF-8")
+        SkillError::at(SKILL_FILE, number(line), "the file is not text in UTF-8")
     })?;
     let Some((yaml, body)) = cut(text) else {
         let begins = text.strip_prefix('\u{feff}').unwrap_or(text).starts_with("---");
@@ -46,12 +46,12 @@ pub(super) fn read(name: &str, bytes: &[u8]) -> Result<Frontmatter, Mistake> {
             "the frontmatter is missing: the file must begin with a line ---, name: and description:, and a \
              line ---"
         };
-        return Err(Mistake::at(SKILL_FILE, 1, message));
+        return Err(SkillError::at(SKILL_FILE, 1, message));
     };
     let source = text.get(yaml.clone()).unwrap_or_default();
     let wrong = |line: u32, message: String| {
         let shown = source.lines().nth(usize::try_from(line).unwrap_or_default().saturating_sub(2));
-        Mistake { excerpt: shown.map(excerpt), ..Mistake::at(SKILL_FILE, line, message) }
+        SkillError { excerpt: shown.map(excerpt), ..SkillError::at(SKILL_FILE, line, message) }
     };
     let known = serde_yaml::from_str_with_options::<Option<Known>>(source, options())
         .map_err(|error| {

@@ -3,10 +3,10 @@
 //! Promises that a [`Bundle`] is whole, within the limits, and immutable. Never reads a file: sources do.
 
 mod contents;
+mod error;
 mod file;
 mod frontmatter;
-mod mistake;
 
 pub use contents::Bundle;
-pub use file::{File, Limits, SKILL_FILE, belongs};
-pub use mistake::Mistake;
+pub use error::SkillError;
+pub use file::{SKILL_FILE, SkillFile, SkillLimits, belongs};

@@ -3,26 +3,26 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use tempfile::TempDir;
 
 use super::*;
-use crate::resource::bundle::File;
+use crate::resource::bundle::SkillFile;
 
 struct Desk {
     folder: TempDir,
-    directory: Directory,
+    directory: SkillDirectory,
 }
 
 fn bundle(name: &str, description: &str, files: &[(&str, &str)]) -> (Arc<str>, Arc<Bundle>) {
     let main = format!("---\nname: {name}\ndescription: {description}\n---\n");
     let files = files
         .iter()
-        .map(|(path, text)| ((*path).into(), File::new(text.as_bytes(), path.starts_with("scripts/"))));
-    let files = files.chain([("SKILL.md".into(), File::new(main.as_bytes(), false))]).collect();
+        .map(|(path, text)| ((*path).into(), SkillFile::new(text.as_bytes(), path.starts_with("scripts/"))));
+    let files = files.chain([("SKILL.md".into(), SkillFile::new(main.as_bytes(), false))]).collect();
     (name.into(), Arc::new(Bundle::new(name, files).unwrap()))
 }
 
 impl Desk {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self { directory: Directory::new(folder.path().join("skills"), "one".into()), folder }
+        Self { directory: SkillDirectory::new(folder.path().join("skills"), "one".into()), folder }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -30,13 +30,13 @@ impl Desk {
     }
 
     fn restart(&mut self) {
-        self.directory = Directory::new(self.path(""), "one".into());
+        self.directory = SkillDirectory::new(self.path(""), "one".into());
     }
 
     /// Gives what went wrong.
     fn bring(&mut self, skills: &[(Arc<str>, Arc<Bundle>)], whole: bool) -> Vec<String> {
         let wanted =
-            Wanted { skills: skills.iter().cloned().collect(), kept: BTreeSet::from(["kept".into()]) };
+            DesiredSkills { skills: skills.iter().cloned().collect(), kept: BTreeSet::from(["kept".into()]) };
         match self.directory.bring(&wanted, whole) {
             Ok(troubles) => troubles.values().map(ToString::to_string).collect(),
             Err(problem) => vec![problem.to_string()],
@@ -75,9 +75,9 @@ fn what_is_offered_is_there_and_nothing_of_others_is_touched() {
     fs::write(desk.folder.path().join("precious/file"), "precious").unwrap();
     symlink(desk.folder.path().join("precious"), desk.path("c")).unwrap();
     fs::write(desk.path("d"), "a file").unwrap();
-    let mut other = Directory::new(desk.path(""), "two".into());
+    let mut other = SkillDirectory::new(desk.path(""), "two".into());
     let e = bundle("e", "E.", &[]);
-    other.bring(&Wanted { skills: [e.clone()].into(), ..Wanted::default() }, true).unwrap();
+    other.bring(&DesiredSkills { skills: [e.clone()].into(), ..DesiredSkills::default() }, true).unwrap();
     let wanted = [a.clone(), b, bundle("c", "C.", &[]), bundle("d", "D.", &[]), e];
     let told = desk.bring(&wanted, true);
     for (told, expected) in told.iter().zip([

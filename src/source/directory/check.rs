@@ -9,21 +9,21 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use memchr::memmem;
 
-use super::history::{Book, Context};
-use super::secrets::Secrets;
-use super::skills::Contents;
-use super::tree::{FileId, Found, MAX_FILE, Root, Visitor, small_file, walk, why};
+use super::history::{AcceptedObjects, MergeContext};
+use super::secrets::SecretFiles;
+use super::skills::SkillContents;
+use super::tree::{FileId, FoundFile, MAX_FILE, TreeRoot, TreeVisitor, small_file, walk, why};
 use crate::resource::{
-    Declared, Desired, DigestKey, Endpoint, Fault, GROUP, McpServerSpec, Origin, Problem, Reason,
-    SecretKeyRef, SkillSpec, SourceState,
+    DeclaredObject, Desired, DigestKey, Endpoint, GROUP, McpServerSpec, Origin, Problem, Reason,
+    SecretKeyRef, SkillSpec, SourceProblem, SourceState,
 };
-use crate::source::parse::{Destination, Kind, Parsed, did_you_mean, endpoint, parse_for, shown};
-use crate::source::resolve::{Secret, Sources};
-use crate::source::{Environment, Policy};
+use crate::source::parse::{ObjectSpec, ParsedFile, TargetMode, did_you_mean, endpoint, parse_for, shown};
+use crate::source::resolve::{ReferenceValues, SecretLookup};
+use crate::source::{Environment, StdioPolicy};
 
 /// What references are checked against.
 #[derive(Clone, Debug)]
-pub struct Against {
+pub struct CheckContext {
     /// Where `secretKeyRef` finds `<name>/<key>`; `None` if secrets are elsewhere.
     pub secrets: Option<PathBuf>,
     /// What references to variables find.
@@ -31,14 +31,14 @@ pub struct Against {
     /// The key of connection digests.
     pub key: DigestKey,
     /// Which stdio servers may run, where they will.
-    pub policy: Policy,
+    pub policy: StdioPolicy,
     /// Where the objects are to be.
-    pub destination: Destination,
+    pub destination: TargetMode,
 }
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
+pub enum Severity {
     /// It is not accepted.
     Error,
     /// It has no effect.
@@ -51,21 +51,21 @@ pub enum Level {
 #[derive(Clone, Debug)]
 pub struct Finding {
     /// How much it matters.
-    pub level: Level,
+    pub level: Severity,
     /// What, with its place in a file relative to what was checked.
-    pub fault: Fault,
+    pub fault: SourceProblem,
 }
 
 impl Finding {
     /// One of no file in particular.
-    pub fn new(level: Level, reason: Reason, message: impl Into<String>) -> Self {
-        Self { level, fault: Fault::new(None, Problem::new(reason, message)) }
+    pub fn new(level: Severity, reason: Reason, message: impl Into<String>) -> Self {
+        Self { level, fault: SourceProblem::new(None, Problem::new(reason, message)) }
     }
 }
 
 /// What was checked.
 #[derive(Clone, Debug)]
-pub struct Checked {
+pub struct CheckResult {
     /// What is declared, as a fresh start would take it.
     pub desired: Desired,
     /// What is to be said of it, in the order of the files.
@@ -75,9 +75,9 @@ pub struct Checked {
 }
 
 /// Checks a directory as a source would read it.
-pub fn check_directory(root: &Path, against: &Against) -> io::Result<Checked> {
+pub fn check_directory(root: &Path, against: &CheckContext) -> io::Result<CheckResult> {
     let mut sight = Sight::default();
-    walk(&Root::open(root)?, &mut sight);
+    walk(&TreeRoot::open(root)?, &mut sight);
     let Sight { files, blind } = sight;
     Ok(check(root, files, blind, true, against))
 }
@@ -85,7 +85,7 @@ pub fn check_directory(root: &Path, against: &Against) -> io::Result<Checked> {
 /// Checks files that were named one by one; `root` is what their paths are relative to.
 ///
 /// Errors: the first file that cannot be read.
-pub fn check_files(root: &Path, paths: &[PathBuf], against: &Against) -> io::Result<Checked> {
+pub fn check_files(root: &Path, paths: &[PathBuf], against: &CheckContext) -> io::Result<CheckResult> {
     let mut files = BTreeMap::new();
     for path in paths {
         let (_, bytes) = small_file(&root.join(path), MAX_FILE)
@@ -96,7 +96,7 @@ pub fn check_files(root: &Path, paths: &[PathBuf], against: &Against) -> io::Res
 }
 
 /// Checks a text as if it stood in a file of this name.
-pub fn check_text(path: &Path, text: &[u8], against: &Against) -> Checked {
+pub fn check_text(path: &Path, text: &[u8], against: &CheckContext) -> CheckResult {
     let files = BTreeMap::from([(Arc::new(path.to_path_buf()), Ok(text.to_vec()))]);
     check(Path::new("/"), files, Vec::new(), false, against)
 }
@@ -108,14 +108,20 @@ fn may_be_meant(bytes: &[u8]) -> bool {
 
 type Files = BTreeMap<Arc<PathBuf>, Result<Vec<u8>, String>>;
 
-fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Against) -> Checked {
+fn check(
+    root: &Path,
+    files: Files,
+    blind: Vec<SourceProblem>,
+    whole: bool,
+    against: &CheckContext,
+) -> CheckResult {
     let count = files.len();
-    let mut book = Book::default();
+    let mut book = AcceptedObjects::default();
     let mut unread = Vec::new();
     for (path, content) in files {
         let parsed = match &content {
             Ok(bytes) => parse_for(&against.destination, &path, bytes),
-            Err(why) => Parsed::unreadable(&path, why),
+            Err(why) => ParsedFile::unreadable(&path, why),
         };
         // Other files of a repository are none of our business, whatever they hold.
         if content.is_ok_and(|bytes| may_be_meant(&bytes)) {
@@ -123,15 +129,15 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
         }
         book.note(&path, parsed);
     }
-    let secrets = Secrets::new(against.secrets.clone().unwrap_or_default());
+    let secrets = SecretFiles::new(against.secrets.clone().unwrap_or_default());
     let now = Timestamp::now();
     let secret = |reference: &SecretKeyRef| match against.secrets {
         Some(_) => secrets.get(reference, now),
         // Whatever it will be: what else is wrong should be told all the same.
-        None => Secret::Found("unknown".into()),
+        None => SecretLookup::Found("unknown".into()),
     };
     let resolve = |spec: &McpServerSpec, file: &Path| -> Result<Arc<Endpoint>, Problem> {
-        let sources = Sources {
+        let sources = ReferenceValues {
             place: &|SecretKeyRef { name, key, .. }| {
                 secrets.root().join(name).join(key).display().to_string()
             },
@@ -141,34 +147,34 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
             key: &against.key,
         };
         match against.destination {
-            Destination::Directory => endpoint(&sources, root, spec, file),
-            Destination::Cluster { .. } => sources.resolve(spec, None, Vec::new()),
+            TargetMode::Directory => endpoint(&sources, root, spec, file),
+            TargetMode::Cluster { .. } => sources.resolve(spec, None, Vec::new()),
         }
     };
     let revision: Arc<str> = "".into();
     let uid = || Arc::from("");
-    book.settle(&Context { now, revision: &revision, change: &|_| None, uid: &uid, resolve: &resolve });
+    book.settle(&MergeContext { now, revision: &revision, change: &|_| None, uid: &uid, resolve: &resolve });
 
     let mut findings: Vec<_> =
-        blind.into_iter().map(|fault| Finding { level: Level::Error, fault }).collect();
-    findings.extend(book.faults().into_iter().map(|fault| Finding { level: Level::Error, fault }));
-    findings.extend(book.warnings().into_iter().map(|fault| Finding { level: Level::Warning, fault }));
-    findings.extend(unread.into_iter().map(|fault| Finding { level: Level::Note, fault }));
+        blind.into_iter().map(|fault| Finding { level: Severity::Error, fault }).collect();
+    findings.extend(book.faults().into_iter().map(|fault| Finding { level: Severity::Error, fault }));
+    findings.extend(book.warnings().into_iter().map(|fault| Finding { level: Severity::Warning, fault }));
+    findings.extend(unread.into_iter().map(|fault| Finding { level: Severity::Note, fault }));
     let servers = &book.servers.objects;
     findings.extend(servers.values().filter_map(|server| unresolved(server)));
-    let mut contents = Contents::default();
-    if against.destination == Destination::Directory {
+    let mut contents = SkillContents::default();
+    if against.destination == TargetMode::Directory {
         contents.look(root, &book.skills.objects, true, now, &mut |_, _| ());
     }
     for (key, skill) in &book.skills.objects {
         findings.extend(missing_servers(skill, &book, whole));
         if let Some(Err(problem)) = contents.all.get(key) {
-            findings.push(finding(Level::Error, skill, problem.reason, &problem.message));
+            findings.push(finding(Severity::Error, skill, problem.reason, &problem.message));
         }
     }
     if against.secrets.is_none() && !book.references().is_empty() {
         let message = "references to secrets were not checked; --secrets-dir says where they are";
-        findings.push(Finding::new(Level::Note, Reason::SecretNotFound, message));
+        findings.push(Finding::new(Severity::Note, Reason::SecretNotFound, message));
     }
     findings.sort_by_key(|finding| {
         let file = finding.fault.origin.as_ref().and_then(Origin::file);
@@ -179,20 +185,20 @@ fn check(root: &Path, files: Files, blind: Vec<Fault>, whole: bool, against: &Ag
     let (servers, skills) = (servers.clone(), book.skills.objects.clone());
     let desired =
         Desired { servers, skills, contents: contents.all, source: Arc::new(source), ..Desired::default() };
-    Checked { desired, findings, files: count }
+    CheckResult { desired, findings, files: count }
 }
 
 /// A reference that leads nowhere here. It may where evenkeel runs, except if the secrets are those.
-fn unresolved(server: &Declared<McpServerSpec>) -> Option<Finding> {
+fn unresolved(server: &DeclaredObject<McpServerSpec>) -> Option<Finding> {
     let problem = server.endpoint.as_ref()?.as_ref().err()?;
-    let level = if problem.reason == Reason::VariableNotFound { Level::Note } else { Level::Error };
+    let level = if problem.reason == Reason::VariableNotFound { Severity::Note } else { Severity::Error };
     Some(finding(level, server, problem.reason, &problem.message))
 }
 
 /// The servers that a skill waits for and that nobody declares.
 fn missing_servers<'a>(
-    skill: &'a Declared<SkillSpec>,
-    book: &'a Book,
+    skill: &'a DeclaredObject<SkillSpec>,
+    book: &'a AcceptedObjects,
     whole: bool,
 ) -> impl Iterator<Item = Finding> + 'a {
     let namespace = &skill.meta.key.namespace;
@@ -201,28 +207,36 @@ fn missing_servers<'a>(
     let refs = skill.spec.iter().flat_map(|spec| &spec.server_refs);
     refs.filter(move |wanted| known().all(|name| name != wanted.name)).map(move |wanted| {
         let meant = did_you_mean(&wanted.name, known());
-        let level = if whole { Level::Error } else { Level::Note };
+        let level = if whole { Severity::Error } else { Severity::Note };
         let message = format!("server {:?} is not declared{meant}", wanted.name);
         finding(level, skill, Reason::ServerNotFound, &message)
     })
 }
 
-fn finding<S: Kind>(level: Level, object: &Declared<S>, reason: Reason, message: &str) -> Finding {
+fn finding<S: ObjectSpec>(
+    level: Severity,
+    object: &DeclaredObject<S>,
+    reason: Reason,
+    message: &str,
+) -> Finding {
     let message = format!("{} {}: {message}", S::NAME, object.meta.key);
-    Finding { level, fault: Fault::new(Some(object.meta.origin.clone()), Problem::new(reason, message)) }
+    Finding {
+        level,
+        fault: SourceProblem::new(Some(object.meta.origin.clone()), Problem::new(reason, message)),
+    }
 }
 
 /// Collects the files of a directory.
 #[derive(Default)]
 struct Sight {
     files: Files,
-    blind: Vec<Fault>,
+    blind: Vec<SourceProblem>,
 }
 
-impl Visitor for Sight {
+impl TreeVisitor for Sight {
     fn folder(&mut self, _: &Path, _: FileId) {}
 
-    fn file(&mut self, file: &Found<'_>) {
+    fn file(&mut self, file: &FoundFile<'_>) {
         let content = file.read().map(|(_, bytes)| bytes).map_err(|error| why(&error));
         self.files.insert(Arc::new(file.path.clone()), content);
     }
@@ -233,6 +247,9 @@ impl Visitor for Sight {
 
     fn blind(&mut self, path: &Path, why: &str) {
         let place = if path.as_os_str().is_empty() { "the directory".to_owned() } else { shown(path) };
-        self.blind.push(Fault::new(None, Problem::new(Reason::SourceUnavailable, format!("{place} {why}"))));
+        self.blind.push(SourceProblem::new(
+            None,
+            Problem::new(Reason::SourceUnavailable, format!("{place} {why}")),
+        ));
     }
 }

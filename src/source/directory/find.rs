@@ -4,13 +4,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::tree::{FileId, Found, Root, Visitor, walk};
+use super::tree::{FileId, FoundFile, TreeRoot, TreeVisitor, walk};
 use crate::resource::ObjectKey;
-use crate::source::parse::{Parsed, documents, is_json, item_list, parse};
+use crate::source::parse::{ParsedFile, documents, is_json, item_list, parse};
 
 /// One document of the tree that declares an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct ObjectLocation {
     /// The object's kind, as in `kind:`.
     pub kind: &'static str,
     /// The object.
@@ -26,20 +26,20 @@ pub struct Place {
 }
 
 /// Every object that the files of a directory declare, in the order in which they are met.
-pub fn find(root: &Path) -> io::Result<Vec<Place>> {
-    let root = Root::open(root)?;
+pub fn find(root: &Path) -> io::Result<Vec<ObjectLocation>> {
+    let root = TreeRoot::open(root)?;
     let mut finder = Finder::default();
     walk(&root, &mut finder);
     Ok(finder.0)
 }
 
 #[derive(Default)]
-struct Finder(Vec<Place>);
+struct Finder(Vec<ObjectLocation>);
 
-impl Visitor for Finder {
+impl TreeVisitor for Finder {
     fn folder(&mut self, _: &Path, _: FileId) {}
 
-    fn file(&mut self, file: &Found<'_>) {
+    fn file(&mut self, file: &FoundFile<'_>) {
         let Ok((_, bytes)) = file.read() else { return };
         let path = Arc::new(file.path.clone());
         let Ok(text) = std::str::from_utf8(&bytes) else { return };
@@ -71,7 +71,7 @@ impl Visitor for Finder {
 impl Finder {
     fn take(
         &mut self,
-        parsed: &Parsed,
+        parsed: &ParsedFile,
         path: &Path,
         before: u32,
         lines: Option<(usize, usize)>,
@@ -79,7 +79,7 @@ impl Finder {
     ) {
         let servers = parsed.servers.iter().map(|server| ("McpServer", &server.key, server.line));
         let skills = parsed.skills.iter().map(|skill| ("Skill", &skill.key, skill.line));
-        self.0.extend(servers.chain(skills).map(|(kind, key, line)| Place {
+        self.0.extend(servers.chain(skills).map(|(kind, key, line)| ObjectLocation {
             kind,
             key: key.clone(),
             path: path.to_owned(),

@@ -11,15 +11,17 @@ mod debounce;
 mod find;
 mod git;
 mod history;
-mod look;
 mod options;
+mod scan;
 mod secrets;
 mod skills;
 mod source;
 mod tree;
 mod watched;
 
-pub use self::check::{Against, Checked, Finding, Level, check_directory, check_files, check_text};
-pub use self::find::{Place, find};
+pub use self::check::{
+    CheckContext, CheckResult, Finding, Severity, check_directory, check_files, check_text,
+};
+pub use self::find::{ObjectLocation, find};
 pub use self::options::Args;
-pub use super::parse::Destination;
+pub use super::parse::TargetMode;

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::resource::DigestKey;
-use crate::source::{Environment, Policy, SourceMetrics};
+use crate::source::{Environment, SourceMetrics, StdioPolicy};
 
 /// Tells which directory is reconciled, and how.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub struct Args {
     /// Look at intervals and expect no file events, for file systems that have none.
     pub poll: Option<Duration>,
     /// Which stdio servers may run.
-    pub policy: Policy,
+    pub policy: StdioPolicy,
 }
 
 /// Holds what a directory is watched with.

@@ -12,26 +12,26 @@ use jiff::Timestamp;
 use rustix::fs::stat;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::tree::{Stamp, small_file};
+use super::tree::{FileStamp, small_file};
 use crate::resource::SecretKeyRef;
-use crate::source::resolve::Secret;
+use crate::source::resolve::SecretLookup;
 
 /// As much as Kubernetes lets a Secret hold.
 const LIMIT: u64 = 1 << 20;
 
 /// The secrets that were asked for.
-pub(super) struct Secrets {
+pub(super) struct SecretFiles {
     root: PathBuf,
     known: RefCell<HashMap<(String, String), Known>>,
 }
 
 struct Known {
     /// Of the file when it was read; `None` if there was none, or if the stamp proves nothing yet.
-    stamp: Option<Stamp>,
-    value: Secret,
+    stamp: Option<FileStamp>,
+    value: SecretLookup,
 }
 
-impl Secrets {
+impl SecretFiles {
     pub fn new(root: PathBuf) -> Self {
         Self { root, known: RefCell::default() }
     }
@@ -47,7 +47,7 @@ impl Secrets {
     }
 
     /// The value of a reference: the one of the last refresh, read now if nobody has asked before.
-    pub fn get(&self, reference: &SecretKeyRef, now: Timestamp) -> Secret {
+    pub fn get(&self, reference: &SecretKeyRef, now: Timestamp) -> SecretLookup {
         let place = (reference.name.clone(), reference.key.clone());
         let mut known = self.known.borrow_mut();
         let entry = known.entry(place).or_insert_with_key(|place| self.read(place, now));
@@ -61,8 +61,8 @@ impl Secrets {
         let mut differs = false;
         for (place, entry) in &mut known {
             let path = self.root.join(&place.0).join(&place.1);
-            let stamp = stat(&path).ok().map(|stat| Stamp::of(&stat));
-            if stamp.is_none() && matches!(entry.value, Secret::Missing)
+            let stamp = stat(&path).ok().map(|stat| FileStamp::of(&stat));
+            if stamp.is_none() && matches!(entry.value, SecretLookup::Missing)
                 || stamp.is_some() && stamp == entry.stamp
             {
                 continue;
@@ -88,26 +88,28 @@ impl Secrets {
             Ok((stamp, bytes)) => Known {
                 stamp: Some(stamp).filter(|stamp| stamp.is_settled(now)),
                 value: match String::from_utf8(bytes) {
-                    Ok(text) => Secret::Found(SecretString::from(text)),
-                    Err(_) => Secret::Unusable("is not text in UTF-8".to_owned()),
+                    Ok(text) => SecretLookup::Found(SecretString::from(text)),
+                    Err(_) => SecretLookup::Unusable("is not text in UTF-8".to_owned()),
                 },
             },
             Err(error) => Known {
                 stamp: None,
                 value: match error.kind() {
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Secret::Missing,
-                    _ => Secret::Unusable(error.to_string()),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => SecretLookup::Missing,
+                    _ => SecretLookup::Unusable(error.to_string()),
                 },
             },
         }
     }
 }
 
-fn same(one: &Secret, other: &Secret) -> bool {
+fn same(one: &SecretLookup, other: &SecretLookup) -> bool {
     match (one, other) {
-        (Secret::Found(one), Secret::Found(other)) => one.expose_secret() == other.expose_secret(),
-        (Secret::Missing, Secret::Missing) => true,
-        (Secret::Unusable(one), Secret::Unusable(other)) => one == other,
+        (SecretLookup::Found(one), SecretLookup::Found(other)) => {
+            one.expose_secret() == other.expose_secret()
+        }
+        (SecretLookup::Missing, SecretLookup::Missing) => true,
+        (SecretLookup::Unusable(one), SecretLookup::Unusable(other)) => one == other,
         _ => false,
     }
 }

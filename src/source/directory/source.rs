@@ -6,8 +6,8 @@ use tokio::sync::watch;
 use super::options::{Args, Options};
 use super::watched;
 use crate::resource::SourceId;
-use crate::source::feed::{Feed, Source, SourceInfo, Start, Wishes};
-use crate::source::{Shown, requests};
+use crate::source::source_handle::{Source, SourceContext, SourceControl, SourceHandle, SourceInfo};
+use crate::source::{StoredStatuses, requests};
 
 /// The namespace of objects that name none, and whose names carry none.
 const HOME_NAMESPACE: &str = "default";
@@ -39,12 +39,12 @@ impl Source for Directory {
         &self.info
     }
 
-    fn start(self: Box<Self>, start: Start) -> Feed {
-        let Start { state, key, metrics, tracker, stop } = start;
+    fn start(self: Box<Self>, start: SourceContext) -> SourceHandle {
+        let SourceContext { state, key, metrics, tracker, stop } = start;
         let options = Options { args: self.args, key, metrics };
         let (declared, mailbox) = watched::start(options, state, &tracker, stop.clone());
         let (pruned, seen) = (mailbox.clone(), declared.clone());
-        let wishes = Wishes::new(
+        let wishes = SourceControl::new(
             move || pruned.prune(),
             move || {
                 let (mailbox, seen) = (mailbox.clone(), seen.clone());
@@ -57,7 +57,7 @@ impl Source for Directory {
         );
         let (requests, desired, stage) = requests(declared, stop);
         tracker.spawn(stage);
-        let shown = watch::channel(Shown::default()).1;
-        Feed { desired, requests: Some(requests), wishes: Some(wishes), shown }
+        let shown = watch::channel(StoredStatuses::default()).1;
+        SourceHandle { desired, requests: Some(requests), wishes: Some(wishes), shown }
     }
 }

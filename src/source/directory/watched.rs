@@ -10,11 +10,11 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 
 use super::debounce::Debounce;
-use super::look::{Looker, Outcome};
 use super::options::Options;
-use super::tree::Mailbox;
-use crate::resource::{Desired, Watching};
-use crate::state::StateDir;
+use super::scan::{ScanResult, Scanner};
+use super::tree::FileEventQueue;
+use crate::resource::{Desired, WatchMethod};
+use crate::state_dir::StateDir;
 
 /// The time between looks where file events are heard: for the ones that get lost.
 const RESCAN: Duration = Duration::from_secs(30);
@@ -31,9 +31,9 @@ pub(super) fn start(
     state: Arc<StateDir>,
     tracker: &TaskTracker,
     cancel: CancellationToken,
-) -> (channel::Receiver<Arc<Desired>>, Arc<Mailbox>) {
+) -> (channel::Receiver<Arc<Desired>>, Arc<FileEventQueue>) {
     let (sender, receiver) = channel::channel(Arc::default());
-    let mailbox = Arc::new(Mailbox::new(options.metrics.clone()));
+    let mailbox = Arc::new(FileEventQueue::new(options.metrics.clone()));
     let (looks, heard) = (tracker.clone(), mailbox.clone());
     tracker.spawn(async move {
         cancel.run_until_cancelled(run(options, state, looks, heard, sender)).await;
@@ -45,7 +45,7 @@ async fn run(
     options: Options,
     state: Arc<StateDir>,
     looks: TaskTracker,
-    mailbox: Arc<Mailbox>,
+    mailbox: Arc<FileEventQueue>,
     sender: channel::Sender<Arc<Desired>>,
 ) {
     let mut debounce = Debounce::new(Instant::now());
@@ -75,15 +75,15 @@ async fn run(
         let (options, state, heard) = (options.clone(), Arc::clone(&state), Arc::clone(&mailbox));
         let (sender, poll) = (sender.clone(), options.args.poll.unwrap_or(POLL));
         let look = looks.spawn_blocking(move || {
-            let mut looker = last.unwrap_or_else(|| Looker::new(options, state, heard, now));
+            let mut looker = last.unwrap_or_else(|| Scanner::new(options, state, heard, now));
             if prune {
                 looker.confirm();
             }
-            let Outcome { desired, again, held } = looker.look(&landed, (now, Timestamp::now()), settled);
+            let ScanResult { desired, again, held } = looker.look(&landed, (now, Timestamp::now()), settled);
             let interval = match desired.source.watching {
-                Watching::Events if held => POLL,
-                Watching::Events => RESCAN,
-                Watching::Polling => poll,
+                WatchMethod::Events if held => POLL,
+                WatchMethod::Events => RESCAN,
+                WatchMethod::Polling => poll,
             };
             sender.send_if_modified(|last| {
                 let differs = !Arc::ptr_eq(last, &desired);

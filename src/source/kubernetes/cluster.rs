@@ -6,10 +6,10 @@ use kube::Client;
 use uuid::Uuid;
 
 use super::watches::{self, Options};
-use crate::net::api_server::{Inferred, NoApiServer, infer};
+use crate::net::api_server::{InferredApiServer, NoApiServer, infer};
 use crate::resource::SourceId;
-use crate::source::Policy;
-use crate::source::feed::{ApiServer, Feed, Source, SourceInfo, Start};
+use crate::source::StdioPolicy;
+use crate::source::source_handle::{ApiServer, Source, SourceContext, SourceHandle, SourceInfo};
 
 /// The longest name of a replica, in bytes: what an event takes, less the random part.
 const LONGEST_NAME: usize = 100;
@@ -26,13 +26,13 @@ pub struct Args {
     /// Where the Lease and the session key are; by default where this process runs.
     pub own_namespace: Option<String>,
     /// Which stdio servers may run.
-    pub policy: Policy,
+    pub policy: StdioPolicy,
 }
 
 impl Args {
     /// Finds the API server of the kubeconfig, or the one that this process runs in.
     pub async fn open(self) -> Result<impl Source + use<>, NoApiServer> {
-        let Inferred { client, address: server, namespace } = infer().await?;
+        let InferredApiServer { client, address: server, namespace } = infer().await?;
         let namespace = self.own_namespace.unwrap_or(namespace);
         let mut namespaces: Vec<Arc<str>> = self.namespaces.iter().map(|name| name.as_str().into()).collect();
         namespaces.sort_unstable();
@@ -71,11 +71,11 @@ impl Source for Cluster {
         &self.info
     }
 
-    fn start(self: Box<Self>, start: Start) -> Feed {
-        let Start { key, metrics, tracker, stop, .. } = start;
+    fn start(self: Box<Self>, start: SourceContext) -> SourceHandle {
+        let SourceContext { key, metrics, tracker, stop, .. } = start;
         let Self { info, client, server, namespaces } = *self;
         let options = Options { client, server, namespaces, policy: info.policy, key, metrics };
         let (desired, shown) = watches::start(options, &tracker, stop);
-        Feed { desired, requests: None, wishes: None, shown }
+        SourceHandle { desired, requests: None, wishes: None, shown }
     }
 }

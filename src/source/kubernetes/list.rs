@@ -8,10 +8,12 @@ use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
 
-use super::news::Watch;
-use super::object::{Kind, Newest, decode};
+use super::object::{LatestObject, WatchedKind, decode};
+use super::watch_message::WatchId;
 use crate::net::api_server::in_words;
-use crate::resource::{Declared, Desired, GROUP, McpServer, ObjectKey, Problem, Reason, Skill, SourceState};
+use crate::resource::{
+    DeclaredObject, Desired, GROUP, McpServer, ObjectKey, Problem, Reason, Skill, SourceState,
+};
 
 /// How many objects are asked for at once.
 const PAGE: u32 = 500;
@@ -24,20 +26,20 @@ pub async fn list(client: &Client, server: &str, namespace: &str) -> Result<Desi
     let scope: Option<Arc<str>> = Some(namespace.into());
     let (servers, skills) = (ApiResource::erase::<McpServer>(&()), ApiResource::erase::<Skill>(&()));
     Ok(Desired {
-        servers: objects(client, server, namespace, &servers, &Watch::Servers(scope.clone())).await?,
-        skills: objects(client, server, namespace, &skills, &Watch::Skills(scope)).await?,
+        servers: objects(client, server, namespace, &servers, &WatchId::Servers(scope.clone())).await?,
+        skills: objects(client, server, namespace, &skills, &WatchId::Skills(scope)).await?,
         source: Arc::new(SourceState { synced: true, skills_synced: true, ..SourceState::default() }),
         ..Desired::default()
     })
 }
 
-async fn objects<S: Kind + DeserializeOwned>(
+async fn objects<S: WatchedKind + DeserializeOwned>(
     client: &Client,
     server: &str,
     namespace: &str,
     resource: &ApiResource,
-    what: &Watch,
-) -> Result<OrdMap<ObjectKey, Arc<Declared<S>>>, Problem> {
+    what: &WatchId,
+) -> Result<OrdMap<ObjectKey, Arc<DeclaredObject<S>>>, Problem> {
     // Not the types themselves: one object that does not decode must not hide the others.
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, resource);
     let mut page = ListParams::default().limit(PAGE);
@@ -45,7 +47,7 @@ async fn objects<S: Kind + DeserializeOwned>(
     loop {
         let list = api.list(&page).await.map_err(|error| told(&error, what, server))?;
         for object in list.items {
-            let (Newest { meta, spec }, shown) = decode::<S>(object);
+            let (LatestObject { meta, spec }, shown) = decode::<S>(object);
             if shown.leaving.is_some() {
                 continue;
             }
@@ -54,7 +56,10 @@ async fn objects<S: Kind + DeserializeOwned>(
                 Err(problem) => (None, Some(problem)),
             };
             let key = meta.key.clone();
-            found.insert(key, Arc::new(Declared { meta, spec, spec_digest: None, refused, endpoint: None }));
+            found.insert(
+                key,
+                Arc::new(DeclaredObject { meta, spec, spec_digest: None, refused, endpoint: None }),
+            );
         }
         page = match list.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => page.continue_token(&token),
@@ -63,7 +68,7 @@ async fn objects<S: Kind + DeserializeOwned>(
     }
 }
 
-fn told(error: &kube::Error, what: &Watch, server: &str) -> Problem {
+fn told(error: &kube::Error, what: &WatchId, server: &str) -> Problem {
     let words = in_words(error);
     let plural = what.plural();
     let (reason, message) = match error {
@@ -133,7 +138,7 @@ mod tests {
                  which is asked",
             ),
         ] {
-            let watch = Watch::Servers(Some("n".into()));
+            let watch = WatchId::Servers(Some("n".into()));
             assert_eq!(told(&error, &watch, "https://api").to_string(), expected);
         }
     }

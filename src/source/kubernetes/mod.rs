@@ -6,14 +6,14 @@
 //! server refers to, and each ConfigMap that a skill does, is watched by its name and no other is ever read: that
 //! needs the least permission (a Role may name them) and the least memory, at the price of one connection for each. Never writes.
 
-mod book;
 mod cluster;
-mod fault;
 mod list;
-mod news;
 mod object;
+mod object_store;
 mod references;
 mod watch;
+mod watch_error;
+mod watch_message;
 mod watches;
 
 pub use self::cluster::Args;

@@ -9,24 +9,24 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::resource::{
-    McpServerSpec, McpServerStatus, Meta, ObjectKey, Origin, Problem, Reason, SkillSpec, SkillStatus,
+    DeclaredMeta, McpServerSpec, McpServerStatus, ObjectKey, Origin, Problem, Reason, SkillSpec, SkillStatus,
     Violation, check_server, check_server_of_cluster, check_skill, check_skill_of_cluster,
 };
-use crate::source::ShownStatus;
+use crate::source::StoredStatus;
 
 /// Holds a whole earlier manifest, values and all.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// What the API server says about an object now.
 #[derive(Clone, Debug)]
-pub(super) struct Newest<S> {
-    pub meta: Meta,
+pub(super) struct LatestObject<S> {
+    pub meta: DeclaredMeta,
     /// What is declared, or why it cannot be accepted.
     pub spec: Result<S, Problem>,
 }
 
 /// What differs between the kinds.
-pub(super) trait Kind: DeserializeOwned {
+pub(super) trait WatchedKind: DeserializeOwned {
     type Status: DeserializeOwned;
 
     /// Every rule that it breaks, of the CRD (which may be another version's) and of a cluster.
@@ -36,7 +36,7 @@ pub(super) trait Kind: DeserializeOwned {
     fn spoken_of(status: &Self::Status) -> (Option<i64>, Option<&str>);
 }
 
-impl Kind for McpServerSpec {
+impl WatchedKind for McpServerSpec {
     type Status = McpServerStatus;
 
     fn check(&self) -> Result<(), Problem> {
@@ -48,7 +48,7 @@ impl Kind for McpServerSpec {
     }
 }
 
-impl Kind for SkillSpec {
+impl WatchedKind for SkillSpec {
     type Status = SkillStatus;
 
     fn check(&self) -> Result<(), Problem> {
@@ -61,7 +61,7 @@ impl Kind for SkillSpec {
 }
 
 /// Takes an object apart: what is declared, and the status that it shows.
-pub(super) fn decode<S: Kind>(object: DynamicObject) -> (Newest<S>, ShownStatus<S::Status>) {
+pub(super) fn decode<S: WatchedKind>(object: DynamicObject) -> (LatestObject<S>, StoredStatus<S::Status>) {
     let DynamicObject { metadata, mut data, .. } = object;
     let mut part = |name: &str| data.get_mut(name).map(Value::take).unwrap_or_default();
     // A status that cannot be read is as good as none: it is written again.
@@ -84,13 +84,13 @@ pub(super) fn decode<S: Kind>(object: DynamicObject) -> (Newest<S>, ShownStatus<
         _ => resource_version.clone(),
     };
     let uid: Arc<str> = metadata.uid.unwrap_or_default().into();
-    let shown = ShownStatus {
+    let shown = StoredStatus {
         uid: uid.clone(),
         resource_version: resource_version.parse().unwrap_or_default(),
         status,
         leaving: metadata.deletion_timestamp.map(|_| generation),
     };
-    let meta = Meta {
+    let meta = DeclaredMeta {
         key,
         uid,
         generation,
@@ -101,7 +101,7 @@ pub(super) fn decode<S: Kind>(object: DynamicObject) -> (Newest<S>, ShownStatus<
         revision: revision.into(),
         change: None,
     };
-    (Newest { meta, spec }, shown)
+    (LatestObject { meta, spec }, shown)
 }
 
 fn all_kept(broken: impl Iterator<Item = Violation>) -> Result<(), Problem> {

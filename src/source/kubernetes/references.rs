@@ -5,29 +5,29 @@ use std::sync::Arc;
 
 use secrecy::SecretString;
 
-use crate::resource::bundle::{Bundle, File, Mistake, SKILL_FILE};
+use crate::resource::bundle::{Bundle, SKILL_FILE, SkillError, SkillFile};
 use crate::resource::{
-    Content, DigestKey, Endpoint, McpServerSpec, ObjectKey, Problem, Reason, SecretKeyRef, SkillSpec,
+    DigestKey, Endpoint, McpServerSpec, ObjectKey, Problem, Reason, SecretKeyRef, SkillContent, SkillSpec,
 };
-use crate::source::resolve::{Secret, Sources, references};
-use crate::source::{Environment, Policy};
+use crate::source::resolve::{ReferenceValues, SecretLookup, references};
+use crate::source::{Environment, StdioPolicy};
 
 /// Namespace and name of a Secret.
 pub(super) type SecretName = ObjectKey;
 /// The values of a Secret by key; `None` for one that is not text.
-pub(super) type Values = BTreeMap<String, Option<SecretString>>;
+pub(super) type SecretValues = BTreeMap<String, Option<SecretString>>;
 /// The Secrets that are referred to.
-pub(super) type Secrets = References<Values>;
+pub(super) type ReferencedSecrets = References<SecretValues>;
 
 /// Namespace and name of a ConfigMap.
 pub(super) type ConfigMapName = ObjectKey;
 /// The files of a ConfigMap by key.
-pub(super) type Keys = BTreeMap<Arc<str>, File>;
+pub(super) type ConfigMapFiles = BTreeMap<Arc<str>, SkillFile>;
 /// The ConfigMaps that are referred to.
-pub(super) type ConfigMaps = References<Keys>;
+pub(super) type ReferencedConfigMaps = References<ConfigMapFiles>;
 
 /// What is known of something that is referred to.
-pub(super) enum Look<V> {
+pub(super) enum ReferenceLookup<V> {
     /// Nothing yet.
     Awaited,
     /// What it holds.
@@ -38,14 +38,14 @@ pub(super) enum Look<V> {
 }
 
 /// What endpoints are made by.
-pub(super) struct Rules {
-    pub policy: Policy,
+pub(super) struct EndpointRules {
+    pub policy: StdioPolicy,
     pub key: DigestKey,
 }
 
 /// What is referred to, and by whom.
 pub(super) struct References<V> {
-    known: BTreeMap<ObjectKey, (Look<V>, BTreeSet<ObjectKey>)>,
+    known: BTreeMap<ObjectKey, (ReferenceLookup<V>, BTreeSet<ObjectKey>)>,
     used: HashMap<ObjectKey, BTreeSet<ObjectKey>>,
 }
 
@@ -62,12 +62,12 @@ impl<V> References<V> {
     }
 
     /// What is known of one; `None` if nobody refers to it.
-    pub fn look(&self, name: &ObjectKey) -> Option<&Look<V>> {
+    pub fn look(&self, name: &ObjectKey) -> Option<&ReferenceLookup<V>> {
         self.known.get(name).map(|(look, _)| look)
     }
 
     /// Takes up what is known of one now; gives those who refer to it.
-    pub fn see(&mut self, name: &ObjectKey, look: Look<V>) -> BTreeSet<ObjectKey> {
+    pub fn see(&mut self, name: &ObjectKey, look: ReferenceLookup<V>) -> BTreeSet<ObjectKey> {
         let Some((known, users)) = self.known.get_mut(name) else { return BTreeSet::new() };
         *known = look;
         users.clone()
@@ -80,7 +80,7 @@ impl<V> References<V> {
         for name in now.difference(&before) {
             let (_, users) = self.known.entry(name.clone()).or_insert_with(|| {
                 appeared.push(name.clone());
-                (Look::Awaited, BTreeSet::new())
+                (ReferenceLookup::Awaited, BTreeSet::new())
             });
             users.insert(key.clone());
         }
@@ -102,19 +102,20 @@ impl<V> References<V> {
     /// Whether everything that an object refers to was looked at once.
     pub fn all_looked_at(&self, key: &ObjectKey) -> bool {
         let used = self.used.get(key).into_iter().flatten();
-        used.filter_map(|name| self.known.get(name)).all(|(look, _)| !matches!(look, Look::Awaited))
+        used.filter_map(|name| self.known.get(name))
+            .all(|(look, _)| !matches!(look, ReferenceLookup::Awaited))
     }
 }
 
-impl Secrets {
+impl ReferencedSecrets {
     /// The endpoint of a server, or which Secret stands in the way.
     pub fn resolve(
         &self,
         key: &ObjectKey,
         spec: &McpServerSpec,
-        rules: &Rules,
+        rules: &EndpointRules,
     ) -> Result<Arc<Endpoint>, Problem> {
-        let sources = Sources {
+        let sources = ReferenceValues {
             place: &|_| format!("namespace {}", key.namespace),
             environment: &Environment::default(),
             policy: &rules.policy,
@@ -124,23 +125,23 @@ impl Secrets {
         sources.resolve(spec, None, Vec::new())
     }
 
-    fn get(&self, key: &ObjectKey, reference: &SecretKeyRef) -> Secret {
+    fn get(&self, key: &ObjectKey, reference: &SecretKeyRef) -> SecretLookup {
         match self.known.get(&name(key, reference)).map(|(look, _)| look) {
-            Some(Look::Found(values)) => match values.get(&reference.key) {
-                Some(Some(value)) => Secret::Found(value.clone()),
-                Some(None) => Secret::Unusable("holds it in bytes that are not text in UTF-8".into()),
-                None => Secret::Missing,
+            Some(ReferenceLookup::Found(values)) => match values.get(&reference.key) {
+                Some(Some(value)) => SecretLookup::Found(value.clone()),
+                Some(None) => SecretLookup::Unusable("holds it in bytes that are not text in UTF-8".into()),
+                None => SecretLookup::Missing,
             },
-            Some(Look::Denied(why)) => Secret::Denied(why.clone()),
-            Some(Look::Missing | Look::Awaited) | None => Secret::Missing,
+            Some(ReferenceLookup::Denied(why)) => SecretLookup::Denied(why.clone()),
+            Some(ReferenceLookup::Missing | ReferenceLookup::Awaited) | None => SecretLookup::Missing,
         }
     }
 }
 
-impl ConfigMaps {
+impl ReferencedConfigMaps {
     /// What a skill holds, or why that is not known; `None` if its ConfigMap was not looked at yet.
-    pub fn content(&self, key: &ObjectKey, spec: &SkillSpec) -> Option<Content> {
-        let invalid = |place: &str, mistake: &Mistake| {
+    pub fn content(&self, key: &ObjectKey, spec: &SkillSpec) -> Option<SkillContent> {
+        let invalid = |place: &str, mistake: &SkillError| {
             let colon = if mistake.file.is_empty() { ": " } else { ", " };
             Problem::new(Reason::InvalidSpec, format!("{place}{colon}{mistake}"))
         };
@@ -152,13 +153,13 @@ impl ConfigMaps {
         let missing = |message: String| Some(Err(Problem::new(Reason::ConfigMapNotFound, message)));
         let place = format!("ConfigMap {:?}", &*name.name);
         match self.look(&name)? {
-            Look::Awaited => None,
-            Look::Missing => missing(format!("{place} is not in namespace {}", key.namespace)),
-            Look::Denied(problem) => Some(Err(problem.clone())),
-            Look::Found(keys) if !keys.contains_key(SKILL_FILE) => {
+            ReferenceLookup::Awaited => None,
+            ReferenceLookup::Missing => missing(format!("{place} is not in namespace {}", key.namespace)),
+            ReferenceLookup::Denied(problem) => Some(Err(problem.clone())),
+            ReferenceLookup::Found(keys) if !keys.contains_key(SKILL_FILE) => {
                 missing(format!("{place} of namespace {} has no key {SKILL_FILE}", key.namespace))
             }
-            Look::Found(keys) => {
+            ReferenceLookup::Found(keys) => {
                 let content = Bundle::new(&key.name, keys.clone()).map(Arc::new);
                 Some(content.map_err(|mistake| invalid(&place, &mistake)))
             }

@@ -13,9 +13,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::fault::{self, Error};
-use super::news::News;
 use super::object::key_of;
+use super::watch_error::{self, WatchError};
+use super::watch_message::WatchMessage;
 use crate::net::api_server::ANSWER;
 use crate::net::{Backoff, Delays, jitter};
 use crate::resource::ObjectKey;
@@ -34,7 +34,7 @@ const LASTING_OF_ONE: (u32, Duration) = (45, Duration::from_secs(15));
 const STABLE: Duration = Duration::from_secs(30);
 
 /// What a watch tells.
-pub(super) enum Event<K> {
+pub(super) enum WatchEvent<K> {
     /// An object as it is now.
     Object(K),
     /// One that is there no longer.
@@ -42,7 +42,7 @@ pub(super) enum Event<K> {
     /// Everything that is there was told.
     Listed,
     /// The watch broke and begins anew; what was told stays as it was.
-    Trouble(Error),
+    Trouble(WatchError),
 }
 
 /// A watch of all objects of a kind.
@@ -64,12 +64,12 @@ pub(super) fn of_one(name: &str) -> Config {
 pub(super) async fn follow<K>(
     api: Api<K>,
     config: Config,
-    tell: mpsc::Sender<News>,
-    news: impl Fn(Event<K>) -> News + Send + Sync,
+    tell: mpsc::Sender<WatchMessage>,
+    news: impl Fn(WatchEvent<K>) -> WatchMessage + Send + Sync,
 ) where
     K: Resource<DynamicType: Clone> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let teller = Teller { tell, news };
+    let teller = EventSender { tell, news };
     let mut known = HashSet::new();
     let mut streaming = true;
     let mut backoff = Backoff::default();
@@ -85,22 +85,22 @@ pub(super) async fn follow<K>(
         if let Some(listed) = listed {
             backoff.ended(listed.elapsed(), STABLE);
         }
-        let patience = fault::patience(&error).map(|patience| patience.min(LONGEST_PATIENCE));
-        teller.tell(Event::Trouble(error)).await;
+        let patience = watch_error::patience(&error).map(|patience| patience.min(LONGEST_PATIENCE));
+        teller.tell(WatchEvent::Trouble(error)).await;
         sleep(backoff.fail(DELAYS, jitter(), patience)).await;
     }
 }
 
 /// Where events go, as news.
-struct Teller<F> {
-    tell: mpsc::Sender<News>,
+struct EventSender<F> {
+    tell: mpsc::Sender<WatchMessage>,
     news: F,
 }
 
-impl<F> Teller<F> {
-    async fn tell<K>(&self, event: Event<K>)
+impl<F> EventSender<F> {
+    async fn tell<K>(&self, event: WatchEvent<K>)
     where
-        F: Fn(Event<K>) -> News,
+        F: Fn(WatchEvent<K>) -> WatchMessage,
     {
         let news = (self.news)(event);
         // Nobody listens once everything ends.
@@ -114,11 +114,11 @@ async fn once<K, F>(
     config: Config,
     known: &mut HashSet<ObjectKey>,
     listed_at: &mut Option<Instant>,
-    teller: &Teller<F>,
-) -> Error
+    teller: &EventSender<F>,
+) -> WatchError
 where
     K: Resource<DynamicType: Clone> + Clone + DeserializeOwned + Debug + Send + 'static,
-    F: Fn(Event<K>) -> News + Send + Sync,
+    F: Fn(WatchEvent<K>) -> WatchMessage + Send + Sync,
 {
     let consistent = ListParams { field_selector: config.field_selector.clone(), ..ListParams::default() };
     let mut events = pin!(watcher(api.clone(), config));
@@ -128,49 +128,49 @@ where
         // A list goes on until it ends; after it there may be nothing to tell for hours.
         let next = if listing { timeout(ANSWER, events.next()).await } else { Ok(events.next().await) };
         match next.unwrap_or_default() {
-            None => return Error::Silent,
+            None => return WatchError::Silent,
             Some(Err(error)) => return error.into(),
             // The list ended before its end and is asked for again.
-            Some(Ok(watcher::Event::Init)) if begun => return Error::Cut,
+            Some(Ok(watcher::Event::Init)) if begun => return WatchError::Cut,
             Some(Ok(watcher::Event::Init)) => begun = true,
             Some(Ok(watcher::Event::InitApply(object))) => {
                 listed.insert(key_of(object.meta()));
-                teller.tell(Event::Object(object)).await;
+                teller.tell(WatchEvent::Object(object)).await;
             }
             Some(Ok(watcher::Event::InitDone)) => {
                 if !known.is_subset(&listed) {
                     // A list may be old, where there are several API servers; this one is not.
                     match timeout(ANSWER, api.list_metadata(&consistent)).await {
                         Ok(Ok(now)) => listed.extend(now.items.iter().map(|object| key_of(object.meta()))),
-                        Ok(Err(error)) => return Error::Confirm(error),
-                        Err(_) => return Error::Silent,
+                        Ok(Err(error)) => return WatchError::Confirm(error),
+                        Err(_) => return WatchError::Silent,
                     }
                     for key in known.difference(&listed) {
-                        teller.tell(Event::Gone(key.clone())).await;
+                        teller.tell(WatchEvent::Gone(key.clone())).await;
                     }
                 }
                 *known = std::mem::take(&mut listed);
                 listing = false;
                 *listed_at = Some(Instant::now());
-                teller.tell(Event::Listed).await;
+                teller.tell(WatchEvent::Listed).await;
             }
             Some(Ok(watcher::Event::Apply(object))) => {
                 known.insert(key_of(object.meta()));
-                teller.tell(Event::Object(object)).await;
+                teller.tell(WatchEvent::Object(object)).await;
             }
             Some(Ok(watcher::Event::Delete(object))) => {
                 let key = key_of(object.meta());
                 known.remove(&key);
-                teller.tell(Event::Gone(key)).await;
+                teller.tell(WatchEvent::Gone(key)).await;
             }
         }
     }
 }
 
 /// An API server that does not know streaming lists calls the parameter for them invalid.
-fn refuses_streaming(error: &Error) -> bool {
+fn refuses_streaming(error: &WatchError) -> bool {
     match error {
-        Error::Watch(watcher::Error::WatchStartFailed(kube::Error::Api(status))) => {
+        WatchError::Watch(watcher::Error::WatchStartFailed(kube::Error::Api(status))) => {
             matches!(status.code, 400 | 422) || status.is_invalid()
         }
         _ => false,

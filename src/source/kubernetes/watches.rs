@@ -11,14 +11,14 @@ use tokio::sync::{mpsc, watch as channel};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::book::Book;
-use super::fault::{self, Error};
-use super::news::{News, Watch};
-use super::references::{ConfigMapName, Keys, Look, SecretName, Values};
-use super::watch::{Event, follow, of_all, of_one};
-use crate::resource::bundle::{File, belongs};
+use super::object_store::ObjectStore;
+use super::references::{ConfigMapFiles, ConfigMapName, ReferenceLookup, SecretName, SecretValues};
+use super::watch::{WatchEvent, follow, of_all, of_one};
+use super::watch_error::{self, WatchError};
+use super::watch_message::{WatchId, WatchMessage};
+use crate::resource::bundle::{SkillFile, belongs};
 use crate::resource::{Desired, DigestKey, McpServer, ObjectKey, Skill};
-use crate::source::{Policy, Shown, SourceMetrics};
+use crate::source::{SourceMetrics, StdioPolicy, StoredStatuses};
 
 /// News that waits while the book is written: a list comes in faster than it is taken up.
 const WAITING: usize = 1_024;
@@ -35,7 +35,7 @@ pub(super) struct Options {
     /// The namespaces that are watched; none is all of them.
     pub(super) namespaces: Vec<Arc<str>>,
     /// Which stdio servers may run.
-    pub(super) policy: Policy,
+    pub(super) policy: StdioPolicy,
     /// The key of connection digests.
     pub(super) key: DigestKey,
     /// Where watches that begin anew are counted.
@@ -48,9 +48,9 @@ pub(super) fn start(
     options: Options,
     tracker: &TaskTracker,
     cancel: CancellationToken,
-) -> (channel::Receiver<Arc<Desired>>, channel::Receiver<Shown>) {
+) -> (channel::Receiver<Arc<Desired>>, channel::Receiver<StoredStatuses>) {
     let (desired, declared) = channel::channel(Arc::default());
-    let (show, shown) = channel::channel(Shown::default());
+    let (show, shown) = channel::channel(StoredStatuses::default());
     let (tell, news) = mpsc::channel(WAITING);
     let watches = Watches { options, tell, tasks: tracker.clone(), cancel: cancel.clone() };
     tracker.spawn(async move {
@@ -61,18 +61,18 @@ pub(super) fn start(
 
 async fn run(
     watches: Watches,
-    mut news: mpsc::Receiver<News>,
+    mut news: mpsc::Receiver<WatchMessage>,
     desired: channel::Sender<Arc<Desired>>,
-    show: channel::Sender<Shown>,
+    show: channel::Sender<StoredStatuses>,
 ) {
     let Options { namespaces, policy, key, .. } = &watches.options;
-    let mut book = Book::new(policy.clone(), key.clone());
+    let mut book = ObjectStore::new(policy.clone(), key.clone());
     let scopes: Vec<_> = match namespaces.as_slice() {
         [] => vec![None],
         some => some.iter().cloned().map(Some).collect(),
     };
     for scope in scopes {
-        for watch in [Watch::Servers(scope.clone()), Watch::Skills(scope)] {
+        for watch in [WatchId::Servers(scope.clone()), WatchId::Skills(scope)] {
             book.expect(watch.clone());
             watches.objects(watch);
         }
@@ -110,18 +110,18 @@ async fn run(
 /// Starts watches.
 struct Watches {
     options: Options,
-    tell: mpsc::Sender<News>,
+    tell: mpsc::Sender<WatchMessage>,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
 
 impl Watches {
     /// All objects of a kind, in one namespace or in all.
-    fn objects(&self, watch: Watch) {
+    fn objects(&self, watch: WatchId) {
         let (resource, scope) = match &watch {
-            Watch::Servers(scope) => (ApiResource::erase::<McpServer>(&()), scope.clone()),
-            Watch::Skills(scope) => (ApiResource::erase::<Skill>(&()), scope.clone()),
-            Watch::Secret(_) | Watch::ConfigMap(_) => return,
+            WatchId::Servers(scope) => (ApiResource::erase::<McpServer>(&()), scope.clone()),
+            WatchId::Skills(scope) => (ApiResource::erase::<Skill>(&()), scope.clone()),
+            WatchId::Secret(_) | WatchId::ConfigMap(_) => return,
         };
         let client = self.options.client.clone();
         // Not the types themselves: one object that does not decode must not hide the others.
@@ -134,37 +134,43 @@ impl Watches {
         let tell = self.tell.clone();
         self.tasks.spawn(async move {
             let follow = follow(api, of_all(), tell, move |event| {
-                let servers = matches!(watch, Watch::Servers(_));
+                let servers = matches!(watch, WatchId::Servers(_));
                 match event {
-                    Event::Object(object) if servers => News::Server(Box::new(object)),
-                    Event::Object(object) => News::Skill(Box::new(object)),
-                    Event::Gone(key) if servers => News::ServerGone(key),
-                    Event::Gone(key) => News::SkillGone(key),
-                    Event::Listed => News::Listed(watch.clone()),
-                    Event::Trouble(error) => troubles.news(watch.clone(), &error),
+                    WatchEvent::Object(object) if servers => WatchMessage::Server(Box::new(object)),
+                    WatchEvent::Object(object) => WatchMessage::Skill(Box::new(object)),
+                    WatchEvent::Gone(key) if servers => WatchMessage::ServerGone(key),
+                    WatchEvent::Gone(key) => WatchMessage::SkillGone(key),
+                    WatchEvent::Listed => WatchMessage::Listed(watch.clone()),
+                    WatchEvent::Trouble(error) => troubles.news(watch.clone(), &error),
                 }
             });
             cancel.run_until_cancelled(follow).await;
         });
     }
 
-    fn troubles(&self) -> Troubles {
-        Troubles { server: self.options.server.clone(), metrics: self.options.metrics.clone() }
+    fn troubles(&self) -> WatchFailures {
+        WatchFailures { server: self.options.server.clone(), metrics: self.options.metrics.clone() }
     }
 
     /// One Secret, until the guard is dropped.
     fn secret(&self, name: SecretName) -> DropGuard {
-        let watch = Watch::Secret(name.clone());
+        let watch = WatchId::Secret(name.clone());
         self.one(&name.clone(), watch, move |secret: Option<ApiSecret>| {
-            News::Secret(name.clone(), secret.map_or(Look::Missing, |secret| Look::Found(values(secret))))
+            WatchMessage::Secret(
+                name.clone(),
+                secret.map_or(ReferenceLookup::Missing, |secret| ReferenceLookup::Found(values(secret))),
+            )
         })
     }
 
     /// One ConfigMap, until the guard is dropped.
     fn config_map(&self, name: ConfigMapName) -> DropGuard {
-        let watch = Watch::ConfigMap(name.clone());
+        let watch = WatchId::ConfigMap(name.clone());
         self.one(&name.clone(), watch, move |map: Option<ApiConfigMap>| {
-            News::ConfigMap(name.clone(), map.map_or(Look::Missing, |map| Look::Found(keys(map))))
+            WatchMessage::ConfigMap(
+                name.clone(),
+                map.map_or(ReferenceLookup::Missing, |map| ReferenceLookup::Found(keys(map))),
+            )
         })
     }
 
@@ -172,8 +178,8 @@ impl Watches {
     fn one<K>(
         &self,
         name: &ObjectKey,
-        watch: Watch,
-        news: impl Fn(Option<K>) -> News + Send + Sync + 'static,
+        watch: WatchId,
+        news: impl Fn(Option<K>) -> WatchMessage + Send + Sync + 'static,
     ) -> DropGuard
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
@@ -187,10 +193,10 @@ impl Watches {
         let tell = self.tell.clone();
         self.tasks.spawn(async move {
             let follow = follow(api, config, tell, move |event| match event {
-                Event::Object(object) => news(Some(object)),
-                Event::Gone(_) => news(None),
-                Event::Listed => News::Listed(watch.clone()),
-                Event::Trouble(error) => troubles.news(watch.clone(), &error),
+                WatchEvent::Object(object) => news(Some(object)),
+                WatchEvent::Gone(_) => news(None),
+                WatchEvent::Listed => WatchMessage::Listed(watch.clone()),
+                WatchEvent::Trouble(error) => troubles.news(watch.clone(), &error),
             });
             cancel.run_until_cancelled(follow).await;
         });
@@ -199,29 +205,29 @@ impl Watches {
 }
 
 /// Tells and counts what is wrong with a watch, which begins anew.
-struct Troubles {
+struct WatchFailures {
     server: Arc<str>,
     metrics: SourceMetrics,
 }
 
-impl Troubles {
-    fn news(&self, watch: Watch, error: &Error) -> News {
-        self.metrics.restarted(watch.plural(), fault::word(error));
-        let problem = fault::told(error, &watch, &self.server);
-        News::Trouble(watch, problem)
+impl WatchFailures {
+    fn news(&self, watch: WatchId, error: &WatchError) -> WatchMessage {
+        self.metrics.restarted(watch.plural(), watch_error::word(error));
+        let problem = watch_error::told(error, &watch, &self.server);
+        WatchMessage::Trouble(watch, problem)
     }
 }
 
 /// The keys of a ConfigMap, text and bytes alike, that may be files of a skill.
-fn keys(map: ApiConfigMap) -> Keys {
+fn keys(map: ApiConfigMap) -> ConfigMapFiles {
     let text = map.data.unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes()));
     let bytes = map.binary_data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0));
     let all = text.chain(bytes).filter(|(key, _)| belongs(key));
-    all.map(|(key, bytes)| (key.into(), File::new(bytes, false))).collect()
+    all.map(|(key, bytes)| (key.into(), SkillFile::new(bytes, false))).collect()
 }
 
 /// The values of a Secret; `None` for one that is not text.
-fn values(secret: ApiSecret) -> Values {
+fn values(secret: ApiSecret) -> SecretValues {
     let text = |bytes| String::from_utf8(bytes).ok().map(SecretString::from);
     secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, text(value.0))).collect()
 }

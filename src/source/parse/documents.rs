@@ -2,7 +2,7 @@
 
 /// One document: its text, and where that stands in the file.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Chunk<'a> {
+pub struct YamlDocument<'a> {
     /// The text, with its `---` line if it has one.
     pub text: &'a str,
     /// The line of the file at which `text` begins, from 1.
@@ -15,7 +15,7 @@ pub struct Chunk<'a> {
 ///
 /// A marker is `---` or `...` at the very start of a line; YAML lets no scalar, quoted or block, go on past
 /// one, so that cutting needs no parser.
-pub fn documents(text: &str) -> Vec<Chunk<'_>> {
+pub fn documents(text: &str) -> Vec<YamlDocument<'_>> {
     let mut found = Vec::new();
     let mut open = Open::default();
     let mut offset = 0;
@@ -60,8 +60,12 @@ impl Open {
         Self { start, first_line, marked: false, content: None }
     }
 
-    fn close<'a>(&self, text: &'a str, end: usize) -> Option<Chunk<'a>> {
-        Some(Chunk { text: text.get(self.start..end)?, first_line: self.first_line, line: self.content? })
+    fn close<'a>(&self, text: &'a str, end: usize) -> Option<YamlDocument<'a>> {
+        Some(YamlDocument {
+            text: text.get(self.start..end)?,
+            first_line: self.first_line,
+            line: self.content?,
+        })
     }
 }
 

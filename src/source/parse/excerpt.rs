@@ -8,11 +8,11 @@ use std::fmt::Write;
 use serde_yaml::{Error, MessageFormatter, UserMessageFormatter};
 
 use super::positions::Position;
-use crate::words::is_unseen;
+use crate::text::is_unseen;
 
 /// What is wrong with a document, and where in its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
+pub struct ParseError {
     pub place: Position,
     /// One sentence.
     pub message: String,
@@ -20,7 +20,7 @@ pub struct Mistake {
     pub excerpt: Option<String>,
 }
 
-impl Mistake {
+impl ParseError {
     /// One of a whole line.
     pub fn at_line(line: u32, message: String) -> Self {
         Self { place: Position { line, column: None }, message, excerpt: None }
@@ -28,13 +28,13 @@ impl Mistake {
 }
 
 /// Describes `error` of the document `text`, which begins at line `first_line` of its file.
-pub fn describe(error: &Error, text: &str, first_line: u32) -> Mistake {
+pub fn describe(error: &Error, text: &str, first_line: u32) -> ParseError {
     let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     let (line, column) = error
         .location()
         .map_or((1, 1), |location| (small(location.line()).max(1), small(location.column()).max(1)));
     let place = Position { line: first_line.saturating_add(line - 1), column: Some(column) };
-    Mistake { place, message: message(error), excerpt: Some(excerpt(text, first_line, place)) }
+    ParseError { place, message: message(error), excerpt: Some(excerpt(text, first_line, place)) }
 }
 
 /// The candidate that was probably meant, if one is close enough.

@@ -8,13 +8,13 @@ use secrecy::SecretString;
 use super::path::is_json;
 use crate::resource::{Endpoint, Literal, McpServerSpec, Problem, Reason, check_server, is_inherited};
 use crate::source::Environment;
-use crate::source::resolve::Sources;
+use crate::source::resolve::ReferenceValues;
 
 /// The endpoint of what `file` of the directory `root` declares.
 ///
 /// The root is taken as it was given: a link in it that is flipped must not change where servers run.
 pub fn endpoint(
-    sources: &Sources<'_>,
+    sources: &ReferenceValues<'_>,
     root: &Path,
     spec: &McpServerSpec,
     file: &Path,
@@ -124,18 +124,18 @@ fn missing(place: &str, name: &str) -> Problem {
 mod tests {
     use super::*;
     use crate::resource::DigestKey;
-    use crate::source::Policy;
-    use crate::source::resolve::Secret;
+    use crate::source::StdioPolicy;
+    use crate::source::resolve::SecretLookup;
 
     #[test]
     fn what_runs_must_be_allowed_and_is_not_told() {
         let environment = Environment::from_iter([("TOOL", "rm"), ("OK", "pkg"), ("KEY", "hunter2")]);
-        let policy = Policy::only(&["npx *".to_owned()], &[]).unwrap();
-        let sources = Sources {
+        let policy = StdioPolicy::only(&["npx *".to_owned()], &[]).unwrap();
+        let sources = ReferenceValues {
             place: &|_| String::new(),
             environment: &environment,
             policy: &policy,
-            secret: &|_| Secret::Missing,
+            secret: &|_| SecretLookup::Missing,
             key: &DigestKey::new(b"k"),
         };
         for (command, arg, denied) in [

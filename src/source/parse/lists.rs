@@ -2,7 +2,7 @@
 
 use serde_yaml::granit_parser::{Event, Parser, Span};
 
-use super::documents::Chunk;
+use super::documents::YamlDocument;
 use crate::resource::API_VERSION;
 
 /// A list, as far as its items go.
@@ -29,7 +29,7 @@ pub struct ListItem {
 const LISTS: [&str; 2] = ["McpServerList", "SkillList"];
 
 /// Reads the list that a document is; `None` if it is none, or if it is not sound.
-pub fn item_list(chunk: &Chunk<'_>) -> Option<ItemList> {
+pub fn item_list(chunk: &YamlDocument<'_>) -> Option<ItemList> {
     // Nearly no document is one: told apart without parsing.
     if !chunk.text.contains("List") {
         return None;
@@ -59,7 +59,7 @@ struct Begun {
 }
 
 impl Outline {
-    fn read(chunk: &Chunk<'_>) -> Option<Self> {
+    fn read(chunk: &YamlDocument<'_>) -> Option<Self> {
         let mut found = Self::default();
         let mut key: Option<String> = None;
         let mut items: Vec<(Begun, usize)> = Vec::new();
@@ -115,7 +115,7 @@ impl Outline {
 }
 
 impl Begun {
-    fn item(self, chunk: &Chunk<'_>, end: usize) -> ListItem {
+    fn item(self, chunk: &YamlDocument<'_>, end: usize) -> ListItem {
         let written = chunk.text.get(self.offset..end).unwrap_or_default();
         // A mapping in block style ends where the next thing begins, behind what stands before that in its line.
         let written = if written.starts_with('{') {

@@ -8,11 +8,11 @@ use jsonc_parser::common::{Range, Ranged};
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 use serde_json::{Map, json};
 
-use super::excerpt::{Mistake, did_you_mean, excerpt};
+use super::excerpt::{ParseError, did_you_mean, excerpt};
 use super::expand::is_template;
-use super::file::File;
+use super::file::FileParser;
 use super::names::{prefix, slug};
-use super::object::{Destination, Kind, Object};
+use super::object::{ObjectSpec, ParsedObject, TargetMode};
 use super::positions::Position;
 use crate::resource::{CallTimeout, McpServerSpec, ObjectKey, Problem, Reason, Violation, is_own_header};
 
@@ -53,7 +53,7 @@ const KNOWN: &[&str] = &[
 ];
 
 /// Reads every entry of a file.
-pub fn read(text: &str, file: &mut File<'_>) {
+pub fn read(text: &str, file: &mut FileParser<'_>) {
     let source = Source::new(text);
     // As editors take such files: with comments and trailing commas, and else strictly.
     let options = ParseOptions {
@@ -110,7 +110,11 @@ pub fn read(text: &str, file: &mut File<'_>) {
     }
 }
 
-fn server(entry: &ObjectProp<'_>, source: &Source<'_>, file: &mut File<'_>) -> Object<McpServerSpec> {
+fn server(
+    entry: &ObjectProp<'_>,
+    source: &Source<'_>,
+    file: &mut FileParser<'_>,
+) -> ParsedObject<McpServerSpec> {
     let name = entry.name.as_str();
     let key = ObjectKey::new(file.destination.namespace(), slug(name));
     let place = source.place(entry.range);
@@ -118,7 +122,7 @@ fn server(entry: &ObjectProp<'_>, source: &Source<'_>, file: &mut File<'_>) -> O
     // Alone, so that it can be remembered without its neighbours.
     let text =
         format!("{{\"mcpServers\":{{{}:{}}}}}", written(entry.name.range()), written(entry.value.range()));
-    Object {
+    ParsedObject {
         line: place.line,
         labels: std::collections::BTreeMap::new(),
         annotations: std::collections::BTreeMap::new(),
@@ -132,7 +136,7 @@ fn spec(
     entry: &ObjectProp<'_>,
     key: &ObjectKey,
     source: &Source<'_>,
-    file: &mut File<'_>,
+    file: &mut FileParser<'_>,
 ) -> Result<McpServerSpec, Problem> {
     let Value::Object(fields) = &entry.value else {
         let mistake = source.mistake(entry.value.range(), "expected an object".to_owned());
@@ -143,7 +147,7 @@ fn spec(
         draft.take(property, source);
     }
     for warning in std::mem::take(&mut draft.warnings) {
-        file.warn(Mistake {
+        file.warn(ParseError {
             message: format!("{} {key}: {}", McpServerSpec::NAME, warning.message),
             ..warning
         });
@@ -171,10 +175,10 @@ fn spec(
 /// The rules that it breaks, but for those that only the values of variables can.
 fn broken(
     spec: &McpServerSpec,
-    destination: &Destination,
+    destination: &TargetMode,
     fields: &Fields<'_>,
     source: &Source<'_>,
-) -> Vec<Mistake> {
+) -> Vec<ParseError> {
     let url = spec.http.as_ref().is_some_and(|http| is_template(&http.url));
     let broken = spec.check(destination);
     let broken = broken.iter().filter(|violation| !(url && violation.path == "spec.http.url"));
@@ -211,8 +215,8 @@ struct Draft {
     http: Map<String, serde_json::Value>,
     suspend: bool,
     timeout: Option<CallTimeout>,
-    mistakes: Vec<Mistake>,
-    warnings: Vec<Mistake>,
+    mistakes: Vec<ParseError>,
+    warnings: Vec<ParseError>,
     seen: Vec<String>,
 }
 
@@ -370,11 +374,11 @@ impl<'a> Source<'a> {
         Position { line: small(line), column: Some(small(column)) }
     }
 
-    fn mistake(&self, range: Range, message: String) -> Mistake {
+    fn mistake(&self, range: Range, message: String) -> ParseError {
         let place = self.place(range);
         let before = self.lines.get(place.line.saturating_sub(2) as usize).copied().unwrap_or_default();
         let around = self.text.get(before..).unwrap_or_default();
         let excerpt = excerpt(around, place.line.saturating_sub(1).max(1), place);
-        Mistake { place, message, excerpt: Some(excerpt) }
+        ParseError { place, message, excerpt: Some(excerpt) }
     }
 }

@@ -23,25 +23,25 @@ use std::sync::Arc;
 pub use documents::documents;
 pub use excerpt::{did_you_mean, nearest, printable};
 pub use expand::endpoint;
-pub use file::Parsed;
+pub use file::ParsedFile;
 pub use lists::item_list;
-pub use object::{Destination, Kind, Object, Resolve};
+pub use object::{EndpointResolver, ObjectSpec, ParsedObject, TargetMode};
 pub use path::{below, declares, is_declaration, is_json, is_met, is_skill, is_skipped, shown};
 
 use crate::resource::Problem;
-use excerpt::Mistake;
-use file::File;
+use excerpt::ParseError;
+use file::FileParser;
 
 /// Reads a file of a directory; `path` is relative to the root and used in messages alone.
-pub fn parse(path: &Arc<PathBuf>, bytes: &[u8]) -> Parsed {
-    parse_for(&Destination::Directory, path, bytes)
+pub fn parse(path: &Arc<PathBuf>, bytes: &[u8]) -> ParsedFile {
+    parse_for(&TargetMode::Directory, path, bytes)
 }
 
 /// Reads a file by the rules that hold where its objects are to be.
-pub fn parse_for(destination: &Destination, path: &Arc<PathBuf>, bytes: &[u8]) -> Parsed {
+pub fn parse_for(destination: &TargetMode, path: &Arc<PathBuf>, bytes: &[u8]) -> ParsedFile {
     // The parser is meant never to panic; if it does on one file, the others must not pay for it.
     catch_unwind(AssertUnwindSafe(|| read(destination, path, bytes)))
-        .unwrap_or_else(|_| Parsed::unreadable(path, "makes the parser fail; please report it"))
+        .unwrap_or_else(|_| ParsedFile::unreadable(path, "makes the parser fail; please report it"))
 }
 
 /// What is wrong with the text of a file of YAML; `path` is for the message.
@@ -53,9 +53,9 @@ pub fn mistake(path: &Path, text: &str) -> Option<String> {
     faults.chain(servers).next()
 }
 
-fn read(destination: &Destination, path: &Arc<PathBuf>, bytes: &[u8]) -> Parsed {
-    let mut file = File::new(path, destination);
-    let in_directory = *destination == Destination::Directory;
+fn read(destination: &TargetMode, path: &Arc<PathBuf>, bytes: &[u8]) -> ParsedFile {
+    let mut file = FileParser::new(path, destination);
+    let in_directory = *destination == TargetMode::Directory;
     if is_skill(path) {
         // To kubectl it is no manifest.
         if in_directory {
@@ -76,7 +76,7 @@ fn read(destination: &Destination, path: &Arc<PathBuf>, bytes: &[u8]) -> Parsed 
             let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
             let line = before.split(|byte| *byte == b'\n').count();
             let line = u32::try_from(line).unwrap_or(u32::MAX);
-            file.unnamed(Mistake::at_line(line, "the file is not text in UTF-8".to_owned()));
+            file.unnamed(ParseError::at_line(line, "the file is not text in UTF-8".to_owned()));
         }
     }
     file.parsed

@@ -18,7 +18,7 @@ const DEFAULT_NAMESPACE: &str = "default";
 
 /// Where what files declare is to be in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Destination {
+pub enum TargetMode {
     /// Where the files are.
     Directory,
     /// In a cluster: the files are manifests, that `kubectl apply` takes.
@@ -28,7 +28,7 @@ pub enum Destination {
     },
 }
 
-impl Destination {
+impl TargetMode {
     /// Gives the namespace of objects that name none.
     pub fn namespace(&self) -> &str {
         match self {
@@ -39,35 +39,40 @@ impl Destination {
 }
 
 /// A spec that an object of our group may have.
-pub trait Kind: Clone + PartialEq + Serialize + DeserializeOwned {
+pub trait ObjectSpec: Clone + PartialEq + Serialize + DeserializeOwned {
     /// As in `kind:`.
     const NAME: &'static str;
 
     /// Every rule that it breaks.
-    fn check(&self, destination: &Destination) -> Vec<Violation>;
+    fn check(&self, destination: &TargetMode) -> Vec<Violation>;
 
     /// How to reach what `file` declares, if it is something to be reached.
-    fn endpoint(&self, file: &Path, resolve: &Resolve<'_>) -> Option<Result<Arc<Endpoint>, Problem>>;
+    fn endpoint(&self, file: &Path, resolve: &EndpointResolver<'_>)
+    -> Option<Result<Arc<Endpoint>, Problem>>;
 
     /// Whether this, declared in `file`, is about what the `other` file is.
     fn is_about(&self, file: &Path, other: &Path) -> bool;
 }
 
 /// Makes an endpoint of a spec and of the file that declares it.
-pub type Resolve<'a> = dyn Fn(&McpServerSpec, &Path) -> Result<Arc<Endpoint>, Problem> + 'a;
+pub type EndpointResolver<'a> = dyn Fn(&McpServerSpec, &Path) -> Result<Arc<Endpoint>, Problem> + 'a;
 
-impl Kind for McpServerSpec {
+impl ObjectSpec for McpServerSpec {
     const NAME: &'static str = "McpServer";
 
-    fn check(&self, destination: &Destination) -> Vec<Violation> {
+    fn check(&self, destination: &TargetMode) -> Vec<Violation> {
         let more = match destination {
-            Destination::Directory => Vec::new(),
-            Destination::Cluster { .. } => check_server_of_cluster(self),
+            TargetMode::Directory => Vec::new(),
+            TargetMode::Cluster { .. } => check_server_of_cluster(self),
         };
         check_server(self).into_iter().chain(more).collect()
     }
 
-    fn endpoint(&self, file: &Path, resolve: &Resolve<'_>) -> Option<Result<Arc<Endpoint>, Problem>> {
+    fn endpoint(
+        &self,
+        file: &Path,
+        resolve: &EndpointResolver<'_>,
+    ) -> Option<Result<Arc<Endpoint>, Problem>> {
         Some(resolve(self, file))
     }
 
@@ -76,24 +81,24 @@ impl Kind for McpServerSpec {
     }
 }
 
-impl Kind for SkillSpec {
+impl ObjectSpec for SkillSpec {
     const NAME: &'static str = "Skill";
 
-    fn check(&self, destination: &Destination) -> Vec<Violation> {
+    fn check(&self, destination: &TargetMode) -> Vec<Violation> {
         let more = match destination {
-            Destination::Directory => {
+            TargetMode::Directory => {
                 let map = self.config_map_ref.as_ref().map(|_| Violation {
                     path: "spec.configMapRef".into(),
                     message: "there are no ConfigMaps beside a file; use path or inline".into(),
                 });
                 map.into_iter().collect()
             }
-            Destination::Cluster { .. } => check_skill_of_cluster(self),
+            TargetMode::Cluster { .. } => check_skill_of_cluster(self),
         };
         check_skill(self).into_iter().chain(more).collect()
     }
 
-    fn endpoint(&self, _: &Path, _: &Resolve<'_>) -> Option<Result<Arc<Endpoint>, Problem>> {
+    fn endpoint(&self, _: &Path, _: &EndpointResolver<'_>) -> Option<Result<Arc<Endpoint>, Problem>> {
         None
     }
 
@@ -105,7 +110,7 @@ impl Kind for SkillSpec {
 
 /// One declared object.
 #[derive(Clone, Debug)]
-pub struct Object<S> {
+pub struct ParsedObject<S> {
     pub key: ObjectKey,
     /// The line at which its document begins, from 1.
     pub line: u32,

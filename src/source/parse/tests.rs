@@ -2,9 +2,9 @@ mod lists;
 mod mcp_json;
 
 use super::*;
-use crate::resource::Fault;
+use crate::resource::SourceProblem;
 
-fn parsed(text: &str) -> Parsed {
+fn parsed(text: &str) -> ParsedFile {
     parse(&Arc::new(PathBuf::from("team/a.yaml")), text.as_bytes())
 }
 
@@ -13,8 +13,8 @@ fn server(name: &str, spec: &str) -> String {
 }
 
 /// Each object as `kind key line: ok`, or why it is refused.
-fn objects(parsed: &Parsed) -> Vec<String> {
-    fn told<S: Kind>(object: &Object<S>) -> String {
+fn objects(parsed: &ParsedFile) -> Vec<String> {
+    fn told<S: ObjectSpec>(object: &ParsedObject<S>) -> String {
         let state = object.spec.as_ref().map_or_else(ToString::to_string, |_| "ok".to_owned());
         format!("{} {} {}: {state}", S::NAME, object.key, object.line)
     }
@@ -22,8 +22,8 @@ fn objects(parsed: &Parsed) -> Vec<String> {
     servers.chain(parsed.skills.iter().map(told)).collect()
 }
 
-fn faults(parsed: &Parsed) -> Vec<String> {
-    let told = |fault: &Fault| {
+fn faults(parsed: &ParsedFile) -> Vec<String> {
+    let told = |fault: &SourceProblem| {
         assert!(fault.excerpt.as_ref().is_none_or(|excerpt| excerpt.contains(" | ")));
         format!("{}: {}", fault.place().unwrap(), fault.problem.message)
     };
@@ -51,7 +51,7 @@ fn a_file_of_several_documents() {
 
 #[test]
 fn manifests_are_judged_by_the_rules_of_a_cluster() {
-    let cluster = Destination::Cluster { namespace: "team".to_owned() };
+    let cluster = TargetMode::Cluster { namespace: "team".to_owned() };
     let skill = |spec: &str| {
         format!(
             "apiVersion: evenkeel.dev/v1alpha1\nkind: Skill\nmetadata: {{ name: s }}\nspec: {{ {spec} }}\n"
@@ -87,7 +87,7 @@ fn manifests_are_judged_by_the_rules_of_a_cluster() {
         ("a.json", json.to_owned(), "", "McpServer team/a 1: ok"),
         ("skills/s/SKILL.md", String::new(), "Skill default/s 1: ok", ""),
     ] {
-        for (destination, expected) in [(&Destination::Directory, in_directory), (&cluster, in_cluster)] {
+        for (destination, expected) in [(&TargetMode::Directory, in_directory), (&cluster, in_cluster)] {
             let path = Arc::new(PathBuf::from(file));
             let found = objects(&parse_for(destination, &path, text.as_bytes())).join(", ");
             let ends = expected.ends_with(": ") || found == expected;

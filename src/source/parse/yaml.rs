@@ -7,11 +7,11 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_yaml::{DuplicateKeyPolicy, NonFiniteFloatPolicy, Options};
 
-use super::documents::{Chunk, documents};
-use super::excerpt::{Mistake, describe, did_you_mean, excerpt};
-use super::file::File;
+use super::documents::{YamlDocument, documents};
+use super::excerpt::{ParseError, describe, did_you_mean, excerpt};
+use super::file::FileParser;
 use super::lists::{ItemList, item_list};
-use super::object::{Kind, Object, key};
+use super::object::{ObjectSpec, ParsedObject, key};
 use super::positions::{Node, Position, find, nodes};
 use crate::resource::{API_VERSION, GROUP, McpServerSpec, ObjectKey, Problem, Reason, SkillSpec, Violation};
 
@@ -23,11 +23,11 @@ const MAX_NESTED: usize = 8;
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Reads every document of a file.
-pub fn read(text: &str, file: &mut File<'_>) {
+pub fn read(text: &str, file: &mut FileParser<'_>) {
     let chunks = documents(text);
     if chunks.len() > MAX_DOCUMENTS {
         let message = format!("the file holds more than {MAX_DOCUMENTS} documents");
-        return file.unnamed(Mistake::at_line(1, message));
+        return file.unnamed(ParseError::at_line(1, message));
     }
     for chunk in chunks {
         document(&Document { chunk, kind: None, nested: 0 }, file);
@@ -36,14 +36,14 @@ pub fn read(text: &str, file: &mut File<'_>) {
 
 /// A document of a file, or an item of a list.
 struct Document<'a> {
-    chunk: Chunk<'a>,
+    chunk: YamlDocument<'a>,
     /// The kind of an item that does not say its own, from that of the list.
     kind: Option<&'a str>,
     /// How many lists it is in.
     nested: usize,
 }
 
-fn document(document: &Document<'_>, file: &mut File<'_>) {
+fn document(document: &Document<'_>, file: &mut FileParser<'_>) {
     let chunk = &document.chunk;
     if let Some(list) = item_list(chunk) {
         return items(document, &list, file);
@@ -98,32 +98,37 @@ fn document(document: &Document<'_>, file: &mut File<'_>) {
 const OURS: [&str; 4] = [McpServerSpec::NAME, SkillSpec::NAME, "McpServerList", "SkillList"];
 
 /// Reads each item of a list as if it were a document of its own.
-fn items(document: &Document<'_>, list: &ItemList, file: &mut File<'_>) {
+fn items(document: &Document<'_>, list: &ItemList, file: &mut FileParser<'_>) {
     let line = document.chunk.line;
     let Some(items) = &list.items else {
-        return file.unnamed(Mistake::at_line(line, "the list has no items, or they are no list".to_owned()));
+        return file
+            .unnamed(ParseError::at_line(line, "the list has no items, or they are no list".to_owned()));
     };
     if items.len() > MAX_DOCUMENTS || document.nested >= MAX_NESTED {
         let message = format!("a list may have {MAX_DOCUMENTS} items, and be in {MAX_NESTED} others");
-        return file.unnamed(Mistake::at_line(line, message));
+        return file.unnamed(ParseError::at_line(line, message));
     }
     for (number, item) in items.iter().enumerate() {
         if !item.is_mapping {
             let message = format!("items[{number}] of the list is no object");
-            file.unnamed(Mistake::at_line(item.line, message));
+            file.unnamed(ParseError::at_line(item.line, message));
             continue;
         }
-        let chunk = Chunk { text: &item.text, first_line: item.line, line: item.line };
+        let chunk = YamlDocument { text: &item.text, first_line: item.line, line: item.line };
         self::document(&Document { chunk, kind: list.kind.as_deref(), nested: document.nested + 1 }, file);
     }
 }
 
 /// Tells of a document that declares nothing, though objects may have stood where it stands.
-fn not_read(chunk: &Chunk<'_>, why: &str) -> Mistake {
-    Mistake::at_line(chunk.line, format!("nothing is declared here: {why}"))
+fn not_read(chunk: &YamlDocument<'_>, why: &str) -> ParseError {
+    ParseError::at_line(chunk.line, format!("nothing is declared here: {why}"))
 }
 
-fn object<S: Kind>(document: &Document<'_>, names: &Names, file: &mut File<'_>) -> Option<Object<S>> {
+fn object<S: ObjectSpec>(
+    document: &Document<'_>,
+    names: &Names,
+    file: &mut FileParser<'_>,
+) -> Option<ParsedObject<S>> {
     let chunk = &document.chunk;
     let namespace = names.namespace.as_deref().unwrap_or_else(|| file.destination.namespace());
     let key = match key(names.name.as_deref(), namespace) {
@@ -136,7 +141,7 @@ fn object<S: Kind>(document: &Document<'_>, names: &Names, file: &mut File<'_>) 
         }
     };
     let (metadata, spec) = manifest(chunk, &key, file);
-    Some(Object {
+    Some(ParsedObject {
         key,
         line: chunk.line,
         labels: metadata.labels.unwrap_or_default(),
@@ -148,7 +153,7 @@ fn object<S: Kind>(document: &Document<'_>, names: &Names, file: &mut File<'_>) 
 
 impl Document<'_> {
     /// Gives the text, as it can be read without the list that it is in.
-    fn alone<S: Kind>(&self) -> Cow<'_, str> {
+    fn alone<S: ObjectSpec>(&self) -> Cow<'_, str> {
         let text = self.chunk.text;
         let says = |field: &str| has_field(text, field);
         if self.kind.is_none() || says("kind") {
@@ -173,10 +178,10 @@ fn has_field(text: &str, field: &str) -> bool {
     nodes(text, 1).iter().any(|node| node.path == field)
 }
 
-fn manifest<S: Kind>(
-    chunk: &Chunk<'_>,
+fn manifest<S: ObjectSpec>(
+    chunk: &YamlDocument<'_>,
     key: &ObjectKey,
-    file: &mut File<'_>,
+    file: &mut FileParser<'_>,
 ) -> (Metadata, Result<S, Problem>) {
     let manifest = match yaml::<Manifest<S>>(chunk, Reading::Whole) {
         Ok(mut manifest) => {
@@ -204,9 +209,9 @@ fn manifest<S: Kind>(
     (manifest.metadata, Err(file.refuse::<S>(key, Reason::InvalidSpec, mistakes)))
 }
 
-fn mistake_at(chunk: &Chunk<'_>, nodes: &[Node<'_>], path: &str, message: String) -> Mistake {
+fn mistake_at(chunk: &YamlDocument<'_>, nodes: &[Node<'_>], path: &str, message: String) -> ParseError {
     let place = find(nodes, path).unwrap_or(Position { line: chunk.line, column: None });
-    Mistake { place, message, excerpt: Some(excerpt(chunk.text, chunk.first_line, place)) }
+    ParseError { place, message, excerpt: Some(excerpt(chunk.text, chunk.first_line, place)) }
 }
 
 /// Words that are booleans to the YAML of Kubernetes' clients, and texts to ours.
@@ -221,7 +226,7 @@ fn may_hold_booleans(text: &str) -> bool {
 }
 
 /// What `kubectl apply` would send as a boolean where a text is wanted. No other field takes these words.
-fn booleans(chunk: &Chunk<'_>, nodes: &[Node<'_>]) -> Vec<Mistake> {
+fn booleans(chunk: &YamlDocument<'_>, nodes: &[Node<'_>]) -> Vec<ParseError> {
     let bare = nodes.iter().filter(|node| node.plain.as_deref().is_some_and(is_boolean));
     let ours = bare.filter(|node| ["spec", "metadata"].iter().any(|field| node.path.starts_with(field)));
     ours.map(|node| {
@@ -236,7 +241,7 @@ fn is_ours(api_version: Option<&str>) -> bool {
 }
 
 /// Whether a document that has not the outline of an object is sound YAML of somebody else.
-fn is_foreign(chunk: &Chunk<'_>) -> bool {
+fn is_foreign(chunk: &YamlDocument<'_>) -> bool {
     match yaml::<Heading>(chunk, Reading::Outline) {
         Ok(heading) => !is_ours(heading.api_version.as_deref()),
         Err(_) => yaml::<IgnoredAny>(chunk, Reading::Outline).is_ok(),
@@ -252,7 +257,7 @@ enum Reading {
     Whole,
 }
 
-fn yaml<T: DeserializeOwned>(chunk: &Chunk<'_>, reading: Reading) -> Result<T, Mistake> {
+fn yaml<T: DeserializeOwned>(chunk: &YamlDocument<'_>, reading: Reading) -> Result<T, ParseError> {
     serde_yaml::from_str_with_options(chunk.text, options(reading))
         .map_err(|error| describe(&error, chunk.text, chunk.first_line))
 }

@@ -30,14 +30,14 @@ pub(super) struct Collector {
 
 /// A request that was not taken.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refused {
+pub(super) struct ExportError {
     /// Why, for the log.
     pub why: String,
     /// True if the same request may be taken later.
     pub passes: bool,
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for ExportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.why)
     }
@@ -63,21 +63,21 @@ impl Collector {
     }
 
     /// Sends a message and gives the body of the answer. Takes `limit` at most.
-    pub async fn post(&self, url: &Url, message: Vec<u8>, limit: Duration) -> Result<Bytes, Refused> {
+    pub async fn post(&self, url: &Url, message: Vec<u8>, limit: Duration) -> Result<Bytes, ExportError> {
         let mut request = Request::new(Full::new(Bytes::from(message)));
         *request.method_mut() = Method::POST;
         *request.uri_mut() =
-            url.as_str().parse().map_err(|error| Refused { why: format!("{error}"), passes: false })?;
+            url.as_str().parse().map_err(|error| ExportError { why: format!("{error}"), passes: false })?;
         request.headers_mut().clone_from(&self.headers);
         let answered = tokio::time::timeout(limit, self.exchange(request)).await;
         answered.unwrap_or_else(|_| Err(later(format!("no answer within {} s", limit.as_secs()))))
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Bytes, Refused> {
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Bytes, ExportError> {
         let answer = self.client.request(request).await.map_err(|error| later(causes(&error)))?;
         let status = answer.status();
         if status != StatusCode::OK {
-            return Err(Refused { why: format!("HTTP {status}"), passes: passes(status) });
+            return Err(ExportError { why: format!("HTTP {status}"), passes: passes(status) });
         }
         let body = Limited::new(answer.into_body(), LONGEST_ANSWER).collect().await;
         Ok(body.map_err(|error| later(error.to_string()))?.to_bytes())
@@ -96,8 +96,8 @@ fn trust(encrypted: bool) -> Result<ClientConfig, rustls::Error> {
     Ok(builder.with_no_client_auth())
 }
 
-fn later(why: String) -> Refused {
-    Refused { why, passes: true }
+fn later(why: String) -> ExportError {
+    ExportError { why, passes: true }
 }
 
 /// The statuses after which OTLP has a request sent again.

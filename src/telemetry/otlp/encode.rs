@@ -7,11 +7,11 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::metrics::v1::{Metric, ResourceMetrics, ScopeMetrics};
 use opentelemetry_proto::tonic::resource::v1::Resource;
-use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind as OtlpSpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span as Told, Status};
 
-use crate::telemetry::{Draft, Kind, Span, Value};
+use crate::telemetry::{AttributeValue, Span, SpanData, SpanKind};
 
 /// A batch of spans as one request.
 pub(super) fn traces(resource: &Resource, spans: &[Span]) -> ExportTraceServiceRequest {
@@ -57,10 +57,10 @@ fn scope() -> InstrumentationScope {
 }
 
 fn span(span: &Span) -> Told {
-    let Span { trace, id, parent, draft: Draft { name, kind, attributes }, start, end, error } = span;
+    let Span { trace, id, parent, draft: SpanData { name, kind, attributes }, start, end, error } = span;
     let told = attributes.iter().map(|(key, value)| match value {
-        Value::Text(value) => text(key, value),
-        Value::Number(number) => attribute(key, Any::IntValue(*number)),
+        AttributeValue::Text(value) => text(key, value),
+        AttributeValue::Number(number) => attribute(key, Any::IntValue(*number)),
     });
     let failed = error.iter().map(|error| text("error.type", error));
     let status = error.as_ref().map(|_| Status { code: StatusCode::Error.into(), ..Status::default() });
@@ -70,9 +70,9 @@ fn span(span: &Span) -> Told {
         parent_span_id: parent.map(Vec::from).unwrap_or_default(),
         name: name.clone(),
         kind: match kind {
-            Kind::Server => SpanKind::Server,
-            Kind::Client => SpanKind::Client,
-            Kind::Internal => SpanKind::Internal,
+            SpanKind::Server => OtlpSpanKind::Server,
+            SpanKind::Client => OtlpSpanKind::Client,
+            SpanKind::Internal => OtlpSpanKind::Internal,
         }
         .into(),
         start_time_unix_nano: nanoseconds(*start),

@@ -16,12 +16,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::Options;
-use super::collector::{Collector, Refused};
+use super::OtlpOptions;
+use super::collector::{Collector, ExportError};
 use super::encode;
-use super::families::{self, Times};
+use super::families::{self, MetricTimes};
 use crate::net::{Backoff, Delays, jitter};
-use crate::telemetry::{Span, Spans};
+use crate::telemetry::{Span, SpanSender};
 
 /// Spans that wait to be collected; what finds no room is dropped.
 const WAITING: usize = 2_048;
@@ -39,7 +39,7 @@ const LAST: Duration = Duration::from_secs(2);
 /// Collects spans and sends them, and the metrics, until evenkeel ends.
 #[derive(Debug)]
 pub struct Exporter {
-    options: Options,
+    options: OtlpOptions,
     collector: Collector,
     resource: Resource,
     started: Timestamp,
@@ -67,10 +67,10 @@ struct Health {
 
 impl Exporter {
     /// An exporter, and where it takes spans from. An error says why there can be no TLS.
-    pub fn new(options: Options, started: Timestamp) -> io::Result<(Self, Spans)> {
+    pub fn new(options: OtlpOptions, started: Timestamp) -> io::Result<(Self, SpanSender)> {
         let collector = Collector::new(options.headers.clone(), options.traces.scheme() == "https")?;
         let counts = Counts::default();
-        let (sink, spans) = Spans::channel(WAITING, counts.dropped.clone());
+        let (sink, spans) = SpanSender::channel(WAITING, counts.dropped.clone());
         let instance = Uuid::new_v4().to_string();
         let named = options.resource.iter().map(|(key, value)| (&**key, &**value));
         let resource = encode::resource(named.chain([("service.instance.id", &*instance)]));
@@ -165,7 +165,10 @@ impl Exporter {
                 self.counts.dropped.inc_by(rejected);
                 match rejected {
                     0 => Ok(()),
-                    _ => Err(Refused { why: format!("{rejected} of {count} were rejected"), passes: false }),
+                    _ => Err(ExportError {
+                        why: format!("{rejected} of {count} were rejected"),
+                        passes: false,
+                    }),
                 }
             }
             Err(refused) => {
@@ -196,7 +199,7 @@ impl Exporter {
 }
 
 impl Health {
-    fn tell(&mut self, result: &Result<(), Refused>, options: &Options) {
+    fn tell(&mut self, result: &Result<(), ExportError>, options: &OtlpOptions) {
         let (what, collector) = (self.what, options.origin());
         match result {
             Err(why) if !self.failing => {
@@ -220,7 +223,7 @@ impl Health {
 fn gather(registry: &Registry, start: Timestamp) -> Vec<Vec<Metric>> {
     // Only a native histogram can fail, and there is none.
     let families = prometheus_protobuf::encode(registry).unwrap_or_default();
-    families::metrics(&families, Times { start, now: Timestamp::now() }, POINTS)
+    families::metrics(&families, MetricTimes { start, now: Timestamp::now() }, POINTS)
 }
 
 /// How many spans of a batch that was taken were not.

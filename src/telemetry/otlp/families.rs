@@ -14,13 +14,13 @@ use super::encode::{nanoseconds, text};
 
 /// When what is counted began, and when it was read.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Times {
+pub(super) struct MetricTimes {
     pub start: Timestamp,
     pub now: Timestamp,
 }
 
 /// The metrics of a registry, in groups of `most` points at most.
-pub(super) fn metrics(families: &[MetricFamily], times: Times, most: usize) -> Vec<Vec<Metric>> {
+pub(super) fn metrics(families: &[MetricFamily], times: MetricTimes, most: usize) -> Vec<Vec<Metric>> {
     let mut groups = Vec::new();
     let (mut group, mut room) = (Vec::new(), most);
     for family in families {
@@ -43,7 +43,11 @@ pub(super) fn metrics(families: &[MetricFamily], times: Times, most: usize) -> V
 }
 
 /// Some points of a family as one metric.
-fn metric(family: &MetricFamily, points: &[prometheus::Metric], Times { start, now }: Times) -> Metric {
+fn metric(
+    family: &MetricFamily,
+    points: &[prometheus::Metric],
+    MetricTimes { start, now }: MetricTimes,
+) -> Metric {
     let (start, now) = (nanoseconds(start), nanoseconds(now));
     let aggregation_temporality = AggregationTemporality::Cumulative.into();
     let number = |point: &prometheus::Metric, start_time_unix_nano, value| NumberDataPoint {
@@ -129,7 +133,7 @@ mod tests {
 
     use super::*;
 
-    const TIMES: Times = Times { start: Timestamp::UNIX_EPOCH, now: Timestamp::UNIX_EPOCH };
+    const TIMES: MetricTimes = MetricTimes { start: Timestamp::UNIX_EPOCH, now: Timestamp::UNIX_EPOCH };
 
     fn told(registry: &Registry, most: usize) -> Vec<Vec<Metric>> {
         metrics(&encode(registry).unwrap(), TIMES, most)

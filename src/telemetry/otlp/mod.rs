@@ -11,4 +11,4 @@ mod families;
 mod options;
 
 pub use exporter::Exporter;
-pub use options::Options;
+pub use options::OtlpOptions;

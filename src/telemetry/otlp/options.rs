@@ -12,7 +12,7 @@ const METRIC_INTERVAL: &str = "OTEL_METRIC_EXPORT_INTERVAL";
 
 /// Where telemetry goes, and under whose name.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct OtlpOptions {
     pub(super) traces: Url,
     pub(super) metrics: Url,
     /// Of every request; the values are secret.
@@ -25,7 +25,7 @@ pub struct Options {
     pub(super) metric_interval: Duration,
 }
 
-impl Options {
+impl OtlpOptions {
     /// What the URL of a collector and the standard variables say. An error is a sentence for the person who set
     /// them, without the values of headers.
     pub fn new(endpoint: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
@@ -133,11 +133,11 @@ fn milliseconds(variable: &str, text: Option<String>, default: Duration) -> Resu
 mod tests {
     use super::*;
 
-    fn options(endpoint: &str, variables: &[(&str, &str)]) -> Result<Options, String> {
+    fn options(endpoint: &str, variables: &[(&str, &str)]) -> Result<OtlpOptions, String> {
         let found = |name: &str| {
             variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
         };
-        Options::new(endpoint, found)
+        OtlpOptions::new(endpoint, found)
     }
 
     #[test]

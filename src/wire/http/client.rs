@@ -14,18 +14,18 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 use url::Url;
 
-use super::super::error::LinkError;
-use super::super::host::Host;
-use super::super::inbound::{self, Inbound};
-use super::super::peer::MODERN;
-use super::super::reply::Reply;
-use super::super::unasked::Unasked;
-use super::super::{Era, List, Pause, Peer};
+use super::super::connection_context::ConnectionContext;
+use super::super::error::ConnectionError;
+use super::super::handshake_result::MODERN;
+use super::super::notifications::NotificationDispatcher;
+use super::super::response::RpcResponse;
+use super::super::server_message::{self, ServerMessage};
+use super::super::{Era, HandshakeResult, ListKind, RetryAfter};
 use super::connect::Connector;
-use super::connection::{Body, Pool};
 use super::credentials::Credentials;
 use super::header::encoded;
-use super::outbox::Outbox;
+use super::pool::{ConnectionPool, PooledBody};
+use super::post_queue::PostQueue;
 use super::refusal::{refusal, retry_after};
 use super::session::SessionCheck;
 use crate::resource::{HttpEndpoint, Reason};
@@ -44,26 +44,26 @@ pub(super) const GOODBYE: Duration = Duration::from_secs(3);
 
 /// A server behind a URL. Cheap to clone.
 #[derive(Clone)]
-pub(in crate::wire) struct Client(pub(super) Arc<Inner>);
+pub(in crate::wire) struct HttpClient(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
-    pub(super) pool: Arc<Pool>,
+    pub(super) pool: Arc<ConnectionPool>,
     url: Url,
-    pub(super) manner: ArcSwap<Manner>,
+    pub(super) manner: ArcSwap<RequestTemplate>,
     credentials: Credentials,
     closed: AtomicBool,
-    pub(super) pause: Pause,
+    pub(super) pause: RetryAfter,
     /// The fleet's: waited for when evenkeel ends.
     pub(super) tasks: TaskTracker,
-    pub(super) ears: Unasked,
-    pub(super) outbox: Outbox,
+    pub(super) ears: NotificationDispatcher,
+    pub(super) outbox: PostQueue,
     /// Made when a response first leaves open whether the server knows the session.
     pub(super) session_check: OnceLock<Box<SessionCheck>>,
 }
 
 /// How requests are made. Changes only while the handshake goes on, which makes one request after another.
 #[derive(Clone)]
-pub(super) struct Manner {
+pub(super) struct RequestTemplate {
     /// `None` until the handshake has agreed on one.
     era: Option<Era>,
     /// Path and query; another one after the server redirected within its origin.
@@ -71,16 +71,16 @@ pub(super) struct Manner {
     /// What every request carries.
     pub(super) headers: HeaderMap,
     /// A list that the server has, to be asked for where it does not answer a `ping`.
-    pub(super) list: Option<List>,
+    pub(super) list: Option<ListKind>,
 }
 
-impl Client {
+impl HttpClient {
     pub(in crate::wire) fn new(
         endpoint: &HttpEndpoint,
-        ears: Unasked,
-        process: &Host,
-    ) -> Result<Self, LinkError> {
-        let invalid = |message: String| LinkError::new(Reason::InvalidSpec, message);
+        ears: NotificationDispatcher,
+        process: &ConnectionContext,
+    ) -> Result<Self, ConnectionError> {
+        let invalid = |message: String| ConnectionError::new(Reason::InvalidSpec, message);
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -93,31 +93,31 @@ impl Client {
         );
         let target = target(&endpoint.url).ok_or_else(|| invalid("the url's path cannot be used".into()))?;
         Ok(Self(Arc::new(Inner {
-            pool: Pool::new(Connector::new(endpoint)?),
+            pool: ConnectionPool::new(Connector::new(endpoint)?),
             url: endpoint.url.clone(),
-            manner: ArcSwap::from_pointee(Manner { era: None, target, headers, list: None }),
+            manner: ArcSwap::from_pointee(RequestTemplate { era: None, target, headers, list: None }),
             credentials: Credentials::declared(endpoint)?,
             closed: AtomicBool::new(false),
             pause: process.pause.clone(),
             tasks: process.tasks.clone(),
             ears,
-            outbox: Outbox::default(),
+            outbox: PostQueue::default(),
             session_check: OnceLock::new(),
         })))
     }
 
     /// Until when the server wants to be left alone.
-    pub(super) fn pause(&self) -> &Pause {
+    pub(super) fn pause(&self) -> &RetryAfter {
         &self.0.pause
     }
 
     /// Where goes what the server says unasked.
-    pub(in crate::wire) fn ears(&self) -> &Unasked {
+    pub(in crate::wire) fn ears(&self) -> &NotificationDispatcher {
         &self.0.ears
     }
 
     /// Takes over what the handshake agreed on, for every request from now on.
-    pub(in crate::wire) fn agreed(&self, peer: &Peer) {
+    pub(in crate::wire) fn agreed(&self, peer: &HandshakeResult) {
         self.learn(|manner| {
             manner.era = Some(peer.era);
             manner.list = peer.capabilities.lists().next();
@@ -127,8 +127,8 @@ impl Client {
         });
     }
 
-    pub(super) fn learn(&self, change: impl FnOnce(&mut Manner)) {
-        let mut manner = Manner::clone(&self.0.manner.load());
+    pub(super) fn learn(&self, change: impl FnOnce(&mut RequestTemplate)) {
+        let mut manner = RequestTemplate::clone(&self.0.manner.load());
         change(&mut manner);
         self.0.manner.store(Arc::new(manner));
     }
@@ -143,7 +143,7 @@ impl Client {
     }
 
     /// Posts a notification, or an answer to a request of the server.
-    pub(in crate::wire) async fn notify(&self, method: &str, message: Bytes) -> Result<(), LinkError> {
+    pub(in crate::wire) async fn notify(&self, method: &str, message: Bytes) -> Result<(), ConnectionError> {
         let response = self.send(&Method::POST, self.headers(method, None), &message).await?;
         if response.status().is_success() {
             // The status is the answer. A body, which some servers send, is read over before the connection is used again.
@@ -153,8 +153,8 @@ impl Client {
         let (head, body) = response.into_parts();
         let body = within(body.collect(ERROR_BODY)).await.and_then(Result::ok).unwrap_or_default();
         match self.refused(&head, &body) {
-            Refused::Error(error) => Err(error),
-            Refused::Answer(_) => Ok(()),
+            RequestError::Error(error) => Err(error),
+            RequestError::Answer(_) => Ok(()),
         }
     }
 
@@ -163,7 +163,7 @@ impl Client {
         method: &Method,
         mut headers: HeaderMap,
         body: &Bytes,
-    ) -> Result<Response<Body>, LinkError> {
+    ) -> Result<Response<PooledBody>, ConnectionError> {
         if let Some(error) = self.0.pause.refusal() {
             return Err(error);
         }
@@ -182,7 +182,7 @@ impl Client {
     }
 
     /// Where the server redirects to, if that is within its own origin and keeps the method.
-    fn moved(&self, response: &Response<Body>) -> Option<Uri> {
+    fn moved(&self, response: &Response<PooledBody>) -> Option<Uri> {
         if !matches!(response.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
             return None;
         }
@@ -210,18 +210,20 @@ impl Client {
     }
 
     /// What a response that says no success means; `body` is its start.
-    pub(super) fn refused(&self, head: &Parts, body: &Bytes) -> Refused {
+    pub(super) fn refused(&self, head: &Parts, body: &Bytes) -> RequestError {
         if let Some(wait) = retry_after(&head.headers, Timestamp::now()) {
             self.0.pause.ask(wait);
         }
         let is_text =
             head.headers.get(CONTENT_TYPE).is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
-        let text = match inbound::classify(body) {
+        let text = match server_message::classify(body) {
             // What these say is for who connects, and not for who asked.
-            Ok(Inbound::Answer(_, Reply::Error(raw))) if concerns_the_connection(head.status) => {
-                inbound::error_message(&raw).unwrap_or_default()
+            Ok(ServerMessage::Answer(_, RpcResponse::Error(raw))) if concerns_the_connection(head.status) => {
+                server_message::error_message(&raw).unwrap_or_default()
             }
-            Ok(Inbound::Answer(_, reply @ Reply::Error(_))) => return Refused::Answer(reply),
+            Ok(ServerMessage::Answer(_, reply @ RpcResponse::Error(_))) => {
+                return RequestError::Answer(reply);
+            }
             _ if is_text => String::from_utf8_lossy(body).into_owned(),
             _ => String::new(),
         };
@@ -229,7 +231,7 @@ impl Client {
         if matches!(head.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) && !self.is_opening() {
             ears.doubt();
         }
-        Refused::Error(refusal(
+        RequestError::Error(refusal(
             head.status,
             &head.headers,
             &text,
@@ -275,13 +277,13 @@ fn concerns_the_connection(status: StatusCode) -> bool {
     )
 }
 
-pub(super) enum Refused {
+pub(super) enum RequestError {
     /// A JSON-RPC error that answers the request.
-    Answer(Reply),
-    Error(LinkError),
+    Answer(RpcResponse),
+    Error(ConnectionError),
 }
 
-impl fmt::Debug for Client {
+impl fmt::Debug for HttpClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Client")
     }

@@ -15,11 +15,11 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 use url::Host;
 
-use super::super::LinkError;
+use super::super::ConnectionError;
 use crate::resource::{HttpEndpoint, Reason};
 
 /// A socket to a server, encrypted or not.
-pub(super) type Socket = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+pub(super) type ServerSocket = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// How long one address may take to accept.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -35,8 +35,8 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    pub(super) fn new(endpoint: &HttpEndpoint) -> Result<Self, LinkError> {
-        let invalid = |message: String| LinkError::new(Reason::InvalidSpec, message);
+    pub(super) fn new(endpoint: &HttpEndpoint) -> Result<Self, ConnectionError> {
+        let invalid = |message: String| ConnectionError::new(Reason::InvalidSpec, message);
         let url = &endpoint.url;
         let host = url.host().ok_or_else(|| invalid("the url has no host".into()))?.to_owned();
         let port = url.port_or_known_default().ok_or_else(|| invalid("the url has no port".into()))?;
@@ -51,7 +51,7 @@ impl Connector {
 
     /// Connects to the first address that accepts. Addresses of the link itself, where clouds keep their
     /// metadata services, are refused after the name was resolved.
-    pub(super) async fn connect(&self) -> Result<Socket, LinkError> {
+    pub(super) async fn connect(&self) -> Result<ServerSocket, ConnectionError> {
         let addresses = match &self.host {
             Host::Ipv4(address) => vec![(*address).into()],
             Host::Ipv6(address) => vec![(*address).into()],
@@ -64,7 +64,7 @@ impl Connector {
         let mut last = self.failed("the name has no address");
         for address in addresses {
             if is_local_to_the_link(address) {
-                last = LinkError::new(
+                last = ConnectionError::new(
                     Reason::PolicyDenied,
                     format!(
                         "{} is {address}, a link-local or metadata address, which is not allowed",
@@ -82,14 +82,15 @@ impl Connector {
         Err(last)
     }
 
-    async fn secure(&self, socket: TcpStream) -> Result<Socket, LinkError> {
+    async fn secure(&self, socket: TcpStream) -> Result<ServerSocket, ConnectionError> {
         socket.set_nodelay(true).map_err(|error| self.failed(&error.to_string()))?;
         let Some(config) = &self.tls else {
             return Ok(Either::Left(socket));
         };
         let name = match &self.host {
-            Host::Domain(name) => ServerName::try_from(name.clone())
-                .map_err(|_| LinkError::new(Reason::InvalidSpec, format!("{name:?} is not a host name")))?,
+            Host::Domain(name) => ServerName::try_from(name.clone()).map_err(|_| {
+                ConnectionError::new(Reason::InvalidSpec, format!("{name:?} is not a host name"))
+            })?,
             Host::Ipv4(address) => ServerName::from(IpAddr::from(*address)),
             Host::Ipv6(address) => ServerName::from(IpAddr::from(*address)),
         };
@@ -101,8 +102,8 @@ impl Connector {
         }
     }
 
-    fn failed(&self, why: &str) -> LinkError {
-        LinkError::new(Reason::ConnectFailed, format!("cannot connect to {}: {why}", self.name))
+    fn failed(&self, why: &str) -> ConnectionError {
+        ConnectionError::new(Reason::ConnectFailed, format!("cannot connect to {}: {why}", self.name))
     }
 }
 
@@ -124,20 +125,23 @@ fn is_local_to_the_link(address: IpAddr) -> bool {
 }
 
 /// One configuration for all servers: reading the system's trust store is slow and its copy is large.
-fn system_trust() -> Result<Arc<ClientConfig>, LinkError> {
+fn system_trust() -> Result<Arc<ClientConfig>, ConnectionError> {
     static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     if let Some(config) = CONFIG.get() {
         return Ok(config.clone());
     }
     let failed = |error: rustls::Error| {
-        LinkError::new(Reason::ConnectFailed, format!("the system's trust store cannot be used: {error}"))
+        ConnectionError::new(
+            Reason::ConnectFailed,
+            format!("the system's trust store cannot be used: {error}"),
+        )
     };
     let config = builder()?.with_platform_verifier().map_err(failed)?.with_no_client_auth();
     Ok(CONFIG.get_or_init(|| Arc::new(config)).clone())
 }
 
-fn trust_only(pem: &str) -> Result<ClientConfig, LinkError> {
-    let invalid = |why: String| LinkError::new(Reason::InvalidSpec, format!("tls.caSecretRef: {why}"));
+fn trust_only(pem: &str) -> Result<ClientConfig, ConnectionError> {
+    let invalid = |why: String| ConnectionError::new(Reason::InvalidSpec, format!("tls.caSecretRef: {why}"));
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
         let certificate = certificate.map_err(|error| invalid(error.to_string()))?;
@@ -152,11 +156,11 @@ fn trust_only(pem: &str) -> Result<ClientConfig, LinkError> {
     Ok(config)
 }
 
-fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, LinkError> {
+fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, ConnectionError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| LinkError::new(Reason::ConnectFailed, format!("TLS cannot be set up: {error}")))
+    ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|error| {
+        ConnectionError::new(Reason::ConnectFailed, format!("TLS cannot be set up: {error}"))
+    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 use http::{HeaderMap, HeaderValue};
 use secrecy::ExposeSecret;
 
-use super::super::error::LinkError;
+use super::super::error::ConnectionError;
 use crate::resource::{HttpEndpoint, Reason};
 
 /// What makes a request one that the server permits: the declared headers.
@@ -11,12 +11,12 @@ pub(super) struct Credentials(HeaderMap);
 
 impl Credentials {
     /// Takes the headers that the declaration gives. Fails where a value cannot be a header's.
-    pub(super) fn declared(endpoint: &HttpEndpoint) -> Result<Self, LinkError> {
+    pub(super) fn declared(endpoint: &HttpEndpoint) -> Result<Self, ConnectionError> {
         let mut headers = HeaderMap::new();
         for (name, value) in &endpoint.headers {
             let mut value = HeaderValue::from_str(value.expose_secret()).map_err(|_| {
                 let message = format!("the value of header {name} holds characters that a header cannot");
-                LinkError::new(Reason::InvalidSpec, message)
+                ConnectionError::new(Reason::InvalidSpec, message)
             })?;
             value.set_sensitive(true);
             headers.insert(name.clone(), value);

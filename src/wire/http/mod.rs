@@ -1,21 +1,21 @@
 //! MCP over streamable HTTP, on connections that the calling task drives itself.
 
-mod answer;
 mod client;
 mod connect;
-mod connection;
 mod credentials;
+mod exchange;
 mod header;
-mod outbox;
+mod notification_stream;
+mod pool;
+mod post_queue;
 mod posting;
 mod refusal;
 mod response;
 mod session;
 mod session_check;
-mod stream;
-mod trickle;
+mod streaming_body;
 
-pub(super) use answer::Answering;
-pub(super) use client::Client;
+pub(super) use client::HttpClient;
+pub(super) use exchange::HttpExchange;
 pub(super) use header::encoded;
-pub(super) use stream::Stream;
+pub(super) use notification_stream::NotificationStream;

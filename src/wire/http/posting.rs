@@ -5,10 +5,10 @@ use std::any::Any;
 use bytes::Bytes;
 use tracing::debug;
 
-use super::client::{Client, GOODBYE};
-use super::outbox::{Message, Queued};
+use super::client::{GOODBYE, HttpClient};
+use super::post_queue::{PostMessage, QueueResult};
 
-impl Client {
+impl HttpClient {
     /// Posts a notification, or an answer to a request of the server, in the background, after those before it. Does
     /// not wait; `held` is dropped after it. It is dropped if the server is too far behind with those before it.
     pub(in crate::wire) fn post_soon(
@@ -17,10 +17,10 @@ impl Client {
         body: Bytes,
         held: Option<Box<dyn Any + Send>>,
     ) {
-        match self.0.outbox.push(Message { method, body, held }) {
-            Queued::Waiting => {}
-            Queued::Dropped => debug!(method, "too many messages wait for the server; one was dropped"),
-            Queued::First => {
+        match self.0.outbox.push(PostMessage { method, body, held }) {
+            QueueResult::Waiting => {}
+            QueueResult::Dropped => debug!(method, "too many messages wait for the server; one was dropped"),
+            QueueResult::First => {
                 let client = self.clone();
                 self.0.tasks.spawn(async move { client.post_queued().await });
             }
@@ -28,7 +28,7 @@ impl Client {
     }
 
     async fn post_queued(&self) {
-        while let Some(Message { method, body, held }) = self.0.outbox.next() {
+        while let Some(PostMessage { method, body, held }) = self.0.outbox.next() {
             match tokio::time::timeout(GOODBYE, self.notify(method, body)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => debug!(method, %error, "a notification was not taken"),

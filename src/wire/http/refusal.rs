@@ -4,10 +4,10 @@ use http::header::{LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 
-use super::super::mask::Mask;
-use super::super::{LinkError, Sign};
+use super::super::secret_mask::SecretMask;
+use super::super::{ConnectionError, FailureSource};
 use crate::resource::Reason;
-use crate::words;
+use crate::text;
 
 /// What an HTTP status that is no success means.
 ///
@@ -17,10 +17,10 @@ pub(super) fn refusal(
     status: StatusCode,
     headers: &HeaderMap,
     body: &str,
-    mask: &Mask,
+    mask: &SecretMask,
     credentials: bool,
     now: Timestamp,
-) -> LinkError {
+) -> ConnectionError {
     let said = said(&mask.text(body));
     let (reason, message) = match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if credentials => (
@@ -47,10 +47,10 @@ pub(super) fn refusal(
         }
         _ => (Reason::ConnectFailed, format!("the server answered HTTP {status}{said}")),
     };
-    let mut error = LinkError::new(reason, message);
+    let mut error = ConnectionError::new(reason, message);
     // A server or a proxy that fails may have done the work before.
     error.dispatched = status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE;
-    error.sign = Sign::Status(status);
+    error.sign = FailureSource::Status(status);
     error.retry_after = retry_after(headers, now);
     error
 }
@@ -74,7 +74,7 @@ fn without_query(location: &str) -> &str {
 
 /// The first line of what a body says, for the message.
 fn said(body: &str) -> String {
-    let line = words::bounded(body.lines().next().unwrap_or_default(), 120);
+    let line = text::bounded(body.lines().next().unwrap_or_default(), 120);
     if line.is_empty() || line.starts_with('<') { String::new() } else { format!(": {line}") }
 }
 
@@ -98,7 +98,7 @@ mod tests {
             (302, false, Reason::ConnectFailed),
         ] {
             let status = StatusCode::from_u16(status).unwrap();
-            let error = refusal(status, &HeaderMap::new(), "", &Mask::default(), credentials, now());
+            let error = refusal(status, &HeaderMap::new(), "", &SecretMask::default(), credentials, now());
             assert_eq!(error.problem.reason, reason, "{status}");
         }
     }
@@ -122,7 +122,7 @@ mod tests {
     fn a_redirect_is_told_without_its_query() {
         let mut headers = HeaderMap::new();
         headers.insert(LOCATION, "https://other/mcp?token=hunter2".parse().unwrap());
-        let error = refusal(StatusCode::FOUND, &headers, "", &Mask::default(), false, now());
+        let error = refusal(StatusCode::FOUND, &headers, "", &SecretMask::default(), false, now());
         assert!(error.problem.message.contains("https://other/mcp"), "{error}");
         assert!(!error.problem.message.contains("hunter2"), "{error}");
     }

@@ -7,35 +7,35 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Response, StatusCode};
 
-use super::super::error::LinkError;
-use super::super::reply::Reply;
+use super::super::error::ConnectionError;
+use super::super::response::RpcResponse;
 use super::super::{MESSAGE_LIMIT, sse};
-use super::connection::{Body, Collecting};
+use super::pool::{CollectedBody, PooledBody};
 use crate::resource::Reason;
 
 /// What a response consists of, as far as it is known.
-pub(super) enum Form {
+pub(super) enum ResponseKind {
     /// The head of the response has not come yet.
-    Sending(Pin<Box<dyn Future<Output = Result<Self, LinkError>> + Send>>),
+    Sending(Pin<Box<dyn Future<Output = Result<Self, ConnectionError>> + Send>>),
     /// One JSON message.
-    Json(Collecting),
+    Json(CollectedBody),
     /// Messages one by one.
-    Stream(Body, sse::Events),
+    Stream(PooledBody, sse::SseDecoder),
     /// Read already.
-    Done(Option<Reply>),
+    Done(Option<RpcResponse>),
     /// Not something that holds an answer.
     Unusable(String),
 }
 
-impl Form {
+impl ResponseKind {
     /// What a response that says success holds.
-    pub(super) fn of(response: Response<Body>) -> Self {
+    pub(super) fn of(response: Response<PooledBody>) -> Self {
         let (head, body) = response.into_parts();
         let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if is_event_stream(&head.headers) {
-            Self::Stream(body, sse::Events::new(MESSAGE_LIMIT))
+            Self::Stream(body, sse::SseDecoder::new(MESSAGE_LIMIT))
         } else if kind.starts_with("application/json") {
-            Self::Json(Collecting::new(body))
+            Self::Json(CollectedBody::new(body))
         } else if head.status == StatusCode::ACCEPTED {
             Self::Unusable("the server took the request without answering it (HTTP 202)".into())
         } else {
@@ -46,7 +46,7 @@ impl Form {
     }
 }
 
-impl fmt::Debug for Form {
+impl fmt::Debug for ResponseKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Sending(_) => "Sending",
@@ -64,9 +64,9 @@ pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
 }
 
 /// Takes the next message out of an event stream; `None` if more bytes are needed.
-pub(super) fn next_event(events: &mut sse::Events) -> Result<Option<Bytes>, LinkError> {
-    events.next().map_err(|sse::TooLong| {
+pub(super) fn next_event(events: &mut sse::SseDecoder) -> Result<Option<Bytes>, ConnectionError> {
+    events.next().map_err(|sse::EventTooLong| {
         let message = format!("the server sent an event longer than {} MiB", MESSAGE_LIMIT >> 20);
-        LinkError::new(Reason::ConnectFailed, message).dispatched()
+        ConnectionError::new(Reason::ConnectFailed, message).dispatched()
     })
 }

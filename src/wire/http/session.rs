@@ -6,9 +6,9 @@ use rmcp::model::ErrorCode;
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use super::super::error::{LinkError, Sign};
-use super::super::inbound::{self, Inbound};
-use super::super::reply::Reply;
+use super::super::error::{ConnectionError, FailureSource};
+use super::super::response::RpcResponse;
+use super::super::server_message::{self, ServerMessage};
 use crate::resource::Reason;
 
 /// Requests that show whether the server still knows the session.
@@ -81,15 +81,15 @@ fn names_the_session(message: &str) -> bool {
 }
 
 /// The end of a link whose session the server forgot. Nothing was done with the request that met it.
-pub(super) fn session_forgotten(status: StatusCode) -> LinkError {
+pub(super) fn session_forgotten(status: StatusCode) -> ConnectionError {
     let message = format!("the server no longer knows the session (HTTP {status})");
-    LinkError { sign: Sign::Session, ..LinkError::new(Reason::ConnectFailed, message) }
+    ConnectionError { sign: FailureSource::Session, ..ConnectionError::new(Reason::ConnectFailed, message) }
 }
 
 /// The JSON-RPC error that a body holds, if it holds one.
 pub(super) fn rpc_error(body: &Bytes) -> Option<Bytes> {
-    match inbound::classify(body) {
-        Ok(Inbound::Answer(_, Reply::Error(raw))) => Some(raw),
+    match server_message::classify(body) {
+        Ok(ServerMessage::Answer(_, RpcResponse::Error(raw))) => Some(raw),
         _ => None,
     }
 }

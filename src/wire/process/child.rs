@@ -8,10 +8,10 @@ use secrecy::ExposeSecret;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
-use super::super::LinkError;
+use super::super::ConnectionError;
 use super::group::signal;
-use super::guard::Guard;
-use super::mark::Mark;
+use super::guard::ProcessGuard;
+use super::process_mark::ProcessMark;
 use crate::resource::{Reason, StdioEndpoint, is_inherited};
 
 /// How long a child has to end after its stdin was closed, and again after SIGTERM.
@@ -19,20 +19,23 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A running child, the leader of a process group of its own.
 #[derive(Debug)]
-pub(in crate::wire) struct Process {
+pub(in crate::wire) struct ChildProcess {
     pid: u32,
     exited: watch::Receiver<Option<ExitStatus>>,
 }
 
 /// Starts the child with piped stdio. It leads a new process group, so that what it starts ends with it.
-pub(in crate::wire) fn spawn(endpoint: &StdioEndpoint, mark: Option<&Mark>) -> Result<Child, LinkError> {
+pub(in crate::wire) fn spawn(
+    endpoint: &StdioEndpoint,
+    mark: Option<&ProcessMark>,
+) -> Result<Child, ConnectionError> {
     let mut command = Command::new(&endpoint.command);
     command
         .args(&endpoint.args)
         .env_clear()
         .envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_inherited)))
         .envs(endpoint.env.iter().map(|(name, value)| (name, value.expose_secret())))
-        .envs(mark.map(Mark::variable))
+        .envs(mark.map(ProcessMark::variable))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -46,18 +49,21 @@ pub(in crate::wire) fn spawn(endpoint: &StdioEndpoint, mark: Option<&Mark>) -> R
         // A missing working directory looks like a missing command.
         let missing_cwd = endpoint.cwd.as_ref().filter(|cwd| !cwd.is_dir());
         match (error.kind(), missing_cwd) {
-            (ErrorKind::NotFound, Some(cwd)) => LinkError::new(
+            (ErrorKind::NotFound, Some(cwd)) => ConnectionError::new(
                 Reason::CommandNotFound,
                 format!("the working directory {} of {name:?} does not exist", cwd.display()),
             ),
-            (ErrorKind::NotFound, None) => LinkError::new(Reason::CommandNotFound, not_found(endpoint)),
-            (ErrorKind::PermissionDenied, _) if Path::new(name).is_dir() => {
-                LinkError::new(Reason::CommandNotFound, format!("{name:?} is a directory, and no program"))
-            }
+            (ErrorKind::NotFound, None) => ConnectionError::new(Reason::CommandNotFound, not_found(endpoint)),
+            (ErrorKind::PermissionDenied, _) if Path::new(name).is_dir() => ConnectionError::new(
+                Reason::CommandNotFound,
+                format!("{name:?} is a directory, and no program"),
+            ),
             (ErrorKind::PermissionDenied, _) => {
-                LinkError::new(Reason::CommandNotFound, format!("{name:?} is not executable"))
+                ConnectionError::new(Reason::CommandNotFound, format!("{name:?} is not executable"))
             }
-            _ => LinkError::new(Reason::ConnectFailed, format!("{name:?} could not be started: {error}")),
+            _ => {
+                ConnectionError::new(Reason::ConnectFailed, format!("{name:?} could not be started: {error}"))
+            }
         }
     })
 }
@@ -95,12 +101,12 @@ fn interpreter(script: &Path) -> Option<String> {
     line.split([' ', '\t']).next().map(str::to_owned)
 }
 
-impl Process {
+impl ChildProcess {
     /// Watches over a child: reaps it, and then ends what is left of its group, and what left it. The future ends
     /// when nothing is left; it must be driven.
     pub(in crate::wire) fn watch(
         mut child: Child,
-        guard: Option<(Guard, Mark)>,
+        guard: Option<(ProcessGuard, ProcessMark)>,
     ) -> (Self, impl Future<Output = ()>) {
         let pid = child.id().unwrap_or_default();
         if let Some((guard, _)) = &guard {

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use super::group::{group, signal};
-use super::mark::{Mark, Marks, marked};
+use super::process_mark::{ProcessMark, ProcessMarks, marked};
 use crate::net::{Backoff, Delays, jitter};
 
 /// How long process groups have between SIGTERM and SIGKILL once evenkeel is gone.
@@ -34,14 +34,14 @@ const LOOKS: u32 = 100;
 /// a killed guard is replaced at once. What left its group (`setsid`), or was started in the very moment in
 /// which evenkeel was killed, is known by a mark in its environment, where `/proc` shows that (Linux).
 #[derive(Clone, Debug)]
-pub struct Guard(Arc<Shared>);
+pub struct ProcessGuard(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     program: PathBuf,
     args: Vec<String>,
     /// Of this evenkeel and no other.
-    marks: Marks,
+    marks: ProcessMarks,
     state: Mutex<State>,
 }
 
@@ -52,11 +52,11 @@ struct State {
     groups: BTreeSet<u32>,
 }
 
-impl Guard {
+impl ProcessGuard {
     /// Starts the guard: `program` with `args` must call [`watch`] on its stdin. The future replaces it
     /// whenever it ends; it must be driven for as long as evenkeel runs.
     pub fn start(program: PathBuf, args: Vec<String>) -> std::io::Result<(Self, impl Future<Output = ()>)> {
-        let marks = Marks::new();
+        let marks = ProcessMarks::new();
         let guard = Self(Arc::new(Shared { program, args, marks, state: Mutex::default() }));
         let mut child = guard.spawn()?;
         let keeper = guard.clone();
@@ -107,7 +107,7 @@ impl Guard {
     }
 
     /// What tells which processes are ours, and of one child.
-    pub(in crate::wire) fn mark(&self) -> Mark {
+    pub(in crate::wire) fn mark(&self) -> ProcessMark {
         self.0.marks.next()
     }
 

@@ -5,11 +5,11 @@
 mod child;
 mod group;
 mod guard;
-mod mark;
-mod started;
-mod stderr;
+mod process_activity;
+mod process_mark;
+mod stderr_tail;
 
-pub(super) use child::{Process, spawn};
-pub use guard::{Guard, watch};
-pub use started::Started;
-pub use stderr::LastWords;
+pub(super) use child::{ChildProcess, spawn};
+pub use guard::{ProcessGuard, watch};
+pub use process_activity::ProcessActivity;
+pub use stderr_tail::StderrTail;

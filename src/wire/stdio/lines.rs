@@ -6,17 +6,17 @@ const END: usize = 256;
 
 /// Reads the next line without its end; `None` at the end of the stream.
 ///
-/// A line longer than `limit` is given as [`Line::TooLong`], and only its ends are kept.
+/// A line longer than `limit` is given as [`StdoutLine::TooLong`], and only its ends are kept.
 pub(super) async fn next(
     reader: &mut (impl AsyncBufRead + Unpin),
     limit: usize,
-) -> std::io::Result<Option<Line>> {
+) -> std::io::Result<Option<StdoutLine>> {
     let mut line = Vec::new();
     let mut length = 0_usize;
     loop {
         let chunk = reader.fill_buf().await?;
         if chunk.is_empty() {
-            return Ok((length > 0).then(|| Line::of(line, length, limit)));
+            return Ok((length > 0).then(|| StdoutLine::of(line, length, limit)));
         }
         let end = chunk.iter().position(|byte| *byte == b'\n');
         let part = chunk.get(..end.unwrap_or(chunk.len())).unwrap_or(chunk);
@@ -29,21 +29,21 @@ pub(super) async fn next(
         let used = part.len() + usize::from(end.is_some());
         reader.consume(used);
         if end.is_some() {
-            return Ok(Some(Line::of(line, length, limit)));
+            return Ok(Some(StdoutLine::of(line, length, limit)));
         }
     }
 }
 
 /// A line of a child's output.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Line {
+pub(super) enum StdoutLine {
     /// Its bytes.
     Text(Bytes),
     /// Longer than the limit: its length, its start and its end.
     TooLong(usize, Bytes),
 }
 
-impl Line {
+impl StdoutLine {
     fn of(mut line: Vec<u8>, length: usize, limit: usize) -> Self {
         if length > limit {
             if line.len() > 2 * END {
@@ -70,8 +70,8 @@ mod tests {
         while let Some(line) = next(&mut reader, 8).await.unwrap() {
             found.push(line);
         }
-        let text = |text: &'static str| Line::Text(Bytes::from_static(text.as_bytes()));
-        let long = Line::TooLong(10, Bytes::from_static(b"0123456789"));
+        let text = |text: &'static str| StdoutLine::Text(Bytes::from_static(text.as_bytes()));
+        let long = StdoutLine::TooLong(10, Bytes::from_static(b"0123456789"));
         assert_eq!(found, [text("one"), text(""), text("two"), long, text("last")]);
     }
 
@@ -79,7 +79,7 @@ mod tests {
     async fn keeps_both_ends_of_a_line_that_is_too_long() {
         let line = format!("start{}end", "x".repeat(100_000));
         let mut reader = tokio::io::BufReader::new(line.as_bytes());
-        let Some(Line::TooLong(length, ends)) = next(&mut reader, 10_000).await.unwrap() else {
+        let Some(StdoutLine::TooLong(length, ends)) = next(&mut reader, 10_000).await.unwrap() else {
             panic!("not too long")
         };
         assert_eq!((length, ends.len()), (line.len(), 2 * END));

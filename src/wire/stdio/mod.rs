@@ -3,4 +3,4 @@
 mod lines;
 mod pipes;
 
-pub(super) use pipes::{Pipes, Waiting, start};
+pub(super) use pipes::{PendingCall, StdioPipes, start};

@@ -15,15 +15,15 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, trace};
 
-use super::super::error::{LinkError, Lost, Sign};
-use super::super::host::Host;
-use super::super::inbound::{self, Inbound};
-use super::super::log::Stderr;
-use super::super::process::{self, Guard, LastWords, Process, Started};
-use super::super::reply::{Incoming, Reply};
-use super::super::unasked::Unasked;
-use super::super::{Id, MESSAGE_LIMIT};
-use super::lines::{self, Line};
+use super::super::connection_context::ConnectionContext;
+use super::super::error::{ConnectionEnd, ConnectionError, FailureSource};
+use super::super::log::StderrLines;
+use super::super::notifications::NotificationDispatcher;
+use super::super::process::{self, ChildProcess, ProcessActivity, ProcessGuard, StderrTail};
+use super::super::response::{ResponseMessage, RpcResponse};
+use super::super::server_message::{self, ServerMessage};
+use super::super::{JsonRpcId, MESSAGE_LIMIT};
+use super::lines::{self, StdoutLine};
 use crate::resource::{Reason, StdioEndpoint};
 
 /// Notices of one call that wait for their reader; more are dropped, since progress is only told, not owed.
@@ -37,10 +37,10 @@ const SHORTLY: Duration = Duration::from_secs(1);
 
 /// The pipes of a child process, and the calls that wait for what comes out of them.
 #[derive(Debug)]
-pub(in crate::wire) struct Pipes {
+pub(in crate::wire) struct StdioPipes {
     outgoing: mpsc::Sender<Bytes>,
     calls: Calls,
-    lost: Arc<Lost>,
+    lost: Arc<ConnectionEnd>,
     /// Ends the writer, which closes the child's stdin, and starts the way down to SIGKILL. Dropping does so too.
     hang_up: DropGuard,
     /// Done when the child is reaped and the pumps have ended.
@@ -48,18 +48,18 @@ pub(in crate::wire) struct Pipes {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Calls(Arc<Mutex<HashMap<u64, Caller>>>);
+struct Calls(Arc<Mutex<HashMap<u64, CallSender>>>);
 
 #[derive(Debug)]
-struct Caller {
-    answer: oneshot::Sender<Result<Reply, LinkError>>,
+struct CallSender {
+    answer: oneshot::Sender<Result<RpcResponse, ConnectionError>>,
     notices: Option<mpsc::Sender<Bytes>>,
     /// It is a request to listen, which its server may end by a notification.
     listens: bool,
 }
 
 impl Calls {
-    fn with<T>(&self, change: impl FnOnce(&mut HashMap<u64, Caller>) -> T) -> T {
+    fn with<T>(&self, change: impl FnOnce(&mut HashMap<u64, CallSender>) -> T) -> T {
         change(&mut self.0.lock())
     }
 }
@@ -67,29 +67,32 @@ impl Calls {
 /// Starts the child and, on the host's tasks, what pumps its pipes and watches over it.
 pub(in crate::wire) fn start(
     endpoint: &StdioEndpoint,
-    lost: &Arc<Lost>,
-    ears: Unasked,
-    host: &Host,
-) -> Result<Pipes, LinkError> {
+    lost: &Arc<ConnectionEnd>,
+    ears: NotificationDispatcher,
+    host: &ConnectionContext,
+) -> Result<StdioPipes, ConnectionError> {
     let words = host.last_words.clone();
     words.mask(ears.mask().clone());
-    let mark = host.guard.as_ref().map(Guard::mark);
+    let mark = host.guard.as_ref().map(ProcessGuard::mark);
     let mut child = process::spawn(endpoint, mark.as_ref())?;
     let begun = Instant::now();
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
-        return Err(LinkError::new(Reason::ConnectFailed, "the pipes of the child could not be opened"));
+        return Err(ConnectionError::new(
+            Reason::ConnectFailed,
+            "the pipes of the child could not be opened",
+        ));
     };
     host.started.as_process(child.id().unwrap_or_default());
     let tasks = &host.tasks;
     let (outgoing, queue) = mpsc::channel(OUTGOING);
-    let (process, reap) = Process::watch(child, host.guard.clone().zip(mark));
+    let (process, reap) = ChildProcess::watch(child, host.guard.clone().zip(mark));
     let calls = Calls::default();
     let (hang_up, over) = (CancellationToken::new(), CancellationToken::new());
     tasks.spawn(reap);
     let (closed, mut closes) = mpsc::channel(2);
     tasks.spawn(write(stdin, queue, hang_up.clone(), closed.clone()));
-    let errors = tasks.spawn(read_stderr(stderr, Stderr::new(host.log.clone(), words.clone())));
+    let errors = tasks.spawn(read_stderr(stderr, StderrLines::new(host.log.clone(), words.clone())));
     let heard = Heard { ears, started: host.started.clone() };
     let answers = tasks.spawn(read(stdout, calls.clone(), outgoing.clone(), heard, closed));
     let pumps = [errors.abort_handle(), answers.abort_handle()];
@@ -107,8 +110,8 @@ pub(in crate::wire) fn start(
                         // Whatever it goes on with, nobody can talk with it any more.
                         let message =
                             format!("{command:?} closed its {pipe} and was ended{}", words.quoted());
-                        let sign = Sign::Exit(begun.elapsed());
-                        lost.mark(LinkError { sign, ..LinkError::new(Reason::Exited, message) });
+                        let sign = FailureSource::Exit(begun.elapsed());
+                        lost.mark(ConnectionError { sign, ..ConnectionError::new(Reason::Exited, message) });
                         calls.with(HashMap::clear);
                         hang_up.cancel();
                         process.end().await
@@ -121,17 +124,17 @@ pub(in crate::wire) fn start(
             if tokio::time::timeout(LAST_WORDS, rest).await.is_err() {
                 pumps.iter().for_each(AbortHandle::abort);
             }
-            lost.mark(LinkError { sign: Sign::Exit(lived), ..exit(&command, status, &words) });
+            lost.mark(ConnectionError { sign: FailureSource::Exit(lived), ..exit(&command, status, &words) });
             calls.with(HashMap::clear);
             hang_up.cancel();
             over.cancel();
         }
     });
-    Ok(Pipes { outgoing, calls, lost: lost.clone(), hang_up: hang_up.drop_guard(), over })
+    Ok(StdioPipes { outgoing, calls, lost: lost.clone(), hang_up: hang_up.drop_guard(), over })
 }
 
-impl Pipes {
-    pub(in crate::wire) async fn send(&self, message: Bytes) -> Result<(), LinkError> {
+impl StdioPipes {
+    pub(in crate::wire) async fn send(&self, message: Bytes) -> Result<(), ConnectionError> {
         self.outgoing.send(message).await.map_err(|_| self.gone())
     }
 
@@ -147,11 +150,12 @@ impl Pipes {
         id: u64,
         (notices, listens): (bool, bool),
         message: Bytes,
-    ) -> Result<Waiting, LinkError> {
+    ) -> Result<PendingCall, ConnectionError> {
         let (answer, answered) = oneshot::channel();
         let (notices, noticed) = notices.then(|| mpsc::channel(NOTICES)).unzip();
-        self.calls.with(|calls| calls.insert(id, Caller { answer, notices, listens }));
-        let waiting = Waiting { id, calls: self.calls.clone(), answered, noticed, lost: self.lost.clone() };
+        self.calls.with(|calls| calls.insert(id, CallSender { answer, notices, listens }));
+        let waiting =
+            PendingCall { id, calls: self.calls.clone(), answered, noticed, lost: self.lost.clone() };
         self.send(message).await?;
         Ok(waiting)
     }
@@ -161,26 +165,26 @@ impl Pipes {
         self.over.cancelled().await;
     }
 
-    fn gone(&self) -> LinkError {
+    fn gone(&self) -> ConnectionError {
         self.lost
             .get()
             .cloned()
-            .unwrap_or_else(|| LinkError::new(Reason::Exited, "the server closed its stdin"))
+            .unwrap_or_else(|| ConnectionError::new(Reason::Exited, "the server closed its stdin"))
     }
 }
 
 /// A call that waits for its answer.
 #[derive(Debug)]
-pub(in crate::wire) struct Waiting {
+pub(in crate::wire) struct PendingCall {
     id: u64,
     calls: Calls,
-    answered: oneshot::Receiver<Result<Reply, LinkError>>,
+    answered: oneshot::Receiver<Result<RpcResponse, ConnectionError>>,
     noticed: Option<mpsc::Receiver<Bytes>>,
-    lost: Arc<Lost>,
+    lost: Arc<ConnectionEnd>,
 }
 
-impl Waiting {
-    pub(in crate::wire) async fn next(&mut self) -> Result<Incoming, LinkError> {
+impl PendingCall {
+    pub(in crate::wire) async fn next(&mut self) -> Result<ResponseMessage, ConnectionError> {
         let notice = async {
             match &mut self.noticed {
                 Some(noticed) => noticed.recv().await,
@@ -190,16 +194,16 @@ impl Waiting {
         // Notices first: those that came before the answer are told before it.
         tokio::select! {
             biased;
-            Some(notice) = notice => Ok(Incoming::Notice(notice)),
+            Some(notice) = notice => Ok(ResponseMessage::Notice(notice)),
             answer = &mut self.answered => match answer {
-                Ok(answer) => answer.map(Incoming::Answer),
+                Ok(answer) => answer.map(ResponseMessage::Answer),
                 Err(_) => Err(self.lost.wait().await.dispatched()),
             },
         }
     }
 }
 
-impl Drop for Waiting {
+impl Drop for PendingCall {
     fn drop(&mut self) {
         self.calls.with(|calls| calls.remove(&self.id));
     }
@@ -237,8 +241,8 @@ async fn write(
 
 /// Takes note of the child's messages.
 struct Heard {
-    ears: Unasked,
-    started: Started,
+    ears: NotificationDispatcher,
+    started: ProcessActivity,
 }
 
 /// Hands every message of the child to whom it concerns.
@@ -258,13 +262,13 @@ async fn read(
     };
     loop {
         let message = match lines::next(&mut reader, MESSAGE_LIMIT).await {
-            Ok(Some(Line::Text(line))) => line,
-            Ok(Some(Line::TooLong(length, ends))) => {
+            Ok(Some(StdoutLine::Text(line))) => line,
+            Ok(Some(StdoutLine::TooLong(length, ends))) => {
                 debug!(length, "the child printed a line beyond the limit; it was skipped");
                 ears.heard();
                 let message = format!("the answer is longer than {} MiB", MESSAGE_LIMIT >> 20);
-                let error = LinkError::new(Reason::ConnectFailed, message).dispatched();
-                settle(inbound::number_of_cut(&ends), Err(error));
+                let error = ConnectionError::new(Reason::ConnectFailed, message).dispatched();
+                settle(server_message::number_of_cut(&ends), Err(error));
                 continue;
             }
             ended => {
@@ -273,40 +277,40 @@ async fn read(
                 return;
             }
         };
-        let kind = inbound::classify(&message);
+        let kind = server_message::classify(&message);
         if kind.is_ok() {
             ears.heard();
             started.has_answered();
         }
         match kind {
-            Ok(Inbound::Answer(number, reply)) => settle(number, Ok(reply)),
-            Ok(Inbound::Progress(number) | Inbound::Listening(number)) => {
+            Ok(ServerMessage::Answer(number, reply)) => settle(number, Ok(reply)),
+            Ok(ServerMessage::Progress(number) | ServerMessage::Listening(number)) => {
                 let notices =
                     calls.with(|calls| calls.get(&number).and_then(|caller| caller.notices.clone()));
                 if let Some(notices) = notices {
                     let _ = notices.try_send(message);
                 }
             }
-            Ok(Inbound::ListenEnded(number)) => {
+            Ok(ServerMessage::ListenEnded(number)) => {
                 let listens = calls.with(|calls| calls.get(&number).is_some_and(|caller| caller.listens));
                 let message = "the server ended the subscription";
-                let error = LinkError::new(Reason::ConnectFailed, message).dispatched();
+                let error = ConnectionError::new(Reason::ConnectFailed, message).dispatched();
                 settle(Some(number).filter(|_| listens), Err(error));
             }
-            Ok(Inbound::Question(id, method)) => answer(&outgoing, &id, &method),
+            Ok(ServerMessage::Question(id, method)) => answer(&outgoing, &id, &method),
             Ok(unasked) => ears.take(&unasked, &message),
             Err(error) => ears.skipped(&error),
         }
     }
 }
 
-fn answer(outgoing: &mpsc::Sender<Bytes>, id: &Id, method: &str) {
-    if outgoing.try_send(inbound::answer(id, method)).is_err() {
+fn answer(outgoing: &mpsc::Sender<Bytes>, id: &JsonRpcId, method: &str) {
+    if outgoing.try_send(server_message::answer(id, method)).is_err() {
         debug!(method, "the child does not read; its question was not answered");
     }
 }
 
-async fn read_stderr(mut stderr: ChildStderr, mut log: Stderr) {
+async fn read_stderr(mut stderr: ChildStderr, mut log: StderrLines) {
     let mut buffer = vec![0; 4096];
     while let Ok(length @ 1..) = stderr.read(&mut buffer).await {
         log.push(buffer.get(..length).unwrap_or_default());
@@ -314,11 +318,11 @@ async fn read_stderr(mut stderr: ChildStderr, mut log: Stderr) {
 }
 
 /// One sentence on how a child ended.
-fn exit(command: &str, status: ExitStatus, words: &LastWords) -> LinkError {
+fn exit(command: &str, status: ExitStatus, words: &StderrTail) -> ConnectionError {
     let how = match (status.code(), status.signal()) {
         (Some(code), _) => format!("exited with code {code}"),
         (None, Some(signal)) => format!("was ended by signal {signal}"),
         (None, None) => "ended".to_owned(),
     };
-    LinkError::new(Reason::Exited, format!("{command:?} {how}{}", words.quoted()))
+    ConnectionError::new(Reason::Exited, format!("{command:?} {how}{}", words.quoted()))
 }

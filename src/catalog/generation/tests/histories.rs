@@ -50,7 +50,7 @@ enum Event {
 type Led = BTreeMap<(ViewName, String), (ObjectKey, String, Instant, bool)>;
 
 /// Looks where each name leads now. Fails if one leads elsewhere within the hour, or while its server is declared.
-fn check(generation: &Generation, declared: &BTreeMap<ObjectKey, Step>, led: &mut Led) {
+fn check(generation: &Generation, declared: &BTreeMap<ObjectKey, CatalogUpdate>, led: &mut Led) {
     let now = generation.made_at;
     for (server, _, last, stays) in led.values_mut() {
         if *stays && declared.contains_key(server) && now.duration_since(*last) < KEPT_FOR {
@@ -58,7 +58,7 @@ fn check(generation: &Generation, declared: &BTreeMap<ObjectKey, Step>, led: &mu
         }
     }
     for view in [DEFAULT, ViewName::Namespace("a".into()), ViewName::Namespace("default".into())] {
-        let table = generation.view(&view).of(List::Tools);
+        let table = generation.view(&view).of(ListKind::Tools);
         let routes: Vec<_> = table.routes().chain(table.tailed()).collect();
         for (name, found) in routes {
             let route = table.route(name).unwrap();
@@ -106,15 +106,15 @@ proptest! {
                     declared.remove(&ObjectKey::new(namespace, name));
                     generation.next([remove(namespace, name)])
                 }
-                Event::Settle => generation.next([Step::Settle]),
+                Event::Settle => generation.next([CatalogUpdate::Settle]),
                 Event::Minutes(minutes) => generation.later(Duration::from_mins(minutes)),
                 Event::Restart(complete) => {
                     let next = generation.restarted(all.clone()).next(declared.values().cloned());
-                    if complete { next.next([Step::Complete]) } else { next }
+                    if complete { next.next([CatalogUpdate::Complete]) } else { next }
                 }
             };
             for view in [DEFAULT, ViewName::Namespace("a".into())] {
-                let [before, after] = [&generation, &next].map(|generation| generation.view(&view).of(List::Tools));
+                let [before, after] = [&generation, &next].map(|generation| generation.view(&view).of(ListKind::Tools));
                 // Put together once, and again only where the list changed.
                 prop_assert_eq!(before.page(None).unwrap(), before.page_after(None));
                 let same = before.page_after(None) == after.page_after(None);
@@ -123,7 +123,7 @@ proptest! {
             generation = next;
             check(&generation, &declared, &mut led);
             let items = generation.sections().map(|section| section.lists.tools.len()).sum::<usize>();
-            let table = generation.view(&DEFAULT).of(List::Tools);
+            let table = generation.view(&DEFAULT).of(ListKind::Tools);
             prop_assert_eq!((table.len(), table.tailed().count()), (items, items));
         }
     }
@@ -133,12 +133,12 @@ proptest! {
     fn names_at_a_first_start_do_not_depend_on_who_comes_first(order in Just((0..4_usize).collect::<Vec<_>>()).prop_shuffle()) {
         let servers = [("s1", 3, "x"), ("s2", 1, "x"), ("s3", 2, "x"), ("s4", 2, "y")];
         let declared = servers.map(|(name, second, prefix)| declare("default", name, second, prefix));
-        let mut generation = generation(declared).next([Step::Complete]);
+        let mut generation = generation(declared).next([CatalogUpdate::Complete]);
         for number in order {
             let (name, _, prefix) = servers[number];
             generation = generation.next([publish("default", name, prefix, &["t", "u"])]);
         }
-        let generation = generation.next([Step::Settle]);
+        let generation = generation.next([CatalogUpdate::Settle]);
         prop_assert_eq!(owner(generation.view(&DEFAULT), "x_t"), ("s2", "t"));
         prop_assert_eq!(owner(generation.view(&DEFAULT), "y_t"), ("s4", "t"));
     }

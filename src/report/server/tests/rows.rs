@@ -5,7 +5,7 @@ use super::*;
 /// A state, and what is told of it.
 pub(super) struct Row {
     pub name: &'static str,
-    pub declared: Declared<McpServerSpec>,
+    pub declared: DeclaredObject<McpServerSpec>,
     pub seen: Option<Observation>,
     pub conditions: &'static str,
     pub ready: &'static str,

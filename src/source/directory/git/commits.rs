@@ -19,16 +19,16 @@ const DEPTH: &str = "--max-count=1000";
 const MAX_WORDS: usize = 200;
 
 /// The name that git has for a content, in the usual form of repositories.
-pub type Blob = [u8; 20];
+pub type BlobId = [u8; 20];
 
 /// The files of one commit below the root, with paths relative to it.
 #[derive(Debug, Default)]
-pub struct Commits {
-    blobs: HashMap<PathBuf, Blob>,
+pub struct CommitFiles {
+    blobs: HashMap<PathBuf, BlobId>,
     last: HashMap<PathBuf, Arc<Commit>>,
 }
 
-impl Commits {
+impl CommitFiles {
     /// What `head` holds of the folder `root`; `None` if git does not say. Blocks, in a runtime.
     pub fn of(root: &Path, head: &str) -> Option<Self> {
         let tree = ["ls-tree", "-r", "-z", head];
@@ -50,7 +50,7 @@ impl Commits {
     }
 
     /// Whether the commit holds this content under this path.
-    pub fn holds(&self, path: &Path, blob: &Blob) -> bool {
+    pub fn holds(&self, path: &Path, blob: &BlobId) -> bool {
         self.blobs.get(path) == Some(blob)
     }
 
@@ -71,11 +71,11 @@ impl Commits {
 }
 
 /// Git's name for a content.
-pub fn blob(bytes: &[u8]) -> Blob {
+pub fn blob(bytes: &[u8]) -> BlobId {
     let mut context = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
     context.update(format!("blob {}\0", bytes.len()).as_bytes());
     context.update(bytes);
-    let mut blob = Blob::default();
+    let mut blob = BlobId::default();
     for (to, from) in blob.iter_mut().zip(context.finish().as_ref()) {
         *to = *from;
     }
@@ -83,7 +83,7 @@ pub fn blob(bytes: &[u8]) -> Blob {
 }
 
 /// Of `ls-tree -z`: `mode type name TAB path NUL`. Links are left out: what they lead to is something else.
-fn blobs(tree: &str) -> HashMap<PathBuf, Blob> {
+fn blobs(tree: &str) -> HashMap<PathBuf, BlobId> {
     let entry = |entry: &str| {
         let (about, path) = entry.split_once('\t')?;
         let mut about = about.split(' ');
@@ -107,8 +107,8 @@ fn blobs(tree: &str) -> HashMap<PathBuf, Blob> {
     blobs
 }
 
-fn parsed(hex: &str) -> Option<Blob> {
-    let mut blob = Blob::default();
+fn parsed(hex: &str) -> Option<BlobId> {
+    let mut blob = BlobId::default();
     for (index, byte) in blob.iter_mut().enumerate() {
         *byte = u8::from_str_radix(hex.get(2 * index..2 * index + 2)?, 16).ok()?;
     }

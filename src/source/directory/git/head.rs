@@ -17,7 +17,7 @@ const MAX_TABLES: u64 = 64 << 10;
 
 /// The git directory of a work tree.
 #[derive(Debug)]
-pub struct Git {
+pub struct GitDirectory {
     /// The work tree.
     tree: PathBuf,
     folder: PathBuf,
@@ -27,12 +27,12 @@ pub struct Git {
 
 /// The commit that git told last, where it has to be asked, and the tables that held the refs then.
 #[derive(Debug, Default)]
-pub struct Head {
+pub struct GitHead {
     tables: Vec<Option<Vec<u8>>>,
     commit: Option<String>,
 }
 
-impl Git {
+impl GitDirectory {
     /// Of the work tree that holds `folder`, if it is in one.
     pub fn of(folder: &Path) -> Option<Self> {
         folder.ancestors().find_map(|tree| {
@@ -51,7 +51,7 @@ impl Git {
 
     /// The commit that is checked out; `None` before the first one. Where refs are in a reftable, git is asked once for
     /// each state of it, which `last` remembers; blocks then, in a runtime.
-    pub fn head(&self, last: &mut Head) -> Option<String> {
+    pub fn head(&self, last: &mut GitHead) -> Option<String> {
         let head = pointer(&self.folder.join("HEAD"))?;
         let Some(branch) = head.strip_prefix("ref:") else {
             return commit(&head);
@@ -72,12 +72,12 @@ impl Git {
         })
     }
 
-    fn ask(&self, last: &mut Head) -> Option<String> {
+    fn ask(&self, last: &mut GitHead) -> Option<String> {
         let tables = |folder: &Path| Some(small_file(&folder.join(TABLES), MAX_TABLES).ok()?.1);
         let tables = vec![tables(&self.folder), tables(&self.common)];
         if last.tables != tables {
             let answer = wait(git(&self.tree, &["rev-parse", "--verify", "--quiet", "HEAD"])).flatten();
-            *last = Head { tables, commit: answer.and_then(|answer| commit(answer.trim())) };
+            *last = GitHead { tables, commit: answer.and_then(|answer| commit(answer.trim())) };
         }
         last.commit.clone()
     }
@@ -87,7 +87,7 @@ impl Git {
         self.folder.join("index.lock").symlink_metadata().is_ok()
     }
 
-    /// The folder in which [`Git::signs`] appear.
+    /// The folder in which [`GitDirectory::signs`] appear.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -159,7 +159,7 @@ mod tests {
                 fs::create_dir_all(path.parent().unwrap()).unwrap();
                 fs::write(path, text).unwrap();
             }
-            let found = Git::of(&tree).and_then(|git| git.head(&mut Head::default()));
+            let found = GitDirectory::of(&tree).and_then(|git| git.head(&mut GitHead::default()));
             assert_eq!(found.as_deref(), *expected, "{name}");
         }
     }
@@ -184,9 +184,9 @@ mod tests {
         write("stub/HEAD", "ref: refs/heads/.invalid\n");
         write("stub/reftable/tables.list", "one\n");
         let (tree, stub) = (folder.path().to_path_buf(), folder.path().join("stub"));
-        let mut last = Head::default();
+        let mut last = GitHead::default();
         let mut ask = async || {
-            let git = Git { tree: tree.clone(), folder: stub.clone(), common: stub.clone() };
+            let git = GitDirectory { tree: tree.clone(), folder: stub.clone(), common: stub.clone() };
             let mut head = std::mem::take(&mut last);
             let asked = tokio::task::spawn_blocking(move || (git.head(&mut head), head));
             let (commit, head) = asked.await.unwrap();

@@ -7,5 +7,5 @@ mod commits;
 mod head;
 mod program;
 
-pub use commits::{Blob, Commits, blob};
-pub use head::{Git, Head};
+pub use commits::{BlobId, CommitFiles, blob};
+pub use head::{GitDirectory, GitHead};

@@ -12,18 +12,18 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::merge::Book;
+use super::merge::AcceptedObjects;
 use crate::resource::Digest;
-use crate::source::directory::git::{Blob, Commits, blob};
-use crate::source::directory::tree::{Found, Stamp, why};
-use crate::source::parse::{Parsed, parse, shown};
+use crate::source::directory::git::{BlobId, CommitFiles, blob};
+use crate::source::directory::tree::{FileStamp, FoundFile, why};
+use crate::source::parse::{ParsedFile, parse, shown};
 
 /// Two looks this far apart must have seen the same.
 const APART: Duration = Duration::from_millis(100);
 
 /// All files of the tree that may hold declarations.
 #[derive(Debug, Default)]
-pub struct Files {
+pub struct DeclarationFiles {
     known: HashMap<Arc<PathBuf>, File>,
     /// Those of which something is still to be taken.
     pending: BTreeSet<Arc<PathBuf>>,
@@ -39,7 +39,7 @@ struct File {
     /// The round in which it was last met.
     round: u64,
     /// As it was when read; `None` if it must be read again.
-    stamp: Option<Stamp>,
+    stamp: Option<FileStamp>,
     seen: Seen,
     /// When it was first seen so.
     since: Instant,
@@ -56,14 +56,14 @@ enum Seen {
     Gone,
     Unreadable(String),
     /// The declarations are there until they are taken.
-    Content(Content, Option<Parsed>),
+    Content(Content, Option<ParsedFile>),
 }
 
 /// A content, by the names that we and git have for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Content {
     digest: Digest,
-    blob: Blob,
+    blob: BlobId,
 }
 
 /// What is in the book.
@@ -79,7 +79,7 @@ enum Taken {
 }
 
 /// One look at the tree.
-pub struct Moment<'a> {
+pub struct ScanContext<'a> {
     /// When it began.
     pub now: Instant,
     /// The same by the clock on the wall.
@@ -94,7 +94,7 @@ pub struct Moment<'a> {
 
 /// What was taken.
 #[derive(Debug, Default)]
-pub struct Took {
+pub struct FileChanges {
     /// Something waits for another look.
     pub waits: bool,
     /// Something is held back that would be taken away.
@@ -104,9 +104,9 @@ pub struct Took {
 }
 
 /// A folder of which not all could be seen, and why.
-pub type Blind = (PathBuf, String);
+pub type UnreadableFolder = (PathBuf, String);
 
-impl Files {
+impl DeclarationFiles {
     /// A file whose content an earlier run had taken, or could not read.
     pub fn remember(&mut self, path: &Arc<PathBuf>, digest: Option<Digest>, now: Instant) {
         let file = File {
@@ -123,7 +123,7 @@ impl Files {
     }
 
     /// The look met a file, which is read if it may have changed.
-    pub fn met(&mut self, found: &Found<'_>, moment: &Moment<'_>) {
+    pub fn met(&mut self, found: &FoundFile<'_>, moment: &ScanContext<'_>) {
         if let Some(file) = self.known.get_mut(found.path)
             && file.stamp == Some(found.stamp)
         {
@@ -152,7 +152,7 @@ impl Files {
     }
 
     /// The look met a file that cannot be read; `why` completes a sentence that begins with it.
-    pub fn unreadable(&mut self, path: &PathBuf, why: String, moment: &Moment<'_>) {
+    pub fn unreadable(&mut self, path: &PathBuf, why: String, moment: &ScanContext<'_>) {
         self.see(path, moment, |_, file| {
             file.stamp = None;
             file.unclear = true;
@@ -162,7 +162,7 @@ impl Files {
     }
 
     /// The look is over: what it did not meet is gone, unless it is where the look could not see.
-    pub fn end(&mut self, blind: &[Blind], moment: &Moment<'_>) {
+    pub fn end(&mut self, blind: &[UnreadableFolder], moment: &ScanContext<'_>) {
         let missed = self.known.iter().filter(|(_, file)| file.round != self.round);
         let missed: Vec<_> = missed.map(|(path, _)| Arc::clone(path)).collect();
         for path in missed {
@@ -183,8 +183,8 @@ impl Files {
     }
 
     /// Puts into the book what may be taken at this moment. If `hold`, nothing is taken away.
-    pub fn take(&mut self, book: &mut Book, moment: &Moment<'_>, hold: bool) -> Took {
-        let mut took = Took::default();
+    pub fn take(&mut self, book: &mut AcceptedObjects, moment: &ScanContext<'_>, hold: bool) -> FileChanges {
+        let mut took = FileChanges::default();
         for path in std::mem::take(&mut self.pending) {
             let Some(file) = self.known.get_mut(&path) else {
                 continue;
@@ -197,11 +197,11 @@ impl Files {
             if file.may_be_taken(moment) {
                 match &mut file.seen {
                     Seen::Gone => {
-                        book.note(&path, Parsed::default());
+                        book.note(&path, ParsedFile::default());
                         self.known.remove(&path);
                     }
                     Seen::Unreadable(why) => {
-                        book.note(&path, Parsed::unreadable(&path, why));
+                        book.note(&path, ParsedFile::unreadable(&path, why));
                         file.taken = Taken::Unreadable(why.clone());
                     }
                     Seen::Content(Content { digest, .. }, parsed) => {
@@ -235,7 +235,7 @@ impl Files {
 
     /// Tells whether no file is there but such as are not understood and have nothing in force: what was declared may have
     /// gone into those.
-    pub fn is_unclear(&self, book: &Book) -> bool {
+    pub fn is_unclear(&self, book: &AcceptedObjects) -> bool {
         let lost = |path, file: &File| file.unclear && !book.declares(path);
         self.known.iter().all(|(path, file)| matches!(file.seen, Seen::Gone) || lost(path, file))
     }
@@ -267,7 +267,7 @@ impl Files {
     }
 
     /// Whether a file is as a commit has it, which may be that it is not there.
-    pub fn is_committed(&self, path: &Path, commits: &Commits) -> bool {
+    pub fn is_committed(&self, path: &Path, commits: &CommitFiles) -> bool {
         match self.known.get(&path.to_path_buf()).map(|file| &file.seen) {
             Some(Seen::Content(content, _)) => commits.holds(path, &content.blob),
             Some(Seen::Unreadable(_)) => false,
@@ -276,7 +276,7 @@ impl Files {
     }
 
     /// Whether all files are as a commit has them, and none is missing.
-    pub fn are_committed(&self, commits: &Commits) -> bool {
+    pub fn are_committed(&self, commits: &CommitFiles) -> bool {
         let there = self.known.iter().filter(|(_, file)| !matches!(file.seen, Seen::Gone));
         let there = there.map(|(path, _)| path.as_path());
         let mut all = there.chain(commits.paths().map(PathBuf::as_path));
@@ -286,7 +286,7 @@ impl Files {
     fn see(
         &mut self,
         path: &PathBuf,
-        moment: &Moment<'_>,
+        moment: &ScanContext<'_>,
         now_seen: impl FnOnce(&Arc<PathBuf>, &mut File) -> Option<Seen>,
     ) {
         let path = match self.known.get_key_value(path) {
@@ -334,7 +334,7 @@ impl File {
         }
     }
 
-    fn may_be_taken(&self, moment: &Moment<'_>) -> bool {
+    fn may_be_taken(&self, moment: &ScanContext<'_>) -> bool {
         match (&self.seen, &self.taken) {
             (Seen::Content(seen, _), Taken::Remembered(taken)) if seen.digest == *taken => true,
             (_, Taken::Nothing) if moment.first => true,

@@ -11,33 +11,35 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use jiff::Timestamp;
 
-use super::next::{Context, Newest, next};
+use super::next::{LatestDeclaration, MergeContext, next};
 use crate::resource::{
-    Commit, Declared, Digest, Fault, McpServerSpec, Meta, ObjectKey, Origin, Problem, Reason, SecretKeyRef,
-    SkillSpec, same_endpoint,
+    Commit, DeclaredMeta, DeclaredObject, Digest, McpServerSpec, ObjectKey, Origin, Problem, Reason,
+    SecretKeyRef, SkillSpec, SourceProblem, same_endpoint,
 };
-use crate::source::parse::{Kind, Object, Parsed, Resolve, is_json, is_skill, shown};
+use crate::source::parse::{
+    EndpointResolver, ObjectSpec, ParsedFile, ParsedObject, is_json, is_skill, shown,
+};
 use crate::source::resolve::references;
 
 /// All accepted declarations.
 #[derive(Debug, Default)]
-pub struct Book {
-    pub servers: Shelf<McpServerSpec>,
-    pub skills: Shelf<SkillSpec>,
-    faults: BTreeMap<Arc<PathBuf>, Vec<Fault>>,
-    warnings: BTreeMap<Arc<PathBuf>, Vec<Fault>>,
+pub struct AcceptedObjects {
+    pub servers: AcceptedKind<McpServerSpec>,
+    pub skills: AcceptedKind<SkillSpec>,
+    faults: BTreeMap<Arc<PathBuf>, Vec<SourceProblem>>,
+    warnings: BTreeMap<Arc<PathBuf>, Vec<SourceProblem>>,
     foreign: HashMap<Arc<PathBuf>, usize>,
 }
 
-impl Book {
-    /// Notes what a file holds now: nothing, if it is gone. It is in force after [`Book::settle`].
-    pub fn note(&mut self, path: &Arc<PathBuf>, parsed: Parsed) {
+impl AcceptedObjects {
+    /// Notes what a file holds now: nothing, if it is gone. It is in force after [`AcceptedObjects::settle`].
+    pub fn note(&mut self, path: &Arc<PathBuf>, parsed: ParsedFile) {
         let mut faults = parsed.faults;
         let unread = parsed.unread.map(|fault| {
             let message = format!("{}; what was declared in this file stays in force", fault.problem.message);
-            Fault { problem: Problem::new(fault.problem.reason, message), ..*fault }
+            SourceProblem { problem: Problem::new(fault.problem.reason, message), ..*fault }
         });
-        let told = |fault: &Fault| {
+        let told = |fault: &SourceProblem| {
             let place = fault.place().map(|place| format!("{place}: ")).unwrap_or_default();
             Problem::new(fault.problem.reason, format!("{place}{}", fault.problem.message))
         };
@@ -61,26 +63,26 @@ impl Book {
     }
 
     /// Notes only the good objects of a file whose names nobody declares yet. What else is in it, or is no
-    /// longer, waits for [`Book::note`].
-    pub fn note_new(&mut self, path: &Arc<PathBuf>, parsed: &Parsed) {
+    /// longer, waits for [`AcceptedObjects::note`].
+    pub fn note_new(&mut self, path: &Arc<PathBuf>, parsed: &ParsedFile) {
         self.servers.note_new(path, &parsed.servers);
         self.skills.note_new(path, &parsed.skills);
     }
 
     /// Puts what was noted in force, and gives the files whose objects are others, or have other states.
-    pub fn settle(&mut self, context: &Context<'_>) -> BTreeSet<Arc<PathBuf>> {
+    pub fn settle(&mut self, context: &MergeContext<'_>) -> BTreeSet<Arc<PathBuf>> {
         let mut stale = self.servers.settle(context);
         stale.append(&mut self.skills.settle(context));
         stale
     }
 
     /// Resolves once more the references of the servers that have some.
-    pub fn resolve_again(&mut self, resolve: &Resolve<'_>) {
+    pub fn resolve_again(&mut self, resolve: &EndpointResolver<'_>) {
         let changed = self.servers.objects.values().filter_map(|server| {
             let spec = server.spec.as_ref()?;
             references(spec).next()?;
             let endpoint = spec.endpoint(server.meta.file()?, resolve);
-            (!same_endpoint(server.endpoint.as_ref(), endpoint.as_ref())).then(|| Declared {
+            (!same_endpoint(server.endpoint.as_ref(), endpoint.as_ref())).then(|| DeclaredObject {
                 meta: server.meta.clone(),
                 spec: Some(spec.clone()),
                 spec_digest: server.spec_digest,
@@ -101,7 +103,7 @@ impl Book {
     }
 
     /// What could not be read, and what lost to another of its name, in the order of the files.
-    pub fn faults(&self) -> Vec<Fault> {
+    pub fn faults(&self) -> Vec<SourceProblem> {
         let lost = self.servers.lost.values().chain(self.skills.lost.values());
         let mut faults: Vec<_> = self.faults.values().chain(lost).flatten().cloned().collect();
         faults.sort_by_key(|fault| {
@@ -112,7 +114,7 @@ impl Book {
     }
 
     /// What was read and has no effect, in the order of the files.
-    pub fn warnings(&self) -> Vec<Fault> {
+    pub fn warnings(&self) -> Vec<SourceProblem> {
         self.warnings.values().flatten().cloned().collect()
     }
 
@@ -134,12 +136,12 @@ impl Book {
 
 /// The objects of one kind.
 #[derive(Debug)]
-pub struct Shelf<S> {
+pub struct AcceptedKind<S> {
     /// As the source gives them.
-    pub objects: OrdMap<ObjectKey, Arc<Declared<S>>>,
+    pub objects: OrdMap<ObjectKey, Arc<DeclaredObject<S>>>,
     slots: HashMap<ObjectKey, Slot<S>>,
     files: HashMap<Arc<PathBuf>, BTreeSet<ObjectKey>>,
-    lost: BTreeMap<ObjectKey, Vec<Fault>>,
+    lost: BTreeMap<ObjectKey, Vec<SourceProblem>>,
     touched: BTreeSet<ObjectKey>,
 }
 
@@ -156,12 +158,12 @@ struct Claim<S> {
     path: Arc<PathBuf>,
     line: u32,
     /// What is not in force yet.
-    news: Option<Newest<S>>,
+    news: Option<LatestDeclaration<S>>,
 }
 
 /// What is known of an object from an earlier run.
 #[derive(Debug)]
-pub struct Remembered<S> {
+pub struct RestoredObject<S> {
     pub key: ObjectKey,
     pub line: u32,
     pub uid: Arc<str>,
@@ -170,18 +172,18 @@ pub struct Remembered<S> {
     pub revision: Arc<str>,
     pub change: Option<Arc<Commit>>,
     /// Its last good declaration, if it ever had one.
-    pub object: Option<Object<S>>,
+    pub object: Option<ParsedObject<S>>,
 }
 
 impl<S> Claim<S> {
     /// Whether an object is declared here, and well, in so many words.
     fn is_explicit(&self) -> bool {
-        let good = matches!(&self.news, Some(Newest::Declared(Object { spec: Ok(_), .. })));
+        let good = matches!(&self.news, Some(LatestDeclaration::Declared(ParsedObject { spec: Ok(_), .. })));
         good && !is_skill(&self.path)
     }
 }
 
-impl<S> Default for Shelf<S> {
+impl<S> Default for AcceptedKind<S> {
     fn default() -> Self {
         Self {
             objects: OrdMap::new(),
@@ -193,10 +195,15 @@ impl<S> Default for Shelf<S> {
     }
 }
 
-impl<S: Kind> Shelf<S> {
+impl<S: ObjectSpec> AcceptedKind<S> {
     /// Takes up an object of an earlier run, as if `path` declared it.
-    pub fn restore(&mut self, path: &Arc<PathBuf>, remembered: Remembered<S>, resolve: &Resolve<'_>) {
-        let Remembered { key, line, .. } = remembered;
+    pub fn restore(
+        &mut self,
+        path: &Arc<PathBuf>,
+        remembered: RestoredObject<S>,
+        resolve: &EndpointResolver<'_>,
+    ) {
+        let RestoredObject { key, line, .. } = remembered;
         if self.slots.contains_key(&key) {
             return;
         }
@@ -206,8 +213,8 @@ impl<S: Kind> Shelf<S> {
             }
             None => (BTreeMap::new(), BTreeMap::new(), None, None),
         };
-        let declared = Declared {
-            meta: Meta {
+        let declared = DeclaredObject {
+            meta: DeclaredMeta {
                 key: key.clone(),
                 uid: remembered.uid,
                 generation: remembered.generation,
@@ -231,7 +238,10 @@ impl<S: Kind> Shelf<S> {
     }
 
     /// What a file has in force: each object with the line and the last good document.
-    pub fn in_force(&self, path: &Arc<PathBuf>) -> impl Iterator<Item = (&Meta, u32, Option<&Arc<str>>)> {
+    pub fn in_force(
+        &self,
+        path: &Arc<PathBuf>,
+    ) -> impl Iterator<Item = (&DeclaredMeta, u32, Option<&Arc<str>>)> {
         let keys = self.files.get(path).into_iter().flatten();
         keys.filter_map(move |key| {
             let slot = self.slots.get(key)?;
@@ -244,9 +254,9 @@ impl<S: Kind> Shelf<S> {
     fn note(
         &mut self,
         path: &Arc<PathBuf>,
-        objects: Vec<Object<S>>,
+        objects: Vec<ParsedObject<S>>,
         unnamed: Option<&Problem>,
-        faults: &mut Vec<Fault>,
+        faults: &mut Vec<SourceProblem>,
     ) -> bool {
         let mut frozen = false;
         let missing = self.files.remove(path).unwrap_or_default();
@@ -276,7 +286,7 @@ impl<S: Kind> Shelf<S> {
         frozen
     }
 
-    fn note_new(&mut self, path: &Arc<PathBuf>, objects: &[Object<S>]) {
+    fn note_new(&mut self, path: &Arc<PathBuf>, objects: &[ParsedObject<S>]) {
         for object in objects {
             if object.spec.is_ok() && !self.slots.contains_key(&object.key) {
                 let claims = self.files.entry(Arc::clone(path)).or_default();
@@ -286,9 +296,13 @@ impl<S: Kind> Shelf<S> {
         }
     }
 
-    fn claim(&mut self, path: &Arc<PathBuf>, object: Object<S>) {
+    fn claim(&mut self, path: &Arc<PathBuf>, object: ParsedObject<S>) {
         let key = object.key.clone();
-        let claim = Claim { path: Arc::clone(path), line: object.line, news: Some(Newest::Declared(object)) };
+        let claim = Claim {
+            path: Arc::clone(path),
+            line: object.line,
+            news: Some(LatestDeclaration::Declared(object)),
+        };
         let incumbents = usize::from(self.objects.contains_key(&key));
         let slot = self.slots.entry(key.clone()).or_insert_with(|| Slot { claims: Vec::new(), text: None });
         match slot.claims.iter_mut().find(|known| known.path == claim.path) {
@@ -316,7 +330,7 @@ impl<S: Kind> Shelf<S> {
         let Some(first) = first.filter(|first| known && first.path == *path) else {
             return false;
         };
-        first.news = Some(Newest::Unreadable(problem.clone()));
+        first.news = Some(LatestDeclaration::Unreadable(problem.clone()));
         self.touched.insert(key.clone());
         true
     }
@@ -328,7 +342,7 @@ impl<S: Kind> Shelf<S> {
         self.touched.insert(key);
     }
 
-    fn settle(&mut self, context: &Context<'_>) -> BTreeSet<Arc<PathBuf>> {
+    fn settle(&mut self, context: &MergeContext<'_>) -> BTreeSet<Arc<PathBuf>> {
         let mut stale = BTreeSet::new();
         for key in std::mem::take(&mut self.touched) {
             let last = self.objects.get(&key);
@@ -342,7 +356,7 @@ impl<S: Kind> Shelf<S> {
                 continue;
             };
             let spec = match &first.news {
-                Some(Newest::Declared(Object { spec: Ok(spec), .. })) => Some(spec),
+                Some(LatestDeclaration::Declared(ParsedObject { spec: Ok(spec), .. })) => Some(spec),
                 _ => last.and_then(|last| last.spec.as_deref()),
             };
             let same = |claim: &Claim<S>| spec.is_some_and(|spec| spec.is_about(&first.path, &claim.path));
@@ -357,7 +371,7 @@ impl<S: Kind> Shelf<S> {
             let Some(news) = news else { continue };
             let path = Arc::clone(&first.path);
             let text = match &news {
-                Newest::Declared(object) if object.spec.is_ok() => Some(Arc::clone(&object.text)),
+                LatestDeclaration::Declared(object) if object.spec.is_ok() => Some(Arc::clone(&object.text)),
                 _ => None,
             };
             if let Some(new) = next(last, &path, news, context) {
@@ -377,14 +391,19 @@ impl<S: Kind> Shelf<S> {
     }
 }
 
-fn duplicate<S: Kind>(key: &ObjectKey, path: &Arc<PathBuf>, line: u32, winner: &Arc<PathBuf>) -> Fault {
+fn duplicate<S: ObjectSpec>(
+    key: &ObjectKey,
+    path: &Arc<PathBuf>,
+    line: u32,
+    winner: &Arc<PathBuf>,
+) -> SourceProblem {
     let message = format!(
         "{} {key} is declared in {} already, which stays in force; rename or remove one of them",
         S::NAME,
         shown(winner)
     );
     let origin = Origin::File { path: Arc::clone(path), line };
-    Fault::new(Some(origin), Problem::new(Reason::DuplicateName, message))
+    SourceProblem::new(Some(origin), Problem::new(Reason::DuplicateName, message))
 }
 
 #[cfg(test)]

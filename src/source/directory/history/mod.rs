@@ -10,8 +10,8 @@ mod next;
 mod records;
 mod removals;
 
-pub use files::{Blind, Files, Moment};
-pub use merge::Book;
-pub use next::Context;
-pub use records::Records;
+pub use files::{DeclarationFiles, ScanContext, UnreadableFolder};
+pub use merge::AcceptedObjects;
+pub use next::MergeContext;
+pub use records::DeclarationRecords;
 pub use removals::note as note_removals;

@@ -5,54 +5,60 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::resource::{Commit, Declared, Digest, Meta, Origin, Problem, same_endpoint};
-use crate::source::parse::{Kind, Object, Resolve};
+use crate::resource::{Commit, DeclaredMeta, DeclaredObject, Digest, Origin, Problem, same_endpoint};
+use crate::source::parse::{EndpointResolver, ObjectSpec, ParsedObject};
 
 /// What the newest look at a file said about an object.
 #[derive(Clone, Debug)]
-pub enum Newest<S> {
+pub enum LatestDeclaration<S> {
     /// It is declared: well, or so that it cannot be accepted.
-    Declared(Object<S>),
+    Declared(ParsedObject<S>),
     /// Its document, or the file, cannot be read.
     Unreadable(Problem),
 }
 
 /// What a next state depends on beside the files.
-pub struct Context<'a> {
+pub struct MergeContext<'a> {
     pub now: Timestamp,
     pub revision: &'a Arc<str>,
     /// The commit that changed a file last, if that is the content which was seen.
     pub change: &'a dyn Fn(&Path) -> Option<Arc<Commit>>,
     pub uid: &'a dyn Fn() -> Arc<str>,
-    pub resolve: &'a Resolve<'a>,
+    pub resolve: &'a EndpointResolver<'a>,
 }
 
 /// The next state of an object that `path` declares, and whether the declaration was accepted.
 ///
 /// Guarantees: the same `Arc` if nothing differs; the same uid and time of creation as before; a generation
 /// that grows by one if, and only if, another spec is in force.
-pub fn next<S: Kind>(
-    last: Option<&Arc<Declared<S>>>,
+pub fn next<S: ObjectSpec>(
+    last: Option<&Arc<DeclaredObject<S>>>,
     path: &Arc<PathBuf>,
-    newest: Newest<S>,
-    context: &Context<'_>,
-) -> Option<Arc<Declared<S>>> {
+    newest: LatestDeclaration<S>,
+    context: &MergeContext<'_>,
+) -> Option<Arc<DeclaredObject<S>>> {
     let new = match (newest, last) {
-        (Newest::Declared(object), last) => {
+        (LatestDeclaration::Declared(object), last) => {
             let origin = Origin::File { path: Arc::clone(path), line: object.line };
             let meta = last
                 .map_or_else(|| appeared(&object, path, origin.clone(), context), |last| last.meta.clone());
             match object.spec {
                 Ok(spec) => {
-                    let meta =
-                        Meta { labels: object.labels, annotations: object.annotations, origin, ..meta };
+                    let meta = DeclaredMeta {
+                        labels: object.labels,
+                        annotations: object.annotations,
+                        origin,
+                        ..meta
+                    };
                     accepted(last, meta, spec, path, context)
                 }
-                Err(problem) => refused(last, Meta { origin, ..meta }, problem),
+                Err(problem) => refused(last, DeclaredMeta { origin, ..meta }, problem),
             }
         }
-        (Newest::Unreadable(problem), Some(last)) => refused(Some(last), last.meta.clone(), problem),
-        (Newest::Unreadable(_), None) => return None,
+        (LatestDeclaration::Unreadable(problem), Some(last)) => {
+            refused(Some(last), last.meta.clone(), problem)
+        }
+        (LatestDeclaration::Unreadable(_), None) => return None,
     };
     match last {
         Some(last) if same(last, &new) => Some(Arc::clone(last)),
@@ -60,8 +66,13 @@ pub fn next<S: Kind>(
     }
 }
 
-fn appeared<S>(object: &Object<S>, path: &Path, origin: Origin, context: &Context<'_>) -> Meta {
-    Meta {
+fn appeared<S>(
+    object: &ParsedObject<S>,
+    path: &Path,
+    origin: Origin,
+    context: &MergeContext<'_>,
+) -> DeclaredMeta {
+    DeclaredMeta {
         key: object.key.clone(),
         uid: (context.uid)(),
         generation: 1,
@@ -74,13 +85,13 @@ fn appeared<S>(object: &Object<S>, path: &Path, origin: Origin, context: &Contex
     }
 }
 
-fn accepted<S: Kind>(
-    last: Option<&Arc<Declared<S>>>,
-    mut meta: Meta,
+fn accepted<S: ObjectSpec>(
+    last: Option<&Arc<DeclaredObject<S>>>,
+    mut meta: DeclaredMeta,
     spec: S,
     path: &Path,
-    context: &Context<'_>,
-) -> Declared<S> {
+    context: &MergeContext<'_>,
+) -> DeclaredObject<S> {
     let mut endpoint = None;
     if let Some(last) = last {
         let changed = last.spec.as_deref() != Some(&spec);
@@ -97,7 +108,7 @@ fn accepted<S: Kind>(
             endpoint.clone_from(&last.endpoint);
         }
     }
-    Declared {
+    DeclaredObject {
         spec_digest: Some(Digest::of_json(&spec)),
         endpoint: endpoint.or_else(|| spec.endpoint(path, context.resolve)),
         spec: Some(Arc::new(spec)),
@@ -107,12 +118,16 @@ fn accepted<S: Kind>(
 }
 
 /// The last good declaration stays, if there was one.
-fn refused<S: Kind>(last: Option<&Arc<Declared<S>>>, meta: Meta, mut problem: Problem) -> Declared<S> {
+fn refused<S: ObjectSpec>(
+    last: Option<&Arc<DeclaredObject<S>>>,
+    meta: DeclaredMeta,
+    mut problem: Problem,
+) -> DeclaredObject<S> {
     let spec = last.and_then(|last| last.spec.clone());
     if spec.is_some() {
         problem.message.push_str("; the last good declaration stays in force");
     }
-    Declared {
+    DeclaredObject {
         meta,
         spec_digest: last.and_then(|last| last.spec_digest),
         endpoint: last.and_then(|last| last.endpoint.clone()),
@@ -121,8 +136,8 @@ fn refused<S: Kind>(last: Option<&Arc<Declared<S>>>, meta: Meta, mut problem: Pr
     }
 }
 
-fn same<S: PartialEq>(one: &Declared<S>, other: &Declared<S>) -> bool {
-    let seen = |meta: &Meta| (meta.generation, meta.origin.clone(), meta.revision.clone());
+fn same<S: PartialEq>(one: &DeclaredObject<S>, other: &DeclaredObject<S>) -> bool {
+    let seen = |meta: &DeclaredMeta| (meta.generation, meta.origin.clone(), meta.revision.clone());
     one.spec == other.spec
         && one.refused == other.refused
         && seen(&one.meta) == seen(&other.meta)

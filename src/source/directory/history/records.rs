@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::files::Files;
-use super::merge::{Book, Remembered, Shelf};
-use crate::resource::{Commit, Digest, McpServerSpec, Meta, ObjectKey, SkillSpec};
-use crate::source::parse::{Kind, Object, Resolve, parse};
-use crate::state::{StateDir, StateError};
+use super::files::DeclarationFiles;
+use super::merge::{AcceptedKind, AcceptedObjects, RestoredObject};
+use crate::resource::{Commit, DeclaredMeta, Digest, McpServerSpec, ObjectKey, SkillSpec};
+use crate::source::parse::{EndpointResolver, ObjectSpec, ParsedObject, parse};
+use crate::state_dir::{StateDir, StateError};
 
 const FOLDER: &str = "declarations";
 
@@ -47,20 +47,20 @@ struct Entry {
 /// The records on the disk: in at most 256 files, by digest of the path, so that a change costs little and
 /// a first start few files.
 #[derive(Debug, Default)]
-pub struct Records {
+pub struct DeclarationRecords {
     files: BTreeMap<String, BTreeSet<Arc<PathBuf>>>,
     /// The ones that are no longer true.
     stale: BTreeSet<String>,
 }
 
-impl Records {
+impl DeclarationRecords {
     /// Takes up what the last run knew. What cannot be read is left out: its objects will be new.
     pub fn restore(
         &mut self,
         state: &StateDir,
-        book: &mut Book,
-        files: &mut Files,
-        resolve: &Resolve<'_>,
+        book: &mut AcceptedObjects,
+        files: &mut DeclarationFiles,
+        resolve: &EndpointResolver<'_>,
         now: Instant,
     ) -> Result<(), StateError> {
         for name in state.list(FOLDER)? {
@@ -91,7 +91,12 @@ impl Records {
     }
 
     /// Writes them anew. What cannot be written is tried again at the next call.
-    pub fn write(&mut self, state: &StateDir, book: &Book, files: &Files) -> Result<(), StateError> {
+    pub fn write(
+        &mut self,
+        state: &StateDir,
+        book: &AcceptedObjects,
+        files: &DeclarationFiles,
+    ) -> Result<(), StateError> {
         while let Some(name) = self.stale.first() {
             let mut records = Vec::new();
             if let Some(paths) = self.files.get_mut(name) {
@@ -120,7 +125,7 @@ fn file_of(path: &Path) -> String {
 impl Record {
     /// `None` if nothing of the file is in force, or if its path is not UTF-8: then its objects will be new
     /// after a restart.
-    fn of(path: &Arc<PathBuf>, book: &Book, files: &Files) -> Option<Self> {
+    fn of(path: &Arc<PathBuf>, book: &AcceptedObjects, files: &DeclarationFiles) -> Option<Self> {
         let mut objects = entries(&book.servers, path);
         objects.append(&mut entries(&book.skills, path));
         let known = !objects.is_empty() && path.to_str().is_some();
@@ -128,8 +133,8 @@ impl Record {
     }
 }
 
-fn entries<S: Kind>(shelf: &Shelf<S>, path: &Arc<PathBuf>) -> Vec<Entry> {
-    let entry = |(meta, line, text): (&Meta, u32, Option<&Arc<str>>)| Entry {
+fn entries<S: ObjectSpec>(shelf: &AcceptedKind<S>, path: &Arc<PathBuf>) -> Vec<Entry> {
+    let entry = |(meta, line, text): (&DeclaredMeta, u32, Option<&Arc<str>>)| Entry {
         kind: S::NAME.to_owned(),
         namespace: meta.key.namespace.to_string(),
         name: meta.key.name.to_string(),
@@ -145,7 +150,7 @@ fn entries<S: Kind>(shelf: &Shelf<S>, path: &Arc<PathBuf>) -> Vec<Entry> {
 }
 
 impl Entry {
-    fn restore(self, book: &mut Book, path: &Arc<PathBuf>, resolve: &Resolve<'_>) {
+    fn restore(self, book: &mut AcceptedObjects, path: &Arc<PathBuf>, resolve: &EndpointResolver<'_>) {
         let parsed = parse(path, self.document.as_deref().unwrap_or_default().as_bytes());
         match self.kind.as_str() {
             McpServerSpec::NAME => book.servers.restore(path, self.remembered(parsed.servers), resolve),
@@ -154,9 +159,9 @@ impl Entry {
         }
     }
 
-    fn remembered<S>(self, objects: Vec<Object<S>>) -> Remembered<S> {
+    fn remembered<S>(self, objects: Vec<ParsedObject<S>>) -> RestoredObject<S> {
         let key = ObjectKey::new(self.namespace, self.name);
-        Remembered {
+        RestoredObject {
             object: objects.into_iter().find(|object| object.key == key),
             key,
             line: self.line,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
-use crate::resource::{Commit, Declared, ObjectKey};
+use crate::resource::{Commit, DeclaredObject, ObjectKey};
 
 /// Of so many objects it is kept: who follows the source has long taken the first of them up then.
 const MOST: usize = 1_000;
@@ -17,8 +17,8 @@ pub type Removals = OrdMap<Arc<str>, Arc<Commit>>;
 /// Notes the objects that are there no more, with what `last` gives as the commit that changed their file.
 pub fn note<S>(
     removals: &mut Removals,
-    before: &OrdMap<ObjectKey, Arc<Declared<S>>>,
-    after: &OrdMap<ObjectKey, Arc<Declared<S>>>,
+    before: &OrdMap<ObjectKey, Arc<DeclaredObject<S>>>,
+    after: &OrdMap<ObjectKey, Arc<DeclaredObject<S>>>,
     last: &dyn Fn(&Path) -> Option<Arc<Commit>>,
 ) {
     for change in before.diff(after) {

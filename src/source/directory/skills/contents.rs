@@ -8,19 +8,19 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use jiff::Timestamp;
 
-use super::folder::{Files, Meet, folder};
-use crate::resource::bundle::{Bundle, Mistake};
-use crate::resource::{Content, Declared, ObjectKey, Problem, Reason, SkillSpec};
-use crate::source::directory::tree::Root;
+use super::folder::{FolderVisitor, SkillFolder, folder};
+use crate::resource::bundle::{Bundle, SkillError};
+use crate::resource::{DeclaredObject, ObjectKey, Problem, Reason, SkillContent, SkillSpec};
+use crate::source::directory::tree::TreeRoot;
 use crate::source::parse::{below, shown};
 
-type Skills = OrdMap<ObjectKey, Arc<Declared<SkillSpec>>>;
+type Skills = OrdMap<ObjectKey, Arc<DeclaredObject<SkillSpec>>>;
 
 /// The contents of all skills, and what they were made of.
 #[derive(Default)]
-pub struct Contents {
+pub struct SkillContents {
     /// As the source gives them.
-    pub all: OrdMap<ObjectKey, Content>,
+    pub all: OrdMap<ObjectKey, SkillContent>,
     skills: Skills,
     folders: OrdMap<ObjectKey, Folder>,
 }
@@ -29,7 +29,7 @@ pub struct Contents {
 #[derive(Clone)]
 struct Folder {
     path: PathBuf,
-    taken: Option<Files>,
+    taken: Option<SkillFolder>,
 }
 
 /// Not by what was read, so that a folder that is another one is known by its path.
@@ -39,7 +39,7 @@ impl PartialEq for Folder {
     }
 }
 
-impl Contents {
+impl SkillContents {
     /// Takes up which skills there are, and looks at their folders, of which it gives the real paths. What has
     /// changed in one is taken if `settled`; a skill that is new is taken as it is.
     pub fn look(
@@ -48,7 +48,7 @@ impl Contents {
         skills: &Skills,
         settled: bool,
         clock: Timestamp,
-        meet: Meet<'_>,
+        meet: FolderVisitor<'_>,
     ) -> HashSet<PathBuf> {
         let before = std::mem::replace(&mut self.skills, skills.clone());
         for change in before.diff(skills) {
@@ -63,7 +63,7 @@ impl Contents {
             return HashSet::new();
         }
         // Where the folders are; they are looked for again at the next look if it cannot be told.
-        let Ok(root) = Root::open(root) else { return HashSet::new() };
+        let Ok(root) = TreeRoot::open(root) else { return HashSet::new() };
         for (key, known) in self.folders.clone() {
             if known.taken.is_some() && !settled {
                 // Seen, so that its folders stay watched.
@@ -85,7 +85,7 @@ impl Contents {
         self.folders.remove(key);
     }
 
-    fn declared(&mut self, key: &ObjectKey, skill: &Declared<SkillSpec>) {
+    fn declared(&mut self, key: &ObjectKey, skill: &DeclaredObject<SkillSpec>) {
         let Some(spec) = &skill.spec else { return self.forget(key) };
         let Some(path) = &spec.path else {
             self.folders.remove(key);
@@ -106,8 +106,8 @@ impl Contents {
         }
     }
 
-    fn take(&mut self, key: &ObjectKey, known: Folder, now: Result<Files, Mistake>) {
-        let place = |mistake: &Mistake| told(&format!("{}/", shown(&known.path)), mistake);
+    fn take(&mut self, key: &ObjectKey, known: Folder, now: Result<SkillFolder, SkillError>) {
+        let place = |mistake: &SkillError| told(&format!("{}/", shown(&known.path)), mistake);
         match now {
             Ok(files) if known.taken.as_ref().is_some_and(|taken| taken.same(&files)) => {
                 // With newer stamps, so that they prove more.
@@ -138,7 +138,7 @@ impl Contents {
 }
 
 /// A mistake of a skill, with its place.
-fn told(place: &str, mistake: &Mistake) -> Problem {
+fn told(place: &str, mistake: &SkillError) -> Problem {
     // Of the folder itself.
     let place = if mistake.file.is_empty() {
         format!("{}: ", place.trim_end_matches(['/', ' ', ',']))

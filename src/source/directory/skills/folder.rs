@@ -14,20 +14,20 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 
-use crate::resource::bundle::{File, Limits, Mistake, belongs};
-use crate::source::directory::tree::{FLAGS, FileId, Root, Stamp, content, file_id, why};
+use crate::resource::bundle::{SkillError, SkillFile, SkillLimits, belongs};
+use crate::source::directory::tree::{FLAGS, FileId, FileStamp, TreeRoot, content, file_id, why};
 
 /// Told of every folder that is read, by its real path.
-pub type Meet<'a> = &'a mut dyn FnMut(&Path, FileId);
+pub type FolderVisitor<'a> = &'a mut dyn FnMut(&Path, FileId);
 
 /// More names than these in one folder are not looked at: most are passed over then.
 const MAX_ENTRIES: usize = 10_000;
 
 /// The files of a folder, as they were read.
 #[derive(Clone, Default)]
-pub struct Files(BTreeMap<Arc<str>, (Option<Stamp>, File)>);
+pub struct SkillFolder(BTreeMap<Arc<str>, (Option<FileStamp>, SkillFile)>);
 
-impl Files {
+impl SkillFolder {
     /// Whether both hold the same.
     pub fn same(&self, other: &Self) -> bool {
         self.0.len() == other.0.len()
@@ -39,54 +39,55 @@ impl Files {
     }
 
     /// By their paths in the folder.
-    pub fn files(&self) -> BTreeMap<Arc<str>, File> {
+    pub fn files(&self) -> BTreeMap<Arc<str>, SkillFile> {
         self.0.iter().map(|(name, (_, file))| (name.clone(), file.clone())).collect()
     }
 }
 
 /// Reads the folder `path` of the tree, as far as it differs from `last`.
 pub fn folder(
-    root: &Root,
+    root: &TreeRoot,
     path: &Path,
-    last: Option<&Files>,
+    last: Option<&SkillFolder>,
     clock: Timestamp,
-    meet: Meet<'_>,
-) -> Result<Files, Mistake> {
+    meet: FolderVisitor<'_>,
+) -> Result<SkillFolder, SkillError> {
     let given = root.path.join(path);
-    let folder = Root::open(&given).map_err(|error| Mistake::of("", format!("cannot be read: {error}")))?;
+    let folder =
+        TreeRoot::open(&given).map_err(|error| SkillError::of("", format!("cannot be read: {error}")))?;
     if !folder.path.starts_with(&root.path) {
-        return Err(Mistake::of("", "is a link that leaves the directory, and is not followed"));
+        return Err(SkillError::of("", "is a link that leaves the directory, and is not followed"));
     }
-    let mut reader = Reader { root: &folder, last, clock, meet, files: Files::default(), total: 0 };
-    let fd = folder.open_again().map_err(|error| Mistake::of("", format!("cannot be read: {error}")))?;
+    let mut reader = Reader { root: &folder, last, clock, meet, files: SkillFolder::default(), total: 0 };
+    let fd = folder.open_again().map_err(|error| SkillError::of("", format!("cannot be read: {error}")))?;
     reader.folder(fd.as_fd(), "", 0)?;
     Ok(reader.files)
 }
 
 struct Reader<'a> {
-    root: &'a Root,
-    last: Option<&'a Files>,
+    root: &'a TreeRoot,
+    last: Option<&'a SkillFolder>,
     clock: Timestamp,
-    meet: Meet<'a>,
-    files: Files,
+    meet: FolderVisitor<'a>,
+    files: SkillFolder,
     total: usize,
 }
 
 impl Reader<'_> {
-    fn folder(&mut self, fd: BorrowedFd<'_>, path: &str, depth: usize) -> Result<(), Mistake> {
-        let failed = |error: rustix::io::Errno| Mistake::of(path, format!("cannot be read: {error}"));
-        if depth > Limits::DEPTH {
-            return Err(Mistake::of(path, "is nested too deeply"));
+    fn folder(&mut self, fd: BorrowedFd<'_>, path: &str, depth: usize) -> Result<(), SkillError> {
+        let failed = |error: rustix::io::Errno| SkillError::of(path, format!("cannot be read: {error}"));
+        if depth > SkillLimits::DEPTH {
+            return Err(SkillError::of(path, "is nested too deeply"));
         }
         (self.meet)(&self.root.path.join(path), file_id(&fstat(fd).map_err(failed)?));
         for (count, entry) in Dir::read_from(fd).map_err(failed)?.enumerate() {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name();
             if count > MAX_ENTRIES {
-                return Err(Mistake::of(path, "holds too many files"));
+                return Err(SkillError::of(path, "holds too many files"));
             }
             let Ok(name) = name.to_str() else {
-                return Err(Mistake::of(path, "holds a file whose name is not UTF-8"));
+                return Err(SkillError::of(path, "holds a file whose name is not UTF-8"));
             };
             if !belongs(name) {
                 continue;
@@ -97,13 +98,20 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn entry(&mut self, fd: BorrowedFd<'_>, path: &str, name: &OsStr, depth: usize) -> Result<(), Mistake> {
+    fn entry(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        path: &str,
+        name: &OsStr,
+        depth: usize,
+    ) -> Result<(), SkillError> {
         // What goes while it is read is met as it is at the next look.
         let Ok(stat) = statat(fd, name, AtFlags::SYMLINK_NOFOLLOW) else { return Ok(()) };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 let opened = openat(fd, name, FLAGS | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty());
-                let opened = opened.map_err(|error| Mistake::of(path, format!("cannot be read: {error}")))?;
+                let opened =
+                    opened.map_err(|error| SkillError::of(path, format!("cannot be read: {error}")))?;
                 self.folder(opened.as_fd(), path, depth + 1)
             }
             FileType::RegularFile => self.file(fd, path, name, &stat),
@@ -112,14 +120,14 @@ impl Reader<'_> {
                 let name = fd.1;
                 self.file(fd.0.as_fd(), path, OsStr::from_bytes(name.as_bytes()), &stat)
             }
-            _ => Err(Mistake::of(path, "is not a regular file")),
+            _ => Err(SkillError::of(path, "is not a regular file")),
         }
     }
 
     /// What a link leads to, if that is a file of this skill.
-    fn target(&self, path: &str) -> Result<((OwnedFd, String), Stat), Mistake> {
+    fn target(&self, path: &str) -> Result<((OwnedFd, String), Stat), SkillError> {
         let elsewhere =
-            || Mistake::of(path, "is a link that leads to no file of this skill, and is not followed");
+            || SkillError::of(path, "is a link that leads to no file of this skill, and is not followed");
         let real = std::fs::canonicalize(self.root.path.join(path)).map_err(|_| elsewhere())?;
         let below = real.strip_prefix(&self.root.path).map_err(|_| elsewhere())?;
         match self.root.locate(below) {
@@ -130,30 +138,30 @@ impl Reader<'_> {
         }
     }
 
-    fn file(&mut self, fd: BorrowedFd<'_>, path: &str, name: &OsStr, stat: &Stat) -> Result<(), Mistake> {
+    fn file(&mut self, fd: BorrowedFd<'_>, path: &str, name: &OsStr, stat: &Stat) -> Result<(), SkillError> {
         let size = usize::try_from(stat.st_size).unwrap_or(usize::MAX);
         self.total = self.total.saturating_add(size);
-        if self.files.0.len() >= Limits::FILES || self.total > Limits::TOTAL {
-            let (files, total) = (Limits::FILES, Limits::TOTAL >> 20);
-            return Err(Mistake::of("", format!("holds more than {files} files or {total} MiB")));
+        if self.files.0.len() >= SkillLimits::FILES || self.total > SkillLimits::TOTAL {
+            let (files, total) = (SkillLimits::FILES, SkillLimits::TOTAL >> 20);
+            return Err(SkillError::of("", format!("holds more than {files} files or {total} MiB")));
         }
         let executable = stat.st_mode & 0o100 != 0;
         let known = self.last.and_then(|last| last.0.get(path));
         let read = match known {
-            Some((Some(stamp), file)) if *stamp == Stamp::of(stat) => (Some(*stamp), file.clone()),
+            Some((Some(stamp), file)) if *stamp == FileStamp::of(stat) => (Some(*stamp), file.clone()),
             _ => {
-                let limit = u64::try_from(Limits::FILE).unwrap_or(u64::MAX);
+                let limit = u64::try_from(SkillLimits::FILE).unwrap_or(u64::MAX);
                 let read = openat(fd, name, FLAGS | OFlags::NOFOLLOW, Mode::empty())
                     .map_err(Into::into)
                     .and_then(|file| content(file, limit));
-                let (stamp, bytes) = read.map_err(|error| Mistake::of(path, why(&error)))?;
+                let (stamp, bytes) = read.map_err(|error| SkillError::of(path, why(&error)))?;
                 let stamp = Some(stamp).filter(|stamp| stamp.is_settled(self.clock));
                 match known {
                     // The same bytes, not equal ones: two looks are compared by them.
                     Some((_, file)) if *file.bytes == *bytes && file.executable == executable => {
                         (stamp, file.clone())
                     }
-                    _ => (stamp, File::new(bytes, executable)),
+                    _ => (stamp, SkillFile::new(bytes, executable)),
                 }
             }
         };

@@ -6,4 +6,4 @@
 mod contents;
 mod folder;
 
-pub use contents::Contents;
+pub use contents::SkillContents;

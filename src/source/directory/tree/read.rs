@@ -9,7 +9,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat};
 
 /// What tells whether a file is still the one that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
+pub struct FileStamp {
     device: u64,
     inode: u64,
     size: u64,
@@ -20,7 +20,7 @@ pub struct Stamp {
 /// Names a directory or file for as long as it exists.
 pub type FileId = (u64, u64);
 
-impl Stamp {
+impl FileStamp {
     #[allow(clippy::useless_conversion, reason = "the types differ by platform")]
     pub fn of(stat: &Stat) -> Self {
         let (device, inode) = file_id(stat);
@@ -49,7 +49,7 @@ pub fn file_id(stat: &Stat) -> FileId {
 /// The content of a file of at most `limit` bytes. Links are followed.
 ///
 /// Errors: the system's; `InvalidInput` if it is not a regular file; `FileTooLarge`.
-pub fn small_file(path: &Path, limit: u64) -> io::Result<(Stamp, Vec<u8>)> {
+pub fn small_file(path: &Path, limit: u64) -> io::Result<(FileStamp, Vec<u8>)> {
     let file = openat(CWD, path, FLAGS, Mode::empty())?;
     content(file, limit)
 }
@@ -58,7 +58,7 @@ pub fn small_file(path: &Path, limit: u64) -> io::Result<(Stamp, Vec<u8>)> {
 pub const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
 /// The content of an open file; see [`small_file`].
-pub fn content(file: OwnedFd, limit: u64) -> io::Result<(Stamp, Vec<u8>)> {
+pub fn content(file: OwnedFd, limit: u64) -> io::Result<(FileStamp, Vec<u8>)> {
     let stat = fstat(&file)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file"));
@@ -70,7 +70,7 @@ pub fn content(file: OwnedFd, limit: u64) -> io::Result<(Stamp, Vec<u8>)> {
             if limit >= 1 << 20 { format!("{} MiB", limit >> 20) } else { format!("{} KiB", limit >> 10) };
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("is larger than {limit}")));
     }
-    Ok((Stamp::of(&stat), bytes))
+    Ok((FileStamp::of(&stat), bytes))
 }
 
 /// Why a file cannot be read, as the end of a sentence that begins with it.

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, statat};
 use rustix::io::Errno;
 
-use super::read::{FLAGS, FileId, Stamp, content, file_id};
+use super::read::{FLAGS, FileId, FileStamp, content, file_id};
 use crate::resource::bundle::SKILL_FILE;
 use crate::source::parse::{declares, is_declaration, is_skipped};
 
@@ -27,11 +27,11 @@ const MAX_ENTRIES: usize = 500_000;
 const MAX_FILES: usize = 100_000;
 
 /// Told what a walk meets; `path` is always relative to the root.
-pub trait Visitor {
+pub trait TreeVisitor {
     /// A folder that is about to be read, by its real path.
     fn folder(&mut self, real: &Path, id: FileId);
     /// A file that may hold declarations.
-    fn file(&mut self, file: &Found<'_>);
+    fn file(&mut self, file: &FoundFile<'_>);
     /// A file that cannot be read, and why.
     fn unreadable(&mut self, path: &Path, why: &str);
     /// A folder of which not all could be seen, and why.
@@ -39,31 +39,31 @@ pub trait Visitor {
 }
 
 /// A regular file of the tree.
-pub struct Found<'a> {
+pub struct FoundFile<'a> {
     pub path: &'a PathBuf,
     pub real: &'a Path,
-    pub stamp: Stamp,
+    pub stamp: FileStamp,
     folder: BorrowedFd<'a>,
     name: &'a OsStr,
 }
 
-impl Found<'_> {
+impl FoundFile<'_> {
     /// Its content, with the stamp it had then.
-    pub fn read(&self) -> io::Result<(Stamp, Vec<u8>)> {
+    pub fn read(&self) -> io::Result<(FileStamp, Vec<u8>)> {
         let file = openat(self.folder, self.name, FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
         content(file, MAX_FILE)
     }
 }
 
 /// The resolved root: links to it may flip, this stays what it is.
-pub struct Root {
+pub struct TreeRoot {
     /// Without links.
     pub path: PathBuf,
     id: FileId,
     fd: OwnedFd,
 }
 
-impl Root {
+impl TreeRoot {
     /// Resolves and opens the root.
     pub fn open(given: &Path) -> io::Result<Self> {
         let path = std::fs::canonicalize(given)?;
@@ -101,7 +101,7 @@ impl Root {
 }
 
 /// Visits the tree, and last of all what is reached by links, in the order of their names.
-pub fn walk(root: &Root, visitor: &mut impl Visitor) {
+pub fn walk(root: &TreeRoot, visitor: &mut impl TreeVisitor) {
     let mut walk = Walk { root, visitor, links: BTreeMap::new(), linked: None, entries: 0, files: 0 };
     walk.folder(root.fd.as_fd(), &mut PathBuf::new(), &mut root.path.clone(), 0);
     walk.linked = Some(HashSet::new());
@@ -119,7 +119,7 @@ pub fn walk(root: &Root, visitor: &mut impl Visitor) {
 const FOLDER: OFlags = FLAGS.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW);
 
 struct Walk<'a, V> {
-    root: &'a Root,
+    root: &'a TreeRoot,
     visitor: &'a mut V,
     links: BTreeMap<PathBuf, Link>,
     /// What was reached by links, so that it is met once.
@@ -133,7 +133,7 @@ struct Link {
     depth: usize,
 }
 
-impl<V: Visitor> Walk<'_, V> {
+impl<V: TreeVisitor> Walk<'_, V> {
     fn is_full(&self) -> bool {
         self.entries > MAX_ENTRIES || self.files > MAX_FILES
     }
@@ -235,7 +235,7 @@ impl<V: Visitor> Walk<'_, V> {
         self.files += 1;
         match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if self.is_new(file_id(&stat)) => {
-                self.visitor.file(&Found { path, real, stamp: Stamp::of(&stat), folder, name });
+                self.visitor.file(&FoundFile { path, real, stamp: FileStamp::of(&stat), folder, name });
             }
             Ok(_) | Err(Errno::NOENT) => {}
             Err(error) => self.visitor.unreadable(path, &format!("cannot be read: {error}")),

@@ -12,13 +12,13 @@ use std::sync::Arc;
 
 use notify::{Config, ErrorKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
-use super::mailbox::{Mailbox, Scope};
+use super::file_events::{FileEventQueue, WatchScope};
 use super::read::FileId;
 
 /// Watches folders as they are met.
 #[derive(Debug)]
-pub struct Watcher {
-    mailbox: Arc<Mailbox>,
+pub struct FolderWatcher {
+    mailbox: Arc<FileEventQueue>,
     inner: Option<RecommendedWatcher>,
     /// What is watched, with the round in which it was last met.
     folders: HashMap<PathBuf, (FileId, u64)>,
@@ -30,9 +30,9 @@ pub struct Watcher {
     failure: Option<String>,
 }
 
-impl Watcher {
+impl FolderWatcher {
     /// A watcher that tells `mailbox`; one that never hears anything if `deaf`.
-    pub fn new(mailbox: Arc<Mailbox>, deaf: bool) -> Self {
+    pub fn new(mailbox: Arc<FileEventQueue>, deaf: bool) -> Self {
         Self { mailbox, inner: None, folders: HashMap::new(), watched: None, round: 0, deaf, failure: None }
     }
 
@@ -41,8 +41,8 @@ impl Watcher {
         self.round += 1;
         self.watched = None;
         self.failure = None;
-        let Scope { folders, skills, .. } = Scope::clone(&self.mailbox.scope.load());
-        self.mailbox.scope.store(Arc::new(Scope { names, root, secrets, skills, folders }));
+        let WatchScope { folders, skills, .. } = WatchScope::clone(&self.mailbox.scope.load());
+        self.mailbox.scope.store(Arc::new(WatchScope { names, root, secrets, skills, folders }));
         if self.inner.is_none() && !self.deaf {
             let mailbox = Arc::clone(&self.mailbox);
             // Links are followed by the walk, which knows where they may lead.
@@ -60,7 +60,9 @@ impl Watcher {
         let scope = self.mailbox.scope.load();
         let differs = *scope.skills != skills;
         if differs {
-            self.mailbox.scope.store(Arc::new(Scope { skills: Arc::new(skills), ..Scope::clone(&scope) }));
+            self.mailbox
+                .scope
+                .store(Arc::new(WatchScope { skills: Arc::new(skills), ..WatchScope::clone(&scope) }));
         }
         differs
     }
@@ -120,9 +122,9 @@ impl Watcher {
         let same = scope.folders.len() == self.folders.len()
             && self.folders.keys().all(|path| scope.folders.contains(path));
         if !same {
-            self.mailbox.scope.store(Arc::new(Scope {
+            self.mailbox.scope.store(Arc::new(WatchScope {
                 folders: Arc::new(self.folders.keys().cloned().collect()),
-                ..Scope::clone(&scope)
+                ..WatchScope::clone(&scope)
             }));
         }
         if self.deaf {

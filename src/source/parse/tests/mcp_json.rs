@@ -3,22 +3,22 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use crate::resource::{Fault, McpServerSpec};
-use crate::source::parse::{Object, Parsed, parse};
+use crate::resource::{McpServerSpec, SourceProblem};
+use crate::source::parse::{ParsedFile, ParsedObject, parse};
 
-fn parsed(text: &str) -> Parsed {
+fn parsed(text: &str) -> ParsedFile {
     parse(&Arc::new(PathBuf::from("team/.mcp.json")), text.as_bytes())
 }
 
-fn entry(fields: &str) -> Parsed {
+fn entry(fields: &str) -> ParsedFile {
     parsed(&format!("{{\n  \"mcpServers\": {{\n    \"one\": {fields}\n  }}\n}}"))
 }
 
-fn told(faults: &[Fault]) -> Vec<String> {
+fn told(faults: &[SourceProblem]) -> Vec<String> {
     faults.iter().map(|fault| format!("{}: {}", fault.place().unwrap(), fault.problem.message)).collect()
 }
 
-fn spec(object: &Object<McpServerSpec>) -> Json {
+fn spec(object: &ParsedObject<McpServerSpec>) -> Json {
     serde_json::to_value(object.spec.as_ref().unwrap()).unwrap()
 }
 

@@ -4,12 +4,12 @@ use std::path::Path;
 use super::*;
 use crate::resource::{DigestKey, Endpoint};
 use crate::source::parse::parse;
-use crate::source::resolve::{Secret, Sources};
-use crate::source::{Environment, Policy};
+use crate::source::resolve::{ReferenceValues, SecretLookup};
+use crate::source::{Environment, StdioPolicy};
 
 /// A book, what it is given beside the files, and the files by name.
 struct Desk {
-    book: Book,
+    book: AcceptedObjects,
     secret: Cell<&'static str>,
     uids: Cell<u32>,
 }
@@ -33,17 +33,17 @@ fn path(name: &str) -> Arc<PathBuf> {
 
 impl Desk {
     fn new() -> Self {
-        Self { book: Book::default(), secret: Cell::new("one"), uids: Cell::new(0) }
+        Self { book: AcceptedObjects::default(), secret: Cell::new("one"), uids: Cell::new(0) }
     }
 
     fn resolve(&self, spec: &McpServerSpec, file: &Path) -> Result<Arc<Endpoint>, Problem> {
-        let sources = Sources {
+        let sources = ReferenceValues {
             place: &|_| "/run/secrets".into(),
             environment: &Environment::default(),
-            policy: &Policy::everything(),
+            policy: &StdioPolicy::everything(),
             secret: &|_| match self.secret.get() {
-                "" => Secret::Missing,
-                value => Secret::Found(value.into()),
+                "" => SecretLookup::Missing,
+                value => SecretLookup::Found(value.into()),
             },
             key: &DigestKey::new(b"k"),
         };
@@ -60,7 +60,7 @@ impl Desk {
 
     fn settle(&mut self, revision: &str) -> Vec<String> {
         let mut book = std::mem::take(&mut self.book);
-        let stale = book.settle(&Context {
+        let stale = book.settle(&MergeContext {
             now: Timestamp::UNIX_EPOCH,
             revision: &revision.into(),
             change: &|_| None,
@@ -74,13 +74,13 @@ impl Desk {
         stale.iter().map(|path| path.display().to_string()).collect()
     }
 
-    fn server(&self, name: &str) -> Option<Arc<Declared<McpServerSpec>>> {
+    fn server(&self, name: &str) -> Option<Arc<DeclaredObject<McpServerSpec>>> {
         self.book.servers.objects.get(&ObjectKey::new("default", name)).cloned()
     }
 
     /// `name uid/generation command @revision file:line`, with what is refused.
     fn told(&self) -> Vec<String> {
-        let told = |server: &Arc<Declared<McpServerSpec>>| {
+        let told = |server: &Arc<DeclaredObject<McpServerSpec>>| {
             let meta = &server.meta;
             let command = match &server.spec {
                 Some(spec) => spec.stdio.as_ref().unwrap().command.clone(),
@@ -101,7 +101,8 @@ impl Desk {
     }
 
     fn faults(&self) -> Vec<String> {
-        let told = |fault: &Fault| format!("{} {:?}", fault.origin.as_ref().unwrap(), fault.problem.reason);
+        let told =
+            |fault: &SourceProblem| format!("{} {:?}", fault.origin.as_ref().unwrap(), fault.problem.reason);
         self.book.faults().iter().map(told).collect()
     }
 }
@@ -222,7 +223,7 @@ fn a_literal_value_is_part_of_the_declaration_and_not_of_its_public_digest() {
     assert_eq!(after.meta.generation, 2);
     assert_eq!(before.spec_digest, after.spec_digest);
     let digest =
-        |server: &Declared<McpServerSpec>| server.endpoint.as_ref().unwrap().as_ref().unwrap().digest();
+        |server: &DeclaredObject<McpServerSpec>| server.endpoint.as_ref().unwrap().as_ref().unwrap().digest();
     assert_ne!(digest(&before), digest(&after));
     assert!(!format!("{before:?}").contains("hunter2"));
 }
@@ -231,7 +232,7 @@ fn a_literal_value_is_part_of_the_declaration_and_not_of_its_public_digest() {
 fn a_file_that_cannot_be_read_freezes_its_objects() {
     let mut desk = Desk::new();
     desk.take("r0", &[("1", &file(&[A]))]);
-    desk.book.note(&path("1"), Parsed::unreadable(&path("1"), "cannot be read: permission denied"));
+    desk.book.note(&path("1"), ParsedFile::unreadable(&path("1"), "cannot be read: permission denied"));
     desk.settle("r1");
     assert_eq!(desk.told(), ["a u1/1 x @r0 1:1 ParseError"]);
     let refused = desk.server("a").unwrap().refused.clone().unwrap();
@@ -278,7 +279,7 @@ fn a_rotated_secret_changes_its_users_alone() {
     assert!(Arc::ptr_eq(&before.0, &desk.server("a").unwrap()));
     let after = desk.server("b").unwrap();
     let digest =
-        |server: &Declared<McpServerSpec>| server.endpoint.as_ref().unwrap().as_ref().unwrap().digest();
+        |server: &DeclaredObject<McpServerSpec>| server.endpoint.as_ref().unwrap().as_ref().unwrap().digest();
     assert_ne!(digest(&before.1), digest(&after));
     assert_eq!(after.meta.generation, 1, "the declaration is the same");
     desk.secret.set("");
@@ -289,7 +290,7 @@ fn a_rotated_secret_changes_its_users_alone() {
 
 #[test]
 fn a_restart_goes_on_where_the_last_run_ended() {
-    let remembered = |text: Option<&str>| Remembered {
+    let remembered = |text: Option<&str>| RestoredObject {
         key: ObjectKey::new("default", "a"),
         line: 7,
         uid: "old".into(),
@@ -301,7 +302,7 @@ fn a_restart_goes_on_where_the_last_run_ended() {
     };
     let restored = |text: Option<&str>| {
         let mut desk = Desk::new();
-        let mut book = Book::default();
+        let mut book = AcceptedObjects::default();
         book.servers.restore(&path("1"), remembered(text), &|spec, file| desk.resolve(spec, file));
         desk.book = book;
         desk

@@ -1,0 +1,83 @@
+use hyper::Method;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::super::client::{ResponseLines, StatusClient, ended};
+use super::super::error::CommandError;
+use super::super::instance::NamespacedInstanceArgs;
+use super::super::output::{self, Colour, Terminal, printable};
+use super::super::runtime::block_on;
+use super::object_arg::{ListQuery, ObjectArg, items, name_of, unknown_to};
+use crate::report::ObjectKind;
+use crate::wire::LogLine;
+
+/// The arguments of `evenkeel logs`.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    #[command(flatten)]
+    within: NamespacedInstanceArgs,
+    /// The server
+    #[arg(value_name = "NAME", value_parser = ObjectArg::parse)]
+    server: ObjectArg,
+    /// Go on with every new line
+    #[arg(short, long)]
+    follow: bool,
+    /// Only the last lines
+    #[arg(long, value_name = "LINES")]
+    tail: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Told {
+    Line(LogLine),
+    Lost { lost: u64 },
+    Gone { gone: bool },
+}
+
+/// Prints what a server wrote to stderr and the log messages that it sent.
+pub(in crate::cli) fn logs(args: &Args) -> Result<(), CommandError> {
+    let ObjectArg { kind: ObjectKind::McpServer, name } = &args.server else {
+        return Err(CommandError::Usage("only servers have logs".into()));
+    };
+    block_on(async {
+        let mut client = StatusClient::connect(&args.within.which.whose()?).await?;
+        let query = ListQuery::of(ObjectKind::McpServer, Some(&args.within.namespace));
+        let list: Value = client.get(&query.path()).await?;
+        if !items(&list).iter().any(|item| name_of(item) == name) {
+            let namespace = Some(&*args.within.namespace);
+            return Err(unknown_to(&mut client, ObjectKind::McpServer, name, namespace).await);
+        }
+        let tail = args.tail.map(|lines| format!("&tailLines={lines}")).unwrap_or_default();
+        let path = format!("{}?follow={}{tail}", query.below(&[name.as_str(), "log"]), args.follow);
+
+        let terminal = Terminal::stdout();
+        let mut lines = ResponseLines::of(client.send(Method::GET, &path, "application/jsonl", None).await?);
+        while let Some(line) = lines.next().await? {
+            let text = match serde_json::from_str(&line).map_err(CommandError::failed)? {
+                Told::Gone { gone: false } => continue,
+                Told::Gone { gone: true } => {
+                    output::note(&format!("{name} is no longer declared, and its log has ended"));
+                    return Ok(());
+                }
+                Told::Line(line) => shown(&line, &terminal),
+                Told::Lost { lost } => format!("({lost} lines were lost)\n"),
+            };
+            if !output::print_more(&text).map_err(CommandError::failed)? {
+                return Ok(());
+            }
+        }
+        if args.follow { Err(ended()) } else { Ok(()) }
+    })
+}
+
+fn shown(line: &LogLine, terminal: &Terminal) -> String {
+    let LogLine { time, level, logger, text } = line;
+    let word = match &**level {
+        "warning" => terminal.paint(Colour::Yellow, level),
+        "error" | "critical" | "alert" | "emergency" => terminal.paint(Colour::Red, level),
+        _ => printable(level),
+    };
+    let logger = logger.as_ref().map(|logger| format!("{}: ", printable(logger))).unwrap_or_default();
+    format!("{time:.3} {word} {logger}{}\n", printable(text))
+}

@@ -1,0 +1,23 @@
+//! The commands that ask a running evenkeel what is declared, what is true and what happened.
+//!
+//! Promises that they change nothing, that a table has the columns that kubectl shows, since both come from
+//! the status API, and that JSON is the API's own. An unknown name is an error that gives the nearest one.
+
+mod describe;
+mod events;
+mod get;
+mod logs;
+mod object_arg;
+mod text_table;
+mod wait;
+mod watch_cache;
+
+pub(super) use describe::{Args as DescribeArgs, describe};
+pub(super) use events::{Args as EventsArgs, events};
+pub(super) use get::{Args as GetArgs, ListArgs, get};
+pub(super) use logs::{Args as LogsArgs, logs};
+pub(super) use object_arg::{
+    ListQuery, Selection, at, condition, is_current, items, name_of, text_at, unknown, unknown_to,
+};
+pub(super) use wait::{Args as WaitArgs, wait};
+pub(super) use watch_cache::WatchCache;

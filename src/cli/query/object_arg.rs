@@ -1,0 +1,367 @@
+use serde::Deserialize;
+use serde_json::Value;
+use url::form_urlencoded::{Serializer, byte_serialize};
+
+use super::super::client::{ResponseLines, StatusClient, ended};
+use super::super::error::CommandError;
+use super::super::output::{self, printable};
+use crate::report::ObjectKind;
+use crate::resource::API_VERSION;
+use crate::source::nearest;
+
+/// What a word on the command line may mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KindArg(pub Vec<ObjectKind>);
+
+impl KindArg {
+    /// Reads the words that kubectl takes too: plural, singular, short name or category, or several with commas.
+    pub fn parse(words: &str) -> Result<Self, String> {
+        let mut kinds = Self(Vec::new());
+        for word in words.to_ascii_lowercase().split(',') {
+            kinds.extend(match word.strip_suffix(".evenkeel.dev").unwrap_or(word) {
+                "mcpserver" | "mcpservers" | "mcps" => &[ObjectKind::McpServer],
+                "skill" | "skills" | "skl" => &[ObjectKind::Skill],
+                "source" | "sources" | "src" => &[ObjectKind::Source],
+                "mcp" => &[ObjectKind::McpServer, ObjectKind::Skill],
+                _ => return Err(
+                    "a kind is one of mcpservers (mcps), skills (skl), sources (src), or mcp for the first two"
+                        .into(),
+                ),
+            });
+        }
+        Ok(kinds)
+    }
+
+    /// With these kinds, each once.
+    fn extend(&mut self, kinds: &[ObjectKind]) {
+        for kind in kinds {
+            if !self.0.contains(kind) {
+                self.0.push(*kind);
+            }
+        }
+    }
+}
+
+/// Objects as they are named on the command line: all of some kinds, or some by their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    /// The kinds, in the order in which they were named.
+    pub kinds: KindArg,
+    /// The names, each with the kinds that it may be of; all objects are meant if there are none.
+    pub names: Vec<(KindArg, String)>,
+}
+
+impl Selection {
+    /// Everything of one kind.
+    pub fn all(kind: ObjectKind) -> Self {
+        Self { kinds: KindArg(vec![kind]), names: Vec::new() }
+    }
+
+    /// Reads `KIND`, `KIND NAME…`, or `KIND/NAME…`.
+    pub fn parse(words: &[&str]) -> Result<Self, String> {
+        if !words.iter().any(|word| word.contains('/')) {
+            let [kind, names @ ..] = words else { return Err("say which kind".into()) };
+            let kinds = KindArg::parse(kind)?;
+            let names = names.iter().map(|name| (kinds.clone(), (*name).to_owned())).collect();
+            return Ok(Self { kinds, names });
+        }
+        let (mut kinds, mut names) = (KindArg(Vec::new()), Vec::new());
+        for word in words {
+            let named = word.split_once('/').filter(|(_, name)| !name.is_empty());
+            let (kind, name) = named.ok_or_else(|| {
+                format!(
+                    "{word:?} is not of the form KIND/NAME; say KIND and then names, or KIND/NAME for each"
+                )
+            })?;
+            let of = KindArg::parse(kind)?;
+            kinds.extend(&of.0);
+            names.push((of, name.to_owned()));
+        }
+        Ok(Self { kinds, names })
+    }
+
+    /// Whether an object is one of them.
+    pub fn holds(&self, kind: ObjectKind, name: &str) -> bool {
+        self.names.is_empty()
+            || self.names.iter().any(|(kinds, wanted)| wanted == name && kinds.0.contains(&kind))
+    }
+}
+
+/// One object as it is named on the command line: `NAME`, which is a server, or `KIND/NAME`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectArg {
+    /// Its kind.
+    pub kind: ObjectKind,
+    /// Its name.
+    pub name: String,
+}
+
+impl ObjectArg {
+    /// Reads `NAME` or `KIND/NAME`.
+    pub fn parse(word: &str) -> Result<Self, String> {
+        let (kind, name) = match word.split_once('/') {
+            Some((kind, name)) => (KindArg::parse(kind)?, name),
+            None => (KindArg(vec![ObjectKind::McpServer]), word),
+        };
+        match &*kind.0 {
+            [kind] if !name.is_empty() => Ok(Self { kind: *kind, name: name.to_owned() }),
+            _ => Err("name one object, such as github or skill/release-notes".into()),
+        }
+    }
+}
+
+/// A question for the objects of one kind.
+#[derive(Clone, Debug)]
+pub(in crate::cli) struct ListQuery {
+    path: String,
+    parameters: Vec<(&'static str, String)>,
+}
+
+impl ListQuery {
+    /// All objects of a kind, or those of one namespace.
+    pub fn of(kind: ObjectKind, namespace: Option<&str>) -> Self {
+        Self::collection(API_VERSION, kind.plural(), namespace.filter(|_| kind.namespaced()))
+    }
+
+    /// The events, of all namespaces or of one.
+    pub fn events(namespace: Option<&str>) -> Self {
+        Self::collection("events.k8s.io/v1", "events", namespace)
+    }
+
+    fn collection(api_version: &str, plural: &str, namespace: Option<&str>) -> Self {
+        let within =
+            namespace.map(|namespace| format!("namespaces/{}/", encoded(namespace))).unwrap_or_default();
+        Self { path: format!("/apis/{api_version}/{within}{plural}"), parameters: Vec::new() }
+    }
+
+    /// With a parameter.
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.parameters.push((name, value.into()));
+        self
+    }
+
+    /// Only the object of this name.
+    pub fn named(self, name: &str) -> Self {
+        self.with("fieldSelector", format!("metadata.name={name}"))
+    }
+
+    /// The path and query to ask for.
+    pub fn path(&self) -> String {
+        if self.parameters.is_empty() {
+            return self.path.clone();
+        }
+        let query = Serializer::new(String::new()).extend_pairs(&self.parameters).finish();
+        format!("{}?{query}", self.path)
+    }
+
+    /// The path of one object, or of what is below it.
+    pub fn below(&self, rest: &[&str]) -> String {
+        rest.iter().fold(self.path.clone(), |path, part| format!("{path}/{}", encoded(part)))
+    }
+}
+
+fn encoded(part: &str) -> String {
+    // A space is no part of any name; `+` and `%20` are equally unknown.
+    byte_serialize(part.as_bytes()).collect()
+}
+
+/// What stands at a place of a document; `null` if there is nothing.
+pub(in crate::cli) fn at<'a>(value: &'a Value, pointer: &str) -> &'a Value {
+    value.pointer(pointer).unwrap_or(&Value::Null)
+}
+
+/// The text that stands there; empty if there is none.
+pub(in crate::cli) fn text_at<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    at(value, pointer).as_str().unwrap_or_default()
+}
+
+/// The objects of a list.
+pub(in crate::cli) fn items(list: &Value) -> &[Value] {
+    at(list, "/items").as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The name of an object.
+pub(in crate::cli) fn name_of(object: &Value) -> &str {
+    text_at(object, "/metadata/name")
+}
+
+/// The conditions of an object.
+pub(in crate::cli) fn conditions(object: &Value) -> &[Value] {
+    at(object, "/status/conditions").as_array().map_or(&[], Vec::as_slice)
+}
+
+/// A condition of an object.
+pub(in crate::cli) fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
+    conditions(object).iter().find(|condition| text_at(condition, "/type") == kind)
+}
+
+/// True if a condition speaks of the declaration as it is now: what was said of an earlier generation says nothing
+/// of this one.
+pub(in crate::cli) fn is_current(object: &Value, condition: &Value) -> bool {
+    at(condition, "/observedGeneration").as_i64() >= at(object, "/metadata/generation").as_i64()
+}
+
+/// What is said of a source that was not read as a whole.
+pub(in crate::cli) fn unread<'a>(sources: impl IntoIterator<Item = &'a Value>) -> Option<String> {
+    let told = |source| {
+        let ready = condition(source, "Ready").filter(|ready| text_at(ready, "/status") == "False")?;
+        let message = printable(text_at(ready, "/message"));
+        Some(format!("source: {message} (evenkeel describe src {} has more)", name_of(source)))
+    };
+    sources.into_iter().find_map(told)
+}
+
+/// One line of a watch.
+#[derive(Debug, Deserialize)]
+pub(in crate::cli) struct WatchLine {
+    /// `ADDED`, `MODIFIED`, `DELETED` or `BOOKMARK`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The object, or a table that holds it.
+    pub object: Value,
+}
+
+impl WatchLine {
+    /// Reads the next line; a watch that ended, or says that it cannot go on, is interrupted.
+    pub async fn next(lines: &mut ResponseLines) -> Result<Self, CommandError> {
+        let line = lines.next().await?.ok_or_else(ended)?;
+        let change: Self = serde_json::from_str(&line).map_err(CommandError::failed)?;
+        if change.kind == "ERROR" {
+            return Err(CommandError::Interrupted(text_at(&change.object, "/message").to_owned()));
+        }
+        Ok(change)
+    }
+}
+
+/// What is said of a name that nobody has in a namespace, or in any; after a note on what could not be read, if there is
+/// any: it may be declared there.
+pub(in crate::cli) async fn unknown_to(
+    client: &mut StatusClient,
+    kind: ObjectKind,
+    name: &str,
+    namespace: Option<&str>,
+) -> CommandError {
+    let mut all = Vec::new();
+    for kind in [ObjectKind::Source, kind] {
+        match client.get::<Value>(&ListQuery::of(kind, None).path()).await {
+            Ok(list) => all.push(list),
+            Err(failure) => return failure,
+        }
+    }
+    if let Some(note) = all.first().and_then(|sources| unread(items(sources))) {
+        output::note(&note);
+    }
+    let all = all.last().map_or(&[][..], items);
+    unknown(
+        kind,
+        name,
+        namespace,
+        all.iter().map(|item| (text_at(item, "/metadata/namespace"), name_of(item))),
+    )
+}
+
+/// The same, given the namespaces and names that there are.
+pub(in crate::cli) fn unknown<'a>(
+    kind: ObjectKind,
+    name: &str,
+    namespace: Option<&str>,
+    all: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> CommandError {
+    let namespace = namespace.filter(|_| kind.namespaced());
+    let is_here = |(own, _): &(&str, &str)| namespace.is_none_or(|namespace| namespace == *own);
+    let (here, elsewhere): (Vec<_>, Vec<_>) = all.into_iter().partition(is_here);
+    let within = namespace.map(|namespace| format!(" in namespace {namespace}")).unwrap_or_default();
+    let same = elsewhere.iter().find(|(_, other)| *other == name);
+    let same = same.map(|(other, _)| format!("; there is one in namespace {other}: -n {other}"));
+    let near = || nearest(name, here.iter().map(|(_, other)| *other)).filter(|near| *near != name);
+    let hint = same.or_else(|| Some(format!("; did you mean {}?", near()?))).unwrap_or_default();
+    CommandError::Failed(format!("there is no {} {name:?}{within}{hint}", kind.name()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_kubectl_are_understood() {
+        for (word, kind) in [
+            ("mcps", ObjectKind::McpServer),
+            ("McpServer", ObjectKind::McpServer),
+            ("mcpservers.evenkeel.dev", ObjectKind::McpServer),
+            ("skl", ObjectKind::Skill),
+            ("src", ObjectKind::Source),
+        ] {
+            assert_eq!(KindArg::parse(word).unwrap().0, [kind], "{word}");
+        }
+        assert_eq!(KindArg::parse("mcp").unwrap().0.len(), 2);
+        assert_eq!(KindArg::parse("skl,mcp").unwrap().0, [ObjectKind::Skill, ObjectKind::McpServer]);
+        assert!(KindArg::parse("pods").unwrap_err().contains("mcps"));
+        assert_eq!(
+            ObjectArg::parse("a").unwrap(),
+            ObjectArg { kind: ObjectKind::McpServer, name: "a".into() }
+        );
+        assert_eq!(
+            ObjectArg::parse("skill/a").unwrap(),
+            ObjectArg { kind: ObjectKind::Skill, name: "a".into() }
+        );
+        for wrong in ["mcp/a", "skill/", "pod/a"] {
+            assert!(ObjectArg::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_query_is_encoded() {
+        let query = ListQuery::of(ObjectKind::McpServer, Some("a b/c")).with("labelSelector", "a in (b,c)");
+        assert_eq!(
+            query.path(),
+            "/apis/evenkeel.dev/v1alpha1/namespaces/a+b%2Fc/mcpservers?labelSelector=a+in+%28b%2Cc%29"
+        );
+        assert_eq!(
+            ListQuery::of(ObjectKind::Source, Some("a")).path(),
+            "/apis/evenkeel.dev/v1alpha1/sources"
+        );
+    }
+
+    #[test]
+    fn objects_are_named_as_for_kubectl() {
+        let holds = |words: &[&str]| {
+            let selection = Selection::parse(words).unwrap();
+            let all = [
+                (ObjectKind::McpServer, "a"),
+                (ObjectKind::McpServer, "b"),
+                (ObjectKind::Skill, "a"),
+                (ObjectKind::Source, "a"),
+            ];
+            let held = all.into_iter().filter(|(kind, _)| selection.kinds.0.contains(kind));
+            let held = held.filter(|(kind, name)| selection.holds(*kind, name));
+            held.map(|(kind, name)| format!("{}/{name}", kind.name())).collect::<Vec<_>>().join(" ")
+        };
+        for (words, expected) in [
+            (&["mcps"][..], "McpServer/a McpServer/b"),
+            (&["mcps", "a", "b"], "McpServer/a McpServer/b"),
+            (&["mcps/a", "mcps/b"], "McpServer/a McpServer/b"),
+            (&["mcps/b", "skl/a"], "McpServer/b Skill/a"),
+            (&["mcp", "a"], "McpServer/a Skill/a"),
+            (&["mcps,src"], "McpServer/a McpServer/b Source/a"),
+        ] {
+            assert_eq!(holds(words), expected, "{words:?}");
+        }
+        for wrong in [&["mcps/a", "b"][..], &["mcps", "skl/a"], &["mcps/"], &["pods/a"]] {
+            assert!(Selection::parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_told_with_the_nearest_one_and_those_of_other_namespaces() {
+        let all = [("default", "time"), ("other", "ro"), ("default", "two")];
+        for (name, namespace, expected) in [
+            ("tim", Some("default"), "\"tim\" in namespace default; did you mean time?"),
+            ("tow", None, "\"tow\"; did you mean two?"),
+            ("ro", Some("default"), "\"ro\" in namespace default; there is one in namespace other: -n other"),
+            ("zzz", Some("default"), "\"zzz\" in namespace default"),
+        ] {
+            let failure = unknown(ObjectKind::McpServer, name, namespace, all).to_string();
+            assert_eq!(failure, format!("there is no McpServer {expected}"));
+        }
+    }
+}

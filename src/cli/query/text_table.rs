@@ -1,0 +1,331 @@
+use unicode_width::UnicodeWidthStr;
+
+use super::super::output::{Colour, Terminal, printable};
+
+/// Between two columns, where there is room for it.
+const GAP: usize = 3;
+/// A column narrower than this, or than its longest word, is not worth wrapping.
+const NARROW: usize = 20;
+/// What stands beneath its row is indented by this.
+const BENEATH: usize = 4;
+
+/// Rows under headings, as kubectl prints them. On a terminal that is too narrow the widest column wraps under itself;
+/// if little room is left for that, wide columns stand beneath the row.
+#[derive(Debug, Default)]
+pub(in crate::cli) struct TextTable {
+    headings: Vec<String>,
+    rows: Vec<Vec<String>>,
+    widths: Vec<usize>,
+    /// The longest word of each column.
+    words: Vec<usize>,
+}
+
+impl TextTable {
+    /// A table of these columns.
+    pub fn new<T: Into<String>>(headings: impl IntoIterator<Item = T>) -> Self {
+        let headings: Vec<String> =
+            headings.into_iter().map(|heading| heading.into().to_uppercase()).collect();
+        let widths: Vec<_> = headings.iter().map(|heading| heading.width()).collect();
+        Self { headings, rows: Vec::new(), words: widths.clone(), widths }
+    }
+
+    /// One more row, with a cell for each column.
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        let cells = self.headings.iter().zip(cells);
+        let cells: Vec<_> = cells.map(|(heading, cell)| shortened(heading, &printable(&cell))).collect();
+        for (width, cell) in self.widths.iter_mut().zip(&cells) {
+            *width = cell.width().max(*width);
+        }
+        for (word, cell) in self.words.iter_mut().zip(&cells) {
+            *word = cell.split(' ').map(UnicodeWidthStr::width).fold(*word, usize::max);
+        }
+        self.rows.push(cells);
+    }
+
+    /// True without rows.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The headings and all rows.
+    pub fn whole(&mut self, terminal: &Terminal) -> String {
+        let headings = self.line(&self.headings, terminal, &|_, _, _| None);
+        headings + &self.rest(terminal)
+    }
+
+    /// The rows alone, which are forgotten: what follows keeps to the same columns as far as it can.
+    pub fn rest(&mut self, terminal: &Terminal) -> String {
+        let rows = std::mem::take(&mut self.rows);
+        rows.iter().map(|row| self.line(row, terminal, &colour)).collect()
+    }
+
+    fn line(
+        &self,
+        cells: &[String],
+        terminal: &Terminal,
+        colour: &impl Fn(&[String], &str, &str) -> Option<Colour>,
+    ) -> String {
+        let Layout { gap, flows } = self.layout(terminal);
+        let (mut line, mut indent) = (String::new(), 0);
+        let (mut under, mut beneath) = (Vec::new(), Vec::new());
+        for (((cell, width), heading), flow) in cells.iter().zip(&self.widths).zip(&self.headings).zip(flows)
+        {
+            let (mut cell, mut width) = (cell.clone(), *width);
+            match flow {
+                Flow::Within(room) => {
+                    let mut parts = wrap(&cell, room).into_iter();
+                    (cell, width) = (parts.next().unwrap_or_default(), room);
+                    under.extend(parts.map(|part| " ".repeat(indent) + &part));
+                }
+                Flow::Beneath(room) => {
+                    beneath.extend(wrap(&cell, room).into_iter().map(|part| " ".repeat(BENEATH) + &part));
+                    continue;
+                }
+                Flow::None => {}
+            }
+            let painted = match colour(cells, heading, &cell) {
+                Some(colour) => terminal.paint(colour, &cell),
+                None => cell.clone(),
+            };
+            line += &painted;
+            line.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.width()) + gap));
+            indent += width.max(cell.width()) + gap;
+        }
+        let lines = std::iter::once(line).chain(under).chain(beneath).map(|line| line.trim_end().to_owned());
+        // A cell beneath may be empty.
+        lines
+            .enumerate()
+            .filter(|(number, line)| *number == 0 || !line.is_empty())
+            .map(|(_, line)| line + "\n")
+            .collect()
+    }
+
+    /// How all this goes on a terminal: the widest column wraps; as long as too little room is left for that, columns
+    /// stand beneath, the widest first, and the narrow ones only if all would be too long even with the least gaps.
+    /// The first stays where it is.
+    fn layout(&self, terminal: &Terminal) -> Layout {
+        let mut flows = vec![Flow::None; self.widths.len()];
+        let Some(all) = terminal.width else { return Layout { gap: GAP, flows } };
+        loop {
+            let beside = || {
+                let columns = self.widths.iter().copied().enumerate().zip(&flows);
+                columns.filter(|(_, flow)| matches!(flow, Flow::None)).map(|(column, _)| column)
+            };
+            let sum: usize = beside().map(|(_, width)| width).sum();
+            let gaps = beside().count().saturating_sub(1);
+            let fitting = (1..=GAP).rev().find(|gap| sum + gaps * gap <= all);
+            let gap = fitting.unwrap_or(1);
+            if fitting == Some(GAP) {
+                return Layout { gap, flows };
+            }
+            let wide = beside().filter(|(_, width)| *width > NARROW).max_by_key(|(_, width)| *width);
+            let room = wide.and_then(|(_, width)| all.checked_sub(sum - width + gaps * GAP));
+            let word = wide.and_then(|(index, _)| self.words.get(index).filter(|_| index > 0));
+            let narrow = word.map_or(NARROW, |word| NARROW.max(*word));
+            let lower = beside().filter(|(index, _)| *index > 0).max_by_key(|(_, width)| *width);
+            let lower = lower.filter(|(_, width)| *width > NARROW || fitting.is_none());
+            let (index, flow) = match (wide.zip(room.filter(|room| *room >= narrow)), lower) {
+                (Some(((widest, _), room)), _) => (widest, Flow::Within(room)),
+                (None, Some((index, _))) => (index, Flow::Beneath(all.saturating_sub(BENEATH).max(NARROW))),
+                (None, None) => return Layout { gap, flows },
+            };
+            if let Some(place) = flows.get_mut(index) {
+                *place = flow;
+            }
+            if matches!(flow, Flow::Within(_)) {
+                return Layout { gap: GAP, flows };
+            }
+        }
+    }
+}
+
+/// How rows fit a terminal.
+struct Layout {
+    gap: usize,
+    flows: Vec<Flow>,
+}
+
+/// What happens to a column, with the room that it has.
+#[derive(Clone, Copy)]
+enum Flow {
+    None,
+    Within(usize),
+    Beneath(usize),
+}
+
+/// Digests by their beginning, which tells one from others; `-o json` has the whole.
+fn shortened(heading: &str, cell: &str) -> String {
+    const SHORT: usize = 12;
+    let is_hex = |char: char| matches!(char, '0'..='9' | 'a'..='f');
+    let mut text = String::new();
+    let mut rest = cell;
+    while let Some(start) = rest.find(is_hex) {
+        let (before, from) = rest.split_at(start);
+        let (hex, after) = from.split_at(from.find(|char| !is_hex(char)).unwrap_or(from.len()));
+        text += before;
+        let is_digest = hex.len() == 64 && text.ends_with("sha256:");
+        let is_commit = matches!(hex.len(), 40 | 64) && heading == "REVISION";
+        text += hex.get(..SHORT).filter(|_| is_digest || is_commit).unwrap_or(hex);
+        rest = after;
+    }
+    text + rest
+}
+
+/// Words in lines of at most this width; a longer word is cut.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    let mut used = 0;
+    for mut word in text.split(' ') {
+        if used > 0 && used + 1 + word.width() > width {
+            lines.push(String::new());
+            used = 0;
+        }
+        while word.width() > width {
+            let mut end = 0;
+            for (start, char) in word.char_indices() {
+                let next = start + char.len_utf8();
+                if word.get(..next).unwrap_or_default().width() > width {
+                    break;
+                }
+                end = next;
+            }
+            let (head, tail) = word.split_at(end.max(1));
+            if let Some(line) = lines.last_mut() {
+                line.push_str(head);
+            }
+            lines.push(String::new());
+            (word, used) = (tail, 0);
+        }
+        if let Some(line) = lines.last_mut() {
+            if used > 0 {
+                line.push(' ');
+                used += 1;
+            }
+            line.push_str(word);
+            used += word.width();
+        }
+    }
+    lines
+}
+
+/// What a cell says at a glance.
+fn colour(row: &[String], heading: &str, cell: &str) -> Option<Colour> {
+    match (row.first().map_or("", |first| first), heading, cell) {
+        ("Stalled", "STATUS", "True") | (_, "READY" | "STATUS", "False") => Some(Colour::Red),
+        ("Reconciling", "STATUS", "True") | (_, "READY" | "STATUS", "Unknown") | (_, "TYPE", "Warning") => {
+            Some(Colour::Yellow)
+        }
+        (_, "READY" | "STATUS", "True") => Some(Colour::Green),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> TextTable {
+        let mut table = TextTable::new(["Name", "Ready", "Message"]);
+        table.row(["a", "True", ""].map(String::from));
+        table.row(
+            ["longer", "False", "the command\u{1b}[31m was not found on the path of evenkeel"]
+                .map(String::from),
+        );
+        table
+    }
+
+    #[test]
+    fn columns_line_up_and_the_widest_one_wraps_on_a_terminal() {
+        let plain = Terminal { width: None, colour: false };
+        assert_eq!(
+            table().whole(&plain),
+            "NAME     READY   MESSAGE\n\
+             a        True\n\
+             longer   False   the command [31m was not found on the path of evenkeel\n"
+        );
+        let narrow = Terminal { width: Some(40), colour: true };
+        assert_eq!(
+            table().whole(&narrow),
+            "NAME     READY   MESSAGE\n\
+             a        \u{1b}[32mTrue\u{1b}[0m\n\
+             longer   \u{1b}[31mFalse\u{1b}[0m   the command [31m was\n                 not found on the path\n                 of evenkeel\n"
+        );
+        let mut long = table();
+        long.row(["b", "True", "no word of weather-server-of-tomorrow is cut"].map(String::from));
+        let text = long.whole(&Terminal { width: Some(40), colour: false });
+        assert!(
+            text.ends_with("b        True\n    no word of\n    weather-server-of-tomorrow is cut\n"),
+            "{text}"
+        );
+        let beneath = table().whole(&Terminal { width: Some(30), colour: false });
+        assert_eq!(
+            beneath,
+            "NAME     READY\n    MESSAGE\n\
+             a        True\n\
+             longer   False\n    the command [31m was not\n    found on the path of\n    evenkeel\n"
+        );
+    }
+
+    #[test]
+    fn columns_move_together_before_anything_is_longer_than_the_terminal() {
+        let mut table = TextTable::new(["Name", "Ready", "Reason", "Age"]);
+        table.row(["weather", "False", "CommandNotFound", "3s"].map(String::from));
+        for (width, gap, beneath) in [(40, 3, 0), (38, 2, 0), (35, 1, 0), (20, 2, 1), (9, 3, 3)] {
+            let layout = table.layout(&Terminal { width: Some(width), colour: false });
+            let lower = layout.flows.iter().filter(|flow| matches!(flow, Flow::Beneath(_))).count();
+            assert_eq!((layout.gap, lower), (gap, beneath), "{width}");
+        }
+    }
+
+    #[test]
+    fn several_wide_columns_fit_every_terminal() {
+        let mut table =
+            TextTable::new(["Name", "Ready", "Reason", "Revision", "Directory", "Message", "Age"]);
+        let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
+        let directory = "/home/somebody/projects/a-very-long-name/fleet";
+        let message = format!("read at revision {digest}, with many words after it that take much room");
+        let name = "a-name-of-forty-letters-which-is-allowed";
+        table.row([name, "True", "Available", &digest, directory, &message, "3s"].map(String::from));
+        for width in [200, 160, 120, 100, 80, 70, 60, 50, 40] {
+            let terminal = Terminal { width: Some(width), colour: false };
+            let headings = table.line(&table.headings, &terminal, &|_, _, _| None);
+            let row = table.line(&table.rows[0], &terminal, &|_, _, _| None);
+            let longest = headings.lines().chain(row.lines()).map(UnicodeWidthStr::width).max().unwrap();
+            assert!(longest <= width, "{longest} at {width}:\n{headings}{row}");
+            let letters = |text: &str| {
+                let mut letters: Vec<_> = text.chars().filter(|char| !char.is_whitespace()).collect();
+                letters.sort_unstable();
+                letters
+            };
+            assert_eq!(letters(&row), letters(&table.rows[0].concat()), "nothing is lost at {width}:\n{row}");
+        }
+        let narrow = table.whole(&Terminal { width: Some(70), colour: false });
+        assert_eq!(
+            narrow.lines().next_back().unwrap().trim_start(),
+            "that take much room",
+            "in the order of the columns:\n{narrow}"
+        );
+    }
+
+    #[test]
+    fn digests_are_cut_and_names_are_not() {
+        let hex = "0123456789abcdef".repeat(4);
+        let commit = &hex[..40];
+        for (heading, cell, expected) in [
+            ("MESSAGE", format!("at sha256:{hex}; so"), "at sha256:0123456789ab; so"),
+            ("REVISION", format!("{commit}-dirty"), "0123456789ab-dirty"),
+            ("REVISION", hex.clone(), "0123456789ab"),
+            ("NAME", commit.to_owned(), commit),
+            ("NAME", "größe-ab12".into(), "größe-ab12"),
+        ] {
+            assert_eq!(shortened(heading, &cell), expected);
+        }
+    }
+
+    #[test]
+    fn long_words_are_cut() {
+        assert_eq!(wrap("abcdefgh ij", 3), ["abc", "def", "gh", "ij"]);
+        assert_eq!(wrap("", 3), [""]);
+        assert_eq!(wrap("a b c", 3), ["a b", "c"]);
+    }
+}

@@ -1,0 +1,165 @@
+//! Session ids that hold their session: sealed, so that any process with the key takes one up.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hkdf;
+use ring::rand::{SecureRandom, SystemRandom};
+use serde::{Deserialize, Serialize};
+
+use crate::upstream::ViewName;
+
+/// The form of what is sealed: another form opens no older id.
+const FORM: &[u8] = b"evenkeel session 1";
+/// Longer ids were not made here.
+const LONGEST: usize = 1_024;
+
+/// Of what an agent calls itself so much is kept, in characters: an id that holds it can still be opened.
+const CLIENT_LENGTH: usize = 64;
+
+/// What an agent calls itself, as far as it is kept. Control characters, of which each would take six bytes, are not.
+pub(super) fn called(text: &str) -> String {
+    text.chars().filter(|char| !char.is_control()).take(CLIENT_LENGTH).collect()
+}
+
+/// What a legacy session is, as its id holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SealedSession {
+    /// The revision that was negotiated.
+    #[serde(rename = "v")]
+    pub(super) version: String,
+    /// What the agent calls itself, cut to a bound.
+    #[serde(rename = "c")]
+    pub(super) client: String,
+    /// And its version.
+    #[serde(rename = "cv")]
+    pub(super) client_version: String,
+    /// The namespace of its view; `None` is everything.
+    #[serde(rename = "n")]
+    pub(super) namespace: Option<Arc<str>>,
+    /// Seconds since 1970.
+    #[serde(rename = "t")]
+    pub(super) issued_at: i64,
+}
+
+impl SealedSession {
+    /// The view that the session was opened on.
+    pub(super) fn view(&self) -> ViewName {
+        match &self.namespace {
+            None => ViewName::Everything,
+            Some(namespace) => ViewName::Namespace(namespace.clone()),
+        }
+    }
+}
+
+/// The key of session ids; processes with the same one share sessions.
+#[derive(Debug)]
+pub struct SessionKey {
+    key: LessSafeKey,
+    random: SystemRandom,
+}
+
+/// The random source or the cipher failed, which neither does.
+#[derive(Debug, thiserror::Error)]
+#[error("the random source of the system failed")]
+pub struct SealError;
+
+impl From<ring::error::Unspecified> for SealError {
+    fn from(_: ring::error::Unspecified) -> Self {
+        Self
+    }
+}
+
+impl SessionKey {
+    /// A key made from secret bytes, which may serve other purposes too.
+    pub fn new(secret: &[u8]) -> Result<Self, SealError> {
+        let pseudorandom = hkdf::Salt::new(hkdf::HKDF_SHA256, FORM).extract(secret);
+        let key = pseudorandom.expand(&[b"key"], &CHACHA20_POLY1305)?;
+        Ok(Self { key: LessSafeKey::new(UnboundKey::from(key)), random: SystemRandom::new() })
+    }
+
+    /// The id of a new session. Two sessions never have the same, whatever their handshakes.
+    pub(super) fn seal(&self, handshake: &SealedSession) -> Result<String, SealError> {
+        let mut nonce = [0; NONCE_LEN];
+        self.random.fill(&mut nonce)?;
+        let mut sealed = serde_json::to_vec(handshake).map_err(|_| SealError)?;
+        let aad = Aad::from(FORM);
+        self.key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed)?;
+        Ok(URL_SAFE_NO_PAD.encode([&nonce[..], &sealed].concat()))
+    }
+
+    /// What an id holds; `None` if it was not sealed with this key.
+    pub(super) fn open(&self, id: &str) -> Option<SealedSession> {
+        if id.len() > LONGEST {
+            return None;
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(id).ok()?;
+        let (nonce, sealed) = bytes.split_first_chunk::<NONCE_LEN>()?;
+        let mut sealed = sealed.to_vec();
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let plain = self.key.open_in_place(nonce, Aad::from(FORM), &mut sealed).ok()?;
+        serde_json::from_slice(plain).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handshake() -> SealedSession {
+        SealedSession {
+            version: "2025-11-25".into(),
+            client: "claude".into(),
+            client_version: "2".into(),
+            namespace: Some("team-a".into()),
+            issued_at: 1_790_000_000,
+        }
+    }
+
+    #[test]
+    fn any_process_with_the_key_opens_an_id() {
+        let id = SessionKey::new(b"k").unwrap().seal(&handshake()).unwrap();
+        let other_process = SessionKey::new(b"k").unwrap();
+        assert_eq!(other_process.open(&id), Some(handshake()));
+        assert!(id.bytes().all(|byte| byte.is_ascii_graphic()), "{id}");
+        assert!(id.len() < 256 && !id.contains("claude"), "{id}");
+        assert_ne!(id, other_process.seal(&handshake()).unwrap());
+    }
+
+    #[test]
+    fn an_id_is_opened_whatever_the_agent_calls_itself() {
+        let key = SessionKey::new(b"k").unwrap();
+        for worst in ["\0", "\u{1f}", "\u{7f}", "\u{9f}", "\"", "\\", "/", "\u{2028}", "🦀", "a"] {
+            let name = called(&worst.repeat(100_000));
+            let handshake = SealedSession {
+                client: name.clone(),
+                client_version: name,
+                namespace: Some("n".repeat(63).into()),
+                issued_at: i64::MAX,
+                ..handshake()
+            };
+            let id = key.seal(&handshake).unwrap();
+            assert_eq!(key.open(&id), Some(handshake), "{worst:?} makes an id of {} bytes", id.len());
+        }
+        assert_eq!(called("Claude\n Code\0"), "Claude Code");
+    }
+
+    #[test]
+    fn nothing_else_is_opened() {
+        let key = SessionKey::new(b"k").unwrap();
+        let id = key.seal(&handshake()).unwrap();
+        assert_eq!(SessionKey::new(b"other").unwrap().open(&id), None);
+        for at in 0..id.len() {
+            let mut changed = id.clone().into_bytes();
+            changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
+            let changed = String::from_utf8(changed).unwrap();
+            assert_eq!(key.open(&changed), None, "{changed}");
+        }
+        for id in ["", "a", "AAAA", &"A".repeat(64), &"A".repeat(100_000), "%%%", &id[1..], &format!("{id}A")]
+        {
+            assert_eq!(key.open(id), None);
+        }
+    }
+}

@@ -1,0 +1,234 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use tracing::Level;
+
+use super::conditions::{ConditionMessages, condition};
+use super::event::note;
+use super::{EventAction, Regarding};
+use crate::resource::{ConditionType, DeclaredMeta, DeclaredObject, RECONNECT_AT, REQUESTED_AT, Reason};
+
+/// How much of a commit's hash tells it from others.
+const SHORT_ID: usize = 10;
+
+/// Something new about an object: a line of the log and, unless it is only a step, an event.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct StateChange {
+    pub action: EventAction,
+    pub reason: Reason,
+    pub level: Level,
+    pub message: String,
+    /// The message without what only holds for a moment, where it says such a thing.
+    pub sentence: Option<String>,
+    /// What an event says instead, where the message is another each time.
+    pub steady: Option<&'static str>,
+}
+
+/// Of a server or skill that is as ready as it was.
+const OFFERS_ELSE: &str = "what it offers changed";
+/// Of an object in an API server, which takes no other words for an event that is there.
+const DECLARED_ELSE: &str = "the declaration changed";
+
+impl StateChange {
+    /// An object is declared no more.
+    pub fn removed() -> Self {
+        Self::new(EventAction::Delete, Reason::Removed, Level::INFO, "no longer declared")
+    }
+
+    /// What was left of a server that is declared no more is gone.
+    pub fn detached() -> Self {
+        Self::new(EventAction::Reconcile, Reason::Detached, Level::DEBUG, "detached")
+    }
+
+    /// An object appeared.
+    pub fn created(meta: &DeclaredMeta) -> Self {
+        let message = format!("declared{}", place(meta));
+        Self::new(EventAction::Create, Reason::Created, Level::DEBUG, message)
+    }
+
+    /// What is new in a declaration, apart from being refused, which its conditions tell.
+    pub fn updated<S>(before: &DeclaredObject<S>, after: &DeclaredObject<S>) -> Option<Self> {
+        let DeclaredMeta { generation, origin, labels, annotations, .. } = &after.meta;
+        let asked = |name| {
+            let [before, after] = [&before.meta, &after.meta].map(|meta| meta.annotations.get(name));
+            after.is_some() && before != after
+        };
+        let value = |declared: &DeclaredObject<S>| Some(declared.endpoint.as_ref()?.as_ref().ok()?.digest());
+        let news = |message| Self::new(EventAction::Update, Reason::Updated, Level::DEBUG, message);
+        if before.meta.generation != *generation {
+            let place = place(&after.meta);
+            let comma = if place.is_empty() { "" } else { ", declared" };
+            let steady = origin.file().is_none().then_some(DECLARED_ELSE);
+            return Some(Self { steady, ..news(format!("generation {generation}{comma}{place}")) });
+        }
+        let what = if value(before).is_some_and(|before| value(after).is_some_and(|after| after != before)) {
+            "a value that it refers to changed"
+        } else if asked(RECONNECT_AT) {
+            "a new connection was asked for"
+        } else if asked(REQUESTED_AT) {
+            "a look was asked for"
+        } else if before.meta.labels != *labels || before.meta.annotations != *annotations {
+            "labels or annotations changed"
+        } else {
+            return None;
+        };
+        Some(Self { steady: Some(what), ..news(what.to_owned()) })
+    }
+
+    /// What is new in the conditions: of the first, in order of weight, that says something new.
+    pub fn of_state(
+        before: &[Condition],
+        after: &[Condition],
+        sentences: &ConditionMessages,
+    ) -> Option<Self> {
+        let (kind, told, flipped) = changed(before, after)?;
+        let reason = told.reason.parse().ok()?;
+        let level = match reason {
+            // The fleet logs the step that leads here.
+            Reason::Connecting | Reason::Progressing => Level::DEBUG,
+            reason if is_trouble(reason) => Level::WARN,
+            _ => Level::INFO,
+        };
+        let news = Self::new(EventAction::Reconcile, reason, level, &told.message);
+        let sentence = sentences.of(kind).map(str::to_owned);
+        Some(Self { sentence, steady: (!flipped).then_some(OFFERS_ELSE), ..news })
+    }
+
+    pub fn new(action: EventAction, reason: Reason, level: Level, message: impl Into<String>) -> Self {
+        Self { action, reason, level, message: message.into(), sentence: None, steady: None }
+    }
+
+    /// True if it only leads to something that is told.
+    pub fn is_step(&self) -> bool {
+        matches!(self.reason, Reason::Connecting | Reason::Progressing)
+    }
+
+    pub fn is_warning(&self) -> bool {
+        self.level == Level::WARN
+    }
+
+    /// The message without what only holds for a moment.
+    pub fn note(&self) -> String {
+        note(self.sentence.as_ref().unwrap_or(&self.message))
+    }
+
+    pub fn log(&self, resource: &Regarding) {
+        let Self { reason, message, level, .. } = self;
+        match *level {
+            Level::WARN => tracing::warn!(%resource, %reason, "{message}"),
+            Level::INFO => tracing::info!(%resource, %reason, "{message}"),
+            _ => tracing::debug!(%resource, %reason, "{message}"),
+        }
+    }
+}
+
+/// Where it is declared in words that help a person, and the commit.
+fn place(meta: &DeclaredMeta) -> String {
+    // Of an object that stands in no file its name is all there is to say.
+    meta.origin.file().map(|_| format!(" in {}{}", meta.origin, commit(meta))).unwrap_or_default()
+}
+
+/// Who declared it so, and why, where that is known.
+fn commit(meta: &DeclaredMeta) -> String {
+    meta.change.as_ref().map_or_else(String::new, |commit| {
+        let id: String = commit.id.chars().take(SHORT_ID).collect();
+        format!(", commit {id} by {}: {}", commit.author, commit.subject)
+    })
+}
+
+/// The condition that says something new, and whether that is more than other words.
+fn changed<'a>(before: &[Condition], after: &'a [Condition]) -> Option<(ConditionType, &'a Condition, bool)> {
+    use ConditionType::{Accepted, Attached, Ready, Reconciling, ResolvedRefs};
+    [Ready, Accepted, ResolvedRefs, Attached, Reconciling]
+        .into_iter()
+        .filter_map(|kind| Some((kind, condition(after, kind)?)))
+        .find_map(|(kind, told)| {
+            let Some(earlier) = condition(before, kind) else { return Some((kind, told, true)) };
+            let ready = kind == Ready && told.status == "True";
+            let flipped = (&earlier.status, &earlier.reason) != (&told.status, &told.reason)
+                || ready && earlier.observed_generation != told.observed_generation;
+            // Of a server that is ready: other tools.
+            (flipped || ready && earlier.message != told.message).then_some((kind, told, flipped))
+        })
+}
+
+/// True if a person should know: not what was asked for, nor work that has only begun.
+fn is_trouble(reason: Reason) -> bool {
+    !matches!(
+        reason,
+        Reason::Suspended
+            | Reason::Draining
+            | Reason::Detached
+            | Reason::Attached
+            | Reason::ServingPreviousGeneration
+            | Reason::Accepted
+            | Reason::ResolvedRefs
+            | Reason::Available
+            | Reason::Idle
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::resource::Commit;
+    use crate::resource::Origin;
+    use crate::resource::testing::declared;
+
+    #[test]
+    fn other_tools_are_one_event_and_a_record_each() {
+        let ready = |message: &str| -> Vec<Condition> {
+            let condition = serde_json::json!({
+                "type": "Ready", "status": "True", "reason": "Attached", "message": message,
+                "lastTransitionTime": "2026-11-21T12:00:00Z", "observedGeneration": 1,
+            });
+            vec![serde_json::from_value(condition).unwrap()]
+        };
+        let [two, three] = ["attached over http, 2 tools", "attached over http, 3 tools"].map(ready);
+        let news = StateChange::of_state(&two, &three, &ConditionMessages::default()).unwrap();
+        assert_eq!((&*news.note(), news.steady), ("attached over http, 3 tools", Some(OFFERS_ELSE)));
+        assert_eq!(StateChange::of_state(&[], &three, &ConditionMessages::default()).unwrap().steady, None);
+        assert_eq!(StateChange::of_state(&three, &three, &ConditionMessages::default()), None);
+    }
+
+    #[test]
+    fn what_changed_a_declaration_is_told_with_its_commit() {
+        let before = declared("a", 1);
+        let with = |change: fn(&mut DeclaredMeta)| {
+            let mut after = before.clone();
+            change(&mut after.meta);
+            StateChange::updated(&before, &after).map(|news| news.message)
+        };
+        let commit = |meta: &mut DeclaredMeta| {
+            meta.generation = 2;
+            let [id, author, subject] =
+                ["0123456789abcdef", "Ada <ada@example.com>", "Faster"].map(Into::into);
+            meta.change = Some(Arc::new(Commit { id, author, subject }));
+        };
+        assert_eq!(with(|_| ()), None);
+        assert_eq!(
+            with(commit).as_deref(),
+            Some("generation 2, declared in a.yaml:1, commit 0123456789 by Ada <ada@example.com>: Faster")
+        );
+        for (told, expected) in [
+            (with(|meta| drop(meta.labels.insert("l".into(), "v".into()))), "labels or annotations changed"),
+            (
+                with(|meta| drop(meta.annotations.insert(REQUESTED_AT.into(), "1".into()))),
+                "a look was asked for",
+            ),
+            (
+                with(|meta| drop(meta.annotations.insert(RECONNECT_AT.into(), "1".into()))),
+                "a new connection was asked for",
+            ),
+        ] {
+            assert_eq!(told.as_deref(), Some(expected));
+        }
+
+        let mut after = before.clone();
+        after.meta.generation = 48;
+        after.meta.origin = Origin::Cluster { resource_version: "476".into() };
+        let news = StateChange::updated(&before, &after).unwrap();
+        assert_eq!((&*news.message, news.steady), ("generation 48", Some(DECLARED_ELSE)));
+        assert_eq!(StateChange::created(&after.meta).message, "declared");
+    }
+}

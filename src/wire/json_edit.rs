@@ -1,0 +1,231 @@
+//! Changing a member of a JSON object without reading the rest.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// The members of a JSON object in order, each with its decoded key and raw value.
+///
+/// A key that stands twice is there twice.
+#[derive(Debug, Default)]
+pub struct Members<'a>(Vec<Member<'a>>);
+
+/// A decoded key and its raw value.
+pub type Member<'a> = (Cow<'a, str>, &'a RawValue);
+
+/// The members of a JSON object. Values nested deeper than `serde_json`'s limit are refused.
+pub fn members(object: &str) -> Result<Members<'_>, serde_json::Error> {
+    serde_json::from_str(object)
+}
+
+impl<'a> Members<'a> {
+    /// The value of a member; of the last, if it stands twice, as most parsers have it.
+    pub fn get(&self, key: &str) -> Option<&'a RawValue> {
+        self.0.iter().rev().find(|(found, _)| found == key).map(|(_, value)| *value)
+    }
+
+    /// The same if it is a string, decoded.
+    pub fn text(&self, key: &str) -> Option<Cow<'a, str>> {
+        self.get(key).and_then(text)
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Member<'a>> {
+        self.0.iter()
+    }
+
+    /// The object with the edits applied; every other member keeps its bytes and its place.
+    pub fn rewrite(&self, edits: &[JsonEdit<'_>]) -> String {
+        let edits = edits.iter().copied();
+        let mut object = String::with_capacity(self.room(edits.clone()));
+        self.write(edits, &mut object);
+        object
+    }
+
+    /// How long the object is with the edits, at most; escapes in keys aside.
+    pub(super) fn room<'e>(&self, edits: impl Iterator<Item = JsonEdit<'e>>) -> usize {
+        let old = self.0.iter().map(|(key, value)| key.len() + value.get().len() + 4);
+        old.chain(edits.map(|edit| edit.room())).sum::<usize>() + 2
+    }
+
+    /// [`Self::rewrite`], appended to a text.
+    pub(super) fn write<'e>(&self, edits: impl Iterator<Item = JsonEdit<'e>> + Clone, text: &mut String) {
+        text.push('{');
+        let mut first = true;
+        let mut push = |key, value| {
+            if !std::mem::take(&mut first) {
+                text.push(',');
+            }
+            push_json_string(key, text);
+            text.push(':');
+            text.push_str(value);
+        };
+        for (key, value) in &self.0 {
+            match edits.clone().find(|edit| edit.key() == key) {
+                Some(JsonEdit::Remove(_)) => {}
+                Some(JsonEdit::Set(_, value)) => push(key, value),
+                None => push(key, value.get()),
+            }
+        }
+        for edit in edits {
+            if let JsonEdit::Set(key, value) = edit
+                && self.get(key).is_none()
+            {
+                push(key, value);
+            }
+        }
+        text.push('}');
+    }
+}
+
+impl<'m, 'a> IntoIterator for &'m Members<'a> {
+    type Item = &'m Member<'a>;
+    type IntoIter = std::slice::Iter<'m, Member<'a>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+/// The `params` of a request: its members, and those of its `_meta`, if that is an object.
+#[derive(Debug, Default)]
+pub struct RequestParams<'a> {
+    /// All members.
+    pub members: Members<'a>,
+    /// The members of `_meta`.
+    pub meta: Option<Members<'a>>,
+}
+
+impl<'a> RequestParams<'a> {
+    /// Reads a JSON object.
+    pub fn parse(object: &'a str) -> Result<Self, serde_json::Error> {
+        let found = members(object)?;
+        let meta = found.get("_meta").and_then(|meta| members(meta.get()).ok());
+        Ok(Self { members: found, meta })
+    }
+}
+
+/// One change to an object.
+#[derive(Clone, Copy, Debug)]
+pub enum JsonEdit<'a> {
+    /// Sets a member to this JSON text: in place if it is there, else at the end.
+    Set(&'a str, &'a str),
+    /// Takes a member out.
+    Remove(&'a str),
+}
+
+impl JsonEdit<'_> {
+    fn key(&self) -> &str {
+        match self {
+            Self::Set(key, _) | Self::Remove(key) => key,
+        }
+    }
+
+    /// How much longer it makes an object at most.
+    fn room(&self) -> usize {
+        match self {
+            Self::Set(key, value) => key.len() + value.len() + 4,
+            Self::Remove(_) => 0,
+        }
+    }
+}
+
+/// An object with the edits applied; every other member keeps its bytes and its place.
+pub fn rewrite(object: &str, edits: &[JsonEdit<'_>]) -> Result<String, serde_json::Error> {
+    Ok(members(object)?.rewrite(edits))
+}
+
+/// The text of a JSON string; `None` if it is something else.
+pub fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
+    let inner = raw.get().strip_prefix('"')?.strip_suffix('"')?;
+    if inner.contains('\\') {
+        return serde_json::from_str(raw.get()).ok().map(Cow::Owned);
+    }
+    Some(Cow::Borrowed(inner))
+}
+
+/// A text as a JSON string.
+pub fn json_string(text: &str) -> String {
+    let mut json = String::with_capacity(text.len() + 2);
+    push_json_string(text, &mut json);
+    json
+}
+
+/// [`json_string`], appended to a text.
+pub fn push_json_string(text: &str, json: &mut String) {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
+        json.push('"');
+        json.push_str(text);
+        json.push('"');
+    } else {
+        json.push_str(&serde_json::Value::from(text).to_string());
+    }
+}
+
+/// A key, borrowed where it holds no escapes.
+#[derive(serde::Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+                let mut members = Vec::with_capacity(8);
+                while let Some((Key(key), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
+                    members.push((key, value));
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_one_member_and_keeps_the_rest_byte_for_byte() {
+        let object = r#"{ "name" : "a", "n": 1.0e+2, "x":{"name":"a"} , "u\u0041":"\u00e9" }"#;
+        assert_eq!(
+            rewrite(object, &[JsonEdit::Set("name", "\"b\""), JsonEdit::Set("new", "[]")]).unwrap(),
+            r#"{"name":"b","n":1.0e+2,"x":{"name":"a"},"uA":"\u00e9","new":[]}"#
+        );
+        assert_eq!(rewrite(r#"{"a":1,"b":2}"#, &[JsonEdit::Remove("a")]).unwrap(), r#"{"b":2}"#);
+        assert_eq!(rewrite("{}", &[JsonEdit::Remove("a")]).unwrap(), "{}");
+    }
+
+    #[test]
+    fn a_doubled_member_is_changed_in_both_places() {
+        assert_eq!(rewrite(r#"{"a":1,"a":2}"#, &[JsonEdit::Set("a", "3")]).unwrap(), r#"{"a":3,"a":3}"#);
+    }
+
+    #[test]
+    fn of_a_doubled_member_the_last_counts() {
+        let found = members(r#"{"a":"1","b":2,"\u0061":"\u0032"}"#).unwrap();
+        assert_eq!((found.text("a").as_deref(), found.text("b"), found.text("c")), (Some("2"), None, None));
+        assert_eq!(found.get("b").map(RawValue::get), Some("2"));
+    }
+
+    #[test]
+    fn a_text_is_written_as_json() {
+        assert_eq!(json_string("a\"b\\c\nd€"), r#""a\"b\\c\nd€""#);
+    }
+
+    #[test]
+    fn refuses_what_is_not_an_object() {
+        for text in ["", "[]", "1", "{", "{}x", r#"{"a"}"#] {
+            assert!(members(text).is_err(), "{text}");
+        }
+    }
+}

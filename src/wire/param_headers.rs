@@ -1,0 +1,157 @@
+//! Arguments that a modern HTTP server wants repeated as headers (2026-07-28, SEP-2243: `x-mcp-header`).
+
+use std::collections::BTreeSet;
+
+use http::{HeaderName, HeaderValue};
+use memchr::memmem;
+use serde_json::Value;
+
+use super::http::encoded;
+
+const ANNOTATION: &str = "x-mcp-header";
+
+/// The arguments of one tool that are repeated as `Mcp-Param-…` headers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct ParamHeaders(Vec<(Vec<String>, HeaderName)>);
+
+impl ParamHeaders {
+    /// Reads a tool's annotations. An error says why the tool must not be used over HTTP.
+    pub(super) fn of(tool: &[u8]) -> Result<Self, String> {
+        // Nearly no tool has any: look before parsing.
+        if memmem::find(tool, ANNOTATION.as_bytes()).is_none() {
+            return Ok(Self::default());
+        }
+        let tool: Value = serde_json::from_slice(tool).map_err(|error| error.to_string())?;
+        let mut reader = Reader::default();
+        if let Some(schema) = tool.get("inputSchema") {
+            reader.read(schema, Some(&mut Vec::new()))?;
+        }
+        Ok(Self(reader.found))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The headers for these arguments, a JSON object; absent arguments have none.
+    pub(super) fn headers(&self, arguments: &str) -> Vec<(HeaderName, HeaderValue)> {
+        let Ok(arguments) = serde_json::from_str::<Value>(arguments) else {
+            return Vec::new();
+        };
+        let value = |path: &[String]| path.iter().try_fold(&arguments, |value, key| value.get(key));
+        let text = |value: &Value| match value {
+            Value::String(text) => Some(text.clone()),
+            Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
+            _ => None,
+        };
+        let headers =
+            self.0.iter().filter_map(|(path, name)| Some((name.clone(), encoded(&text(value(path)?)?)?)));
+        headers.collect()
+    }
+}
+
+#[derive(Default)]
+struct Reader {
+    found: Vec<(Vec<String>, HeaderName)>,
+    names: BTreeSet<String>,
+}
+
+impl Reader {
+    /// Walks a schema; `path` is `None` where no annotation may stand, off the chain of `properties`.
+    fn read(&mut self, schema: &Value, mut path: Option<&mut Vec<String>>) -> Result<(), String> {
+        let Value::Object(members) = schema else {
+            if let Value::Array(items) = schema {
+                items.iter().try_for_each(|item| self.read(item, None))?;
+            }
+            return Ok(());
+        };
+        for (key, value) in members {
+            match (key.as_str(), &mut path) {
+                (ANNOTATION, Some(path)) if !path.is_empty() => self.annotate(schema, value, path)?,
+                (ANNOTATION, _) => return Err(format!("{ANNOTATION} stands where no argument is")),
+                // Instances, not schemas.
+                ("default" | "const" | "enum" | "examples", _) => {}
+                ("properties", Some(path)) => {
+                    for (name, schema) in value.as_object().into_iter().flatten() {
+                        path.push(name.clone());
+                        self.read(schema, Some(&mut **path))?;
+                        path.pop();
+                    }
+                }
+                ("properties" | "$defs" | "definitions" | "dependentSchemas" | "patternProperties", _) => {
+                    value
+                        .as_object()
+                        .into_iter()
+                        .flatten()
+                        .try_for_each(|(_, schema)| self.read(schema, None))?;
+                }
+                _ => self.read(value, None)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn annotate(&mut self, schema: &Value, header: &Value, path: &[String]) -> Result<(), String> {
+        let argument = path.join(".");
+        let header = header.as_str().filter(|header| !header.is_empty());
+        let header = header.ok_or_else(|| format!("{ANNOTATION} of {argument} is not a header name"))?;
+        let name = HeaderName::from_bytes(format!("mcp-param-{header}").as_bytes())
+            .map_err(|_| format!("{ANNOTATION} of {argument} is not a header name"))?;
+        if !self.names.insert(header.to_ascii_lowercase()) {
+            return Err(format!("{ANNOTATION} {header} is used twice"));
+        }
+        if !matches!(schema.get("type").and_then(Value::as_str), Some("string" | "integer" | "boolean")) {
+            return Err(format!("{ANNOTATION} of {argument} needs a string, an integer or a boolean"));
+        }
+        self.found.push((path.to_vec(), name));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn mirrors(schema: &Value) -> Result<ParamHeaders, String> {
+        ParamHeaders::of(json!({ "name": "t", "inputSchema": schema }).to_string().as_bytes())
+    }
+
+    #[test]
+    fn annotated_arguments_become_headers() {
+        let schema = json!({ "type": "object", "properties": {
+            "region": { "type": "string", "x-mcp-header": "Region" },
+            "deep": { "type": "object", "properties": { "n": { "type": "integer", "x-mcp-header": "N" } } },
+            "plain": { "type": "string" },
+        }});
+        let mirrors = mirrors(&schema).unwrap();
+        let mut headers: Vec<_> = mirrors
+            .headers(r#"{"region":"é","deep":{"n":7},"plain":"x"}"#)
+            .into_iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        headers.sort();
+        assert_eq!(headers, ["mcp-param-n: 7", "mcp-param-region: =?base64?w6k=?="]);
+        assert!(mirrors.headers("{}").is_empty());
+        assert!(ParamHeaders::of(b"{\"name\":\"t\"}").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_tool_with_a_bad_annotation_is_not_for_http() {
+        let property = |schema: Value| json!({ "properties": { "a": schema } });
+        for schema in [
+            json!({ "x-mcp-header": "A" }),
+            property(json!({ "type": "object", "x-mcp-header": "A" })),
+            property(json!({ "type": "string", "x-mcp-header": "" })),
+            property(json!({ "type": "string", "x-mcp-header": "a b" })),
+            property(json!({ "type": "string", "x-mcp-header": 7 })),
+            property(json!({ "items": { "type": "string", "x-mcp-header": "A" } })),
+            json!({ "properties": {
+                "a": { "type": "string", "x-mcp-header": "A" }, "b": { "type": "string", "x-mcp-header": "a" },
+            }}),
+        ] {
+            assert!(mirrors(&schema).is_err(), "{schema}");
+        }
+    }
+}

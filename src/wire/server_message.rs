@@ -1,0 +1,304 @@
+use bytes::Bytes;
+use rmcp::model::ErrorCode;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::ListKind;
+use super::envelope::{Envelope, JsonRpcId, MalformedMessage};
+use super::json_edit::{JsonEdit, Members, rewrite};
+use super::response::RpcResponse;
+
+/// The request that makes a modern server tell of changes.
+pub(super) const LISTEN_METHOD: &str = "subscriptions/listen";
+
+/// The longest id of a request of the server, in bytes.
+const LONGEST_ID: usize = 1024;
+
+/// What a message from a server is, as far as evenkeel must know.
+#[derive(Debug)]
+pub(super) enum ServerMessage {
+    /// The answer to a request of ours; the number is the id that we gave it.
+    Answer(Option<u64>, RpcResponse),
+    /// Progress of the request with this number.
+    Progress(u64),
+    /// The listen request with this number was taken.
+    Listening(u64),
+    /// The server ended the listen request with this number, if it is one: it has a right to cancel no other.
+    ListenEnded(u64),
+    /// A list changed.
+    Changed(ListKind),
+    /// The resource with this URI changed.
+    Updated(String),
+    /// A log message.
+    Logged,
+    /// Any other notification.
+    Notice,
+    /// A question to the client.
+    Question(JsonRpcId, String),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Progress<'a> {
+    #[serde(borrow)]
+    progress_token: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Cancelled<'a> {
+    #[serde(borrow)]
+    request_id: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct Updated {
+    uri: String,
+}
+
+#[derive(Deserialize)]
+struct Subscribed<'a> {
+    #[serde(borrow, rename = "_meta")]
+    meta: Subscription<'a>,
+}
+
+#[derive(Deserialize)]
+struct Subscription<'a> {
+    #[serde(borrow, rename = "io.modelcontextprotocol/subscriptionId")]
+    id: &'a RawValue,
+}
+
+/// Reads what must be read of a message.
+pub(super) fn classify(message: &Bytes) -> Result<ServerMessage, MalformedMessage> {
+    let envelope = Envelope::parse(message)?;
+    let Some(method) = envelope.method else {
+        // An error without an id answers nothing that we could name.
+        let number = envelope.id.and_then(|id| id.get().parse().ok());
+        let part = |raw: &RawValue| message.slice_ref(raw.get().as_bytes());
+        let reply = match (envelope.result, envelope.error) {
+            (Some(result), _) => RpcResponse::Result(part(result)),
+            (None, Some(error)) => RpcResponse::Error(part(error)),
+            (None, None) => return Err(MalformedMessage::Form("an answer needs \"result\" or \"error\"")),
+        };
+        return Ok(ServerMessage::Answer(number, reply));
+    };
+    if let Some(id) = envelope.id {
+        // It is repeated in the answer, which waits for the server.
+        if id.get().len() > LONGEST_ID {
+            return Err(MalformedMessage::Form("the \"id\" of a request is too long"));
+        }
+        return Ok(ServerMessage::Question(JsonRpcId::of(id), method.into_owned()));
+    }
+    Ok(match method.as_ref() {
+        "notifications/progress" => envelope
+            .params
+            .and_then(|params| serde_json::from_str::<Progress<'_>>(params.get()).ok())
+            .and_then(|progress| progress.progress_token.get().parse().ok())
+            .map_or(ServerMessage::Notice, ServerMessage::Progress),
+        "notifications/subscriptions/acknowledged" => envelope
+            .params
+            .and_then(|params| serde_json::from_str::<Subscribed<'_>>(params.get()).ok())
+            .and_then(|subscribed| subscribed.meta.id.get().parse().ok())
+            .map_or(ServerMessage::Notice, ServerMessage::Listening),
+        "notifications/cancelled" => envelope
+            .params
+            .and_then(|params| serde_json::from_str::<Cancelled<'_>>(params.get()).ok())
+            .and_then(|cancelled| cancelled.request_id.get().parse().ok())
+            .map_or(ServerMessage::Notice, ServerMessage::ListenEnded),
+        "notifications/message" => ServerMessage::Logged,
+        "notifications/resources/updated" => envelope
+            .params
+            .and_then(|params| serde_json::from_str::<Updated>(params.get()).ok())
+            .map_or(ServerMessage::Notice, |Updated { uri }| ServerMessage::Updated(uri)),
+        method => ListKind::of_notice(method).map_or(ServerMessage::Notice, ServerMessage::Changed),
+    })
+}
+
+/// True for the JSON of a JSON-RPC error that says that the method is unknown.
+pub fn is_unknown_method(raw: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Error {
+        code: i64,
+    }
+    serde_json::from_slice(raw).is_ok_and(|Error { code }| code == i64::from(ErrorCode::METHOD_NOT_FOUND.0))
+}
+
+/// What the JSON of a JSON-RPC error says to people.
+pub(super) fn error_message(raw: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Error {
+        message: String,
+    }
+    serde_json::from_slice(raw).ok().map(|Error { message }| message)
+}
+
+/// The number of the request that a message answers which is not there whole: its start, and then its end.
+///
+/// Servers write `id` before or after the long part.
+pub(super) fn number_of_cut(message: &[u8]) -> Option<u64> {
+    const VERSION: &str = r#""jsonrpc":"2.0""#;
+    let mut text = String::from_utf8_lossy(message).into_owned();
+    text.retain(|char| !char.is_whitespace());
+    let mut number = None;
+    let mut start = text.strip_prefix('{')?;
+    while !start.starts_with(r#""result":"#) && !start.starts_with(r#""error":"#) {
+        start = match start.strip_prefix(r#""id":"#) {
+            Some(rest) => {
+                let (id, rest) = rest.split_once(',')?;
+                number = id.parse().ok();
+                rest
+            }
+            None => start.strip_prefix(VERSION)?.strip_prefix(',')?,
+        };
+    }
+    let end = text.strip_suffix('}')?;
+    let end = end.strip_suffix(VERSION).and_then(|end| end.strip_suffix(',')).unwrap_or(end);
+    let (_, id) = end.rsplit_once(r#","id":"#).unwrap_or_default();
+    number.or_else(|| id.parse().ok())
+}
+
+/// A progress notification with the agent's own token in place of ours.
+pub(super) fn with_token(message: &[u8], token: &JsonRpcId) -> Result<Bytes, MalformedMessage> {
+    let envelope = Envelope::parse(message)?;
+    let token =
+        std::str::from_utf8(token.as_bytes()).map_err(|_| MalformedMessage::Form("token is not text"))?;
+    let params = envelope.params.map_or("{}", RawValue::get);
+    let params = rewrite(params, &[JsonEdit::Set("progressToken", token)])?;
+    let text = std::str::from_utf8(message).map_err(|_| MalformedMessage::Form("not UTF-8"))?;
+    Ok(rewrite(text, &[JsonEdit::Set("params", &params)])?.into())
+}
+
+/// The answer that evenkeel gives to a server's question: `ping` is answered, all else declined.
+pub(super) fn answer(id: &JsonRpcId, method: &str) -> Bytes {
+    let id = String::from_utf8_lossy(id.as_bytes());
+    if method == "ping" {
+        format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#).into()
+    } else {
+        format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32601,"message":"not offered by this client"}}}}"#)
+            .into()
+    }
+}
+
+/// What a message is longer than its method and params, at most.
+const ROOM: usize = 80;
+
+/// The whole text of a request or, without an id, of a notification.
+pub(super) fn message(id: Option<u64>, method: &str, params: Option<&str>) -> Bytes {
+    let mut text = String::with_capacity(ROOM + method.len() + params.map_or(0, str::len));
+    begin(id, method, &mut text);
+    if let Some(params) = params {
+        text.push_str(",\"params\":");
+        text.push_str(params);
+    }
+    text.push('}');
+    text.into()
+}
+
+/// The whole text of a request whose params change on the way.
+pub(super) fn request<'e>(
+    id: u64,
+    method: &str,
+    params: &Members<'_>,
+    edits: impl Iterator<Item = JsonEdit<'e>> + Clone,
+) -> Bytes {
+    let mut text = String::with_capacity(ROOM + method.len() + params.room(edits.clone()));
+    begin(Some(id), method, &mut text);
+    text.push_str(",\"params\":");
+    params.write(edits, &mut text);
+    text.push('}');
+    text.into()
+}
+
+fn begin(id: Option<u64>, method: &str, text: &mut String) {
+    text.push_str(r#"{"jsonrpc":"2.0""#);
+    if let Some(id) = id {
+        text.push_str(",\"id\":");
+        text.push_str(&id.to_string());
+    }
+    text.push_str(",\"method\":\"");
+    // Methods are our own words, or come out of a routed request: none holds a quote or a backslash.
+    text.extend(method.chars().filter(|char| !matches!(char, '"' | '\\') && !char.is_control()));
+    text.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(text: &str) -> ServerMessage {
+        classify(&Bytes::copy_from_slice(text.as_bytes())).unwrap()
+    }
+
+    #[test]
+    fn tells_messages_apart() {
+        assert!(matches!(
+            kind(r#"{"jsonrpc":"2.0","id":7,"result":{"x": 1}}"#),
+            ServerMessage::Answer(Some(7), RpcResponse::Result(raw)) if raw == r#"{"x": 1}"#
+        ));
+        assert!(matches!(
+            kind(r#"{"jsonrpc":"2.0","id":"7","error":{}}"#),
+            ServerMessage::Answer(None, RpcResponse::Error(_))
+        ));
+        assert!(matches!(
+            kind(r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#),
+            ServerMessage::Changed(ListKind::Tools)
+        ));
+        assert!(matches!(
+            kind(r#"{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"a:b"}}"#),
+            ServerMessage::Updated(uri) if uri == "a:b"
+        ));
+        assert!(matches!(
+            kind(r#"{"jsonrpc":"2.0","method":"notifications/message"}"#),
+            ServerMessage::Logged
+        ));
+        assert!(matches!(
+            kind(
+                r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":3,"progress":1}}"#
+            ),
+            ServerMessage::Progress(3)
+        ));
+        assert!(matches!(
+            kind(r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"3"}}"#),
+            ServerMessage::Notice
+        ));
+        assert!(
+            matches!(kind(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#), ServerMessage::Question(_, method) if method == "ping")
+        );
+    }
+
+    #[test]
+    fn knows_what_a_message_answers_by_its_start_and_its_end() {
+        for (text, number) in [
+            (r#"{"jsonrpc":"2.0","id":7,"result":{"a":"x~y"}}"#, Some(7)),
+            (r#"{ "id": 7, "jsonrpc": "2.0", "error": {"data":"x~y"} }"#, Some(7)),
+            (r#"{"result":{"a":"x~y"},"jsonrpc":"2.0","id":7}"#, Some(7)),
+            (r#"{"jsonrpc":"2.0","result":{"a":"x~y"},"id":7,"jsonrpc":"2.0"}"#, Some(7)),
+            (r#"{"jsonrpc":"2.0","result":{"a":"x~y","id":7}}"#, None),
+            (r#"{"jsonrpc":"2.0","result":"x~y,\"id\":7}"#, None),
+            (r#"{"jsonrpc":"2.0","id":"a","result":"x~y"}"#, None),
+            (r#"{"jsonrpc":"2.0","method":"x~y","id":7}"#, None),
+            (r#"{"jsonrpc":"2.0","id":7,"method":"x~y"}"#, None),
+            ("x~y", None),
+        ] {
+            assert_eq!(number_of_cut(text.as_bytes()), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn gives_the_agents_token_back_and_keeps_the_rest() {
+        let message = br#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":3,"progress":0.10,"new":[]}}"#;
+        assert_eq!(
+            with_token(message, &JsonRpcId::of(&RawValue::from_string("\"t\"".into()).unwrap())).unwrap(),
+            r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"t","progress":0.10,"new":[]}}"#
+        );
+    }
+
+    #[test]
+    fn composes_messages() {
+        assert_eq!(
+            message(Some(1), "tools/list", Some("{}")),
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{}}"#
+        );
+        assert_eq!(message(None, "a\"b", None), r#"{"jsonrpc":"2.0","method":"ab"}"#);
+    }
+}
