@@ -17,21 +17,21 @@ use tempfile::Builder;
 
 use crate::resource::Digest;
 
-const LOCK: &str = "lock";
+const LOCK_FILE: &str = "lock";
 /// How the names of files begin that are not written to their ends yet.
-const TEMPORARY: &str = ".tmp";
+const TEMPORARY_PREFIX: &str = ".tmp";
 /// Which source directory the state is of.
-const SOURCE: &str = "source";
+const SOURCE_FILE: &str = "source";
 
 /// Where state directories live: `$XDG_STATE_HOME/evenkeel`, else `~/.local/state/evenkeel`; `None` without
 /// either variable.
 pub fn state_home(xdg_state_home: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
-    Some(xdg_home(xdg_state_home, home, ".local/state")?.join("evenkeel"))
+    Some(xdg_base_dir(xdg_state_home, home, ".local/state")?.join("evenkeel"))
 }
 
 /// The directory that a variable of the XDG specification names, else one below the home directory; `None`
 /// without either. The specification has relative values ignored.
-pub(crate) fn xdg_home(xdg: Option<OsString>, home: Option<OsString>, below: &str) -> Option<PathBuf> {
+pub(crate) fn xdg_base_dir(xdg: Option<OsString>, home: Option<OsString>, below: &str) -> Option<PathBuf> {
     let absolute = |value: OsString| Some(PathBuf::from(value)).filter(|path| path.is_absolute());
     let home = || Some(absolute(home?)?.join(below));
     xdg.and_then(absolute).or_else(home)
@@ -58,7 +58,7 @@ pub enum StateError {
         directory.as_ref().map_or_else(|| "this directory".to_owned(), |other| format!("this directory under the name {}", other.display())),
         pid.as_deref().unwrap_or("unknown")
     )]
-    Taken {
+    Locked {
         /// The process id of the other, if it has written it yet.
         pid: Option<String>,
         /// The path under which the other has the directory, if that is another.
@@ -93,7 +93,7 @@ impl StateDir {
 
     /// Where the state directory of `source` is, whether or not there is one.
     pub fn path_for(home: &Path, source: &Path) -> PathBuf {
-        home.join(folder_name(source))
+        home.join(directory_name(source))
     }
 
     /// The directory itself, for sockets and for files that others read.
@@ -104,29 +104,29 @@ impl StateDir {
     /// Takes the lock of the daemon, without waiting. It is refused too while a daemon has the same source directory
     /// by another path. What a daemon left half written when it was killed is removed.
     pub fn lock(&self) -> Result<StateLock, StateError> {
-        let lock = self.lock_this(None)?;
-        remove_temporary(&self.path, true);
-        self.write(SOURCE, self.source.as_os_str().as_bytes())?;
-        for other in self.same() {
-            drop(other.lock_this(Some(&other.source))?);
+        let lock = self.try_lock(None)?;
+        remove_temporary_files(&self.path, true);
+        self.write(SOURCE_FILE, self.source.as_os_str().as_bytes())?;
+        for other in self.others_of_same_source() {
+            drop(other.try_lock(Some(&other.source))?);
         }
         Ok(lock)
     }
 
     /// The other states of the same source directory.
-    fn same(&self) -> impl Iterator<Item = Self> + use<'_> {
+    fn others_of_same_source(&self) -> impl Iterator<Item = Self> + use<'_> {
         let id = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
         let own = id(&self.source);
         let entries = self.path.parent().filter(|_| own.is_some()).and_then(|home| fs::read_dir(home).ok());
         entries.into_iter().flatten().filter_map(move |entry| {
             let other = Self { path: entry.ok()?.path(), source: PathBuf::new() };
-            let source = PathBuf::from(OsString::from_vec(other.read(SOURCE).ok()??));
+            let source = PathBuf::from(OsString::from_vec(other.read(SOURCE_FILE).ok()??));
             (other.path != self.path && id(&source) == own).then_some(Self { source, ..other })
         })
     }
 
-    fn lock_this(&self, name: Option<&Path>) -> Result<StateLock, StateError> {
-        let path = self.path.join(LOCK);
+    fn try_lock(&self, name: Option<&Path>) -> Result<StateLock, StateError> {
+        let path = self.path.join(LOCK_FILE);
         let refused = |error| StateError::Io { path: path.clone(), error };
         let mut file = OpenOptions::new()
             .read(true)
@@ -147,7 +147,7 @@ impl StateDir {
                 // A lock without a readable pid is a lock all the same.
                 let _ = file.take(32).read_to_string(&mut text);
                 let pid = Some(text.trim().to_owned()).filter(|pid| !pid.is_empty());
-                Err(StateError::Taken { pid, directory: name.map(Path::to_owned) })
+                Err(StateError::Locked { pid, directory: name.map(Path::to_owned) })
             }
             Err(TryLockError::Error(error)) => Err(refused(error)),
         }
@@ -168,7 +168,7 @@ impl StateDir {
         SystemRandom::new()
             .fill(&mut key)
             .map_err(|_| refused(io::Error::other("the system gives no random bytes")))?;
-        self.put(name, &key, true)?;
+        self.write_atomically(name, &key, true)?;
         Ok(key)
     }
 
@@ -187,7 +187,7 @@ impl StateDir {
     ///
     /// A crash of the process leaves the old or the new content; a loss of power may lose the last writes.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
-        self.put(name, bytes, false)
+        self.write_atomically(name, bytes, false)
     }
 
     /// Appends to a file (mode 0600), which is made if there is none. A crash may cut short what is appended.
@@ -219,7 +219,7 @@ impl StateDir {
         let mut names = Vec::new();
         for entry in entries {
             let name = entry.map_err(refused)?.file_name();
-            if let Some(name) = name.to_str().filter(|name| !name.starts_with(TEMPORARY)) {
+            if let Some(name) = name.to_str().filter(|name| !name.starts_with(TEMPORARY_PREFIX)) {
                 names.push(format!("{folder}/{name}"));
             }
         }
@@ -227,11 +227,11 @@ impl StateDir {
         Ok(names)
     }
 
-    fn put(&self, name: &str, bytes: &[u8], durable: bool) -> Result<(), StateError> {
+    fn write_atomically(&self, name: &str, bytes: &[u8], durable: bool) -> Result<(), StateError> {
         let path = self.path.join(name);
         let folder = path.parent().unwrap_or(&self.path);
         // Hidden, of mode 0600, and gone again if it does not take its place.
-        let beside = || Builder::new().prefix(TEMPORARY).tempfile_in(folder);
+        let beside = || Builder::new().prefix(TEMPORARY_PREFIX).tempfile_in(folder);
         let write = || -> io::Result<()> {
             let mut file = match beside() {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -253,19 +253,19 @@ impl StateDir {
 
 /// Removes the files of a folder, and those of the folders in it, that were not written to their ends. One that cannot be
 /// removed disturbs nobody.
-fn remove_temporary(folder: &Path, below: bool) {
+fn remove_temporary_files(folder: &Path, below: bool) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let Ok(kind) = entry.file_type() else { continue };
         if kind.is_dir() && below {
-            remove_temporary(&entry.path(), false);
-        } else if kind.is_file() && entry.file_name().as_bytes().starts_with(TEMPORARY.as_bytes()) {
+            remove_temporary_files(&entry.path(), false);
+        } else if kind.is_file() && entry.file_name().as_bytes().starts_with(TEMPORARY_PREFIX.as_bytes()) {
             let _ = fs::remove_file(entry.path());
         }
     }
 }
 
 /// The last part of the path, for people, and a digest of the whole, which makes it unique.
-fn folder_name(source: &Path) -> String {
+fn directory_name(source: &Path) -> String {
     let readable: String = source
         .file_name()
         .unwrap_or_default()
@@ -274,7 +274,7 @@ fn folder_name(source: &Path) -> String {
         .map(|char| if char.is_ascii_alphanumeric() || matches!(char, '-' | '_') { char } else { '-' })
         .take(32)
         .collect();
-    let digest = Digest::of(source.as_os_str().as_bytes()).short(10);
+    let digest = Digest::of(source.as_os_str().as_bytes()).hex_prefix(10);
     if readable.is_empty() { format!("root-{digest}") } else { format!("{readable}-{digest}") }
 }
 
@@ -282,12 +282,12 @@ fn folder_name(source: &Path) -> String {
 mod tests {
     use super::*;
 
-    fn state(home: &tempfile::TempDir) -> StateDir {
+    fn open_state_dir(home: &tempfile::TempDir) -> StateDir {
         StateDir::open(home.path(), Path::new("/srv/mcp/my team")).unwrap()
     }
 
     #[test]
-    fn home_follows_xdg() {
+    fn state_home_follows_xdg() {
         for (xdg, home, expected) in [
             (Some("/x"), Some("/h"), Some("/x/evenkeel")),
             (None, Some("/h"), Some("/h/.local/state/evenkeel")),
@@ -301,8 +301,8 @@ mod tests {
     }
 
     #[test]
-    fn one_folder_per_path_as_given() {
-        let name = |path: &str| folder_name(Path::new(path));
+    fn directory_name_is_unique_per_source_path() {
+        let name = |path: &str| directory_name(Path::new(path));
         assert!(name("/srv/mcp/my team").starts_with("my-team-"));
         assert_ne!(name("/a/fleet"), name("/b/fleet"));
         assert!(name("/").starts_with("root-"));
@@ -310,9 +310,9 @@ mod tests {
     }
 
     #[test]
-    fn the_owner_alone_can_read_it() {
+    fn state_files_are_readable_by_the_owner_only() {
         let home = tempfile::tempdir().unwrap();
-        let state = state(&home);
+        let state = open_state_dir(&home);
         state.write("declarations/a", b"x").unwrap();
         state.key("digests").unwrap();
         let _lock = state.lock().unwrap();
@@ -328,14 +328,14 @@ mod tests {
         }
 
         fs::set_permissions(state.path(), Permissions::from_mode(0o755)).unwrap();
-        self::state(&home);
+        open_state_dir(&home);
         assert_eq!(mode(""), 0o700, "a directory that others could read is closed");
     }
 
     #[test]
-    fn a_second_daemon_is_refused_with_the_pid_of_the_first() {
+    fn second_lock_fails_with_the_pid_of_the_holder() {
         let home = tempfile::tempdir().unwrap();
-        let state = state(&home);
+        let state = open_state_dir(&home);
         let lock = state.lock().unwrap();
         let refused = state.lock().unwrap_err().to_string();
         assert!(refused.contains(&std::process::id().to_string()), "{refused}");
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_refused_by_whatever_path() {
+    fn lock_fails_for_another_path_to_the_same_source() {
         let home = tempfile::tempdir().unwrap();
         let [fleet, link, other] = ["fleet", "link", "other"].map(|name| home.path().join(name));
         fs::create_dir(&fleet).unwrap();
@@ -368,9 +368,9 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_drawn_once() {
+    fn key_is_generated_once() {
         let home = tempfile::tempdir().unwrap();
-        let state = state(&home);
+        let state = open_state_dir(&home);
         let key = state.key("digests").unwrap();
         assert_eq!(state.key("digests").unwrap(), key);
         assert_ne!(state.key("sessions").unwrap(), key);
@@ -382,7 +382,7 @@ mod tests {
     #[test]
     fn files_are_replaced_listed_and_removed() {
         let home = tempfile::tempdir().unwrap();
-        let state = state(&home);
+        let state = open_state_dir(&home);
         assert_eq!(state.list("declarations").unwrap(), Vec::<String>::new());
         assert_eq!(state.read("declarations/a").unwrap(), None);
         state.write("declarations/b", b"1").unwrap();
@@ -399,33 +399,33 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_daemon_left_half_written_is_removed_at_the_next_start() {
+    fn leftover_temporary_files_are_removed_on_lock() {
         let home = tempfile::tempdir().unwrap();
-        let state = state(&home);
+        let state = open_state_dir(&home);
         state.write("declarations/a", b"1").unwrap();
         state.write(".hidden", b"1").unwrap();
         let left = ["", "declarations", "catalogs"].map(|folder| {
             let folder = state.path().join(folder);
             fs::create_dir_all(&folder).unwrap();
-            let file = Builder::new().prefix(TEMPORARY).tempfile_in(folder).unwrap();
+            let file = Builder::new().prefix(TEMPORARY_PREFIX).tempfile_in(folder).unwrap();
             file.keep().unwrap().1
         });
         let lock = state.lock().unwrap();
         assert!(left.iter().all(|file| !file.exists()), "{left:?}");
-        for kept in ["declarations/a", ".hidden", SOURCE] {
+        for kept in ["declarations/a", ".hidden", SOURCE_FILE] {
             assert!(state.read(kept).unwrap().is_some(), "{kept}");
         }
         // Whoever has no lock removes nothing of who has it.
-        let written = Builder::new().prefix(TEMPORARY).tempfile_in(state.path()).unwrap();
+        let written = Builder::new().prefix(TEMPORARY_PREFIX).tempfile_in(state.path()).unwrap();
         state.lock().unwrap_err();
         assert!(written.path().exists());
         drop(lock);
     }
 
     #[test]
-    fn what_cannot_be_written_leaves_nothing_behind_and_what_a_crash_leaves_is_not_listed() {
+    fn failed_write_leaves_no_temporary_file() {
         let home = tempfile::tempdir().unwrap();
-        let state = state(&home);
+        let state = open_state_dir(&home);
         state.write("declarations/a", b"1").unwrap();
         fs::create_dir(state.path().join("declarations/b")).unwrap();
         state.write("declarations/b", b"1").unwrap_err();
@@ -439,7 +439,7 @@ mod tests {
         assert_eq!(names(), ["a", "b"]);
         fs::remove_dir(state.path().join("declarations/b")).unwrap();
         let cut_short =
-            Builder::new().prefix(TEMPORARY).tempfile_in(state.path().join("declarations")).unwrap();
+            Builder::new().prefix(TEMPORARY_PREFIX).tempfile_in(state.path().join("declarations")).unwrap();
         assert_eq!(state.list("declarations").unwrap(), ["declarations/a"]);
         drop(cut_short);
         // A link is replaced, and what it leads to stays as it is.

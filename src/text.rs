@@ -3,11 +3,11 @@
 use jiff::{SignedDuration, Timestamp};
 
 /// From here on a time of day alone would be misread.
-const FAR: SignedDuration = SignedDuration::from_hours(12);
+const DATE_THRESHOLD: SignedDuration = SignedDuration::from_hours(12);
 
 /// True of a character that nobody sees but that changes what is read: one that moves a terminal's cursor, or a mark
 /// that turns the direction of what follows, so that a line reads as another one.
-pub fn is_unseen(char: char) -> bool {
+pub fn is_invisible(char: char) -> bool {
     let is_turn = matches!(
         char,
         '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
@@ -17,8 +17,8 @@ pub fn is_unseen(char: char) -> bool {
 
 /// What others wrote, for a message: without such characters, trimmed, and at most `limit` characters long. What was
 /// cut ends in `…`.
-pub fn bounded(text: &str, limit: usize) -> String {
-    let clean: String = text.chars().filter(|char| !is_unseen(*char)).collect();
+pub fn sanitize(text: &str, limit: usize) -> String {
+    let clean: String = text.chars().filter(|char| !is_invisible(*char)).collect();
     let clean = clean.trim();
     if clean.char_indices().nth(limit).is_none() {
         return clean.to_owned();
@@ -28,12 +28,16 @@ pub fn bounded(text: &str, limit: usize) -> String {
 }
 
 /// A time as it is told now: with its date if that is not plain.
-pub fn time(at: Timestamp, now: Timestamp) -> String {
-    if now.duration_until(at) > FAR { dated(at) } else { at.strftime("%T UTC").to_string() }
+pub fn format_time(at: Timestamp, now: Timestamp) -> String {
+    if now.duration_until(at) > DATE_THRESHOLD {
+        format_date_time(at)
+    } else {
+        at.strftime("%T UTC").to_string()
+    }
 }
 
 /// The same with its date.
-pub fn dated(at: Timestamp) -> String {
+pub fn format_date_time(at: Timestamp) -> String {
     at.strftime("%F %T UTC").to_string()
 }
 
@@ -42,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_of_others_are_what_they_look_like() {
+    fn sanitize_removes_invisible_characters_and_truncates() {
         for (text, limit, expected) in [
             ("a\u{1b}[2Jb \u{202e}txt.exe\u{202c}\n", 99, "a[2Jb txt.exe"),
             (" whole ", 5, "whole"),
@@ -50,19 +54,19 @@ mod tests {
             ("é\u{2066}éé", 3, "ééé"),
             ("éééé", 3, "éé…"),
         ] {
-            assert_eq!(bounded(text, limit), expected, "{text:?}");
+            assert_eq!(sanitize(text, limit), expected, "{text:?}");
         }
     }
 
     #[test]
-    fn a_time_that_is_not_soon_has_its_date() {
+    fn distant_time_includes_its_date() {
         let now: Timestamp = "2026-11-21T23:00:00Z".parse().unwrap();
         for (after, expected) in [
             (SignedDuration::from_mins(-1), "22:59:00 UTC"),
             (SignedDuration::from_hours(12), "11:00:00 UTC"),
             (SignedDuration::from_hours(24), "2026-11-22 23:00:00 UTC"),
         ] {
-            assert_eq!(time(now + after, now), expected);
+            assert_eq!(format_time(now + after, now), expected);
         }
     }
 }

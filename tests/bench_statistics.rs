@@ -7,7 +7,7 @@ use statistics::Verdict::{Improved, WithinTolerance, Worse};
 use statistics::{LEAST_TOLERANCE, Spread, compare, median, ratios};
 
 #[test]
-fn medians() {
+fn median_of_figures() {
     let table: [(&[f64], Option<f64>); 5] = [
         (&[], None),
         (&[3.0], Some(3.0)),
@@ -21,7 +21,7 @@ fn medians() {
 }
 
 #[test]
-fn spreads() {
+fn spread_summarizes_rounds() {
     assert_eq!(Spread::of(&[]), None);
     let spread = Spread::of(&[2.0, 1.0, 2.2, 9.0, 1.9]);
     let Some(Spread { median, min, max, deviation }) = spread else { panic!("no spread") };
@@ -30,7 +30,7 @@ fn spreads() {
 }
 
 #[test]
-fn tolerances() {
+fn tolerance_follows_the_spread() {
     let table: [(&[f64], f64); 5] = [
         (&[2.0, 2.0, 2.0], LEAST_TOLERANCE),
         (&[0.0, 0.0, 0.0], LEAST_TOLERANCE),
@@ -45,7 +45,7 @@ fn tolerances() {
 }
 
 #[test]
-fn ratios_are_of_neighbours_in_one_round() {
+fn ratios_pair_batches_at_one_position() {
     type Rounds = &'static [&'static [f64]];
     let table: [(Rounds, Rounds, &[f64]); 5] = [
         (&[&[4.0], &[9.0]], &[&[2.0], &[3.0]], &[2.0, 3.0]),
@@ -62,7 +62,7 @@ fn ratios_are_of_neighbours_in_one_round() {
 }
 
 #[test]
-fn comparisons() {
+fn compare_respects_the_tolerance() {
     let table = [
         (2.0, 0.1, 2.0, WithinTolerance),
         (2.0, 0.1, 2.19, WithinTolerance),

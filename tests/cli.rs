@@ -5,11 +5,11 @@
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 
-fn evenkeel(args: &[&str]) -> Output {
-    evenkeel_in(&[], args)
+fn run_evenkeel(args: &[&str]) -> Output {
+    run_evenkeel_with_env(&[], args)
 }
 
-fn evenkeel_in(variables: &[(&str, &str)], args: &[&str]) -> Output {
+fn run_evenkeel_with_env(variables: &[(&str, &str)], args: &[&str]) -> Output {
     let home = tempfile::tempdir().unwrap();
     Command::new(env!("CARGO_BIN_EXE_evenkeel"))
         .args(args)
@@ -26,8 +26,8 @@ fn stderr(output: &Output) -> String {
 }
 
 #[test]
-fn crds_prints_what_the_folder_holds() {
-    let output = evenkeel(&["crds"]);
+fn crds_prints_the_generated_files() {
+    let output = run_evenkeel(&["crds"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("crds");
     let documents: Vec<_> = ["mcpservers.yaml", "skills.yaml"]
@@ -38,7 +38,7 @@ fn crds_prints_what_the_folder_holds() {
 }
 
 #[test]
-fn a_reader_that_leaves_is_no_failure() {
+fn closed_stdout_is_not_an_error() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_evenkeel"))
         .arg("crds")
         .stdout(Stdio::piped())
@@ -51,7 +51,7 @@ fn a_reader_that_leaves_is_no_failure() {
 }
 
 #[test]
-fn wrong_usage_is_2_and_says_what_to_do() {
+fn usage_errors_exit_with_2() {
     for (args, expected) in [
         (&["nonsense"][..], "unrecognized subcommand"),
         (&["run", "--listen", "here"], "invalid socket address"),
@@ -59,7 +59,7 @@ fn wrong_usage_is_2_and_says_what_to_do() {
         (&["run", "--admin", "[::]:0"], "--insecure"),
         (&["run", "--log", "a=b=c"], "--log"),
     ] {
-        let output = evenkeel(args);
+        let output = run_evenkeel(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
         assert!(stderr(&output).contains(expected), "{args:?}: {}", stderr(&output));
         assert!(output.stdout.is_empty(), "{args:?}");
@@ -67,7 +67,7 @@ fn wrong_usage_is_2_and_says_what_to_do() {
 }
 
 #[test]
-fn a_name_that_no_api_server_takes_is_wrong_usage() {
+fn invalid_kubernetes_names_are_usage_errors() {
     for (flag, variable, given, expected) in [
         // It would be every namespace.
         ("--namespace", "EVENKEEL_NAMESPACE", "", "\"\" is no namespace"),
@@ -84,8 +84,8 @@ fn a_name_that_no_api_server_takes_is_wrong_usage() {
     ] {
         let flag = format!("{flag}={given}");
         for output in [
-            evenkeel(&["run", "--kubernetes", &flag]),
-            evenkeel_in(&[(variable, given)], &["run", "--kubernetes"]),
+            run_evenkeel(&["run", "--kubernetes", &flag]),
+            run_evenkeel_with_env(&[(variable, given)], &["run", "--kubernetes"]),
         ] {
             assert_eq!(output.status.code(), Some(2), "{flag}: {}", stderr(&output));
             assert!(stderr(&output).contains(expected), "{flag}: {}", stderr(&output));
@@ -102,13 +102,13 @@ fn a_build_without_telemetry_says_how_to_get_it() {
 }
 
 #[test]
-fn a_taken_port_is_1_and_names_the_flag_that_changes_it() {
+fn port_in_use_exits_with_1_and_names_the_flag() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path().to_str().unwrap();
     for (flag, other) in [("--listen", "--admin"), ("--admin", "--listen")] {
-        let output = evenkeel(&["run", directory, flag, &address, other, "127.0.0.1:0"]);
+        let output = run_evenkeel(&["run", directory, flag, &address, other, "127.0.0.1:0"]);
         assert_eq!(output.status.code(), Some(1), "{flag}: {}", stderr(&output));
         let said = stderr(&output);
         assert!(said.contains(&address) && said.contains(flag), "{flag}: {said}");

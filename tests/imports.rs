@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 
 /// The modules of the crate, lowest first: a module imports only what stands before it.
-const ORDER: [&str; 17] = [
+const MODULE_ORDER: [&str; 17] = [
     "text",
     "resource",
     "net",
@@ -34,8 +34,8 @@ const ORDER: [&str; 17] = [
 ];
 
 /// What has no clock, no runtime and no I/O: decisions over plain data. Attributes and doc comments do not count.
-const PURE: [&str; 2] = ["resource", "plan"];
-const IMPURE: [&str; 8] = [
+const PURE_MODULES: [&str; 2] = ["resource", "plan"];
+const IMPURE_PATHS: [&str; 8] = [
     "tokio::",
     "tokio_util::",
     "std::fs",
@@ -47,23 +47,23 @@ const IMPURE: [&str; 8] = [
 ];
 
 /// The path of a module, from the crate's root.
-type Module = Vec<String>;
+type ModulePath = Vec<String>;
 
 /// Everything that is imported, by file.
-struct Crate {
+struct CrateImports {
     /// Each module's file, and its text without comments, strings and tests.
-    files: BTreeMap<Module, (String, String)>,
+    files: BTreeMap<ModulePath, (String, String)>,
     /// What modules give on under a name: where it is really from.
-    exports: BTreeMap<Module, BTreeMap<String, Module>>,
+    exports: BTreeMap<ModulePath, BTreeMap<String, ModulePath>>,
 }
 
 /// One path that a file names.
 struct Import {
     exported: bool,
-    path: Module,
+    path: ModulePath,
 }
 
-impl Crate {
+impl CrateImports {
     fn read(root: &Path) -> Self {
         let mut files = BTreeMap::new();
         let mut folders = vec![root.to_owned()];
@@ -75,7 +75,7 @@ impl Crate {
                     continue;
                 }
                 let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
-                let module: Module = name.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
+                let module: ModulePath = name.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
                 let module = match module.split_last().unwrap() {
                     (last, rest) if ["mod", "lib"].contains(&&**last) => rest.to_vec(),
                     (last, []) if last == "main" => continue,
@@ -85,7 +85,7 @@ impl Crate {
                 if module.iter().any(|part| ["tests", "testing"].contains(&&**part)) {
                     continue;
                 }
-                files.insert(module, (name, code(&fs::read_to_string(&path).unwrap())));
+                files.insert(module, (name, code_only(&fs::read_to_string(&path).unwrap())));
             }
         }
         let mut all = Self { files, exports: BTreeMap::new() };
@@ -100,7 +100,7 @@ impl Crate {
     }
 
     /// What a file imports of the crate, as paths from its root.
-    fn imports(&self, module: &Module) -> Vec<Import> {
+    fn imports(&self, module: &ModulePath) -> Vec<Import> {
         let (_, text) = &self.files[module];
         let mut imports = Vec::new();
         let mut rest = String::new();
@@ -116,24 +116,24 @@ impl Crate {
             rest.push_str(&statement[..at]);
             let exported = statement[..at].rsplit('\n').next().unwrap().contains("pub");
             let mut leaves = Vec::new();
-            tree(statement[at + 4..].trim_end_matches(';'), &[], &mut leaves);
+            expand_use_tree(statement[at + 4..].trim_end_matches(';'), &[], &mut leaves);
             imports.extend(
                 leaves
                     .into_iter()
-                    .filter_map(|leaf| Some(Import { exported, path: self.absolute(module, &leaf)? })),
+                    .filter_map(|leaf| Some(Import { exported, path: self.resolve_path(module, &leaf)? })),
             );
         }
         let rest = rest.replace("pub(in crate", "pub(in_crate");
         let words = rest.split(|char: char| !(char.is_alphanumeric() || "_:".contains(char)));
         for word in words.filter(|word| word.contains("::")) {
             let path: Vec<_> = word.split("::").map(str::to_owned).collect();
-            imports.extend(self.absolute(module, &path).map(|path| Import { exported: false, path }));
+            imports.extend(self.resolve_path(module, &path).map(|path| Import { exported: false, path }));
         }
         imports
     }
 
     /// A path from the crate's root, if it leads into the crate.
-    fn absolute(&self, module: &Module, path: &[String]) -> Option<Module> {
+    fn resolve_path(&self, module: &ModulePath, path: &[String]) -> Option<ModulePath> {
         let (mut base, mut path) = (module.clone(), path);
         match path.first()?.as_str() {
             "crate" => return Some(path[1..].to_vec()),
@@ -145,7 +145,7 @@ impl Crate {
                 }
             }
             first => {
-                let child: Module = base.iter().cloned().chain([first.to_owned()]).collect();
+                let child: ModulePath = base.iter().cloned().chain([first.to_owned()]).collect();
                 if !self.files.contains_key(&child) {
                     return None;
                 }
@@ -156,7 +156,7 @@ impl Crate {
     }
 
     /// The module in which something is written that a path names.
-    fn home(&self, path: &[String]) -> Module {
+    fn defining_module(&self, path: &[String]) -> ModulePath {
         let mut path = path.to_vec();
         for _ in 0..10 {
             let known =
@@ -174,11 +174,11 @@ impl Crate {
     }
 
     /// Which module's file uses which other's, with the file.
-    fn uses(&self) -> Vec<(Module, Module)> {
+    fn uses(&self) -> Vec<(ModulePath, ModulePath)> {
         let mut uses = Vec::new();
         for module in self.files.keys() {
             for import in self.imports(module).into_iter().filter(|import| !import.exported) {
-                let home = self.home(&import.path);
+                let home = self.defining_module(&import.path);
                 if home != *module {
                     uses.push((module.clone(), home));
                 }
@@ -189,7 +189,7 @@ impl Crate {
 }
 
 /// The text of a file without comments, strings and the tests at its end.
-fn code(text: &str) -> String {
+fn code_only(text: &str) -> String {
     let mut code = String::new();
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
@@ -209,7 +209,7 @@ fn code(text: &str) -> String {
 }
 
 /// The paths of a `use` tree: `a::{b, c::d}` is `a::b` and `a::c::d`.
-fn tree(text: &str, before: &[String], leaves: &mut Vec<Module>) {
+fn expand_use_tree(text: &str, before: &[String], leaves: &mut Vec<ModulePath>) {
     let (mut depth, mut start) = (0, 0);
     let mut parts = Vec::new();
     for (at, char) in text.char_indices() {
@@ -236,21 +236,24 @@ fn tree(text: &str, before: &[String], leaves: &mut Vec<Module>) {
             path
         };
         match inner {
-            Some((inner, _)) => tree(inner, &path, leaves),
+            Some((inner, _)) => expand_use_tree(inner, &path, leaves),
             None => leaves.push(path),
         }
     }
 }
 
-fn root() -> &'static Path {
+fn src_dir() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))
 }
 
 #[test]
-fn a_module_imports_only_what_stands_before_it() {
-    let all = Crate::read(root());
+fn modules_import_only_lower_modules() {
+    let all = CrateImports::read(src_dir());
     let place = |name: &str| {
-        ORDER.iter().position(|known| *known == name).unwrap_or_else(|| panic!("{name} is missing in ORDER"))
+        MODULE_ORDER
+            .iter()
+            .position(|known| *known == name)
+            .unwrap_or_else(|| panic!("{name} is missing in ORDER"))
     };
     let mut wrong = BTreeSet::new();
     for (from, to) in all.uses() {
@@ -263,15 +266,15 @@ fn a_module_imports_only_what_stands_before_it() {
 }
 
 #[test]
-fn no_module_holds_a_circle() {
-    let all = Crate::read(root());
+fn modules_have_no_import_cycles() {
+    let all = CrateImports::read(src_dir());
     let uses = all.uses();
     let parents: BTreeSet<&[String]> =
         all.files.keys().filter_map(|module| Some(module.split_last()?.1)).collect();
     let mut circles = Vec::new();
     for parent in parents {
         // A child stands for all that is in it, and the empty name for the parent's own file.
-        let unit = |module: &Module| {
+        let unit = |module: &ModulePath| {
             module.starts_with(parent).then(|| module.get(parent.len()).cloned().unwrap_or_default())
         };
         let mut edges: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
@@ -300,12 +303,12 @@ fn no_module_holds_a_circle() {
 }
 
 #[test]
-fn decisions_know_no_clock_and_no_io() {
-    let all = Crate::read(root());
+fn pure_modules_use_no_clock_and_no_io() {
+    let all = CrateImports::read(src_dir());
     let mut wrong = Vec::new();
     for (module, (file, text)) in &all.files {
-        if module.first().is_some_and(|first| PURE.contains(&&**first)) {
-            let found = IMPURE.into_iter().filter(|word| text.contains(word));
+        if module.first().is_some_and(|first| PURE_MODULES.contains(&&**first)) {
+            let found = IMPURE_PATHS.into_iter().filter(|word| text.contains(word));
             wrong.extend(found.map(|word| format!("src/{file} uses {word}")));
         }
     }
@@ -313,7 +316,7 @@ fn decisions_know_no_clock_and_no_io() {
 }
 
 #[test]
-fn the_test_sees_what_it_forbids() {
+fn import_parser_finds_every_path() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
         let path = folder.path().join(name);
@@ -334,7 +337,7 @@ fn the_test_sees_what_it_forbids() {
         "// use crate::b::X;\nfn f() { let _ = crate::a::One; }\n#[cfg(test)]\nmod tests {\n    use crate::b::Y;\n}\n",
     );
     write("b.rs", "const TEXT: &str = \"use crate::a::One;\";\n");
-    let all = Crate::read(folder.path());
+    let all = CrateImports::read(folder.path());
     let uses: BTreeSet<_> = all
         .uses()
         .into_iter()

@@ -21,23 +21,23 @@ use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
-use rig::{Http, Rule, Script, Stdio, Then};
+use rig::{Action, FakeHttpServer, FakeStdioServer, Rule, Script};
 use serde_json::Value;
-use support::{Agent, Declared, Era, Evenkeel, Kubectl, eventually, http, within};
+use support::{Agent, Era, Evenkeel, Kubectl, TestDirectory, eventually, http, within};
 
 /// A server that is attached, one with a label and a mistake, one of another namespace, and a skill.
-struct Fleet {
-    declared: Declared,
-    good: Http,
+struct TestFleet {
+    declared: TestDirectory,
+    good: FakeHttpServer,
     evenkeel: Evenkeel,
 }
 
-impl Fleet {
+impl TestFleet {
     async fn start() -> Self {
-        let good = Http::start(Script::default()).await;
-        let declared = Declared::new();
+        let good = FakeHttpServer::start(Script::default()).await;
+        let declared = TestDirectory::new();
         // Checks of health would be counted as openings.
-        declared.server("good", &format!("{}\nhealth: {{ interval: 0s }}", good.spec()));
+        declared.write_server("good", &format!("{}\nhealth: {{ interval: 0s }}", good.spec()));
         let bad = "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\n\
             metadata: { name: bad, labels: { area: code } }\nspec: { stdio: { command: no-such-program } }\n";
         declared.write("bad.yaml", bad);
@@ -49,50 +49,50 @@ impl Fleet {
         });
         declared.write("notes.yaml", &skill.to_string());
         let evenkeel = Evenkeel::run(declared.path()).await;
-        evenkeel.attached("good").await;
+        evenkeel.wait_until_attached("good").await;
         evenkeel.wait_for("bad", "Ready", "False", "CommandNotFound").await;
         Self { declared, good, evenkeel }
     }
 
     fn kubectl(&self) -> Kubectl {
-        Kubectl::of(&self.evenkeel, self.declared.path())
+        Kubectl::for_instance(&self.evenkeel, self.declared.path())
     }
 }
 
 /// The cells of a table, row by row; ages and what depends on the machine are left out by the caller.
-fn rows(table: &str) -> Vec<Vec<&str>> {
+fn table_rows(table: &str) -> Vec<Vec<&str>> {
     table.lines().map(|line| line.split_whitespace().collect()).collect()
 }
 
-fn first<'a>(rows: &[Vec<&'a str>], column: usize) -> Vec<&'a str> {
+fn column_values<'a>(rows: &[Vec<&'a str>], column: usize) -> Vec<&'a str> {
     rows.iter().skip(1).map(|row| row[column]).collect()
 }
 
 #[tokio::test]
 #[cfg_attr(without_kubectl, ignore = "needs kubectl, or Go to build it")]
-async fn get_in_every_form() {
-    let fleet = Fleet::start().await;
+async fn get_prints_every_format() {
+    let fleet = TestFleet::start().await;
     let kubectl = fleet.kubectl();
 
-    let table = kubectl.out(&["get", "mcpservers"]).await;
-    let table = rows(&table);
+    let table = kubectl.stdout(&["get", "mcpservers"]).await;
+    let table = table_rows(&table);
     assert_eq!(table[0], ["NAME", "READY", "REASON", "TRANSPORT", "TOOLS", "AGE"]);
     assert_eq!(table[1][..4], ["bad", "False", "CommandNotFound", "stdio"]);
     assert_eq!(table[2][..4], ["good", "True", "Attached", "http"]);
     assert_eq!(table.len(), 3, "{table:?}");
 
-    let wide = kubectl.out(&["get", "mcps", "-o", "wide"]).await;
-    assert_eq!(rows(&wide)[0][5..], ["PROTOCOL", "RESTARTS", "MESSAGE", "AGE"]);
+    let wide = kubectl.stdout(&["get", "mcps", "-o", "wide"]).await;
+    assert_eq!(table_rows(&wide)[0][5..], ["PROTOCOL", "RESTARTS", "MESSAGE", "AGE"]);
     assert!(wide.contains("\"no-such-program\" was not found on PATH"), "{wide}");
-    let category = kubectl.out(&["get", "mcp"]).await;
+    let category = kubectl.stdout(&["get", "mcp"]).await;
     assert!(
         category.contains("mcpserver.evenkeel.dev/good") && category.contains("skill.evenkeel.dev/notes")
     );
-    let source = kubectl.out(&["get", "src", "-o", "wide"]).await;
+    let source = kubectl.stdout(&["get", "src", "-o", "wide"]).await;
     let directory = fleet.declared.path().to_str().unwrap();
     assert!(source.starts_with("NAME ") && source.contains("Available") && source.contains(directory));
-    let skills = kubectl.out(&["get", "skl"]).await;
-    assert_eq!(first(&rows(&skills), 0), ["notes"]);
+    let skills = kubectl.stdout(&["get", "skl"]).await;
+    assert_eq!(column_values(&table_rows(&skills), 0), ["notes"]);
 
     for (args, expected) in [
         (&["get", "mcps", "-o", "name"][..], "mcpserver.evenkeel.dev/bad\nmcpserver.evenkeel.dev/good\n"),
@@ -111,25 +111,25 @@ async fn get_in_every_form() {
         ),
         (&["get", "namespaces", "-o", "name"], "namespace/default\nnamespace/team\n"),
     ] {
-        assert_eq!(kubectl.out(args).await, expected, "{args:?}");
+        assert_eq!(kubectl.stdout(args).await, expected, "{args:?}");
     }
-    let all = kubectl.out(&["get", "mcpservers", "-A"]).await;
-    assert_eq!(first(&rows(&all), 0), ["default", "default", "team"]);
-    assert_eq!(first(&rows(&all), 1), ["bad", "good", "elsewhere"]);
-    let labels = kubectl.out(&["get", "mcps", "bad", "--show-labels"]).await;
+    let all = kubectl.stdout(&["get", "mcpservers", "-A"]).await;
+    assert_eq!(column_values(&table_rows(&all), 0), ["default", "default", "team"]);
+    assert_eq!(column_values(&table_rows(&all), 1), ["bad", "good", "elsewhere"]);
+    let labels = kubectl.stdout(&["get", "mcps", "bad", "--show-labels"]).await;
     assert!(labels.contains("area=code"), "{labels}");
-    let sorted = kubectl.out(&["get", "mcps", "--sort-by=.status.transport"]).await;
-    assert_eq!(first(&rows(&sorted), 0), ["good", "bad"]);
+    let sorted = kubectl.stdout(&["get", "mcps", "--sort-by=.status.transport"]).await;
+    assert_eq!(column_values(&table_rows(&sorted), 0), ["good", "bad"]);
 
-    let json = kubectl.out(&["get", "mcpserver", "good", "-o", "json"]).await;
+    let json = kubectl.stdout(&["get", "mcpserver", "good", "-o", "json"]).await;
     let object: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&object["kind"], &object["status"]["attachedGeneration"]), (&"McpServer".into(), &1.into()));
-    let yaml = kubectl.out(&["get", "mcpserver", "good", "-o", "yaml"]).await;
+    let yaml = kubectl.stdout(&["get", "mcpserver", "good", "-o", "yaml"]).await;
     assert!(yaml.starts_with("apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\n"), "{yaml}");
 
     let unknown = kubectl.run(&["get", "mcps", "nothing"]).await;
     assert!(
-        !unknown.ok && unknown.err.contains("mcpservers.evenkeel.dev \"nothing\" not found"),
+        !unknown.success && unknown.stderr.contains("mcpservers.evenkeel.dev \"nothing\" not found"),
         "{unknown:?}"
     );
 }
@@ -137,31 +137,31 @@ async fn get_in_every_form() {
 #[tokio::test]
 #[cfg_attr(without_kubectl, ignore = "needs kubectl, or Go to build it")]
 async fn describe_events_explain_and_api_resources() {
-    let fleet = Fleet::start().await;
+    let fleet = TestFleet::start().await;
     let kubectl = fleet.kubectl();
 
-    let described = kubectl.out(&["describe", "mcps", "bad"]).await;
+    let described = kubectl.stdout(&["describe", "mcps", "bad"]).await;
     let (_, events) = described.split_once("\nEvents:").unwrap();
     assert!(events.contains("Created") && events.contains("declared in bad.yaml:1"), "{described}");
     assert!(events.contains("Warning") && events.contains("CommandNotFound"), "{described}");
     assert!(!events.contains("Attached"), "of this server alone: {described}");
 
-    let events = kubectl.out(&["events", "--for", "mcpserver/good"]).await;
+    let events = kubectl.stdout(&["events", "--for", "mcpserver/good"]).await;
     assert!(events.contains("Attached") && !events.contains("bad"), "{events}");
-    let table = kubectl.out(&["get", "events", "-A"]).await;
-    assert_eq!(rows(&table)[0], ["NAMESPACE", "LAST", "SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"]);
+    let table = kubectl.stdout(&["get", "events", "-A"]).await;
+    assert_eq!(table_rows(&table)[0], ["NAMESPACE", "LAST", "SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"]);
     assert!(table.contains("mcpserver/elsewhere"), "{table}");
 
-    let explained = kubectl.out(&["explain", "mcpserver.spec.stdio"]).await;
+    let explained = kubectl.stdout(&["explain", "mcpserver.spec.stdio"]).await;
     for words in
         ["Start a process and speak MCP", "command\t<string> -required-", "never run through a shell"]
     {
         assert!(explained.to_lowercase().contains(&words.to_lowercase()), "{explained}");
     }
-    let explained = kubectl.out(&["explain", "source.status"]).await;
+    let explained = kubectl.stdout(&["explain", "source.status"]).await;
     assert!(explained.contains("revision\t<string>"), "{explained}");
-    let resources = kubectl.out(&["api-resources", "--api-group=evenkeel.dev", "--no-headers"]).await;
-    let resources = rows(&resources);
+    let resources = kubectl.stdout(&["api-resources", "--api-group=evenkeel.dev", "--no-headers"]).await;
+    let resources = table_rows(&resources);
     assert_eq!(resources[0], ["mcpservers", "mcps", "evenkeel.dev/v1alpha1", "true", "McpServer"]);
     assert_eq!(resources[1], ["skills", "skl", "evenkeel.dev/v1alpha1", "true", "Skill"]);
     assert_eq!(resources[2], ["sources", "src", "evenkeel.dev/v1alpha1", "false", "Source"]);
@@ -169,63 +169,63 @@ async fn describe_events_explain_and_api_resources() {
 
 #[tokio::test]
 #[cfg_attr(without_kubectl, ignore = "needs kubectl, or Go to build it")]
-async fn watch_and_wait_follow_what_happens() {
-    let fleet = Fleet::start().await;
+async fn watch_and_wait_follow_changes() {
+    let fleet = TestFleet::start().await;
     let kubectl = fleet.kubectl();
 
-    let watched = kubectl.start(&["get", "mcpservers", "-w"]);
-    watched.line(&["good", "True", "Attached"]).await;
+    let watched = kubectl.spawn(&["get", "mcpservers", "-w"]);
+    watched.wait_for_line(&["good", "True", "Attached"]).await;
     // One that does not answer is being connected for as long as that takes.
-    let silent = Http::start(Script::default().on("POST", Rule::always(Then::Hang))).await;
-    fleet.declared.server("late", &format!("{}\ntimeouts: {{ connect: 10m }}", silent.spec()));
-    watched.line(&["late", "False", "Connecting"]).await;
-    fleet.declared.server("late", &fleet.good.spec());
-    let lines = watched.line(&["late", "True", "Attached"]).await;
+    let silent = FakeHttpServer::start(Script::default().on("POST", Rule::always(Action::Hang))).await;
+    fleet.declared.write_server("late", &format!("{}\ntimeouts: {{ connect: 10m }}", silent.spec()));
+    watched.wait_for_line(&["late", "False", "Connecting"]).await;
+    fleet.declared.write_server("late", &fleet.good.spec());
+    let lines = watched.wait_for_line(&["late", "True", "Attached"]).await;
     let headers = lines.iter().filter(|line| line.starts_with("NAME")).count();
     assert_eq!(headers, 1, "{lines:?}");
 
-    let ready = kubectl.out(&["wait", "--for=condition=Ready", "mcps/late", "--timeout=60s"]).await;
+    let ready = kubectl.stdout(&["wait", "--for=condition=Ready", "mcps/late", "--timeout=60s"]).await;
     assert!(ready.contains("mcpserver.evenkeel.dev/late condition met"), "{ready}");
     let never = kubectl.run(&["wait", "--for=condition=Ready", "mcps/bad", "--timeout=100ms"]).await;
-    assert!(!never.ok && never.err.contains("timed out"), "{never:?}");
+    assert!(!never.success && never.stderr.contains("timed out"), "{never:?}");
 
     // One that waits for what comes later, and one for what goes.
-    let mut waits = kubectl.start(&["wait", "--for=condition=Ready", "mcps/bad", "--timeout=60s"]);
-    let mut gone = kubectl.start(&["wait", "--for=delete", "mcps/late", "--timeout=60s"]);
-    let events = kubectl.start(&["events", "-w"]);
-    events.line(&["Attached", "McpServer/late"]).await;
-    fleet.declared.server("bad", &fleet.good.spec());
+    let mut waits = kubectl.spawn(&["wait", "--for=condition=Ready", "mcps/bad", "--timeout=60s"]);
+    let mut gone = kubectl.spawn(&["wait", "--for=delete", "mcps/late", "--timeout=60s"]);
+    let events = kubectl.spawn(&["events", "-w"]);
+    events.wait_for_line(&["Attached", "McpServer/late"]).await;
+    fleet.declared.write_server("bad", &fleet.good.spec());
     fleet.declared.remove("late.yaml");
-    assert!(waits.ended().await && gone.ended().await);
-    events.line(&["Removed", "McpServer/late"]).await;
-    events.line(&["Updated", "McpServer/bad", "generation 2"]).await;
+    assert!(waits.wait_for_exit().await && gone.wait_for_exit().await);
+    events.wait_for_line(&["Removed", "McpServer/late"]).await;
+    events.wait_for_line(&["Updated", "McpServer/bad", "generation 2"]).await;
 }
 
 #[tokio::test]
 #[cfg_attr(without_kubectl, ignore = "needs kubectl, or Go to build it")]
-async fn annotate_asks_for_a_look_or_a_new_connection_of_one_server() {
-    let fleet = Fleet::start().await;
-    let peer = Http::start(Script::default()).await;
-    fleet.declared.server("peer", &format!("{}\nhealth: {{ interval: 0s }}", peer.spec()));
-    fleet.evenkeel.attached("peer").await;
+async fn annotations_relist_or_reconnect_one_server() {
+    let fleet = TestFleet::start().await;
+    let peer = FakeHttpServer::start(Script::default()).await;
+    fleet.declared.write_server("peer", &format!("{}\nhealth: {{ interval: 0s }}", peer.spec()));
+    fleet.evenkeel.wait_until_attached("peer").await;
     let kubectl = fleet.kubectl();
-    let open = |rig: &Http| rig.counters().streams == 1;
+    let open = |rig: &FakeHttpServer| rig.counters().streams == 1;
     eventually("both tell what changes", async || (open(&fleet.good) && open(&peer)).then_some(())).await;
     let (before, untouched) = (fleet.good.counters(), peer.counters());
     let handshakes = |counters: &rig::Counters| counters.initializes() + counters.discovers();
 
     let annotate = |annotation: &'static str| {
         let kubectl = &kubectl;
-        async move { kubectl.out(&["annotate", "--overwrite", "mcps/good", annotation]).await }
+        async move { kubectl.stdout(&["annotate", "--overwrite", "mcps/good", annotation]).await }
     };
     let said = annotate("evenkeel.dev/reconcile-requested-at=one").await;
     assert!(said.contains("mcpserver.evenkeel.dev/good annotated"), "{said}");
     eventually("it was listed again", async || {
-        (fleet.good.counters().lists() > before.lists()).then_some(())
+        (fleet.good.counters().tool_lists() > before.tool_lists()).then_some(())
     })
     .await;
     assert_eq!(handshakes(&fleet.good.counters()), handshakes(&before), "and not connected again");
-    let server = fleet.evenkeel.server("good").await.unwrap();
+    let server = fleet.evenkeel.get_server("good").await.unwrap();
     assert_eq!(server["metadata"]["annotations"]["evenkeel.dev/reconcile-requested-at"], "one");
     // A change of another object, or of what it was, is refused.
     let stale = [
@@ -236,9 +236,12 @@ async fn annotate_asks_for_a_look_or_a_new_connection_of_one_server() {
         "evenkeel.dev/reconcile-requested-at=x",
     ];
     let said = kubectl.run(&stale).await;
-    assert!(!said.ok && said.err.contains("Conflict") && said.err.contains("read it again"), "{said:?}");
+    assert!(
+        !said.success && said.stderr.contains("Conflict") && said.stderr.contains("read it again"),
+        "{said:?}"
+    );
     eventually("it says so", async || {
-        let server = fleet.evenkeel.server("good").await.unwrap();
+        let server = fleet.evenkeel.get_server("good").await.unwrap();
         (server["status"]["lastHandledReconcileAt"] == "one").then_some(())
     })
     .await;
@@ -248,18 +251,18 @@ async fn annotate_asks_for_a_look_or_a_new_connection_of_one_server() {
         (handshakes(&fleet.good.counters()) > handshakes(&before)).then_some(())
     })
     .await;
-    fleet.evenkeel.attached("good").await;
+    fleet.evenkeel.wait_until_attached("good").await;
     assert_eq!(peer.counters(), untouched);
 
     // What failed is tried again at once.
-    let broken = Stdio::new(Script::default());
-    broken.edit(|script| script.stdio.exit_at_start = Some(9));
+    let broken = FakeStdioServer::new(Script::default());
+    broken.edit_script(|script| script.stdio.exit_at_start = Some(9));
     let spec = format!("{}\nretry: {{ initial: 1h, max: 1h }}", broken.spec(""));
-    fleet.declared.server("broken", &spec);
+    fleet.declared.write_server("broken", &spec);
     fleet.evenkeel.wait_for("broken", "Ready", "False", "Exited").await;
-    broken.edit(|script| script.stdio.exit_at_start = None);
-    kubectl.out(&["annotate", "mcps/broken", "evenkeel.dev/reconcile-requested-at=now"]).await;
-    fleet.evenkeel.attached("broken").await;
+    broken.edit_script(|script| script.stdio.exit_at_start = None);
+    kubectl.stdout(&["annotate", "mcps/broken", "evenkeel.dev/reconcile-requested-at=now"]).await;
+    fleet.evenkeel.wait_until_attached("broken").await;
 
     // Who has not read the kubeconfig may look, and no more.
     let path = fleet.evenkeel.admin("/apis/evenkeel.dev/v1alpha1/namespaces/default/mcpservers/good");
@@ -273,8 +276,8 @@ async fn annotate_asks_for_a_look_or_a_new_connection_of_one_server() {
 
 /// kube's client: streaming lists, typed objects, waits.
 #[tokio::test]
-async fn a_client_library_lists_watches_and_waits() {
-    let fleet = Fleet::start().await;
+async fn kube_client_lists_watches_and_waits() {
+    let fleet = TestFleet::start().await;
     let kubeconfig =
         fleet.evenkeel.command(&["kubeconfig", fleet.declared.path().to_str().unwrap()]).output();
     let kubeconfig = String::from_utf8(kubeconfig.unwrap().stdout).unwrap();
@@ -307,7 +310,7 @@ async fn a_client_library_lists_watches_and_waits() {
         }
         seen.sort();
         assert_eq!(seen, ["bad", "good"]);
-        fleet.declared.server("late", &fleet.good.spec());
+        fleet.declared.write_server("late", &fleet.good.spec());
         loop {
             if let watcher::Event::Apply(server) = within("a change", watch.next()).await.unwrap().unwrap() {
                 assert_eq!(server.name_any(), "late");
@@ -328,12 +331,12 @@ async fn a_client_library_lists_watches_and_waits() {
         let conditions = server.and_then(|server| server.status.as_ref()).map(|status| &status.conditions);
         conditions.is_some_and(|all| all.iter().any(|told| told.type_ == "Ready" && told.status == "True"))
     });
-    fleet.declared.server("bad", &fleet.good.spec());
+    fleet.declared.write_server("bad", &fleet.good.spec());
     within("bad is ready", ready).await.unwrap();
 }
 
 #[test]
-fn the_kubeconfig_of_a_directory_that_nothing_ran_on_is_not_there() {
+fn kubeconfig_fails_for_a_directory_that_was_never_run() {
     let home = tempfile::tempdir().unwrap();
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_evenkeel"))
         .args(["kubeconfig", "/nowhere"])
@@ -347,8 +350,8 @@ fn the_kubeconfig_of_a_directory_that_nothing_ran_on_is_not_there() {
 
 #[tokio::test]
 #[cfg_attr(without_kubectl, ignore = "needs kubectl, or Go to build it")]
-async fn what_would_change_a_declaration_is_refused_and_says_what_to_do() {
-    let fleet = Fleet::start().await;
+async fn declaration_changes_are_rejected_with_instructions() {
+    let fleet = TestFleet::start().await;
     let kubectl = fleet.kubectl();
     let file = fleet.declared.path().join("bad.yaml");
     let other = fleet.declared.path().join("other.txt");
@@ -367,7 +370,7 @@ async fn what_would_change_a_declaration_is_refused_and_says_what_to_do() {
         &["patch", "mcps/good", "--type=json", "-p", "[{\"op\":\"remove\",\"path\":\"/spec/http\"}]"],
     ] {
         let said = kubectl.run(args).await;
-        assert!(!said.ok && said.err.contains(&edit), "{args:?}: {said:?}");
+        assert!(!said.success && said.stderr.contains(&edit), "{args:?}: {said:?}");
     }
     let said = tokio::process::Command::from({
         let mut command = kubectl.command(&["edit", "mcps/bad"]);
@@ -378,25 +381,25 @@ async fn what_would_change_a_declaration_is_refused_and_says_what_to_do() {
     .await
     .unwrap();
     assert!(String::from_utf8_lossy(&said.stderr).contains(&edit), "{said:?}");
-    fleet.evenkeel.attached("good").await;
+    fleet.evenkeel.wait_until_attached("good").await;
     assert_eq!(fleet.good.counters().initializes() + fleet.good.counters().discovers(), 1);
 }
 
 /// Promise 6: a fleet at work that does not change writes nothing, and telling costs the servers nothing.
 #[tokio::test]
-async fn a_busy_fleet_that_does_not_change_writes_nothing_and_questions_reach_no_server() {
-    let fleet = Fleet::start().await;
+async fn status_reads_write_nothing_and_reach_no_server() {
+    let fleet = TestFleet::start().await;
     let version = async || {
         let list = http::get(&fleet.evenkeel.admin("/apis/evenkeel.dev/v1alpha1/mcpservers")).await.unwrap();
         let list: Value = serde_json::from_str(&list).unwrap();
         list["metadata"]["resourceVersion"].as_str().unwrap().to_owned()
     };
-    let agent = Agent::open(Era::Modern, &fleet.evenkeel.url()).await;
-    agent.text("good_echo", "{}").await;
+    let agent = Agent::connect(Era::Modern, &fleet.evenkeel.url()).await;
+    agent.call_text("good_echo", "{}").await;
     let before = version().await;
     let counted = fleet.good.counters();
     for call in 0..100 {
-        agent.text("good_echo", "{}").await;
+        agent.call_text("good_echo", "{}").await;
         if call % 10 == 0 {
             for path in ["mcpservers", "namespaces/default/mcpservers/good", "skills", "sources"] {
                 http::get(&fleet.evenkeel.admin(&format!("/apis/evenkeel.dev/v1alpha1/{path}")))

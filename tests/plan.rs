@@ -6,12 +6,12 @@
 mod support;
 
 use serde_json::Value;
-use support::{Declared, Evenkeel, eventually};
+use support::{Evenkeel, TestDirectory, eventually};
 
-const NOTHING: &str = "stdio: { command: there-is-no-such-program }";
+const MISSING_COMMAND: &str = "stdio: { command: there-is-no-such-program }";
 
 /// What a plan prints, with the directories called by their names.
-fn plan(evenkeel: &Evenkeel, args: &[&str], names: &[(&Declared, &str)]) -> String {
+fn run_plan(evenkeel: &Evenkeel, args: &[&str], names: &[(&TestDirectory, &str)]) -> String {
     let output = evenkeel.command(&["plan"]).args(args).output().unwrap();
     let mut text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
@@ -22,46 +22,46 @@ fn plan(evenkeel: &Evenkeel, args: &[&str], names: &[(&Declared, &str)]) -> Stri
 }
 
 #[tokio::test]
-async fn a_plan_says_what_would_change_and_changes_nothing() {
-    let live = Declared::new();
+async fn plan_lists_changes_and_applies_none() {
+    let live = TestDirectory::new();
     let env = "stdio:\n  command: there-is-no-such-program\n  env: [{ name: TOKEN, value: hunter2 }]";
     for (name, spec) in [
-        ("gone", NOTHING),
-        ("same", NOTHING),
+        ("gone", MISSING_COMMAND),
+        ("same", MISSING_COMMAND),
         ("worded", &format!("{env}\n  cwd: .").replace("}]", "}, { name: SIZE, value: big }]")),
         ("url", "http: { url: \"http://localhost:1/a\" }"),
-        ("filter", NOTHING),
+        ("filter", MISSING_COMMAND),
         ("secret", env),
-        ("paused", NOTHING),
-        ("broken", NOTHING),
+        ("paused", MISSING_COMMAND),
+        ("broken", MISSING_COMMAND),
     ] {
-        live.server(name, spec);
+        live.write_server(name, spec);
     }
     let evenkeel = Evenkeel::run(live.path()).await;
     for name in ["gone", "same", "worded", "url", "filter", "secret", "paused", "broken"] {
-        eventually(name, async || evenkeel.server(name).await).await;
+        eventually(name, async || evenkeel.get_server(name).await).await;
     }
     let path = live.path().to_str().unwrap();
     let names = [(&live, "LIVE")];
     let as_it_is = "0 to add, 0 to change, 0 to remove, 8 unchanged; against the evenkeel of LIVE\n";
-    assert_eq!(plan(&evenkeel, &[path], &names), as_it_is);
+    assert_eq!(run_plan(&evenkeel, &[path], &names), as_it_is);
 
-    let next = Declared::new();
+    let next = TestDirectory::new();
     for (name, spec) in [
-        ("same", NOTHING),
+        ("same", MISSING_COMMAND),
         ("worded", &env.replace("[{", "[{ name: SIZE, value: big }, {")),
         ("url", "http: { url: \"http://LOCALHOST:1/a#b\" }"),
-        ("new", NOTHING),
-        ("filter", &format!("{NOTHING}\nexpose: {{ prefix: f }}\ntimeouts: {{ call: 1m }}")),
+        ("new", MISSING_COMMAND),
+        ("filter", &format!("{MISSING_COMMAND}\nexpose: {{ prefix: f }}\ntimeouts: {{ call: 1m }}")),
         ("secret", &env.replace("hunter2", "hunter3")),
-        ("paused", &format!("{NOTHING}\nsuspend: true")),
+        ("paused", &format!("{MISSING_COMMAND}\nsuspend: true")),
         ("broken", "stdio: { comand: x }"),
     ] {
-        next.server(name, spec);
+        next.write_server(name, spec);
     }
     let names = [(&live, "LIVE"), (&next, "NEXT")];
     let args = [next.path().to_str().unwrap(), "--against", path];
-    let text = plan(&evenkeel, &args, &names);
+    let text = run_plan(&evenkeel, &args, &names);
     let lines: Vec<_> = text.lines().collect();
     assert!(
         lines[0].starts_with("! hold     McpServer default/broken: broken.yaml:5:12: unknown field"),
@@ -78,33 +78,33 @@ async fn a_plan_says_what_would_change_and_changes_nothing() {
             "1 to add, 3 to change, 1 to remove, 3 unchanged, 1 held as it is; against the evenkeel of LIVE",
         ]
     );
-    let json = plan(&evenkeel, &[&args[..], &["-o", "json"]].concat(), &names);
+    let json = run_plan(&evenkeel, &[&args[..], &["-o", "json"]].concat(), &names);
     assert!(!json.contains("hunter"), "{json}");
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&json["add"], &json["change"], &json["against"]), (&1.into(), &3.into(), &"LIVE".into()));
     let secret = json["steps"].as_array().unwrap().iter().find(|step| step["name"] == "secret").unwrap();
     assert_eq!((&secret["action"], &secret["parts"]), (&"replace".into(), &serde_json::json!(["env TOKEN"])));
-    assert_eq!(plan(&evenkeel, &[path], &names), as_it_is, "nothing changed");
+    assert_eq!(run_plan(&evenkeel, &[path], &names), as_it_is, "nothing changed");
 
     // A file that cannot be read takes nothing away.
     next.write("gone.yaml", "apiVersion: [");
     assert!(
-        plan(&evenkeel, &args, &names)
+        run_plan(&evenkeel, &args, &names)
             .contains("! hold     McpServer default/gone: gone.yaml cannot be read\n")
     );
 }
 
 #[tokio::test]
-async fn without_an_evenkeel_everything_is_new() {
-    let (live, other) = (Declared::new(), Declared::new());
-    live.server("a", NOTHING);
-    other.server("b", NOTHING);
+async fn plan_without_a_running_instance_adds_everything() {
+    let (live, other) = (TestDirectory::new(), TestDirectory::new());
+    live.write_server("a", MISSING_COMMAND);
+    other.write_server("b", MISSING_COMMAND);
     other.write(
         "s.yaml",
         "apiVersion: evenkeel.dev/v1alpha1\nkind: Skill\nmetadata: { name: s }\nspec: { inline: \"---\\nname: s\\ndescription: x\\n---\" }\n",
     );
     let evenkeel = Evenkeel::run(live.path()).await;
-    let text = plan(&evenkeel, &[other.path().to_str().unwrap()], &[(&other, "OTHER")]);
+    let text = run_plan(&evenkeel, &[other.path().to_str().unwrap()], &[(&other, "OTHER")]);
     assert_eq!(
         text,
         "+ attach   McpServer default/b\n+ attach   Skill default/s\n\
@@ -115,16 +115,16 @@ async fn without_an_evenkeel_everything_is_new() {
 }
 
 #[tokio::test]
-async fn what_may_run_is_asked_of_the_evenkeel_that_runs() {
-    let live = Declared::new();
-    live.server("plain", NOTHING);
-    live.server("folder", "stdio: { command: there-is-no-such-program, cwd: . }");
+async fn plan_uses_the_stdio_policy_of_the_running_instance() {
+    let live = TestDirectory::new();
+    live.write_server("plain", MISSING_COMMAND);
+    live.write_server("folder", "stdio: { command: there-is-no-such-program, cwd: . }");
     let evenkeel = Evenkeel::run_with(live.path(), &["--allow-stdio", "there-is-no-such-program"]).await;
     evenkeel.wait_for("plain", "Ready", "False", "CommandNotFound").await;
     let denied = evenkeel.wait_for("folder", "Accepted", "False", "PolicyDenied").await;
     assert!(denied.message.contains("servers run in /"), "{denied:?}");
     // Where they run is no difference.
-    let text = plan(&evenkeel, &[live.path().to_str().unwrap()], &[(&live, "LIVE")]);
+    let text = run_plan(&evenkeel, &[live.path().to_str().unwrap()], &[(&live, "LIVE")]);
     assert!(text.starts_with("! hold     McpServer default/folder: spec.stdio.cwd: "), "{text}");
     assert!(text.contains("0 to add, 0 to change, 0 to remove, 1 unchanged, 1 held as it is;"), "{text}");
 }

@@ -16,15 +16,15 @@ mod support;
 use std::time::{Duration, Instant};
 
 use hyper::Method;
-use rig::{Http, Rule, Script, Stdio, Then};
+use rig::{Action, FakeHttpServer, FakeStdioServer, Rule, Script};
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Declared, Evenkeel, eventually, http, within};
+use support::{Evenkeel, TestDirectory, eventually, http, within};
 
 const SECRET: &str = "hunter2-is-no-secret";
 
 /// A server that answers nothing.
-fn silent() -> Script {
-    let hang = || vec![Rule { then: Then::Hang, ..Rule::default() }];
+fn hanging_script() -> Script {
+    let hang = || vec![Rule { then: Action::Hang, ..Rule::default() }];
     let on = ["initialize", "server/discover"].map(|method| (method.to_owned(), hang()));
     Script { on: on.into(), ..Script::default() }
 }
@@ -35,16 +35,17 @@ async fn readyz(evenkeel: &Evenkeel) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn each_server_tells_its_own_state_and_no_secret() {
-    let good = Stdio::new(Script::default());
-    let hanging = Http::start(silent()).await;
-    let fleet = Declared::new();
-    fleet.server("good", &good.spec(&format!(", env: [{{ name: TOKEN, value: {SECRET} }}]")));
+async fn each_server_reports_its_state_without_secrets() {
+    let good = FakeStdioServer::new(Script::default());
+    let hanging = FakeHttpServer::start(hanging_script()).await;
+    let fleet = TestDirectory::new();
+    fleet.write_server("good", &good.spec(&format!(", env: [{{ name: TOKEN, value: {SECRET} }}]")));
     let patience = "timeouts: { connect: 10m }";
-    fleet.server("hanging", &format!("http: {{ url: \"{}?key={SECRET}\" }}\n{patience}", hanging.url()));
-    fleet.server("missing", "stdio: { command: no-such-program-anywhere }");
-    fleet.server("asleep", "stdio: { command: never-started }\nsuspend: true");
-    fleet.server(
+    fleet
+        .write_server("hanging", &format!("http: {{ url: \"{}?key={SECRET}\" }}\n{patience}", hanging.url()));
+    fleet.write_server("missing", "stdio: { command: no-such-program-anywhere }");
+    fleet.write_server("asleep", "stdio: { command: never-started }\nsuspend: true");
+    fleet.write_server(
         "secretive",
         "http:\n  url: http://127.0.0.1:1/\n  headers: [{ name: A, valueFrom: { secretKeyRef: { name: s, key: k } } }]",
     );
@@ -54,7 +55,7 @@ async fn each_server_tells_its_own_state_and_no_secret() {
     );
     let evenkeel = Evenkeel::run(fleet.path()).await;
 
-    evenkeel.attached("good").await;
+    evenkeel.wait_until_attached("good").await;
     for (name, ready, attached, third) in [
         ("hanging", "Connecting", "Detached", ("Reconciling", "Progressing")),
         ("missing", "CommandNotFound", "Detached", ("Stalled", "CommandNotFound")),
@@ -68,7 +69,7 @@ async fn each_server_tells_its_own_state_and_no_secret() {
     evenkeel.wait_for("asleep", "Ready", "False", "Suspended").await;
     assert!(evenkeel.condition("asleep", "Reconciling").await.is_none());
 
-    let good = evenkeel.server("good").await.unwrap();
+    let good = evenkeel.get_server("good").await.unwrap();
     assert_eq!(good["metadata"]["generation"], 1);
     assert_eq!(good["status"]["observedGeneration"], 1);
     assert_eq!(good["status"]["attachedGeneration"], 1);
@@ -76,7 +77,7 @@ async fn each_server_tells_its_own_state_and_no_secret() {
     let source = http::get(&evenkeel.admin("/apis/evenkeel.dev/v1alpha1/sources/directory")).await.unwrap();
     assert!(source.contains("\"watching\""), "{source}");
 
-    let mut told = evenkeel.said();
+    let mut told = evenkeel.stderr();
     assert!(told.contains("resource=McpServer/default/missing reason=CommandNotFound"), "{told}");
     for path in ["/metrics", "/readyz?exclude=first-attempts", "/apis/evenkeel.dev/v1alpha1/mcpservers"] {
         told += &http::get(&evenkeel.admin(path)).await.unwrap();
@@ -85,40 +86,40 @@ async fn each_server_tells_its_own_state_and_no_secret() {
 }
 
 #[tokio::test]
-async fn a_broken_file_keeps_what_it_declared_and_says_so() {
-    let server = Stdio::new(Script::default());
-    let fleet = Declared::new();
-    fleet.server("a", &server.spec(""));
+async fn broken_file_keeps_the_previous_declaration() {
+    let server = FakeStdioServer::new(Script::default());
+    let fleet = TestDirectory::new();
+    fleet.write_server("a", &server.spec(""));
     let evenkeel = Evenkeel::run(fleet.path()).await;
-    evenkeel.attached("a").await;
+    evenkeel.wait_until_attached("a").await;
 
     fleet.write("a.yaml", "kind: [");
     evenkeel.wait_for("a", "Ready", "False", "ParseError").await;
     evenkeel.wait_for("a", "Attached", "True", "ServingPreviousGeneration").await;
     evenkeel.wait_for("a", "Stalled", "True", "ParseError").await;
-    let [process] = &server.alive()[..] else { panic!("one process") };
+    let [process] = &server.live_processes()[..] else { panic!("one process") };
 
-    fleet.server("a", &server.spec(""));
-    evenkeel.attached("a").await;
+    fleet.write_server("a", &server.spec(""));
+    evenkeel.wait_until_attached("a").await;
     assert!(process.is_alive(), "the connection was never touched");
     assert_eq!(server.processes().len(), 1);
     assert!(evenkeel.condition("a", "Stalled").await.is_none());
 
     // With another file beside it: a directory that is empty at once may be a mistake.
-    fleet.server("b", &server.spec(""));
-    evenkeel.attached("b").await;
+    fleet.write_server("b", &server.spec(""));
+    evenkeel.wait_until_attached("b").await;
     fleet.remove("a.yaml");
-    eventually("a is gone", async || evenkeel.server("a").await.is_none().then_some(())).await;
+    eventually("a is gone", async || evenkeel.get_server("a").await.is_none().then_some(())).await;
     let line = "no longer declared resource=McpServer/default/a reason=Removed";
-    eventually("the log says so", async || evenkeel.said().contains(line).then_some(())).await;
+    eventually("the log says so", async || evenkeel.stderr().contains(line).then_some(())).await;
 }
 
 #[tokio::test]
-async fn readiness_waits_for_required_servers_and_names_them() {
-    let slow = Http::start(silent()).await;
-    let fleet = Declared::new();
-    fleet.server("slow", &format!("{}\nrequired: true\ntimeouts: {{ connect: 10m }}", slow.spec()));
-    fleet.server("other", "stdio: { command: no-such-program-anywhere }");
+async fn readiness_waits_for_and_names_required_servers() {
+    let slow = FakeHttpServer::start(hanging_script()).await;
+    let fleet = TestDirectory::new();
+    fleet.write_server("slow", &format!("{}\nrequired: true\ntimeouts: {{ connect: 10m }}", slow.spec()));
+    fleet.write_server("other", "stdio: { command: no-such-program-anywhere }");
     let evenkeel = Evenkeel::run(fleet.path()).await;
     evenkeel.wait_for("slow", "Ready", "False", "Connecting").await;
     evenkeel.wait_for("other", "Ready", "False", "CommandNotFound").await;
@@ -126,16 +127,16 @@ async fn readiness_waits_for_required_servers_and_names_them() {
     assert_eq!((code, reasons.lines().count()), (503, 1), "{reasons}");
     assert!(reasons.starts_with("McpServer/default/slow: Connecting: "), "{reasons}");
 
-    slow.edit(|script| script.on.clear());
+    slow.edit_script(|script| script.on.clear());
     // The attempt under way still hangs; a changed declaration starts another at once.
-    fleet.server("slow", &format!("{}\nrequired: true", slow.spec().replace("/mcp", "/again")));
-    evenkeel.attached("slow").await;
+    fleet.write_server("slow", &format!("{}\nrequired: true", slow.spec().replace("/mcp", "/again")));
+    evenkeel.wait_until_attached("slow").await;
     eventually("it is ready", async || (readyz(&evenkeel).await == (200, "ok\n".into())).then_some(())).await;
 }
 
 #[tokio::test]
-async fn a_directory_that_is_not_there_yet_is_waited_for() {
-    let server = Stdio::new(Script::default());
+async fn missing_directory_is_waited_for() {
+    let server = FakeStdioServer::new(Script::default());
     let folder = tempfile::tempdir().unwrap();
     let late = folder.path().join("late");
     let evenkeel = Evenkeel::run(&late).await;
@@ -146,16 +147,16 @@ async fn a_directory_that_is_not_there_yet_is_waited_for() {
     })
     .await;
 
-    let fleet = Declared::new();
-    fleet.server("a", &server.spec(""));
+    let fleet = TestDirectory::new();
+    fleet.write_server("a", &server.spec(""));
     std::fs::rename(fleet.path(), &late).unwrap();
-    evenkeel.attached("a").await;
+    evenkeel.wait_until_attached("a").await;
     assert_eq!(readyz(&evenkeel).await.0, 200);
 }
 
 #[tokio::test]
-async fn a_second_one_on_the_same_directory_is_refused_with_the_pid_of_the_first() {
-    let fleet = Declared::new();
+async fn second_instance_is_rejected_with_the_first_pid() {
+    let fleet = TestDirectory::new();
     let evenkeel = Evenkeel::run(fleet.path()).await;
     let directory = fleet.path().to_str().unwrap();
     let output = evenkeel
@@ -168,38 +169,38 @@ async fn a_second_one_on_the_same_directory_is_refused_with_the_pid_of_the_first
 }
 
 #[tokio::test]
-async fn sigterm_ends_it_with_everything_it_started() {
-    let servers = Stdio::new(Script::default());
-    let fleet = Declared::new();
-    fleet.server("a", &servers.spec(""));
-    fleet.server("b", &servers.spec(""));
+async fn sigterm_stops_every_child_process() {
+    let servers = FakeStdioServer::new(Script::default());
+    let fleet = TestDirectory::new();
+    fleet.write_server("a", &servers.spec(""));
+    fleet.write_server("b", &servers.spec(""));
     let mut evenkeel = Evenkeel::run(fleet.path()).await;
-    evenkeel.attached("a").await;
-    evenkeel.attached("b").await;
+    evenkeel.wait_until_attached("a").await;
+    evenkeel.wait_until_attached("b").await;
     let status = evenkeel.terminate().await;
-    assert_eq!(status.code(), Some(0), "{}", evenkeel.said());
-    assert_eq!(servers.left(), [0_u32; 0]);
+    assert_eq!(status.code(), Some(0), "{}", evenkeel.stderr());
+    assert_eq!(servers.existing_pids(), [0_u32; 0]);
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
+async fn second_signal_exits_at_once() {
     let mut stubborn = Script::default();
     stubborn.stdio.ignore_eof = true;
     stubborn.stdio.ignore_sigterm = true;
-    let server = Stdio::new(stubborn);
-    let fleet = Declared::new();
-    fleet.server("a", &server.spec(""));
+    let server = FakeStdioServer::new(stubborn);
+    let fleet = TestDirectory::new();
+    fleet.write_server("a", &server.spec(""));
     let mut evenkeel = Evenkeel::run(fleet.path()).await;
-    evenkeel.attached("a").await;
+    evenkeel.wait_until_attached("a").await;
     let pid = i32::try_from(evenkeel.pid()).ok().and_then(Pid::from_raw).unwrap();
     kill_process(pid, Signal::INT).unwrap();
-    eventually("it heard", async || evenkeel.said().contains("shutting down").then_some(())).await;
+    eventually("it heard", async || evenkeel.stderr().contains("shutting down").then_some(())).await;
     let second = Instant::now();
     let status = evenkeel.terminate().await;
-    assert_eq!(status.code(), Some(1), "{}", evenkeel.said());
+    assert_eq!(status.code(), Some(1), "{}", evenkeel.stderr());
     // Its server would have kept it for longer, and its code says the same.
     assert!(second.elapsed() < Duration::from_secs(10), "{:?}", second.elapsed());
     for process in server.processes() {
-        within("nothing is left", process.gone()).await;
+        within("nothing is left", process.wait_for_exit()).await;
     }
 }

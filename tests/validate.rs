@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-const GOOD: &str = "\
+const VALID_SERVER: &str = "\
 apiVersion: evenkeel.dev/v1alpha1
 kind: McpServer
 metadata: { name: github }
@@ -22,7 +22,7 @@ spec:
       - { name: PROXY, valueFrom: { env: PROXY } }
 ";
 
-const BAD: &str = "\
+const INVALID_SERVERS: &str = "\
 # two mistakes
 apiVersion: evenkeel.dev/v1alpha1
 kind: McpServer
@@ -39,14 +39,14 @@ spec:
   stdio: { command: npx, argz: [hunter2] }
 ";
 
-const SKILL: &str = "\
+const SKILL_WITH_UNKNOWN_SERVER: &str = "\
 apiVersion: evenkeel.dev/v1alpha1
 kind: Skill
 metadata: { name: notes }
 spec: { inline: \"---\\nname: notes\\ndescription: x\\n---\", serverRefs: [{ name: githb }] }
 ";
 
-fn folder(files: &[(&str, &str)]) -> TempDir {
+fn temp_dir_with(files: &[(&str, &str)]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
         let path = folder.path().join(name);
@@ -57,7 +57,7 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
 }
 
 /// Runs in `folder`, and gives the exit code, stdout and stderr.
-fn validate(folder: &Path, args: &[&str], env: &[(&str, &str)]) -> (i32, String, String) {
+fn run_validate(folder: &Path, args: &[&str], env: &[(&str, &str)]) -> (i32, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_evenkeel"))
         .arg("validate")
         .args(args)
@@ -72,9 +72,12 @@ fn validate(folder: &Path, args: &[&str], env: &[(&str, &str)]) -> (i32, String,
 }
 
 #[test]
-fn what_is_good_is_good_wherever_it_is_checked() {
-    let folder = folder(&[("fleet/a.yaml", GOOD), ("fleet/other.yaml", "apiVersion: v1\nkind: ConfigMap\n")]);
-    let (code, out, err) = validate(folder.path(), &["fleet"], &[("PROXY", "p")]);
+fn valid_declarations_pass_wherever_they_are_checked() {
+    let folder = temp_dir_with(&[
+        ("fleet/a.yaml", VALID_SERVER),
+        ("fleet/other.yaml", "apiVersion: v1\nkind: ConfigMap\n"),
+    ]);
+    let (code, out, err) = run_validate(folder.path(), &["fleet"], &[("PROXY", "p")]);
     assert_eq!((code, err.as_str()), (0, ""));
     assert_eq!(
         out,
@@ -82,14 +85,14 @@ fn what_is_good_is_good_wherever_it_is_checked() {
          1 server and 0 skills in 2 files: 1 note\n"
     );
     // A variable may be set where it runs: that is no error here.
-    let (code, out, _) = validate(folder.path(), &["fleet/a.yaml"], &[]);
+    let (code, out, _) = run_validate(folder.path(), &["fleet/a.yaml"], &[]);
     assert_eq!(code, 0);
     assert!(out.contains("fleet/a.yaml:1: note: McpServer default/github: variable PROXY: "), "{out}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is written");
 }
 
 #[test]
-fn what_evenkeel_prints_can_be_checked_and_what_is_not_understood_is_told() {
+fn printed_lists_validate_and_unknown_documents_are_noted() {
     let item = |name: &str, env: &str| {
         format!(
             "- apiVersion: evenkeel.dev/v1alpha1\n  kind: McpServer\n  metadata: {{ name: {name}, uid: x }}\n  spec:\n    stdio:\n      command: npx\n      env: [{env}]\n  status: {{}}\n"
@@ -97,18 +100,18 @@ fn what_evenkeel_prints_can_be_checked_and_what_is_not_understood_is_told() {
     };
     let list = |items: &[String]| format!("apiVersion: v1\nitems:\n{}kind: List\n", items.concat());
     let redacted = "{ name: TOKEN, value: <redacted> }";
-    let folder = folder(&[
+    let folder = temp_dir_with(&[
         ("good/all.yaml", &list(&[item("a", ""), item("b", "")])),
         ("bad/all.yaml", &list(&[item("a", ""), item("b", redacted)])),
         ("other/b.yaml", "kind: McpServer\nmetadata: { name: a }\n"),
     ]);
-    let (code, out, _) = validate(folder.path(), &["good"], &[]);
+    let (code, out, _) = run_validate(folder.path(), &["good"], &[]);
     assert_eq!((code, out.as_str()), (0, "2 servers and 0 skills in 1 file: nothing to say\n"));
-    let (code, out, _) = validate(folder.path(), &["bad"], &[]);
+    let (code, out, _) = run_validate(folder.path(), &["bad"], &[]);
     let expected =
         "bad/all.yaml:17:28: error: McpServer default/b: spec.stdio.env[0].value: the value of TOKEN is";
     assert!(code == 1 && out.starts_with(expected), "{out}");
-    let (code, out, _) = validate(folder.path(), &["other"], &[]);
+    let (code, out, _) = run_validate(folder.path(), &["other"], &[]);
     assert_eq!(
         (code, out.as_str()),
         (
@@ -120,12 +123,13 @@ fn what_evenkeel_prints_can_be_checked_and_what_is_not_understood_is_told() {
 }
 
 #[test]
-fn secrets_are_checked_where_they_are() {
-    let folder = folder(&[("a.yaml", GOOD), ("secrets/github/token", "hunter2"), ("empty/x/y", "")]);
+fn secret_references_are_checked_in_secrets_dir() {
+    let folder =
+        temp_dir_with(&[("a.yaml", VALID_SERVER), ("secrets/github/token", "hunter2"), ("empty/x/y", "")]);
     let env = [("PROXY", "p")];
-    let (code, out, _) = validate(folder.path(), &["a.yaml", "--secrets-dir", "secrets"], &env);
+    let (code, out, _) = run_validate(folder.path(), &["a.yaml", "--secrets-dir", "secrets"], &env);
     assert_eq!((code, out.as_str()), (0, "1 server and 0 skills in 1 file: nothing to say\n"));
-    let (code, out, err) = validate(folder.path(), &["a.yaml", "--secrets-dir", "empty"], &env);
+    let (code, out, err) = run_validate(folder.path(), &["a.yaml", "--secrets-dir", "empty"], &env);
     assert_eq!((code, err.as_str()), (1, "error: the declarations are not valid\n"));
     assert!(
         out.contains("a.yaml:1: error: McpServer default/github: variable TOKEN: secret \"github\""),
@@ -134,14 +138,14 @@ fn secrets_are_checked_where_they_are() {
 }
 
 #[test]
-fn mistakes_are_told_with_their_places_and_no_values() {
-    let folder = folder(&[
-        ("fleet/a.yaml", GOOD),
-        ("fleet/b.yaml", BAD),
-        ("fleet/c.yaml", SKILL),
-        ("fleet/d/a.yaml", GOOD),
+fn mistakes_are_reported_with_positions_and_without_values() {
+    let folder = temp_dir_with(&[
+        ("fleet/a.yaml", VALID_SERVER),
+        ("fleet/b.yaml", INVALID_SERVERS),
+        ("fleet/c.yaml", SKILL_WITH_UNKNOWN_SERVER),
+        ("fleet/d/a.yaml", VALID_SERVER),
     ]);
-    let (code, out, _) = validate(folder.path(), &["./fleet/"], &[("PROXY", "p")]);
+    let (code, out, _) = run_validate(folder.path(), &["./fleet/"], &[("PROXY", "p")]);
     assert_eq!(code, 1);
     for expected in [
         "fleet/b.yaml:7:5: error: McpServer default/web: spec.http.url: url must start with http:// or https://\n     6 |   http:\n     7 |     url: …\n       |     ^\n",
@@ -157,9 +161,9 @@ fn mistakes_are_told_with_their_places_and_no_values() {
 }
 
 #[test]
-fn as_json_and_as_annotations() {
-    let folder = folder(&[("fl,eet/b.yaml", BAD)]);
-    let (code, out, _) = validate(folder.path(), &["fl,eet", "-o", "json"], &[]);
+fn findings_are_printed_as_json_and_annotations() {
+    let folder = temp_dir_with(&[("fl,eet/b.yaml", INVALID_SERVERS)]);
+    let (code, out, _) = run_validate(folder.path(), &["fl,eet", "-o", "json"], &[]);
     assert_eq!(code, 1);
     let json: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((&json["valid"], &json["errors"], &json["files"]), (&false.into(), &3.into(), &1.into()));
@@ -170,7 +174,7 @@ fn as_json_and_as_annotations() {
         ["\"error\"", "\"fl,eet/b.yaml\"", "7", "5", "\"InvalidSpec\""]
     );
     assert!(first["excerpt"].as_str().unwrap().contains('^'));
-    let (_, out, _) = validate(folder.path(), &["fl,eet", "-o", "github"], &[]);
+    let (_, out, _) = run_validate(folder.path(), &["fl,eet", "-o", "github"], &[]);
     let line = out.lines().next().unwrap();
     assert!(
         line.starts_with("::error file=fl%2Ceet/b.yaml,line=7,col=5,title=InvalidSpec::McpServer default/web: spec.http.url: "),
@@ -180,20 +184,24 @@ fn as_json_and_as_annotations() {
 }
 
 #[test]
-fn files_that_cannot_be_read_are_errors_of_their_own() {
-    let folder = folder(&[("fleet/a.yaml", GOOD), ("outside.yaml", GOOD), ("empty/readme.md", "")]);
+fn unreadable_files_are_reported_as_errors() {
+    let folder = temp_dir_with(&[
+        ("fleet/a.yaml", VALID_SERVER),
+        ("outside.yaml", VALID_SERVER),
+        ("empty/readme.md", ""),
+    ]);
     symlink("../outside.yaml", folder.path().join("fleet/link.yaml")).unwrap();
     fs::write(folder.path().join("fleet/huge.yaml"), "#".repeat(2 << 20)).unwrap();
-    let (code, out, _) = validate(folder.path(), &["fleet"], &[("PROXY", "p")]);
+    let (code, out, _) = run_validate(folder.path(), &["fleet"], &[("PROXY", "p")]);
     assert_eq!(code, 1);
     assert!(out.contains("fleet/link.yaml:1: error: the file is a link that leaves the directory"), "{out}");
     assert!(out.contains("fleet/huge.yaml:1: error: the file is larger than 1 MiB"), "{out}");
-    let (code, out, _) = validate(folder.path(), &["empty"], &[]);
+    let (code, out, _) = run_validate(folder.path(), &["empty"], &[]);
     assert_eq!(code, 0);
     assert!(out.starts_with("empty: warning: there are no declarations here"), "{out}");
-    let (code, _, err) = validate(folder.path(), &["nowhere"], &[]);
+    let (code, _, err) = run_validate(folder.path(), &["nowhere"], &[]);
     assert_eq!(code, 1);
     assert!(err.starts_with("error: nowhere: No such file"), "{err}");
-    assert_eq!(validate(folder.path(), &[], &[]).0, 2);
-    assert_eq!(validate(folder.path(), &["fleet", "-o", "xml"], &[]).0, 2);
+    assert_eq!(run_validate(folder.path(), &[], &[]).0, 2);
+    assert_eq!(run_validate(folder.path(), &["fleet", "-o", "xml"], &[]).0, 2);
 }

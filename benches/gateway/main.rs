@@ -21,9 +21,9 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use tokio::net::TcpListener;
 
-use measure::{Plan, calls, fleet, hang, sessions};
+use measure::{BenchPlan, calls, fleet, hang, sessions};
 use record::Comparison;
-use report::{Report, Subject};
+use report::{BenchSubject, Report};
 use rig::cores::{pin, pin_load, raise_priority};
 use rig::{Era, Result};
 
@@ -142,7 +142,7 @@ async fn serve(role: Role, args: HelperArgs) -> Result<()> {
             match role {
                 Role::Floor => rig::floor::serve(listener, args.upstream).await,
                 Role::Bridge => {
-                    let server = rig::directory::stdio_role("stdio-server", args.era, args.core);
+                    let server = rig::directory::role_args("stdio-server", args.era, args.core);
                     rig::bridge::serve(listener, &server).await
                 }
                 Role::Controller => rig::controller::run(args.directory, args.era).await,
@@ -153,11 +153,12 @@ async fn serve(role: Role, args: HelperArgs) -> Result<()> {
 }
 
 impl Args {
-    fn plan(&self) -> Plan {
-        let size = |servers, additions, touches| fleet::Size { servers, additions, touches };
-        let mixture = |good, hanging, starts, target| hang::Mixture { good, hanging, starts, target };
-        let programs = [(Subject::Evenkeel, Some(&self.evenkeel)), (Subject::Against, self.against.as_ref())];
-        let mut plan = Plan {
+    fn plan(&self) -> BenchPlan {
+        let size = |servers, additions, touches| fleet::FleetSize { servers, additions, touches };
+        let mixture = |good, hanging, starts, target| hang::HangMixture { good, hanging, starts, target };
+        let programs =
+            [(BenchSubject::Evenkeel, Some(&self.evenkeel)), (BenchSubject::Against, self.against.as_ref())];
+        let mut plan = BenchPlan {
             programs: programs.into_iter().filter_map(|(of, program)| Some((of, program?.clone()))).collect(),
             rounds: self.rounds.max(1),
             latency_batches: 8,
@@ -186,13 +187,14 @@ async fn run(args: Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let plan = args.plan();
-    let set_up = [machine().await, pin_load(), raise_priority(), format!("{} rounds", plan.rounds)];
+    let set_up =
+        [machine_description().await, pin_load(), raise_priority(), format!("{} rounds", plan.rounds)];
     let mut report = Report::new(set_up.join("; "));
     let chosen = |part: &Part| args.only.is_empty() || args.only.contains(part);
     let parts: BTreeSet<Part> = Part::value_variants().iter().copied().filter(chosen).collect();
     measure(&plan, &parts, &mut report).await;
     let mut comparison = Comparison::default();
-    if args.check && !report.failed() {
+    if args.check && !report.has_failures() {
         let all = args.only.is_empty();
         comparison = record::check(&args.recorded, &report.figures(), all).await?;
         if !comparison.worse.is_empty() {
@@ -208,7 +210,7 @@ async fn run(args: Args) -> Result<ExitCode> {
     tokio::fs::write(&json, serde_json::to_vec_pretty(&report.json())?).await?;
     println!("{report}");
     println!("The same as JSON: {}", json.display());
-    if report.failed() {
+    if report.has_failures() {
         return Ok(ExitCode::FAILURE);
     }
     if args.record {
@@ -223,12 +225,12 @@ async fn run(args: Args) -> Result<ExitCode> {
 
 /// Measures these parts, all of them in each round. A part that fails is not begun again.
 #[expect(clippy::print_stderr, reason = "how far it is")]
-async fn measure(plan: &Plan, parts: &BTreeSet<Part>, report: &mut Report) {
+async fn measure(plan: &BenchPlan, parts: &BTreeSet<Part>, report: &mut Report) {
     let mut parts = parts.clone();
     for round in 0..plan.rounds {
         for part in parts.clone() {
             let begin = tokio::time::Instant::now();
-            report.begin(part);
+            report.begin_part(part);
             let measured = match part {
                 Part::Calls => calls::http(plan, report).await,
                 Part::Stdio => calls::stdio(plan, report).await,
@@ -238,7 +240,7 @@ async fn measure(plan: &Plan, parts: &BTreeSet<Part>, report: &mut Report) {
             };
             eprintln!("round {} of {}: {part:?}: {:.1?}", round + 1, plan.rounds, begin.elapsed());
             if let Err(error) = measured {
-                report.fail(format!("{part:?}: {error}"));
+                report.add_failure(format!("{part:?}: {error}"));
                 parts.remove(&part);
             }
         }
@@ -246,7 +248,7 @@ async fn measure(plan: &Plan, parts: &BTreeSet<Part>, report: &mut Report) {
 }
 
 /// Describes the machine, for the report.
-async fn machine() -> String {
+async fn machine_description() -> String {
     let read = async |path| tokio::fs::read_to_string(path).await.unwrap_or_default();
     let info = read("/proc/cpuinfo").await;
     let model = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();

@@ -7,16 +7,16 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::Part;
-use crate::report::{Compared, Figure};
+use crate::report::{Comparand, Figure};
 use crate::rig::Result;
 use crate::statistics::{Spread, Verdict, compare};
 
 /// Holds a recorded figure.
 #[derive(Serialize, Deserialize)]
-struct Entry {
+struct RecordedFigure {
     measure: String,
     era: String,
-    compared: Compared,
+    compared: Comparand,
     median: f64,
     min: f64,
     max: f64,
@@ -24,8 +24,8 @@ struct Entry {
     tolerance: f64,
 }
 
-impl Entry {
-    fn is_of(&self, figure: &Figure) -> bool {
+impl RecordedFigure {
+    fn matches(&self, figure: &Figure) -> bool {
         self.measure == figure.measure && self.era == figure.era.name() && self.compared == figure.compared
     }
 }
@@ -35,7 +35,7 @@ pub async fn write(path: &Path, figures: &[Figure]) -> Result<()> {
     let entry = |figure: &Figure| {
         let Spread { median, min, max, .. } = figure.spread;
         let round = |value: f64| (value * 1000.0).round() / 1000.0;
-        Entry {
+        RecordedFigure {
             measure: figure.measure.clone(),
             era: figure.era.name().to_owned(),
             compared: figure.compared,
@@ -45,7 +45,7 @@ pub async fn write(path: &Path, figures: &[Figure]) -> Result<()> {
             tolerance: figure.spread.tolerance(),
         }
     };
-    let entries: Vec<Entry> = figures.iter().map(entry).collect();
+    let entries: Vec<RecordedFigure> = figures.iter().map(entry).collect();
     let mut text = serde_json::to_string_pretty(&entries)?;
     text.push('\n');
     Ok(tokio::fs::write(path, text).await?)
@@ -93,14 +93,14 @@ impl fmt::Display for Comparison {
 pub async fn check(path: &Path, figures: &[Figure], all_parts: bool) -> Result<Comparison> {
     let text =
         tokio::fs::read_to_string(path).await.map_err(|error| format!("{}: {error}", path.display()))?;
-    let entries: Vec<Entry> = serde_json::from_str(&text)?;
+    let entries: Vec<RecordedFigure> = serde_json::from_str(&text)?;
     let mut comparison = Comparison::default();
     let table = &mut comparison.table;
     writeln!(table, "| measure | era | compared | recorded | tolerance | measured | change | |")?;
     writeln!(table, "|---|---|---|---:|---:|---:|---:|---|")?;
     for figure in figures {
         let Figure { measure, era, spread, .. } = figure;
-        let Some(entry) = entries.iter().find(|entry| entry.is_of(figure)) else {
+        let Some(entry) = entries.iter().find(|entry| entry.matches(figure)) else {
             comparison.missing.push(format!("{measure}, {era}: measured, but not recorded"));
             continue;
         };
@@ -124,8 +124,8 @@ pub async fn check(path: &Path, figures: &[Figure], all_parts: bool) -> Result<C
             }
         };
         let compared = match figure.compared {
-            Compared::RatioToFloor => "÷ floor",
-            Compared::Value => "value",
+            Comparand::RatioToFloor => "÷ floor",
+            Comparand::Value => "value",
         };
         writeln!(
             table,
@@ -135,7 +135,7 @@ pub async fn check(path: &Path, figures: &[Figure], all_parts: bool) -> Result<C
         )?;
     }
     if all_parts {
-        let unmeasured = entries.iter().filter(|entry| !figures.iter().any(|figure| entry.is_of(figure)));
+        let unmeasured = entries.iter().filter(|entry| !figures.iter().any(|figure| entry.matches(figure)));
         let missing =
             unmeasured.map(|entry| format!("{}, {}: recorded, but not measured", entry.measure, entry.era));
         comparison.missing.extend(missing);

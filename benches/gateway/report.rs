@@ -11,7 +11,7 @@ use crate::statistics::{Spread, median, ratios};
 
 /// Names what a figure was measured of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Subject {
+pub enum BenchSubject {
     /// The server itself.
     Direct,
     /// The least program that does the same: evenkeel's twin.
@@ -21,14 +21,14 @@ pub enum Subject {
     Against,
 }
 
-impl Subject {
+impl BenchSubject {
     const ALL: [Self; 4] = [Self::Direct, Self::Floor, Self::Evenkeel, Self::Against];
 }
 
 /// Says what of a measure is compared with the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Compared {
+pub enum Comparand {
     /// Evenkeel's figure divided by that of the floor in the same round.
     RatioToFloor,
     /// Evenkeel's figure itself.
@@ -42,7 +42,7 @@ pub struct Measure {
     era: Era,
     unit: &'static str,
     target: &'static str,
-    compared: Option<Compared>,
+    compared: Option<Comparand>,
 }
 
 impl Measure {
@@ -57,37 +57,37 @@ impl Measure {
     }
 
     /// Has it compared with the record. Less must be better.
-    pub fn compared(self, compared: Compared) -> Self {
+    pub fn compared(self, compared: Comparand) -> Self {
         Self { compared: Some(compared), ..self }
     }
 }
 
 /// Holds a measure's figures: for each subject, round by round, of one or more short batches.
-struct Row {
+struct MeasureRow {
     part: Part,
     measure: Measure,
-    figures: [Vec<Vec<f64>>; Subject::ALL.len()],
+    figures: [Vec<Vec<f64>>; BenchSubject::ALL.len()],
 }
 
-impl Row {
-    fn of(&self, subject: Subject) -> &[Vec<f64>] {
+impl MeasureRow {
+    fn batches(&self, subject: BenchSubject) -> &[Vec<f64>] {
         self.figures.get(subject as usize).map_or(&[], Vec::as_slice)
     }
 
-    fn spread(&self, subject: Subject) -> Option<Spread> {
+    fn spread(&self, subject: BenchSubject) -> Option<Spread> {
         Spread::of(&self.rounds(subject))
     }
 
-    fn rounds(&self, subject: Subject) -> Vec<f64> {
-        self.of(subject).iter().filter_map(|batches| median(batches)).collect()
+    fn rounds(&self, subject: BenchSubject) -> Vec<f64> {
+        self.batches(subject).iter().filter_map(|batches| median(batches)).collect()
     }
 
-    fn ratio(&self, twin: Subject) -> Option<Spread> {
-        Spread::of(&ratios(self.of(Subject::Evenkeel), self.of(twin)))
+    fn ratio(&self, twin: BenchSubject) -> Option<Spread> {
+        Spread::of(&ratios(self.batches(BenchSubject::Evenkeel), self.batches(twin)))
     }
 
     fn json(&self) -> Value {
-        let figures: serde_json::Map<String, Value> = Subject::ALL
+        let figures: serde_json::Map<String, Value> = BenchSubject::ALL
             .iter()
             .map(|&subject| (format!("{subject:?}").to_lowercase(), json!(self.rounds(subject))))
             .collect();
@@ -97,8 +97,8 @@ impl Row {
             "unit": self.measure.unit,
             "target": self.measure.target,
             "rounds": figures,
-            "ratioToFloor": ratios(self.of(Subject::Evenkeel), self.of(Subject::Floor)),
-            "ratioToAgainst": ratios(self.of(Subject::Evenkeel), self.of(Subject::Against)),
+            "ratioToFloor": ratios(self.batches(BenchSubject::Evenkeel), self.batches(BenchSubject::Floor)),
+            "ratioToAgainst": ratios(self.batches(BenchSubject::Evenkeel), self.batches(BenchSubject::Against)),
         })
     }
 }
@@ -108,7 +108,7 @@ pub struct Figure {
     pub part: Part,
     pub measure: String,
     pub era: Era,
-    pub compared: Compared,
+    pub compared: Comparand,
     pub spread: Spread,
 }
 
@@ -116,7 +116,7 @@ pub struct Figure {
 pub struct Report {
     machine: String,
     part: Part,
-    rows: Vec<Row>,
+    rows: Vec<MeasureRow>,
     failures: Vec<String>,
 }
 
@@ -126,18 +126,22 @@ impl Report {
     }
 
     /// Begins a part: what is added from now on belongs to it.
-    pub fn begin(&mut self, part: Part) {
+    pub fn begin_part(&mut self, part: Part) {
         self.part = part;
     }
 
     /// Adds the batches of one round of one subject. Batches at one position are compared with each other.
-    pub fn add(&mut self, measure: &Measure, subject: Subject, batches: impl Into<Vec<f64>>) {
+    pub fn add(&mut self, measure: &Measure, subject: BenchSubject, batches: impl Into<Vec<f64>>) {
         let known = self
             .rows
             .iter()
             .position(|row| row.measure.name == measure.name && row.measure.era == measure.era);
         let at = known.unwrap_or_else(|| {
-            self.rows.push(Row { part: self.part, measure: measure.clone(), figures: Default::default() });
+            self.rows.push(MeasureRow {
+                part: self.part,
+                measure: measure.clone(),
+                figures: Default::default(),
+            });
             self.rows.len() - 1
         });
         if let Some(rounds) = self.rows.get_mut(at).and_then(|row| row.figures.get_mut(subject as usize)) {
@@ -145,21 +149,21 @@ impl Report {
         }
     }
 
-    pub fn fail(&mut self, failure: String) {
+    pub fn add_failure(&mut self, failure: String) {
         self.failures.push(failure);
     }
 
-    pub fn failed(&self) -> bool {
+    pub fn has_failures(&self) -> bool {
         !self.failures.is_empty()
     }
 
     /// Returns all figures that are compared with the record.
     pub fn figures(&self) -> Vec<Figure> {
-        let figure = |row: &Row| {
+        let figure = |row: &MeasureRow| {
             let compared = row.measure.compared?;
             let spread = match compared {
-                Compared::RatioToFloor => row.ratio(Subject::Floor),
-                Compared::Value => row.spread(Subject::Evenkeel),
+                Comparand::RatioToFloor => row.ratio(BenchSubject::Floor),
+                Comparand::Value => row.spread(BenchSubject::Evenkeel),
             };
             Some(Figure {
                 part: row.part,
@@ -175,7 +179,7 @@ impl Report {
     pub fn json(&self) -> Value {
         json!({
             "machine": self.machine,
-            "rows": self.rows.iter().map(Row::json).collect::<Vec<_>>(),
+            "rows": self.rows.iter().map(MeasureRow::json).collect::<Vec<_>>(),
             "failures": self.failures,
         })
     }
@@ -183,7 +187,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let against = self.rows.iter().any(|row| !row.of(Subject::Against).is_empty());
+        let against = self.rows.iter().any(|row| !row.batches(BenchSubject::Against).is_empty());
         writeln!(f, "{}\n", self.machine)?;
         let (more, line) =
             if against { (" against | evenkeel ÷ against |", "---:|---:|") } else { ("", "") };
@@ -194,15 +198,17 @@ impl fmt::Display for Report {
         writeln!(f, "|---|---|---|---:|---:|---:|---:|{line}---|")?;
         for row in &self.rows {
             let Measure { name, era, unit, target, .. } = &row.measure;
-            let middle = |subject| row.spread(subject).map(|spread| figure(spread.median));
+            let middle = |subject| row.spread(subject).map(|spread| format_figure(spread.median));
             let cells = [
-                middle(Subject::Direct),
-                middle(Subject::Floor),
-                row.spread(Subject::Evenkeel).map(|spread| spread.to_string()),
-                row.ratio(Subject::Floor).map(|spread| spread.to_string()),
+                middle(BenchSubject::Direct),
+                middle(BenchSubject::Floor),
+                row.spread(BenchSubject::Evenkeel).map(|spread| spread.to_string()),
+                row.ratio(BenchSubject::Floor).map(|spread| spread.to_string()),
             ];
-            let more =
-                [middle(Subject::Against), row.ratio(Subject::Against).map(|spread| spread.to_string())];
+            let more = [
+                middle(BenchSubject::Against),
+                row.ratio(BenchSubject::Against).map(|spread| spread.to_string()),
+            ];
             let cells: Vec<String> = cells
                 .into_iter()
                 .chain(more.into_iter().filter(|_| against))
@@ -219,11 +225,11 @@ impl fmt::Display for Report {
 
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}..{})", figure(self.median), figure(self.min), figure(self.max))
+        write!(f, "{} ({}..{})", format_figure(self.median), format_figure(self.min), format_figure(self.max))
     }
 }
 
-fn figure(figure: f64) -> String {
+fn format_figure(figure: f64) -> String {
     match figure.abs() {
         size if size < 10.0 => format!("{figure:.2}"),
         size if size < 100.0 => format!("{figure:.1}"),

@@ -14,12 +14,12 @@ use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt};
 
 /// The two servers in one program.
-enum Quickstart {
+enum QuickstartServer {
     Clock,
     Notes(Mutex<Vec<String>>),
 }
 
-impl Quickstart {
+impl QuickstartServer {
     fn tools(&self) -> Vec<Tool> {
         match self {
             Self::Clock => vec![
@@ -38,7 +38,7 @@ impl Quickstart {
     }
 
     /// Runs a tool; the error is for whoever called it. `None` if there is no such tool.
-    fn run(&self, tool: &str, argument: &str) -> Option<Result<String, String>> {
+    fn run_tool(&self, tool: &str, argument: &str) -> Option<Result<String, String>> {
         let today = Zoned::now();
         Some(match (self, tool) {
             (Self::Clock, "now") => Ok(today.strftime("%A, %-d %B %Y, %H:%M:%S %Z").to_string()),
@@ -60,7 +60,7 @@ impl Quickstart {
     }
 }
 
-impl ServerHandler for Quickstart {
+impl ServerHandler for QuickstartServer {
     fn get_info(&self) -> ServerConfig {
         let name = match self {
             Self::Clock => "quickstart-clock",
@@ -86,7 +86,7 @@ impl ServerHandler for Quickstart {
         // Each tool has at most one argument, so its name need not be looked at.
         let arguments = call.arguments.unwrap_or_default();
         let argument = arguments.values().next().and_then(|value| value.as_str()).unwrap_or_default();
-        let result = match self.run(&call.name, argument) {
+        let result = match self.run_tool(&call.name, argument) {
             Some(Ok(text)) => CallToolResult::success(vec![ContentBlock::text(text)]),
             Some(Err(text)) => CallToolResult::error(vec![ContentBlock::text(text)]),
             None => {
@@ -114,8 +114,8 @@ fn tool(name: &'static str, description: &'static str, argument: Option<(&str, &
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = match std::env::args().nth(1).as_deref() {
-        Some("clock") => Quickstart::Clock,
-        Some("notes") => Quickstart::Notes(Mutex::default()),
+        Some("clock") => QuickstartServer::Clock,
+        Some("notes") => QuickstartServer::Notes(Mutex::default()),
         _ => return Err("usage: quickstart-server clock|notes".into()),
     };
     server.serve(rmcp::transport::stdio()).await?.waiting().await?;

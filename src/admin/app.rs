@@ -15,13 +15,13 @@ pub struct ApiState {
     /// The status of every object.
     pub store: watch::Receiver<StatusSnapshot>,
     /// The reason why agents cannot be served yet; `None` from when they can.
-    pub agents_wait: watch::Receiver<Option<String>>,
+    pub agents_not_ready: watch::Receiver<Option<String>>,
     /// The metrics of the whole process.
     pub metrics: Arc<Registry>,
     /// Takes requests to reconcile; `None` in a cluster, where the objects themselves are annotated.
     pub requests: Option<ReconcileRequests>,
     /// Tells how to change a declaration: `edit the files in …`.
-    pub to_change: Arc<str>,
+    pub edit_hint: Arc<str>,
     /// Ends the watches.
     pub stop: CancellationToken,
 }
@@ -29,18 +29,18 @@ pub struct ApiState {
 /// Holds the state of the handlers.
 #[derive(Clone)]
 pub(super) struct App {
-    pub sources: ApiState,
+    pub state: ApiState,
     pub history: Arc<SnapshotHistory>,
     pub authorization: Authorization,
 }
 
 impl App {
     pub fn new(sources: ApiState, authorization: Authorization) -> Self {
-        Self { sources, history: Arc::default(), authorization }
+        Self { state: sources, history: Arc::default(), authorization }
     }
 
     /// Copies the snapshot, so that the reporter never waits for an answer to be written.
     pub fn snapshot(&self) -> StatusSnapshot {
-        self.sources.store.borrow().clone()
+        self.state.store.borrow().clone()
     }
 }

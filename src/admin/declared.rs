@@ -16,7 +16,7 @@ use crate::resource::{DeclaredMeta, Desired, DigestKey, ObjectKey, WorkingDirect
 use crate::source::{AllowedStdio, StdioPolicy};
 
 /// Where it is served.
-pub const DECLARED: &str = "/declared";
+pub const DECLARED_PATH: &str = "/declared";
 
 /// What is in force.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -68,21 +68,23 @@ impl DeclaredParts {
 }
 
 /// Answers from what is desired now. `root` is the directory that it is declared in, if in one.
-pub fn declared(
+pub fn declared_routes(
     desired: watch::Receiver<Arc<Desired>>,
     key: DigestKey,
     policy: StdioPolicy,
     root: Option<PathBuf>,
 ) -> Router {
-    Router::new().route(DECLARED, get(answer)).with_state((desired, key, policy, root))
+    Router::new().route(DECLARED_PATH, get(get_declared)).with_state((desired, key, policy, root))
 }
 
-type Known = (watch::Receiver<Arc<Desired>>, DigestKey, StdioPolicy, Option<PathBuf>);
+type DeclaredRouteState = (watch::Receiver<Arc<Desired>>, DigestKey, StdioPolicy, Option<PathBuf>);
 
-async fn answer(State((desired, key, policy, root)): State<Known>) -> Response {
+async fn get_declared(State((desired, key, policy, root)): State<DeclaredRouteState>) -> Response {
     let desired = Arc::clone(&desired.borrow());
     // Ten thousand servers take a moment.
-    match tokio::task::spawn_blocking(move || DeclaredState::of(&desired, &key, &policy, root)).await {
+    match tokio::task::spawn_blocking(move || DeclaredState::from_desired(&desired, &key, &policy, root))
+        .await
+    {
         Ok(in_force) => Json(in_force).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
@@ -91,20 +93,26 @@ async fn answer(State((desired, key, policy, root)): State<Known>) -> Response {
 impl DeclaredState {
     /// Gives the last good declaration of each object, as digests. `root` is the directory that they are declared in, if
     /// in one.
-    pub fn of(desired: &Desired, key: &DigestKey, policy: &StdioPolicy, root: Option<PathBuf>) -> Self {
-        let base = root.map(|root| WorkingDirectory { root, home: policy.home().map(Into::into) });
+    pub fn from_desired(
+        desired: &Desired,
+        key: &DigestKey,
+        policy: &StdioPolicy,
+        root: Option<PathBuf>,
+    ) -> Self {
+        let base = root
+            .map(|root| WorkingDirectory { root, default_cwd: policy.working_directory().map(Into::into) });
         let servers = desired.servers.values().map(|server| {
             let parts = DeclarationParts::declared(server, base.as_ref());
-            DeclaredParts::new(&server.meta, parts.map(|parts| parts.digests(key)))
+            DeclaredParts::new(&server.meta, parts.map(|parts| parts.into_digests(key)))
         });
         let skills = desired.skills.iter().map(|(name, skill)| {
-            let parts = DeclarationParts::declared_skill(skill, desired.contents.get(name));
-            DeclaredParts::new(&skill.meta, parts.map(|parts| parts.digests(key)))
+            let parts = DeclarationParts::declared_skill(skill, desired.skill_contents.get(name));
+            DeclaredParts::new(&skill.meta, parts.map(|parts| parts.into_digests(key)))
         });
         Self {
             servers: servers.collect(),
             skills: skills.collect(),
-            allowed: policy.written().cloned(),
+            allowed: policy.configured().cloned(),
             root: base.map(|base| base.root),
         }
     }

@@ -7,23 +7,24 @@ use serde::Deserialize;
 use super::app::App;
 
 pub(super) fn routes() -> Router<App> {
-    Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready))
+    Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(readyz))
 }
 
 /// The query of `/readyz`.
 #[derive(Deserialize)]
-struct Checks {
+struct ReadyzQuery {
     /// A check to leave out: [`FIRST_ATTEMPTS`].
     exclude: Option<String>,
 }
 
 /// The check that each server declared at the start was attached or has failed.
-const FIRST_ATTEMPTS: &str = "first-attempts";
+const FIRST_ATTEMPTS_CHECK: &str = "first-attempts";
 
 /// Answers at once: 200, or 503 and every reason on a line of its own.
-async fn ready(State(app): State<App>, Query(checks): Query<Checks>) -> (StatusCode, String) {
-    let mut reasons = app.sources.store.borrow().unready(checks.exclude.as_deref() == Some(FIRST_ATTEMPTS));
-    reasons.extend(app.sources.agents_wait.borrow().clone());
+async fn readyz(State(app): State<App>, Query(checks): Query<ReadyzQuery>) -> (StatusCode, String) {
+    let mut reasons =
+        app.state.store.borrow().unready_reasons(checks.exclude.as_deref() == Some(FIRST_ATTEMPTS_CHECK));
+    reasons.extend(app.state.agents_not_ready.borrow().clone());
     if reasons.is_empty() {
         return (StatusCode::OK, "ok\n".into());
     }

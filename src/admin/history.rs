@@ -7,23 +7,25 @@ use tokio::time::Instant;
 use crate::report::StatusSnapshot;
 
 /// How many snapshots are kept at most.
-const MOST: usize = 256;
+const MAX_SNAPSHOTS: usize = 256;
 /// How long they are kept.
-const KEPT: Duration = Duration::from_mins(2);
+const MAX_SNAPSHOT_AGE: Duration = Duration::from_mins(2);
 
 /// The snapshots that clients were shown lately, so that they can go on from where they are: a list's next page,
 /// a watch after a list. Snapshots share what did not change, so one costs what changed since.
 #[derive(Debug, Default)]
 pub(super) struct SnapshotHistory {
-    shown: Mutex<VecDeque<(Instant, StatusSnapshot)>>,
+    snapshots: Mutex<VecDeque<(Instant, StatusSnapshot)>>,
 }
 
 impl SnapshotHistory {
     /// Notes what a client is shown.
-    pub fn note(&self, snapshot: &StatusSnapshot) {
+    pub fn record(&self, snapshot: &StatusSnapshot) {
         let now = Instant::now();
-        let mut shown = self.shown.lock();
-        while shown.front().is_some_and(|(at, _)| now.duration_since(*at) > KEPT) || shown.len() >= MOST {
+        let mut shown = self.snapshots.lock();
+        while shown.front().is_some_and(|(at, _)| now.duration_since(*at) > MAX_SNAPSHOT_AGE)
+            || shown.len() >= MAX_SNAPSHOTS
+        {
             shown.pop_front();
         }
         match shown.back_mut() {
@@ -34,8 +36,8 @@ impl SnapshotHistory {
     }
 
     /// The newest snapshot that is not newer than a version; `None` if that is too long ago.
-    pub fn since(&self, version: u64) -> Option<StatusSnapshot> {
-        let shown = self.shown.lock();
+    pub fn at_or_before(&self, version: u64) -> Option<StatusSnapshot> {
+        let shown = self.snapshots.lock();
         let found = shown.iter().rev().find(|(_, snapshot)| snapshot.resource_version <= version);
         found.map(|(_, snapshot)| snapshot.clone())
     }
@@ -49,26 +51,26 @@ mod tests {
     use crate::resource::testing::{at, source_id};
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_shown_is_kept_for_a_while() {
+    async fn snapshots_are_kept_for_a_bounded_time() {
         let (_, store) = Reporter::new(source_id(), at(0));
         let snapshot = |version| StatusSnapshot { resource_version: version, ..store.borrow().clone() };
         let since = |history: &SnapshotHistory, version| {
-            history.since(version).map(|snapshot| snapshot.resource_version)
+            history.at_or_before(version).map(|snapshot| snapshot.resource_version)
         };
         let history = SnapshotHistory::default();
         assert_eq!(since(&history, 9), None);
         for version in [3, 5, 4, 5] {
-            history.note(&snapshot(version));
+            history.record(&snapshot(version));
         }
         assert_eq!(
             [2, 3, 4, 5, 9].map(|version| since(&history, version)),
             [None, Some(3), Some(3), Some(5), Some(5)]
         );
-        tokio::time::advance(KEPT * 2).await;
-        history.note(&snapshot(7));
+        tokio::time::advance(MAX_SNAPSHOT_AGE * 2).await;
+        history.record(&snapshot(7));
         assert_eq!([5, 7].map(|version| since(&history, version)), [None, Some(7)]);
-        for version in 0..MOST as u64 * 2 {
-            history.note(&snapshot(10 + version));
+        for version in 0..MAX_SNAPSHOTS as u64 * 2 {
+            history.record(&snapshot(10 + version));
         }
         assert_eq!(since(&history, 10), None);
     }

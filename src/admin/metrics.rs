@@ -15,34 +15,34 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use super::app::App;
-use crate::report::{StatusSnapshot, condition};
+use crate::report::{StatusSnapshot, find_condition};
 use crate::resource::ConditionType;
 
-const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const OPENMETRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 pub(super) fn routes() -> Router<App> {
-    Router::new().route("/metrics", get(metrics))
+    Router::new().route("/metrics", get(get_metrics))
 }
 
-async fn metrics(State(app): State<App>) -> Response {
+async fn get_metrics(State(app): State<App>) -> Response {
     let mut body = String::new();
-    match text::encode(&mut body, &app.sources.metrics) {
-        Ok(()) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], body).into_response(),
+    match text::encode(&mut body, &app.state.metrics) {
+        Ok(()) => ([(header::CONTENT_TYPE, OPENMETRICS_CONTENT_TYPE)], body).into_response(),
         Err(fmt::Error) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
 /// Registers what the store tells: the build, servers and skills by condition, faults of the source.
 /// `docs/metrics.md` lists every name.
-pub fn register(registry: &mut Registry, store: watch::Receiver<StatusSnapshot>) {
-    registry.register_collector(Box::new(Stored(store)));
+pub fn register_status_metrics(registry: &mut Registry, store: watch::Receiver<StatusSnapshot>) {
+    registry.register_collector(Box::new(StatusCollector(store)));
 }
 
 /// Counted when it is asked for, so that it cannot drift from the store.
 #[derive(Debug)]
-struct Stored(watch::Receiver<StatusSnapshot>);
+struct StatusCollector(watch::Receiver<StatusSnapshot>);
 
-impl Collector for Stored {
+impl Collector for StatusCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let store = self.0.borrow().clone();
         let version = [("version", env!("CARGO_PKG_VERSION"))];
@@ -53,13 +53,13 @@ impl Collector for Stored {
             MetricType::Gauge,
         )?;
         ConstGauge::new(1).encode(build.encode_family(&version)?)?;
-        by_ready(
+        encode_by_ready(
             &mut encoder,
             "servers",
             "Declared servers by their Ready condition",
             store.servers.values().map(|object| &*object.status.conditions),
         )?;
-        by_ready(
+        encode_by_ready(
             &mut encoder,
             "skills",
             "Declared skills by their Ready condition",
@@ -82,14 +82,14 @@ impl Collector for Stored {
     }
 }
 
-fn by_ready<'a>(
+fn encode_by_ready<'a>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
     objects: impl Iterator<Item = &'a [Condition]>,
 ) -> fmt::Result {
     let mut counts: BTreeMap<(&str, &str), i64> = BTreeMap::new();
-    for told in objects.filter_map(|conditions| condition(conditions, ConditionType::Ready)) {
+    for told in objects.filter_map(|conditions| find_condition(conditions, ConditionType::Ready)) {
         *counts.entry((&told.status, &told.reason)).or_default() += 1;
     }
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;

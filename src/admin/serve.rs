@@ -12,14 +12,18 @@ use crate::net::StallGuard;
 
 /// Serves HTTP and HTTPS until it is stopped; then answers what was asked and ends. A client that stops reading
 /// is cut off.
-pub async fn serve_secured(
+pub async fn serve_tls_or_plain(
     listener: TcpListener,
     certificate: Certificate,
     router: Router,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let listener = Patient(tls::TlsOrPlainListener { listener, certificate });
-    end(axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned()), stop).await
+    let listener = StallGuardedListener(tls::TlsOrPlainListener { listener, certificate });
+    run_until_stopped(
+        axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned()),
+        stop,
+    )
+    .await
 }
 
 /// Serves HTTP alone, in the same way.
@@ -29,23 +33,34 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
             tracing::trace!(%error, "TCP_NODELAY");
         }
     });
-    end(axum::serve(Patient(listener), router).with_graceful_shutdown(stop.clone().cancelled_owned()), stop)
-        .await
+    run_until_stopped(
+        axum::serve(StallGuardedListener(listener), router)
+            .with_graceful_shutdown(stop.clone().cancelled_owned()),
+        stop,
+    )
+    .await
 }
 
 /// Serves HTTP on a Unix socket, in the same way.
 pub async fn serve_local(listener: UnixListener, router: Router, stop: CancellationToken) -> io::Result<()> {
-    end(axum::serve(Patient(listener), router).with_graceful_shutdown(stop.clone().cancelled_owned()), stop)
-        .await
+    run_until_stopped(
+        axum::serve(StallGuardedListener(listener), router)
+            .with_graceful_shutdown(stop.clone().cancelled_owned()),
+        stop,
+    )
+    .await
 }
 
 /// How long answers may take after the end was asked for: a client that does not read must not hold it up.
-const LAST_ANSWERS: Duration = Duration::from_secs(2);
+const GRACEFUL_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-async fn end(served: impl IntoFuture<Output = io::Result<()>>, stop: CancellationToken) -> io::Result<()> {
+async fn run_until_stopped(
+    served: impl IntoFuture<Output = io::Result<()>>,
+    stop: CancellationToken,
+) -> io::Result<()> {
     let over = async {
         stop.cancelled().await;
-        tokio::time::sleep(LAST_ANSWERS).await;
+        tokio::time::sleep(GRACEFUL_SHUTDOWN_TIMEOUT).await;
     };
     tokio::select! {
         ended = served.into_future() => ended,
@@ -54,18 +69,18 @@ async fn end(served: impl IntoFuture<Output = io::Result<()>>, stop: Cancellatio
 }
 
 /// How long a client may take nothing of what there is to take.
-const STALL: Duration = Duration::from_secs(30);
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A listener whose connections break when their other side stops reading.
-struct Patient<L>(L);
+struct StallGuardedListener<L>(L);
 
-impl<L: Listener> Listener for Patient<L> {
+impl<L: Listener> Listener for StallGuardedListener<L> {
     type Io = StallGuard<L::Io>;
     type Addr = L::Addr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         let (io, address) = self.0.accept().await;
-        (StallGuard::new(io, STALL, Counter::default()), address)
+        (StallGuard::new(io, STALL_TIMEOUT, Counter::default()), address)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {

@@ -13,9 +13,9 @@ use super::*;
 use crate::fleet::{Observation, Phase};
 use crate::net::{AllowedHosts, BearerToken};
 use crate::report::StatusSnapshot;
-use crate::report::testing::seen;
+use crate::report::testing::observation;
 use crate::report::{Reporter, ReporterInputs};
-use crate::resource::testing::{at, declared, key, server_spec, source_id};
+use crate::resource::testing::{at, declared_server, key, server_spec, source_id};
 use crate::resource::{Desired, ObjectKey, Problem, Reason, SourceState};
 use crate::skills::{SkillStates, SyncResults};
 use crate::source::requests;
@@ -25,16 +25,16 @@ mod kubernetes;
 const TOKEN: &str = "a-token";
 
 /// A status API over real sockets, with a reporter behind it.
-struct Rig {
+struct TestStatusApi {
     address: std::net::SocketAddr,
     store: watch::Receiver<StatusSnapshot>,
-    declare: watch::Sender<Arc<Desired>>,
-    observe: mpsc::UnboundedSender<Observation>,
+    desired_sender: watch::Sender<Arc<Desired>>,
+    observation_sender: mpsc::UnboundedSender<Observation>,
     stop: CancellationToken,
     tasks: tokio::task::JoinSet<()>,
 }
 
-impl Rig {
+impl TestStatusApi {
     async fn new() -> Self {
         let (reporter, store) = Reporter::new(source_id(), at(0));
         let (declare, desired) = watch::channel(Arc::new(Desired::default()));
@@ -46,14 +46,14 @@ impl Rig {
         );
         let stop = CancellationToken::new();
         let mut registry = Registry::with_prefix("evenkeel");
-        register(&mut registry, store.clone());
+        register_status_metrics(&mut registry, store.clone());
         let (requests, desired, stage) = requests(desired, stop.clone());
         let sources = ApiState {
             store: store.clone(),
-            agents_wait: watch::channel(None).1,
+            agents_not_ready: watch::channel(None).1,
             metrics: Arc::new(registry),
             requests: Some(requests),
-            to_change: "edit the files in /fleet".into(),
+            edit_hint: "edit the files in /fleet".into(),
             stop: stop.clone(),
         };
         let router = status_api(
@@ -69,21 +69,21 @@ impl Rig {
                 desired,
                 observations,
                 catalog,
-                skills: watch::channel(SkillStates::default()).1,
-                written: watch::channel(SyncResults::default()).1,
+                skill_states: watch::channel(SkillStates::default()).1,
+                sync_results: watch::channel(SyncResults::default()).1,
             },
             stop.clone(),
         ));
         let until = stop.clone();
         tasks.spawn(async move { serve(listener, router, until).await.unwrap() });
-        Self { address, store, declare, observe, stop, tasks }
+        Self { address, store, desired_sender: declare, observation_sender: observe, stop, tasks }
     }
 
-    async fn told(&mut self, what: impl FnMut(&StatusSnapshot) -> bool) {
+    async fn wait_for(&mut self, what: impl FnMut(&StatusSnapshot) -> bool) {
         self.store.wait_for(what).await.unwrap();
     }
 
-    async fn ask(&self, method: &str, path: &str, host: &str) -> (u16, String) {
+    async fn request(&self, method: &str, path: &str, host: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let request = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -94,7 +94,7 @@ impl Rig {
     }
 
     async fn get(&self, path: &str) -> (u16, String) {
-        self.ask("GET", path, "localhost").await
+        self.request("GET", path, "localhost").await
     }
 
     async fn json(&self, path: &str) -> (u16, Value) {
@@ -102,7 +102,7 @@ impl Rig {
         (code, serde_json::from_str(&body).unwrap())
     }
 
-    async fn end(mut self) {
+    async fn shutdown(mut self) {
         self.stop.cancel();
         while let Some(ended) = self.tasks.join_next().await {
             ended.unwrap();
@@ -110,16 +110,16 @@ impl Rig {
     }
 }
 
-fn fleet() -> Arc<Desired> {
-    let mut required = declared("b", 1);
+fn desired_fixture() -> Arc<Desired> {
+    let mut required = declared_server("b", 1);
     required.spec = Some(server_spec(serde_json::json!({
         "stdio": { "command": "c", "env": [{ "name": "TOKEN", "value": "hunter2" }] },
         "required": true,
     })));
-    let mut elsewhere = declared("a", 1);
+    let mut elsewhere = declared_server("a", 1);
     elsewhere.meta.key = ObjectKey::new("team", "a");
     Arc::new(Desired {
-        servers: [declared("a", 1), required, elsewhere]
+        servers: [declared_server("a", 1), required, elsewhere]
             .into_iter()
             .map(|object| (object.meta.key.clone(), Arc::new(object)))
             .collect(),
@@ -129,11 +129,12 @@ fn fleet() -> Arc<Desired> {
 }
 
 #[tokio::test]
-async fn objects_and_lists_have_the_shapes_of_kubernetes() {
-    let mut rig = Rig::new().await;
-    rig.declare.send(fleet()).unwrap();
-    rig.observe.send(seen("b", 1, Phase::Attached, Some(1))).unwrap();
-    rig.told(|store| store.servers.get(&key("b")).is_some_and(|object| object.status.tools == Some(3))).await;
+async fn objects_and_lists_have_kubernetes_shapes() {
+    let mut rig = TestStatusApi::new().await;
+    rig.desired_sender.send(desired_fixture()).unwrap();
+    rig.observation_sender.send(observation("b", 1, Phase::Attached, Some(1))).unwrap();
+    rig.wait_for(|store| store.servers.get(&key("b")).is_some_and(|object| object.status.tools == Some(3)))
+        .await;
 
     let base = "/apis/evenkeel.dev/v1alpha1";
     let (code, list) = rig.json(&format!("{base}/mcpservers?limit=500")).await;
@@ -173,12 +174,12 @@ async fn objects_and_lists_have_the_shapes_of_kubernetes() {
     assert_eq!(source["status"]["revision"], "r1");
     assert_eq!(source["status"]["watching"], "Events");
     assert!(source["metadata"].get("namespace").is_none());
-    rig.end().await;
+    rig.shutdown().await;
 }
 
 #[tokio::test]
-async fn what_is_not_served_is_said_in_a_status() {
-    let rig = Rig::new().await;
+async fn errors_are_kubernetes_status_objects() {
+    let rig = TestStatusApi::new().await;
     let base = "/apis/evenkeel.dev/v1alpha1";
     for (method, path, code, reason, message) in [
         (
@@ -214,7 +215,7 @@ async fn what_is_not_served_is_said_in_a_status() {
             "edit the files in /fleet",
         ),
     ] {
-        let (found, body) = rig.ask(method, &path, "127.0.0.1:1").await;
+        let (found, body) = rig.request(method, &path, "127.0.0.1:1").await;
         assert_eq!(found, code, "{method} {path}: {body}");
         let status: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(status["kind"], "Status", "{path}");
@@ -230,22 +231,22 @@ async fn what_is_not_served_is_said_in_a_status() {
         ("localhost\r\nOrigin: http://localhost:5173", 200),
         ("localhost\r\nHost: localhost", 400),
     ] {
-        let (code, body) = rig.ask("GET", &format!("{base}/mcpservers"), host).await;
+        let (code, body) = rig.request("GET", &format!("{base}/mcpservers"), host).await;
         assert_eq!(code, expected, "{host}: {body}");
     }
-    rig.end().await;
+    rig.shutdown().await;
 }
 
 #[tokio::test]
-async fn readiness_is_503_with_every_reason_and_then_200_for_good() {
-    let mut rig = Rig::new().await;
+async fn readyz_is_503_with_all_reasons_then_stays_200() {
+    let mut rig = TestStatusApi::new().await;
     assert_eq!(rig.get("/livez").await, (200, "ok\n".into()));
     let (code, reasons) = rig.get("/readyz").await;
     assert_eq!(code, 503);
     assert!(reasons.starts_with("Source/directory: "), "{reasons}");
 
-    rig.declare.send(fleet()).unwrap();
-    rig.told(|store| !store.servers.is_empty()).await;
+    rig.desired_sender.send(desired_fixture()).unwrap();
+    rig.wait_for(|store| !store.servers.is_empty()).await;
     let connecting =
         |server: &str| format!("McpServer/{server}: Connecting: waiting for an attempt to connect\n");
     // First what is required.
@@ -253,8 +254,8 @@ async fn readiness_is_503_with_every_reason_and_then_200_for_good() {
     assert_eq!(rig.get("/readyz").await, (503, all));
     assert_eq!(rig.get("/readyz?exclude=first-attempts").await, (503, connecting("default/b")));
 
-    rig.observe.send(seen("b", 1, Phase::Attached, Some(1))).unwrap();
-    rig.told(|store| store.readiness.required_ready()).await;
+    rig.observation_sender.send(observation("b", 1, Phase::Attached, Some(1))).unwrap();
+    rig.wait_for(|store| store.readiness.required_ready()).await;
     assert_eq!(rig.get("/readyz?exclude=first-attempts").await, (200, "ok\n".into()));
     assert_eq!(rig.get("/readyz").await, (503, ["default/a", "team/a"].map(connecting).concat()));
     for key in [key("a"), ObjectKey::new("team", "a")] {
@@ -263,21 +264,23 @@ async fn readiness_is_503_with_every_reason_and_then_200_for_good() {
             retry_at: None,
             attempt: 2,
         };
-        rig.observe.send(Observation { key, ..seen("a", 1, failed, None) }).unwrap();
+        rig.observation_sender.send(Observation { key, ..observation("a", 1, failed, None) }).unwrap();
     }
-    rig.told(|store| store.readiness.ready()).await;
-    rig.observe.send(seen("b", 1, Phase::Connecting { attempt: 2, last: None }, None)).unwrap();
-    rig.told(|store| store.servers[&key("b")].status.tools.is_none()).await;
+    rig.wait_for(|store| store.readiness.is_ready()).await;
+    rig.observation_sender
+        .send(observation("b", 1, Phase::Connecting { attempt: 2, last_problem: None }, None))
+        .unwrap();
+    rig.wait_for(|store| store.servers[&key("b")].status.tools.is_none()).await;
     assert_eq!(rig.get("/readyz").await, (200, "ok\n".into()));
-    rig.end().await;
+    rig.shutdown().await;
 }
 
 #[tokio::test]
-async fn metrics_count_what_the_store_tells() {
-    let mut rig = Rig::new().await;
-    rig.declare.send(fleet()).unwrap();
-    rig.observe.send(seen("b", 1, Phase::Attached, Some(1))).unwrap();
-    rig.told(|store| store.readiness.required_ready()).await;
+async fn metrics_count_objects_by_ready_condition() {
+    let mut rig = TestStatusApi::new().await;
+    rig.desired_sender.send(desired_fixture()).unwrap();
+    rig.observation_sender.send(observation("b", 1, Phase::Attached, Some(1))).unwrap();
+    rig.wait_for(|store| store.readiness.required_ready()).await;
     let (code, text) = rig.get("/metrics").await;
     assert_eq!(code, 200);
     for line in [
@@ -289,38 +292,38 @@ async fn metrics_count_what_the_store_tells() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
-    rig.end().await;
+    rig.shutdown().await;
 }
 
 #[tokio::test]
-async fn probes_serve_health_and_metrics_alone_to_anyone() {
+async fn probe_api_serves_only_health_and_metrics_to_any_host() {
     let (reporter, store) = Reporter::new(source_id(), at(0));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     let sources = ApiState {
         store: store.clone(),
-        agents_wait: watch::channel(None).1,
+        agents_not_ready: watch::channel(None).1,
         metrics: Arc::default(),
         requests: None,
-        to_change: "".into(),
+        edit_hint: "".into(),
         stop: stop.clone(),
     };
-    let router = probes(sources);
-    let (declare, _) = watch::channel(Arc::new(Desired::default()));
-    let (observe, _) = mpsc::unbounded_channel();
+    let router = probe_api(sources);
+    let (desired_sender, _) = watch::channel(Arc::new(Desired::default()));
+    let (observation_sender, _) = mpsc::unbounded_channel();
     let mut tasks = tokio::task::JoinSet::new();
     let until = stop.clone();
     tasks.spawn(async move { serve(listener, router, until).await.unwrap() });
     drop(reporter);
-    let rig = Rig { address, store, declare, observe, stop, tasks };
+    let rig = TestStatusApi { address, store, desired_sender, observation_sender, stop, tasks };
     for (path, code) in [
         ("/livez", 200),
         ("/readyz", 503),
         ("/metrics", 200),
         ("/apis/evenkeel.dev/v1alpha1/mcpservers", 404),
     ] {
-        assert_eq!(rig.ask("GET", path, "10.1.2.3:9090").await.0, code, "{path}");
+        assert_eq!(rig.request("GET", path, "10.1.2.3:9090").await.0, code, "{path}");
     }
-    rig.end().await;
+    rig.shutdown().await;
 }

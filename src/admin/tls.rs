@@ -16,7 +16,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{Accept, TlsAcceptor};
 
 /// The first byte of a TLS connection.
-const HANDSHAKE: u8 = 22;
+const TLS_HANDSHAKE_RECORD: u8 = 22;
 
 /// A certificate of our own, drawn anew at each start, that clients trust because the kubeconfig holds it.
 #[derive(Clone)]
@@ -72,7 +72,7 @@ impl Listener for TlsOrPlainListener {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::trace!(%error, "TCP_NODELAY");
         }
-        (TlsOrPlainStream::New(Some(stream), self.certificate.acceptor.clone()), address)
+        (TlsOrPlainStream::Undetermined(Some(stream), self.certificate.acceptor.clone()), address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -83,7 +83,7 @@ impl Listener for TlsOrPlainListener {
 /// A connection, whose first byte says what it is. The handshake is made by whoever reads first, so that a
 /// client that dawdles holds up only itself.
 pub(super) enum TlsOrPlainStream {
-    New(Option<TcpStream>, TlsAcceptor),
+    Undetermined(Option<TcpStream>, TlsAcceptor),
     Handshake(Box<Accept<TcpStream>>),
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
@@ -91,18 +91,18 @@ pub(super) enum TlsOrPlainStream {
 
 impl TlsOrPlainStream {
     /// Waits until it is known what it is.
-    fn poll_known(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_determined(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             *self = match self {
                 Self::Plain(_) | Self::Tls(_) => return Poll::Ready(Ok(())),
-                Self::New(stream, acceptor) => {
+                Self::Undetermined(stream, acceptor) => {
                     let Some(waiting) = stream.as_mut() else {
                         return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
                     };
                     let mut first = [0; 1];
                     let mut buffer = ReadBuf::new(&mut first);
                     ready!(waiting.poll_peek(cx, &mut buffer))?;
-                    let secured = buffer.filled() == [HANDSHAKE];
+                    let secured = buffer.filled() == [TLS_HANDSHAKE_RECORD];
                     match stream.take() {
                         Some(stream) if secured => Self::Handshake(Box::new(acceptor.accept(stream))),
                         Some(stream) => Self::Plain(stream),
@@ -114,20 +114,20 @@ impl TlsOrPlainStream {
         }
     }
 
-    fn poll_io<'a>(&'a mut self, cx: &mut Context<'_>) -> Poll<io::Result<&'a mut dyn Io>> {
-        ready!(self.poll_known(cx))?;
+    fn poll_io<'a>(&'a mut self, cx: &mut Context<'_>) -> Poll<io::Result<&'a mut dyn AsyncReadWrite>> {
+        ready!(self.poll_determined(cx))?;
         Poll::Ready(match self {
             Self::Plain(stream) => Ok(stream),
             Self::Tls(stream) => Ok(&mut **stream),
-            Self::New(..) | Self::Handshake(_) => Err(io::ErrorKind::NotConnected.into()),
+            Self::Undetermined(..) | Self::Handshake(_) => Err(io::ErrorKind::NotConnected.into()),
         })
     }
 }
 
 /// Either of the two.
-trait Io: AsyncRead + AsyncWrite + Unpin {}
+trait AsyncReadWrite: AsyncRead + AsyncWrite + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncReadWrite for T {}
 
 impl AsyncRead for TlsOrPlainStream {
     fn poll_read(
@@ -153,7 +153,7 @@ impl AsyncWrite for TlsOrPlainStream {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             // Nothing was said yet; dropping it closes it.
-            Self::New(..) | Self::Handshake(_) => Poll::Ready(Ok(())),
+            Self::Undetermined(..) | Self::Handshake(_) => Poll::Ready(Ok(())),
         }
     }
 }

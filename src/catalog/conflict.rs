@@ -12,22 +12,22 @@ pub struct NameConflict {
     /// The server's own name of it.
     pub name: String,
     /// The name it would have.
-    pub wanted: String,
+    pub bare_name: String,
     /// The name it has.
-    pub given: String,
+    pub assigned_name: String,
     /// The server that the wanted name is of.
     pub holder: ObjectKey,
     /// How.
-    pub holding: NameHolder,
+    pub holder_state: NameHolderState,
 }
 
 /// How a name is a server's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NameHolder {
+pub enum NameHolderState {
     /// It lists an item by it, or is declared and did so when it was attached last.
-    Has,
+    Current,
     /// It is declared no more: the name is kept for an hour.
-    Had,
+    Former,
     /// It was created first, has the same prefix, and is attached for the first time just now.
-    MayHave,
+    Prospective,
 }

@@ -17,14 +17,14 @@ pub struct CatalogDeclaration {
 }
 
 /// The order in which servers get names: what nobody declared first, then by creation, then by key.
-pub(super) type Rank = (Option<Timestamp>, ObjectKey);
+pub(super) type ServerRank = (Option<Timestamp>, ObjectKey);
 
 /// The declared servers. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct DeclaredServers {
     servers: OrdMap<ObjectKey, CatalogDeclaration>,
     /// By namespace and prefix, until every server was attached or failed once.
-    starting: OrdMap<(Arc<str>, Arc<str>), OrdSet<Rank>>,
+    by_prefix: OrdMap<(Arc<str>, Arc<str>), OrdSet<ServerRank>>,
     settled: bool,
 }
 
@@ -33,7 +33,7 @@ impl DeclaredServers {
     pub(super) fn insert(&mut self, key: &ObjectKey, declaration: CatalogDeclaration) {
         self.remove(key);
         if let Some(prefix) = declaration.prefix.clone().filter(|_| !self.settled) {
-            let same = self.starting.entry((key.namespace.clone(), prefix)).or_default();
+            let same = self.by_prefix.entry((key.namespace.clone(), prefix)).or_default();
             same.insert((Some(declaration.created), key.clone()));
         }
         self.servers.insert(key.clone(), declaration);
@@ -42,7 +42,7 @@ impl DeclaredServers {
     pub(super) fn remove(&mut self, key: &ObjectKey) {
         let Some(CatalogDeclaration { created, prefix }) = self.servers.remove(key) else { return };
         if let Some(prefix) = prefix
-            && let Some(same) = self.starting.get_mut(&(key.namespace.clone(), prefix))
+            && let Some(same) = self.by_prefix.get_mut(&(key.namespace.clone(), prefix))
         {
             same.remove(&(Some(created), key.clone()));
         }
@@ -52,25 +52,25 @@ impl DeclaredServers {
         self.servers.contains_key(key)
     }
 
-    pub(super) fn rank(&self, key: &ObjectKey) -> Rank {
+    pub(super) fn rank(&self, key: &ObjectKey) -> ServerRank {
         (self.servers.get(key).map(|declaration| declaration.created), key.clone())
     }
 
     /// Ends the start: every server that was declared then was attached or failed once. True if that is new.
     pub(super) fn settle(&mut self) -> bool {
-        self.starting = OrdMap::new();
+        self.by_prefix = OrdMap::new();
         !std::mem::replace(&mut self.settled, true)
     }
 
     /// Finds a server that was created before this one, has the same prefix, and may list the same names as soon as it is
     /// attached for the first time: `known` says of which servers the names are known.
-    pub(super) fn awaited(
+    pub(super) fn pending_claimant(
         &self,
         key: &ObjectKey,
         prefix: &str,
         known: impl Fn(&ObjectKey) -> bool,
     ) -> Option<ObjectKey> {
-        let same = self.starting.get(&(key.namespace.clone(), prefix.into()))?;
+        let same = self.by_prefix.get(&(key.namespace.clone(), prefix.into()))?;
         let own = self.rank(key);
         let older = same.iter().take_while(|rank| **rank < own);
         older.map(|(_, key)| key).find(|key| !known(key)).cloned()
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_wait_for_older_servers_of_the_same_prefix_until_the_start_is_over() {
+    fn older_server_with_same_prefix_is_pending_until_settled() {
         let key = |name: &str| ObjectKey::new("default", name);
         let declaration = |second, prefix: Option<&str>| CatalogDeclaration {
             created: Timestamp::from_second(second).unwrap(),
@@ -100,7 +100,7 @@ mod tests {
         }
         let awaited = |servers: &DeclaredServers, name: &str, known: &[&str]| {
             let known = |key: &ObjectKey| known.contains(&&*key.name);
-            servers.awaited(&key(name), "x", known).map(|key| key.name.to_string())
+            servers.pending_claimant(&key(name), "x", known).map(|key| key.name.to_string())
         };
         assert_eq!(awaited(&servers, "z", &[]), None);
         assert_eq!(awaited(&servers, "c", &[]).as_deref(), Some("z"));

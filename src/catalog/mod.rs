@@ -19,7 +19,7 @@ mod template;
 mod testing;
 mod view;
 
-pub use conflict::{NameConflict, NameHolder};
+pub use conflict::{NameConflict, NameHolderState};
 pub use declared::CatalogDeclaration;
 pub use generation::{CatalogUpdate, Generation};
 pub use names::NameId;

@@ -7,11 +7,11 @@ use crate::upstream::ViewName;
 use crate::wire::ListKind;
 
 /// The longest name that is made here: agents put prefixes of their own before it and cut at 64.
-const LONGEST: usize = 48;
+const MAX_GENERATED_NAME_BYTES: usize = 48;
 /// The longest name that is left alone where nothing stands before it: the longest that MCP advises.
-const LONGEST_ALONE: usize = 128;
+const MAX_UNPREFIXED_NAME_BYTES: usize = 128;
 /// Characters of a hash tail.
-const TAIL: usize = 6;
+const HASH_SUFFIX_BYTES: usize = 6;
 
 /// An item of a server. Ordered by namespace, server and own name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,23 +48,24 @@ impl NameId {
     }
 
     /// Makes the id of a name of this list in this view.
-    pub(super) fn of(view: &ViewName, list: ListKind, name: &str) -> Self {
+    pub(super) fn new(view: &ViewName, list: ListKind, name: &str) -> Self {
         let namespace = view.namespace().map_or("", |namespace| &**namespace);
-        Self(hash(&[namespace.as_bytes(), list.method().as_bytes(), name.as_bytes()]))
+        Self(digest_of_parts(&[namespace.as_bytes(), list.method().as_bytes(), name.as_bytes()]))
     }
 }
 
 impl ItemId<'_> {
     /// Digests the item's own name to 64 bits.
-    pub(super) fn item(&self) -> u64 {
-        hash(&[self.name.as_bytes()])
+    pub(super) fn item_digest(&self) -> u64 {
+        digest_of_parts(&[self.name.as_bytes()])
     }
 
     /// Makes the tail of the item's names. `number` gives another one, should two items have the same.
-    pub(super) fn tail(&self, number: u32) -> HashSuffix {
+    pub(super) fn hash_suffix(&self, number: u32) -> HashSuffix {
         let Self { server, name } = self;
         let number = number.to_be_bytes();
-        let hash = hash(&[server.namespace.as_bytes(), server.name.as_bytes(), name.as_bytes(), &number]);
+        let hash =
+            digest_of_parts(&[server.namespace.as_bytes(), server.name.as_bytes(), name.as_bytes(), &number]);
         let [first, two, three, four, five, last, ..] = hash.to_be_bytes();
         let of = |byte: u8, characters: &[u8]| {
             let character = characters.get(usize::from(byte) % characters.len());
@@ -78,36 +79,36 @@ impl ItemId<'_> {
 
 /// A hash tail: a digit, hexadecimal digits, a letter from a to f.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct HashSuffix([char; TAIL]);
+pub(super) struct HashSuffix([char; HASH_SUFFIX_BYTES]);
 
 impl NameScheme<'_> {
     /// Makes the name without a tail. `None` if characters would have to be dropped, replaced or cut, since another item
     /// could have the same name then, and if it looks as if it had a tail: no bare name is equal to one with a tail.
-    pub(super) fn bare<'a>(&self, name: &'a str) -> Option<Cow<'a, str>> {
+    pub(super) fn bare_name<'a>(&self, name: &'a str) -> Option<Cow<'a, str>> {
         if self.is_uri() {
-            return (!has_tail(name, &['#', '-'])).then_some(Cow::Borrowed(name));
+            return (!has_hash_suffix(name, &['#', '-'])).then_some(Cow::Borrowed(name));
         }
-        let whole = self.whole(name);
-        let legal = if self.is_alone() {
+        let whole = self.prefixed_name(name);
+        let legal = if self.is_unprefixed() {
             let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-            whole.len() <= LONGEST_ALONE && whole.bytes().all(legal)
+            whole.len() <= MAX_UNPREFIXED_NAME_BYTES && whole.bytes().all(legal)
         } else {
-            whole.len() <= LONGEST && is_folded(&whole)
+            whole.len() <= MAX_GENERATED_NAME_BYTES && is_normalized(&whole)
         };
-        (legal && !name.is_empty() && !has_tail(&whole, &['_'])).then_some(whole)
+        (legal && !name.is_empty() && !has_hash_suffix(&whole, &['_'])).then_some(whole)
     }
 
     /// Makes the name with this tail.
-    pub(super) fn tailed(&self, name: &str, HashSuffix(tail): HashSuffix) -> String {
+    pub(super) fn suffixed_name(&self, name: &str, HashSuffix(tail): HashSuffix) -> String {
         let mut tailed = if self.is_uri() {
             // A fragment names a part of the same thing.
             format!("{name}{}", if name.contains('#') { '-' } else { '#' })
         } else {
-            let mut start = fold(&self.whole(name));
-            start.truncate(LONGEST - 1 - TAIL);
+            let mut start = normalize(&self.prefixed_name(name));
+            start.truncate(MAX_GENERATED_NAME_BYTES - 1 - HASH_SUFFIX_BYTES);
             let from = usize::from(start.starts_with('_'));
             match start.get(from..).unwrap_or_default().trim_end_matches('_') {
-                "" => format!("{}_", self.list.item()),
+                "" => format!("{}_", self.list.item_noun()),
                 start => format!("{start}_"),
             }
         };
@@ -119,15 +120,15 @@ impl NameScheme<'_> {
         matches!(self.list, ListKind::Resources | ListKind::Templates)
     }
 
-    fn is_alone(&self) -> bool {
+    fn is_unprefixed(&self) -> bool {
         self.namespace.is_none() && self.prefix.is_empty()
     }
 
     /// Puts the namespace and the prefix before a name. An underscore at the end of the prefix is the one that is put there.
-    fn whole<'a>(&self, name: &'a str) -> Cow<'a, str> {
+    fn prefixed_name<'a>(&self, name: &'a str) -> Cow<'a, str> {
         let separator = if self.prefix.is_empty() || self.prefix.ends_with('_') { "" } else { "_" };
         match self.namespace {
-            None if self.is_alone() => Cow::Borrowed(name),
+            None if self.is_unprefixed() => Cow::Borrowed(name),
             None => Cow::Owned(format!("{}{separator}{name}", self.prefix)),
             Some(namespace) => Cow::Owned(format!("{namespace}_{}{separator}{name}", self.prefix)),
         }
@@ -135,13 +136,13 @@ impl NameScheme<'_> {
 }
 
 /// Tells whether [`fold`] leaves a name as it is.
-fn is_folded(name: &str) -> bool {
+fn is_normalized(name: &str) -> bool {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     name.bytes().all(legal) && !name.contains("__")
 }
 
 /// Only `[A-Za-z0-9_-]`, everything else an underscore, and no two underscores in a row.
-fn fold(name: &str) -> String {
+fn normalize(name: &str) -> String {
     let mut folded = String::with_capacity(name.len());
     for char in name.chars() {
         if char.is_ascii_alphanumeric() || char == '-' {
@@ -154,8 +155,10 @@ fn fold(name: &str) -> String {
 }
 
 /// Tells whether a name ends in one of these marks and what could be a tail. No word and no number looks like one.
-pub(super) fn has_tail(name: &str, marks: &[char]) -> bool {
-    let Some((start, tail)) = name.len().checked_sub(TAIL).and_then(|at| name.split_at_checked(at)) else {
+pub(super) fn has_hash_suffix(name: &str, marks: &[char]) -> bool {
+    let Some((start, tail)) =
+        name.len().checked_sub(HASH_SUFFIX_BYTES).and_then(|at| name.split_at_checked(at))
+    else {
         return false;
     };
     let hexadecimal = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
@@ -165,25 +168,25 @@ pub(super) fn has_tail(name: &str, marks: &[char]) -> bool {
         && tail.ends_with(|last: char| last.is_ascii_alphabetic())
 }
 
-fn hash(parts: &[&[u8]]) -> u64 {
-    Digest::of_parts(parts.iter().flat_map(|part| [part, b"\0".as_slice()])).number()
+fn digest_of_parts(parts: &[&[u8]]) -> u64 {
+    Digest::of_parts(parts.iter().flat_map(|part| [part, b"\0".as_slice()])).first_u64()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn naming(namespace: Option<&'static str>, prefix: &'static str) -> NameScheme<'static> {
+    fn scheme(namespace: Option<&'static str>, prefix: &'static str) -> NameScheme<'static> {
         NameScheme { list: ListKind::Tools, namespace, prefix }
     }
 
-    fn tailed(naming: NameScheme<'_>, tool: &str, number: u32) -> String {
+    fn suffixed_name(naming: NameScheme<'_>, tool: &str, number: u32) -> String {
         let server = ObjectKey::new("default", "server");
-        naming.tailed(tool, ItemId { server: &server, name: tool }.tail(number))
+        naming.suffixed_name(tool, ItemId { server: &server, name: tool }.hash_suffix(number))
     }
 
     #[test]
-    fn what_is_legal_stays_as_it_is_behind_its_prefix() {
+    fn valid_name_is_kept_unchanged_after_its_prefix() {
         for (namespace, prefix, tool, expected) in [
             (None, "gh", "search", "gh_search"),
             (None, "gh_", "x-y", "gh_x-y"),
@@ -197,12 +200,12 @@ mod tests {
             (None, "", &"x".repeat(128), &"x".repeat(128)),
             (None, "p", &"x".repeat(46), &format!("p_{}", "x".repeat(46))),
         ] {
-            assert_eq!(naming(namespace, prefix).bare(tool).as_deref(), Some(expected));
+            assert_eq!(scheme(namespace, prefix).bare_name(tool).as_deref(), Some(expected));
         }
     }
 
     #[test]
-    fn what_had_to_change_or_looks_like_a_tail_has_no_bare_name() {
+    fn changed_or_suffix_like_name_has_no_bare_form() {
         for (namespace, prefix, tool, start) in [
             (None, "gh", "_private", "gh_private_"),
             (None, "gh", "a.b/c  d", "gh_a_b_c_d_"),
@@ -220,38 +223,38 @@ mod tests {
             (None, "", "t_1a2b3c", "t_1a2b3c_"),
             (None, "", &"x".repeat(129), "xxx"),
         ] {
-            let naming = naming(namespace, prefix);
-            assert_eq!(naming.bare(tool), None, "{tool}");
-            let whole = naming.whole(tool);
-            assert_eq!(is_folded(&whole), fold(&whole) == whole);
+            let naming = scheme(namespace, prefix);
+            assert_eq!(naming.bare_name(tool), None, "{tool}");
+            let whole = naming.prefixed_name(tool);
+            assert_eq!(is_normalized(&whole), normalize(&whole) == whole);
             for number in 0..2 {
-                let name = tailed(naming, tool, number);
-                assert!(name.starts_with(start) && has_tail(&name, &['_']), "{name}");
-                assert!(name.len() <= LONGEST && !name.contains("__"), "{name}");
+                let name = suffixed_name(naming, tool, number);
+                assert!(name.starts_with(start) && has_hash_suffix(&name, &['_']), "{name}");
+                assert!(name.len() <= MAX_GENERATED_NAME_BYTES && !name.contains("__"), "{name}");
             }
-            assert_ne!(tailed(naming, tool, 0), tailed(naming, tool, 1));
+            assert_ne!(suffixed_name(naming, tool, 0), suffixed_name(naming, tool, 1));
         }
     }
 
     #[test]
-    fn a_uri_stays_as_it_is_but_for_a_tail() {
+    fn uri_changes_only_by_its_hash_suffix() {
         let server = ObjectKey::new("default", "server");
         let naming = NameScheme { list: ListKind::Resources, namespace: Some("team-a"), prefix: "p" };
         for (uri, start) in [("file:///a__b c", "file:///a__b c#"), ("a:b#c", "a:b#c-")] {
-            assert_eq!(naming.bare(uri).as_deref(), Some(uri));
-            let tailed = naming.tailed(uri, ItemId { server: &server, name: uri }.tail(0));
-            assert_eq!((&tailed[..start.len()], tailed.len()), (start, start.len() + TAIL));
-            assert_eq!(naming.bare(&tailed), None, "it looks like one with a tail");
+            assert_eq!(naming.bare_name(uri).as_deref(), Some(uri));
+            let tailed = naming.suffixed_name(uri, ItemId { server: &server, name: uri }.hash_suffix(0));
+            assert_eq!((&tailed[..start.len()], tailed.len()), (start, start.len() + HASH_SUFFIX_BYTES));
+            assert_eq!(naming.bare_name(&tailed), None, "it looks like one with a tail");
         }
     }
 
     #[test]
-    fn an_id_is_of_a_name_in_one_list_of_one_view() {
-        let (everything, team) = (ViewName::Everything, ViewName::Namespace("team-a".into()));
+    fn name_id_depends_on_view_list_and_name() {
+        let (everything, team) = (ViewName::All, ViewName::Namespace("team-a".into()));
         let mut ids =
-            vec![NameId::of(&everything, ListKind::Tools, "a"), NameId::of(&team, ListKind::Tools, "a")];
-        ids.extend(["b", "a\0"].map(|name| NameId::of(&everything, ListKind::Tools, name)));
-        ids.push(NameId::of(&everything, ListKind::Prompts, "a"));
+            vec![NameId::new(&everything, ListKind::Tools, "a"), NameId::new(&team, ListKind::Tools, "a")];
+        ids.extend(["b", "a\0"].map(|name| NameId::new(&everything, ListKind::Tools, name)));
+        ids.push(NameId::new(&everything, ListKind::Prompts, "a"));
         ids.sort();
         ids.dedup();
         assert_eq!(ids.len(), 5);

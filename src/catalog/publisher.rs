@@ -15,57 +15,57 @@ use crate::resource::{ObjectKey, Problem};
 use crate::upstream::Section;
 
 /// Waiters are woken by the first change at once, and by all that follow within this time together.
-const TELL_EVERY: Duration = Duration::from_millis(100);
+const NOTIFY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long is waited at most for what was handed in.
-const CAUGHT_UP: Duration = Duration::from_secs(1);
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What agents may see now. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Catalog {
     current: Arc<ArcSwap<Generation>>,
     changes: watch::Receiver<u64>,
-    declared: watch::Receiver<bool>,
+    declarations_applied: watch::Receiver<bool>,
     settled: watch::Receiver<bool>,
-    pending: Arc<Pending>,
-    taken: watch::Receiver<u64>,
+    pending: Arc<UpdateQueue>,
+    applied_updates: watch::Receiver<u64>,
 }
 
 /// Where servers' sections are handed in. Cheap to clone; never waits.
 #[derive(Clone, Debug)]
-pub struct Publisher(Arc<Pending>);
+pub struct Publisher(Arc<UpdateQueue>);
 
 #[derive(Debug, Default)]
-struct Pending {
-    steps: Mutex<Steps>,
-    handed_in: Notify,
+struct UpdateQueue {
+    updates: Mutex<QueuedUpdates>,
+    changed: Notify,
     /// The start is over: told on once all steps before it are taken.
     settled: AtomicBool,
 }
 
 #[derive(Debug, Default)]
-struct Steps {
+struct QueuedUpdates {
     /// Number of steps handed in so far.
     count: u64,
     /// Declarations of servers; `None` for one that is declared no more.
-    declared: BTreeMap<ObjectKey, Option<CatalogDeclaration>>,
+    declarations: BTreeMap<ObjectKey, Option<CatalogDeclaration>>,
     /// Everything that is declared was told once.
-    complete: bool,
+    declarations_complete: bool,
     /// The latest step of each server: what it had handed in before does not matter any more.
-    offered: BTreeMap<ObjectKey, CatalogUpdate>,
+    sections: BTreeMap<ObjectKey, CatalogUpdate>,
 }
 
 /// Makes one generation after another from what is handed in.
 #[derive(Debug)]
 pub struct PublisherTask {
-    pending: Arc<Pending>,
+    pending: Arc<UpdateQueue>,
     current: Arc<ArcSwap<Generation>>,
     changes: watch::Sender<u64>,
-    declared: watch::Sender<bool>,
+    declarations_applied: watch::Sender<bool>,
     settled: watch::Sender<bool>,
     /// Number of steps taken so far.
-    taken: watch::Sender<u64>,
-    names: mpsc::UnboundedSender<ServerNames>,
+    applied_updates: watch::Sender<u64>,
+    name_updates: mpsc::UnboundedSender<ServerNames>,
 }
 
 /// The names of one server, to be written down: they are kept over a restart.
@@ -86,7 +86,7 @@ pub fn catalog(
     names: mpsc::UnboundedSender<ServerNames>,
 ) -> (Catalog, Publisher, PublisherTask) {
     let current = Arc::new(ArcSwap::from_pointee(Generation::new(home, kept, Instant::now())));
-    let pending = Arc::new(Pending::default());
+    let pending = Arc::new(UpdateQueue::default());
     let (sender, changes) = watch::channel(0);
     let (declare, declared) = watch::channel(false);
     let (settle, settled) = watch::channel(false);
@@ -95,12 +95,19 @@ pub fn catalog(
         pending: pending.clone(),
         current: current.clone(),
         changes: sender,
-        declared: declare,
+        declarations_applied: declare,
         settled: settle,
-        taken: take,
-        names,
+        applied_updates: take,
+        name_updates: names,
     };
-    let catalog = Catalog { current, changes, declared, settled, pending: pending.clone(), taken };
+    let catalog = Catalog {
+        current,
+        changes,
+        declarations_applied: declared,
+        settled,
+        pending: pending.clone(),
+        applied_updates: taken,
+    };
     (catalog, Publisher(pending), task)
 }
 
@@ -112,17 +119,17 @@ impl Catalog {
 
     /// Waits until everything that was handed in before this call can be read. Not for longer than a moment: what is told
     /// of it is then at most a moment ahead of what agents see.
-    pub async fn caught_up(&self) {
-        let count = self.pending.steps.lock().count;
-        let mut taken = self.taken.clone();
+    pub async fn catch_up(&self) {
+        let count = self.pending.updates.lock().count;
+        let mut taken = self.applied_updates.clone();
         let caught_up = taken.wait_for(|taken| *taken >= count);
         // Its end says that the process ends.
-        let _ = timeout(CAUGHT_UP, caught_up).await;
+        let _ = timeout(CATCH_UP_TIMEOUT, caught_up).await;
     }
 
     /// Becomes true once all that was declared at the start was taken up: what is remembered of it is offered.
-    pub fn declared(&self) -> watch::Receiver<bool> {
-        self.declared.clone()
+    pub fn declarations_applied(&self) -> watch::Receiver<bool> {
+        self.declarations_applied.clone()
     }
 
     /// Becomes true once every server that was declared at the start was attached or failed. Until then a name
@@ -142,57 +149,59 @@ impl Catalog {
 impl Publisher {
     /// Says how a server is declared, attached or not; `None` if it is declared no more.
     pub fn declare(&self, key: ObjectKey, declaration: Option<CatalogDeclaration>) {
-        self.hand_in(|steps| {
-            steps.declared.insert(key, declaration);
+        self.enqueue(|steps| {
+            steps.declarations.insert(key, declaration);
         });
     }
 
     /// Says that every server that is declared was told once.
-    pub fn complete(&self) {
-        self.hand_in(|steps| steps.complete = true);
+    pub fn mark_declarations_complete(&self) {
+        self.enqueue(|steps| steps.declarations_complete = true);
     }
 
     /// Puts a section in place of the server's last one.
     pub fn publish(&self, section: Arc<Section>) {
-        self.hand_in(|steps| {
-            steps.offered.insert(section.key.clone(), CatalogUpdate::Publish(section));
+        self.enqueue(|steps| {
+            steps.sections.insert(section.key.clone(), CatalogUpdate::Publish(section));
         });
     }
 
     /// Takes a server's section away; `why` is what callers of its tools are told from now on.
     pub fn withdraw(&self, key: ObjectKey, why: Problem) {
-        self.hand_in(|steps| {
-            steps.offered.insert(key.clone(), CatalogUpdate::Withdraw(key, why));
+        self.enqueue(|steps| {
+            steps.sections.insert(key.clone(), CatalogUpdate::Withdraw(key, why));
         });
     }
 
     /// Says that every server that was declared at the start has been attached, or has failed, once.
-    pub fn settled(&self) {
+    pub fn mark_settled(&self) {
         self.0.settled.store(true, Ordering::Release);
-        self.0.handed_in.notify_one();
+        self.0.changed.notify_one();
     }
 
-    fn hand_in(&self, step: impl FnOnce(&mut Steps)) {
-        let mut steps = self.0.steps.lock();
+    fn enqueue(&self, step: impl FnOnce(&mut QueuedUpdates)) {
+        let mut steps = self.0.updates.lock();
         steps.count += 1;
         step(&mut steps);
         drop(steps);
-        self.0.handed_in.notify_one();
+        self.0.changed.notify_one();
     }
 }
 
-impl Steps {
+impl QueuedUpdates {
     /// Lists the servers that the steps are about.
     fn servers(&self) -> BTreeSet<ObjectKey> {
-        self.declared.keys().chain(self.offered.keys()).cloned().collect()
+        self.declarations.keys().chain(self.sections.keys()).cloned().collect()
     }
 
-    fn into_steps(self) -> impl Iterator<Item = CatalogUpdate> {
-        let declared = self.declared.into_iter().map(|(key, declaration)| match declaration {
+    fn into_updates(self) -> impl Iterator<Item = CatalogUpdate> {
+        let declared = self.declarations.into_iter().map(|(key, declaration)| match declaration {
             Some(declaration) => CatalogUpdate::Declare(key, declaration),
             None => CatalogUpdate::Remove(key),
         });
-        declared.chain(self.complete.then_some(CatalogUpdate::Complete)).chain(self.offered.into_values())
+        declared
+            .chain(self.declarations_complete.then_some(CatalogUpdate::DeclarationsComplete))
+            .chain(self.sections.into_values())
     }
 }
 
@@ -205,51 +214,55 @@ impl PublisherTask {
         let mut quiet_until = Instant::now();
         let mut untold = false;
         loop {
-            let due = self.current.load().due();
+            let due = self.current.load().next_expiry_at();
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.pending.handed_in.notified() => {
+                () = self.pending.changed.notified() => {
                     // Looked at first: what was handed in before it is taken with this step.
                     let settled = self.pending.settled.load(Ordering::Acquire);
-                    untold |= self.advance(settled);
+                    untold |= self.apply_pending(settled);
                     self.settled.send_if_modified(|before| !std::mem::replace(before, settled) && settled);
                 }
-                () = sleep_until(due.unwrap_or(quiet_until)), if due.is_some() => untold |= self.advance(false),
+                () = sleep_until(due.unwrap_or(quiet_until)), if due.is_some() => untold |= self.apply_pending(false),
                 () = sleep_until(quiet_until), if untold => {}
             }
             if untold && Instant::now() >= quiet_until {
                 self.changes.send_replace(self.current.load().number());
-                quiet_until = Instant::now() + TELL_EVERY;
+                quiet_until = Instant::now() + NOTIFY_INTERVAL;
                 untold = false;
             }
         }
     }
 
     /// Makes the next generation, if there is anything to be done. True if agents may see a change.
-    fn advance(&self, settled: bool) -> bool {
+    fn apply_pending(&self, settled: bool) -> bool {
         let steps = {
-            let mut steps = self.pending.steps.lock();
+            let mut steps = self.pending.updates.lock();
             let count = steps.count;
-            std::mem::replace(&mut *steps, Steps { count, ..Steps::default() })
+            std::mem::replace(&mut *steps, QueuedUpdates { count, ..QueuedUpdates::default() })
         };
         let count = steps.count;
         let before = self.current.load_full();
         let now = Instant::now();
         let settle = (settled && !*self.settled.borrow()).then_some(CatalogUpdate::Settle);
-        let (mut servers, complete) = (steps.servers(), steps.complete);
-        if servers.is_empty() && !complete && settle.is_none() && before.due().is_none_or(|due| due > now) {
-            self.taken.send_replace(count);
+        let (mut servers, complete) = (steps.servers(), steps.declarations_complete);
+        if servers.is_empty()
+            && !complete
+            && settle.is_none()
+            && before.next_expiry_at().is_none_or(|due| due > now)
+        {
+            self.applied_updates.send_replace(count);
             return false;
         }
-        let next = Arc::new(before.after(steps.into_steps().chain(settle), now));
+        let next = Arc::new(before.with_updates(steps.into_updates().chain(settle), now));
         self.current.store(next.clone());
-        self.taken.send_replace(count);
-        self.declared.send_if_modified(|before| {
+        self.applied_updates.send_replace(count);
+        self.declarations_applied.send_if_modified(|before| {
             let declared = complete || settled;
             !std::mem::replace(before, *before || declared) && declared
         });
         // Who waited for a name may have got it without a step of its own.
-        for change in before.conflicting().diff(next.conflicting()) {
+        for change in before.all_conflicts().diff(next.all_conflicts()) {
             let (DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _)) =
                 change;
             servers.insert(key.clone());
@@ -257,7 +270,7 @@ impl PublisherTask {
         for server in servers {
             let names = next.names_of(&server);
             // Nobody writes it down: names are kept for this run.
-            let _ = self.names.send(ServerNames { server, names });
+            let _ = self.name_updates.send(ServerNames { server, names });
         }
         next.number() != before.number()
     }
@@ -271,7 +284,7 @@ mod tests {
     use crate::upstream::ViewName;
     use crate::wire::ListKind;
 
-    fn started() -> (Catalog, Publisher, tokio_util::sync::DropGuard) {
+    fn start_publisher() -> (Catalog, Publisher, tokio_util::sync::DropGuard) {
         let names = mpsc::unbounded_channel().0;
         let (catalog, publisher, task) = catalog(Some("default".into()), ReservedNames::default(), names);
         let stop = CancellationToken::new();
@@ -279,31 +292,31 @@ mod tests {
         (catalog, publisher, stop.drop_guard())
     }
 
-    fn offer(publisher: &Publisher, name: &str) {
+    fn publish_server(publisher: &Publisher, name: &str) {
         publisher.publish(Arc::new(section("default", name, name, &["t"])));
     }
 
-    fn tools(catalog: &Catalog) -> usize {
-        catalog.load().view(&ViewName::Everything).of(ListKind::Tools).len()
+    fn tool_count(catalog: &Catalog) -> usize {
+        catalog.load().view(&ViewName::All).table(ListKind::Tools).len()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_change_is_told_at_once_and_a_burst_together() {
-        let (catalog, publisher, _stop) = started();
+    async fn first_change_notifies_immediately_and_a_burst_once() {
+        let (catalog, publisher, _stop) = start_publisher();
         let mut changes = catalog.changes();
         let start = Instant::now();
-        offer(&publisher, "a");
+        publish_server(&publisher, "a");
         changes.changed().await.unwrap();
-        assert_eq!((start.elapsed(), tools(&catalog)), (Duration::ZERO, 1));
+        assert_eq!((start.elapsed(), tool_count(&catalog)), (Duration::ZERO, 1));
 
         for name in ["b", "c", "d"] {
             tokio::time::sleep(Duration::from_millis(20)).await;
-            offer(&publisher, name);
+            publish_server(&publisher, name);
         }
         tokio::task::yield_now().await;
-        assert_eq!(tools(&catalog), 4, "what is not told yet is there already");
+        assert_eq!(tool_count(&catalog), 4, "what is not told yet is there already");
         changes.changed().await.unwrap();
-        assert_eq!(start.elapsed(), TELL_EVERY);
+        assert_eq!(start.elapsed(), NOTIFY_INTERVAL);
         assert_eq!(*changes.borrow(), catalog.load().number());
         assert!(timeout(Duration::from_secs(5), changes.changed()).await.is_err());
 
@@ -311,22 +324,22 @@ mod tests {
         let gone = Problem::new(Reason::Removed, "gone");
         publisher.withdraw(ObjectKey::new("default", "a"), gone);
         changes.changed().await.unwrap();
-        assert_eq!((start.elapsed(), tools(&catalog)), (Duration::ZERO, 3));
+        assert_eq!((start.elapsed(), tool_count(&catalog)), (Duration::ZERO, 3));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_the_latest_step_of_a_server_counts() {
-        let (catalog, publisher, _stop) = started();
+    async fn only_the_latest_update_of_a_server_is_applied() {
+        let (catalog, publisher, _stop) = start_publisher();
         let gone = Problem::new(Reason::Removed, "gone");
-        offer(&publisher, "a");
+        publish_server(&publisher, "a");
         publisher.withdraw(ObjectKey::new("default", "a"), gone.clone());
-        offer(&publisher, "b");
+        publish_server(&publisher, "b");
         publisher.withdraw(ObjectKey::new("default", "c"), gone);
-        offer(&publisher, "c");
+        publish_server(&publisher, "c");
         catalog.changes().changed().await.unwrap();
         let names = ["a_t", "b_t", "c_t"].map(|name| {
             let generation = catalog.load();
-            generation.view(&ViewName::Everything).of(ListKind::Tools).route(name).is_some()
+            generation.view(&ViewName::All).table(ListKind::Tools).route(name).is_some()
         });
         assert_eq!((names, catalog.load().number()), ([false, true, true], 1));
     }

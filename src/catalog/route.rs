@@ -12,14 +12,14 @@ pub struct Route {
     section: Arc<Section>,
     item: Item,
     /// Of its names, unless another item has the same.
-    tail: HashSuffix,
+    hash_suffix: HashSuffix,
 }
 
 impl Route {
     /// The route of an item.
     pub(super) fn new(section: &Arc<Section>, item: &Item) -> Self {
-        let tail = ItemId { server: &section.key, name: item.name() }.tail(0);
-        Self { section: section.clone(), item: item.clone(), tail }
+        let tail = ItemId { server: &section.key, name: item.name() }.hash_suffix(0);
+        Self { section: section.clone(), item: item.clone(), hash_suffix: tail }
     }
 
     /// The server's section: its key, who answers, its limits.
@@ -43,7 +43,7 @@ impl Route {
     }
 
     /// Appends the item's JSON under the name that agents know, every other byte as its server wrote it.
-    pub(super) fn list_as(&self, name: &str, list: &mut String) {
+    pub(super) fn push_json_as(&self, name: &str, list: &mut String) {
         let (before, after) = self.item.around_name();
         list.push_str(before);
         push_json_string(name, list);
@@ -51,16 +51,16 @@ impl Route {
     }
 
     /// True if both are listed with the same bytes under the same name.
-    pub(super) fn lists_like(&self, other: &Self) -> bool {
+    pub(super) fn has_same_json(&self, other: &Self) -> bool {
         self.item.raw() == other.item.raw()
     }
 
     /// Gives the tail of its names, made once for all views. `number` gives another one.
-    pub(super) fn tail(&self, number: u32) -> HashSuffix {
-        if number == 0 { self.tail } else { self.identity().tail(number) }
+    pub(super) fn hash_suffix(&self, number: u32) -> HashSuffix {
+        if number == 0 { self.hash_suffix } else { self.item_id().hash_suffix(number) }
     }
 
-    pub(super) fn identity(&self) -> ItemId<'_> {
+    pub(super) fn item_id(&self) -> ItemId<'_> {
         ItemId { server: &self.section.key, name: self.name() }
     }
 }
@@ -72,7 +72,7 @@ mod tests {
     use crate::wire::ListKind;
 
     #[test]
-    fn only_the_name_changes() {
+    fn list_entry_differs_only_in_its_name() {
         for (raw, own, expected) in [
             (r#"{"name":"a","x":1}"#, r#""a""#, r#"{"name":"N","x":1}"#),
             (
@@ -83,9 +83,9 @@ mod tests {
             (r#"{"name":"b","x":[],"name":"a"}"#, r#""a""#, r#"{"name":"N","x":[]}"#),
         ] {
             let section = Arc::new(section("default", "s", "s", &[]));
-            let route = Route::new(&section, &Item::read(ListKind::Tools, raw).unwrap());
+            let route = Route::new(&section, &Item::parse(ListKind::Tools, raw).unwrap());
             let mut list = String::new();
-            route.list_as("N", &mut list);
+            route.push_json_as("N", &mut list);
             assert_eq!(list, expected);
             assert_eq!(route.name_json(), own);
         }

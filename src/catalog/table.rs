@@ -10,7 +10,7 @@ use imbl::OrdMap;
 use tokio::time::Instant;
 
 use super::change::ServerChange;
-use super::conflict::{NameConflict, NameHolder};
+use super::conflict::{NameConflict, NameHolderState};
 use super::names::{ItemId, NameId, NameScheme};
 use super::reserved_names::{ReservedName, ReservedNames};
 use super::route::Route;
@@ -22,9 +22,9 @@ use crate::wire::ListKind;
 const PAGE_ITEMS: usize = 1_000;
 const PAGE_BYTES: usize = 1 << 20;
 /// So many names are remembered after they went.
-const REMEMBERED: usize = 4_096;
+const MAX_REMOVED_NAMES: usize = 4_096;
 /// So many tails are tried to find the one that an item has. It is the first unless two items have the same.
-const TAILS: u32 = 64;
+const MAX_HASH_SUFFIX_ATTEMPTS: u32 = 64;
 
 /// One list as agents see it at one path. Cheap to clone: generations share what did not change.
 #[derive(Clone, Debug)]
@@ -32,17 +32,17 @@ pub struct Table {
     list: ListKind,
     view: ViewName,
     /// Where the namespace stands before the prefix: everywhere but in the home namespace.
-    qualified: Option<HomeNamespace>,
+    qualify_outside: Option<HomeNamespace>,
     /// What is listed, bare names and those with a tail.
     names: OrdMap<Arc<str>, Arc<Route>>,
     /// Every item under its name with a tail, listed or not.
-    tailed: OrdMap<Arc<str>, Arc<Route>>,
-    gone: OrdMap<Arc<str>, (u64, RemovedName)>,
-    gone_by_age: OrdMap<u64, Arc<str>>,
+    suffixed: OrdMap<Arc<str>, Arc<Route>>,
+    removed: OrdMap<Arc<str>, (u64, RemovedName)>,
+    removed_by_age: OrdMap<u64, Arc<str>>,
     version: u64,
     changed_at: Option<Instant>,
     /// How the list begins, once somebody asked: all agents ask for the same.
-    first: Arc<OnceLock<ListPage>>,
+    first_page: Arc<OnceLock<ListPage>>,
 }
 
 /// The namespace whose names carry no namespace; `None` if there is none.
@@ -77,25 +77,25 @@ impl Table {
         Self {
             list,
             view,
-            qualified,
+            qualify_outside: qualified,
             names: OrdMap::new(),
-            tailed: OrdMap::new(),
-            gone: OrdMap::new(),
-            gone_by_age: OrdMap::new(),
+            suffixed: OrdMap::new(),
+            removed: OrdMap::new(),
+            removed_by_age: OrdMap::new(),
             version: 0,
             changed_at: None,
-            first: Arc::default(),
+            first_page: Arc::default(),
         }
     }
 
     /// Where a request goes. An item that is listed under its bare name can be reached by the name with a tail too.
     pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
-        self.names.get(name).or_else(|| self.tailed.get(name))
+        self.names.get(name).or_else(|| self.suffixed.get(name))
     }
 
     /// What a name led to that leads nowhere now.
-    pub fn gone(&self, name: &str) -> Option<&RemovedName> {
-        self.gone.get(name).map(|(_, gone)| gone)
+    pub fn removed(&self, name: &str) -> Option<&RemovedName> {
+        self.removed.get(name).map(|(_, gone)| gone)
     }
 
     /// The number of the generation in which the list last changed.
@@ -108,10 +108,10 @@ impl Table {
         self.changed_at
     }
 
-    pub(super) fn changed(&mut self, version: u64, now: Instant) {
+    pub(super) fn mark_changed(&mut self, version: u64, now: Instant) {
         self.version = version;
         self.changed_at = Some(now);
-        self.first = Arc::default();
+        self.first_page = Arc::default();
     }
 
     /// All names with where they lead, in their order.
@@ -120,8 +120,8 @@ impl Table {
     }
 
     /// Lists all items under their names with a tail.
-    pub(super) fn tailed(&self) -> impl Iterator<Item = (&str, &Arc<Route>)> {
-        self.tailed.iter().map(|(name, route)| (&**name, route))
+    pub(super) fn suffixed(&self) -> impl Iterator<Item = (&str, &Arc<Route>)> {
+        self.suffixed.iter().map(|(name, route)| (&**name, route))
     }
 
     /// How many items there are.
@@ -137,7 +137,7 @@ impl Table {
     /// The list from the beginning or from a cursor, in the order of the names.
     pub fn page(&self, cursor: Option<&str>) -> Result<ListPage, InvalidCursor> {
         let Some(cursor) = cursor else {
-            return Ok(self.first.get_or_init(|| self.page_after(None)).clone());
+            return Ok(self.first_page.get_or_init(|| self.page_after(None)).clone());
         };
         let name = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| InvalidCursor)?;
         let name = String::from_utf8(name).map_err(|_| InvalidCursor)?;
@@ -157,7 +157,7 @@ impl Table {
                 }
                 items.push(',');
             }
-            route.list_as(name, &mut items);
+            route.push_json_as(name, &mut items);
             last = Some(name);
         }
         items.push(']');
@@ -173,37 +173,40 @@ impl Table {
     ) -> Vec<NameConflict> {
         let conflict = |item: &Item| {
             let identity = ItemId { server: &section.key, name: item.name() };
-            let wanted = self.naming(section).bare(item.name())?;
+            let wanted = self.scheme(section).bare_name(item.name())?;
             let holder = self.names.get(&*wanted);
             let (holder, holding) = if let Some(holder) = holder {
-                if holder.identity() == identity {
+                if holder.item_id() == identity {
                     return None;
                 }
-                (&holder.section().key, NameHolder::Has)
-            } else if let Some(kept) = kept.get(NameId::of(&self.view, self.list, &wanted), identity) {
-                (kept.server, if kept.declared { NameHolder::Has } else { NameHolder::Had })
+                (&holder.section().key, NameHolderState::Current)
+            } else if let Some(kept) = kept.get(NameId::new(&self.view, self.list, &wanted), identity) {
+                (kept.server, if kept.declared { NameHolderState::Current } else { NameHolderState::Former })
             } else {
-                (awaited?, NameHolder::MayHave)
+                (awaited?, NameHolderState::Prospective)
             };
             Some(NameConflict {
                 view: self.view.clone(),
                 list: self.list,
                 name: item.name().to_string(),
                 holder: holder.clone(),
-                holding,
-                wanted: wanted.into_owned(),
-                given: self.own_tailed(section, identity)?,
+                holder_state: holding,
+                bare_name: wanted.into_owned(),
+                assigned_name: self.suffixed_name_of(section, identity)?,
             })
         };
-        section.lists.of(self.list).iter().filter_map(conflict).collect()
+        section.lists.items(self.list).iter().filter_map(conflict).collect()
     }
 
     /// Gives the names under which a server's items are listed.
     pub(super) fn names_of(&self, section: &Section) -> impl Iterator<Item = ReservedName> {
-        section.lists.of(self.list).iter().filter_map(move |item| {
+        section.lists.items(self.list).iter().filter_map(move |item| {
             let identity = ItemId { server: &section.key, name: item.name() };
-            let name = self.listed(section, identity)?;
-            Some(ReservedName { name: NameId::of(&self.view, self.list, &name), item: identity.item() })
+            let name = self.listed_name(section, identity)?;
+            Some(ReservedName {
+                name: NameId::new(&self.view, self.list, &name),
+                item_digest: identity.item_digest(),
+            })
         })
     }
 
@@ -212,50 +215,50 @@ impl Table {
     ///
     /// The name is the bare one if it is free: nobody has it, it is kept for nobody else, and no other server has to
     /// be waited for. Else it is the one with a tail.
-    pub(super) fn offer(
+    pub(super) fn insert(
         &mut self,
         route: &Arc<Route>,
         before: bool,
         change: &mut ServerChange<'_>,
     ) -> Arc<str> {
-        let (section, identity) = (route.section(), route.identity());
-        let tailed = self.offer_tailed(route, before, change.kept);
+        let (section, identity) = (route.section(), route.item_id());
+        let tailed = self.insert_suffixed(route, before, change.reserved);
         let mut name = tailed.clone();
-        if let Some(bare) = self.naming(section).bare(identity.name) {
+        if let Some(bare) = self.scheme(section).bare_name(identity.name) {
             let free = self.is_free(&bare, identity, change);
-            if !free || (before && !change.waiting.is_empty()) {
-                let id = NameId::of(&self.view, self.list, &bare);
+            if !free || (before && !change.waiters.is_empty()) {
+                let id = NameId::new(&self.view, self.list, &bare);
                 if free {
-                    change.wait_no_longer(id, identity.server);
+                    change.remove_waiter(id, identity.server);
                 } else {
-                    change.wait(id, identity.server);
+                    change.add_waiter(id, identity.server);
                 }
             }
             if free {
                 name = bare.into();
-                if self.names.get(&*tailed).is_some_and(|listed| listed.identity() == identity) {
-                    self.unlist(&tailed, identity, &renamed(&name), change);
+                if self.names.get(&*tailed).is_some_and(|listed| listed.item_id() == identity) {
+                    self.unlist(&tailed, identity, &renamed_problem(&name), change);
                 }
             }
         }
         if let Some(listed) = self.names.get_mut(&*name) {
-            change.listed |= !listed.lists_like(route);
+            change.list_changed |= !listed.has_same_json(route);
             *listed = route.clone();
         } else {
-            change.listed = true;
-            self.forget(&name);
+            change.list_changed = true;
+            self.forget_removed(&name);
             self.names.insert(name.clone(), route.clone());
-            if !change.kept.is_empty() || !change.waiting.is_empty() {
-                let id = NameId::of(&self.view, self.list, &name);
-                change.kept.forget(id);
-                change.touch_waiting(id);
+            if !change.reserved.is_empty() || !change.waiters.is_empty() {
+                let id = NameId::new(&self.view, self.list, &name);
+                change.reserved.release(id);
+                change.mark_waiters_affected(id);
             }
         }
         name
     }
 
     /// Takes an item out and keeps its name for it; gives the name.
-    pub(super) fn release(
+    pub(super) fn remove(
         &mut self,
         section: &Section,
         item: &str,
@@ -263,58 +266,63 @@ impl Table {
         change: &mut ServerChange<'_>,
     ) -> Option<String> {
         let identity = ItemId { server: &section.key, name: item };
-        let name = self.listed(section, identity)?;
-        if let Some(bare) = self.naming(section).bare(item).filter(|bare| **bare != *name) {
-            change.wait_no_longer(NameId::of(&self.view, self.list, &bare), identity.server);
+        let name = self.listed_name(section, identity)?;
+        if let Some(bare) = self.scheme(section).bare_name(item).filter(|bare| **bare != *name) {
+            change.remove_waiter(NameId::new(&self.view, self.list, &bare), identity.server);
         }
-        if let Some(tailed) = self.own_tailed(section, identity) {
-            self.tailed.remove(&*tailed);
+        if let Some(tailed) = self.suffixed_name_of(section, identity) {
+            self.suffixed.remove(&*tailed);
         }
         self.unlist(&name, identity, problem, change);
         Some(name)
     }
 
     /// Says of a name that was given up which one took its place.
-    pub(super) fn rename(&mut self, before: &str, server: &ObjectKey, name: &str) {
+    pub(super) fn record_rename(&mut self, before: &str, server: &ObjectKey, name: &str) {
         if before != name && self.route(before).is_none() {
-            self.remember(before, server, &renamed(name));
+            self.record_removed(before, server, &renamed_problem(name));
         }
     }
 
     fn unlist(&mut self, name: &str, identity: ItemId<'_>, problem: &Problem, change: &mut ServerChange<'_>) {
         self.names.remove(name);
-        change.listed = true;
-        let id = NameId::of(&self.view, self.list, name);
-        change.kept.keep(identity.server, ReservedName { name: id, item: identity.item() }, change.until);
-        change.touch_waiting(id);
-        self.remember(name, identity.server, problem);
+        change.list_changed = true;
+        let id = NameId::new(&self.view, self.list, name);
+        change.reserved.reserve(
+            identity.server,
+            ReservedName { name: id, item_digest: identity.item_digest() },
+            change.reserve_until,
+        );
+        change.mark_waiters_affected(id);
+        self.record_removed(name, identity.server, problem);
     }
 
     fn is_free(&self, bare: &str, identity: ItemId<'_>, change: &ServerChange<'_>) -> bool {
         if let Some(holder) = self.names.get(bare) {
-            return holder.identity() == identity;
+            return holder.item_id() == identity;
         }
-        let waits = change.awaited.is_some() && matches!(self.list, ListKind::Tools | ListKind::Prompts);
-        if change.kept.is_empty() {
+        let waits =
+            change.pending_claimant.is_some() && matches!(self.list, ListKind::Tools | ListKind::Prompts);
+        if change.reserved.is_empty() {
             return !waits;
         }
-        let kept = change.kept.get(NameId::of(&self.view, self.list, bare), identity);
-        kept.map_or(!waits, |kept| kept.itself)
+        let kept = change.reserved.get(NameId::new(&self.view, self.list, bare), identity);
+        kept.map_or(!waits, |kept| kept.is_same_item)
     }
 
     /// Makes an item reachable by its name with a tail; gives that.
-    fn offer_tailed(&mut self, route: &Arc<Route>, before: bool, kept: &ReservedNames) -> Arc<str> {
-        let (section, identity) = (route.section(), route.identity());
-        let own = if before { self.own_tailed(section, identity) } else { None };
+    fn insert_suffixed(&mut self, route: &Arc<Route>, before: bool, kept: &ReservedNames) -> Arc<str> {
+        let (section, identity) = (route.section(), route.item_id());
+        let own = if before { self.suffixed_name_of(section, identity) } else { None };
         let free = |name: &str| {
-            let for_another = || kept.get(NameId::of(&self.view, self.list, name), identity);
-            !self.tailed.contains_key(name)
-                && (kept.is_empty() || for_another().is_none_or(|kept| kept.itself))
+            let for_another = || kept.get(NameId::new(&self.view, self.list, name), identity);
+            !self.suffixed.contains_key(name)
+                && (kept.is_empty() || for_another().is_none_or(|kept| kept.is_same_item))
         };
         let mut number = 0;
         let name: Arc<str> = own.map_or_else(
             || loop {
-                let name = self.naming(section).tailed(identity.name, route.tail(number));
+                let name = self.scheme(section).suffixed_name(identity.name, route.hash_suffix(number));
                 if free(&name) {
                     return name.into();
                 }
@@ -322,32 +330,32 @@ impl Table {
             },
             Into::into,
         );
-        self.tailed.insert(name.clone(), route.clone());
+        self.suffixed.insert(name.clone(), route.clone());
         name
     }
 
     /// Finds the name under which an item is listed.
-    fn listed(&self, section: &Section, identity: ItemId<'_>) -> Option<String> {
-        let bare = self.naming(section).bare(identity.name);
-        let own = |name: &&str| self.names.get(*name).is_some_and(|route| route.identity() == identity);
+    fn listed_name(&self, section: &Section, identity: ItemId<'_>) -> Option<String> {
+        let bare = self.scheme(section).bare_name(identity.name);
+        let own = |name: &&str| self.names.get(*name).is_some_and(|route| route.item_id() == identity);
         bare.as_deref()
             .filter(own)
             .map(ToOwned::to_owned)
-            .or_else(|| self.own_tailed(section, identity).filter(|name| own(&&**name)))
+            .or_else(|| self.suffixed_name_of(section, identity).filter(|name| own(&&**name)))
     }
 
     /// Finds the name with a tail that an item has.
-    fn own_tailed(&self, section: &Section, identity: ItemId<'_>) -> Option<String> {
-        let tails = (0..TAILS).map(|number| identity.tail(number));
-        let mut names = tails.map(|tail| self.naming(section).tailed(identity.name, tail));
-        names.find(|name| self.tailed.get(&**name).is_some_and(|route| route.identity() == identity))
+    fn suffixed_name_of(&self, section: &Section, identity: ItemId<'_>) -> Option<String> {
+        let tails = (0..MAX_HASH_SUFFIX_ATTEMPTS).map(|number| identity.hash_suffix(number));
+        let mut names = tails.map(|tail| self.scheme(section).suffixed_name(identity.name, tail));
+        names.find(|name| self.suffixed.get(&**name).is_some_and(|route| route.item_id() == identity))
     }
 
-    fn naming<'a>(&self, section: &'a Section) -> NameScheme<'a> {
+    fn scheme<'a>(&self, section: &'a Section) -> NameScheme<'a> {
         let namespace = &section.key.namespace;
         NameScheme {
             list: self.list,
-            namespace: match &self.qualified {
+            namespace: match &self.qualify_outside {
                 Some(home) if home.as_ref() != Some(namespace) => Some(namespace),
                 _ => None,
             },
@@ -355,27 +363,27 @@ impl Table {
         }
     }
 
-    fn remember(&mut self, name: &str, server: &ObjectKey, problem: &Problem) {
+    fn record_removed(&mut self, name: &str, server: &ObjectKey, problem: &Problem) {
         let name: Arc<str> = name.into();
-        self.forget(&name);
-        let age = self.gone_by_age.get_max().map_or(0, |(age, _)| age + 1);
+        self.forget_removed(&name);
+        let age = self.removed_by_age.get_max().map_or(0, |(age, _)| age + 1);
         let gone = RemovedName { server: server.clone(), problem: problem.clone() };
-        self.gone.insert(name.clone(), (age, gone));
-        self.gone_by_age.insert(age, name);
-        if self.gone.len() > REMEMBERED
-            && let Some((_, oldest)) = self.gone_by_age.get_min().cloned()
+        self.removed.insert(name.clone(), (age, gone));
+        self.removed_by_age.insert(age, name);
+        if self.removed.len() > MAX_REMOVED_NAMES
+            && let Some((_, oldest)) = self.removed_by_age.get_min().cloned()
         {
-            self.forget(&oldest);
+            self.forget_removed(&oldest);
         }
     }
 
-    fn forget(&mut self, name: &str) {
-        if let Some((age, _)) = self.gone.remove(name) {
-            self.gone_by_age.remove(&age);
+    fn forget_removed(&mut self, name: &str) {
+        if let Some((age, _)) = self.removed.remove(name) {
+            self.removed_by_age.remove(&age);
         }
     }
 }
 
-fn renamed(name: &str) -> Problem {
+fn renamed_problem(name: &str) -> Problem {
     Problem::new(Reason::Removed, format!("it is called {name:?} now"))
 }

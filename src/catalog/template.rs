@@ -1,28 +1,28 @@
 //! URI templates (RFC 6570), as far as it takes to tell which one a URI was made from.
 
-enum Piece<'a> {
-    Text(&'a str),
+enum Part<'a> {
+    Literal(&'a str),
     /// An expression; without an operator it does not reach over a slash.
-    Varies {
-        over_slashes: bool,
+    Expression {
+        crosses_slashes: bool,
     },
 }
 
 /// A longer URI comes from no template.
-const LONGEST: usize = 8 << 10;
+const MAX_URI_BYTES: usize = 8 << 10;
 /// Nor does one come from a template with more parts.
-const MOST_PIECES: usize = 64;
+const MAX_PARTS: usize = 64;
 
 /// How much of the template stands in a URI that may have been made from it; `None` if it was not.
 ///
 /// Costs at most the lengths of both multiplied, whatever they hold.
-pub(super) fn matches(template: &str, uri: &str) -> Option<usize> {
+pub(super) fn matched_literal_bytes(template: &str, uri: &str) -> Option<usize> {
     // Most are told apart by how they begin.
     if !uri.starts_with(template.split('{').next()?) {
         return None;
     }
-    let pieces = cut(template)?;
-    if pieces.len() > MOST_PIECES || uri.len() > LONGEST {
+    let pieces = parse(template)?;
+    if pieces.len() > MAX_PARTS || uri.len() > MAX_URI_BYTES {
         return None;
     }
     // The places in the URI that the pieces so far can end at.
@@ -30,12 +30,12 @@ pub(super) fn matches(template: &str, uri: &str) -> Option<usize> {
     let mut standing = 0;
     for piece in &pieces {
         ends = match piece {
-            Piece::Text(text) => {
+            Part::Literal(text) => {
                 standing += text.len();
                 let follows = |end: &usize| uri.get(*end..).is_some_and(|rest| rest.starts_with(text));
                 ends.into_iter().filter(follows).map(|end| end + text.len()).collect()
             }
-            Piece::Varies { over_slashes } => reach(uri, &ends, *over_slashes),
+            Part::Expression { crosses_slashes: over_slashes } => expression_ends(uri, &ends, *over_slashes),
         };
         if ends.is_empty() {
             return None;
@@ -45,7 +45,7 @@ pub(super) fn matches(template: &str, uri: &str) -> Option<usize> {
 }
 
 /// All places from any of these on, each once, up to the next slash unless it may be passed.
-fn reach(uri: &str, starts: &[usize], over_slashes: bool) -> Vec<usize> {
+fn expression_ends(uri: &str, starts: &[usize], over_slashes: bool) -> Vec<usize> {
     let mut ends = Vec::new();
     let mut starts = starts.iter().peekable();
     let mut open = false;
@@ -59,19 +59,19 @@ fn reach(uri: &str, starts: &[usize], over_slashes: bool) -> Vec<usize> {
     ends
 }
 
-fn cut(template: &str) -> Option<Vec<Piece<'_>>> {
+fn parse(template: &str) -> Option<Vec<Part<'_>>> {
     let (mut pieces, mut rest) = (Vec::new(), template);
     while let Some((text, after)) = rest.split_once('{') {
         let (expression, after) = after.split_once('}')?;
         if !text.is_empty() {
-            pieces.push(Piece::Text(text));
+            pieces.push(Part::Literal(text));
         }
         let over_slashes = expression.starts_with(['+', '#', '/', '?', '&', ';', '.']);
-        pieces.push(Piece::Varies { over_slashes });
+        pieces.push(Part::Expression { crosses_slashes: over_slashes });
         rest = after;
     }
     if !rest.is_empty() {
-        pieces.push(Piece::Text(rest));
+        pieces.push(Part::Literal(rest));
     }
     Some(pieces)
 }
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_uri_is_known_by_what_stands_in_its_template() {
+    fn uri_matches_the_template_it_was_made_from() {
         for (template, uri, expected) in [
             ("demo://r/{id}", "demo://r/7", Some(9)),
             ("demo://r/{id}", "demo://r/7/8", None),
@@ -97,14 +97,14 @@ mod tests {
             ("\u{e9}:{x}", "\u{e9}:\u{e9}\u{e9}", Some(3)),
             ("demo://r/{id}#abc123", "demo://r/7#abc123", Some(16)),
         ] {
-            assert_eq!(matches(template, uri), expected, "{template} {uri}");
+            assert_eq!(matched_literal_bytes(template, uri), expected, "{template} {uri}");
         }
     }
 
     #[test]
-    fn no_template_takes_long() {
-        let template = "{a}".repeat(MOST_PIECES);
-        assert_eq!(matches(&template, &"x".repeat(LONGEST)), Some(0));
-        assert_eq!(matches(&format!("{template}{{b}}"), "x"), None);
+    fn longest_template_and_uri_are_matched_quickly() {
+        let template = "{a}".repeat(MAX_PARTS);
+        assert_eq!(matched_literal_bytes(&template, &"x".repeat(MAX_URI_BYTES)), Some(0));
+        assert_eq!(matched_literal_bytes(&format!("{template}{{b}}"), "x"), None);
     }
 }

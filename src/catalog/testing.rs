@@ -11,7 +11,7 @@ pub(super) fn section(namespace: &str, name: &str, prefix: &str, tools: &[&str])
     let key = ObjectKey::new(namespace, name);
     let problem = Problem::new(Reason::Connecting, "not there yet");
     Section {
-        answered_by: Responder::Server(
+        responder: Responder::Server(
             UpstreamControl::new(key.clone(), CallRefusal::Unavailable(problem)).handle().clone(),
         ),
         key,
@@ -20,7 +20,7 @@ pub(super) fn section(namespace: &str, name: &str, prefix: &str, tools: &[&str])
             tools: tools.iter().map(|tool| self::tool(tool, "")).collect(),
             ..ServerLists::default()
         }),
-        resources: None,
+        resource_filter: None,
         instructions: None,
         call_timeout: std::time::Duration::from_mins(10),
     }
@@ -29,5 +29,5 @@ pub(super) fn section(namespace: &str, name: &str, prefix: &str, tools: &[&str])
 /// A tool with a description.
 pub(super) fn tool(name: &str, description: &str) -> Item {
     let entry = serde_json::json!({ "name": name, "description": description }).to_string();
-    Item::read(ListKind::Tools, &entry).unwrap()
+    Item::parse(ListKind::Tools, &entry).unwrap()
 }

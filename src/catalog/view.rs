@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::conflict::NameConflict;
-use super::names::has_tail;
+use super::names::has_hash_suffix;
 use super::reserved_names::{ReservedName, ReservedNames};
 use super::route::Route;
 use super::table::{HomeNamespace, Table};
@@ -40,7 +40,7 @@ impl View {
 
     /// The view of everything.
     pub(super) fn everything(home: HomeNamespace) -> Self {
-        Self::new(ViewName::Everything, Some(home))
+        Self::new(ViewName::All, Some(home))
     }
 
     fn new(name: ViewName, qualified: Option<HomeNamespace>) -> Self {
@@ -50,7 +50,7 @@ impl View {
     }
 
     /// One of the lists.
-    pub fn of(&self, list: ListKind) -> &Table {
+    pub fn table(&self, list: ListKind) -> &Table {
         match list {
             ListKind::Tools => &self.tools,
             ListKind::Prompts => &self.prompts,
@@ -59,7 +59,7 @@ impl View {
         }
     }
 
-    pub(super) fn of_mut(&mut self, list: ListKind) -> &mut Table {
+    pub(super) fn table_mut(&mut self, list: ListKind) -> &mut Table {
         match list {
             ListKind::Tools => &mut self.tools,
             ListKind::Prompts => &mut self.prompts,
@@ -70,38 +70,41 @@ impl View {
 
     /// The number of the generation in which something last changed that this list's notice tells of.
     pub fn version(&self, list: ListKind) -> u64 {
-        match list.told_as() {
+        match list.notified_as() {
             ListKind::Resources => self.resources.version().max(self.templates.version()),
-            list => self.of(list).version(),
+            list => self.table(list).version(),
         }
     }
 
     /// When that was; `None` if there never was a change.
     pub fn changed_at(&self, list: ListKind) -> Option<Instant> {
-        match list.told_as() {
+        match list.notified_as() {
             ListKind::Resources => self.resources.changed_at().max(self.templates.changed_at()),
-            list => self.of(list).changed_at(),
+            list => self.table(list).changed_at(),
         }
     }
 
     /// Where a resource is that may be in no list: by its URI, by the template that says most of it, or, if only
     /// one of these servers has resources at all, there. `None` too if its server does not expose it.
-    pub fn resource(&self, uri: &str) -> Option<ResourceRoute> {
+    pub fn resolve_resource(&self, uri: &str) -> Option<ResourceRoute> {
         if let Some(route) = self.resources.route(uri) {
             return Some(ResourceRoute { section: route.section().clone(), uri: route.name().to_owned() });
         }
         // One that is made from a template with a tail ends as that does.
-        let tailed = self.templates.tailed().filter(|_| has_tail(uri, &['#', '-']));
+        let tailed = self.templates.suffixed().filter(|_| has_hash_suffix(uri, &['#', '-']));
         let templates = self.templates.routes().chain(tailed);
-        let made = templates.filter_map(|found| Some((template::matches(found.0, uri)?, found)));
+        let made =
+            templates.filter_map(|found| Some((template::matched_literal_bytes(found.0, uri)?, found)));
         let by_template = made.max_by_key(|(standing, _)| *standing);
-        let place = by_template.map(|(_, (name, route))| own(name, route, uri)).or_else(|| self.only(uri))?;
-        place.section.permits(&place.uri).then_some(place)
+        let place = by_template
+            .map(|(_, (name, route))| template_route(name, route, uri))
+            .or_else(|| self.only_server(uri))?;
+        place.section.permits_resource(&place.uri).then_some(place)
     }
 
-    fn only(&self, uri: &str) -> Option<ResourceRoute> {
+    fn only_server(&self, uri: &str) -> Option<ResourceRoute> {
         let routes = self.resources.routes().chain(self.templates.routes());
-        let servers = |section: &&Arc<Section>| matches!(section.answered_by, Responder::Server(_));
+        let servers = |section: &&Arc<Section>| matches!(section.responder, Responder::Server(_));
         let mut sections = routes.map(|(_, route)| route.section()).filter(servers);
         let first = sections.next()?;
         sections
@@ -116,17 +119,20 @@ impl View {
         kept: &ReservedNames,
         awaited: Option<&ObjectKey>,
     ) -> Vec<NameConflict> {
-        ListKind::ALL.into_iter().flat_map(|list| self.of(list).conflicts(section, kept, awaited)).collect()
+        ListKind::ALL
+            .into_iter()
+            .flat_map(|list| self.table(list).conflicts(section, kept, awaited))
+            .collect()
     }
 
     /// Gives the names under which a server's items are listed.
     pub(super) fn names_of(&self, section: &Section) -> Vec<ReservedName> {
-        ListKind::ALL.into_iter().flat_map(|list| self.of(list).names_of(section)).collect()
+        ListKind::ALL.into_iter().flat_map(|list| self.table(list).names_of(section)).collect()
     }
 }
 
 /// The URI that the server itself knows, of one made from its template under a name that may carry a tail.
-fn own(name: &str, route: &Arc<Route>, uri: &str) -> ResourceRoute {
+fn template_route(name: &str, route: &Arc<Route>, uri: &str) -> ResourceRoute {
     let tail = name.strip_prefix(route.name()).unwrap_or_default();
     ResourceRoute { section: route.section().clone(), uri: uri.strip_suffix(tail).unwrap_or(uri).to_owned() }
 }
@@ -139,17 +145,17 @@ mod tests {
     use crate::catalog::testing::section;
     use crate::catalog::{CatalogUpdate, Generation};
     use crate::resource::NameFilter;
-    use crate::upstream::{Item, Matcher, ServerLists};
+    use crate::upstream::{Item, NameMatcher, ServerLists};
 
-    fn resources(
+    fn publish_resources(
         name: &str,
         resources: &[&str],
         templates: &[&str],
         filter: Option<&NameFilter>,
     ) -> CatalogUpdate {
         let items = |list: ListKind, names: &[&str]| {
-            let entry = |name: &&str| serde_json::json!({ list.key(): name }).to_string();
-            names.iter().map(|name| Item::read(list, &entry(name)).unwrap()).collect()
+            let entry = |name: &&str| serde_json::json!({ list.item_key(): name }).to_string();
+            names.iter().map(|name| Item::parse(list, &entry(name)).unwrap()).collect()
         };
         let mut section = section("default", name, name, &[]);
         section.lists = Arc::new(ServerLists {
@@ -157,50 +163,54 @@ mod tests {
             templates: items(ListKind::Templates, templates),
             ..ServerLists::default()
         });
-        section.resources = filter.and_then(Matcher::of).map(Box::new);
+        section.resource_filter = filter.and_then(NameMatcher::from_filter).map(Box::new);
         CatalogUpdate::Publish(Arc::new(section))
     }
 
     fn generation(steps: Vec<CatalogUpdate>) -> Generation {
         Generation::new(Some("default".into()), ReservedNames::default(), Instant::now())
-            .after(steps, Instant::now())
+            .with_updates(steps, Instant::now())
     }
 
-    fn place(generation: &Generation, uri: &str) -> Option<(String, String)> {
-        let place = generation.view(&ViewName::Everything).resource(uri)?;
+    fn resolve(generation: &Generation, uri: &str) -> Option<(String, String)> {
+        let place = generation.view(&ViewName::All).resolve_resource(uri)?;
         Some((place.section.key.name.to_string(), place.uri))
     }
 
     #[test]
-    fn a_resource_is_where_its_uri_or_its_template_says() {
+    fn resource_resolves_by_uri_then_by_template() {
         let both = generation(vec![
-            resources("a", &["x:1", "file:///1"], &["file:///{+path}"], None),
-            resources("b", &["x:1"], &["file:///{+path}", "file:///log/{day}"], None),
+            publish_resources("a", &["x:1", "file:///1"], &["file:///{+path}"], None),
+            publish_resources("b", &["x:1"], &["file:///{+path}", "file:///log/{day}"], None),
         ]);
-        let found = |uri: &str| place(&both, uri).map(|(server, own)| format!("{server} {own}"));
+        let found = |uri: &str| resolve(&both, uri).map(|(server, own)| format!("{server} {own}"));
         assert_eq!(found("x:1").unwrap(), "a x:1");
         assert_eq!(found("file:///1").unwrap(), "a file:///1");
         assert_eq!(found("file:///any/where").unwrap(), "a file:///any/where");
         assert_eq!(found("file:///log/monday").unwrap(), "b file:///log/monday", "the more special template");
         assert_eq!(found("other:1"), None, "two servers have resources");
         // The second's equal names carry a tail, which its server never sees.
-        let view = both.view(&ViewName::Everything);
+        let view = both.view(&ViewName::All);
         let tailed: Vec<_> =
-            view.of(ListKind::Templates).routes().filter(|(name, _)| name.contains('#')).collect();
+            view.table(ListKind::Templates).routes().filter(|(name, _)| name.contains('#')).collect();
         let [(template, _)] = tailed[..] else { panic!("{tailed:?}") };
         assert_eq!(found(&template.replace("{+path}", "a/b")).unwrap(), "b file:///a/b");
         let (tailed, _) =
-            view.of(ListKind::Resources).routes().find(|(name, _)| name.starts_with("x:1#")).unwrap();
+            view.table(ListKind::Resources).routes().find(|(name, _)| name.starts_with("x:1#")).unwrap();
         assert_eq!(found(tailed).unwrap(), "b x:1");
     }
 
     #[test]
-    fn the_only_server_with_resources_may_have_more_than_it_lists() {
-        let one = generation(vec![resources("a", &["x:1"], &[], None), resources("b", &[], &[], None)]);
-        assert_eq!(place(&one, "y:7").unwrap(), ("a".to_owned(), "y:7".to_owned()));
+    fn unlisted_uri_resolves_to_the_only_server_with_resources() {
+        let one = generation(vec![
+            publish_resources("a", &["x:1"], &[], None),
+            publish_resources("b", &[], &[], None),
+        ]);
+        assert_eq!(resolve(&one, "y:7").unwrap(), ("a".to_owned(), "y:7".to_owned()));
         let filter = NameFilter { deny: vec!["y:*".into()], ..NameFilter::default() };
-        let filtered = generation(vec![resources("a", &["x:1"], &["{scheme}:{rest}"], Some(&filter))]);
-        assert_eq!(place(&filtered, "y:7"), None);
-        assert_eq!(place(&filtered, "z:7").unwrap().1, "z:7");
+        let filtered =
+            generation(vec![publish_resources("a", &["x:1"], &["{scheme}:{rest}"], Some(&filter))]);
+        assert_eq!(resolve(&filtered, "y:7"), None);
+        assert_eq!(resolve(&filtered, "z:7").unwrap().1, "z:7");
     }
 }

@@ -14,13 +14,13 @@ use tokio::time::timeout;
 
 use super::error::CommandError;
 use super::instance::Instance;
-use crate::admin::LOOK;
+use crate::admin::SCAN_PATH;
 
 /// The longest line of a stream: an object with its status is far smaller.
-const LONGEST_LINE: usize = 16 << 20;
+const MAX_LINE_BYTES: usize = 16 << 20;
 
 /// A daemon that takes longer than this to answer does not answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A daemon, over the socket in its state directory. One question at a time.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(super) struct StatusClient {
     sender: SendRequest<Full<Bytes>>,
     connection: JoinHandle<()>,
     /// Its process, where the system tells.
-    process: Option<i32>,
+    peer_pid: Option<i32>,
 }
 
 /// What the daemon said no with.
@@ -48,48 +48,48 @@ impl StatusClient {
     /// Finds a daemon; that none is running is [`CommandError::Interrupted`], since one may be starting again. Must be called
     /// within a runtime.
     pub async fn connect(whose: &Instance) -> Result<Self, CommandError> {
-        match Self::find(whose).await? {
+        match Self::connect_if_running(whose).await? {
             Some(client) => Ok(client),
             None => Err(CommandError::Interrupted(format!(
                 "no evenkeel is running for {whose}; start it with: {}",
-                whose.start
+                whose.start_command
             ))),
         }
     }
 
     /// The same, where it is no failure that none is running.
-    pub async fn find(whose: &Instance) -> Result<Option<Self>, CommandError> {
+    pub async fn connect_if_running(whose: &Instance) -> Result<Option<Self>, CommandError> {
         let Some(stream) = whose.connect()? else { return Ok(None) };
         let process = stream.peer_cred().ok().and_then(|peer| peer.pid());
-        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(gone)?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(connection_lost)?;
         let connection = tokio::spawn(async move {
             // What goes wrong here is told to whoever waits for an answer.
             let _ = connection.await;
         });
-        Ok(Some(Self { sender, connection, process }))
+        Ok(Some(Self { sender, connection, peer_pid: process }))
     }
 
     /// Asks for a JSON document.
     pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, CommandError> {
         let body = self.send(Method::GET, path, "application/json", None).await?;
-        json(body).await
+        read_json(body).await
     }
 
     /// Has it look at the files, and waits until what they hold is in what it tells.
-    pub async fn look(&mut self) -> Result<(), CommandError> {
-        self.work(LOOK).await.map(drop)
+    pub async fn scan(&mut self) -> Result<(), CommandError> {
+        self.post_and_wait(SCAN_PATH).await.map(drop)
     }
 
     /// Has it do something, and waits until it is done, however long that takes.
-    pub async fn work(&mut self, path: &str) -> Result<Incoming, CommandError> {
+    pub async fn post_and_wait(&mut self, path: &str) -> Result<Incoming, CommandError> {
         // It must be there for that.
         drop(self.send(Method::GET, "/livez", "text/plain", None).await?);
         Ok(self.exchange(Method::POST, path, "application/json", None).await??)
     }
 
     /// What is said of a daemon that does not answer.
-    pub fn silence(&self) -> CommandError {
-        let process = self.process.map(|process| format!(" (process {process})")).unwrap_or_default();
+    pub fn unresponsive_error(&self) -> CommandError {
+        let process = self.peer_pid.map(|process| format!(" (process {process})")).unwrap_or_default();
         CommandError::Interrupted(format!("evenkeel{process} does not answer"))
     }
 
@@ -101,19 +101,19 @@ impl StatusClient {
         accept: &str,
         body: Option<(&str, &Value)>,
     ) -> Result<Incoming, CommandError> {
-        Ok(self.ask(method, path, accept, body).await??)
+        Ok(self.request(method, path, accept, body).await??)
     }
 
     /// The same, for those that look at refusals.
-    pub async fn ask(
+    pub async fn request(
         &mut self,
         method: Method,
         path: &str,
         accept: &str,
         body: Option<(&str, &Value)>,
     ) -> Result<Result<Incoming, ErrorStatus>, CommandError> {
-        let answer = timeout(PATIENCE, self.exchange(method, path, accept, body)).await;
-        answer.unwrap_or_else(|_| Err(self.silence()))
+        let answer = timeout(RESPONSE_TIMEOUT, self.exchange(method, path, accept, body)).await;
+        answer.unwrap_or_else(|_| Err(self.unresponsive_error()))
     }
 
     async fn exchange(
@@ -130,19 +130,19 @@ impl StatusClient {
         }
         let body = body.map(|(_, value)| value.to_string()).unwrap_or_default();
         let request = request.body(Full::new(body.into())).map_err(CommandError::failed)?;
-        self.sender.ready().await.map_err(gone)?;
-        let answer = self.sender.send_request(request).await.map_err(gone)?;
+        self.sender.ready().await.map_err(connection_lost)?;
+        let answer = self.sender.send_request(request).await.map_err(connection_lost)?;
         let status = answer.status();
         if status.is_success() {
             return Ok(Ok(answer.into_body()));
         }
-        let text = text(answer.into_body()).await?;
+        let text = read_text(answer.into_body()).await?;
         let told = serde_json::from_str::<Value>(&text).ok();
         let message =
             told.as_ref().and_then(|told| told.get("message")?.as_str()).unwrap_or_else(|| text.trim());
         match (message, status) {
             // So it answers work that it does not do any more, since it ends.
-            ("", StatusCode::SERVICE_UNAVAILABLE) => Err(ended()),
+            ("", StatusCode::SERVICE_UNAVAILABLE) => Err(disconnected_error()),
             ("", status) => Ok(Err(ErrorStatus { message: format!("evenkeel answered HTTP {status}") })),
             (message, _) => Ok(Err(ErrorStatus { message: message.to_owned() })),
         }
@@ -156,16 +156,16 @@ impl Drop for StatusClient {
 }
 
 /// The whole of a JSON body.
-pub(super) async fn json<T: DeserializeOwned>(body: Incoming) -> Result<T, CommandError> {
-    let text = text(body).await?;
+pub(super) async fn read_json<T: DeserializeOwned>(body: Incoming) -> Result<T, CommandError> {
+    let text = read_text(body).await?;
     serde_json::from_str(&text)
         .map_err(|error| CommandError::Failed(format!("the daemon's answer is not understood: {error}")))
 }
 
-async fn text(body: Incoming) -> Result<String, CommandError> {
-    let bytes = timeout(PATIENCE, body.collect()).await;
+async fn read_text(body: Incoming) -> Result<String, CommandError> {
+    let bytes = timeout(RESPONSE_TIMEOUT, body.collect()).await;
     let bytes = bytes.map_err(|_| CommandError::Interrupted("evenkeel does not answer to the end".into()))?;
-    let bytes = bytes.map_err(gone)?.to_bytes();
+    let bytes = bytes.map_err(connection_lost)?.to_bytes();
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -173,31 +173,32 @@ async fn text(body: Incoming) -> Result<String, CommandError> {
 #[derive(Debug)]
 pub(super) struct ResponseLines {
     body: Incoming,
-    read: Vec<u8>,
+    buffer: Vec<u8>,
 }
 
 impl ResponseLines {
     /// The lines of this body.
-    pub fn of(body: Incoming) -> Self {
-        Self { body, read: Vec::new() }
+    pub fn new(body: Incoming) -> Self {
+        Self { body, buffer: Vec::new() }
     }
 
     /// The next line without its end; `None` where the body ends.
     pub async fn next(&mut self) -> Result<Option<String>, CommandError> {
         let mut looked = 0;
         loop {
-            let rest = self.read.get(looked..).unwrap_or_default();
+            let rest = self.buffer.get(looked..).unwrap_or_default();
             if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.read.drain(..=looked + end).collect();
+                let line: Vec<u8> = self.buffer.drain(..=looked + end).collect();
                 return Ok(Some(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_owned()));
             }
-            looked = self.read.len();
-            if looked > LONGEST_LINE {
+            looked = self.buffer.len();
+            if looked > MAX_LINE_BYTES {
                 return Err(CommandError::Failed("the daemon sent a line that does not end".into()));
             }
             match self.body.frame().await {
                 Some(frame) => {
-                    self.read.extend(frame.map_err(|_| ended())?.data_ref().into_iter().flatten());
+                    self.buffer
+                        .extend(frame.map_err(|_| disconnected_error())?.data_ref().into_iter().flatten());
                 }
                 None => return Ok(None),
             }
@@ -206,11 +207,11 @@ impl ResponseLines {
 }
 
 /// What is said when something that goes on was cut off.
-pub(super) fn ended() -> CommandError {
+pub(super) fn disconnected_error() -> CommandError {
     CommandError::Interrupted("evenkeel has ended; start the command again".into())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "what map_err gives")]
-fn gone(error: hyper::Error) -> CommandError {
+fn connection_lost(error: hyper::Error) -> CommandError {
     CommandError::Interrupted(format!("evenkeel ended before it had answered: {error}"))
 }

@@ -7,13 +7,13 @@ use super::error::CommandError;
 use crate::source::Environment;
 
 /// The directory of declarations: what was given, else the one in people's configuration.
-pub(super) fn declarations(given: Option<PathBuf>) -> Result<PathBuf, CommandError> {
-    below_config(given, "evenkeel", "name the directory")
+pub(super) fn declarations_dir(given: Option<PathBuf>) -> Result<PathBuf, CommandError> {
+    in_config_home(given, "evenkeel", "name the directory")
 }
 
 /// The directory of secrets, likewise.
-pub(super) fn secrets(given: Option<PathBuf>) -> Result<PathBuf, CommandError> {
-    below_config(given, "evenkeel-secrets", "say --secrets-dir")
+pub(super) fn secrets_dir(given: Option<PathBuf>) -> Result<PathBuf, CommandError> {
+    in_config_home(given, "evenkeel-secrets", "say --secrets-dir")
 }
 
 /// Where state directories live.
@@ -31,7 +31,7 @@ pub(super) fn environment() -> Environment {
 
 /// Where the state directories of those are that read a cluster. A pod has no home but a directory for temporary
 /// files.
-pub(super) fn state_home_of_clusters() -> Result<PathBuf, CommandError> {
+pub(super) fn clusters_state_home() -> Result<PathBuf, CommandError> {
     let home = if var_os("XDG_STATE_HOME").is_none() && var_os("KUBERNETES_SERVICE_HOST").is_some() {
         std::env::temp_dir().join("evenkeel")
     } else {
@@ -41,7 +41,7 @@ pub(super) fn state_home_of_clusters() -> Result<PathBuf, CommandError> {
 }
 
 /// What is in a folder; nothing if there is none.
-pub(super) fn folders(folder: &Path) -> Result<Vec<PathBuf>, CommandError> {
+pub(super) fn dir_entries(folder: &Path) -> Result<Vec<PathBuf>, CommandError> {
     let unreadable = |error: &io::Error| CommandError::Failed(format!("{}: {error}", folder.display()));
     match std::fs::read_dir(folder) {
         Ok(entries) => {
@@ -53,17 +53,17 @@ pub(super) fn folders(folder: &Path) -> Result<Vec<PathBuf>, CommandError> {
     }
 }
 
-fn below_config(given: Option<PathBuf>, name: &str, how: &str) -> Result<PathBuf, CommandError> {
-    let home = || crate::state_dir::xdg_home(var_os("XDG_CONFIG_HOME"), var_os("HOME"), ".config");
+fn in_config_home(given: Option<PathBuf>, name: &str, how: &str) -> Result<PathBuf, CommandError> {
+    let home = || crate::state_dir::xdg_base_dir(var_os("XDG_CONFIG_HOME"), var_os("HOME"), ".config");
     let config = || Some(home()?.join(name));
     let found =
         given.or_else(config).ok_or_else(|| CommandError::Usage(format!("HOME is not set; {how}")))?;
-    spelled(&found)
+    normalize(&found)
 }
 
 /// One spelling for all that a path may be given as: absolute, and without `.`, `..` and a slash at the end. Links stay
 /// unresolved, since one that is flipped is still the same directory; but `..` leaves what a link leads to, not the link.
-pub(super) fn spelled(given: &Path) -> Result<PathBuf, CommandError> {
+pub(super) fn normalize(given: &Path) -> Result<PathBuf, CommandError> {
     let mut path = PathBuf::new();
     for part in std::path::absolute(given).map_err(CommandError::failed)?.components() {
         if part == Component::ParentDir {
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_has_one_spelling() {
+    fn normalize_gives_one_path_per_directory() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().canonicalize().unwrap();
         std::fs::create_dir_all(root.join("real/sub")).unwrap();
@@ -100,8 +100,8 @@ mod tests {
             ("none/../real", "real"),
             ("real/../../../../../../../../../../../..", "/"),
         ] {
-            assert_eq!(spelled(&root.join(given)).unwrap(), root.join(expected), "{given}");
+            assert_eq!(normalize(&root.join(given)).unwrap(), root.join(expected), "{given}");
         }
-        assert!(spelled(Path::new("x")).unwrap().is_absolute());
+        assert!(normalize(Path::new("x")).unwrap().is_absolute());
     }
 }

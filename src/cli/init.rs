@@ -13,7 +13,7 @@ use super::runtime::block_on;
 use crate::daemon::Signals;
 
 /// True if this is the first process.
-pub(super) fn is_first() -> bool {
+pub(super) fn is_init_process() -> bool {
     std::process::id() == 1
 }
 

@@ -24,7 +24,7 @@ pub(super) struct InstanceArgs {
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct NamespacedInstanceArgs {
     #[command(flatten)]
-    pub which: InstanceArgs,
+    pub instance: InstanceArgs,
     /// In this namespace
     #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
     pub namespace: String,
@@ -32,27 +32,27 @@ pub(super) struct NamespacedInstanceArgs {
 
 impl InstanceArgs {
     /// The same, where a directory may be named in another way too.
-    pub fn or(self, dir: Option<PathBuf>) -> Self {
+    pub fn with_dir(self, dir: Option<PathBuf>) -> Self {
         Self { dir: dir.or(self.dir), ..self }
     }
 
     /// Finds out which daemon is meant.
-    pub fn whose(&self) -> Result<Instance, CommandError> {
+    pub fn resolve(&self) -> Result<Instance, CommandError> {
         if self.kubernetes {
             return Ok(Instance {
-                states: dirs::folders(&dirs::state_home_of_clusters()?)?,
+                state_dirs: dirs::dir_entries(&dirs::clusters_state_home()?)?,
                 directory: None,
-                shown: "a cluster".into(),
-                start: "evenkeel run --kubernetes".into(),
+                display_name: "a cluster".into(),
+                start_command: "evenkeel run --kubernetes".into(),
             });
         }
-        Instance::of_directory(dirs::declarations(self.dir.clone())?)
+        Instance::for_directory(dirs::declarations_dir(self.dir.clone())?)
     }
 
     /// The directory whose files are to be edited, absolute, with its links unresolved.
-    pub fn directory(&self) -> Result<PathBuf, CommandError> {
+    pub fn declarations_dir(&self) -> Result<PathBuf, CommandError> {
         let elsewhere = || CommandError::Usage("what a cluster declares is changed with kubectl".into());
-        self.whose()?.directory.ok_or_else(elsewhere)
+        self.resolve()?.directory.ok_or_else(elsewhere)
     }
 }
 
@@ -60,30 +60,30 @@ impl InstanceArgs {
 #[derive(Clone, Debug)]
 pub(super) struct Instance {
     /// The state directories that it may have.
-    pub states: Vec<PathBuf>,
+    pub state_dirs: Vec<PathBuf>,
     /// The command that starts it.
-    pub start: String,
+    pub start_command: String,
     /// The directory of its declarations, if they are in one.
     directory: Option<PathBuf>,
-    shown: String,
+    display_name: String,
 }
 
 impl Instance {
     /// The daemon of a directory of declarations.
-    pub fn of_directory(directory: PathBuf) -> Result<Self, CommandError> {
+    pub fn for_directory(directory: PathBuf) -> Result<Self, CommandError> {
         let shown = directory.display().to_string();
         Ok(Self {
-            states: vec![StateDir::path_for(&dirs::state_home()?, &directory)],
-            start: format!("evenkeel run {shown}"),
+            state_dirs: vec![StateDir::path_for(&dirs::state_home()?, &directory)],
+            start_command: format!("evenkeel run {shown}"),
             directory: Some(directory),
-            shown,
+            display_name: shown,
         })
     }
 
     /// Connects to it; `None` if it does not run. Must be called within a runtime.
     pub fn connect(&self) -> Result<Option<UnixStream>, CommandError> {
         let mut found = None;
-        for state in &self.states {
+        for state in &self.state_dirs {
             let stream = socket::connect(state).map_err(|error| {
                 CommandError::Failed(format!("the evenkeel of {self} cannot be asked: {error}"))
             })?;
@@ -101,6 +101,6 @@ impl Instance {
 
 impl fmt::Display for Instance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown)
+        f.write_str(&self.display_name)
     }
 }

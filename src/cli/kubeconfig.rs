@@ -13,25 +13,25 @@ pub(super) struct Args {
     #[arg(value_name = "DIR", conflicts_with = "kubernetes")]
     place: Option<PathBuf>,
     #[command(flatten)]
-    which: InstanceArgs,
+    instance: InstanceArgs,
 }
 
 /// Prints where the kubeconfig is, if there is one; if nothing runs behind it, that is said too.
 pub(super) fn run(args: Args) -> Result<(), CommandError> {
-    let whose = args.which.or(args.place).whose()?;
-    let mut states = whose.states.clone();
+    let whose = args.instance.with_dir(args.place).resolve()?;
+    let mut states = whose.state_dirs.clone();
     states.retain(|state| state.join(KUBECONFIG).is_file());
     block_on(async {
         let is_running = |state: &&PathBuf| matches!(socket::connect(state), Ok(Some(_)));
         let running = states.iter().find(is_running);
-        let start = &whose.start;
+        let start = &whose.start_command;
         let Some(state) = running.or(states.first()) else {
             return Err(CommandError::Failed(format!(
                 "evenkeel has not run on {whose} yet; start it with `{start}`"
             )));
         };
         if running.is_none() {
-            output::note(&format!("no evenkeel is running for {whose}; start it with: {start}"));
+            output::print_note(&format!("no evenkeel is running for {whose}; start it with: {start}"));
         }
         output::print(&format!("{}\n", state.join(KUBECONFIG).display())).map_err(CommandError::failed)
     })

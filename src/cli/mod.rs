@@ -88,8 +88,8 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    if matches!(cli.command, Command::Run(_)) && init::is_first() {
-        return init::supervise().unwrap_or_else(|failure| complain(&failure));
+    if matches!(cli.command, Command::Run(_)) && init::is_init_process() {
+        return init::supervise().unwrap_or_else(|failure| report_failure(&failure));
     }
     let outcome = match cli.command {
         Command::Run(args) => {
@@ -105,8 +105,8 @@ pub fn main() -> ExitCode {
         Command::Logs(args) => query::logs(&args),
         Command::Mcp(command) => edit::mcp(&command),
         Command::Skill(command) => edit::skill(&command),
-        Command::Crds => crds(),
-        Command::Completions { shell } => completions(shell),
+        Command::Crds => print_crds(),
+        Command::Completions { shell } => print_completions(shell),
         Command::Guard => {
             crate::wire::guard_children(std::io::stdin().lock());
             Ok(())
@@ -114,26 +114,26 @@ pub fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => complain(&failure),
+        Err(failure) => report_failure(&failure),
     }
 }
 
 /// Says why a command did not succeed; gives the exit code.
-fn complain(failure: &CommandError) -> ExitCode {
-    output::complain(failure);
+fn report_failure(failure: &CommandError) -> ExitCode {
+    output::print_error(failure);
     ExitCode::from(match failure {
         CommandError::Failed(_) | CommandError::Interrupted(_) => 1,
         CommandError::Usage(_) => 2,
     })
 }
 
-fn crds() -> Result<(), CommandError> {
+fn print_crds() -> Result<(), CommandError> {
     let crds = crate::resource::crds().map_err(CommandError::failed)?;
     let documents: Vec<_> = crds.into_iter().map(|(_, text)| text).collect();
     output::print(&documents.join("---\n")).map_err(CommandError::failed)
 }
 
-fn completions(shell: clap_complete::Shell) -> Result<(), CommandError> {
+fn print_completions(shell: clap_complete::Shell) -> Result<(), CommandError> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "evenkeel", &mut text);
     output::print(&String::from_utf8_lossy(&text)).map_err(CommandError::failed)
@@ -144,12 +144,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_arguments_are_consistent() {
+    fn clap_definitions_are_valid() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn every_flag_of_run_has_its_twin_in_the_environment() {
+    fn every_run_flag_has_an_environment_variable() {
         let cli = Cli::command();
         let run = cli.find_subcommand("run").unwrap();
         for argument in run.get_arguments().filter(|argument| argument.get_id() != "help") {

@@ -1,8 +1,8 @@
-use crate::resource::is_namespace;
+use crate::resource::is_namespace_name;
 
 /// Reads the name of a namespace. An empty one would be every namespace, and one with a slash another path of the API server.
-pub(super) fn namespace(text: &str) -> Result<String, String> {
-    if is_namespace(text) {
+pub(super) fn parse_namespace(text: &str) -> Result<String, String> {
+    if is_namespace_name(text) {
         return Ok(text.to_owned());
     }
     Err(format!(

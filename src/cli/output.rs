@@ -3,7 +3,7 @@ use std::io::{self, IsTerminal, Write};
 
 use rustix::termios::tcgetwinsize;
 
-use crate::text::is_unseen;
+use crate::text::is_invisible;
 
 /// Where a command prints to.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +39,7 @@ impl Terminal {
     }
 
     /// The same for text that is indented.
-    pub fn narrower(self, by: usize) -> Self {
+    pub fn narrowed(self, by: usize) -> Self {
         Self { width: self.width.map(|width| width.saturating_sub(by)), ..self }
     }
 
@@ -64,7 +64,7 @@ pub(super) fn print(text: &str) -> io::Result<()> {
 }
 
 /// Prints one part of what goes on. False once the reader has left.
-pub(super) fn print_more(text: &str) -> io::Result<bool> {
+pub(super) fn print_chunk(text: &str) -> io::Result<bool> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
@@ -73,48 +73,48 @@ pub(super) fn print_more(text: &str) -> io::Result<bool> {
 }
 
 /// Says something beside the result, on stderr.
-pub(super) fn note(text: &impl Display) {
+pub(super) fn print_note(text: &impl Display) {
     // There is nowhere left to tell that stderr is closed.
-    let _ = writeln!(io::stderr(), "{}", printable_lines(&text.to_string()));
+    let _ = writeln!(io::stderr(), "{}", sanitize_lines(&text.to_string()));
 }
 
 /// Says on stderr why a command failed.
-pub(super) fn complain(error: &impl Display) {
-    let _ = writeln!(io::stderr(), "error: {}", printable_lines(&error.to_string()));
+pub(super) fn print_error(error: &impl Display) {
+    let _ = writeln!(io::stderr(), "error: {}", sanitize_lines(&error.to_string()));
 }
 
 /// Text for a terminal: what others wrote may hold characters that change what is read.
-pub(super) fn printable(text: &str) -> String {
-    text.replace(is_unseen, " ")
+pub(super) fn sanitize(text: &str) -> String {
+    text.replace(is_invisible, " ")
 }
 
 /// The same for text of several lines.
-pub(super) fn printable_lines(text: &str) -> String {
-    let lines: Vec<_> = text.lines().map(printable).collect();
+pub(super) fn sanitize_lines(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(sanitize).collect();
     lines.join("\n")
 }
 
 /// A line on stderr that tells how far a long wait is; only for a person at a terminal.
 #[derive(Debug, Default)]
 pub(super) struct ProgressLine {
-    shown: String,
+    current: String,
 }
 
 impl ProgressLine {
     /// Shows another text in place of the last one.
     pub fn show(&mut self, text: &str) {
-        if !io::stderr().is_terminal() || text == self.shown {
+        if !io::stderr().is_terminal() || text == self.current {
             return;
         }
         let width = tcgetwinsize(io::stderr()).map_or(80, |size| usize::from(size.ws_col.max(2)));
-        let cut: String = printable(text).chars().take(width - 1).collect();
+        let cut: String = sanitize(text).chars().take(width - 1).collect();
         let _ = write!(io::stderr(), "\r\x1b[K{cut}");
-        text.clone_into(&mut self.shown);
+        text.clone_into(&mut self.current);
     }
 
     /// Takes it away, before something else is printed.
     pub fn clear(&mut self) {
-        if !std::mem::take(&mut self.shown).is_empty() {
+        if !std::mem::take(&mut self.current).is_empty() {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }
@@ -131,10 +131,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_servers_say_moves_neither_the_cursor_nor_the_text_around_it() {
-        assert_eq!(printable("a\u{1b}[2Jb\nc"), "a [2Jb c");
-        assert_eq!(printable("evil\u{202e}txt.exe \u{2066}x\u{2069} \u{200f}\u{61c}"), "evil txt.exe  x    ");
-        assert_eq!(printable("größer, 大, \u{5d0}\u{5d1}"), "größer, 大, \u{5d0}\u{5d1}");
-        assert_eq!(printable_lines("a\rb\nc\u{7}\n"), "a b\nc ");
+    fn sanitize_replaces_control_and_bidi_characters() {
+        assert_eq!(sanitize("a\u{1b}[2Jb\nc"), "a [2Jb c");
+        assert_eq!(sanitize("evil\u{202e}txt.exe \u{2066}x\u{2069} \u{200f}\u{61c}"), "evil txt.exe  x    ");
+        assert_eq!(sanitize("größer, 大, \u{5d0}\u{5d1}"), "größer, 大, \u{5d0}\u{5d1}");
+        assert_eq!(sanitize_lines("a\rb\nc\u{7}\n"), "a b\nc ");
     }
 }

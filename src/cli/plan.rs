@@ -1,5 +1,5 @@
 mod manifests;
-mod outline;
+mod planned_changes;
 #[cfg(test)]
 mod tests;
 
@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use self::manifests::ManifestArgs;
-use self::outline::{Plan, PlanInput};
+use self::planned_changes::{Plan, PlanInput};
 use super::client::StatusClient;
 use super::error::CommandError;
 use super::instance::Instance;
-use super::namespace::namespace;
+use super::namespace::parse_namespace;
 use super::runtime::block_on;
 use super::{dirs, output};
-use crate::admin::{DECLARED, DeclaredState};
+use crate::admin::{DECLARED_PATH, DeclaredState};
 use crate::resource::{DigestKey, WorkingDirectory};
 use crate::source::StdioPolicy;
 use crate::source::directory::{CheckContext, TargetMode, check_directory};
@@ -37,7 +37,7 @@ pub(super) struct Args {
     #[arg(long)]
     kubernetes: bool,
     /// The namespace of manifests that name none [default: that of the kubeconfig's context]
-    #[arg(short, long, value_name = "NAMESPACE", value_parser = namespace, requires = "kubernetes")]
+    #[arg(short, long, value_name = "NAMESPACE", value_parser = parse_namespace, requires = "kubernetes")]
     namespace: Option<String>,
     /// Plan for objects to go that are in those namespaces and not in the manifests; kubectl apply leaves them untouched
     #[arg(long, requires = "kubernetes")]
@@ -55,20 +55,21 @@ enum Format {
 
 /// Prints what the declarations would change where they are applied, and changes nothing.
 pub(super) fn plan(args: &Args) -> Result<(), CommandError> {
-    let (plan, place) =
-        block_on(async { if args.kubernetes { in_cluster(args).await } else { in_directory(args).await } })?;
+    let (plan, place) = block_on(async {
+        if args.kubernetes { plan_for_cluster(args).await } else { plan_for_directory(args).await }
+    })?;
     let text = match args.output {
-        Format::Text => plan.text(&place),
+        Format::Text => plan.to_text(&place),
         Format::Json => serde_json::to_string_pretty(&plan).map_err(CommandError::failed)? + "\n",
     };
     output::print(&text).map_err(CommandError::failed)
 }
 
-async fn in_cluster(args: &Args) -> Result<(Plan, String), CommandError> {
+async fn plan_for_cluster(args: &Args) -> Result<(Plan, String), CommandError> {
     let default;
     let paths = match args.paths.as_slice() {
         [] => {
-            default = [dirs::declarations(None)?];
+            default = [dirs::declarations_dir(None)?];
             &default
         }
         some => some,
@@ -77,7 +78,7 @@ async fn in_cluster(args: &Args) -> Result<(Plan, String), CommandError> {
 }
 
 /// Compares a directory with what is in force in the evenkeel that runs; gives the plan, and that evenkeel in words.
-async fn in_directory(args: &Args) -> Result<(Plan, String), CommandError> {
+async fn plan_for_directory(args: &Args) -> Result<(Plan, String), CommandError> {
     let dir = match args.paths.as_slice() {
         [] => None,
         [one] => Some(one.clone()),
@@ -86,12 +87,12 @@ async fn in_directory(args: &Args) -> Result<(Plan, String), CommandError> {
             return Err(CommandError::Usage(message.to_owned()));
         }
     };
-    let dir = dirs::declarations(dir)?;
+    let dir = dirs::declarations_dir(dir)?;
     let running = match &args.against {
-        Some(other) => dirs::spelled(other)?,
+        Some(other) => dirs::normalize(other)?,
         None => dir.clone(),
     };
-    let (in_force, key) = match ask(&running).await? {
+    let (in_force, key) = match fetch_declared_state(&running).await? {
         Some(in_force) => {
             let state = StateDir::open(&dirs::state_home()?, &running).map_err(CommandError::failed)?;
             (Some(in_force), state.key("digests").map_err(CommandError::failed)?.to_vec())
@@ -100,19 +101,25 @@ async fn in_directory(args: &Args) -> Result<(Plan, String), CommandError> {
     };
     let key = DigestKey::new(&key);
     let allowed = in_force.as_ref().and_then(|in_force| in_force.allowed.as_ref());
-    let policy = allowed.map_or(Ok(StdioPolicy::everything()), |allowed| {
-        StdioPolicy::only(&allowed.commands, &allowed.variables)
+    let policy = allowed.map_or(Ok(StdioPolicy::allow_all()), |allowed| {
+        StdioPolicy::allow_only(&allowed.commands, &allowed.variables)
     });
     let policy = policy.map_err(CommandError::failed)?;
     let root = in_force.as_ref().and_then(|in_force| in_force.root.clone());
     // Where the processes will run, not where this copy of the declarations is.
     let base = WorkingDirectory {
         root: root.unwrap_or_else(|| running.clone()),
-        home: policy.home().map(Into::into),
+        default_cwd: policy.working_directory().map(Into::into),
     };
     let environment = dirs::environment();
     let (key_of_check, destination) = (key.clone(), TargetMode::Directory);
-    let against = CheckContext { secrets: None, environment, key: key_of_check, policy, destination };
+    let against = CheckContext {
+        secrets_dir: None,
+        environment,
+        digest_key: key_of_check,
+        policy,
+        target: destination,
+    };
     let checked = check_directory(&dir, &against)
         .map_err(|error| CommandError::Failed(format!("{}: {error}", dir.display())))?;
     let place = if in_force.is_some() { "against the evenkeel of" } else { "no evenkeel runs on" };
@@ -120,16 +127,16 @@ async fn in_directory(args: &Args) -> Result<(Plan, String), CommandError> {
     let declarations = PlanInput {
         desired: &checked.desired,
         findings: &checked.findings,
-        base: Some(&base),
+        working_directory: Some(&base),
         complete: true,
     };
-    plan.fill(&declarations, in_force.unwrap_or_default(), &key);
+    plan.add_all(&declarations, in_force.unwrap_or_default(), &key);
     Ok((plan, format!("{place} {}", running.display())))
 }
 
-async fn ask(running: &Path) -> Result<Option<DeclaredState>, CommandError> {
-    match StatusClient::find(&Instance::of_directory(running.to_path_buf())?).await? {
-        Some(mut daemon) => Ok(Some(daemon.get(DECLARED).await?)),
+async fn fetch_declared_state(running: &Path) -> Result<Option<DeclaredState>, CommandError> {
+    match StatusClient::connect_if_running(&Instance::for_directory(running.to_path_buf())?).await? {
+        Some(mut daemon) => Ok(Some(daemon.get(DECLARED_PATH).await?)),
         None => Ok(None),
     }
 }

@@ -9,11 +9,11 @@ use tokio::runtime;
 use super::dirs;
 use super::error::CommandError;
 use super::logging::{self, LogFormat};
-use super::namespace::namespace;
-use crate::daemon::{Daemon, Telemetry, raise_open_files};
+use super::namespace::parse_namespace;
+use crate::daemon::{Daemon, Telemetry, raise_open_file_limit};
 use crate::net::AllowedHosts;
 use crate::resource::{BoundedDuration, is_object_name, is_secret_key};
-use crate::source::{DEFAULT_VARIABLES, SourceArgs, StdioPolicy, directory, kubernetes};
+use crate::source::{DEFAULT_ALLOWED_VARIABLES, SourceArgs, StdioPolicy, directory, kubernetes};
 
 /// `--poll`: 500ms to 1h.
 type PollInterval = BoundedDuration<500, 3_600_000>;
@@ -29,16 +29,16 @@ pub(super) struct Args {
     #[arg(long, env = "EVENKEEL_KUBERNETES", value_parser = BoolishValueParser::new())]
     kubernetes: bool,
     /// Only of this namespace, and not of all; may be given more than once
-    #[arg(short, long, env = "EVENKEEL_NAMESPACE", value_name = "NAMESPACE", value_delimiter = ',', value_parser = namespace)]
+    #[arg(short, long, env = "EVENKEEL_NAMESPACE", value_name = "NAMESPACE", value_delimiter = ',', value_parser = parse_namespace)]
     namespace: Vec<String>,
     /// The Secret with the key of session ids (32 bytes or more), so that every replica takes up every session
-    #[arg(long, env = "EVENKEEL_SESSION_KEY_SECRET", value_name = "NAME[/KEY]", value_parser = secret_key)]
+    #[arg(long, env = "EVENKEEL_SESSION_KEY_SECRET", value_name = "NAME[/KEY]", value_parser = parse_secret_key)]
     session_key_secret: Option<(String, String)>,
     /// The Lease of the replica that writes statuses and events
-    #[arg(long, env = "EVENKEEL_LEASE", value_name = "NAME", default_value = "evenkeel", value_parser = object_name)]
+    #[arg(long, env = "EVENKEEL_LEASE", value_name = "NAME", default_value = "evenkeel", value_parser = parse_object_name)]
     lease: String,
     /// Where the Lease and the session key are [default: $POD_NAMESPACE, else where this runs]
-    #[arg(long, env = "EVENKEEL_LEASE_NAMESPACE", value_name = "NAMESPACE", value_parser = namespace)]
+    #[arg(long, env = "EVENKEEL_LEASE_NAMESPACE", value_name = "NAMESPACE", value_parser = parse_namespace)]
     lease_namespace: Option<String>,
     /// Let stdio servers with this command run, such as 'npx -y @modelcontextprotocol/*': argument by argument,
     /// where * stops at a slash; may be given more than once [default: none with --kubernetes, else all]
@@ -50,7 +50,7 @@ pub(super) struct Args {
         env = "EVENKEEL_ALLOW_STDIO_ENV",
         value_name = "NAME",
         value_delimiter = ',',
-        default_values_t = DEFAULT_VARIABLES.map(String::from),
+        default_values_t = DEFAULT_ALLOWED_VARIABLES.map(String::from),
     )]
     allow_stdio_env: Vec<String>,
     /// Where agents connect, at /mcp
@@ -96,9 +96,9 @@ pub(super) struct Args {
 }
 
 /// The arguments that say something of a directory, and those of a cluster, with the names of their flags.
-const OF_A_DIRECTORY: [(&str, &str); 4] =
+const DIRECTORY_ONLY_ARGS: [(&str, &str); 4] =
     [("dir", "DIR"), ("secrets_dir", "--secrets-dir"), ("prune_empty", "--prune-empty"), ("poll", "--poll")];
-const OF_A_CLUSTER: [(&str, &str); 4] = [
+const CLUSTER_ONLY_ARGS: [(&str, &str); 4] = [
     ("namespace", "--namespace"),
     ("session_key_secret", "--session-key-secret"),
     ("lease", "--lease"),
@@ -107,7 +107,10 @@ const OF_A_CLUSTER: [(&str, &str); 4] = [
 
 /// Whether a cluster is meant. What stands on the command line wins over what the environment says; there, as of
 /// two things in the environment that say different things, it must be clear what is meant.
-fn is_cluster(kubernetes: bool, source: impl Fn(&str) -> Option<ValueSource>) -> Result<bool, CommandError> {
+fn selects_cluster(
+    kubernetes: bool,
+    source: impl Fn(&str) -> Option<ValueSource>,
+) -> Result<bool, CommandError> {
     let given = |argument: &str| source(argument) == Some(ValueSource::CommandLine);
     let set = |argument: &str| source(argument) == Some(ValueSource::EnvVariable);
     let cluster = kubernetes && (given("kubernetes") || !given("dir"));
@@ -118,7 +121,7 @@ fn is_cluster(kubernetes: bool, source: impl Fn(&str) -> Option<ValueSource>) ->
         ));
     }
     let (strange, of) =
-        if cluster { (OF_A_DIRECTORY, "a directory") } else { (OF_A_CLUSTER, "--kubernetes") };
+        if cluster { (DIRECTORY_ONLY_ARGS, "a directory") } else { (CLUSTER_ONLY_ARGS, "--kubernetes") };
     match strange.iter().find(|(argument, _)| given(argument)) {
         Some((_, flag)) if cluster => {
             Err(CommandError::Usage(format!("{flag} is for {of}, and cannot be combined with --kubernetes")))
@@ -128,7 +131,7 @@ fn is_cluster(kubernetes: bool, source: impl Fn(&str) -> Option<ValueSource>) ->
     }
 }
 
-fn object_name(text: &str) -> Result<String, String> {
+fn parse_object_name(text: &str) -> Result<String, String> {
     if is_object_name(text) {
         return Ok(text.to_owned());
     }
@@ -136,17 +139,17 @@ fn object_name(text: &str) -> Result<String, String> {
 }
 
 /// The name of a Secret and a key in it, which is `key` unless it is said.
-fn secret_key(text: &str) -> Result<(String, String), String> {
+fn parse_secret_key(text: &str) -> Result<(String, String), String> {
     let (name, key) = text.split_once('/').unwrap_or((text, "key"));
     if !is_secret_key(key) {
         return Err(format!("{key:?} is no key of a Secret: letters, digits, -, _ and ."));
     }
-    Ok((object_name(name)?, key.to_owned()))
+    Ok((parse_object_name(name)?, key.to_owned()))
 }
 
 impl Args {
     /// Everyone who reaches an address may use it, so it must be this machine's alone unless that is meant.
-    fn check(&self) -> Result<(), CommandError> {
+    fn check_addresses(&self) -> Result<(), CommandError> {
         for (flag, address) in [("--listen", self.listen), ("--admin", self.admin)] {
             if !address.ip().is_loopback() && !self.insecure {
                 return Err(CommandError::Usage(format!(
@@ -158,25 +161,25 @@ impl Args {
         Ok(())
     }
 
-    fn daemon(&self) -> Result<Daemon, CommandError> {
+    fn build_daemon(&self) -> Result<Daemon, CommandError> {
         Ok(Daemon {
-            source: self.source()?,
-            state_home: if self.kubernetes { dirs::state_home_of_clusters() } else { dirs::state_home() }?,
+            source: self.source_args()?,
+            state_home: if self.kubernetes { dirs::clusters_state_home() } else { dirs::state_home() }?,
             listen: self.listen,
             admin: self.admin,
             probes: self.probes,
             telemetry: Telemetry::new(self.otlp_endpoint.as_deref()).map_err(CommandError::Usage)?,
-            sync_skills: self.sync_skills()?,
+            sync_skills: self.sync_skills_dirs()?,
             allowed: AllowedHosts { hosts: self.allowed_host.clone(), origins: self.allowed_origin.clone() },
         })
     }
 
     /// The directories for skills, absolute. One among the declarations would declare what is written there.
-    fn sync_skills(&self) -> Result<Vec<PathBuf>, CommandError> {
-        let root = if self.kubernetes { None } else { Some(dirs::declarations(self.dir.clone())?) };
+    fn sync_skills_dirs(&self) -> Result<Vec<PathBuf>, CommandError> {
+        let root = if self.kubernetes { None } else { Some(dirs::declarations_dir(self.dir.clone())?) };
         let mut all: Vec<PathBuf> = Vec::new();
         for given in &self.sync_skills {
-            let path = dirs::spelled(given)?;
+            let path = dirs::normalize(given)?;
             let below = root.as_ref().and_then(|root| path.strip_prefix(root).ok());
             let hidden = |path: &Path| path.iter().any(|part| part.as_encoded_bytes().first() == Some(&b'.'));
             if below.is_some_and(|below| !hidden(below)) {
@@ -194,17 +197,17 @@ impl Args {
     }
 
     /// Where the Lease and the session key are, if that was said.
-    fn own_namespace(&self) -> Result<Option<String>, CommandError> {
+    fn resolve_lease_namespace(&self) -> Result<Option<String>, CommandError> {
         let pod = || std::env::var("POD_NAMESPACE").ok();
         let Some(given) = self.lease_namespace.clone().or_else(pod) else { return Ok(None) };
-        namespace(&given).map(Some).map_err(|why| CommandError::Usage(format!("POD_NAMESPACE: {why}")))
+        parse_namespace(&given).map(Some).map_err(|why| CommandError::Usage(format!("POD_NAMESPACE: {why}")))
     }
 
-    fn source(&self) -> Result<SourceArgs, CommandError> {
+    fn source_args(&self) -> Result<SourceArgs, CommandError> {
         let policy = if self.allow_stdio.is_empty() && !self.kubernetes {
-            StdioPolicy::everything()
+            StdioPolicy::allow_all()
         } else {
-            StdioPolicy::only(&self.allow_stdio, &self.allow_stdio_env)
+            StdioPolicy::allow_only(&self.allow_stdio, &self.allow_stdio_env)
                 .map_err(|error| CommandError::Usage(format!("--allow-stdio: {error}")))?
         };
         if self.kubernetes {
@@ -212,34 +215,34 @@ impl Args {
                 namespaces: self.namespace.clone(),
                 session_key: self.session_key_secret.clone(),
                 lease: self.lease.clone(),
-                own_namespace: self.own_namespace()?,
+                own_namespace: self.resolve_lease_namespace()?,
                 policy,
             }));
         }
         Ok(SourceArgs::Directory(directory::Args {
-            root: dirs::declarations(self.dir.clone())?,
-            secrets: dirs::secrets(self.secrets_dir.clone())?,
+            root: dirs::declarations_dir(self.dir.clone())?,
+            secrets_dir: dirs::secrets_dir(self.secrets_dir.clone())?,
             environment: dirs::environment(),
             prune_empty: self.prune_empty,
-            poll: self.poll.map(PollInterval::get),
+            poll_interval: self.poll.map(PollInterval::get),
             policy,
         }))
     }
 }
 
 /// How long parts that did not end may take to notice that the process does.
-const LAST_MOMENT: Duration = Duration::from_millis(500);
+const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Runs until a signal ends it. `source` says where an argument comes from.
 pub(super) fn run(mut args: Args, source: impl Fn(&str) -> Option<ValueSource>) -> Result<(), CommandError> {
-    args.kubernetes = is_cluster(args.kubernetes, source)?;
-    args.check()?;
+    args.kubernetes = selects_cluster(args.kubernetes, source)?;
+    args.check_addresses()?;
     logging::init(args.log_format, &args.log)?;
-    raise_open_files();
-    let daemon = args.daemon()?;
+    raise_open_file_limit();
+    let daemon = args.build_daemon()?;
     let runtime = runtime::Builder::new_multi_thread().enable_all().build().map_err(CommandError::failed)?;
     let outcome = runtime.block_on(daemon.run());
-    runtime.shutdown_timeout(LAST_MOMENT);
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN_TIMEOUT);
     Ok(outcome?)
 }
 
@@ -248,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_wins_over_the_environment() {
+    fn command_line_overrides_environment() {
         for (given, set, expected) in [
             ("kubernetes", "dir poll", Ok(true)),
             ("dir", "kubernetes", Ok(false)),
@@ -278,7 +281,7 @@ mod tests {
                 line.or(has(set, argument).then_some(ValueSource::EnvVariable))
             };
             let kubernetes = source("kubernetes").is_some();
-            let found = is_cluster(kubernetes, source).map_err(|failure| failure.to_string());
+            let found = selects_cluster(kubernetes, source).map_err(|failure| failure.to_string());
             assert_eq!(found, expected.map_err(ToOwned::to_owned), "given {given:?}, set {set:?}");
         }
     }

@@ -12,7 +12,7 @@ use crate::source::StdioPolicy;
 use crate::source::directory::{
     CheckContext, CheckResult, Finding, Severity, TargetMode, check_directory, check_files,
 };
-use crate::text::is_unseen;
+use crate::text::is_invisible;
 
 /// The arguments of `evenkeel validate`.
 #[derive(Debug, clap::Args)]
@@ -38,8 +38,8 @@ enum Format {
 
 /// Checks declarations and prints what was found; an error among it is a failure.
 pub(super) fn validate(args: &Args) -> Result<(), CommandError> {
-    let mut report = Report::default();
-    let against = args.against()?;
+    let mut report = ValidationReport::default();
+    let against = args.check_context()?;
     let (folders, files): (Vec<_>, Vec<_>) = args.paths.iter().partition(|path| path.is_dir());
     for folder in folders {
         let checked = absolute(folder)
@@ -49,17 +49,18 @@ pub(super) fn validate(args: &Args) -> Result<(), CommandError> {
             let message = "there are no declarations here; they are files ending in .yaml or .yml";
             report.add(folder, &Finding::new(Severity::Warning, Reason::SourceUnavailable, message));
         }
-        report.take(folder, &checked);
+        report.add_checked(folder, &checked);
     }
     if !files.is_empty() {
         let files: Vec<_> = files.into_iter().cloned().collect();
         let here = absolute(Path::new(".")).map_err(CommandError::failed)?;
-        report.take(Path::new(""), &check_files(&here, &files, &against).map_err(CommandError::failed)?);
+        report
+            .add_checked(Path::new(""), &check_files(&here, &files, &against).map_err(CommandError::failed)?);
     }
     let text = match args.output {
-        Format::Text => report.text(),
-        Format::Json => report.json().map_err(CommandError::failed)?,
-        Format::Github => report.github(),
+        Format::Text => report.to_text(),
+        Format::Json => report.to_json().map_err(CommandError::failed)?,
+        Format::Github => report.to_github(),
     };
     output::print(&text).map_err(CommandError::failed)?;
     if report.errors > 0 {
@@ -69,17 +70,23 @@ pub(super) fn validate(args: &Args) -> Result<(), CommandError> {
 }
 
 impl Args {
-    fn against(&self) -> Result<CheckContext, CommandError> {
+    fn check_context(&self) -> Result<CheckContext, CommandError> {
         let secrets = match &self.secrets_dir {
             Some(given) => Some(absolute(given).map_err(CommandError::failed)?),
             // Without a home there is no default either.
-            None => dirs::secrets(None).ok().filter(|default| default.is_dir()),
+            None => dirs::secrets_dir(None).ok().filter(|default| default.is_dir()),
         };
         // Digests of a check are compared with nothing.
         // What may run is a matter of where it runs.
-        let policy = StdioPolicy::everything();
+        let policy = StdioPolicy::allow_all();
         let (environment, key) = (dirs::environment(), DigestKey::new(&[]));
-        Ok(CheckContext { secrets, environment, key, policy, destination: TargetMode::Directory })
+        Ok(CheckContext {
+            secrets_dir: secrets,
+            environment,
+            digest_key: key,
+            policy,
+            target: TargetMode::Directory,
+        })
     }
 }
 
@@ -90,7 +97,7 @@ fn absolute(path: &Path) -> io::Result<PathBuf> {
 /// What is printed; as JSON, part of the interface.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Report {
+struct ValidationReport {
     valid: bool,
     files: usize,
     servers: usize,
@@ -99,13 +106,13 @@ struct Report {
     errors: usize,
     warnings: usize,
     notes: usize,
-    findings: Vec<Entry>,
+    findings: Vec<ReportEntry>,
 }
 
 /// One finding of a report.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Entry {
+struct ReportEntry {
     level: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<String>,
@@ -119,19 +126,19 @@ struct Entry {
     excerpt: Option<String>,
 }
 
-impl Report {
+impl ValidationReport {
     /// Adds what was found; `base` is what its paths are relative to, as it was given.
-    fn take(&mut self, base: &Path, checked: &CheckResult) {
+    fn add_checked(&mut self, base: &Path, checked: &CheckResult) {
         self.files += checked.files;
         self.servers += checked.desired.servers.len();
         self.skills += checked.desired.skills.len();
-        self.foreign_documents += checked.desired.source.foreign;
+        self.foreign_documents += checked.desired.source.foreign_documents;
         for finding in &checked.findings {
             self.add(base, finding);
         }
     }
 
-    fn add(&mut self, base: &Path, Finding { level, fault }: &Finding) {
+    fn add(&mut self, base: &Path, Finding { severity: level, fault }: &Finding) {
         let (level, count) = match level {
             Severity::Error => ("error", &mut self.errors),
             Severity::Warning => ("warning", &mut self.warnings),
@@ -142,9 +149,9 @@ impl Report {
             Some((path, line)) => (Some(base.join(path.as_path())), Some(line)),
             None => (Some(base.to_path_buf()).filter(|base| !base.as_os_str().is_empty()), None),
         };
-        self.findings.push(Entry {
+        self.findings.push(ReportEntry {
             level,
-            file: file.as_deref().map(shown),
+            file: file.as_deref().map(display_path),
             line,
             column: fault.column,
             reason: fault.problem.reason,
@@ -167,9 +174,9 @@ impl Report {
         format!("{servers} and {skills} in {files}: {found}\n")
     }
 
-    fn text(&self) -> String {
+    fn to_text(&self) -> String {
         let mut text = String::new();
-        for Entry { level, file, line, column, message, excerpt, .. } in &self.findings {
+        for ReportEntry { level, file, line, column, message, excerpt, .. } in &self.findings {
             let place: String = file
                 .iter()
                 .cloned()
@@ -185,42 +192,43 @@ impl Report {
         text + &self.summary()
     }
 
-    fn json(&mut self) -> serde_json::Result<String> {
+    fn to_json(&mut self) -> serde_json::Result<String> {
         self.valid = self.errors == 0;
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
     /// As GitHub's "Workflow commands" describes annotations.
-    fn github(&self) -> String {
+    fn to_github(&self) -> String {
         let mut text = String::new();
-        for Entry { level, file, line, column, reason, message, excerpt } in &self.findings {
+        for ReportEntry { level, file, line, column, reason, message, excerpt } in &self.findings {
             let command = if *level == "note" { "notice" } else { level };
             let numbers = [("line", line), ("col", column)];
             let numbers =
                 numbers.iter().filter_map(|(name, number)| Some(format!("{name}={}", (*number).as_ref()?)));
             let properties: Vec<_> = file
                 .iter()
-                .map(|file| format!("file={}", escaped(file, true)))
+                .map(|file| format!("file={}", escape_annotation(file, true)))
                 .chain(numbers)
-                .chain([format!("title={}", escaped(&reason.to_string(), true))])
+                .chain([format!("title={}", escape_annotation(&reason.to_string(), true))])
                 .collect();
             let told =
                 excerpt.as_ref().map_or_else(|| message.clone(), |excerpt| format!("{message}\n{excerpt}"));
-            let _ = writeln!(text, "::{command} {}::{}", properties.join(","), escaped(&told, false));
+            let _ =
+                writeln!(text, "::{command} {}::{}", properties.join(","), escape_annotation(&told, false));
         }
         text + &self.summary()
     }
 }
 
 /// A path for a person: without `.`, and without characters that move a terminal's cursor.
-fn shown(path: &Path) -> String {
+fn display_path(path: &Path) -> String {
     let path: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { &path };
-    path.display().to_string().replace(is_unseen, "\u{fffd}")
+    path.display().to_string().replace(is_invisible, "\u{fffd}")
 }
 
 /// A text within a workflow command.
-fn escaped(text: &str, property: bool) -> String {
+fn escape_annotation(text: &str, property: bool) -> String {
     let text = text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
     if property { text.replace(':', "%3A").replace(',', "%2C") } else { text }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 pub struct DaemonError(pub(super) String);
 
 impl DaemonError {
-    pub(super) fn because(error: impl fmt::Display) -> Self {
+    pub(super) fn new(error: impl fmt::Display) -> Self {
         Self(error.to_string())
     }
 }

@@ -10,20 +10,20 @@ use crate::net::BearerToken;
 use crate::state_dir::{StateDir, StateError};
 
 /// The name of the kubeconfig in the state directory.
-pub const FILE: &str = "kubeconfig";
+pub const KUBECONFIG_FILE: &str = "kubeconfig";
 
 /// Where the kubeconfig is.
 pub(super) fn path(state: &StateDir) -> PathBuf {
-    state.path().join(FILE)
+    state.path().join(KUBECONFIG_FILE)
 }
 
 /// The token that a key stands for.
-pub(super) fn token(key: &[u8; 32]) -> BearerToken {
+pub(super) fn token_from_key(key: &[u8; 32]) -> BearerToken {
     BearerToken::new(URL_SAFE_NO_PAD.encode(key).into())
 }
 
 /// Where clients on this machine reach an address that is listened on.
-fn url(mut address: SocketAddr) -> String {
+fn client_url(mut address: SocketAddr) -> String {
     match address {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
         SocketAddr::V6(v6) if v6.ip().is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
@@ -41,7 +41,7 @@ pub(super) fn write(
 ) -> Result<(), StateError> {
     let name = "evenkeel";
     let trusted = STANDARD.encode(certificate.pem());
-    let cluster = json!({ "server": url(address), "certificate-authority-data": trusted });
+    let cluster = json!({ "server": client_url(address), "certificate-authority-data": trusted });
     let config = json!({
         "apiVersion": "v1",
         "kind": "Config",
@@ -51,7 +51,7 @@ pub(super) fn write(
         "current-context": name,
     });
     // JSON is YAML.
-    state.write(FILE, format!("{config:#}\n").as_bytes())
+    state.write(KUBECONFIG_FILE, format!("{config:#}\n").as_bytes())
 }
 
 #[cfg(test)]
@@ -59,14 +59,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_are_told_an_address_that_they_can_reach() {
+    fn client_url_uses_loopback_for_unspecified_addresses() {
         for (listened, told) in [
             ("127.0.0.1:7718", "https://127.0.0.1:7718"),
             ("0.0.0.0:1", "https://127.0.0.1:1"),
             ("[::]:1", "https://[::1]:1"),
             ("10.1.2.3:1", "https://10.1.2.3:1"),
         ] {
-            assert_eq!(url(listened.parse().unwrap()), told);
+            assert_eq!(client_url(listened.parse().unwrap()), told);
         }
     }
 }

@@ -18,7 +18,7 @@ pub(super) async fn bind(address: SocketAddr, what: &str, flag: &str) -> Result<
     bound.map_err(|error| {
         DaemonError(match error.kind() {
             io::ErrorKind::AddrInUse => {
-                let owner = owner(address.port()).unwrap_or_else(|| "another process".into());
+                let owner = port_owner(address.port()).unwrap_or_else(|| "another process".into());
                 format!(
                     "cannot serve {what} on {address}: the port is taken by {owner}; stop it, or choose \
                      another address with {flag}"
@@ -30,24 +30,24 @@ pub(super) async fn bind(address: SocketAddr, what: &str, flag: &str) -> Result<
 }
 
 /// Who listens on a port, from `/proc`: `evenkeel (process 4242)`, or the user where more is not told.
-fn owner(port: u16) -> Option<String> {
+fn port_owner(port: u16) -> Option<String> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
-    let socket = tables.iter().find_map(|table| listening(&read(table)?, port))?;
+    let socket = tables.iter().find_map(|table| find_listening_socket(&read_file(table)?, port))?;
     let link = format!("socket:[{}]", socket.inode);
     let processes = fs::read_dir("/proc").ok()?.flatten();
     let pid = processes
         .filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok())
-        .find(|pid| holds(*pid, &link));
+        .find(|pid| process_has_socket(*pid, &link));
     Some(match pid {
         Some(pid) => {
-            let name = read(&format!("/proc/{pid}/comm")).unwrap_or_default();
+            let name = read_file(&format!("/proc/{pid}/comm")).unwrap_or_default();
             format!("{} (process {pid})", name.trim())
         }
         None => format!("a process of the user with id {}", socket.user),
     })
 }
 
-fn holds(pid: u32, link: &str) -> bool {
+fn process_has_socket(pid: u32, link: &str) -> bool {
     // Of another user's process the folder cannot be read.
     fs::read_dir(format!("/proc/{pid}/fd"))
         .into_iter()
@@ -56,26 +56,29 @@ fn holds(pid: u32, link: &str) -> bool {
         .any(|file| fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == link))
 }
 
-fn read(path: &str) -> Option<String> {
+fn read_file(path: &str) -> Option<String> {
     let mut text = String::new();
     fs::File::open(path).ok()?.read_to_string(&mut text).ok()?;
     Some(text)
 }
 
 #[derive(Debug, PartialEq)]
-struct Socket {
+struct ListeningSocket {
     user: u32,
     inode: u64,
 }
 
 /// The socket that listens on a port, in a table of proc(5).
-fn listening(table: &str, port: u16) -> Option<Socket> {
-    const LISTEN: &str = "0A";
+fn find_listening_socket(table: &str, port: u16) -> Option<ListeningSocket> {
+    const LISTEN_STATE: &str = "0A";
     table.lines().skip(1).find_map(|line| {
         let columns: Vec<_> = line.split_whitespace().collect();
         let (_, hex) = columns.get(1)?.rsplit_once(':')?;
-        let ours = u16::from_str_radix(hex, 16).ok()? == port && *columns.get(3)? == LISTEN;
-        ours.then_some(Socket { user: columns.get(7)?.parse().ok()?, inode: columns.get(9)?.parse().ok()? })
+        let ours = u16::from_str_radix(hex, 16).ok()? == port && *columns.get(3)? == LISTEN_STATE;
+        ours.then_some(ListeningSocket {
+            user: columns.get(7)?.parse().ok()?,
+            inode: columns.get(9)?.parse().ok()?,
+        })
     })
 }
 
@@ -83,7 +86,7 @@ fn listening(table: &str, port: u16) -> Option<Socket> {
 mod tests {
     use super::*;
 
-    const TABLE: &str = "\
+    const PROC_NET_TCP: &str = "\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 0100007F:1E25 0100007F:8124 01 00000000:00000000 00:00000000 00000000  1000        0 11 1 0 100 0
    1: 0100007F:1E25 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1001        0 4711 1 0 100 0
@@ -91,13 +94,16 @@ mod tests {
 ";
 
     #[test]
-    fn finds_the_listener_of_a_port() {
-        assert_eq!(listening(TABLE, 0x1E25), Some(Socket { user: 1001, inode: 4711 }));
-        assert_eq!(listening(TABLE, 80), None);
+    fn listening_socket_is_found_by_port() {
+        assert_eq!(
+            find_listening_socket(PROC_NET_TCP, 0x1E25),
+            Some(ListeningSocket { user: 1001, inode: 4711 })
+        );
+        assert_eq!(find_listening_socket(PROC_NET_TCP, 80), None);
     }
 
     #[tokio::test]
-    async fn every_address_is_those_of_both_versions() {
+    async fn unspecified_address_accepts_ipv4_and_ipv6() {
         let listener = bind("[::]:0".parse().unwrap(), "MCP", "--listen").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
@@ -107,7 +113,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_in_use_is_named_with_its_owner_and_the_flag() {
+    async fn port_in_use_error_names_owner_and_flag() {
         let first = bind("127.0.0.1:0".parse().unwrap(), "MCP", "--listen").await.unwrap();
         let address = first.local_addr().unwrap();
         let error = bind(address, "MCP", "--listen").await.unwrap_err().to_string();

@@ -18,8 +18,8 @@ mod tasks;
 mod telemetry;
 
 pub use error::DaemonError;
-pub use kubeconfig::FILE as KUBECONFIG;
-pub use limits::raise_open_files;
+pub use kubeconfig::KUBECONFIG_FILE as KUBECONFIG;
+pub use limits::raise_open_file_limit;
 pub use signals::Signals;
 pub use start::Daemon;
 pub use telemetry::Telemetry;

@@ -12,38 +12,40 @@ use tokio::time::{sleep, timeout};
 
 use super::error::DaemonError;
 use crate::gateway::SessionKey;
-use crate::net::api_server::in_words;
+use crate::net::api_server::describe_error;
 use crate::net::{Backoff, Delays, jitter};
 use crate::source::ApiServer;
 use crate::state_dir::StateDir;
 
 /// How long a request for the session key may take.
-const REQUEST: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The delays between such requests: a person may make the Secret at any time, and agents wait for it.
-const RETRY: Delays = Delays { initial: Duration::from_secs(1), max: Duration::from_secs(10) };
+const RETRY_DELAYS: Delays = Delays { initial: Duration::from_secs(1), max: Duration::from_secs(10) };
 /// The shortest session key, in bytes.
-const SHORTEST_KEY: usize = 32;
+const MIN_KEY_BYTES: usize = 32;
 /// What makes such a key, in a shell.
-const RANDOM: &str = "$(head -c 32 /dev/urandom | base64)";
+const RANDOM_KEY_COMMAND: &str = "$(head -c 32 /dev/urandom | base64)";
 /// Why something has to be waited for; `None` once it has not.
-pub(super) type NotReady = watch::Receiver<Option<String>>;
+pub(super) type NotReadyReason = watch::Receiver<Option<String>>;
 
 /// Gives the key of session ids. That of several replicas may have to be waited for, and why is in the channel.
 pub(super) fn session_key(
     server: Option<&ApiServer>,
     state: &StateDir,
-) -> Result<(BoxFuture<'static, SessionKey>, NotReady), DaemonError> {
-    if let Some((key, wait)) = server.and_then(shared) {
+) -> Result<(BoxFuture<'static, SessionKey>, NotReadyReason), DaemonError> {
+    if let Some((key, wait)) = server.and_then(shared_session_key) {
         return Ok((key.boxed(), wait));
     }
-    let bytes = state.key("sessions").map_err(DaemonError::because)?;
-    let key = SessionKey::new(&bytes).map_err(DaemonError::because)?;
+    let bytes = state.key("sessions").map_err(DaemonError::new)?;
+    let key = SessionKey::new(&bytes).map_err(DaemonError::new)?;
     Ok((std::future::ready(key).boxed(), watch::channel(None).1))
 }
 
 /// The key of session ids from its Secret, as soon as it is there; why it is not is in the channel until then.
 /// `None` if none is named.
-fn shared(server: &ApiServer) -> Option<(impl Future<Output = SessionKey> + use<>, NotReady)> {
+fn shared_session_key(
+    server: &ApiServer,
+) -> Option<(impl Future<Output = SessionKey> + use<>, NotReadyReason)> {
     let (name, key) = server.session_key.clone()?;
     let namespace = server.namespace.clone();
     let api: Api<Secret> = Api::namespaced(server.client.clone(), &namespace);
@@ -52,19 +54,19 @@ fn shared(server: &ApiServer) -> Option<(impl Future<Output = SessionKey> + use<
         let mut warned = false;
         let mut backoff = Backoff::default();
         loop {
-            let found = match timeout(REQUEST, api.get_opt(&name)).await {
-                Ok(Ok(Some(secret))) => in_secret(secret, &key).map_err(|why| {
-                    let patch = format!("{{\"stringData\":{{\"{key}\":\"'{RANDOM}'\"}}}}");
+            let found = match timeout(REQUEST_TIMEOUT, api.get_opt(&name)).await {
+                Ok(Ok(Some(secret))) => key_from_secret(secret, &key).map_err(|why| {
+                    let patch = format!("{{\"stringData\":{{\"{key}\":\"'{RANDOM_KEY_COMMAND}'\"}}}}");
                     format!(
                         "{why}; to put another in: kubectl patch secret {name} -n {namespace} -p '{patch}'"
                     )
                 }),
                 Ok(Ok(None)) => Err(format!(
                     "it is not found; to make it: kubectl create secret generic {name} -n {namespace} \
-                     --from-literal={key}=\"{RANDOM}\""
+                     --from-literal={key}=\"{RANDOM_KEY_COMMAND}\""
                 )),
-                Ok(Err(error)) => Err(in_words(&error)),
-                Err(_) => Err(format!("no answer within {} s", REQUEST.as_secs())),
+                Ok(Err(error)) => Err(describe_error(&error)),
+                Err(_) => Err(format!("no answer within {} s", REQUEST_TIMEOUT.as_secs())),
             };
             let why = match found {
                 Ok(key) => {
@@ -88,16 +90,16 @@ fn shared(server: &ApiServer) -> Option<(impl Future<Output = SessionKey> + use<
                 news
             });
             warned = true;
-            sleep(backoff.fail(RETRY, jitter(), None)).await;
+            sleep(backoff.record_failure(RETRY_DELAYS, jitter(), None)).await;
         }
     };
     Some((found, told))
 }
 
-fn in_secret(secret: Secret, key: &str) -> Result<SessionKey, String> {
+fn key_from_secret(secret: Secret, key: &str) -> Result<SessionKey, String> {
     let bytes = secret.data.unwrap_or_default().remove(key).ok_or("it has no such key")?.0;
-    if bytes.len() < SHORTEST_KEY {
-        return Err(format!("it holds {} bytes; {SHORTEST_KEY} or more are needed", bytes.len()));
+    if bytes.len() < MIN_KEY_BYTES {
+        return Err(format!("it holds {} bytes; {MIN_KEY_BYTES} or more are needed", bytes.len()));
     }
     SessionKey::new(&bytes).map_err(|error| error.to_string())
 }

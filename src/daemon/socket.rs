@@ -6,23 +6,23 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-const SOCKET: &str = "socket";
+const SOCKET_FILE: &str = "socket";
 
 /// The longest path that every system takes for a socket, in bytes.
-const LONGEST: usize = 103;
+const MAX_SOCKET_PATH_BYTES: usize = 103;
 
 /// Listens on the socket of a state directory. Whoever holds the directory's lock may: what is there is the
 /// rest of a daemon that was killed.
 pub fn bind(state: &Path) -> io::Result<tokio::net::UnixListener> {
     remove(state)?;
-    let listener = reach(state, |path| UnixListener::bind(path))?;
+    let listener = with_socket_path(state, |path| UnixListener::bind(path))?;
     listener.set_nonblocking(true)?;
     tokio::net::UnixListener::from_std(listener)
 }
 
 /// Connects to the daemon of a state directory; `None` if there is none.
 pub fn connect(state: &Path) -> io::Result<Option<tokio::net::UnixStream>> {
-    match reach(state, |path| UnixStream::connect(path)) {
+    match with_socket_path(state, |path| UnixStream::connect(path)) {
         Ok(stream) => {
             stream.set_nonblocking(true)?;
             tokio::net::UnixStream::from_std(stream).map(Some)
@@ -37,7 +37,7 @@ pub fn connect(state: &Path) -> io::Result<Option<tokio::net::UnixStream>> {
 
 /// Removes the socket; one that is not there is as good as removed.
 pub fn remove(state: &Path) -> io::Result<()> {
-    match std::fs::remove_file(state.join(SOCKET)) {
+    match std::fs::remove_file(state.join(SOCKET_FILE)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -45,9 +45,9 @@ pub fn remove(state: &Path) -> io::Result<()> {
 
 /// Gives a path to the socket that is short enough. State directories have long names, and a socket's path
 /// may have 108 bytes (104 on macOS): Linux leads there by the open directory too.
-fn reach<T>(state: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
-    let path = state.join(SOCKET);
-    if path.as_os_str().len() <= LONGEST {
+fn with_socket_path<T>(state: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    let path = state.join(SOCKET_FILE);
+    if path.as_os_str().len() <= MAX_SOCKET_PATH_BYTES {
         return act(&path);
     }
     if !cfg!(target_os = "linux") {
@@ -56,7 +56,7 @@ fn reach<T>(state: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Resul
         return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     }
     let directory = File::open(state)?;
-    act(&PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd())))
+    act(&PathBuf::from(format!("/proc/self/fd/{}/{SOCKET_FILE}", directory.as_raw_fd())))
 }
 
 #[cfg(test)]
@@ -64,10 +64,10 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_daemon_is_found_however_long_the_path_and_a_dead_one_is_not() {
+    async fn connect_works_for_long_paths_and_ignores_stale_sockets() {
         let home = tempfile::tempdir().unwrap();
         for state in [home.path().join("short"), home.path().join("long".repeat(40))] {
-            if state.as_os_str().len() > LONGEST && !cfg!(target_os = "linux") {
+            if state.as_os_str().len() > MAX_SOCKET_PATH_BYTES && !cfg!(target_os = "linux") {
                 continue;
             }
             assert!(connect(&state).unwrap().is_none(), "no state directory");

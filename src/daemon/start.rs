@@ -16,24 +16,24 @@ use super::listen::bind;
 use super::names_file::NamesFile;
 use super::session_key::session_key;
 use super::signals::Signals;
-use super::status_writer::write_statuses;
+use super::status_writer::spawn_status_writer;
 use super::tasks::Tasks;
 use super::telemetry::Telemetry;
 use super::{kubeconfig, server_cache_file, socket};
 use crate::admin::{self, LocalApi};
 use crate::catalog::catalog;
 use crate::fleet::{Fleet, FleetContext, ServerCache};
-use crate::gateway::{Gateway, GatewayConfig, GatewayMetrics, Limits, refuse};
+use crate::gateway::{Gateway, GatewayConfig, GatewayMetrics, Limits, serve_unavailable};
 use crate::net::{AllowedHosts, Authorization};
-use crate::report::{AuditMetrics, Reporter, ReporterInputs, keep_audit};
+use crate::report::{AuditMetrics, Reporter, ReporterInputs, write_audit_log};
 use crate::resource::{API_VERSION, Digest, DigestKey};
-use crate::skills::{SkillStates, SyncOptions, SyncResults, serve, stand, sync};
+use crate::skills::{SkillStates, SyncOptions, SyncResults, serve, sync, track_skill_states};
 use crate::source::{SourceArgs, SourceContext, SourceHandle, SourceInfo, SourceMetrics};
 use crate::state_dir::{StateDir, StateLock};
 use crate::wire::ProcessGuard;
 
 /// How long everything together may take to end after the first signal.
-const SHUTDOWN: Duration = Duration::from_secs(15);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What a running evenkeel is made from: the arguments of `run`, with nothing left open.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl Daemon {
     /// Runs until a signal, or until something breaks that must not.
     pub async fn run(self) -> Result<(), DaemonError> {
         // From here on a signal is heard, whatever the start is doing.
-        let mut signals = Signals::new().map_err(DaemonError::because)?;
+        let mut signals = Signals::new().map_err(DaemonError::new)?;
         let mut tasks = Tasks::default();
         // First of all: agents that come back after a restart wait in the listener.
         let agents = bind(self.listen, "MCP", "--listen").await.map(Arc::new);
@@ -70,16 +70,16 @@ impl Daemon {
                 tracing::info!(signal = name, "shutting down; a second signal ends it at once");
                 Ok(())
             }
-            broken = tasks.broken() => Err(broken),
+            broken = tasks.first_failure() => Err(broken),
         };
         // Agents are answered until the very end, so that the port is closed no longer than the next start takes.
         let left = tokio::select! {
-            () = tasks.end() => return outcome,
-            never = refuse(&agents) => match never {},
+            () = tasks.shutdown() => return outcome,
+            never = serve_unavailable(&agents) => match never {},
             name = signals.next() => format!("ended at once by a second signal, {name}"),
-            () = sleep(SHUTDOWN) => format!("did not end within {} s", SHUTDOWN.as_secs()),
+            () = sleep(SHUTDOWN_TIMEOUT) => format!("did not end within {} s", SHUTDOWN_TIMEOUT.as_secs()),
         };
-        Err(DaemonError(format!("{left}; still running: {}", tasks.running())))
+        Err(DaemonError(format!("{left}; still running: {}", tasks.running_names())))
     }
 
     /// Starts every part, in the order in which data flows. The lock and the listener are to be held to the end.
@@ -88,10 +88,10 @@ impl Daemon {
         tasks: &mut Tasks,
         agents: Result<Arc<TcpListener>, DaemonError>,
     ) -> Result<(StateLock, Arc<TcpListener>), DaemonError> {
-        let source = self.source.clone().open().await.map_err(DaemonError::because)?;
+        let source = self.source.clone().open().await.map_err(DaemonError::new)?;
         let info = source.info().clone();
-        let state = StateDir::open(&self.state_home, &info.identity).map_err(DaemonError::because)?;
-        let lock = state.lock().map_err(DaemonError::because)?;
+        let state = StateDir::open(&self.state_home, &info.identity).map_err(DaemonError::new)?;
+        let lock = state.lock().map_err(DaemonError::new)?;
         let state = Arc::new(state);
         // All addresses before anything is started: a taken port is the most common mistake. That another daemon has
         // the same directory says more.
@@ -104,48 +104,56 @@ impl Daemon {
         let commands = socket::bind(state.path())
             .map_err(|error| DaemonError(format!("the socket for the commands: {error}")))?;
         let (session_key, agents_wait) = session_key(info.api_server.as_ref(), &state)?;
-        let token = kubeconfig::token(&state.key("status-token").map_err(DaemonError::because)?);
-        let address = status.local_addr().map_err(DaemonError::because)?;
-        let certificate = admin::Certificate::new(address.ip()).map_err(DaemonError::because)?;
-        kubeconfig::write(&state, address, &certificate, &token).map_err(DaemonError::because)?;
-        announce(&info, &agents, &status, &state);
-        let stop = tasks.stop();
+        let token = kubeconfig::token_from_key(&state.key("status-token").map_err(DaemonError::new)?);
+        let address = status.local_addr().map_err(DaemonError::new)?;
+        let certificate = admin::Certificate::new(address.ip()).map_err(DaemonError::new)?;
+        kubeconfig::write(&state, address, &certificate, &token).map_err(DaemonError::new)?;
+        log_started(&info, &agents, &status, &state);
+        let stop = tasks.stop_token();
         let (spans, export) = self.telemetry.open()?;
 
         // Before the source looks for the first time: what it finds then is new.
         let started = Timestamp::now();
-        let digests = DigestKey::new(&state.key("digests").map_err(DaemonError::because)?);
+        let digests = DigestKey::new(&state.key("digests").map_err(DaemonError::new)?);
         let watching = SourceMetrics::default();
         let tracker = TaskTracker::new();
-        let SourceHandle { desired, requests, wishes, shown } = source.start(SourceContext {
-            state: state.clone(),
-            key: digests.clone(),
-            metrics: watching.clone(),
-            tracker: tracker.clone(),
-            stop: stop.clone(),
-        });
+        let SourceHandle { desired, requests, control: wishes, stored_statuses: shown } =
+            source.start(SourceContext {
+                state_dir: state.clone(),
+                digest_key: digests.clone(),
+                metrics: watching.clone(),
+                tracker: tracker.clone(),
+                stop: stop.clone(),
+            });
         tasks.spawn("the watch of the source", async move {
             tracker.close();
             tracker.wait().await;
             Ok(())
         });
-        let in_force = admin::declared(desired.clone(), digests, info.policy.clone(), info.root.clone());
+        let in_force =
+            admin::declared_routes(desired.clone(), digests, info.policy.clone(), info.root.clone());
         let declared = desired.clone();
         let (names, kept) = NamesFile::open(&state, started);
         let (tell, told) = mpsc::unbounded_channel();
-        let (catalog, publisher, generations) = catalog(info.home.clone(), kept, tell);
-        tasks.spawn("the names of tools", done(names.keep(told, stop.clone())));
+        let (catalog, publisher, generations) = catalog(info.default_namespace.clone(), kept, tell);
+        tasks.spawn("the names of tools", always_ok(names.run(told, stop.clone())));
         let to_agents = publisher.clone();
-        tasks.spawn("the catalog", done(generations.run(stop.clone())));
+        tasks.spawn("the catalog", always_ok(generations.run(stop.clone())));
 
         let (learn, learned) = mpsc::unbounded_channel();
         let memory = ServerCache::new(server_cache_file::load(&state), learn);
         tasks.spawn(
             "the memory",
-            done(server_cache_file::keep(state.clone(), learned, catalog.settled(), stop.clone())),
+            always_ok(server_cache_file::write_updates(
+                state.clone(),
+                learned,
+                catalog.settled(),
+                stop.clone(),
+            )),
         );
-        let forget = server_cache_file::forget(state.clone(), memory.clone(), desired.clone(), stop.clone());
-        tasks.spawn("the memory of what is gone", done(forget));
+        let forget =
+            server_cache_file::run_cleanup(state.clone(), memory.clone(), desired.clone(), stop.clone());
+        tasks.spawn("the memory of what is gone", always_ok(forget));
 
         let (guard, keep_guard) = std::env::current_exe()
             .and_then(|program| ProcessGuard::start(program, vec!["guard".into()]))
@@ -158,37 +166,43 @@ impl Daemon {
 
         let (observe, observations) = mpsc::unbounded_channel();
         let mut context = FleetContext::new(publisher, observe, memory, Some(guard));
-        context.metrics = context.metrics.traced(spans.clone());
+        context.metrics = context.metrics.with_spans(spans.clone());
         let (logs, listeners, attaching) =
-            (context.logs.clone(), context.listeners.clone(), context.metrics.clone());
-        let identity = context.identity.clone();
+            (context.logs.clone(), context.subscriptions.clone(), context.metrics.clone());
+        let identity = context.instance_id.clone();
         let fleet = Fleet::new(Arc::new(context));
-        tasks.spawn("the fleet", done(fleet.run(desired.clone(), stop.clone())));
+        tasks.spawn("the fleet", always_ok(fleet.run(desired.clone(), stop.clone())));
 
-        let (skills, standing) = stand(desired.clone(), catalog.clone(), stop.clone());
-        tasks.spawn("the skills", done(standing));
-        tasks.spawn("the skills over MCP", done(serve(skills.clone(), to_agents, stop.clone())));
-        let written = self.sync_skills(&info, &skills, tasks);
+        let (skills, standing) = track_skill_states(desired.clone(), catalog.clone(), stop.clone());
+        tasks.spawn("the skills", always_ok(standing));
+        tasks.spawn("the skills over MCP", always_ok(serve(skills.clone(), to_agents, stop.clone())));
+        let written = self.start_skill_sync(&info, &skills, tasks);
 
         let (mut reporter, store) = Reporter::new(info.id.clone(), started);
-        reporter.go_on_from(shown.clone());
-        let (happened, audited) = (reporter.occurrences(), AuditMetrics::default());
-        let inputs = ReporterInputs { desired, observations, catalog: catalog.clone(), skills, written };
-        tasks.spawn("the reporter", done(reporter.run(inputs, stop.clone())));
+        reporter.resume_from(shown.clone());
+        let (happened, audited) = (reporter.subscribe_occurrences(), AuditMetrics::default());
+        let inputs = ReporterInputs {
+            desired,
+            observations,
+            catalog: catalog.clone(),
+            skill_states: skills,
+            sync_results: written,
+        };
+        tasks.spawn("the reporter", always_ok(reporter.run(inputs, stop.clone())));
         if let Some(server) = &info.api_server {
-            write_statuses(server, store.clone(), shown, tasks);
+            spawn_status_writer(server, store.clone(), shown, tasks);
         }
 
         let (kept, kind, counts) = (state.clone(), info.id.kind, audited.clone());
         // Ends after the reporter, when there is nothing more to tell.
         tasks.spawn("the audit log", async move {
-            keep_audit(kept.path(), kind, happened, counts).await;
+            write_audit_log(kept.path(), kind, happened, counts).await;
             Ok(())
         });
 
-        let counted = GatewayMetrics::default().traced(spans);
+        let counted = GatewayMetrics::default().with_spans(spans);
         let mut metrics = Registry::with_prefix("evenkeel");
-        admin::register(&mut metrics, store.clone());
+        admin::register_status_metrics(&mut metrics, store.clone());
         counted.register(&mut metrics);
         attaching.register(&mut metrics);
         watching.register(&mut metrics);
@@ -205,20 +219,32 @@ impl Daemon {
             // Agents that come before the key is there wait in the listener.
             if let Some(session_key) = until.run_until_cancelled(session_key).await {
                 let limits = Limits::default();
-                let config =
-                    GatewayConfig { authorization: of_agents, session_key, listeners, identity, limits };
+                let config = GatewayConfig {
+                    authorization: of_agents,
+                    session_key,
+                    subscriptions: listeners,
+                    instance_id: identity,
+                    limits,
+                };
                 Gateway::new(config, offered, counted, until).serve(listener).await;
             }
             Ok(())
         });
 
-        let local = LocalApi { store: store.clone(), declared, logs, catalog, wishes, stop: stop.clone() };
+        let local = LocalApi {
+            store: store.clone(),
+            desired: declared,
+            logs,
+            catalog,
+            source_control: wishes,
+            stop: stop.clone(),
+        };
         let sources = admin::ApiState {
             store,
-            agents_wait,
+            agents_not_ready: agents_wait,
             metrics,
             requests,
-            to_change: info.to_change,
+            edit_hint: info.edit_instruction,
             stop: stop.clone(),
         };
         let router = admin::local_api(sources.clone()).merge(admin::local_routes(local)).merge(in_force);
@@ -230,9 +256,9 @@ impl Daemon {
             served
         });
         let router = admin::status_api(sources.clone(), authorization.with_token(token));
-        tasks.spawn("the status API", admin::serve_secured(status, certificate, router, stop.clone()));
+        tasks.spawn("the status API", admin::serve_tls_or_plain(status, certificate, router, stop.clone()));
         if let Some(probes) = probes {
-            tasks.spawn("the probes", admin::serve(probes, admin::probes(sources), stop));
+            tasks.spawn("the probes", admin::serve(probes, admin::probe_api(sources), stop));
         }
         Ok((lock, agents))
     }
@@ -240,7 +266,7 @@ impl Daemon {
 
 impl Daemon {
     /// Starts to write skills to the directories of agents.
-    fn sync_skills(
+    fn start_skill_sync(
         &self,
         info: &SourceInfo,
         skills: &watch::Receiver<SkillStates>,
@@ -248,10 +274,10 @@ impl Daemon {
     ) -> watch::Receiver<SyncResults> {
         let options = SyncOptions {
             directories: self.sync_skills.clone(),
-            owner: Digest::of(info.identity.as_os_str().as_encoded_bytes()).short(16),
-            home: info.home.clone(),
+            owner: Digest::of(info.identity.as_os_str().as_encoded_bytes()).hex_prefix(16),
+            home: info.default_namespace.clone(),
         };
-        let (tracker, stop) = (TaskTracker::new(), tasks.stop());
+        let (tracker, stop) = (TaskTracker::new(), tasks.stop_token());
         let written = sync(options, skills, &tracker, &stop);
         tasks.spawn("the directories of skills", async move {
             stop.cancelled().await;
@@ -263,13 +289,13 @@ impl Daemon {
     }
 }
 
-fn announce(info: &SourceInfo, agents: &TcpListener, status: &TcpListener, state: &StateDir) {
+fn log_started(info: &SourceInfo, agents: &TcpListener, status: &TcpListener, state: &StateDir) {
     let url = |listener: &TcpListener, path: &str| {
         let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
         format!("http://{address}{path}")
     };
     tracing::info!(
-        source = info.id.place,
+        source = info.id.location,
         mcp = url(agents, "/mcp"),
         status = url(status, &format!("/apis/{API_VERSION}")),
         kubeconfig = %kubeconfig::path(state).display(),
@@ -279,7 +305,7 @@ fn announce(info: &SourceInfo, agents: &TcpListener, status: &TcpListener, state
     );
 }
 
-async fn done(task: impl Future<Output = ()>) -> io::Result<()> {
+async fn always_ok(task: impl Future<Output = ()>) -> io::Result<()> {
     task.await;
     Ok(())
 }

@@ -2,11 +2,11 @@ use tokio::sync::watch;
 
 use super::tasks::Tasks;
 use crate::report::StatusSnapshot;
-use crate::report::kubernetes::{Leadership, WriterInputs, tell};
+use crate::report::kubernetes::{Leadership, WriterInputs, run_writers};
 use crate::source::{ApiServer, StoredStatuses};
 
 /// Writes statuses and events while this replica holds the Lease.
-pub(super) fn write_statuses(
+pub(super) fn spawn_status_writer(
     server: &ApiServer,
     store: watch::Receiver<StatusSnapshot>,
     shown: watch::Receiver<StoredStatuses>,
@@ -14,7 +14,7 @@ pub(super) fn write_statuses(
 ) {
     let (lead, leading) = watch::channel(false);
     let lease = Leadership::new(server.client.clone(), &server.namespace, &server.lease, &server.instance);
-    let stop = tasks.stop();
+    let stop = tasks.stop_token();
     tasks.spawn("the lease", async move {
         lease.run(lead, stop).await;
         Ok(())
@@ -22,14 +22,14 @@ pub(super) fn write_statuses(
     let inputs = WriterInputs {
         client: server.client.clone(),
         store,
-        shown,
+        stored_statuses: shown,
         leading,
         instance: server.instance.clone(),
     };
-    let stop = tasks.stop();
+    let stop = tasks.stop_token();
     tasks.spawn("the writer of statuses", async move {
         // Three loops in one: too large for the stack of whoever starts it.
-        Box::pin(tell(inputs, stop)).await;
+        Box::pin(run_writers(inputs, stop)).await;
         Ok(())
     });
 }

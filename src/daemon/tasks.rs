@@ -17,7 +17,7 @@ pub(super) struct Tasks {
 
 impl Tasks {
     /// What every task stops on.
-    pub fn stop(&self) -> CancellationToken {
+    pub fn stop_token(&self) -> CancellationToken {
         self.stop.clone()
     }
 
@@ -28,29 +28,29 @@ impl Tasks {
     }
 
     /// Waits for a task that ends although it was not told to.
-    pub async fn broken(&mut self) -> DaemonError {
-        match self.next().await {
+    pub async fn first_failure(&mut self) -> DaemonError {
+        match self.join_next().await {
             Some((name, why)) => DaemonError(format!("{name} ended: {why}")),
             None => std::future::pending().await,
         }
     }
 
     /// Tells all tasks to stop and waits until they have.
-    pub async fn end(&mut self) {
+    pub async fn shutdown(&mut self) {
         self.stop.cancel();
-        while let Some((name, why)) = self.next().await {
+        while let Some((name, why)) = self.join_next().await {
             tracing::debug!(task = name, %why, "ended");
         }
     }
 
     /// The names of the tasks that are still running.
-    pub fn running(&self) -> String {
+    pub fn running_names(&self) -> String {
         let mut names: Vec<_> = self.names.values().copied().collect();
         names.sort_unstable();
         names.join(", ")
     }
 
-    async fn next(&mut self) -> Option<(&'static str, String)> {
+    async fn join_next(&mut self) -> Option<(&'static str, String)> {
         let ended = self.set.join_next_with_id().await?;
         let (id, why) = match ended {
             Ok((id, Ok(()))) => (id, "it had nothing more to do".to_owned()),
@@ -66,18 +66,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_task_that_ends_by_itself_is_named_and_the_rest_can_be_stopped() {
+    async fn task_that_ends_early_is_named_and_others_stop() {
         let mut tasks = Tasks::default();
-        let stop = tasks.stop();
+        let stop = tasks.stop_token();
         tasks.spawn("the patient one", async move {
             stop.cancelled().await;
             Ok(())
         });
         tasks.spawn("the broken one", async { Err(io::Error::other("no room left")) });
-        let failure = tasks.broken().await.to_string();
+        let failure = tasks.first_failure().await.to_string();
         assert_eq!(failure, "the broken one ended: no room left");
-        assert_eq!(tasks.running(), "the patient one");
-        tasks.end().await;
-        assert_eq!(tasks.running(), "");
+        assert_eq!(tasks.running_names(), "the patient one");
+        tasks.shutdown().await;
+        assert_eq!(tasks.running_names(), "");
     }
 }

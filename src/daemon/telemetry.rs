@@ -40,7 +40,7 @@ impl Telemetry {
         };
         tracing::info!(collector = options.origin(), "spans and metrics are sent");
         let (exporter, spans) =
-            Exporter::new(options.clone(), jiff::Timestamp::now()).map_err(DaemonError::because)?;
+            Exporter::new(options.clone(), jiff::Timestamp::now()).map_err(DaemonError::new)?;
         Ok((spans, PendingExport { exporter: Some(exporter) }))
     }
 }
@@ -57,7 +57,7 @@ impl PendingExport {
     /// Sends from now on.
     pub fn start(self, registry: &Arc<Registry>, tasks: &mut Tasks) {
         if let Some(exporter) = self.exporter {
-            let (registry, stop) = (registry.clone(), tasks.stop());
+            let (registry, stop) = (registry.clone(), tasks.stop_token());
             tasks.spawn("the OTLP export", async move {
                 exporter.run(registry, stop).await;
                 Ok(())

@@ -9,22 +9,22 @@ use crate::wire::{InstanceId, ProcessGuard};
 /// What every actor needs; one for the whole fleet.
 pub struct FleetContext {
     /// Where sections go.
-    pub catalog: Publisher,
+    pub publisher: Publisher,
     /// Where observations go; read by the reporter.
     pub observations: mpsc::UnboundedSender<Observation>,
     /// What is remembered of servers.
-    pub memory: ServerCache,
+    pub server_cache: ServerCache,
     /// Ends the children should evenkeel be killed.
-    pub guard: Option<ProcessGuard>,
+    pub process_guard: Option<ProcessGuard>,
     /// What servers log.
     pub logs: ServerLogs,
     /// What agents want to hear of servers, and what those tell.
-    pub listeners: Subscriptions,
+    pub subscriptions: Subscriptions,
     /// Who asks servers, should one be an evenkeel.
-    pub identity: InstanceId,
+    pub instance_id: InstanceId,
     /// What is counted.
     pub metrics: FleetMetrics,
-    pub(super) slots: AttemptSlots,
+    pub(super) attempt_slots: AttemptSlots,
 }
 
 impl FleetContext {
@@ -36,15 +36,15 @@ impl FleetContext {
         guard: Option<ProcessGuard>,
     ) -> Self {
         Self {
-            catalog,
+            publisher: catalog,
             observations,
-            memory,
-            guard,
+            server_cache: memory,
+            process_guard: guard,
             logs: ServerLogs::default(),
-            listeners: Subscriptions::default(),
-            identity: InstanceId::default(),
+            subscriptions: Subscriptions::default(),
+            instance_id: InstanceId::default(),
             metrics: FleetMetrics::default(),
-            slots: AttemptSlots::default(),
+            attempt_slots: AttemptSlots::default(),
         }
     }
 }

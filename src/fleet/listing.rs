@@ -11,15 +11,15 @@ use crate::upstream::{Item, ServerLists};
 use crate::wire::{Connection, ConnectionError, ListKind, RpcResponse, is_unknown_method, members};
 
 /// More pages than any server has: a list that does not end is not waited for.
-const PAGES: usize = 1_000;
+const MAX_PAGES: usize = 1_000;
 /// The longest message about a page that could not be read, in characters.
-const MESSAGE: usize = 300;
+const MAX_ERROR_MESSAGE_CHARS: usize = 300;
 /// More than any agent could use of one list.
-const ITEMS: usize = 20_000;
+const MAX_ITEMS: usize = 20_000;
 /// The longest list, all its pages together.
-const BYTES: usize = 16 << 20;
+const MAX_LIST_BYTES: usize = 16 << 20;
 /// How long the lists other than the tools may take while a server attaches; they are read again later.
-const OTHERS: Duration = Duration::from_secs(10);
+const OPTIONAL_LISTS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One list of a server, read to its end.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(super) struct ListResult {
     /// Its items, in the order of their names, each name once.
     pub(super) items: Vec<Item>,
     /// An oddity of the server that cost nothing.
-    pub(super) tolerated: Option<Problem>,
+    pub(super) tolerated_problem: Option<Problem>,
 }
 
 /// All lists of a server.
@@ -44,15 +44,18 @@ pub(super) struct ServerListing {
 /// half of the time, costs that list alone.
 pub(super) async fn read_all(link: &Connection, until: Instant) -> Result<ServerListing, ConnectionError> {
     let now = Instant::now();
-    let soon = now + OTHERS.min(until.saturating_duration_since(now) / 2);
+    let soon = now + OPTIONAL_LISTS_TIMEOUT.min(until.saturating_duration_since(now) / 2);
     let other = async |list| {
         let read = timeout_at(soon, Box::pin(read_list(link, list))).await;
         let read = read.unwrap_or_else(|_| {
             let seconds = soon.duration_since(now).as_secs_f64();
-            Err(ConnectionError::new(Reason::Timeout, format!("no answer within {seconds} s")).dispatched())
+            Err(ConnectionError::new(Reason::Timeout, format!("no answer within {seconds} s"))
+                .into_dispatched())
         });
         match read {
-            Err(error) if error.ends_the_link() || error.problem.reason == Reason::PolicyDenied => Err(error),
+            Err(error) if error.ends_connection() || error.problem.reason == Reason::PolicyDenied => {
+                Err(error)
+            }
             read => Ok(read),
         }
     };
@@ -66,18 +69,18 @@ pub(super) async fn read_all(link: &Connection, until: Instant) -> Result<Server
     let all = [Ok(tools), prompts, resources, templates];
     for (list, read) in ListKind::ALL.into_iter().zip(all) {
         match read {
-            Ok(ListResult { items, tolerated }) => {
-                *listings.lists.of_mut(list) = items;
+            Ok(ListResult { items, tolerated_problem: tolerated }) => {
+                *listings.lists.items_mut(list) = items;
                 listings.degraded.extend(tolerated.map(|problem| (list, problem)));
             }
-            Err(error) => drop(listings.degraded.insert(list, unavailable(list, &error))),
+            Err(error) => drop(listings.degraded.insert(list, list_unavailable(list, &error))),
         }
     }
     Ok(listings)
 }
 
 /// Tells why a list could not be read.
-pub(super) fn unavailable(list: ListKind, error: &ConnectionError) -> Problem {
+pub(super) fn list_unavailable(list: ListKind, error: &ConnectionError) -> Problem {
     let (method, message) = (list.method(), &error.problem.message);
     let message = if message.starts_with(method) { message.clone() } else { format!("{method}: {message}") };
     Problem::new(Reason::ListUnavailable, message)
@@ -85,14 +88,14 @@ pub(super) fn unavailable(list: ListKind, error: &ConnectionError) -> Problem {
 
 /// Reads all pages of a list. A server without the capability is not asked.
 pub(super) async fn read_list(link: &Connection, list: ListKind) -> Result<ListResult, ConnectionError> {
-    if link.peer().capabilities.list(list).is_none() {
-        return Ok(ListResult { items: Vec::new(), tolerated: None });
+    if link.handshake().capabilities.list_changed(list).is_none() {
+        return Ok(ListResult { items: Vec::new(), tolerated_problem: None });
     }
     let (mut items, mut bytes, mut tolerated) = (BTreeMap::new(), 0, None);
     let mut cursors = BTreeSet::new();
     let mut cursor: Option<String> = None;
     loop {
-        let reply = link.page(list, cursor.as_deref()).await?;
+        let reply = link.list_page(list, cursor.as_deref()).await?;
         if list == ListKind::Templates
             && matches!(&reply, RpcResponse::Error(error) if is_unknown_method(error))
         {
@@ -102,50 +105,56 @@ pub(super) async fn read_list(link: &Connection, list: ListKind) -> Result<ListR
         let (RpcResponse::Result(page) | RpcResponse::Error(page)) = &reply;
         bytes += page.len();
         let next = read_page(&reply, list, &mut items).map_err(|mut error| {
-            error.problem.message = link.words(&error.problem.message, MESSAGE);
+            error.problem.message = link.redacted_line(&error.problem.message, MAX_ERROR_MESSAGE_CHARS);
             error
         });
         let page = next?;
-        if page.is_null {
+        if page.items_are_null {
             tolerated = Some(Problem::new(
                 Reason::NonCompliant,
                 format!(
                     "{} answers null for {:?}, which is taken for an empty list",
                     list.method(),
-                    list.member()
+                    list.result_member()
                 ),
             ));
         }
-        cursor = match page.next {
+        cursor = match page.next_cursor {
             // A cursor that comes again would go on for ever.
             Some(next) if cursors.insert(next.clone()) => Some(next),
             _ => break,
         };
-        if items.len() > ITEMS || cursors.len() > PAGES || bytes > BYTES {
-            let (items, pages, limit) = (items.len(), cursors.len(), BYTES >> 20);
+        if items.len() > MAX_ITEMS || cursors.len() > MAX_PAGES || bytes > MAX_LIST_BYTES {
+            let (items, pages, limit) = (items.len(), cursors.len(), MAX_LIST_BYTES >> 20);
             let why = format!(
-                "it does not end within {ITEMS} items, {PAGES} pages or {limit} MiB: {items} items and {bytes} bytes \
+                "it does not end within {MAX_ITEMS} items, {MAX_PAGES} pages or {limit} MiB: {items} items and {bytes} bytes \
                  after {pages} pages"
             );
-            return Err(failed(list, &why));
+            return Err(list_failed(list, &why));
         }
     }
     if list == ListKind::Tools {
-        for (name, why) in link.learn(items.values().map(|tool: &Item| (&**tool.name(), tool.raw()))) {
-            tracing::warn!(tool = link.words(&name, 200), why = link.words(&why, 200), "a tool was left out");
+        for (name, why) in
+            link.set_param_headers(items.values().map(|tool: &Item| (&**tool.name(), tool.raw())))
+        {
+            tracing::warn!(
+                tool = link.redacted_line(&name, 200),
+                why = link.redacted_line(&why, 200),
+                "a tool was left out"
+            );
             items.remove(&*name);
         }
     }
-    Ok(ListResult { items: items.into_values().collect(), tolerated })
+    Ok(ListResult { items: items.into_values().collect(), tolerated_problem: tolerated })
 }
 
 /// A page of a list, apart from its items.
 #[derive(Debug, PartialEq, Eq)]
 struct Page {
     /// The cursor of the next page. An empty string is a cursor.
-    next: Option<String>,
+    next_cursor: Option<String>,
     /// It says null where its items belong.
-    is_null: bool,
+    items_are_null: bool,
 }
 
 /// Adds a page's items, the first of each name.
@@ -156,42 +165,43 @@ fn read_page(
 ) -> Result<Page, ConnectionError> {
     let raw = match reply {
         RpcResponse::Result(raw) => raw,
-        RpcResponse::Error(raw) => return Err(failed(list, &error_message(raw))),
+        RpcResponse::Error(raw) => return Err(list_failed(list, &error_message(raw))),
     };
-    let unreadable = |error: serde_json::Error| failed(list, &error.to_string());
-    let text = std::str::from_utf8(raw).map_err(|error| failed(list, &error.to_string()))?;
+    let unreadable = |error: serde_json::Error| list_failed(list, &error.to_string());
+    let text = std::str::from_utf8(raw).map_err(|error| list_failed(list, &error.to_string()))?;
     let page = members(text).map_err(unreadable)?;
     let member = |name: &str| page.get(name).map(RawValue::get);
-    let listed = member(list.member());
-    let listed = listed.ok_or_else(|| failed(list, &format!("missing field `{}`", list.member())))?;
+    let listed = member(list.result_member());
+    let listed =
+        listed.ok_or_else(|| list_failed(list, &format!("missing field `{}`", list.result_member())))?;
     let listed: Option<Vec<&RawValue>> = serde_json::from_str(listed).map_err(unreadable)?;
     let is_null = listed.is_none();
     for raw in listed.unwrap_or_default() {
-        match Item::read(list, raw.get()) {
+        match Item::parse(list, raw.get()) {
             Ok(item) => drop(items.entry(item.name().clone()).or_insert(item)),
-            Err(why) => tracing::warn!("a {} was left out: {why}", list.item()),
+            Err(why) => tracing::warn!("a {} was left out: {why}", list.item_noun()),
         }
     }
     let next = member("nextCursor").map_or(Ok(None), serde_json::from_str).map_err(unreadable)?;
-    Ok(Page { next, is_null })
+    Ok(Page { next_cursor: next, items_are_null: is_null })
 }
 
 #[derive(Deserialize)]
-struct Error {
+struct ErrorBody {
     code: i64,
     message: String,
 }
 
 /// The message of a JSON-RPC error.
 fn error_message(raw: &[u8]) -> String {
-    match serde_json::from_slice::<Error>(raw) {
-        Ok(Error { code, message }) => format!("{message} ({code})"),
+    match serde_json::from_slice::<ErrorBody>(raw) {
+        Ok(ErrorBody { code, message }) => format!("{message} ({code})"),
         Err(_) => "an error that could not be read".into(),
     }
 }
 
-fn failed(list: ListKind, why: &str) -> ConnectionError {
-    ConnectionError::new(Reason::ListFailed, format!("{} failed: {why}", list.method())).dispatched()
+fn list_failed(list: ListKind, why: &str) -> ConnectionError {
+    ConnectionError::new(Reason::ListFailed, format!("{} failed: {why}", list.method())).into_dispatched()
 }
 
 #[cfg(test)]
@@ -200,36 +210,46 @@ mod tests {
 
     use super::*;
 
-    fn page(text: &'static str, tools: &mut BTreeMap<Arc<str>, Item>) -> Result<Page, ConnectionError> {
+    fn read_tools_page(
+        text: &'static str,
+        tools: &mut BTreeMap<Arc<str>, Item>,
+    ) -> Result<Page, ConnectionError> {
         read_page(&RpcResponse::Result(Bytes::from_static(text.as_bytes())), ListKind::Tools, tools)
     }
 
     #[test]
-    fn pages_are_merged_and_tools_kept_as_they_are() {
+    fn pages_are_merged_and_tool_json_is_unchanged() {
         let mut tools = BTreeMap::new();
-        let first = page(r#"{"tools":[{"name":"b", "x":1.0}],"nextCursor":""}"#, &mut tools).unwrap();
-        assert_eq!(first, Page { next: Some(String::new()), is_null: false });
-        let last =
-            page(r#"{"tools":[{"name":"a"},{"name":"b","x":2},{"title":"?"}],"y":{}}"#, &mut tools).unwrap();
-        assert_eq!(last, Page { next: None, is_null: false });
+        let first =
+            read_tools_page(r#"{"tools":[{"name":"b", "x":1.0}],"nextCursor":""}"#, &mut tools).unwrap();
+        assert_eq!(first, Page { next_cursor: Some(String::new()), items_are_null: false });
+        let last = read_tools_page(
+            r#"{"tools":[{"name":"a"},{"name":"b","x":2},{"title":"?"}],"y":{}}"#,
+            &mut tools,
+        )
+        .unwrap();
+        assert_eq!(last, Page { next_cursor: None, items_are_null: false });
         let raw: Vec<_> = tools.values().map(Item::raw).collect();
         assert_eq!(raw, [r#"{"name":"a"}"#, r#"{"name":"b", "x":1.0}"#]);
     }
 
     #[test]
-    fn null_is_an_empty_list() {
+    fn null_items_are_an_empty_list() {
         let mut tools = BTreeMap::new();
         for text in [r#"{"tools":null}"#, r#"{"tools":null,"nextCursor":null}"#] {
-            assert_eq!(page(text, &mut tools).unwrap(), Page { next: None, is_null: true });
+            assert_eq!(
+                read_tools_page(text, &mut tools).unwrap(),
+                Page { next_cursor: None, items_are_null: true }
+            );
         }
         assert!(tools.is_empty());
     }
 
     #[test]
-    fn a_failed_list_is_not_an_empty_one() {
+    fn failed_list_is_an_error() {
         let mut tools = BTreeMap::new();
         for text in [r#"{"tools":{}}"#, "{}", "[]"] {
-            assert_eq!(page(text, &mut tools).unwrap_err().problem.reason, Reason::ListFailed);
+            assert_eq!(read_tools_page(text, &mut tools).unwrap_err().problem.reason, Reason::ListFailed);
         }
         let reply = RpcResponse::Error(Bytes::from_static(br#"{"code":-32603,"message":"boom"}"#));
         let error = read_page(&reply, ListKind::Tools, &mut tools).unwrap_err();

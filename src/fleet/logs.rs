@@ -17,12 +17,12 @@ impl ServerLogs {
     }
 
     /// The same, made if there is none: whoever writes it or waits for what is written later has the same one.
-    pub fn of(&self, uid: &Arc<str>) -> ServerLog {
+    pub fn get_or_create(&self, uid: &Arc<str>) -> ServerLog {
         self.0.lock().entry(uid.clone()).or_default().clone()
     }
 
     /// The object is gone. Who reads its log still has it.
-    pub fn forget(&self, uid: &str) {
+    pub fn remove(&self, uid: &str) {
         self.0.lock().remove(uid);
     }
 }

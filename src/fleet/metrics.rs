@@ -10,25 +10,25 @@ use crate::resource::{SourceState, Transport};
 use crate::telemetry::{OpenSpan, SpanData, SpanKind, SpanSender};
 use crate::wire::ConnectionError;
 
-type Labels = [(&'static str, &'static str); 1];
+type OutcomeLabel = [(&'static str, &'static str); 1];
 
 /// What the fleet counts. Cheap to clone: clones count together.
 #[derive(Clone, Debug)]
 pub struct FleetMetrics {
-    attaches: Family<Labels, Histogram, fn() -> Histogram>,
-    attempts: Gauge,
-    reconciles: Histogram,
+    attach_duration: Family<OutcomeLabel, Histogram, fn() -> Histogram>,
+    attach_attempts: Gauge,
+    reconcile_duration: Histogram,
     spans: SpanSender,
 }
 
 impl Default for FleetMetrics {
     fn default() -> Self {
         Self {
-            attaches: Family::new_with_constructor(|| {
+            attach_duration: Family::new_with_constructor(|| {
                 Histogram::new([0.01, 0.05, 0.25, 1.0, 2.5, 10.0, 30.0, 60.0, 600.0])
             }),
-            attempts: Gauge::default(),
-            reconciles: Histogram::new([0.0001, 0.001, 0.01, 0.1, 1.0, 10.0]),
+            attach_attempts: Gauge::default(),
+            reconcile_duration: Histogram::new([0.0001, 0.001, 0.01, 0.1, 1.0, 10.0]),
             spans: SpanSender::default(),
         }
     }
@@ -37,7 +37,7 @@ impl Default for FleetMetrics {
 impl FleetMetrics {
     /// Tells of each attempt and each reconcile as a span, too.
     #[must_use]
-    pub fn traced(self, spans: SpanSender) -> Self {
+    pub fn with_spans(self, spans: SpanSender) -> Self {
         Self { spans, ..self }
     }
 
@@ -46,28 +46,28 @@ impl FleetMetrics {
         registry.register(
             "attach_duration_seconds",
             "Time from the start of an attempt to attach a server to its outcome",
-            self.attaches.clone(),
+            self.attach_duration.clone(),
         );
         registry.register(
             "attach_attempts",
             "Attempts to attach a server that are under way or wait for their turn",
-            self.attempts.clone(),
+            self.attach_attempts.clone(),
         );
         registry.register(
             "reconcile_duration_seconds",
             "Time to compare what is declared with what is connected and to give the orders",
-            self.reconciles.clone(),
+            self.reconcile_duration.clone(),
         );
     }
 
     /// Begins an attempt to attach.
-    pub(super) fn attempt(&self) -> AttemptGauge<'_> {
-        self.attempts.inc();
+    pub(super) fn start_attempt(&self) -> AttemptGauge<'_> {
+        self.attach_attempts.inc();
         AttemptGauge(self)
     }
 
     /// Begins to measure the time that an attempt takes of the server.
-    pub(super) fn attach(&self, target: &ConnectionTarget) -> ReconcileTimer<'_> {
+    pub(super) fn start_attach_timer(&self, target: &ConnectionTarget) -> OperationTimer<'_> {
         let transport = match target.endpoint.transport {
             Transport::Stdio(_) => "pipe",
             Transport::Http(_) => "tcp",
@@ -81,43 +81,46 @@ impl FleetMetrics {
                 ("network.transport", transport.into()),
             ],
         };
-        ReconcileTimer { metrics: self, start: Instant::now(), span: self.spans.begin(draft) }
+        OperationTimer { metrics: self, started_at: Instant::now(), span: self.spans.begin(draft) }
     }
 
     /// Begins to measure one step of the loop.
-    pub(super) fn reconcile(&self, source: &SourceState) -> ReconcileTimer<'_> {
+    pub(super) fn start_reconcile_timer(&self, source: &SourceState) -> OperationTimer<'_> {
         let draft = || SpanData {
             name: "reconcile".into(),
             kind: SpanKind::Internal,
             attributes: vec![("evenkeel.source.revision", source.revision.to_string().into())],
         };
-        ReconcileTimer { metrics: self, start: Instant::now(), span: self.spans.begin(draft) }
+        OperationTimer { metrics: self, started_at: Instant::now(), span: self.spans.begin(draft) }
     }
 }
 
 /// Work that is being measured.
 #[derive(Debug)]
-pub(super) struct ReconcileTimer<'a> {
+pub(super) struct OperationTimer<'a> {
     metrics: &'a FleetMetrics,
-    start: Instant,
+    started_at: Instant,
     span: Option<OpenSpan>,
 }
 
-impl ReconcileTimer<'_> {
+impl OperationTimer<'_> {
     /// Gives the `tracing` span in which log lines of the work are written.
-    pub(super) fn context(&self) -> tracing::Span {
-        OpenSpan::context(self.span.as_ref())
+    pub(super) fn tracing_span(&self) -> tracing::Span {
+        OpenSpan::log_span(self.span.as_ref())
     }
 
     /// Ends the measurement of an attempt.
-    pub(super) fn attached(self, result: &Result<NewConnection, ConnectionError>) {
+    pub(super) fn finish_attach(self, result: &Result<NewConnection, ConnectionError>) {
         let outcome = [("outcome", if result.is_ok() { "ok" } else { "failed" })];
-        self.metrics.attaches.get_or_create(&outcome).observe(self.start.elapsed().as_secs_f64());
+        self.metrics.attach_duration.get_or_create(&outcome).observe(self.started_at.elapsed().as_secs_f64());
         let Some(mut span) = self.span else { return };
         match result {
             Ok(attached) => {
-                span.add("mcp.protocol.version", attached.link.peer().about.protocol_version.as_str());
-                span.add("evenkeel.tools", attached.listings.lists.tools.len());
+                span.add_attribute(
+                    "mcp.protocol.version",
+                    attached.connection.handshake().description.protocol_version.as_str(),
+                );
+                span.add_attribute("evenkeel.tools", attached.listing.lists.tools.len());
                 span.end(None);
             }
             Err(error) => span.end(Some(error.problem.reason.to_string())),
@@ -125,10 +128,10 @@ impl ReconcileTimer<'_> {
     }
 
     /// Ends the measurement of a step that gave so many orders.
-    pub(super) fn reconciled(self, changes: usize) {
-        self.metrics.reconciles.observe(self.start.elapsed().as_secs_f64());
+    pub(super) fn finish_reconcile(self, changes: usize) {
+        self.metrics.reconcile_duration.observe(self.started_at.elapsed().as_secs_f64());
         if let Some(mut span) = self.span {
-            span.add("evenkeel.changes", changes);
+            span.add_attribute("evenkeel.changes", changes);
             span.end(None);
         }
     }
@@ -140,6 +143,6 @@ pub(super) struct AttemptGauge<'a>(&'a FleetMetrics);
 
 impl Drop for AttemptGauge<'_> {
     fn drop(&mut self) {
-        self.0.attempts.dec();
+        self.0.attach_attempts.dec();
     }
 }

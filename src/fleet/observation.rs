@@ -15,11 +15,11 @@ pub struct Observation {
     /// The generation that the actor works on.
     pub generation: i64,
     /// The last request to look at the server that was acted on.
-    pub requested: Option<Arc<str>>,
+    pub last_handled_request: Option<Arc<str>>,
     /// Where the work on that generation stands.
     pub phase: Phase,
     /// What is live, of this generation or an earlier one; `None` if nothing is.
-    pub listed: Option<Arc<LiveServer>>,
+    pub live_server: Option<Arc<LiveServer>>,
     /// Why nothing is sent to the live server for now: it wants no requests (Retry-After).
     pub paused: Option<Problem>,
     /// In what the live server falls short: a list that could not be read, or an oddity that was tolerated.
@@ -36,7 +36,7 @@ pub enum Phase {
         /// Its number, from 1.
         attempt: u32,
         /// Why the attempt before failed, if there was one.
-        last: Option<Problem>,
+        last_problem: Option<Problem>,
     },
     /// This generation is attached.
     Attached,
@@ -63,7 +63,7 @@ pub struct LiveServer {
     /// The generation that is live.
     pub generation: i64,
     /// What the server told of itself.
-    pub about: Arc<ServerDescription>,
+    pub description: Arc<ServerDescription>,
     /// Tools offered to agents, after filters.
     pub tools: u32,
     /// Prompts, likewise.

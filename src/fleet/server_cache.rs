@@ -15,12 +15,12 @@ use crate::wire::{Era, ListKind, ServerDescription};
 /// Holds no secret: eras and catalogs are kept by the connection digest, which is keyed itself. Whoever made it writes
 /// the [`CacheUpdate`] down.
 #[derive(Clone, Debug)]
-pub struct ServerCache(Arc<Shared>);
+pub struct ServerCache(Arc<Inner>);
 
 #[derive(Debug)]
-struct Shared {
-    known: Mutex<CacheContents>,
-    news: mpsc::UnboundedSender<CacheUpdate>,
+struct Inner {
+    contents: Mutex<CacheContents>,
+    updates: mpsc::UnboundedSender<CacheUpdate>,
 }
 
 /// What is remembered now. The eras are a persistent map: telling of one more costs no copy of all.
@@ -53,7 +53,7 @@ pub enum CacheUpdate {
 #[serde(into = "CachedServerFile", try_from = "CachedServerFile")]
 pub struct CachedServer {
     /// Its own words.
-    pub about: Arc<ServerDescription>,
+    pub description: Arc<ServerDescription>,
     /// Everything it lists.
     pub lists: Arc<ServerLists>,
 }
@@ -77,69 +77,69 @@ impl ServerCache {
     pub fn new(known: RestoredCache, news: mpsc::UnboundedSender<CacheUpdate>) -> Self {
         let RestoredCache { eras, catalogs } = known;
         let shelf = CacheContents { eras: eras.into_iter().collect(), catalogs };
-        Self(Arc::new(Shared { known: Mutex::new(shelf), news }))
+        Self(Arc::new(Inner { contents: Mutex::new(shelf), updates: news }))
     }
 
     pub(super) fn era(&self, connection: Digest) -> Option<Era> {
-        self.0.known.lock().eras.get(&connection).copied()
+        self.0.contents.lock().eras.get(&connection).copied()
     }
 
-    pub(super) fn learn_era(&self, connection: Digest, era: Era) {
-        let mut known = self.0.known.lock();
+    pub(super) fn store_era(&self, connection: Digest, era: Era) {
+        let mut known = self.0.contents.lock();
         if known.eras.insert(connection, era) != Some(era) {
-            self.tell(CacheUpdate::Eras(known.eras.clone()));
+            self.send_update(CacheUpdate::Eras(known.eras.clone()));
         }
     }
 
     /// Forgets an era that did not work, so that the next attempt probes.
-    pub(super) fn forget_era(&self, connection: Digest) {
-        let mut known = self.0.known.lock();
+    pub(super) fn remove_era(&self, connection: Digest) {
+        let mut known = self.0.contents.lock();
         if known.eras.remove(&connection).is_some() {
-            self.tell(CacheUpdate::Eras(known.eras.clone()));
+            self.send_update(CacheUpdate::Eras(known.eras.clone()));
         }
     }
 
     pub(super) fn catalog(&self, connection: Digest) -> Option<Arc<CachedServer>> {
-        self.0.known.lock().catalogs.get(&connection).cloned()
+        self.0.contents.lock().catalogs.get(&connection).cloned()
     }
 
-    pub(super) fn keep_catalog(&self, connection: Digest, kept: Arc<CachedServer>) {
-        let mut known = self.0.known.lock();
+    pub(super) fn store_catalog(&self, connection: Digest, kept: Arc<CachedServer>) {
+        let mut known = self.0.contents.lock();
         if known.catalogs.get(&connection).is_some_and(|before| Arc::ptr_eq(before, &kept) || *before == kept)
         {
             return;
         }
         known.catalogs.insert(connection, kept.clone());
-        self.tell(CacheUpdate::Catalog(connection, kept));
+        self.send_update(CacheUpdate::Catalog(connection, kept));
     }
 
     /// Forgets all connections but these; gives those whose catalogs it forgot.
-    pub fn keep_only(&self, declared: &HashSet<Digest>) -> Vec<Digest> {
-        let mut known = self.0.known.lock();
+    pub fn retain(&self, declared: &HashSet<Digest>) -> Vec<Digest> {
+        let mut known = self.0.contents.lock();
         let eras = known.eras.len();
         known.eras.retain(|connection, _| declared.contains(connection));
         if known.eras.len() < eras {
-            self.tell(CacheUpdate::Eras(known.eras.clone()));
+            self.send_update(CacheUpdate::Eras(known.eras.clone()));
         }
         known.catalogs.extract_if(|digest, _| !declared.contains(digest)).map(|(digest, _)| digest).collect()
     }
 
-    fn tell(&self, news: CacheUpdate) {
+    fn send_update(&self, news: CacheUpdate) {
         // Nobody writes it down: it is remembered for this run.
-        let _ = self.0.news.send(news);
+        let _ = self.0.updates.send(news);
     }
 }
 
 impl From<CachedServer> for CachedServerFile {
     fn from(kept: CachedServer) -> Self {
         let raw = |item: &Item| RawValue::from_string(item.raw().to_owned()).ok();
-        let written = |list| kept.lists.of(list).iter().filter_map(raw).collect();
+        let written = |list| kept.lists.items(list).iter().filter_map(raw).collect();
         Self {
             tools: written(ListKind::Tools),
             prompts: written(ListKind::Prompts),
             resources: written(ListKind::Resources),
             templates: written(ListKind::Templates),
-            about: kept.about,
+            about: kept.description,
         }
     }
 }
@@ -150,7 +150,7 @@ impl TryFrom<CachedServerFile> for CachedServer {
     fn try_from(written: CachedServerFile) -> Result<Self, String> {
         let items = |list: ListKind, entries: Vec<Box<RawValue>>| {
             let read = |entry: Box<RawValue>| {
-                Item::read(list, entry.get()).map_err(|why| format!("a {}: {why}", list.item()))
+                Item::parse(list, entry.get()).map_err(|why| format!("a {}: {why}", list.item_noun()))
             };
             entries.into_iter().map(read).collect::<Result<_, _>>()
         };
@@ -160,7 +160,7 @@ impl TryFrom<CachedServerFile> for CachedServer {
             resources: items(ListKind::Resources, written.resources)?,
             templates: items(ListKind::Templates, written.templates)?,
         };
-        Ok(Self { about: written.about, lists: Arc::new(lists) })
+        Ok(Self { description: written.about, lists: Arc::new(lists) })
     }
 }
 
@@ -169,10 +169,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_catalog_is_written_and_read_back_byte_for_byte() {
-        let item = |list, entry| vec![Item::read(list, entry).unwrap()];
+    fn cached_server_round_trips_byte_for_byte() {
+        let item = |list, entry| vec![Item::parse(list, entry).unwrap()];
         let kept = CachedServer {
-            about: Arc::new(ServerDescription {
+            description: Arc::new(ServerDescription {
                 instructions: Some("Ask first.".into()),
                 ..ServerDescription::default()
             }),
@@ -187,14 +187,14 @@ mod tests {
     }
 
     #[test]
-    fn only_news_is_told() {
+    fn only_changes_are_sent() {
         let (news, mut told) = mpsc::unbounded_channel();
         let memory = ServerCache::new(RestoredCache::default(), news);
         let digest = Digest::of(b"x");
-        memory.learn_era(digest, Era::Legacy);
-        memory.learn_era(digest, Era::Legacy);
-        memory.forget_era(digest);
-        memory.forget_era(digest);
+        memory.store_era(digest, Era::Legacy);
+        memory.store_era(digest, Era::Legacy);
+        memory.remove_era(digest);
+        memory.remove_era(digest);
         assert!(matches!(told.try_recv(), Ok(CacheUpdate::Eras(eras)) if eras.len() == 1));
         assert!(matches!(told.try_recv(), Ok(CacheUpdate::Eras(eras)) if eras.is_empty()));
         assert!(told.try_recv().is_err());

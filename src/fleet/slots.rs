@@ -8,18 +8,18 @@ use crate::resource::{StdioEndpoint, Transport};
 use crate::wire::ProcessActivity;
 
 /// Servers that may be in the busy part of their start at once.
-const HTTP: usize = 64;
+const MAX_HTTP_ATTEMPTS: usize = 64;
 /// Processes that may be starting at once: a start costs a core for a while.
-const STDIO: usize = 8;
+const MAX_STDIO_ATTEMPTS: usize = 8;
 /// Runners that may be downloading a server at once.
-const RUNNERS: usize = 4;
+const MAX_RUNNER_ATTEMPTS: usize = 4;
 /// How long an attempt holds its slot at most, over HTTP and of a process. One that hangs costs nothing, so it holds
 /// nobody up; a process that starts is busy for longer than a request, but gives its slot back when it comes to rest.
-const HELD: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
+const SLOT_TIMEOUT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 /// How long a first start by a runner holds its slot at most.
-const HELD_BY_RUNNER: Duration = Duration::from_secs(30);
+const RUNNER_SLOT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Commands that download a server before they run it, with the first argument that says so, if one must.
-const DOWNLOADING: [(&str, Option<&str>); 18] = [
+const DOWNLOADING_COMMANDS: [(&str, Option<&str>); 18] = [
     ("npx", None),
     ("pnpx", None),
     ("bunx", None),
@@ -50,7 +50,8 @@ pub(super) struct AttemptSlots {
 
 impl Default for AttemptSlots {
     fn default() -> Self {
-        let [http, stdio, runners] = [HTTP, STDIO, RUNNERS].map(|slots| Arc::new(Semaphore::new(slots)));
+        let [http, stdio, runners] = [MAX_HTTP_ATTEMPTS, MAX_STDIO_ATTEMPTS, MAX_RUNNER_ATTEMPTS]
+            .map(|slots| Arc::new(Semaphore::new(slots)));
         Self { http, stdio, runners }
     }
 }
@@ -68,18 +69,18 @@ impl AttemptSlots {
         attempt: impl Future<Output = T>,
     ) -> T {
         let (slots, held, process) = match transport {
-            Transport::Http(_) => (&self.http, HELD.0, None),
-            Transport::Stdio(endpoint) if first && downloads(endpoint) => {
-                (&self.runners, HELD_BY_RUNNER, None)
+            Transport::Http(_) => (&self.http, SLOT_TIMEOUT.0, None),
+            Transport::Stdio(endpoint) if first && may_download(endpoint) => {
+                (&self.runners, RUNNER_SLOT_TIMEOUT, None)
             }
-            Transport::Stdio(_) => (&self.stdio, HELD.1, Some(started)),
+            Transport::Stdio(_) => (&self.stdio, SLOT_TIMEOUT.1, Some(started)),
         };
         // The semaphores are never closed.
         let permit: Option<OwnedSemaphorePermit> = slots.clone().acquire_owned().await.ok();
         tokio::pin!(attempt);
         let busy = async {
             match process {
-                Some(process) => process.at_rest().await,
+                Some(process) => process.wait_until_idle().await,
                 None => std::future::pending().await,
             }
         };
@@ -93,10 +94,10 @@ impl AttemptSlots {
 }
 
 /// True if the command may download the server before it runs it.
-fn downloads(endpoint: &StdioEndpoint) -> bool {
+fn may_download(endpoint: &StdioEndpoint) -> bool {
     let program = Path::new(&endpoint.command).file_name().and_then(|name| name.to_str());
     let first = endpoint.args.first().map(String::as_str);
-    DOWNLOADING.iter().any(|(command, argument)| {
+    DOWNLOADING_COMMANDS.iter().any(|(command, argument)| {
         program == Some(command) && argument.is_none_or(|argument| first == Some(argument))
     })
 }
@@ -107,14 +108,14 @@ mod tests {
 
     use super::*;
 
-    fn stdio(line: &str) -> Transport {
+    fn stdio_transport(line: &str) -> Transport {
         let mut words = line.split(' ').map(str::to_owned);
         let command = words.next().unwrap_or_default();
         Transport::Stdio(StdioEndpoint { command, args: words.collect(), cwd: None, env: Vec::new() })
     }
 
     #[test]
-    fn commands_that_download() {
+    fn downloading_commands_are_recognized() {
         for (line, expected) in [
             ("npx -y @modelcontextprotocol/server-everything", true),
             ("/usr/local/bin/uvx mcp-server-time", true),
@@ -126,16 +127,16 @@ mod tests {
             ("python server.py npx", false),
             ("mcp-npx", false),
         ] {
-            let Transport::Stdio(endpoint) = stdio(line) else { unreachable!() };
-            assert_eq!(downloads(&endpoint), expected, "{line}");
+            let Transport::Stdio(endpoint) = stdio_transport(line) else { unreachable!() };
+            assert_eq!(may_download(&endpoint), expected, "{line}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn downloads_hold_up_nobody_else_and_each_other_for_a_while() {
+    async fn downloads_delay_only_each_other_and_not_for_long() {
         let (slots, started) = (AttemptSlots::default(), ProcessActivity::default());
-        let (runner, other) = (stdio("npx x"), stdio("x"));
-        let hanging: Vec<_> = (0..RUNNERS)
+        let (runner, other) = (stdio_transport("npx x"), stdio_transport("x"));
+        let hanging: Vec<_> = (0..MAX_RUNNER_ATTEMPTS)
             .map(|_| {
                 let attempt = std::future::pending::<()>();
                 Box::pin(slots.run(&runner, &started, true, attempt)).shared()
@@ -154,6 +155,6 @@ mod tests {
             _ = all => unreachable!(),
             () = slots.run(&runner, &started, true, async {}) => {}
         }
-        assert!(begun.elapsed() >= HELD_BY_RUNNER && begun.elapsed() < HELD_BY_RUNNER * 2);
+        assert!(begun.elapsed() >= RUNNER_SLOT_TIMEOUT && begun.elapsed() < RUNNER_SLOT_TIMEOUT * 2);
     }
 }

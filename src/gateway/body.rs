@@ -12,7 +12,7 @@ use http_body::{Frame, SizeHint};
 
 /// The body of a response.
 pub(super) enum ResponseBody {
-    Whole(Option<Bytes>),
+    Full(Option<Bytes>),
     Stream(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
 }
 
@@ -25,7 +25,7 @@ impl http_body::Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match &mut *self {
-            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Stream(stream) => {
                 stream.as_mut().poll_next(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
             }
@@ -33,47 +33,52 @@ impl http_body::Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(None))
+        matches!(self, Self::Full(None))
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Stream(_) => SizeHint::default(),
         }
     }
 }
 
 /// A comment that keeps a quiet stream from being taken for a dead one.
-pub(super) const KEEP_ALIVE: Bytes = Bytes::from_static(b":\n\n");
+pub(super) const KEEP_ALIVE_COMMENT: Bytes = Bytes::from_static(b":\n\n");
 
 /// A response without a body.
 pub(super) fn empty(status: StatusCode) -> Response<ResponseBody> {
-    respond(status, ResponseBody::Whole(None), None)
+    build_response(status, ResponseBody::Full(None), None)
 }
 
 /// A response that is one JSON message.
 pub(super) fn json(status: StatusCode, message: Bytes) -> Response<ResponseBody> {
-    respond(status, ResponseBody::Whole(Some(message)), Some(HeaderValue::from_static("application/json")))
+    build_response(
+        status,
+        ResponseBody::Full(Some(message)),
+        Some(HeaderValue::from_static("application/json")),
+    )
 }
 
 /// A response for a person: requests that were never MCP.
-pub(super) fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response<ResponseBody> {
-    let text = ResponseBody::Whole(Some(text.into()));
-    respond(status, text, Some(HeaderValue::from_static("text/plain; charset=utf-8")))
+pub(super) fn plain_text(status: StatusCode, text: impl Into<Bytes>) -> Response<ResponseBody> {
+    let text = ResponseBody::Full(Some(text.into()));
+    build_response(status, text, Some(HeaderValue::from_static("text/plain; charset=utf-8")))
 }
 
 /// A response while evenkeel ends: the next process is there in a moment.
-pub(super) fn unavailable() -> Response<ResponseBody> {
-    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, "evenkeel is shutting down\n");
+pub(super) fn service_unavailable() -> Response<ResponseBody> {
+    let mut response = plain_text(StatusCode::SERVICE_UNAVAILABLE, "evenkeel is shutting down\n");
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     response
 }
 
 /// A response that is a stream of events.
-pub(super) fn events(stream: impl Stream<Item = Bytes> + Send + 'static) -> Response<ResponseBody> {
+pub(super) fn event_stream(stream: impl Stream<Item = Bytes> + Send + 'static) -> Response<ResponseBody> {
     let event_stream = HeaderValue::from_static("text/event-stream");
-    let mut response = respond(StatusCode::OK, ResponseBody::Stream(Box::pin(stream)), Some(event_stream));
+    let mut response =
+        build_response(StatusCode::OK, ResponseBody::Stream(Box::pin(stream)), Some(event_stream));
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     // Proxies must not collect events before they pass them on.
@@ -82,7 +87,7 @@ pub(super) fn events(stream: impl Stream<Item = Bytes> + Send + 'static) -> Resp
 }
 
 /// One message as an event.
-pub(super) fn event(message: &[u8]) -> Bytes {
+pub(super) fn sse_event(message: &[u8]) -> Bytes {
     let mut event = Vec::with_capacity(message.len() + 16);
     // A raw line end in JSON is white space, but would end the event.
     for line in message.split(|byte| matches!(byte, b'\n' | b'\r')) {
@@ -94,7 +99,7 @@ pub(super) fn event(message: &[u8]) -> Bytes {
     event.into()
 }
 
-fn respond(
+fn build_response(
     status: StatusCode,
     body: ResponseBody,
     content_type: Option<HeaderValue>,
@@ -112,8 +117,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_survives_line_ends_in_its_message() {
-        assert_eq!(event(b"{}"), "data: {}\n\n");
-        assert_eq!(event(b"{\r\n\"a\":1\n}"), "data: {\ndata: \ndata: \"a\":1\ndata: }\n\n");
+    fn sse_event_splits_line_ends_in_its_message() {
+        assert_eq!(sse_event(b"{}"), "data: {}\n\n");
+        assert_eq!(sse_event(b"{\r\n\"a\":1\n}"), "data: {\ndata: \ndata: \"a\":1\ndata: }\n\n");
     }
 }

@@ -11,27 +11,27 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::Gateway;
-use super::answer::{self, RouteError};
-use super::body::{self, KEEP_ALIVE, ResponseBody, event};
+use super::body::{self, KEEP_ALIVE_COMMENT, ResponseBody, sse_event};
 use super::coarse_timer::CoarseTimer;
 use super::deadline::CallDeadline;
-use super::era::modern;
+use super::era::first_modern_version;
 use super::metrics::CallTimer;
 use super::outcome::CallOutcome;
+use super::response::{self, RouteError};
 use super::route_target::RouteTarget;
 use super::routed_method::RoutedMethod;
-use super::session::InFlight;
+use super::session::InFlightRequest;
 use super::trace::CallSpan;
 use crate::upstream::{CallGuard, Responder, UpstreamHandle, ViewName};
 use crate::wire::{
     ConnectionError, Era, FailureSource, JsonRpcId, LogLevel, RequestParams, ResponseMessage, RpcResponse,
-    UpstreamExchange, UpstreamRequest, level_of,
+    UpstreamExchange, UpstreamRequest, notification_level,
 };
 
 /// A response that is not there by then becomes a stream, and a quiet stream says that it is alive.
-const PATIENCE: Duration = Duration::from_secs(10);
+const QUIET_INTERVAL: Duration = Duration::from_secs(10);
 /// So many calls may go on without their agents.
-const ALONE: usize = 4_096;
+const MAX_DETACHED_CALLS: usize = 4_096;
 
 /// A request as its agent made it, and how the answer is to look.
 pub(super) struct CallRequest<'a> {
@@ -39,11 +39,11 @@ pub(super) struct CallRequest<'a> {
     pub(super) era: Era,
     pub(super) view: &'a ViewName,
     /// Among the session's requests in flight; a modern agent has no session.
-    pub(super) in_flight: Option<InFlight>,
+    pub(super) in_flight: Option<InFlightRequest>,
     /// False if the agent takes nothing but JSON.
-    pub(super) streams: bool,
+    pub(super) accepts_stream: bool,
     /// From which level on the agent wants log messages with its answer; what `None` means its era says.
-    pub(super) level: Option<LogLevel>,
+    pub(super) log_level: Option<LogLevel>,
 }
 
 /// Carries out a request.
@@ -53,78 +53,84 @@ pub(super) async fn call(
     ask: RoutedMethod,
     params: &RequestParams<'_>,
 ) -> Response<ResponseBody> {
-    let found = match find(gateway, request.view, ask, params) {
-        Err(RouteError::Unknown(_)) => appearance(gateway, request.view, ask, params).await,
+    let found = match resolve_target(gateway, request.view, ask, params) {
+        Err(RouteError::Unknown(_)) => wait_for_target(gateway, request.view, ask, params).await,
         found => found,
     };
     let aim = match found {
         Ok(aim) => aim,
         Err(miss) => {
-            let (status, message) = answer::missed(&request.id, &miss, ask, request.era);
+            let (status, message) = response::route_error_response(&request.id, &miss, ask, request.era);
             return body::json(status, message);
         }
     };
-    let name = aim.name().unwrap_or_default();
-    let at_once = match &aim.section().answered_by {
+    let name = aim.upstream_name().unwrap_or_default();
+    let at_once = match &aim.section().responder {
         Responder::Server(handle) => Err(handle.clone()),
-        Responder::Evenkeel(local) => Ok(local.answer(ask.method(), name, &params.members)),
+        Responder::Local(local) => Ok(local.respond(ask.as_str(), name, &params.members)),
     };
     let handle = match at_once {
         Err(handle) => handle,
         Ok(reply) => {
-            let (status, message) = answer::reply(&request.id, &reply, ask, request.era);
+            let (status, message) = response::server_response(&request.id, &reply, ask, request.era);
             return body::json(status, message);
         }
     };
     let mut in_flight = request.in_flight;
     let deadline = CallDeadline::new(Instant::now(), aim.section().call_timeout);
-    let version = in_flight.as_ref().map_or(modern(), InFlight::version);
-    let traced = CallSpan { ask, version, params };
-    let measured = gateway.metrics.measure(&aim.section().key, &traced);
-    let mut answer = Answer { id: request.id, era: request.era, level: request.level, aim, measured };
-    let patience = Instant::now() + PATIENCE;
+    let version = in_flight.as_ref().map_or(first_modern_version(), InFlightRequest::protocol_version);
+    let traced = CallSpan { method: ask, protocol_version: version, params };
+    let measured = gateway.metrics.start_timer(&aim.section().key, &traced);
+    let mut answer = PendingResponse {
+        id: request.id,
+        era: request.era,
+        log_level: request.log_level,
+        target: aim,
+        timer: measured,
+    };
+    let patience = Instant::now() + QUIET_INTERVAL;
     let mut again = false;
     loop {
         let begun = tokio::select! {
             biased;
-            () = cancelled(&mut in_flight) => Err(Ended::Cancelled),
-            begun = begin(gateway, request.view, &answer, &handle, deadline, params)
-                .instrument(answer.measured.context()) => begun,
+            () = wait_for_cancel(&mut in_flight) => Err(CallEnd::Cancelled),
+            begun = dispatch(gateway, request.view, &answer, &handle, deadline, params)
+                .instrument(answer.timer.tracing_span()) => begun,
         };
         let (exchange, guard) = match begun {
             Ok(begun) => begun,
-            Err(ended) => return answer.respond(&ended),
+            Err(ended) => return answer.into_response(&ended),
         };
-        let call = Call { answer, in_flight, deadline, exchange, _guard: guard };
-        let mut attended = Attended { gateway: gateway.clone(), call: Some(call) };
-        match attended.first(patience, request.streams).await {
-            First::Stream(notice) => return stream(attended, notice),
-            First::Ended(ended) => {
-                let Some(call) = attended.call.take() else { return nothing() };
+        let call = DispatchedCall { response: answer, in_flight, deadline, exchange, _guard: guard };
+        let mut attended = AttendedCall { gateway: gateway.clone(), call: Some(call) };
+        match attended.start_response(patience, request.accepts_stream).await {
+            ResponseStart::Stream(notice) => return stream_response(attended, notice),
+            ResponseStart::Ended(ended) => {
+                let Some(call) = attended.call.take() else { return empty_stream() };
                 // The server did not take it, since it no longer knows the session: it takes it in the next one.
-                if again || !ended.is_of_a_forgotten_session() {
-                    return call.answer.respond(&ended);
+                if again || !ended.is_session_lost() {
+                    return call.response.into_response(&ended);
                 }
                 again = true;
-                (answer, in_flight) = (call.answer, call.in_flight);
+                (answer, in_flight) = (call.response, call.in_flight);
             }
-            First::Over => return nothing(),
+            ResponseStart::AlreadyEnded => return empty_stream(),
         }
     }
 }
 
-fn find(
+fn resolve_target(
     gateway: &Gateway,
     view: &ViewName,
     ask: RoutedMethod,
     params: &RequestParams<'_>,
 ) -> Result<RouteTarget, RouteError> {
-    RouteTarget::take(gateway.catalog.load().view(view), ask, &params.members)
+    RouteTarget::resolve(gateway.catalog.load().view(view), ask, &params.members)
 }
 
 /// Waits for what is not there while servers are connected for the first time: an agent whose session is older
 /// than this process may call before its server is back.
-async fn appearance(
+async fn wait_for_target(
     gateway: &Gateway,
     view: &ViewName,
     ask: RoutedMethod,
@@ -135,7 +141,7 @@ async fn appearance(
         loop {
             // Looked at before the name: what the start brought is there by then.
             let over = *settled.borrow_and_update();
-            let found = find(gateway, view, ask, params);
+            let found = resolve_target(gateway, view, ask, params);
             if over || !matches!(found, Err(RouteError::Unknown(_))) {
                 return found;
             }
@@ -146,21 +152,25 @@ async fn appearance(
         }
     };
     // Whatever is there by then is what there is.
-    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| find(gateway, view, ask, params))
+    tokio::time::timeout(QUIET_INTERVAL, wait)
+        .await
+        .unwrap_or_else(|_| resolve_target(gateway, view, ask, params))
 }
 
 /// The rest of a call that takes longer or says something before its answer.
-fn stream(attended: Attended, first: Option<Bytes>) -> Response<ResponseBody> {
-    body::events(unfold((Box::new(attended), first), async |(mut attended, first)| {
+fn stream_response(attended: AttendedCall, first: Option<Bytes>) -> Response<ResponseBody> {
+    body::event_stream(unfold((Box::new(attended), first), async |(mut attended, first)| {
         if let Some(first) = first {
             return Some((first, (attended, None)));
         }
-        let bytes = match attended.next(Instant::now() + PATIENCE).await {
-            Next::Notice(notice) => event(&notice),
-            Next::Quiet => KEEP_ALIVE,
-            Next::Over => return None,
-            Next::Ended(ended) => match attended.call.take() {
-                Some(call) if !matches!(ended, Ended::Cancelled) => event(&call.answer.message(&ended).1),
+        let bytes = match attended.next(Instant::now() + QUIET_INTERVAL).await {
+            CallEvent::Notification(notice) => sse_event(&notice),
+            CallEvent::Quiet => KEEP_ALIVE_COMMENT,
+            CallEvent::AlreadyEnded => return None,
+            CallEvent::Ended(ended) => match attended.call.take() {
+                Some(call) if !matches!(ended, CallEnd::Cancelled) => {
+                    sse_event(&call.response.into_message(&ended).1)
+                }
                 _ => return None,
             },
         };
@@ -169,9 +179,9 @@ fn stream(attended: Attended, first: Option<Bytes>) -> Response<ResponseBody> {
 }
 
 /// A call that its server has. Dropped before its end, it is cancelled there.
-struct Call {
-    answer: Answer,
-    in_flight: Option<InFlight>,
+struct DispatchedCall {
+    response: PendingResponse,
+    in_flight: Option<InFlightRequest>,
     deadline: CallDeadline,
     exchange: UpstreamExchange,
     /// The connection stays open while this is held.
@@ -182,105 +192,111 @@ struct Call {
 ///
 /// A modern agent that goes away has cancelled its call. A legacy one has not: its call goes on alone, since
 /// its server still works, and the agent may still cancel it.
-struct Attended {
+struct AttendedCall {
     gateway: Arc<Gateway>,
-    call: Option<Call>,
+    call: Option<DispatchedCall>,
 }
 
-enum Next {
-    Notice(Bytes),
+enum CallEvent {
+    Notification(Bytes),
     /// Nothing came in time.
     Quiet,
     /// The call is to be taken out.
-    Ended(Ended),
+    Ended(CallEnd),
     /// It ended before.
-    Over,
+    AlreadyEnded,
 }
 
 /// How a response begins.
-enum First {
+enum ResponseStart {
     /// As a stream, with this event if it is not empty.
     Stream(Option<Bytes>),
-    Ended(Ended),
-    Over,
+    Ended(CallEnd),
+    AlreadyEnded,
 }
 
 /// Sends the request once its server has a connection. After a wait it is sent only if it still leads to what the agent
 /// saw.
-async fn begin(
+async fn dispatch(
     gateway: &Gateway,
     view: &ViewName,
-    answer: &Answer,
+    answer: &PendingResponse,
     handle: &UpstreamHandle,
     deadline: CallDeadline,
     params: &RequestParams<'_>,
-) -> Result<(UpstreamExchange, CallGuard), Ended> {
-    let (aim, section) = (&answer.aim, answer.aim.section());
-    let refused = |refusal| Ended::Refused(answer::refused(&section.key, &refusal));
+) -> Result<(UpstreamExchange, CallGuard), CallEnd> {
+    let (aim, section) = (&answer.target, answer.target.section());
+    let refused = |refusal| CallEnd::Refused(response::refusal_text(&section.key, &refusal));
     let guard = handle.begin_call().await.map_err(refused)?;
     if guard.waited() {
-        let same = match (find(gateway, view, aim.ask, params), aim.listed()) {
-            (Err(RouteError::Bad(why)), _) => return Err(Ended::Refused(why.to_owned())),
-            (Err(RouteError::Unknown(text) | RouteError::Gone(text)), _) => return Err(Ended::Refused(text)),
+        let same = match (resolve_target(gateway, view, aim.method, params), aim.listed_item()) {
+            (Err(RouteError::InvalidParams(why)), _) => return Err(CallEnd::Refused(why.to_owned())),
+            (Err(RouteError::Unknown(text) | RouteError::Removed(text)), _) => {
+                return Err(CallEnd::Refused(text));
+            }
             (Ok(_), Some((list, item))) => handle.lists_item(list, item),
             (Ok(_), None) => true,
         };
-        if let (false, Some((list, item))) = (same, aim.listed()) {
-            return Err(Ended::Refused(answer::redefined(&section.key, list, item.name())));
+        if let (false, Some((list, item))) = (same, aim.listed_item()) {
+            return Err(CallEnd::Refused(response::changed_item_text(&section.key, list, item.name())));
         }
     }
     let request = UpstreamRequest {
-        method: aim.ask.method(),
+        method: aim.method.as_str(),
         params,
-        edits: &[aim.edit()],
-        name: aim.name(),
-        level: answer.level,
+        edits: &[aim.params_edit()],
+        name: aim.upstream_name(),
+        log_level: answer.log_level,
     };
-    match tokio::time::timeout_at(deadline.until(), guard.link().call(request)).await {
+    match tokio::time::timeout_at(deadline.expires_at(), guard.connection().call(request)).await {
         Ok(Ok(exchange)) => Ok((exchange, guard)),
-        Ok(Err(error)) => Err(Ended::Failed(error)),
-        Err(_) => Err(Ended::TimedOut(deadline.missed())),
+        Ok(Err(error)) => Err(CallEnd::Failed(error)),
+        Err(_) => Err(CallEnd::TimedOut(deadline.timeout_reason())),
     }
 }
 
-impl Call {
+impl DispatchedCall {
     /// What comes next, or nothing if nothing came until `patience`; an error is the end. Cancel safe.
-    async fn next(&mut self, pulse: &CoarseTimer, patience: Instant) -> Result<Option<Bytes>, Ended> {
-        let context = self.answer.measured.context();
-        self.listen(pulse, patience).instrument(context).await
+    async fn next(&mut self, pulse: &CoarseTimer, patience: Instant) -> Result<Option<Bytes>, CallEnd> {
+        let context = self.response.timer.tracing_span();
+        self.next_notification(pulse, patience).instrument(context).await
     }
 
-    async fn listen(&mut self, pulse: &CoarseTimer, patience: Instant) -> Result<Option<Bytes>, Ended> {
+    async fn next_notification(
+        &mut self,
+        pulse: &CoarseTimer,
+        patience: Instant,
+    ) -> Result<Option<Bytes>, CallEnd> {
         loop {
-            let until = self.deadline.until();
+            let until = self.deadline.expires_at();
             tokio::select! {
                 biased;
                 incoming = self.exchange.next() => match incoming {
-                    Ok(ResponseMessage::Notice(notice)) if self.answer.wants(&notice) => return Ok(Some(notice)),
-                    Ok(ResponseMessage::Notice(_)) => {}
+                    Ok(ResponseMessage::Notification(notice)) if self.response.accepts_notification(&notice) => return Ok(Some(notice)),
+                    Ok(ResponseMessage::Notification(_)) => {}
                     Ok(ResponseMessage::Progress(notice)) => {
-                        self.deadline.progress(Instant::now());
+                        self.deadline.record_progress(Instant::now());
                         return Ok(Some(notice));
                     }
-                    Ok(ResponseMessage::Answer(reply)) => return Err(Ended::Answered(reply)),
-                    Err(error) => return Err(Ended::Failed(error)),
+                    Ok(ResponseMessage::Response(reply)) => return Err(CallEnd::Response(reply)),
+                    Err(error) => return Err(CallEnd::Failed(error)),
                 },
-                () = cancelled(&mut self.in_flight) => return Err(Ended::Cancelled),
-                () = pulse.until(patience.min(until)) => return if patience < until {
+                () = wait_for_cancel(&mut self.in_flight) => return Err(CallEnd::Cancelled),
+                () = pulse.sleep_until(patience.min(until)) => return if patience < until {
                     Ok(None)
                 } else {
-                    Err(Ended::TimedOut(self.deadline.missed()))
+                    Err(CallEnd::TimedOut(self.deadline.timeout_reason()))
                 },
             }
         }
     }
 
     /// The rest of a call whose agent went away.
-    async fn alone(mut self, gateway: Arc<Gateway>) {
+    async fn run_detached(mut self, gateway: Arc<Gateway>) {
         loop {
             tokio::select! {
-                next = self.next(&gateway.pulse, self.deadline.until()) => if let Err(ended) = next {
-                    return self.answer.measured.end(ended.outcome(), ended.reply());
+                next = self.next(&gateway.coarse_timer, self.deadline.expires_at()) => if let Err(ended) = next {
+                    return self.response.timer.end(ended.outcome(), ended.response());
                 },
                 () = gateway.stop.cancelled() => return self.exchange.abandon(),
             }
@@ -288,47 +304,49 @@ impl Call {
     }
 }
 
-impl Attended {
-    async fn next(&mut self, patience: Instant) -> Next {
+impl AttendedCall {
+    async fn next(&mut self, patience: Instant) -> CallEvent {
         let Some(call) = &mut self.call else {
-            return Next::Over;
+            return CallEvent::AlreadyEnded;
         };
-        match call.next(&self.gateway.pulse, patience).await {
-            Ok(Some(notice)) => Next::Notice(notice),
-            Ok(None) => Next::Quiet,
-            Err(ended) => Next::Ended(ended),
+        match call.next(&self.gateway.coarse_timer, patience).await {
+            Ok(Some(notice)) => CallEvent::Notification(notice),
+            Ok(None) => CallEvent::Quiet,
+            Err(ended) => CallEvent::Ended(ended),
         }
     }
 
     /// Waits for the answer, or, with `streams`, for whatever makes the response a stream.
-    async fn first(&mut self, patience: Instant, streams: bool) -> First {
+    async fn start_response(&mut self, patience: Instant, streams: bool) -> ResponseStart {
         loop {
             match self.next(patience).await {
-                Next::Notice(notice) if streams => return First::Stream(Some(event(&notice))),
-                Next::Quiet if streams => return First::Stream(None),
-                Next::Notice(_) | Next::Quiet => {}
-                Next::Ended(ended) => return First::Ended(ended),
-                Next::Over => return First::Over,
+                CallEvent::Notification(notice) if streams => {
+                    return ResponseStart::Stream(Some(sse_event(&notice)));
+                }
+                CallEvent::Quiet if streams => return ResponseStart::Stream(None),
+                CallEvent::Notification(_) | CallEvent::Quiet => {}
+                CallEvent::Ended(ended) => return ResponseStart::Ended(ended),
+                CallEvent::AlreadyEnded => return ResponseStart::AlreadyEnded,
             }
         }
     }
 }
 
-impl Drop for Attended {
+impl Drop for AttendedCall {
     fn drop(&mut self) {
         if let Some(call) = self.call.take()
-            && call.answer.era == Era::Legacy
-            && self.gateway.alone.len() < ALONE
+            && call.response.era == Era::Legacy
+            && self.gateway.detached_calls.len() < MAX_DETACHED_CALLS
             && let Ok(runtime) = Handle::try_current()
         {
-            self.gateway.alone.spawn_on(call.alone(self.gateway.clone()), &runtime);
+            self.gateway.detached_calls.spawn_on(call.run_detached(self.gateway.clone()), &runtime);
         }
     }
 }
 
 /// How a call ended.
-enum Ended {
-    Answered(RpcResponse),
+enum CallEnd {
+    Response(RpcResponse),
     Refused(String),
     Failed(ConnectionError),
     /// With what was missed.
@@ -336,15 +354,15 @@ enum Ended {
     Cancelled,
 }
 
-impl Ended {
-    fn is_of_a_forgotten_session(&self) -> bool {
-        matches!(self, Self::Failed(error) if error.sign == FailureSource::Session)
+impl CallEnd {
+    fn is_session_lost(&self) -> bool {
+        matches!(self, Self::Failed(error) if error.failure_source == FailureSource::Session)
     }
 
     fn outcome(&self) -> CallOutcome {
         match self {
-            Self::Answered(RpcResponse::Result(_)) => CallOutcome::Ok,
-            Self::Answered(RpcResponse::Error(_)) => CallOutcome::Error,
+            Self::Response(RpcResponse::Result(_)) => CallOutcome::Ok,
+            Self::Response(RpcResponse::Error(_)) => CallOutcome::Error,
             Self::Refused(_) => CallOutcome::Refused,
             Self::Failed(_) => CallOutcome::Failed,
             Self::TimedOut(_) => CallOutcome::Timeout,
@@ -352,58 +370,58 @@ impl Ended {
         }
     }
 
-    fn reply(&self) -> Option<&RpcResponse> {
+    fn response(&self) -> Option<&RpcResponse> {
         match self {
-            Self::Answered(reply) => Some(reply),
+            Self::Response(reply) => Some(reply),
             _ => None,
         }
     }
 }
 
 /// What an answer is made from.
-struct Answer {
+struct PendingResponse {
     id: JsonRpcId,
     era: Era,
-    level: Option<LogLevel>,
-    aim: RouteTarget,
-    measured: CallTimer,
+    log_level: Option<LogLevel>,
+    target: RouteTarget,
+    timer: CallTimer,
 }
 
-impl Answer {
+impl PendingResponse {
     /// True if the agent wants this notice: log messages are for those who asked for their level. A legacy
     /// agent that never did gets what its server sends, a modern one nothing.
-    fn wants(&self, notice: &[u8]) -> bool {
-        match (level_of(notice), self.level, self.era) {
+    fn accepts_notification(&self, notice: &[u8]) -> bool {
+        match (notification_level(notice), self.log_level, self.era) {
             (None, ..) | (Some(_), None, Era::Legacy) => true,
             (Some(_), None, Era::Modern) => false,
             (Some(level), Some(wanted), _) => level >= wanted,
         }
     }
 
-    fn respond(self, ended: &Ended) -> Response<ResponseBody> {
-        if matches!(ended, Ended::Cancelled) {
-            return nothing();
+    fn into_response(self, ended: &CallEnd) -> Response<ResponseBody> {
+        if matches!(ended, CallEnd::Cancelled) {
+            return empty_stream();
         }
-        let (status, message) = self.message(ended);
+        let (status, message) = self.into_message(ended);
         body::json(status, message)
     }
 
     /// The whole message and its HTTP status.
-    fn message(self, ended: &Ended) -> (StatusCode, Bytes) {
-        self.measured.end(ended.outcome(), ended.reply());
-        let (ask, section) = (self.aim.ask, self.aim.section());
+    fn into_message(self, ended: &CallEnd) -> (StatusCode, Bytes) {
+        self.timer.end(ended.outcome(), ended.response());
+        let (ask, section) = (self.target.method, self.target.section());
         let text = match ended {
-            Ended::Answered(reply) => return answer::reply(&self.id, reply, ask, self.era),
-            Ended::Refused(text) => text.clone(),
-            Ended::Failed(error) => answer::failed(&section.key, error),
-            Ended::TimedOut(missed) => answer::timed_out(&section.key, missed),
-            Ended::Cancelled => String::from("The call was cancelled."),
+            CallEnd::Response(reply) => return response::server_response(&self.id, reply, ask, self.era),
+            CallEnd::Refused(text) => text.clone(),
+            CallEnd::Failed(error) => response::connection_failure_text(&section.key, error),
+            CallEnd::TimedOut(missed) => response::timeout_text(&section.key, missed),
+            CallEnd::Cancelled => String::from("The call was cancelled."),
         };
-        (StatusCode::OK, answer::unanswered(&self.id, &text, ask, self.era))
+        (StatusCode::OK, response::failure_message(&self.id, &text, ask, self.era))
     }
 }
 
-async fn cancelled(in_flight: &mut Option<InFlight>) {
+async fn wait_for_cancel(in_flight: &mut Option<InFlightRequest>) {
     match in_flight {
         Some(in_flight) => in_flight.cancelled().await,
         None => std::future::pending().await,
@@ -411,6 +429,6 @@ async fn cancelled(in_flight: &mut Option<InFlight>) {
 }
 
 /// The response to a cancelled request: a stream in which no answer comes.
-fn nothing() -> Response<ResponseBody> {
-    body::events(futures_util::stream::empty())
+fn empty_stream() -> Response<ResponseBody> {
+    body::event_stream(futures_util::stream::empty())
 }

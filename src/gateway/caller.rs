@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use super::session::{InFlight, Session};
+use super::session::{InFlightRequest, Session};
 use crate::wire::{Era, JsonRpcId, LogLevel, RequestParams};
 
 /// Who asks. Whatever hangs on who asks takes this and decides by nothing else.
@@ -10,7 +10,7 @@ pub(super) enum Caller {
     Session(Arc<Session>),
     /// Somebody who cannot be told from others: a modern agent, whose process and connection are no identity
     /// (2026-07-28, Basic).
-    Nobody,
+    Sessionless,
 }
 
 /// A request of the session with the same id is in flight.
@@ -22,7 +22,7 @@ impl Caller {
     pub(super) fn era(&self) -> Era {
         match self {
             Self::Session(_) => Era::Legacy,
-            Self::Nobody => Era::Modern,
+            Self::Sessionless => Era::Modern,
         }
     }
 
@@ -30,25 +30,28 @@ impl Caller {
     pub(super) fn session(&self) -> Option<&Arc<Session>> {
         match self {
             Self::Session(session) => Some(session),
-            Self::Nobody => None,
+            Self::Sessionless => None,
         }
     }
 
     /// Gives the level from which on the caller wants log messages with the answer to a request; what `None` means its
     /// era says.
-    pub(super) fn level(&self, params: &RequestParams<'_>) -> Option<LogLevel> {
+    pub(super) fn log_level(&self, params: &RequestParams<'_>) -> Option<LogLevel> {
         match self {
-            Self::Session(session) => session.level(),
-            Self::Nobody => {
+            Self::Session(session) => session.log_level(),
+            Self::Sessionless => {
                 let meta = params.meta.as_ref()?;
-                LogLevel::named(&meta.text("io.modelcontextprotocol/logLevel")?)
+                LogLevel::from_name(&meta.get_string("io.modelcontextprotocol/logLevel")?)
             }
         }
     }
 
     /// Notes that a request begins, so that the caller can cancel it by its id. A caller without a session cancels by
     /// going away.
-    pub(super) fn begin(&self, id: &JsonRpcId) -> Result<Option<InFlight>, DuplicateRequestId> {
-        self.session().map(|session| session.begin(id.clone()).ok_or(DuplicateRequestId)).transpose()
+    pub(super) fn begin_request(
+        &self,
+        id: &JsonRpcId,
+    ) -> Result<Option<InFlightRequest>, DuplicateRequestId> {
+        self.session().map(|session| session.begin_request(id.clone()).ok_or(DuplicateRequestId)).transpose()
     }
 }

@@ -4,7 +4,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 /// How exactly calls know the time.
-const BEAT: Duration = Duration::from_millis(500);
+const TICK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A beat for calls, which look at the time with each of them.
 ///
@@ -16,15 +16,15 @@ pub(super) struct CoarseTimer(watch::Sender<()>);
 
 impl CoarseTimer {
     /// Beats for as long as it is polled.
-    pub(super) async fn beat(&self) {
+    pub(super) async fn run(&self) {
         loop {
-            sleep(BEAT).await;
+            sleep(TICK_INTERVAL).await;
             self.0.send_replace(());
         }
     }
 
     /// Completes half a second after this instant at the latest, as long as it beats. Cancel safe.
-    pub(super) async fn until(&self, instant: Instant) {
+    pub(super) async fn sleep_until(&self, instant: Instant) {
         let mut beats = self.0.subscribe();
         // The other end is here, so that beats never end.
         while Instant::now() < instant && beats.changed().await.is_ok() {}

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, StatusCode};
 use rmcp::model::{ErrorCode, ProtocolVersion};
 
-use super::answer::ResponseError;
+use super::response::ResponseError;
 use crate::wire::{Era, RequestParams};
 
 const VERSION_HEADER: &str = "mcp-protocol-version";
@@ -20,7 +20,7 @@ const CAPABILITIES_KEY: &str = "io.modelcontextprotocol/clientCapabilities";
 ///
 /// Decided for each request: an `initialize` is legacy, a protocol version in `_meta` or a modern one in
 /// the header is modern, everything else is legacy (2026-07-28, Versioning and Streamable HTTP).
-pub(super) fn era(
+pub(super) fn request_era(
     headers: &HeaderMap,
     method: Option<&str>,
     is_request: bool,
@@ -29,45 +29,45 @@ pub(super) fn era(
     if method == Some("initialize") {
         return Ok(Era::Legacy);
     }
-    let header = one(headers, VERSION_HEADER)?;
+    let header = single_header(headers, VERSION_HEADER)?;
     let meta = params.meta.as_ref();
-    let Some(version) = meta.and_then(|meta| meta.text(VERSION_KEY)) else {
-        return without_meta(header, method, is_request);
+    let Some(version) = meta.and_then(|meta| meta.get_string(VERSION_KEY)) else {
+        return era_without_meta(header, method, is_request);
     };
     if header != Some(&*version) {
-        return Err(mismatch(VERSION_HEADER, header, &version));
+        return Err(header_mismatch(VERSION_HEADER, header, &version));
     }
-    if !is_known(&version) {
-        return Err(unsupported(&version));
+    if !is_supported(&version) {
+        return Err(unsupported_version(&version));
     }
-    if !is_modern(&version) {
+    if !is_modern_version(&version) {
         return Ok(Era::Legacy);
     }
     let capabilities = meta.and_then(|meta| meta.get(CAPABILITIES_KEY));
     if !capabilities.is_some_and(|value| value.get().starts_with('{')) {
-        return Err(incomplete());
+        return Err(missing_meta());
     }
     let method = method.unwrap_or_default();
-    let found = one(headers, METHOD_HEADER)?;
+    let found = single_header(headers, METHOD_HEADER)?;
     if found != Some(method) {
-        return Err(mismatch(METHOD_HEADER, found, method));
+        return Err(header_mismatch(METHOD_HEADER, found, method));
     }
     let named = match method {
-        "tools/call" | "prompts/get" => params.members.text("name"),
-        "resources/read" => params.members.text("uri"),
+        "tools/call" | "prompts/get" => params.members.get_string("name"),
+        "resources/read" => params.members.get_string("uri"),
         _ => None,
     };
     if let Some(name) = named {
-        let found = one(headers, NAME_HEADER)?;
-        if found.and_then(decoded).as_deref() != Some(&*name) {
-            return Err(mismatch(NAME_HEADER, found, &name));
+        let found = single_header(headers, NAME_HEADER)?;
+        if found.and_then(decode_header_value).as_deref() != Some(&*name) {
+            return Err(header_mismatch(NAME_HEADER, found, &name));
         }
     }
     Ok(Era::Modern)
 }
 
 /// The revision that an `initialize` is answered with: the agent's own, or the newest that has a handshake.
-pub(super) fn negotiate(asked: &str) -> &'static str {
+pub(super) fn negotiate_version(asked: &str) -> &'static str {
     ProtocolVersion::KNOWN_VERSIONS
         .iter()
         .find(|known| known.as_str() == asked && known.has_initialize())
@@ -76,42 +76,46 @@ pub(super) fn negotiate(asked: &str) -> &'static str {
 }
 
 /// All revisions spoken here, the newest first.
-pub(super) fn supported() -> impl Iterator<Item = &'static str> {
+pub(super) fn supported_versions() -> impl Iterator<Item = &'static str> {
     ProtocolVersion::KNOWN_VERSIONS.iter().rev().map(ProtocolVersion::as_str)
 }
 
-fn without_meta(header: Option<&str>, method: Option<&str>, is_request: bool) -> Result<Era, ResponseError> {
+fn era_without_meta(
+    header: Option<&str>,
+    method: Option<&str>,
+    is_request: bool,
+) -> Result<Era, ResponseError> {
     match header {
-        Some(version) if !is_known(version) => Err(unsupported(version)),
-        Some(version) if is_modern(version) => {
+        Some(version) if !is_supported(version) => Err(unsupported_version(version)),
+        Some(version) if is_modern_version(version) => {
             // Of notifications the revision asks nothing.
-            if is_request { Err(incomplete()) } else { Ok(Era::Modern) }
+            if is_request { Err(missing_meta()) } else { Ok(Era::Modern) }
         }
-        None if method == Some("server/discover") => Err(incomplete()),
+        None if method == Some("server/discover") => Err(missing_meta()),
         _ => Ok(Era::Legacy),
     }
 }
 
-fn is_known(version: &str) -> bool {
-    supported().any(|known| known == version)
+fn is_supported(version: &str) -> bool {
+    supported_versions().any(|known| known == version)
 }
 
 /// The first revision of the modern era.
-pub(super) fn modern() -> &'static str {
+pub(super) fn first_modern_version() -> &'static str {
     ProtocolVersion::NO_INITIALIZE.as_str()
 }
 
-fn is_modern(version: &str) -> bool {
-    version >= modern()
+fn is_modern_version(version: &str) -> bool {
+    version >= first_modern_version()
 }
 
 /// The one value of a header, if it is there.
-fn one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ResponseError> {
+fn single_header<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ResponseError> {
     let mut values = headers.get_all(name).iter();
     let value = values.next().map(http::HeaderValue::to_str).transpose();
     match (value, values.next()) {
         (Ok(value), None) => Ok(value),
-        _ => Err(ResponseError::bad(
+        _ => Err(ResponseError::bad_request(
             ErrorCode::HEADER_MISMATCH,
             format!("{name} must stand once, in plain text"),
         )),
@@ -119,23 +123,23 @@ fn one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Respon
 }
 
 /// A header value that may be wrapped as `=?base64?…?=`.
-fn decoded(value: &str) -> Option<Cow<'_, str>> {
+fn decode_header_value(value: &str) -> Option<Cow<'_, str>> {
     let Some(wrapped) = value.strip_prefix("=?base64?").and_then(|value| value.strip_suffix("?=")) else {
         return Some(Cow::Borrowed(value));
     };
     String::from_utf8(STANDARD.decode(wrapped).ok()?).ok().map(Cow::Owned)
 }
 
-fn mismatch(header: &str, found: Option<&str>, body: &str) -> ResponseError {
+fn header_mismatch(header: &str, found: Option<&str>, body: &str) -> ResponseError {
     let message = match found {
         Some(found) => format!("Header mismatch: {header} is {found:?}, the body says {body:?}"),
         None => format!("Header mismatch: {header} is missing, the body says {body:?}"),
     };
-    ResponseError::bad(ErrorCode::HEADER_MISMATCH, message)
+    ResponseError::bad_request(ErrorCode::HEADER_MISMATCH, message)
 }
 
-fn incomplete() -> ResponseError {
-    ResponseError::bad(
+fn missing_meta() -> ResponseError {
+    ResponseError::bad_request(
         ErrorCode::INVALID_PARAMS,
         format!(
             "Invalid params: a request of {} needs {VERSION_KEY} and {CAPABILITIES_KEY} in its _meta",
@@ -144,11 +148,11 @@ fn incomplete() -> ResponseError {
     )
 }
 
-fn unsupported(version: &str) -> ResponseError {
-    let supported: Vec<_> = supported().collect();
-    ResponseError::bad(ErrorCode::UNSUPPORTED_PROTOCOL_VERSION, "Unsupported protocol version")
-        .data(serde_json::json!({ "supported": supported, "requested": version }))
-        .status(StatusCode::BAD_REQUEST)
+fn unsupported_version(version: &str) -> ResponseError {
+    let supported: Vec<_> = supported_versions().collect();
+    ResponseError::bad_request(ErrorCode::UNSUPPORTED_PROTOCOL_VERSION, "Unsupported protocol version")
+        .with_data(serde_json::json!({ "supported": supported, "requested": version }))
+        .with_status(StatusCode::BAD_REQUEST)
 }
 
 #[cfg(test)]
@@ -159,7 +163,7 @@ mod tests {
 
     const META: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
 
-    fn decide(headers: &[(&str, &str)], method: &str, params: &str) -> Result<Era, (u16, i32)> {
+    fn era_of(headers: &[(&str, &str)], method: &str, params: &str) -> Result<Era, (u16, i32)> {
         let headers: HeaderMap = headers
             .iter()
             .map(|(name, value)| {
@@ -168,12 +172,12 @@ mod tests {
             })
             .collect();
         let params = RequestParams::parse(params).unwrap();
-        era(&headers, Some(method), !method.starts_with("notifications/"), &params)
+        request_era(&headers, Some(method), !method.starts_with("notifications/"), &params)
             .map_err(|failure| (failure.status.as_u16(), failure.code().0))
     }
 
     #[test]
-    fn the_era_is_seen_in_each_request() {
+    fn era_is_decided_by_each_request() {
         let version = ("MCP-Protocol-Version", "2026-07-28");
         let list = ("Mcp-Method", "tools/list");
         let full = format!("{{{META}}}");
@@ -197,12 +201,12 @@ mod tests {
             (&[version], "tools/list", &full, Err((400, -32020))),
             (&[version, ("Mcp-Method", "ping")], "tools/list", &full, Err((400, -32020))),
         ] {
-            assert_eq!(decide(headers, method, params), expected, "{headers:?} {method} {params}");
+            assert_eq!(era_of(headers, method, params), expected, "{headers:?} {method} {params}");
         }
     }
 
     #[test]
-    fn the_name_agrees_with_its_header() {
+    fn name_header_must_match_the_body() {
         for (name, header, agrees) in [
             ("a", Some("a"), true),
             ("a", Some("b"), false),
@@ -215,12 +219,12 @@ mod tests {
             headers.extend(header.map(|header| ("Mcp-Name", header)));
             let params = format!(r#"{{"name":"{name}",{META}}}"#);
             let expected = if agrees { Ok(Era::Modern) } else { Err((400, -32020)) };
-            assert_eq!(decide(&headers, "tools/call", &params), expected, "{name} {header:?}");
+            assert_eq!(era_of(&headers, "tools/call", &params), expected, "{name} {header:?}");
         }
     }
 
     #[test]
-    fn a_handshake_names_a_revision_that_has_one() {
+    fn initialize_negotiates_a_version_with_a_handshake() {
         for (asked, given) in [
             ("2024-11-05", "2024-11-05"),
             ("2025-03-26", "2025-03-26"),
@@ -228,7 +232,7 @@ mod tests {
             ("2026-07-28", "2025-11-25"),
             ("1.0", "2025-11-25"),
         ] {
-            assert_eq!(negotiate(asked), given);
+            assert_eq!(negotiate_version(asked), given);
         }
     }
 }

@@ -11,11 +11,11 @@ use hyper::body::Incoming;
 use rmcp::model::ErrorCode;
 
 use super::Gateway;
-use super::answer::{self, ResponseError};
 use super::body::{self, ResponseBody};
 use super::caller::Caller;
-use super::era::era;
+use super::era::request_era;
 use super::notification_stream::{StreamContext, session_stream};
+use super::response::{self, ResponseError};
 use super::session::Session;
 use crate::net::{accepts, is_json};
 use crate::upstream::ViewName;
@@ -23,38 +23,38 @@ use crate::wire::{Envelope, Era, JsonRpcId, MalformedMessage, RequestParams};
 
 pub(super) const SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
 /// The longest request.
-const BODY_LIMIT: usize = 4 << 20;
+const MAX_BODY_BYTES: usize = 4 << 20;
 /// A request must be there by then.
-const BODY_PATIENCE: Duration = Duration::from_secs(30);
+const BODY_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Answers a request.
 pub(super) async fn handle(gateway: Arc<Gateway>, request: Request<Incoming>) -> Response<ResponseBody> {
-    if let Err(denied) = gateway.authorization.admit(request.headers()) {
-        return body::plain(denied.status(), denied.to_string());
+    if let Err(denied) = gateway.authorization.check_request(request.headers()) {
+        return body::plain_text(denied.status(), denied.to_string());
     }
-    let Some(view) = view(request.uri().path()) else {
-        return body::plain(StatusCode::NOT_FOUND, "MCP is served at /mcp and /ns/NAMESPACE/mcp");
+    let Some(view) = parse_view_path(request.uri().path()) else {
+        return body::plain_text(StatusCode::NOT_FOUND, "MCP is served at /mcp and /ns/NAMESPACE/mcp");
     };
-    let agent = AgentPath { gateway, view };
+    let agent = ViewHandler { gateway, view };
     match *request.method() {
         Method::POST => agent.post(request).await,
         Method::GET => agent.get(request.headers()),
         Method::DELETE => agent.delete(request.headers()),
-        _ => not_allowed(),
+        _ => method_not_allowed(),
     }
 }
 
 /// The view at a path.
-fn view(path: &str) -> Option<ViewName> {
+fn parse_view_path(path: &str) -> Option<ViewName> {
     if path == "/mcp" {
-        return Some(ViewName::Everything);
+        return Some(ViewName::All);
     }
     let namespace = path.strip_prefix("/ns/")?.strip_suffix("/mcp")?;
     (!namespace.is_empty() && !namespace.contains('/')).then(|| ViewName::Namespace(namespace.into()))
 }
 
 /// Who asks, as far as the path tells.
-pub(super) struct AgentPath {
+pub(super) struct ViewHandler {
     pub(super) gateway: Arc<Gateway>,
     pub(super) view: ViewName,
 }
@@ -65,68 +65,76 @@ pub(super) struct AgentRequest<'a> {
     pub(super) method: &'a str,
     pub(super) params: &'a RequestParams<'a>,
     /// True if the agent takes a stream for an answer.
-    pub(super) streams: bool,
+    pub(super) accepts_stream: bool,
 }
 
-impl AgentPath {
+impl ViewHandler {
     async fn post(self, request: Request<Incoming>) -> Response<ResponseBody> {
         let (head, body) = request.into_parts();
         let headers = head.headers;
         if !is_json(&headers) {
-            return body::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json");
+            return body::plain_text(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "Content-Type must be application/json",
+            );
         }
         let streams = accepts(&headers, "text", "event-stream");
         if !streams && !accepts(&headers, "application", "json") {
             let text = "Accept must name application/json and text/event-stream";
-            return body::plain(StatusCode::NOT_ACCEPTABLE, text);
+            return body::plain_text(StatusCode::NOT_ACCEPTABLE, text);
         }
-        let bytes = match read(body).await {
+        let bytes = match read_body(body).await {
             Ok(bytes) => bytes,
             Err(response) => return response,
         };
         let envelope = match Envelope::parse(&bytes) {
             Ok(envelope) => envelope,
-            Err(malformed) => return fail(&unreadable(&malformed), None),
+            Err(malformed) => return error_response(&malformed_error(&malformed), None),
         };
-        let id = envelope.id.map(JsonRpcId::of);
+        let id = envelope.id.map(JsonRpcId::from_raw);
         let params = match envelope.params.map(|params| RequestParams::parse(params.get())).transpose() {
             Ok(params) => params.unwrap_or_default(),
-            Err(error) => return fail(&unreadable(&error.into()), id.as_ref()),
+            Err(error) => return error_response(&malformed_error(&error.into()), id.as_ref()),
         };
         let method = envelope.method.as_deref();
-        let era = match era(&headers, method, envelope.is_request(), &params) {
+        let era = match request_era(&headers, method, envelope.is_request(), &params) {
             Ok(era) => era,
-            Err(failure) => return fail(&failure, id.as_ref()),
+            Err(failure) => return error_response(&failure, id.as_ref()),
         };
-        if let Some(failure) = method.and_then(|method| self.refuses(method, &params)) {
-            return fail(&failure, id.as_ref());
+        if let Some(failure) = method.and_then(|method| self.loop_error(method, &params)) {
+            return error_response(&failure, id.as_ref());
         }
         match (era, method, id) {
             (Era::Modern, Some(method), Some(id)) => {
-                self.answer(Caller::Nobody, AgentRequest { id, method, params: &params, streams }).await
+                self.respond(
+                    Caller::Sessionless,
+                    AgentRequest { id, method, params: &params, accepts_stream: streams },
+                )
+                .await
             }
             // A modern agent's notifications ask for nothing, and answers it never owes.
             (Era::Modern, _, _) => body::empty(StatusCode::ACCEPTED),
             (Era::Legacy, Some("initialize"), Some(id)) => self.initialize(&id, &params),
             (Era::Legacy, method, id) => {
-                let session = match self.session(&headers) {
+                let session = match self.find_session(&headers) {
                     Ok(session) => session,
                     Err((status, text)) => {
-                        let failure = ResponseError::bad(ErrorCode::INVALID_REQUEST, text).status(status);
-                        return fail(&failure, id.as_ref());
+                        let failure =
+                            ResponseError::bad_request(ErrorCode::INVALID_REQUEST, text).with_status(status);
+                        return error_response(&failure, id.as_ref());
                     }
                 };
                 match (method, id) {
                     (Some(method), Some(id)) => {
-                        self.answer(
+                        self.respond(
                             Caller::Session(session),
-                            AgentRequest { id, method, params: &params, streams },
+                            AgentRequest { id, method, params: &params, accepts_stream: streams },
                         )
                         .await
                     }
                     (Some("notifications/cancelled"), None) => {
                         if let Some(id) = params.members.get("requestId") {
-                            session.cancel(&JsonRpcId::of(id));
+                            session.cancel_request(&JsonRpcId::from_raw(id));
                         }
                         body::empty(StatusCode::ACCEPTED)
                     }
@@ -139,34 +147,34 @@ impl AgentPath {
     /// Opens the notice stream of a session.
     fn get(&self, headers: &HeaderMap) -> Response<ResponseBody> {
         if !headers.contains_key(SESSION_HEADER) {
-            return not_allowed();
+            return method_not_allowed();
         }
         if !accepts(headers, "text", "event-stream") {
-            return body::plain(StatusCode::NOT_ACCEPTABLE, "Accept must name text/event-stream");
+            return body::plain_text(StatusCode::NOT_ACCEPTABLE, "Accept must name text/event-stream");
         }
-        match self.session(headers) {
-            Ok(session) => body::events(session_stream(self.source(), session.open_stream())),
-            Err((status, text)) => body::plain(status, text),
+        match self.find_session(headers) {
+            Ok(session) => body::event_stream(session_stream(self.stream_context(), session.open_stream())),
+            Err((status, text)) => body::plain_text(status, text),
         }
     }
 
     /// Ends a session.
     fn delete(&self, headers: &HeaderMap) -> Response<ResponseBody> {
         let Some(id) = headers.get(SESSION_HEADER).and_then(|id| id.to_str().ok()) else {
-            return not_allowed();
+            return method_not_allowed();
         };
-        match self.session(headers) {
+        match self.find_session(headers) {
             Ok(_) => {
                 self.gateway.sessions.end(id);
-                self.gateway.count_sessions();
+                self.gateway.update_session_gauge();
                 body::empty(StatusCode::NO_CONTENT)
             }
-            Err((status, text)) => body::plain(status, text),
+            Err((status, text)) => body::plain_text(status, text),
         }
     }
 
     /// The session that a request names: 400 without one, 404 if there is none such here.
-    fn session(&self, headers: &HeaderMap) -> Result<Arc<Session>, (StatusCode, &'static str)> {
+    fn find_session(&self, headers: &HeaderMap) -> Result<Arc<Session>, (StatusCode, &'static str)> {
         let id = headers
             .get(SESSION_HEADER)
             .ok_or((StatusCode::BAD_REQUEST, "Bad request: the Mcp-Session-Id header is missing"))?;
@@ -174,40 +182,40 @@ impl AgentPath {
         session.ok_or((StatusCode::NOT_FOUND, "Session not found: initialize again"))
     }
 
-    pub(super) fn source(&self) -> StreamContext {
+    pub(super) fn stream_context(&self) -> StreamContext {
         StreamContext { gateway: self.gateway.clone(), view: self.view.clone() }
     }
 }
 
-async fn read(body: Incoming) -> Result<Bytes, Response<ResponseBody>> {
-    match tokio::time::timeout(BODY_PATIENCE, Limited::new(body, BODY_LIMIT).collect()).await {
+async fn read_body(body: Incoming) -> Result<Bytes, Response<ResponseBody>> {
+    match tokio::time::timeout(BODY_READ_TIMEOUT, Limited::new(body, MAX_BODY_BYTES).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(body::plain(StatusCode::PAYLOAD_TOO_LARGE, "the request is longer than 4 MiB"))
+            Err(body::plain_text(StatusCode::PAYLOAD_TOO_LARGE, "the request is longer than 4 MiB"))
         }
-        Ok(Err(_)) => Err(body::plain(StatusCode::BAD_REQUEST, "the request could not be read")),
-        Err(_) => Err(body::plain(StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time")),
+        Ok(Err(_)) => Err(body::plain_text(StatusCode::BAD_REQUEST, "the request could not be read")),
+        Err(_) => Err(body::plain_text(StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time")),
     }
 }
 
-fn unreadable(malformed: &MalformedMessage) -> ResponseError {
+fn malformed_error(malformed: &MalformedMessage) -> ResponseError {
     let code = match malformed {
         MalformedMessage::Json(error) if error.is_syntax() || error.is_eof() => ErrorCode::PARSE_ERROR,
         _ => ErrorCode::INVALID_REQUEST,
     };
-    ResponseError::bad(code, malformed.to_string())
+    ResponseError::bad_request(code, malformed.to_string())
 }
 
-pub(super) fn succeed(id: &JsonRpcId, result: &str) -> Response<ResponseBody> {
-    body::json(StatusCode::OK, answer::result(id, &[result.as_bytes()]))
+pub(super) fn result_response(id: &JsonRpcId, result: &str) -> Response<ResponseBody> {
+    body::json(StatusCode::OK, response::result_message(id, &[result.as_bytes()]))
 }
 
-pub(super) fn fail(failure: &ResponseError, id: Option<&JsonRpcId>) -> Response<ResponseBody> {
-    body::json(failure.status, failure.message(id))
+pub(super) fn error_response(failure: &ResponseError, id: Option<&JsonRpcId>) -> Response<ResponseBody> {
+    body::json(failure.status, failure.to_message(id))
 }
 
-fn not_allowed() -> Response<ResponseBody> {
-    let mut response = body::plain(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed");
+fn method_not_allowed() -> Response<ResponseBody> {
+    let mut response = body::plain_text(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed");
     response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST, GET, DELETE"));
     response
 }
@@ -217,11 +225,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_views() {
-        assert_eq!(view("/mcp"), Some(ViewName::Everything));
-        assert_eq!(view("/ns/team-a/mcp"), Some(ViewName::Namespace("team-a".into())));
+    fn path_selects_the_view() {
+        assert_eq!(parse_view_path("/mcp"), Some(ViewName::All));
+        assert_eq!(parse_view_path("/ns/team-a/mcp"), Some(ViewName::Namespace("team-a".into())));
         for path in ["/", "/mcp/", "/ns//mcp", "/ns/a/b/mcp", "/ns/mcp", "/sse"] {
-            assert_eq!(view(path), None, "{path}");
+            assert_eq!(parse_view_path(path), None, "{path}");
         }
     }
 }

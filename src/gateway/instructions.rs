@@ -4,7 +4,7 @@ use crate::catalog::Generation;
 use crate::upstream::ViewName;
 
 /// So much is told of all servers together, in bytes; agents put it before everything else.
-const LONGEST: usize = 16 << 10;
+const MAX_INSTRUCTIONS_BYTES: usize = 16 << 10;
 
 /// What the servers that a view shows want models to know, each under its name; `None` if none wants anything.
 ///
@@ -15,7 +15,7 @@ pub(super) fn instructions(generation: &Generation, view: &ViewName) -> Option<S
     let mut left_out = 0;
     for section in shown {
         let Some(told) = &section.instructions else { continue };
-        if text.len() + told.len() > LONGEST {
+        if text.len() + told.len() > MAX_INSTRUCTIONS_BYTES {
             left_out += 1;
             continue;
         }

@@ -73,7 +73,7 @@ impl Default for GatewayMetrics {
 impl GatewayMetrics {
     /// Tells of each call as a span, too.
     #[must_use]
-    pub fn traced(self, spans: SpanSender) -> Self {
+    pub fn with_spans(self, spans: SpanSender) -> Self {
         Self { spans, ..self }
     }
 
@@ -93,18 +93,18 @@ impl GatewayMetrics {
     }
 
     /// Begins to measure a call.
-    pub(super) fn measure(&self, server: &ObjectKey, traced: &CallSpan<'_>) -> CallTimer {
+    pub(super) fn start_timer(&self, server: &ObjectKey, traced: &CallSpan<'_>) -> CallTimer {
         let known = self.servers.load().get(server).cloned();
         CallTimer {
-            server: known.unwrap_or_else(|| self.meet(server)),
+            server: known.unwrap_or_else(|| self.add_server(server)),
             start: Instant::now(),
             outcome: CallOutcome::Cancelled,
-            span: traced.begin(&self.spans, server),
+            span: traced.start(&self.spans, server),
         }
     }
 
     /// Forgets the servers that are not there any more.
-    pub(super) fn retain(&self, is_there: impl Fn(&ObjectKey) -> bool) {
+    pub(super) fn retain_servers(&self, is_there: impl Fn(&ObjectKey) -> bool) {
         let gone: Vec<_> = self.servers.load().keys().filter(|key| !is_there(key)).cloned().collect();
         for key in gone {
             self.servers.rcu(|servers| servers.without(&key));
@@ -115,7 +115,7 @@ impl GatewayMetrics {
         }
     }
 
-    fn meet(&self, server: &ObjectKey) -> Arc<ServerMetrics> {
+    fn add_server(&self, server: &ObjectKey) -> Arc<ServerMetrics> {
         let calls = |outcome| self.calls.get_or_create_owned(&call_labels(server, outcome));
         let metrics = Arc::new(ServerMetrics {
             ok: calls(CallOutcome::Ok),
@@ -133,15 +133,15 @@ impl GatewayMetrics {
 
 impl CallTimer {
     /// Gives the `tracing` span in which log lines of the call are written.
-    pub(super) fn context(&self) -> tracing::Span {
-        OpenSpan::context(self.span.as_ref())
+    pub(super) fn tracing_span(&self) -> tracing::Span {
+        OpenSpan::log_span(self.span.as_ref())
     }
 
     /// Ends the measurement, with what the server answered if it did.
     pub(super) fn end(mut self, outcome: CallOutcome, reply: Option<&RpcResponse>) {
         self.outcome = outcome;
         if let Some(span) = self.span.take() {
-            span.end(trace::error(outcome, reply));
+            span.end(trace::error_type(outcome, reply));
         }
     }
 }
@@ -167,7 +167,7 @@ fn server_labels(server: &ObjectKey) -> Labels<2> {
 
 fn call_labels(server: &ObjectKey, outcome: CallOutcome) -> Labels<3> {
     let [namespace, name] = server_labels(server);
-    [namespace, name, ("outcome", outcome.word())]
+    [namespace, name, ("outcome", outcome.label())]
 }
 
 #[cfg(test)]
@@ -176,7 +176,7 @@ mod tests {
     use crate::gateway::routed_method::RoutedMethod;
     use crate::wire::RequestParams;
 
-    fn text(metrics: &GatewayMetrics) -> String {
+    fn encoded(metrics: &GatewayMetrics) -> String {
         let mut registry = Registry::with_prefix("evenkeel");
         metrics.register(&mut registry);
         let mut text = String::new();
@@ -188,12 +188,15 @@ mod tests {
     fn calls_are_counted_by_server_and_outcome() {
         let metrics = GatewayMetrics::default();
         let server = ObjectKey::new("default", "gh");
-        let traced =
-            CallSpan { ask: RoutedMethod::Call, version: "2026-07-28", params: &RequestParams::default() };
-        metrics.measure(&server, &traced).end(CallOutcome::Ok, None);
-        metrics.measure(&server, &traced).end(CallOutcome::Ok, None);
-        drop(metrics.measure(&server, &traced));
-        let counted = text(&metrics);
+        let traced = CallSpan {
+            method: RoutedMethod::CallTool,
+            protocol_version: "2026-07-28",
+            params: &RequestParams::default(),
+        };
+        metrics.start_timer(&server, &traced).end(CallOutcome::Ok, None);
+        metrics.start_timer(&server, &traced).end(CallOutcome::Ok, None);
+        drop(metrics.start_timer(&server, &traced));
+        let counted = encoded(&metrics);
         for line in [
             r#"evenkeel_calls_total{namespace="default",server="gh",outcome="ok"} 2"#,
             r#"evenkeel_calls_total{namespace="default",server="gh",outcome="cancelled"} 1"#,
@@ -201,7 +204,7 @@ mod tests {
         ] {
             assert!(counted.contains(line), "{counted}");
         }
-        metrics.retain(|_| false);
-        assert!(!text(&metrics).contains("gh"));
+        metrics.retain_servers(|_| false);
+        assert!(!encoded(&metrics).contains("gh"));
     }
 }

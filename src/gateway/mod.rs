@@ -5,7 +5,6 @@
 //! delays nobody. Never connects to a server: calls go out through the catalog's routes.
 
 mod agent_subscriptions;
-mod answer;
 mod body;
 mod call;
 mod caller;
@@ -18,6 +17,7 @@ mod methods;
 mod metrics;
 mod notification_stream;
 mod outcome;
+mod response;
 mod route_target;
 mod routed_method;
 mod server;
@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use metrics::GatewayMetrics;
-pub use server::refuse;
+pub use server::serve_unavailable;
 pub use session_id::{SealError, SessionKey};
 
 use crate::catalog::Catalog;
@@ -50,9 +50,9 @@ pub struct GatewayConfig {
     /// What session ids are sealed with; the same one after a restart, and on every replica.
     pub session_key: SessionKey,
     /// What agents want to hear of servers, and what those tell.
-    pub listeners: Subscriptions,
+    pub subscriptions: Subscriptions,
     /// Who this is, should an agent be an evenkeel.
-    pub identity: InstanceId,
+    pub instance_id: InstanceId,
     /// Bounds.
     pub limits: Limits,
 }
@@ -61,23 +61,23 @@ pub struct GatewayConfig {
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Open connections; further ones wait.
-    pub connections: usize,
+    pub max_connections: usize,
     /// How long a connection may be without a request. Longer than agents keep theirs, so that no request
     /// meets a connection that is being closed.
-    pub idle: Duration,
+    pub idle_timeout: Duration,
     /// How long an agent may read nothing while there is something to read.
-    pub write_stall: Duration,
+    pub write_stall_timeout: Duration,
     /// How long calls may go on after the end was asked for.
-    pub drain: Duration,
+    pub drain_timeout: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 8_192,
-            idle: Duration::from_mins(2),
-            write_stall: Duration::from_secs(30),
-            drain: Duration::from_secs(10),
+            max_connections: 8_192,
+            idle_timeout: Duration::from_mins(2),
+            write_stall_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -87,14 +87,14 @@ impl Default for Limits {
 pub struct Gateway {
     authorization: Authorization,
     sessions: Sessions,
-    listeners: Subscriptions,
-    identity: InstanceId,
+    subscriptions: Subscriptions,
+    instance_id: InstanceId,
     limits: Limits,
     catalog: Catalog,
     metrics: GatewayMetrics,
     /// Calls that go on though their agents went away.
-    alone: TaskTracker,
-    pulse: CoarseTimer,
+    detached_calls: TaskTracker,
+    coarse_timer: CoarseTimer,
     /// Ends the listener, the notice streams, and what goes on without an agent.
     stop: CancellationToken,
 }
@@ -107,24 +107,30 @@ impl Gateway {
         metrics: GatewayMetrics,
         stop: CancellationToken,
     ) -> Arc<Self> {
-        let GatewayConfig { authorization, session_key, listeners, identity, limits } = config;
+        let GatewayConfig {
+            authorization,
+            session_key,
+            subscriptions: listeners,
+            instance_id: identity,
+            limits,
+        } = config;
         let sessions = Sessions::new(session_key);
         let (alone, pulse) = (TaskTracker::new(), CoarseTimer::default());
         Arc::new(Self {
             authorization,
             sessions,
-            listeners,
-            identity,
+            subscriptions: listeners,
+            instance_id: identity,
             limits,
             catalog,
             metrics,
-            alone,
-            pulse,
+            detached_calls: alone,
+            coarse_timer: pulse,
             stop,
         })
     }
 
-    fn count_sessions(&self) {
+    fn update_session_gauge(&self) {
         self.metrics.sessions.set(i64::try_from(self.sessions.len()).unwrap_or(i64::MAX));
     }
 }

@@ -16,20 +16,20 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::Gateway;
-use super::agent_subscriptions::{AgentNotification, AgentSubscriptions, Notifications};
-use super::answer;
-use super::body::{KEEP_ALIVE, event};
-use super::session::{OpenStream, TOLD};
+use super::agent_subscriptions::{AgentNotification, AgentSubscriptions, NotificationReceiver};
+use super::body::{KEEP_ALIVE_COMMENT, sse_event};
+use super::response;
+use super::session::{NOTIFIED_LISTS, OpenStream};
 use crate::catalog::View;
 use crate::upstream::{PublishedNotification, ViewName};
 use crate::wire::{JsonRpcId, ListKind, json_string};
 
 /// A resource changed that the agent watches.
-const UPDATED: &str = "notifications/resources/updated";
+const RESOURCE_UPDATED_METHOD: &str = "notifications/resources/updated";
 /// A quiet stream says so.
-const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(15);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// An agent that listens may have listed so long before, and would not hear of a change in between.
-const LISTED_BEFORE: Duration = Duration::from_secs(5);
+const RECENT_CHANGE_WINDOW: Duration = Duration::from_secs(5);
 
 /// What every stream has.
 pub(super) struct StreamContext {
@@ -40,20 +40,20 @@ pub(super) struct StreamContext {
 /// The GET stream of a legacy session.
 pub(super) fn session_stream(source: StreamContext, stream: OpenStream) -> impl Stream<Item = Bytes> + Send {
     let session = stream.session.clone();
-    let (ears, untold) = session.new_ears(&source.gateway.listeners).unzip();
+    let (ears, untold) = session.receiver_for_new_stream(&source.gateway.subscriptions).unzip();
     // What the agent has is known better by its session.
-    let watcher = Watcher::new(source, |_, _| 0, ears, untold.unwrap_or_default());
+    let watcher = ViewWatcher::new(source, |_, _| 0, ears, untold.unwrap_or_default());
     unfold((watcher, stream, session), async |(mut watcher, stream, session)| {
         let woken = loop {
-            let changed = session.interested();
-            if watcher.ears.is_none() && stream.tells() {
-                watcher.ears = session.take_ears();
+            let changed = session.subscriptions_changed();
+            if watcher.receiver.is_none() && stream.is_newest() {
+                watcher.receiver = session.take_receiver();
             }
             tokio::select! {
                 woken = watcher.wait(
-                    |list, version| session.may_miss(list, version) && stream.tells(),
+                    |list, version| session.may_be_outdated(list, version) && stream.is_newest(),
                     |told, view| {
-                        let heard = stream.tells().then(|| session.sift(told, |namespace| view.shows(namespace)));
+                        let heard = stream.is_newest().then(|| session.select_notifications(told, |namespace| view.shows(namespace)));
                         heard.unwrap_or_default()
                     },
                 ) => break woken,
@@ -62,13 +62,15 @@ pub(super) fn session_stream(source: StreamContext, stream: OpenStream) -> impl 
             }
         };
         let bytes = match woken {
-            Woken::Changed(list) => event(message(list.notice(), None).as_bytes()),
-            Woken::News(AgentNotification::Updated(uri)) => {
-                event(message(UPDATED, Some(&uri_member(&uri))).as_bytes())
+            StreamEvent::ListChanged(list) => {
+                sse_event(notification_message(list.changed_notification(), None).as_bytes())
             }
-            Woken::News(AgentNotification::Logged(message)) => event(&message),
-            Woken::Quiet => KEEP_ALIVE,
-            Woken::Stopped => return None,
+            StreamEvent::Notification(AgentNotification::ResourceUpdated(uri)) => {
+                sse_event(notification_message(RESOURCE_UPDATED_METHOD, Some(&uri_member(&uri))).as_bytes())
+            }
+            StreamEvent::Notification(AgentNotification::LogMessage(message)) => sse_event(&message),
+            StreamEvent::Quiet => KEEP_ALIVE_COMMENT,
+            StreamEvent::Stopped => return None,
         };
         Some((bytes, (watcher, stream, session)))
     })
@@ -81,66 +83,72 @@ pub(super) fn listen_stream(
     lists: Vec<ListKind>,
     mut interest: AgentSubscriptions,
 ) -> impl Stream<Item = Bytes> + Send {
-    enum Next {
+    enum ListenState {
         Acknowledge,
-        Notices,
+        Notify,
         End,
     }
     let changed_lately =
-        |view: &View, list| view.changed_at(list).is_some_and(|at| at.elapsed() < LISTED_BEFORE);
+        |view: &View, list| view.changed_at(list).is_some_and(|at| at.elapsed() < RECENT_CHANGE_WINDOW);
     let told = |view: &View, list| if changed_lately(view, list) { 0 } else { view.version(list) + 1 };
-    let watcher = Watcher::new(source, told, interest.take_ears(), Vec::new());
+    let watcher = ViewWatcher::new(source, told, interest.take_receiver(), Vec::new());
     let meta = format!(
         r#""_meta":{{"io.modelcontextprotocol/subscriptionId":{}}}"#,
         String::from_utf8_lossy(id.as_bytes())
     );
-    let listener = Listener { id, meta, lists, interest };
-    unfold((watcher, listener, Next::Acknowledge), move |(mut watcher, listener, next)| async move {
+    let listener = ListenSubscription { id, meta_member: meta, lists, subscriptions: interest };
+    unfold((watcher, listener, ListenState::Acknowledge), move |(mut watcher, listener, next)| async move {
         let notice = |method: &str, more: &str| {
-            let members = format!("{}{more}", listener.meta);
-            event(message(method, Some(&members)).as_bytes())
+            let members = format!("{}{more}", listener.meta_member);
+            sse_event(notification_message(method, Some(&members)).as_bytes())
         };
         let bytes = match next {
-            Next::Acknowledge => notice("notifications/subscriptions/acknowledged", &listener.accepted()),
-            Next::Notices => {
+            ListenState::Acknowledge => {
+                notice("notifications/subscriptions/acknowledged", &listener.accepted_filter())
+            }
+            ListenState::Notify => {
                 let woken = watcher.wait(
                     |list, _| listener.lists.contains(&list),
-                    |told, view| listener.interest.sift(told, |namespace| view.shows(namespace)),
+                    |told, view| {
+                        listener.subscriptions.select_notifications(told, |namespace| view.shows(namespace))
+                    },
                 );
                 match woken.await {
-                    Woken::Changed(list) => notice(list.notice(), ""),
-                    Woken::News(AgentNotification::Updated(uri)) => {
-                        notice(UPDATED, &format!(",{}", uri_member(&uri)))
+                    StreamEvent::ListChanged(list) => notice(list.changed_notification(), ""),
+                    StreamEvent::Notification(AgentNotification::ResourceUpdated(uri)) => {
+                        notice(RESOURCE_UPDATED_METHOD, &format!(",{}", uri_member(&uri)))
                     }
                     // Log messages belong to requests in this era.
-                    Woken::News(AgentNotification::Logged(_)) | Woken::Quiet => KEEP_ALIVE,
-                    Woken::Stopped => {
-                        let end = format!(r#"{{"resultType":"complete",{}}}"#, listener.meta);
-                        let end = event(&answer::result(&listener.id, &[end.as_bytes()]));
-                        return Some((end, (watcher, listener, Next::End)));
+                    StreamEvent::Notification(AgentNotification::LogMessage(_)) | StreamEvent::Quiet => {
+                        KEEP_ALIVE_COMMENT
+                    }
+                    StreamEvent::Stopped => {
+                        let end = format!(r#"{{"resultType":"complete",{}}}"#, listener.meta_member);
+                        let end = sse_event(&response::result_message(&listener.id, &[end.as_bytes()]));
+                        return Some((end, (watcher, listener, ListenState::End)));
                     }
                 }
             }
-            Next::End => return None,
+            ListenState::End => return None,
         };
-        Some((bytes, (watcher, listener, Next::Notices)))
+        Some((bytes, (watcher, listener, ListenState::Notify)))
     })
 }
 
 /// Who listens.
-struct Listener {
+struct ListenSubscription {
     id: JsonRpcId,
     /// The member that every notice carries.
-    meta: String,
+    meta_member: String,
     lists: Vec<ListKind>,
-    interest: AgentSubscriptions,
+    subscriptions: AgentSubscriptions,
 }
 
-impl Listener {
+impl ListenSubscription {
     /// What it is told of, as a member of the acknowledgement.
-    fn accepted(&self) -> String {
-        let lists = self.lists.iter().map(|list| format!(r#""{}":true"#, list.filter()));
-        let uris: Vec<_> = self.interest.watched().collect();
+    fn accepted_filter(&self) -> String {
+        let lists = self.lists.iter().map(|list| format!(r#""{}":true"#, list.listen_filter_member()));
+        let uris: Vec<_> = self.subscriptions.resource_uris().collect();
         let uris =
             (!uris.is_empty()).then(|| format!(r#""resourceSubscriptions":{}"#, serde_json::json!(uris)));
         let accepted: Vec<_> = lists.chain(uris).collect();
@@ -148,7 +156,7 @@ impl Listener {
     }
 }
 
-fn message(method: &str, params: Option<&str>) -> String {
+fn notification_message(method: &str, params: Option<&str>) -> String {
     let params = params.map(|params| format!(r#","params":{{{params}}}"#)).unwrap_or_default();
     format!(r#"{{"jsonrpc":"2.0","method":"{method}"{params}}}"#)
 }
@@ -158,30 +166,30 @@ fn uri_member(uri: &str) -> String {
 }
 
 /// Waits for changes of one view's lists, and for what servers tell.
-struct Watcher {
-    source: StreamContext,
+struct ViewWatcher {
+    context: StreamContext,
     changes: watch::Receiver<u64>,
     /// The version of each list last told, plus one.
-    told: [(ListKind, u64); 3],
-    ears: Option<Notifications>,
+    notified_versions: [(ListKind, u64); 3],
+    receiver: Option<NotificationReceiver>,
     /// What was heard and is not told yet.
-    untold: VecDeque<AgentNotification>,
+    pending: VecDeque<AgentNotification>,
     /// When something was sent last.
-    sent: Instant,
+    last_sent_at: Instant,
 }
 
-enum Woken {
-    Changed(ListKind),
-    News(AgentNotification),
+enum StreamEvent {
+    ListChanged(ListKind),
+    Notification(AgentNotification),
     Quiet,
     Stopped,
 }
 
-impl Watcher {
+impl ViewWatcher {
     fn new(
         source: StreamContext,
         told: impl Fn(&View, ListKind) -> u64,
-        ears: Option<Notifications>,
+        ears: Option<NotificationReceiver>,
         untold: Vec<AgentNotification>,
     ) -> Self {
         source.gateway.metrics.streams.inc();
@@ -189,9 +197,16 @@ impl Watcher {
         let told = {
             let generation = source.gateway.catalog.load();
             let view = generation.view(&source.view);
-            TOLD.map(|list| (list, told(view, list)))
+            NOTIFIED_LISTS.map(|list| (list, told(view, list)))
         };
-        Self { source, changes, told, ears, untold: untold.into(), sent: Instant::now() }
+        Self {
+            context: source,
+            changes,
+            notified_versions: told,
+            receiver: ears,
+            pending: untold.into(),
+            last_sent_at: Instant::now(),
+        }
     }
 
     /// Waits until there is something to send. Not told are changes that the agent is said not to miss. Cancel
@@ -200,35 +215,35 @@ impl Watcher {
         &mut self,
         misses: impl Fn(ListKind, u64) -> bool,
         sift: impl Fn(Option<&PublishedNotification>, &ViewName) -> Vec<AgentNotification>,
-    ) -> Woken {
+    ) -> StreamEvent {
         loop {
-            if let Some(list) = self.changed(&misses) {
-                self.sent = Instant::now();
-                return Woken::Changed(list);
+            if let Some(list) = self.next_changed_list(&misses) {
+                self.last_sent_at = Instant::now();
+                return StreamEvent::ListChanged(list);
             }
-            if let Some(news) = self.untold.pop_front() {
-                self.sent = Instant::now();
-                return Woken::News(news);
+            if let Some(news) = self.pending.pop_front() {
+                self.last_sent_at = Instant::now();
+                return StreamEvent::Notification(news);
             }
             tokio::select! {
                 changed = self.changes.changed() => if changed.is_err() {
-                    return Woken::Stopped;
+                    return StreamEvent::Stopped;
                 },
-                told = hear(&mut self.ears) => self.untold.extend(sift(told.as_deref(), &self.source.view)),
-                () = sleep_until(self.sent + KEEP_ALIVE_EVERY) => {
-                    self.sent = Instant::now();
-                    return Woken::Quiet;
+                told = receive(&mut self.receiver) => self.pending.extend(sift(told.as_deref(), &self.context.view)),
+                () = sleep_until(self.last_sent_at + KEEP_ALIVE_INTERVAL) => {
+                    self.last_sent_at = Instant::now();
+                    return StreamEvent::Quiet;
                 }
-                () = self.source.gateway.stop.cancelled() => return Woken::Stopped,
+                () = self.context.gateway.stop.cancelled() => return StreamEvent::Stopped,
             }
         }
     }
 
     /// A list that is another than the agent was told of.
-    fn changed(&mut self, misses: impl Fn(ListKind, u64) -> bool) -> Option<ListKind> {
-        let generation = self.source.gateway.catalog.load();
-        let view = generation.view(&self.source.view);
-        self.told.iter_mut().find_map(|(list, told)| {
+    fn next_changed_list(&mut self, misses: impl Fn(ListKind, u64) -> bool) -> Option<ListKind> {
+        let generation = self.context.gateway.catalog.load();
+        let view = generation.view(&self.context.view);
+        self.notified_versions.iter_mut().find_map(|(list, told)| {
             let version = view.version(*list);
             (version + 1 > *told && misses(*list, version)).then(|| {
                 *told = version + 1;
@@ -239,7 +254,7 @@ impl Watcher {
 }
 
 /// The next thing that a server told; `None` stands for what was lost, since it came too fast.
-async fn hear(ears: &mut Option<Notifications>) -> Option<Arc<PublishedNotification>> {
+async fn receive(ears: &mut Option<NotificationReceiver>) -> Option<Arc<PublishedNotification>> {
     let Some(ears) = ears else {
         return pending().await;
     };
@@ -250,8 +265,8 @@ async fn hear(ears: &mut Option<Notifications>) -> Option<Arc<PublishedNotificat
     }
 }
 
-impl Drop for Watcher {
+impl Drop for ViewWatcher {
     fn drop(&mut self) {
-        self.source.gateway.metrics.streams.dec();
+        self.context.gateway.metrics.streams.dec();
     }
 }

@@ -20,7 +20,7 @@ impl CallOutcome {
         [Self::Ok, Self::Error, Self::Refused, Self::Failed, Self::Timeout, Self::Cancelled];
 
     /// As it stands in labels.
-    pub(super) fn word(self) -> String {
+    pub(super) fn label(self) -> String {
         format!("{self:?}").to_lowercase()
     }
 }

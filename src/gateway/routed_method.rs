@@ -2,27 +2,27 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RoutedMethod {
     /// `tools/call`
-    Call,
+    CallTool,
     /// `prompts/get`
-    Prompt,
+    GetPrompt,
     /// `resources/read`
-    Read,
+    ReadResource,
     /// `completion/complete`
     Complete,
 }
 
 impl RoutedMethod {
     /// The request with this method, if one server answers it.
-    pub(super) fn of(method: &str) -> Option<Self> {
-        let all = [Self::Call, Self::Prompt, Self::Read, Self::Complete];
-        all.into_iter().find(|ask| ask.method() == method)
+    pub(super) fn from_method(method: &str) -> Option<Self> {
+        let all = [Self::CallTool, Self::GetPrompt, Self::ReadResource, Self::Complete];
+        all.into_iter().find(|ask| ask.as_str() == method)
     }
 
-    pub(super) fn method(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
-            Self::Call => "tools/call",
-            Self::Prompt => "prompts/get",
-            Self::Read => "resources/read",
+            Self::CallTool => "tools/call",
+            Self::GetPrompt => "prompts/get",
+            Self::ReadResource => "resources/read",
             Self::Complete => "completion/complete",
         }
     }

@@ -18,39 +18,39 @@ use super::handler::handle;
 use crate::net::StallGuard;
 
 /// How often what is idle is looked for.
-const HOUSEKEEPING: Duration = Duration::from_mins(10);
+const CLEANUP_INTERVAL: Duration = Duration::from_mins(10);
 /// Bytes buffered for one connection: a request's head must fit, its body need not.
-const BUFFER: usize = 64 << 10;
+const CONNECTION_BUFFER_BYTES: usize = 64 << 10;
 /// How long agents wait at most in the listener until all that is declared was taken up at the start.
-const DECLARED: Duration = Duration::from_secs(3);
+const DECLARATIONS_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the answer to an agent may take that comes while evenkeel ends.
-const REFUSAL: Duration = Duration::from_millis(200);
+const UNAVAILABLE_RESPONSE_TIMEOUT: Duration = Duration::from_millis(200);
 
 impl Gateway {
     /// Serves agents until it is told to stop; then takes no more, ends the notice streams, and lets calls
     /// finish within the bound that was configured.
     pub async fn serve(self: Arc<Self>, listener: Arc<TcpListener>) {
         tokio::select! {
-            () = self.attend(&listener) => {}
-            () = self.pulse.beat() => {}
+            () = self.accept_connections(&listener) => {}
+            () = self.coarse_timer.run() => {}
         }
     }
 
-    async fn attend(self: &Arc<Self>, listener: &TcpListener) {
+    async fn accept_connections(self: &Arc<Self>, listener: &TcpListener) {
         let connections = TaskTracker::new();
-        let free = Arc::new(Semaphore::new(self.limits.connections));
+        let free = Arc::new(Semaphore::new(self.limits.max_connections));
         // Agents that come back after a restart see what was there before it.
-        let mut declared = self.catalog.declared();
+        let mut declared = self.catalog.declarations_applied();
         let declared = async { drop(declared.wait_for(|declared| *declared).await) };
-        self.stop.run_until_cancelled(timeout(DECLARED, declared)).await;
+        self.stop.run_until_cancelled(timeout(DECLARATIONS_TIMEOUT, declared)).await;
         let mut changes = self.catalog.changes();
-        let mut housekeeping = interval(HOUSEKEEPING);
+        let mut housekeeping = interval(CLEANUP_INTERVAL);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => break,
                 _ = housekeeping.tick() => {
-                    self.tidy();
+                    self.remove_idle();
                     continue;
                 }
                 Ok(()) = changes.changed() => {
@@ -65,24 +65,24 @@ impl Gateway {
             let gateway = self.clone();
             connections.spawn(async move {
                 gateway.metrics.connections.inc();
-                gateway.connection(stream).await;
+                gateway.serve_connection(stream).await;
                 gateway.metrics.connections.dec();
                 drop(permit);
             });
         }
         connections.close();
         connections.wait().await;
-        self.alone.close();
-        self.alone.wait().await;
+        self.detached_calls.close();
+        self.detached_calls.wait().await;
     }
 
-    async fn connection(self: &Arc<Self>, stream: TcpStream) {
+    async fn serve_connection(self: &Arc<Self>, stream: TcpStream) {
         // Small answers must not wait for the acknowledgement of what was sent before.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection closed at once");
             return;
         }
-        let io = StallGuard::new(stream, self.limits.write_stall, self.metrics.evictions.clone());
+        let io = StallGuard::new(stream, self.limits.write_stall_timeout, self.metrics.evictions.clone());
         let service = service_fn(|request| {
             let answer = handle(self.clone(), request);
             // In a box, so that an idle connection does not hold the room that a request needs.
@@ -92,8 +92,8 @@ impl Gateway {
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.idle)
-            .max_buf_size(BUFFER)
+            .header_read_timeout(self.limits.idle_timeout)
+            .max_buf_size(CONNECTION_BUFFER_BYTES)
             .serve_connection(TokioIo::new(io), service);
         let mut connection = std::pin::pin!(connection);
         // A token of its own: each look at one takes its lock, and this one is looked at with every request.
@@ -102,7 +102,7 @@ impl Gateway {
             ended = connection.as_mut() => ended,
             () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                timeout(self.limits.drain, connection).await.unwrap_or(Ok(()))
+                timeout(self.limits.drain_timeout, connection).await.unwrap_or(Ok(()))
             }
         };
         if let Err(error) = ended {
@@ -110,25 +110,25 @@ impl Gateway {
         }
     }
 
-    fn tidy(&self) {
-        self.sessions.forget_idle();
-        self.count_sessions();
+    fn remove_idle(&self) {
+        self.sessions.remove_idle();
+        self.update_session_gauge();
         let generation = self.catalog.load();
-        self.metrics.retain(|server| generation.section(server).is_some());
+        self.metrics.retain_servers(|server| generation.section(server).is_some());
     }
 }
 
 /// Answers agents while evenkeel ends: whoever connects is told by 503 to come back in a moment. Never ends.
 ///
 /// Takes one connection after another, each for a short time at most: there is nothing to do but to say so.
-pub async fn refuse(listener: &TcpListener) -> Infallible {
+pub async fn serve_unavailable(listener: &TcpListener) -> Infallible {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let _ = timeout(REFUSAL, async {
-                    let service = service_fn(|_| async { Ok::<_, Infallible>(body::unavailable()) });
+                let _ = timeout(UNAVAILABLE_RESPONSE_TIMEOUT, async {
+                    let service = service_fn(|_| async { Ok::<_, Infallible>(body::service_unavailable()) });
                     let mut connection = http1::Builder::new();
-                    connection.keep_alive(false).max_buf_size(BUFFER);
+                    connection.keep_alive(false).max_buf_size(CONNECTION_BUFFER_BYTES);
                     connection.serve_connection(TokioIo::new(stream), service).await
                 })
                 .await;
@@ -138,10 +138,10 @@ pub async fn refuse(listener: &TcpListener) -> Infallible {
     }
 }
 
-type Accepted = (TcpStream, tokio::sync::OwnedSemaphorePermit);
+type AcceptedConnection = (TcpStream, tokio::sync::OwnedSemaphorePermit);
 
 /// The next connection, once there is room for one. Cancel safe.
-async fn accept(listener: &TcpListener, free: &Arc<Semaphore>) -> Option<Accepted> {
+async fn accept(listener: &TcpListener, free: &Arc<Semaphore>) -> Option<AcceptedConnection> {
     let permit = free.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, _)) => Some((stream, permit)),

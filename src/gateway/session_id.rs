@@ -12,16 +12,16 @@ use serde::{Deserialize, Serialize};
 use crate::upstream::ViewName;
 
 /// The form of what is sealed: another form opens no older id.
-const FORM: &[u8] = b"evenkeel session 1";
+const SEAL_FORMAT: &[u8] = b"evenkeel session 1";
 /// Longer ids were not made here.
-const LONGEST: usize = 1_024;
+const MAX_ID_BYTES: usize = 1_024;
 
 /// Of what an agent calls itself so much is kept, in characters: an id that holds it can still be opened.
-const CLIENT_LENGTH: usize = 64;
+const MAX_CLIENT_NAME_CHARS: usize = 64;
 
 /// What an agent calls itself, as far as it is kept. Control characters, of which each would take six bytes, are not.
-pub(super) fn called(text: &str) -> String {
-    text.chars().filter(|char| !char.is_control()).take(CLIENT_LENGTH).collect()
+pub(super) fn bounded_client_name(text: &str) -> String {
+    text.chars().filter(|char| !char.is_control()).take(MAX_CLIENT_NAME_CHARS).collect()
 }
 
 /// What a legacy session is, as its id holds it.
@@ -48,7 +48,7 @@ impl SealedSession {
     /// The view that the session was opened on.
     pub(super) fn view(&self) -> ViewName {
         match &self.namespace {
-            None => ViewName::Everything,
+            None => ViewName::All,
             Some(namespace) => ViewName::Namespace(namespace.clone()),
         }
     }
@@ -75,7 +75,7 @@ impl From<ring::error::Unspecified> for SealError {
 impl SessionKey {
     /// A key made from secret bytes, which may serve other purposes too.
     pub fn new(secret: &[u8]) -> Result<Self, SealError> {
-        let pseudorandom = hkdf::Salt::new(hkdf::HKDF_SHA256, FORM).extract(secret);
+        let pseudorandom = hkdf::Salt::new(hkdf::HKDF_SHA256, SEAL_FORMAT).extract(secret);
         let key = pseudorandom.expand(&[b"key"], &CHACHA20_POLY1305)?;
         Ok(Self { key: LessSafeKey::new(UnboundKey::from(key)), random: SystemRandom::new() })
     }
@@ -85,21 +85,21 @@ impl SessionKey {
         let mut nonce = [0; NONCE_LEN];
         self.random.fill(&mut nonce)?;
         let mut sealed = serde_json::to_vec(handshake).map_err(|_| SealError)?;
-        let aad = Aad::from(FORM);
+        let aad = Aad::from(SEAL_FORMAT);
         self.key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed)?;
         Ok(URL_SAFE_NO_PAD.encode([&nonce[..], &sealed].concat()))
     }
 
     /// What an id holds; `None` if it was not sealed with this key.
     pub(super) fn open(&self, id: &str) -> Option<SealedSession> {
-        if id.len() > LONGEST {
+        if id.len() > MAX_ID_BYTES {
             return None;
         }
         let bytes = URL_SAFE_NO_PAD.decode(id).ok()?;
         let (nonce, sealed) = bytes.split_first_chunk::<NONCE_LEN>()?;
         let mut sealed = sealed.to_vec();
         let nonce = Nonce::assume_unique_for_key(*nonce);
-        let plain = self.key.open_in_place(nonce, Aad::from(FORM), &mut sealed).ok()?;
+        let plain = self.key.open_in_place(nonce, Aad::from(SEAL_FORMAT), &mut sealed).ok()?;
         serde_json::from_slice(plain).ok()
     }
 }
@@ -108,7 +108,7 @@ impl SessionKey {
 mod tests {
     use super::*;
 
-    fn handshake() -> SealedSession {
+    fn sealed_session() -> SealedSession {
         SealedSession {
             version: "2025-11-25".into(),
             client: "claude".into(),
@@ -119,37 +119,37 @@ mod tests {
     }
 
     #[test]
-    fn any_process_with_the_key_opens_an_id() {
-        let id = SessionKey::new(b"k").unwrap().seal(&handshake()).unwrap();
+    fn id_opens_in_any_process_with_the_same_key() {
+        let id = SessionKey::new(b"k").unwrap().seal(&sealed_session()).unwrap();
         let other_process = SessionKey::new(b"k").unwrap();
-        assert_eq!(other_process.open(&id), Some(handshake()));
+        assert_eq!(other_process.open(&id), Some(sealed_session()));
         assert!(id.bytes().all(|byte| byte.is_ascii_graphic()), "{id}");
         assert!(id.len() < 256 && !id.contains("claude"), "{id}");
-        assert_ne!(id, other_process.seal(&handshake()).unwrap());
+        assert_ne!(id, other_process.seal(&sealed_session()).unwrap());
     }
 
     #[test]
-    fn an_id_is_opened_whatever_the_agent_calls_itself() {
+    fn id_opens_for_any_client_name() {
         let key = SessionKey::new(b"k").unwrap();
         for worst in ["\0", "\u{1f}", "\u{7f}", "\u{9f}", "\"", "\\", "/", "\u{2028}", "🦀", "a"] {
-            let name = called(&worst.repeat(100_000));
+            let name = bounded_client_name(&worst.repeat(100_000));
             let handshake = SealedSession {
                 client: name.clone(),
                 client_version: name,
                 namespace: Some("n".repeat(63).into()),
                 issued_at: i64::MAX,
-                ..handshake()
+                ..sealed_session()
             };
             let id = key.seal(&handshake).unwrap();
             assert_eq!(key.open(&id), Some(handshake), "{worst:?} makes an id of {} bytes", id.len());
         }
-        assert_eq!(called("Claude\n Code\0"), "Claude Code");
+        assert_eq!(bounded_client_name("Claude\n Code\0"), "Claude Code");
     }
 
     #[test]
-    fn nothing_else_is_opened() {
+    fn forged_or_damaged_id_is_rejected() {
         let key = SessionKey::new(b"k").unwrap();
-        let id = key.seal(&handshake()).unwrap();
+        let id = key.seal(&sealed_session()).unwrap();
         assert_eq!(SessionKey::new(b"other").unwrap().open(&id), None);
         for at in 0..id.len() {
             let mut changed = id.clone().into_bytes();

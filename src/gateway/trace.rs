@@ -11,33 +11,33 @@ use crate::wire::{RequestParams, RpcResponse, members};
 /// A call as its span tells it. Of the params only the parent is read, and the name that agents know: a URI may
 /// hold what nobody else is to know.
 pub(super) struct CallSpan<'a> {
-    pub(super) ask: RoutedMethod,
-    pub(super) version: &'a str,
+    pub(super) method: RoutedMethod,
+    pub(super) protocol_version: &'a str,
     pub(super) params: &'a RequestParams<'a>,
 }
 
 impl CallSpan<'_> {
     /// Begins the span of a call to a server, if somebody wants it.
-    pub(super) fn begin(&self, spans: &SpanSender, server: &ObjectKey) -> Option<OpenSpan> {
-        spans.part_of(
-            || TraceParent::parse(&self.params.meta.as_ref()?.text("traceparent")?),
+    pub(super) fn start(&self, spans: &SpanSender, server: &ObjectKey) -> Option<OpenSpan> {
+        spans.begin_child(
+            || TraceParent::parse(&self.params.meta.as_ref()?.get_string("traceparent")?),
             || {
-                let method = self.ask.method();
+                let method = self.method.as_str();
                 let mut attributes = vec![
                     ("mcp.method.name", method.into()),
-                    ("mcp.protocol.version", self.version.into()),
+                    ("mcp.protocol.version", self.protocol_version.into()),
                     ("network.transport", "tcp".into()),
                     ("network.protocol.name", "http".into()),
                     ("evenkeel.server.namespace", server.namespace.to_string().into()),
                     ("evenkeel.server.name", server.name.to_string().into()),
                 ];
-                let name = self.params.members.text("name");
-                let named = match (self.ask, name) {
-                    (RoutedMethod::Call, Some(name)) => {
+                let name = self.params.members.get_string("name");
+                let named = match (self.method, name) {
+                    (RoutedMethod::CallTool, Some(name)) => {
                         attributes.push(("gen_ai.operation.name", "execute_tool".into()));
                         Some(("gen_ai.tool.name", name))
                     }
-                    (RoutedMethod::Prompt, Some(name)) => Some(("gen_ai.prompt.name", name)),
+                    (RoutedMethod::GetPrompt, Some(name)) => Some(("gen_ai.prompt.name", name)),
                     _ => None,
                 };
                 let name =
@@ -50,7 +50,7 @@ impl CallSpan<'_> {
 }
 
 /// How a call failed, in a word; `None` if it did not.
-pub(super) fn error(outcome: CallOutcome, reply: Option<&RpcResponse>) -> Option<String> {
+pub(super) fn error_type(outcome: CallOutcome, reply: Option<&RpcResponse>) -> Option<String> {
     let within = |raw: &[u8], key| {
         let raw: &RawValue = serde_json::from_slice(raw).ok()?;
         let found = members(raw.get()).ok()?;
@@ -67,7 +67,7 @@ pub(super) fn error(outcome: CallOutcome, reply: Option<&RpcResponse>) -> Option
             let code = within(raw, "code").and_then(|code| code.parse::<i64>().ok());
             Some(code.map_or_else(|| "_OTHER".to_owned(), |code| code.to_string()))
         }
-        (outcome, _) => Some(outcome.word()),
+        (outcome, _) => Some(outcome.label()),
     }
 }
 
@@ -79,25 +79,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_span_is_named_by_what_agents_know_and_never_by_a_uri() {
+    fn span_name_has_the_tool_name_and_never_a_uri() {
         let (spans, mut told) = SpanSender::channel(8, Counter::default());
         let params = RequestParams::parse(r#"{"name":"x","uri":"file:///x?key=hunter2"}"#).unwrap();
         for (ask, expected) in [
-            (RoutedMethod::Call, "tools/call x"),
-            (RoutedMethod::Prompt, "prompts/get x"),
-            (RoutedMethod::Read, "resources/read"),
+            (RoutedMethod::CallTool, "tools/call x"),
+            (RoutedMethod::GetPrompt, "prompts/get x"),
+            (RoutedMethod::ReadResource, "resources/read"),
             (RoutedMethod::Complete, "completion/complete"),
         ] {
-            let traced = CallSpan { ask, version: "2025-11-25", params: &params };
-            traced.begin(&spans, &ObjectKey::new("default", "s")).unwrap().end(None);
+            let traced = CallSpan { method: ask, protocol_version: "2025-11-25", params: &params };
+            traced.start(&spans, &ObjectKey::new("default", "s")).unwrap().end(None);
             let span = told.try_recv().unwrap();
-            assert_eq!(span.draft.name, expected);
+            assert_eq!(span.data.name, expected);
             assert!(!format!("{span:?}").contains("hunter2"), "{span:?}");
         }
     }
 
     #[test]
-    fn a_failure_is_one_of_few_words() {
+    fn error_type_has_low_cardinality() {
         let result = |text: &'static str| RpcResponse::Result(Bytes::from_static(text.as_bytes()));
         let refusal = |text: &'static str| RpcResponse::Error(Bytes::from_static(text.as_bytes()));
         for (outcome, reply, expected) in [
@@ -110,7 +110,7 @@ mod tests {
             (CallOutcome::Refused, None, Some("refused")),
             (CallOutcome::Timeout, None, Some("timeout")),
         ] {
-            assert_eq!(error(outcome, reply.as_ref()).as_deref(), expected, "{outcome:?} {reply:?}");
+            assert_eq!(error_type(outcome, reply.as_ref()).as_deref(), expected, "{outcome:?} {reply:?}");
         }
     }
 }

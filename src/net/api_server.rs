@@ -27,15 +27,15 @@ use tower::util::AndThenLayer;
 use tower::{BoxError, Service};
 
 /// How long a connection to an API server may take to be made.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// As long may an API server be silent when it is asked.
-pub const ANSWER: Duration = Duration::from_secs(10);
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time between two watches of the same objects.
-const PACE: Duration = Duration::from_secs(1);
+const MIN_WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// So many in a row may follow each other so soon.
-const BRIEF: u32 = 2;
+const MAX_BRIEF_WATCHES: u32 = 2;
 /// More of a refusal than this is not read, in bytes: one that asks for patience is a line.
-const LONGEST_REFUSAL: usize = 64 << 10;
+const MAX_ERROR_BODY_BYTES: usize = 64 << 10;
 
 /// The client of an API server, for everything that speaks to it.
 ///
@@ -43,14 +43,14 @@ const LONGEST_REFUSAL: usize = 64 << 10;
 /// a second: those that end as they begin must not be asked for in a circle. A refusal carries what the header
 /// Retry-After asks for in `details.retryAfterSeconds`: an API server that has too much to do says it only in
 /// the header.
-fn connect(mut config: Config) -> kube::Result<Client> {
+fn build_client(mut config: Config) -> kube::Result<Client> {
     // Each part asks again by itself, and says so.
     config.default_retry = false;
     let builder = ClientBuilder::try_from(config)?;
     Ok(builder
-        .with_layer(&AndThenLayer::new(with_patience))
-        .with_layer(&TimeoutLayer::new(ANSWER))
-        .with_layer(&layer_fn(|inner| Paced { inner, begun: Arc::default() }))
+        .with_layer(&AndThenLayer::new(add_retry_after))
+        .with_layer(&TimeoutLayer::new(RESPONSE_TIMEOUT))
+        .with_layer(&layer_fn(|inner| WatchPacing { inner, started_watches: Arc::default() }))
         .build())
 }
 
@@ -71,27 +71,27 @@ pub struct InferredApiServer {
 pub struct NoApiServer(String);
 
 impl NoApiServer {
-    fn because(why: &impl fmt::Display) -> Self {
+    fn new(why: &impl fmt::Display) -> Self {
         Self(why.to_string())
     }
 }
 
 /// Finds the API server of the kubeconfig, or the one that this process runs in. That it answers is not known.
 pub async fn infer() -> Result<InferredApiServer, NoApiServer> {
-    let mut config = Config::infer().await.map_err(|error| NoApiServer::because(&error))?;
-    config.connect_timeout = Some(CONNECT);
+    let mut config = Config::infer().await.map_err(|error| NoApiServer::new(&error))?;
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
     let agent = HeaderValue::from_static(concat!("evenkeel/", env!("CARGO_PKG_VERSION")));
     config.headers.push((USER_AGENT, agent));
     let address = config.cluster_url.to_string().trim_end_matches('/').into();
     let namespace = config.default_namespace.clone();
-    let client = connect(config).map_err(|error| NoApiServer::because(&error))?;
+    let client = build_client(config).map_err(|error| NoApiServer::new(&error))?;
     Ok(InferredApiServer { client, address, namespace })
 }
 
 /// Holds a watch up that follows another one of the same objects too soon.
-struct Paced<S> {
+struct WatchPacing<S> {
     inner: S,
-    begun: Arc<Mutex<Begun>>,
+    started_watches: Arc<Mutex<StartedWatches>>,
 }
 
 /// Why a watch is not begun.
@@ -102,41 +102,41 @@ pub struct WatchTooBrief;
 /// When the last watch began, and the how-many-th too soon it was, by path and field selector. One that was
 /// refused did not begin, and what does not matter any longer is left out.
 #[derive(Default)]
-struct Begun(HashMap<String, (Instant, u32)>);
+struct StartedWatches(HashMap<String, (Instant, u32)>);
 
 /// A watch that may begin.
-struct Turn {
-    objects: String,
-    due: Instant,
+struct WatchSlot {
+    watch_key: String,
+    starts_at: Instant,
     count: u32,
 }
 
-impl Begun {
+impl StartedWatches {
     /// When a watch of these objects may begin.
-    fn turn(&mut self, objects: String, now: Instant) -> Result<Turn, WatchTooBrief> {
-        self.0.retain(|_, (begun, _)| *begun + PACE > now);
+    fn reserve(&mut self, objects: String, now: Instant) -> Result<WatchSlot, WatchTooBrief> {
+        self.0.retain(|_, (begun, _)| *begun + MIN_WATCH_INTERVAL > now);
         let (due, count) = match self.0.remove(&objects) {
-            Some((_, BRIEF)) => return Err(WatchTooBrief),
-            Some((begun, count)) => (begun + PACE, count + 1),
+            Some((_, MAX_BRIEF_WATCHES)) => return Err(WatchTooBrief),
+            Some((begun, count)) => (begun + MIN_WATCH_INTERVAL, count + 1),
             None => (now, 1),
         };
-        Ok(Turn { objects, due, count })
+        Ok(WatchSlot { watch_key: objects, starts_at: due, count })
     }
 
-    fn begin(&mut self, Turn { objects, due, count }: Turn) {
+    fn record_start(&mut self, WatchSlot { watch_key: objects, starts_at: due, count }: WatchSlot) {
         self.0.insert(objects, (due, count));
     }
 }
 
 /// What a request watches, if that is what it does.
-fn watched(uri: &Uri) -> Option<String> {
+fn watch_key(uri: &Uri) -> Option<String> {
     let parameters = || uri.query().unwrap_or_default().split('&');
     parameters().find(|parameter| parameter.starts_with("watch="))?;
     let selector = parameters().find(|parameter| parameter.starts_with("fieldSelector="));
     Some(format!("{}?{}", uri.path(), selector.unwrap_or_default()))
 }
 
-impl<S, B, A> Service<Request<B>> for Paced<S>
+impl<S, B, A> Service<Request<B>> for WatchPacing<S>
 where
     S: Service<Request<B>, Response = Response<A>, Error = BoxError, Future: Send + 'static>,
     A: Send + 'static,
@@ -150,18 +150,18 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let begun = self.begun.clone();
-        let turn = watched(request.uri()).map(|objects| begun.lock().turn(objects, Instant::now()));
+        let begun = self.started_watches.clone();
+        let turn = watch_key(request.uri()).map(|objects| begun.lock().reserve(objects, Instant::now()));
         // Nothing is sent before it is polled.
         let answer = self.inner.call(request);
         async move {
             let turn = turn.transpose()?;
             if let Some(turn) = &turn {
-                sleep_until(turn.due).await;
+                sleep_until(turn.starts_at).await;
             }
             let answer = answer.await?;
             if let Some(turn) = turn.filter(|_| answer.status().is_success()) {
-                begun.lock().begin(turn);
+                begun.lock().record_start(turn);
             }
             Ok(answer)
         }
@@ -169,29 +169,29 @@ where
     }
 }
 
-async fn with_patience(answer: Response<Box<DynBody>>) -> Result<Response<Box<DynBody>>, BoxError> {
+async fn add_retry_after(answer: Response<Box<DynBody>>) -> Result<Response<Box<DynBody>>, BoxError> {
     let (parts, mut body) = answer.into_parts();
-    if let Some(seconds) = asked_for(parts.status, &parts.headers) {
+    if let Some(seconds) = retry_after_seconds(parts.status, &parts.headers) {
         let mut text = Vec::new();
-        while text.len() < LONGEST_REFUSAL
+        while text.len() < MAX_ERROR_BODY_BYTES
             && let Some(Ok(frame)) = body.frame().await
         {
             text.extend(frame.data_ref().into_iter().flatten());
         }
-        let refusal = serde_json::to_vec(&patient(parts.status, &text, seconds))?;
+        let refusal = serde_json::to_vec(&status_with_retry_after(parts.status, &text, seconds))?;
         body = Box::new(Full::from(refusal).map_err(BoxError::from));
     }
     Ok(Response::from_parts(parts, body))
 }
 
 /// The seconds after which a refused request may be made again.
-fn asked_for(status: StatusCode, headers: &HeaderMap) -> Option<u32> {
+fn retry_after_seconds(status: StatusCode, headers: &HeaderMap) -> Option<u32> {
     let refused = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
     headers.get(RETRY_AFTER).filter(|_| refused)?.to_str().ok()?.trim().parse().ok()
 }
 
 /// The refusal as the API server told it, in words or as a `Status`, with the wait.
-fn patient(status: StatusCode, text: &[u8], seconds: u32) -> Status {
+fn status_with_retry_after(status: StatusCode, text: &[u8], seconds: u32) -> Status {
     let words = || {
         let text = String::from_utf8_lossy(text);
         let message = if text.trim().is_empty() { status.to_string() } else { text.trim().to_owned() };
@@ -217,12 +217,12 @@ pub fn retry_after(refusal: &Status) -> Option<Duration> {
 }
 
 /// Tells why a request failed, for a person: what the API server said, or what is at the bottom of it.
-pub fn in_words(error: &kube::Error) -> String {
+pub fn describe_error(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if status.message.trim().is_empty() => format!("HTTP {}", status.code),
         kube::Error::Api(status) => status.message.trim().to_owned(),
         kube::Error::Service(inner) if inner.is::<Elapsed>() => {
-            format!("no answer within {} s", ANSWER.as_secs())
+            format!("no answer within {} s", RESPONSE_TIMEOUT.as_secs())
         }
         other => root_cause(other),
     }
@@ -245,9 +245,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_watch_that_follows_another_of_the_same_objects_waits() {
+    fn repeated_watch_of_the_same_objects_is_delayed() {
         let start = Instant::now();
-        let mut begun = Begun::default();
+        let mut begun = StartedWatches::default();
         let secrets = "/api/v1/namespaces/a/secrets?watch=true&fieldSelector=metadata.name%3D";
         for (uri, at, accepted, expected) in [
             (format!("{secrets}one&resourceVersion=0"), 0, true, Some(0)),
@@ -264,13 +264,13 @@ mod tests {
             (format!("{secrets}two&resourceVersion=9"), 65_000, true, Some(0)),
         ] {
             let now = start + Duration::from_millis(at);
-            let wait = match watched(&uri.parse().unwrap()).map(|objects| begun.turn(objects, now)) {
+            let wait = match watch_key(&uri.parse().unwrap()).map(|objects| begun.reserve(objects, now)) {
                 None => Some(Duration::ZERO),
                 Some(Err(WatchTooBrief)) => None,
                 Some(Ok(turn)) => {
-                    let wait = turn.due - now;
+                    let wait = turn.starts_at - now;
                     if accepted {
-                        begun.begin(turn);
+                        begun.record_start(turn);
                     }
                     Some(wait)
                 }
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_carries_the_wait_of_its_header() {
+    fn error_status_includes_the_retry_after_header() {
         let whole = br#"{"kind":"Status","status":"Failure","message":"slow","code":429,"details":{"kind":"skills","retryAfterSeconds":1}}"#;
         for (status, header, text, expected) in [
             (429, Some("7"), &b"Too many requests, please try again later.\n"[..], Some(7)),
@@ -293,17 +293,18 @@ mod tests {
         ] {
             let status = StatusCode::from_u16(status).unwrap();
             let headers = header.map(|value| (RETRY_AFTER, value.parse().unwrap())).into_iter().collect();
-            let told = asked_for(status, &headers).map(|seconds| patient(status, text, seconds));
+            let told = retry_after_seconds(status, &headers)
+                .map(|seconds| status_with_retry_after(status, text, seconds));
             let wait = told.as_ref().and_then(retry_after).map(|wait| wait.as_secs());
             assert_eq!(wait, expected, "{status} {header:?}");
             assert!(told.is_none_or(|told| !told.message.is_empty() && told.code == status.as_u16()));
         }
-        let told = patient(StatusCode::TOO_MANY_REQUESTS, whole, 7);
+        let told = status_with_retry_after(StatusCode::TOO_MANY_REQUESTS, whole, 7);
         assert_eq!((told.message.as_str(), told.details.unwrap().kind.as_str()), ("slow", "skills"));
     }
 
     #[test]
-    fn a_failure_is_a_sentence_and_not_what_a_debugger_shows() {
+    fn request_error_is_described_in_one_sentence() {
         let api =
             |code, message: &str| kube::Error::Api(Status::failure(message, "").with_code(code).boxed());
         let refused = io::Error::other("connection refused");
@@ -315,7 +316,7 @@ mod tests {
             (kube::Error::Service(Box::new(refused)), "connection refused"),
             (kube::Error::Service(Box::new(late)), "no connection in time"),
         ] {
-            assert_eq!(in_words(&error), expected);
+            assert_eq!(describe_error(&error), expected);
         }
     }
 }

@@ -12,19 +12,19 @@ use secrecy::{ExposeSecret, SecretString};
 /// Decides for each request whether it may be answered, and whether it may change anything. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Authorization {
-    allowed: Option<Arc<AllowedHosts>>,
+    allowed_hosts: Option<Arc<AllowedHosts>>,
     token: Option<BearerToken>,
 }
 
 impl Authorization {
     /// Answers every request, for a listener that only those reach who may: a socket of the owner, a kubelet.
     pub fn unchecked() -> Self {
-        Self { allowed: None, token: None }
+        Self { allowed_hosts: None, token: None }
     }
 
     /// Answers requests that name a known host and come from no page of an unknown origin.
     pub fn new(allowed: AllowedHosts) -> Self {
-        Self { allowed: Some(Arc::new(allowed)), token: None }
+        Self { allowed_hosts: Some(Arc::new(allowed)), token: None }
     }
 
     /// Lets only those change anything who show a token.
@@ -34,18 +34,18 @@ impl Authorization {
     }
 
     /// Checks whether a request may be answered, by its headers.
-    pub fn admit(&self, headers: &HeaderMap) -> Result<(), AuthorizationError> {
-        self.allowed.as_ref().map_or(Ok(()), |allowed| allowed.admit(headers))
+    pub fn check_request(&self, headers: &HeaderMap) -> Result<(), AuthorizationError> {
+        self.allowed_hosts.as_ref().map_or(Ok(()), |allowed| allowed.check(headers))
     }
 
     /// Checks whether an admitted request may change something, by its bearer token.
-    pub fn admit_change(&self, headers: &HeaderMap) -> Result<(), AuthorizationError> {
+    pub fn check_write(&self, headers: &HeaderMap) -> Result<(), AuthorizationError> {
         let Some(token) = &self.token else { return Ok(()) };
         let shown = headers.get(AUTHORIZATION).and_then(|shown| shown.to_str().ok()).unwrap_or_default();
         let shown = shown.strip_prefix("Bearer ").unwrap_or_default();
         // Digests, so that the time it takes tells nothing about the token.
         let [shown, token] = [shown, token.expose()].map(|text| digest(&SHA256, text.as_bytes()));
-        if shown.as_ref() == token.as_ref() { Ok(()) } else { Err(AuthorizationError::Token) }
+        if shown.as_ref() == token.as_ref() { Ok(()) } else { Err(AuthorizationError::InvalidToken) }
     }
 }
 
@@ -59,13 +59,13 @@ pub enum AuthorizationError {
     #[error(
         "the Host {0:?} is not allowed; ask localhost or, if it is meant, start evenkeel with --allowed-host"
     )]
-    Host(String),
+    HostNotAllowed(String),
     /// It comes from a web page of an origin that is not known.
     #[error("the Origin {0:?} is not allowed; if it is meant, start evenkeel with --allowed-origin")]
-    Origin(String),
+    OriginNotAllowed(String),
     /// It would change something and shows no token, or another one.
     #[error("this needs the token of the kubeconfig, whose path `evenkeel kubeconfig` prints")]
-    Token,
+    InvalidToken,
 }
 
 impl AuthorizationError {
@@ -73,8 +73,8 @@ impl AuthorizationError {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::HostCount => StatusCode::BAD_REQUEST,
-            Self::Host(_) | Self::Origin(_) => StatusCode::FORBIDDEN,
-            Self::Token => StatusCode::UNAUTHORIZED,
+            Self::HostNotAllowed(_) | Self::OriginNotAllowed(_) => StatusCode::FORBIDDEN,
+            Self::InvalidToken => StatusCode::UNAUTHORIZED,
         }
     }
 }
@@ -109,7 +109,7 @@ impl BearerToken {
 
 impl AllowedHosts {
     /// Checks `Host` and `Origin`.
-    fn admit(&self, headers: &HeaderMap) -> Result<(), AuthorizationError> {
+    fn check(&self, headers: &HeaderMap) -> Result<(), AuthorizationError> {
         let values = |name: HeaderName| {
             headers
                 .get_all(name)
@@ -121,20 +121,22 @@ impl AllowedHosts {
             return Err(AuthorizationError::HostCount);
         };
         match host {
-            Ok(host) if self.knows_host(host) => {}
-            Ok(host) | Err(host) => return Err(AuthorizationError::Host(host.to_owned())),
+            Ok(host) if self.allows_host(host) => {}
+            Ok(host) | Err(host) => return Err(AuthorizationError::HostNotAllowed(host.to_owned())),
         }
         for origin in values(ORIGIN) {
             match origin {
-                Ok(origin) if self.knows_origin(origin) => {}
-                Ok(origin) | Err(origin) => return Err(AuthorizationError::Origin(origin.to_owned())),
+                Ok(origin) if self.allows_origin(origin) => {}
+                Ok(origin) | Err(origin) => {
+                    return Err(AuthorizationError::OriginNotAllowed(origin.to_owned()));
+                }
             }
         }
         Ok(())
     }
 
     /// True if `host`, the value of a `Host` header, is ours.
-    fn knows_host(&self, host: &str) -> bool {
+    fn allows_host(&self, host: &str) -> bool {
         let name = without_port(host);
         is_loopback(name)
             || self
@@ -143,7 +145,7 @@ impl AllowedHosts {
                 .any(|allowed| allowed.eq_ignore_ascii_case(host) || allowed.eq_ignore_ascii_case(name))
     }
 
-    fn knows_origin(&self, origin: &str) -> bool {
+    fn allows_origin(&self, origin: &str) -> bool {
         let local = |scheme| {
             let host = origin.strip_prefix(scheme)?;
             Some(is_loopback(without_port(host)))
@@ -179,7 +181,7 @@ mod tests {
 
     use super::*;
 
-    fn admitted(headers: &[(HeaderName, &str)]) -> Option<u16> {
+    fn rejection_status(headers: &[(HeaderName, &str)]) -> Option<u16> {
         let allowed = AllowedHosts {
             hosts: vec!["mcp.team.svc".into(), "proxy:8080".into()],
             origins: vec!["https://app.example.com".into()],
@@ -188,11 +190,11 @@ mod tests {
         for (name, value) in headers {
             map.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        Authorization::new(allowed).admit(&map).err().map(|denied| denied.status().as_u16())
+        Authorization::new(allowed).check_request(&map).err().map(|denied| denied.status().as_u16())
     }
 
     #[test]
-    fn only_known_hosts() {
+    fn only_allowed_hosts_are_accepted() {
         for host in [
             "localhost",
             "LocalHost:7717",
@@ -205,7 +207,7 @@ mod tests {
             "MCP.team.svc:1",
             "proxy:8080",
         ] {
-            assert_eq!(admitted(&[(HOST, host)]), None, "{host}");
+            assert_eq!(rejection_status(&[(HOST, host)]), None, "{host}");
         }
         for host in [
             "",
@@ -221,26 +223,26 @@ mod tests {
             "localhost:80:80",
             "\u{e9}",
         ] {
-            assert_eq!(admitted(&[(HOST, host)]), Some(403), "{host}");
+            assert_eq!(rejection_status(&[(HOST, host)]), Some(403), "{host}");
         }
-        assert_eq!(admitted(&[]), Some(400));
-        assert_eq!(admitted(&[(HOST, "localhost"), (HOST, "localhost")]), Some(400));
+        assert_eq!(rejection_status(&[]), Some(400));
+        assert_eq!(rejection_status(&[(HOST, "localhost"), (HOST, "localhost")]), Some(400));
     }
 
     #[test]
-    fn changes_need_the_token_where_there_is_one() {
+    fn writes_require_the_token_if_one_is_set() {
         let (open, closed) = (Authorization::unchecked(), Authorization::new(AllowedHosts::default()));
         let closed = closed.with_token(BearerToken::new("right".into()));
         for (shown, expected) in [
             (Some("Bearer right"), Ok(())),
-            (Some("Bearer wrong"), Err(AuthorizationError::Token)),
-            (Some("right"), Err(AuthorizationError::Token)),
-            (None, Err(AuthorizationError::Token)),
+            (Some("Bearer wrong"), Err(AuthorizationError::InvalidToken)),
+            (Some("right"), Err(AuthorizationError::InvalidToken)),
+            (None, Err(AuthorizationError::InvalidToken)),
         ] {
             let headers = shown.map(|shown| (AUTHORIZATION, HeaderValue::from_static(shown)));
             let headers = headers.into_iter().collect();
             assert_eq!(
-                (closed.admit_change(&headers), open.admit_change(&headers)),
+                (closed.check_write(&headers), open.check_write(&headers)),
                 (expected, Ok(())),
                 "{shown:?}"
             );
@@ -248,11 +250,11 @@ mod tests {
     }
 
     #[test]
-    fn only_known_origins() {
+    fn only_allowed_origins_are_accepted() {
         for origin in
             ["http://localhost:3000", "https://127.0.0.1", "http://[::1]:1", "https://app.example.com"]
         {
-            assert_eq!(admitted(&[(HOST, "localhost"), (ORIGIN, origin)]), None, "{origin}");
+            assert_eq!(rejection_status(&[(HOST, "localhost"), (ORIGIN, origin)]), None, "{origin}");
         }
         for origin in [
             "null",
@@ -262,7 +264,7 @@ mod tests {
             "http://localhost.evil.com",
             "file://localhost",
         ] {
-            assert_eq!(admitted(&[(HOST, "localhost"), (ORIGIN, origin)]), Some(403), "{origin}");
+            assert_eq!(rejection_status(&[(HOST, "localhost"), (ORIGIN, origin)]), Some(403), "{origin}");
         }
     }
 }

@@ -27,7 +27,7 @@ impl Backoff {
     /// The delay doubles from `initial` up to `max` and is cut by up to a half by `jitter`, a random number from 0 to 1,
     /// so that peers which failed together do not come back together. `floor` is the delay that the other side asked
     /// for (Retry-After); it wins over `max`.
-    pub fn fail(&mut self, delays: Delays, jitter: f64, floor: Option<Duration>) -> Duration {
+    pub fn record_failure(&mut self, delays: Delays, jitter: f64, floor: Option<Duration>) -> Duration {
         let doublings = self.failures.min(32);
         self.failures = self.failures.saturating_add(1);
         let full = delays.initial.saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX));
@@ -42,7 +42,7 @@ impl Backoff {
 
     /// Takes note that something ended which had `lasted` so long since it began well, and forgets the failures before
     /// it if that is at least `stable`. The end itself is counted by [`Backoff::fail`], if it is a failure.
-    pub fn ended(&mut self, lasted: Duration, stable: Duration) {
+    pub fn record_end(&mut self, lasted: Duration, stable: Duration) {
         if lasted >= stable {
             self.reset();
         }
@@ -72,16 +72,16 @@ mod tests {
     #[test]
     fn delays_double_up_to_the_cap() {
         let mut backoff = Backoff::default();
-        let waits: Vec<_> = (0..6).map(|_| backoff.fail(DELAYS, 0.0, None).as_secs()).collect();
+        let waits: Vec<_> = (0..6).map(|_| backoff.record_failure(DELAYS, 0.0, None).as_secs()).collect();
         assert_eq!((waits, backoff.failures()), (vec![1, 2, 4, 8, 10, 10], 6));
         backoff.reset();
-        assert_eq!(backoff.fail(DELAYS, 0.0, None), DELAYS.initial);
+        assert_eq!(backoff.record_failure(DELAYS, 0.0, None), DELAYS.initial);
         let mut backoff = Backoff { failures: u32::MAX };
-        assert_eq!(backoff.fail(DELAYS, 0.0, None), DELAYS.max, "never overflows");
+        assert_eq!(backoff.record_failure(DELAYS, 0.0, None), DELAYS.max, "never overflows");
     }
 
     #[test]
-    fn jitter_cuts_at_most_half_and_what_the_other_side_asks_for_wins() {
+    fn jitter_halves_at_most_and_retry_after_wins() {
         let minute = Some(Duration::from_mins(1));
         for (failures, jitter, floor, millis) in [
             (0, 0.0, None, 1_000),
@@ -94,19 +94,19 @@ mod tests {
             (9, 0.0, minute, 60_000),
             (9, 0.0, Some(Duration::from_secs(1)), 10_000),
         ] {
-            let wait = Backoff { failures }.fail(DELAYS, jitter, floor);
+            let wait = Backoff { failures }.record_failure(DELAYS, jitter, floor);
             assert_eq!(wait, Duration::from_millis(millis), "{failures} {jitter} {floor:?}");
         }
-        let wait = Backoff::default().fail(DELAYS, jitter(), None);
+        let wait = Backoff::default().record_failure(DELAYS, jitter(), None);
         assert!(wait >= DELAYS.initial / 2 && wait <= DELAYS.initial, "{wait:?}");
     }
 
     #[test]
-    fn only_what_lasted_forgets_the_failures() {
+    fn failures_are_reset_only_after_a_stable_run() {
         let stable = Duration::from_secs(30);
         for (lasted, failures) in [(0, 3), (29, 3), (30, 0), (3_600, 0)] {
             let mut backoff = Backoff { failures: 3 };
-            backoff.ended(Duration::from_secs(lasted), stable);
+            backoff.record_end(Duration::from_secs(lasted), stable);
             assert_eq!(backoff.failures(), failures, "{lasted} s");
         }
     }

@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn media_types_are_read_kindly() {
+    fn media_types_are_matched_leniently() {
         let with = |value: &'static str| HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(value))]);
         for value in ["text/event-stream", "application/json, Text/Event-Stream;q=0.9", "*/*", "text/*"] {
             assert!(accepts(&with(value), "text", "event-stream"), "{value}");

@@ -13,25 +13,25 @@ use tokio::time::{Sleep, sleep};
 #[derive(Debug)]
 pub struct StallGuard<T> {
     io: T,
-    limit: Duration,
-    stalled: Option<Pin<Box<Sleep>>>,
+    timeout: Duration,
+    stall_timer: Option<Pin<Box<Sleep>>>,
     evictions: Counter,
 }
 
 impl<T> StallGuard<T> {
     /// Guards a connection; `limit` is how long a write may wait, and each that waits longer counts in `evictions`.
     pub fn new(io: T, limit: Duration, evictions: Counter) -> Self {
-        Self { io, limit, stalled: None, evictions }
+        Self { io, timeout: limit, stall_timer: None, evictions }
     }
 
-    fn guard<R>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
+    fn check_stall<R>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
         if written.is_ready() {
-            self.stalled = None;
+            self.stall_timer = None;
             return written;
         }
         // Made only when a write has to wait, which few ever do.
-        let limit = self.limit;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
+        let limit = self.timeout;
+        let stalled = self.stall_timer.get_or_insert_with(|| Box::pin(sleep(limit)));
         if stalled.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
@@ -53,7 +53,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for StallGuard<T> {
 impl<T: AsyncWrite + Unpin> AsyncWrite for StallGuard<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.guard(cx, written)
+        self.check_stall(cx, written)
     }
 
     fn poll_write_vectored(
@@ -62,7 +62,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for StallGuard<T> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.guard(cx, written)
+        self.check_stall(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -71,12 +71,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for StallGuard<T> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.io).poll_flush(cx);
-        self.guard(cx, flushed)
+        self.check_stall(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shut = Pin::new(&mut self.io).poll_shutdown(cx);
-        self.guard(cx, shut)
+        self.check_stall(cx, shut)
     }
 }
 
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_reader_that_stops_is_given_up_and_a_slow_one_is_not() {
+    async fn stalled_reader_times_out_and_slow_reader_does_not() {
         let limit = Duration::from_secs(30);
         let (near, mut far) = duplex(4);
         let evictions = Counter::default();

@@ -43,7 +43,7 @@ impl DeclarationChange {
     }
 
     /// Gives the same step with what is needed to do it.
-    pub fn with<T>(self, target: T) -> DeclarationChange<T> {
+    pub fn with_target<T>(self, target: T) -> DeclarationChange<T> {
         match self {
             Self::Attach(()) => DeclarationChange::Attach(target),
             Self::Replace((), parts) => DeclarationChange::Replace(target, parts),
@@ -57,7 +57,7 @@ impl DeclarationChange {
 
 impl<T> DeclarationChange<T> {
     /// Gives the word for it in plans and logs.
-    pub fn verb(&self) -> &'static str {
+    pub fn action(&self) -> &'static str {
         match self {
             Self::Attach(_) => "attach",
             Self::Replace(..) => "replace",
@@ -70,7 +70,7 @@ impl<T> DeclarationChange<T> {
     }
 
     /// Gives the names of the parts that differ, where that is why.
-    pub fn parts(&self) -> &[String] {
+    pub fn changed_parts(&self) -> &[String] {
         match self {
             Self::Replace(_, parts) | Self::Refilter(_, parts) => parts,
             Self::Attach(_) | Self::Refresh(_) | Self::Stay(_) | Self::Detach(_) => &[],

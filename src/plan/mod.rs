@@ -6,11 +6,11 @@
 //! randomness are arguments.
 
 mod change;
-mod changes;
+mod last_applied;
 mod parts;
 mod target;
 
 pub use change::{DeclarationChange, Presence};
-pub use changes::LastApplied;
+pub use last_applied::LastApplied;
 pub use parts::DeclarationParts;
 pub use target::ConnectionTarget;

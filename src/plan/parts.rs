@@ -8,7 +8,8 @@ use super::change::{DeclarationChange, Presence};
 use super::target::ConnectionTarget;
 use crate::resource::{
     ConnectionParts, DeclaredMeta, DeclaredObject, Digest, DigestKey, HttpTransport, McpServerSpec,
-    PartValue, RECONNECT_AT, REQUESTED_AT, SkillContent, SkillSpec, StdioTransport, WorkingDirectory,
+    PartValue, RECONCILE_REQUESTED_AT, RECONNECT_REQUESTED_AT, SkillContent, SkillSpec, StdioTransport,
+    WorkingDirectory,
 };
 
 /// What a declaration is made of, by the names of its parts, so that two can be compared part by part: as keyed digests,
@@ -31,7 +32,7 @@ pub struct DeclarationParts<V = Digest> {
 }
 
 /// A spec, taken apart: every field is in one of these, or decides whether there is a connection at all.
-struct Fields<'a> {
+struct SpecFields<'a> {
     stdio: Option<&'a StdioTransport>,
     http: Option<&'a HttpTransport>,
     settings: BTreeMap<String, PartValue<'a>>,
@@ -49,13 +50,14 @@ impl<'a> DeclarationParts<PartValue<'a>> {
             spec_digest: _,
             endpoint,
             spec,
-            requested,
-            reconnect,
+            reconcile_requested_at: requested,
+            reconnect_requested_at: reconnect,
         } = target;
-        let Fields { stdio: _, http: _, settings, suspended } = Fields::of(spec);
+        let SpecFields { stdio: _, http: _, settings, suspended } = SpecFields::from_spec(spec);
         let mut connection = ConnectionParts::resolved(&endpoint.transport).into_parts();
-        connection.insert("uid".to_owned(), PartValue::texts([&**uid]));
-        let asked = |value: &'a Option<Arc<str>>| value.as_deref().map(|value| PartValue::texts([value]));
+        connection.insert("uid".to_owned(), PartValue::from_texts([&**uid]));
+        let asked =
+            |value: &'a Option<Arc<str>>| value.as_deref().map(|value| PartValue::from_texts([value]));
         let detached = suspended;
         Self { connection, settings, detached, reconnect: asked(reconnect), requested: asked(requested) }
     }
@@ -66,20 +68,20 @@ impl<'a> DeclarationParts<PartValue<'a>> {
         server: &'a DeclaredObject<McpServerSpec>,
         base: Option<&WorkingDirectory>,
     ) -> Option<Self> {
-        let Fields { stdio, http, settings, suspended } = Fields::of(server.spec.as_ref()?);
+        let SpecFields { stdio, http, settings, suspended } = SpecFields::from_spec(server.spec.as_ref()?);
         let folder = server.meta.file().map(|file| file.parent().unwrap_or(Path::new("")));
         let connection = match (stdio, http) {
             (Some(stdio), _) => ConnectionParts::declared_stdio(stdio, folder.zip(base)).into_parts(),
             (None, Some(http)) => ConnectionParts::declared_http(http).into_parts(),
             (None, None) => BTreeMap::new(),
         };
-        let asked = |name| asked(&server.meta, name);
+        let asked = |name| annotation_value(&server.meta, name);
         Some(Self {
             connection,
             settings,
-            detached: suspended || server.is_denied(),
-            reconnect: asked(RECONNECT_AT),
-            requested: asked(REQUESTED_AT),
+            detached: suspended || server.is_denied_by_policy(),
+            reconnect: asked(RECONNECT_REQUESTED_AT),
+            requested: asked(RECONCILE_REQUESTED_AT),
         })
     }
 
@@ -91,11 +93,11 @@ impl<'a> DeclarationParts<PartValue<'a>> {
         let SkillSpec { inline, path, config_map_ref, server_refs, suspend } = &**skill.spec.as_ref()?;
         let content = content.and_then(|content| content.as_ref().ok());
         let settings = [
-            inline.as_ref().map(|text| ("inline", PartValue::texts([text.as_str()]))),
-            path.as_ref().map(|path| ("path", PartValue::texts([path.as_str()]))),
-            config_map_ref.as_ref().map(|map| setting("configMapRef", map)),
-            Some(setting("serverRefs", server_refs)),
-            content.map(|bundle| ("content", PartValue::owned(bundle.digest().to_string()))),
+            inline.as_ref().map(|text| ("inline", PartValue::from_texts([text.as_str()]))),
+            path.as_ref().map(|path| ("path", PartValue::from_texts([path.as_str()]))),
+            config_map_ref.as_ref().map(|map| setting_part("configMapRef", map)),
+            Some(setting_part("serverRefs", server_refs)),
+            content.map(|bundle| ("content", PartValue::from_string(bundle.digest().to_string()))),
         ];
         let settings = settings.into_iter().flatten().map(|(name, value)| (name.to_owned(), value)).collect();
         let connection = BTreeMap::new();
@@ -103,7 +105,7 @@ impl<'a> DeclarationParts<PartValue<'a>> {
     }
 
     /// Gives the same as keyed digests.
-    pub fn digests(self, key: &DigestKey) -> DeclarationParts {
+    pub fn into_digests(self, key: &DigestKey) -> DeclarationParts {
         let Self { connection, settings, detached, reconnect, requested } = self;
         let digest = |value: PartValue<'_>| value.digest(key);
         let all = |parts: BTreeMap<String, PartValue<'_>>| {
@@ -130,13 +132,13 @@ impl<V: PartialEq> DeclarationParts<V> {
     }
 
     /// Gives the step from this to another declaration of the same object; both are attached.
-    pub fn change(&self, after: &Self) -> DeclarationChange {
+    pub fn change_to(&self, after: &Self) -> DeclarationChange {
         let asked_anew = |before: &Option<V>, after: &Option<V>| after.is_some() && before != after;
-        let mut connection = differing(&self.connection, &after.connection);
+        let mut connection = differing_names(&self.connection, &after.connection);
         if asked_anew(&self.reconnect, &after.reconnect) {
-            connection.push(format!("annotation {RECONNECT_AT}"));
+            connection.push(format!("annotation {RECONNECT_REQUESTED_AT}"));
         }
-        let settings = differing(&self.settings, &after.settings);
+        let settings = differing_names(&self.settings, &after.settings);
         match (connection.is_empty(), settings.is_empty()) {
             (false, _) => DeclarationChange::Replace((), [connection, settings].concat()),
             (true, false) => DeclarationChange::Refilter((), settings),
@@ -146,8 +148,8 @@ impl<V: PartialEq> DeclarationParts<V> {
     }
 }
 
-impl<'a> Fields<'a> {
-    fn of(spec: &'a McpServerSpec) -> Self {
+impl<'a> SpecFields<'a> {
+    fn from_spec(spec: &'a McpServerSpec) -> Self {
         let McpServerSpec {
             stdio,
             http,
@@ -162,31 +164,31 @@ impl<'a> Fields<'a> {
             grace_period,
         } = spec;
         let settings = [
-            setting("expose", expose),
-            setting("activation", activation),
-            setting("update", update),
-            setting("required", required),
-            setting("timeouts", timeouts),
-            setting("retry", retry),
-            setting("health", health),
-            setting("gracePeriod", grace_period),
+            setting_part("expose", expose),
+            setting_part("activation", activation),
+            setting_part("update", update),
+            setting_part("required", required),
+            setting_part("timeouts", timeouts),
+            setting_part("retry", retry),
+            setting_part("health", health),
+            setting_part("gracePeriod", grace_period),
         ];
         let settings = settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         Self { stdio: stdio.as_ref(), http: http.as_ref(), settings, suspended: *suspend }
     }
 }
 
-fn setting<'a>(name: &'static str, value: &impl Serialize) -> (&'static str, PartValue<'a>) {
+fn setting_part<'a>(name: &'static str, value: &impl Serialize) -> (&'static str, PartValue<'a>) {
     // What people declare can be written as JSON.
-    (name, PartValue::owned(serde_json::to_string(value).unwrap_or_default()))
+    (name, PartValue::from_string(serde_json::to_string(value).unwrap_or_default()))
 }
 
-fn asked<'a>(meta: &'a DeclaredMeta, name: &str) -> Option<PartValue<'a>> {
-    meta.annotations.get(name).map(|value| PartValue::texts([value.as_str()]))
+fn annotation_value<'a>(meta: &'a DeclaredMeta, name: &str) -> Option<PartValue<'a>> {
+    meta.annotations.get(name).map(|value| PartValue::from_texts([value.as_str()]))
 }
 
 /// The names of what only one has, or has otherwise.
-fn differing<V: PartialEq>(one: &BTreeMap<String, V>, other: &BTreeMap<String, V>) -> Vec<String> {
+fn differing_names<V: PartialEq>(one: &BTreeMap<String, V>, other: &BTreeMap<String, V>) -> Vec<String> {
     let names: BTreeSet<_> = one.keys().chain(other.keys()).collect();
     names.into_iter().filter(|name| one.get(*name) != other.get(*name)).cloned().collect()
 }
@@ -198,38 +200,41 @@ mod tests {
     use super::*;
     use crate::resource::{DeclaredMeta, ObjectKey, Origin, Reason};
 
-    fn parts(spec: Value, file: &str) -> DeclarationParts {
+    fn parts_of(spec: Value, file: &str) -> DeclarationParts {
         let declared = DeclaredObject {
             meta: DeclaredMeta {
                 key: ObjectKey::new("default", "a"),
                 uid: "u".into(),
                 generation: 1,
-                created: jiff::Timestamp::UNIX_EPOCH,
+                created_at: jiff::Timestamp::UNIX_EPOCH,
                 labels: BTreeMap::new(),
                 annotations: BTreeMap::new(),
                 origin: Origin::File { path: Arc::new(file.into()), line: 1 },
                 revision: "r".into(),
-                change: None,
+                last_commit: None,
             },
             spec: Some(Arc::new(serde_json::from_value::<McpServerSpec>(spec).unwrap())),
             spec_digest: None,
-            refused: None,
+            rejected: None,
             endpoint: None,
         };
-        let base = WorkingDirectory { root: "/srv/fleet".into(), home: None };
-        DeclarationParts::declared(&declared, Some(&base)).unwrap().digests(&DigestKey::new(b"k"))
+        let base = WorkingDirectory { root: "/srv/fleet".into(), default_cwd: None };
+        DeclarationParts::declared(&declared, Some(&base)).unwrap().into_digests(&DigestKey::new(b"k"))
     }
 
-    fn step(before: Option<&DeclarationParts>, after: Option<&DeclarationParts>) -> DeclarationChange {
+    fn change_between(
+        before: Option<&DeclarationParts>,
+        after: Option<&DeclarationParts>,
+    ) -> DeclarationChange {
         DeclarationChange::between(
             DeclarationParts::presence(before),
             DeclarationParts::presence(after),
-            DeclarationParts::change,
+            DeclarationParts::change_to,
         )
     }
 
     #[test]
-    fn spellings_of_one_connection_are_no_change() {
+    fn equivalent_spellings_give_no_change() {
         let stdio = |stdio: Value| json!({ "stdio": stdio });
         let http = |url: &str, headers: Value| json!({ "http": { "url": url, "headers": headers } });
         let var = |name: &str, value: &str| json!({ "name": name, "value": value });
@@ -272,13 +277,13 @@ mod tests {
             } else {
                 DeclarationChange::Replace((), named)
             };
-            let found = parts(one.clone(), "a.yaml").change(&parts(other.clone(), "b.yaml"));
+            let found = parts_of(one.clone(), "a.yaml").change_to(&parts_of(other.clone(), "b.yaml"));
             assert_eq!(found, expected, "{one} {other}");
         }
     }
 
     #[test]
-    fn what_differs_is_named_and_decides_the_step() {
+    fn differing_parts_are_named_and_decide_the_change() {
         let secret =
             |key: &str| json!({ "name": "T", "valueFrom": { "secretKeyRef": { "name": "s", "key": key } } });
         let base = json!({ "stdio": { "command": "c", "args": ["x"], "env": [{ "name": "A", "value": "hunter2" }, secret("k")] } });
@@ -293,7 +298,7 @@ mod tests {
             spec
         };
         let named = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let before = parts(base.clone(), "a.yaml");
+        let before = parts_of(base.clone(), "a.yaml");
         for (after, file, expected) in [
             (base.clone(), "a.yaml", DeclarationChange::Stay(())),
             (base.clone(), "b.yaml", DeclarationChange::Stay(())),
@@ -343,10 +348,14 @@ mod tests {
                 ),
             ),
         ] {
-            assert_eq!(step(Some(&before), Some(&parts(after.clone(), file))), expected, "{after} {file}");
+            assert_eq!(
+                change_between(Some(&before), Some(&parts_of(after.clone(), file))),
+                expected,
+                "{after} {file}"
+            );
         }
-        let suspended = parts(and("suspend", json!(true)), "a.yaml");
-        let changed = parts(
+        let suspended = parts_of(and("suspend", json!(true)), "a.yaml");
+        let changed = parts_of(
             json!({ "stdio": { "command": "d", "args": ["x"], "env": [] }, "suspend": true }),
             "a.yaml",
         );
@@ -359,7 +368,7 @@ mod tests {
             (Some(&suspended), Some(&suspended), DeclarationChange::Stay(())),
             (Some(&suspended), Some(&changed), DeclarationChange::Stay(())),
         ] {
-            assert_eq!(step(before, after), expected);
+            assert_eq!(change_between(before, after), expected);
         }
         let told = serde_json::to_string(&before).unwrap();
         assert!(!told.contains("hunter2"), "{told}");

@@ -1,7 +1,8 @@
 use std::sync::Arc;
 
 use crate::resource::{
-    DeclaredObject, Digest, Endpoint, McpServerSpec, ObjectKey, RECONNECT_AT, REQUESTED_AT,
+    DeclaredObject, Digest, Endpoint, McpServerSpec, ObjectKey, RECONCILE_REQUESTED_AT,
+    RECONNECT_REQUESTED_AT,
 };
 
 /// What one connection should be: the part of a declaration that the fleet acts on.
@@ -20,16 +21,16 @@ pub struct ConnectionTarget {
     /// The rest of the declaration: what applies to a live connection without replacing it.
     pub spec: Arc<McpServerSpec>,
     /// The last value of [`REQUESTED_AT`]: another value asks for a retry, or for the lists to be read again.
-    pub requested: Option<Arc<str>>,
+    pub reconcile_requested_at: Option<Arc<str>>,
     /// The last value of [`RECONNECT_AT`]: another value asks for a new connection.
-    pub reconnect: Option<Arc<str>>,
+    pub reconnect_requested_at: Option<Arc<str>>,
 }
 
 impl ConnectionTarget {
     /// The target of a declaration; `None` if it has none now: never valid, suspended, or with a
     /// reference that was not found.
-    pub fn of(declared: &DeclaredObject<McpServerSpec>) -> Option<Self> {
-        let (spec, endpoint) = wanted(declared)?;
+    pub fn from_declared(declared: &DeclaredObject<McpServerSpec>) -> Option<Self> {
+        let (spec, endpoint) = spec_and_endpoint(declared)?;
         let asked = |name| declared.meta.annotations.get(name).map(|value| value.as_str().into());
         Some(Self {
             key: declared.meta.key.clone(),
@@ -38,8 +39,8 @@ impl ConnectionTarget {
             spec_digest: declared.spec_digest,
             endpoint: endpoint.clone(),
             spec: spec.clone(),
-            requested: asked(REQUESTED_AT),
-            reconnect: asked(RECONNECT_AT),
+            reconcile_requested_at: asked(RECONCILE_REQUESTED_AT),
+            reconnect_requested_at: asked(RECONNECT_REQUESTED_AT),
         })
     }
 
@@ -49,8 +50,8 @@ impl ConnectionTarget {
     }
 
     /// True if a declaration has a target now.
-    pub fn exists(declared: &DeclaredObject<McpServerSpec>) -> bool {
-        wanted(declared).is_some()
+    pub fn exists_for(declared: &DeclaredObject<McpServerSpec>) -> bool {
+        spec_and_endpoint(declared).is_some()
     }
 
     /// True if the connection made for `current` serves this target too: if [`DeclarationParts`](super::DeclarationParts) of the two call for
@@ -58,11 +59,14 @@ impl ConnectionTarget {
     pub fn same_connection(&self, current: &Self) -> bool {
         self.uid == current.uid
             && self.endpoint.digest() == current.endpoint.digest()
-            && (self.reconnect.is_none() || self.reconnect == current.reconnect)
+            && (self.reconnect_requested_at.is_none()
+                || self.reconnect_requested_at == current.reconnect_requested_at)
     }
 }
 
-fn wanted(declared: &DeclaredObject<McpServerSpec>) -> Option<(&Arc<McpServerSpec>, &Arc<Endpoint>)> {
+fn spec_and_endpoint(
+    declared: &DeclaredObject<McpServerSpec>,
+) -> Option<(&Arc<McpServerSpec>, &Arc<Endpoint>)> {
     let spec = declared.spec.as_ref().filter(|spec| !spec.suspend)?;
     let endpoint = declared.endpoint.as_ref()?.as_ref().ok()?;
     Some((spec, endpoint))

@@ -14,16 +14,16 @@ use super::{EventAction, ObjectKind, Occurrence};
 use crate::resource::{Commit, Digest, Reason};
 
 /// The folder in the state directory, and the file in it that is written.
-const FOLDER: &str = "audit";
-const FILE: &str = "audit.jsonl";
+const AUDIT_FOLDER: &str = "audit";
+const AUDIT_FILE: &str = "audit.jsonl";
 /// Where something comes from that no declaration says.
-const REQUESTED: &str = "statusApi";
+const STATUS_API_SOURCE: &str = "statusApi";
 /// A file that would grow beyond this becomes an older one.
-const LARGEST: u64 = 10 << 20;
+const MAX_FILE_BYTES: u64 = 10 << 20;
 /// How many older ones are kept.
-const OLDER: usize = 4;
+const MAX_OLD_FILES: usize = 4;
 /// Records that wait for a disk that does not answer; more are lost.
-const WAITING: usize = 10_000;
+const MAX_QUEUED_RECORDS: usize = 10_000;
 
 /// What is counted of the audit log.
 #[derive(Clone, Debug, Default)]
@@ -43,14 +43,14 @@ impl AuditMetrics {
 /// Writes every occurrence to `audit/audit.jsonl` in the state directory, until there will be no more.
 ///
 /// What cannot be written is counted and told, and holds nothing up. `source` is where declarations come from.
-pub async fn keep_audit(
+pub async fn write_audit_log(
     state: &Path,
     source: &'static str,
     mut occurrences: mpsc::UnboundedReceiver<Arc<Occurrence>>,
     metrics: AuditMetrics,
 ) {
-    let mut idle = Some(Writer::new(state.join(FOLDER), LARGEST));
-    let mut writing: Option<JoinHandle<(Writer, usize, io::Result<()>)>> = None;
+    let mut idle = Some(AuditFile::new(state.join(AUDIT_FOLDER), MAX_FILE_BYTES));
+    let mut writing: Option<JoinHandle<(AuditFile, usize, io::Result<()>)>> = None;
     let mut waiting: Vec<Arc<Occurrence>> = Vec::new();
     let mut open = true;
     let mut failing = false;
@@ -58,18 +58,19 @@ pub async fn keep_audit(
         if let Some(mut writer) = idle.take_if(|_| !waiting.is_empty()) {
             let batch = std::mem::take(&mut waiting);
             writing = Some(tokio::task::spawn_blocking(move || {
-                let lines: Vec<u8> = batch.iter().flat_map(|occurrence| line(occurrence, source)).collect();
+                let lines: Vec<u8> =
+                    batch.iter().flat_map(|occurrence| encode_record(occurrence, source)).collect();
                 let result = writer.append(&lines);
                 (writer, batch.len(), result)
             }));
         }
         tokio::select! {
             occurrence = occurrences.recv(), if open => match occurrence {
-                Some(occurrence) if waiting.len() < WAITING => waiting.push(occurrence),
+                Some(occurrence) if waiting.len() < MAX_QUEUED_RECORDS => waiting.push(occurrence),
                 Some(_) => { metrics.lost.inc(); }
                 None => open = false,
             },
-            Some(done) = finished(writing.as_mut()) => {
+            Some(done) = join_if_running(writing.as_mut()) => {
                 writing = None;
                 let Ok((writer, count, result)) = done else { return };
                 idle = Some(writer);
@@ -78,19 +79,19 @@ pub async fn keep_audit(
                     Ok(()) => { metrics.written.inc_by(count); }
                     Err(_) => { metrics.lost.inc_by(count); }
                 }
-                tell(&result, &mut failing, metrics.lost.get());
+                log_write_result(&result, &mut failing, metrics.lost.get());
             }
             else => return,
         }
     }
 }
 
-async fn finished<T>(task: Option<&mut JoinHandle<T>>) -> Option<Result<T, tokio::task::JoinError>> {
+async fn join_if_running<T>(task: Option<&mut JoinHandle<T>>) -> Option<Result<T, tokio::task::JoinError>> {
     Some(task?.await)
 }
 
 /// Says when writing begins to fail and when it works again, and not each time.
-fn tell(result: &io::Result<()>, failing: &mut bool, lost: u64) {
+fn log_write_result(result: &io::Result<()>, failing: &mut bool, lost: u64) {
     match result {
         Err(error) if !*failing => {
             tracing::warn!(%error, "the audit log cannot be written; records are lost until it can");
@@ -104,10 +105,10 @@ fn tell(result: &io::Result<()>, failing: &mut bool, lost: u64) {
 /// A record as it is written. `docs/audit.md` explains each field.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Record<'a> {
+struct AuditRecord<'a> {
     time: jiff::Timestamp,
-    actor: Actor<'a>,
-    object: Object<'a>,
+    actor: AuditActor<'a>,
+    object: AuditObject<'a>,
     action: EventAction,
     reason: Reason,
     outcome: &'static str,
@@ -118,7 +119,7 @@ struct Record<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Actor<'a> {
+struct AuditActor<'a> {
     source: &'static str,
     #[serde(skip_serializing_if = "str::is_empty")]
     revision: &'a str,
@@ -127,7 +128,7 @@ struct Actor<'a> {
 }
 
 #[derive(Serialize)]
-struct Object<'a> {
+struct AuditObject<'a> {
     kind: &'static str,
     #[serde(skip_serializing_if = "str::is_empty")]
     namespace: &'a str,
@@ -136,13 +137,13 @@ struct Object<'a> {
     generation: i64,
 }
 
-fn line(occurrence: &Occurrence, source: &'static str) -> Vec<u8> {
+fn encode_record(occurrence: &Occurrence, source: &'static str) -> Vec<u8> {
     let Occurrence { at, regarding, action, warning, reason, note, revision, commit, .. } = occurrence;
-    let source = if *action == EventAction::Request { REQUESTED } else { source };
-    let record = Record {
+    let source = if *action == EventAction::Request { STATUS_API_SOURCE } else { source };
+    let record = AuditRecord {
         time: *at,
-        actor: Actor { source, revision, commit: commit.as_deref() },
-        object: Object {
+        actor: AuditActor { source, revision, commit: commit.as_deref() },
+        object: AuditObject {
             kind: ObjectKind::name(regarding.kind),
             namespace: &regarding.key.namespace,
             name: &regarding.key.name,
@@ -153,7 +154,7 @@ fn line(occurrence: &Occurrence, source: &'static str) -> Vec<u8> {
         reason: *reason,
         outcome: if *warning { "trouble" } else { "asExpected" },
         message: note,
-        old_spec_digest: occurrence.digest_before,
+        old_spec_digest: occurrence.previous_digest,
         spec_digest: occurrence.digest,
     };
     // It has no map whose keys could fail.
@@ -164,16 +165,16 @@ fn line(occurrence: &Occurrence, source: &'static str) -> Vec<u8> {
 
 /// The files. Blocks.
 #[derive(Debug)]
-struct Writer {
+struct AuditFile {
     folder: PathBuf,
-    largest: u64,
+    max_bytes: u64,
     /// The open file and its size; `None` before the first record and after a failure.
     file: Option<(File, u64)>,
 }
 
-impl Writer {
+impl AuditFile {
     fn new(folder: PathBuf, largest: u64) -> Self {
-        Self { folder, largest, file: None }
+        Self { folder, max_bytes: largest, file: None }
     }
 
     /// Appends whole lines; after a failure part of them may be there.
@@ -183,7 +184,7 @@ impl Writer {
             None => self.open()?,
         };
         let added = u64::try_from(lines.len()).unwrap_or(u64::MAX);
-        let (mut file, size) = if size > 0 && size.saturating_add(added) > self.largest {
+        let (mut file, size) = if size > 0 && size.saturating_add(added) > self.max_bytes {
             drop(file);
             self.rotate()?;
             self.open()?
@@ -197,7 +198,7 @@ impl Writer {
 
     fn open(&self) -> io::Result<(File, u64)> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-        let path = self.folder.join(FILE);
+        let path = self.folder.join(AUDIT_FILE);
         let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
         let mut size = file.metadata()?.len();
         if size > 0 {
@@ -216,13 +217,13 @@ impl Writer {
     /// `audit.jsonl` becomes `audit.1.jsonl`, and so on; the oldest goes.
     fn rotate(&self) -> io::Result<()> {
         let older = |number: usize| self.folder.join(format!("audit.{number}.jsonl"));
-        for number in (1..OLDER).rev() {
+        for number in (1..MAX_OLD_FILES).rev() {
             match std::fs::rename(older(number), older(number + 1)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
         }
-        std::fs::rename(self.folder.join(FILE), older(1))
+        std::fs::rename(self.folder.join(AUDIT_FILE), older(1))
     }
 }
 
@@ -248,33 +249,33 @@ mod tests {
             warning: true,
             reason: Reason::Exited,
             note: "exited with code 3".into(),
-            steady: None,
+            fixed_note: None,
             revision: "abc".into(),
             commit: Some(Arc::new(Commit {
                 id: "abc".into(),
                 author: "A <a@b>".into(),
                 subject: "s".into(),
             })),
-            digest_before: Some(Digest::of(b"old")),
+            previous_digest: Some(Digest::of(b"old")),
             digest: None,
         })
     }
 
-    fn read(path: &Path) -> Vec<Value> {
+    fn read_records(path: &Path) -> Vec<Value> {
         let text = std::fs::read_to_string(path).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| json!(line))).collect()
     }
 
     #[tokio::test]
-    async fn each_occurrence_is_a_line_and_a_failure_is_counted() {
+    async fn occurrences_are_written_and_failures_counted() {
         let state = tempfile::tempdir().unwrap();
         let metrics = AuditMetrics::default();
         let (tell, told) = mpsc::unbounded_channel();
         tell.send(occurrence("a")).unwrap();
         tell.send(occurrence("b")).unwrap();
         drop(tell);
-        keep_audit(state.path(), "directory", told, metrics.clone()).await;
-        let records = read(&state.path().join("audit/audit.jsonl"));
+        write_audit_log(state.path(), "directory", told, metrics.clone()).await;
+        let records = read_records(&state.path().join("audit/audit.jsonl"));
         assert_eq!(records.len(), 2);
         assert_eq!(
             records[0],
@@ -292,25 +293,25 @@ mod tests {
         let (tell, told) = mpsc::unbounded_channel();
         tell.send(occurrence("a")).unwrap();
         drop(tell);
-        keep_audit(Path::new("/dev/null"), "directory", told, metrics.clone()).await;
+        write_audit_log(Path::new("/dev/null"), "directory", told, metrics.clone()).await;
         assert_eq!((metrics.written.get(), metrics.lost.get()), (2, 1));
     }
 
     #[test]
-    fn files_are_rotated_and_half_a_record_spoils_none() {
+    fn files_rotate_and_a_truncated_record_is_isolated() {
         let folder = tempfile::tempdir().unwrap();
         let file = |number: usize| folder.path().join(format!("audit.{number}.jsonl"));
-        let mut writer = Writer::new(folder.path().to_owned(), 10);
+        let mut writer = AuditFile::new(folder.path().to_owned(), 10);
         for number in 0..9 {
             writer.append(format!("[{number}000000]\n").as_bytes()).unwrap();
         }
-        assert_eq!(read(&folder.path().join(FILE)), [json!([8_000_000])]);
-        assert_eq!(read(&file(OLDER)), [json!([4_000_000])]);
-        assert!(!file(OLDER + 1).exists());
+        assert_eq!(read_records(&folder.path().join(AUDIT_FILE)), [json!([8_000_000])]);
+        assert_eq!(read_records(&file(MAX_OLD_FILES)), [json!([4_000_000])]);
+        assert!(!file(MAX_OLD_FILES + 1).exists());
 
-        std::fs::write(folder.path().join(FILE), "{\"hal").unwrap();
-        let mut writer = Writer::new(folder.path().to_owned(), 100);
+        std::fs::write(folder.path().join(AUDIT_FILE), "{\"hal").unwrap();
+        let mut writer = AuditFile::new(folder.path().to_owned(), 100);
         writer.append(b"[1]\n").unwrap();
-        assert_eq!(read(&folder.path().join(FILE)), [json!("{\"hal"), json!([1])]);
+        assert_eq!(read_records(&folder.path().join(AUDIT_FILE)), [json!("{\"hal"), json!([1])]);
     }
 }

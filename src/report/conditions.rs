@@ -4,10 +4,10 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::resource::{ConditionType, Problem, Reason};
-use crate::text::is_unseen;
+use crate::text::is_invisible;
 
 /// The longest message, in bytes: what a server wrote to stderr may be in it.
-const LONGEST_MESSAGE: usize = 4096;
+const MAX_MESSAGE_BYTES: usize = 4096;
 
 /// The status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,12 +29,12 @@ impl fmt::Display for ConditionStatus {
 /// What one condition says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ConditionValue {
-    pub truth: ConditionStatus,
+    pub status: ConditionStatus,
     pub reason: Reason,
     /// The sentence, without the next attempt.
     pub message: String,
     /// The next attempt, which is another each time.
-    pub next: Option<NextAttempt>,
+    pub next_attempt: Option<NextAttempt>,
 }
 
 /// The next attempt of what failed.
@@ -47,7 +47,7 @@ pub(super) enum NextAttempt {
         attempt: u32,
     },
     /// What is missing is only looked for.
-    Look {
+    Recheck {
         /// For people.
         at: String,
     },
@@ -58,37 +58,37 @@ impl fmt::Display for NextAttempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Retry { at, attempt } => write!(f, "retrying at {at}, attempt {attempt}"),
-            Self::Look { at } => write!(f, "looking again at {at}"),
+            Self::Recheck { at } => write!(f, "looking again at {at}"),
         }
     }
 }
 
 impl ConditionValue {
     pub fn new(truth: ConditionStatus, reason: Reason, message: impl Into<String>) -> Self {
-        Self { truth, reason, message: message.into(), next: None }
+        Self { status: truth, reason, message: message.into(), next_attempt: None }
     }
 
-    pub fn yes(reason: Reason, message: impl Into<String>) -> Self {
+    pub fn new_true(reason: Reason, message: impl Into<String>) -> Self {
         Self::new(ConditionStatus::True, reason, message)
     }
 
-    pub fn no(reason: Reason, message: impl Into<String>) -> Self {
+    pub fn new_false(reason: Reason, message: impl Into<String>) -> Self {
         Self::new(ConditionStatus::False, reason, message)
     }
 
     /// A problem, and what happens next.
-    pub fn problem(problem: &Problem, next: &str) -> Self {
-        Self::no(problem.reason, sentence(problem, next))
+    pub fn from_problem(problem: &Problem, next: &str) -> Self {
+        Self::new_false(problem.reason, problem_message(problem, next))
     }
 
     /// A problem, and the next attempt.
-    pub fn retried(problem: &Problem, next: NextAttempt) -> Self {
-        Self { next: Some(next), ..Self::problem(problem, "") }
+    pub fn from_retried_problem(problem: &Problem, next: NextAttempt) -> Self {
+        Self { next_attempt: Some(next), ..Self::from_problem(problem, "") }
     }
 
     /// The message of the condition.
-    fn rendered(&self) -> String {
-        match &self.next {
+    fn full_message(&self) -> String {
+        match &self.next_attempt {
             Some(next) => format!("{}; {next}", self.message),
             None => self.message.clone(),
         }
@@ -101,13 +101,13 @@ pub struct ConditionMessages(Vec<(ConditionType, String)>);
 
 impl ConditionMessages {
     /// Gives the sentence of a condition, if its message says more.
-    pub(super) fn of(&self, kind: ConditionType) -> Option<&str> {
+    pub(super) fn get(&self, kind: ConditionType) -> Option<&str> {
         self.0.iter().find(|(told, _)| *told == kind).map(|(_, sentence)| sentence.as_str())
     }
 }
 
 /// What failed, and after a semicolon what happens next.
-pub(super) fn sentence(problem: &Problem, next: &str) -> String {
+pub(super) fn problem_message(problem: &Problem, next: &str) -> String {
     let what = problem.message.trim_end_matches(|end: char| end == '.' || end.is_whitespace());
     if next.is_empty() { what.to_owned() } else { format!("{what}; {next}") }
 }
@@ -115,54 +115,54 @@ pub(super) fn sentence(problem: &Problem, next: &str) -> String {
 /// Builds the conditions of one object.
 ///
 /// `lastTransitionTime` moves only when a status value flips, so equal verdicts give equal conditions.
-pub(super) struct Conditions<'a> {
+pub(super) struct ConditionsBuilder<'a> {
     previous: &'a [Condition],
     generation: i64,
     now: Timestamp,
     list: Vec<Condition>,
-    sentences: ConditionMessages,
+    short_messages: ConditionMessages,
 }
 
-impl<'a> Conditions<'a> {
+impl<'a> ConditionsBuilder<'a> {
     pub fn new(generation: i64, previous: Option<&'a [Condition]>, now: Timestamp) -> Self {
         let (previous, sentences) = (previous.unwrap_or_default(), ConditionMessages::default());
-        Self { previous, generation, now, list: Vec::new(), sentences }
+        Self { previous, generation, now, list: Vec::new(), short_messages: sentences }
     }
 
     pub fn set(&mut self, kind: ConditionType, verdict: ConditionValue) {
-        let status = verdict.truth.to_string();
-        let last_transition_time = condition(self.previous, kind)
+        let status = verdict.status.to_string();
+        let last_transition_time = find_condition(self.previous, kind)
             .filter(|before| before.status == status)
             .map_or(Time(self.now), |before| before.last_transition_time.clone());
         self.list.push(Condition {
             last_transition_time,
-            message: bounded(verdict.rendered()),
+            message: sanitize_message(verdict.full_message()),
             observed_generation: Some(self.generation),
             reason: verdict.reason.to_string(),
             status,
             type_: kind.to_string(),
         });
-        if verdict.next.is_some() {
-            self.sentences.0.push((kind, bounded(verdict.message)));
+        if verdict.next_attempt.is_some() {
+            self.short_messages.0.push((kind, sanitize_message(verdict.message)));
         }
     }
 
     pub fn finish(self) -> (Vec<Condition>, ConditionMessages) {
-        (self.list, self.sentences)
+        (self.list, self.short_messages)
     }
 }
 
 /// The condition of a type, if it is present.
-pub fn condition(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {
+pub fn find_condition(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {
     let kind = kind.to_string();
     conditions.iter().find(|condition| condition.type_ == kind)
 }
 
 /// Without what changes how it is read, which names and URIs of a server may hold.
-fn bounded(mut message: String) -> String {
-    message.retain(|char| char == '\n' || !is_unseen(char));
-    if message.len() > LONGEST_MESSAGE {
-        message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
+fn sanitize_message(mut message: String) -> String {
+    message.retain(|char| char == '\n' || !is_invisible(char));
+    if message.len() > MAX_MESSAGE_BYTES {
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
         message.push('…');
     }
     message
@@ -177,53 +177,53 @@ mod tests {
     }
 
     fn ready(previous: &[Condition], verdict: ConditionValue, second: i64) -> Vec<Condition> {
-        let mut conditions = Conditions::new(1, Some(previous), at(second));
+        let mut conditions = ConditionsBuilder::new(1, Some(previous), at(second));
         conditions.set(ConditionType::Ready, verdict);
         conditions.finish().0
     }
 
     #[test]
-    fn the_transition_time_moves_only_when_the_status_flips() {
-        let first = ready(&[], ConditionValue::no(Reason::Connecting, "a"), 1);
-        let second = ready(&first, ConditionValue::no(Reason::ConnectFailed, "b"), 2);
-        let third = ready(&second, ConditionValue::yes(Reason::Attached, "c"), 3);
+    fn transition_time_changes_only_with_the_status() {
+        let first = ready(&[], ConditionValue::new_false(Reason::Connecting, "a"), 1);
+        let second = ready(&first, ConditionValue::new_false(Reason::ConnectFailed, "b"), 2);
+        let third = ready(&second, ConditionValue::new_true(Reason::Attached, "c"), 3);
         let times = [&first, &second, &third].map(|list| list[0].last_transition_time.0.as_second());
         assert_eq!(times, [1, 1, 3]);
     }
 
     #[test]
-    fn a_message_is_bounded_and_stays_text() {
-        let flood = "é".repeat(LONGEST_MESSAGE);
-        let told = ready(&[], ConditionValue::no(Reason::Exited, flood), 1);
-        assert!(told[0].message.len() <= LONGEST_MESSAGE + '…'.len_utf8());
+    fn message_is_bounded_and_sanitized() {
+        let flood = "é".repeat(MAX_MESSAGE_BYTES);
+        let told = ready(&[], ConditionValue::new_false(Reason::Exited, flood), 1);
+        assert!(told[0].message.len() <= MAX_MESSAGE_BYTES + '…'.len_utf8());
         assert!(told[0].message.ends_with('…'));
         let turned =
-            ready(&[], ConditionValue::yes(Reason::NameConflict, "agents see \u{202e}x\u{1b}[2J\n"), 1);
+            ready(&[], ConditionValue::new_true(Reason::NameConflict, "agents see \u{202e}x\u{1b}[2J\n"), 1);
         assert_eq!(turned[0].message, "agents see x[2J\n");
     }
 
     #[test]
-    fn a_sentence_says_what_happens_next() {
+    fn message_ends_with_the_next_attempt() {
         let problem = Problem::new(Reason::Exited, "exited with code 3.\n");
-        assert_eq!(sentence(&problem, "retrying"), "exited with code 3; retrying");
-        assert_eq!(sentence(&problem, ""), "exited with code 3");
+        assert_eq!(problem_message(&problem, "retrying"), "exited with code 3; retrying");
+        assert_eq!(problem_message(&problem, ""), "exited with code 3");
         for (next, expected) in [
             (
                 NextAttempt::Retry { at: "12:04:31 UTC".into(), attempt: 4 },
                 "exited with code 3; retrying at 12:04:31 UTC, attempt 4",
             ),
             (
-                NextAttempt::Look { at: "12:04:31 UTC".into() },
+                NextAttempt::Recheck { at: "12:04:31 UTC".into() },
                 "exited with code 3; looking again at 12:04:31 UTC",
             ),
         ] {
-            let mut conditions = Conditions::new(1, None, at(1));
-            conditions.set(ConditionType::Ready, ConditionValue::retried(&problem, next));
-            conditions.set(ConditionType::Stalled, ConditionValue::problem(&problem, "one; two"));
+            let mut conditions = ConditionsBuilder::new(1, None, at(1));
+            conditions.set(ConditionType::Ready, ConditionValue::from_retried_problem(&problem, next));
+            conditions.set(ConditionType::Stalled, ConditionValue::from_problem(&problem, "one; two"));
             let (list, sentences) = conditions.finish();
             assert_eq!(list[0].message, expected);
-            assert_eq!(sentences.of(ConditionType::Ready), Some("exited with code 3"));
-            assert_eq!(sentences.of(ConditionType::Stalled), None);
+            assert_eq!(sentences.get(ConditionType::Ready), Some("exited with code 3"));
+            assert_eq!(sentences.get(ConditionType::Stalled), None);
         }
     }
 }

@@ -13,9 +13,9 @@ use super::source_object::SourceObject;
 use crate::resource::{API_VERSION, Commit, DeclaredMeta, Digest, GROUP, ObjectKey, Reason};
 
 /// The longest note, in bytes: what `events.k8s.io/v1` takes.
-const LONGEST_NOTE: usize = 1024;
+const MAX_NOTE_BYTES: usize = 1024;
 /// The annotation of an event that says at which source revision its object last changed.
-const REVISION: &str = "evenkeel.dev/revision";
+const REVISION_ANNOTATION: &str = "evenkeel.dev/revision";
 
 /// One thing that happened to one object: a record of the audit log, and one of an [`Event`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,13 +33,13 @@ pub struct Occurrence {
     /// The sentence for it, at most 1,024 bytes, without secrets.
     pub note: String,
     /// What an event says instead, where the sentence is another each time.
-    pub steady: Option<&'static str>,
+    pub fixed_note: Option<&'static str>,
     /// The source revision at which the object last changed; of one that was removed, the revision without it.
     pub revision: Arc<str>,
     /// The commit behind that, where it is known.
     pub commit: Option<Arc<Commit>>,
     /// The public digest of the declaration before, if there was one.
-    pub digest_before: Option<Digest>,
+    pub previous_digest: Option<Digest>,
     /// The public digest of the declaration now, if there is one.
     pub digest: Option<Digest>,
 }
@@ -47,13 +47,13 @@ pub struct Occurrence {
 impl Occurrence {
     /// What an event says of it.
     pub fn event_note(&self) -> &str {
-        self.steady.unwrap_or(&self.note)
+        self.fixed_note.unwrap_or(&self.note)
     }
 
     /// What occurrences of one event have in common beside the object and the reason. However often a declaration
     /// changes, that is one event, which says the newest.
-    pub(super) fn common(&self) -> &str {
-        if self.reason == Reason::Updated { self.steady.unwrap_or_default() } else { self.event_note() }
+    pub(super) fn aggregation_key(&self) -> &str {
+        if self.reason == Reason::Updated { self.fixed_note.unwrap_or_default() } else { self.event_note() }
     }
 }
 
@@ -94,7 +94,7 @@ pub struct Event {
     /// The newest occurrence, which has the object and the reason of all of them.
     pub latest: Arc<Occurrence>,
     /// When it happened first.
-    pub first: Timestamp,
+    pub first_at: Timestamp,
     /// How often it has happened.
     pub count: u32,
     /// Grows with every change of any object.
@@ -112,18 +112,18 @@ impl PartialEq for Event {
 impl fmt::Display for Regarding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, name) = (self.kind.name(), &self.key.name);
-        if self.kind.namespaced() { write!(f, "{kind}/{}", self.key) } else { write!(f, "{kind}/{name}") }
+        if self.kind.is_namespaced() { write!(f, "{kind}/{}", self.key) } else { write!(f, "{kind}/{name}") }
     }
 }
 
 impl Regarding {
     /// A declared object.
-    pub(super) fn of(kind: ObjectKind, meta: &DeclaredMeta) -> Self {
+    pub(super) fn for_object(kind: ObjectKind, meta: &DeclaredMeta) -> Self {
         Self { kind, key: meta.key.clone(), uid: meta.uid.clone(), generation: meta.generation }
     }
 
     /// The source itself.
-    pub(super) fn source(source: &SourceObject) -> Self {
+    pub(super) fn for_source(source: &SourceObject) -> Self {
         let key = ObjectKey::new("", source.name());
         Self { kind: ObjectKind::Source, key, uid: source.uid().into(), generation: 1 }
     }
@@ -138,18 +138,18 @@ impl Event {
     /// The event as `events.k8s.io/v1` gives it, reported by this `instance` of evenkeel.
     pub fn manifest(&self, instance: &str) -> api::Event {
         let Occurrence { at, regarding, action, warning, reason, revision, .. } = &*self.latest;
-        let revision = BTreeMap::from([(REVISION.to_owned(), revision.to_string())]);
+        let revision = BTreeMap::from([(REVISION_ANNOTATION.to_owned(), revision.to_string())]);
         api::Event {
             metadata: ObjectMeta {
                 name: Some(self.key.name.to_string()),
                 namespace: Some(self.key.namespace.to_string()),
                 uid: Some(Digest::of(self.key.to_string().as_bytes()).uuid()),
-                creation_timestamp: Some(Time(self.first)),
+                creation_timestamp: Some(Time(self.first_at)),
                 resource_version: Some(self.resource_version.to_string()),
                 annotations: Some(revision).filter(|_| !self.latest.revision.is_empty()),
                 ..ObjectMeta::default()
             },
-            event_time: Some(MicroTime(self.first)),
+            event_time: Some(MicroTime(self.first_at)),
             series: (self.count > 1).then(|| api::EventSeries {
                 count: i32::try_from(self.count).unwrap_or(i32::MAX),
                 last_observed_time: MicroTime(*at),
@@ -174,10 +174,10 @@ impl Event {
 }
 
 /// A note that is not too long.
-pub(super) fn note(message: &str) -> String {
-    if message.len() <= LONGEST_NOTE {
+pub(super) fn bounded_note(message: &str) -> String {
+    if message.len() <= MAX_NOTE_BYTES {
         return message.to_owned();
     }
-    let end = message.floor_char_boundary(LONGEST_NOTE - '…'.len_utf8());
+    let end = message.floor_char_boundary(MAX_NOTE_BYTES - '…'.len_utf8());
     format!("{}…", message.get(..end).unwrap_or_default())
 }

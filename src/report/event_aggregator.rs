@@ -8,31 +8,31 @@ use super::{Event, Occurrence, Regarding, StatusSnapshot};
 use crate::resource::{ObjectKey, Reason};
 
 /// How long an event is kept after its last occurrence.
-const KEPT: SignedDuration = SignedDuration::from_hours(1);
+const EVENT_RETENTION: SignedDuration = SignedDuration::from_hours(1);
 /// The longest name of an object in Kubernetes, in bytes.
-const LONGEST_NAME: usize = 253;
+const MAX_NAME_BYTES: usize = 253;
 /// How many events are kept.
-const MOST: usize = 5_000;
+const MAX_EVENTS: usize = 5_000;
 /// How many are kept about one object, so that it does not push out what is known of others.
-const MOST_OF_ONE: usize = 32;
+const MAX_EVENTS_PER_OBJECT: usize = 32;
 
 /// Keeps the events of the store: equal occurrences are one event, and there are never too many.
 #[derive(Debug, Default)]
 pub(super) struct EventAggregator {
     /// The event that a further equal occurrence belongs to.
-    events: HashMap<Same, ObjectKey>,
+    keys: HashMap<EventGroup, ObjectKey>,
     /// Every event by the resource version of its last occurrence: the oldest first.
-    ages: BTreeMap<u64, Same>,
+    by_age: BTreeMap<u64, EventGroup>,
     /// The same, of each object by its uid.
-    of_object: HashMap<Arc<str>, BTreeSet<u64>>,
+    by_object: HashMap<Arc<str>, BTreeSet<u64>>,
 }
 
 /// What equal occurrences have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Same {
+struct EventGroup {
     uid: Arc<str>,
     reason: Reason,
-    common: Arc<str>,
+    aggregation_key: Arc<str>,
 }
 
 impl EventAggregator {
@@ -40,74 +40,83 @@ impl EventAggregator {
     pub fn record(&mut self, store: &mut StatusSnapshot, occurrence: &Arc<Occurrence>) {
         self.expire(store, occurrence.at);
         let Regarding { key, uid, .. } = &occurrence.regarding;
-        let same = Same { uid: uid.clone(), reason: occurrence.reason, common: occurrence.common().into() };
-        let earlier = self.events.get(&same).and_then(|key| store.events.get(key)).cloned();
-        let resource_version = store.next_version();
+        let same = EventGroup {
+            uid: uid.clone(),
+            reason: occurrence.reason,
+            aggregation_key: occurrence.aggregation_key().into(),
+        };
+        let earlier = self.keys.get(&same).and_then(|key| store.events.get(key)).cloned();
+        let resource_version = store.next_resource_version();
         let (event_key, first, count) = if let Some(earlier) = earlier {
-            self.forget_age(earlier.resource_version);
-            (earlier.key.clone(), earlier.first, earlier.count.saturating_add(1))
+            self.remove_age(earlier.resource_version);
+            (earlier.key.clone(), earlier.first_at, earlier.count.saturating_add(1))
         } else {
             let name = event_name(&key.name, resource_version);
             (ObjectKey::new(occurrence.regarding.event_namespace(), name), occurrence.at, 1)
         };
-        self.of_object.entry(uid.clone()).or_default().insert(resource_version);
-        self.ages.insert(resource_version, same.clone());
-        self.events.insert(same, event_key.clone());
-        let event =
-            Event { key: event_key.clone(), latest: occurrence.clone(), first, count, resource_version };
+        self.by_object.entry(uid.clone()).or_default().insert(resource_version);
+        self.by_age.insert(resource_version, same.clone());
+        self.keys.insert(same, event_key.clone());
+        let event = Event {
+            key: event_key.clone(),
+            latest: occurrence.clone(),
+            first_at: first,
+            count,
+            resource_version,
+        };
         store.events.insert(event_key, Arc::new(event));
 
-        if let Some(age) = self.too_many(uid) {
-            self.forget(store, age);
+        if let Some(age) = self.excess_event(uid) {
+            self.remove(store, age);
         }
-        if self.ages.len() > MOST {
-            self.forget_oldest(store);
+        if self.by_age.len() > MAX_EVENTS {
+            self.remove_oldest(store);
         }
     }
 
     /// Forgets what happened too long ago.
     pub fn expire(&mut self, store: &mut StatusSnapshot, now: Timestamp) {
-        let over = |store: &StatusSnapshot, same: &Same| {
-            let event = self.events.get(same).and_then(|key| store.events.get(key));
-            event.is_none_or(|event| now.duration_since(event.latest.at) > KEPT)
+        let over = |store: &StatusSnapshot, same: &EventGroup| {
+            let event = self.keys.get(same).and_then(|key| store.events.get(key));
+            event.is_none_or(|event| now.duration_since(event.latest.at) > EVENT_RETENTION)
         };
-        let ages = self.ages.iter();
+        let ages = self.by_age.iter();
         let old: Vec<_> = ages.take_while(|(_, same)| over(store, same)).map(|(age, _)| *age).collect();
         for age in old {
-            self.forget(store, age);
+            self.remove(store, age);
         }
     }
 
     /// The event to forget of an object that has too many: the oldest of the reason that has most.
-    fn too_many(&self, uid: &str) -> Option<u64> {
-        let ages = self.of_object.get(uid).filter(|ages| ages.len() > MOST_OF_ONE)?;
+    fn excess_event(&self, uid: &str) -> Option<u64> {
+        let ages = self.by_object.get(uid).filter(|ages| ages.len() > MAX_EVENTS_PER_OBJECT)?;
         let mut reasons: HashMap<Reason, (usize, u64)> = HashMap::new();
-        for (age, same) in ages.iter().filter_map(|age| Some((*age, self.ages.get(age)?))) {
+        for (age, same) in ages.iter().filter_map(|age| Some((*age, self.by_age.get(age)?))) {
             reasons.entry(same.reason).or_insert((0, age)).0 += 1;
         }
         reasons.into_values().max_by_key(|(count, age)| (*count, Reverse(*age))).map(|(_, age)| age)
     }
 
-    fn forget_oldest(&mut self, store: &mut StatusSnapshot) {
-        if let Some(oldest) = self.ages.keys().next().copied() {
-            self.forget(store, oldest);
+    fn remove_oldest(&mut self, store: &mut StatusSnapshot) {
+        if let Some(oldest) = self.by_age.keys().next().copied() {
+            self.remove(store, oldest);
         }
     }
 
-    fn forget(&mut self, store: &mut StatusSnapshot, age: u64) {
-        if let Some(key) = self.forget_age(age).and_then(|same| self.events.remove(&same)) {
+    fn remove(&mut self, store: &mut StatusSnapshot, age: u64) {
+        if let Some(key) = self.remove_age(age).and_then(|same| self.keys.remove(&same)) {
             store.events.remove(&key);
-            store.next_version();
+            store.next_resource_version();
         }
     }
 
     /// Takes an event out of the order of ages.
-    fn forget_age(&mut self, age: u64) -> Option<Same> {
-        let same = self.ages.remove(&age)?;
-        if let Some(ages) = self.of_object.get_mut(&same.uid) {
+    fn remove_age(&mut self, age: u64) -> Option<EventGroup> {
+        let same = self.by_age.remove(&age)?;
+        if let Some(ages) = self.by_object.get_mut(&same.uid) {
             ages.remove(&age);
             if ages.is_empty() {
-                self.of_object.remove(&same.uid);
+                self.by_object.remove(&same.uid);
             }
         }
         Some(same)
@@ -117,7 +126,7 @@ impl EventAggregator {
 /// The name of an event: that of its object, as far as the name of an event may hold it, and a number of its own.
 fn event_name(object: &str, number: u64) -> String {
     let tail = format!(".{number:x}");
-    let end = object.floor_char_boundary(LONGEST_NAME - tail.len());
+    let end = object.floor_char_boundary(MAX_NAME_BYTES - tail.len());
     let object = object.get(..end).unwrap_or_default();
     // No part of a name may end with these.
     format!("{}{tail}", object.trim_end_matches(['-', '.']))
@@ -139,25 +148,25 @@ mod tests {
             warning: true,
             reason: Reason::Exited,
             note: note.into(),
-            steady: None,
+            fixed_note: None,
             revision: "r1".into(),
             commit: None,
-            digest_before: None,
+            previous_digest: None,
             digest: None,
         })
     }
 
-    fn told(store: &StatusSnapshot) -> Vec<String> {
+    fn event_lines(store: &StatusSnapshot) -> Vec<String> {
         let line = |event: &Arc<Event>| {
             let Occurrence { regarding, note, at, .. } = &*event.latest;
-            let (first, last) = (event.first.as_second(), at.as_second());
+            let (first, last) = (event.first_at.as_second(), at.as_second());
             format!("{} {note} {}x {first}-{last}", regarding.key.name, event.count)
         };
         store.events.values().map(line).collect()
     }
 
     #[test]
-    fn the_name_of_an_event_is_one_that_kubernetes_takes() {
+    fn event_name_is_valid_in_kubernetes() {
         let cut = 253 - ".1a".len();
         for (object, expected) in [
             ("a".to_owned(), "a.1a".to_owned()),
@@ -171,22 +180,25 @@ mod tests {
     }
 
     #[test]
-    fn equal_occurrences_are_one_event() {
+    fn equal_occurrences_are_aggregated() {
         let (mut ledger, mut store) = (EventAggregator::default(), StatusSnapshot::new(source_id(), at(0)));
         for (name, note, second) in [("a", "x", 1), ("a", "y", 2), ("b", "x", 3), ("a", "x", 9)] {
             ledger.record(&mut store, &occurrence(name, note, second));
         }
-        assert_eq!(told(&store), ["a x 2x 1-9", "a y 1x 2-2", "b x 1x 3-3"]);
+        assert_eq!(event_lines(&store), ["a x 2x 1-9", "a y 1x 2-2", "b x 1x 3-3"]);
         let newest = store.events.values().map(|event| event.resource_version).max();
         assert_eq!(newest, Some(store.resource_version));
     }
 
     #[test]
-    fn a_declaration_that_changes_often_is_one_event_that_says_the_newest() {
+    fn repeated_updates_are_one_event_with_the_latest_note() {
         let (mut ledger, mut store) = (EventAggregator::default(), StatusSnapshot::new(source_id(), at(0)));
         let mut record = |reason, note: &str, steady, second| {
-            let occurrence =
-                Occurrence { reason, steady, ..Occurrence::clone(&occurrence("a", note, second)) };
+            let occurrence = Occurrence {
+                reason,
+                fixed_note: steady,
+                ..Occurrence::clone(&occurrence("a", note, second))
+            };
             ledger.record(&mut store, &Arc::new(occurrence));
         };
         record(Reason::Created, "declared in a.yaml:1", None, 0);
@@ -198,10 +210,10 @@ mod tests {
         record(Reason::Updated, look, Some(look), 60);
         record(Reason::Updated, look, Some(look), 61);
         // What tells something else each time pushes out only its own.
-        for n in 0..2 * MOST_OF_ONE {
+        for n in 0..2 * MAX_EVENTS_PER_OBJECT {
             record(Reason::Exited, &format!("n{n}"), None, 70);
         }
-        let told = told(&store);
+        let told = event_lines(&store);
         for expected in [
             "a declared in a.yaml:1 1x 0-0",
             "a no program 1x 0-0",
@@ -210,33 +222,33 @@ mod tests {
         ] {
             assert!(told.contains(&expected.to_owned()), "{expected}: {told:?}");
         }
-        assert_eq!(told.len(), MOST_OF_ONE);
+        assert_eq!(told.len(), MAX_EVENTS_PER_OBJECT);
     }
 
     #[test]
-    fn old_events_and_too_many_are_forgotten_the_oldest_first() {
+    fn expired_and_excess_events_are_removed_oldest_first() {
         let (mut ledger, mut store) = (EventAggregator::default(), StatusSnapshot::new(source_id(), at(0)));
         ledger.record(&mut store, &occurrence("a", "first", 0));
         ledger.record(&mut store, &occurrence("a", "second", 1));
         ledger.record(&mut store, &occurrence("a", "first", 2));
-        for n in 0..MOST_OF_ONE - 1 {
+        for n in 0..MAX_EVENTS_PER_OBJECT - 1 {
             ledger.record(&mut store, &occurrence("a", &format!("n{n}"), 3));
         }
         let notes = || store.events.values().map(|event| event.latest.note.as_str());
         assert!(notes().any(|note| note == "first") && !notes().any(|note| note == "second"));
-        assert_eq!(store.events.len(), MOST_OF_ONE);
+        assert_eq!(store.events.len(), MAX_EVENTS_PER_OBJECT);
 
-        for n in 0..MOST {
+        for n in 0..MAX_EVENTS {
             ledger.record(&mut store, &occurrence(&format!("s{n}"), "x", 4));
         }
-        assert_eq!(store.events.len(), MOST);
+        assert_eq!(store.events.len(), MAX_EVENTS);
         assert!(!store.events.values().any(|event| *event.latest.regarding.key.name == *"a"));
 
         let before = store.resource_version;
-        ledger.expire(&mut store, at(4) + KEPT);
-        assert_eq!((store.events.len(), store.resource_version), (MOST, before));
-        ledger.expire(&mut store, at(5) + KEPT);
+        ledger.expire(&mut store, at(4) + EVENT_RETENTION);
+        assert_eq!((store.events.len(), store.resource_version), (MAX_EVENTS, before));
+        ledger.expire(&mut store, at(5) + EVENT_RETENTION);
         assert!(store.events.is_empty() && store.resource_version > before);
-        assert!(ledger.events.is_empty() && ledger.ages.is_empty() && ledger.of_object.is_empty());
+        assert!(ledger.keys.is_empty() && ledger.by_age.is_empty() && ledger.by_object.is_empty());
     }
 }

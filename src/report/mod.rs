@@ -17,12 +17,12 @@ mod skill;
 mod source;
 mod source_object;
 mod state_change;
-mod store;
+mod status_snapshot;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use audit::{AuditMetrics, keep_audit};
-pub use conditions::{ConditionMessages, ConditionStatus, condition};
+pub use audit::{AuditMetrics, write_audit_log};
+pub use conditions::{ConditionMessages, ConditionStatus, find_condition};
 pub use event::{Event, EventAction, Occurrence, Regarding};
 pub use object::{ObjectKind, StatusObject};
 pub use readiness::Readiness;
@@ -31,4 +31,4 @@ pub use server::server_status;
 pub use skill::skill_status;
 pub use source::{ServerCounts, SourceFault, SourceResource, SourceSpec, SourceStatus, source_status};
 pub use source_object::SourceObject;
-pub use store::StatusSnapshot;
+pub use status_snapshot::StatusSnapshot;

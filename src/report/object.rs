@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::resource::{API_VERSION, DeclaredMeta, DeclaredObject, McpServerSpec, SkillSpec};
 
 /// Holds a whole earlier manifest, values and all.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+const LAST_APPLIED_ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// The kinds that the status API tells of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,12 +44,12 @@ impl ObjectKind {
     }
 
     /// The kind with this plural.
-    pub fn of_plural(plural: &str) -> Option<Self> {
+    pub fn from_plural(plural: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.plural() == plural)
     }
 
     /// True if its objects are in namespaces.
-    pub fn namespaced(self) -> bool {
+    pub fn is_namespaced(self) -> bool {
         self != Self::Source
     }
 }
@@ -75,7 +75,7 @@ impl<S, T> PartialEq for StatusObject<S, T> {
 impl<T: Serialize> StatusObject<McpServerSpec, T> {
     /// The object as the Kubernetes API gives it, without the values of env, headers and the URL's query.
     pub fn manifest(&self) -> Value {
-        let spec = self.declared.spec.as_deref().map(redacted);
+        let spec = self.declared.spec.as_deref().map(redacted_spec);
         manifest(
             ObjectKind::McpServer,
             &metadata(&self.declared.meta, self.resource_version),
@@ -115,7 +115,7 @@ pub(super) fn manifest(
 
 fn metadata(meta: &DeclaredMeta, resource_version: u64) -> ObjectMeta {
     let mut annotations = meta.annotations.clone();
-    annotations.remove(LAST_APPLIED);
+    annotations.remove(LAST_APPLIED_ANNOTATION);
     let some = |map: BTreeMap<String, String>| (!map.is_empty()).then_some(map);
     ObjectMeta {
         name: Some(meta.key.name.to_string()),
@@ -123,7 +123,7 @@ fn metadata(meta: &DeclaredMeta, resource_version: u64) -> ObjectMeta {
         uid: Some(meta.uid.to_string()),
         generation: Some(meta.generation),
         resource_version: Some(resource_version.to_string()),
-        creation_timestamp: Some(Time(meta.created)),
+        creation_timestamp: Some(Time(meta.created_at)),
         labels: some(meta.labels.clone()),
         annotations: some(annotations),
         ..ObjectMeta::default()
@@ -131,7 +131,7 @@ fn metadata(meta: &DeclaredMeta, resource_version: u64) -> ObjectMeta {
 }
 
 /// The spec for other eyes: literal values redact themselves, a URL's query may be a key.
-fn redacted(spec: &McpServerSpec) -> Value {
+fn redacted_spec(spec: &McpServerSpec) -> Value {
     let mut value = json!(spec);
     if let Some(Value::String(url)) = value.pointer_mut("/http/url")
         && let Some((base, _)) = url.split_once('?')
@@ -145,18 +145,18 @@ fn redacted(spec: &McpServerSpec) -> Value {
 mod tests {
     use super::*;
     use crate::resource::McpServerStatus;
-    use crate::resource::testing::{declared, server_spec};
+    use crate::resource::testing::{declared_server, server_spec};
 
     #[test]
-    fn a_manifest_has_the_shape_of_a_custom_resource_and_no_value_that_may_be_secret() {
-        let mut server = declared("a", 2);
+    fn manifest_is_a_custom_resource_with_secrets_redacted() {
+        let mut server = declared_server("a", 2);
         server.spec = Some(server_spec(json!({ "http": {
             "url": "https://example.com/mcp?key=hunter2",
             "headers": [{ "name": "Authorization", "value": "Bearer hunter2" }],
         } })));
         server.meta.labels.insert("area".into(), "code".into());
         let annotations = &mut server.meta.annotations;
-        annotations.insert(LAST_APPLIED.into(), "{\"value\":\"hunter2\"}".into());
+        annotations.insert(LAST_APPLIED_ANNOTATION.into(), "{\"value\":\"hunter2\"}".into());
         let object = StatusObject {
             declared: Arc::new(server),
             status: McpServerStatus { observed_generation: Some(2), ..McpServerStatus::default() },

@@ -13,15 +13,15 @@ use crate::resource::ObjectKey;
 pub struct Readiness {
     ready: bool,
     /// Everything but first attempts.
-    required: bool,
+    required_ready: bool,
     synced: bool,
     pending: OrdSet<ObjectKey>,
     /// Servers declared at the start of which no attempt has ended; of servers declared later nothing is noted.
     unattempted: OrdSet<ObjectKey>,
     /// First attempts are not waited for any more.
-    given_up: bool,
+    attempts_abandoned: bool,
     /// Only until ready.
-    attached: HashSet<ObjectKey>,
+    attached_once: HashSet<ObjectKey>,
 }
 
 /// The part that one server has in the readiness of the process.
@@ -37,17 +37,17 @@ pub(super) struct ServerReadiness {
 
 impl Readiness {
     /// True from the first moment on at which everything that is waited for was there.
-    pub fn ready(&self) -> bool {
+    pub fn is_ready(&self) -> bool {
         self.ready
     }
 
     /// True from the first moment on at which everything required was there.
     pub fn required_ready(&self) -> bool {
-        self.required
+        self.required_ready
     }
 
     /// True once the source has been read.
-    pub fn synced(&self) -> bool {
+    pub fn is_synced(&self) -> bool {
         self.synced
     }
 
@@ -62,7 +62,7 @@ impl Readiness {
     }
 
     /// Takes note of one server.
-    pub(super) fn server(&mut self, key: &ObjectKey, share: ServerReadiness) {
+    pub(super) fn update_server(&mut self, key: &ObjectKey, share: ServerReadiness) {
         if self.ready {
             return;
         }
@@ -72,9 +72,9 @@ impl Readiness {
             self.unattempted.insert(key.clone());
         }
         if share.attached {
-            self.attached.insert(key.clone());
+            self.attached_once.insert(key.clone());
         }
-        if share.required && !self.attached.contains(key) {
+        if share.required && !self.attached_once.contains(key) {
             self.pending.insert(key.clone());
         } else {
             self.pending.remove(key);
@@ -82,25 +82,25 @@ impl Readiness {
     }
 
     /// Forgets a server that is no longer declared.
-    pub(super) fn removed(&mut self, key: &ObjectKey) {
-        self.attached.remove(key);
+    pub(super) fn remove_server(&mut self, key: &ObjectKey) {
+        self.attached_once.remove(key);
         self.pending.remove(key);
         self.unattempted.remove(key);
     }
 
     /// Waits no longer for first attempts.
-    pub(super) fn give_up_on_attempts(&mut self) {
-        self.given_up = true;
-        self.settle(false);
+    pub(super) fn abandon_attempts(&mut self) {
+        self.attempts_abandoned = true;
+        self.evaluate(false);
     }
 
     /// Decides, after all that is known was noted.
-    pub(super) fn settle(&mut self, synced: bool) {
+    pub(super) fn evaluate(&mut self, synced: bool) {
         self.synced |= synced;
-        self.required |= self.synced && self.pending.is_empty();
-        if !self.ready && self.required && (self.given_up || self.unattempted.is_empty()) {
+        self.required_ready |= self.synced && self.pending.is_empty();
+        if !self.ready && self.required_ready && (self.attempts_abandoned || self.unattempted.is_empty()) {
             self.ready = true;
-            self.attached.clear();
+            self.attached_once.clear();
             self.unattempted.clear();
         }
     }
@@ -111,59 +111,59 @@ mod tests {
     use super::*;
     use crate::resource::testing::key;
 
-    fn share(required: bool, attached: bool) -> ServerReadiness {
+    fn server_readiness(required: bool, attached: bool) -> ServerReadiness {
         ServerReadiness { required, attached, attempted: true }
     }
 
     #[test]
-    fn waits_for_the_source_and_for_each_required_server_once() {
+    fn readiness_waits_for_the_source_and_each_required_server() {
         let (a, b) = (key("a"), key("b"));
         let mut readiness = Readiness::default();
-        readiness.settle(false);
-        assert!(!readiness.ready(), "the source was not read");
-        readiness.server(&a, share(true, false));
-        readiness.server(&b, share(true, false));
-        readiness.settle(true);
+        readiness.evaluate(false);
+        assert!(!readiness.is_ready(), "the source was not read");
+        readiness.update_server(&a, server_readiness(true, false));
+        readiness.update_server(&b, server_readiness(true, false));
+        readiness.evaluate(true);
         assert_eq!(readiness.pending().collect::<Vec<_>>(), [&a, &b]);
-        readiness.server(&a, share(true, true));
+        readiness.update_server(&a, server_readiness(true, true));
         // Attached once is enough, even if it is lost while another is still awaited.
-        readiness.server(&a, share(true, false));
-        readiness.settle(true);
+        readiness.update_server(&a, server_readiness(true, false));
+        readiness.evaluate(true);
         assert_eq!(readiness.pending().collect::<Vec<_>>(), [&b]);
-        readiness.removed(&b);
-        readiness.settle(true);
-        assert!(readiness.ready());
-        readiness.server(&b, share(true, false));
-        readiness.settle(true);
-        assert!(readiness.ready(), "for good");
+        readiness.remove_server(&b);
+        readiness.evaluate(true);
+        assert!(readiness.is_ready());
+        readiness.update_server(&b, server_readiness(true, false));
+        readiness.evaluate(true);
+        assert!(readiness.is_ready(), "for good");
     }
 
     #[test]
-    fn waits_for_the_first_attempts_at_what_was_declared_at_the_start() {
+    fn readiness_waits_for_first_attempts_of_initial_servers() {
         let (a, b, late) = (key("a"), key("b"), key("late"));
         let connecting = ServerReadiness { required: false, attached: false, attempted: false };
         let start = || {
             let mut readiness = Readiness::default();
-            readiness.server(&a, connecting);
-            readiness.server(&b, ServerReadiness { required: true, ..connecting });
-            readiness.settle(true);
-            readiness.server(&late, connecting);
+            readiness.update_server(&a, connecting);
+            readiness.update_server(&b, ServerReadiness { required: true, ..connecting });
+            readiness.evaluate(true);
+            readiness.update_server(&late, connecting);
             readiness
         };
         let mut readiness = start();
         assert_eq!(readiness.unattempted().collect::<Vec<_>>(), [&a], "b is pending, and late came later");
-        readiness.server(&b, share(true, true));
-        readiness.settle(true);
-        assert!(readiness.required_ready() && !readiness.ready());
-        readiness.server(&a, share(false, false));
-        readiness.settle(true);
-        assert!(readiness.ready());
+        readiness.update_server(&b, server_readiness(true, true));
+        readiness.evaluate(true);
+        assert!(readiness.required_ready() && !readiness.is_ready());
+        readiness.update_server(&a, server_readiness(false, false));
+        readiness.evaluate(true);
+        assert!(readiness.is_ready());
 
         let mut readiness = start();
-        readiness.give_up_on_attempts();
-        assert!(!readiness.ready(), "what is required is waited for all the same");
-        readiness.server(&b, share(true, true));
-        readiness.settle(true);
-        assert!(readiness.ready());
+        readiness.abandon_attempts();
+        assert!(!readiness.is_ready(), "what is required is waited for all the same");
+        readiness.update_server(&b, server_readiness(true, true));
+        readiness.evaluate(true);
+        assert!(readiness.is_ready());
     }
 }

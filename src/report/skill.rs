@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::conditions::{ConditionStatus, ConditionValue, Conditions, sentence};
+use super::conditions::{ConditionStatus, ConditionValue, ConditionsBuilder, problem_message};
 use crate::resource::{ConditionType, DeclaredObject, Problem, Reason, SkillSpec, SkillStatus};
 use crate::skills::{SkillState, SyncResults};
 
@@ -18,39 +18,42 @@ pub fn skill_status(
     now: Timestamp,
 ) -> SkillStatus {
     let meta = &declared.meta;
-    let work = Work::of(declared, standing, written);
+    let work = SkillPhase::determine(declared, standing, written);
     let mut conditions =
-        Conditions::new(meta.generation, previous.map(|previous| previous.conditions.as_slice()), now);
-    conditions.set(ConditionType::Ready, ready(&work));
+        ConditionsBuilder::new(meta.generation, previous.map(|previous| previous.conditions.as_slice()), now);
+    conditions.set(ConditionType::Ready, ready_condition(&work));
     conditions.set(
         ConditionType::Accepted,
-        match invalid(declared, standing) {
-            Some(problem) => ConditionValue::problem(problem, ""),
-            None => ConditionValue::yes(Reason::Accepted, "the declaration is valid"),
+        match rejection(declared, standing) {
+            Some(problem) => ConditionValue::from_problem(problem, ""),
+            None => ConditionValue::new_true(Reason::Accepted, "the declaration is valid"),
         },
     );
-    conditions.set(ConditionType::ResolvedRefs, resolved_refs(declared, standing));
-    if matches!(work, Work::Unseen | Work::Early(_) | Work::Unwritten) {
-        let verdict = ConditionValue::yes(Reason::Progressing, ready(&work).message);
+    conditions.set(ConditionType::ResolvedRefs, resolved_refs_condition(declared, standing));
+    if matches!(work, SkillPhase::NotScanned | SkillPhase::WaitingForStartup(_) | SkillPhase::PendingWrite) {
+        let verdict = ConditionValue::new_true(Reason::Progressing, ready_condition(&work).message);
         conditions.set(ConditionType::Reconciling, verdict);
-    } else if let Work::Missing(problem) | Work::Failed(problem) = work
-        && !problem.reason.needs_a_person()
+    } else if let SkillPhase::MissingReference(problem) | SkillPhase::WriteFailed(problem) = work
+        && !problem.reason.requires_user_action()
     {
         conditions.set(
             ConditionType::Reconciling,
-            ConditionValue::yes(Reason::ProgressingWithRetry, sentence(problem, "")),
+            ConditionValue::new_true(Reason::ProgressingWithRetry, problem_message(problem, "")),
         );
     }
-    if let Work::Refused(problem) | Work::Failed(problem) = work
-        && problem.reason.needs_a_person()
+    if let SkillPhase::Rejected(problem) | SkillPhase::WriteFailed(problem) = work
+        && problem.reason.requires_user_action()
     {
-        conditions.set(ConditionType::Stalled, ConditionValue::yes(problem.reason, sentence(problem, "")));
+        conditions.set(
+            ConditionType::Stalled,
+            ConditionValue::new_true(problem.reason, problem_message(problem, "")),
+        );
     }
     let bundle = standing.and_then(|standing| standing.bundle.as_ref());
     SkillStatus {
         observed_generation: Some(meta.generation),
         conditions: conditions.finish().0,
-        source: declared.spec.as_ref().map(|spec| spec.source().to_owned()),
+        source: declared.spec.as_ref().map(|spec| spec.source_kind().to_owned()),
         description: bundle.map(|bundle| bundle.description().to_owned()),
         files: bundle.map(|bundle| u32::try_from(bundle.files().len()).unwrap_or(u32::MAX)),
         content_digest: bundle.map(|bundle| bundle.digest().to_string()),
@@ -60,54 +63,56 @@ pub fn skill_status(
 }
 
 /// Where a skill stands: the one thing of several that decides what its conditions say.
-enum Work<'a> {
+enum SkillPhase<'a> {
     /// The newest declaration or content is not accepted; what was good before stays offered.
-    Refused(&'a Problem),
+    Rejected(&'a Problem),
     Suspended,
     /// It was not looked at yet.
-    Unseen,
+    NotScanned,
     /// What it refers to is not there.
-    Missing(&'a Problem),
+    MissingReference(&'a Problem),
     /// The same, while the servers of the start are connecting.
-    Early(&'a Problem),
+    WaitingForStartup(&'a Problem),
     /// It was not written yet.
-    Unwritten,
+    PendingWrite,
     /// It could not be written somewhere.
-    Failed(&'a Problem),
+    WriteFailed(&'a Problem),
     /// Agents have it, here.
     Available(String),
 }
 
-impl<'a> Work<'a> {
-    fn of(
+impl<'a> SkillPhase<'a> {
+    fn determine(
         declared: &'a DeclaredObject<SkillSpec>,
         standing: Option<&'a SkillState>,
         written: &'a SyncResults,
     ) -> Self {
-        if let Some(problem) = invalid(declared, standing) {
-            return Self::Refused(problem);
+        if let Some(problem) = rejection(declared, standing) {
+            return Self::Rejected(problem);
         }
         if declared.spec.as_ref().is_some_and(|spec| spec.suspend) {
             return Self::Suspended;
         }
-        let Some(standing) = standing else { return Self::Unseen };
-        match (&standing.server, &standing.bundle, &standing.content) {
-            (Some(missing), ..) if missing.early => return Self::Early(&missing.problem),
-            (Some(missing), ..) => return Self::Missing(&missing.problem),
-            (None, None, Some(problem)) => return Self::Missing(problem),
-            (None, None, None) => return Self::Unseen,
+        let Some(standing) = standing else { return Self::NotScanned };
+        match (&standing.missing_server, &standing.bundle, &standing.content_problem) {
+            (Some(missing), ..) if missing.during_startup => {
+                return Self::WaitingForStartup(&missing.problem);
+            }
+            (Some(missing), ..) => return Self::MissingReference(&missing.problem),
+            (None, None, Some(problem)) => return Self::MissingReference(problem),
+            (None, None, None) => return Self::NotScanned,
             (None, Some(_), _) => {}
         }
-        let outcomes = written.all.get(&declared.meta.key);
+        let outcomes = written.by_skill.get(&declared.meta.key);
         if let Some(problem) =
             outcomes.into_iter().flat_map(BTreeMap::values).find_map(|told| told.problem.as_ref())
         {
-            return Self::Failed(problem);
+            return Self::WriteFailed(problem);
         }
         let places = outcomes.into_iter().flat_map(BTreeMap::keys);
         let places: Vec<_> = places.map(|place| written.directory(*place).display().to_string()).collect();
         match (places.len() == written.directories.len(), &*places) {
-            (false, _) => Self::Unwritten,
+            (false, _) => Self::PendingWrite,
             (true, []) => Self::Available("offered over MCP".to_owned()),
             (true, places) => Self::Available(format!("offered over MCP, and in {}", places.join(", "))),
         }
@@ -115,31 +120,41 @@ impl<'a> Work<'a> {
 }
 
 /// Why the newest declaration, or what it holds, is not accepted. A ConfigMap that is not there is another matter.
-fn invalid<'a>(
+fn rejection<'a>(
     declared: &'a DeclaredObject<SkillSpec>,
     standing: Option<&'a SkillState>,
 ) -> Option<&'a Problem> {
-    let content = standing.and_then(|standing| standing.content.as_ref());
-    declared.refused.as_ref().or_else(|| content.filter(|problem| problem.reason == Reason::InvalidSpec))
+    let content = standing.and_then(|standing| standing.content_problem.as_ref());
+    declared.rejected.as_ref().or_else(|| content.filter(|problem| problem.reason == Reason::InvalidSpec))
 }
 
-fn ready(work: &Work<'_>) -> ConditionValue {
+fn ready_condition(work: &SkillPhase<'_>) -> ConditionValue {
     match work {
-        Work::Refused(problem) | Work::Failed(problem) => ConditionValue::problem(problem, ""),
-        Work::Suspended => ConditionValue::no(Reason::Suspended, "suspended by spec.suspend"),
-        Work::Unseen => ConditionValue::no(Reason::Progressing, "its files are being looked at"),
-        Work::Missing(problem) => ConditionValue::problem(problem, "offered as soon as it is there"),
-        Work::Early(problem) => {
-            ConditionValue::no(Reason::Progressing, sentence(problem, "offered as soon as it is there"))
+        SkillPhase::Rejected(problem) | SkillPhase::WriteFailed(problem) => {
+            ConditionValue::from_problem(problem, "")
         }
-        Work::Unwritten => ConditionValue::no(Reason::Progressing, "it is being written"),
-        Work::Available(places) => ConditionValue::yes(Reason::Available, places),
+        SkillPhase::Suspended => ConditionValue::new_false(Reason::Suspended, "suspended by spec.suspend"),
+        SkillPhase::NotScanned => {
+            ConditionValue::new_false(Reason::Progressing, "its files are being looked at")
+        }
+        SkillPhase::MissingReference(problem) => {
+            ConditionValue::from_problem(problem, "offered as soon as it is there")
+        }
+        SkillPhase::WaitingForStartup(problem) => ConditionValue::new_false(
+            Reason::Progressing,
+            problem_message(problem, "offered as soon as it is there"),
+        ),
+        SkillPhase::PendingWrite => ConditionValue::new_false(Reason::Progressing, "it is being written"),
+        SkillPhase::Available(places) => ConditionValue::new_true(Reason::Available, places),
     }
 }
 
-fn resolved_refs(declared: &DeclaredObject<SkillSpec>, standing: Option<&SkillState>) -> ConditionValue {
+fn resolved_refs_condition(
+    declared: &DeclaredObject<SkillSpec>,
+    standing: Option<&SkillState>,
+) -> ConditionValue {
     let Some(spec) = &declared.spec else {
-        let reason = declared.refused.as_ref().map_or(Reason::Progressing, |problem| problem.reason);
+        let reason = declared.rejected.as_ref().map_or(Reason::Progressing, |problem| problem.reason);
         return ConditionValue::new(
             ConditionStatus::Unknown,
             reason,
@@ -147,17 +162,17 @@ fn resolved_refs(declared: &DeclaredObject<SkillSpec>, standing: Option<&SkillSt
         );
     };
     if spec.server_refs.is_empty() && spec.config_map_ref.is_none() {
-        return ConditionValue::yes(Reason::ResolvedRefs, "it refers to nothing");
+        return ConditionValue::new_true(Reason::ResolvedRefs, "it refers to nothing");
     }
     let unseen = || ConditionValue::new(ConditionStatus::Unknown, Reason::Progressing, "not looked up yet");
     let Some(standing) = standing else { return unseen() };
-    let content = standing.content.as_ref().filter(|problem| problem.reason != Reason::InvalidSpec);
-    match (content, &standing.server) {
-        (Some(problem), _) => ConditionValue::problem(problem, ""),
-        (None, Some(missing)) if missing.early => unseen(),
-        (None, Some(missing)) => ConditionValue::problem(&missing.problem, ""),
-        (None, None) if standing.bundle.is_none() && standing.content.is_none() => unseen(),
-        (None, None) => ConditionValue::yes(Reason::ResolvedRefs, "everything it refers to was found"),
+    let content = standing.content_problem.as_ref().filter(|problem| problem.reason != Reason::InvalidSpec);
+    match (content, &standing.missing_server) {
+        (Some(problem), _) => ConditionValue::from_problem(problem, ""),
+        (None, Some(missing)) if missing.during_startup => unseen(),
+        (None, Some(missing)) => ConditionValue::from_problem(&missing.problem, ""),
+        (None, None) if standing.bundle.is_none() && standing.content_problem.is_none() => unseen(),
+        (None, None) => ConditionValue::new_true(Reason::ResolvedRefs, "everything it refers to was found"),
     }
 }
 
@@ -173,26 +188,29 @@ mod tests {
     use crate::skills::{MissingServer, SyncOutcome};
 
     #[test]
-    fn what_is_told_of_a_skill() {
-        let bundle = Arc::new(Bundle::of_text("s", "---\nname: s\ndescription: Does it.\n---\n").unwrap());
+    fn skill_state_determines_the_conditions() {
+        let bundle = Arc::new(Bundle::from_text("s", "---\nname: s\ndescription: Does it.\n---\n").unwrap());
         let standing = SkillState {
             uid: "uid-s".into(),
             bundle: Some(bundle.clone()),
-            content: None,
-            server: None,
+            content_problem: None,
+            missing_server: None,
             suspended: false,
         };
         let problem = |reason| Some(Problem::new(reason, "what is wrong"));
         let empty = SkillState { bundle: None, ..standing.clone() };
-        let malformed = SkillState { content: problem(Reason::InvalidSpec), ..standing.clone() };
-        let no_map = SkillState { content: problem(Reason::ConfigMapNotFound), ..empty.clone() };
-        let lost_map = SkillState { content: problem(Reason::ConfigMapNotFound), ..standing.clone() };
-        let missing = |early| MissingServer { problem: problem(Reason::ServerNotFound).unwrap(), early };
-        let waiting = SkillState { server: Some(missing(false)), ..standing.clone() };
-        let early = SkillState { server: Some(missing(true)), ..standing.clone() };
+        let malformed = SkillState { content_problem: problem(Reason::InvalidSpec), ..standing.clone() };
+        let no_map = SkillState { content_problem: problem(Reason::ConfigMapNotFound), ..empty.clone() };
+        let lost_map = SkillState { content_problem: problem(Reason::ConfigMapNotFound), ..standing.clone() };
+        let missing = |early| MissingServer {
+            problem: problem(Reason::ServerNotFound).unwrap(),
+            during_startup: early,
+        };
+        let waiting = SkillState { missing_server: Some(missing(false)), ..standing.clone() };
+        let early = SkillState { missing_server: Some(missing(true)), ..standing.clone() };
         let written = |outcome: Option<Option<Problem>>| SyncResults {
             directories: [std::path::PathBuf::from("/home/a/.claude/skills")].into(),
-            all: outcome
+            by_skill: outcome
                 .map(|problem| {
                     let outcome = SyncOutcome { digest: bundle.digest(), problem };
                     (key("s"), BTreeMap::from([(0, outcome)]))
@@ -292,7 +310,7 @@ mod tests {
                 meta: meta("s", 1),
                 spec: Some(serde_json::from_value(spec.clone()).unwrap()),
                 spec_digest: None,
-                refused: None,
+                rejected: None,
                 endpoint: None,
             };
             let status = skill_status(&declared, standing, written, None, at(1));
@@ -308,7 +326,7 @@ mod tests {
             meta: meta("s", 1),
             spec: None,
             spec_digest: None,
-            refused: problem(Reason::InvalidSpec),
+            rejected: problem(Reason::InvalidSpec),
             endpoint: None,
         };
         let status = skill_status(&declared, Some(&empty), &there, None, at(1));

@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::conditions::{ConditionStatus, ConditionValue, Conditions, sentence};
+use super::conditions::{ConditionStatus, ConditionValue, ConditionsBuilder, problem_message};
 use crate::resource::{ConditionType, Origin, Problem, Reason, SourceProblem, SourceState, WatchMethod};
 
 /// What a `Source` is: the directory that this evenkeel reads. Nobody declares it.
@@ -108,12 +108,16 @@ pub struct SourceFault {
 
 /// The status of the source; the counts stay as they were.
 pub fn source_status(state: &SourceState, previous: Option<&SourceStatus>, now: Timestamp) -> SourceStatus {
-    let mut conditions = Conditions::new(1, previous.map(|previous| previous.conditions.as_slice()), now);
-    let first = state.faults.first();
+    let mut conditions =
+        ConditionsBuilder::new(1, previous.map(|previous| previous.conditions.as_slice()), now);
+    let first = state.problems.first();
     conditions.set(
         ConditionType::Ready,
         match first {
-            Some(fault) => ConditionValue::problem(&told(fault), &others(state.faults.len())),
+            Some(fault) => ConditionValue::from_problem(
+                &located_problem(fault),
+                &more_faults_message(state.problems.len()),
+            ),
             None if !state.synced => ConditionValue::new(
                 ConditionStatus::Unknown,
                 Reason::Progressing,
@@ -121,41 +125,44 @@ pub fn source_status(state: &SourceState, previous: Option<&SourceStatus>, now: 
             ),
             // An API server has no revision of the whole.
             None if state.revision.is_empty() => {
-                let nothing = state.nothing_in.as_ref();
-                let nothing = nothing.map_or_else(String::new, |place| format!("; {}", nothing_in(place)));
-                ConditionValue::yes(Reason::Available, format!("everything was read{nothing}"))
+                let nothing = state.empty_scope.as_ref();
+                let nothing = nothing
+                    .map_or_else(String::new, |place| format!("; {}", nothing_declared_message(place)));
+                ConditionValue::new_true(Reason::Available, format!("everything was read{nothing}"))
             }
-            None => ConditionValue::yes(Reason::Available, format!("read at revision {}", state.revision)),
+            None => {
+                ConditionValue::new_true(Reason::Available, format!("read at revision {}", state.revision))
+            }
         },
     );
-    if let Some(fault) = state.faults.iter().find(|fault| fault.problem.reason.needs_a_person()) {
+    if let Some(fault) = state.problems.iter().find(|fault| fault.problem.reason.requires_user_action()) {
         conditions.set(
             ConditionType::Stalled,
-            ConditionValue::yes(fault.problem.reason, sentence(&told(fault), "")),
+            ConditionValue::new_true(fault.problem.reason, problem_message(&located_problem(fault), "")),
         );
     }
     SourceStatus {
         observed_generation: 1,
         conditions: conditions.finish().0,
         revision: state.revision.to_string(),
-        watching: match state.watching {
+        watching: match state.watch_method {
             WatchMethod::Events => "Events".to_owned(),
             WatchMethod::Polling => "Polling".to_owned(),
         },
-        faults: state.faults.iter().map(SourceFault::of).collect(),
-        warnings: state.warnings.iter().map(SourceFault::of).collect(),
-        foreign_documents: state.foreign,
+        faults: state.problems.iter().map(SourceFault::from_problem).collect(),
+        warnings: state.warnings.iter().map(SourceFault::from_problem).collect(),
+        foreign_documents: state.foreign_documents,
         counts: previous.map(|previous| previous.counts).unwrap_or_default(),
     }
 }
 
 /// That nothing is declared where a person expects something.
-pub(super) fn nothing_in(place: &str) -> String {
+pub(super) fn nothing_declared_message(place: &str) -> String {
     format!("nothing is declared in {place}")
 }
 
 impl SourceFault {
-    fn of(fault: &SourceProblem) -> Self {
+    fn from_problem(fault: &SourceProblem) -> Self {
         let file = fault.origin.as_ref().and_then(Origin::file);
         let (file, line) = file.map(|(path, line)| (path.display().to_string(), line)).unzip();
         let mut message = fault.problem.message.clone();
@@ -167,15 +174,15 @@ impl SourceFault {
 }
 
 /// The problem of a fault, with the place in front.
-pub(super) fn told(fault: &SourceProblem) -> Problem {
+pub(super) fn located_problem(fault: &SourceProblem) -> Problem {
     let Problem { reason, message } = fault.problem.clone();
-    match fault.place() {
+    match fault.location() {
         Some(place) => Problem::new(reason, format!("{place}: {message}")),
         None => Problem::new(reason, message),
     }
 }
 
-fn others(faults: usize) -> String {
+fn more_faults_message(faults: usize) -> String {
     match faults {
         0 | 1 => String::new(),
         2 => "one more fault is in status.faults".to_owned(),
@@ -189,7 +196,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::report::conditions::condition;
+    use crate::report::conditions::find_condition;
     use crate::resource::testing::at;
 
     fn fault(line: u32) -> SourceProblem {
@@ -202,11 +209,11 @@ mod tests {
     }
 
     fn state(synced: bool, faults: Vec<SourceProblem>) -> SourceState {
-        SourceState { synced, revision: "r1".into(), faults, ..SourceState::default() }
+        SourceState { synced, revision: "r1".into(), problems: faults, ..SourceState::default() }
     }
 
     #[test]
-    fn a_source_is_ready_when_everything_in_it_was_read() {
+    fn source_is_ready_when_everything_was_read() {
         for (state, ready, stalled) in [
             (state(false, vec![]), "Unknown/Progressing the first look is not done yet", false),
             (state(true, vec![]), "True/Available read at revision r1", false),
@@ -218,9 +225,9 @@ mod tests {
             ),
         ] {
             let status = source_status(&state, None, at(1));
-            let told = condition(&status.conditions, ConditionType::Ready).unwrap();
+            let told = find_condition(&status.conditions, ConditionType::Ready).unwrap();
             assert_eq!(format!("{}/{} {}", told.status, told.reason, told.message), ready);
-            let is_stalled = condition(&status.conditions, ConditionType::Stalled).is_some();
+            let is_stalled = find_condition(&status.conditions, ConditionType::Stalled).is_some();
             assert_eq!(is_stalled, stalled, "{ready}");
             assert!(status.faults.iter().all(|fault| fault.message.contains("3 | [")));
             assert_eq!(source_status(&state, Some(&status), at(2)), status);

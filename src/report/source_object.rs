@@ -35,12 +35,12 @@ impl SourceObject {
             creation_timestamp: Some(Time(self.created)),
             ..ObjectMeta::default()
         };
-        let spec = json!({ self.id.kind: self.id.place });
+        let spec = json!({ self.id.kind: self.id.location });
         manifest(ObjectKind::Source, &metadata, Some(spec), &self.status)
     }
 
     /// The same in every run: made from the path of a directory, or from what stands for one.
     pub(super) fn uid(&self) -> String {
-        Digest::of(self.id.place.as_bytes()).uuid()
+        Digest::of(self.id.location.as_bytes()).uuid()
     }
 }

@@ -1,13 +1,15 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use tracing::Level;
 
-use super::conditions::{ConditionMessages, condition};
-use super::event::note;
+use super::conditions::{ConditionMessages, find_condition};
+use super::event::bounded_note;
 use super::{EventAction, Regarding};
-use crate::resource::{ConditionType, DeclaredMeta, DeclaredObject, RECONNECT_AT, REQUESTED_AT, Reason};
+use crate::resource::{
+    ConditionType, DeclaredMeta, DeclaredObject, RECONCILE_REQUESTED_AT, RECONNECT_REQUESTED_AT, Reason,
+};
 
 /// How much of a commit's hash tells it from others.
-const SHORT_ID: usize = 10;
+const SHORT_COMMIT_ID_CHARS: usize = 10;
 
 /// Something new about an object: a line of the log and, unless it is only a step, an event.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,15 +19,15 @@ pub(super) struct StateChange {
     pub level: Level,
     pub message: String,
     /// The message without what only holds for a moment, where it says such a thing.
-    pub sentence: Option<String>,
+    pub short_message: Option<String>,
     /// What an event says instead, where the message is another each time.
-    pub steady: Option<&'static str>,
+    pub fixed_note: Option<&'static str>,
 }
 
 /// Of a server or skill that is as ready as it was.
-const OFFERS_ELSE: &str = "what it offers changed";
+const OFFER_CHANGED_NOTE: &str = "what it offers changed";
 /// Of an object in an API server, which takes no other words for an event that is there.
-const DECLARED_ELSE: &str = "the declaration changed";
+const DECLARATION_CHANGED_NOTE: &str = "the declaration changed";
 
 impl StateChange {
     /// An object is declared no more.
@@ -40,7 +42,7 @@ impl StateChange {
 
     /// An object appeared.
     pub fn created(meta: &DeclaredMeta) -> Self {
-        let message = format!("declared{}", place(meta));
+        let message = format!("declared{}", location_suffix(meta));
         Self::new(EventAction::Create, Reason::Created, Level::DEBUG, message)
     }
 
@@ -54,50 +56,53 @@ impl StateChange {
         let value = |declared: &DeclaredObject<S>| Some(declared.endpoint.as_ref()?.as_ref().ok()?.digest());
         let news = |message| Self::new(EventAction::Update, Reason::Updated, Level::DEBUG, message);
         if before.meta.generation != *generation {
-            let place = place(&after.meta);
+            let place = location_suffix(&after.meta);
             let comma = if place.is_empty() { "" } else { ", declared" };
-            let steady = origin.file().is_none().then_some(DECLARED_ELSE);
-            return Some(Self { steady, ..news(format!("generation {generation}{comma}{place}")) });
+            let steady = origin.file().is_none().then_some(DECLARATION_CHANGED_NOTE);
+            return Some(Self {
+                fixed_note: steady,
+                ..news(format!("generation {generation}{comma}{place}"))
+            });
         }
         let what = if value(before).is_some_and(|before| value(after).is_some_and(|after| after != before)) {
             "a value that it refers to changed"
-        } else if asked(RECONNECT_AT) {
+        } else if asked(RECONNECT_REQUESTED_AT) {
             "a new connection was asked for"
-        } else if asked(REQUESTED_AT) {
+        } else if asked(RECONCILE_REQUESTED_AT) {
             "a look was asked for"
         } else if before.meta.labels != *labels || before.meta.annotations != *annotations {
             "labels or annotations changed"
         } else {
             return None;
         };
-        Some(Self { steady: Some(what), ..news(what.to_owned()) })
+        Some(Self { fixed_note: Some(what), ..news(what.to_owned()) })
     }
 
     /// What is new in the conditions: of the first, in order of weight, that says something new.
-    pub fn of_state(
+    pub fn from_conditions(
         before: &[Condition],
         after: &[Condition],
         sentences: &ConditionMessages,
     ) -> Option<Self> {
-        let (kind, told, flipped) = changed(before, after)?;
+        let (kind, told, flipped) = first_changed_condition(before, after)?;
         let reason = told.reason.parse().ok()?;
         let level = match reason {
             // The fleet logs the step that leads here.
             Reason::Connecting | Reason::Progressing => Level::DEBUG,
-            reason if is_trouble(reason) => Level::WARN,
+            reason if is_problem(reason) => Level::WARN,
             _ => Level::INFO,
         };
         let news = Self::new(EventAction::Reconcile, reason, level, &told.message);
-        let sentence = sentences.of(kind).map(str::to_owned);
-        Some(Self { sentence, steady: (!flipped).then_some(OFFERS_ELSE), ..news })
+        let sentence = sentences.get(kind).map(str::to_owned);
+        Some(Self { short_message: sentence, fixed_note: (!flipped).then_some(OFFER_CHANGED_NOTE), ..news })
     }
 
     pub fn new(action: EventAction, reason: Reason, level: Level, message: impl Into<String>) -> Self {
-        Self { action, reason, level, message: message.into(), sentence: None, steady: None }
+        Self { action, reason, level, message: message.into(), short_message: None, fixed_note: None }
     }
 
     /// True if it only leads to something that is told.
-    pub fn is_step(&self) -> bool {
+    pub fn is_intermediate(&self) -> bool {
         matches!(self.reason, Reason::Connecting | Reason::Progressing)
     }
 
@@ -107,7 +112,7 @@ impl StateChange {
 
     /// The message without what only holds for a moment.
     pub fn note(&self) -> String {
-        note(self.sentence.as_ref().unwrap_or(&self.message))
+        bounded_note(self.short_message.as_ref().unwrap_or(&self.message))
     }
 
     pub fn log(&self, resource: &Regarding) {
@@ -121,27 +126,30 @@ impl StateChange {
 }
 
 /// Where it is declared in words that help a person, and the commit.
-fn place(meta: &DeclaredMeta) -> String {
+fn location_suffix(meta: &DeclaredMeta) -> String {
     // Of an object that stands in no file its name is all there is to say.
-    meta.origin.file().map(|_| format!(" in {}{}", meta.origin, commit(meta))).unwrap_or_default()
+    meta.origin.file().map(|_| format!(" in {}{}", meta.origin, commit_suffix(meta))).unwrap_or_default()
 }
 
 /// Who declared it so, and why, where that is known.
-fn commit(meta: &DeclaredMeta) -> String {
-    meta.change.as_ref().map_or_else(String::new, |commit| {
-        let id: String = commit.id.chars().take(SHORT_ID).collect();
+fn commit_suffix(meta: &DeclaredMeta) -> String {
+    meta.last_commit.as_ref().map_or_else(String::new, |commit| {
+        let id: String = commit.id.chars().take(SHORT_COMMIT_ID_CHARS).collect();
         format!(", commit {id} by {}: {}", commit.author, commit.subject)
     })
 }
 
 /// The condition that says something new, and whether that is more than other words.
-fn changed<'a>(before: &[Condition], after: &'a [Condition]) -> Option<(ConditionType, &'a Condition, bool)> {
+fn first_changed_condition<'a>(
+    before: &[Condition],
+    after: &'a [Condition],
+) -> Option<(ConditionType, &'a Condition, bool)> {
     use ConditionType::{Accepted, Attached, Ready, Reconciling, ResolvedRefs};
     [Ready, Accepted, ResolvedRefs, Attached, Reconciling]
         .into_iter()
-        .filter_map(|kind| Some((kind, condition(after, kind)?)))
+        .filter_map(|kind| Some((kind, find_condition(after, kind)?)))
         .find_map(|(kind, told)| {
-            let Some(earlier) = condition(before, kind) else { return Some((kind, told, true)) };
+            let Some(earlier) = find_condition(before, kind) else { return Some((kind, told, true)) };
             let ready = kind == Ready && told.status == "True";
             let flipped = (&earlier.status, &earlier.reason) != (&told.status, &told.reason)
                 || ready && earlier.observed_generation != told.observed_generation;
@@ -151,7 +159,7 @@ fn changed<'a>(before: &[Condition], after: &'a [Condition]) -> Option<(Conditio
 }
 
 /// True if a person should know: not what was asked for, nor work that has only begun.
-fn is_trouble(reason: Reason) -> bool {
+fn is_problem(reason: Reason) -> bool {
     !matches!(
         reason,
         Reason::Suspended
@@ -173,10 +181,10 @@ mod tests {
     use super::*;
     use crate::resource::Commit;
     use crate::resource::Origin;
-    use crate::resource::testing::declared;
+    use crate::resource::testing::declared_server;
 
     #[test]
-    fn other_tools_are_one_event_and_a_record_each() {
+    fn changed_tool_count_has_a_fixed_event_note() {
         let ready = |message: &str| -> Vec<Condition> {
             let condition = serde_json::json!({
                 "type": "Ready", "status": "True", "reason": "Attached", "message": message,
@@ -185,15 +193,21 @@ mod tests {
             vec![serde_json::from_value(condition).unwrap()]
         };
         let [two, three] = ["attached over http, 2 tools", "attached over http, 3 tools"].map(ready);
-        let news = StateChange::of_state(&two, &three, &ConditionMessages::default()).unwrap();
-        assert_eq!((&*news.note(), news.steady), ("attached over http, 3 tools", Some(OFFERS_ELSE)));
-        assert_eq!(StateChange::of_state(&[], &three, &ConditionMessages::default()).unwrap().steady, None);
-        assert_eq!(StateChange::of_state(&three, &three, &ConditionMessages::default()), None);
+        let news = StateChange::from_conditions(&two, &three, &ConditionMessages::default()).unwrap();
+        assert_eq!(
+            (&*news.note(), news.fixed_note),
+            ("attached over http, 3 tools", Some(OFFER_CHANGED_NOTE))
+        );
+        assert_eq!(
+            StateChange::from_conditions(&[], &three, &ConditionMessages::default()).unwrap().fixed_note,
+            None
+        );
+        assert_eq!(StateChange::from_conditions(&three, &three, &ConditionMessages::default()), None);
     }
 
     #[test]
-    fn what_changed_a_declaration_is_told_with_its_commit() {
-        let before = declared("a", 1);
+    fn declaration_change_message_names_the_commit() {
+        let before = declared_server("a", 1);
         let with = |change: fn(&mut DeclaredMeta)| {
             let mut after = before.clone();
             change(&mut after.meta);
@@ -203,7 +217,7 @@ mod tests {
             meta.generation = 2;
             let [id, author, subject] =
                 ["0123456789abcdef", "Ada <ada@example.com>", "Faster"].map(Into::into);
-            meta.change = Some(Arc::new(Commit { id, author, subject }));
+            meta.last_commit = Some(Arc::new(Commit { id, author, subject }));
         };
         assert_eq!(with(|_| ()), None);
         assert_eq!(
@@ -213,11 +227,11 @@ mod tests {
         for (told, expected) in [
             (with(|meta| drop(meta.labels.insert("l".into(), "v".into()))), "labels or annotations changed"),
             (
-                with(|meta| drop(meta.annotations.insert(REQUESTED_AT.into(), "1".into()))),
+                with(|meta| drop(meta.annotations.insert(RECONCILE_REQUESTED_AT.into(), "1".into()))),
                 "a look was asked for",
             ),
             (
-                with(|meta| drop(meta.annotations.insert(RECONNECT_AT.into(), "1".into()))),
+                with(|meta| drop(meta.annotations.insert(RECONNECT_REQUESTED_AT.into(), "1".into()))),
                 "a new connection was asked for",
             ),
         ] {
@@ -228,7 +242,7 @@ mod tests {
         after.meta.generation = 48;
         after.meta.origin = Origin::Cluster { resource_version: "476".into() };
         let news = StateChange::updated(&before, &after).unwrap();
-        assert_eq!((&*news.message, news.steady), ("generation 48", Some(DECLARED_ELSE)));
+        assert_eq!((&*news.message, news.fixed_note), ("generation 48", Some(DECLARATION_CHANGED_NOTE)));
         assert_eq!(StateChange::created(&after.meta).message, "declared");
     }
 }

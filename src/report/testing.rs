@@ -4,18 +4,18 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::catalog::{NameConflict, NameHolder};
+use crate::catalog::{NameConflict, NameHolderState};
 use crate::fleet::{LiveServer, Observation, Phase};
 use crate::plan::ConnectionTarget;
-use crate::resource::testing::{declared, key};
+use crate::resource::testing::{declared_server, key};
 use crate::resource::{Digest, Problem, Reason, ServerInfo};
 use crate::upstream::{CallRefusal, Item, Section, ServerLists, UpstreamControl, ViewName};
 use crate::wire::{ListKind, ServerDescription};
 
-pub fn listed(generation: i64) -> LiveServer {
+pub fn live_server(generation: i64) -> LiveServer {
     LiveServer {
         generation,
-        about: Arc::new(ServerDescription {
+        description: Arc::new(ServerDescription {
             server_info: ServerInfo { name: "test".into(), version: "1".into() },
             protocol_version: "2025-11-25".into(),
             instructions: None,
@@ -28,37 +28,37 @@ pub fn listed(generation: i64) -> LiveServer {
 }
 
 /// What the fleet says of `name`: the generation it works on, and the one that is live.
-pub fn seen(name: &str, generation: i64, phase: Phase, live: Option<i64>) -> Observation {
+pub fn observation(name: &str, generation: i64, phase: Phase, live: Option<i64>) -> Observation {
     Observation {
         paused: None,
         degraded: None,
         key: key(name),
         uid: format!("uid-{name}").into(),
         generation,
-        requested: None,
+        last_handled_request: None,
         phase,
-        listed: live.map(|generation| Arc::new(listed(generation))),
+        live_server: live.map(|generation| Arc::new(live_server(generation))),
         restarts: 0,
     }
 }
 
 /// The tool `n` of `a`, whose name `default/b` has.
-pub fn conflict(n: u32) -> NameConflict {
+pub fn name_conflict(n: u32) -> NameConflict {
     NameConflict {
-        view: ViewName::Everything,
+        view: ViewName::All,
         list: ListKind::Tools,
         name: n.to_string(),
-        wanted: format!("a_{n}"),
-        given: format!("a_{n}_x9"),
+        bare_name: format!("a_{n}"),
+        assigned_name: format!("a_{n}_x9"),
         holder: key("b"),
-        holding: NameHolder::Has,
+        holder_state: NameHolderState::Current,
     }
 }
 
 /// What `name` offers: one tool, under a prefix that is not its name.
 pub fn section(name: &str, prefix: &str, tool: &str) -> Section {
-    let target = ConnectionTarget::of(&declared(name, 1)).unwrap();
-    let tool = Item::read(ListKind::Tools, &json!({ "name": tool }).to_string()).unwrap();
+    let target = ConnectionTarget::from_declared(&declared_server(name, 1)).unwrap();
+    let tool = Item::parse(ListKind::Tools, &json!({ "name": tool }).to_string()).unwrap();
     let away = CallRefusal::Unavailable(Problem::new(Reason::Connecting, "not there yet"));
     let handle = UpstreamControl::new(key(name), away).handle().clone();
     let section = Section::new(

@@ -7,13 +7,13 @@ use super::ObjectKey;
 use super::declared::DeclaredMeta;
 
 /// The annotation that asks for one object to be reconciled now; any new value does.
-pub const REQUESTED_AT: &str = "evenkeel.dev/reconcile-requested-at";
+pub const RECONCILE_REQUESTED_AT: &str = "evenkeel.dev/reconcile-requested-at";
 
 /// The annotation that asks for a new connection of one server, healthy or not; any new value does.
-pub const RECONNECT_AT: &str = "evenkeel.dev/reconnect-requested-at";
+pub const RECONNECT_REQUESTED_AT: &str = "evenkeel.dev/reconnect-requested-at";
 
 /// The annotations that ask for work, and that may be set without touching a file.
-pub const REQUESTS: [&str; 2] = [REQUESTED_AT, RECONNECT_AT];
+pub const REQUEST_ANNOTATIONS: [&str; 2] = [RECONCILE_REQUESTED_AT, RECONNECT_REQUESTED_AT];
 
 /// What was asked of servers.
 pub type RequestedWork = OrdMap<ObjectKey, Arc<RequestedAnnotations>>;
@@ -29,8 +29,8 @@ pub struct RequestedAnnotations {
 
 impl RequestedAnnotations {
     /// True if this is what makes the annotations of a server others than they were before.
-    pub fn explains(&self, before: &DeclaredMeta, after: &DeclaredMeta) -> bool {
-        let differing: Vec<_> = REQUESTS
+    pub fn accounts_for(&self, before: &DeclaredMeta, after: &DeclaredMeta) -> bool {
+        let differing: Vec<_> = REQUEST_ANNOTATIONS
             .iter()
             .filter(|name| before.annotations.get(**name) != after.annotations.get(**name))
             .collect();

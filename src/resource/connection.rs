@@ -29,7 +29,7 @@ pub struct WorkingDirectory {
     /// The directory, absolute.
     pub root: PathBuf,
     /// Where each process runs that declares no `cwd`; without one it is the folder of the declaring file.
-    pub home: Option<PathBuf>,
+    pub default_cwd: Option<PathBuf>,
 }
 
 impl<'a> ConnectionParts<'a> {
@@ -48,7 +48,7 @@ impl<'a> ConnectionParts<'a> {
                     (name.as_str(), PartValue::from([Cow::from(value.expose_secret().as_bytes())]))
                 });
                 let ca = ca.as_ref().map(|ca| PartValue::from([Cow::from(ca.expose_secret().as_bytes())]));
-                Self::http(requested(url.clone()), headers, ca)
+                Self::http(normalized_url(url.clone()), headers, ca)
             }
         }
     }
@@ -57,9 +57,9 @@ impl<'a> ConnectionParts<'a> {
     /// of the declaring file and what that is relative to; an object of a cluster has none.
     pub fn declared_stdio(stdio: &'a StdioTransport, place: Option<(&Path, &WorkingDirectory)>) -> Self {
         let StdioTransport { command: _, args, cwd: _, env } = stdio;
-        let place = place.map(|(folder, base)| (base.root.join(folder), base.home.as_deref()));
+        let place = place.map(|(folder, base)| (base.root.join(folder), base.default_cwd.as_deref()));
         let place = place.as_ref().map(|(folder, home)| (folder.as_path(), *home));
-        let (command, cwd) = stdio.located(place);
+        let (command, cwd) = stdio.resolve_paths(place);
         let env = env.iter().map(|EnvVar { name, value, value_from }| {
             (name.as_str(), declared_value(value.as_ref(), value_from.as_ref()))
         });
@@ -74,12 +74,12 @@ impl<'a> ConnectionParts<'a> {
         let url = Some(url)
             .filter(|url| !url.contains("${"))
             .and_then(|url| Url::parse(url).ok())
-            .map_or_else(|| Cow::from(url.as_bytes()), requested);
+            .map_or_else(|| Cow::from(url.as_bytes()), normalized_url);
         let headers = headers.iter().map(|Header { name, value, value_from }| {
             (name.as_str(), declared_value(value.as_ref(), value_from.as_ref()))
         });
         let ca = tls.as_ref().and_then(|Tls { ca_secret_ref }| ca_secret_ref.as_ref());
-        let ca = ca.map(|ca| secret_value(ca));
+        let ca = ca.map(|ca| secret_ref_value(ca));
         Self::http(url, headers, ca)
     }
 
@@ -90,9 +90,9 @@ impl<'a> ConnectionParts<'a> {
         env: impl Iterator<Item = (&'a str, PartValue<'a>)>,
     ) -> Self {
         let fixed = [
-            ("transport".to_owned(), PartValue::texts(["stdio"])),
+            ("transport".to_owned(), PartValue::from_texts(["stdio"])),
             ("command".to_owned(), PartValue::from([command])),
-            ("args".to_owned(), PartValue::texts(args.iter().map(String::as_str))),
+            ("args".to_owned(), PartValue::from_texts(args.iter().map(String::as_str))),
             ("cwd".to_owned(), PartValue(cwd.into_iter().collect())),
         ];
         let env = env.map(|(name, value)| (format!("env {name}"), value));
@@ -105,7 +105,7 @@ impl<'a> ConnectionParts<'a> {
         ca: Option<PartValue<'a>>,
     ) -> Self {
         let fixed = [
-            ("transport".to_owned(), PartValue::texts(["http"])),
+            ("transport".to_owned(), PartValue::from_texts(["http"])),
             ("url".to_owned(), PartValue::from([url])),
         ];
         let headers = headers.map(|(name, value)| (format!("header {}", name.to_ascii_lowercase()), value));
@@ -132,12 +132,12 @@ impl<'a> ConnectionParts<'a> {
 
 impl<'a> PartValue<'a> {
     /// Makes one of texts.
-    pub fn texts(texts: impl IntoIterator<Item = &'a str>) -> Self {
+    pub fn from_texts(texts: impl IntoIterator<Item = &'a str>) -> Self {
         Self(texts.into_iter().map(|text| Cow::from(text.as_bytes())).collect())
     }
 
     /// Makes one of a setting.
-    pub fn owned(text: String) -> Self {
+    pub fn from_string(text: String) -> Self {
         Self(vec![Cow::from(text.into_bytes())])
     }
 
@@ -159,14 +159,14 @@ impl StdioTransport {
     ///
     /// `cwd` is relative to the folder, and a command with a slash to where the process runs. Without a place the command
     /// is as it is declared, and the process runs where evenkeel does.
-    pub fn located(&self, place: Option<(&Path, Option<&Path>)>) -> (PathBuf, Option<PathBuf>) {
+    pub fn resolve_paths(&self, place: Option<(&Path, Option<&Path>)>) -> (PathBuf, Option<PathBuf>) {
         let command = PathBuf::from(&self.command);
         let Some((folder, home)) = place else { return (command, None) };
         let cwd = match &self.cwd {
-            Some(cwd) => below(folder, Path::new(cwd)),
-            None => below(home.unwrap_or(folder), Path::new("")),
+            Some(cwd) => join_normalized(folder, Path::new(cwd)),
+            None => join_normalized(home.unwrap_or(folder), Path::new("")),
         };
-        let command = if self.command.contains('/') { below(&cwd, &command) } else { command };
+        let command = if self.command.contains('/') { join_normalized(&cwd, &command) } else { command };
         (command, Some(cwd))
     }
 }
@@ -174,31 +174,31 @@ impl StdioTransport {
 /// A value that is written out, or what it is taken from.
 fn declared_value<'a>(literal: Option<&'a Literal>, from: Option<&'a ValueFrom>) -> PartValue<'a> {
     if let Some(literal) = literal {
-        return PartValue::texts(["value", literal.expose()]);
+        return PartValue::from_texts(["value", literal.expose()]);
     }
     match from {
-        Some(ValueFrom { secret_key_ref: Some(secret), env: _ }) => secret_value(secret),
+        Some(ValueFrom { secret_key_ref: Some(secret), env: _ }) => secret_ref_value(secret),
         Some(ValueFrom { secret_key_ref: None, env: Some(variable) }) => {
-            PartValue::texts(["variable", variable])
+            PartValue::from_texts(["variable", variable])
         }
-        Some(ValueFrom { secret_key_ref: None, env: None }) | None => PartValue::texts([]),
+        Some(ValueFrom { secret_key_ref: None, env: None }) | None => PartValue::from_texts([]),
     }
 }
 
 /// A value that is taken from a secret. That it may be missing is no other value.
-fn secret_value(secret: &SecretKeyRef) -> PartValue<'_> {
+fn secret_ref_value(secret: &SecretKeyRef) -> PartValue<'_> {
     let SecretKeyRef { name, key, optional: _ } = secret;
-    PartValue::texts(["secret", name, key])
+    PartValue::from_texts(["secret", name, key])
 }
 
 /// A URL as it is requested: no server is told a fragment.
-fn requested<'a>(mut url: Url) -> Cow<'a, [u8]> {
+fn normalized_url<'a>(mut url: Url) -> Cow<'a, [u8]> {
     url.set_fragment(None);
     Cow::from(String::from(url).into_bytes())
 }
 
 /// `path` seen from `folder`, without `.` and `..`; links are not looked at.
-fn below(folder: &Path, path: &Path) -> PathBuf {
+fn join_normalized(folder: &Path, path: &Path) -> PathBuf {
     let mut found = PathBuf::new();
     for part in folder.join(path).components() {
         match part {

@@ -9,13 +9,13 @@ use super::{McpServer, Skill};
 pub fn crds() -> Result<Vec<(&'static str, String)>, serde_yaml::ser::Error> {
     [("mcpservers.yaml", McpServer::crd()), ("skills.yaml", Skill::crd())]
         .into_iter()
-        .map(|(file, crd)| Ok((file, serde_yaml::to_string(&finished(crd))?)))
+        .map(|(file, crd)| Ok((file, serde_yaml::to_string(&finalize(crd))?)))
         .collect()
 }
 
 /// Adds what the derive cannot say: the status default that keeps kstatus from calling a new object healthy. Takes
 /// away what an API server warns of.
-fn finished(crd: CustomResourceDefinition) -> Value {
+fn finalize(crd: CustomResourceDefinition) -> Value {
     let mut crd = serde_json::to_value(crd).unwrap_or_default();
     if let Some(status) = crd.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/status") {
         status["default"] = json!({ "observedGeneration": -1 });
@@ -23,20 +23,20 @@ fn finished(crd: CustomResourceDefinition) -> Value {
             status.remove("nullable");
         }
     }
-    without_unsigned(&mut crd);
+    remove_unsigned_formats(&mut crd);
     crd
 }
 
 /// Removes the formats of unsigned integers, which Kubernetes does not know; `minimum` says the same.
-fn without_unsigned(schema: &mut Value) {
+fn remove_unsigned_formats(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {
             fields.retain(|name, value| {
                 name != "format" || !value.as_str().is_some_and(|it| it.starts_with("uint"))
             });
-            fields.values_mut().for_each(without_unsigned);
+            fields.values_mut().for_each(remove_unsigned_formats);
         }
-        Value::Array(items) => items.iter_mut().for_each(without_unsigned),
+        Value::Array(items) => items.iter_mut().for_each(remove_unsigned_formats),
         _ => {}
     }
 }
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_files_of_crds_are_what_the_code_says() {
+    fn crd_files_match_the_code() {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
         for folder in ["crds", "manifests/components/crds"] {
             for (file, expected) in crds().unwrap() {
@@ -84,7 +84,7 @@ mod tests {
             }
         }
         for crd in [McpServer::crd(), Skill::crd()] {
-            let crd = finished(crd);
+            let crd = finalize(crd);
             let version = &crd["spec"]["versions"][0];
             walk("", &version["schema"]["openAPIV3Schema"]);
             assert!(version["subresources"]["status"].is_object());

@@ -19,23 +19,23 @@ pub struct DeclaredObject<S> {
     /// Digest of `spec` with references unresolved and literal values left out.
     pub spec_digest: Option<Digest>,
     /// Why the newest declaration is not accepted, if it is not.
-    pub refused: Option<Problem>,
+    pub rejected: Option<Problem>,
     /// How to reach the server, or which reference was not found. `None` for skills and where `spec` is.
     pub endpoint: Option<Result<Arc<Endpoint>, Problem>>,
 }
 
 impl<S> DeclaredObject<S> {
     /// Why what is declared is not in force: it is not valid, or it may not run here.
-    pub fn refusal(&self) -> Option<&Problem> {
-        self.refused.as_ref().or_else(|| self.denial())
+    pub fn rejection(&self) -> Option<&Problem> {
+        self.rejected.as_ref().or_else(|| self.policy_denial())
     }
 
     /// Tells whether it may not run here.
-    pub fn is_denied(&self) -> bool {
-        self.denial().is_some()
+    pub fn is_denied_by_policy(&self) -> bool {
+        self.policy_denial().is_some()
     }
 
-    fn denial(&self) -> Option<&Problem> {
+    fn policy_denial(&self) -> Option<&Problem> {
         self.endpoint.as_ref()?.as_ref().err().filter(|problem| problem.reason == Reason::PolicyDenied)
     }
 }
@@ -59,7 +59,7 @@ pub struct DeclaredMeta {
     /// 1 for a new object, plus one whenever its declaration changes.
     pub generation: i64,
     /// When the object appeared.
-    pub created: Timestamp,
+    pub created_at: Timestamp,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Its annotations.
@@ -70,7 +70,7 @@ pub struct DeclaredMeta {
     pub revision: Arc<str>,
     /// The commit that changed it last, if the source is a git work tree and the change was committed when
     /// it was seen.
-    pub change: Option<Arc<Commit>>,
+    pub last_commit: Option<Arc<Commit>>,
 }
 
 impl DeclaredMeta {

@@ -16,19 +16,19 @@ pub struct Desired {
     /// The declared skills.
     pub skills: OrdMap<ObjectKey, Arc<DeclaredObject<SkillSpec>>>,
     /// What the skills hold. One that is not in here was not looked at yet, or was never declared well.
-    pub contents: OrdMap<ObjectKey, SkillContent>,
+    pub skill_contents: OrdMap<ObjectKey, SkillContent>,
     /// The state of the source itself.
     pub source: Arc<SourceState>,
     /// What was in force when an earlier run ended, where the source remembers it: what differs from that changed
     /// while evenkeel was down.
-    pub remembered: Option<Arc<Self>>,
+    pub previous_run: Option<Arc<Self>>,
     /// What was asked for over the status API: these annotations stand in no file.
-    pub asked: RequestedWork,
+    pub requested_work: RequestedWork,
     /// Who took away what is declared no more, by the uids of the objects, where that is known.
-    pub removals: OrdMap<Arc<str>, Arc<Commit>>,
+    pub removal_commits: OrdMap<Arc<str>, Arc<Commit>>,
     /// Grows from one to the next that a directory gives, so that it can be waited for: what was made from one of
     /// this number or a later one knows all of it.
-    pub number: u64,
+    pub sequence: u64,
 }
 
 /// What a skill holds, by the same `Arc` while it is the same; or why that is not known.

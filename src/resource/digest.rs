@@ -29,14 +29,14 @@ impl Digest {
     }
 
     /// The first `digits` (at most 64) hexadecimal digits, for hash tails of names.
-    pub fn short(&self, digits: usize) -> String {
+    pub fn hex_prefix(&self, digits: usize) -> String {
         let mut text = hex(&self.0);
         text.truncate(digits);
         text
     }
 
     /// Gives the first 64 bits as a number.
-    pub fn number(&self) -> u64 {
+    pub fn first_u64(&self) -> u64 {
         self.0.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_printed_and_read_back() {
+    fn digest_survives_a_round_trip_through_text() {
         let digest = Digest::of(b"abc");
         let text = digest.to_string();
         assert_eq!(text, "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_kept_apart() {
+    fn keyed_digest_depends_on_part_boundaries_and_key() {
         let key = DigestKey::new(b"key");
         assert_ne!(key.digest([&b"ab"[..], b"c"]), key.digest([&b"a"[..], b"bc"]));
         assert_ne!(key.digest([&b"a"[..]]), DigestKey::new(b"other").digest([&b"a"[..]]));

@@ -4,30 +4,30 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-const HOUR: u64 = 3_600_000;
-const MINUTE: u64 = 60_000;
-const SECOND: u64 = 1_000;
+const MILLIS_PER_HOUR: u64 = 3_600_000;
+const MILLIS_PER_MINUTE: u64 = 60_000;
+const MILLIS_PER_SECOND: u64 = 1_000;
 
 /// The duration pattern of the Gateway API (GEP-2257): one to four numbers of at most five digits, each with
 /// a unit of `h`, `m`, `s` or `ms`.
-const PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+const DURATION_PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
 
 /// `timeouts.connect`: 1s to 10m.
-pub type ConnectTimeout = BoundedDuration<SECOND, { 10 * MINUTE }>;
+pub type ConnectTimeout = BoundedDuration<MILLIS_PER_SECOND, { 10 * MILLIS_PER_MINUTE }>;
 /// `timeouts.start`: 1s to 1h.
-pub type StartTimeout = BoundedDuration<SECOND, HOUR>;
+pub type StartTimeout = BoundedDuration<MILLIS_PER_SECOND, MILLIS_PER_HOUR>;
 /// `timeouts.call`: 1s to 24h.
-pub type CallTimeout = BoundedDuration<SECOND, { 24 * HOUR }>;
+pub type CallTimeout = BoundedDuration<MILLIS_PER_SECOND, { 24 * MILLIS_PER_HOUR }>;
 /// `timeouts.drain`: 0s to 10m.
-pub type DrainTimeout = BoundedDuration<0, { 10 * MINUTE }>;
+pub type DrainTimeout = BoundedDuration<0, { 10 * MILLIS_PER_MINUTE }>;
 /// `timeouts.idle`: 10s to 24h.
-pub type IdleTimeout = BoundedDuration<{ 10 * SECOND }, { 24 * HOUR }>;
+pub type IdleTimeout = BoundedDuration<{ 10 * MILLIS_PER_SECOND }, { 24 * MILLIS_PER_HOUR }>;
 /// `retry.initial` and `retry.max`: 100ms to 24h.
-pub type RetryDelay = BoundedDuration<100, { 24 * HOUR }>;
+pub type RetryDelay = BoundedDuration<100, { 24 * MILLIS_PER_HOUR }>;
 /// `health.interval`: 0s (off), or 5s to 1h; the gap is a rule of its own.
-pub type HealthInterval = BoundedDuration<0, HOUR>;
+pub type HealthInterval = BoundedDuration<0, MILLIS_PER_HOUR>;
 /// `gracePeriod`: 0s to 1h.
-pub type GracePeriod = BoundedDuration<0, HOUR>;
+pub type GracePeriod = BoundedDuration<0, MILLIS_PER_HOUR>;
 
 /// A duration written as `1h30m`, `20s` or `500ms`, from `MIN` to `MAX` milliseconds, both included.
 ///
@@ -39,13 +39,17 @@ pub struct BoundedDuration<const MIN: u64, const MAX: u64>(Duration);
 impl<const MIN: u64, const MAX: u64> BoundedDuration<MIN, MAX> {
     /// Parses the text form; the error says what is allowed.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let millis = millis(text).ok_or_else(|| {
+        let millis = parse_millis(text).ok_or_else(|| {
             format!("{text:?} is not a duration; write numbers with h, m, s or ms, such as 30s or 1h30m")
         })?;
         if (MIN..=MAX).contains(&millis) {
             Ok(Self(Duration::from_millis(millis)))
         } else {
-            Err(format!("{text:?} is out of range; allowed is {} to {}", text_of(MIN), text_of(MAX)))
+            Err(format!(
+                "{text:?} is out of range; allowed is {} to {}",
+                format_millis(MIN),
+                format_millis(MAX)
+            ))
         }
     }
 
@@ -55,7 +59,7 @@ impl<const MIN: u64, const MAX: u64> BoundedDuration<MIN, MAX> {
     }
 
     /// For defaults in code; clamped into the bounds.
-    pub(crate) const fn of_millis(millis: u64) -> Self {
+    pub(crate) const fn from_millis_clamped(millis: u64) -> Self {
         let clamped = if millis < MIN {
             MIN
         } else if millis > MAX {
@@ -69,7 +73,7 @@ impl<const MIN: u64, const MAX: u64> BoundedDuration<MIN, MAX> {
 
 impl<const MIN: u64, const MAX: u64> fmt::Display for BoundedDuration<MIN, MAX> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&text_of(u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)))
+        f.write_str(&format_millis(u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)))
     }
 }
 
@@ -96,10 +100,10 @@ impl<const MIN: u64, const MAX: u64> JsonSchema for BoundedDuration<MIN, MAX> {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        let (min, max) = (text_of(MIN), text_of(MAX));
+        let (min, max) = (format_millis(MIN), format_millis(MAX));
         schemars::json_schema!({
             "type": "string",
-            "pattern": PATTERN,
+            "pattern": DURATION_PATTERN,
             "maxLength": 32,
             "x-kubernetes-validations": [{
                 "rule": format!("duration(self) >= duration('{min}') && duration(self) <= duration('{max}')"),
@@ -110,7 +114,7 @@ impl<const MIN: u64, const MAX: u64> JsonSchema for BoundedDuration<MIN, MAX> {
 }
 
 /// Reads the pattern without a regex; `None` if it does not match.
-fn millis(text: &str) -> Option<u64> {
+fn parse_millis(text: &str) -> Option<u64> {
     let mut rest = text;
     let mut total: u64 = 0;
     for _ in 0..4 {
@@ -123,11 +127,11 @@ fn millis(text: &str) -> Option<u64> {
         let (unit, tail) = if let Some(tail) = tail.strip_prefix("ms") {
             (1, tail)
         } else if let Some(tail) = tail.strip_prefix('h') {
-            (HOUR, tail)
+            (MILLIS_PER_HOUR, tail)
         } else if let Some(tail) = tail.strip_prefix('m') {
-            (MINUTE, tail)
+            (MILLIS_PER_MINUTE, tail)
         } else if let Some(tail) = tail.strip_prefix('s') {
-            (SECOND, tail)
+            (MILLIS_PER_SECOND, tail)
         } else {
             return None;
         };
@@ -141,12 +145,14 @@ fn millis(text: &str) -> Option<u64> {
 }
 
 /// The shortest text of a number of milliseconds: `90000` is `1m30s`.
-fn text_of(mut millis: u64) -> String {
+fn format_millis(mut millis: u64) -> String {
     if millis == 0 {
         return "0s".into();
     }
     let mut text = String::new();
-    for (unit, length) in [("h", HOUR), ("m", MINUTE), ("s", SECOND), ("ms", 1)] {
+    for (unit, length) in
+        [("h", MILLIS_PER_HOUR), ("m", MILLIS_PER_MINUTE), ("s", MILLIS_PER_SECOND), ("ms", 1)]
+    {
         if millis >= length {
             text.push_str(&(millis / length).to_string());
             text.push_str(unit);
@@ -161,11 +167,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_gateway_api_pattern() {
+    fn gateway_api_duration_pattern_is_parsed() {
         for (text, expected) in [
             ("0s", Some(0)),
             ("500ms", Some(500)),
-            ("1h30m", Some(90 * MINUTE)),
+            ("1h30m", Some(90 * MILLIS_PER_MINUTE)),
             ("1m1s1ms", Some(61_001)),
             ("", None),
             ("10", None),
@@ -177,12 +183,12 @@ mod tests {
             ("1h1m1s1ms1ms", None),
             ("1s ", None),
         ] {
-            assert_eq!(millis(text), expected, "{text:?}");
+            assert_eq!(parse_millis(text), expected, "{text:?}");
         }
     }
 
     #[test]
-    fn refuses_what_is_out_of_bounds_and_says_the_bounds() {
+    fn out_of_range_error_names_the_bounds() {
         let error = ConnectTimeout::parse("0s").unwrap_err();
         assert_eq!(error, "\"0s\" is out of range; allowed is 1s to 10m");
         assert!(ConnectTimeout::parse("601s").is_err());
@@ -191,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn text_survives_a_round_trip() {
+    fn duration_survives_a_round_trip_through_text() {
         for text in ["1s", "1h30m", "2m500ms", "10s"] {
             assert_eq!(CallTimeout::parse(text).unwrap().to_string(), text);
         }

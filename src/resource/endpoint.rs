@@ -12,26 +12,26 @@ pub struct Endpoint {
     /// The transport with its values.
     pub transport: Transport,
     digest: Digest,
-    referenced: Vec<SecretString>,
+    referenced_values: Vec<SecretString>,
 }
 
 impl Endpoint {
     /// An endpoint and its connection digest.
     pub fn new(transport: Transport, key: &DigestKey) -> Self {
         let digest = ConnectionParts::resolved(&transport).digest(key);
-        Self { transport, digest, referenced: Vec::new() }
+        Self { transport, digest, referenced_values: Vec::new() }
     }
 
     /// The same, knowing which of its values stand elsewhere than in the declaration. Headers and the URL need not be
     /// among them: they count as secret wherever they come from.
     #[must_use]
-    pub fn with_references(self, referenced: Vec<SecretString>) -> Self {
-        Self { referenced, ..self }
+    pub fn with_referenced_values(self, referenced: Vec<SecretString>) -> Self {
+        Self { referenced_values: referenced, ..self }
     }
 
     /// The values that stand elsewhere than in the declaration.
-    pub fn referenced(&self) -> &[SecretString] {
-        &self.referenced
+    pub fn referenced_values(&self) -> &[SecretString] {
+        &self.referenced_values
     }
 
     /// The connection digest: equal means that the connection need not be replaced.
@@ -44,7 +44,7 @@ impl Endpoint {
 mod tests {
     use url::Url;
 
-    use super::super::transport::{HttpEndpoint, StdioEndpoint, is_inherited};
+    use super::super::transport::{HttpEndpoint, StdioEndpoint, is_inherited_variable};
     use super::*;
 
     fn http(url: &str, header: &str) -> Endpoint {
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_follows_values() {
+    fn digest_depends_on_url_and_header_values() {
         let one = http("http://a/mcp", "x").digest();
         assert_eq!(one, http("http://a/mcp", "x").digest());
         assert_ne!(one, http("http://a/mcp", "y").digest());
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_have_no_order_and_arguments_do() {
+    fn digest_ignores_env_order_but_not_argument_order() {
         let digest = |args: &[&str], env: &[(&str, &str)]| {
             let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect();
             let args = args.iter().map(ToString::to_string).collect();
@@ -82,14 +82,14 @@ mod tests {
     }
 
     #[test]
-    fn children_inherit_only_what_is_harmless() {
+    fn only_harmless_variables_are_inherited() {
         let variables = ["PATH", "LC_ALL", "AWS_SECRET_ACCESS_KEY", "LD_PRELOAD", "HOME", "EVENKEEL_TOKEN"];
-        let kept: Vec<_> = variables.into_iter().filter(|variable| is_inherited(variable)).collect();
+        let kept: Vec<_> = variables.into_iter().filter(|variable| is_inherited_variable(variable)).collect();
         assert_eq!(kept, ["PATH", "LC_ALL", "HOME"]);
     }
 
     #[test]
-    fn nothing_secret_is_printed() {
+    fn debug_output_contains_no_secrets() {
         let endpoint = http("http://user:hunter2@a:81/mcp?key=hunter2", "hunter2");
         let text = format!("{endpoint:?}");
         assert!(!text.contains("hunter2"), "{text}");

@@ -25,15 +25,15 @@ impl fmt::Display for ObjectKey {
 
 /// Whether Kubernetes takes a text as the name of an object: a DNS subdomain of at most 253 bytes.
 pub fn is_object_name(text: &str) -> bool {
-    text.len() <= 253 && text.split('.').all(is_label)
+    text.len() <= 253 && text.split('.').all(is_dns_label)
 }
 
 /// Whether Kubernetes takes a text as the name of a namespace: a DNS label of at most 63 bytes.
-pub fn is_namespace(text: &str) -> bool {
-    text.len() <= 63 && is_label(text)
+pub fn is_namespace_name(text: &str) -> bool {
+    text.len() <= 63 && is_dns_label(text)
 }
 
-fn is_label(text: &str) -> bool {
+fn is_dns_label(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     text.bytes().all(|byte| inner(byte) || byte == b'-')
         && text.bytes().next().is_some_and(inner)
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_what_kubernetes_takes() {
+    fn names_are_checked_as_kubernetes_does() {
         let [longest_label, longest_name] = [63, 253].map(|length| "a".repeat(length));
         for (text, name, namespace) in [
             ("a", true, true),
@@ -64,7 +64,7 @@ mod tests {
             ("a,b", false, false),
             (&format!("{longest_name}a"), false, false),
         ] {
-            assert_eq!((is_object_name(text), is_namespace(text)), (name, namespace), "{text}");
+            assert_eq!((is_object_name(text), is_namespace_name(text)), (name, namespace), "{text}");
         }
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, PartialEq, Eq)]
 pub struct Literal(Arc<str>);
 
-const REDACTED: &str = "<redacted>";
+const REDACTED_PLACEHOLDER: &str = "<redacted>";
 
 impl Literal {
     /// Wraps a value.
@@ -21,7 +21,7 @@ impl Literal {
 
     /// Tells whether this is what is printed in the place of a value: it was read back, and the value is lost.
     pub fn is_redacted(&self) -> bool {
-        is_redacted(&self.0)
+        contains_redaction(&self.0)
     }
 
     /// The value itself; for resolving the connection only.
@@ -31,19 +31,19 @@ impl Literal {
 }
 
 /// Tells whether a text holds what is printed in the place of a value.
-pub(super) fn is_redacted(text: &str) -> bool {
-    text.contains(REDACTED)
+pub(super) fn contains_redaction(text: &str) -> bool {
+    text.contains(REDACTED_PLACEHOLDER)
 }
 
 impl fmt::Debug for Literal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(REDACTED)
+        f.write_str(REDACTED_PLACEHOLDER)
     }
 }
 
 impl Serialize for Literal {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(REDACTED)
+        serializer.serialize_str(REDACTED_PLACEHOLDER)
     }
 }
 

@@ -24,7 +24,9 @@ mod status;
 pub(crate) mod testing;
 mod transport;
 
-pub use annotations::{RECONNECT_AT, REQUESTED_AT, REQUESTS, RequestedAnnotations, RequestedWork};
+pub use annotations::{
+    RECONCILE_REQUESTED_AT, RECONNECT_REQUESTED_AT, REQUEST_ANNOTATIONS, RequestedAnnotations, RequestedWork,
+};
 pub use connection::{ConnectionParts, PartValue, WorkingDirectory};
 pub use crd::crds;
 pub use declared::{Commit, DeclaredMeta, DeclaredObject, Origin, same_endpoint};
@@ -35,11 +37,11 @@ pub use duration::{
     RetryDelay, StartTimeout,
 };
 pub use endpoint::Endpoint;
-pub use key::{ObjectKey, is_namespace, is_object_name};
+pub use key::{ObjectKey, is_namespace_name, is_object_name};
 pub use literal::Literal;
 pub use reason::{ConditionType, Problem, Reason};
 pub use rules::{
-    Violation, check_server, check_server_of_cluster, check_skill, check_skill_of_cluster, is_own_header,
+    Violation, check_cluster_server, check_cluster_skill, check_server, check_skill, is_reserved_header,
     is_secret_key,
 };
 pub use server::{
@@ -49,7 +51,7 @@ pub use server::{
 pub use skill::{ConfigMapRef, ServerRef, Skill, SkillSpec};
 pub use source_state::{SourceId, SourceProblem, SourceState, WatchMethod};
 pub use status::{McpServerStatus, ServerInfo, SkillStatus};
-pub use transport::{HttpEndpoint, StdioEndpoint, Transport, is_inherited};
+pub use transport::{HttpEndpoint, StdioEndpoint, Transport, is_inherited_variable};
 
 /// The API group of every kind.
 pub const GROUP: &str = "evenkeel.dev";

@@ -68,7 +68,7 @@ pub enum Reason {
 
 impl Reason {
     /// True if retrying on a timer is no use: a person must change the spec, the secret or the machine.
-    pub fn needs_a_person(self) -> bool {
+    pub fn requires_user_action(self) -> bool {
         matches!(
             self,
             Self::InvalidSpec
@@ -148,24 +148,24 @@ mod tests {
 
     use super::*;
 
-    const DOCUMENT: &str = include_str!("../../docs/status.md");
+    const STATUS_DOC: &str = include_str!("../../docs/status.md");
 
-    fn every() -> Vec<Reason> {
+    fn all_reasons() -> Vec<Reason> {
         let schema = serde_json::to_value(schemars::schema_for!(Reason)).unwrap();
         serde_json::from_value(schema["enum"].clone()).unwrap()
     }
 
     #[test]
-    fn every_reason_is_read_back_as_it_is_displayed() {
-        for reason in every() {
+    fn every_reason_parses_from_its_display_text() {
+        for reason in all_reasons() {
             assert_eq!(reason.to_string().parse(), Ok(reason));
         }
         assert!("Nonsense".parse::<Reason>().is_err());
     }
 
     #[test]
-    fn the_document_explains_every_reason_and_no_other() {
-        let (_, reasons) = DOCUMENT.split_once("\n## Reasons\n").unwrap();
+    fn status_doc_lists_exactly_the_reasons() {
+        let (_, reasons) = STATUS_DOC.split_once("\n## Reasons\n").unwrap();
         let (reasons, _) = reasons.split_once("\n## ").unwrap();
         // The words in the first cells of the tables.
         let explained: BTreeSet<&str> = reasons
@@ -173,7 +173,7 @@ mod tests {
             .filter_map(|line| line.strip_prefix("| `")?.split('|').next())
             .flat_map(|cell| cell.split('`').filter(|word| word.starts_with(char::is_alphabetic)))
             .collect();
-        let known: BTreeSet<String> = every().iter().map(ToString::to_string).collect();
+        let known: BTreeSet<String> = all_reasons().iter().map(ToString::to_string).collect();
         assert_eq!(explained, known.iter().map(String::as_str).collect());
     }
 }

@@ -6,7 +6,7 @@
 use globset::Glob;
 use url::Url;
 
-use super::literal::is_redacted;
+use super::literal::contains_redaction;
 use super::{EnvVar, Header, Literal, McpServerSpec, NameFilter, SecretKeyRef, SkillSpec, ValueFrom};
 
 #[cfg(test)]
@@ -24,7 +24,7 @@ pub struct Violation {
 
 /// Every rule that the spec of an `McpServer` breaks; empty if it is valid.
 pub fn check_server(spec: &McpServerSpec) -> Vec<Violation> {
-    let mut found = Findings::default();
+    let mut found = Violations::default();
     if spec.stdio.is_some() == spec.http.is_some() {
         found.add("spec", "exactly one of stdio and http must be set");
     }
@@ -43,19 +43,25 @@ pub fn check_server(spec: &McpServerSpec) -> Vec<Violation> {
                 found.add(path, "must not contain a NUL character");
             }
         }
-        found.bounded("spec.stdio.args", stdio.args.len(), 256);
-        found.bounded("spec.stdio.env", stdio.env.len(), 256);
-        found.unique("spec.stdio.env", stdio.env.iter().map(|var| var.name.as_str()));
+        found.check_len("spec.stdio.args", stdio.args.len(), 256);
+        found.check_len("spec.stdio.env", stdio.env.len(), 256);
+        found.check_unique("spec.stdio.env", stdio.env.iter().map(|var| var.name.as_str()));
         for (index, EnvVar { name, value, value_from }) in stdio.env.iter().enumerate() {
             let path = format!("spec.stdio.env[{index}]");
-            found.pattern(&path, "name", name, is_variable, "a letter or _, then letters, digits, _, . or -");
-            found.value(&path, value.is_some(), value_from.as_ref());
-            found.redacted(&path, name, value.as_ref());
+            found.check_pattern(
+                &path,
+                "name",
+                name,
+                is_env_var_name,
+                "a letter or _, then letters, digits, _, . or -",
+            );
+            found.check_value(&path, value.is_some(), value_from.as_ref());
+            found.check_not_redacted(&path, name, value.as_ref());
         }
     }
     if let Some(http) = &spec.http {
-        found.url("spec.http.url", &http.url);
-        found.bounded("spec.http.headers", http.headers.len(), 64);
+        found.check_url("spec.http.url", &http.url);
+        found.check_len("spec.http.headers", http.headers.len(), 64);
         let names: Vec<_> = http.headers.iter().map(|header| header.name.to_ascii_lowercase()).collect();
         for (index, name) in names.iter().enumerate() {
             if names.iter().take(index).any(|before| before == name) {
@@ -66,17 +72,17 @@ pub fn check_server(spec: &McpServerSpec) -> Vec<Violation> {
         }
         for (index, Header { name, value, value_from }) in http.headers.iter().enumerate() {
             let path = format!("spec.http.headers[{index}]");
-            found.pattern(&path, "name", name, is_header, "a token of RFC 9110");
-            if is_own_header(name) {
+            found.check_pattern(&path, "name", name, is_header_name, "a token of RFC 9110");
+            if is_reserved_header(name) {
                 let message =
                     "this header is set by evenkeel itself, or belongs to a single connection; leave it out";
                 found.add(format!("{path}.name"), format!("{name}: {message}"));
             }
-            found.value(&path, value.is_some(), value_from.as_ref());
-            found.redacted(&path, name, value.as_ref());
+            found.check_value(&path, value.is_some(), value_from.as_ref());
+            found.check_not_redacted(&path, name, value.as_ref());
         }
         if let Some(reference) = http.tls.as_ref().and_then(|tls| tls.ca_secret_ref.as_ref()) {
-            found.secret("spec.http.tls.caSecretRef", reference);
+            found.check_secret_ref("spec.http.tls.caSecretRef", reference);
         }
     }
     if let Some(prefix) = &spec.expose.prefix {
@@ -85,9 +91,9 @@ pub fn check_server(spec: &McpServerSpec) -> Vec<Violation> {
             found.add("spec.expose.prefix", "must be at most 32 letters, digits, _ or -");
         }
     }
-    found.filter("spec.expose.tools", &spec.expose.tools);
-    found.filter("spec.expose.prompts", &spec.expose.prompts);
-    found.filter("spec.expose.resources", &spec.expose.resources);
+    found.check_filter("spec.expose.tools", &spec.expose.tools);
+    found.check_filter("spec.expose.prompts", &spec.expose.prompts);
+    found.check_filter("spec.expose.resources", &spec.expose.resources);
     if spec.retry.initial.get() > spec.retry.max.get() {
         found.add("spec.retry.initial", "initial must not be longer than max");
     }
@@ -103,25 +109,25 @@ pub fn check_server(spec: &McpServerSpec) -> Vec<Violation> {
 
 /// Every rule that the spec of a `Skill` breaks; empty if it is valid.
 pub fn check_skill(spec: &SkillSpec) -> Vec<Violation> {
-    let mut found = Findings::default();
+    let mut found = Violations::default();
     let sources = [spec.inline.is_some(), spec.path.is_some(), spec.config_map_ref.is_some()];
     if sources.into_iter().filter(|set| *set).count() != 1 {
         found.add("spec", "exactly one of inline, path and configMapRef must be set");
     }
     if let Some(reference) = &spec.config_map_ref {
-        found.reference("spec.configMapRef", &reference.name);
+        found.check_reference_name("spec.configMapRef", &reference.name);
     }
-    found.bounded("spec.serverRefs", spec.server_refs.len(), 64);
+    found.check_len("spec.serverRefs", spec.server_refs.len(), 64);
     for (index, reference) in spec.server_refs.iter().enumerate() {
-        found.reference(&format!("spec.serverRefs[{index}]"), &reference.name);
+        found.check_reference_name(&format!("spec.serverRefs[{index}]"), &reference.name);
     }
     found.0
 }
 
 /// What of a server means something only beside files and in a person's own environment, so that an object of a cluster
 /// may not have it.
-pub fn check_server_of_cluster(spec: &McpServerSpec) -> Vec<Violation> {
-    let mut found = Findings::default();
+pub fn check_cluster_server(spec: &McpServerSpec) -> Vec<Violation> {
+    let mut found = Violations::default();
     if spec.stdio.as_ref().is_some_and(|stdio| stdio.cwd.is_some()) {
         let message = "there are no folders beside an object of a cluster; leave it out";
         found.add("spec.stdio.cwd", message);
@@ -141,8 +147,8 @@ pub fn check_server_of_cluster(spec: &McpServerSpec) -> Vec<Violation> {
 }
 
 /// The same of a skill.
-pub fn check_skill_of_cluster(spec: &SkillSpec) -> Vec<Violation> {
-    let mut found = Findings::default();
+pub fn check_cluster_skill(spec: &SkillSpec) -> Vec<Violation> {
+    let mut found = Violations::default();
     if spec.path.is_some() {
         let message = "there are no files beside an object of a cluster; use inline or configMapRef";
         found.add("spec.path", message);
@@ -151,24 +157,24 @@ pub fn check_skill_of_cluster(spec: &SkillSpec) -> Vec<Violation> {
 }
 
 /// Of a value that was printed by evenkeel, and is read back.
-const REDACTED_IS_LOST: &str =
+const REDACTED_VALUE_MESSAGE: &str =
     "is \"<redacted>\", which evenkeel prints in the place of what may be a secret";
 
 #[derive(Default)]
-struct Findings(Vec<Violation>);
+struct Violations(Vec<Violation>);
 
-impl Findings {
+impl Violations {
     fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
         self.0.push(Violation { path: path.into(), message: message.into() });
     }
 
-    fn bounded(&mut self, path: &str, len: usize, max: usize) {
+    fn check_len(&mut self, path: &str, len: usize, max: usize) {
         if len > max {
             self.add(path, format!("has {len} entries; at most {max} are allowed"));
         }
     }
 
-    fn unique<'a>(&mut self, path: &str, names: impl Iterator<Item = &'a str>) {
+    fn check_unique<'a>(&mut self, path: &str, names: impl Iterator<Item = &'a str>) {
         let mut seen = std::collections::BTreeSet::new();
         for name in names {
             if !seen.insert(name) {
@@ -177,13 +183,13 @@ impl Findings {
         }
     }
 
-    fn pattern(&mut self, path: &str, field: &str, text: &str, fits: fn(&str) -> bool, allowed: &str) {
+    fn check_pattern(&mut self, path: &str, field: &str, text: &str, fits: fn(&str) -> bool, allowed: &str) {
         if !fits(text) {
             self.add(format!("{path}.{field}"), format!("{text:?} must be {allowed}"));
         }
     }
 
-    fn value(&mut self, path: &str, literal: bool, from: Option<&ValueFrom>) {
+    fn check_value(&mut self, path: &str, literal: bool, from: Option<&ValueFrom>) {
         if literal == from.is_some() {
             self.add(path, "exactly one of value and valueFrom must be set");
         }
@@ -192,29 +198,30 @@ impl Findings {
             self.add(format!("{path}.valueFrom"), "exactly one of secretKeyRef and env must be set");
         }
         if let Some(reference) = &from.secret_key_ref {
-            self.secret(&format!("{path}.valueFrom.secretKeyRef"), reference);
+            self.check_secret_ref(&format!("{path}.valueFrom.secretKeyRef"), reference);
         }
     }
 
-    fn reference(&mut self, path: &str, name: &str) {
-        self.pattern(path, "name", name, is_reference, "a DNS name in lower case");
+    fn check_reference_name(&mut self, path: &str, name: &str) {
+        self.check_pattern(path, "name", name, is_reference_name, "a DNS name in lower case");
     }
 
-    fn secret(&mut self, path: &str, reference: &SecretKeyRef) {
-        self.reference(path, &reference.name);
-        self.pattern(path, "key", &reference.key, is_secret_key, "letters, digits, -, _ or .");
+    fn check_secret_ref(&mut self, path: &str, reference: &SecretKeyRef) {
+        self.check_reference_name(path, &reference.name);
+        self.check_pattern(path, "key", &reference.key, is_secret_key, "letters, digits, -, _ or .");
     }
 
-    fn redacted(&mut self, path: &str, name: &str, value: Option<&Literal>) {
+    fn check_not_redacted(&mut self, path: &str, name: &str, value: Option<&Literal>) {
         if value.is_some_and(Literal::is_redacted) {
-            let message = format!("the value of {name} {REDACTED_IS_LOST}; write the value, or valueFrom");
+            let message =
+                format!("the value of {name} {REDACTED_VALUE_MESSAGE}; write the value, or valueFrom");
             self.add(format!("{path}.value"), message);
         }
     }
 
-    fn url(&mut self, path: &str, text: &str) {
-        if is_redacted(text) {
-            self.add(path, format!("a part of the URL {REDACTED_IS_LOST}; write the whole URL"));
+    fn check_url(&mut self, path: &str, text: &str) {
+        if contains_redaction(text) {
+            self.add(path, format!("a part of the URL {REDACTED_VALUE_MESSAGE}; write the whole URL"));
             return;
         }
         if !(text.starts_with("http://") || text.starts_with("https://")) {
@@ -231,9 +238,9 @@ impl Findings {
         }
     }
 
-    fn filter(&mut self, path: &str, filter: &NameFilter) {
+    fn check_filter(&mut self, path: &str, filter: &NameFilter) {
         for (field, globs) in [("allow", &filter.allow), ("deny", &filter.deny)] {
-            self.bounded(&format!("{path}.{field}"), globs.len(), 256);
+            self.check_len(&format!("{path}.{field}"), globs.len(), 256);
             for glob in globs {
                 if let Err(error) = Glob::new(glob) {
                     self.add(format!("{path}.{field}"), error.to_string());
@@ -247,19 +254,19 @@ fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
 }
 
-fn is_variable(name: &str) -> bool {
+fn is_env_var_name(name: &str) -> bool {
     name.len() <= 256
         && name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
         && name.bytes().all(|byte| is_name_byte(byte) || byte == b'.')
 }
 
-fn is_header(name: &str) -> bool {
+fn is_header_name(name: &str) -> bool {
     name.len() <= 256 && http::HeaderName::from_bytes(name.as_bytes()).is_ok()
 }
 
 /// The headers that a declaration cannot set: those of the protocol, which evenkeel sets for each request, and those
 /// that belong to a connection and not to what is sent over it.
-const OWN_HEADERS: [&str; 18] = [
+const RESERVED_HEADERS: [&str; 18] = [
     "accept",
     "connection",
     "content-length",
@@ -281,14 +288,14 @@ const OWN_HEADERS: [&str; 18] = [
 ];
 
 /// Whether a header is one that no declaration can set.
-pub fn is_own_header(name: &str) -> bool {
+pub fn is_reserved_header(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    OWN_HEADERS.iter().any(|own| if own.ends_with('-') { name.starts_with(own) } else { name == *own })
+    RESERVED_HEADERS.iter().any(|own| if own.ends_with('-') { name.starts_with(own) } else { name == *own })
 }
 
 /// A name that is referred to. Also what keeps a reference inside the secrets directory, and a selector of the API
 /// server to one object: no slash, no leading dot, no comma.
-fn is_reference(name: &str) -> bool {
+fn is_reference_name(name: &str) -> bool {
     let lower = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let ends = name.bytes().next().is_some_and(lower) && name.bytes().next_back().is_some_and(lower);
     name.len() <= 253 && ends && name.bytes().all(|byte| lower(byte) || matches!(byte, b'-' | b'.'))

@@ -332,35 +332,35 @@ fn everything() -> Vec<String> {
 }
 
 fn start_default() -> StartTimeout {
-    StartTimeout::of_millis(300_000)
+    StartTimeout::from_millis_clamped(300_000)
 }
 
 fn connect_default() -> ConnectTimeout {
-    ConnectTimeout::of_millis(30_000)
+    ConnectTimeout::from_millis_clamped(30_000)
 }
 
 fn call_default() -> CallTimeout {
-    CallTimeout::of_millis(600_000)
+    CallTimeout::from_millis_clamped(600_000)
 }
 
 fn drain_default() -> DrainTimeout {
-    DrainTimeout::of_millis(30_000)
+    DrainTimeout::from_millis_clamped(30_000)
 }
 
 fn idle_default() -> IdleTimeout {
-    IdleTimeout::of_millis(900_000)
+    IdleTimeout::from_millis_clamped(900_000)
 }
 
 fn retry_initial_default() -> RetryDelay {
-    RetryDelay::of_millis(1_000)
+    RetryDelay::from_millis_clamped(1_000)
 }
 
 fn retry_max_default() -> RetryDelay {
-    RetryDelay::of_millis(300_000)
+    RetryDelay::from_millis_clamped(300_000)
 }
 
 fn health_default() -> HealthInterval {
-    HealthInterval::of_millis(30_000)
+    HealthInterval::from_millis_clamped(30_000)
 }
 
 fn failures_default() -> u8 {
@@ -368,12 +368,12 @@ fn failures_default() -> u8 {
 }
 
 fn grace_default() -> GracePeriod {
-    GracePeriod::of_millis(60_000)
+    GracePeriod::from_millis_clamped(60_000)
 }
 
 impl McpServerSpec {
     /// The word for the transport in status and logs: `stdio` or `http`.
-    pub fn transport(&self) -> &'static str {
+    pub fn transport_name(&self) -> &'static str {
         if self.stdio.is_some() { "stdio" } else { "http" }
     }
 }

@@ -62,7 +62,7 @@ pub struct SkillSpec {
 
 impl SkillSpec {
     /// Where the text of the skill is: `inline`, `path` or `configMap`.
-    pub fn source(&self) -> &'static str {
+    pub fn source_kind(&self) -> &'static str {
         match (&self.inline, &self.path) {
             (Some(_), _) => "inline",
             (None, Some(_)) => "path",

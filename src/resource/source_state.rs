@@ -9,7 +9,7 @@ pub struct SourceId {
     /// What it is: `directory`, `cluster`. Also the name of the one object of the kind `Source`.
     pub kind: &'static str,
     /// Where it is: the path as given, absolute; or the API server and its namespaces.
-    pub place: String,
+    pub location: String,
 }
 
 /// The state of the source itself: what the `Source` kind tells in directory mode.
@@ -22,15 +22,15 @@ pub struct SourceState {
     /// The git commit, `-dirty` if the tree is, else a digest.
     pub revision: Arc<str>,
     /// How changes are noticed.
-    pub watching: WatchMethod,
+    pub watch_method: WatchMethod,
     /// What could not be read, in the order of the files.
-    pub faults: Vec<SourceProblem>,
+    pub problems: Vec<SourceProblem>,
     /// What was read and has no effect, so that its author may have meant something else.
     pub warnings: Vec<SourceProblem>,
     /// Documents of other API groups, which are none of our business.
-    pub foreign: usize,
+    pub foreign_documents: usize,
     /// Where an API server was asked and nothing is declared: a name may be mistyped.
-    pub nothing_in: Option<String>,
+    pub empty_scope: Option<String>,
 }
 
 /// How changes are noticed.
@@ -63,7 +63,7 @@ impl SourceProblem {
     }
 
     /// `file:line:column`, as far as it is known.
-    pub fn place(&self) -> Option<String> {
+    pub fn location(&self) -> Option<String> {
         let origin = self.origin.as_ref()?;
         Some(self.column.map_or_else(|| origin.to_string(), |column| format!("{origin}:{column}")))
     }

@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_document_explains_every_field() {
+    fn status_doc_describes_every_server_field() {
         let document = include_str!("../../docs/status.md");
         let schema = serde_json::to_value(schemars::schema_for!(McpServerStatus)).unwrap();
         for field in schema["properties"].as_object().unwrap().keys() {

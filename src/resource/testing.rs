@@ -29,28 +29,28 @@ pub fn meta(name: &str, generation: i64) -> DeclaredMeta {
         key: key(name),
         uid: format!("uid-{name}").into(),
         generation,
-        created: at(0),
+        created_at: at(0),
         labels: BTreeMap::new(),
         annotations: BTreeMap::new(),
         origin: Origin::File { path: Arc::new(PathBuf::from(format!("{name}.yaml"))), line: 1 },
         revision: "r1".into(),
-        change: None,
+        last_commit: None,
     }
 }
 
 /// A good stdio server.
-pub fn declared(name: &str, generation: i64) -> DeclaredObject<McpServerSpec> {
+pub fn declared_server(name: &str, generation: i64) -> DeclaredObject<McpServerSpec> {
     let transport =
         Transport::Stdio(StdioEndpoint { command: "c".into(), args: Vec::new(), cwd: None, env: Vec::new() });
     DeclaredObject {
         meta: meta(name, generation),
         spec: Some(server_spec(json!({ "stdio": { "command": "c" } }))),
         spec_digest: Some(Digest::of(b"spec")),
-        refused: None,
+        rejected: None,
         endpoint: Some(Ok(Arc::new(Endpoint::new(transport, &DigestKey::new(b"k"))))),
     }
 }
 
 pub fn source_id() -> SourceId {
-    SourceId { kind: "directory", place: "/fleet".into() }
+    SourceId { kind: "directory", location: "/fleet".into() }
 }

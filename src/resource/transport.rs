@@ -5,11 +5,12 @@ use secrecy::SecretString;
 use url::Url;
 
 /// Variables that every child inherits; the rest of evenkeel's environment may hold credentials.
-const INHERITED: [&str; 9] = ["HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "LANG", "TZ", "TMPDIR"];
+const INHERITED_VARIABLES: [&str; 9] =
+    ["HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "LANG", "TZ", "TMPDIR"];
 
 /// True for a variable of evenkeel's own environment that every child inherits, since it is no secret.
-pub fn is_inherited(variable: &str) -> bool {
-    INHERITED.contains(&variable) || variable.starts_with("LC_")
+pub fn is_inherited_variable(variable: &str) -> bool {
+    INHERITED_VARIABLES.contains(&variable) || variable.starts_with("LC_")
 }
 
 /// The two transports.
@@ -45,7 +46,7 @@ pub struct HttpEndpoint {
 
 impl HttpEndpoint {
     /// The URL for a person: without user name, password, query and fragment.
-    pub fn display(&self) -> String {
+    pub fn redacted_url(&self) -> String {
         let host = self.url.host_str().unwrap_or_default();
         let port = self.url.port().map(|port| format!(":{port}")).unwrap_or_default();
         format!("{}://{host}{port}{}", self.url.scheme(), self.url.path())
@@ -61,6 +62,6 @@ impl fmt::Debug for StdioEndpoint {
 
 impl fmt::Debug for HttpEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpEndpoint").field("url", &self.display()).finish_non_exhaustive()
+        f.debug_struct("HttpEndpoint").field("url", &self.redacted_url()).finish_non_exhaustive()
     }
 }

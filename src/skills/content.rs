@@ -11,7 +11,7 @@ use crate::resource::bundle::SkillFile;
 use crate::wire::RpcResponse;
 
 /// An answer as it goes over the wire.
-pub(super) fn reply(answer: Result<Value, String>) -> RpcResponse {
+pub(super) fn response(answer: Result<Value, String>) -> RpcResponse {
     match answer {
         Ok(result) => RpcResponse::Result(result.to_string().into()),
         Err(message) => {
@@ -22,7 +22,7 @@ pub(super) fn reply(answer: Result<Value, String>) -> RpcResponse {
 }
 
 /// The URI of a file. The namespace is in it, so that no two skills have one URI.
-pub(super) fn uri(namespace: &str, name: &str, path: &str) -> String {
+pub(super) fn skill_uri(namespace: &str, name: &str, path: &str) -> String {
     let mut uri = format!("skill://{namespace}/{name}/");
     for byte in path.bytes() {
         if byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte) {
@@ -36,15 +36,17 @@ pub(super) fn uri(namespace: &str, name: &str, path: &str) -> String {
 }
 
 /// A file as the contents of a resource.
-pub(super) fn content(uri: &str, path: &str, file: &SkillFile) -> Value {
+pub(super) fn resource_contents(uri: &str, path: &str, file: &SkillFile) -> Value {
     match std::str::from_utf8(&file.bytes) {
-        Ok(text) => json!({ "uri": uri, "mimeType": mime(path, file), "text": text }),
-        Err(_) => json!({ "uri": uri, "mimeType": mime(path, file), "blob": STANDARD.encode(&file.bytes) }),
+        Ok(text) => json!({ "uri": uri, "mimeType": media_type(path, file), "text": text }),
+        Err(_) => {
+            json!({ "uri": uri, "mimeType": media_type(path, file), "blob": STANDARD.encode(&file.bytes) })
+        }
     }
 }
 
 /// The media type of a file.
-pub(super) fn mime(path: &str, file: &SkillFile) -> &'static str {
+pub(super) fn media_type(path: &str, file: &SkillFile) -> &'static str {
     match path.rsplit_once('.').map(|(_, extension)| extension) {
         Some("md") => "text/markdown",
         Some("json") => "application/json",

@@ -19,13 +19,13 @@ use crate::resource::bundle::Bundle;
 use crate::resource::{Digest, Problem, Reason};
 
 /// The file that says whose a folder is.
-pub(super) const MARK: &str = ".evenkeel.json";
+pub(super) const MARK_FILE: &str = ".evenkeel.json";
 /// The most that is read of one.
-const MAX_MARK: u64 = 4 << 10;
+const MAX_MARK_BYTES: u64 = 4 << 10;
 
 /// What the mark says.
 #[derive(Debug, Serialize, Deserialize)]
-struct Mark {
+struct SkillMark {
     /// The evenkeel that wrote the folder, and alone may change it.
     owner: String,
     /// Of the skill as it was written.
@@ -40,7 +40,7 @@ pub(super) struct DesiredSkills {
     /// The skills, by name.
     pub skills: BTreeMap<Arc<str>, Arc<Bundle>>,
     /// Names that are left as they are, there or not.
-    pub kept: BTreeSet<Arc<str>>,
+    pub untouched: BTreeSet<Arc<str>>,
 }
 
 /// One directory, and what is known to be in it.
@@ -49,13 +49,13 @@ pub(super) struct SkillDirectory {
     path: PathBuf,
     owner: String,
     /// What the last pass left there.
-    known: BTreeMap<Arc<str>, Digest>,
+    written: BTreeMap<Arc<str>, Digest>,
 }
 
 /// What is under a name.
-enum Found {
-    Nothing,
-    Ours(Digest),
+enum ExistingEntry {
+    Absent,
+    Owned(Digest),
     /// Somebody else's, and what it is.
     Foreign(&'static str),
 }
@@ -63,19 +63,19 @@ enum Found {
 impl SkillDirectory {
     /// The directory `path`, which need not be there yet, for the evenkeel `owner`: letters and digits.
     pub fn new(path: PathBuf, owner: String) -> Self {
-        Self { path, owner, known: BTreeMap::new() }
+        Self { path, owner, written: BTreeMap::new() }
     }
 
     /// Makes the directory hold what is wanted; `whole` if nothing is taken for known, and all is looked at.
     ///
     /// Gives what went wrong, by skill; an error is about all of them.
-    pub fn bring(
+    pub fn apply(
         &mut self,
         wanted: &DesiredSkills,
         whole: bool,
     ) -> Result<BTreeMap<Arc<str>, Problem>, Problem> {
         if whole {
-            self.known.clear();
+            self.written.clear();
         }
         let shown = self.path.display().to_string();
         let failed = |error: &io::Error| {
@@ -90,15 +90,15 @@ impl SkillDirectory {
         }
         fs::create_dir_all(&self.path).map_err(|error| failed(&error))?;
         let staging = self.path.join(format!(".evenkeel-{}", self.owner));
-        remove(&staging).map_err(|error| failed(&error))?;
+        remove_entry(&staging).map_err(|error| failed(&error))?;
         let gone = self.prune(wanted, whole, &staging);
         for (name, bundle) in &wanted.skills {
-            if self.known.get(name) == Some(&bundle.digest()) {
+            if self.written.get(name) == Some(&bundle.digest()) {
                 continue;
             }
-            match self.write(name, bundle, &staging) {
+            match self.write_skill(name, bundle, &staging) {
                 Ok(None) => {
-                    self.known.insert(name.clone(), bundle.digest());
+                    self.written.insert(name.clone(), bundle.digest());
                 }
                 Ok(Some(what)) => {
                     let message = format!(
@@ -108,54 +108,56 @@ impl SkillDirectory {
                     troubles.insert(name.clone(), Problem::new(Reason::Shadowed, message));
                 }
                 Err(error) => {
-                    self.known.remove(name);
+                    self.written.remove(name);
                     troubles.insert(name.clone(), failed(&error));
                 }
             }
         }
-        remove(&staging).map_err(|error| failed(&error))?;
+        remove_entry(&staging).map_err(|error| failed(&error))?;
         gone.map_err(|error| failed(&error))?;
         Ok(troubles)
     }
 
     /// Takes away what is ours and no longer wanted.
     fn prune(&mut self, wanted: &DesiredSkills, whole: bool, staging: &Path) -> io::Result<()> {
-        let unwanted = |name: &str| !wanted.skills.contains_key(name) && !wanted.kept.contains(name);
+        let unwanted = |name: &str| !wanted.skills.contains_key(name) && !wanted.untouched.contains(name);
         let names: Vec<String> = if whole {
             let entries = fs::read_dir(&self.path)?.filter_map(Result::ok);
             entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
         } else {
-            self.known.keys().map(ToString::to_string).collect()
+            self.written.keys().map(ToString::to_string).collect()
         };
         for name in names.iter().filter(|name| unwanted(name)) {
-            if let Found::Ours(_) = self.found(name)? {
-                create(staging)?;
+            if let ExistingEntry::Owned(_) = self.inspect(name)? {
+                create_staging(staging)?;
                 fs::rename(self.path.join(name), staging.join(format!("{name}.old")))?;
-                remove(staging)?;
+                remove_entry(staging)?;
                 tracing::info!(skill = name, "taken out of {}", self.path.display());
             }
-            self.known.remove(name.as_str());
+            self.written.remove(name.as_str());
         }
         Ok(())
     }
 
     /// Puts a skill in its place; gives what is there if that is somebody else's.
-    fn write(&self, name: &str, bundle: &Bundle, staging: &Path) -> io::Result<Option<&'static str>> {
+    fn write_skill(&self, name: &str, bundle: &Bundle, staging: &Path) -> io::Result<Option<&'static str>> {
         let place = self.path.join(name);
-        let found = self.found(name)?;
+        let found = self.inspect(name)?;
         match found {
-            Found::Foreign(what) => return Ok(Some(what)),
-            Found::Ours(digest) if digest == bundle.digest() && is_whole(&place, bundle) => return Ok(None),
-            Found::Ours(_) | Found::Nothing => {}
+            ExistingEntry::Foreign(what) => return Ok(Some(what)),
+            ExistingEntry::Owned(digest) if digest == bundle.digest() && is_intact(&place, bundle) => {
+                return Ok(None);
+            }
+            ExistingEntry::Owned(_) | ExistingEntry::Absent => {}
         }
-        create(staging)?;
+        create_staging(staging)?;
         let new = staging.join(name);
-        remove(&new)?;
-        self.fill(&new, bundle)?;
-        if matches!(found, Found::Nothing) {
+        remove_entry(&new)?;
+        self.write_files(&new, bundle)?;
+        if matches!(found, ExistingEntry::Absent) {
             match renameat_with(CWD, &new, CWD, &place, RenameFlags::NOREPLACE) {
                 // Somebody was faster.
-                Err(Errno::EXIST | Errno::NOTEMPTY) => return Ok(Some(THEIRS)),
+                Err(Errno::EXIST | Errno::NOTEMPTY) => return Ok(Some(FOREIGN_FOLDER)),
                 Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => fs::rename(&new, &place)?,
                 moved => moved?,
             }
@@ -163,14 +165,14 @@ impl SkillDirectory {
             match renameat_with(CWD, &new, CWD, &place, RenameFlags::EXCHANGE) {
                 Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
                     let old = staging.join(format!("{name}.old"));
-                    remove(&old)?;
+                    remove_entry(&old)?;
                     fs::rename(&place, &old)?;
                     fs::rename(&new, &place)?;
-                    remove(&old)?;
+                    remove_entry(&old)?;
                 }
                 swapped => {
                     swapped?;
-                    remove(&new)?;
+                    remove_entry(&new)?;
                 }
             }
         }
@@ -178,7 +180,7 @@ impl SkillDirectory {
         Ok(None)
     }
 
-    fn fill(&self, folder: &Path, bundle: &Bundle) -> io::Result<()> {
+    fn write_files(&self, folder: &Path, bundle: &Bundle) -> io::Result<()> {
         DirBuilder::new().create(folder)?;
         for (path, file) in bundle.files() {
             let path = folder.join(&**path);
@@ -188,46 +190,51 @@ impl SkillDirectory {
             let mode = if file.executable { 0o755 } else { 0o644 };
             OpenOptions::new().write(true).create_new(true).mode(mode).open(&path)?.write_all(&file.bytes)?;
         }
-        let mark = Mark {
+        let mark = SkillMark {
             owner: self.owner.clone(),
             digest: bundle.digest(),
             note: "Written by evenkeel, which changes and removes this folder. Delete this file to keep it."
                 .into(),
         };
         let mark = serde_json::to_vec_pretty(&mark)?;
-        OpenOptions::new().write(true).create_new(true).mode(0o644).open(folder.join(MARK))?.write_all(&mark)
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(folder.join(MARK_FILE))?
+            .write_all(&mark)
     }
 
     /// What is under a name, without following a link.
-    fn found(&self, name: &str) -> io::Result<Found> {
+    fn inspect(&self, name: &str) -> io::Result<ExistingEntry> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let folder = match openat(CWD, self.path.join(name), flags | OFlags::DIRECTORY, Mode::empty()) {
             Ok(folder) => folder,
-            Err(Errno::NOENT) => return Ok(Found::Nothing),
-            Err(Errno::LOOP | Errno::NOTDIR) => return Ok(Found::Foreign("a file or a link")),
+            Err(Errno::NOENT) => return Ok(ExistingEntry::Absent),
+            Err(Errno::LOOP | Errno::NOTDIR) => return Ok(ExistingEntry::Foreign("a file or a link")),
             Err(error) => return Err(error.into()),
         };
-        let mark = match openat(folder, MARK, flags | OFlags::NONBLOCK, Mode::empty()) {
+        let mark = match openat(folder, MARK_FILE, flags | OFlags::NONBLOCK, Mode::empty()) {
             Ok(mark) => mark,
-            Err(Errno::NOENT | Errno::LOOP) => return Ok(Found::Foreign(THEIRS)),
+            Err(Errno::NOENT | Errno::LOOP) => return Ok(ExistingEntry::Foreign(FOREIGN_FOLDER)),
             Err(error) => return Err(error.into()),
         };
         let mut bytes = Vec::new();
-        Disk::from(mark).take(MAX_MARK).read_to_end(&mut bytes)?;
-        Ok(match serde_json::from_slice::<Mark>(&bytes) {
-            Ok(mark) if mark.owner == self.owner => Found::Ours(mark.digest),
-            Ok(_) => Found::Foreign("written by another evenkeel"),
-            Err(_) => Found::Foreign(THEIRS),
+        Disk::from(mark).take(MAX_MARK_BYTES).read_to_end(&mut bytes)?;
+        Ok(match serde_json::from_slice::<SkillMark>(&bytes) {
+            Ok(mark) if mark.owner == self.owner => ExistingEntry::Owned(mark.digest),
+            Ok(_) => ExistingEntry::Foreign("written by another evenkeel"),
+            Err(_) => ExistingEntry::Foreign(FOREIGN_FOLDER),
         })
     }
 }
 
-const THEIRS: &str = "there and was not written by evenkeel";
+const FOREIGN_FOLDER: &str = "there and was not written by evenkeel";
 
 /// Whether a folder of ours still holds what was written: nothing more, less or else.
-fn is_whole(folder: &Path, bundle: &Bundle) -> bool {
+fn is_intact(folder: &Path, bundle: &Bundle) -> bool {
     let mut names = BTreeSet::new();
-    list(folder, "", &mut names).is_ok()
+    list_files(folder, "", &mut names).is_ok()
         && names.len() == bundle.files().len() + 1
         && bundle.files().iter().all(|(path, file)| {
             let opened = openat(
@@ -244,13 +251,13 @@ fn is_whole(folder: &Path, bundle: &Bundle) -> bool {
 }
 
 /// The paths of all that is no folder.
-fn list(folder: &Path, below: &str, names: &mut BTreeSet<String>) -> io::Result<()> {
+fn list_files(folder: &Path, below: &str, names: &mut BTreeSet<String>) -> io::Result<()> {
     for entry in fs::read_dir(folder.join(below))? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let path = if below.is_empty() { name } else { format!("{below}/{name}") };
         if entry.file_type()?.is_dir() {
-            list(folder, &path, names)?;
+            list_files(folder, &path, names)?;
         } else {
             names.insert(path);
         }
@@ -259,20 +266,20 @@ fn list(folder: &Path, below: &str, names: &mut BTreeSet<String>) -> io::Result<
 }
 
 /// The hidden folder of ours.
-fn create(staging: &Path) -> io::Result<()> {
+fn create_staging(staging: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(staging) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_folder(staging) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_directory(staging) => Ok(()),
         created => created,
     }
 }
 
 /// Takes away whatever is there, and follows no link.
-fn remove(path: &Path) -> io::Result<()> {
-    let removed = if is_folder(path) { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+fn remove_entry(path: &Path) -> io::Result<()> {
+    let removed = if is_directory(path) { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
-fn is_folder(path: &Path) -> bool {
+fn is_directory(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|found| found.is_dir())
 }
 

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use serde_json::{Value, json};
 
-use super::content::{content, reply, uri};
+use super::content::{resource_contents, response, skill_uri};
 use crate::resource::bundle::{Bundle, SKILL_FILE};
 use crate::upstream::{Item, LocalResponder, ServerLists};
 use crate::wire::{ListKind, Members, RpcResponse};
 
 /// Lists the skills.
-const LIST: &str = "list_skills";
+const LIST_SKILLS: &str = "list_skills";
 /// Reads a file of one.
-const READ: &str = "read_skill";
+const READ_SKILL: &str = "read_skill";
 
 /// What models are told of skills.
 pub(super) const INSTRUCTIONS: &str = "Skills are instructions for certain tasks. When a task begins, list_skills tells \
@@ -51,11 +51,11 @@ impl SkillLibrary {
     /// What it lists: two tools, the same whatever the skills are.
     pub fn lists() -> ServerLists {
         let tools = [list_tool(), read_tool()];
-        let tools = tools.iter().flat_map(|tool| Item::read(ListKind::Tools, &tool.to_string())).collect();
+        let tools = tools.iter().flat_map(|tool| Item::parse(ListKind::Tools, &tool.to_string())).collect();
         ServerLists { tools, ..ServerLists::default() }
     }
 
-    fn told(&self) -> String {
+    fn list_text(&self) -> String {
         let mut text = String::new();
         for (name, skill) in &self.skills {
             // Writing to a String cannot fail.
@@ -70,34 +70,36 @@ impl SkillLibrary {
             arguments.and_then(|value| serde_json::from_str(value.get()).ok()).unwrap_or_default();
         let argument = |key: &str| arguments.get(key).and_then(Value::as_str);
         let Some(name) = argument("name") else {
-            return failed("read_skill needs the \"name\" of a skill; list_skills has them");
+            return error_result("read_skill needs the \"name\" of a skill; list_skills has them");
         };
         let Some(skill) = self.skills.get(name) else {
             let known: Vec<_> = self.skills.keys().map(|name| &**name).collect();
-            return failed(&format!("There is no skill {name:?}. There are: {}", known.join(", ")));
+            return error_result(&format!("There is no skill {name:?}. There are: {}", known.join(", ")));
         };
         let path = argument("file").unwrap_or(SKILL_FILE);
         let files = || skill.files().keys().map(|path| &**path).collect::<Vec<_>>().join(", ");
         let Some(file) = skill.files().get(path) else {
-            return failed(&format!("Skill {name} has no file {path:?}. It has: {}", files()));
+            return error_result(&format!("Skill {name} has no file {path:?}. It has: {}", files()));
         };
-        let uri = uri(&self.namespace, name, path);
+        let uri = skill_uri(&self.namespace, name, path);
         match std::str::from_utf8(&file.bytes) {
             Ok(text) if path == SKILL_FILE && skill.files().len() > 1 => {
                 let note = format!("Files of this skill, to be read with read_skill: {}", files());
                 json!({ "content": [{ "type": "text", "text": text }, { "type": "text", "text": note }] })
             }
-            Ok(text) => said(text),
-            Err(_) => json!({ "content": [{ "type": "resource", "resource": content(&uri, path, file) }] }),
+            Ok(text) => text_result(text),
+            Err(_) => {
+                json!({ "content": [{ "type": "resource", "resource": resource_contents(&uri, path, file) }] })
+            }
         }
     }
 }
 
 impl LocalResponder for SkillLibrary {
-    fn answer(&self, method: &str, name: &str, params: &Members<'_>) -> RpcResponse {
-        reply(match (method, name) {
-            ("tools/call", LIST) => Ok(said(&self.told())),
-            ("tools/call", READ) => Ok(self.read(params)),
+    fn respond(&self, method: &str, name: &str, params: &Members<'_>) -> RpcResponse {
+        response(match (method, name) {
+            ("tools/call", LIST_SKILLS) => Ok(text_result(&self.list_text())),
+            ("tools/call", READ_SKILL) => Ok(self.read(params)),
             _ => Err(format!("nothing is known of {name}")),
         })
     }
@@ -105,7 +107,7 @@ impl LocalResponder for SkillLibrary {
 
 fn list_tool() -> Value {
     json!({
-        "name": LIST,
+        "name": LIST_SKILLS,
         "description": "Lists the skills: instructions for certain tasks, each with what it does and when to use it.",
         "inputSchema": { "type": "object", "properties": {}, "additionalProperties": false },
         "annotations": { "readOnlyHint": true, "openWorldHint": false },
@@ -114,7 +116,7 @@ fn list_tool() -> Value {
 
 fn read_tool() -> Value {
     json!({
-        "name": READ,
+        "name": READ_SKILL,
         "description": "Reads a skill's instructions, or another file of it. Read them before the task begins.",
         "inputSchema": {
             "type": "object",
@@ -129,11 +131,11 @@ fn read_tool() -> Value {
     })
 }
 
-fn said(text: &str) -> Value {
+fn text_result(text: &str) -> Value {
     json!({ "content": [{ "type": "text", "text": text }] })
 }
 
-fn failed(text: &str) -> Value {
+fn error_result(text: &str) -> Value {
     json!({ "content": [{ "type": "text", "text": text }], "isError": true })
 }
 
@@ -144,7 +146,7 @@ mod tests {
     use crate::wire::members;
 
     #[test]
-    fn skills_are_told_and_read() {
+    fn skills_are_listed_and_read() {
         let main = "---\nname: notes\ndescription: Write notes.\n---\nWrite.\n";
         let files = [
             (SKILL_FILE, SkillFile::new(main.as_bytes(), false)),
@@ -155,21 +157,21 @@ mod tests {
         let mut library = SkillLibrary::new("team".into());
         library.insert(Arc::new(bundle));
         let answer = |name: &str, params: &str| -> Value {
-            let reply = library.answer("tools/call", name, &members(params).unwrap());
+            let reply = library.respond("tools/call", name, &members(params).unwrap());
             let (RpcResponse::Result(bytes) | RpcResponse::Error(bytes)) = reply;
             serde_json::from_slice(&bytes).unwrap()
         };
-        assert_eq!(answer(LIST, "{}")["content"][0]["text"], "- notes: Write notes.\n");
-        let read = answer(READ, r#"{"arguments":{"name":"notes"}}"#);
+        assert_eq!(answer(LIST_SKILLS, "{}")["content"][0]["text"], "- notes: Write notes.\n");
+        let read = answer(READ_SKILL, r#"{"arguments":{"name":"notes"}}"#);
         assert!(read["content"][1]["text"].as_str().unwrap().contains("SKILL.md, logo.png, run.sh"));
-        let read = answer(READ, r#"{"arguments":{"name":"notes","file":"run.sh"}}"#);
+        let read = answer(READ_SKILL, r#"{"arguments":{"name":"notes","file":"run.sh"}}"#);
         assert_eq!(read["content"][0]["text"], "#!");
-        let read = answer(READ, r#"{"arguments":{"name":"notes","file":"logo.png"}}"#);
+        let read = answer(READ_SKILL, r#"{"arguments":{"name":"notes","file":"logo.png"}}"#);
         assert_eq!(read["content"][0]["resource"]["uri"], "skill://team/notes/logo.png");
         for wrong in
             ["{}", r#"{"arguments":{"name":"x"}}"#, r#"{"arguments":{"name":"notes","file":"../x"}}"#]
         {
-            assert_eq!(answer(READ, wrong)["isError"], true, "{wrong}");
+            assert_eq!(answer(READ_SKILL, wrong)["isError"], true, "{wrong}");
         }
         assert!(answer("write_skill", "{}")["message"].is_string());
         library.remove("notes");

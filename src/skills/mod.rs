@@ -16,5 +16,5 @@ mod sync;
 
 pub use serve::serve;
 pub use skill_state::{MissingServer, SkillState, SkillStates};
-pub use skill_states::stand;
+pub use skill_states::track_skill_states;
 pub use sync::{SyncOptions, SyncOutcome, SyncResults, sync};

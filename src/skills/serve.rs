@@ -16,7 +16,7 @@ use crate::resource::{ObjectKey, Problem, Reason};
 use crate::upstream::{Responder, Section, ServerLists};
 
 /// The name of the section of the tools in each namespace: one that no server can have, like those of the skills.
-const TOOLS: &str = "agent skills";
+const TOOLS_SECTION_NAME: &str = "agent skills";
 
 /// Publishes the skills that are offered, a section for each and one for the tools of each namespace, until `stop`.
 /// Costs what changed.
@@ -50,7 +50,7 @@ fn publish(
     publisher: &Publisher,
 ) {
     let mut touched = BTreeMap::new();
-    for (key, skill) in changes(before, after) {
+    for (key, skill) in changed_skills(before, after) {
         let namespace = &key.namespace;
         let library =
             libraries.entry(namespace.clone()).or_insert_with(|| SkillLibrary::new(namespace.clone()));
@@ -59,7 +59,7 @@ fn publish(
             library.insert(skill.clone());
             let volume = SkillResources::new(namespace.clone(), skill.clone());
             let lists = volume.lists();
-            publisher.publish(section(of_skill, lists, None, Responder::Evenkeel(Arc::new(volume))));
+            publisher.publish(section(of_skill, lists, None, Responder::Local(Arc::new(volume))));
         } else {
             library.remove(&key.name);
             let message = format!("skill {} is not offered any more", key.name);
@@ -68,23 +68,23 @@ fn publish(
         touched.insert(namespace.clone(), library.clone());
     }
     for (namespace, library) in touched {
-        let key = ObjectKey::new(namespace.clone(), TOOLS);
+        let key = ObjectKey::new(namespace.clone(), TOOLS_SECTION_NAME);
         if library.is_empty() {
             libraries.remove(&namespace);
             publisher.withdraw(key, Problem::new(Reason::Removed, "no skill is offered any more"));
         } else {
-            let by = Responder::Evenkeel(Arc::new(library));
+            let by = Responder::Local(Arc::new(library));
             publisher.publish(section(key, SkillLibrary::lists(), Some(INSTRUCTIONS.into()), by));
         }
     }
 }
 
 /// The skills that are offered otherwise than before, or not any more.
-fn changes<'a>(
+fn changed_skills<'a>(
     before: &'a SkillStates,
     after: &'a SkillStates,
 ) -> impl Iterator<Item = (&'a ObjectKey, Option<&'a Arc<Bundle>>)> {
-    before.all.diff(&after.all).filter_map(|change| {
+    before.skills.diff(&after.skills).filter_map(|change| {
         let offered = |standing: &'a Arc<SkillState>| standing.offered();
         let (key, old, new) = match change {
             DiffItem::Add(key, new) => (key, None, offered(new)),
@@ -104,5 +104,13 @@ fn section(
     let prefix = String::new();
     let call_timeout = Duration::from_mins(1);
     let lists = Arc::new(lists);
-    Arc::new(Section { key, prefix, lists, resources: None, instructions, call_timeout, answered_by })
+    Arc::new(Section {
+        key,
+        prefix,
+        lists,
+        resource_filter: None,
+        instructions,
+        call_timeout,
+        responder: answered_by,
+    })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::content::{content, mime, reply, uri};
+use super::content::{media_type, resource_contents, response, skill_uri};
 use crate::resource::bundle::{Bundle, SKILL_FILE, SkillFile};
 use crate::upstream::{Item, LocalResponder, ServerLists, SkillEntry};
 use crate::wire::{ListKind, Members, RpcResponse};
@@ -22,8 +22,8 @@ pub struct SkillResources {
 impl SkillResources {
     /// A skill of a namespace.
     pub fn new(namespace: Arc<str>, skill: Arc<Bundle>) -> Self {
-        let uri = uri(&namespace, skill.name(), SKILL_FILE);
-        let entry = serde_json::value::to_raw_value(&entry(&namespace, &skill)).ok();
+        let uri = skill_uri(&namespace, skill.name(), SKILL_FILE);
+        let entry = serde_json::value::to_raw_value(&extension_entry(&namespace, &skill)).ok();
         Self { namespace, skill, uri, entry }
     }
 
@@ -32,11 +32,14 @@ impl SkillResources {
         let name = self.skill.name();
         let prompt = json!({ "name": &**name, "description": self.skill.description() });
         let resource = |(uri, path, file): (String, &str, &SkillFile)| {
-            Item::read(ListKind::Resources, &resource(&uri, &format!("{name}/{path}"), file).to_string())
+            Item::parse(
+                ListKind::Resources,
+                &resource_item(&uri, &format!("{name}/{path}"), file).to_string(),
+            )
         };
         let mut resources: Vec<_> = self.files().flat_map(resource).collect();
         resources.sort_by(|one, other| one.name().cmp(other.name()));
-        let prompts = Item::read(ListKind::Prompts, &prompt.to_string()).into_iter().collect();
+        let prompts = Item::parse(ListKind::Prompts, &prompt.to_string()).into_iter().collect();
         ServerLists { prompts, resources, ..ServerLists::default() }
     }
 
@@ -50,18 +53,18 @@ impl SkillResources {
     fn read(&self, uri: &str) -> Result<Value, String> {
         let found = self.files().find(|(known, ..)| known == uri);
         let (uri, path, file) = found.ok_or_else(|| format!("there is no resource {uri}"))?;
-        Ok(json!({ "contents": [content(&uri, path, file)] }))
+        Ok(json!({ "contents": [resource_contents(&uri, path, file)] }))
     }
 
     fn files(&self) -> impl Iterator<Item = (String, &str, &SkillFile)> {
         let name = self.skill.name();
-        self.skill.files().iter().map(|(path, file)| (uri(&self.namespace, name, path), &**path, file))
+        self.skill.files().iter().map(|(path, file)| (skill_uri(&self.namespace, name, path), &**path, file))
     }
 }
 
 impl LocalResponder for SkillResources {
-    fn answer(&self, method: &str, name: &str, _: &Members<'_>) -> RpcResponse {
-        reply(match (method, name) {
+    fn respond(&self, method: &str, name: &str, _: &Members<'_>) -> RpcResponse {
+        response(match (method, name) {
             ("prompts/get", name) if name == &**self.skill.name() => Ok(self.prompt()),
             ("resources/read", uri) => self.read(uri),
             _ => Err(format!("nothing is known of {name}")),
@@ -73,26 +76,26 @@ impl LocalResponder for SkillResources {
     }
 }
 
-fn entry(namespace: &str, skill: &Bundle) -> Value {
+fn extension_entry(namespace: &str, skill: &Bundle) -> Value {
     let frontmatter: Option<Value> = serde_yaml::from_str(skill.frontmatter()).ok();
     let known = || json!({ "name": &**skill.name(), "description": skill.description() });
     let of_file = |(path, file): (&Arc<str>, &SkillFile)| {
-        let uri = uri(namespace, skill.name(), path);
+        let uri = skill_uri(namespace, skill.name(), path);
         json!({ "uri": uri, "digest": file.digest, "size": file.bytes.len() })
     };
     json!({
-        "uri": uri(namespace, skill.name(), SKILL_FILE),
+        "uri": skill_uri(namespace, skill.name(), SKILL_FILE),
         "frontmatter": frontmatter.filter(Value::is_object).unwrap_or_else(known),
         "resources": skill.files().iter().map(of_file).collect::<Vec<_>>(),
     })
 }
 
 /// The digest is there so that another content is another list.
-fn resource(uri: &str, path: &str, file: &SkillFile) -> Value {
+fn resource_item(uri: &str, path: &str, file: &SkillFile) -> Value {
     json!({
         "uri": uri,
         "name": path,
-        "mimeType": mime(path, file),
+        "mimeType": media_type(path, file),
         "size": file.bytes.len(),
         "_meta": { "evenkeel.dev/digest": file.digest },
     })
@@ -105,7 +108,7 @@ mod tests {
     use super::*;
     use crate::wire::members;
 
-    fn volume() -> SkillResources {
+    fn notes_skill() -> SkillResources {
         let main = "---\nname: notes\ndescription: Write notes.\nx-vendor: { a: 1 }\n---\nWrite.\n";
         let files = [
             (SKILL_FILE, SkillFile::new(main.as_bytes(), false)),
@@ -116,15 +119,15 @@ mod tests {
         SkillResources::new("team".into(), Arc::new(bundle))
     }
 
-    fn answer(method: &str, name: &str) -> Value {
+    fn send_request(method: &str, name: &str) -> Value {
         let (RpcResponse::Result(bytes) | RpcResponse::Error(bytes)) =
-            volume().answer(method, name, &members("{}").unwrap());
+            notes_skill().respond(method, name, &members("{}").unwrap());
         serde_json::from_slice(&bytes).unwrap()
     }
 
     #[test]
-    fn the_extension_finds_its_entry_in_order() {
-        let volume = volume();
+    fn extension_entry_is_valid() {
+        let volume = notes_skill();
         let listed = volume.skill().unwrap();
         let entry: Skill = serde_json::from_str(listed.json.get()).unwrap();
         assert_eq!((&*entry.uri, listed.uri), ("skill://team/notes/SKILL.md", "skill://team/notes/SKILL.md"));
@@ -133,21 +136,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_listed_can_be_read() {
-        let lists = volume().lists();
+    fn listed_prompts_and_resources_can_be_read() {
+        let lists = notes_skill().lists();
         let names = |items: &[Item]| items.iter().map(|item| item.name().to_string()).collect::<Vec<_>>();
         assert_eq!(names(&lists.prompts), ["notes"]);
         assert_eq!(
             names(&lists.resources),
             ["skill://team/notes/SKILL.md", "skill://team/notes/a%20b/logo.png", "skill://team/notes/run.sh"]
         );
-        let read = answer("resources/read", "skill://team/notes/a%20b/logo.png");
+        let read = send_request("resources/read", "skill://team/notes/a%20b/logo.png");
         assert_eq!(read["contents"][0]["blob"], "iVBOR/8=");
-        assert_eq!(answer("prompts/get", "notes")["messages"][0]["content"]["text"], "Write.\n");
+        assert_eq!(send_request("prompts/get", "notes")["messages"][0]["content"]["text"], "Write.\n");
         for (method, name) in
             [("prompts/get", "x"), ("resources/read", "skill://team/notes/x"), ("tools/call", "notes")]
         {
-            assert!(answer(method, name)["message"].is_string(), "{method} {name}");
+            assert!(send_request(method, name)["message"].is_string(), "{method} {name}");
         }
     }
 }

@@ -13,27 +13,27 @@ use crate::resource::{Desired, ObjectKey};
 /// Where every skill stands, as a channel, and the task that keeps it true; the task is to be spawned.
 ///
 /// A server counts as attached while the catalog has it: through its grace period, and while it is idle.
-pub fn stand(
+pub fn track_skill_states(
     desired: watch::Receiver<Arc<Desired>>,
     catalog: Catalog,
     stop: CancellationToken,
 ) -> (watch::Receiver<SkillStates>, impl Future<Output = ()>) {
     let (sender, standings) = watch::channel(SkillStates::default());
-    let stage = Stage::default();
+    let stage = SkillStateTracker::default();
     (standings, async move {
         stop.run_until_cancelled(stage.run(desired, catalog, sender)).await;
     })
 }
 
 #[derive(Default)]
-struct Stage {
+struct SkillStateTracker {
     desired: Arc<Desired>,
-    standings: SkillStates,
+    states: SkillStates,
     /// Each server that skills refer to: what is known of it, and the skills.
     servers: BTreeMap<ObjectKey, (Option<ServerPresence>, BTreeSet<ObjectKey>)>,
 }
 
-impl Stage {
+impl SkillStateTracker {
     async fn run(
         mut self,
         mut desired: watch::Receiver<Arc<Desired>>,
@@ -46,12 +46,12 @@ impl Stage {
             let now = desired.borrow_and_update().clone();
             let early = !*settled.borrow_and_update();
             let attached = catalog.load();
-            self.take(now, |server| attached.section(server).is_some(), early);
+            self.update(now, |server| attached.section(server).is_some(), early);
             drop(attached);
             sender.send_if_modified(|told| {
                 let differs =
-                    told.complete != self.standings.complete || !told.all.ptr_eq(&self.standings.all);
-                told.clone_from(&self.standings);
+                    told.complete != self.states.complete || !told.skills.ptr_eq(&self.states.skills);
+                told.clone_from(&self.states);
                 differs
             });
             tokio::select! {
@@ -63,7 +63,7 @@ impl Stage {
     }
 
     /// Costs what changed, and the servers that skills refer to.
-    fn take(&mut self, desired: Arc<Desired>, attached: impl Fn(&ObjectKey) -> bool, early: bool) {
+    fn update(&mut self, desired: Arc<Desired>, attached: impl Fn(&ObjectKey) -> bool, early: bool) {
         let before = std::mem::replace(&mut self.desired, desired);
         let after = self.desired.clone();
         let mut stale = BTreeSet::new();
@@ -71,9 +71,9 @@ impl Stage {
             let (DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _)) =
                 change;
             stale.insert(key.clone());
-            self.refer(key);
+            self.update_references(key);
         }
-        for change in before.contents.diff(&after.contents) {
+        for change in before.skill_contents.diff(&after.skill_contents) {
             let (DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _)) =
                 change;
             stale.insert(key.clone());
@@ -82,9 +82,9 @@ impl Stage {
             let now = if attached(server) {
                 ServerPresence::Attached
             } else if after.servers.contains_key(server) {
-                ServerPresence::Detached { early }
+                ServerPresence::Detached { during_startup: early }
             } else {
-                ServerPresence::Undeclared { early: !after.source.synced }
+                ServerPresence::Undeclared { during_startup: !after.source.synced }
             };
             if *known != Some(now) {
                 *known = Some(now);
@@ -92,13 +92,13 @@ impl Stage {
             }
         }
         for key in stale {
-            self.stand(&key);
+            self.update_skill(&key);
         }
-        self.standings.complete |= after.source.skills_synced;
+        self.states.complete |= after.source.skills_synced;
     }
 
     /// Takes up what a skill refers to now.
-    fn refer(&mut self, key: &ObjectKey) {
+    fn update_references(&mut self, key: &ObjectKey) {
         self.servers.retain(|_, (_, users)| {
             users.remove(key);
             !users.is_empty()
@@ -110,20 +110,22 @@ impl Stage {
         }
     }
 
-    fn stand(&mut self, key: &ObjectKey) {
+    fn update_skill(&mut self, key: &ObjectKey) {
         let Some(skill) = self.desired.skills.get(key) else {
-            self.standings.all.remove(key);
+            self.states.skills.remove(key);
             return;
         };
-        let last = self.standings.all.get(key);
+        let last = self.states.skills.get(key);
         let servers = &self.servers;
         let known = |server: &ObjectKey| servers.get(server).and_then(|(known, _)| *known);
-        let next =
-            SkillState::next(last.map(|last| &**last), skill, self.desired.contents.get(key), |server| {
-                known(server).unwrap_or(ServerPresence::Undeclared { early: true })
-            });
+        let next = SkillState::compute(
+            last.map(|last| &**last),
+            skill,
+            self.desired.skill_contents.get(key),
+            |server| known(server).unwrap_or(ServerPresence::Undeclared { during_startup: true }),
+        );
         if last.is_none_or(|last| **last != next) {
-            self.standings.all.insert(key.clone(), Arc::new(next));
+            self.states.skills.insert(key.clone(), Arc::new(next));
         }
     }
 }
@@ -134,73 +136,74 @@ mod tests {
 
     use super::*;
     use crate::resource::bundle::Bundle;
-    use crate::resource::testing::{declared, key, meta};
+    use crate::resource::testing::{declared_server, key, meta};
     use crate::resource::{DeclaredObject, SourceState};
 
-    fn text(name: &str, description: &str) -> Bundle {
-        Bundle::of_text(name, &format!("---\nname: {name}\ndescription: {description}\n---\n")).unwrap()
+    fn bundle(name: &str, description: &str) -> Bundle {
+        Bundle::from_text(name, &format!("---\nname: {name}\ndescription: {description}\n---\n")).unwrap()
     }
 
-    fn with(desired: &Desired, name: &str, server: Option<&str>, content: Bundle) -> Desired {
+    fn with_skill(desired: &Desired, name: &str, server: Option<&str>, content: Bundle) -> Desired {
         let refs: Vec<_> = server.iter().map(|name| json!({ "name": name })).collect();
         let skill = DeclaredObject {
             meta: meta(name, 1),
             spec: Some(serde_json::from_value(json!({ "inline": "x", "serverRefs": refs })).unwrap()),
             spec_digest: None,
-            refused: None,
+            rejected: None,
             endpoint: None,
         };
         let mut next = desired.clone();
         next.skills.insert(key(name), Arc::new(skill));
-        next.contents.insert(key(name), Ok(Arc::new(content)));
+        next.skill_contents.insert(key(name), Ok(Arc::new(content)));
         next
     }
 
     #[test]
-    fn one_change_moves_one_skill() {
+    fn change_affects_only_the_skills_that_depend_on_it() {
         let source = Arc::new(SourceState { skills_synced: true, ..SourceState::default() });
         let first = Desired { source, ..Desired::default() };
-        let first = with(&with(&first, "a", None, text("a", "A.")), "b", Some("s"), text("b", "B."));
-        let first = with(&first, "c", Some("s"), text("c", "C."));
-        let mut stage = Stage::default();
-        let offered = |stage: &Stage| {
-            let all = stage.standings.all.iter().filter(|(_, standing)| standing.offered().is_some());
+        let first =
+            with_skill(&with_skill(&first, "a", None, bundle("a", "A.")), "b", Some("s"), bundle("b", "B."));
+        let first = with_skill(&first, "c", Some("s"), bundle("c", "C."));
+        let mut stage = SkillStateTracker::default();
+        let offered = |stage: &SkillStateTracker| {
+            let all = stage.states.skills.iter().filter(|(_, standing)| standing.offered().is_some());
             all.map(|(key, _)| key.name.to_string()).collect::<Vec<_>>().join(" ")
         };
         let moved = |before: &SkillStates, after: &SkillStates| {
-            let diff = before.all.diff(&after.all).map(|change| match change {
+            let diff = before.skills.diff(&after.skills).map(|change| match change {
                 DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _) => {
                     key.name.to_string()
                 }
             });
             diff.collect::<Vec<_>>().join(" ")
         };
-        stage.take(Arc::new(first.clone()), |_| false, true);
-        assert!(stage.standings.complete);
+        stage.update(Arc::new(first.clone()), |_| false, true);
+        assert!(stage.states.complete);
         assert_eq!(offered(&stage), "a");
 
         // The server appears, is attached, and something else is.
         let mut second = first.clone();
-        second.servers.insert(key("s"), Arc::new(declared("s", 1)));
-        stage.take(Arc::new(second.clone()), |_| false, true);
-        let before = stage.standings.clone();
-        stage.take(Arc::new(second.clone()), |server| &*server.name == "s", true);
-        assert_eq!((&*offered(&stage), &*moved(&before, &stage.standings)), ("a b c", "b c"));
-        let before = stage.standings.clone();
-        stage.take(Arc::new(second.clone()), |_| true, false);
-        assert!(before.all.ptr_eq(&stage.standings.all), "churn elsewhere");
+        second.servers.insert(key("s"), Arc::new(declared_server("s", 1)));
+        stage.update(Arc::new(second.clone()), |_| false, true);
+        let before = stage.states.clone();
+        stage.update(Arc::new(second.clone()), |server| &*server.name == "s", true);
+        assert_eq!((&*offered(&stage), &*moved(&before, &stage.states)), ("a b c", "b c"));
+        let before = stage.states.clone();
+        stage.update(Arc::new(second.clone()), |_| true, false);
+        assert!(before.skills.ptr_eq(&stage.states.skills), "churn elsewhere");
 
         // One is edited, one refers to nothing any more.
-        let third = with(&second, "a", None, text("a", "Other."));
-        stage.take(Arc::new(third.clone()), |_| true, false);
-        assert_eq!(moved(&before, &stage.standings), "a");
-        let fourth = with(&third, "b", None, text("b", "B."));
-        stage.take(Arc::new(fourth.clone()), |_| false, false);
+        let third = with_skill(&second, "a", None, bundle("a", "Other."));
+        stage.update(Arc::new(third.clone()), |_| true, false);
+        assert_eq!(moved(&before, &stage.states), "a");
+        let fourth = with_skill(&third, "b", None, bundle("b", "B."));
+        stage.update(Arc::new(fourth.clone()), |_| false, false);
         assert_eq!(offered(&stage), "a b");
         let mut last = fourth;
         last.skills.remove(&key("a"));
-        last.contents.remove(&key("a"));
-        stage.take(Arc::new(last), |_| true, false);
+        last.skill_contents.remove(&key("a"));
+        stage.update(Arc::new(last), |_| true, false);
         assert_eq!(offered(&stage), "b c");
         assert_eq!(stage.servers.len(), 1);
     }

@@ -17,9 +17,9 @@ use crate::net::{Backoff, Delays, jitter};
 use crate::resource::{Digest, ObjectKey, Problem, Reason};
 
 /// All is looked at, and mended, this often.
-const WHOLE: Duration = Duration::from_mins(1);
+const FULL_SYNC_INTERVAL: Duration = Duration::from_mins(1);
 /// The delays before what failed is tried again, until that is done as often as all.
-const RETRY: Delays = Delays { initial: Duration::from_secs(2), max: WHOLE };
+const RETRY_DELAYS: Delays = Delays { initial: Duration::from_secs(2), max: FULL_SYNC_INTERVAL };
 
 /// Where skills are written to, and by whom.
 #[derive(Clone, Debug)]
@@ -38,7 +38,7 @@ pub struct SyncResults {
     /// The directories; none is no way to offer skills.
     pub directories: Arc<[PathBuf]>,
     /// By skill, and by the place of the directory in the list.
-    pub all: OrdMap<ObjectKey, BTreeMap<usize, SyncOutcome>>,
+    pub by_skill: OrdMap<ObjectKey, BTreeMap<usize, SyncOutcome>>,
 }
 
 /// What became of a skill in a directory.
@@ -61,8 +61,8 @@ pub fn sync(
     let (sender, written) =
         watch::channel(SyncResults { directories: directories.clone(), ..SyncResults::default() });
     for (place, path) in directories.iter().enumerate() {
-        let keeper = Keeper {
-            place,
+        let keeper = DirectorySync {
+            index: place,
             path: path.clone(),
             home: options.home.clone(),
             tracker: tracker.clone(),
@@ -77,15 +77,15 @@ pub fn sync(
     written
 }
 
-struct Keeper {
-    place: usize,
+struct DirectorySync {
+    index: usize,
     path: PathBuf,
     home: Option<Arc<str>>,
     tracker: TaskTracker,
     sender: watch::Sender<SyncResults>,
 }
 
-impl Keeper {
+impl DirectorySync {
     async fn run(self, mut directory: SkillDirectory, mut standings: watch::Receiver<SkillStates>) {
         let mut whole_at = Instant::now();
         let mut backoff = Backoff::default();
@@ -94,11 +94,12 @@ impl Keeper {
             let mut next = whole_at;
             // Before all skills are known nothing can be taken away, so nothing is begun.
             if now.complete {
-                let Choice { wanted, keys, shadowed } = choose(&now, self.home.as_deref());
+                let SkillSelection { desired: wanted, owners: keys, shadowed } =
+                    select_skills(&now, self.home.as_deref());
                 let began = Instant::now();
                 let whole = began >= whole_at;
                 let work = self.tracker.spawn_blocking(move || {
-                    let troubles = directory.bring(&wanted, whole);
+                    let troubles = directory.apply(&wanted, whole);
                     (directory, wanted, troubles)
                 });
                 let Ok((back, wanted, troubles)) = work.await else {
@@ -106,12 +107,12 @@ impl Keeper {
                     return;
                 };
                 directory = back;
-                let failed = self.tell(&wanted, &keys, &shadowed, &troubles);
+                let failed = self.publish_results(&wanted, &keys, &shadowed, &troubles);
                 if whole {
-                    whole_at = Instant::now() + WHOLE;
+                    whole_at = Instant::now() + FULL_SYNC_INTERVAL;
                 }
                 next = if failed {
-                    whole_at.min(Instant::now() + backoff.fail(RETRY, jitter(), None))
+                    whole_at.min(Instant::now() + backoff.record_failure(RETRY_DELAYS, jitter(), None))
                 } else {
                     backoff.reset();
                     whole_at
@@ -125,7 +126,7 @@ impl Keeper {
     }
 
     /// Tells what became of each skill; true if something is to be tried again soon.
-    fn tell(
+    fn publish_results(
         &self,
         wanted: &DesiredSkills,
         keys: &BTreeMap<Arc<str>, ObjectKey>,
@@ -157,24 +158,24 @@ impl Keeper {
         self.sender.send_if_modified(|written| {
             let mut differs = false;
             let known: Vec<_> =
-                written.all.keys().filter(|key| !outcomes.contains_key(*key)).cloned().collect();
+                written.by_skill.keys().filter(|key| !outcomes.contains_key(*key)).cloned().collect();
             for key in known {
-                let Some(mut places) = written.all.get(&key).cloned() else { continue };
-                if places.remove(&self.place).is_some() {
+                let Some(mut places) = written.by_skill.get(&key).cloned() else { continue };
+                if places.remove(&self.index).is_some() {
                     differs = true;
                     if places.is_empty() {
-                        written.all.remove(&key);
+                        written.by_skill.remove(&key);
                     } else {
-                        written.all.insert(key, places);
+                        written.by_skill.insert(key, places);
                     }
                 }
             }
             for (key, outcome) in outcomes {
-                let mut places = written.all.get(&key).cloned().unwrap_or_default();
-                if places.get(&self.place) != Some(&outcome) {
+                let mut places = written.by_skill.get(&key).cloned().unwrap_or_default();
+                if places.get(&self.index) != Some(&outcome) {
                     differs = true;
-                    places.insert(self.place, outcome);
-                    written.all.insert(key, places);
+                    places.insert(self.index, outcome);
+                    written.by_skill.insert(key, places);
                 }
             }
             differs
@@ -184,29 +185,32 @@ impl Keeper {
 }
 
 /// What is written, where several skills may have one name.
-struct Choice {
-    wanted: DesiredSkills,
+struct SkillSelection {
+    desired: DesiredSkills,
     /// Who has each name.
-    keys: BTreeMap<Arc<str>, ObjectKey>,
+    owners: BTreeMap<Arc<str>, ObjectKey>,
     /// Who has not the name that it would have.
     shadowed: BTreeMap<ObjectKey, (Digest, Problem)>,
 }
 
 /// The home namespace comes first, then the order of namespaces. A skill that waits for a server gives up its name,
 /// as one that is suspended does. What is not known yet, or was never good, is left as it is on the disk.
-fn choose(standings: &SkillStates, home: Option<&str>) -> Choice {
-    let mut choice =
-        Choice { wanted: DesiredSkills::default(), keys: BTreeMap::new(), shadowed: BTreeMap::new() };
+fn select_skills(standings: &SkillStates, home: Option<&str>) -> SkillSelection {
+    let mut choice = SkillSelection {
+        desired: DesiredSkills::default(),
+        owners: BTreeMap::new(),
+        shadowed: BTreeMap::new(),
+    };
     let is_home = |key: &ObjectKey| Some(&*key.namespace) == home;
-    let first = standings.all.iter().filter(|(key, _)| is_home(key));
-    let all = first.chain(standings.all.iter().filter(|(key, _)| !is_home(key)));
+    let first = standings.skills.iter().filter(|(key, _)| is_home(key));
+    let all = first.chain(standings.skills.iter().filter(|(key, _)| !is_home(key)));
     for (key, standing) in all {
-        let early = standing.server.as_ref().is_some_and(|missing| missing.early);
+        let early = standing.missing_server.as_ref().is_some_and(|missing| missing.during_startup);
         match standing.offered() {
-            Some(bundle) => match choice.keys.get(bundle.name()) {
+            Some(bundle) => match choice.owners.get(bundle.name()) {
                 None => {
-                    choice.keys.insert(bundle.name().clone(), key.clone());
-                    choice.wanted.skills.insert(bundle.name().clone(), bundle.clone());
+                    choice.owners.insert(bundle.name().clone(), key.clone());
+                    choice.desired.skills.insert(bundle.name().clone(), bundle.clone());
                 }
                 Some(winner) => {
                     let message = format!(
@@ -217,7 +221,7 @@ fn choose(standings: &SkillStates, home: Option<&str>) -> Choice {
                 }
             },
             None if !standing.suspended && (standing.bundle.is_none() || early) => {
-                choice.wanted.kept.insert(key.name.clone());
+                choice.desired.untouched.insert(key.name.clone());
             }
             None => {}
         }

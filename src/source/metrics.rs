@@ -5,7 +5,7 @@ use prometheus_client::registry::Registry;
 /// What sources count. Cheap to clone: clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct SourceMetrics {
-    restarts: Family<[(&'static str, &'static str); 2], Counter>,
+    watch_restarts: Family<[(&'static str, &'static str); 2], Counter>,
 }
 
 impl SourceMetrics {
@@ -14,17 +14,17 @@ impl SourceMetrics {
         registry.register(
             "watch_restarts",
             "Watches of the source that broke and began anew",
-            self.restarts.clone(),
+            self.watch_restarts.clone(),
         );
     }
 
     /// Counts a watch of `kind` that begins anew, and why.
-    pub(super) fn restarted(&self, kind: &'static str, reason: &'static str) {
-        self.restarts.get_or_create(&[("kind", kind), ("reason", reason)]).inc();
+    pub(super) fn record_watch_restart(&self, kind: &'static str, reason: &'static str) {
+        self.watch_restarts.get_or_create(&[("kind", kind), ("reason", reason)]).inc();
     }
 
     #[cfg(test)]
-    pub(super) fn restarts(&self, kind: &'static str, reason: &'static str) -> u64 {
-        self.restarts.get_or_create(&[("kind", kind), ("reason", reason)]).get()
+    pub(super) fn watch_restart_count(&self, kind: &'static str, reason: &'static str) -> u64 {
+        self.watch_restarts.get_or_create(&[("kind", kind), ("reason", reason)]).get()
     }
 }

@@ -18,8 +18,8 @@ mod stored_status;
 
 pub use metrics::SourceMetrics;
 pub use open::{SourceArgs, SourceError};
-pub use parse::{mistake, nearest};
-pub use policy::{AllowedStdio, DEFAULT_VARIABLES, StdioPolicy};
+pub use parse::{closest_match, mistake};
+pub use policy::{AllowedStdio, DEFAULT_ALLOWED_VARIABLES, StdioPolicy};
 pub use requests::{ReconcileRequest, ReconcileRequests, requests};
 pub use resolve::Environment;
 pub use source_handle::{ApiServer, Source, SourceContext, SourceControl, SourceHandle, SourceInfo};

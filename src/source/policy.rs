@@ -8,20 +8,20 @@ use serde::{Deserialize, Serialize};
 use crate::resource::{McpServerSpec, Problem, Reason, StdioTransport};
 
 /// The variables that an allowed command may be given unless the operator says otherwise.
-pub const DEFAULT_VARIABLES: [&str; 2] = ["*_TOKEN", "*_API_KEY"];
+pub const DEFAULT_ALLOWED_VARIABLES: [&str; 2] = ["*_TOKEN", "*_API_KEY"];
 
 /// Which stdio servers may be started.
 ///
 /// It is fixed for the life of the process: a server that a tighter policy denies ends with the restart that
 /// brings the policy.
 #[derive(Clone, Debug, Default)]
-pub struct StdioPolicy(Option<Allowed>);
+pub struct StdioPolicy(Option<StdioAllowlist>);
 
 #[derive(Clone, Debug)]
-struct Allowed {
+struct StdioAllowlist {
     commands: Vec<Vec<GlobMatcher>>,
     variables: Vec<GlobMatcher>,
-    written: AllowedStdio,
+    configured: AllowedStdio,
 }
 
 /// What an operator allowed, as written.
@@ -35,38 +35,38 @@ pub struct AllowedStdio {
 
 impl StdioPolicy {
     /// Everything may run: for a directory that a person named on the command line.
-    pub fn everything() -> Self {
+    pub fn allow_all() -> Self {
         Self(None)
     }
 
     /// Only what fits one of `commands`, argument by argument (a `*` stops at a slash), with variables whose
     /// names fit one of `variables`: a loader or index variable changes what runs. No command is nothing.
-    pub fn only(commands: &[String], variables: &[String]) -> Result<Self, globset::Error> {
-        let command = |pattern: &String| pattern.split_whitespace().map(glob).collect();
-        Ok(Self(Some(Allowed {
+    pub fn allow_only(commands: &[String], variables: &[String]) -> Result<Self, globset::Error> {
+        let command = |pattern: &String| pattern.split_whitespace().map(compile_glob).collect();
+        Ok(Self(Some(StdioAllowlist {
             commands: commands.iter().map(command).collect::<Result<_, _>>()?,
-            variables: variables.iter().map(|name| glob(name)).collect::<Result<_, _>>()?,
-            written: AllowedStdio { commands: commands.to_vec(), variables: variables.to_vec() },
+            variables: variables.iter().map(|name| compile_glob(name)).collect::<Result<_, _>>()?,
+            configured: AllowedStdio { commands: commands.to_vec(), variables: variables.to_vec() },
         })))
     }
 
     /// What was written, unless everything may run.
-    pub fn written(&self) -> Option<&AllowedStdio> {
-        self.0.as_ref().map(|allowed| &allowed.written)
+    pub fn configured(&self) -> Option<&AllowedStdio> {
+        self.0.as_ref().map(|allowed| &allowed.configured)
     }
 
     /// Where every process runs, if not in the folder of the file that declares it: `/`, where only some commands are
     /// allowed. What lies in that folder may be of whoever wrote the declaration, and a `.npmrc` or a `package.json`
     /// changes what runs.
-    pub fn home(&self) -> Option<&'static Path> {
+    pub fn working_directory(&self) -> Option<&'static Path> {
         self.0.is_some().then_some(Path::new("/"))
     }
 
     /// Says no to what may not run, and with which flag it could.
     pub fn check(&self, spec: &McpServerSpec) -> Result<(), Problem> {
         let (Some(allowed), Some(stdio)) = (&self.0, &spec.stdio) else { return Ok(()) };
-        if !allowed.commands.iter().any(|command| fits(command, stdio)) {
-            let words: Vec<_> = words(stdio).collect();
+        if !allowed.commands.iter().any(|command| matches_command(command, stdio)) {
+            let words: Vec<_> = command_line(stdio).collect();
             return Err(denied(format!(
                 "spec.stdio: this command may not run here; an operator allows it with --allow-stdio {:?}",
                 words.join(" ")
@@ -94,24 +94,24 @@ impl StdioPolicy {
                 "spec.stdio.env: the variable {} may not be set here, only {}; an operator allows it with \
                  --allow-stdio-env {}",
                 var.name,
-                allowed.written.variables.join(", "),
+                allowed.configured.variables.join(", "),
                 var.name
             ))),
         }
     }
 }
 
-fn glob(pattern: &str) -> Result<GlobMatcher, globset::Error> {
+fn compile_glob(pattern: &str) -> Result<GlobMatcher, globset::Error> {
     GlobBuilder::new(pattern).literal_separator(true).build().map(|glob| glob.compile_matcher())
 }
 
-fn words(stdio: &StdioTransport) -> impl Iterator<Item = &str> {
+fn command_line(stdio: &StdioTransport) -> impl Iterator<Item = &str> {
     std::iter::once(stdio.command.as_str()).chain(stdio.args.iter().map(String::as_str))
 }
 
-fn fits(command: &[GlobMatcher], stdio: &StdioTransport) -> bool {
+fn matches_command(command: &[GlobMatcher], stdio: &StdioTransport) -> bool {
     command.len() == stdio.args.len() + 1
-        && command.iter().zip(words(stdio)).all(|(glob, word)| glob.is_match(word))
+        && command.iter().zip(command_line(stdio)).all(|(glob, word)| glob.is_match(word))
 }
 
 fn denied(message: String) -> Problem {
@@ -131,10 +131,10 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_compared_argument_by_argument() {
-        let variables = DEFAULT_VARIABLES.map(String::from);
+    fn command_is_matched_argument_by_argument() {
+        let variables = DEFAULT_ALLOWED_VARIABLES.map(String::from);
         let allowed = ["npx -y @modelcontextprotocol/*".to_owned(), "/opt/mcp/*".to_owned()];
-        let policy = StdioPolicy::only(&allowed, &variables).unwrap();
+        let policy = StdioPolicy::allow_only(&allowed, &variables).unwrap();
         for (command, args, may_run) in [
             ("npx", json!(["-y", "@modelcontextprotocol/server-everything"]), true),
             ("npx", json!(["-y", "@modelcontextprotocol/a/../../evil"]), false),
@@ -160,9 +160,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_beside_the_declaration_decides_what_runs() {
+    fn files_next_to_the_declaration_cannot_change_what_runs() {
         let allowed = ["npx".to_owned(), "./bin/*".to_owned(), "bin/*".to_owned(), "/opt/*".to_owned()];
-        let policy = StdioPolicy::only(&allowed, &[]).unwrap();
+        let policy = StdioPolicy::allow_only(&allowed, &[]).unwrap();
         for (stdio, refused) in [
             (json!({ "command": "npx" }), ""),
             (json!({ "command": "npx", "cwd": "." }), "spec.stdio.cwd: "),
@@ -175,14 +175,18 @@ mod tests {
             let expected =
                 if refused.is_empty() { String::new() } else { format!("PolicyDenied: {refused}") };
             assert!(told.starts_with(&expected) && told.is_empty() == refused.is_empty(), "{stdio}: {told}");
-            assert_eq!(check(&StdioPolicy::everything(), stdio), "");
+            assert_eq!(check(&StdioPolicy::allow_all(), stdio), "");
         }
-        assert_eq!([policy.home(), StdioPolicy::everything().home()], [Some(Path::new("/")), None]);
+        assert_eq!(
+            [policy.working_directory(), StdioPolicy::allow_all().working_directory()],
+            [Some(Path::new("/")), None]
+        );
     }
 
     #[test]
-    fn a_variable_must_be_allowed_by_name() {
-        let policy = StdioPolicy::only(&["s".into()], &DEFAULT_VARIABLES.map(String::from)).unwrap();
+    fn variable_must_be_allowed_by_name() {
+        let policy =
+            StdioPolicy::allow_only(&["s".into()], &DEFAULT_ALLOWED_VARIABLES.map(String::from)).unwrap();
         for (name, may_be_set) in [
             ("GITHUB_TOKEN", true),
             ("X_API_KEY", true),
@@ -198,10 +202,10 @@ mod tests {
     }
 
     #[test]
-    fn without_flags_everything_or_nothing_may_run_and_a_url_is_not_asked_about() {
+    fn empty_allowlist_denies_stdio_and_permits_http() {
         let stdio = json!({ "command": "s" });
-        assert_eq!(check(&StdioPolicy::everything(), stdio.clone()), "");
-        let nothing = StdioPolicy::only(&[], &[]).unwrap();
+        assert_eq!(check(&StdioPolicy::allow_all(), stdio.clone()), "");
+        let nothing = StdioPolicy::allow_only(&[], &[]).unwrap();
         assert!(check(&nothing, stdio).starts_with("PolicyDenied"));
         let http = serde_json::from_value(json!({ "http": { "url": "http://a" } })).unwrap();
         assert_eq!(nothing.check(&http), Ok(()));

@@ -26,7 +26,7 @@ pub struct ReconcileRequests(watch::Sender<RequestedWork>);
 
 impl ReconcileRequests {
     /// Asks for work. It shows as annotations of the server.
-    pub fn ask(&self, request: ReconcileRequest) {
+    pub fn submit(&self, request: ReconcileRequest) {
         let ReconcileRequest { key, uid, annotations } = request;
         self.0.send_modify(|asked| {
             let before = asked.get(&key).filter(|before| before.uid == uid);
@@ -51,25 +51,25 @@ pub fn requests(
     let (ask, asked) = watch::channel(OrdMap::new());
     let (sender, desired) = watch::channel(source.borrow().clone());
     let requests = ReconcileRequests(ask);
-    let stage = Stage { forget: requests.clone(), made: HashMap::new() };
+    let stage = RequestMerger { requests: requests.clone(), merged: HashMap::new() };
     (requests, desired, async move {
         stop.run_until_cancelled(stage.run(source, asked, sender)).await;
     })
 }
 
-struct Stage {
-    forget: ReconcileRequests,
+struct RequestMerger {
+    requests: ReconcileRequests,
     /// What was made of a declaration and of what was asked, as long as neither changes.
-    made: HashMap<ObjectKey, Made>,
+    merged: HashMap<ObjectKey, MergedServer>,
 }
 
-struct Made {
-    from: Arc<DeclaredObject<McpServerSpec>>,
-    asked: Arc<RequestedAnnotations>,
+struct MergedServer {
+    declared: Arc<DeclaredObject<McpServerSpec>>,
+    requested: Arc<RequestedAnnotations>,
     result: Arc<DeclaredObject<McpServerSpec>>,
 }
 
-impl Stage {
+impl RequestMerger {
     async fn run(
         mut self,
         mut source: watch::Receiver<Arc<Desired>>,
@@ -100,27 +100,29 @@ impl Stage {
                 }
                 continue;
             };
-            let known = self.made.get(key);
-            let known = known.filter(|made| Arc::ptr_eq(&made.from, declared) && made.asked == *asked);
+            let known = self.merged.get(key);
+            let known =
+                known.filter(|made| Arc::ptr_eq(&made.declared, declared) && made.requested == *asked);
             let result = match known {
                 Some(made) => made.result.clone(),
-                None => with(declared, asked),
+                None => with_annotations(declared, asked),
             };
-            let made = Made { from: declared.clone(), asked: asked.clone(), result: result.clone() };
-            self.made.insert(key.clone(), made);
-            let merged =
-                merged.get_or_insert_with(|| Desired { asked: now.clone(), ..Desired::clone(&desired) });
+            let made =
+                MergedServer { declared: declared.clone(), requested: asked.clone(), result: result.clone() };
+            self.merged.insert(key.clone(), made);
+            let merged = merged
+                .get_or_insert_with(|| Desired { requested_work: now.clone(), ..Desired::clone(&desired) });
             merged.servers.insert(key.clone(), result);
         }
         if !gone.is_empty() {
-            self.forget(&gone);
+            self.discard_requests(&gone);
         }
         merged.map_or(desired, Arc::new)
     }
 
-    fn forget(&mut self, gone: &[ObjectKey]) {
-        self.made.retain(|key, _| !gone.contains(key));
-        self.forget.0.send_if_modified(|asked| {
+    fn discard_requests(&mut self, gone: &[ObjectKey]) {
+        self.merged.retain(|key, _| !gone.contains(key));
+        self.requests.0.send_if_modified(|asked| {
             for key in gone {
                 asked.remove(key);
             }
@@ -129,7 +131,7 @@ impl Stage {
     }
 }
 
-fn with(
+fn with_annotations(
     declared: &DeclaredObject<McpServerSpec>,
     asked: &RequestedAnnotations,
 ) -> Arc<DeclaredObject<McpServerSpec>> {
@@ -142,23 +144,23 @@ fn with(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::REQUESTED_AT;
+    use crate::resource::RECONCILE_REQUESTED_AT;
     use crate::resource::SourceState;
-    use crate::resource::testing::{declared, key};
+    use crate::resource::testing::{declared_server, key};
 
     fn desired(names: &[&str]) -> Arc<Desired> {
-        let servers = names.iter().map(|name| (key(name), Arc::new(declared(name, 1)))).collect();
+        let servers = names.iter().map(|name| (key(name), Arc::new(declared_server(name, 1)))).collect();
         let source = Arc::new(SourceState { synced: true, ..SourceState::default() });
         Arc::new(Desired { servers, source, ..Desired::default() })
     }
 
     fn request(name: &str, value: Option<&str>) -> ReconcileRequest {
-        let annotations = vec![(REQUESTED_AT, value.map(str::to_owned))];
+        let annotations = vec![(RECONCILE_REQUESTED_AT, value.map(str::to_owned))];
         ReconcileRequest { key: key(name), uid: format!("uid-{name}").into(), annotations }
     }
 
     #[tokio::test]
-    async fn only_the_server_that_is_asked_for_changes_and_only_when_it_does() {
+    async fn request_changes_only_its_server() {
         let (declare, source) = watch::channel(Arc::default());
         let stop = CancellationToken::new();
         let (requests, mut reader, stage) = requests(source, stop.clone());
@@ -169,25 +171,25 @@ mod tests {
             desired
                 .servers
                 .get(&key(name))
-                .and_then(|server| server.meta.annotations.get(REQUESTED_AT).cloned())
+                .and_then(|server| server.meta.annotations.get(RECONCILE_REQUESTED_AT).cloned())
         };
-        requests.ask(request("a", Some("1")));
+        requests.submit(request("a", Some("1")));
         let asked = reader.wait_for(|now| told(now, "a").is_some()).await.unwrap().clone();
         assert!(Arc::ptr_eq(&asked.servers[&key("b")], &first.servers[&key("b")]));
 
         // Another object changes: what was made for this one stays.
         let mut second = Desired::clone(&first);
-        second.servers.insert(key("c"), Arc::new(declared("c", 1)));
+        second.servers.insert(key("c"), Arc::new(declared_server("c", 1)));
         declare.send(Arc::new(second)).unwrap();
         let third = reader.wait_for(|now| now.servers.len() == 3).await.unwrap().clone();
         assert!(Arc::ptr_eq(&asked.servers[&key("a")], &third.servers[&key("a")]));
 
-        requests.ask(request("a", None));
+        requests.submit(request("a", None));
         let back = reader.wait_for(|now| told(now, "a").is_none()).await.unwrap().clone();
         assert_eq!(back.servers.len(), 3);
 
         // Gone with its server, and not for another of that name.
-        requests.ask(request("a", Some("2")));
+        requests.submit(request("a", Some("2")));
         reader.wait_for(|now| told(now, "a").is_some()).await.unwrap();
         declare.send(desired(&["b"])).unwrap();
         reader.wait_for(|now| now.servers.len() == 1).await.unwrap();

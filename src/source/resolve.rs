@@ -12,7 +12,7 @@ use url::Url;
 use super::StdioPolicy;
 use crate::resource::{
     DigestKey, Endpoint, HttpEndpoint, HttpTransport, Literal, McpServerSpec, Problem, Reason, SecretKeyRef,
-    StdioEndpoint, StdioTransport, Transport, ValueFrom, is_inherited,
+    StdioEndpoint, StdioTransport, Transport, ValueFrom, is_inherited_variable,
 };
 
 /// Evenkeel's own environment as it was at the start, for `valueFrom.env`.
@@ -48,11 +48,11 @@ pub(super) enum SecretLookup {
 /// Where the values of references come from.
 pub(super) struct ReferenceValues<'a> {
     /// Where a secret is looked for; for messages.
-    pub place: &'a dyn Fn(&SecretKeyRef) -> String,
+    pub secret_location: &'a dyn Fn(&SecretKeyRef) -> String,
     pub environment: &'a Environment,
     pub policy: &'a StdioPolicy,
-    pub secret: &'a dyn Fn(&SecretKeyRef) -> SecretLookup,
-    pub key: &'a DigestKey,
+    pub lookup_secret: &'a dyn Fn(&SecretKeyRef) -> SecretLookup,
+    pub digest_key: &'a DigestKey,
 }
 
 impl ReferenceValues<'_> {
@@ -73,33 +73,36 @@ impl ReferenceValues<'_> {
         self.policy.check(spec)?;
         let mut referenced = filled;
         let transport = match (&spec.stdio, &spec.http) {
-            (Some(stdio), _) => Transport::Stdio(self.stdio(stdio, folder, &mut referenced)?),
-            (None, Some(http)) => Transport::Http(self.http(http)?),
-            (None, None) => return Err(invalid("spec: exactly one of stdio and http must be set")),
+            (Some(stdio), _) => Transport::Stdio(self.resolve_stdio(stdio, folder, &mut referenced)?),
+            (None, Some(http)) => Transport::Http(self.resolve_http(http)?),
+            (None, None) => return Err(invalid_spec("spec: exactly one of stdio and http must be set")),
         };
-        Ok(Arc::new(Endpoint::new(transport, self.key).with_references(referenced)))
+        Ok(Arc::new(Endpoint::new(transport, self.digest_key).with_referenced_values(referenced)))
     }
 
-    fn stdio(
+    fn resolve_stdio(
         &self,
         stdio: &StdioTransport,
         folder: Option<&Path>,
         referenced: &mut Vec<SecretString>,
     ) -> Result<StdioEndpoint, Problem> {
-        let (command, cwd) = stdio.located(folder.map(|folder| (folder, self.policy.home())));
+        let (command, cwd) =
+            stdio.resolve_paths(folder.map(|folder| (folder, self.policy.working_directory())));
         let command = command
             .into_os_string()
             .into_string()
-            .map_err(|_| invalid("spec.stdio.command: its folder has a name that is not UTF-8"))?;
+            .map_err(|_| invalid_spec("spec.stdio.command: its folder has a name that is not UTF-8"))?;
         let mut env = Vec::with_capacity(stdio.env.len());
         for var in &stdio.env {
             let place = format!("variable {}", var.name);
-            if let Some(value) = self.value(&place, var.value.as_ref(), var.value_from.as_ref())? {
+            if let Some(value) = self.resolve_value(&place, var.value.as_ref(), var.value_from.as_ref())? {
                 if value.expose_secret().contains('\0') {
-                    return Err(invalid(&format!("{place}: its value holds a NUL, which no variable can")));
+                    return Err(invalid_spec(&format!(
+                        "{place}: its value holds a NUL, which no variable can"
+                    )));
                 }
                 let variable = var.value_from.as_ref().and_then(|from| from.env.as_deref());
-                if var.value.is_none() && !variable.is_some_and(is_inherited) {
+                if var.value.is_none() && !variable.is_some_and(is_inherited_variable) {
                     referenced.push(value.clone());
                 }
                 env.push((var.name.clone(), value));
@@ -108,35 +111,37 @@ impl ReferenceValues<'_> {
         Ok(StdioEndpoint { command, args: stdio.args.clone(), cwd, env })
     }
 
-    fn http(&self, http: &HttpTransport) -> Result<HttpEndpoint, Problem> {
-        let url = Url::parse(&http.url).map_err(|error| invalid(&format!("spec.http.url: {error}")))?;
+    fn resolve_http(&self, http: &HttpTransport) -> Result<HttpEndpoint, Problem> {
+        let url = Url::parse(&http.url).map_err(|error| invalid_spec(&format!("spec.http.url: {error}")))?;
         let mut headers = Vec::with_capacity(http.headers.len());
         for header in &http.headers {
             let place = format!("header {}", header.name);
-            let Some(value) = self.value(&place, header.value.as_ref(), header.value_from.as_ref())? else {
+            let Some(value) =
+                self.resolve_value(&place, header.value.as_ref(), header.value_from.as_ref())?
+            else {
                 continue;
             };
             let text = value.expose_secret();
             let text = text.strip_suffix('\n').unwrap_or(text);
             let text = text.strip_suffix('\r').unwrap_or(text);
             let name = HeaderName::from_bytes(header.name.as_bytes())
-                .map_err(|_| invalid(&format!("{place}: the name is not a header's")))?;
+                .map_err(|_| invalid_spec(&format!("{place}: the name is not a header's")))?;
             if HeaderValue::from_str(text).is_err() {
-                return Err(invalid(&format!(
+                return Err(invalid_spec(&format!(
                     "{place}: its value holds a line break or another character that no header can"
                 )));
             }
             headers.push((name, SecretString::from(text)));
         }
         let ca = match http.tls.as_ref().and_then(|tls| tls.ca_secret_ref.as_ref()) {
-            Some(reference) => self.secret("spec.http.tls.caSecretRef", reference)?,
+            Some(reference) => self.resolve_secret("spec.http.tls.caSecretRef", reference)?,
             None => None,
         };
         Ok(HttpEndpoint { url, headers, ca })
     }
 
     /// A value, or `None` if it is left out because an optional secret is missing.
-    fn value(
+    fn resolve_value(
         &self,
         place: &str,
         literal: Option<&Literal>,
@@ -146,10 +151,10 @@ impl ReferenceValues<'_> {
             return Ok(Some(SecretString::from(literal.expose())));
         }
         if let Some(reference) = from.and_then(|from| from.secret_key_ref.as_ref()) {
-            return self.secret(place, reference);
+            return self.resolve_secret(place, reference);
         }
         let Some(name) = from.and_then(|from| from.env.as_ref()) else {
-            return Err(invalid(&format!("{place}: has neither value nor valueFrom")));
+            return Err(invalid_spec(&format!("{place}: has neither value nor valueFrom")));
         };
         match self.environment.0.get(name) {
             Some(value) => Ok(Some(value.clone())),
@@ -162,19 +167,19 @@ impl ReferenceValues<'_> {
         }
     }
 
-    fn secret(&self, place: &str, reference: &SecretKeyRef) -> Result<Option<SecretString>, Problem> {
+    fn resolve_secret(&self, place: &str, reference: &SecretKeyRef) -> Result<Option<SecretString>, Problem> {
         let SecretKeyRef { name, key, optional } = reference;
         let not_found = |message: String| Problem::new(Reason::SecretNotFound, message);
-        match (self.secret)(reference) {
+        match (self.lookup_secret)(reference) {
             SecretLookup::Found(value) => Ok(Some(value)),
             SecretLookup::Missing if *optional => Ok(None),
             SecretLookup::Missing => Err(not_found(format!(
                 "{place}: secret {name:?} with key {key:?} was not found; it is looked for in {}",
-                (self.place)(reference)
+                (self.secret_location)(reference)
             ))),
             SecretLookup::Unusable(why) => Err(not_found(format!(
                 "{place}: secret {name:?} with key {key:?} cannot be used: {} {why}",
-                (self.place)(reference)
+                (self.secret_location)(reference)
             ))),
             SecretLookup::Denied(Problem { reason, message }) => {
                 Err(Problem::new(reason, format!("{place}: secret {name:?} cannot be read: {message}")))
@@ -184,7 +189,7 @@ impl ReferenceValues<'_> {
 }
 
 /// The secrets that a spec names.
-pub(super) fn references(spec: &McpServerSpec) -> impl Iterator<Item = &SecretKeyRef> {
+pub(super) fn secret_references(spec: &McpServerSpec) -> impl Iterator<Item = &SecretKeyRef> {
     let env = spec.stdio.iter().flat_map(|stdio| &stdio.env).map(|var| &var.value_from);
     let headers = spec.http.iter().flat_map(|http| &http.headers).map(|header| &header.value_from);
     let tls = spec.http.iter().filter_map(|http| http.tls.as_ref());
@@ -193,7 +198,7 @@ pub(super) fn references(spec: &McpServerSpec) -> impl Iterator<Item = &SecretKe
         .chain(tls.filter_map(|tls| tls.ca_secret_ref.as_ref()))
 }
 
-fn invalid(message: &str) -> Problem {
+fn invalid_spec(message: &str) -> Problem {
     Problem::new(Reason::InvalidSpec, message)
 }
 
@@ -203,7 +208,7 @@ mod tests {
 
     use super::*;
 
-    fn secret(reference: &SecretKeyRef) -> SecretLookup {
+    fn test_secret(reference: &SecretKeyRef) -> SecretLookup {
         match (reference.name.as_str(), reference.key.as_str()) {
             ("github", "token") => SecretLookup::Found("hunter2\n".into()),
             ("github", "lines") => SecretLookup::Found("hunter2\nhunter2".into()),
@@ -214,14 +219,14 @@ mod tests {
     }
 
     /// The endpoint on one line, with its values.
-    fn resolve(spec: Value) -> String {
+    fn resolve_to_text(spec: Value) -> String {
         let environment = Environment::from_iter([("PROXY", "hunter3"), ("EMPTY", "")]);
         let sources = ReferenceValues {
-            place: &|reference| format!("/run/secrets/{}/{}", reference.name, reference.key),
+            secret_location: &|reference| format!("/run/secrets/{}/{}", reference.name, reference.key),
             environment: &environment,
-            policy: &StdioPolicy::everything(),
-            secret: &secret,
-            key: &DigestKey::new(b"k"),
+            policy: &StdioPolicy::allow_all(),
+            lookup_secret: &test_secret,
+            digest_key: &DigestKey::new(b"k"),
         };
         let spec: McpServerSpec = serde_json::from_value(spec).unwrap();
         let values = |pairs: &[(String, SecretString)]| {
@@ -247,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_and_commands() {
+    fn command_and_cwd_are_resolved_against_the_declaring_folder() {
         for (command, cwd, expected) in [
             ("npx", json!(null), "npx [] in /srv/fleet/team"),
             ("npx", json!("./"), "npx [] in /srv/fleet/team"),
@@ -259,12 +264,12 @@ mod tests {
             ("/bin/s", json!("x"), "/bin/s [] in /srv/fleet/team/x"),
         ] {
             let spec = json!({ "stdio": { "command": command, "cwd": cwd } });
-            assert_eq!(resolve(spec), expected, "{command} {cwd}");
+            assert_eq!(resolve_to_text(spec), expected, "{command} {cwd}");
         }
     }
 
     #[test]
-    fn values_come_from_where_they_are_declared() {
+    fn values_are_read_from_their_declared_source() {
         let from = |name: &str, key: &str, optional: bool| json!({ "secretKeyRef": { "name": name, "key": key, "optional": optional } });
         for (value, in_variable, in_header) in [
             (json!({ "value": "plain" }), "\"plain\"", "\"plain\""),
@@ -276,18 +281,18 @@ mod tests {
             let mut item = value.clone();
             item["name"] = json!("x");
             let spec = json!({ "stdio": { "command": "c", "env": [item.clone()] } });
-            assert_eq!(resolve(spec), format!("c [] in /srv/fleet/team x={in_variable}"), "{value}");
+            assert_eq!(resolve_to_text(spec), format!("c [] in /srv/fleet/team x={in_variable}"), "{value}");
             let spec = json!({ "http": { "url": "https://a/mcp", "headers": [item] } });
-            assert_eq!(resolve(spec), format!("https://a/mcp ca=None x={in_header}"), "{value}");
+            assert_eq!(resolve_to_text(spec), format!("https://a/mcp ca=None x={in_header}"), "{value}");
         }
         let tls = json!({ "http": { "url": "https://a/", "tls": { "caSecretRef": { "name": "github", "key": "token" } } } });
-        assert_eq!(resolve(tls), "https://a/ ca=Some(\"hunter2\\n\")");
+        assert_eq!(resolve_to_text(tls), "https://a/ ca=Some(\"hunter2\\n\")");
         let optional = json!({ "stdio": { "command": "c", "env": [{ "name": "x", "valueFrom": from("github", "no", true) }] } });
-        assert_eq!(resolve(optional), "c [] in /srv/fleet/team");
+        assert_eq!(resolve_to_text(optional), "c [] in /srv/fleet/team");
     }
 
     #[test]
-    fn what_is_missing_is_named_and_no_value_is() {
+    fn missing_reference_is_named_and_no_value_is_shown() {
         let from = |name: &str, key: &str| json!({ "secretKeyRef": { "name": name, "key": key } });
         for (transport, value_from, expected) in [
             (
@@ -318,14 +323,14 @@ mod tests {
                 "stdio" => json!({ "stdio": { "command": "c", "env": item } }),
                 _ => json!({ "http": { "url": "https://a/mcp", "headers": item } }),
             };
-            let told = resolve(spec);
+            let told = resolve_to_text(spec);
             assert!(told.starts_with(expected), "{told}");
             assert!(!told.contains("hunter"), "{told}");
         }
     }
 
     #[test]
-    fn references_are_found_wherever_they_stand() {
+    fn secret_references_are_found_in_env_headers_and_tls() {
         let from = |key: &str| json!({ "secretKeyRef": { "name": "n", "key": key } });
         let spec: McpServerSpec = serde_json::from_value(json!({
             "stdio": { "command": "c", "env": [
@@ -337,7 +342,7 @@ mod tests {
             },
         }))
         .unwrap();
-        let keys: Vec<_> = references(&spec).map(|reference| reference.key.as_str()).collect();
+        let keys: Vec<_> = secret_references(&spec).map(|reference| reference.key.as_str()).collect();
         assert_eq!(keys, ["b", "e", "ca"]);
     }
 }

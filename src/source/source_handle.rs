@@ -31,11 +31,11 @@ pub struct SourceInfo {
     /// The directory that the paths of files are relative to, as it was given, if there are files.
     pub root: Option<PathBuf>,
     /// The namespace of objects whose names carry none, if there is one.
-    pub home: Option<Arc<str>>,
+    pub default_namespace: Option<Arc<str>>,
     /// Which stdio servers may run.
     pub policy: StdioPolicy,
     /// What somebody does who wants to change what is declared: `edit the files in …`.
-    pub to_change: Arc<str>,
+    pub edit_instruction: Arc<str>,
     /// Where its objects are, if that is an API server: statuses are written there, and the replicas share what else is
     /// kept there.
     pub api_server: Option<ApiServer>,
@@ -59,9 +59,9 @@ pub struct ApiServer {
 /// What a source is started with.
 pub struct SourceContext {
     /// Where it may keep what must outlive the process; the lock is held.
-    pub state: Arc<StateDir>,
+    pub state_dir: Arc<StateDir>,
     /// The key of connection digests.
-    pub key: DigestKey,
+    pub digest_key: DigestKey,
     /// What it counts.
     pub metrics: SourceMetrics,
     /// Where its tasks run.
@@ -77,16 +77,16 @@ pub struct SourceHandle {
     /// Where work is asked for, if not at the objects themselves.
     pub requests: Option<ReconcileRequests>,
     /// What may be asked of the source itself; `None` of one that tells every change by itself.
-    pub wishes: Option<SourceControl>,
+    pub control: Option<SourceControl>,
     /// The statuses that the source holds of its objects.
-    pub shown: watch::Receiver<StoredStatuses>,
+    pub stored_statuses: watch::Receiver<StoredStatuses>,
 }
 
 /// What a person may ask of a source that is looked at. Cheap to clone.
 #[derive(Clone)]
 pub struct SourceControl {
     confirm_removal: Arc<dyn Fn() + Send + Sync>,
-    look: Arc<dyn Fn() -> BoxFuture<'static, Arc<Desired>> + Send + Sync>,
+    rescan: Arc<dyn Fn() -> BoxFuture<'static, Arc<Desired>> + Send + Sync>,
 }
 
 impl SourceControl {
@@ -95,7 +95,7 @@ impl SourceControl {
         confirm_removal: impl Fn() + Send + Sync + 'static,
         look: impl Fn() -> BoxFuture<'static, Arc<Desired>> + Send + Sync + 'static,
     ) -> Self {
-        Self { confirm_removal: Arc::new(confirm_removal), look: Arc::new(look) }
+        Self { confirm_removal: Arc::new(confirm_removal), rescan: Arc::new(look) }
     }
 
     /// Says that an empty source is meant: what is held back, because the last declarations vanished, is taken away.
@@ -106,8 +106,8 @@ impl SourceControl {
 
     /// Asks for a look at everything, waits until it is done, and gives what is declared then. Those who follow the
     /// source take it up a moment later: [`Desired::number`] tells when they have.
-    pub async fn look(&self) -> Arc<Desired> {
-        (self.look)().await
+    pub async fn rescan(&self) -> Arc<Desired> {
+        (self.rescan)().await
     }
 }
 

@@ -24,5 +24,5 @@ pub struct StoredStatus<T> {
     /// `None` if there is none, or none that can be read.
     pub status: Option<T>,
     /// The generation of an object that is being deleted while somebody's finalizer holds it: it is declared no more.
-    pub leaving: Option<i64>,
+    pub terminating_generation: Option<i64>,
 }

@@ -2,9 +2,9 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceParent {
     /// The trace of both.
-    pub trace: [u8; 16],
+    pub trace_id: [u8; 16],
     /// The parent itself.
-    pub span: [u8; 8],
+    pub span_id: [u8; 8],
     /// False if whoever began the trace does not record it.
     pub sampled: bool,
 }
@@ -13,18 +13,18 @@ impl TraceParent {
     /// Reads a `traceparent`; `None` for what is not one.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
-        let [version] = bytes(parts.next()?)?;
-        let (trace, span) = (bytes::<16>(parts.next()?)?, bytes::<8>(parts.next()?)?);
-        let [flags] = bytes(parts.next()?)?;
+        let [version] = parse_hex(parts.next()?)?;
+        let (trace, span) = (parse_hex::<16>(parts.next()?)?, parse_hex::<8>(parts.next()?)?);
+        let [flags] = parse_hex(parts.next()?)?;
         // A later version may add parts; the one of today has four.
         let complete = version != 0 || parts.next().is_none();
         let valid = version != 0xff && complete && trace != [0; 16] && span != [0; 8];
-        valid.then_some(Self { trace, span, sampled: flags & 1 == 1 })
+        valid.then_some(Self { trace_id: trace, span_id: span, sampled: flags & 1 == 1 })
     }
 }
 
 /// Exactly so many bytes as lowercase hexadecimal digits.
-fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
+fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     if text.len() != 2 * N || !text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
         return None;
     }
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_parent_is_read_as_trace_context_says() {
+    fn traceparent_is_parsed_as_trace_context_specifies() {
         const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
         const SPAN: &str = "b7ad6b7169203331";
         let zeros = "0".repeat(32);
@@ -61,6 +61,6 @@ mod tests {
             assert_eq!(TraceParent::parse(&text).map(|parent| parent.sampled), sampled, "{text}");
         }
         let parent = TraceParent::parse(&format!("00-{TRACE}-{SPAN}-01")).unwrap();
-        assert_eq!(parent.span, [0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31]);
+        assert_eq!(parent.span_id, [0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31]);
     }
 }

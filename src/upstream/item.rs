@@ -10,32 +10,32 @@ pub struct Item {
     name: Arc<str>,
     raw: Arc<str>,
     /// Where the name's JSON stands in it.
-    at: Range<usize>,
+    name_range: Range<usize>,
 }
 
 /// Many parsers give up on JSON that is nested more deeply, some at 128 levels; one such item would cost an agent the
 /// list of all servers.
-const DEPTH: usize = 100;
+const MAX_JSON_DEPTH: usize = 100;
 
 impl Item {
     /// An entry of a server's list; or why it cannot be one of ours.
     ///
     /// Of a name that stands twice the last counts, and the other goes: agents would not all read the same.
-    pub fn read(list: ListKind, entry: &str) -> Result<Self, &'static str> {
-        if is_deep(entry) {
+    pub fn parse(list: ListKind, entry: &str) -> Result<Self, &'static str> {
+        if exceeds_max_depth(entry) {
             return Err("it is nested more than 100 levels deep");
         }
-        Self::named(list.key(), entry).ok_or("it has no name")
+        Self::with_single_name(list.item_key(), entry).ok_or("it has no name")
     }
 
-    fn named(key: &str, entry: &str) -> Option<Self> {
+    fn with_single_name(key: &str, entry: &str) -> Option<Self> {
         let members = members(entry).ok()?;
         let mut names = members.iter().filter(|(found, _)| found == key).map(|(_, name)| name.get());
         let name_json = names.next_back()?;
         let name = serde_json::from_str(name_json).ok()?;
         if names.next().is_none() {
             let start = name_json.as_ptr().addr() - entry.as_ptr().addr();
-            return Some(Self { name, raw: entry.into(), at: start..start + name_json.len() });
+            return Some(Self { name, raw: entry.into(), name_range: start..start + name_json.len() });
         }
         let rest = members.rewrite(&[JsonEdit::Remove(key)]);
         let mut json = format!(r#"{{"{key}":{name_json}"#);
@@ -44,7 +44,7 @@ impl Item {
             json.push(',');
         }
         json.push_str(rest.strip_prefix('{')?);
-        Some(Self { name, raw: json.into(), at })
+        Some(Self { name, raw: json.into(), name_range: at })
     }
 
     /// The server's own name for it, or its URI or URI template.
@@ -54,7 +54,7 @@ impl Item {
 
     /// The same as JSON text, as the server wrote it.
     pub fn name_json(&self) -> &str {
-        self.raw.get(self.at.clone()).unwrap_or_default()
+        self.raw.get(self.name_range.clone()).unwrap_or_default()
     }
 
     /// The whole item as the server wrote it, a JSON object with its name in it once.
@@ -65,11 +65,11 @@ impl Item {
     /// Gives what stands before and after the name's JSON.
     pub fn around_name(&self) -> (&str, &str) {
         let part = |range| self.raw.get(range).unwrap_or_default();
-        (part(0..self.at.start), part(self.at.end..self.raw.len()))
+        (part(0..self.name_range.start), part(self.name_range.end..self.raw.len()))
     }
 }
 
-fn is_deep(json: &str) -> bool {
+fn exceeds_max_depth(json: &str) -> bool {
     let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
     for byte in json.bytes() {
         match byte {
@@ -81,7 +81,7 @@ fn is_deep(json: &str) -> bool {
             b'}' | b']' => depth = depth.saturating_sub(1),
             _ => {}
         }
-        if depth > DEPTH {
+        if depth > MAX_JSON_DEPTH {
             return true;
         }
     }
@@ -99,8 +99,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_has_a_name_is_an_item() {
-        let name = |entry: &str| Item::read(ListKind::Tools, entry).ok().map(|item| item.name().to_string());
+    fn entry_without_a_name_is_rejected() {
+        let name = |entry: &str| Item::parse(ListKind::Tools, entry).ok().map(|item| item.name().to_string());
         for entry in ["{}", "[]", r#"{"name":1}"#, r#"{"title":"a"}"#, r#"{"name":"a""#] {
             assert_eq!(name(entry), None, "{entry}");
         }
@@ -109,13 +109,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nested_too_deeply_is_no_item() {
+    fn too_deeply_nested_entry_is_rejected() {
         let nested = |levels: usize| {
             let (open, close) = ("[".repeat(levels), "]".repeat(levels));
             format!(r#"{{"name":"a","say":"\"[[{open}","schema":{open}{close}}}"#)
         };
-        assert!(Item::read(ListKind::Tools, &nested(99)).is_ok());
-        assert!(Item::read(ListKind::Tools, &nested(100)).unwrap_err().contains("100 levels"));
-        assert!(Item::read(ListKind::Tools, &nested(50_000)).is_err());
+        assert!(Item::parse(ListKind::Tools, &nested(99)).is_ok());
+        assert!(Item::parse(ListKind::Tools, &nested(100)).unwrap_err().contains("100 levels"));
+        assert!(Item::parse(ListKind::Tools, &nested(50_000)).is_err());
     }
 }

@@ -17,7 +17,7 @@ pub struct ServerLists {
 
 impl ServerLists {
     /// One of the lists.
-    pub fn of(&self, list: ListKind) -> &[Item] {
+    pub fn items(&self, list: ListKind) -> &[Item] {
         match list {
             ListKind::Tools => &self.tools,
             ListKind::Prompts => &self.prompts,
@@ -27,7 +27,7 @@ impl ServerLists {
     }
 
     /// The same, to be changed.
-    pub fn of_mut(&mut self, list: ListKind) -> &mut Vec<Item> {
+    pub fn items_mut(&mut self, list: ListKind) -> &mut Vec<Item> {
         match list {
             ListKind::Tools => &mut self.tools,
             ListKind::Prompts => &mut self.prompts,
@@ -38,7 +38,7 @@ impl ServerLists {
 
     /// Digest of all that is listed.
     pub fn digest(&self) -> Digest {
-        let items = ListKind::ALL.into_iter().flat_map(|list| self.of(list));
+        let items = ListKind::ALL.into_iter().flat_map(|list| self.items(list));
         Digest::of_parts(items.flat_map(|item| [item.raw().as_bytes(), b"\n"]))
     }
 }

@@ -4,19 +4,19 @@ use crate::resource::NameFilter;
 
 /// A filter that holds something back, ready to be asked.
 #[derive(Clone, Debug)]
-pub struct Matcher {
+pub struct NameMatcher {
     filter: NameFilter,
     allow: GlobSet,
     deny: GlobSet,
 }
 
-impl Matcher {
+impl NameMatcher {
     /// `None` for a filter that lets everything through: nearly every one does.
-    pub fn of(filter: &NameFilter) -> Option<Self> {
+    pub fn from_filter(filter: &NameFilter) -> Option<Self> {
         if *filter == NameFilter::default() {
             return None;
         }
-        Some(Self { filter: filter.clone(), allow: set(&filter.allow), deny: set(&filter.deny) })
+        Some(Self { filter: filter.clone(), allow: glob_set(&filter.allow), deny: glob_set(&filter.deny) })
     }
 
     /// True if the name, or URI, is let through.
@@ -25,14 +25,14 @@ impl Matcher {
     }
 }
 
-impl PartialEq for Matcher {
+impl PartialEq for NameMatcher {
     fn eq(&self, other: &Self) -> bool {
         self.filter == other.filter
     }
 }
 
 /// Globs are checked where specs are read; one that is not valid matches nothing.
-fn set(globs: &[String]) -> GlobSet {
+fn glob_set(globs: &[String]) -> GlobSet {
     let mut builder = GlobSetBuilder::new();
     globs.iter().filter_map(|glob| Glob::new(glob).ok()).for_each(|glob| {
         builder.add(glob);
@@ -58,7 +58,7 @@ mod tests {
                 allow: allow.iter().map(ToString::to_string).collect(),
                 deny: deny.iter().map(ToString::to_string).collect(),
             };
-            let permitted = Matcher::of(&filter).is_none_or(|matcher| matcher.permits(name));
+            let permitted = NameMatcher::from_filter(&filter).is_none_or(|matcher| matcher.permits(name));
             assert_eq!(permitted, expected, "{filter:?} {name}");
         }
     }

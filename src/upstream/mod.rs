@@ -15,7 +15,7 @@ mod view_name;
 pub use handle::{CallGuard, CallRefusal, DrainingConnection, UpstreamControl, UpstreamHandle};
 pub use item::Item;
 pub use lists::ServerLists;
-pub use matcher::Matcher;
+pub use matcher::NameMatcher;
 pub use responder::{LocalResponder, Responder, SkillEntry};
 pub use section::Section;
 pub use subscriptions::{

@@ -12,13 +12,13 @@ pub enum Responder {
     /// A server, over its connection.
     Server(UpstreamHandle),
     /// Evenkeel itself.
-    Evenkeel(Arc<dyn LocalResponder>),
+    Local(Arc<dyn LocalResponder>),
 }
 
 /// Answers requests with no server behind it.
 pub trait LocalResponder: fmt::Debug + Send + Sync {
     /// Answers a request for an item of the section, `name` being its name or URI. Must not block.
-    fn answer(&self, method: &str, name: &str, params: &Members<'_>) -> RpcResponse;
+    fn respond(&self, method: &str, name: &str, params: &Members<'_>) -> RpcResponse;
 
     /// Gives the skill that the section stands for, if it does.
     fn skill(&self) -> Option<SkillEntry<'_>> {

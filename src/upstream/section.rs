@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::handle::UpstreamHandle;
 use super::item::Item;
 use super::lists::ServerLists;
-use super::matcher::Matcher;
+use super::matcher::NameMatcher;
 use super::responder::Responder;
 use crate::plan::ConnectionTarget;
 use crate::resource::ObjectKey;
@@ -20,11 +20,11 @@ pub struct Section {
     /// What it lists, after the filters.
     pub lists: Arc<ServerLists>,
     /// Which resources may be read beside those that are listed; `None` for all.
-    pub resources: Option<Box<Matcher>>,
+    pub resource_filter: Option<Box<NameMatcher>>,
     /// What the server wants models to know of it; its own words.
     pub instructions: Option<Arc<str>>,
     /// Who answers.
-    pub answered_by: Responder,
+    pub responder: Responder,
     /// How long a call may take.
     pub call_timeout: Duration,
 }
@@ -39,10 +39,10 @@ impl Section {
     ) -> Self {
         let expose = &target.spec.expose;
         let [tools, prompts, resources] =
-            [&expose.tools, &expose.prompts, &expose.resources].map(Matcher::of);
-        let chosen = |list, matcher: &Option<Matcher>| {
+            [&expose.tools, &expose.prompts, &expose.resources].map(NameMatcher::from_filter);
+        let chosen = |list, matcher: &Option<NameMatcher>| {
             let exposed = |item: &&Item| matcher.as_ref().is_none_or(|matcher| matcher.permits(item.name()));
-            lists.of(list).iter().filter(exposed).cloned().collect()
+            lists.items(list).iter().filter(exposed).cloned().collect()
         };
         let lists = if let (None, None, None) = (&tools, &prompts, &resources) {
             lists.clone()
@@ -58,24 +58,24 @@ impl Section {
             key: target.key.clone(),
             prefix: target.prefix().to_owned(),
             lists,
-            resources: resources.map(Box::new),
+            resource_filter: resources.map(Box::new),
             instructions,
-            answered_by: Responder::Server(handle),
+            responder: Responder::Server(handle),
             call_timeout: target.spec.timeouts.call.get(),
         }
     }
 
     /// True if publishing this in place of `other` would change nothing.
-    pub fn offers_the_same(&self, other: &Self) -> bool {
+    pub fn is_equivalent_to(&self, other: &Self) -> bool {
         self.prefix == other.prefix
             && self.call_timeout == other.call_timeout
             && self.lists == other.lists
-            && self.resources == other.resources
+            && self.resource_filter == other.resource_filter
             && self.instructions == other.instructions
     }
 
     /// True if agents may read this resource of the server, listed or not.
-    pub fn permits(&self, uri: &str) -> bool {
-        self.resources.as_ref().is_none_or(|matcher| matcher.permits(uri))
+    pub fn permits_resource(&self, uri: &str) -> bool {
+        self.resource_filter.as_ref().is_none_or(|matcher| matcher.permits(uri))
     }
 }

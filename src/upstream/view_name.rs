@@ -4,7 +4,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ViewName {
     /// `/mcp`: all that this process reconciles.
-    Everything,
+    All,
     /// `/ns/NAMESPACE/mcp`: one namespace.
     Namespace(Arc<str>),
 }
@@ -13,7 +13,7 @@ impl ViewName {
     /// The one namespace that is seen here; `None` for all.
     pub fn namespace(&self) -> Option<&Arc<str>> {
         match self {
-            Self::Everything => None,
+            Self::All => None,
             Self::Namespace(namespace) => Some(namespace),
         }
     }

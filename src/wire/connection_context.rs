@@ -17,13 +17,13 @@ pub struct ConnectionContext {
     /// Where goes what the server logs.
     pub log: ServerLog,
     /// Who hears what the server says to agents unasked.
-    pub notices: Option<NotificationHandler>,
+    pub notifications: Option<NotificationHandler>,
     /// What its child writes to stderr, for who has to tell why the connection was not made.
-    pub last_words: StderrTail,
+    pub stderr_tail: StderrTail,
     /// Who asks, should the server be an evenkeel.
-    pub identity: InstanceId,
+    pub instance: InstanceId,
     /// Until when the server wants to be left alone.
-    pub pause: RetryAfter,
+    pub retry_after: RetryAfter,
     /// Where the process is told that the connection consists of, if it does.
-    pub started: ProcessActivity,
+    pub process_activity: ProcessActivity,
 }

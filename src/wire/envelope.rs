@@ -39,7 +39,7 @@ pub enum MalformedMessage {
     Json(#[from] serde_json::Error),
     /// JSON, but not of one of the three forms.
     #[error("something that is not JSON-RPC 2.0: {0}")]
-    Form(&'static str),
+    NotJsonRpc(&'static str),
 }
 
 impl<'a> Envelope<'a> {
@@ -47,22 +47,22 @@ impl<'a> Envelope<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Self, MalformedMessage> {
         let envelope: Self = serde_json::from_slice(bytes)?;
         if envelope.jsonrpc.as_deref() != Some("2.0") {
-            return Err(MalformedMessage::Form("\"jsonrpc\" must be \"2.0\""));
+            return Err(MalformedMessage::NotJsonRpc("\"jsonrpc\" must be \"2.0\""));
         }
         if let Some(id) = envelope.id
             && !matches!(id.get().as_bytes().first(), Some(b'"' | b'-' | b'0'..=b'9'))
         {
-            return Err(MalformedMessage::Form("\"id\" must be a string or a number"));
+            return Err(MalformedMessage::NotJsonRpc("\"id\" must be a string or a number"));
         }
         if let Some(params) = envelope.params
             && !params.get().starts_with('{')
         {
-            return Err(MalformedMessage::Form("\"params\" must be an object"));
+            return Err(MalformedMessage::NotJsonRpc("\"params\" must be an object"));
         }
         let answers = usize::from(envelope.result.is_some()) + usize::from(envelope.error.is_some());
         match (&envelope.method, answers) {
             (Some(_), 0) | (None, 1) => Ok(envelope),
-            _ => Err(MalformedMessage::Form("needs one of \"method\", \"result\" and \"error\"")),
+            _ => Err(MalformedMessage::NotJsonRpc("needs one of \"method\", \"result\" and \"error\"")),
         }
     }
 
@@ -83,12 +83,12 @@ pub struct JsonRpcId(Bytes);
 
 impl JsonRpcId {
     /// The raw text of an id that [`Envelope::parse`] accepted.
-    pub fn of(raw: &RawValue) -> Self {
+    pub fn from_raw(raw: &RawValue) -> Self {
         Self(Bytes::copy_from_slice(raw.get().as_bytes()))
     }
 
     /// A number of our own.
-    pub fn number(number: u64) -> Self {
+    pub fn from_number(number: u64) -> Self {
         Self(number.to_string().into())
     }
 
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_the_three_forms_apart() {
+    fn parse_distinguishes_request_notification_and_response() {
         let request = Envelope::parse(br#"{"jsonrpc":"2.0","id":1,"method":"m","params":{"a": 1}}"#).unwrap();
         assert!(request.is_request());
         assert_eq!(request.params.unwrap().get(), r#"{"a": 1}"#);
@@ -117,13 +117,13 @@ mod tests {
         assert!(notice.is_notification());
         let answer = Envelope::parse(br#"{"result":{},"id":"x","jsonrpc":"2.0","extra":[]}"#).unwrap();
         assert_eq!(
-            JsonRpcId::of(answer.id.unwrap()),
-            JsonRpcId::of(&RawValue::from_string("\"x\"".into()).unwrap())
+            JsonRpcId::from_raw(answer.id.unwrap()),
+            JsonRpcId::from_raw(&RawValue::from_string("\"x\"".into()).unwrap())
         );
     }
 
     #[test]
-    fn refuses_what_is_none_of_them() {
+    fn parse_rejects_anything_else() {
         for text in [
             "",
             "[]",

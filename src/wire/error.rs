@@ -17,7 +17,7 @@ pub struct ConnectionError {
     /// What the server asked for with Retry-After.
     pub retry_after: Option<Duration>,
     /// What shows that it went wrong.
-    pub sign: FailureSource,
+    pub failure_source: FailureSource,
 }
 
 /// What shows that a connection or a request failed.
@@ -32,7 +32,7 @@ pub enum FailureSource {
     /// The end of the server's process, which had run for so long.
     Exit(Duration),
     /// Nothing was sent, for the server wants to be left alone (Retry-After). The connection is as good as before.
-    Pause,
+    RetryAfter,
 }
 
 impl ConnectionError {
@@ -42,22 +42,22 @@ impl ConnectionError {
             problem: Problem::new(reason, message),
             dispatched: false,
             retry_after: None,
-            sign: FailureSource::Connection,
+            failure_source: FailureSource::Connection,
         }
     }
 
     /// True if it is not one request that failed, but the connection or its session.
-    pub fn ends_the_link(&self) -> bool {
-        match self.sign {
+    pub fn ends_connection(&self) -> bool {
+        match self.failure_source {
             FailureSource::Connection | FailureSource::Exit(_) => !self.dispatched,
             FailureSource::Session => true,
-            FailureSource::Status(_) | FailureSource::Pause => false,
+            FailureSource::Status(_) | FailureSource::RetryAfter => false,
         }
     }
 
     /// The same for a request that may have reached the server.
     #[must_use]
-    pub fn dispatched(self) -> Self {
+    pub fn into_dispatched(self) -> Self {
         Self { dispatched: true, ..self }
     }
 }
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_first_mark_stays_and_wakes_who_waits() {
+    async fn first_mark_is_kept_and_wakes_waiters() {
         let lost = ConnectionEnd::default();
         assert!(lost.get().is_none());
         let (first, ()) = tokio::join!(lost.wait(), async {

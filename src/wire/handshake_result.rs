@@ -9,7 +9,7 @@ use super::{ListKind, LogLevel};
 use crate::resource::ServerInfo;
 
 /// The modern revision that evenkeel speaks.
-pub(super) const MODERN: &str = "2026-07-28";
+pub(super) const MODERN_VERSION: &str = "2026-07-28";
 
 /// Which of the two protocols a server speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,11 +27,11 @@ pub struct HandshakeResult {
     /// The protocol it speaks.
     pub era: Era,
     /// What it told of itself.
-    pub about: Arc<ServerDescription>,
+    pub description: Arc<ServerDescription>,
     /// What it offers.
     pub capabilities: ServerCapabilities,
     /// The members of `_meta` that belong to a connection, with what every modern request must say there.
-    meta: [(&'static str, Option<String>); 3],
+    connection_meta: [(&'static str, Option<String>); 3],
 }
 
 /// What a server told of itself, in its own words.
@@ -66,7 +66,7 @@ pub struct ServerCapabilities {
 
 impl ServerCapabilities {
     /// Whether it has this list at all, and if so, whether it says when it changes.
-    pub fn list(self, list: ListKind) -> Option<bool> {
+    pub fn list_changed(self, list: ListKind) -> Option<bool> {
         match list {
             ListKind::Tools => self.tools,
             ListKind::Prompts => self.prompts,
@@ -75,16 +75,16 @@ impl ServerCapabilities {
     }
 
     /// The lists that it has.
-    pub fn lists(self) -> impl Iterator<Item = ListKind> {
-        ListKind::ALL.into_iter().filter(move |list| self.list(*list).is_some())
+    pub fn offered_lists(self) -> impl Iterator<Item = ListKind> {
+        ListKind::ALL.into_iter().filter(move |list| self.list_changed(*list).is_some())
     }
 }
 
-const VERSION_KEY: &str = "io.modelcontextprotocol/protocolVersion";
-const CLIENT_KEY: &str = "io.modelcontextprotocol/clientInfo";
-const CAPABILITIES_KEY: &str = "io.modelcontextprotocol/clientCapabilities";
+const PROTOCOL_VERSION_KEY: &str = "io.modelcontextprotocol/protocolVersion";
+const CLIENT_INFO_KEY: &str = "io.modelcontextprotocol/clientInfo";
+const CLIENT_CAPABILITIES_KEY: &str = "io.modelcontextprotocol/clientCapabilities";
 const LOG_LEVEL_KEY: &str = "io.modelcontextprotocol/logLevel";
-const PROGRESS_KEY: &str = "progressToken";
+const PROGRESS_TOKEN_KEY: &str = "progressToken";
 
 impl HandshakeResult {
     /// What is known before the handshake: nothing is added to requests.
@@ -96,11 +96,11 @@ impl HandshakeResult {
     pub(super) fn new(era: Era, about: ServerDescription, capabilities: ServerCapabilities) -> Self {
         let own = |value: serde_json::Value| (era == Era::Modern).then(|| value.to_string());
         let meta = [
-            (VERSION_KEY, own(json!(about.protocol_version))),
-            (CLIENT_KEY, own(client_info())),
-            (CAPABILITIES_KEY, own(json!({}))),
+            (PROTOCOL_VERSION_KEY, own(json!(about.protocol_version))),
+            (CLIENT_INFO_KEY, own(client_info())),
+            (CLIENT_CAPABILITIES_KEY, own(json!({}))),
         ];
-        Self { era, about: Arc::new(about), capabilities, meta }
+        Self { era, description: Arc::new(about), capabilities, connection_meta: meta }
     }
 
     /// The `_meta` of a request on this connection, made from the agent's: what belongs to the agent's own
@@ -110,7 +110,7 @@ impl HandshakeResult {
     /// session, where the agent's own request does not say so itself.
     ///
     /// Returns the text, if there is to be a `_meta`, and the agent's progress token, if it sent one.
-    pub(super) fn meta(
+    pub(super) fn request_meta(
         &self,
         agent: Option<&Members<'_>>,
         token: u64,
@@ -121,32 +121,32 @@ impl HandshakeResult {
         }
         let nothing = Members::default();
         let agent = agent.unwrap_or(&nothing);
-        let own = self.meta.each_ref().map(|(key, value)| match value {
+        let own = self.connection_meta.each_ref().map(|(key, value)| match value {
             Some(value) => JsonEdit::Set(key, value),
             None => JsonEdit::Remove(key),
         });
         let level =
-            level.filter(|_| agent.get(LOG_LEVEL_KEY).is_none()).map(|level| json_string(level.name()));
+            level.filter(|_| agent.get(LOG_LEVEL_KEY).is_none()).map(|level| json_string(level.as_str()));
         let level = match self.era {
             Era::Legacy => Some(JsonEdit::Remove(LOG_LEVEL_KEY)),
             Era::Modern => level.as_deref().map(|level| JsonEdit::Set(LOG_LEVEL_KEY, level)),
         };
-        let progress = agent.get(PROGRESS_KEY).map(JsonRpcId::of);
+        let progress = agent.get(PROGRESS_TOKEN_KEY).map(JsonRpcId::from_raw);
         let token = progress.as_ref().map(|_| token.to_string());
-        let token = token.as_deref().map(|token| JsonEdit::Set(PROGRESS_KEY, token));
+        let token = token.as_deref().map(|token| JsonEdit::Set(PROGRESS_TOKEN_KEY, token));
         let edits = own.into_iter().chain(level).chain(token);
-        let mut text = String::with_capacity(agent.room(edits.clone()));
-        agent.write(edits, &mut text);
+        let mut text = String::with_capacity(agent.max_len(edits.clone()));
+        agent.rewrite_into(edits, &mut text);
         (Some(text), progress)
     }
 }
 
 impl HandshakeResult {
     /// What a modern server is asked to tell, as the filter of `subscriptions/listen`; `None` if it tells nothing.
-    pub(super) fn changes_told(&self) -> Option<String> {
+    pub(super) fn listen_filter(&self) -> Option<String> {
         let lists = [ListKind::Tools, ListKind::Prompts, ListKind::Resources].into_iter();
-        let told = lists.filter(|list| self.capabilities.list(*list) == Some(true));
-        let told: Vec<_> = told.map(|list| format!(r#""{}":true"#, list.filter())).collect();
+        let told = lists.filter(|list| self.capabilities.list_changed(*list) == Some(true));
+        let told: Vec<_> = told.map(|list| format!(r#""{}":true"#, list.listen_filter_member())).collect();
         (self.era == Era::Modern && !told.is_empty()).then(|| format!("{{{}}}", told.join(",")))
     }
 }
@@ -161,46 +161,47 @@ mod tests {
     use super::*;
     use crate::wire::members;
 
-    fn peer(era: Era) -> HandshakeResult {
+    fn handshake_result(era: Era) -> HandshakeResult {
         let about =
             ServerDescription { protocol_version: "2026-07-28".into(), ..ServerDescription::default() };
         HandshakeResult::new(era, about, ServerCapabilities::default())
     }
 
     #[test]
-    fn a_legacy_server_sees_nothing_of_the_agents_connection() {
+    fn legacy_request_meta_drops_the_agents_connection_members() {
         let agent = r#"{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{},"io.modelcontextprotocol/clientCapabilities":{},"traceparent":"00-1","progressToken":"p"}"#;
-        let (meta, progress) = peer(Era::Legacy).meta(Some(&members(agent).unwrap()), 9, None);
+        let (meta, progress) =
+            handshake_result(Era::Legacy).request_meta(Some(&members(agent).unwrap()), 9, None);
         assert_eq!(meta.unwrap(), r#"{"traceparent":"00-1","progressToken":9}"#);
         assert_eq!(progress.unwrap().as_bytes(), b"\"p\"");
-        assert!(peer(Era::Legacy).meta(None, 9, None).0.is_none());
+        assert!(handshake_result(Era::Legacy).request_meta(None, 9, None).0.is_none());
     }
 
     #[test]
-    fn a_modern_server_gets_the_meta_of_its_own_connection() {
-        let (meta, progress) = peer(Era::Modern).meta(None, 9, None);
+    fn modern_request_meta_describes_evenkeels_own_connection() {
+        let (meta, progress) = handshake_result(Era::Modern).request_meta(None, 9, None);
         let meta = meta.unwrap();
         assert!(progress.is_none());
         let value: serde_json::Value = serde_json::from_str(&meta).unwrap();
-        assert_eq!(value[VERSION_KEY], "2026-07-28");
-        assert_eq!(value[CLIENT_KEY]["name"], "evenkeel");
-        assert_eq!(value[CAPABILITIES_KEY], json!({}));
+        assert_eq!(value[PROTOCOL_VERSION_KEY], "2026-07-28");
+        assert_eq!(value[CLIENT_INFO_KEY]["name"], "evenkeel");
+        assert_eq!(value[CLIENT_CAPABILITIES_KEY], json!({}));
         let agent = r#"{"io.modelcontextprotocol/clientCapabilities":{"sampling":{}},"x/y":1}"#;
-        let (meta, _) = peer(Era::Modern).meta(Some(&members(agent).unwrap()), 9, None);
+        let (meta, _) = handshake_result(Era::Modern).request_meta(Some(&members(agent).unwrap()), 9, None);
         let value: serde_json::Value = serde_json::from_str(&meta.unwrap()).unwrap();
-        assert_eq!(value[CAPABILITIES_KEY], json!({}));
+        assert_eq!(value[CLIENT_CAPABILITIES_KEY], json!({}));
         assert_eq!(value["x/y"], 1);
     }
 
     #[test]
-    fn a_modern_server_is_told_the_level_of_the_agent() {
+    fn modern_request_meta_carries_the_agents_log_level() {
         for (agent, level, expected) in [
             (None, Some(LogLevel::Info), json!("info")),
             (Some("{}"), None, json!(null)),
             (Some(r#"{"io.modelcontextprotocol/logLevel":"error"}"#), Some(LogLevel::Info), json!("error")),
         ] {
             let agent = agent.map(|agent| members(agent).unwrap());
-            let (meta, _) = peer(Era::Modern).meta(agent.as_ref(), 9, level);
+            let (meta, _) = handshake_result(Era::Modern).request_meta(agent.as_ref(), 9, level);
             let value: serde_json::Value = serde_json::from_str(&meta.unwrap()).unwrap();
             assert_eq!(value[LOG_LEVEL_KEY], expected, "{agent:?} {level:?}");
         }

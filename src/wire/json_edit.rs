@@ -27,7 +27,7 @@ impl<'a> Members<'a> {
     }
 
     /// The same if it is a string, decoded.
-    pub fn text(&self, key: &str) -> Option<Cow<'a, str>> {
+    pub fn get_string(&self, key: &str) -> Option<Cow<'a, str>> {
         self.get(key).and_then(text)
     }
 
@@ -39,19 +39,23 @@ impl<'a> Members<'a> {
     /// The object with the edits applied; every other member keeps its bytes and its place.
     pub fn rewrite(&self, edits: &[JsonEdit<'_>]) -> String {
         let edits = edits.iter().copied();
-        let mut object = String::with_capacity(self.room(edits.clone()));
-        self.write(edits, &mut object);
+        let mut object = String::with_capacity(self.max_len(edits.clone()));
+        self.rewrite_into(edits, &mut object);
         object
     }
 
     /// How long the object is with the edits, at most; escapes in keys aside.
-    pub(super) fn room<'e>(&self, edits: impl Iterator<Item = JsonEdit<'e>>) -> usize {
+    pub(super) fn max_len<'e>(&self, edits: impl Iterator<Item = JsonEdit<'e>>) -> usize {
         let old = self.0.iter().map(|(key, value)| key.len() + value.get().len() + 4);
-        old.chain(edits.map(|edit| edit.room())).sum::<usize>() + 2
+        old.chain(edits.map(|edit| edit.max_added_len())).sum::<usize>() + 2
     }
 
     /// [`Self::rewrite`], appended to a text.
-    pub(super) fn write<'e>(&self, edits: impl Iterator<Item = JsonEdit<'e>> + Clone, text: &mut String) {
+    pub(super) fn rewrite_into<'e>(
+        &self,
+        edits: impl Iterator<Item = JsonEdit<'e>> + Clone,
+        text: &mut String,
+    ) {
         text.push('{');
         let mut first = true;
         let mut push = |key, value| {
@@ -124,7 +128,7 @@ impl JsonEdit<'_> {
     }
 
     /// How much longer it makes an object at most.
-    fn room(&self) -> usize {
+    fn max_added_len(&self) -> usize {
         match self {
             Self::Set(key, value) => key.len() + value.len() + 4,
             Self::Remove(_) => 0,
@@ -170,8 +174,8 @@ struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Collect;
-        impl<'de> Visitor<'de> for Collect {
+        struct MembersVisitor;
+        impl<'de> Visitor<'de> for MembersVisitor {
             type Value = Members<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -186,7 +190,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
                 Ok(Members(members))
             }
         }
-        deserializer.deserialize_map(Collect)
+        deserializer.deserialize_map(MembersVisitor)
     }
 }
 
@@ -195,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changes_one_member_and_keeps_the_rest_byte_for_byte() {
+    fn rewrite_changes_one_member_and_keeps_the_others_verbatim() {
         let object = r#"{ "name" : "a", "n": 1.0e+2, "x":{"name":"a"} , "u\u0041":"\u00e9" }"#;
         assert_eq!(
             rewrite(object, &[JsonEdit::Set("name", "\"b\""), JsonEdit::Set("new", "[]")]).unwrap(),
@@ -206,24 +210,27 @@ mod tests {
     }
 
     #[test]
-    fn a_doubled_member_is_changed_in_both_places() {
+    fn rewrite_changes_every_occurrence_of_a_duplicate_key() {
         assert_eq!(rewrite(r#"{"a":1,"a":2}"#, &[JsonEdit::Set("a", "3")]).unwrap(), r#"{"a":3,"a":3}"#);
     }
 
     #[test]
-    fn of_a_doubled_member_the_last_counts() {
+    fn get_returns_the_last_of_duplicate_keys() {
         let found = members(r#"{"a":"1","b":2,"\u0061":"\u0032"}"#).unwrap();
-        assert_eq!((found.text("a").as_deref(), found.text("b"), found.text("c")), (Some("2"), None, None));
+        assert_eq!(
+            (found.get_string("a").as_deref(), found.get_string("b"), found.get_string("c")),
+            (Some("2"), None, None)
+        );
         assert_eq!(found.get("b").map(RawValue::get), Some("2"));
     }
 
     #[test]
-    fn a_text_is_written_as_json() {
+    fn json_string_escapes_text() {
         assert_eq!(json_string("a\"b\\c\nd€"), r#""a\"b\\c\nd€""#);
     }
 
     #[test]
-    fn refuses_what_is_not_an_object() {
+    fn members_rejects_non_objects() {
         for text in ["", "[]", "1", "{", "{}x", r#"{"a"}"#] {
             assert!(members(text).is_err(), "{text}");
         }

@@ -26,7 +26,7 @@ impl ListKind {
     }
 
     /// The member of a result that holds it.
-    pub fn member(self) -> &'static str {
+    pub fn result_member(self) -> &'static str {
         match self {
             Self::Tools => "tools",
             Self::Prompts => "prompts",
@@ -36,7 +36,7 @@ impl ListKind {
     }
 
     /// The member that tells one of its items from another.
-    pub fn key(self) -> &'static str {
+    pub fn item_key(self) -> &'static str {
         match self {
             Self::Tools | Self::Prompts => "name",
             Self::Resources => "uri",
@@ -45,7 +45,7 @@ impl ListKind {
     }
 
     /// What one of its items is called.
-    pub fn item(self) -> &'static str {
+    pub fn item_noun(self) -> &'static str {
         match self {
             Self::Tools => "tool",
             Self::Prompts => "prompt",
@@ -56,7 +56,7 @@ impl ListKind {
 
     /// The list whose notice tells that this one changed: templates have none of their own.
     #[must_use]
-    pub fn told_as(self) -> Self {
+    pub fn notified_as(self) -> Self {
         match self {
             Self::Templates => Self::Resources,
             other => other,
@@ -64,7 +64,7 @@ impl ListKind {
     }
 
     /// The notification that says it changed.
-    pub fn notice(self) -> &'static str {
+    pub fn changed_notification(self) -> &'static str {
         match self {
             Self::Tools => "notifications/tools/list_changed",
             Self::Prompts => "notifications/prompts/list_changed",
@@ -73,7 +73,7 @@ impl ListKind {
     }
 
     /// The member of a `subscriptions/listen` filter that asks for that notification.
-    pub fn filter(self) -> &'static str {
+    pub fn listen_filter_member(self) -> &'static str {
         match self {
             Self::Tools => "toolsListChanged",
             Self::Prompts => "promptsListChanged",
@@ -82,7 +82,7 @@ impl ListKind {
     }
 
     /// The list that a notification says has changed.
-    pub(super) fn of_notice(method: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|list| list.notice() == method)
+    pub(super) fn from_notification(method: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|list| list.changed_notification() == method)
     }
 }

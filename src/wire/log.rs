@@ -16,30 +16,30 @@ use super::process::StderrTail;
 use super::secret_mask::SecretMask;
 
 /// Lines that are kept of one server.
-const LINES: usize = 1_000;
+const MAX_LINES: usize = 1_000;
 /// Bytes of text that are kept of one server.
-const BYTES: usize = 256 << 10;
+const MAX_BYTES: usize = 256 << 10;
 /// A longer line is cut into several.
-const LONGEST: usize = 4 << 10;
+const MAX_LINE_BYTES: usize = 4 << 10;
 /// Lines that are handed to a reader at once.
-const PAGE: usize = 100;
+const PAGE_LINES: usize = 100;
 
 /// The last lines that one server logged, over all its connections. Cheap to clone; costs little until it logs.
 #[derive(Clone, Debug, Default)]
-pub struct ServerLog(Arc<Shared>);
+pub struct ServerLog(Arc<Inner>);
 
 #[derive(Debug, Default)]
-struct Shared {
-    ring: Mutex<Option<Box<Ring>>>,
-    news: Notify,
+struct Inner {
+    ring: Mutex<Option<Box<LineRing>>>,
+    line_added: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Ring {
+struct LineRing {
     lines: VecDeque<LogLine>,
     bytes: usize,
     /// The number of the oldest line that is kept.
-    first: u64,
+    first_number: u64,
 }
 
 /// One line.
@@ -60,7 +60,7 @@ pub struct LogLine {
 #[derive(Debug)]
 pub struct LogPage {
     /// Lines that were thrown away before they could be read.
-    pub lost: u64,
+    pub dropped: u64,
     /// The next lines; empty if there are no more yet.
     pub lines: Vec<LogLine>,
     /// Where to read on.
@@ -69,10 +69,10 @@ pub struct LogPage {
 
 impl ServerLog {
     /// Where to begin to read the last `lines` lines, or all that are kept.
-    pub fn tail(&self, lines: Option<u64>) -> u64 {
+    pub fn tail_start(&self, lines: Option<u64>) -> u64 {
         self.0.ring.lock().as_ref().map_or(0, |ring| match lines {
-            Some(lines) => ring.first.max(ring.end().saturating_sub(lines)),
-            None => ring.first,
+            Some(lines) => ring.first_number.max(ring.end().saturating_sub(lines)),
+            None => ring.first_number,
         })
     }
 
@@ -84,18 +84,18 @@ impl ServerLog {
     /// The lines from a place on.
     pub fn read(&self, from: u64) -> LogPage {
         let ring = self.0.ring.lock();
-        let Some(ring) = ring.as_ref() else { return LogPage { lost: 0, lines: Vec::new(), next: from } };
-        let start = from.max(ring.first);
-        let skipped = usize::try_from(start - ring.first).unwrap_or(usize::MAX);
-        let lines: Vec<_> = ring.lines.iter().skip(skipped).take(PAGE).cloned().collect();
+        let Some(ring) = ring.as_ref() else { return LogPage { dropped: 0, lines: Vec::new(), next: from } };
+        let start = from.max(ring.first_number);
+        let skipped = usize::try_from(start - ring.first_number).unwrap_or(usize::MAX);
+        let lines: Vec<_> = ring.lines.iter().skip(skipped).take(PAGE_LINES).cloned().collect();
         let next = start + u64::try_from(lines.len()).unwrap_or_default();
-        LogPage { lost: start - from, lines, next }
+        LogPage { dropped: start - from, lines, next }
     }
 
     /// Waits until there is something to read from a place on.
-    pub async fn grown(&self, from: u64) {
+    pub async fn wait_for_line(&self, from: u64) {
         loop {
-            let news = self.0.news.notified();
+            let news = self.0.line_added.notified();
             if self.0.ring.lock().as_ref().is_some_and(|ring| ring.end() > from) {
                 return;
             }
@@ -104,7 +104,7 @@ impl ServerLog {
     }
 
     /// Takes up a `notifications/message`, as it may be told.
-    pub(super) fn message(&self, notification: &[u8], mask: &SecretMask) {
+    pub(super) fn push_notification(&self, notification: &[u8], mask: &SecretMask) {
         #[derive(Deserialize)]
         struct Message {
             level: String,
@@ -116,11 +116,12 @@ impl ServerLog {
         let message = envelope.params.and_then(|params| serde_json::from_str::<Message>(params.get()).ok());
         let Some(Message { level, logger, data }) = message else { return };
         let text = data.as_str().map_or_else(|| data.to_string(), str::to_owned);
-        let text = mask.text(&text);
-        let cut = |text: String| -> Arc<str> { mask.text(&text).chars().take(64).collect::<String>().into() };
+        let text = mask.redact(&text);
+        let cut =
+            |text: String| -> Arc<str> { mask.redact(&text).chars().take(64).collect::<String>().into() };
         let (level, logger) = (cut(level), logger.map(cut));
         for line in text.lines() {
-            for part in parts(line.as_bytes()) {
+            for part in split_long_line(line.as_bytes()) {
                 self.push(level.clone(), logger.clone(), part);
             }
         }
@@ -132,20 +133,20 @@ impl ServerLog {
         let ring = kept.get_or_insert_default();
         ring.bytes += text.len();
         ring.lines.push_back(LogLine { time: Timestamp::now(), level, logger, text });
-        while ring.lines.len() > LINES || ring.bytes > BYTES {
+        while ring.lines.len() > MAX_LINES || ring.bytes > MAX_BYTES {
             let Some(oldest) = ring.lines.pop_front() else { break };
             ring.bytes -= oldest.text.len();
-            ring.first += 1;
+            ring.first_number += 1;
         }
         drop(kept);
-        self.0.news.notify_waiters();
+        self.0.line_added.notify_waiters();
     }
 }
 
-impl Ring {
+impl LineRing {
     /// The number of the line that comes next.
     fn end(&self) -> u64 {
-        self.first + u64::try_from(self.lines.len()).unwrap_or_default()
+        self.first_number + u64::try_from(self.lines.len()).unwrap_or_default()
     }
 }
 
@@ -155,36 +156,36 @@ pub(super) struct StderrLines {
     log: ServerLog,
     level: Arc<str>,
     /// Where what may be told of it comes from.
-    words: StderrTail,
-    rest: Vec<u8>,
+    tail: StderrTail,
+    partial_line: Vec<u8>,
 }
 
 impl StderrLines {
     pub(super) fn new(log: ServerLog, words: StderrTail) -> Self {
-        Self { log, level: "stderr".into(), words, rest: Vec::new() }
+        Self { log, level: "stderr".into(), tail: words, partial_line: Vec::new() }
     }
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
-        let told = self.words.push(bytes);
-        self.split(&told);
+        let told = self.tail.push(bytes);
+        self.push_redacted(&told);
     }
 
-    fn split(&mut self, bytes: &[u8]) {
+    fn push_redacted(&mut self, bytes: &[u8]) {
         let mut lines = bytes.split(|byte| *byte == b'\n');
         let last = lines.next_back().unwrap_or_default();
         for line in lines {
-            self.rest.extend_from_slice(line);
+            self.partial_line.extend_from_slice(line);
             self.flush();
         }
-        self.rest.extend_from_slice(last);
-        if self.rest.len() >= LONGEST {
+        self.partial_line.extend_from_slice(last);
+        if self.partial_line.len() >= MAX_LINE_BYTES {
             self.flush();
         }
     }
 
     fn flush(&mut self) {
-        let line = std::mem::take(&mut self.rest);
-        for part in parts(line.strip_suffix(b"\r").unwrap_or(&line)) {
+        let line = std::mem::take(&mut self.partial_line);
+        for part in split_long_line(line.strip_suffix(b"\r").unwrap_or(&line)) {
             self.log.push(self.level.clone(), None, part);
         }
     }
@@ -193,18 +194,18 @@ impl StderrLines {
 impl Drop for StderrLines {
     /// Last words often end without a newline.
     fn drop(&mut self) {
-        let rest = self.words.finish();
-        self.split(&rest);
-        if !self.rest.is_empty() {
+        let rest = self.tail.finish();
+        self.push_redacted(&rest);
+        if !self.partial_line.is_empty() {
             self.flush();
         }
     }
 }
 
 /// A line in parts that are not too long; an empty one is one part.
-fn parts(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+fn split_long_line(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     let empty = line.is_empty().then_some(line);
-    empty.into_iter().chain(line.chunks(LONGEST))
+    empty.into_iter().chain(line.chunks(MAX_LINE_BYTES))
 }
 
 #[cfg(test)]
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn stderr_becomes_lines_however_it_is_cut() {
+    fn stderr_is_split_into_lines_at_any_chunking() {
         let log = ServerLog::default();
         let mut stderr = StderrLines::new(log.clone(), StderrTail::default());
         for bytes in ["o", "ne\ntwo\r\n\nth", "ree"] {
@@ -225,26 +226,26 @@ mod tests {
         assert_eq!(texts(&log.read(0)), ["one", "two", ""]);
         drop(stderr);
         assert_eq!(texts(&log.read(3)), ["three"]);
-        assert_eq!(texts(&log.read(log.tail(Some(2)))), ["", "three"]);
+        assert_eq!(texts(&log.read(log.tail_start(Some(2)))), ["", "three"]);
     }
 
     #[test]
-    fn a_flood_keeps_the_end_and_a_slow_reader_is_told_what_it_lost() {
+    fn full_log_drops_the_oldest_lines_and_counts_them() {
         let log = ServerLog::default();
         let mut stderr = StderrLines::new(log.clone(), StderrTail::default());
-        for number in 0..LINES + 10 {
+        for number in 0..MAX_LINES + 10 {
             stderr.push(format!("{number}\n").as_bytes());
         }
         let page = log.read(4);
-        assert_eq!((page.lost, page.lines.len(), page.next), (6, PAGE, 110));
-        stderr.push(&vec![b'x'; 2 * BYTES]);
+        assert_eq!((page.dropped, page.lines.len(), page.next), (6, PAGE_LINES, 110));
+        stderr.push(&vec![b'x'; 2 * MAX_BYTES]);
         let ring = log.0.ring.lock();
         let ring = ring.as_ref().unwrap();
-        assert!(ring.bytes <= BYTES && ring.lines.iter().all(|line| line.text.len() <= LONGEST));
+        assert!(ring.bytes <= MAX_BYTES && ring.lines.iter().all(|line| line.text.len() <= MAX_LINE_BYTES));
     }
 
     #[test]
-    fn messages_of_the_protocol_have_their_level() {
+    fn log_notifications_keep_level_and_logger() {
         let log = ServerLog::default();
         for message in [
             r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"warning","logger":"db","data":"slow\nvery"}}"#,
@@ -253,7 +254,7 @@ mod tests {
             r#"{"jsonrpc":"2.0","method":"notifications/other"}"#,
             "junk",
         ] {
-            log.message(message.as_bytes(), &SecretMask::default());
+            log.push_notification(message.as_bytes(), &SecretMask::default());
         }
         let page = log.read(0);
         assert_eq!(texts(&page), ["slow", "very", r#"{"rows":3}"#]);
@@ -261,13 +262,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_waits_for_what_comes() {
+    async fn wait_for_line_returns_once_a_line_is_added() {
         let log = ServerLog::default();
         let mut stderr = StderrLines::new(log.clone(), StderrTail::default());
         let reader = tokio::spawn({
             let log = log.clone();
             async move {
-                log.grown(0).await;
+                log.wait_for_line(0).await;
                 log.read(0).lines.len()
             }
         });

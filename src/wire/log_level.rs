@@ -40,12 +40,12 @@ impl LogLevel {
     ];
 
     /// The level with this name.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|level| level.name() == name)
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| level.as_str() == name)
     }
 
     /// Its name on the wire.
-    pub fn name(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Debug => "debug",
             Self::Info => "info",
@@ -61,12 +61,12 @@ impl LogLevel {
 
 impl fmt::Display for LogLevel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.write_str(self.as_str())
     }
 }
 
 /// The level of a `notifications/message`; `None` if it has none that is known.
-pub fn level_of(notification: &[u8]) -> Option<LogLevel> {
+pub fn notification_level(notification: &[u8]) -> Option<LogLevel> {
     #[derive(Deserialize)]
     struct Message<'a> {
         #[serde(borrow)]
@@ -74,5 +74,5 @@ pub fn level_of(notification: &[u8]) -> Option<LogLevel> {
     }
     let envelope = Envelope::parse(notification).ok()?;
     let params = envelope.params.filter(|_| envelope.method.as_deref() == Some("notifications/message"))?;
-    LogLevel::named(&serde_json::from_str::<Message<'_>>(params.get()).ok()?.level)
+    LogLevel::from_name(&serde_json::from_str::<Message<'_>>(params.get()).ok()?.level)
 }

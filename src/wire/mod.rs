@@ -38,11 +38,11 @@ pub use json_edit::{
 };
 pub use list_kind::ListKind;
 pub use log::{LogLine, LogPage, ServerLog};
-pub use log_level::{LogLevel, level_of};
-pub use loop_detection::{InstanceId, LoopDetection, RING_KEY, VIA_KEY};
+pub use log_level::{LogLevel, notification_level};
+pub use loop_detection::{InstanceId, LOOP_KEY, LoopKind, VIA_KEY};
 pub use notifications::{NotificationHandler, ServerNotification};
 pub use open::{ConnectionEvents, open};
-pub use process::{ProcessActivity, ProcessGuard, StderrTail, watch as guard_children};
+pub use process::{ProcessActivity, ProcessGuard, StderrTail, guard_children};
 pub use response::{ResponseMessage, RpcResponse};
 pub use retry_after::RetryAfter;
 pub use server_message::is_unknown_method;

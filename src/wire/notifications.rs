@@ -17,9 +17,9 @@ use super::{ListKind, ServerLog};
 #[derive(Clone, Copy, Debug)]
 pub enum ServerNotification<'a> {
     /// A resource changed that somebody asked to be told of, by the server's own URI.
-    Updated(&'a str),
+    ResourceUpdated(&'a str),
     /// A log message, as the whole JSON-RPC notification.
-    Logged(&'a Bytes),
+    LogMessage(&'a Bytes),
 }
 
 /// Called with each notice of a server. Cheap to clone.
@@ -52,19 +52,19 @@ pub(super) struct NotificationDispatcher(Arc<Inner>);
 struct Inner {
     log: ServerLog,
     mask: SecretMask,
-    notices: Option<NotificationHandler>,
+    handler: Option<NotificationHandler>,
     /// Lists that changed and were not told of yet, each once: a burst of notices is one change.
-    changed: Mutex<Vec<ListKind>>,
-    news: Notify,
+    changed_lists: Mutex<Vec<ListKind>>,
+    list_changed: Notify,
     /// Set by every message of the server, cleared by who asks.
-    heard: AtomicBool,
+    received: AtomicBool,
     /// A response casts doubt on the connection.
-    doubted: Notify,
+    health_check_requested: Notify,
 }
 
 impl NotificationDispatcher {
     pub(super) fn new(log: ServerLog, notices: Option<NotificationHandler>, mask: SecretMask) -> Self {
-        Self(Arc::new(Inner { log, mask, notices, ..Inner::default() }))
+        Self(Arc::new(Inner { log, mask, handler: notices, ..Inner::default() }))
     }
 
     /// Takes out of the server's words what it was given.
@@ -73,38 +73,38 @@ impl NotificationDispatcher {
     }
 
     /// Notes that the server said something, whatever it was.
-    pub(super) fn heard(&self) {
-        self.0.heard.store(true, Ordering::Relaxed);
+    pub(super) fn mark_received(&self) {
+        self.0.received.store(true, Ordering::Relaxed);
     }
 
     /// True if it has said anything since this was asked last.
-    pub(super) fn heard_lately(&self) -> bool {
-        self.0.heard.swap(false, Ordering::Relaxed)
+    pub(super) fn received_since_last_check(&self) -> bool {
+        self.0.received.swap(false, Ordering::Relaxed)
     }
 
     /// Notes that a response casts doubt on the connection: a health check is due at once.
-    pub(super) fn doubt(&self) {
-        self.0.doubted.notify_one();
+    pub(super) fn request_health_check(&self) {
+        self.0.health_check_requested.notify_one();
     }
 
     /// Waits until one does. Cancel safe; one waits at a time.
-    pub(super) async fn doubted(&self) {
-        self.0.doubted.notified().await;
+    pub(super) async fn health_check_requested(&self) {
+        self.0.health_check_requested.notified().await;
     }
 
     /// Takes up a message that belongs to no request.
-    pub(super) fn take(&self, kind: &ServerMessage, message: &Bytes) {
+    pub(super) fn dispatch(&self, kind: &ServerMessage, message: &Bytes) {
         match kind {
-            ServerMessage::Changed(list) => self.changed(*list),
-            ServerMessage::Updated(uri) => {
-                if let Some(notices) = &self.0.notices {
-                    notices.call(ServerNotification::Updated(uri));
+            ServerMessage::ListChanged(list) => self.mark_list_changed(*list),
+            ServerMessage::ResourceUpdated(uri) => {
+                if let Some(notices) = &self.0.handler {
+                    notices.call(ServerNotification::ResourceUpdated(uri));
                 }
             }
-            ServerMessage::Logged => {
-                self.log(message);
-                if let Some(notices) = &self.0.notices {
-                    notices.call(ServerNotification::Logged(message));
+            ServerMessage::LogMessage => {
+                self.record_log_message(message);
+                if let Some(notices) = &self.0.handler {
+                    notices.call(ServerNotification::LogMessage(message));
                 }
             }
             _ => {}
@@ -112,35 +112,35 @@ impl NotificationDispatcher {
     }
 
     /// Takes up a log message that its request's caller gets.
-    pub(super) fn log(&self, message: &Bytes) {
-        self.0.log.message(message, &self.0.mask);
+    pub(super) fn record_log_message(&self, message: &Bytes) {
+        self.0.log.push_notification(message, &self.0.mask);
     }
 
     /// Something came that is no message at all.
-    pub(super) fn skipped(&self, error: &MalformedMessage) {
-        let error = self.0.mask.words(&error.to_string(), 200);
+    pub(super) fn log_malformed(&self, error: &MalformedMessage) {
+        let error = self.0.mask.redacted_line(&error.to_string(), 200);
         tracing::debug!(error, "the server said something that is not MCP; it was skipped");
     }
 
     /// A list changed, or may have.
-    pub(super) fn changed(&self, list: ListKind) {
-        let mut changed = self.0.changed.lock();
+    pub(super) fn mark_list_changed(&self, list: ListKind) {
+        let mut changed = self.0.changed_lists.lock();
         if !changed.contains(&list) {
             changed.push(list);
         }
-        self.0.news.notify_one();
+        self.0.list_changed.notify_one();
     }
 
     /// The next list that changed. Cancel safe; one waits at a time.
-    pub(super) async fn next_change(&self) -> ListKind {
+    pub(super) async fn next_changed_list(&self) -> ListKind {
         loop {
             let list = {
-                let mut changed = self.0.changed.lock();
+                let mut changed = self.0.changed_lists.lock();
                 if changed.is_empty() { None } else { Some(changed.remove(0)) }
             };
             match list {
                 Some(list) => return list,
-                None => self.0.news.notified().await,
+                None => self.0.list_changed.notified().await,
             }
         }
     }
@@ -153,15 +153,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_is_one_change_of_each_list_and_none_is_lost() {
+    fn burst_of_list_changes_is_reported_once_per_list() {
         let ears = NotificationDispatcher::default();
         for list in [ListKind::Tools, ListKind::Resources, ListKind::Tools, ListKind::Tools] {
-            ears.changed(list);
+            ears.mark_list_changed(list);
         }
-        assert_eq!(ears.next_change().now_or_never(), Some(ListKind::Tools));
-        assert_eq!(ears.next_change().now_or_never(), Some(ListKind::Resources));
-        assert_eq!(ears.next_change().now_or_never(), None);
-        ears.changed(ListKind::Prompts);
-        assert_eq!(ears.next_change().now_or_never(), Some(ListKind::Prompts));
+        assert_eq!(ears.next_changed_list().now_or_never(), Some(ListKind::Tools));
+        assert_eq!(ears.next_changed_list().now_or_never(), Some(ListKind::Resources));
+        assert_eq!(ears.next_changed_list().now_or_never(), None);
+        ears.mark_list_changed(ListKind::Prompts);
+        assert_eq!(ears.next_changed_list().now_or_never(), Some(ListKind::Prompts));
     }
 }

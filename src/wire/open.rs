@@ -8,24 +8,24 @@ use super::connection_context::ConnectionContext;
 use super::error::{ConnectionEnd, ConnectionError};
 use super::notifications::NotificationDispatcher;
 use super::secret_mask::SecretMask;
-use super::subscription::ListenRequest;
+use super::subscription::ListenSubscription;
 use super::{Era, HandshakeResult, handshake, http, stdio};
 use crate::resource::{Endpoint, Transport as Declared};
 
 /// How long a server may take to open its notice stream before its lists are read all the same.
-const STREAM_PATIENCE: Duration = Duration::from_secs(1);
+const STREAM_OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a connection tells without being asked. Owned by one task, which must keep asking.
 #[derive(Debug)]
 pub struct ConnectionEvents {
-    link: Connection,
-    ears: NotificationDispatcher,
-    source: Source,
+    connection: Connection,
+    notifications: NotificationDispatcher,
+    source: NotificationSource,
 }
 
 #[derive(Debug)]
-enum Source {
-    Stdio(ListenRequest),
+enum NotificationSource {
+    Stdio(ListenSubscription),
     Http(http::NotificationStream),
 }
 
@@ -39,7 +39,11 @@ pub async fn open(
     host: &ConnectionContext,
 ) -> Result<(Connection, ConnectionEvents), ConnectionError> {
     let lost = Arc::new(ConnectionEnd::default());
-    let ears = NotificationDispatcher::new(host.log.clone(), host.notices.clone(), SecretMask::of(endpoint));
+    let ears = NotificationDispatcher::new(
+        host.log.clone(),
+        host.notifications.clone(),
+        SecretMask::for_endpoint(endpoint),
+    );
     let transport = match &endpoint.transport {
         Declared::Stdio(endpoint) => {
             ConnectionTransport::Stdio(stdio::start(endpoint, &lost, ears.clone(), host)?)
@@ -50,11 +54,11 @@ pub async fn open(
     };
     let link = Connection::new(transport, lost.clone(), ears.clone(), host);
     let peer = tokio::select! {
-        peer = handshake::shake(&link, remembered) => peer,
+        peer = handshake::negotiate(&link, remembered) => peer,
         error = lost.wait() => Err(error),
     };
     match peer {
-        Ok(peer) => link.set_peer(peer),
+        Ok(peer) => link.set_handshake(peer),
         Err(error) => {
             // How the process ended says more than that it did not answer.
             link.close().await;
@@ -62,42 +66,46 @@ pub async fn open(
         }
     }
     let source = match link.transport() {
-        ConnectionTransport::Stdio(_) => Source::Stdio(ListenRequest::default()),
+        ConnectionTransport::Stdio(_) => NotificationSource::Stdio(ListenSubscription::default()),
         ConnectionTransport::Http(client) => {
-            Source::Http(http::NotificationStream::new(client.clone(), link.peer()))
+            NotificationSource::Http(http::NotificationStream::new(client.clone(), link.handshake()))
         }
     };
-    Ok((link.clone(), ConnectionEvents { link, ears, source }))
+    Ok((link.clone(), ConnectionEvents { connection: link, notifications: ears, source }))
 }
 
 impl ConnectionEvents {
     /// Makes sure that changes are told from now on, so that lists read afterwards miss none.
-    pub async fn begin(&mut self) -> Result<(), ConnectionError> {
+    pub async fn subscribe(&mut self) -> Result<(), ConnectionError> {
         let stream = match &mut self.source {
-            Source::Http(stream) => stream,
-            Source::Stdio(subscription) => return subscription.begin(&self.link, STREAM_PATIENCE).await,
+            NotificationSource::Http(stream) => stream,
+            NotificationSource::Stdio(subscription) => {
+                return subscription.subscribe(&self.connection, STREAM_OPEN_TIMEOUT).await;
+            }
         };
-        let opening = stream.open(self.link.peer(), || self.link.next_id());
+        let opening = stream.open(self.connection.handshake(), || self.connection.next_id());
         // Slow: it goes on opening, and then the lists are read again.
-        timeout(STREAM_PATIENCE, opening).await.unwrap_or(Ok(()))?;
-        stream.lists_were_read();
+        timeout(STREAM_OPEN_TIMEOUT, opening).await.unwrap_or(Ok(()))?;
+        stream.mark_lists_read();
         Ok(())
     }
 
     /// The next event. Cancel safe. After [`ConnectionEvent::Lost`] nothing more comes.
     pub async fn next(&mut self) -> ConnectionEvent {
-        let lost = self.link.lost().clone();
-        let peer: &HandshakeResult = self.link.peer();
+        let lost = self.connection.end().clone();
+        let peer: &HandshakeResult = self.connection.handshake();
         let broken = async {
             match &mut self.source {
-                Source::Stdio(subscription) => match subscription.keep(&self.link, &self.ears).await {},
-                Source::Http(stream) => stream.read(peer, || self.link.next_id()).await,
+                NotificationSource::Stdio(subscription) => {
+                    match subscription.run(&self.connection, &self.notifications).await {}
+                }
+                NotificationSource::Http(stream) => stream.run(peer, || self.connection.next_id()).await,
             }
         };
         tokio::select! {
             biased;
             error = lost.wait() => ConnectionEvent::Lost(error),
-            list = self.ears.next_change() => ConnectionEvent::Changed(list),
+            list = self.notifications.next_changed_list() => ConnectionEvent::ListChanged(list),
             error = broken => ConnectionEvent::Lost(error),
         }
     }

@@ -6,9 +6,9 @@ use http::{HeaderName, HeaderValue};
 use memchr::memmem;
 use serde_json::Value;
 
-use super::http::encoded;
+use super::http::encode_header_value;
 
-const ANNOTATION: &str = "x-mcp-header";
+const ANNOTATION_KEY: &str = "x-mcp-header";
 
 /// The arguments of one tool that are repeated as `Mcp-Param-…` headers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,17 +16,17 @@ pub(super) struct ParamHeaders(Vec<(Vec<String>, HeaderName)>);
 
 impl ParamHeaders {
     /// Reads a tool's annotations. An error says why the tool must not be used over HTTP.
-    pub(super) fn of(tool: &[u8]) -> Result<Self, String> {
+    pub(super) fn from_tool(tool: &[u8]) -> Result<Self, String> {
         // Nearly no tool has any: look before parsing.
-        if memmem::find(tool, ANNOTATION.as_bytes()).is_none() {
+        if memmem::find(tool, ANNOTATION_KEY.as_bytes()).is_none() {
             return Ok(Self::default());
         }
         let tool: Value = serde_json::from_slice(tool).map_err(|error| error.to_string())?;
-        let mut reader = Reader::default();
+        let mut reader = AnnotationReader::default();
         if let Some(schema) = tool.get("inputSchema") {
-            reader.read(schema, Some(&mut Vec::new()))?;
+            reader.read_schema(schema, Some(&mut Vec::new()))?;
         }
-        Ok(Self(reader.found))
+        Ok(Self(reader.headers))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -34,7 +34,7 @@ impl ParamHeaders {
     }
 
     /// The headers for these arguments, a JSON object; absent arguments have none.
-    pub(super) fn headers(&self, arguments: &str) -> Vec<(HeaderName, HeaderValue)> {
+    pub(super) fn header_values(&self, arguments: &str) -> Vec<(HeaderName, HeaderValue)> {
         let Ok(arguments) = serde_json::from_str::<Value>(arguments) else {
             return Vec::new();
         };
@@ -44,37 +44,41 @@ impl ParamHeaders {
             Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
             _ => None,
         };
-        let headers =
-            self.0.iter().filter_map(|(path, name)| Some((name.clone(), encoded(&text(value(path)?)?)?)));
+        let headers = self
+            .0
+            .iter()
+            .filter_map(|(path, name)| Some((name.clone(), encode_header_value(&text(value(path)?)?)?)));
         headers.collect()
     }
 }
 
 #[derive(Default)]
-struct Reader {
-    found: Vec<(Vec<String>, HeaderName)>,
+struct AnnotationReader {
+    headers: Vec<(Vec<String>, HeaderName)>,
     names: BTreeSet<String>,
 }
 
-impl Reader {
+impl AnnotationReader {
     /// Walks a schema; `path` is `None` where no annotation may stand, off the chain of `properties`.
-    fn read(&mut self, schema: &Value, mut path: Option<&mut Vec<String>>) -> Result<(), String> {
+    fn read_schema(&mut self, schema: &Value, mut path: Option<&mut Vec<String>>) -> Result<(), String> {
         let Value::Object(members) = schema else {
             if let Value::Array(items) = schema {
-                items.iter().try_for_each(|item| self.read(item, None))?;
+                items.iter().try_for_each(|item| self.read_schema(item, None))?;
             }
             return Ok(());
         };
         for (key, value) in members {
             match (key.as_str(), &mut path) {
-                (ANNOTATION, Some(path)) if !path.is_empty() => self.annotate(schema, value, path)?,
-                (ANNOTATION, _) => return Err(format!("{ANNOTATION} stands where no argument is")),
+                (ANNOTATION_KEY, Some(path)) if !path.is_empty() => {
+                    self.add_annotation(schema, value, path)?
+                }
+                (ANNOTATION_KEY, _) => return Err(format!("{ANNOTATION_KEY} stands where no argument is")),
                 // Instances, not schemas.
                 ("default" | "const" | "enum" | "examples", _) => {}
                 ("properties", Some(path)) => {
                     for (name, schema) in value.as_object().into_iter().flatten() {
                         path.push(name.clone());
-                        self.read(schema, Some(&mut **path))?;
+                        self.read_schema(schema, Some(&mut **path))?;
                         path.pop();
                     }
                 }
@@ -83,27 +87,27 @@ impl Reader {
                         .as_object()
                         .into_iter()
                         .flatten()
-                        .try_for_each(|(_, schema)| self.read(schema, None))?;
+                        .try_for_each(|(_, schema)| self.read_schema(schema, None))?;
                 }
-                _ => self.read(value, None)?,
+                _ => self.read_schema(value, None)?,
             }
         }
         Ok(())
     }
 
-    fn annotate(&mut self, schema: &Value, header: &Value, path: &[String]) -> Result<(), String> {
+    fn add_annotation(&mut self, schema: &Value, header: &Value, path: &[String]) -> Result<(), String> {
         let argument = path.join(".");
         let header = header.as_str().filter(|header| !header.is_empty());
-        let header = header.ok_or_else(|| format!("{ANNOTATION} of {argument} is not a header name"))?;
+        let header = header.ok_or_else(|| format!("{ANNOTATION_KEY} of {argument} is not a header name"))?;
         let name = HeaderName::from_bytes(format!("mcp-param-{header}").as_bytes())
-            .map_err(|_| format!("{ANNOTATION} of {argument} is not a header name"))?;
+            .map_err(|_| format!("{ANNOTATION_KEY} of {argument} is not a header name"))?;
         if !self.names.insert(header.to_ascii_lowercase()) {
-            return Err(format!("{ANNOTATION} {header} is used twice"));
+            return Err(format!("{ANNOTATION_KEY} {header} is used twice"));
         }
         if !matches!(schema.get("type").and_then(Value::as_str), Some("string" | "integer" | "boolean")) {
-            return Err(format!("{ANNOTATION} of {argument} needs a string, an integer or a boolean"));
+            return Err(format!("{ANNOTATION_KEY} of {argument} needs a string, an integer or a boolean"));
         }
-        self.found.push((path.to_vec(), name));
+        self.headers.push((path.to_vec(), name));
         Ok(())
     }
 }
@@ -114,31 +118,31 @@ mod tests {
 
     use super::*;
 
-    fn mirrors(schema: &Value) -> Result<ParamHeaders, String> {
-        ParamHeaders::of(json!({ "name": "t", "inputSchema": schema }).to_string().as_bytes())
+    fn param_headers(schema: &Value) -> Result<ParamHeaders, String> {
+        ParamHeaders::from_tool(json!({ "name": "t", "inputSchema": schema }).to_string().as_bytes())
     }
 
     #[test]
-    fn annotated_arguments_become_headers() {
+    fn annotated_arguments_are_sent_as_headers() {
         let schema = json!({ "type": "object", "properties": {
             "region": { "type": "string", "x-mcp-header": "Region" },
             "deep": { "type": "object", "properties": { "n": { "type": "integer", "x-mcp-header": "N" } } },
             "plain": { "type": "string" },
         }});
-        let mirrors = mirrors(&schema).unwrap();
+        let mirrors = param_headers(&schema).unwrap();
         let mut headers: Vec<_> = mirrors
-            .headers(r#"{"region":"é","deep":{"n":7},"plain":"x"}"#)
+            .header_values(r#"{"region":"é","deep":{"n":7},"plain":"x"}"#)
             .into_iter()
             .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
             .collect();
         headers.sort();
         assert_eq!(headers, ["mcp-param-n: 7", "mcp-param-region: =?base64?w6k=?="]);
-        assert!(mirrors.headers("{}").is_empty());
-        assert!(ParamHeaders::of(b"{\"name\":\"t\"}").unwrap().is_empty());
+        assert!(mirrors.header_values("{}").is_empty());
+        assert!(ParamHeaders::from_tool(b"{\"name\":\"t\"}").unwrap().is_empty());
     }
 
     #[test]
-    fn a_tool_with_a_bad_annotation_is_not_for_http() {
+    fn invalid_annotation_is_rejected() {
         let property = |schema: Value| json!({ "properties": { "a": schema } });
         for schema in [
             json!({ "x-mcp-header": "A" }),
@@ -151,7 +155,7 @@ mod tests {
                 "a": { "type": "string", "x-mcp-header": "A" }, "b": { "type": "string", "x-mcp-header": "a" },
             }}),
         ] {
-            assert!(mirrors(&schema).is_err(), "{schema}");
+            assert!(param_headers(&schema).is_err(), "{schema}");
         }
     }
 }

@@ -4,11 +4,11 @@ use bytes::Bytes;
 #[derive(Debug)]
 pub enum ResponseMessage {
     /// A notification that belongs to this request, as a whole JSON-RPC message.
-    Notice(Bytes),
+    Notification(Bytes),
     /// The request makes progress; the notification carries the agent's own token again.
     Progress(Bytes),
     /// The answer; nothing follows.
-    Answer(RpcResponse),
+    Response(RpcResponse),
 }
 
 /// An answer.

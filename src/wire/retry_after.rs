@@ -18,62 +18,62 @@ pub struct RetryAfter(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     /// In milliseconds after [`START`]; 0 if it never asked.
-    end: AtomicU64,
+    ends_at_ms: AtomicU64,
     /// It asked for more.
-    asked: Notify,
+    extended: Notify,
 }
 
 /// One moment on both clocks, so that an end is told the same way each time.
-static START: LazyLock<(Instant, Timestamp)> = LazyLock::new(|| (Instant::now(), Timestamp::now()));
+static CLOCK_BASE: LazyLock<(Instant, Timestamp)> = LazyLock::new(|| (Instant::now(), Timestamp::now()));
 
 impl RetryAfter {
     /// The server wants no request for so long.
-    pub(super) fn ask(&self, wait: Duration) {
-        let end = START.0.elapsed() + wait;
+    pub(super) fn extend(&self, wait: Duration) {
+        let end = CLOCK_BASE.0.elapsed() + wait;
         let end = u64::try_from(end.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
-        if self.0.end.fetch_max(end, Ordering::Relaxed) < end {
-            self.0.asked.notify_one();
+        if self.0.ends_at_ms.fetch_max(end, Ordering::Relaxed) < end {
+            self.0.extended.notify_one();
         }
     }
 
     /// When it ends; `None` if there is none.
-    pub fn until(&self) -> Option<Instant> {
-        match self.0.end.load(Ordering::Relaxed) {
+    pub fn ends_at(&self) -> Option<Instant> {
+        match self.0.ends_at_ms.load(Ordering::Relaxed) {
             0 => None,
-            end => Some(START.0 + Duration::from_millis(end)).filter(|end| *end > Instant::now()),
+            end => Some(CLOCK_BASE.0 + Duration::from_millis(end)).filter(|end| *end > Instant::now()),
         }
     }
 
     /// The same as why nothing is sent, for people.
     pub fn problem(&self) -> Option<Problem> {
-        let after = self.until()?.duration_since(START.0);
-        let end = START.1.saturating_add(SignedDuration::try_from(after).ok()?).ok()?;
-        let end = text::time(end, Timestamp::now());
+        let after = self.ends_at()?.duration_since(CLOCK_BASE.0);
+        let end = CLOCK_BASE.1.saturating_add(SignedDuration::try_from(after).ok()?).ok()?;
+        let end = text::format_time(end, Timestamp::now());
         let message = format!("the server asked for no request before {end} (Retry-After)");
         Some(Problem::new(Reason::ConnectFailed, message))
     }
 
     /// The same as the error of a request that is not sent for it.
-    pub(super) fn refusal(&self) -> Option<ConnectionError> {
+    pub(super) fn request_error(&self) -> Option<ConnectionError> {
         let Problem { reason, message } = self.problem()?;
         let mut error = ConnectionError::new(reason, message);
-        error.retry_after = self.until().map(|until| until.duration_since(Instant::now()));
-        error.sign = FailureSource::Pause;
+        error.retry_after = self.ends_at().map(|until| until.duration_since(Instant::now()));
+        error.failure_source = FailureSource::RetryAfter;
         Some(error)
     }
 
     /// Waits for the end.
-    pub(super) async fn over(&self) {
+    pub(super) async fn wait_until_over(&self) {
         // It may be prolonged.
-        while let Some(until) = self.until() {
+        while let Some(until) = self.ends_at() {
             sleep_until(until).await;
         }
     }
 
     /// Waits until it begins, becomes longer, or is over. Cancel safe; one waits at a time.
     pub async fn changed(&self) {
-        let asked = self.0.asked.notified();
-        match self.until() {
+        let asked = self.0.extended.notified();
+        match self.ends_at() {
             Some(until) => tokio::select! {
                 () = asked => {}
                 () = sleep_until(until) => {}
@@ -88,16 +88,16 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_longest_wish_holds() {
+    async fn latest_retry_after_wins() {
         let pause = RetryAfter::default();
-        assert!(pause.until().is_none() && pause.refusal().is_none());
+        assert!(pause.ends_at().is_none() && pause.request_error().is_none());
         let begun = Instant::now();
         for seconds in [3, 60, 1] {
-            pause.ask(Duration::from_secs(seconds));
+            pause.extend(Duration::from_secs(seconds));
         }
-        let error = pause.clone().refusal().unwrap();
+        let error = pause.clone().request_error().unwrap();
         assert!(error.retry_after.unwrap() > Duration::from_secs(59));
-        assert_eq!(error.sign, FailureSource::Pause);
+        assert_eq!(error.failure_source, FailureSource::RetryAfter);
         let told = pause.problem();
         pause.changed().await;
         assert_eq!((begun.elapsed(), &pause.problem()), (Duration::ZERO, &told), "it began");

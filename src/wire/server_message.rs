@@ -12,58 +12,58 @@ use super::response::RpcResponse;
 pub(super) const LISTEN_METHOD: &str = "subscriptions/listen";
 
 /// The longest id of a request of the server, in bytes.
-const LONGEST_ID: usize = 1024;
+const MAX_ID_BYTES: usize = 1024;
 
 /// What a message from a server is, as far as evenkeel must know.
 #[derive(Debug)]
 pub(super) enum ServerMessage {
     /// The answer to a request of ours; the number is the id that we gave it.
-    Answer(Option<u64>, RpcResponse),
+    Response(Option<u64>, RpcResponse),
     /// Progress of the request with this number.
     Progress(u64),
     /// The listen request with this number was taken.
-    Listening(u64),
+    ListenAcknowledged(u64),
     /// The server ended the listen request with this number, if it is one: it has a right to cancel no other.
-    ListenEnded(u64),
+    ListenCancelled(u64),
     /// A list changed.
-    Changed(ListKind),
+    ListChanged(ListKind),
     /// The resource with this URI changed.
-    Updated(String),
+    ResourceUpdated(String),
     /// A log message.
-    Logged,
+    LogMessage,
     /// Any other notification.
-    Notice,
+    OtherNotification,
     /// A question to the client.
-    Question(JsonRpcId, String),
+    Request(JsonRpcId, String),
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Progress<'a> {
+struct ProgressParams<'a> {
     #[serde(borrow)]
     progress_token: &'a RawValue,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Cancelled<'a> {
+struct CancelledParams<'a> {
     #[serde(borrow)]
     request_id: &'a RawValue,
 }
 
 #[derive(Deserialize)]
-struct Updated {
+struct ResourceUpdatedParams {
     uri: String,
 }
 
 #[derive(Deserialize)]
-struct Subscribed<'a> {
+struct AcknowledgedParams<'a> {
     #[serde(borrow, rename = "_meta")]
-    meta: Subscription<'a>,
+    meta: SubscriptionMeta<'a>,
 }
 
 #[derive(Deserialize)]
-struct Subscription<'a> {
+struct SubscriptionMeta<'a> {
     #[serde(borrow, rename = "io.modelcontextprotocol/subscriptionId")]
     id: &'a RawValue,
 }
@@ -78,39 +78,44 @@ pub(super) fn classify(message: &Bytes) -> Result<ServerMessage, MalformedMessag
         let reply = match (envelope.result, envelope.error) {
             (Some(result), _) => RpcResponse::Result(part(result)),
             (None, Some(error)) => RpcResponse::Error(part(error)),
-            (None, None) => return Err(MalformedMessage::Form("an answer needs \"result\" or \"error\"")),
+            (None, None) => {
+                return Err(MalformedMessage::NotJsonRpc("an answer needs \"result\" or \"error\""));
+            }
         };
-        return Ok(ServerMessage::Answer(number, reply));
+        return Ok(ServerMessage::Response(number, reply));
     };
     if let Some(id) = envelope.id {
         // It is repeated in the answer, which waits for the server.
-        if id.get().len() > LONGEST_ID {
-            return Err(MalformedMessage::Form("the \"id\" of a request is too long"));
+        if id.get().len() > MAX_ID_BYTES {
+            return Err(MalformedMessage::NotJsonRpc("the \"id\" of a request is too long"));
         }
-        return Ok(ServerMessage::Question(JsonRpcId::of(id), method.into_owned()));
+        return Ok(ServerMessage::Request(JsonRpcId::from_raw(id), method.into_owned()));
     }
     Ok(match method.as_ref() {
         "notifications/progress" => envelope
             .params
-            .and_then(|params| serde_json::from_str::<Progress<'_>>(params.get()).ok())
+            .and_then(|params| serde_json::from_str::<ProgressParams<'_>>(params.get()).ok())
             .and_then(|progress| progress.progress_token.get().parse().ok())
-            .map_or(ServerMessage::Notice, ServerMessage::Progress),
+            .map_or(ServerMessage::OtherNotification, ServerMessage::Progress),
         "notifications/subscriptions/acknowledged" => envelope
             .params
-            .and_then(|params| serde_json::from_str::<Subscribed<'_>>(params.get()).ok())
+            .and_then(|params| serde_json::from_str::<AcknowledgedParams<'_>>(params.get()).ok())
             .and_then(|subscribed| subscribed.meta.id.get().parse().ok())
-            .map_or(ServerMessage::Notice, ServerMessage::Listening),
+            .map_or(ServerMessage::OtherNotification, ServerMessage::ListenAcknowledged),
         "notifications/cancelled" => envelope
             .params
-            .and_then(|params| serde_json::from_str::<Cancelled<'_>>(params.get()).ok())
+            .and_then(|params| serde_json::from_str::<CancelledParams<'_>>(params.get()).ok())
             .and_then(|cancelled| cancelled.request_id.get().parse().ok())
-            .map_or(ServerMessage::Notice, ServerMessage::ListenEnded),
-        "notifications/message" => ServerMessage::Logged,
+            .map_or(ServerMessage::OtherNotification, ServerMessage::ListenCancelled),
+        "notifications/message" => ServerMessage::LogMessage,
         "notifications/resources/updated" => envelope
             .params
-            .and_then(|params| serde_json::from_str::<Updated>(params.get()).ok())
-            .map_or(ServerMessage::Notice, |Updated { uri }| ServerMessage::Updated(uri)),
-        method => ListKind::of_notice(method).map_or(ServerMessage::Notice, ServerMessage::Changed),
+            .and_then(|params| serde_json::from_str::<ResourceUpdatedParams>(params.get()).ok())
+            .map_or(ServerMessage::OtherNotification, |ResourceUpdatedParams { uri }| {
+                ServerMessage::ResourceUpdated(uri)
+            }),
+        method => ListKind::from_notification(method)
+            .map_or(ServerMessage::OtherNotification, ServerMessage::ListChanged),
     })
 }
 
@@ -135,7 +140,7 @@ pub(super) fn error_message(raw: &[u8]) -> Option<String> {
 /// The number of the request that a message answers which is not there whole: its start, and then its end.
 ///
 /// Servers write `id` before or after the long part.
-pub(super) fn number_of_cut(message: &[u8]) -> Option<u64> {
+pub(super) fn request_id_of_truncated(message: &[u8]) -> Option<u64> {
     const VERSION: &str = r#""jsonrpc":"2.0""#;
     let mut text = String::from_utf8_lossy(message).into_owned();
     text.retain(|char| !char.is_whitespace());
@@ -158,18 +163,18 @@ pub(super) fn number_of_cut(message: &[u8]) -> Option<u64> {
 }
 
 /// A progress notification with the agent's own token in place of ours.
-pub(super) fn with_token(message: &[u8], token: &JsonRpcId) -> Result<Bytes, MalformedMessage> {
+pub(super) fn with_progress_token(message: &[u8], token: &JsonRpcId) -> Result<Bytes, MalformedMessage> {
     let envelope = Envelope::parse(message)?;
-    let token =
-        std::str::from_utf8(token.as_bytes()).map_err(|_| MalformedMessage::Form("token is not text"))?;
+    let token = std::str::from_utf8(token.as_bytes())
+        .map_err(|_| MalformedMessage::NotJsonRpc("token is not text"))?;
     let params = envelope.params.map_or("{}", RawValue::get);
     let params = rewrite(params, &[JsonEdit::Set("progressToken", token)])?;
-    let text = std::str::from_utf8(message).map_err(|_| MalformedMessage::Form("not UTF-8"))?;
+    let text = std::str::from_utf8(message).map_err(|_| MalformedMessage::NotJsonRpc("not UTF-8"))?;
     Ok(rewrite(text, &[JsonEdit::Set("params", &params)])?.into())
 }
 
 /// The answer that evenkeel gives to a server's question: `ping` is answered, all else declined.
-pub(super) fn answer(id: &JsonRpcId, method: &str) -> Bytes {
+pub(super) fn response_to(id: &JsonRpcId, method: &str) -> Bytes {
     let id = String::from_utf8_lossy(id.as_bytes());
     if method == "ping" {
         format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#).into()
@@ -180,12 +185,12 @@ pub(super) fn answer(id: &JsonRpcId, method: &str) -> Bytes {
 }
 
 /// What a message is longer than its method and params, at most.
-const ROOM: usize = 80;
+const MAX_ENVELOPE_BYTES: usize = 80;
 
 /// The whole text of a request or, without an id, of a notification.
 pub(super) fn message(id: Option<u64>, method: &str, params: Option<&str>) -> Bytes {
-    let mut text = String::with_capacity(ROOM + method.len() + params.map_or(0, str::len));
-    begin(id, method, &mut text);
+    let mut text = String::with_capacity(MAX_ENVELOPE_BYTES + method.len() + params.map_or(0, str::len));
+    push_envelope_start(id, method, &mut text);
     if let Some(params) = params {
         text.push_str(",\"params\":");
         text.push_str(params);
@@ -201,15 +206,15 @@ pub(super) fn request<'e>(
     params: &Members<'_>,
     edits: impl Iterator<Item = JsonEdit<'e>> + Clone,
 ) -> Bytes {
-    let mut text = String::with_capacity(ROOM + method.len() + params.room(edits.clone()));
-    begin(Some(id), method, &mut text);
+    let mut text = String::with_capacity(MAX_ENVELOPE_BYTES + method.len() + params.max_len(edits.clone()));
+    push_envelope_start(Some(id), method, &mut text);
     text.push_str(",\"params\":");
-    params.write(edits, &mut text);
+    params.rewrite_into(edits, &mut text);
     text.push('}');
     text.into()
 }
 
-fn begin(id: Option<u64>, method: &str, text: &mut String) {
+fn push_envelope_start(id: Option<u64>, method: &str, text: &mut String) {
     text.push_str(r#"{"jsonrpc":"2.0""#);
     if let Some(id) = id {
         text.push_str(",\"id\":");
@@ -225,49 +230,51 @@ fn begin(id: Option<u64>, method: &str, text: &mut String) {
 mod tests {
     use super::*;
 
-    fn kind(text: &str) -> ServerMessage {
+    fn classify_text(text: &str) -> ServerMessage {
         classify(&Bytes::copy_from_slice(text.as_bytes())).unwrap()
     }
 
     #[test]
-    fn tells_messages_apart() {
+    fn classify_distinguishes_message_kinds() {
         assert!(matches!(
-            kind(r#"{"jsonrpc":"2.0","id":7,"result":{"x": 1}}"#),
-            ServerMessage::Answer(Some(7), RpcResponse::Result(raw)) if raw == r#"{"x": 1}"#
+            classify_text(r#"{"jsonrpc":"2.0","id":7,"result":{"x": 1}}"#),
+            ServerMessage::Response(Some(7), RpcResponse::Result(raw)) if raw == r#"{"x": 1}"#
         ));
         assert!(matches!(
-            kind(r#"{"jsonrpc":"2.0","id":"7","error":{}}"#),
-            ServerMessage::Answer(None, RpcResponse::Error(_))
+            classify_text(r#"{"jsonrpc":"2.0","id":"7","error":{}}"#),
+            ServerMessage::Response(None, RpcResponse::Error(_))
         ));
         assert!(matches!(
-            kind(r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#),
-            ServerMessage::Changed(ListKind::Tools)
+            classify_text(r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#),
+            ServerMessage::ListChanged(ListKind::Tools)
         ));
         assert!(matches!(
-            kind(r#"{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"a:b"}}"#),
-            ServerMessage::Updated(uri) if uri == "a:b"
+            classify_text(r#"{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"a:b"}}"#),
+            ServerMessage::ResourceUpdated(uri) if uri == "a:b"
         ));
         assert!(matches!(
-            kind(r#"{"jsonrpc":"2.0","method":"notifications/message"}"#),
-            ServerMessage::Logged
+            classify_text(r#"{"jsonrpc":"2.0","method":"notifications/message"}"#),
+            ServerMessage::LogMessage
         ));
         assert!(matches!(
-            kind(
+            classify_text(
                 r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":3,"progress":1}}"#
             ),
             ServerMessage::Progress(3)
         ));
         assert!(matches!(
-            kind(r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"3"}}"#),
-            ServerMessage::Notice
+            classify_text(
+                r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"3"}}"#
+            ),
+            ServerMessage::OtherNotification
         ));
         assert!(
-            matches!(kind(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#), ServerMessage::Question(_, method) if method == "ping")
+            matches!(classify_text(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#), ServerMessage::Request(_, method) if method == "ping")
         );
     }
 
     #[test]
-    fn knows_what_a_message_answers_by_its_start_and_its_end() {
+    fn request_id_is_found_in_a_truncated_response() {
         for (text, number) in [
             (r#"{"jsonrpc":"2.0","id":7,"result":{"a":"x~y"}}"#, Some(7)),
             (r#"{ "id": 7, "jsonrpc": "2.0", "error": {"data":"x~y"} }"#, Some(7)),
@@ -280,21 +287,25 @@ mod tests {
             (r#"{"jsonrpc":"2.0","id":7,"method":"x~y"}"#, None),
             ("x~y", None),
         ] {
-            assert_eq!(number_of_cut(text.as_bytes()), number, "{text}");
+            assert_eq!(request_id_of_truncated(text.as_bytes()), number, "{text}");
         }
     }
 
     #[test]
-    fn gives_the_agents_token_back_and_keeps_the_rest() {
+    fn with_progress_token_replaces_only_the_token() {
         let message = br#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":3,"progress":0.10,"new":[]}}"#;
         assert_eq!(
-            with_token(message, &JsonRpcId::of(&RawValue::from_string("\"t\"".into()).unwrap())).unwrap(),
+            with_progress_token(
+                message,
+                &JsonRpcId::from_raw(&RawValue::from_string("\"t\"".into()).unwrap())
+            )
+            .unwrap(),
             r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"t","progress":0.10,"new":[]}}"#
         );
     }
 
     #[test]
-    fn composes_messages() {
+    fn message_builds_requests_and_notifications() {
         assert_eq!(
             message(Some(1), "tools/list", Some("{}")),
             r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{}}"#

@@ -33,7 +33,7 @@ impl SseDecoder {
 
     /// The data of the next whole event, if there is one.
     pub(super) fn next(&mut self) -> Result<Option<Bytes>, EventTooLong> {
-        while let Some(mut line) = self.line() {
+        while let Some(mut line) = self.next_line() {
             if line.is_empty() {
                 match self.data.take() {
                     Some(data) if !data.is_empty() => return Ok(Some(data.freeze())),
@@ -64,7 +64,7 @@ impl SseDecoder {
 
     /// The next whole line without its end: LF, CR LF or CR. A CR at the very end of the buffer waits for what
     /// follows.
-    fn line(&mut self) -> Option<BytesMut> {
+    fn next_line(&mut self) -> Option<BytesMut> {
         let rest = self.buffer.get(self.scanned..).unwrap_or_default();
         let Some(end) = memchr2(b'\n', b'\r', rest).map(|end| self.scanned + end) else {
             self.scanned = self.buffer.len();
@@ -93,7 +93,7 @@ mod tests {
 
     use super::*;
 
-    fn all(events: &mut SseDecoder) -> Vec<String> {
+    fn drain_events(events: &mut SseDecoder) -> Vec<String> {
         let mut found = Vec::new();
         while let Some(data) = events.next().unwrap() {
             found.push(String::from_utf8(data.to_vec()).unwrap());
@@ -102,21 +102,21 @@ mod tests {
     }
 
     #[test]
-    fn finds_events_however_they_are_cut() {
+    fn events_are_decoded_at_any_chunking() {
         let text = "data: a\n\n: comment\r\nid: 7\r\nevent: message\r\ndata:b\r\ndata: c\r\n\r\nretry: 1\n\ndata\n\ndatax: no\n\ndata: d\n\n";
         for size in 1..text.len() {
             let mut events = SseDecoder::new(1000);
             let mut found = Vec::new();
             for chunk in text.as_bytes().chunks(size) {
                 events.push(chunk);
-                found.extend(all(&mut events));
+                found.extend(drain_events(&mut events));
             }
             assert_eq!(found, ["a", "b\nc", "d"], "in chunks of {size}");
         }
     }
 
     #[test]
-    fn an_event_that_never_ends_is_refused() {
+    fn event_longer_than_the_limit_is_an_error() {
         let mut events = SseDecoder::new(8);
         events.push(b"data: 123456789");
         assert_eq!(events.next(), Err(EventTooLong));
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_event_in_small_pieces_is_read_once() {
+    fn long_event_in_small_chunks_is_scanned_once() {
         let started = Instant::now();
         let mut events = SseDecoder::new(4 << 20);
         events.push(b"data: ");

@@ -5,8 +5,8 @@ use std::process::{Child, Command, Stdio as Io};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::rig::{Script, Stdio};
-use crate::support::{Declared, eventually, free_port, http};
+use crate::rig::{FakeStdioServer, Script};
+use crate::support::{TestDirectory, eventually, free_port, http};
 
 /// A program and what it started in namespaces of its own; killed when dropped.
 struct Container(Child);
@@ -18,14 +18,14 @@ impl Drop for Container {
     }
 }
 
-fn unshared(program: &str) -> Command {
+fn unshare_command(program: &str) -> Command {
     let mut command = Command::new("unshare");
     command.args(["--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child", program]);
     command
 }
 
 /// The processes below one: id, whether it is dead and not taken note of, and the program.
-fn below(ancestor: u32) -> Vec<(u32, bool, String)> {
+fn descendants(ancestor: u32) -> Vec<(u32, bool, String)> {
     let said = Command::new("ps").args(["-A", "-o", "pid=,ppid=,stat=,comm="]).output().unwrap();
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     let all: Vec<_> = said
@@ -48,21 +48,21 @@ fn below(ancestor: u32) -> Vec<(u32, bool, String)> {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn the_first_process_takes_note_of_every_end_and_ends_in_order() {
-    let allowed = unshared("true").stderr(Io::null()).status().is_ok_and(|status| status.success());
+async fn pid_1_reaps_children_and_shuts_down_cleanly() {
+    let allowed = unshare_command("true").stderr(Io::null()).status().is_ok_and(|status| status.success());
     if !allowed {
         println!("SKIPPED: this system lets nobody make process namespaces with unshare");
         return;
     }
-    let rig = Stdio::new(Script::default().tools(&["echo"]));
+    let rig = FakeStdioServer::new(Script::default().tools(&["echo"]));
     let (program, script) = rig.command();
-    let (declared, home) = (Declared::new(), TempDir::with_prefix("home").unwrap());
+    let (declared, home) = (TestDirectory::new(), TempDir::with_prefix("home").unwrap());
     // Ten processes that lose their parent at once, and end soon after.
     let start = r#"(for one in 1 2 3 4 5 6 7 8 9 10; do setsid sleep 0.3 & done); exec \"$0\" \"$1\""#;
     let args = format!(r#"["-c", "{start}", "{}", "{}"]"#, program.display(), script.display());
-    declared.server("s", &format!("stdio: {{ command: sh, args: {args} }}"));
+    declared.write_server("s", &format!("stdio: {{ command: sh, args: {args} }}"));
     let (listen, admin) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
-    let evenkeel = unshared(env!("CARGO_BIN_EXE_evenkeel"))
+    let evenkeel = unshare_command(env!("CARGO_BIN_EXE_evenkeel"))
         .arg("run")
         .arg(declared.path())
         .args(["--listen", &listen, "--admin", &admin])
@@ -81,7 +81,7 @@ async fn the_first_process_takes_note_of_every_end_and_ends_in_order() {
     .await;
     // The first process, evenkeel, its guard and the server.
     let family = eventually("nothing is left of those that ended", async || {
-        let left = below(evenkeel.0.id());
+        let left = descendants(evenkeel.0.id());
         (left.len() == 4 && left.iter().all(|(_, dead, _)| !dead)).then_some(left)
     })
     .await;
@@ -90,5 +90,5 @@ async fn the_first_process_takes_note_of_every_end_and_ends_in_order() {
     kill_process(first, Signal::TERM).unwrap();
     let status = eventually("it ends after SIGTERM", async || evenkeel.0.try_wait().unwrap()).await;
     assert!(status.success(), "{status}");
-    eventually("its server is gone", async || rig.alive().is_empty().then_some(())).await;
+    eventually("its server is gone", async || rig.live_processes().is_empty().then_some(())).await;
 }

@@ -3,51 +3,51 @@
 
 use std::time::{Duration, Instant};
 
-use crate::peers::{Peers, TOOLS};
-use crate::rig::{Era as RigEra, Http, Rule, Script, Stdio, Then};
-use crate::stage::Stage;
+use crate::control_servers::{ControlServers, TOOLS};
+use crate::fixture::EvenkeelFixture;
+use crate::rig::{Action, FakeHttpServer, FakeStdioServer, Rule, Script, ServerEra};
 use crate::support::{Agent, Era, eventually};
 
 #[derive(Clone, Copy, PartialEq)]
-enum Over {
+enum FaultTransport {
     Stdio,
     Http,
 }
 
-use Over::{Http as H, Stdio as S};
+use FaultTransport::{Http as H, Stdio as S};
 
 /// What goes wrong, over which transports, and what `Ready=False` then says.
 struct Fault {
     name: &'static str,
-    over: &'static [Over],
-    cause: fn(Script) -> Script,
+    transports: &'static [FaultTransport],
+    inject: fn(Script) -> Script,
     reason: &'static str,
-    says: &'static str,
+    message_part: &'static str,
 }
 
 /// The first request of the script's era goes wrong.
-fn opening(script: Script, then: Then) -> Script {
-    let method = if script.era == RigEra::Modern { "server/discover" } else { "initialize" };
+fn on_first_request(script: Script, then: Action) -> Script {
+    let method = if script.era == ServerEra::Modern { "server/discover" } else { "initialize" };
     script.on(method, Rule::always(then))
 }
 
-fn at_start(mut script: Script, code: i32) -> Script {
+fn exit_at_start(mut script: Script, code: i32) -> Script {
     script.stdio.exit_at_start = Some(code);
     script.stdio.stderr = vec!["the token is missing".into()];
     script
 }
 
-fn droning(mut script: Script) -> Script {
+fn endless_line(mut script: Script) -> Script {
     script.stdio.endless_line = true;
     script
 }
 
-fn asking(mut script: Script) -> Script {
+fn login_prompt(mut script: Script) -> Script {
     script.stdio.stderr = vec!["please log in at http://127.0.0.1:1/".into()];
-    opening(script, Then::Hang)
+    on_first_request(script, Action::Hang)
 }
 
-fn locked(mut script: Script) -> Script {
+fn authorization_required(mut script: Script) -> Script {
     script.http.authorization = Some("Bearer right".into());
     script
 }
@@ -55,139 +55,159 @@ fn locked(mut script: Script) -> Script {
 const FAULTS: &[Fault] = &[
     Fault {
         name: "silent",
-        over: &[S, H],
-        cause: |s| opening(s, Then::Hang),
+        transports: &[S, H],
+        inject: |s| on_first_request(s, Action::Hang),
         reason: "Timeout",
-        says: "within 2 s",
+        message_part: "within 2 s",
     },
     Fault {
         name: "refusing",
-        over: &[S, H],
-        cause: |s| opening(s, Then::error(-32600, "not today")),
+        transports: &[S, H],
+        inject: |s| on_first_request(s, Action::error(-32600, "not today")),
         reason: "HandshakeFailed",
-        says: "not today",
+        message_part: "not today",
     },
     Fault {
         name: "strange",
-        over: &[S, H],
-        cause: |s| opening(s, Then::result("[1]")),
+        transports: &[S, H],
+        inject: |s| on_first_request(s, Action::result("[1]")),
         reason: "HandshakeFailed",
-        says: "",
+        message_part: "",
     },
     Fault {
         name: "list-fails",
-        over: &[S, H],
-        cause: |s| s.on("tools/list", Rule::always(Then::error(-32603, "the database is gone"))),
+        transports: &[S, H],
+        inject: |s| s.on("tools/list", Rule::always(Action::error(-32603, "the database is gone"))),
         reason: "ListFailed",
-        says: "the database is gone",
+        message_part: "the database is gone",
     },
     Fault {
         name: "list-hangs",
-        over: &[S, H],
-        cause: |s| s.on("tools/list", Rule::always(Then::Hang)),
+        transports: &[S, H],
+        inject: |s| s.on("tools/list", Rule::always(Action::Hang)),
         reason: "Timeout",
-        says: "within 2 s",
+        message_part: "within 2 s",
     },
     Fault {
         name: "list-strange",
-        over: &[S, H],
-        cause: |s| s.on("tools/list", Rule::always(Then::result("{}"))),
+        transports: &[S, H],
+        inject: |s| s.on("tools/list", Rule::always(Action::result("{}"))),
         reason: "ListFailed",
-        says: "",
+        message_part: "",
     },
     Fault {
         name: "ends-at-start",
-        over: &[S],
-        cause: |s| at_start(s, 7),
+        transports: &[S],
+        inject: |s| exit_at_start(s, 7),
         reason: "Exited",
-        says: "the token is missing",
+        message_part: "the token is missing",
     },
     Fault {
         name: "ends-in-opening",
-        over: &[S],
-        cause: |s| opening(s, Then::Exit(4)),
+        transports: &[S],
+        inject: |s| on_first_request(s, Action::Exit(4)),
         reason: "Exited",
-        says: "4",
+        message_part: "4",
     },
-    Fault { name: "asks", over: &[S], cause: asking, reason: "Timeout", says: "please log in" },
-    Fault { name: "drones", over: &[S], cause: droning, reason: "Timeout", says: "within 2 s" },
+    Fault {
+        name: "asks",
+        transports: &[S],
+        inject: login_prompt,
+        reason: "Timeout",
+        message_part: "please log in",
+    },
+    Fault {
+        name: "drones",
+        transports: &[S],
+        inject: endless_line,
+        reason: "Timeout",
+        message_part: "within 2 s",
+    },
     Fault {
         name: "error-500",
-        over: &[H],
-        cause: |s| opening(s, Then::status(500)),
+        transports: &[H],
+        inject: |s| on_first_request(s, Action::status(500)),
         reason: "ConnectFailed",
-        says: "500",
+        message_part: "500",
     },
     Fault {
         name: "not-found",
-        over: &[H],
-        cause: |s| s.on("POST", Rule::always(Then::status(404))),
+        transports: &[H],
+        inject: |s| s.on("POST", Rule::always(Action::status(404))),
         reason: "ConnectFailed",
-        says: "404",
+        message_part: "404",
     },
     Fault {
         name: "too-many",
-        over: &[H],
-        cause: |s| opening(s, Then::status_with(429, "Retry-After", "7200")),
+        transports: &[H],
+        inject: |s| on_first_request(s, Action::status_with(429, "Retry-After", "7200")),
         reason: "ConnectFailed",
-        says: "429",
+        message_part: "429",
     },
     Fault {
         name: "html",
-        over: &[H],
-        cause: |s| opening(s, Then::Junk("<html>".into())),
+        transports: &[H],
+        inject: |s| on_first_request(s, Action::Junk("<html>".into())),
         reason: "ConnectFailed",
-        says: "JSON",
+        message_part: "JSON",
     },
     Fault {
         name: "dropped",
-        over: &[H],
-        cause: |s| opening(s, Then::Drop),
+        transports: &[H],
+        inject: |s| on_first_request(s, Action::Drop),
         reason: "ConnectFailed",
-        says: "broke",
+        message_part: "broke",
     },
     Fault {
         name: "cut",
-        over: &[H],
-        cause: |s| opening(s, Then::Cut),
+        transports: &[H],
+        inject: |s| on_first_request(s, Action::Cut),
         reason: "ConnectFailed",
-        says: "broke",
+        message_part: "broke",
     },
     Fault {
         name: "elsewhere",
-        over: &[H],
-        cause: |s| opening(s, Then::status_with(307, "Location", "http://example.com/mcp")),
+        transports: &[H],
+        inject: |s| on_first_request(s, Action::status_with(307, "Location", "http://example.com/mcp")),
         reason: "ConnectFailed",
-        says: "example.com",
+        message_part: "example.com",
     },
-    Fault { name: "locked", over: &[H], cause: locked, reason: "AuthRequired", says: "401" },
+    Fault {
+        name: "locked",
+        transports: &[H],
+        inject: authorization_required,
+        reason: "AuthRequired",
+        message_part: "401",
+    },
 ];
 
 /// The rig behind a faulty server, kept while the test runs.
-enum Rig {
-    Stdio(Box<Stdio>),
-    Http(Http),
+enum FaultyServer {
+    Stdio(Box<FakeStdioServer>),
+    Http(FakeHttpServer),
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_is_told_on_its_own_resource_while_peers_answer() {
-    let stage = Stage::start(&[]).await;
-    let peers = Peers::attach(&stage).await;
+async fn faults_are_reported_and_do_not_slow_healthy_servers() {
+    let stage = EvenkeelFixture::start(&[]).await;
+    let peers = ControlServers::attach(&stage).await;
     let agent = stage.agent(Era::Legacy).await;
     let alone = latencies(&agent, Instant::now() + Duration::from_secs(1)).await;
 
     let mut bad = Vec::new();
     for fault in FAULTS {
-        for (over, era) in
-            fault.over.iter().flat_map(|over| [RigEra::Legacy, RigEra::Modern].map(|era| (*over, era)))
+        for (over, era) in fault
+            .transports
+            .iter()
+            .flat_map(|over| [ServerEra::Legacy, ServerEra::Modern].map(|era| (*over, era)))
         {
             let word = if over == S { "stdio" } else { "http" };
             let name = format!("{}-{word}-{era:?}", fault.name).to_lowercase();
-            let script = (fault.cause)(Script::new(&name, era));
+            let script = (fault.inject)(Script::new(&name, era));
             let rig = if over == S {
-                Rig::Stdio(Box::new(Stdio::new(script)))
+                FaultyServer::Stdio(Box::new(FakeStdioServer::new(script)))
             } else {
-                Rig::Http(Http::start(script).await)
+                FaultyServer::Http(FakeHttpServer::start(script).await)
             };
             bad.push((name, fault, rig));
         }
@@ -195,15 +215,15 @@ async fn each_is_told_on_its_own_resource_while_peers_answer() {
     // All at once, and each again every second.
     for (name, _, rig) in &bad {
         let spec = match rig {
-            Rig::Stdio(rig) => rig.spec(""),
-            Rig::Http(rig) => rig.spec(),
+            FaultyServer::Stdio(rig) => rig.spec(""),
+            FaultyServer::Http(rig) => rig.spec(),
         };
         let limits = "timeouts: { start: 2s, connect: 2s }\nretry: { initial: 1s, max: 1s }";
-        stage.declared.server(name, &format!("{spec}\n{limits}"));
+        stage.declared.write_server(name, &format!("{spec}\n{limits}"));
     }
     let url = stage.evenkeel.url();
     let calls = tokio::spawn(async move {
-        let agent = Agent::open(Era::Legacy, &url).await;
+        let agent = Agent::connect(Era::Legacy, &url).await;
         latencies(&agent, Instant::now() + Duration::from_secs(8)).await
     });
     let mut table = Vec::new();
@@ -214,7 +234,8 @@ async fn each_is_told_on_its_own_resource_while_peers_answer() {
             let expected =
                 ready.reason == fault.reason || (fault.reason, &*ready.reason) == ("Exited", "CrashLoop");
             // A process that the machine holds up says nothing in the 2 s that it has, and something the next time.
-            (ready.status == "False" && expected && ready.message.contains(fault.says)).then_some(ready)
+            (ready.status == "False" && expected && ready.message.contains(fault.message_part))
+                .then_some(ready)
         })
         .await;
         table.push(format!("{name:28} {:16} {}", ready.reason, ready.message));
@@ -223,8 +244,8 @@ async fn each_is_told_on_its_own_resource_while_peers_answer() {
     println!(
         "{}\ncalls of peers before:    {}\ncalls of peers meanwhile: {}",
         table.join("\n"),
-        told(&alone),
-        told(&meanwhile)
+        latency_summary(&alone),
+        latency_summary(&meanwhile)
     );
     // Generous: what fails takes its share of the machine, and nothing else.
     let [before, now] = [&alone, &meanwhile].map(|calls| calls[calls.len() / 2]);
@@ -234,12 +255,12 @@ async fn each_is_told_on_its_own_resource_while_peers_answer() {
     );
     // Those that hang do so for 2 s at a time; a machine that stands still holds up a call or two.
     let most = meanwhile[(meanwhile.len() - 1) * 9 / 10];
-    assert!(most < Duration::from_secs(2), "calls hang with those that do: {}", told(&meanwhile));
+    assert!(most < Duration::from_secs(2), "calls hang with those that do: {}", latency_summary(&meanwhile));
     for (name, ..) in &bad {
         assert!(stage.server(name).await["status"]["attachedGeneration"].is_null(), "{name}");
     }
-    assert_eq!(stage.agent(Era::Modern).await.tools().await, TOOLS);
-    peers.are_untouched(&stage).await;
+    assert_eq!(stage.agent(Era::Modern).await.tool_names().await, TOOLS);
+    peers.assert_untouched(&stage).await;
 }
 
 /// How long each of a series of calls took; all of them must succeed.
@@ -248,7 +269,7 @@ async fn latencies(agent: &Agent, until: Instant) -> Vec<Duration> {
     while Instant::now() < until {
         for tool in TOOLS {
             let begun = Instant::now();
-            agent.text(tool, "{}").await;
+            agent.call_text(tool, "{}").await;
             latencies.push(begun.elapsed());
         }
     }
@@ -256,7 +277,7 @@ async fn latencies(agent: &Agent, until: Instant) -> Vec<Duration> {
     latencies
 }
 
-fn told(latencies: &[Duration]) -> String {
+fn latency_summary(latencies: &[Duration]) -> String {
     let at = |share: usize| latencies[(latencies.len() - 1) * share / 100];
     format!("{} calls, p50 {:?}, p99 {:?}, slowest {:?}", latencies.len(), at(50), at(99), at(100))
 }

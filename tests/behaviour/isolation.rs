@@ -2,26 +2,29 @@
 
 use std::time::{Duration, Instant};
 
-use crate::peers::Peers;
-use crate::rig::{Command, Era as RigEra, Http, Rule, Script, Stdio, Then};
-use crate::stage::{Stage, told};
+use crate::control_servers::ControlServers;
+use crate::fixture::{EvenkeelFixture, error_text};
+use crate::rig::{Action, ControlCommand, FakeHttpServer, FakeStdioServer, Rule, Script, ServerEra};
 use crate::support::http::send;
 use crate::support::{Era, eventually, within};
 
 /// Fast retries, so that tests need not wait.
-const SOON: &str = "retry: { initial: 100ms, max: 200ms }";
+const FAST_RETRY: &str = "retry: { initial: 100ms, max: 200ms }";
 
-fn silent() -> Script {
-    Script::new("silent", RigEra::Legacy)
-        .on("server/discover", Rule::always(Then::Hang))
-        .on("initialize", Rule::always(Then::Hang))
+fn silent_script() -> Script {
+    Script::new("silent", ServerEra::Legacy)
+        .on("server/discover", Rule::always(Action::Hang))
+        .on("initialize", Rule::always(Action::Hang))
 }
 
 #[tokio::test]
-async fn nineteen_are_usable_while_the_twentieth_hangs() {
-    let (patient, hasty, over_http) =
-        (Stdio::new(silent()), Stdio::new(silent()), Http::start(silent()).await);
-    let stage = Stage::start(&[
+async fn hanging_servers_do_not_block_nineteen_healthy_ones() {
+    let (patient, hasty, over_http) = (
+        FakeStdioServer::new(silent_script()),
+        FakeStdioServer::new(silent_script()),
+        FakeHttpServer::start(silent_script()).await,
+    );
+    let stage = EvenkeelFixture::start(&[
         ("hung", &format!("{}\ntimeouts: {{ connect: 10m }}", patient.spec(""))),
         ("hung-http", &format!("{}\ntimeouts: {{ connect: 10m }}", over_http.spec())),
         (
@@ -32,17 +35,18 @@ async fn nineteen_are_usable_while_the_twentieth_hangs() {
     .await;
     let mut good = Vec::new();
     for number in 0..19 {
-        let era = if number % 2 == 0 { RigEra::Legacy } else { RigEra::Modern };
-        good.push(Http::start(Script::new("good", era).tools(&["echo"])).await);
+        let era = if number % 2 == 0 { ServerEra::Legacy } else { ServerEra::Modern };
+        good.push(FakeHttpServer::start(Script::new("good", era).tools(&["echo"])).await);
     }
     for (number, rig) in good.iter().enumerate() {
-        stage.declared.server(&format!("good{number}"), &rig.spec());
+        stage.declared.write_server(&format!("good{number}"), &rig.spec());
     }
     for era in Era::ALL {
         let agent = stage.agent(era).await;
-        eventually("all nineteen are listed", async || (agent.tools().await.len() == 19).then_some(())).await;
+        eventually("all nineteen are listed", async || (agent.tool_names().await.len() == 19).then_some(()))
+            .await;
         for number in 0..19 {
-            agent.text(&format!("good{number}_echo"), "{}").await;
+            agent.call_text(&format!("good{number}_echo"), "{}").await;
         }
     }
     for name in ["hung", "hung-http"] {
@@ -56,22 +60,22 @@ async fn nineteen_are_usable_while_the_twentieth_hangs() {
     );
     assert!(ready.message.contains("retrying at") && ready.message.contains("attempt 2"), "{ready:?}");
     for process in hasty.processes() {
-        within("the child that did not answer is ended", process.gone()).await;
+        within("the child that did not answer is ended", process.wait_for_exit()).await;
     }
     eventually("its process is counted", async || (patient.processes().len() == 1).then_some(())).await;
-    assert!(patient.alive().len() == 1, "an attempt that is not over yet goes on");
+    assert!(patient.live_processes().len() == 1, "an attempt that is not over yet goes on");
 }
 
 #[tokio::test]
-async fn a_crash_at_the_start_says_its_code_and_last_words_and_becomes_a_crash_loop() {
-    let stage = Stage::start(&[]).await;
-    let peers = Peers::attach(&stage).await;
+async fn crash_at_start_reports_exit_code_and_stderr_then_crash_loop() {
+    let stage = EvenkeelFixture::start(&[]).await;
+    let peers = ControlServers::attach(&stage).await;
     let mut script = Script::default();
     script.stdio.exit_at_start = Some(7);
     script.stdio.stderr = vec!["reading the configuration".into(), "no such luck: token is missing".into()];
-    let rig = Stdio::new(script);
-    stage.declared.server("crash", &format!("{}\nretry: {{ initial: 1s, max: 1s }}", rig.spec("")));
-    let told = stage.evenkeel.told("crash", "Exited").await;
+    let rig = FakeStdioServer::new(script);
+    stage.declared.write_server("crash", &format!("{}\nretry: {{ initial: 1s, max: 1s }}", rig.spec("")));
+    let told = stage.evenkeel.wait_for_event("crash", "Exited").await;
     assert!(told.contains('7') && told.contains("no such luck: token is missing"), "{told}");
     let ready = stage.evenkeel.wait_for("crash", "Ready", "False", "CrashLoop").await;
     assert!(
@@ -80,43 +84,50 @@ async fn a_crash_at_the_start_says_its_code_and_last_words_and_becomes_a_crash_l
     );
     assert!(stage.evenkeel.condition("crash", "Stalled").await.is_none(), "it may come back by itself");
 
-    rig.edit(|script| script.stdio.exit_at_start = None);
-    stage.evenkeel.attached("crash").await;
-    peers.are_untouched(&stage).await;
+    rig.edit_script(|script| script.stdio.exit_at_start = None);
+    stage.evenkeel.wait_until_attached("crash").await;
+    peers.assert_untouched(&stage).await;
 }
 
 #[tokio::test]
-async fn a_missing_command_is_named_and_found_once_it_is_installed() {
-    let rig = Stdio::new(Script::new("late", RigEra::Dual));
+async fn missing_command_is_reported_and_found_once_installed() {
+    let rig = FakeStdioServer::new(Script::new("late", ServerEra::Dual));
     let (program, script) = rig.command();
-    let stage = Stage::start(&[]).await;
+    let stage = EvenkeelFixture::start(&[]).await;
     let path = stage.declared.path().join(".bin");
     std::fs::create_dir(&path).unwrap();
     let path = path.join("late-server");
-    let spec =
-        format!("stdio: {{ command: \"{}\", args: [\"{}\"] }}\n{SOON}", path.display(), script.display());
-    stage.declared.server("late", &spec);
+    let spec = format!(
+        "stdio: {{ command: \"{}\", args: [\"{}\"] }}\n{FAST_RETRY}",
+        path.display(),
+        script.display()
+    );
+    stage.declared.write_server("late", &spec);
     let ready = stage.evenkeel.wait_for("late", "Ready", "False", "CommandNotFound").await;
     assert!(ready.message.contains("late-server"), "{ready:?}");
     stage.evenkeel.wait_for("late", "Stalled", "True", "CommandNotFound").await;
     std::os::unix::fs::symlink(program, path).unwrap();
-    stage.evenkeel.attached("late").await;
+    stage.evenkeel.wait_until_attached("late").await;
     assert!(stage.evenkeel.condition("late", "Stalled").await.is_none());
 }
 
 #[tokio::test]
-async fn rejected_credentials_wait_for_a_person() {
+async fn rejected_credentials_are_not_retried() {
     let start = async |wanted: &str| {
-        let mut script = Script::new("locked", RigEra::Legacy);
+        let mut script = Script::new("locked", ServerEra::Legacy);
         script.http.authorization = Some(wanted.into());
-        Http::start(script).await
+        FakeHttpServer::start(script).await
     };
     let (open, closed) = (start("Bearer right").await, start("Bearer right").await);
     let header = |value| format!("headers: [{{ name: Authorization, value: Bearer {value} }}]");
-    let with = |rig: &Http, value| format!("http: {{ url: \"{}\", {} }}\n{SOON}", rig.url(), header(value));
-    let stage =
-        Stage::start(&[("open", &format!("{}\n{SOON}", open.spec())), ("closed", &with(&closed, "hunter2"))])
-            .await;
+    let with = |rig: &FakeHttpServer, value| {
+        format!("http: {{ url: \"{}\", {} }}\n{FAST_RETRY}", rig.url(), header(value))
+    };
+    let stage = EvenkeelFixture::start(&[
+        ("open", &format!("{}\n{FAST_RETRY}", open.spec())),
+        ("closed", &with(&closed, "hunter2")),
+    ])
+    .await;
     let ready = stage.evenkeel.wait_for("open", "Ready", "False", "AuthRequired").await;
     assert!(ready.message.contains("401"), "{ready:?}");
     let ready = stage.evenkeel.wait_for("closed", "Ready", "False", "CredentialsRejected").await;
@@ -126,75 +137,79 @@ async fn rejected_credentials_wait_for_a_person() {
 
     // Another server with the same rhythm fails a few times: these would have been tried again by then.
     let tried = (open.counters().connections, closed.counters().connections);
-    let flaky = Http::start(Script::default().on("POST", Rule::times(5, Then::status(503)))).await;
-    stage.attach("flaky", &format!("{}\n{SOON}", flaky.spec())).await;
+    let flaky =
+        FakeHttpServer::start(Script::default().on("POST", Rule::times(5, Action::status(503)))).await;
+    stage.attach("flaky", &format!("{}\n{FAST_RETRY}", flaky.spec())).await;
     assert_eq!((open.counters().connections, closed.counters().connections), tried);
     for name in ["open", "closed"] {
         let server = stage.server(name).await;
         assert!(server["status"]["nextRetryTime"].is_null(), "{server}");
         assert!(!server["status"].to_string().contains("hunter2"), "{server}");
     }
-    assert!(!stage.evenkeel.said().contains("hunter2"));
+    assert!(!stage.evenkeel.stderr().contains("hunter2"));
 
-    stage.declared.server("closed", &with(&closed, "right"));
-    stage.evenkeel.attached("closed").await;
+    stage.declared.write_server("closed", &with(&closed, "right"));
+    stage.evenkeel.wait_until_attached("closed").await;
     assert!(stage.evenkeel.condition("closed", "Stalled").await.is_none());
 }
 
 #[tokio::test]
-async fn credentials_that_are_revoked_under_a_live_connection_show_at_the_next_call() {
-    let rig = Http::start(Script::default().tools(&["echo"])).await;
-    let stage = Stage::start(&[("s", &format!("{}\nhealth: {{ interval: 1h }}", rig.spec()))]).await;
-    stage.evenkeel.attached("s").await;
+async fn revoked_credentials_are_reported_on_the_next_call() {
+    let rig = FakeHttpServer::start(Script::default().tools(&["echo"])).await;
+    let stage =
+        EvenkeelFixture::start(&[("s", &format!("{}\nhealth: {{ interval: 1h }}", rig.spec()))]).await;
+    stage.evenkeel.wait_until_attached("s").await;
     let agent = stage.agent(Era::Legacy).await;
-    agent.text("s_echo", "{}").await;
-    rig.edit(|script| *script = script.clone().on("tools/call", Rule::times(1, Then::status(403))));
-    told(&agent.call("s_echo", "{}").await.unwrap());
-    agent.text("s_echo", "{}").await;
+    agent.call_text("s_echo", "{}").await;
+    rig.edit_script(|script| *script = script.clone().on("tools/call", Rule::times(1, Action::status(403))));
+    error_text(&agent.call("s_echo", "{}").await.unwrap());
+    agent.call_text("s_echo", "{}").await;
     assert_eq!(stage.server("s").await["status"]["restarts"], 0, "one call that is forbidden is just that");
 
-    rig.edit(|script| *script = script.clone().on("POST", Rule::always(Then::status(401))));
-    told(&agent.call("s_echo", "{}").await.unwrap());
+    rig.edit_script(|script| *script = script.clone().on("POST", Rule::always(Action::status(401))));
+    error_text(&agent.call("s_echo", "{}").await.unwrap());
     stage.evenkeel.wait_for("s", "Stalled", "True", "AuthRequired").await;
 }
 
 #[tokio::test]
-async fn a_server_that_asks_for_time_gets_it() {
+async fn retry_after_delays_the_next_attempt() {
     let begun = Instant::now();
-    let busy = Then::status_with(429, "Retry-After", "3");
-    let rig = Http::start(Script::default().on("POST", Rule::times(1, busy))).await;
-    let stage = Stage::start(&[("busy", &format!("{}\n{SOON}", rig.spec()))]).await;
-    let told = stage.evenkeel.told("busy", "ConnectFailed").await;
+    let busy = Action::status_with(429, "Retry-After", "3");
+    let rig = FakeHttpServer::start(Script::default().on("POST", Rule::times(1, busy))).await;
+    let stage = EvenkeelFixture::start(&[("busy", &format!("{}\n{FAST_RETRY}", rig.spec()))]).await;
+    let told = stage.evenkeel.wait_for_event("busy", "ConnectFailed").await;
     assert!(told.contains("429"), "{told}");
-    stage.evenkeel.attached("busy").await;
+    stage.evenkeel.wait_until_attached("busy").await;
     assert!(begun.elapsed() >= Duration::from_secs(3), "{:?}", begun.elapsed());
 }
 
 /// A server that asks for time at its first call, and one that does so at its start.
-async fn two_that_ask_for_time(seconds: &str) -> (Http, Http) {
-    let busy = || Rule::times(1, Then::status_with(429, "Retry-After", seconds));
-    let call = Script::new("call", RigEra::Legacy).tools(&["echo"]).on("tools/call", busy());
-    let start = Script::new("start", RigEra::Legacy).on("server/discover", busy());
-    (Http::start(call).await, Http::start(start).await)
+async fn servers_with_retry_after(seconds: &str) -> (FakeHttpServer, FakeHttpServer) {
+    let busy = || Rule::times(1, Action::status_with(429, "Retry-After", seconds));
+    let call = Script::new("call", ServerEra::Legacy).tools(&["echo"]).on("tools/call", busy());
+    let start = Script::new("start", ServerEra::Legacy).on("server/discover", busy());
+    (FakeHttpServer::start(call).await, FakeHttpServer::start(start).await)
 }
 
 #[tokio::test]
-async fn a_server_that_asks_for_time_is_asked_nothing_by_anyone_until_then() {
-    let (call, start) = two_that_ask_for_time("3600").await;
-    let seen = |rig: &Http| rig.counters().methods.values().sum::<u64>();
-    let stage = Stage::start(&[]).await;
+async fn no_request_is_sent_before_retry_after_expires() {
+    let (call, start) = servers_with_retry_after("3600").await;
+    let seen = |rig: &FakeHttpServer| rig.counters().methods.values().sum::<u64>();
+    let stage = EvenkeelFixture::start(&[]).await;
     stage.attach("call", &format!("{}\nhealth: {{ interval: 0s }}", call.spec())).await;
     eventually("its stream is open", async || (call.counters().streams == 1).then_some(())).await;
     let agent = stage.agent(Era::Legacy).await;
-    stage.declared.server("start", &format!("{}\n{SOON}", start.spec()));
+    stage.declared.write_server("start", &format!("{}\n{FAST_RETRY}", start.spec()));
     stage.evenkeel.wait_for("start", "Ready", "False", "ConnectFailed").await;
-    told(&agent.call("call_echo", "{}").await.unwrap());
+    error_text(&agent.call("call_echo", "{}").await.unwrap());
     let before = (seen(&call), seen(&start));
 
     // Neither the next call nor a changed list nor another prefix is a reason to ask again.
-    call.tell(Command::Notify("notifications/tools/list_changed".into()));
-    stage.declared.server("start", &format!("{}\n{SOON}\nexpose: {{ prefix: other }}", start.spec()));
-    let text = told(&agent.call("call_echo", "{}").await.unwrap());
+    call.send_command(ControlCommand::Notify("notifications/tools/list_changed".into()));
+    stage
+        .declared
+        .write_server("start", &format!("{}\n{FAST_RETRY}\nexpose: {{ prefix: other }}", start.spec()));
+    let text = error_text(&agent.call("call_echo", "{}").await.unwrap());
     for part in ["not available", "no request before", "Nothing was sent", "may work again"] {
         assert!(text.contains(part), "{part}: {text}");
     }
@@ -207,29 +222,31 @@ async fn a_server_that_asks_for_time_is_asked_nothing_by_anyone_until_then() {
 }
 
 #[tokio::test]
-async fn a_server_that_asked_for_time_is_asked_again_when_that_is_over() {
-    let (call, start) = two_that_ask_for_time("3").await;
-    let stage = Stage::start(&[]).await;
+async fn requests_resume_when_retry_after_expires() {
+    let (call, start) = servers_with_retry_after("3").await;
+    let stage = EvenkeelFixture::start(&[]).await;
     stage.attach("call", &format!("{}\nhealth: {{ interval: 0s }}", call.spec())).await;
     eventually("its stream is open", async || (call.counters().streams == 1).then_some(())).await;
     let agent = stage.agent(Era::Legacy).await;
     let begun = Instant::now();
-    stage.declared.server("start", &format!("{}\n{SOON}", start.spec()));
-    told(&agent.call("call_echo", "{}").await.unwrap());
-    call.tell(Command::Notify("notifications/tools/list_changed".into()));
-    stage.evenkeel.told("start", "ConnectFailed").await;
-    stage.declared.server("start", &format!("{}\n{SOON}\nexpose: {{ prefix: other }}", start.spec()));
-    stage.generation_attached("start", 2).await;
+    stage.declared.write_server("start", &format!("{}\n{FAST_RETRY}", start.spec()));
+    error_text(&agent.call("call_echo", "{}").await.unwrap());
+    call.send_command(ControlCommand::Notify("notifications/tools/list_changed".into()));
+    stage.evenkeel.wait_for_event("start", "ConnectFailed").await;
+    stage
+        .declared
+        .write_server("start", &format!("{}\n{FAST_RETRY}\nexpose: {{ prefix: other }}", start.spec()));
+    stage.wait_for_generation("start", 2).await;
     assert!(begun.elapsed() >= Duration::from_secs(3), "{:?}", begun.elapsed());
-    eventually("the changed list is read", async || (call.counters().lists() >= 2).then_some(())).await;
+    eventually("the changed list is read", async || (call.counters().tool_lists() >= 2).then_some(())).await;
     assert!(begun.elapsed() >= Duration::from_secs(3), "{:?}", begun.elapsed());
-    agent.text("call_echo", "{}").await;
-    agent.text("other_echo", "{}").await;
+    agent.call_text("call_echo", "{}").await;
+    agent.call_text("other_echo", "{}").await;
 }
 
 #[tokio::test]
-async fn noise_on_stdout_and_stderr_is_in_nobodys_way() {
-    let mut junk = Script::new("junk", RigEra::Legacy).tools(&["echo"]);
+async fn noise_on_stdout_and_stderr_does_not_disturb_calls() {
+    let mut junk = Script::new("junk", ServerEra::Legacy).tools(&["echo"]);
     junk.stdio.stdout = vec![
         "Welcome! Listening on stdio.".into(),
         r#"{"jsonrpc":"2.0","id":999,"result":{}}"#.into(),
@@ -237,12 +254,13 @@ async fn noise_on_stdout_and_stderr_is_in_nobodys_way() {
         "[]".into(),
         "x".repeat(100_000),
     ];
-    let mut flood = Script::new("flood", RigEra::Modern).tools(&["echo"]);
+    let mut flood = Script::new("flood", ServerEra::Modern).tools(&["echo"]);
     flood.stdio.stderr_flood = 20_000_000;
-    let mut endless = Script::new("endless", RigEra::Modern);
+    let mut endless = Script::new("endless", ServerEra::Modern);
     endless.stdio.endless_line = true;
-    let (junk, flood, endless) = (Stdio::new(junk), Stdio::new(flood), Stdio::new(endless));
-    let stage = Stage::start(&[
+    let (junk, flood, endless) =
+        (FakeStdioServer::new(junk), FakeStdioServer::new(flood), FakeStdioServer::new(endless));
+    let stage = EvenkeelFixture::start(&[
         ("junk", &junk.spec("")),
         ("flood", &format!("{}\nretry: {{ initial: 1h, max: 1h }}", flood.spec(""))),
         (
@@ -251,25 +269,25 @@ async fn noise_on_stdout_and_stderr_is_in_nobodys_way() {
         ),
     ])
     .await;
-    stage.evenkeel.attached("junk").await;
-    stage.evenkeel.attached("flood").await;
+    stage.evenkeel.wait_until_attached("junk").await;
+    stage.evenkeel.wait_until_attached("flood").await;
     for era in Era::ALL {
         let agent = stage.agent(era).await;
-        agent.text("junk_echo", "{}").await;
-        agent.text("flood_echo", "{}").await;
+        agent.call_text("junk_echo", "{}").await;
+        agent.call_text("flood_echo", "{}").await;
     }
-    let process = junk.alive().pop().unwrap();
-    process.tell(Command::Stdout("more of it in the middle".into())).await;
-    stage.agent(Era::Modern).await.text("junk_echo", "{}").await;
+    let process = junk.live_processes().pop().unwrap();
+    process.send_command(ControlCommand::Stdout("more of it in the middle".into())).await;
+    stage.agent(Era::Modern).await.call_text("junk_echo", "{}").await;
 
     let ready = stage.evenkeel.wait_for("endless", "Ready", "False", "Timeout").await;
     assert!(ready.message.contains("2 s"), "{ready:?}");
     for process in endless.processes() {
-        within("the droning child is ended", process.gone()).await;
+        within("the droning child is ended", process.wait_for_exit()).await;
     }
-    let process = flood.alive().pop().unwrap();
-    process.tell(Command::Stderr("these are my last words".into())).await;
-    process.tell(Command::Exit(3)).await;
+    let process = flood.live_processes().pop().unwrap();
+    process.send_command(ControlCommand::Stderr("these are my last words".into())).await;
+    process.send_command(ControlCommand::Exit(3)).await;
     let ready = stage.evenkeel.wait_for("flood", "Ready", "False", "Exited").await;
     assert!(ready.message.contains('3') && ready.message.len() <= 4096, "{ready:?}");
     // Where the system tells: what was written is not kept.
@@ -281,16 +299,16 @@ async fn noise_on_stdout_and_stderr_is_in_nobodys_way() {
 }
 
 #[tokio::test]
-async fn a_list_that_fails_publishes_nothing_and_closes_the_connection() {
-    let broken = || Rule::always(Then::error(-32603, "the database is gone"));
-    let over_stdio = Stdio::new(Script::default().on("tools/list", broken()));
-    let mut pages = Script::new("pages", RigEra::Legacy)
-        .on("tools/list", Rule::times(1, Then::Answer))
+async fn failed_tools_list_publishes_nothing_and_closes_the_connection() {
+    let broken = || Rule::always(Action::error(-32603, "the database is gone"));
+    let over_stdio = FakeStdioServer::new(Script::default().on("tools/list", broken()));
+    let mut pages = Script::new("pages", ServerEra::Legacy)
+        .on("tools/list", Rule::times(1, Action::Answer))
         .on("tools/list", broken());
     pages.page_size = 1;
-    let pages = Http::start(pages).await;
+    let pages = FakeHttpServer::start(pages).await;
     let never = "retry: { initial: 1h, max: 1h }";
-    let stage = Stage::start(&[
+    let stage = EvenkeelFixture::start(&[
         ("whole", &format!("{}\n{never}", over_stdio.spec(""))),
         ("pages", &format!("{}\n{never}", pages.spec())),
     ])
@@ -301,58 +319,61 @@ async fn a_list_that_fails_publishes_nothing_and_closes_the_connection() {
         assert!(stage.server(name).await["status"]["tools"].is_null());
     }
     for era in Era::ALL {
-        assert_eq!(stage.agent(era).await.tools().await, Vec::<String>::new());
+        assert_eq!(stage.agent(era).await.tool_names().await, Vec::<String>::new());
     }
     for process in over_stdio.processes() {
-        within("the process is ended", process.gone()).await;
+        within("the process is ended", process.wait_for_exit()).await;
     }
     eventually("the session is ended", async || (pages.counters().sessions == 0).then_some(())).await;
 
     // A changed declaration is tried at once, and then everything is there in one step.
     let [mut watcher, _] = stage.watchers(&[]).await;
-    pages.edit(|script| script.on.clear());
-    stage.declared.server("pages", &format!("{}\nretry: {{ initial: 2h, max: 2h }}", pages.spec()));
-    watcher.sees(&["pages_echo", "pages_report"]).await;
+    pages.edit_script(|script| script.on.clear());
+    stage.declared.write_server("pages", &format!("{}\nretry: {{ initial: 2h, max: 2h }}", pages.spec()));
+    watcher.wait_for_tools(&["pages_echo", "pages_report"]).await;
 }
 
 #[tokio::test]
-async fn a_server_that_stops_answering_is_lost_after_its_strikes_and_comes_back() {
+async fn unresponsive_server_is_reconnected_after_failed_health_checks() {
     let script = |era| {
-        let check = if era == RigEra::Modern { "server/discover" } else { "ping" };
+        let check = if era == ServerEra::Modern { "server/discover" } else { "ping" };
         // The handshake of a modern server asks the same question.
-        let opening = u32::from(era == RigEra::Modern);
+        let opening = u32::from(era == ServerEra::Modern);
         Script::new("deaf", era)
             .tools(&["echo"])
-            .on(check, Rule::times(opening, Then::Answer))
-            .on(check, Rule::times(2, Then::Hang))
+            .on(check, Rule::times(opening, Action::Answer))
+            .on(check, Rule::times(2, Action::Hang))
     };
-    let (process, http) = (Stdio::new(script(RigEra::Legacy)), Http::start(script(RigEra::Modern)).await);
-    let stage = Stage::start(&[]).await;
-    let peers = Peers::attach(&stage).await;
+    let (process, http) = (
+        FakeStdioServer::new(script(ServerEra::Legacy)),
+        FakeHttpServer::start(script(ServerEra::Modern)).await,
+    );
+    let stage = EvenkeelFixture::start(&[]).await;
+    let peers = ControlServers::attach(&stage).await;
     let health = "health: { interval: 5s, failures: 2 }\nretry: { initial: 5s, max: 5s }";
     stage.attach("process", &format!("{}\n{health}", process.spec(""))).await;
     stage.attach("http", &format!("{}\n{health}", http.spec())).await;
     for name in ["process", "http"] {
-        let told = stage.evenkeel.told(name, "Unhealthy").await;
+        let told = stage.evenkeel.wait_for_event(name, "Unhealthy").await;
         assert!(told.contains("2 health checks in a row failed"), "{told}");
         assert!(told.contains("no answer within 5 s"), "{told}");
-        stage.evenkeel.attached(name).await;
+        stage.evenkeel.wait_until_attached(name).await;
     }
     for process in &process.processes()[..1] {
-        within("a process that does not answer is ended", process.gone()).await;
+        within("a process that does not answer is ended", process.wait_for_exit()).await;
     }
-    peers.are_untouched(&stage).await;
+    peers.assert_untouched(&stage).await;
 }
 
 #[tokio::test]
-async fn a_server_at_work_on_a_call_is_not_taken_for_a_dead_one() {
+async fn server_busy_with_a_call_is_not_unhealthy() {
     let script = |name| {
-        let silent = Rule::always(Then::Hang);
-        Script::new(name, RigEra::Legacy).tools(&["echo", "sleep"]).on("ping", silent)
+        let silent = Rule::always(Action::Hang);
+        Script::new(name, ServerEra::Legacy).tools(&["echo", "sleep"]).on("ping", silent)
     };
-    let (busy, stuck) = (Stdio::new(script("busy")), Stdio::new(script("stuck")));
-    stuck.edit(|script| drop(script.on.insert("tools/call".into(), vec![Rule::always(Then::Hang)])));
-    let stage = Stage::start(&[]).await;
+    let (busy, stuck) = (FakeStdioServer::new(script("busy")), FakeStdioServer::new(script("stuck")));
+    stuck.edit_script(|script| drop(script.on.insert("tools/call".into(), vec![Rule::always(Action::Hang)])));
+    let stage = EvenkeelFixture::start(&[]).await;
     let health = "health: { interval: 5s, failures: 1 }";
     stage.attach("busy", &format!("{}\n{health}", busy.spec(""))).await;
     stage.attach("stuck", &format!("{}\n{health}\ntimeouts: {{ call: 1s }}", stuck.spec(""))).await;
@@ -360,24 +381,24 @@ async fn a_server_at_work_on_a_call_is_not_taken_for_a_dead_one() {
         (stage.agent(Era::Modern).await, stage.agent(Era::Legacy).await, stage.agent(Era::Legacy).await);
     // Longer than it takes to find a silent server dead; one of the two calls says nothing in the meantime.
     let (silent, telling, lost) = tokio::join!(
-        silent.text("busy_sleep", r#"{"ms":18000}"#),
-        telling.text("busy_sleep", r#"{"ms":18000,"steps":30}"#),
+        silent.call_text("busy_sleep", r#"{"ms":18000}"#),
+        telling.call_text("busy_sleep", r#"{"ms":18000,"steps":30}"#),
         lost.call("stuck_echo", "{}"),
     );
     assert_eq!((&*silent, &*telling), ("slept", "slept"));
-    assert!(told(&lost.unwrap()).contains("did not answer within 1 s"));
+    assert!(error_text(&lost.unwrap()).contains("did not answer within 1 s"));
     assert_eq!(busy.processes().len(), 1);
     // Once its call is over, a server that says nothing is a dead one.
     let ready = eventually("the other one is lost", async || {
         stage.server("stuck").await["status"]["restarts"].as_u64().filter(|restarts| *restarts > 0)
     });
     ready.await;
-    within("its process is ended", stuck.processes()[0].gone()).await;
+    within("its process is ended", stuck.processes()[0].wait_for_exit()).await;
 }
 
 #[tokio::test]
-async fn a_list_that_is_too_long_fails_with_its_numbers() {
-    let mut script = Script::new("long", RigEra::Legacy);
+async fn oversized_list_fails_and_reports_its_size() {
+    let mut script = Script::new("long", ServerEra::Legacy);
     let tool = |number| {
         let text = "x".repeat(1 << 20);
         let tool = format!(r#"{{"name":"t{number}","description":"{text}","inputSchema":{{}}}}"#);
@@ -385,25 +406,26 @@ async fn a_list_that_is_too_long_fails_with_its_numbers() {
     };
     script.tools = (0..20).map(tool).collect();
     script.page_size = 1;
-    let rig = Http::start(script).await;
+    let rig = FakeHttpServer::start(script).await;
     let stage =
-        Stage::start(&[("long", &format!("{}\nretry: {{ initial: 1h, max: 1h }}", rig.spec()))]).await;
+        EvenkeelFixture::start(&[("long", &format!("{}\nretry: {{ initial: 1h, max: 1h }}", rig.spec()))])
+            .await;
     let ready = stage.evenkeel.wait_for("long", "Ready", "False", "ListFailed").await;
     assert!(ready.message.contains("16 MiB: 16 items"), "{ready:?}");
-    assert_eq!(rig.counters().lists(), 16);
+    assert_eq!(rig.counters().tool_lists(), 16);
 }
 
 #[tokio::test]
-async fn readiness_waits_for_required_servers_once() {
-    let mut late = Http::start(Script::default()).await;
+async fn readyz_waits_once_for_required_servers() {
+    let mut late = FakeHttpServer::start(Script::default()).await;
     late.stop().await;
-    let stage = Stage::start(&[
-        ("late", &format!("{}\nrequired: true\n{SOON}", late.spec())),
+    let stage = EvenkeelFixture::start(&[
+        ("late", &format!("{}\nrequired: true\n{FAST_RETRY}", late.spec())),
         ("missing", "stdio: { command: no-such-server }\nrequired: true"),
         ("whatever", "stdio: { command: no-such-server }"),
     ])
     .await;
-    let peers = Peers::attach(&stage).await;
+    let peers = ControlServers::attach(&stage).await;
     let readyz = stage.evenkeel.admin("/readyz");
     let ask = async || {
         let answer = send(hyper::Method::GET, &readyz, &[], "").await.unwrap();
@@ -427,5 +449,5 @@ async fn readiness_waits_for_required_servers_once() {
     late.stop().await;
     stage.evenkeel.wait_for("late", "Ready", "False", "ConnectFailed").await;
     assert_eq!(ask().await.0, 200);
-    peers.are_untouched(&stage).await;
+    peers.assert_untouched(&stage).await;
 }

@@ -2,20 +2,20 @@
 
 use serde_json::Value;
 
-use crate::rig::{Era as RigEra, Http, ODD_RESULT, ODD_TOOL, Script};
-use crate::servers::Servers;
-use crate::stage::told;
+use crate::fixture::error_text;
+use crate::rig::{FakeHttpServer, ODD_RESULT, ODD_TOOL, Script, ServerEra};
+use crate::server_matrix::ServerMatrix;
 use crate::support::{Era, eventually};
 
-async fn servers() -> Servers {
-    Servers::attach(|script| script.tools(&["echo", "odd", "fail", "sleep", "log"])).await
+async fn attach_servers() -> ServerMatrix {
+    ServerMatrix::attach(|script| script.tools(&["echo", "odd", "fail", "sleep", "log"])).await
 }
 
 #[tokio::test]
-async fn what_no_model_knows_passes_byte_for_byte_in_both_directions() {
-    let servers = servers().await;
+async fn unknown_members_pass_through_byte_for_byte() {
+    let servers = attach_servers().await;
     for (agent, name, case) in servers.pairs().await {
-        let listed = agent.list().await;
+        let listed = agent.list_tools().await;
         let odd = listed.iter().find(|tool| tool.get().contains(&format!("{name}_odd"))).expect(&case);
         assert_eq!(
             odd.get(),
@@ -45,35 +45,35 @@ async fn what_no_model_knows_passes_byte_for_byte_in_both_directions() {
         let told = agent.call(&format!("{name}_fail"), &format!(r#"{{"error":{error}}}"#)).await.unwrap_err();
         assert_eq!(told, error, "{case}");
     }
-    servers.no_complaints().await;
+    servers.assert_no_complaints().await;
 }
 
 #[tokio::test]
-async fn progress_comes_with_the_agents_own_token_and_before_the_answer() {
-    let servers = servers().await;
+async fn progress_uses_the_agents_token_and_precedes_the_response() {
+    let servers = attach_servers().await;
     for (agent, name, case) in servers.pairs().await {
         for token in ["7", r#""mine""#] {
             let params = format!(
                 r#"{{"name":"{name}_sleep","arguments":{{"ms":20,"steps":2}},"_meta":{{"progressToken":{token}}}}}"#
             );
-            let mut call = agent.begin("tools/call", &params).await.unwrap();
+            let mut call = agent.start_request("tools/call", &params).await.unwrap();
             for step in 1..=2 {
-                let notice = call.next().await.unwrap().unwrap();
+                let notice = call.next_message().await.unwrap().unwrap();
                 assert!(notice.contains("notifications/progress"), "{case}: {notice}");
                 assert!(notice.contains(&format!(r#""progressToken":{token}"#)), "{case}: {notice}");
                 assert!(notice.contains(&format!(r#""progress":{step},"total":2"#)), "{case}: {notice}");
                 assert!(notice.contains(r#""x-later":[1.0e+2]"#), "{case}: {notice}");
             }
-            assert!(call.answer().await.unwrap().contains("slept"), "{case}");
-            assert_eq!(call.next().await.unwrap(), None, "{case}");
+            assert!(call.result().await.unwrap().contains("slept"), "{case}");
+            assert_eq!(call.next_message().await.unwrap(), None, "{case}");
         }
     }
-    servers.no_complaints().await;
+    servers.assert_no_complaints().await;
 }
 
 #[tokio::test]
-async fn a_cancelled_call_is_cancelled_at_the_server() {
-    let servers = servers().await;
+async fn cancellation_is_forwarded_to_the_server() {
+    let servers = attach_servers().await;
     for (agent, name, case) in servers.pairs().await {
         let before = servers.counters(name).await;
         let params = format!(r#"{{"name":"{name}_sleep","arguments":{{"ms":600000}}}}"#);
@@ -97,26 +97,28 @@ async fn a_cancelled_call_is_cancelled_at_the_server() {
         })
         .await;
         assert_eq!(servers.counters(name).await.abandoned, 0, "{case}");
-        agent.text(&format!("{name}_echo"), "{}").await;
+        agent.call_text(&format!("{name}_echo"), "{}").await;
     }
-    servers.no_complaints().await;
+    servers.assert_no_complaints().await;
 }
 
 #[tokio::test]
-async fn a_call_to_a_removed_tool_says_who_why_and_not_to_retry() {
-    let servers = servers().await;
+async fn call_to_removed_tool_reports_server_and_reason() {
+    let servers = attach_servers().await;
     let pairs = servers.pairs().await;
     for name in ["sl", "sm", "hl", "hm"] {
-        servers.stage.declared.remove(&format!("{name}.yaml"));
+        servers.fixture.declared.remove(&format!("{name}.yaml"));
     }
     // An emptied directory may be a mistake, so one stays.
-    let other = Http::start(Script::new("other", RigEra::Dual).tools(&["echo"])).await;
-    servers.stage.declared.server("other", &other.spec());
-    let agent = servers.stage.agent(Era::Legacy).await;
-    eventually("only the other is listed", async || (agent.tools().await == ["other_echo"]).then_some(()))
-        .await;
+    let other = FakeHttpServer::start(Script::new("other", ServerEra::Dual).tools(&["echo"])).await;
+    servers.fixture.declared.write_server("other", &other.spec());
+    let agent = servers.fixture.agent(Era::Legacy).await;
+    eventually("only the other is listed", async || {
+        (agent.tool_names().await == ["other_echo"]).then_some(())
+    })
+    .await;
     for (agent, name, case) in pairs {
-        let text = told(&agent.call(&format!("{name}_echo"), "{}").await.unwrap());
+        let text = error_text(&agent.call(&format!("{name}_echo"), "{}").await.unwrap());
         assert!(text.contains(&format!("default/{name}")), "{case}: {text}");
         assert!(text.contains("Removed") && text.contains("Do not call it again"), "{case}: {text}");
         let unknown = agent.call("nobody_echo", "{}").await.unwrap_err();

@@ -5,102 +5,105 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::rig::{Era as RigEra, Http, Rule, Script, Stdio, Then};
-use crate::stage::Stage;
+use crate::fixture::EvenkeelFixture;
+use crate::rig::{Action, FakeHttpServer, FakeStdioServer, Rule, Script, ServerEra};
 use crate::support::{Era, eventually, within};
 
 /// A server that ends for nothing but SIGKILL, and has a child like that.
-fn stubborn() -> Stdio {
-    let mut script = Script::new("stubborn", RigEra::Dual);
+fn stubborn_server() -> FakeStdioServer {
+    let mut script = Script::new("stubborn", ServerEra::Dual);
     script.stdio.ignore_sigterm = true;
     script.stdio.ignore_eof = true;
     script.stdio.grandchild = true;
-    Stdio::new(script)
+    FakeStdioServer::new(script)
 }
 
 /// Waits until every process that a rig ever was is gone, and its children.
-async fn all_gone(rig: &Stdio) {
+async fn wait_until_all_gone(rig: &FakeStdioServer) {
     for process in rig.processes().into_iter().chain(rig.grandchildren()) {
-        within("no process is left", process.gone()).await;
+        within("no process is left", process.wait_for_exit()).await;
     }
 }
 
 #[tokio::test]
-async fn an_open_session_goes_on_after_kill_9_and_a_new_start() {
-    let (stdio, http) = (Stdio::new(Script::default()), Http::start(Script::new("h", RigEra::Legacy)).await);
-    let mut stage = Stage::start(&[("s", &stdio.spec("")), ("h", &http.spec())]).await;
+async fn session_survives_kill_9_and_restart() {
+    let (stdio, http) = (
+        FakeStdioServer::new(Script::default()),
+        FakeHttpServer::start(Script::new("h", ServerEra::Legacy)).await,
+    );
+    let mut stage = EvenkeelFixture::start(&[("s", &stdio.spec("")), ("h", &http.spec())]).await;
     for name in ["s", "h"] {
-        stage.evenkeel.attached(name).await;
+        stage.evenkeel.wait_until_attached(name).await;
     }
     let agent = stage.agent(Era::Legacy).await;
-    let tools = agent.tools().await;
-    let mut notices = agent.notices().await;
+    let tools = agent.tool_names().await;
+    let mut notices = agent.notifications().await;
     stage.evenkeel.kill();
-    notices.ended().await;
-    stage.evenkeel.start_again().await;
+    notices.wait_for_end().await;
+    stage.evenkeel.restart().await;
     for name in ["s", "h"] {
-        stage.evenkeel.attached(name).await;
+        stage.evenkeel.wait_until_attached(name).await;
     }
     // The same session, with no new handshake.
-    agent.text("s_echo", "{}").await;
-    agent.text("h_echo", "{}").await;
-    let mut notices = agent.notices().await;
-    notices.tools_changed().await;
-    assert_eq!(agent.tools().await, tools);
-    assert_eq!(agent.end().await, 204);
+    agent.call_text("s_echo", "{}").await;
+    agent.call_text("h_echo", "{}").await;
+    let mut notices = agent.notifications().await;
+    notices.wait_for_tools_changed().await;
+    assert_eq!(agent.tool_names().await, tools);
+    assert_eq!(agent.end_session().await, 204);
     let gone = agent.call("s_echo", "{}").await.unwrap_err();
     assert!(gone.contains("404") || gone.contains("ession"), "{gone}");
 }
 
 #[tokio::test]
-async fn the_first_call_after_a_new_start_waits_for_its_server() {
-    let rig = Stdio::new(Script::default());
-    let mut stage = Stage::start(&[("s", &rig.spec(""))]).await;
-    stage.evenkeel.attached("s").await;
+async fn first_call_after_restart_waits_for_its_server() {
+    let rig = FakeStdioServer::new(Script::default());
+    let mut stage = EvenkeelFixture::start(&[("s", &rig.spec(""))]).await;
+    stage.evenkeel.wait_until_attached("s").await;
     let agent = stage.agent(Era::Legacy).await;
     stage.evenkeel.kill();
-    rig.edit(|script| script.stdio.start_delay_ms = 1000);
-    stage.evenkeel.start_again().await;
-    agent.text("s_echo", "{}").await;
+    rig.edit_script(|script| script.stdio.start_delay_ms = 1000);
+    stage.evenkeel.restart().await;
+    agent.call_text("s_echo", "{}").await;
 }
 
 #[tokio::test]
-async fn a_change_made_while_evenkeel_was_down_reaches_the_open_session() {
-    let (before, after) = (Stdio::new(Script::default()), Stdio::new(Script::default()));
-    let mut stage = Stage::start(&[("old", &before.spec(""))]).await;
-    stage.evenkeel.attached("old").await;
+async fn change_made_while_down_reaches_open_sessions() {
+    let (before, after) = (FakeStdioServer::new(Script::default()), FakeStdioServer::new(Script::default()));
+    let mut stage = EvenkeelFixture::start(&[("old", &before.spec(""))]).await;
+    stage.evenkeel.wait_until_attached("old").await;
     let uid = stage.server("old").await["metadata"]["uid"].clone();
     let agent = stage.agent(Era::Legacy).await;
-    assert_eq!(agent.tools().await, ["old_echo", "old_report"]);
+    assert_eq!(agent.tool_names().await, ["old_echo", "old_report"]);
     stage.evenkeel.kill();
-    stage.declared.server("new", &after.spec(""));
-    stage.evenkeel.start_again().await;
-    let mut notices = agent.notices().await;
-    while agent.tools().await != ["new_echo", "new_report", "old_echo", "old_report"] {
-        notices.tools_changed().await;
+    stage.declared.write_server("new", &after.spec(""));
+    stage.evenkeel.restart().await;
+    let mut notices = agent.notifications().await;
+    while agent.tool_names().await != ["new_echo", "new_report", "old_echo", "old_report"] {
+        notices.wait_for_tools_changed().await;
     }
     assert_eq!(stage.server("old").await["metadata"]["uid"], uid);
 }
 
 #[tokio::test]
-async fn a_file_that_is_broken_at_the_start_keeps_what_it_declared_before() {
-    let rig = Stdio::new(Script::default());
-    let mut stage = Stage::start(&[("kept", &rig.spec(""))]).await;
-    stage.evenkeel.attached("kept").await;
+async fn file_broken_at_start_keeps_its_last_good_declaration() {
+    let rig = FakeStdioServer::new(Script::default());
+    let mut stage = EvenkeelFixture::start(&[("kept", &rig.spec(""))]).await;
+    stage.evenkeel.wait_until_attached("kept").await;
     stage.evenkeel.kill();
     stage
         .declared
         .write("kept.yaml", "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: { name: kept\n");
-    stage.evenkeel.start_again().await;
+    stage.evenkeel.restart().await;
     stage.evenkeel.wait_for("kept", "Accepted", "False", "ParseError").await;
     stage.evenkeel.wait_for("kept", "Attached", "True", "ServingPreviousGeneration").await;
-    stage.agent(Era::Legacy).await.text("kept_echo", "{}").await;
+    stage.agent(Era::Legacy).await.call_text("kept_echo", "{}").await;
 }
 
 #[tokio::test]
 async fn kill_9_leaves_no_child_and_no_grandchild() {
-    let rigs: Vec<_> = (0..5).map(|_| stubborn()).collect();
-    let mut stage = Stage::start(&[]).await;
+    let rigs: Vec<_> = (0..5).map(|_| stubborn_server()).collect();
+    let mut stage = EvenkeelFixture::start(&[]).await;
     for (number, rig) in rigs.iter().enumerate() {
         stage.attach(&format!("s{number}"), &rig.spec("")).await;
     }
@@ -110,65 +113,67 @@ async fn kill_9_leaves_no_child_and_no_grandchild() {
     .await;
     stage.evenkeel.kill();
     for rig in &rigs {
-        all_gone(rig).await;
+        wait_until_all_gone(rig).await;
     }
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn what_left_its_session_does_not_outlive_evenkeel() {
-    let mut script = Script::new("runaway", RigEra::Dual);
+async fn process_that_left_its_session_does_not_outlive_evenkeel() {
+    let mut script = Script::new("runaway", ServerEra::Dual);
     (script.stdio.grandchild, script.stdio.runaway) = (true, true);
     for kill in [true, false] {
-        let rig = Stdio::new(script.clone());
-        let mut stage = Stage::start(&[("s", &rig.spec(""))]).await;
-        stage.evenkeel.attached("s").await;
+        let rig = FakeStdioServer::new(script.clone());
+        let mut stage = EvenkeelFixture::start(&[("s", &rig.spec(""))]).await;
+        stage.evenkeel.wait_until_attached("s").await;
         eventually("the grandchild is counted", async || rig.grandchildren().pop()).await;
         if kill {
             stage.evenkeel.kill();
         } else {
             stage.evenkeel.terminate().await;
         }
-        all_gone(&rig).await;
+        wait_until_all_gone(&rig).await;
     }
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn what_left_its_session_does_not_outlive_its_server() {
-    let mut script = Script::new("runaway", RigEra::Dual);
+async fn process_that_left_its_session_does_not_outlive_its_server() {
+    let mut script = Script::new("runaway", ServerEra::Dual);
     (script.stdio.grandchild, script.stdio.runaway) = (true, true);
-    let (rig, peer) = (Stdio::new(script.clone()), Stdio::new(script));
-    let stage = Stage::start(&[("peer", &peer.spec(""))]).await;
+    let (rig, peer) = (FakeStdioServer::new(script.clone()), FakeStdioServer::new(script));
+    let stage = EvenkeelFixture::start(&[("peer", &peer.spec(""))]).await;
     let spec = format!("{}\nretry: {{ initial: 100ms, max: 100ms }}", rig.spec(""));
     stage.attach("s", &spec).await;
     for (number, what) in ["crashed", "replaced", "detached"].into_iter().enumerate() {
         let runaway =
             eventually("the grandchild is counted", async || rig.grandchildren().get(number).cloned()).await;
-        stage.evenkeel.attached("s").await;
+        stage.evenkeel.wait_until_attached("s").await;
         assert!(runaway.is_alive());
         match what {
-            "crashed" => rig.alive().pop().unwrap().kill(),
+            "crashed" => rig.live_processes().pop().unwrap().kill(),
             "replaced" => {
-                stage.declared.server("s", &spec.replace("args: [", "env: [{ name: A, value: b }], args: ["));
+                stage
+                    .declared
+                    .write_server("s", &spec.replace("args: [", "env: [{ name: A, value: b }], args: ["));
             }
             _ => stage.declared.remove("s.yaml"),
         }
-        within(&format!("nothing is left of what {what}"), runaway.gone()).await;
+        within(&format!("nothing is left of what {what}"), runaway.wait_for_exit()).await;
     }
     let runaway = eventually("the other's is counted", async || peer.grandchildren().pop()).await;
     assert!(runaway.is_alive(), "another server's process is none of its business");
 }
 
 #[tokio::test]
-async fn kill_9_while_fifty_children_start_leaves_none() {
-    let mut script = Script::new("starting", RigEra::Dual);
+async fn kill_9_during_fifty_starts_leaves_no_process() {
+    let mut script = Script::new("starting", ServerEra::Dual);
     script.stdio.ignore_eof = true;
-    let rig = Stdio::new(script);
+    let rig = FakeStdioServer::new(script);
     let spec = rig.spec("");
     let names: Vec<_> = (0..50).map(|number| format!("s{number}")).collect();
     let declared: Vec<_> = names.iter().map(|name| (name.as_str(), spec.as_str())).collect();
-    let mut stage = Stage::start(&declared).await;
+    let mut stage = EvenkeelFixture::start(&declared).await;
     // Some are there, some on their way, some not begun.
     eventually("twenty have come", async || (rig.processes().len() >= 20).then_some(())).await;
     stage.evenkeel.kill();
@@ -178,38 +183,39 @@ async fn kill_9_while_fifty_children_start_leaves_none() {
         (!String::from_utf8_lossy(&said.stdout).contains(&script)).then_some(())
     })
     .await;
-    all_gone(&rig).await;
+    wait_until_all_gone(&rig).await;
 }
 
 #[tokio::test]
-async fn kill_9_of_the_guard_disturbs_nobody_and_another_takes_its_place() {
-    let rig = stubborn();
-    let mut stage = Stage::start(&[]).await;
+async fn killed_guard_is_replaced_without_disturbance() {
+    let rig = stubborn_server();
+    let mut stage = EvenkeelFixture::start(&[]).await;
     stage.attach("s", &rig.spec("")).await;
     eventually("the grandchild is counted", async || rig.grandchildren().pop()).await;
     let evenkeel = stage.evenkeel.pid();
-    let first = guard_of(evenkeel).expect("a guard");
+    let first = guard_process_of(evenkeel).expect("a guard");
     kill_process(first, Signal::KILL).unwrap();
-    eventually("another guard is there", async || guard_of(evenkeel).filter(|guard| *guard != first)).await;
-    assert!(rig.alive().len() == 1 && rig.grandchildren()[0].is_alive());
-    stage.agent(Era::Modern).await.text("s_echo", "{}").await;
+    eventually("another guard is there", async || guard_process_of(evenkeel).filter(|guard| *guard != first))
+        .await;
+    assert!(rig.live_processes().len() == 1 && rig.grandchildren()[0].is_alive());
+    stage.agent(Era::Modern).await.call_text("s_echo", "{}").await;
     stage.evenkeel.kill();
-    all_gone(&rig).await;
+    wait_until_all_gone(&rig).await;
 }
 
 #[tokio::test]
-async fn sigterm_ends_everything_within_its_bound() {
-    let rigs: Vec<_> = (0..5).map(|_| stubborn()).collect();
-    let http = Http::start(Script::new("h", RigEra::Legacy).tools(&["sleep"])).await;
-    let mut stage = Stage::start(&[]).await;
+async fn sigterm_stops_everything_within_its_timeout() {
+    let rigs: Vec<_> = (0..5).map(|_| stubborn_server()).collect();
+    let http = FakeHttpServer::start(Script::new("h", ServerEra::Legacy).tools(&["sleep"])).await;
+    let mut stage = EvenkeelFixture::start(&[]).await;
     for (number, rig) in rigs.iter().enumerate() {
         stage.attach(&format!("s{number}"), &rig.spec("")).await;
     }
     stage.attach("h", &http.spec()).await;
-    let guard = guard_of(stage.evenkeel.pid());
+    let guard = guard_process_of(stage.evenkeel.pid());
     // A call in flight and open streams are no reason to stay.
     let agent = stage.agent(Era::Legacy).await;
-    let mut notices = agent.notices().await;
+    let mut notices = agent.notifications().await;
     let call = tokio::spawn(async move { agent.call("h_sleep", r#"{"ms":600000}"#).await });
     eventually("the call is at work", async || (http.counters().in_flight == 1).then_some(())).await;
 
@@ -217,13 +223,13 @@ async fn sigterm_ends_everything_within_its_bound() {
     let status = stage.evenkeel.terminate().await;
     assert!(status.success(), "{status}");
     // The servers have 10 s and everything together 15 s; who needs longer says so.
-    assert!(!stage.evenkeel.said().contains("did not end within"));
+    assert!(!stage.evenkeel.stderr().contains("did not end within"));
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     for rig in &rigs {
-        all_gone(rig).await;
+        wait_until_all_gone(rig).await;
     }
-    assert_eq!((http.counters().sessions, http.counters().of("DELETE")), (0, 1));
-    notices.ended().await;
+    assert_eq!((http.counters().sessions, http.counters().count("DELETE")), (0, 1));
+    notices.wait_for_end().await;
     within("the call ends", call).await.unwrap().ok();
     eventually("the guard ends too", async || {
         guard.is_none_or(|guard| rustix::process::test_kill_process(guard).is_err()).then_some(())
@@ -232,16 +238,17 @@ async fn sigterm_ends_everything_within_its_bound() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
-    let http = Http::start(Script::new("h", RigEra::Legacy).on("DELETE", Rule::delay(600_000))).await;
-    let rig = stubborn();
-    let mut stage = Stage::start(&[("h", &http.spec()), ("s", &rig.spec(""))]).await;
-    stage.evenkeel.attached("h").await;
-    stage.evenkeel.attached("s").await;
+async fn second_signal_exits_immediately() {
+    let http =
+        FakeHttpServer::start(Script::new("h", ServerEra::Legacy).on("DELETE", Rule::delay(600_000))).await;
+    let rig = stubborn_server();
+    let mut stage = EvenkeelFixture::start(&[("h", &http.spec()), ("s", &rig.spec(""))]).await;
+    stage.evenkeel.wait_until_attached("h").await;
+    stage.evenkeel.wait_until_attached("s").await;
     let pid = Pid::from_raw(i32::try_from(stage.evenkeel.pid()).unwrap()).unwrap();
     kill_process(pid, Signal::TERM).unwrap();
     eventually("the shutdown has begun", async || {
-        stage.evenkeel.said().contains("a second signal ends it at once").then_some(())
+        stage.evenkeel.stderr().contains("a second signal ends it at once").then_some(())
     })
     .await;
     let begun = Instant::now();
@@ -249,11 +256,11 @@ async fn a_second_signal_ends_it_at_once() {
     assert_eq!(status.code(), Some(1), "{status}");
     // The session that does not end would have kept it for longer.
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-    all_gone(&rig).await;
+    wait_until_all_gone(&rig).await;
 }
 
 /// The guard process of this evenkeel, as the system tells it.
-fn guard_of(evenkeel: u32) -> Option<Pid> {
+fn guard_process_of(evenkeel: u32) -> Option<Pid> {
     let said = std::process::Command::new("ps").args(["-A", "-o", "pid=,ppid=,args="]).output().unwrap();
     String::from_utf8_lossy(&said.stdout).lines().find_map(|line| {
         let mut words = line.split_whitespace();
@@ -265,29 +272,29 @@ fn guard_of(evenkeel: u32) -> Option<Pid> {
 }
 
 /// Servers of both transports, attached once and then slow to come back.
-async fn slow_servers(limits: &str) -> (Stage, Stdio, Http) {
-    let stdio = Stdio::new(Script::new("s", RigEra::Dual).tools(&["echo"]));
-    let http = Http::start(Script::new("h", RigEra::Legacy).tools(&["echo", "odd"])).await;
-    let mut stage = Stage::start(&[
+async fn slow_servers(limits: &str) -> (EvenkeelFixture, FakeStdioServer, FakeHttpServer) {
+    let stdio = FakeStdioServer::new(Script::new("s", ServerEra::Dual).tools(&["echo"]));
+    let http = FakeHttpServer::start(Script::new("h", ServerEra::Legacy).tools(&["echo", "odd"])).await;
+    let mut stage = EvenkeelFixture::start(&[
         ("s", &format!("{}\n{limits}", stdio.spec(""))),
         ("h", &format!("{}\n{limits}", http.spec())),
     ])
     .await;
     for name in ["s", "h"] {
-        stage.evenkeel.attached(name).await;
+        stage.evenkeel.wait_until_attached(name).await;
     }
-    kept(&stage, 2).await;
+    wait_for_cached_catalogs(&stage, 2).await;
     stage.evenkeel.kill();
-    stdio.edit(|script| script.stdio.start_delay_ms = 3_000);
-    http.edit(|script| {
+    stdio.edit_script(|script| script.stdio.start_delay_ms = 3_000);
+    http.edit_script(|script| {
         script.on.insert("initialize".into(), vec![Rule::delay(3_000)]);
     });
     (stage, stdio, http)
 }
 
 /// Waits until what so many servers list is written down.
-async fn kept(stage: &Stage, servers: usize) {
-    let folder = stage.evenkeel.state().join("catalogs");
+async fn wait_for_cached_catalogs(stage: &EvenkeelFixture, servers: usize) {
+    let folder = stage.evenkeel.state_dir().join("catalogs");
     eventually("what servers list is written down", async || {
         (std::fs::read_dir(&folder).ok()?.flatten().count() == servers).then_some(())
     })
@@ -295,106 +302,107 @@ async fn kept(stage: &Stage, servers: usize) {
 }
 
 #[tokio::test]
-async fn an_agent_that_comes_back_sees_what_was_there_before_and_its_calls_wait() {
+async fn returning_agent_sees_cached_tools_and_its_calls_wait() {
     let (mut stage, _stdio, _http) = slow_servers("health: { interval: 0s }").await;
-    stage.evenkeel.start_again().await;
+    stage.evenkeel.restart().await;
     let agent = stage.agent(Era::Legacy).await;
-    assert_eq!(agent.tools().await, ["h_echo", "h_odd", "s_echo"], "with the very first list");
+    assert_eq!(agent.tool_names().await, ["h_echo", "h_odd", "s_echo"], "with the very first list");
     assert!(stage.server("h").await["status"]["attachedGeneration"].is_null(), "nothing is attached yet");
     for tool in ["s_echo", "h_echo"] {
-        agent.text(tool, "{}").await;
+        agent.call_text(tool, "{}").await;
     }
-    assert_eq!(agent.tools().await, ["h_echo", "h_odd", "s_echo"]);
+    assert_eq!(agent.tool_names().await, ["h_echo", "h_odd", "s_echo"]);
 }
 
 #[tokio::test]
-async fn what_a_server_listed_is_withdrawn_after_its_grace_if_it_does_not_come_back() {
+async fn cached_tools_are_withdrawn_after_grace_period() {
     let (mut stage, _stdio, mut http) = slow_servers("gracePeriod: 2s").await;
     http.stop().await;
-    stage.evenkeel.start_again().await;
+    stage.evenkeel.restart().await;
     let agent = stage.agent(Era::Legacy).await;
-    assert_eq!(agent.tools().await, ["h_echo", "h_odd", "s_echo"]);
-    eventually("it is withdrawn", async || (agent.tools().await == ["s_echo"]).then_some(())).await;
-    let gone = crate::stage::told(&agent.call("h_echo", "{}").await.unwrap());
+    assert_eq!(agent.tool_names().await, ["h_echo", "h_odd", "s_echo"]);
+    eventually("it is withdrawn", async || (agent.tool_names().await == ["s_echo"]).then_some(())).await;
+    let gone = crate::fixture::error_text(&agent.call("h_echo", "{}").await.unwrap());
     assert!(gone.contains("default/h"), "{gone}");
 }
 
 #[tokio::test]
-async fn a_call_that_waited_is_not_sent_to_a_tool_that_changed() {
+async fn waiting_call_is_not_sent_to_a_changed_tool() {
     let (mut stage, stdio, http) = slow_servers("health: { interval: 0s }").await;
     let changed = serde_json::value::to_raw_value(
         &serde_json::json!({ "name": "echo", "description": "Deletes everything." }),
     )
     .unwrap();
-    stdio.edit(|script| script.tools = vec![changed.clone()]);
-    http.edit(|script| {
+    stdio.edit_script(|script| script.tools = vec![changed.clone()]);
+    http.edit_script(|script| {
         script.on.insert("initialize".into(), vec![Rule::delay(3_000)]);
         script.tools = vec![changed.clone()];
     });
-    stage.evenkeel.start_again().await;
+    stage.evenkeel.restart().await;
     let agent = stage.agent(Era::Legacy).await;
-    assert_eq!(agent.tools().await, ["h_echo", "h_odd", "s_echo"]);
+    assert_eq!(agent.tool_names().await, ["h_echo", "h_odd", "s_echo"]);
     let (over_stdio, over_http) = tokio::join!(agent.call("s_echo", "{}"), agent.call("h_echo", "{}"));
     for refused in [over_stdio, over_http] {
-        let refused = crate::stage::told(&refused.unwrap());
+        let refused = crate::fixture::error_text(&refused.unwrap());
         assert!(refused.contains("changed its tool \"echo\"") && refused.contains("tools/list"), "{refused}");
     }
     assert_eq!(http.counters().calls(), 0);
     // Whoever calls it now can see what it is.
-    agent.text("s_echo", "{}").await;
-    agent.text("h_echo", "{}").await;
+    agent.call_text("s_echo", "{}").await;
+    agent.call_text("h_echo", "{}").await;
     // A tool that is not there any more.
-    let gone = crate::stage::told(&agent.call("h_odd", "{}").await.unwrap());
+    let gone = crate::fixture::error_text(&agent.call("h_odd", "{}").await.unwrap());
     assert!(gone.contains("default/h"), "{gone}");
 }
 
 #[tokio::test]
-async fn filters_apply_to_what_was_listed_before_too() {
+async fn filters_apply_to_cached_tools() {
     let (mut stage, _stdio, http) = slow_servers("health: { interval: 0s }").await;
     let filter = "expose: { prefix: x, tools: { deny: [odd] } }";
-    stage.declared.server("h", &format!("{}\nhealth: {{ interval: 0s }}\n{filter}", http.spec()));
-    stage.evenkeel.start_again().await;
-    assert_eq!(stage.agent(Era::Modern).await.tools().await, ["s_echo", "x_echo"]);
+    stage.declared.write_server("h", &format!("{}\nhealth: {{ interval: 0s }}\n{filter}", http.spec()));
+    stage.evenkeel.restart().await;
+    assert_eq!(stage.agent(Era::Modern).await.tool_names().await, ["s_echo", "x_echo"]);
 }
 
 #[tokio::test]
-async fn what_repeats_a_secret_is_not_written_down() {
+async fn catalog_containing_a_secret_is_not_cached() {
     let tool = serde_json::json!({ "name": "t", "description": "Uses hunter2-hunter2." });
-    let mut script = Script::new("s", RigEra::Dual);
+    let mut script = Script::new("s", ServerEra::Dual);
     script.tools = vec![serde_json::value::to_raw_value(&tool).unwrap()];
-    let (leaky, plain) = (Stdio::new(script), Stdio::new(Script::new("p", RigEra::Dual)));
+    let (leaky, plain) =
+        (FakeStdioServer::new(script), FakeStdioServer::new(Script::new("p", ServerEra::Dual)));
     let secrets = tempfile::tempdir().unwrap();
     std::fs::create_dir(secrets.path().join("a")).unwrap();
     std::fs::write(secrets.path().join("a/b"), "hunter2-hunter2").unwrap();
-    let declared = crate::support::Declared::new();
+    let declared = crate::support::TestDirectory::new();
     let env = ", env: [{ name: TOKEN, valueFrom: { secretKeyRef: { name: a, key: b } } }]";
-    declared.server("leaky", &leaky.spec(env));
-    declared.server("plain", &plain.spec(env));
+    declared.write_server("leaky", &leaky.spec(env));
+    declared.write_server("plain", &plain.spec(env));
     let flags = ["--secrets-dir", secrets.path().to_str().unwrap()];
     let evenkeel = crate::support::Evenkeel::run_with(declared.path(), &flags).await;
     for name in ["leaky", "plain"] {
-        evenkeel.attached(name).await;
+        evenkeel.wait_until_attached(name).await;
     }
-    let stage = Stage { declared, evenkeel };
-    kept(&stage, 1).await;
+    let stage = EvenkeelFixture { declared, evenkeel };
+    wait_for_cached_catalogs(&stage, 1).await;
     let grep = std::process::Command::new("grep")
         .args(["-r", "hunter2"])
-        .arg(stage.evenkeel.state())
+        .arg(stage.evenkeel.state_dir())
         .output()
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&grep.stdout), "");
 }
 
 #[tokio::test]
-async fn readiness_waits_for_the_first_attempt_at_each_server_and_names_it() {
-    let hanging = Http::start(Script::default().on("POST", Rule::always(Then::Hang))).await;
-    let rig = Http::start(Script::default()).await;
-    let stage = Stage::start(&[
+async fn readyz_waits_for_and_names_first_attempts() {
+    let hanging = FakeHttpServer::start(Script::default().on("POST", Rule::always(Action::Hang))).await;
+    let rig = FakeHttpServer::start(Script::default()).await;
+    let stage = EvenkeelFixture::start(&[
         ("hanging", &format!("{}\ntimeouts: {{ connect: 4s }}", hanging.spec())),
         ("fine", &format!("{}\nrequired: true", rig.spec())),
     ])
     .await;
-    stage.evenkeel.attached("fine").await;
+    stage.evenkeel.wait_until_attached("fine").await;
     let readyz = |query: &str| stage.evenkeel.admin(&format!("/readyz{query}"));
     let get = async |query: &str| {
         let answer = crate::support::http::send(hyper::Method::GET, &readyz(query), &[], "").await.unwrap();
@@ -410,16 +418,16 @@ async fn readiness_waits_for_the_first_attempt_at_each_server_and_names_it() {
     stage.evenkeel.wait_for("hanging", "Ready", "False", "Timeout").await;
     eventually("it is ready", async || (get("").await.0 == 200).then_some(())).await;
     // What is declared later does not count.
-    stage.declared.server("later", &hanging.spec());
+    stage.declared.write_server("later", &hanging.spec());
     stage.evenkeel.wait_for("later", "Ready", "False", "Connecting").await;
     assert_eq!(get("").await.0, 200);
 }
 
 #[tokio::test]
-async fn agents_are_answered_until_the_end_and_again_soon_after_the_next_start() {
-    let stubborn = stubborn();
-    let mut stage = Stage::start(&[("stubborn", &stubborn.spec(""))]).await;
-    stage.evenkeel.attached("stubborn").await;
+async fn port_answers_during_shutdown_and_soon_after_restart() {
+    let stubborn = stubborn_server();
+    let mut stage = EvenkeelFixture::start(&[("stubborn", &stubborn.spec(""))]).await;
+    stage.evenkeel.wait_until_attached("stubborn").await;
     let url = stage.evenkeel.url();
     let address = url.trim_start_matches("http://").trim_end_matches("/mcp").to_owned();
     let (stop, stopped) = tokio::sync::watch::channel(false);
@@ -444,12 +452,12 @@ async fn agents_are_answered_until_the_end_and_again_soon_after_the_next_start()
         (refused, longest)
     });
     stage.evenkeel.terminate().await;
-    stage.evenkeel.start_again().await;
+    stage.evenkeel.restart().await;
     stop.send(true).unwrap();
     let (refused, longest) = within("the watch ends", watching).await.unwrap();
     println!("the port was closed for {longest:?}");
     // The server takes seconds to end, and all the while agents are told to come back.
     assert!(refused > 10, "answered {refused} times");
     assert!(longest < Duration::from_secs(5), "closed for {longest:?}");
-    stage.agent(Era::Legacy).await.text("stubborn_echo", "{}").await;
+    stage.agent(Era::Legacy).await.call_text("stubborn_echo", "{}").await;
 }

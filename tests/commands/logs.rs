@@ -1,89 +1,89 @@
 //! `logs`: stderr and log messages of the protocol, over all connections of a server.
 
-use crate::rig::{Command, Http, Script, Stdio};
-use crate::stage::Stage;
+use crate::rig::{ControlCommand, FakeHttpServer, FakeStdioServer, Script};
 use crate::support::{Agent, Era, eventually};
+use crate::test_instance::TestInstance;
 
-fn says(level: &str, text: &str) -> String {
+fn log_notification(level: &str, text: &str) -> String {
     format!(
         r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"{level}","logger":"db","data":"{text}"}}}}"#
     )
 }
 
 #[tokio::test]
-async fn stderr_and_messages_are_kept_over_reconnects_and_followed() {
+async fn logs_survive_reconnects_and_can_be_followed() {
     let mut script = Script::default();
     script.stdio.stderr = vec!["first words".into()];
-    let server = Stdio::new(script);
-    let stage = Stage::start(&[("a", &server.spec(""))]).await;
-    stage.evenkeel.attached("a").await;
+    let server = FakeStdioServer::new(script);
+    let stage = TestInstance::start(&[("a", &server.spec(""))]).await;
+    stage.evenkeel.wait_until_attached("a").await;
     let mut following = stage.follow(&["logs", "a", "-f"]);
     let line = following.line_with("first words").await;
     assert!(line.contains("Z stderr first words"), "with time and origin: {line}");
 
-    let [process] = &server.alive()[..] else { panic!("one process") };
-    process.tell(Command::Stderr("later \u{1b}[31mwords".into())).await;
+    let [process] = &server.live_processes()[..] else { panic!("one process") };
+    process.send_command(ControlCommand::Stderr("later \u{1b}[31mwords".into())).await;
     assert!(following.line_with("later").await.ends_with("stderr later  [31mwords"), "no control characters");
-    process.tell(Command::Stdout(says("warning", "slow query"))).await;
+    process.send_command(ControlCommand::Stdout(log_notification("warning", "slow query"))).await;
     following.line_with("warning db: slow query").await;
 
     process.kill();
-    process.gone().await;
+    process.wait_for_exit().await;
     following.line_with("first words").await;
-    stage.evenkeel.attached("a").await;
-    let all = stage.ok(&["logs", "a"]).await;
+    stage.evenkeel.wait_until_attached("a").await;
+    let all = stage.run_ok(&["logs", "a"]).await;
     assert_eq!(all.matches("first words").count(), 2, "{all}");
-    let tail = stage.ok(&["logs", "a", "--tail", "1"]).await;
+    let tail = stage.run_ok(&["logs", "a", "--tail", "1"]).await;
     assert_eq!(tail.lines().count(), 1, "{tail}");
 
-    let said = stage.fails(&["logs", "b"]).await;
+    let said = stage.run_failing(&["logs", "b"]).await;
     assert!(said.contains("there is no McpServer \"b\""), "{said}");
-    assert_eq!(stage.ok(&["logs", "mcps/a"]).await, stage.ok(&["logs", "a"]).await);
+    assert_eq!(stage.run_ok(&["logs", "mcps/a"]).await, stage.run_ok(&["logs", "a"]).await);
     assert_eq!(stage.run(&["logs", "src/directory"]).await.code, 2);
     // With the object goes its log.
-    stage.declared.server("b", "stdio: { command: no-such-program-anywhere }");
+    stage.declared.write_server("b", "stdio: { command: no-such-program-anywhere }");
     stage.declared.remove("a.yaml");
-    stage.ok(&["wait", "a", "--for=delete"]).await;
-    stage.declared.server("a", "stdio: { command: no-such-program-anywhere }");
+    stage.run_ok(&["wait", "a", "--for=delete"]).await;
+    stage.declared.write_server("a", "stdio: { command: no-such-program-anywhere }");
     stage.evenkeel.wait_for("a", "Ready", "False", "CommandNotFound").await;
-    assert_eq!(stage.ok(&["logs", "a"]).await, "");
+    assert_eq!(stage.run_ok(&["logs", "a"]).await, "");
 }
 
 #[tokio::test]
-async fn who_follows_has_every_line_from_the_first_to_the_end_of_the_declaration() {
+async fn follow_prints_every_line_until_the_server_is_removed() {
     let mut script = Script::default();
     script.stdio.stderr = vec!["first words".into()];
-    let server = Stdio::new(script);
-    let stage = Stage::start(&[("a", "stdio: { command: no-such-program-anywhere }")]).await;
+    let server = FakeStdioServer::new(script);
+    let stage = TestInstance::start(&[("a", "stdio: { command: no-such-program-anywhere }")]).await;
     stage.evenkeel.wait_for("a", "Ready", "False", "CommandNotFound").await;
     // Before anything was ever connected.
     let mut following = stage.follow(&["logs", "a", "-f"]);
-    assert_eq!(stage.ok(&["logs", "a"]).await, "");
-    stage.declared.server("a", &server.spec(""));
+    assert_eq!(stage.run_ok(&["logs", "a"]).await, "");
+    stage.declared.write_server("a", &server.spec(""));
     following.line_with("first words").await;
 
-    stage.declared.server("other", &server.spec(""));
+    stage.declared.write_server("other", &server.spec(""));
     stage.declared.remove("a.yaml");
-    assert_eq!(following.end().await, Some(0));
+    assert_eq!(following.wait().await, Some(0));
     // Another of its name has a log of its own.
-    stage.declared.server("a", &server.spec(""));
-    stage.ok(&["wait", "a"]).await;
+    stage.declared.write_server("a", &server.spec(""));
+    stage.run_ok(&["wait", "a"]).await;
     let mut following = stage.follow(&["logs", "a", "-f"]);
     following.line_with("first words").await;
-    assert_eq!(stage.ok(&["logs", "a"]).await.matches("first words").count(), 1);
+    assert_eq!(stage.run_ok(&["logs", "a"]).await.matches("first words").count(), 1);
 }
 
 #[tokio::test]
-async fn a_flood_is_bounded_and_holds_neither_the_server_nor_the_end_up() {
+async fn log_flood_is_bounded_and_does_not_delay_shutdown() {
     let mut script = Script::default();
     script.stdio.stderr_flood = 8 << 20;
-    let server = Stdio::new(script);
-    let mut stage = Stage::start(&[("a", &server.spec(""))]).await;
-    stage.evenkeel.attached("a").await;
+    let server = FakeStdioServer::new(script);
+    let mut stage = TestInstance::start(&[("a", &server.spec(""))]).await;
+    stage.evenkeel.wait_until_attached("a").await;
     // It is started and never read.
     let _stuck = stage.follow(&["logs", "a", "-f"]);
     let size = eventually("the flood has come", async || {
-        let text = stage.ok(&["logs", "a"]).await;
+        let text = stage.run_ok(&["logs", "a"]).await;
         (text.len() > 100_000).then_some(text.len())
     })
     .await;
@@ -92,15 +92,16 @@ async fn a_flood_is_bounded_and_holds_neither_the_server_nor_the_end_up() {
 }
 
 #[tokio::test]
-async fn messages_over_http_are_kept_too() {
+async fn log_messages_over_http_are_kept() {
     // A modern server says only what a call asks it to.
-    let server = Http::start(Script::new("rig", crate::rig::Era::Legacy).tools(&["log"])).await;
-    let stage = Stage::start(&[("a", &server.spec())]).await;
-    stage.evenkeel.attached("a").await;
-    let agent = Agent::open(Era::Legacy, &stage.evenkeel.url()).await;
+    let server =
+        FakeHttpServer::start(Script::new("rig", crate::rig::ServerEra::Legacy).tools(&["log"])).await;
+    let stage = TestInstance::start(&[("a", &server.spec())]).await;
+    stage.evenkeel.wait_until_attached("a").await;
+    let agent = Agent::connect(Era::Legacy, &stage.evenkeel.url()).await;
     agent.call("a_log", r#"{"data":{"rows":3}}"#).await.unwrap();
     let text = eventually("the message is kept", async || {
-        let text = stage.ok(&["logs", "a"]).await;
+        let text = stage.run_ok(&["logs", "a"]).await;
         (!text.is_empty()).then_some(text)
     })
     .await;

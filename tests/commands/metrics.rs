@@ -4,18 +4,18 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Stdio as Pipe};
 
-use crate::rig::{Script, Stdio};
-use crate::stage::Stage;
+use crate::rig::{FakeStdioServer, Script};
 use crate::support::{Agent, Era, eventually, http, promtool};
+use crate::test_instance::TestInstance;
 
 /// Not written before there is something to count.
-const UNEVENTFUL: [&str; 1] = ["evenkeel_watch_restarts_total"];
+const EVENT_DRIVEN_METRICS: [&str; 1] = ["evenkeel_watch_restarts_total"];
 
-async fn scraped() -> String {
-    let server = Stdio::new(Script::default());
-    let stage = Stage::start(&[("a", &server.spec(""))]).await;
-    stage.evenkeel.attached("a").await;
-    let agent = Agent::open(Era::Modern, &stage.evenkeel.url()).await;
+async fn scrape() -> String {
+    let server = FakeStdioServer::new(Script::default());
+    let stage = TestInstance::start(&[("a", &server.spec(""))]).await;
+    stage.evenkeel.wait_until_attached("a").await;
+    let agent = Agent::connect(Era::Modern, &stage.evenkeel.url()).await;
     agent.call("a_echo", "{}").await.unwrap();
     eventually("everything has been counted", async || {
         let text = http::get(&stage.evenkeel.admin("/metrics")).await.unwrap();
@@ -25,7 +25,7 @@ async fn scraped() -> String {
 }
 
 /// The names of families as they are scraped: a counter ends in `_total`.
-fn names(text: &str) -> BTreeSet<String> {
+fn family_names(text: &str) -> BTreeSet<String> {
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     types
         .map(|line| {
@@ -37,21 +37,21 @@ fn names(text: &str) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn every_metric_is_documented() {
-    let text = scraped().await;
+    let text = scrape().await;
     let page = include_str!("../../docs/metrics.md");
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
     // Other tables explain labels.
     let metrics = rows.map(|(name, _)| name.to_owned()).filter(|name| name.starts_with("evenkeel_"));
     let documented: BTreeSet<String> = metrics.collect();
-    let mut told = names(&text);
-    told.extend(UNEVENTFUL.map(String::from));
+    let mut told = family_names(&text);
+    told.extend(EVENT_DRIVEN_METRICS.map(String::from));
     assert_eq!(told, documented, "{text}");
 }
 
 #[tokio::test]
 #[cfg_attr(without_promtool, ignore = "needs promtool, or apt-get to fetch it")]
-async fn prometheus_finds_nothing_to_complain_about() {
-    let text = scraped().await;
+async fn promtool_accepts_the_metrics() {
+    let text = scrape().await;
     let promtool = promtool();
     let mut child = Command::new(promtool)
         .args(["check", "metrics"])
@@ -61,7 +61,8 @@ async fn prometheus_finds_nothing_to_complain_about() {
         .spawn()
         .unwrap();
     // It reads the older text format, where a counter is named with its ending and there is no end mark.
-    let counters = names(&text).into_iter().filter_map(|name| name.strip_suffix("_total").map(str::to_owned));
+    let counters =
+        family_names(&text).into_iter().filter_map(|name| name.strip_suffix("_total").map(str::to_owned));
     let text = counters.fold(text.replace("# EOF\n", ""), |text, name| {
         ["HELP", "TYPE"].iter().fold(text, |text, word| {
             text.replace(&format!("# {word} {name} "), &format!("# {word} {name}_total "))

@@ -5,24 +5,24 @@ use std::process::Stdio as Pipe;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
-use crate::rig::{Script, Stdio};
-use crate::stage::{Done, Stage};
-use crate::support::{Declared, Evenkeel, eventually, within};
+use crate::rig::{FakeStdioServer, Script};
+use crate::support::{Evenkeel, TestDirectory, eventually, within};
+use crate::test_instance::{CommandOutput, TestInstance};
 
-const MISSING: &str = "stdio: { command: no-such-program-anywhere }";
+const MISSING_COMMAND_SPEC: &str = "stdio: { command: no-such-program-anywhere }";
 
 #[tokio::test]
-async fn objects_are_printed_as_tables_documents_and_names() {
-    let server = Stdio::new(Script::default());
-    let stage = Stage::start(&[("good", &server.spec("")), ("missing", MISSING)]).await;
+async fn get_prints_tables_documents_and_names() {
+    let server = FakeStdioServer::new(Script::default());
+    let stage = TestInstance::start(&[("good", &server.spec("")), ("missing", MISSING_COMMAND_SPEC)]).await;
     stage.declared.write(
         "labelled.yaml",
         "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: { name: labelled, namespace: team, labels: { area: code } }\nspec: { suspend: true, stdio: { command: x } }\n",
     );
-    stage.evenkeel.attached("good").await;
+    stage.evenkeel.wait_until_attached("good").await;
     stage.evenkeel.wait_for("missing", "Ready", "False", "CommandNotFound").await;
 
-    let table = stage.ok(&["get", "mcpservers"]).await;
+    let table = stage.run_ok(&["get", "mcpservers"]).await;
     let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines[0], ["NAME", "READY", "REASON", "TRANSPORT", "TOOLS", "AGE"]);
     assert_eq!(lines[1][..5], ["good", "True", "Attached", "stdio", "2"], "{table}");
@@ -30,30 +30,30 @@ async fn objects_are_printed_as_tables_documents_and_names() {
     assert_eq!(lines.len(), 3, "of the namespace default alone: {table}");
     assert!(!table.contains('\u{1b}'), "no colours where there is no terminal");
 
-    let wide = stage.ok(&["get", "mcps", "missing", "-o", "wide"]).await;
+    let wide = stage.run_ok(&["get", "mcps", "missing", "-o", "wide"]).await;
     assert!(wide.contains("MESSAGE") && wide.contains("no-such-program-anywhere"), "{wide}");
-    let all = stage.ok(&["get", "mcps", "-A"]).await;
+    let all = stage.run_ok(&["get", "mcps", "-A"]).await;
     assert!(all.starts_with("NAMESPACE") && all.contains("team"), "{all}");
     assert_eq!(
-        stage.ok(&["get", "mcps", "-A", "-l", "area=code", "-o", "name"]).await,
+        stage.run_ok(&["get", "mcps", "-A", "-l", "area=code", "-o", "name"]).await,
         "mcpserver.evenkeel.dev/labelled\n"
     );
     assert_eq!(
-        stage.ok(&["get", "mcps", "-n", "team", "-o", "name"]).await,
+        stage.run_ok(&["get", "mcps", "-n", "team", "-o", "name"]).await,
         "mcpserver.evenkeel.dev/labelled\n"
     );
-    assert!(stage.ok(&["get", "mcp"]).await.contains("mcpserver/good"));
-    assert!(stage.ok(&["get", "src"]).await.contains("directory"));
-    assert!(stage.ok(&["mcp", "list"]).await.contains("good"));
+    assert!(stage.run_ok(&["get", "mcp"]).await.contains("mcpserver/good"));
+    assert!(stage.run_ok(&["get", "src"]).await.contains("directory"));
+    assert!(stage.run_ok(&["mcp", "list"]).await.contains("good"));
     let nothing = stage.run(&["skill", "list"]).await;
-    assert_eq!((nothing.code, &*nothing.out), (0, ""), "{nothing:?}");
-    assert!(nothing.err.contains("no skills found in namespace default"), "{nothing:?}");
+    assert_eq!((nothing.code, &*nothing.stdout), (0, ""), "{nothing:?}");
+    assert!(nothing.stderr.contains("no skills found in namespace default"), "{nothing:?}");
 
-    let told: Value = serde_json::from_str(&stage.ok(&["get", "mcps/good", "-o", "json"]).await).unwrap();
-    assert_eq!(told, stage.evenkeel.server("good").await.unwrap(), "JSON is the API's own");
-    let list: Value = serde_json::from_str(&stage.ok(&["get", "mcps", "-o", "json"]).await).unwrap();
+    let told: Value = serde_json::from_str(&stage.run_ok(&["get", "mcps/good", "-o", "json"]).await).unwrap();
+    assert_eq!(told, stage.evenkeel.get_server("good").await.unwrap(), "JSON is the API's own");
+    let list: Value = serde_json::from_str(&stage.run_ok(&["get", "mcps", "-o", "json"]).await).unwrap();
     assert_eq!((&list["kind"], list["items"].as_array().unwrap().len()), (&Value::from("List"), 2));
-    let yaml = stage.ok(&["get", "mcps", "good", "-o", "yaml"]).await;
+    let yaml = stage.run_ok(&["get", "mcps", "good", "-o", "yaml"]).await;
     assert!(yaml.contains("kind: McpServer\n") && yaml.contains("  name: good\n"), "{yaml}");
 
     for args in [
@@ -61,7 +61,7 @@ async fn objects_are_printed_as_tables_documents_and_names() {
         &["get", "mcps", "goood", "-o", "json"],
         &["describe", "mcps", "goood"],
     ] {
-        let said = stage.fails(args).await;
+        let said = stage.run_failing(args).await;
         assert!(
             said.contains("there is no McpServer \"goood\"") && said.contains("did you mean good?"),
             "{said}"
@@ -69,7 +69,7 @@ async fn objects_are_printed_as_tables_documents_and_names() {
     }
     for wrong in [&["get", "pods"][..], &["get", "pods/a"], &["get", "mcps,pods"]] {
         let wrong = stage.run(wrong).await;
-        assert!(wrong.code == 2 && wrong.err.contains("mcpservers (mcps)"), "{wrong:?}");
+        assert!(wrong.code == 2 && wrong.stderr.contains("mcpservers (mcps)"), "{wrong:?}");
     }
     assert_eq!(stage.run(&["get", "mcps/good", "missing"]).await.code, 2);
 
@@ -77,10 +77,10 @@ async fn objects_are_printed_as_tables_documents_and_names() {
     for args in
         [&["mcps/good", "mcps/missing"][..], &["mcps", "good", "missing"], &["mcps,skl"], &["src,mcp"]]
     {
-        let text = stage.ok(&[&["get", "-o", "name"], args].concat()).await;
+        let text = stage.run_ok(&[&["get", "-o", "name"], args].concat()).await;
         assert!(names(&text).ends_with("good missing "), "{args:?}: {text}");
     }
-    let said = stage.fails(&["get", "mcps/good", "skl/x"]).await;
+    let said = stage.run_failing(&["get", "mcps/good", "skl/x"]).await;
     assert!(said.contains("there is no Skill \"x\" in namespace default"), "{said}");
 
     for args in [
@@ -91,20 +91,20 @@ async fn objects_are_printed_as_tables_documents_and_names() {
         &["mcp", "reload", "labelled"],
         &["mcp", "remove", "labelled"],
     ] {
-        let said = stage.fails(args).await;
+        let said = stage.run_failing(args).await;
         let expected = "there is no McpServer \"labelled\" in namespace default; there is one in namespace team: -n team";
         assert!(said.contains(expected), "{args:?}: {said}");
     }
     for args in [&["get", "mcps", "-n", "none"][..], &["mcp", "list", "-n", "none"]] {
         let nothing = stage.run(args).await;
         let expected = "no mcpservers found in namespace none; 3 in other namespaces: -A\n";
-        assert_eq!((nothing.code, &*nothing.err), (0, expected), "{args:?}");
+        assert_eq!((nothing.code, &*nothing.stderr), (0, expected), "{args:?}");
     }
 }
 
 #[tokio::test]
-async fn a_directory_is_the_same_by_every_spelling() {
-    let stage = Stage::start(&[("a", MISSING)]).await;
+async fn directory_paths_are_normalized() {
+    let stage = TestInstance::start(&[("a", MISSING_COMMAND_SPEC)]).await;
     stage.evenkeel.wait_for("a", "Ready", "False", "CommandNotFound").await;
     let path = stage.path().to_str().unwrap();
     let last = stage.path().file_name().unwrap().to_str().unwrap();
@@ -112,12 +112,12 @@ async fn a_directory_is_the_same_by_every_spelling() {
     let runs = |dir: &str| {
         let args = ["run", dir, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"].map(str::to_owned);
         let stage = &stage;
-        async move { stage.fails(&args.each_ref().map(String::as_str)).await }
+        async move { stage.run_failing(&args.each_ref().map(String::as_str)).await }
     };
     let process = format!("as process {};", stage.evenkeel.pid());
     for dir in [format!("{path}/"), format!("{path}/sub/.."), format!("{path}/../{last}/./")] {
-        assert!(stage.ok(&["get", "mcps", "--dir", &dir]).await.contains("CommandNotFound"), "{dir}");
-        let plan = stage.ok(&["plan", &dir]).await;
+        assert!(stage.run_ok(&["get", "mcps", "--dir", &dir]).await.contains("CommandNotFound"), "{dir}");
+        let plan = stage.run_ok(&["plan", &dir]).await;
         assert!(plan.contains("0 to add") && plan.contains("1 unchanged; against the evenkeel of"), "{plan}");
         let said = runs(&dir).await;
         assert!(said.contains(&format!("already runs on this directory, {process}")), "{dir}: {said}");
@@ -130,15 +130,15 @@ async fn a_directory_is_the_same_by_every_spelling() {
 }
 
 #[tokio::test]
-async fn a_watch_goes_on_with_every_change() {
-    let server = Stdio::new(Script::default());
-    let stage = Stage::start(&[("a", &server.spec(""))]).await;
-    stage.evenkeel.attached("a").await;
+async fn get_watch_prints_every_change() {
+    let server = FakeStdioServer::new(Script::default());
+    let stage = TestInstance::start(&[("a", &server.spec(""))]).await;
+    stage.evenkeel.wait_until_attached("a").await;
     let mut table = stage.follow(&["get", "mcps", "-w"]);
     let mut names = stage.follow(&["get", "mcps", "-w", "-o", "name"]);
     table.line_with("a ").await;
     names.line_with("mcpserver.evenkeel.dev/a").await;
-    stage.declared.server("later", MISSING);
+    stage.declared.write_server("later", MISSING_COMMAND_SPEC);
     let line = table.line_with("CommandNotFound").await;
     assert!(line.starts_with("later"), "{line}");
     names.line_with("mcpserver.evenkeel.dev/later").await;
@@ -146,29 +146,29 @@ async fn a_watch_goes_on_with_every_change() {
     let mut all = stage.follow(&["get", "mcps", "-w", "-o", "json"]);
     all.line_with("\"name\": \"later\"").await;
     stage.declared.remove("later.yaml");
-    all.notes("McpServer/later is no longer declared").await;
-    stage.declared.server("last", MISSING);
-    let between = all.lines_to("\"name\": \"last\"").await;
+    all.wait_for_stderr("McpServer/later is no longer declared").await;
+    stage.declared.write_server("last", MISSING_COMMAND_SPEC);
+    let between = all.lines_until("\"name\": \"last\"").await;
     assert!(between.iter().all(|line| !line.contains("\"later\"")), "{between:?}");
 }
 
 #[tokio::test]
-async fn what_could_not_be_read_is_said_beside_the_table() {
-    let stage = Stage::start(&[("missing", MISSING)]).await;
+async fn unreadable_files_are_noted_on_stderr() {
+    let stage = TestInstance::start(&[("missing", MISSING_COMMAND_SPEC)]).await;
     stage.evenkeel.wait_for("missing", "Ready", "False", "CommandNotFound").await;
     stage.declared.write("broken.yaml", "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {\n");
     let done = eventually("the file is named", async || {
         let done = stage.run(&["get", "mcps"]).await;
-        done.err.contains("broken.yaml").then_some(done)
+        done.stderr.contains("broken.yaml").then_some(done)
     })
     .await;
     assert_eq!(done.code, 0);
-    assert!(done.out.contains("missing") && !done.out.contains("broken"), "{done:?}");
-    assert!(done.err.contains("evenkeel describe src directory"), "{done:?}");
-    assert_eq!(stage.run(&["get", "mcps", "missing"]).await.err, "");
+    assert!(done.stdout.contains("missing") && !done.stdout.contains("broken"), "{done:?}");
+    assert!(done.stderr.contains("evenkeel describe src directory"), "{done:?}");
+    assert_eq!(stage.run(&["get", "mcps", "missing"]).await.stderr, "");
     // It may be the one that is asked for.
     for args in [&["describe", "mcps", "broken"][..], &["get", "mcps", "broken"], &["logs", "broken"]] {
-        let said = stage.fails(args).await;
+        let said = stage.run_failing(args).await;
         assert!(said.contains("source: broken.yaml:") && said.contains("there is no McpServer"), "{said}");
     }
     stage.declared.write("foreign.yaml", "apiVersion: v1\nkind: Secret\nmetadata: { name: s }\n");
@@ -177,7 +177,7 @@ async fn what_could_not_be_read_is_said_beside_the_table() {
         "{ \"mcpServers\": { \"j\": { \"command\": \"no-such-program-anywhere\", \"tiemout\": 1 } } }",
     );
     let text = eventually("the description has all that was read", async || {
-        let text = stage.ok(&["describe", "src", "directory"]).await;
+        let text = stage.run_ok(&["describe", "src", "directory"]).await;
         (text.contains("Ignored: ") && text.contains("Warnings:\n")).then_some(text)
     })
     .await;
@@ -196,10 +196,10 @@ async fn what_could_not_be_read_is_said_beside_the_table() {
 }
 
 #[tokio::test]
-async fn a_description_has_the_spec_the_conditions_and_the_events() {
-    let stage = Stage::start(&[("missing", MISSING)]).await;
+async fn describe_prints_spec_conditions_and_events() {
+    let stage = TestInstance::start(&[("missing", MISSING_COMMAND_SPEC)]).await;
     stage.evenkeel.wait_for("missing", "Ready", "False", "CommandNotFound").await;
-    let text = stage.ok(&["describe", "mcps", "missing"]).await;
+    let text = stage.run_ok(&["describe", "mcps", "missing"]).await;
     for part in [
         "Name:        missing\n",
         "Generation:  1\n",
@@ -217,32 +217,32 @@ async fn a_description_has_the_spec_the_conditions_and_the_events() {
         text.split_whitespace().map(|word| word.replace(|char: char| char.is_ascii_digit(), "")).collect()
     };
     eventually("both forms say the same", async || {
-        let one = stage.ok(&["describe", "mcps", "missing"]).await;
-        let other = stage.ok(&["describe", "mcpserver/missing"]).await;
+        let one = stage.run_ok(&["describe", "mcps", "missing"]).await;
+        let other = stage.run_ok(&["describe", "mcpserver/missing"]).await;
         (ageless(&one) == ageless(&other)).then_some(())
     })
     .await;
-    assert!(stage.ok(&["describe", "src", "directory"]).await.contains("Kind:        Source\n"));
+    assert!(stage.run_ok(&["describe", "src", "directory"]).await.contains("Kind:        Source\n"));
 
     assert_eq!(stage.run(&["events", "-A", "-n", "default"]).await.code, 2);
-    let events = stage.ok(&["events", "-A"]).await;
+    let events = stage.run_ok(&["events", "-A"]).await;
     assert!(events.contains("Warning") && events.contains("CommandNotFound"), "{events}");
-    let about = stage.ok(&["events", "--for", "src/directory"]).await;
+    let about = stage.run_ok(&["events", "--for", "src/directory"]).await;
     assert!(!about.contains("CommandNotFound"), "{about}");
-    let said = stage.fails(&["events", "--for", "mcps/mising"]).await;
+    let said = stage.run_failing(&["events", "--for", "mcps/mising"]).await;
     assert!(said.contains("there is no McpServer \"mising\"; did you mean missing?"), "{said}");
     let mut more = stage.follow(&["events", "-w", "--for", "mcps/later"]);
-    stage.declared.server("later", MISSING);
+    stage.declared.write_server("later", MISSING_COMMAND_SPEC);
     more.line_with("CommandNotFound").await;
 }
 
 #[tokio::test]
-async fn where_nothing_runs_it_is_said_how_to_start_it() {
-    let declared = Declared::new();
+async fn commands_without_an_instance_name_the_start_command() {
+    let declared = TestDirectory::new();
     let mut evenkeel = Evenkeel::run(declared.path()).await;
     let ask = |evenkeel: &Evenkeel, args: &[&str]| {
         let output = evenkeel.command(args).env("EVENKEEL_DIR", declared.path()).output().unwrap();
-        Done::of(&output)
+        CommandOutput::from_output(&output)
     };
     assert_eq!(ask(&evenkeel, &["get", "mcps"]).code, 0);
     // Killed, it leaves its socket behind.
@@ -256,7 +256,7 @@ async fn where_nothing_runs_it_is_said_how_to_start_it() {
         // The headings come with what there is, and after that only what the watch tells.
         stream.stdout.as_mut().unwrap().read_u8().await.unwrap();
     }
-    declared.server("a", MISSING);
+    declared.write_server("a", MISSING_COMMAND_SPEC);
     for stream in &mut streams {
         let mut lines = BufReader::new(stream.stdout.as_mut().unwrap()).lines();
         let told = async { while !lines.next_line().await.unwrap().unwrap().contains("CommandNotFound") {} };
@@ -264,12 +264,13 @@ async fn where_nothing_runs_it_is_said_how_to_start_it() {
     }
     evenkeel.kill();
     for stream in streams {
-        let done = Done::of(&within("the stream ends", stream.wait_with_output()).await.unwrap());
-        assert_eq!((done.code, &*done.err), (1, "error: evenkeel has ended; start the command again\n"));
+        let done =
+            CommandOutput::from_output(&within("the stream ends", stream.wait_with_output()).await.unwrap());
+        assert_eq!((done.code, &*done.stderr), (1, "error: evenkeel has ended; start the command again\n"));
     }
     let kubeconfig = ask(&evenkeel, &["kubeconfig"]);
-    assert!(kubeconfig.code == 0 && kubeconfig.out.ends_with("/kubeconfig\n"), "{kubeconfig:?}");
-    assert!(kubeconfig.err.starts_with("no evenkeel is running for "), "{kubeconfig:?}");
+    assert!(kubeconfig.code == 0 && kubeconfig.stdout.ends_with("/kubeconfig\n"), "{kubeconfig:?}");
+    assert!(kubeconfig.stderr.starts_with("no evenkeel is running for "), "{kubeconfig:?}");
     for args in
         [&["get", "mcps"][..], &["events"], &["describe", "mcps", "a"], &["logs", "a"], &["mcp", "reload"]]
     {
@@ -278,19 +279,19 @@ async fn where_nothing_runs_it_is_said_how_to_start_it() {
             "error: no evenkeel is running for {0}; start it with: evenkeel run {0}\n",
             declared.path().display()
         );
-        assert_eq!((done.code, done.err), (1, expected), "{args:?}");
+        assert_eq!((done.code, done.stderr), (1, expected), "{args:?}");
     }
-    evenkeel.start_again().await;
+    evenkeel.restart().await;
     assert_eq!(ask(&evenkeel, &["get", "mcps"]).code, 0, "a stale socket is replaced");
     evenkeel.terminate().await;
     assert_eq!(ask(&evenkeel, &["get", "mcps"]).code, 1);
 }
 
 #[tokio::test]
-async fn every_shell_has_its_completions() {
-    let stage = Stage::start(&[]).await;
+async fn completions_exist_for_every_shell() {
+    let stage = TestInstance::start(&[]).await;
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
-        let text = stage.ok(&["completions", shell]).await;
+        let text = stage.run_ok(&["completions", shell]).await;
         assert!(text.contains("describe") && text.contains("reload"), "{shell}");
     }
 }

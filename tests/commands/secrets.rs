@@ -6,32 +6,32 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::rig::{Command, Era as RigEra, Http, Rule, Script, Stdio, Then};
-use crate::stage::Stage;
-use crate::support::{Agent, Declared, Era, Evenkeel, eventually, http};
+use crate::rig::{Action, ControlCommand, FakeHttpServer, FakeStdioServer, Rule, Script, ServerEra};
+use crate::support::{Agent, Era, Evenkeel, TestDirectory, eventually, http};
+use crate::test_instance::TestInstance;
 
 /// Written in files that people keep.
-const WRITTEN: [&str; 5] =
+const LITERAL_VALUES: [&str; 5] =
     ["planted-env-1a", "planted-header-2b", "planted-query-3c", "planted-user-4d", "planted-broken-5e"];
 /// Found elsewhere.
-const RESOLVED: [&str; 3] = ["planted-secret-6f", "planted-bearer-7a", "planted-variable-8b"];
+const RESOLVED_VALUES: [&str; 3] = ["planted-secret-6f", "planted-bearer-7a", "planted-variable-8b"];
 
 /// Servers that say what they were given.
-struct Echoes {
+struct LeakyServers {
     /// With why each is not attached.
-    processes: Vec<(&'static str, &'static str, Stdio)>,
-    remotes: Vec<(&'static str, &'static str, Http)>,
+    processes: Vec<(&'static str, &'static str, FakeStdioServer)>,
+    remotes: Vec<(&'static str, &'static str, FakeHttpServer)>,
     /// One that is attached, and names itself so.
-    named: Http,
+    named: FakeHttpServer,
 }
 
-impl Echoes {
+impl LeakyServers {
     async fn start() -> Self {
-        let [env, header, query, ..] = WRITTEN;
-        let [secret, bearer, variable] = RESOLVED;
+        let [env, header, query, ..] = LITERAL_VALUES;
+        let [secret, bearer, variable] = RESOLVED_VALUES;
         let given = format!("wrong: {env} {secret} {variable}");
         let sent = format!("wrong: {header} Bearer {bearer} ?key={query}");
-        let opening = |then: Then| {
+        let opening = |then: Action| {
             let always = Rule::always(then);
             Script::default().on("server/discover", always.clone()).on("initialize", always)
         };
@@ -42,57 +42,61 @@ impl Echoes {
         dying.stdio.stderr = vec![given.clone(), cut, given.clone()];
         let http = |status, kind: &str, body: String| {
             let headers = [("Content-Type".to_owned(), kind.to_owned())].into();
-            Then::Http { status, headers, body }
+            Action::Http { status, headers, body }
         };
         let error = format!(r#"{{"jsonrpc":"2.0","id":null,"error":{{"code":-32000,"message":"{sent}"}}}}"#);
-        let listing = Script::default().on("tools/list", Rule::always(Then::error(-32603, &sent)));
+        let listing = Script::default().on("tools/list", Rule::always(Action::error(-32603, &sent)));
         let mut remotes = Vec::new();
         for (name, reason, script) in [
             ("http-text", "ConnectFailed", opening(http(400, "text/plain", sent.clone()))),
-            ("http-error", "HandshakeFailed", opening(Then::error(-32600, &sent))),
+            ("http-error", "HandshakeFailed", opening(Action::error(-32600, &sent))),
             ("http-refused", "CredentialsRejected", opening(http(401, "application/json", error.clone()))),
             ("http-busy", "ConnectFailed", opening(http(429, "application/json", error))),
             ("http-strange", "ConnectFailed", opening(http(200, &format!("text/{bearer}"), String::new()))),
             ("http-list", "ListFailed", listing),
         ] {
-            remotes.push((name, reason, Http::start(script).await));
+            remotes.push((name, reason, FakeHttpServer::start(script).await));
         }
         let mut named = Script::default().on("tools/call", Rule::always(http(400, "text/plain", sent)));
         named.name = format!("rig {bearer}");
         // Which tells its messages on a stream of its own.
-        named.era = RigEra::Legacy;
+        named.era = ServerEra::Legacy;
         named.capabilities = Some(serde_json::from_str(r#"{"tools":{},"logging":{}}"#).unwrap());
         Self {
             processes: vec![
-                ("process-dies", "Exited", Stdio::new(dying)),
-                ("process-error", "HandshakeFailed", Stdio::new(opening(Then::error(-32600, &given)))),
+                ("process-dies", "Exited", FakeStdioServer::new(dying)),
+                (
+                    "process-error",
+                    "HandshakeFailed",
+                    FakeStdioServer::new(opening(Action::error(-32600, &given))),
+                ),
             ],
             remotes,
-            named: Http::start(named).await,
+            named: FakeHttpServer::start(named).await,
         }
     }
 
-    fn declare(&self, declared: &Declared, variables: &str, headers: &str) {
+    fn declare(&self, declared: &TestDirectory, variables: &str, headers: &str) {
         // One attempt is enough.
         let retry = "retry: { initial: 1h, max: 1h }";
         for (name, _, stdio) in &self.processes {
-            declared.server(name, &format!("{}\n{retry}", stdio.spec(variables)));
+            declared.write_server(name, &format!("{}\n{retry}", stdio.spec(variables)));
         }
         let remotes = self.remotes.iter().map(|(name, _, http)| (*name, http));
         for (name, http) in remotes.chain([("named", &self.named)]) {
-            let url = format!("{}?key={}", http.url(), WRITTEN[2]);
-            declared.server(name, &format!("http:\n  url: \"{url}\"\n  {headers}\n{retry}"));
+            let url = format!("{}?key={}", http.url(), LITERAL_VALUES[2]);
+            declared.write_server(name, &format!("http:\n  url: \"{url}\"\n  {headers}\n{retry}"));
         }
     }
 
     /// Waits until all have said it.
-    async fn have_spoken(&self, stage: &Stage) {
+    async fn wait_until_leaked(&self, stage: &TestInstance) {
         let evenkeel = &stage.evenkeel;
-        evenkeel.attached("named").await;
-        let text = format!("{} in a message", RESOLVED[1]);
+        evenkeel.wait_until_attached("named").await;
+        let text = format!("{} in a message", RESOLVED_VALUES[1]);
         eventually("the message is logged", async || {
-            self.named.tell(Command::Log("error".into(), text.clone()));
-            stage.ok(&["logs", "named"]).await.contains("in a message").then_some(())
+            self.named.send_command(ControlCommand::Log("error".into(), text.clone()));
+            stage.run_ok(&["logs", "named"]).await.contains("in a message").then_some(())
         })
         .await;
         let processes = self.processes.iter().map(|(name, reason, _)| (*name, *reason));
@@ -106,14 +110,14 @@ impl Echoes {
 }
 
 /// Servers in every state that there is something to say about.
-fn declare(
-    declared: &Declared,
+fn declare_servers(
+    declared: &TestDirectory,
     secrets: &Path,
-    (stdio, http, refusing): (&Stdio, &Http, &Http),
-    echoes: &Echoes,
+    (stdio, http, refusing): (&FakeStdioServer, &FakeHttpServer, &FakeHttpServer),
+    echoes: &LeakyServers,
 ) {
-    let [env, header, query, user, broken] = WRITTEN;
-    let [secret, bearer, _] = RESOLVED;
+    let [env, header, query, user, broken] = LITERAL_VALUES;
+    let [secret, bearer, _] = RESOLVED_VALUES;
     for (name, value) in [("token", secret.to_owned()), ("bearer", format!("Bearer {bearer}"))] {
         fs::create_dir_all(secrets.join("s")).unwrap();
         fs::write(secrets.join("s").join(name), value).unwrap();
@@ -125,17 +129,19 @@ fn declare(
         "headers: [{{ name: X-Key, value: {header} }}, {{ name: Authorization, valueFrom: {{ secretKeyRef: {{ name: s, key: bearer }} }} }}]"
     );
     echoes.declare(declared, &variables, &headers);
-    declared.server("process", &stdio.spec(&variables));
-    declared.server("remote", &format!("http:\n  url: \"{}?key={query}\"\n  {headers}", http.url()));
-    declared.server("refused", &format!("http:\n  url: \"{}?key={query}\"\n  {headers}", refusing.url()));
-    declared.server("away", &format!("http:\n  url: \"http://127.0.0.1:1/mcp?key={query}\"\n  {headers}"));
-    declared.server("user", &format!("http: {{ url: \"http://me:{user}@127.0.0.1:1/mcp\" }}"));
-    declared.server(
+    declared.write_server("process", &stdio.spec(&variables));
+    declared.write_server("remote", &format!("http:\n  url: \"{}?key={query}\"\n  {headers}", http.url()));
+    declared
+        .write_server("refused", &format!("http:\n  url: \"{}?key={query}\"\n  {headers}", refusing.url()));
+    declared
+        .write_server("away", &format!("http:\n  url: \"http://127.0.0.1:1/mcp?key={query}\"\n  {headers}"));
+    declared.write_server("user", &format!("http: {{ url: \"http://me:{user}@127.0.0.1:1/mcp\" }}"));
+    declared.write_server(
         "twice",
         &format!("http: {{ url: \"http://127.0.0.1:1/?key={query}\" }}\nstdio: {{ command: x{variables} }}"),
     );
-    declared.server("missing", &format!("stdio: {{ command: no-such-program-anywhere{variables} }}"));
-    declared.server(
+    declared.write_server("missing", &format!("stdio: {{ command: no-such-program-anywhere{variables} }}"));
+    declared.write_server(
         "unresolved",
         "http:\n  url: http://127.0.0.1:1/mcp\n  headers: [{ name: A, valueFrom: { secretKeyRef: { name: s, key: absent } } }]",
     );
@@ -154,7 +160,7 @@ fn declare(
 }
 
 /// Everything that is told while all this is declared, each with where it was found.
-async fn told(stage: &Stage) -> Vec<(String, String)> {
+async fn collect_outputs(stage: &TestInstance) -> Vec<(String, String)> {
     let mut told = Vec::new();
     let group = "/apis/evenkeel.dev/v1alpha1";
     let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
@@ -187,21 +193,21 @@ async fn told(stage: &Stage) -> Vec<(String, String)> {
         &["describe", "src", "directory"],
     ] {
         let done = stage.run(args).await;
-        told.push((format!("{args:?}"), done.out + &done.err));
+        told.push((format!("{args:?}"), done.stdout + &done.stderr));
     }
-    let list: Value = serde_json::from_str(&stage.ok(&["get", "mcps", "-o", "json"]).await).unwrap();
+    let list: Value = serde_json::from_str(&stage.run_ok(&["get", "mcps", "-o", "json"]).await).unwrap();
     let servers: Vec<_> =
         list["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].clone()).collect();
     assert!(servers.len() >= 8, "{servers:?}");
     for name in &servers {
         let name = name.as_str().unwrap();
         for args in [&["describe", "mcps", name][..], &["logs", name]] {
-            told.push((format!("{args:?}"), stage.ok(args).await));
+            told.push((format!("{args:?}"), stage.run_ok(args).await));
         }
     }
     for era in [Era::Legacy, Era::Modern] {
-        let agent = Agent::open(era, &stage.evenkeel.url()).await;
-        told.push(("tools".into(), agent.tools().await.join("\n")));
+        let agent = Agent::connect(era, &stage.evenkeel.url()).await;
+        told.push(("tools".into(), agent.tool_names().await.join("\n")));
         for (tool, arguments) in ["process_echo", "remote_echo", "missing_echo", "away_echo", "named_echo"]
             .map(|tool| (tool, "{}"))
         {
@@ -213,39 +219,40 @@ async fn told(stage: &Stage) -> Vec<(String, String)> {
 }
 
 /// Every file below a directory, by its path.
-fn files(directory: &Path, found: &mut Vec<(String, Vec<u8>)>) {
+fn read_files(directory: &Path, found: &mut Vec<(String, Vec<u8>)>) {
     for entry in fs::read_dir(directory).unwrap() {
         let entry = entry.unwrap();
         let kind = entry.file_type().unwrap();
         if kind.is_dir() {
-            files(&entry.path(), found);
+            read_files(&entry.path(), found);
         } else if kind.is_file() {
             found.push((entry.path().display().to_string(), fs::read(entry.path()).unwrap()));
         }
     }
 }
 
-fn holds(bytes: &[u8], value: &str) -> bool {
+fn contains(bytes: &[u8], value: &str) -> bool {
     bytes.windows(value.len()).any(|window| window == value.as_bytes())
 }
 
 #[tokio::test]
-async fn a_planted_value_comes_out_nowhere() {
-    let [.., variable] = RESOLVED;
+async fn secret_values_appear_in_no_output() {
+    let [.., variable] = RESOLVED_VALUES;
     let secrets = tempfile::tempdir().unwrap();
-    let stdio = Stdio::new(Script::default());
-    let http = Http::start(Script::default()).await;
-    let refusing = Http::start(Script::default().on("POST", Rule::always(Then::status(401)))).await;
-    let echoes = Echoes::start().await;
+    let stdio = FakeStdioServer::new(Script::default());
+    let http = FakeHttpServer::start(Script::default()).await;
+    let refusing =
+        FakeHttpServer::start(Script::default().on("POST", Rule::always(Action::status(401)))).await;
+    let echoes = LeakyServers::start().await;
     for format in ["text", "json"] {
-        let declared = Declared::new();
-        declare(&declared, secrets.path(), (&stdio, &http, &refusing), &echoes);
+        let declared = TestDirectory::new();
+        declare_servers(&declared, secrets.path(), (&stdio, &http, &refusing), &echoes);
         let flags =
             ["--log", "trace", "--log-format", format, "--secrets-dir", secrets.path().to_str().unwrap()];
-        let evenkeel = Evenkeel::run_in(declared.path(), &flags, &[("PLANTED", variable)]).await;
-        let mut stage = Stage { declared, evenkeel };
+        let evenkeel = Evenkeel::run_with_env(declared.path(), &flags, &[("PLANTED", variable)]).await;
+        let mut stage = TestInstance { declared, evenkeel };
         for name in ["process", "remote"] {
-            stage.evenkeel.attached(name).await;
+            stage.evenkeel.wait_until_attached(name).await;
         }
         for (name, reason) in [
             ("refused", "CredentialsRejected"),
@@ -257,44 +264,44 @@ async fn a_planted_value_comes_out_nowhere() {
         ] {
             stage.evenkeel.wait_for(name, "Ready", "False", reason).await;
         }
-        echoes.have_spoken(&stage).await;
+        echoes.wait_until_leaked(&stage).await;
         // The servers did get them: else the test would prove nothing.
-        let [process] = &stdio.alive()[..] else { panic!("one process") };
+        let [process] = &stdio.live_processes()[..] else { panic!("one process") };
         let environ = fs::read(format!("/proc/{}/environ", process.pid())).unwrap_or_default();
         if cfg!(target_os = "linux") {
-            for value in [WRITTEN[0], RESOLVED[0], RESOLVED[2]] {
-                assert!(holds(&environ, value), "{value} did not reach the server");
+            for value in [LITERAL_VALUES[0], RESOLVED_VALUES[0], RESOLVED_VALUES[2]] {
+                assert!(contains(&environ, value), "{value} did not reach the server");
             }
         }
 
         let mut found = Vec::new();
-        for (place, text) in told(&stage).await {
+        for (place, text) in collect_outputs(&stage).await {
             found.extend(
-                WRITTEN
+                LITERAL_VALUES
                     .iter()
-                    .chain(&RESOLVED)
+                    .chain(&RESOLVED_VALUES)
                     .filter(|value| text.contains(**value))
                     .map(|value| (place.clone(), *value)),
             );
         }
         stage.evenkeel.terminate().await;
-        let said = stage.evenkeel.said();
-        for value in WRITTEN.iter().chain(&RESOLVED) {
+        let said = stage.evenkeel.stderr();
+        for value in LITERAL_VALUES.iter().chain(&RESOLVED_VALUES) {
             found.extend(
                 said.lines().find(|line| line.contains(*value)).map(|line| (format!("log: {line}"), *value)),
             );
         }
         let mut kept = Vec::new();
-        files(&stage.evenkeel.state(), &mut kept);
+        read_files(&stage.evenkeel.state_dir(), &mut kept);
         assert!(kept.iter().any(|(path, _)| path.contains("/audit/")), "the whole directory is searched");
         for (path, bytes) in &kept {
             // The last good declarations are kept as they were written, for their owner alone; references stay references.
-            let written: &[&str] = if path.contains("/declarations/") { &[] } else { &WRITTEN };
+            let written: &[&str] = if path.contains("/declarations/") { &[] } else { &LITERAL_VALUES };
             found.extend(
                 written
                     .iter()
-                    .chain(&RESOLVED)
-                    .filter(|value| holds(bytes, value))
+                    .chain(&RESOLVED_VALUES)
+                    .filter(|value| contains(bytes, value))
                     .map(|value| (path.clone(), *value)),
             );
         }

@@ -11,16 +11,16 @@ use crate::suite::{Results, Status};
 /// Holds the list in `differences.yaml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct List {
+pub struct DifferenceList {
     /// Counts the scenarios of each revision of the protocol.
-    pub revisions: BTreeMap<String, Scenarios>,
-    pub differences: Vec<Entry>,
+    pub revisions: BTreeMap<String, ScenarioCounts>,
+    pub differences: Vec<DifferenceEntry>,
 }
 
 /// Counts the scenarios of a revision.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Scenarios {
+pub struct ScenarioCounts {
     /// Counts all that the suite runs.
     pub run: usize,
     /// Names those that the revision does not require.
@@ -30,19 +30,19 @@ pub struct Scenarios {
 /// Holds the differences that have one reason.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Entry {
+pub struct DifferenceEntry {
     /// Explains them to users.
     pub reason: String,
-    pub found: Vec<Found>,
+    pub found: Vec<AffectedChecks>,
 }
 
 /// Says for which agents and servers checks differ.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Found {
+pub struct AffectedChecks {
     /// Lists the revisions that agents speak.
     pub agents: Vec<String>,
-    pub servers: Vec<Server>,
+    pub servers: Vec<ServerKind>,
     /// Holds the outcome of each check, by scenario.
     pub checks: BTreeMap<String, BTreeMap<String, Outcome>>,
 }
@@ -50,7 +50,7 @@ pub struct Found {
 /// Names the revision and the transport that a server speaks with evenkeel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Server {
+pub enum ServerKind {
     LegacyHttp,
     LegacyStdio,
     ModernHttp,
@@ -72,7 +72,7 @@ pub enum Outcome {
 /// Describes one difference: scenario, check and outcome.
 pub type Difference = (String, String, Outcome);
 
-impl Server {
+impl ServerKind {
     pub const ALL: [Self; 4] = [Self::LegacyHttp, Self::LegacyStdio, Self::ModernHttp, Self::ModernStdio];
 
     pub fn era(self) -> Era {
@@ -83,7 +83,7 @@ impl Server {
     }
 }
 
-impl Display for Server {
+impl Display for ServerKind {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::LegacyHttp => "2025-11-25 over HTTP",
@@ -94,9 +94,9 @@ impl Display for Server {
     }
 }
 
-impl List {
+impl DifferenceList {
     /// Reads the list in the tree. Fails if it names a revision that nothing is run for.
-    pub fn read() -> Self {
+    pub fn load() -> Self {
         let list: Self =
             serde_yaml::from_str(include_str!("differences.yaml")).expect("differences.yaml fits");
         let places = list.differences.iter().flat_map(|entry| &entry.found);
@@ -107,10 +107,10 @@ impl List {
     }
 
     /// Returns the differences that are listed for agents of a revision and a server.
-    pub fn of(&self, agent: &str, server: Server) -> BTreeSet<Difference> {
+    pub fn listed_for(&self, agent: &str, server: ServerKind) -> BTreeSet<Difference> {
         let places = self.differences.iter().flat_map(|entry| &entry.found);
         let mut listed = BTreeSet::new();
-        for found in places.filter(|found| found.is_at(agent, server)) {
+        for found in places.filter(|found| found.applies_to(agent, server)) {
             for (scenario, checks) in &found.checks {
                 for (check, outcome) in checks {
                     let is_new = listed.insert((scenario.clone(), check.clone(), *outcome));
@@ -122,27 +122,27 @@ impl List {
     }
 }
 
-impl Found {
-    fn is_at(&self, agent: &str, server: Server) -> bool {
+impl AffectedChecks {
+    fn applies_to(&self, agent: &str, server: ServerKind) -> bool {
         self.servers.contains(&server) && self.agents.iter().any(|listed| listed == agent)
     }
 }
 
 /// Finds the checks whose outcome through evenkeel is not that of the direct run.
-pub fn between(direct: &Results, through: &Results) -> BTreeSet<Difference> {
+pub fn differences_between(direct: &Results, through: &Results) -> BTreeSet<Difference> {
     let scenarios: BTreeSet<&String> = direct.keys().chain(through.keys()).collect();
-    scenarios.into_iter().flat_map(|scenario| between_of(scenario, direct, through)).collect()
+    scenarios.into_iter().flat_map(|scenario| scenario_differences(scenario, direct, through)).collect()
 }
 
 /// Finds the checks of one scenario whose outcome through evenkeel is not that of the direct run.
-pub fn between_of(scenario: &str, direct: &Results, through: &Results) -> BTreeSet<Difference> {
+pub fn scenario_differences(scenario: &str, direct: &Results, through: &Results) -> BTreeSet<Difference> {
     let none = BTreeMap::new();
     let [direct, through] = [direct, through].map(|results| results.get(scenario).unwrap_or(&none));
     let checks: BTreeSet<&String> = direct.keys().chain(through.keys()).collect();
     checks
         .into_iter()
         .filter(|check| direct.get(*check) != through.get(*check))
-        .map(|check| (scenario.to_owned(), check.clone(), outcome(through.get(check))))
+        .map(|check| (scenario.to_owned(), check.clone(), worst_outcome(through.get(check))))
         .collect()
 }
 
@@ -150,12 +150,12 @@ pub fn between_of(scenario: &str, direct: &Results, through: &Results) -> BTreeS
 pub fn not_passed(scenario: &str, results: &Results) -> BTreeSet<Difference> {
     let checks = results.get(scenario).into_iter().flatten();
     checks
-        .map(|(check, statuses)| (scenario.to_owned(), check.clone(), outcome(Some(statuses))))
+        .map(|(check, statuses)| (scenario.to_owned(), check.clone(), worst_outcome(Some(statuses))))
         .filter(|(.., outcome)| *outcome != Outcome::Passed)
         .collect()
 }
 
-fn outcome(statuses: Option<&Vec<Status>>) -> Outcome {
+fn worst_outcome(statuses: Option<&Vec<Status>>) -> Outcome {
     match statuses.and_then(|statuses| statuses.iter().max()) {
         Some(Status::Success | Status::Info) => Outcome::Passed,
         Some(Status::Skipped) => Outcome::Skipped,
@@ -166,7 +166,7 @@ fn outcome(statuses: Option<&Vec<Status>>) -> Outcome {
 }
 
 #[test]
-fn a_difference_is_a_check_that_is_better_or_worse_or_missing_or_new() {
+fn difference_is_a_changed_missing_or_new_check() {
     use Status::{Failure, Success, Warning};
     let results = |checks: &[(&str, &[Status])]| {
         let checks = checks.iter().map(|(check, statuses)| ((*check).to_owned(), statuses.to_vec()));
@@ -177,7 +177,7 @@ fn a_difference_is_a_check_that_is_better_or_worse_or_missing_or_new() {
     let through =
         results(&[("same", &[Success, Success]), ("one", &[Success, Failure]), ("new", &[Success])]);
     let found = |direct: &Results, through: &Results| -> Vec<(String, Outcome)> {
-        between(direct, through).into_iter().map(|(_, check, outcome)| (check, outcome)).collect()
+        differences_between(direct, through).into_iter().map(|(_, check, outcome)| (check, outcome)).collect()
     };
     let expected = [("gone", Outcome::NotJudged), ("new", Outcome::Passed), ("one", Outcome::Failed)];
     assert_eq!(found(&direct, &through), expected.map(|(check, outcome)| (check.to_owned(), outcome)));

@@ -19,56 +19,61 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use differences::{List, Scenarios, Server, between, between_of, not_passed};
+use differences::{
+    DifferenceList, ScenarioCounts, ServerKind, differences_between, not_passed, scenario_differences,
+};
 use fixture::{Era, Http};
 use suite::{Results, Suite};
-use support::{Declared, Evenkeel, example};
+use support::{Evenkeel, TestDirectory, example};
 
 /// Bounds how often a scenario with unexpected results is run again: the suite gives some checks half a second.
-const MORE_RUNS: usize = 2;
+const MAX_RERUNS: usize = 2;
 
 #[tokio::test]
 #[cfg_attr(without_python, ignore = "needs Python")]
-async fn agents_of_2025_06_18_find_the_differences_that_are_listed() {
-    differ_as_listed("2025-06-18", Era::Legacy).await;
+async fn differences_for_2025_06_18_are_as_listed() {
+    check_differences("2025-06-18", Era::Legacy).await;
 }
 
 #[tokio::test]
 #[cfg_attr(without_python, ignore = "needs Python")]
-async fn agents_of_2025_11_25_find_the_differences_that_are_listed() {
-    differ_as_listed("2025-11-25", Era::Legacy).await;
+async fn differences_for_2025_11_25_are_as_listed() {
+    check_differences("2025-11-25", Era::Legacy).await;
 }
 
 #[tokio::test]
 #[cfg_attr(without_python, ignore = "needs Python")]
-async fn agents_of_2026_07_28_find_the_differences_that_are_listed() {
-    differ_as_listed("2026-07-28", Era::Modern).await;
+async fn differences_for_2026_07_28_are_as_listed() {
+    check_differences("2026-07-28", Era::Modern).await;
 }
 
 /// Runs the suite directly and through evenkeel, and fails unless the list has just the differences that are found.
-async fn differ_as_listed(revision: &str, era: Era) {
-    let suite = Suite::installed();
-    let list = List::read();
+async fn check_differences(revision: &str, era: Era) {
+    let suite = Suite::install();
+    let list = DifferenceList::load();
     let fixture = Http::start(era).await;
     let passed = |scenario: &str, results: &Results| not_passed(scenario, results).is_empty();
-    let direct = run(&suite, &fixture.url, revision, passed).await;
+    let direct = run_with_reruns(&suite, &fixture.url, revision, passed).await;
     let failed: BTreeSet<_> = direct.keys().flat_map(|scenario| not_passed(scenario, &direct)).collect();
     assert_eq!(failed, BTreeSet::new(), "{revision}, directly");
-    all_ran(&suite, revision, &direct, &list.revisions[revision]);
+    check_all_scenarios_ran(&suite, revision, &direct, &list.revisions[revision]);
 
     let mut wrong = Vec::new();
-    for server in Server::ALL {
-        let listed = list.of(revision, server);
+    for server in ServerKind::ALL {
+        let listed = list.listed_for(revision, server);
         let as_listed = |scenario: &str, results: &Results| {
             let here = listed.iter().filter(|(listed, ..)| listed == scenario).cloned().collect();
-            between_of(scenario, &direct, results) == here
+            scenario_differences(scenario, &direct, results) == here
         };
-        let (declared, _http) = declare(server).await;
+        let (declared, _http) = declare_fixture(server).await;
         let evenkeel = Evenkeel::run(declared.path()).await;
-        evenkeel.attached("fixture").await;
-        let spoken = evenkeel.server("fixture").await.unwrap()["status"]["protocolVersion"].clone();
+        evenkeel.wait_until_attached("fixture").await;
+        let spoken = evenkeel.get_server("fixture").await.unwrap()["status"]["protocolVersion"].clone();
         assert_eq!(spoken, if server.era() == Era::Legacy { "2025-11-25" } else { "2026-07-28" });
-        let found = between(&direct, &run(&suite, &evenkeel.url(), revision, as_listed).await);
+        let found = differences_between(
+            &direct,
+            &run_with_reruns(&suite, &evenkeel.url(), revision, as_listed).await,
+        );
         let added = &found - &listed;
         wrong.extend(added.iter().map(|added| format!("{server}: {added:?} is not listed")));
         let gone = &listed - &found;
@@ -78,30 +83,30 @@ async fn differ_as_listed(revision: &str, era: Era) {
 }
 
 /// Runs a revision, and up to [`MORE_RUNS`] times more each scenario whose results are not expected.
-async fn run(
+async fn run_with_reruns(
     suite: &Suite,
     url: &str,
     revision: &str,
     is_expected: impl Fn(&str, &Results) -> bool,
 ) -> Results {
     let mut results = suite.run(url, revision).await;
-    for _ in 0..MORE_RUNS {
+    for _ in 0..MAX_RERUNS {
         let again: Vec<String> =
             results.keys().filter(|scenario| !is_expected(scenario, &results)).cloned().collect();
         for scenario in again {
-            results.extend(suite.run_one(url, revision, &scenario).await);
+            results.extend(suite.run_scenario(url, revision, &scenario).await);
         }
     }
     results
 }
 
 /// Fails if the suite ran other scenarios than are listed, or did not judge one of them.
-fn all_ran(suite: &Suite, revision: &str, direct: &Results, listed: &Scenarios) {
+fn check_all_scenarios_ran(suite: &Suite, revision: &str, direct: &Results, listed: &ScenarioCounts) {
     assert_eq!(direct.len(), listed.run, "{revision}: scenarios");
     for (scenario, checks) in direct {
         assert!(!checks.is_empty(), "{revision}: {scenario} has no checks");
     }
-    if let Some(required) = suite.required(revision) {
+    if let Some(required) = suite.required_scenarios(revision) {
         let ran: BTreeSet<String> = direct.keys().cloned().collect();
         assert_eq!(&ran - &required, listed.optional, "{revision}: scenarios that are not required");
         assert_eq!(&required - &ran, BTreeSet::new(), "{revision}: required scenarios that did not run");
@@ -109,19 +114,19 @@ fn all_ran(suite: &Suite, revision: &str, direct: &Results, listed: &Scenarios) 
 }
 
 /// Declares the fixture, with no prefix. Over HTTP it ends with the value that is returned beside.
-async fn declare(server: Server) -> (Declared, Option<Http>) {
+async fn declare_fixture(server: ServerKind) -> (TestDirectory, Option<Http>) {
     let (transport, http) = match server {
-        Server::LegacyHttp | Server::ModernHttp => {
+        ServerKind::LegacyHttp | ServerKind::ModernHttp => {
             let http = Http::start(server.era()).await;
             (format!("http: {{ url: \"{}\" }}", http.url), Some(http))
         }
-        Server::LegacyStdio | Server::ModernStdio => {
+        ServerKind::LegacyStdio | ServerKind::ModernStdio => {
             let program = example("conformance-fixture", &["tests/conformance/fixture"]);
             let era = if server.era() == Era::Legacy { "legacy" } else { "modern" };
             (format!("stdio: {{ command: \"{}\", args: [{era}] }}", program.display()), None)
         }
     };
-    let declared = Declared::new();
-    declared.server("fixture", &format!("{transport}\nexpose: {{ prefix: \"\" }}"));
+    let declared = TestDirectory::new();
+    declared.write_server("fixture", &format!("{transport}\nexpose: {{ prefix: \"\" }}"));
     (declared, http)
 }

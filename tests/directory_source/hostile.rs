@@ -11,10 +11,10 @@ use std::sync::Mutex;
 use super::*;
 
 #[tokio::test]
-async fn nothing_that_is_there_hangs_or_costs_the_others() {
-    let mut rig = Rig::new(&ab());
+async fn special_files_neither_block_nor_affect_others() {
+    let mut rig = TestDirectory::new(&two_servers());
     rig.start();
-    rig.until(&["a/1 x", "b/1 x"]).await;
+    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
     let peer = rig.server("b");
     let _socket = UnixListener::bind(rig.path("socket.yaml")).unwrap();
     symlink("/dev/zero", rig.path("zero.yaml")).unwrap();
@@ -29,9 +29,9 @@ async fn nothing_that_is_there_hangs_or_costs_the_others() {
         &format!("a0: &a [x]\n{}", "b: [*a, *a, *a, *a, *a, *a, *a, *a]\n".repeat(10_000)),
     );
     let found =
-        rig.until_that(|desired| desired.servers.len() == 3 && desired.source.faults.len() >= 6).await;
-    assert_eq!(told(&found), ["a/1 x", "b/1 x", "named/1 x"]);
-    let faults: Vec<_> = found.source.faults.iter().map(|fault| fault.problem.message.clone()).collect();
+        rig.wait_for(|desired| desired.servers.len() == 3 && desired.source.problems.len() >= 6).await;
+    assert_eq!(describe_servers(&found), ["a/1 x", "b/1 x", "named/1 x"]);
+    let faults: Vec<_> = found.source.problems.iter().map(|fault| fault.problem.message.clone()).collect();
     for expected in [
         "the file is not a regular file",
         "the file is a link that leaves the directory, and is not followed",
@@ -47,34 +47,34 @@ async fn nothing_that_is_there_hangs_or_costs_the_others() {
 }
 
 #[tokio::test]
-async fn what_may_not_be_read_stays_as_it_was() {
+async fn unreadable_files_keep_their_last_declaration() {
     if rustix::process::geteuid().is_root() {
         eprintln!("skipped: root may read everything");
         return;
     }
-    let mut rig = Rig::new(&ab());
+    let mut rig = TestDirectory::new(&two_servers());
     rig.start();
-    rig.until(&["a/1 x", "b/1 x"]).await;
+    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
     let mode = |name: &str, mode: u32| {
         fs::set_permissions(rig.path(name), fs::Permissions::from_mode(mode)).unwrap();
     };
     mode("a.yaml", 0);
     mode("team", 0);
     let (file, folder) = ("a.yaml", "team");
-    let held = rig.until(&["a/1 x ParseError", "b/1 x ParseError"]).await;
-    assert!(held.source.faults.iter().all(|fault| fault.problem.message.contains("Permission denied")));
+    let held = rig.wait_for_servers(&["a/1 x ParseError", "b/1 x ParseError"]).await;
+    assert!(held.source.problems.iter().all(|fault| fault.problem.message.contains("Permission denied")));
     for name in [file, folder] {
         fs::set_permissions(rig.path(name), fs::Permissions::from_mode(0o755)).unwrap();
     }
-    rig.until(&["a/1 x", "b/1 x"]).await;
+    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn a_state_directory_that_takes_nothing_delays_nothing() {
-    let mut rig = Rig::new(&ab());
+async fn unwritable_state_directory_does_not_delay_changes() {
+    let mut rig = TestDirectory::new(&two_servers());
     rig.start();
-    rig.until(&["a/1 x", "b/1 x"]).await;
+    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
     let uid = rig.server("a").meta.uid.clone();
     // A file where the folder of records was: every write fails, as on a full disk.
     let state = fs::read_dir(rig.folder.path().join("state")).unwrap().next().unwrap().unwrap().path();
@@ -86,24 +86,24 @@ async fn a_state_directory_that_takes_nothing_delays_nothing() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(PATIENCE, replaced).await.unwrap();
+    timeout(WAIT_TIMEOUT, replaced).await.unwrap();
     rig.write("a.yaml", &server("a", "w"));
     rig.write("c.yaml", &server("c", "x"));
-    rig.until(&["a/2 w", "b/1 x", "c/1 x"]).await;
+    rig.wait_for_servers(&["a/2 w", "b/1 x", "c/1 x"]).await;
     // There is room again: what could not be written is, at the next look.
     fs::remove_file(&records).unwrap();
     rig.write("c.yaml", &server("c", "w"));
-    rig.until(&["a/2 w", "b/1 x", "c/2 w"]).await;
+    rig.wait_for_servers(&["a/2 w", "b/1 x", "c/2 w"]).await;
     rig.stop().await;
     rig.start();
-    rig.until(&["a/2 w", "b/1 x", "c/2 w"]).await;
+    rig.wait_for_servers(&["a/2 w", "b/1 x", "c/2 w"]).await;
     assert_eq!(rig.server("a").meta.uid, uid);
     rig.stop().await;
 }
 
 /// In a user namespace of its own, so that nobody else is left without watches.
 #[tokio::test]
-async fn without_file_events_it_polls_and_says_so() {
+async fn source_without_inotify_polls_and_reports_it() {
     let possible = ["-Ur", "sh", "-c", "echo 0 > /proc/sys/user/max_inotify_instances"];
     if !Command::new("unshare").args(possible).output().is_ok_and(|output| output.status.success()) {
         eprintln!("skipped: no user namespaces here");
@@ -143,7 +143,7 @@ async fn without_file_events_it_polls_and_says_so() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        let was_heard = timeout(PATIENCE, heard).await.is_ok();
+        let was_heard = timeout(WAIT_TIMEOUT, heard).await.is_ok();
         assert!(was_heard, "{what} was never said: {}", said.lock().unwrap());
     };
     hear("is looked at by the clock, because file events are not heard").await;

@@ -38,38 +38,38 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-const PATIENCE: Duration = Duration::from_mins(1);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A folder with a directory source in it, `fleet` unless said otherwise.
-struct Rig {
+struct TestDirectory {
     folder: TempDir,
     args: Args,
-    source: Option<Source>,
+    source: Option<RunningSource>,
 }
 
-struct Source {
-    wishes: SourceControl,
+struct RunningSource {
+    control: SourceControl,
     desired: Receiver<Arc<Desired>>,
     tracker: TaskTracker,
     cancel: CancellationToken,
 }
 
-impl Rig {
+impl TestDirectory {
     /// Files are written before the source starts.
     fn new(files: &[(&str, String)]) -> Self {
-        Self::at("fleet", files)
+        Self::with_root("fleet", files)
     }
 
     /// A rig whose root is `root`, made by `files` or later.
-    fn at(root: &str, files: &[(&str, String)]) -> Self {
+    fn with_root(root: &str, files: &[(&str, String)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let args = Args {
             root: folder.path().join(root),
-            secrets: folder.path().join("secrets"),
+            secrets_dir: folder.path().join("secrets"),
             environment: Environment::from_iter([("PROXY", "http://proxy")]),
-            policy: StdioPolicy::everything(),
+            policy: StdioPolicy::allow_all(),
             prune_empty: false,
-            poll: None,
+            poll_interval: None,
         };
         let rig = Self { folder, args, source: None };
         for (name, text) in files {
@@ -81,21 +81,22 @@ impl Rig {
     fn start(&mut self) {
         let state = StateDir::open(&self.folder.path().join("state"), &self.args.root).unwrap();
         let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let SourceHandle { desired, wishes, .. } = Box::new(self.args.clone().open()).start(SourceContext {
-            state: Arc::new(state),
-            key: DigestKey::new(b"key"),
-            metrics: SourceMetrics::default(),
-            tracker: tracker.clone(),
-            stop: cancel.clone(),
-        });
-        self.source = Some(Source { wishes: wishes.unwrap(), desired, tracker, cancel });
+        let SourceHandle { desired, control: wishes, .. } =
+            Box::new(self.args.clone().open()).start(SourceContext {
+                state_dir: Arc::new(state),
+                digest_key: DigestKey::new(b"key"),
+                metrics: SourceMetrics::default(),
+                tracker: tracker.clone(),
+                stop: cancel.clone(),
+            });
+        self.source = Some(RunningSource { control: wishes.unwrap(), desired, tracker, cancel });
     }
 
     async fn stop(&mut self) {
         let source = self.source.take().unwrap();
         source.cancel.cancel();
         source.tracker.close();
-        timeout(PATIENCE, source.tracker.wait()).await.unwrap();
+        timeout(WAIT_TIMEOUT, source.tracker.wait()).await.unwrap();
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -116,50 +117,53 @@ impl Rig {
         fs::remove_file(self.path(name)).unwrap();
     }
 
-    fn prune(&self) {
-        self.source.as_ref().unwrap().wishes.confirm_removal();
+    fn confirm_removal(&self) {
+        self.source.as_ref().unwrap().control.confirm_removal();
     }
 
-    fn now(&self) -> Arc<Desired> {
+    fn desired(&self) -> Arc<Desired> {
         Arc::clone(&self.source.as_ref().unwrap().desired.borrow())
     }
 
     fn server(&self, name: &str) -> Arc<DeclaredObject<McpServerSpec>> {
         let key = ObjectKey::new("default", name);
         Arc::clone(
-            self.now().servers.get(&key).unwrap_or_else(|| panic!("no {name} in {:?}", told(&self.now()))),
+            self.desired()
+                .servers
+                .get(&key)
+                .unwrap_or_else(|| panic!("no {name} in {:?}", describe_servers(&self.desired()))),
         )
     }
 
     /// Waits until what is declared is as expected.
-    async fn until(&mut self, expected: &[&str]) -> Arc<Desired> {
-        self.until_that(|desired| desired.source.synced && told(desired) == expected).await
+    async fn wait_for_servers(&mut self, expected: &[&str]) -> Arc<Desired> {
+        self.wait_for(|desired| desired.source.synced && describe_servers(desired) == expected).await
     }
 
-    async fn until_that(&mut self, holds: impl Fn(&Desired) -> bool) -> Arc<Desired> {
+    async fn wait_for(&mut self, holds: impl Fn(&Desired) -> bool) -> Arc<Desired> {
         let desired = &mut self.source.as_mut().unwrap().desired;
-        let found = timeout(PATIENCE, desired.wait_for(|desired| holds(desired))).await;
+        let found = timeout(WAIT_TIMEOUT, desired.wait_for(|desired| holds(desired))).await;
         let found = found.map(|found| Arc::clone(&found.unwrap()));
         if let Ok(found) = found {
             return found;
         }
-        let now = self.now();
-        panic!("never came; it is {:?} with {:#?}", told(&now), now.source)
+        let now = self.desired();
+        panic!("never came; it is {:?} with {:#?}", describe_servers(&now), now.source)
     }
 
     /// Waits until all that was done before is seen: another change is, which is taken with everything else.
-    async fn all_seen(&mut self) {
+    async fn wait_for_earlier_changes(&mut self) {
         let name = "marker.yaml";
         for command in ["one", "two"] {
             self.write(name, &server("marker", command));
-            self.until_that(|desired| {
+            self.wait_for(|desired| {
                 let marker = desired.servers.get(&ObjectKey::new("default", "marker"));
                 marker.and_then(|marker| command_of(marker)).is_some_and(|found| found == command)
             })
             .await;
         }
         self.remove(name);
-        self.until_that(|desired| !desired.servers.contains_key(&ObjectKey::new("default", "marker"))).await;
+        self.wait_for(|desired| !desired.servers.contains_key(&ObjectKey::new("default", "marker"))).await;
     }
 }
 
@@ -174,9 +178,9 @@ fn command_of(server: &DeclaredObject<McpServerSpec>) -> Option<&str> {
 }
 
 /// `name/generation command`, with what is refused.
-fn told(desired: &Desired) -> Vec<String> {
+fn describe_servers(desired: &Desired) -> Vec<String> {
     let told = |server: &Arc<DeclaredObject<McpServerSpec>>| {
-        let refused = server.refused.as_ref().map(|problem| format!(" {}", problem.reason));
+        let refused = server.rejected.as_ref().map(|problem| format!(" {}", problem.reason));
         let command = command_of(server).unwrap_or("-");
         format!(
             "{}/{} {command}{}",
@@ -188,6 +192,6 @@ fn told(desired: &Desired) -> Vec<String> {
     desired.servers.values().map(told).collect()
 }
 
-fn ab() -> [(&'static str, String); 2] {
+fn two_servers() -> [(&'static str, String); 2] {
     [("a.yaml", server("a", "x")), ("team/b.yaml", server("b", "x"))]
 }

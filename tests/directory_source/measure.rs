@@ -5,8 +5,8 @@ use std::process::Command;
 
 use super::*;
 
-impl Rig {
-    fn run(&self, program: &str, args: &[&str]) {
+impl TestDirectory {
+    fn run_command(&self, program: &str, args: &[&str]) {
         let output = Command::new(program)
             .args(args)
             .current_dir(self.path(""))
@@ -22,9 +22,9 @@ impl Rig {
 
     /// Does something, and prints how long after its end the named servers have this command, and how many others
     /// are other connections than before.
-    async fn time(&mut self, what: &str, names: &[String], command: &str, act: impl FnOnce(&Self)) {
-        self.all_seen().await;
-        let before = self.now();
+    async fn measure(&mut self, what: &str, names: &[String], command: &str, act: impl FnOnce(&Self)) {
+        self.wait_for_earlier_changes().await;
+        let before = self.desired();
         act(self);
         let begun = Instant::now();
         let done = |desired: &Desired| {
@@ -34,7 +34,7 @@ impl Rig {
             };
             names.iter().all(has)
         };
-        let after = self.until_that(done).await;
+        let after = self.wait_for(done).await;
         let took = begun.elapsed();
         let digest =
             |server: &DeclaredObject<McpServerSpec>| Some(server.endpoint.as_ref()?.as_ref().ok()?.digest());
@@ -48,36 +48,36 @@ impl Rig {
     }
 }
 
-fn named(prefix: &str, count: usize) -> Vec<String> {
+fn numbered_names(prefix: &str, count: usize) -> Vec<String> {
     (0..count).map(|number| format!("{prefix}{number}")).collect()
 }
 
 #[tokio::test]
 #[ignore = "a measurement"]
-async fn ways_to_change_a_directory() {
-    let mut rig = Rig::at("link", &[]);
+async fn measure_changes_of_a_directory() {
+    let mut rig = TestDirectory::with_root("link", &[]);
     symlink("fleet", rig.folder.path().join("link")).unwrap();
-    for name in named("s", 200).into_iter().chain(named("peer", 100)) {
+    for name in numbered_names("s", 200).into_iter().chain(numbered_names("peer", 100)) {
         rig.write(&format!("{name}.yaml"), &server(&name, "x"));
     }
-    rig.run("git", &["init", "-q", "-b", "main"]);
-    rig.run("git", &["add", "-A"]);
-    rig.run("git", &["commit", "-q", "-m", "one"]);
+    rig.run_command("git", &["init", "-q", "-b", "main"]);
+    rig.run_command("git", &["add", "-A"]);
+    rig.run_command("git", &["commit", "-q", "-m", "one"]);
     rig.start();
-    rig.until_that(|desired| desired.servers.len() == 300).await;
+    rig.wait_for(|desired| desired.servers.len() == 300).await;
     println!("| change | time to effect | peers reconnected |\n|---|---|---|");
-    let one = named("s", 1);
-    rig.time("a new file, renamed into place", &named("new", 1), "x", |rig| {
+    let one = numbered_names("s", 1);
+    rig.measure("a new file, renamed into place", &numbered_names("new", 1), "x", |rig| {
         rig.write("incoming", &server("new0", "x"));
         rig.rename("incoming", "new0.yaml");
     })
     .await;
-    rig.time("a new file, written and closed", &named("fresh", 1), "x", |rig| {
+    rig.measure("a new file, written and closed", &numbered_names("fresh", 1), "x", |rig| {
         rig.write("fresh0.yaml", &server("fresh0", "x"));
     })
     .await;
-    rig.time("vim: a backup by rename, a new file", &one, "vim", |rig| {
-        rig.run(
+    rig.measure("vim: a backup by rename, a new file", &one, "vim", |rig| {
+        rig.run_command(
             "vim",
             &[
                 "-es",
@@ -95,37 +95,45 @@ async fn ways_to_change_a_directory() {
         let _ = fs::remove_file(rig.path("s0.yaml~"));
     })
     .await;
-    rig.time("VS Code: truncated and written", &one, "code", |rig| {
+    rig.measure("VS Code: truncated and written", &one, "code", |rig| {
         rig.write("s0.yaml", &server("s0", "code"));
     })
     .await;
-    rig.time("sed -i", &one, "sed", |rig| rig.run("sed", &["-i", "s/command: .*/command: sed/", "s0.yaml"]))
-        .await;
-    rig.time("rsync: a hidden file, renamed into place", &one, "rsync", |rig| {
+    rig.measure("sed -i", &one, "sed", |rig| {
+        rig.run_command("sed", &["-i", "s/command: .*/command: sed/", "s0.yaml"])
+    })
+    .await;
+    rig.measure("rsync: a hidden file, renamed into place", &one, "rsync", |rig| {
         rig.write(".s0.yaml.Xy12", &server("s0", "rsync"));
         rig.rename(".s0.yaml.Xy12", "s0.yaml");
     })
     .await;
-    let all = named("s", 200);
-    rig.run("git", &["checkout", "-q", "-f", "main"]);
-    rig.run("git", &["checkout", "-q", "-b", "other"]);
+    let all = numbered_names("s", 200);
+    rig.run_command("git", &["checkout", "-q", "-f", "main"]);
+    rig.run_command("git", &["checkout", "-q", "-b", "other"]);
     for name in &all {
         rig.write(&format!("{name}.yaml"), &server(name, "other"));
     }
-    rig.run("git", &["commit", "-q", "-a", "-m", "two"]);
-    rig.time("git checkout of 200 files", &all, "x", |rig| rig.run("git", &["checkout", "-q", "main"])).await;
-    rig.write("base.yaml", &server("base", "x"));
-    rig.run("git", &["add", "base.yaml"]);
-    rig.run("git", &["commit", "-q", "-m", "three"]);
-    rig.run("git", &["checkout", "-q", "other"]);
-    rig.run("git", &["checkout", "-q", "main"]);
-    rig.time("git rebase of 200 files", &all, "other", |rig| {
-        rig.run("git", &["rebase", "-q", "main", "other"]);
+    rig.run_command("git", &["commit", "-q", "-a", "-m", "two"]);
+    rig.measure("git checkout of 200 files", &all, "x", |rig| {
+        rig.run_command("git", &["checkout", "-q", "main"])
     })
     .await;
-    rig.time("a root that is a link, flipped", &one, "flipped", |rig| {
+    rig.write("base.yaml", &server("base", "x"));
+    rig.run_command("git", &["add", "base.yaml"]);
+    rig.run_command("git", &["commit", "-q", "-m", "three"]);
+    rig.run_command("git", &["checkout", "-q", "other"]);
+    rig.run_command("git", &["checkout", "-q", "main"]);
+    rig.measure("git rebase of 200 files", &all, "other", |rig| {
+        rig.run_command("git", &["rebase", "-q", "main", "other"]);
+    })
+    .await;
+    rig.measure("a root that is a link, flipped", &one, "flipped", |rig| {
         let parent = rig.folder.path();
-        rig.run("cp", &["-r", parent.join("fleet").to_str().unwrap(), parent.join("v2").to_str().unwrap()]);
+        rig.run_command(
+            "cp",
+            &["-r", parent.join("fleet").to_str().unwrap(), parent.join("v2").to_str().unwrap()],
+        );
         fs::write(parent.join("v2/s0.yaml"), server("s0", "flipped")).unwrap();
         symlink("v2", parent.join("tmp")).unwrap();
         fs::rename(parent.join("tmp"), parent.join("link")).unwrap();
@@ -136,24 +144,24 @@ async fn ways_to_change_a_directory() {
 
 #[tokio::test]
 #[ignore = "a measurement"]
-async fn volumes_and_roots() {
-    let names = named("s", 100);
-    let mut rig = Rig::new(&[]);
+async fn measure_changes_of_volumes_and_roots() {
+    let names = numbered_names("s", 100);
+    let mut rig = TestDirectory::new(&[]);
     for name in &names {
         rig.write(&format!("..v1/{name}.yaml"), &server(name, "x"));
         symlink(format!("..data/{name}.yaml"), rig.path(&format!("{name}.yaml"))).unwrap();
     }
     symlink("..v1", rig.path("..data")).unwrap();
     rig.start();
-    rig.until_that(|desired| desired.servers.len() == 100).await;
-    rig.time("a volume of Kubernetes: ..data flipped", &named("s", 1), "flipped", |rig| {
-        rig.run("cp", &["-r", "..v1", "..v2"]);
+    rig.wait_for(|desired| desired.servers.len() == 100).await;
+    rig.measure("a volume of Kubernetes: ..data flipped", &numbered_names("s", 1), "flipped", |rig| {
+        rig.run_command("cp", &["-r", "..v1", "..v2"]);
         rig.write("..v2/s0.yaml", &server("s0", "flipped"));
         symlink("..v2", rig.path("..tmp")).unwrap();
         rig.rename("..tmp", "..data");
     })
     .await;
-    rig.time("the root deleted and made again", &named("s", 1), "again", |rig| {
+    rig.measure("the root deleted and made again", &numbered_names("s", 1), "again", |rig| {
         fs::remove_dir_all(rig.path("")).unwrap();
         for name in &names {
             rig.write(&format!("{name}.yaml"), &server(name, if name == "s0" { "again" } else { "x" }));
@@ -164,30 +172,30 @@ async fn volumes_and_roots() {
 }
 
 /// Bytes that this process has read so far.
-fn read() -> u64 {
+fn bytes_read() -> u64 {
     let io = fs::read_to_string("/proc/self/io").unwrap();
     io.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse().ok()).unwrap()
 }
 
 #[tokio::test]
 #[ignore = "a measurement"]
-async fn ten_thousand_files() {
-    let mut rig = Rig::new(&[]);
-    let names = named("s", 10_000);
+async fn measure_ten_thousand_files() {
+    let mut rig = TestDirectory::new(&[]);
+    let names = numbered_names("s", 10_000);
     for name in &names {
         rig.write(&format!("{}/{name}.yaml", name.len()), &server(name, "x"));
     }
-    let (begun, before) = (Instant::now(), read());
+    let (begun, before) = (Instant::now(), bytes_read());
     rig.start();
-    rig.until_that(|desired| desired.source.synced && desired.servers.len() == 10_000).await;
-    println!("first look: {} ms, {} KiB read", begun.elapsed().as_millis(), (read() - before) >> 10);
+    rig.wait_for(|desired| desired.source.synced && desired.servers.len() == 10_000).await;
+    println!("first look: {} ms, {} KiB read", begun.elapsed().as_millis(), (bytes_read() - before) >> 10);
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let (begun, before) = (Instant::now(), read());
+    let (begun, before) = (Instant::now(), bytes_read());
     rig.write("2/s0.yaml", &server("s0", "w"));
-    rig.until_that(|desired| {
+    rig.wait_for(|desired| {
         desired.servers.values().next().and_then(|server| command_of(server)) == Some("w")
     })
     .await;
-    println!("one changed: {} ms, {} KiB read", begun.elapsed().as_millis(), (read() - before) >> 10);
+    println!("one changed: {} ms, {} KiB read", begun.elapsed().as_millis(), (bytes_read() - before) >> 10);
     rig.stop().await;
 }

@@ -3,16 +3,16 @@
 use super::*;
 
 #[tokio::test]
-async fn a_volume_that_kubernetes_mounts_is_flipped() {
-    let mut rig = Rig::new(&[("..v1/a.yaml", server("a", "x")), ("..v1/b.yaml", server("b", "x"))]);
+async fn kubernetes_volume_update_is_followed() {
+    let mut rig = TestDirectory::new(&[("..v1/a.yaml", server("a", "x")), ("..v1/b.yaml", server("b", "x"))]);
     symlink("..v1", rig.path("..data")).unwrap();
     for name in ["a.yaml", "b.yaml"] {
         symlink(Path::new("..data").join(name), rig.path(name)).unwrap();
     }
     rig.start();
-    rig.until(&["a/1 x", "b/1 x"]).await;
+    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
     let peer = rig.server("b");
-    let endpoint = |rig: &Rig| rig.server("a").endpoint.clone().unwrap().unwrap().digest();
+    let endpoint = |rig: &TestDirectory| rig.server("a").endpoint.clone().unwrap().unwrap().digest();
     let before = endpoint(&rig);
 
     rig.write("..v2/a.yaml", &server("a", "w"));
@@ -22,17 +22,17 @@ async fn a_volume_that_kubernetes_mounts_is_flipped() {
     rig.rename("..data_tmp", "..data");
     symlink("..data/c.yaml", rig.path("c.yaml")).unwrap();
     fs::remove_dir_all(rig.path("..v1")).unwrap();
-    rig.until(&["a/2 w", "b/1 x", "c/1 x"]).await;
+    rig.wait_for_servers(&["a/2 w", "b/1 x", "c/1 x"]).await;
     assert!(Arc::ptr_eq(&peer, &rig.server("b")));
     assert_ne!(endpoint(&rig), before);
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn a_link_to_the_root_or_above_it_is_flipped() {
+async fn replaced_link_at_or_above_the_root_is_followed() {
     for root in ["current", "current/team"] {
         let at = |version: &str| format!("../{version}/{}", root.strip_prefix("current").unwrap());
-        let mut rig = Rig::at(
+        let mut rig = TestDirectory::with_root(
             root,
             &[
                 (&format!("{}/a.yaml", at("v1")), server("a", "x")),
@@ -42,7 +42,7 @@ async fn a_link_to_the_root_or_above_it_is_flipped() {
         let current = rig.folder.path().join("current");
         symlink("v1", &current).unwrap();
         rig.start();
-        rig.until(&["a/1 x", "b/1 x"]).await;
+        rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
         let peer = rig.server("b");
 
         // As git-sync publishes: another work tree, and one rename.
@@ -53,95 +53,95 @@ async fn a_link_to_the_root_or_above_it_is_flipped() {
             symlink(version, &next).unwrap();
             fs::rename(&next, &current).unwrap();
             let generation = if version == "v2" { 2 } else { 3 };
-            rig.until(&[&format!("a/{generation} {command}"), "b/1 x"]).await;
+            rig.wait_for_servers(&[&format!("a/{generation} {command}"), "b/1 x"]).await;
         }
         assert!(Arc::ptr_eq(&peer, &rig.server("b")), "where servers run is told by the path as given");
         // And the new tree is watched, not the old one.
         rig.write(&format!("{}/c.yaml", at("v3")), &server("c", "x"));
-        rig.until(&["a/3 z", "b/1 x", "c/1 x"]).await;
+        rig.wait_for_servers(&["a/3 z", "b/1 x", "c/1 x"]).await;
         rig.stop().await;
     }
 }
 
 #[tokio::test]
-async fn the_root_is_deleted_and_made_again() {
-    let mut rig = Rig::new(&ab());
+async fn deleted_and_recreated_root_keeps_its_servers() {
+    let mut rig = TestDirectory::new(&two_servers());
     rig.start();
-    rig.until(&["a/1 x", "b/1 x"]).await;
+    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
     let peer = rig.server("b");
     let unavailable = |desired: &Desired| {
-        desired.source.faults.iter().any(|fault| fault.problem.reason == Reason::SourceUnavailable)
+        desired.source.problems.iter().any(|fault| fault.problem.reason == Reason::SourceUnavailable)
     };
     fs::remove_dir_all(rig.path("")).unwrap();
-    let gone = rig.until_that(unavailable).await;
-    assert_eq!(told(&gone), ["a/1 x", "b/1 x"], "nothing is taken away");
+    let gone = rig.wait_for(unavailable).await;
+    assert_eq!(describe_servers(&gone), ["a/1 x", "b/1 x"], "nothing is taken away");
 
     fs::create_dir(rig.path("")).unwrap();
     let held = |desired: &Desired| {
-        desired.source.faults.iter().any(|fault| fault.problem.reason == Reason::RemovalHeld)
+        desired.source.problems.iter().any(|fault| fault.problem.reason == Reason::RemovalHeld)
     };
-    let empty = rig.until_that(held).await;
-    assert_eq!(told(&empty), ["a/1 x", "b/1 x"], "not by an empty directory either");
-    for (name, text) in ab() {
+    let empty = rig.wait_for(held).await;
+    assert_eq!(describe_servers(&empty), ["a/1 x", "b/1 x"], "not by an empty directory either");
+    for (name, text) in two_servers() {
         rig.write(name, &text);
     }
-    let back = rig.until_that(|desired| desired.source.faults.is_empty()).await;
-    assert_eq!(told(&back), ["a/1 x", "b/1 x"]);
+    let back = rig.wait_for(|desired| desired.source.problems.is_empty()).await;
+    assert_eq!(describe_servers(&back), ["a/1 x", "b/1 x"]);
     assert!(Arc::ptr_eq(&peer, &rig.server("b")));
     rig.write("c.yaml", &server("c", "x"));
-    rig.until(&["a/1 x", "b/1 x", "c/1 x"]).await;
+    rig.wait_for_servers(&["a/1 x", "b/1 x", "c/1 x"]).await;
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn an_empty_directory_is_emptied_once_somebody_says_that_it_is_meant() {
-    let mut rig = Rig::new(&ab());
+async fn empty_directory_applies_only_after_confirmation() {
+    let mut rig = TestDirectory::new(&two_servers());
     rig.start();
-    rig.until(&["a/1 x", "b/1 x"]).await;
+    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
     // Said where nothing is held back: it is no permission for later.
-    rig.prune();
+    rig.confirm_removal();
     let held = |desired: &Desired| {
-        desired.source.faults.iter().any(|fault| fault.problem.reason == Reason::RemovalHeld)
+        desired.source.problems.iter().any(|fault| fault.problem.reason == Reason::RemovalHeld)
     };
-    for (name, _) in ab() {
+    for (name, _) in two_servers() {
         rig.remove(name);
     }
-    let empty = rig.until_that(held).await;
-    assert_eq!(told(&empty), ["a/1 x", "b/1 x"]);
-    rig.prune();
-    let pruned = rig.until(&[]).await;
-    assert_eq!(pruned.source.faults, []);
+    let empty = rig.wait_for(held).await;
+    assert_eq!(describe_servers(&empty), ["a/1 x", "b/1 x"]);
+    rig.confirm_removal();
+    let pruned = rig.wait_for_servers(&[]).await;
+    assert_eq!(pruned.source.problems, []);
 
     rig.write("c.yaml", &server("c", "x"));
-    rig.until(&["c/1 x"]).await;
+    rig.wait_for_servers(&["c/1 x"]).await;
     rig.remove("c.yaml");
-    let again = rig.until_that(held).await;
-    assert_eq!(told(&again), ["c/1 x"], "it was said of the last time");
+    let again = rig.wait_for(held).await;
+    assert_eq!(describe_servers(&again), ["c/1 x"], "it was said of the last time");
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn a_root_that_is_not_there_yet_is_waited_for() {
-    let mut rig = Rig::at("fleet/deep/er", &[]);
+async fn missing_root_is_read_once_created() {
+    let mut rig = TestDirectory::with_root("fleet/deep/er", &[]);
     rig.start();
-    let waiting = rig.until_that(|desired| !desired.source.faults.is_empty()).await;
+    let waiting = rig.wait_for(|desired| !desired.source.problems.is_empty()).await;
     assert!(!waiting.source.synced);
     assert!(
-        waiting.source.faults[0].problem.message.contains("is waited for"),
+        waiting.source.problems[0].problem.message.contains("is waited for"),
         "{:?}",
-        waiting.source.faults
+        waiting.source.problems
     );
     rig.write("deep/er/a.yaml", &server("a", "x"));
-    let come = rig.until(&["a/1 x"]).await;
-    assert_eq!(come.source.faults, []);
+    let come = rig.wait_for_servers(&["a/1 x"]).await;
+    assert_eq!(come.source.problems, []);
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn what_is_not_a_file_of_the_tree_harms_nobody() {
-    let mut rig = Rig::new(&ab());
+async fn special_files_do_not_affect_servers() {
+    let mut rig = TestDirectory::new(&two_servers());
     rig.start();
-    rig.until(&["a/1 x", "b/1 x"]).await;
+    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
     fs::write(rig.folder.path().join("outside.yaml"), server("o", "x")).unwrap();
     rustix::fs::mknodat(
         rustix::fs::CWD,
@@ -158,17 +158,17 @@ async fn what_is_not_a_file_of_the_tree_harms_nobody() {
     rig.write("bad\u{1b}[2Jname.yaml", "kind: [");
     rig.write("c.yaml", &server("c", "x"));
     let found =
-        rig.until_that(|desired| desired.servers.len() == 3 && desired.source.faults.len() == 6).await;
-    assert_eq!(told(&found), ["a/1 x", "b/1 x", "c/1 x"]);
+        rig.wait_for(|desired| desired.servers.len() == 3 && desired.source.problems.len() == 6).await;
+    assert_eq!(describe_servers(&found), ["a/1 x", "b/1 x", "c/1 x"]);
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn a_rotated_secret_and_a_missing_one() {
+async fn rotated_secret_changes_only_its_server() {
     let spec = "x\n    env:\n      - { name: T, valueFrom: { secretKeyRef: { name: s, key: k } } }\n      - { name: P, valueFrom: { env: PROXY } }";
-    let mut rig = Rig::new(&[("a.yaml", server("a", spec)), ("b.yaml", server("b", "x"))]);
+    let mut rig = TestDirectory::new(&[("a.yaml", server("a", spec)), ("b.yaml", server("b", "x"))]);
     rig.start();
-    rig.until(&["a/1 x", "b/1 x"]).await;
+    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
     let missing = rig.server("a").endpoint.clone().unwrap().unwrap_err();
     assert_eq!(missing.reason, Reason::SecretNotFound);
     let peer = rig.server("b");
@@ -182,39 +182,39 @@ async fn a_rotated_secret_and_a_missing_one() {
         fs::rename(secret.join("..tmp"), secret.join("..data")).unwrap();
         let _ = symlink("..data/k", secret.join("k"));
         let last = rig.server("a").endpoint.clone().unwrap().map(|endpoint| endpoint.digest());
-        rig.until_that(|desired| {
+        rig.wait_for(|desired| {
             let endpoint = desired.servers.values().next().unwrap().endpoint.as_ref().unwrap().as_ref();
             endpoint.is_ok_and(|endpoint| Ok(endpoint.digest()) != last)
         })
         .await;
-        assert!(!format!("{:?}", rig.now()).contains("hunter"));
+        assert!(!format!("{:?}", rig.desired()).contains("hunter"));
     }
     assert!(Arc::ptr_eq(&peer, &rig.server("b")));
-    assert_eq!(told(&rig.now()), ["a/1 x", "b/1 x"]);
+    assert_eq!(describe_servers(&rig.desired()), ["a/1 x", "b/1 x"]);
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn a_folder_is_moved_and_deleted_and_made_again() {
-    let mut rig = Rig::new(&ab());
+async fn moved_deleted_and_recreated_folder_is_followed() {
+    let mut rig = TestDirectory::new(&two_servers());
     rig.start();
-    rig.until(&["a/1 x", "b/1 x"]).await;
+    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
     let peer = rig.server("b");
     for (from, to) in [("team", "crew"), ("crew", "team"), ("team", "crew")] {
         rig.rename(from, to);
         let place = format!("{to}/b.yaml:2");
-        rig.until_that(|desired| {
+        rig.wait_for(|desired| {
             desired.servers.values().any(|server| server.meta.origin.to_string() == place)
         })
         .await;
         // What is written there later is heard of, not only found by the clock.
         rig.write(&format!("{to}/c.yaml"), &server("c", to));
-        rig.until_that(|desired| told(desired).iter().any(|told| told.ends_with(to))).await;
+        rig.wait_for(|desired| describe_servers(desired).iter().any(|told| told.ends_with(to))).await;
     }
     assert_eq!(rig.server("b").meta.uid, peer.meta.uid);
     fs::remove_dir_all(rig.path("crew")).unwrap();
-    rig.until(&["a/1 x"]).await;
+    rig.wait_for_servers(&["a/1 x"]).await;
     rig.write("crew/d.yaml", &server("d", "x"));
-    rig.until(&["a/1 x", "d/1 x"]).await;
+    rig.wait_for_servers(&["a/1 x", "d/1 x"]).await;
     rig.stop().await;
 }

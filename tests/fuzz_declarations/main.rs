@@ -11,7 +11,7 @@ use evenkeel::source::directory::{CheckContext, TargetMode, check_text};
 use evenkeel::source::{Environment, StdioPolicy};
 
 /// What declarations are made of, so that random bytes get past the first line.
-const PIECES: &[&str] = &[
+const DECLARATION_PIECES: &[&str] = &[
     "apiVersion: evenkeel.dev/v1alpha1\n",
     "kind: McpServer\n",
     "kind: Skill\n",
@@ -88,32 +88,35 @@ const PIECES: &[&str] = &[
 fn declarations() {
     let cluster = TargetMode::Cluster { namespace: "team".to_owned() };
     let against = [TargetMode::Directory, cluster].map(|destination| CheckContext {
-        secrets: None,
+        secrets_dir: None,
         environment: Environment::from_iter([("B", "hunter2")]),
-        key: DigestKey::new(b"k"),
-        policy: StdioPolicy::everything(),
-        destination,
+        digest_key: DigestKey::new(b"k"),
+        policy: StdioPolicy::allow_all(),
+        target: destination,
     });
     bolero::check!().for_each(|input: &[u8]| {
-        let pieces: String = input.iter().map(|byte| PIECES[usize::from(*byte) % PIECES.len()]).collect();
+        let pieces: String = input
+            .iter()
+            .map(|byte| DECLARATION_PIECES[usize::from(*byte) % DECLARATION_PIECES.len()])
+            .collect();
         for bytes in [input, pieces.as_bytes()] {
             for file in ["team/a.yaml", "team/.mcp.json"] {
                 for against in &against {
-                    look(file, bytes, against);
+                    check_input(file, bytes, against);
                 }
             }
         }
     });
 }
 
-fn look(file: &str, bytes: &[u8], against: &CheckContext) {
+fn check_input(file: &str, bytes: &[u8], against: &CheckContext) {
     let checked = check_text(Path::new(file), bytes, against);
     for finding in &checked.findings {
         let fault = &finding.fault;
         let message = &fault.problem.message;
         assert!(!message.contains("the parser fail"), "{message}");
         assert!(message.len() < 5_000 && !message.contains(char::is_control), "{message:?}");
-        assert!(fault.place().is_none_or(|place| place.starts_with("team/")), "{fault:?}");
+        assert!(fault.location().is_none_or(|place| place.starts_with("team/")), "{fault:?}");
         for line in fault.excerpt.iter().flat_map(|excerpt| excerpt.lines()) {
             assert!(line.len() < 1_000 && !line.contains(char::is_control), "{line:?}");
         }
@@ -122,10 +125,10 @@ fn look(file: &str, bytes: &[u8], against: &CheckContext) {
     let desired = &checked.desired;
     for server in desired.servers.values() {
         assert!(server.meta.origin.to_string().starts_with(file));
-        assert!(server.spec.is_some() != server.refused.is_some());
+        assert!(server.spec.is_some() != server.rejected.is_some());
         assert!(!format!("{server:?}").contains("hunter2"));
     }
     for skill in desired.skills.values() {
-        assert!(skill.spec.is_some() != skill.refused.is_some());
+        assert!(skill.spec.is_some() != skill.rejected.is_some());
     }
 }

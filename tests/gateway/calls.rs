@@ -5,58 +5,60 @@ use std::sync::Arc;
 use evenkeel::resource::{Problem, Reason};
 use serde_json::{Value, json};
 
-use crate::rig::{Answers, Era as RigEra, Http as Rig, ODD_RESULT, ODD_TOOL, Script};
-use crate::stack::Stack;
+use crate::fixture::GatewayFixture;
+use crate::rig::{FakeHttpServer as Rig, ODD_RESULT, ODD_TOOL, ResponseFormat, Script, ServerEra};
 use crate::support::{Agent, Era, eventually};
 
 const TOOLS: &[&str] = &["echo", "odd", "reply", "fail", "sleep", "log", "big", "mirror"];
 
-async fn attached(era: RigEra) -> (Stack, Rig) {
-    attached_with(Script::new("rig", era).tools(TOOLS), json!({})).await
+async fn start_with_server(era: ServerEra) -> (GatewayFixture, Rig) {
+    start_with_script(Script::new("rig", era).tools(TOOLS), json!({})).await
 }
 
-async fn attached_with(script: Script, more: Value) -> (Stack, Rig) {
+async fn start_with_script(script: Script, more: Value) -> (GatewayFixture, Rig) {
     let rig = Rig::start(script).await;
-    let stack = Stack::start().await;
-    stack.attach("r", &rig, more).await;
+    let stack = GatewayFixture::start().await;
+    stack.attach_server("r", &rig, more).await;
     (stack, rig)
 }
 
 /// Calls at work: a subscription is at work all the time.
-fn at_work(rig: &Rig) -> u64 {
+fn calls_in_flight(rig: &Rig) -> u64 {
     let seen = rig.counters();
-    if seen.of("subscriptions/listen") > 0 { seen.in_flight - seen.streams } else { seen.in_flight }
+    if seen.count("subscriptions/listen") > 0 { seen.in_flight - seen.streams } else { seen.in_flight }
 }
 
 /// Calls that the server was told to cancel: a legacy one by a notification, a modern one by a closed stream.
-fn cancels(rig: &Rig) -> u64 {
+fn cancellations(rig: &Rig) -> u64 {
     let seen = rig.counters();
-    if seen.initializes() > 0 { seen.of("notifications/cancelled") } else { seen.cancelled }
+    if seen.initializes() > 0 { seen.count("notifications/cancelled") } else { seen.cancelled }
 }
 
-async fn works(rig: &Rig) {
-    eventually("the call is at work", async || (at_work(rig) == 1).then_some(())).await;
+async fn wait_for_call(rig: &Rig) {
+    eventually("the call is at work", async || (calls_in_flight(rig) == 1).then_some(())).await;
 }
 
-async fn cancelled(rig: &Rig, times: u64) {
-    eventually("the server is told", async || (cancels(rig) == times && at_work(rig) == 0).then_some(()))
-        .await;
+async fn wait_for_cancellation(rig: &Rig, times: u64) {
+    eventually("the server is told", async || {
+        (cancellations(rig) == times && calls_in_flight(rig) == 0).then_some(())
+    })
+    .await;
 }
 
-fn told(result: &str) -> String {
+fn tool_error_text(result: &str) -> String {
     let result: Value = serde_json::from_str(result).unwrap();
     assert_eq!(result["isError"], true, "{result}");
     result["content"][0]["text"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test]
-async fn what_no_model_knows_passes_unchanged_between_all_eras() {
-    for rig_era in [RigEra::Legacy, RigEra::Modern] {
-        let (stack, rig) = attached(rig_era).await;
+async fn unknown_members_pass_unchanged_between_all_eras() {
+    for rig_era in [ServerEra::Legacy, ServerEra::Modern] {
+        let (stack, rig) = start_with_server(rig_era).await;
         for era in Era::ALL {
             let agent = stack.agent(era).await;
             let case = format!("{era:?} agent, {rig_era:?} server");
-            let listed = agent.list().await;
+            let listed = agent.list_tools().await;
             let odd =
                 listed.iter().find(|tool| tool.get().contains("r_odd")).expect("the odd tool is listed");
             assert_eq!(odd.get(), ODD_TOOL.replace(r#""name":"odd""#, r#""name":"r_odd""#), "{case}");
@@ -89,41 +91,41 @@ async fn what_no_model_knows_passes_unchanged_between_all_eras() {
 }
 
 #[tokio::test]
-async fn a_servers_error_is_the_agents_error() {
-    let (stack, _rig) = attached(RigEra::Legacy).await;
+async fn server_error_is_returned_unchanged() {
+    let (stack, _rig) = start_with_server(ServerEra::Legacy).await;
     for era in Era::ALL {
         let agent = stack.agent(era).await;
         let error = r#"{"code":-31999,"message":"no","data":{"x": [1.0e+2]}}"#;
         assert_eq!(agent.call("r_fail", &format!(r#"{{"error":{error}}}"#)).await.unwrap_err(), error);
     }
-    stack.counts(r#"calls_total{namespace="default",server="r",outcome="error"} 2"#).await;
+    stack.wait_for_metric(r#"calls_total{namespace="default",server="r",outcome="error"} 2"#).await;
 }
 
 #[tokio::test]
-async fn progress_comes_before_the_answer() {
-    for rig_era in [RigEra::Legacy, RigEra::Modern] {
-        let (stack, rig) = attached(rig_era).await;
+async fn progress_arrives_before_the_response() {
+    for rig_era in [ServerEra::Legacy, ServerEra::Modern] {
+        let (stack, rig) = start_with_server(rig_era).await;
         for era in Era::ALL {
             let agent = stack.agent(era).await;
             let params =
                 r#"{"name":"r_sleep","arguments":{"ms":20,"steps":2},"_meta":{"progressToken":"mine"}}"#;
-            let mut call = agent.begin("tools/call", params).await.unwrap();
+            let mut call = agent.start_request("tools/call", params).await.unwrap();
             for step in 1..=2 {
-                let notice = call.next().await.unwrap().unwrap();
+                let notice = call.next_message().await.unwrap().unwrap();
                 assert!(notice.contains("notifications/progress"), "{notice}");
                 assert!(notice.contains(r#""progressToken":"mine""#), "{notice}");
                 assert!(notice.contains(&format!(r#""progress":{step}"#)), "{notice}");
             }
-            assert!(call.answer().await.unwrap().contains("slept"));
-            assert_eq!(call.next().await.unwrap(), None);
+            assert!(call.result().await.unwrap().contains("slept"));
+            assert_eq!(call.next_message().await.unwrap(), None);
         }
         assert_eq!(rig.counters().complaints, Vec::<String>::new());
     }
 }
 
 #[tokio::test]
-async fn an_agent_that_takes_only_json_gets_only_the_answer() {
-    let (stack, _rig) = attached(RigEra::Legacy).await;
+async fn json_only_agent_gets_only_the_response() {
+    let (stack, _rig) = start_with_server(ServerEra::Legacy).await;
     let agent = stack.agent(Era::Legacy).await;
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"r_sleep","arguments":{"ms":20,"steps":2},"_meta":{"progressToken":1}}}"#;
     let headers = [
@@ -137,34 +139,34 @@ async fn an_agent_that_takes_only_json_gets_only_the_answer() {
 }
 
 #[tokio::test]
-async fn a_legacy_agent_cancels_by_saying_so() {
-    for rig_era in [RigEra::Legacy, RigEra::Modern] {
-        let (stack, rig) = attached(rig_era).await;
+async fn legacy_agent_cancels_by_notification() {
+    for rig_era in [ServerEra::Legacy, ServerEra::Modern] {
+        let (stack, rig) = start_with_server(rig_era).await;
         let agent = Arc::new(stack.agent(Era::Legacy).await);
         let calling = agent.clone();
         let call = tokio::spawn(async move { calling.call("r_sleep", r#"{"ms":600000}"#).await });
-        works(&rig).await;
+        wait_for_call(&rig).await;
         // Not this one, and not one of another agent.
         agent.notify("notifications/cancelled", r#"{"requestId":999}"#).await.unwrap();
         let other = stack.agent(Era::Legacy).await;
         other.notify("notifications/cancelled", r#"{"requestId":2}"#).await.unwrap();
         assert_eq!(agent.request("ping", "{}").await.unwrap(), "{}");
-        assert_eq!((at_work(&rig), cancels(&rig)), (1, 0));
+        assert_eq!((calls_in_flight(&rig), cancellations(&rig)), (1, 0));
 
         agent.notify("notifications/cancelled", r#"{"requestId":2,"reason":"enough"}"#).await.unwrap();
         let ended = call.await.unwrap().unwrap_err();
         assert_eq!(ended, "the answer ended without a result");
-        cancelled(&rig, 1).await;
-        stack.counts(r#"calls_total{namespace="default",server="r",outcome="cancelled"} 1"#).await;
+        wait_for_cancellation(&rig, 1).await;
+        stack.wait_for_metric(r#"calls_total{namespace="default",server="r",outcome="cancelled"} 1"#).await;
         assert!(agent.call("r_echo", "{}").await.is_ok());
     }
 }
 
 #[tokio::test]
-async fn a_modern_agent_cancels_by_going_away_and_a_legacy_one_does_not() {
+async fn disconnect_cancels_modern_calls_but_not_legacy_ones() {
     for steps in [0, 9] {
         for era in Era::ALL {
-            let (stack, rig) = attached(RigEra::Legacy).await;
+            let (stack, rig) = start_with_server(ServerEra::Legacy).await;
             let late = Arc::new(stack.agent(era).await);
             let agent = late.clone();
             // With a step, the response is a stream by then. The rest of the call is long enough for what follows.
@@ -173,43 +175,45 @@ async fn a_modern_agent_cancels_by_going_away_and_a_legacy_one_does_not() {
                 r#"{{"name":"r_sleep","arguments":{{"ms":{ms},"steps":{steps}}},"_meta":{{"progressToken":1}}}}"#
             );
             let call = tokio::spawn(async move {
-                let mut call = agent.begin("tools/call", &params).await.unwrap();
-                call.next().await.unwrap();
+                let mut call = agent.start_request("tools/call", &params).await.unwrap();
+                call.next_message().await.unwrap();
                 call
             });
-            works(&rig).await;
+            wait_for_call(&rig).await;
             if steps == 0 {
                 call.abort();
             } else {
                 drop(call.await.unwrap());
             }
             if era == Era::Modern {
-                cancelled(&rig, 1).await;
+                wait_for_cancellation(&rig, 1).await;
                 continue;
             }
             // The legacy agent's call goes on: until its answer, or a late word of the agent.
             let other = stack.agent(Era::Legacy).await;
             assert!(other.call("r_echo", "{}").await.is_ok());
-            assert_eq!((at_work(&rig), cancels(&rig)), (1, 0));
+            assert_eq!((calls_in_flight(&rig), cancellations(&rig)), (1, 0));
             if steps == 0 {
                 late.notify("notifications/cancelled", r#"{"requestId":2}"#).await.unwrap();
-                cancelled(&rig, 1).await;
-                stack.counts(r#"calls_total{namespace="default",server="r",outcome="cancelled"} 1"#).await;
+                wait_for_cancellation(&rig, 1).await;
+                stack
+                    .wait_for_metric(r#"calls_total{namespace="default",server="r",outcome="cancelled"} 1"#)
+                    .await;
             } else {
-                stack.counts(r#"calls_total{namespace="default",server="r",outcome="ok"} 2"#).await;
-                cancelled(&rig, 0).await;
+                stack.wait_for_metric(r#"calls_total{namespace="default",server="r",outcome="ok"} 2"#).await;
+                wait_for_cancellation(&rig, 0).await;
             }
         }
     }
 }
 
 #[tokio::test]
-async fn an_id_is_in_flight_once() {
-    let (stack, rig) = attached(RigEra::Legacy).await;
+async fn duplicate_request_id_is_rejected() {
+    let (stack, rig) = start_with_server(ServerEra::Legacy).await;
     let agent = Arc::new(stack.agent(Era::Legacy).await);
     let calling = agent.clone();
     let call = tokio::spawn(async move { calling.call("r_sleep", r#"{"ms":600000}"#).await });
-    works(&rig).await;
+    wait_for_call(&rig).await;
     let body = r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"r_echo"}}"#;
     let headers =
         [("Content-Type", "application/json"), ("Mcp-Session-Id", agent.session.as_deref().unwrap())];
@@ -220,60 +224,61 @@ async fn an_id_is_in_flight_once() {
 }
 
 #[tokio::test]
-async fn a_call_that_takes_too_long_is_cancelled_and_told() {
+async fn timed_out_call_is_cancelled_and_reported() {
     let more = json!({ "timeouts": { "call": "1s" } });
-    let (stack, rig) = attached_with(Script::new("rig", RigEra::Legacy).tools(TOOLS), more).await;
+    let (stack, rig) = start_with_script(Script::new("rig", ServerEra::Legacy).tools(TOOLS), more).await;
     for era in Era::ALL {
         let agent = stack.agent(era).await;
-        let text = told(&agent.call("r_sleep", r#"{"ms":600000}"#).await.unwrap());
+        let text = tool_error_text(&agent.call("r_sleep", r#"{"ms":600000}"#).await.unwrap());
         assert!(text.contains("default/r did not answer within 1 s"), "{text}");
     }
-    cancelled(&rig, 2).await;
-    stack.counts(r#"calls_total{namespace="default",server="r",outcome="timeout"} 2"#).await;
+    wait_for_cancellation(&rig, 2).await;
+    stack.wait_for_metric(r#"calls_total{namespace="default",server="r",outcome="timeout"} 2"#).await;
 }
 
 #[tokio::test]
-async fn progress_gives_a_call_its_time_again() {
+async fn progress_extends_the_call_timeout() {
     // It takes longer than a call may without progress, and a step takes far less than that.
     let more = json!({ "timeouts": { "call": "8s" } });
     let call = async |rig_era, era| {
-        let (stack, _rig) = attached_with(Script::new("rig", rig_era).tools(TOOLS), more.clone()).await;
+        let (stack, _rig) = start_with_script(Script::new("rig", rig_era).tools(TOOLS), more.clone()).await;
         let agent = stack.agent(era).await;
         let params = r#"{"name":"r_sleep","arguments":{"ms":12000,"steps":20},"_meta":{"progressToken":1}}"#;
-        let mut call = agent.begin("tools/call", params).await.unwrap();
-        let answer = call.answer().await.unwrap();
+        let mut call = agent.start_request("tools/call", params).await.unwrap();
+        let answer = call.result().await.unwrap();
         assert!(answer.contains("slept"), "{era:?} {rig_era:?}: {answer}");
     };
     let [legacy, modern] = Era::ALL;
     tokio::join!(
-        call(RigEra::Legacy, legacy),
-        call(RigEra::Legacy, modern),
-        call(RigEra::Modern, legacy),
-        call(RigEra::Modern, modern),
+        call(ServerEra::Legacy, legacy),
+        call(ServerEra::Legacy, modern),
+        call(ServerEra::Modern, legacy),
+        call(ServerEra::Modern, modern),
     );
 }
 
 #[tokio::test]
-async fn a_quiet_call_is_kept_alive() {
-    let (stack, _rig) = attached(RigEra::Modern).await;
+async fn quiet_call_becomes_a_stream() {
+    let (stack, _rig) = start_with_server(ServerEra::Modern).await;
     let agent = stack.agent(Era::Legacy).await;
-    let mut call = agent.begin("tools/call", r#"{"name":"r_sleep","arguments":{"ms":11000}}"#).await.unwrap();
+    let mut call =
+        agent.start_request("tools/call", r#"{"name":"r_sleep","arguments":{"ms":11000}}"#).await.unwrap();
     // The head came before the answer was there, so this is a stream.
-    assert!(call.answer().await.unwrap().contains("slept"));
-    assert_eq!(call.next().await.unwrap(), None);
+    assert!(call.result().await.unwrap().contains("slept"));
+    assert_eq!(call.next_message().await.unwrap(), None);
 }
 
 #[tokio::test]
-async fn a_tool_that_is_gone_says_who_and_why() {
-    let (stack, _rig) = attached(RigEra::Dual).await;
-    stack.offer("default", "off", &["t"]);
+async fn removed_tool_error_names_the_server_and_the_reason() {
+    let (stack, _rig) = start_with_server(ServerEra::Dual).await;
+    stack.publish_tools("default", "off", &["t"]);
     for era in Era::ALL {
         let agent = stack.agent(era).await;
         eventually("it is published", async || {
-            agent.tools().await.contains(&"off_t".to_owned()).then_some(())
+            agent.tool_names().await.contains(&"off_t".to_owned()).then_some(())
         })
         .await;
-        let text = told(&agent.call("off_t", "{}").await.unwrap());
+        let text = tool_error_text(&agent.call("off_t", "{}").await.unwrap());
         assert!(
             text.contains("default/off") && text.contains("exit code 7") && text.contains("later"),
             "{text}"
@@ -285,53 +290,53 @@ async fn a_tool_that_is_gone_says_who_and_why() {
     }
     let agent = stack.agent(Era::Legacy).await;
     stack.withdraw("default", "off", Problem::new(Reason::Removed, "off.yaml was deleted"));
-    stack.detach("r");
-    eventually("all is gone", async || agent.tools().await.is_empty().then_some(())).await;
+    stack.remove_server("r");
+    eventually("all is gone", async || agent.tool_names().await.is_empty().then_some(())).await;
     for tool in ["off_t", "r_echo"] {
-        let text = told(&agent.call(tool, "{}").await.unwrap());
+        let text = tool_error_text(&agent.call(tool, "{}").await.unwrap());
         assert!(text.contains("Removed") && text.contains("Do not call it again."), "{text}");
     }
-    let text = told(&agent.call("off_t", "{}").await.unwrap());
+    let text = tool_error_text(&agent.call("off_t", "{}").await.unwrap());
     assert!(text.contains("off.yaml was deleted"), "{text}");
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_under_a_call_is_told_and_nothing_is_sent_twice() {
-    let (stack, mut rig) = attached(RigEra::Legacy).await;
+async fn lost_connection_is_reported_and_the_call_is_not_resent() {
+    let (stack, mut rig) = start_with_server(ServerEra::Legacy).await;
     let agent = Arc::new(stack.agent(Era::Legacy).await);
     let calling = agent.clone();
     let call = tokio::spawn(async move { calling.call("r_sleep", r#"{"ms":600000}"#).await });
-    works(&rig).await;
+    wait_for_call(&rig).await;
     rig.stop().await;
-    let text = told(&call.await.unwrap().unwrap());
+    let text = tool_error_text(&call.await.unwrap().unwrap());
     assert!(text.contains("default/r") && text.contains("may have taken effect"), "{text}");
     assert_eq!(rig.counters().calls(), 1);
 }
 
 #[tokio::test]
-async fn many_agents_call_at_once() {
-    let script = Script::new("rig", RigEra::Modern).tools(TOOLS);
-    for answers in [Answers::Mixed, Answers::Json, Answers::Stream] {
+async fn concurrent_agents_get_their_own_responses() {
+    let script = Script::new("rig", ServerEra::Modern).tools(TOOLS);
+    for answers in [ResponseFormat::Mixed, ResponseFormat::Json, ResponseFormat::Stream] {
         let mut script = script.clone();
         script.http.answers = answers;
-        let (stack, rig) = attached_with(script, json!({})).await;
+        let (stack, rig) = start_with_script(script, json!({})).await;
         let mut calls = tokio::task::JoinSet::new();
         for number in 0..32 {
             let url = stack.url();
             calls.spawn(async move {
-                let agent = Agent::open(Era::ALL[number % 2], &url).await;
+                let agent = Agent::connect(Era::ALL[number % 2], &url).await;
                 for turn in 0..5 {
                     let arguments = format!(r#"{{"who":"{number}/{turn}"}}"#);
-                    let text = agent.text("r_echo", &arguments).await;
+                    let text = agent.call_text("r_echo", &arguments).await;
                     assert!(text.contains(&arguments), "{text}");
                 }
-                let big = agent.text("r_big", r#"{"bytes":300000}"#).await;
+                let big = agent.call_text("r_big", r#"{"bytes":300000}"#).await;
                 assert_eq!(big.len(), 300_000);
             });
         }
         calls.join_all().await;
-        assert_eq!((rig.counters().calls(), at_work(&rig)), (32 * 6, 0));
+        assert_eq!((rig.counters().calls(), calls_in_flight(&rig)), (32 * 6, 0));
         assert_eq!(rig.counters().complaints, Vec::<String>::new());
-        stack.counts(r#"calls_total{namespace="default",server="r",outcome="ok"} 192"#).await;
+        stack.wait_for_metric(r#"calls_total{namespace="default",server="r",outcome="ok"} 192"#).await;
     }
 }

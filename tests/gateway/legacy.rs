@@ -5,20 +5,20 @@ use hyper::Method;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::stack::Stack;
-use crate::support::http::{Answer, send};
+use crate::fixture::GatewayFixture;
+use crate::support::http::{HttpResponse, send};
 use crate::support::{Agent, Era, eventually};
 
-const CHANGED: &str = r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
+const TOOLS_LIST_CHANGED: &str = r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
 
-async fn post(url: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+async fn post(url: &str, headers: &[(&str, &str)], body: &str) -> HttpResponse {
     let mut all =
         vec![("Content-Type", "application/json"), ("Accept", "application/json, text/event-stream")];
     all.extend(headers);
     send(Method::POST, url, &all, body).await.unwrap()
 }
 
-async fn open(url: &str, version: &str) -> (Value, String) {
+async fn initialize(url: &str, version: &str) -> (Value, String) {
     let body = format!(
         r#"{{"jsonrpc":"2.0","id":"a","method":"initialize","params":{{"protocolVersion":"{version}","capabilities":{{}},"clientInfo":{{"name":"t","version":"1"}}}}}}"#
     );
@@ -28,15 +28,15 @@ async fn open(url: &str, version: &str) -> (Value, String) {
 }
 
 #[tokio::test]
-async fn the_handshake_agrees_on_a_revision_and_offers_what_works() {
-    let stack = Stack::start().await;
+async fn initialize_negotiates_the_version_and_returns_capabilities() {
+    let stack = GatewayFixture::start().await;
     for (asked, given) in [
         ("2024-11-05", "2024-11-05"),
         ("2025-06-18", "2025-06-18"),
         ("2026-07-28", "2025-11-25"),
         ("x", "2025-11-25"),
     ] {
-        let (opened, session) = open(&stack.url(), asked).await;
+        let (opened, session) = initialize(&stack.url(), asked).await;
         let expected = json!({
             "jsonrpc": "2.0",
             "id": "a",
@@ -59,13 +59,13 @@ async fn the_handshake_agrees_on_a_revision_and_offers_what_works() {
 }
 
 #[tokio::test]
-async fn a_session_answers_until_it_is_ended() {
-    let stack = Stack::start().await;
+async fn session_works_until_it_is_deleted() {
+    let stack = GatewayFixture::start().await;
     let agent = stack.agent(Era::Legacy).await;
     assert_eq!(agent.request("ping", "{}").await.unwrap(), "{}");
     let unknown = agent.request("tasks/list", "{}").await.unwrap_err();
     assert!(unknown.contains("-32601"), "{unknown}");
-    stack.counts("agent_sessions 1").await;
+    stack.wait_for_metric("agent_sessions 1").await;
 
     let session = agent.session.clone().unwrap();
     let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
@@ -83,139 +83,139 @@ async fn a_session_answers_until_it_is_ended() {
     let answer = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#;
     assert_eq!(post(&stack.url(), &[("Mcp-Session-Id", &session)], answer).await.status, 202);
 
-    let mut notices = agent.notices().await;
-    assert_eq!(agent.end().await, 204);
-    notices.ended().await;
-    assert_eq!(agent.end().await, 404);
+    let mut notices = agent.notifications().await;
+    assert_eq!(agent.end_session().await, 204);
+    notices.wait_for_end().await;
+    assert_eq!(agent.end_session().await, 404);
     assert!(agent.request("ping", "{}").await.unwrap_err().contains("Session not found"));
-    stack.counts("agent_sessions 0").await;
-    stack.counts("agent_streams 0").await;
+    stack.wait_for_metric("agent_sessions 0").await;
+    stack.wait_for_metric("agent_streams 0").await;
 }
 
 #[tokio::test]
-async fn lists_are_raw_sorted_and_of_the_path() {
-    let stack = Stack::start().await;
+async fn lists_are_raw_sorted_and_limited_to_the_view() {
+    let stack = GatewayFixture::start().await;
     let raw = r#"{ "inputSchema":{"x": 1.0e+2}, "name" : "t", "later":[{}] }"#;
-    stack.offer_raw("default", "odd", [raw.to_owned()].into_iter());
-    stack.offer("default", "b", &["one", "two"]);
-    stack.offer("team-a", "a", &["one"]);
+    stack.publish_raw_tools("default", "odd", [raw.to_owned()].into_iter());
+    stack.publish_tools("default", "b", &["one", "two"]);
+    stack.publish_tools("team-a", "a", &["one"]);
     let agent = stack.agent(Era::Legacy).await;
-    eventually("all is published", async || (agent.tools().await.len() == 4).then_some(())).await;
-    assert_eq!(agent.tools().await, ["b_one", "b_two", "odd_t", "team-a_a_one"]);
-    assert_eq!(agent.list().await[2].get(), raw.replace(r#""t""#, r#""odd_t""#));
+    eventually("all is published", async || (agent.tool_names().await.len() == 4).then_some(())).await;
+    assert_eq!(agent.tool_names().await, ["b_one", "b_two", "odd_t", "team-a_a_one"]);
+    assert_eq!(agent.list_tools().await[2].get(), raw.replace(r#""t""#, r#""odd_t""#));
     let result = agent.request("tools/list", "{}").await.unwrap();
     assert!(result.starts_with(r#"{"tools":["#), "{result}");
     assert!(agent.request("tools/list", r#"{"cursor":"?"}"#).await.unwrap_err().contains("-32602"));
 
-    let team = Agent::open(Era::Legacy, &stack.namespace_url("team-a")).await;
-    assert_eq!(team.tools().await, ["a_one"]);
-    let none = Agent::open(Era::Legacy, &stack.namespace_url("none")).await;
-    assert_eq!(none.tools().await, Vec::<String>::new());
+    let team = Agent::connect(Era::Legacy, &stack.namespace_url("team-a")).await;
+    assert_eq!(team.tool_names().await, ["a_one"]);
+    let none = Agent::connect(Era::Legacy, &stack.namespace_url("none")).await;
+    assert_eq!(none.tool_names().await, Vec::<String>::new());
 }
 
 #[tokio::test]
-async fn a_long_list_comes_in_pages() {
-    let stack = Stack::start().await;
+async fn long_list_is_paginated() {
+    let stack = GatewayFixture::start().await;
     let names: Vec<String> = (0..2_345).map(|number| format!("t{number:04}")).collect();
     let tools: Vec<&str> = names.iter().map(|name| &**name).collect();
-    stack.offer("default", "s", &tools);
+    stack.publish_tools("default", "s", &tools);
     let agent = stack.agent(Era::Legacy).await;
-    eventually("all is published", async || (agent.tools().await.len() == 2_345).then_some(())).await;
+    eventually("all is published", async || (agent.tool_names().await.len() == 2_345).then_some(())).await;
 }
 
 #[tokio::test]
-async fn a_stream_tells_its_view_and_nothing_twice() {
-    let stack = Stack::start().await;
+async fn stream_notifies_of_its_view_without_duplicates() {
+    let stack = GatewayFixture::start().await;
     let agent = stack.agent(Era::Legacy).await;
-    let team = Agent::open(Era::Legacy, &stack.namespace_url("team-a")).await;
-    let mut notices = agent.notices().await;
-    let mut team_notices = team.notices().await;
-    stack.counts("agent_streams 2").await;
+    let team = Agent::connect(Era::Legacy, &stack.namespace_url("team-a")).await;
+    let mut notices = agent.notifications().await;
+    let mut team_notices = team.notifications().await;
+    stack.wait_for_metric("agent_streams 2").await;
 
-    stack.offer("default", "a", &["t"]);
-    assert_eq!(notices.next().await, CHANGED);
-    assert_eq!(agent.tools().await, ["a_t"]);
+    stack.publish_tools("default", "a", &["t"]);
+    assert_eq!(notices.next().await, TOOLS_LIST_CHANGED);
+    assert_eq!(agent.tool_names().await, ["a_t"]);
     let begun = Instant::now();
     // The same again is no change, and a change that the agent has seen already is no news.
-    stack.offer("default", "a", &["t"]);
+    stack.publish_tools("default", "a", &["t"]);
     for number in 0..50 {
-        stack.offer("default", &format!("b{number}"), &["t"]);
+        stack.publish_tools("default", &format!("b{number}"), &["t"]);
     }
-    eventually("all is published", async || (agent.tools().await.len() == 51).then_some(())).await;
-    stack.offer("team-a", "c", &["t"]);
-    assert_eq!(team_notices.next().await, CHANGED);
-    eventually("the last is listed", async || (agent.tools().await.len() == 52).then_some(())).await;
+    eventually("all is published", async || (agent.tool_names().await.len() == 51).then_some(())).await;
+    stack.publish_tools("team-a", "c", &["t"]);
+    assert_eq!(team_notices.next().await, TOOLS_LIST_CHANGED);
+    eventually("the last is listed", async || (agent.tool_names().await.len() == 52).then_some(())).await;
     // A window of coalescing passes with every publication; one more change closes it.
     stack.withdraw("default", "a", Problem::new(Reason::Removed, "gone"));
     let told = {
         notices.next().await;
-        eventually("all is told", async || (agent.tools().await.len() == 51).then_some(())).await;
-        notices.seen().len()
+        eventually("all is told", async || (agent.tool_names().await.len() == 51).then_some(())).await;
+        notices.drain().len()
     };
     // Not more than one in each window of coalescing, of which a slow machine needs more.
     let windows = usize::try_from(begun.elapsed().as_millis() / 100).unwrap();
     assert!(told <= windows.max(3), "{told} notices of one burst");
-    assert_eq!(team_notices.seen(), Vec::<String>::new());
+    assert_eq!(team_notices.drain(), Vec::<String>::new());
 }
 
 #[tokio::test]
-async fn what_changed_before_the_stream_opened_is_told_when_it_opens() {
-    let stack = Stack::start().await;
+async fn earlier_change_is_notified_when_the_stream_opens() {
+    let stack = GatewayFixture::start().await;
     let agent = stack.agent(Era::Legacy).await;
-    stack.offer("default", "a", &["t"]);
+    stack.publish_tools("default", "a", &["t"]);
     eventually("it is published", async || stack.catalog.load().number().ne(&0).then_some(())).await;
-    let mut notices = agent.notices().await;
-    assert_eq!(notices.next().await, CHANGED);
+    let mut notices = agent.notifications().await;
+    assert_eq!(notices.next().await, TOOLS_LIST_CHANGED);
 
     // It was told, but the agent has not listed since: the stream that follows tells it again.
     drop(notices);
-    let mut notices = agent.notices().await;
-    assert_eq!(notices.next().await, CHANGED);
+    let mut notices = agent.notifications().await;
+    assert_eq!(notices.next().await, TOOLS_LIST_CHANGED);
     drop(notices);
-    assert_eq!(agent.tools().await, ["a_t"]);
-    let mut notices = agent.notices().await;
-    stack.offer("default", "b", &["t"]);
-    assert_eq!(notices.next().await, CHANGED);
-    assert_eq!(notices.seen(), Vec::<String>::new());
+    assert_eq!(agent.tool_names().await, ["a_t"]);
+    let mut notices = agent.notifications().await;
+    stack.publish_tools("default", "b", &["t"]);
+    assert_eq!(notices.next().await, TOOLS_LIST_CHANGED);
+    assert_eq!(notices.drain(), Vec::<String>::new());
 }
 
 #[tokio::test]
-async fn one_message_goes_to_one_stream() {
-    let stack = Stack::start().await;
+async fn notification_goes_to_the_newest_stream_only() {
+    let stack = GatewayFixture::start().await;
     let agent = stack.agent(Era::Legacy).await;
-    let mut first = agent.notices().await;
-    let mut second = agent.notices().await;
-    stack.offer("default", "a", &["t"]);
-    assert_eq!(second.next().await, CHANGED);
-    assert_eq!(first.seen(), Vec::<String>::new());
+    let mut first = agent.notifications().await;
+    let mut second = agent.notifications().await;
+    stack.publish_tools("default", "a", &["t"]);
+    assert_eq!(second.next().await, TOOLS_LIST_CHANGED);
+    assert_eq!(first.drain(), Vec::<String>::new());
 }
 
 #[tokio::test]
-async fn a_session_outlives_the_process_and_is_told_to_list_again() {
-    let mut stack = Stack::start().await;
-    stack.offer("default", "a", &["t"]);
+async fn session_survives_a_restart_and_gets_list_changed() {
+    let mut stack = GatewayFixture::start().await;
+    stack.publish_tools("default", "a", &["t"]);
     eventually("it is published", async || stack.catalog.load().number().ne(&0).then_some(())).await;
     let agent = stack.agent(Era::Legacy).await;
-    assert_eq!(agent.tools().await, ["a_t"]);
-    let mut notices = agent.notices().await;
+    assert_eq!(agent.tool_names().await, ["a_t"]);
+    let mut notices = agent.notifications().await;
     stack.restart().await;
-    notices.ended().await;
+    notices.wait_for_end().await;
 
     assert_eq!(agent.request("ping", "{}").await.unwrap(), "{}");
-    let mut notices = agent.notices().await;
-    assert_eq!(notices.next().await, CHANGED);
-    assert_eq!(agent.tools().await, ["a_t"]);
+    let mut notices = agent.notifications().await;
+    assert_eq!(notices.next().await, TOOLS_LIST_CHANGED);
+    assert_eq!(agent.tool_names().await, ["a_t"]);
 
     // Ended there, it is gone there.
-    assert_eq!(agent.end().await, 204);
+    assert_eq!(agent.end_session().await, 204);
     assert!(agent.request("ping", "{}").await.is_err());
 }
 
 #[tokio::test]
-async fn another_key_knows_no_session_of_ours() {
-    let stack = Stack::start().await;
+async fn session_id_from_another_key_is_rejected() {
+    let stack = GatewayFixture::start().await;
     let mut agent = stack.agent(Era::Legacy).await;
-    let other = Stack::with(|config| {
+    let other = GatewayFixture::start_with(|config| {
         config.session_key = evenkeel::gateway::SessionKey::new(b"another key").unwrap();
     })
     .await;

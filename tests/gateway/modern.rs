@@ -3,13 +3,13 @@
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::stack::Stack;
+use crate::fixture::GatewayFixture;
 use crate::support::http::send;
 use crate::support::{Agent, Era, eventually};
 
 const META: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
 
-async fn post(stack: &Stack, headers: &[(&str, &str)], body: &str) -> (u16, Value) {
+async fn post(stack: &GatewayFixture, headers: &[(&str, &str)], body: &str) -> (u16, Value) {
     let mut all =
         vec![("Content-Type", "application/json"), ("Accept", "application/json, text/event-stream")];
     all.extend(headers);
@@ -18,10 +18,10 @@ async fn post(stack: &Stack, headers: &[(&str, &str)], body: &str) -> (u16, Valu
 }
 
 #[tokio::test]
-async fn discovery_says_what_works() {
-    let stack = Stack::start().await;
+async fn discover_returns_versions_and_capabilities() {
+    let stack = GatewayFixture::start().await;
     let agent = stack.agent(Era::Modern).await;
-    let discovered: Value = serde_json::from_str(&agent.opening).unwrap();
+    let discovered: Value = serde_json::from_str(&agent.handshake_result).unwrap();
     let expected = json!({
         "resultType": "complete",
         "supportedVersions": ["2026-07-28", "2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"],
@@ -43,19 +43,19 @@ async fn discovery_says_what_works() {
 }
 
 #[tokio::test]
-async fn lists_say_how_long_they_hold() {
-    let stack = Stack::start().await;
-    stack.offer("default", "a", &["t"]);
+async fn lists_carry_ttl_and_cache_scope() {
+    let stack = GatewayFixture::start().await;
+    stack.publish_tools("default", "a", &["t"]);
     let agent = stack.agent(Era::Modern).await;
-    eventually("it is published", async || (agent.tools().await == ["a_t"]).then_some(())).await;
+    eventually("it is published", async || (agent.tool_names().await == ["a_t"]).then_some(())).await;
     let list: Value = serde_json::from_str(&agent.request("tools/list", "{}").await.unwrap()).unwrap();
     let expected = json!({ "resultType": "complete", "ttlMs": 0, "cacheScope": "private", "tools": [{ "name": "a_t" }] });
     assert_eq!(list, expected);
 }
 
 #[tokio::test]
-async fn what_does_not_fit_is_refused_as_the_revision_says() {
-    let stack = Stack::start().await;
+async fn mismatched_requests_get_the_specified_errors() {
+    let stack = GatewayFixture::start().await;
     let version = ("MCP-Protocol-Version", "2026-07-28");
     let list = ("Mcp-Method", "tools/list");
     let request = |method: &str, params: &str| {
@@ -91,19 +91,20 @@ async fn what_does_not_fit_is_refused_as_the_revision_says() {
 }
 
 #[tokio::test]
-async fn a_subscription_is_acknowledged_told_and_ended_with_a_result() {
-    let mut stack = Stack::start().await;
+async fn listen_is_acknowledged_notified_and_ended_with_a_result() {
+    let mut stack = GatewayFixture::start().await;
     let agent = stack.agent(Era::Modern).await;
     let mut listening = agent
-        .begin(
+        .start_request(
             "subscriptions/listen",
             r#"{"notifications":{"toolsListChanged":true,"promptsListChanged":true}}"#,
         )
         .await
         .unwrap();
     let meta = json!({ "io.modelcontextprotocol/subscriptionId": listening.id });
-    let mut next =
-        async || -> Value { serde_json::from_str(&listening.next().await.unwrap().unwrap()).unwrap() };
+    let mut next = async || -> Value {
+        serde_json::from_str(&listening.next_message().await.unwrap().unwrap()).unwrap()
+    };
     assert_eq!(
         next().await,
         json!({
@@ -112,41 +113,41 @@ async fn a_subscription_is_acknowledged_told_and_ended_with_a_result() {
             "params": { "_meta": meta, "notifications": { "toolsListChanged": true, "promptsListChanged": true } },
         })
     );
-    stack.offer("default", "a", &["t"]);
+    stack.publish_tools("default", "a", &["t"]);
     assert_eq!(
         next().await,
         json!({ "jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": { "_meta": meta } })
     );
-    stack.counts("agent_streams 1").await;
-    stack.ask_to_stop();
+    stack.wait_for_metric("agent_streams 1").await;
+    stack.request_stop();
     let end = next().await;
     assert_eq!(end["result"], json!({ "resultType": "complete", "_meta": meta }));
     stack.stop().await;
-    stack.counts("agent_streams 0").await;
+    stack.wait_for_metric("agent_streams 0").await;
 }
 
 #[tokio::test]
-async fn what_was_not_asked_for_is_not_told() {
-    let stack = Stack::start().await;
+async fn unrequested_notifications_are_not_sent() {
+    let stack = GatewayFixture::start().await;
     let agent = stack.agent(Era::Modern).await;
-    let mut deaf = agent.begin("subscriptions/listen", r#"{"notifications":{}}"#).await.unwrap();
-    assert!(deaf.next().await.unwrap().unwrap().contains(r#""notifications":{}"#));
-    let mut team = Agent::open(Era::Modern, &stack.namespace_url("team-a")).await.notices().await;
-    let mut all = agent.notices().await;
-    stack.offer("default", "a", &["t"]);
-    all.tools_changed().await;
-    stack.offer("team-a", "b", &["t"]);
-    team.tools_changed().await;
-    stack.ask_to_stop();
-    let last = deaf.next().await.unwrap().unwrap();
+    let mut deaf = agent.start_request("subscriptions/listen", r#"{"notifications":{}}"#).await.unwrap();
+    assert!(deaf.next_message().await.unwrap().unwrap().contains(r#""notifications":{}"#));
+    let mut team = Agent::connect(Era::Modern, &stack.namespace_url("team-a")).await.notifications().await;
+    let mut all = agent.notifications().await;
+    stack.publish_tools("default", "a", &["t"]);
+    all.wait_for_tools_changed().await;
+    stack.publish_tools("team-a", "b", &["t"]);
+    team.wait_for_tools_changed().await;
+    stack.request_stop();
+    let last = deaf.next_message().await.unwrap().unwrap();
     assert!(last.contains("\"result\""), "{last}");
 }
 
 #[tokio::test]
-async fn a_list_that_changed_just_before_is_told_again() {
-    let stack = Stack::start().await;
-    stack.offer("default", "a", &["t"]);
+async fn recent_list_change_is_notified_on_listen() {
+    let stack = GatewayFixture::start().await;
+    stack.publish_tools("default", "a", &["t"]);
     let agent = stack.agent(Era::Modern).await;
-    eventually("it is published", async || (agent.tools().await == ["a_t"]).then_some(())).await;
-    agent.notices().await.tools_changed().await;
+    eventually("it is published", async || (agent.tool_names().await == ["a_t"]).then_some(())).await;
+    agent.notifications().await.wait_for_tools_changed().await;
 }

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use crate::rig::{Era as RigEra, Http, Script};
-use crate::site::{Site, condition, install_crds, server};
+use crate::rig::{FakeHttpServer, Script, ServerEra};
 use crate::support::{Agent, Cluster, Era, eventually, http};
+use crate::test_namespace::{TestNamespace, condition, install_crds, server_yaml};
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn it_comes_late_goes_away_and_comes_back_and_calls_go_on() {
+async fn calls_succeed_while_the_api_server_is_down() {
     let mut cluster = Cluster::start().await;
-    let rig = Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await;
-    let site = Site::of(&cluster).await;
+    let rig = FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await;
+    let site = TestNamespace::create_in(&cluster).await;
     let evenkeel = site.run(&[]).await;
     eventually("it says that the CRDs are missing", async || {
         let why = http::send(hyper::Method::GET, &evenkeel.admin("/readyz"), &[], "").await.ok()?;
@@ -20,11 +20,11 @@ async fn it_comes_late_goes_away_and_comes_back_and_calls_go_on() {
     })
     .await;
     install_crds(&cluster).await;
-    site.serve("a", &rig).await;
-    site.attached("a").await;
+    site.apply_http_server("a", &rig).await;
+    site.wait_until_attached("a").await;
     http::get(&evenkeel.admin("/readyz")).await.unwrap();
     let namespace = site.namespace.clone();
-    let agent = Agent::open(Era::Legacy, &evenkeel.url()).await;
+    let agent = Agent::connect(Era::Legacy, &evenkeel.url()).await;
 
     for round in 0..2 {
         cluster.kill_api_server();
@@ -33,11 +33,11 @@ async fn it_comes_late_goes_away_and_comes_back_and_calls_go_on() {
             metrics.contains("evenkeel_source_faults 1").then_some(())
         })
         .await;
-        agent.text("a_echo", "{}").await;
+        agent.call_text("a_echo", "{}").await;
         assert_eq!(http::get(&evenkeel.admin("/readyz")).await.unwrap(), "ok\n");
         cluster.restart_api_server().await;
         let name = format!("late-{round}");
-        cluster.apply(&namespace, &server(&name, &rig.spec())).await;
+        cluster.apply(&namespace, &server_yaml(&name, &rig.spec())).await;
         cluster
             .kubectl(&[
                 "-n",
@@ -54,20 +54,20 @@ async fn it_comes_late_goes_away_and_comes_back_and_calls_go_on() {
         })
         .await;
     }
-    assert_eq!(agent.tools().await, ["a_echo", "late-0_echo", "late-1_echo"]);
+    assert_eq!(agent.tool_names().await, ["a_echo", "late-0_echo", "late-1_echo"]);
     assert_eq!(rig.counters().initializes(), 3, "the first was never disturbed");
 }
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn an_object_of_a_newer_version_keeps_its_last_good_declaration() {
+async fn object_with_unknown_field_keeps_last_good_declaration() {
     let cluster = Cluster::start().await;
     install_crds(&cluster).await;
-    let site = Site::of(&cluster).await;
-    let rig = Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await;
+    let site = TestNamespace::create_in(&cluster).await;
+    let rig = FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await;
     let evenkeel = site.run(&[]).await;
-    site.serve("a", &rig).await;
-    site.attached("a").await;
+    site.apply_http_server("a", &rig).await;
+    site.wait_until_attached("a").await;
     // The CRD of a later version, which is installed before its program.
     let later = r#"[{"op":"add","path":"/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/later","value":{"type":"string"}}]"#;
     cluster.kubectl(&["patch", "crd", "mcpservers.evenkeel.dev", "--type=json", "-p", later]).await;
@@ -77,11 +77,11 @@ async fn an_object_of_a_newer_version_keeps_its_last_good_declaration() {
         // same generation was accepted before it is refused.
         round += 1;
         let spec = format!("{}\nhealth: {{ interval: 0s }}\nlater: x{round}", rig.spec());
-        if !site.try_apply(&server("a", &spec)).await {
+        if !site.try_apply(&server_yaml("a", &spec)).await {
             return None;
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let object = site.get("a").await?;
+        let object = site.get_server("a").await?;
         let (status, reason, message) = condition(&object, "Accepted")?;
         let generation = |name: &str| object["status"][name].as_i64();
         let older = generation("attachedGeneration") < generation("observedGeneration");
@@ -89,16 +89,16 @@ async fn an_object_of_a_newer_version_keeps_its_last_good_declaration() {
     })
     .await;
     assert!(message.contains("unknown field `later`") && message.contains("last good"), "{message}");
-    let object = site.get("a").await.unwrap();
+    let object = site.get_server("a").await.unwrap();
     let (attached, reason, _) = condition(&object, "Attached").unwrap();
     assert_eq!((attached.as_str(), reason.as_str()), ("True", "ServingPreviousGeneration"));
     // The newest generation is looked at, and it is not the one that is live.
     let status = &object["status"];
     assert_eq!(status["observedGeneration"], object["metadata"]["generation"]);
-    let agent = Agent::open(Era::Modern, &evenkeel.url()).await;
-    agent.text("a_echo", "{}").await;
+    let agent = Agent::connect(Era::Modern, &evenkeel.url()).await;
+    agent.call_text("a_echo", "{}").await;
     // Another is none of its business.
-    site.serve("b", &rig).await;
-    site.attached("b").await;
+    site.apply_http_server("b", &rig).await;
+    site.wait_until_attached("b").await;
     assert_eq!(rig.counters().initializes(), 2);
 }

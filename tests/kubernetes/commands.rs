@@ -1,11 +1,11 @@
 //! The commands beside an evenkeel that reads a cluster, as in its container.
 
-use crate::rig::{Era as RigEra, Http, Script};
-use crate::site::Site;
+use crate::rig::{FakeHttpServer, Script, ServerEra};
 use crate::support::{Evenkeel, eventually};
+use crate::test_namespace::TestNamespace;
 
 /// Runs a command where evenkeel runs: its exit code and everything that it says.
-async fn run(evenkeel: &Evenkeel, args: &[&str]) -> (Option<i32>, String) {
+async fn run_command(evenkeel: &Evenkeel, args: &[&str]) -> (Option<i32>, String) {
     let mut command = tokio::process::Command::from(evenkeel.command(args));
     // What is meant on the command line must not be spoilt by the environment.
     let output = command.env("EVENKEEL_DIR", "/srv/fleet").output().await.unwrap();
@@ -15,12 +15,12 @@ async fn run(evenkeel: &Evenkeel, args: &[&str]) -> (Option<i32>, String) {
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn the_commands_find_the_evenkeel_of_a_cluster() {
-    let site = Site::open().await;
-    let rig = Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await;
+async fn commands_find_the_instance_of_a_cluster() {
+    let site = TestNamespace::create_shared().await;
+    let rig = FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await;
     let mut evenkeel = site.run(&[]).await;
     let beside = async |args: &[&str]| {
-        run(&evenkeel, &[args, &["--kubernetes", "-n", &site.namespace]].concat()).await
+        run_command(&evenkeel, &[args, &["--kubernetes", "-n", &site.namespace]].concat()).await
     };
     let source = ["describe", "source", "cluster"];
     let nothing = format!("nothing is declared in namespace {}", site.namespace);
@@ -28,9 +28,9 @@ async fn the_commands_find_the_evenkeel_of_a_cluster() {
         beside(&source).await.1.contains(&nothing).then_some(())
     })
     .await;
-    assert!(evenkeel.said().contains(&nothing), "{}", evenkeel.said());
-    site.serve("a", &rig).await;
-    site.attached("a").await;
+    assert!(evenkeel.stderr().contains(&nothing), "{}", evenkeel.stderr());
+    site.apply_http_server("a", &rig).await;
+    site.wait_until_attached("a").await;
     assert!(!beside(&source).await.1.contains(&nothing));
     for (args, expected) in [
         (&["get", "mcpservers"][..], "Attached"),
@@ -48,6 +48,6 @@ async fn the_commands_find_the_evenkeel_of_a_cluster() {
     let (code, said) = beside(&["mcp", "remove", "a"]).await;
     assert!(code == Some(2) && said.contains("kubectl"), "{code:?} {said}");
     evenkeel.terminate().await;
-    let (code, said) = run(&evenkeel, &["get", "mcpservers", "--kubernetes"]).await;
+    let (code, said) = run_command(&evenkeel, &["get", "mcpservers", "--kubernetes"]).await;
     assert!(code == Some(1) && said.contains("start it with: evenkeel run --kubernetes"), "{code:?} {said}");
 }

@@ -1,11 +1,11 @@
 //! Servers that hang, flood, lie and crash, declared in a cluster; and evenkeel, killed.
 
-use crate::rig::{Era as RigEra, Http, Rule, Script, Stdio, Then};
-use crate::site::{Site, condition, server};
+use crate::rig::{Action, FakeHttpServer, FakeStdioServer, Rule, Script, ServerEra};
 use crate::support::{Agent, Era, Evenkeel, eventually, within};
+use crate::test_namespace::{TestNamespace, condition, server_yaml};
 
 /// Runs evenkeel where these commands may run.
-async fn run(site: &Site<'_>, rigs: &[&Stdio]) -> Evenkeel {
+async fn run_with_allowed_commands(site: &TestNamespace<'_>, rigs: &[&FakeStdioServer]) -> Evenkeel {
     let allowed = rigs.iter().map(|rig| {
         let (program, file) = rig.command();
         format!("--allow-stdio={} {}", program.display(), file.display())
@@ -16,37 +16,39 @@ async fn run(site: &Site<'_>, rigs: &[&Stdio]) -> Evenkeel {
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn a_bad_server_tells_its_own_state_and_disturbs_nobody() {
-    let site = Site::open().await;
+async fn failing_server_reports_its_state_and_affects_no_other() {
+    let site = TestNamespace::create_shared().await;
     let hangs = Script::default()
-        .on("server/discover", Rule::always(Then::Hang))
-        .on("initialize", Rule::always(Then::Hang));
-    let mut flood = Script::new("flood", RigEra::Modern).tools(&["echo"]);
+        .on("server/discover", Rule::always(Action::Hang))
+        .on("initialize", Rule::always(Action::Hang));
+    let mut flood = Script::new("flood", ServerEra::Modern).tools(&["echo"]);
     flood.stdio.stderr_flood = 20_000_000;
     let mut crash = Script::default();
     crash.stdio.exit_at_start = Some(7);
     crash.stdio.stderr = vec!["no such luck".into()];
-    let (hung, hung_http) = (Stdio::new(hangs.clone()), Http::start(hangs).await);
-    let (flood, crash) = (Stdio::new(flood), Stdio::new(crash));
-    let lies = Http::start(Script::default().on("POST", Rule::always(Then::Junk("<html>".into())))).await;
+    let (hung, hung_http) = (FakeStdioServer::new(hangs.clone()), FakeHttpServer::start(hangs).await);
+    let (flood, crash) = (FakeStdioServer::new(flood), FakeStdioServer::new(crash));
+    let lies =
+        FakeHttpServer::start(Script::default().on("POST", Rule::always(Action::Junk("<html>".into()))))
+            .await;
     let rotten =
-        Script::default().tools(&["echo"]).on("tools/list", Rule::always(Then::error(-32603, "rotten")));
-    let rotten = Http::start(rotten).await;
-    let peer = Http::start(Script::new("peer", RigEra::Legacy).tools(&["echo"])).await;
+        Script::default().tools(&["echo"]).on("tools/list", Rule::always(Action::error(-32603, "rotten")));
+    let rotten = FakeHttpServer::start(rotten).await;
+    let peer = FakeHttpServer::start(Script::new("peer", ServerEra::Legacy).tools(&["echo"])).await;
 
-    let evenkeel = run(&site, &[&hung, &flood, &crash]).await;
-    site.serve("peer", &peer).await;
-    site.attached("peer").await;
-    let agent = Agent::open(Era::Legacy, &evenkeel.url()).await;
+    let evenkeel = run_with_allowed_commands(&site, &[&hung, &flood, &crash]).await;
+    site.apply_http_server("peer", &peer).await;
+    site.wait_until_attached("peer").await;
+    let agent = Agent::connect(Era::Legacy, &evenkeel.url()).await;
     let late = "retry: { initial: 1h, max: 1h }";
     let brief = format!("timeouts: {{ start: 2s, connect: 2s }}\n{late}");
     site.apply(
-        &(server("hung", &format!("{}\n{brief}", hung.spec("")))
-            + &server("hung-http", &format!("{}\n{brief}", hung_http.spec()))
-            + &server("flood", &flood.spec(""))
-            + &server("crash", &format!("{}\n{late}", crash.spec("")))
-            + &server("lies", &format!("{}\n{late}", lies.spec()))
-            + &server("rotten", &format!("{}\n{late}", rotten.spec()))),
+        &(server_yaml("hung", &format!("{}\n{brief}", hung.spec("")))
+            + &server_yaml("hung-http", &format!("{}\n{brief}", hung_http.spec()))
+            + &server_yaml("flood", &flood.spec(""))
+            + &server_yaml("crash", &format!("{}\n{late}", crash.spec("")))
+            + &server_yaml("lies", &format!("{}\n{late}", lies.spec()))
+            + &server_yaml("rotten", &format!("{}\n{late}", rotten.spec()))),
     )
     .await;
     for (name, expected) in [
@@ -58,39 +60,39 @@ async fn a_bad_server_tells_its_own_state_and_disturbs_nobody() {
         ("flood", "Attached"),
     ] {
         let reason = eventually(&format!("{name} is told"), async || {
-            let (_, reason, _) = condition(&site.get(name).await?, "Ready")?;
+            let (_, reason, _) = condition(&site.get_server(name).await?, "Ready")?;
             (reason != "Connecting").then_some(reason)
         })
         .await;
         assert_eq!(reason, expected, "{name}");
-        agent.text("peer_echo", "{}").await;
+        agent.call_text("peer_echo", "{}").await;
     }
-    assert_eq!(agent.tools().await, ["flood_echo", "peer_echo"]);
+    assert_eq!(agent.tool_names().await, ["flood_echo", "peer_echo"]);
     // What is declared now is attached as if they were not there.
-    let another = Http::start(Script::new("another", RigEra::Modern).tools(&["echo"])).await;
-    site.serve("another", &another).await;
-    site.attached("another").await;
-    let message = condition(&site.get("crash").await.unwrap(), "Ready").unwrap().2;
+    let another = FakeHttpServer::start(Script::new("another", ServerEra::Modern).tools(&["echo"])).await;
+    site.apply_http_server("another", &another).await;
+    site.wait_until_attached("another").await;
+    let message = condition(&site.get_server("crash").await.unwrap(), "Ready").unwrap().2;
     assert!(message.contains("no such luck"), "{message}");
     let counters = peer.counters();
-    assert_eq!((counters.initializes(), counters.sessions_opened, counters.lists()), (1, 1, 1));
+    assert_eq!((counters.initializes(), counters.sessions_opened, counters.tool_lists()), (1, 1, 1));
 }
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn kill_9_leaves_no_child() {
-    let site = Site::open().await;
-    let mut script = Script::new("stubborn", RigEra::Dual);
+async fn sigkill_of_the_instance_leaves_no_child_process() {
+    let site = TestNamespace::create_shared().await;
+    let mut script = Script::new("stubborn", ServerEra::Dual);
     script.stdio.ignore_sigterm = true;
     script.stdio.ignore_eof = true;
     script.stdio.grandchild = true;
-    let rig = Stdio::new(script);
-    let mut evenkeel = run(&site, &[&rig]).await;
-    site.apply(&server("stubborn", &rig.spec(""))).await;
-    site.attached("stubborn").await;
+    let rig = FakeStdioServer::new(script);
+    let mut evenkeel = run_with_allowed_commands(&site, &[&rig]).await;
+    site.apply(&server_yaml("stubborn", &rig.spec(""))).await;
+    site.wait_until_attached("stubborn").await;
     eventually("it has a child", async || (rig.grandchildren().len() == 1).then_some(())).await;
     evenkeel.kill();
     for process in rig.processes().into_iter().chain(rig.grandchildren()) {
-        within("no process is left", process.gone()).await;
+        within("no process is left", process.wait_for_exit()).await;
     }
 }

@@ -17,10 +17,10 @@ mod rig;
 #[path = "../support/mod.rs"]
 mod support;
 
-mod answers;
+mod api_responses;
 mod api_server;
+mod broken_connections;
 mod commands;
-mod cuts;
 mod faults;
 mod measure;
 mod objects;
@@ -28,6 +28,6 @@ mod plan;
 mod proxy;
 mod replicas;
 mod secrets;
-mod site;
 mod skills;
+mod test_namespace;
 mod writes;

@@ -3,22 +3,22 @@
 
 use std::time::{Duration, Instant};
 
-use crate::rig::{Era as RigEra, Http, Script};
-use crate::site::{Site, server};
+use crate::rig::{FakeHttpServer, Script, ServerEra};
 use crate::support::{Agent, Era, Evenkeel, eventually, http};
+use crate::test_namespace::{TestNamespace, server_yaml};
 
-async fn rig() -> Http {
-    Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await
+async fn start_server() -> FakeHttpServer {
+    FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await
 }
 
-fn print(what: &str, times: &mut [Duration]) {
+fn print_percentiles(what: &str, times: &mut [Duration]) {
     times.sort();
     let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)].as_secs_f64() * 1e3;
     println!("{what}: p50 {:.0} ms, p99 {:.0} ms, most {:.0} ms", at(50), at(99), at(100));
 }
 
 /// Resident memory in MiB: all of it, and without the program's own file.
-fn memory(evenkeel: &Evenkeel) -> [f64; 2] {
+fn memory_mib(evenkeel: &Evenkeel) -> [f64; 2] {
     let status = std::fs::read_to_string(format!("/proc/{}/status", evenkeel.pid())).unwrap();
     ["VmRSS:", "RssAnon:"].map(|field| {
         let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
@@ -28,87 +28,91 @@ fn memory(evenkeel: &Evenkeel) -> [f64; 2] {
 
 #[tokio::test]
 #[ignore = "a measurement"]
-async fn from_apply_to_a_tool_that_an_agent_sees() {
-    const ALL: usize = 100;
-    let site = Site::open().await;
-    let rig = rig().await;
+async fn latency_from_apply_to_visible_tool() {
+    const SERVERS: usize = 100;
+    let site = TestNamespace::create_shared().await;
+    let rig = start_server().await;
     let evenkeel = site.run(&[]).await;
     // One first, so that everything has been used once.
-    site.serve("first", &rig).await;
-    site.attached("first").await;
-    let written = site.writes("");
-    let agent = Agent::open(Era::Legacy, &evenkeel.url()).await;
-    let mut notices = agent.notices().await;
+    site.apply_http_server("first", &rig).await;
+    site.wait_until_attached("first").await;
+    let written = site.status_writes("");
+    let agent = Agent::connect(Era::Legacy, &evenkeel.url()).await;
+    let mut notices = agent.notifications().await;
     let (mut whole, mut after) = (Vec::new(), Vec::new());
-    for index in 0..ALL {
+    for index in 0..SERVERS {
         let tool = format!("s{index}_echo");
         let seen = async {
-            while !agent.tools().await.contains(&tool) {
-                notices.tools_changed().await;
+            while !agent.tool_names().await.contains(&tool) {
+                notices.wait_for_tools_changed().await;
             }
             Instant::now()
         };
         let start = Instant::now();
         let name = format!("s{index}");
         let apply = async {
-            site.serve(&name, &rig).await;
+            site.apply_http_server(&name, &rig).await;
             Instant::now()
         };
         let (applied, seen) = tokio::join!(apply, seen);
         whole.push(seen - start);
         after.push(seen.saturating_duration_since(applied));
     }
-    print("from the start of kubectl apply to the tool in a session", &mut whole);
-    print("from the end of kubectl apply to the tool in a session", &mut after);
-    site.attached(&format!("s{}", ALL - 1)).await;
+    print_percentiles("from the start of kubectl apply to the tool in a session", &mut whole);
+    print_percentiles("from the end of kubectl apply to the tool in a session", &mut after);
+    site.wait_until_attached(&format!("s{}", SERVERS - 1)).await;
     eventually("all is written", async || {
         let table = site.kubectl(&["get", "mcps", "--no-headers"]).await;
-        (table.matches(" True ").count() > ALL).then_some(())
+        (table.matches(" True ").count() > SERVERS).then_some(())
     })
     .await;
-    println!("API writes of {ALL} attaches: {}", site.writes("") - written);
+    println!("API writes of {SERVERS} attaches: {}", site.status_writes("") - written);
 }
 
 #[tokio::test]
 #[ignore = "a measurement"]
-async fn memory_of_a_thousand() {
-    const ALL: usize = 1_000;
-    let site = Site::open().await;
-    let rig = rig().await;
+async fn memory_of_1000_servers() {
+    const SERVERS: usize = 1_000;
+    let site = TestNamespace::create_shared().await;
+    let rig = start_server().await;
     let evenkeel = site.run(&[]).await;
     // One first, so that everything has been used once.
-    site.serve("first", &rig).await;
-    site.attached("first").await;
-    let base = memory(&evenkeel);
+    site.apply_http_server("first", &rig).await;
+    site.wait_until_attached("first").await;
+    let base = memory_mib(&evenkeel);
     let start = Instant::now();
     for chunk in 0..10 {
-        let names = (0..ALL / 10).map(|index| format!("s{:03}", chunk * ALL / 10 + index));
-        let yaml: String =
-            names.map(|name| server(&name, &format!("{}\nhealth: {{ interval: 0s }}", rig.spec()))).collect();
+        let names = (0..SERVERS / 10).map(|index| format!("s{:03}", chunk * SERVERS / 10 + index));
+        let yaml: String = names
+            .map(|name| server_yaml(&name, &format!("{}\nhealth: {{ interval: 0s }}", rig.spec())))
+            .collect();
         site.apply(&yaml).await;
     }
-    println!("{ALL} servers applied: {:.1} s", start.elapsed().as_secs_f64());
+    println!("{SERVERS} servers applied: {:.1} s", start.elapsed().as_secs_f64());
     loop {
         let table = site.kubectl(&["get", "mcps", "--no-headers"]).await;
-        if table.matches(" True ").count() > ALL {
+        if table.matches(" True ").count() > SERVERS {
             break;
         }
     }
-    println!("{ALL} servers attached and told: {:.1} s", start.elapsed().as_secs_f64());
-    let full = memory(&evenkeel);
+    println!("{SERVERS} servers attached and told: {:.1} s", start.elapsed().as_secs_f64());
+    let full = memory_mib(&evenkeel);
     for (what, base, full) in [("resident", base[0], full[0]), ("of it anonymous", base[1], full[1])] {
         let each = (full - base) * 1024.0 / 1e3;
-        println!("{what}: {base:.1} MiB with 1 server, {full:.1} MiB with {}: {each:.1} KiB each", ALL + 1);
+        println!(
+            "{what}: {base:.1} MiB with 1 server, {full:.1} MiB with {}: {each:.1} KiB each",
+            SERVERS + 1
+        );
     }
-    println!("API writes: {}", site.writes(""));
+    println!("API writes: {}", site.status_writes(""));
 }
 
 #[tokio::test]
 #[ignore = "a measurement"]
-async fn the_lease_is_taken_over() {
+async fn lease_takeover_time() {
     const ROUNDS: usize = 5;
-    let site = Site::open().await;
-    let leads = |replica: &Evenkeel| replica.said().contains("holds the lease");
+    let site = TestNamespace::create_shared().await;
+    let leads = |replica: &Evenkeel| replica.stderr().contains("holds the lease");
     for kills in [true, false] {
         let mut times = Vec::new();
         let mut leader = site.run(&[]).await;
@@ -127,18 +131,21 @@ async fn the_lease_is_taken_over() {
             times.push(start.elapsed());
             leader = next;
         }
-        print(if kills { "takeover after kill -9" } else { "takeover after SIGTERM" }, &mut times);
+        print_percentiles(
+            if kills { "takeover after kill -9" } else { "takeover after SIGTERM" },
+            &mut times,
+        );
         leader.terminate().await;
     }
 }
 
 #[tokio::test]
 #[ignore = "a measurement"]
-async fn memory_of_three_hundred_secrets() {
-    const ALL: u16 = 300;
-    let site = Site::open().await;
-    let rig = rig().await;
-    let secrets = (0..ALL).map(|index| {
+async fn memory_of_300_secrets() {
+    const SERVERS: u16 = 300;
+    let site = TestNamespace::create_shared().await;
+    let rig = start_server().await;
+    let secrets = (0..SERVERS).map(|index| {
         format!(
             "apiVersion: v1\nkind: Secret\nmetadata: {{ name: s{index} }}\nstringData: {{ key: x }}\n---\n"
         )
@@ -146,26 +153,26 @@ async fn memory_of_three_hundred_secrets() {
     site.apply(&secrets.collect::<String>()).await;
     let mut measured = Vec::new();
     for one_for_each in [false, true] {
-        let servers = (0..ALL).map(|index| {
+        let servers = (0..SERVERS).map(|index| {
             let secret = if one_for_each { index } else { 0 };
             let from = format!("{{ secretKeyRef: {{ name: s{secret}, key: key }} }}");
             let headers = format!("[{{ name: x-key, valueFrom: {from} }}]");
             let http = format!("http: {{ url: \"{}\", headers: {headers} }}", rig.url());
-            server(&format!("s{index}"), &format!("{http}\nhealth: {{ interval: 0s }}"))
+            server_yaml(&format!("s{index}"), &format!("{http}\nhealth: {{ interval: 0s }}"))
         });
         site.apply(&servers.collect::<String>()).await;
         let mut evenkeel = site.run(&[]).await;
         eventually("all are attached", async || {
             let metrics = http::get(&evenkeel.admin("/metrics")).await.ok()?;
-            metrics.contains(&format!("ready=\"True\",reason=\"Attached\"}} {ALL}")).then_some(())
+            metrics.contains(&format!("ready=\"True\",reason=\"Attached\"}} {SERVERS}")).then_some(())
         })
         .await;
-        measured.push(memory(&evenkeel)[0]);
+        measured.push(memory_mib(&evenkeel)[0]);
         evenkeel.terminate().await;
     }
-    let each = (measured[1] - measured[0]) * 1024.0 / f64::from(ALL - 1);
+    let each = (measured[1] - measured[0]) * 1024.0 / f64::from(SERVERS - 1);
     println!(
-        "{ALL} servers: {:.1} MiB with one Secret, {:.1} MiB with one for each: {each:.1} KiB each",
+        "{SERVERS} servers: {:.1} MiB with one Secret, {:.1} MiB with one for each: {each:.1} KiB each",
         measured[0], measured[1]
     );
 }

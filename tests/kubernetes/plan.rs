@@ -7,11 +7,11 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
-use crate::rig::{Era as RigEra, Http, Script};
-use crate::site::{Site, server};
+use crate::rig::{FakeHttpServer, Script, ServerEra};
+use crate::test_namespace::{TestNamespace, server_yaml};
 
 /// A command without an evenkeel: what it prints, and with a failure what it says.
-async fn plan(kubeconfig: &Path, args: &[&str], stdin: &str) -> Output {
+async fn run_plan(kubeconfig: &Path, args: &[&str], stdin: &str) -> Output {
     let home = TempDir::new().unwrap();
     let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_evenkeel"))
         .env_clear()
@@ -30,49 +30,49 @@ async fn plan(kubeconfig: &Path, args: &[&str], stdin: &str) -> Output {
     child.wait_with_output().await.unwrap()
 }
 
-fn printed(output: Output) -> String {
+fn stdout_of_success(output: Output) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn complaint(output: &Output) -> String {
+fn stderr_of_failure(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// An account that may list what is declared in this namespace, and nothing else.
-async fn reader(site: &Site<'_>) -> std::path::PathBuf {
+async fn create_reader_account(site: &TestNamespace<'_>) -> std::path::PathBuf {
     let resources = "--resource=mcpservers.evenkeel.dev,skills.evenkeel.dev";
     site.kubectl(&["create", "serviceaccount", "reader"]).await;
     site.kubectl(&["create", "role", "reader", "--verb=list", resources]).await;
     let account = format!("--serviceaccount={}:reader", site.namespace);
     site.kubectl(&["create", "rolebinding", "reader", "--role=reader", &account]).await;
     let account = format!("{}:reader", site.namespace);
-    site.cluster.until_may(&account, "list", "skills.evenkeel.dev", &site.namespace, true).await;
+    site.cluster.wait_for_permission(&account, "list", "skills.evenkeel.dev", &site.namespace, true).await;
     site.cluster.kubeconfig_for(&site.namespace, "reader").await
 }
 
-const SKILL: &str = "apiVersion: evenkeel.dev/v1alpha1\nkind: Skill\nmetadata: { name: s }\n";
+const SKILL_HEADER: &str = "apiVersion: evenkeel.dev/v1alpha1\nkind: Skill\nmetadata: { name: s }\n";
 
-fn skill(spec: &str) -> String {
-    format!("{SKILL}spec: {{ {spec} }}\n---\n")
+fn skill_yaml(spec: &str) -> String {
+    format!("{SKILL_HEADER}spec: {{ {spec} }}\n---\n")
 }
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn a_plan_of_manifests_is_what_applying_them_does() {
-    let site = Site::open().await;
-    let rig = Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await;
+async fn plan_of_manifests_matches_the_effect_of_apply() {
+    let site = TestNamespace::create_shared().await;
+    let rig = FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await;
     let _evenkeel = site.run(&[]).await;
     let (one, two) = ("{ name: X-One, value: hunter2 }", "{ name: x-two, value: b }");
     let a = |host: &str, headers: &str| {
         let url = format!("http://{host}:{}/mcp", rig.address().port());
         let health = "health: { interval: 0s }";
-        server("a", &format!("http: {{ url: \"{url}\", headers: [{headers}] }}\n{health}"))
+        server_yaml("a", &format!("http: {{ url: \"{url}\", headers: [{headers}] }}\n{health}"))
     };
     site.apply(&a("localhost", &format!("{one}, {two}"))).await;
-    site.attached("a").await;
+    site.wait_until_attached("a").await;
     let stdio = |env: &str| format!("stdio: {{ command: c, env: [{{ name: A_TOKEN, {env} }}] }}");
     let of_secret = |key: &str| stdio(&format!("valueFrom: {{ secretKeyRef: {{ name: s, key: {key} }} }}"));
     for (name, spec) in [
@@ -81,19 +81,19 @@ async fn a_plan_of_manifests_is_what_applying_them_does() {
         ("paused", stdio("value: x")),
         ("extra", stdio("value: x")),
     ] {
-        site.apply(&server(name, &spec)).await;
+        site.apply(&server_yaml(name, &spec)).await;
     }
-    site.apply(&skill("inline: \"---\\nname: s\\ndescription: x\\n---\"")).await;
+    site.apply(&skill_yaml("inline: \"---\\nname: s\\ndescription: x\\n---\"")).await;
 
     let dir = TempDir::new().unwrap();
     std::fs::create_dir(dir.path().join("more")).unwrap();
     let first = a("LOCALHOST", &format!("{two}, {}", one.to_lowercase()))
-        + &server("filter", &format!("{}\nexpose: {{ prefix: f }}", stdio("value: x")))
-        + &skill("configMapRef: { name: m }");
+        + &server_yaml("filter", &format!("{}\nexpose: {{ prefix: f }}", stdio("value: x")))
+        + &skill_yaml("configMapRef: { name: m }");
     let second = [
-        server("secret", &of_secret("two")),
-        server("paused", &format!("{}\nsuspend: true", stdio("value: x"))),
-        server("new", "http: { url: \"http://localhost:1\" }"),
+        server_yaml("secret", &of_secret("two")),
+        server_yaml("paused", &format!("{}\nsuspend: true", stdio("value: x"))),
+        server_yaml("new", "http: { url: \"http://localhost:1\" }"),
     ];
     std::fs::write(dir.path().join("a.yaml"), &first).unwrap();
     std::fs::write(dir.path().join("more/b.yml"), second.concat()).unwrap();
@@ -103,10 +103,10 @@ async fn a_plan_of_manifests_is_what_applying_them_does() {
     std::fs::write(dir.path().join("m.yaml"), "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: m }\n")
         .unwrap();
 
-    let reader = reader(&site).await;
+    let reader = create_reader_account(&site).await;
     let namespace = site.namespace.as_str();
     let dir = dir.path().to_str().unwrap();
-    let text = printed(plan(&reader, &[dir, "-n", namespace], "").await);
+    let text = stdout_of_success(run_plan(&reader, &[dir, "-n", namespace], "").await);
     let expected = |counts: &str, detached: &str| {
         format!(
             "{detached}~ refilter McpServer NS/filter: expose\n\
@@ -120,9 +120,9 @@ async fn a_plan_of_manifests_is_what_applying_them_does() {
         .replace("NS", namespace)
     };
     assert_eq!(text, expected("0 to remove, 1 unchanged, 1 not in the manifests", ""));
-    let text = printed(plan(&reader, &[dir, "-n", namespace, "--prune"], "").await);
+    let text = stdout_of_success(run_plan(&reader, &[dir, "-n", namespace, "--prune"], "").await);
     assert_eq!(text, expected("1 to remove, 1 unchanged", "- detach   McpServer NS/extra\n"));
-    let json = printed(plan(&reader, &[dir, "-n", namespace, "-o", "json"], "").await);
+    let json = stdout_of_success(run_plan(&reader, &[dir, "-n", namespace, "-o", "json"], "").await);
     assert!(!json.contains("hunter2"), "{json}");
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&json["untouched"], &json["against"]), (&1.into(), &site.cluster.url().into()));
@@ -130,9 +130,9 @@ async fn a_plan_of_manifests_is_what_applying_them_does() {
     assert_eq!(extra["action"], "untouched");
 
     // The namespace of a manifest counts, and standard input is one of the places.
-    let named = server("a", "http: { url: \"http://localhost:1\" }")
+    let named = server_yaml("a", "http: { url: \"http://localhost:1\" }")
         .replace("{ name: a }", &format!("{{ name: a, namespace: {namespace} }}"));
-    let text = printed(plan(&reader, &["-"], &named).await);
+    let text = stdout_of_success(run_plan(&reader, &["-"], &named).await);
     assert!(
         text.contains(&format!(
             "~ replace  McpServer {namespace}/a: header x-one, header x-two, url, health\n"
@@ -145,8 +145,8 @@ async fn a_plan_of_manifests_is_what_applying_them_does() {
     std::fs::remove_file(format!("{dir}/.mcp.json")).unwrap();
     site.kubectl(&["apply", "--server-side", "--force-conflicts", "-R", "-f", dir]).await;
     site.wait_for("filter", "Accepted", "False", "PolicyDenied").await;
-    site.attached("a").await;
-    let text = printed(plan(&reader, &[dir, "-n", namespace], "").await);
+    site.wait_until_attached("a").await;
+    let text = stdout_of_success(run_plan(&reader, &[dir, "-n", namespace], "").await);
     assert!(
         text.starts_with("0 to add, 0 to change, 0 to remove, 6 unchanged, 1 not in the manifests;"),
         "{text}"
@@ -156,11 +156,11 @@ async fn a_plan_of_manifests_is_what_applying_them_does() {
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn what_stands_in_the_way_of_a_plan_is_told_with_what_helps() {
-    let site = Site::open().await;
-    let reader = reader(&site).await;
+async fn plan_failures_report_the_cause_and_a_remedy() {
+    let site = TestNamespace::create_shared().await;
+    let reader = create_reader_account(&site).await;
     let namespace = site.namespace.as_str();
-    let manifest = server("a", "http: { url: \"http://localhost:1\" }");
+    let manifest = server_yaml("a", "http: { url: \"http://localhost:1\" }");
     let dir = TempDir::new().unwrap();
     let empty = dir.path().to_str().unwrap();
     let none = dir.path().join("none.yaml");
@@ -175,12 +175,12 @@ async fn what_stands_in_the_way_of_a_plan_is_told_with_what_helps() {
         (&[empty, "-n", namespace], "", "there are no manifests of McpServer or Skill in"),
         (&[none.to_str().unwrap(), "-n", namespace], "", "none.yaml"),
     ] {
-        let said = complaint(&plan(&reader, args, stdin).await);
+        let said = stderr_of_failure(&run_plan(&reader, args, stdin).await);
         assert!(said.contains(expected), "{args:?}: {said}");
     }
     // What the API server would refuse is held, and the rest is planned.
-    let folder = server("b", "stdio: { command: c, cwd: x }");
-    let text = printed(plan(&reader, &["-", "-n", namespace], &(folder + &manifest)).await);
+    let folder = server_yaml("b", "stdio: { command: c, cwd: x }");
+    let text = stdout_of_success(run_plan(&reader, &["-", "-n", namespace], &(folder + &manifest)).await);
     assert!(
         text.starts_with(&format!(
             "+ attach   McpServer {namespace}/a\n! hold     McpServer {namespace}/b: stdin:"
@@ -193,8 +193,8 @@ async fn what_stands_in_the_way_of_a_plan_is_told_with_what_helps() {
     let config =
         std::fs::read_to_string(&reader).unwrap().replace(&site.cluster.url(), "https://127.0.0.1:1");
     std::fs::write(&nowhere, config).unwrap();
-    let said = complaint(&plan(&nowhere, &["-", "-n", namespace], &manifest).await);
+    let said = stderr_of_failure(&run_plan(&nowhere, &["-", "-n", namespace], &manifest).await);
     assert!(said.contains("the API server https://127.0.0.1:1 cannot be reached: "), "{said}");
-    let said = complaint(&plan(&none, &["-", "-n", namespace], &manifest).await);
+    let said = stderr_of_failure(&run_plan(&none, &["-", "-n", namespace], &manifest).await);
     assert!(said.contains("no API server is known: ") && said.contains("set KUBECONFIG"), "{said}");
 }

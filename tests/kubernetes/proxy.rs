@@ -22,30 +22,30 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::site::Site;
+use crate::test_namespace::TestNamespace;
 
 /// What becomes of a request.
-pub enum Fate {
+pub enum ProxyAction {
     /// It reaches the API server.
     Pass,
     /// It reaches it with another path and query.
-    PassAs(String),
+    PassWithUri(String),
     /// It is answered with a status, headers and text.
-    Answer(u16, Vec<(&'static str, &'static str)>, String),
+    Respond(u16, Vec<(&'static str, &'static str)>, String),
     /// It is answered with a text in the middle of which the connection breaks.
-    Half(String),
+    BreakMidBody(String),
     /// The answer begins, and nothing follows.
-    Silence,
+    StallAfterHeaders,
     /// There is no answer.
-    Nothing,
+    NeverRespond,
 }
 
-type Rule = Arc<dyn Fn(&str, &Uri) -> Fate + Send + Sync>;
+type Rule = Arc<dyn Fn(&str, &Uri) -> ProxyAction + Send + Sync>;
 type Frames = StreamBody<BoxStream<'static, Result<Frame<Bytes>, String>>>;
-type Answer = Response<Frames>;
+type ProxyResponse = Response<Frames>;
 
 /// A proxy with a rule.
-pub struct Proxy {
+pub struct ApiProxy {
     pub kubeconfig: PathBuf,
     state: Arc<State>,
     _home: TempDir,
@@ -56,14 +56,14 @@ struct State {
     client: Client,
     rule: Mutex<Rule>,
     /// Grows when the answers that are under way are to end.
-    cuts: watch::Sender<u64>,
+    cut_signal: watch::Sender<u64>,
     /// When requests did not pass.
-    stopped: Mutex<Vec<Instant>>,
+    intercepted: Mutex<Vec<Instant>>,
 }
 
-impl Proxy {
+impl ApiProxy {
     /// One for evenkeel's account that lets everything pass.
-    pub async fn start(site: &Site<'_>) -> Self {
+    pub async fn start(site: &TestNamespace<'_>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let home = tempfile::tempdir().unwrap();
         let kubeconfig = home.path().join("kubeconfig");
@@ -77,17 +77,17 @@ impl Proxy {
         });
         std::fs::write(&kubeconfig, text.to_string()).unwrap();
         let state = Arc::new(State {
-            client: site.cluster.client_of(&site.kubeconfig).await,
-            rule: Mutex::new(Arc::new(|_, _| Fate::Pass)),
-            cuts: watch::channel(0).0,
-            stopped: Mutex::default(),
+            client: site.cluster.client_for(&site.kubeconfig).await,
+            rule: Mutex::new(Arc::new(|_, _| ProxyAction::Pass)),
+            cut_signal: watch::channel(0).0,
+            intercepted: Mutex::default(),
         });
         let serving = state.clone();
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let state = serving.clone();
-                let service = service_fn(move |request| answer(state.clone(), request));
+                let service = service_fn(move |request| handle_request(state.clone(), request));
                 tokio::spawn(
                     hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service),
@@ -98,59 +98,59 @@ impl Proxy {
     }
 
     /// From now on this rule decides, by method and path; every answer that is under way ends.
-    pub fn rule(&self, rule: impl Fn(&str, &Uri) -> Fate + Send + Sync + 'static) {
+    pub fn set_rule(&self, rule: impl Fn(&str, &Uri) -> ProxyAction + Send + Sync + 'static) {
         *self.state.rule.lock().unwrap() = Arc::new(rule);
-        self.state.stopped.lock().unwrap().clear();
-        self.state.cuts.send_modify(|cuts| *cuts += 1);
+        self.state.intercepted.lock().unwrap().clear();
+        self.state.cut_signal.send_modify(|cuts| *cuts += 1);
     }
 
     /// Everything passes again.
-    pub fn pass(&self) {
-        self.rule(|_, _| Fate::Pass);
+    pub fn pass_all(&self) {
+        self.set_rule(|_, _| ProxyAction::Pass);
     }
 
     /// When requests were not let through since the rule is in force.
-    pub fn stopped(&self) -> Vec<Instant> {
-        self.state.stopped.lock().unwrap().clone()
+    pub fn intercepted(&self) -> Vec<Instant> {
+        self.state.intercepted.lock().unwrap().clone()
     }
 }
 
-impl Drop for Proxy {
+impl Drop for ApiProxy {
     fn drop(&mut self) {
         self.task.abort();
-        self.pass();
+        self.pass_all();
     }
 }
 
-async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Answer, Infallible> {
+async fn handle_request(state: Arc<State>, request: Request<Incoming>) -> Result<ProxyResponse, Infallible> {
     let rule = state.rule.lock().unwrap().clone();
     let fate = rule(request.method().as_str(), request.uri());
-    if !matches!(fate, Fate::Pass | Fate::PassAs(_)) {
-        state.stopped.lock().unwrap().push(Instant::now());
+    if !matches!(fate, ProxyAction::Pass | ProxyAction::PassWithUri(_)) {
+        state.intercepted.lock().unwrap().push(Instant::now());
     }
-    let mut cuts = state.cuts.subscribe();
+    let mut cuts = state.cut_signal.subscribe();
     let cut = async move {
         let _ = cuts.changed().await;
     };
     let (mut parts, body) = request.into_parts();
     Ok(match fate {
-        Fate::Nothing => {
+        ProxyAction::NeverRespond => {
             cut.await;
-            whole(503, &[], String::new())
+            full_response(503, &[], String::new())
         }
-        Fate::Answer(status, headers, text) => whole(status, &headers, text),
-        Fate::Half(text) => {
+        ProxyAction::Respond(status, headers, text) => full_response(status, &headers, text),
+        ProxyAction::BreakMidBody(text) => {
             let text = stream::iter([Ok(Frame::data(text.into()))]);
             // It must have left before the connection breaks.
             let end = stream::once(async {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 Err("it breaks off".to_owned())
             });
-            Response::new(until(text.chain(end), cut))
+            Response::new(body_until(text.chain(end), cut))
         }
-        Fate::Silence => Response::new(until(stream::pending(), cut)),
-        Fate::Pass | Fate::PassAs(_) => {
-            if let Fate::PassAs(path) = fate {
+        ProxyAction::StallAfterHeaders => Response::new(body_until(stream::pending(), cut)),
+        ProxyAction::Pass | ProxyAction::PassWithUri(_) => {
+            if let ProxyAction::PassWithUri(path) = fate {
                 parts.uri = path.parse().unwrap();
             }
             let body = body.collect().await.unwrap().to_bytes();
@@ -158,23 +158,23 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Answer,
                 Ok(answer) => {
                     let (parts, body) = answer.into_parts();
                     let frames = BodyStream::new(body).map(|frame| frame.map_err(|error| error.to_string()));
-                    Response::from_parts(parts, until(frames, cut))
+                    Response::from_parts(parts, body_until(frames, cut))
                 }
-                Err(error) => whole(502, &[], error.to_string()),
+                Err(error) => full_response(502, &[], error.to_string()),
             }
         }
     })
 }
 
 /// Frames until they end, or until `cut`.
-fn until(
+fn body_until(
     frames: impl Stream<Item = Result<Frame<Bytes>, String>> + Send + 'static,
     cut: impl Future<Output = ()> + Send + 'static,
 ) -> Frames {
     StreamBody::new(frames.take_until(cut).boxed())
 }
 
-fn whole(status: u16, headers: &[(&str, &str)], text: String) -> Answer {
+fn full_response(status: u16, headers: &[(&str, &str)], text: String) -> ProxyResponse {
     let frame = Ok(Frame::data(text.into()));
     let mut answer = Response::new(StreamBody::new(stream::iter([frame]).boxed()));
     *answer.status_mut() = StatusCode::from_u16(status).unwrap();

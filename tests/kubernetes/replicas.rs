@@ -8,46 +8,47 @@ use hyper::Method;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
-use crate::rig::{Era as RigEra, Http, Script, Stdio};
-use crate::site::{Site, server};
+use crate::rig::{FakeHttpServer, FakeStdioServer, Script, ServerEra};
 use crate::support::{Agent, Era, Evenkeel, eventually, http};
+use crate::test_namespace::{TestNamespace, server_yaml};
 
-async fn rig() -> Http {
-    Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await
+async fn start_server() -> FakeHttpServer {
+    FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await
 }
 
 /// Waits until one of them holds the lease, which says so in its log; gives its place.
-async fn leader(replicas: &[&Evenkeel]) -> usize {
+async fn wait_for_leader(replicas: &[&Evenkeel]) -> usize {
     eventually("one holds the lease", async || {
-        replicas.iter().position(|replica| replica.said().contains("holds the lease"))
+        replicas.iter().position(|replica| replica.stderr().contains("holds the lease"))
     })
     .await
 }
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn one_writes_and_another_goes_on_when_it_is_killed_or_ends() {
-    let site = Site::open().await;
-    let rig = rig().await;
+async fn another_replica_takes_over_status_writes_without_extra_writes() {
+    let site = TestNamespace::create_shared().await;
+    let rig = start_server().await;
     let mut first = site.run(&[]).await;
-    assert_eq!(leader(&[&first]).await, 0);
+    assert_eq!(wait_for_leader(&[&first]).await, 0);
     let second = site.run(&[]).await;
-    site.serve("a", &rig).await;
-    site.attached("a").await;
-    let agent = Agent::open(Era::Legacy, &second.url()).await;
-    eventually("the other serves it too", async || (agent.tools().await == ["a_echo"]).then_some(())).await;
+    site.apply_http_server("a", &rig).await;
+    site.wait_until_attached("a").await;
+    let agent = Agent::connect(Era::Legacy, &second.url()).await;
+    eventually("the other serves it too", async || (agent.tool_names().await == ["a_echo"]).then_some(()))
+        .await;
     let openings = rig.counters().initializes();
     assert_eq!(openings, 2);
-    let written = site.settled_writes("a").await;
+    let written = site.settled_status_writes("a").await;
 
     first.kill();
-    leader(&[&second]).await;
-    agent.text("a_echo", "{}").await;
+    wait_for_leader(&[&second]).await;
+    agent.call_text("a_echo", "{}").await;
     // A write that is due after one of the other would be.
-    site.apply(&server("marker", "stdio: { command: sh }")).await;
+    site.apply(&server_yaml("marker", "stdio: { command: sh }")).await;
     site.wait_for("marker", "Accepted", "False", "PolicyDenied").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(site.writes("a"), written, "nothing is different, so nothing is written");
+    assert_eq!(site.status_writes("a"), written, "nothing is different, so nothing is written");
     site.kubectl(&["patch", "mcps", "a", "--type=merge", "-p", "{\"spec\":{\"suspend\":true}}"]).await;
     site.wait_for("a", "Ready", "False", "Suspended").await;
 
@@ -60,36 +61,36 @@ async fn one_writes_and_another_goes_on_when_it_is_killed_or_ends() {
     assert!(!before.is_empty());
     second.terminate().await;
     assert_ne!(holder().await, before);
-    leader(&[&third]).await;
+    wait_for_leader(&[&third]).await;
     assert_eq!(rig.counters().initializes(), openings, "losing and gaining the lease disturbed nothing");
 }
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn two_installations_over_one_namespace_are_told_of_and_do_not_write_on_and_on() {
-    let site = Site::open().await;
-    let rig = Stdio::new(Script::new("s", RigEra::Legacy));
+async fn two_installations_in_one_namespace_are_reported_and_stop_writing() {
+    let site = TestNamespace::create_shared().await;
+    let rig = FakeStdioServer::new(Script::new("s", ServerEra::Legacy));
     let (program, file) = rig.command();
     let allowed = format!("--allow-stdio={} {}", program.display(), file.display());
     let one = site.run(&[&allowed]).await;
-    site.apply(&server("s", &rig.spec(""))).await;
-    site.attached("s").await;
+    site.apply(&server_yaml("s", &rig.spec(""))).await;
+    site.wait_until_attached("s").await;
     // They disagree about what may run.
-    let other = site.run_by(&site.cluster.kubeconfig(), &["--lease=other"]).await;
-    let told = |replica: &Evenkeel| replica.said().matches("somebody else writes the status").count();
+    let other = site.run_with_kubeconfig(&site.cluster.kubeconfig(), &["--lease=other"]).await;
+    let told = |replica: &Evenkeel| replica.stderr().matches("somebody else writes the status").count();
     eventually("it is told", async || (told(&one) + told(&other) > 0).then_some(())).await;
-    let written = site.writes("s");
+    let written = site.status_writes("s");
     tokio::time::sleep(Duration::from_secs(6)).await;
     // Without an end of it there would be six in a second.
-    assert!(site.writes("s") - written <= 10, "{}", site.writes("s") - written);
+    assert!(site.status_writes("s") - written <= 10, "{}", site.status_writes("s") - written);
     assert!(told(&one) <= 1 && told(&other) <= 1, "once is enough");
 }
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn a_session_is_taken_up_by_each_replica_behind_a_plain_proxy() {
-    let site = Site::open().await;
-    let rig = rig().await;
+async fn session_is_accepted_by_every_replica() {
+    let site = TestNamespace::create_shared().await;
+    let rig = start_server().await;
     site.kubectl(&[
         "create",
         "secret",
@@ -100,29 +101,30 @@ async fn a_session_is_taken_up_by_each_replica_behind_a_plain_proxy() {
     .await;
     let flags = ["--session-key-secret", "evenkeel-session-key"];
     let (one, two) = (site.run(&flags).await, site.run(&flags).await);
-    site.serve("a", &rig).await;
+    site.apply_http_server("a", &rig).await;
     for replica in [&one, &two] {
-        let agent = Agent::open(Era::Modern, &replica.url()).await;
-        eventually("each serves it", async || (agent.tools().await == ["a_echo"]).then_some(())).await;
+        let agent = Agent::connect(Era::Modern, &replica.url()).await;
+        eventually("each serves it", async || (agent.tool_names().await == ["a_echo"]).then_some(())).await;
     }
-    let proxy = RoundRobin::start([&one, &two].map(Evenkeel::url).to_vec()).await;
-    let agent = Agent::open(Era::Legacy, &proxy.url).await;
+    let proxy = RoundRobinProxy::start([&one, &two].map(Evenkeel::url).to_vec()).await;
+    let agent = Agent::connect(Era::Legacy, &proxy.url).await;
     for _ in 0..6 {
-        agent.text("a_echo", "{}").await;
-        assert_eq!(agent.tools().await, ["a_echo"]);
+        agent.call_text("a_echo", "{}").await;
+        assert_eq!(agent.tool_names().await, ["a_echo"]);
     }
-    let connections = proxy.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect::<Vec<_>>();
+    let connections =
+        proxy.connection_counts.iter().map(|count| count.load(Ordering::Relaxed)).collect::<Vec<_>>();
     assert!(connections.iter().all(|count| *count >= 3), "{connections:?}");
 }
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn a_replica_is_not_ready_before_it_has_the_session_key() {
-    let site = Site::open().await;
-    let rig = rig().await;
+async fn replica_is_not_ready_without_the_session_key() {
+    let site = TestNamespace::create_shared().await;
+    let rig = start_server().await;
     let evenkeel = site.run(&["--session-key-secret", "evenkeel-session-key"]).await;
-    site.serve("a", &rig).await;
-    site.attached("a").await;
+    site.apply_http_server("a", &rig).await;
+    site.wait_until_attached("a").await;
     let readyz = evenkeel.admin("/readyz");
     let why = eventually("it says what it waits for", async || {
         let answer = http::send(Method::GET, &readyz, &[], "").await.ok()?;
@@ -132,17 +134,20 @@ async fn a_replica_is_not_ready_before_it_has_the_session_key() {
     })
     .await;
     // What it says to do helps, also where somebody made one that is no good.
-    assert!(advice(&why).starts_with("kubectl create secret generic evenkeel-session-key "), "{why}");
+    assert!(
+        suggested_command(&why).starts_with("kubectl create secret generic evenkeel-session-key "),
+        "{why}"
+    );
     site.kubectl(&["create", "secret", "generic", "evenkeel-session-key", "--from-literal=key=short"]).await;
     let why = eventually("it says what is wrong", async || {
         let answer = http::send(Method::GET, &readyz, &[], "").await.ok()?;
         answer.text().await.ok().filter(|text| text.contains("it holds 5 bytes"))
     })
     .await;
-    assert!(advice(&why).starts_with("kubectl patch secret evenkeel-session-key "), "{why}");
-    assert!(!evenkeel.said().contains("agents wait no longer"));
-    let kubectl = site.cluster.command(&[]).as_std().get_program().to_owned();
-    let script = format!("kubectl() {{ {kubectl:?} \"$@\"; }}; {}", advice(&why));
+    assert!(suggested_command(&why).starts_with("kubectl patch secret evenkeel-session-key "), "{why}");
+    assert!(!evenkeel.stderr().contains("agents wait no longer"));
+    let kubectl = site.cluster.kubectl_command(&[]).as_std().get_program().to_owned();
+    let script = format!("kubectl() {{ {kubectl:?} \"$@\"; }}; {}", suggested_command(&why));
     let shell = Command::new("sh")
         .args(["-c", &script])
         .env("KUBECONFIG", site.cluster.kubeconfig())
@@ -151,28 +156,28 @@ async fn a_replica_is_not_ready_before_it_has_the_session_key() {
         .unwrap();
     assert!(shell.status.success(), "{script}: {}", String::from_utf8_lossy(&shell.stderr));
     eventually("it is ready", async || http::get(&readyz).await.ok()).await;
-    assert!(evenkeel.said().contains("agents wait no longer"), "{}", evenkeel.said());
-    let agent = Agent::open(Era::Legacy, &evenkeel.url()).await;
-    assert_eq!(agent.tools().await, ["a_echo"]);
+    assert!(evenkeel.stderr().contains("agents wait no longer"), "{}", evenkeel.stderr());
+    let agent = Agent::connect(Era::Legacy, &evenkeel.url()).await;
+    assert_eq!(agent.tool_names().await, ["a_echo"]);
     // For good.
     site.kubectl(&["delete", "secret", "evenkeel-session-key"]).await;
     assert_eq!(http::get(&readyz).await.unwrap(), "ok\n");
 }
 
 /// The command that a message tells to run.
-fn advice(why: &str) -> &str {
+fn suggested_command(why: &str) -> &str {
     let start = why.find("kubectl ").unwrap();
     why[start..].trim()
 }
 
 /// Gives each connection to the next of several servers.
-struct RoundRobin {
+struct RoundRobinProxy {
     url: String,
-    counts: Arc<Vec<AtomicUsize>>,
+    connection_counts: Arc<Vec<AtomicUsize>>,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl RoundRobin {
+impl RoundRobinProxy {
     async fn start(urls: Vec<String>) -> Self {
         let address = |url: &String| url.trim_start_matches("http://").trim_end_matches("/mcp").to_owned();
         let addresses: Vec<_> = urls.iter().map(address).collect();
@@ -190,11 +195,11 @@ impl RoundRobin {
                 });
             }
         });
-        Self { url, counts, task }
+        Self { url, connection_counts: counts, task }
     }
 }
 
-impl Drop for RoundRobin {
+impl Drop for RoundRobinProxy {
     fn drop(&mut self) {
         self.task.abort();
     }

@@ -2,26 +2,26 @@
 
 use serde_json::json;
 
-use crate::rig::{Era as RigEra, Http, Script};
-use crate::site::{Site, server};
+use crate::rig::{FakeHttpServer, Script, ServerEra};
 use crate::support::{Agent, Era, Evenkeel, eventually, http};
+use crate::test_namespace::{TestNamespace, server_yaml};
 
 /// A server that sends a Secret.
-fn with_secret(name: &str, rig: &Http, secret: &str) -> String {
+fn server_with_secret(name: &str, rig: &FakeHttpServer, secret: &str) -> String {
     let from = format!("{{ secretKeyRef: {{ name: {secret}, key: key }} }}");
     let spec = format!(
         "http: {{ url: \"{}\", headers: [{{ name: x-key, valueFrom: {from} }}] }}\nhealth: {{ interval: 0s }}",
         rig.url()
     );
-    server(name, &spec)
+    server_yaml(name, &spec)
 }
 
-async fn rig(name: &str) -> Http {
-    Http::start(Script::new(name, RigEra::Legacy).tools(&["echo"])).await
+async fn start_server(name: &str) -> FakeHttpServer {
+    FakeHttpServer::start(Script::new(name, ServerEra::Legacy).tools(&["echo"])).await
 }
 
 /// How often watches of Secrets began anew, and for which reason.
-async fn restarts(evenkeel: &Evenkeel, reason: &str) -> u64 {
+async fn watch_restarts(evenkeel: &Evenkeel, reason: &str) -> u64 {
     let metrics = http::get(&evenkeel.admin("/metrics")).await.unwrap();
     let name = format!("evenkeel_watch_restarts_total{{kind=\"secrets\",reason=\"{reason}\"}} ");
     metrics.lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |count| count.parse().unwrap())
@@ -29,44 +29,46 @@ async fn restarts(evenkeel: &Evenkeel, reason: &str) -> u64 {
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn a_secret_comes_changes_and_goes_and_only_its_users_notice() {
-    let site = Site::open().await;
-    let (user, other) = (rig("user").await, rig("other").await);
+async fn secret_changes_affect_only_the_servers_that_refer_to_it() {
+    let site = TestNamespace::create_shared().await;
+    let (user, other) = (start_server("user").await, start_server("other").await);
     let evenkeel = site.run(&[]).await;
     site.create_secret("theirs", "hunter1").await;
-    site.apply(&(with_secret("user", &user, "ours") + &with_secret("other", &other, "theirs"))).await;
-    site.attached("other").await;
+    site.apply(&(server_with_secret("user", &user, "ours") + &server_with_secret("other", &other, "theirs")))
+        .await;
+    site.wait_until_attached("other").await;
     let message = site.wait_for("user", "ResolvedRefs", "False", "SecretNotFound").await;
     assert!(message.contains("\"ours\"") && message.contains(&site.namespace), "{message}");
-    let missing = site.get("user").await.unwrap();
-    assert!(crate::site::condition(&missing, "Stalled").is_none(), "it may come in the same apply");
+    let missing = site.get_server("user").await.unwrap();
+    assert!(crate::test_namespace::condition(&missing, "Stalled").is_none(), "it may come in the same apply");
     assert_eq!(user.counters().connections, 0, "nothing is tried without it");
 
     site.create_secret("ours", "hunter2").await;
-    site.attached("user").await;
+    site.wait_until_attached("user").await;
     assert_eq!(user.counters().initializes(), 1);
 
     site.kubectl(&["patch", "secret", "ours", "-p", "{\"stringData\":{\"key\":\"hunter3\"}}"]).await;
     eventually("its user is replaced", async || (user.counters().initializes() == 2).then_some(())).await;
-    site.attached("user").await;
+    site.wait_until_attached("user").await;
 
     site.kubectl(&["delete", "secret", "ours"]).await;
     site.wait_for("user", "ResolvedRefs", "False", "SecretNotFound").await;
-    let agent = Agent::open(Era::Modern, &evenkeel.url()).await;
-    agent.text("user_echo", "{}").await;
-    let (ready, reason, _) = crate::site::condition(&site.get("user").await.unwrap(), "Ready").unwrap();
+    let agent = Agent::connect(Era::Modern, &evenkeel.url()).await;
+    agent.call_text("user_echo", "{}").await;
+    let (ready, reason, _) =
+        crate::test_namespace::condition(&site.get_server("user").await.unwrap(), "Ready").unwrap();
     assert_eq!((ready.as_str(), reason.as_str()), ("True", "Attached"), "a live connection is kept");
 
     assert_eq!((user.counters().initializes(), other.counters().initializes()), (2, 1));
-    let told = [evenkeel.said(), site.kubectl(&["get", "mcps,events", "-o", "yaml"]).await].concat();
+    let told = [evenkeel.stderr(), site.kubectl(&["get", "mcps,events", "-o", "yaml"]).await].concat();
     assert!(!told.contains("hunter"), "{told}");
 }
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn without_the_permission_for_secrets_the_others_are_served_and_it_is_said() {
-    let site = Site::open().await;
-    let (user, other) = (rig("user").await, rig("other").await);
+async fn missing_secret_permission_is_reported_and_other_servers_attach() {
+    let site = TestNamespace::create_shared().await;
+    let (user, other) = (start_server("user").await, start_server("other").await);
     let role = site.kubectl(&["get", "role", "evenkeel", "-o", "json"]).await;
     let whole: serde_json::Value = serde_json::from_str(&role).unwrap();
     let rules = whole["rules"].as_array().unwrap();
@@ -75,19 +77,19 @@ async fn without_the_permission_for_secrets_the_others_are_served_and_it_is_said
         .filter(|rule| !rule["resources"].as_array().unwrap().contains(&json!("secrets")))
         .collect();
     assert!(fewer.len() < rules.len());
-    site.permit(&fewer, false).await;
+    site.set_role_rules(&fewer, false).await;
     site.create_secret("ours", "hunter2").await;
 
     let evenkeel = site.run(&[]).await;
-    site.apply(&with_secret("user", &user, "ours")).await;
-    site.serve("other", &other).await;
-    site.attached("other").await;
+    site.apply(&server_with_secret("user", &user, "ours")).await;
+    site.apply_http_server("other", &other).await;
+    site.wait_until_attached("other").await;
     let message = site.wait_for("user", "ResolvedRefs", "False", "NotPermitted").await;
     assert!(message.contains("list and watch secret ours"), "{message}");
-    assert!(evenkeel.said().contains("NotPermitted"), "{}", evenkeel.said());
+    assert!(evenkeel.stderr().contains("NotPermitted"), "{}", evenkeel.stderr());
     // It is said steadily, however often it is asked again.
     let sources = evenkeel.admin("/apis/evenkeel.dev/v1alpha1/sources");
-    let denied = async || restarts(&evenkeel, "denied").await;
+    let denied = async || watch_restarts(&evenkeel, "denied").await;
     // With pauses that grow to 10 s, and patience for each.
     for _ in 0..4 {
         let before = denied().await;
@@ -95,9 +97,9 @@ async fn without_the_permission_for_secrets_the_others_are_served_and_it_is_said
     }
     let told = http::get(&sources).await.unwrap();
     assert!(told.contains("NotPermitted") && !told.contains("SourceUnavailable"), "{told}");
-    assert!(!evenkeel.said().contains("SourceUnavailable"), "{}", evenkeel.said());
+    assert!(!evenkeel.stderr().contains("SourceUnavailable"), "{}", evenkeel.stderr());
 
-    site.permit(&rules.iter().collect::<Vec<_>>(), true).await;
-    site.attached("user").await;
+    site.set_role_rules(&rules.iter().collect::<Vec<_>>(), true).await;
+    site.wait_until_attached("user").await;
     assert_eq!(other.counters().initializes(), 1);
 }

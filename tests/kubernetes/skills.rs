@@ -3,31 +3,37 @@
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::rig::{Era as RigEra, Http, Script};
-use crate::site::{Site, condition};
+use crate::rig::{FakeHttpServer, Script, ServerEra};
 use crate::support::eventually;
+use crate::test_namespace::{TestNamespace, condition};
 
-fn skill(name: &str, spec: &str) -> String {
+fn skill_yaml(name: &str, spec: &str) -> String {
     format!(
         "apiVersion: evenkeel.dev/v1alpha1\nkind: Skill\nmetadata: {{ name: {name} }}\nspec: {{ {spec} }}\n---\n"
     )
 }
 
-fn config_map(name: &str, description: &str) -> String {
+fn config_map_yaml(name: &str, description: &str) -> String {
     format!(
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: {name} }}\ndata:\n  more.txt: more\n  SKILL.md: |\n    ---\n    \
          name: {name}\n    description: {description}\n    ---\nbinaryData:\n  logo.png: iVBORw==\n---\n"
     )
 }
 
-async fn get(site: &Site<'_>, name: &str) -> Value {
+async fn get_skill(site: &TestNamespace<'_>, name: &str) -> Value {
     serde_json::from_str(&site.kubectl(&["get", "skill", name, "-o", "json"]).await).unwrap()
 }
 
 /// Waits until a condition is so; gives its message.
-async fn wait_for(site: &Site<'_>, name: &str, kind: &str, status: &str, reason: &str) -> String {
+async fn wait_for_condition(
+    site: &TestNamespace<'_>,
+    name: &str,
+    kind: &str,
+    status: &str,
+    reason: &str,
+) -> String {
     eventually(&format!("{name}: {kind}={status}/{reason}"), async || {
-        let (is, why, message) = condition(&get(site, name).await, kind)?;
+        let (is, why, message) = condition(&get_skill(site, name).await, kind)?;
         (is == status && why == reason).then_some(message)
     })
     .await
@@ -35,38 +41,44 @@ async fn wait_for(site: &Site<'_>, name: &str, kind: &str, status: &str, reason:
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn a_config_map_comes_changes_and_goes_and_no_connection_notices() {
-    let site = Site::open().await;
-    let rig = Http::start(Script::new("healthy", RigEra::Legacy).tools(&["echo"])).await;
+async fn config_map_changes_update_the_skill_and_keep_connections() {
+    let site = TestNamespace::create_shared().await;
+    let rig = FakeHttpServer::start(Script::new("healthy", ServerEra::Legacy).tools(&["echo"])).await;
     let agents = TempDir::with_prefix("agents").unwrap();
     let sync = agents.path().join("skills");
     let read = |file: &str| std::fs::read(sync.join(file)).ok();
     let evenkeel = site.run(&["--sync-skills", sync.to_str().unwrap()]).await;
-    site.serve("healthy", &rig).await;
-    site.attached("healthy").await;
+    site.apply_http_server("healthy", &rig).await;
+    site.wait_until_attached("healthy").await;
     let connections = rig.counters().connections;
 
-    site.apply(&(skill("notes", "configMapRef: { name: notes }") + &skill("text", "inline: nothing"))).await;
-    let message = wait_for(&site, "notes", "ResolvedRefs", "False", "ConfigMapNotFound").await;
+    site.apply(
+        &(skill_yaml("notes", "configMapRef: { name: notes }") + &skill_yaml("text", "inline: nothing")),
+    )
+    .await;
+    let message = wait_for_condition(&site, "notes", "ResolvedRefs", "False", "ConfigMapNotFound").await;
     assert!(message.contains("ConfigMap \"notes\" is not in namespace"), "{message}");
-    assert!(condition(&get(&site, "notes").await, "Stalled").is_none(), "it may come in the same apply");
-    wait_for(&site, "text", "Accepted", "False", "InvalidSpec").await;
+    assert!(
+        condition(&get_skill(&site, "notes").await, "Stalled").is_none(),
+        "it may come in the same apply"
+    );
+    wait_for_condition(&site, "text", "Accepted", "False", "InvalidSpec").await;
 
-    site.apply(&config_map("notes", "Write notes.")).await;
-    wait_for(&site, "notes", "Ready", "True", "Available").await;
-    assert_eq!(get(&site, "notes").await["status"]["files"], 3);
+    site.apply(&config_map_yaml("notes", "Write notes.")).await;
+    wait_for_condition(&site, "notes", "Ready", "True", "Available").await;
+    assert_eq!(get_skill(&site, "notes").await["status"]["files"], 3);
     eventually("it is written", async || read("notes/SKILL.md").map(drop)).await;
     assert_eq!(read("notes/logo.png").unwrap(), b"\x89PNG");
     assert_eq!(read("notes/more.txt").unwrap(), b"more");
 
-    let text = get(&site, "text").await["metadata"]["resourceVersion"].clone();
-    site.apply(&config_map("notes", "Write better notes.")).await;
+    let text = get_skill(&site, "text").await["metadata"]["resourceVersion"].clone();
+    site.apply(&config_map_yaml("notes", "Write better notes.")).await;
     let holds = |part: &'static str| {
         read("notes/SKILL.md").is_some_and(|bytes| String::from_utf8_lossy(&bytes).contains(part))
     };
     eventually("the edit is written", async || holds("better").then_some(())).await;
     let told = async || {
-        let skill = get(&site, "notes").await;
+        let skill = get_skill(&site, "notes").await;
         (skill["status"]["description"] == "Write better notes.").then_some(())
     };
     eventually("the edit is told", told).await;
@@ -81,53 +93,57 @@ async fn a_config_map_comes_changes_and_goes_and_no_connection_notices() {
         "[{\"op\":\"remove\",\"path\":\"/data/SKILL.md\"}]",
     ])
     .await;
-    let message = wait_for(&site, "notes", "ResolvedRefs", "False", "ConfigMapNotFound").await;
+    let message = wait_for_condition(&site, "notes", "ResolvedRefs", "False", "ConfigMapNotFound").await;
     assert!(message.contains("has no key SKILL.md"), "{message}");
     site.kubectl(&["delete", "configmap", "notes"]).await;
     eventually("it is told to be gone", async || {
-        let (_, _, message) = condition(&get(&site, "notes").await, "ResolvedRefs")?;
+        let (_, _, message) = condition(&get_skill(&site, "notes").await, "ResolvedRefs")?;
         message.contains("is not in namespace").then_some(())
     })
     .await;
-    let (ready, reason, _) = condition(&get(&site, "notes").await, "Ready").unwrap();
+    let (ready, reason, _) = condition(&get_skill(&site, "notes").await, "Ready").unwrap();
     assert_eq!((&*ready, &*reason), ("True", "Available"));
     assert!(holds("better"));
     site.kubectl(&["delete", "skill", "notes"]).await;
     eventually("it is taken away", async || read("notes/SKILL.md").is_none().then_some(())).await;
 
     assert_eq!(
-        get(&site, "text").await["metadata"]["resourceVersion"],
+        get_skill(&site, "text").await["metadata"]["resourceVersion"],
         text,
         "one skill's change is its own"
     );
     assert_eq!((rig.counters().connections, rig.counters().initializes()), (connections, 1));
-    assert!(!evenkeel.said().contains("panicked"), "{}", evenkeel.said());
+    assert!(!evenkeel.stderr().contains("panicked"), "{}", evenkeel.stderr());
 }
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn a_skill_waits_for_its_server_and_a_restart_writes_nothing() {
-    let site = Site::open().await;
-    let rig = Http::start(Script::new("needed", RigEra::Legacy).tools(&["echo"])).await;
+async fn skill_waits_for_its_server_and_restart_writes_no_status() {
+    let site = TestNamespace::create_shared().await;
+    let rig = FakeHttpServer::start(Script::new("needed", ServerEra::Legacy).tools(&["echo"])).await;
     let agents = TempDir::with_prefix("agents").unwrap();
     let sync = agents.path().join("skills");
     let mut evenkeel = site.run(&["--sync-skills", sync.to_str().unwrap()]).await;
-    site.apply(&config_map("notes", "Write notes.")).await;
-    site.apply(&skill("notes", "configMapRef: { name: notes }, serverRefs: [{ name: needed }]")).await;
-    let message = wait_for(&site, "notes", "ResolvedRefs", "False", "ServerNotFound").await;
+    site.apply(&config_map_yaml("notes", "Write notes.")).await;
+    site.apply(&skill_yaml("notes", "configMapRef: { name: notes }, serverRefs: [{ name: needed }]")).await;
+    let message = wait_for_condition(&site, "notes", "ResolvedRefs", "False", "ServerNotFound").await;
     assert!(message.contains("server \"needed\" is not declared"), "{message}");
-    site.serve("needed", &rig).await;
-    wait_for(&site, "notes", "Ready", "True", "Available").await;
-    wait_for(&site, "notes", "ResolvedRefs", "True", "ResolvedRefs").await;
+    site.apply_http_server("needed", &rig).await;
+    wait_for_condition(&site, "notes", "Ready", "True", "Available").await;
+    wait_for_condition(&site, "notes", "ResolvedRefs", "True", "ResolvedRefs").await;
 
-    let version = get(&site, "notes").await["metadata"]["resourceVersion"].clone();
+    let version = get_skill(&site, "notes").await["metadata"]["resourceVersion"].clone();
     evenkeel.terminate().await;
-    evenkeel.start_again().await;
+    evenkeel.restart().await;
     eventually("its server is attached again", async || (rig.counters().initializes() == 2).then_some(()))
         .await;
     // A write that is due after this one would be.
-    site.apply(&skill("marker", "inline: nothing")).await;
-    wait_for(&site, "marker", "Accepted", "False", "InvalidSpec").await;
+    site.apply(&skill_yaml("marker", "inline: nothing")).await;
+    wait_for_condition(&site, "marker", "Accepted", "False", "InvalidSpec").await;
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
-    assert_eq!(get(&site, "notes").await["metadata"]["resourceVersion"], version, "the outcome is the same");
+    assert_eq!(
+        get_skill(&site, "notes").await["metadata"]["resourceVersion"],
+        version,
+        "the outcome is the same"
+    );
 }

@@ -4,50 +4,52 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::proxy::{Fate, Proxy};
-use crate::rig::{Era as RigEra, Http, Script};
-use crate::site::{Site, condition, server};
+use crate::proxy::{ApiProxy, ProxyAction};
+use crate::rig::{FakeHttpServer, Script, ServerEra};
 use crate::support::eventually;
+use crate::test_namespace::{TestNamespace, condition, server_yaml};
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn an_attach_costs_few_writes_a_restart_none_and_a_busy_catalog_not_many() {
-    let site = Site::open().await;
-    let rig = Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await;
+async fn status_and_event_writes_are_rate_limited() {
+    let site = TestNamespace::create_shared().await;
+    let rig = FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await;
     let mut evenkeel = site.run(&[]).await;
-    site.serve("a", &rig).await;
-    site.apply(&server("p", "stdio: { command: sh }")).await;
-    site.attached("a").await;
+    site.apply_http_server("a", &rig).await;
+    site.apply(&server_yaml("p", "stdio: { command: sh }")).await;
+    site.wait_until_attached("a").await;
     site.wait_for("p", "Accepted", "False", "PolicyDenied").await;
-    let before = site.settled_writes("").await;
-    assert!((1..=3).contains(&site.writes("a")), "{}", site.writes("a"));
-    assert_eq!(site.writes("p"), 1);
-    let version = site.get("a").await.unwrap()["metadata"]["resourceVersion"].clone();
+    let before = site.settled_status_writes("").await;
+    assert!((1..=3).contains(&site.status_writes("a")), "{}", site.status_writes("a"));
+    assert_eq!(site.status_writes("p"), 1);
+    let version = site.get_server("a").await.unwrap()["metadata"]["resourceVersion"].clone();
 
     evenkeel.terminate().await;
-    evenkeel.start_again().await;
+    evenkeel.restart().await;
     eventually("it is attached again", async || (rig.counters().initializes() == 2).then_some(())).await;
     // A write of one object that is due after all of these were looked at.
-    site.apply(&server("marker", "stdio: { command: sh }")).await;
+    site.apply(&server_yaml("marker", "stdio: { command: sh }")).await;
     site.wait_for("marker", "Accepted", "False", "PolicyDenied").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(site.writes("a") + site.writes("p"), before, "the outcome is the same");
-    assert_eq!(site.get("a").await.unwrap()["metadata"]["resourceVersion"], version);
+    assert_eq!(site.status_writes("a") + site.status_writes("p"), before, "the outcome is the same");
+    assert_eq!(site.get_server("a").await.unwrap()["metadata"]["resourceVersion"], version);
 
-    let begun = site.settled_writes("a").await;
+    let begun = site.settled_status_writes("a").await;
     let (events, start) = (site.event_writes(), Instant::now());
     for round in 0..100 {
         let tools: Vec<String> = (0..=round).map(|tool| format!("t{tool}")).collect();
         let tools: Vec<&str> = tools.iter().map(String::as_str).collect();
-        rig.edit(|script| *script = script.clone().tools(&tools));
+        rig.edit_script(|script| *script = script.clone().tools(&tools));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    eventually("the last is told", async || (site.get("a").await?["status"]["tools"] == 100).then_some(()))
-        .await;
+    eventually("the last is told", async || {
+        (site.get_server("a").await?["status"]["tools"] == 100).then_some(())
+    })
+    .await;
     // One write in a second, and one event that counts on every ten. The time is that of a hundred changes, and of
     // waiting for the last: more than usual on a machine that is slow.
     let seconds = usize::try_from(start.elapsed().as_secs()).unwrap();
-    let written = site.writes("a") - begun;
+    let written = site.status_writes("a") - begun;
     assert!(written <= seconds.max(18) + 2, "{written} in {seconds} s");
     let told = site.event_writes() - events;
     assert!((1..=(seconds / 10).max(4) + 2).contains(&told), "{told} in {seconds} s");
@@ -58,12 +60,12 @@ async fn an_attach_costs_few_writes_a_restart_none_and_a_busy_catalog_not_many()
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn events_that_somebody_deletes_are_told_again_and_what_is_refused_is_told_once() {
-    let site = Site::open().await;
-    let rig = Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await;
+async fn deleted_events_are_recreated_and_a_denied_event_is_logged_once() {
+    let site = TestNamespace::create_shared().await;
+    let rig = FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await;
     let evenkeel = site.run(&[]).await;
-    site.serve("a", &rig).await;
-    let offer = |tools: &'static [&str]| rig.edit(|script| *script = script.clone().tools(tools));
+    site.apply_http_server("a", &rig).await;
+    let offer = |tools: &'static [&str]| rig.edit_script(|script| *script = script.clone().tools(tools));
     let changed = async || {
         eventually("the change is told in an event", async || {
             let events = site.events("a").await;
@@ -71,7 +73,7 @@ async fn events_that_somebody_deletes_are_told_again_and_what_is_refused_is_told
         })
         .await;
     };
-    site.attached("a").await;
+    site.wait_until_attached("a").await;
     offer(&["one", "two"]);
     changed().await;
     site.kubectl(&["delete", "events", "--all"]).await;
@@ -84,34 +86,34 @@ async fn events_that_somebody_deletes_are_told_again_and_what_is_refused_is_told
     let fewer: Vec<_> = rules.filter(|rule| rule["resources"][0] != "events").collect();
     let patch = json!({ "rules": fewer }).to_string();
     site.kubectl(&["patch", "role", "evenkeel", "--type=merge", "-p", &patch]).await;
-    let refusals = || evenkeel.said().matches("does not take an event").count();
+    let refusals = || evenkeel.stderr().matches("does not take an event").count();
     eventually("a refusal is told", async || {
-        site.apply(&server("p", "stdio: { command: sh }")).await;
+        site.apply(&server_yaml("p", "stdio: { command: sh }")).await;
         site.kubectl(&["delete", "mcps", "p"]).await;
         (refusals() > 0).then_some(())
     })
     .await;
     for name in ["q", "r"] {
-        site.apply(&server(name, "stdio: { command: sh }")).await;
+        site.apply(&server_yaml(name, "stdio: { command: sh }")).await;
         site.wait_for(name, "Accepted", "False", "PolicyDenied").await;
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(refusals(), 1, "{}", evenkeel.said());
+    assert_eq!(refusals(), 1, "{}", evenkeel.stderr());
 }
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn a_declaration_that_changes_again_and_again_is_one_event_that_counts() {
-    let site = Site::open().await;
-    let rig = Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await;
+async fn repeated_declaration_changes_are_one_event_series() {
+    let site = TestNamespace::create_shared().await;
+    let rig = FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await;
     let _evenkeel = site.run(&[]).await;
-    site.serve("a", &rig).await;
-    site.attached("a").await;
+    site.apply_http_server("a", &rig).await;
+    site.wait_until_attached("a").await;
     let before = site.event_writes();
     for round in 0..50 {
-        site.patch("a", &json!({ "spec": { "expose": { "prefix": format!("p{round}") } } })).await;
+        site.patch_server("a", &json!({ "spec": { "expose": { "prefix": format!("p{round}") } } })).await;
     }
-    site.attached("a").await;
+    site.wait_until_attached("a").await;
     let newest = eventually("the newest is told", async || {
         let events = site.kubectl(&["get", "events.v1.events.k8s.io", "-o", "json"]).await;
         let events: Value = serde_json::from_str(&events).unwrap();
@@ -130,11 +132,11 @@ async fn a_declaration_that_changes_again_and_again_is_one_event_that_counts() {
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn an_event_about_the_longest_name_is_taken() {
-    let site = Site::open().await;
+async fn event_about_the_longest_name_is_accepted() {
+    let site = TestNamespace::create_shared().await;
     let _evenkeel = site.run(&[]).await;
     let name = "a".repeat(253);
-    site.apply(&server(&name, "stdio: { command: sh }")).await;
+    site.apply(&server_yaml(&name, "stdio: { command: sh }")).await;
     eventually("an event is told", async || {
         site.events(&name).await.iter().any(|event| event.starts_with("PolicyDenied ")).then_some(())
     })
@@ -144,25 +146,29 @@ async fn an_event_about_the_longest_name_is_taken() {
 /// Nobody else tells it: no replica holds the Lease yet.
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn what_happens_before_the_lease_is_held_is_an_event_all_the_same() {
-    let site = Site::open().await;
-    let proxy = Proxy::start(&site).await;
-    proxy.rule(|_, uri| {
+async fn occurrences_before_the_lease_is_held_become_events() {
+    let site = TestNamespace::create_shared().await;
+    let proxy = ApiProxy::start(&site).await;
+    proxy.set_rule(|_, uri| {
         if uri.path().contains("/leases") {
-            Fate::Answer(500, Vec::new(), "not yet".into())
+            ProxyAction::Respond(500, Vec::new(), "not yet".into())
         } else {
-            Fate::Pass
+            ProxyAction::Pass
         }
     });
-    let evenkeel = site.run_by(&proxy.kubeconfig, &[]).await;
-    site.apply(&server("early", "stdio: { command: sh }")).await;
+    let evenkeel = site.run_with_kubeconfig(&proxy.kubeconfig, &[]).await;
+    site.apply(&server_yaml("early", "stdio: { command: sh }")).await;
     let line = "resource=McpServer/";
     eventually("it is refused", async || {
-        evenkeel.said().lines().any(|said| said.contains(line) && said.contains("PolicyDenied")).then_some(())
+        evenkeel
+            .stderr()
+            .lines()
+            .any(|said| said.contains(line) && said.contains("PolicyDenied"))
+            .then_some(())
     })
     .await;
     assert_eq!(site.events("early").await, Vec::<String>::new());
-    proxy.pass();
+    proxy.pass_all();
     eventually("an event is told", async || {
         site.events("early").await.iter().any(|event| event.starts_with("PolicyDenied ")).then_some(())
     })
@@ -171,14 +177,14 @@ async fn what_happens_before_the_lease_is_held_is_an_event_all_the_same() {
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn a_thousand_servers() {
-    const ALL: usize = 1_000;
-    let site = Site::open().await;
-    let rig = Http::start(Script::new("a", RigEra::Legacy).tools(&["echo"])).await;
+async fn thousand_servers_attach_with_few_status_writes() {
+    const SERVERS: usize = 1_000;
+    let site = TestNamespace::create_shared().await;
+    let rig = FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await;
     let spec = format!("{}\nhealth: {{ interval: 0s }}\ntimeouts: {{ connect: 10m }}", rig.spec());
     for chunk in 0..4 {
-        let names = (0..ALL / 4).map(|index| format!("s{:03}", chunk * ALL / 4 + index));
-        let yaml: String = names.map(|name| server(&name, &spec)).collect();
+        let names = (0..SERVERS / 4).map(|index| format!("s{:03}", chunk * SERVERS / 4 + index));
+        let yaml: String = names.map(|name| server_yaml(&name, &spec)).collect();
         site.apply(&yaml).await;
     }
     let evenkeel = site.run(&[]).await;
@@ -188,7 +194,7 @@ async fn a_thousand_servers() {
     };
     // Patience for each step, since a fleet is as slow as its machine.
     let mut seen = (0, 0);
-    while seen.1 < ALL {
+    while seen.1 < SERVERS {
         seen = eventually("one more is attached, or told", async || {
             // The question itself is work for the API server.
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -197,13 +203,13 @@ async fn a_thousand_servers() {
         })
         .await;
     }
-    assert_eq!(rig.counters().initializes(), ALL as u64);
-    let writes = site.settled_writes("").await;
-    assert!(writes <= 3 * ALL, "{writes}");
-    site.apply(&server("s000", &format!("{spec}\nexpose: {{ prefix: other }}"))).await;
-    site.attached("s000").await;
-    assert!(site.writes("") - writes <= 2);
-    let first = site.get("s001").await.unwrap();
+    assert_eq!(rig.counters().initializes(), SERVERS as u64);
+    let writes = site.settled_status_writes("").await;
+    assert!(writes <= 3 * SERVERS, "{writes}");
+    site.apply(&server_yaml("s000", &format!("{spec}\nexpose: {{ prefix: other }}"))).await;
+    site.wait_until_attached("s000").await;
+    assert!(site.status_writes("") - writes <= 2);
+    let first = site.get_server("s001").await.unwrap();
     assert_eq!(condition(&first, "Ready").unwrap().1, "Attached");
     drop(evenkeel);
 }

@@ -4,14 +4,14 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::support::{Cluster, Manifests, only, served};
+use crate::support::{Cluster, ManifestsCopy, namespace_kustomization, wait_for_crds};
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn the_cluster_overlay_applies() {
+async fn cluster_overlay_applies_and_reapplying_changes_nothing() {
     let cluster = Cluster::start().await;
-    let tree = Manifests::new();
-    let overlay = tree.part("overlays/cluster");
+    let tree = ManifestsCopy::new();
+    let overlay = tree.path_of("overlays/cluster");
     // A dry run makes no namespace, and nothing is taken into one that is not there.
     cluster.kubectl(&["create", "namespace", "evenkeel"]).await;
     let apply = ["apply", "--server-side", "--force-conflicts", "--warnings-as-errors", "-k", &overlay];
@@ -21,7 +21,7 @@ async fn the_cluster_overlay_applies() {
     assert!(!nothing.contains("evenkeel"), "{nothing}");
 
     cluster.kubectl(&["apply", "-k", &overlay]).await;
-    served(&cluster).await;
+    wait_for_crds(&cluster).await;
     cluster.kubectl(&["apply", "-k", &overlay]).await;
     let generation =
         ["get", "deployment", "evenkeel", "-n", "evenkeel", "-o", "jsonpath={.metadata.generation}"];
@@ -33,27 +33,29 @@ async fn the_cluster_overlay_applies() {
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn the_crds_apply_as_a_folder() {
+async fn crds_folder_applies_without_warnings() {
     let cluster = Cluster::start().await;
     let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds").display().to_string();
     let applied = cluster.kubectl(&["apply", "--warnings-as-errors", "-f", &crds]).await;
     let expected = ["mcpservers", "skills"]
         .map(|kind| format!("customresourcedefinition.apiextensions.k8s.io/{kind}.evenkeel.dev created\n"));
     assert_eq!(applied, expected.concat());
-    served(&cluster).await;
+    wait_for_crds(&cluster).await;
 }
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn another_namespace_stays_right() {
+async fn overlays_render_for_another_namespace() {
     let cluster = Cluster::shared().await;
-    let tree = Manifests::new();
+    let tree = ManifestsCopy::new();
     let own = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: NAME\n\
                resources: [../manifests/overlays/cluster]\ncomponents: [../manifests/components/servicemonitor]\n";
-    for (directory, text) in [("one", only("team-z")), ("all", own.replace("NAME", "team-z"))] {
-        let rendered = cluster.kubectl(&["kustomize", &tree.own(directory, &text)]).await;
+    for (directory, text) in
+        [("one", namespace_kustomization("team-z")), ("all", own.replace("NAME", "team-z"))]
+    {
+        let rendered = cluster.kubectl(&["kustomize", &tree.write_kustomization(directory, &text)]).await;
         assert!(!rendered.contains("namespace: evenkeel"), "{directory}: {rendered}");
-        let objects: Vec<Value> = objects(&rendered);
+        let objects: Vec<Value> = parse_objects(&rendered);
         let bound: Vec<_> = objects
             .iter()
             .filter(|object| object["kind"].as_str().unwrap().ends_with("RoleBinding"))
@@ -72,15 +74,17 @@ async fn another_namespace_stays_right() {
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn the_namespace_overlay_touches_only_its_namespace() {
+async fn namespace_overlay_has_only_objects_of_its_namespace() {
     let cluster = Cluster::shared().await;
-    let tree = Manifests::new();
+    let tree = ManifestsCopy::new();
     let namespace = cluster.namespace("tenant").await;
-    let rendered = cluster.kubectl(&["kustomize", &tree.own("rendered", &only(&namespace))]).await;
-    for object in objects(&rendered) {
+    let rendered = cluster
+        .kubectl(&["kustomize", &tree.write_kustomization("rendered", &namespace_kustomization(&namespace))])
+        .await;
+    for object in parse_objects(&rendered) {
         assert_eq!(object["metadata"]["namespace"], *namespace, "{object}");
     }
-    tree.in_namespace(cluster, &namespace).await;
+    tree.apply_namespace_overlay(cluster, &namespace).await;
     let deployment =
         cluster.kubectl(&["get", "deployment", "evenkeel", "-n", &namespace, "-o", "json"]).await;
     let deployment: Value = serde_json::from_str(&deployment).unwrap();
@@ -94,15 +98,18 @@ async fn the_namespace_overlay_touches_only_its_namespace() {
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn its_pod_is_admitted_where_only_restricted_ones_are() {
+async fn pod_is_admitted_under_restricted_pod_security() {
     let cluster = Cluster::shared().await;
-    let tree = Manifests::new();
+    let tree = ManifestsCopy::new();
     let namespace = cluster.namespace("restricted").await;
     cluster
         .kubectl(&["label", "namespace", &namespace, "pod-security.kubernetes.io/enforce=restricted"])
         .await;
-    let rendered = cluster.kubectl(&["kustomize", &tree.own("rendered", &only(&namespace))]).await;
-    let deployment = objects(&rendered).into_iter().find(|object| object["kind"] == "Deployment").unwrap();
+    let rendered = cluster
+        .kubectl(&["kustomize", &tree.write_kustomization("rendered", &namespace_kustomization(&namespace))])
+        .await;
+    let deployment =
+        parse_objects(&rendered).into_iter().find(|object| object["kind"] == "Deployment").unwrap();
     let mut pod = json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -113,11 +120,11 @@ async fn its_pod_is_admitted_where_only_restricted_ones_are() {
 
     pod["metadata"]["name"] = "careless".into();
     pod["spec"]["securityContext"]["runAsNonRoot"] = false.into();
-    let refused = cluster.apply_refused(&namespace, &pod.to_string()).await;
+    let refused = cluster.apply_error(&namespace, &pod.to_string()).await;
     assert!(refused.contains("violates PodSecurity \"restricted"), "{refused}");
 }
 
 /// The objects of a stream of YAML documents.
-fn objects(yaml: &str) -> Vec<Value> {
+fn parse_objects(yaml: &str) -> Vec<Value> {
     yaml.split("\n---\n").map(|document| serde_yaml::from_str(document).unwrap()).collect()
 }

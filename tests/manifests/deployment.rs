@@ -2,24 +2,26 @@
 
 use serde_json::Value;
 
-use crate::rig::{Http, Script};
-use crate::support::{Agent, Cluster, Era, Evenkeel, Manifests, eventually, free_port, http, kinds, server};
+use crate::rig::{FakeHttpServer, Script};
+use crate::support::{
+    Agent, Cluster, Era, Evenkeel, ManifestsCopy, apply_crds, eventually, free_port, http, server_yaml,
+};
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn its_container_serves_with_what_it_is_given() {
+async fn container_args_serve_agents_and_probes() {
     let cluster = Cluster::shared().await;
     let namespace = cluster.namespace("deployed").await;
-    kinds(cluster).await;
-    Manifests::new().in_namespace(cluster, &namespace).await;
+    apply_crds(cluster).await;
+    ManifestsCopy::new().apply_namespace_overlay(cluster, &namespace).await;
     let key = "--from-literal=key=0123456789abcdef0123456789abcdef";
     cluster.kubectl(&["create", "secret", "generic", "evenkeel-session-key", "-n", &namespace, key]).await;
-    let rig = Http::start(Script::default()).await;
-    cluster.apply(&namespace, &server("search", &rig.spec())).await;
+    let rig = FakeHttpServer::start(Script::default()).await;
+    cluster.apply(&namespace, &server_yaml("search", &rig.spec())).await;
 
-    let container = container(cluster, &namespace).await;
+    let container = get_container(cluster, &namespace).await;
     let probes = free_port();
-    let flags = flags(&container, &namespace, probes);
+    let flags = resolve_flags(&container, &namespace, probes);
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let kubeconfig = cluster.kubeconfig_for(&namespace, "evenkeel").await;
     let mut evenkeel = Evenkeel::run_in_cluster(&kubeconfig, &flags).await;
@@ -30,8 +32,8 @@ async fn its_container_serves_with_what_it_is_given() {
     }
     let ready = ["wait", "mcpserver/search", "-n", &namespace, "--for=condition=Ready", "--timeout=60s"];
     cluster.kubectl(&ready).await;
-    let agent = Agent::open(Era::Modern, &evenkeel.url()).await;
-    let tools = agent.tools().await;
+    let agent = Agent::connect(Era::Modern, &evenkeel.url()).await;
+    let tools = agent.tool_names().await;
     assert!(tools.iter().any(|tool| tool.starts_with("search_")), "{tools:?}");
 
     let status = evenkeel.terminate().await;
@@ -39,7 +41,7 @@ async fn its_container_serves_with_what_it_is_given() {
     let holder = ["get", "lease", "evenkeel", "-n", &namespace, "-o", "jsonpath={.spec.holderIdentity}"];
     assert_eq!(cluster.kubectl(&holder).await, "", "the lease is given back");
     let account = format!("system:serviceaccount:{namespace}:evenkeel");
-    let requests = cluster.requests();
+    let requests = cluster.audit_events();
     let mut asked =
         requests.iter().filter(|request| request["user"]["username"] == account.as_str()).peekable();
     assert!(asked.peek().is_some());
@@ -49,19 +51,19 @@ async fn its_container_serves_with_what_it_is_given() {
 }
 
 /// The container of the Deployment of a namespace.
-async fn container(cluster: &Cluster, namespace: &str) -> Value {
+async fn get_container(cluster: &Cluster, namespace: &str) -> Value {
     let deployment = cluster.kubectl(&["get", "deployment", "evenkeel", "-n", namespace, "-o", "json"]).await;
     let mut deployment: Value = serde_json::from_str(&deployment).unwrap();
     deployment["spec"]["template"]["spec"]["containers"][0].take()
 }
 
 /// What the container of a namespace is started with, with probes on this port.
-pub async fn flags_of(cluster: &Cluster, namespace: &str, probes: u16) -> Vec<String> {
-    flags(&container(cluster, namespace).await, namespace, probes)
+pub async fn container_flags(cluster: &Cluster, namespace: &str, probes: u16) -> Vec<String> {
+    resolve_flags(&get_container(cluster, namespace).await, namespace, probes)
 }
 
 /// The flags of the container, but for those that every test gives: the source, and where to listen.
-fn flags(container: &Value, namespace: &str, probes: u16) -> Vec<String> {
+fn resolve_flags(container: &Value, namespace: &str, probes: u16) -> Vec<String> {
     let args = container["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap());
     let (given, flags): (Vec<_>, Vec<_>) =
         args.partition(|arg| ["run", "--kubernetes", "--listen=[::]:7717"].contains(arg));

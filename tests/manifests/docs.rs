@@ -5,12 +5,12 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::deployment::flags_of;
-use crate::rig::{Era as RigEra, Http, Script};
+use crate::deployment::container_flags;
+use crate::rig::{FakeHttpServer, Script, ServerEra};
 use crate::support::{Agent, Cluster, Era, Evenkeel, eventually, free_port, http};
 
 /// The kubectl commands of a page, or of the part of it under a heading.
-fn commands(page: &str, heading: &str) -> Vec<String> {
+fn kubectl_commands(page: &str, heading: &str) -> Vec<String> {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
     let part = text.split_once(heading).unwrap().1;
     let part = part.split("\n## ").next().filter(|_| !heading.is_empty()).unwrap_or(part);
@@ -22,7 +22,7 @@ fn commands(page: &str, heading: &str) -> Vec<String> {
 
 /// What somebody has who has cloned the repository, with a kustomization as the page shows it and a server of
 /// their own.
-fn clone(server: &str) -> TempDir {
+fn clone_repository(server: &str) -> TempDir {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let copy = TempDir::with_prefix("clone").unwrap();
     for part in ["manifests", "examples"] {
@@ -47,22 +47,25 @@ fn clone(server: &str) -> TempDir {
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn the_commands_of_the_pages_work_as_written() {
+async fn documented_commands_work_as_written() {
     let cluster = Cluster::start().await;
-    let rig = Http::start(Script::new("search", RigEra::Legacy).tools(&["find", "delete_all"])).await;
-    let clone = clone(&rig.url());
+    let rig =
+        FakeHttpServer::start(Script::new("search", ServerEra::Legacy).tools(&["find", "delete_all"])).await;
+    let clone = clone_repository(&rig.url());
     // Argo CD is not there: what is told to it is.
     cluster.kubectl(&["create", "namespace", "argocd"]).await;
     cluster.kubectl(&["create", "configmap", "argocd-cm", "-n", "argocd"]).await;
-    let kubectl = cluster.command(&[]);
+    let kubectl = cluster.kubectl_command(&[]);
     let programs = Path::new(kubectl.as_std().get_program()).parent().unwrap().display().to_string();
     let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
 
     // Without kubelets there are no containers to look into, and no rollouts.
     let needs_kubelet =
         |command: &String| ["kubectl exec", "kubectl logs"].iter().any(|word| command.starts_with(word));
-    let page: Vec<_> =
-        commands("docs/kubernetes.md", "").into_iter().filter(|command| !needs_kubelet(command)).collect();
+    let page: Vec<_> = kubectl_commands("docs/kubernetes.md", "")
+        .into_iter()
+        .filter(|command| !needs_kubelet(command))
+        .collect();
     assert!(page.len() >= 9, "{page:?}");
     let mut evenkeel = None;
     for command in &page {
@@ -74,7 +77,7 @@ async fn the_commands_of_the_pages_work_as_written() {
         if evenkeel.is_none() {
             // What the Deployment that is there now would start.
             let probes = free_port();
-            let flags = flags_of(&cluster, "evenkeel", probes).await;
+            let flags = container_flags(&cluster, "evenkeel", probes).await;
             let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
             let kubeconfig = cluster.kubeconfig_for("evenkeel", "evenkeel").await;
             evenkeel = Some(Evenkeel::run_in_cluster(&kubeconfig, &flags).await);
@@ -82,12 +85,12 @@ async fn the_commands_of_the_pages_work_as_written() {
     }
     let evenkeel = evenkeel.unwrap();
     eventually("it is ready", async || http::get(&evenkeel.admin("/readyz")).await.ok()).await;
-    let agent = Agent::open(Era::Modern, &evenkeel.url()).await;
+    let agent = Agent::connect(Era::Modern, &evenkeel.url()).await;
     // The examples hold a skill too.
     let expected = ["team-a_list_skills", "team-a_read_skill", "team-a_search_find"];
-    eventually("the examples are there", async || (agent.tools().await == expected).then_some(())).await;
+    eventually("the examples are there", async || (agent.tool_names().await == expected).then_some(())).await;
 
-    for command in commands("README.md", "\n## Kubernetes\n") {
+    for command in kubectl_commands("README.md", "\n## Kubernetes\n") {
         assert!(page.contains(&command), "the README says what docs/kubernetes.md does not: {command}");
     }
 }

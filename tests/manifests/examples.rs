@@ -4,14 +4,14 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::{Cluster, kinds};
+use crate::support::{Cluster, apply_crds};
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn the_declarations_are_taken_strictly() {
+async fn example_declarations_pass_strict_validation() {
     let cluster = Cluster::shared().await;
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    kinds(cluster).await;
+    apply_crds(cluster).await;
     let namespace = cluster.namespace("examples").await;
     let declarations = root.join("examples/kubernetes/declarations").display().to_string();
     let args = ["apply", "--validate=strict", "-n", &namespace, "-k", &declarations];
@@ -23,7 +23,7 @@ async fn the_declarations_are_taken_strictly() {
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
-async fn one_evenkeel_serves_two_namespaces() {
+async fn example_serves_two_namespaces_with_one_instance() {
     let cluster = Cluster::shared().await;
     for namespace in ["team-a", "team-b"] {
         cluster.kubectl(&["create", "namespace", namespace]).await;
@@ -36,7 +36,7 @@ async fn one_evenkeel_serves_two_namespaces() {
     for flag in ["--namespace=$(POD_NAMESPACE)", "--namespace=team-b"] {
         assert!(args.contains(flag), "{args}");
     }
-    cluster.until_may("team-a:evenkeel", "watch", "mcpservers.evenkeel.dev", "team-b", true).await;
+    cluster.wait_for_permission("team-a:evenkeel", "watch", "mcpservers.evenkeel.dev", "team-b", true).await;
     let account = "--as=system:serviceaccount:team-a:evenkeel";
     let may = async |what: &[&str]| {
         cluster.kubectl(&[&["auth", "can-i", account, "-n", "team-b"], what].concat()).await
@@ -44,13 +44,13 @@ async fn one_evenkeel_serves_two_namespaces() {
     assert_eq!(may(&["watch", "mcpservers.evenkeel.dev"]).await, "yes\n");
     assert_eq!(may(&["watch", "secrets/search"]).await, "yes\n");
     let other = ["auth", "can-i", account, "-n", "team-b", "watch", "secrets/other"];
-    let output = cluster.command(&other).output().await.unwrap();
+    let output = cluster.kubectl_command(&other).output().await.unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "no\n");
 }
 
 /// Their kinds are of Flux and Argo CD, which are not there: what they name is.
 #[test]
-fn what_flux_and_argo_cd_are_told_to_apply_is_there() {
+fn flux_and_argo_cd_examples_name_existing_paths() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for (file, path) in [("flux", "/spec/path"), ("argocd", "/spec/source/path")] {
         let text = std::fs::read_to_string(root.join(format!("examples/kubernetes/{file}.yaml"))).unwrap();

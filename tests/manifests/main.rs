@@ -20,5 +20,5 @@ mod cluster;
 mod deployment;
 mod docs;
 mod examples;
-mod judges;
+mod gitops_health;
 mod permissions;

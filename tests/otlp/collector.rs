@@ -22,17 +22,17 @@ use tokio::task::JoinHandle;
 use crate::support::{eventually, free_port};
 
 /// A listening collector; it ends when dropped.
-pub struct Collector {
+pub struct TestCollector {
     pub port: u16,
-    state: Arc<Mutex<State>>,
-    listening: Option<JoinHandle<()>>,
+    state: Arc<Mutex<CollectorState>>,
+    listener: Option<JoinHandle<()>>,
 }
 
 /// What a request is met with.
 #[derive(Clone, Copy, Default)]
-pub enum Manner {
+pub enum CollectorBehavior {
     #[default]
-    Take,
+    Accept,
     /// Never answer.
     Hang,
     /// Answer with this status and far more than anybody wants to read.
@@ -40,36 +40,36 @@ pub enum Manner {
 }
 
 #[derive(Default)]
-struct State {
-    manner: Manner,
-    asked: usize,
+struct CollectorState {
+    behavior: CollectorBehavior,
+    request_count: usize,
     headers: Vec<HeaderMap>,
     resources: Vec<BTreeMap<String, String>>,
     spans: Vec<Span>,
     metrics: Vec<Metric>,
-    bytes: Vec<u8>,
+    received_bytes: Vec<u8>,
 }
 
-impl Collector {
+impl TestCollector {
     pub async fn start() -> Self {
-        let mut this = Self { port: free_port(), state: Arc::default(), listening: None };
+        let mut this = Self { port: free_port(), state: Arc::default(), listener: None };
         this.listen().await;
         this
     }
 
     /// A place where nobody listens yet.
-    pub fn absent() -> Self {
-        Self { port: free_port(), state: Arc::default(), listening: None }
+    pub fn not_listening() -> Self {
+        Self { port: free_port(), state: Arc::default(), listener: None }
     }
 
     pub async fn listen(&mut self) {
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
         let state = self.state.clone();
-        self.listening = Some(tokio::spawn(async move {
+        self.listener = Some(tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let state = state.clone();
-                let service = service_fn(move |request| answer(request, state.clone()));
+                let service = service_fn(move |request| respond(request, state.clone()));
                 tokio::spawn(async move {
                     let _ = hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service)
@@ -83,17 +83,17 @@ impl Collector {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    pub fn meet_with(&self, manner: Manner) {
-        self.state.lock().unwrap().manner = manner;
+    pub fn set_behavior(&self, manner: CollectorBehavior) {
+        self.state.lock().unwrap().behavior = manner;
     }
 
     /// How often it was asked anything.
-    pub fn asked(&self) -> usize {
-        self.state.lock().unwrap().asked
+    pub fn request_count(&self) -> usize {
+        self.state.lock().unwrap().request_count
     }
 
     /// Waits for a span.
-    pub async fn span(&self, what: &str, is_it: impl Fn(&Span) -> bool) -> Span {
+    pub async fn wait_for_span(&self, what: &str, is_it: impl Fn(&Span) -> bool) -> Span {
         eventually(what, async || self.spans().into_iter().find(|span| is_it(span))).await
     }
 
@@ -102,17 +102,17 @@ impl Collector {
     }
 
     /// Everything of one report of metrics that came after now.
-    pub async fn metrics(&self) -> Vec<Metric> {
+    pub async fn next_metrics(&self) -> Vec<Metric> {
         self.state.lock().unwrap().metrics.clear();
         eventually("metrics", async || {
-            let metrics = self.metrics_seen();
+            let metrics = self.received_metrics();
             (!metrics.is_empty()).then_some(metrics)
         })
         .await
     }
 
     /// All metrics so far.
-    pub fn metrics_seen(&self) -> Vec<Metric> {
+    pub fn received_metrics(&self) -> Vec<Metric> {
         self.state.lock().unwrap().metrics.clone()
     }
 
@@ -125,21 +125,21 @@ impl Collector {
     }
 
     /// True if anything that came held this text.
-    pub fn saw(&self, text: &str) -> bool {
-        self.state.lock().unwrap().bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    pub fn received_text(&self, text: &str) -> bool {
+        self.state.lock().unwrap().received_bytes.windows(text.len()).any(|window| window == text.as_bytes())
     }
 }
 
-impl Drop for Collector {
+impl Drop for TestCollector {
     fn drop(&mut self) {
-        if let Some(listening) = &self.listening {
+        if let Some(listening) = &self.listener {
             listening.abort();
         }
     }
 }
 
 /// Attributes as text.
-pub fn texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {
+pub fn attribute_texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {
     let text = |attribute: &KeyValue| match attribute.value.as_ref()?.value.as_ref()? {
         Value::StringValue(text) => Some(text.clone()),
         Value::IntValue(number) => Some(number.to_string()),
@@ -148,38 +148,38 @@ pub fn texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {
     attributes.iter().map(|attribute| (attribute.key.clone(), text(attribute).unwrap_or_default())).collect()
 }
 
-async fn answer(
+async fn respond(
     request: Request<Incoming>,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<CollectorState>>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let manner = {
         let mut state = state.lock().unwrap();
-        state.asked += 1;
-        state.bytes.extend_from_slice(&body);
+        state.request_count += 1;
+        state.received_bytes.extend_from_slice(&body);
         state.headers.push(head.headers);
-        state.manner
+        state.behavior
     };
     match manner {
-        Manner::Hang => std::future::pending().await,
-        Manner::Flood(status) => {
+        CollectorBehavior::Hang => std::future::pending().await,
+        CollectorBehavior::Flood(status) => {
             let mut response = Response::new(Full::from(vec![b'x'; 4 << 20]));
             *response.status_mut() = StatusCode::from_u16(status).unwrap();
             Ok(response)
         }
-        Manner::Take => {
-            state.lock().unwrap().take(head.uri.path(), &body);
+        CollectorBehavior::Accept => {
+            state.lock().unwrap().store(head.uri.path(), &body);
             Ok(Response::new(Full::default()))
         }
     }
 }
 
-impl State {
-    fn take(&mut self, path: &str, body: &Bytes) {
+impl CollectorState {
+    fn store(&mut self, path: &str, body: &Bytes) {
         if path == "/v1/traces" {
             for of_resource in ExportTraceServiceRequest::decode(&**body).unwrap().resource_spans {
-                self.resources.push(texts(&of_resource.resource.unwrap().attributes));
+                self.resources.push(attribute_texts(&of_resource.resource.unwrap().attributes));
                 self.spans.extend(of_resource.scope_spans.into_iter().flat_map(|scope| scope.spans));
             }
         } else {

@@ -8,17 +8,22 @@ use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use serde_json::value::RawValue;
 
-use crate::collector::{Collector, Manner, texts};
-use crate::rig::{Http, Rule, Script, Stdio, Then};
-use crate::support::{Agent, Declared, Era, Evenkeel, eventually, http};
+use crate::collector::{CollectorBehavior, TestCollector, attribute_texts};
+use crate::rig::{Action, FakeHttpServer, FakeStdioServer, Rule, Script};
+use crate::support::{Agent, Era, Evenkeel, TestDirectory, eventually, http};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
-const PARENT: &str = "b7ad6b7169203331";
-const OFTEN: [(&str, &str); 2] = [("OTEL_BSP_SCHEDULE_DELAY", "100"), ("OTEL_METRIC_EXPORT_INTERVAL", "100")];
+const PARENT_SPAN: &str = "b7ad6b7169203331";
+const SHORT_INTERVALS: [(&str, &str); 2] =
+    [("OTEL_BSP_SCHEDULE_DELAY", "100"), ("OTEL_METRIC_EXPORT_INTERVAL", "100")];
 
-async fn run(declared: &Declared, collector: &Collector, variables: &[(&str, &str)]) -> Evenkeel {
-    let variables = [&OFTEN[..], variables].concat();
-    Evenkeel::run_in(declared.path(), &["--otlp-endpoint", &collector.url()], &variables).await
+async fn run_with_collector(
+    declared: &TestDirectory,
+    collector: &TestCollector,
+    variables: &[(&str, &str)],
+) -> Evenkeel {
+    let variables = [&SHORT_INTERVALS[..], variables].concat();
+    Evenkeel::run_with_env(declared.path(), &["--otlp-endpoint", &collector.url()], &variables).await
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -31,62 +36,63 @@ fn attribute<'a>(attributes: &'a BTreeMap<String, String>, key: &str) -> &'a str
 }
 
 /// A number of `/metrics`.
-async fn counted(evenkeel: &Evenkeel, name: &str) -> u64 {
+async fn metric_value(evenkeel: &Evenkeel, name: &str) -> u64 {
     let text = http::get(&evenkeel.admin("/metrics")).await.unwrap();
     let found = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
     found.map_or(0, |number| number.parse().unwrap())
 }
 
 #[tokio::test]
-async fn calls_attaches_and_reconciles_are_spans() {
-    let collector = Collector::start().await;
-    let declared = Declared::new();
-    let server = Stdio::new(Script::default());
-    declared.server("a", &server.spec(""));
-    declared.server("b", "stdio: { command: no-such-program-anywhere }");
+async fn calls_attaches_and_reconciles_are_exported_as_spans() {
+    let collector = TestCollector::start().await;
+    let declared = TestDirectory::new();
+    let server = FakeStdioServer::new(Script::default());
+    declared.write_server("a", &server.spec(""));
+    declared.write_server("b", "stdio: { command: no-such-program-anywhere }");
     let variables = [
         ("OTEL_SERVICE_NAME", "fleet"),
         ("OTEL_RESOURCE_ATTRIBUTES", "team=a"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20hunter2"),
     ];
-    let evenkeel = run(&declared, &collector, &variables).await;
-    evenkeel.attached("a").await;
+    let evenkeel = run_with_collector(&declared, &collector, &variables).await;
+    evenkeel.wait_until_attached("a").await;
     let spans_of = |name: &'static str, server: &'static str| {
         move |span: &Span| {
-            span.name == name && attribute(&texts(&span.attributes), "evenkeel.server.name") == server
+            span.name == name
+                && attribute(&attribute_texts(&span.attributes), "evenkeel.server.name") == server
         }
     };
 
-    let attach = collector.span("the attach", spans_of("attach", "a")).await;
-    let told = texts(&attach.attributes);
+    let attach = collector.wait_for_span("the attach", spans_of("attach", "a")).await;
+    let told = attribute_texts(&attach.attributes);
     assert_eq!(attribute(&told, "network.transport"), "pipe");
     assert!(attribute(&told, "mcp.protocol.version").starts_with("202"), "{told:?}");
     assert!(attach.status.is_none() && attach.end_time_unix_nano > attach.start_time_unix_nano);
-    let failed = collector.span("the failed attach", spans_of("attach", "b")).await;
-    assert_eq!(attribute(&texts(&failed.attributes), "error.type"), "CommandNotFound");
+    let failed = collector.wait_for_span("the failed attach", spans_of("attach", "b")).await;
+    assert_eq!(attribute(&attribute_texts(&failed.attributes), "error.type"), "CommandNotFound");
     assert_eq!(failed.status.unwrap().code, 2);
-    let reconcile = collector.span("a reconcile with orders", |span| {
-        span.name == "reconcile" && attribute(&texts(&span.attributes), "evenkeel.changes") == "2"
+    let reconcile = collector.wait_for_span("a reconcile with orders", |span| {
+        span.name == "reconcile" && attribute(&attribute_texts(&span.attributes), "evenkeel.changes") == "2"
     });
     assert!(reconcile.await.parent_span_id.is_empty());
 
     for era in Era::ALL {
-        let agent = Agent::open(era, &evenkeel.url()).await;
-        let traceparent = format!("00-{TRACE}-{PARENT}-01");
+        let agent = Agent::connect(era, &evenkeel.url()).await;
+        let traceparent = format!("00-{TRACE}-{PARENT_SPAN}-01");
         let params = format!(
             r#"{{"name":"a_echo","arguments":{{"text":"hunter2"}},"_meta":{{"traceparent":"{traceparent}"}}}}"#
         );
         let answer = agent.request("tools/call", &params).await.unwrap();
         assert!(answer.contains("hunter2"), "{answer}");
         let version = if era == Era::Legacy { "2025-11-25" } else { "2026-07-28" };
-        let call = collector.span("the call", |span| {
+        let call = collector.wait_for_span("the call", |span| {
             span.name == "tools/call a_echo"
-                && attribute(&texts(&span.attributes), "mcp.protocol.version") == version
+                && attribute(&attribute_texts(&span.attributes), "mcp.protocol.version") == version
         });
         let call = call.await;
-        assert_eq!((hex(&call.trace_id), hex(&call.parent_span_id)), (TRACE.into(), PARENT.into()));
+        assert_eq!((hex(&call.trace_id), hex(&call.parent_span_id)), (TRACE.into(), PARENT_SPAN.into()));
         assert_eq!(call.kind, 2, "a server's span");
-        let told = texts(&call.attributes);
+        let told = attribute_texts(&call.attributes);
         for (key, value) in [
             ("mcp.method.name", "tools/call"),
             ("gen_ai.operation.name", "execute_tool"),
@@ -100,46 +106,46 @@ async fn calls_attaches_and_reconciles_are_spans() {
     }
 
     // Nobody records that trace, so nothing of it is sent; the next call, which is, comes after it.
-    let agent = Agent::open(Era::Modern, &evenkeel.url()).await;
-    let unrecorded = format!(r#"{{"traceparent":"00-{TRACE}-{PARENT}-00"}}"#);
+    let agent = Agent::connect(Era::Modern, &evenkeel.url()).await;
+    let unrecorded = format!(r#"{{"traceparent":"00-{TRACE}-{PARENT_SPAN}-00"}}"#);
     for meta in [&unrecorded, r#"{"traceparent":"nonsense"}"#] {
         let params = format!(r#"{{"name":"a_echo","arguments":{{}},"_meta":{meta}}}"#);
         agent.request("tools/call", &params).await.unwrap();
     }
     let alone = |span: &Span| span.name == "tools/call a_echo" && span.parent_span_id.is_empty();
-    collector.span("a call without parent", alone).await;
+    collector.wait_for_span("a call without parent", alone).await;
     let calls = collector.spans().into_iter().filter(|span| span.name.starts_with("tools/call"));
     assert_eq!(calls.count(), 3);
 
     assert_eq!(collector.headers()["authorization"], "Bearer hunter2");
     let resource = collector.resource();
     assert_eq!((attribute(&resource, "service.name"), attribute(&resource, "team")), ("fleet", "a"));
-    assert!(!collector.saw("hunter2"), "no argument, no result, no header");
-    assert!(!evenkeel.said().contains("hunter2"));
+    assert!(!collector.received_text("hunter2"), "no argument, no result, no header");
+    assert!(!evenkeel.stderr().contains("hunter2"));
 }
 
 #[tokio::test]
-async fn log_lines_of_a_call_or_an_attach_carry_its_ids() {
-    let collector = Collector::start().await;
-    let declared = Declared::new();
-    let nonsense = Then::Http {
+async fn log_lines_carry_trace_and_span_ids() {
+    let collector = TestCollector::start().await;
+    let declared = TestDirectory::new();
+    let nonsense = Action::Http {
         status: 200,
         headers: [("content-type".to_owned(), "text/event-stream".to_owned())].into(),
         body: "data: nonsense\n\n".into(),
     };
     let mut script = Script::default().on("tools/call", Rule::always(nonsense));
     script.tools.push(RawValue::from_string("{}".into()).unwrap());
-    let server = Http::start(script).await;
-    declared.server("a", &server.spec());
+    let server = FakeHttpServer::start(script).await;
+    declared.write_server("a", &server.spec());
     for (format, [trace, span]) in
         [("json", [r#""trace_id":""#, r#""span_id":""#]), ("text", ["trace_id=", "span_id="])]
     {
         let flags = ["--otlp-endpoint", &collector.url(), "--log=evenkeel=debug", "--log-format", format];
-        let evenkeel = Evenkeel::run_in(declared.path(), &flags, &OFTEN).await;
-        evenkeel.attached("a").await;
+        let evenkeel = Evenkeel::run_with_env(declared.path(), &flags, &SHORT_INTERVALS).await;
+        evenkeel.wait_until_attached("a").await;
         let line = async |words: &str| {
             eventually(words, async || {
-                evenkeel.said().lines().find(|line| line.contains(words)).map(str::to_owned)
+                evenkeel.stderr().lines().find(|line| line.contains(words)).map(str::to_owned)
             })
             .await
         };
@@ -150,15 +156,17 @@ async fn log_lines_of_a_call_or_an_attach_carry_its_ids() {
         let attach = line("a tool was left out").await;
         let (of, own) = (id(&attach, trace, 32), id(&attach, span, 16));
         let told = |told: &Span| (hex(&told.trace_id), hex(&told.span_id)) == (of.clone(), own.clone());
-        assert_eq!(collector.span("the attach that was logged", told).await.name, "attach");
+        assert_eq!(collector.wait_for_span("the attach that was logged", told).await.name, "attach");
 
-        let agent = Agent::open(Era::Modern, &evenkeel.url()).await;
-        let params = format!(r#"{{"name":"a_echo","_meta":{{"traceparent":"00-{TRACE}-{PARENT}-01"}}}}"#);
+        let agent = Agent::connect(Era::Modern, &evenkeel.url()).await;
+        let params =
+            format!(r#"{{"name":"a_echo","_meta":{{"traceparent":"00-{TRACE}-{PARENT_SPAN}-01"}}}}"#);
         let _ = agent.request("tools/call", &params).await;
         let call = line("is not MCP").await;
         assert_eq!(id(&call, trace, 32), TRACE, "{call}");
         let own = id(&call, span, 16);
-        let told = collector.span("the call that was logged", |told| hex(&told.span_id) == own).await;
+        let told =
+            collector.wait_for_span("the call that was logged", |told| hex(&told.span_id) == own).await;
         assert_eq!(told.name, "tools/call a_echo");
         // What belongs to no span says nothing of one.
         assert!(!line("is running").await.contains("trace_id"));
@@ -166,14 +174,14 @@ async fn log_lines_of_a_call_or_an_attach_carry_its_ids() {
 }
 
 #[tokio::test]
-async fn the_metrics_are_those_of_the_status_api() {
-    let collector = Collector::start().await;
-    let declared = Declared::new();
-    let server = Stdio::new(Script::default());
-    declared.server("a", &server.spec(""));
-    let evenkeel = run(&declared, &collector, &[]).await;
-    evenkeel.attached("a").await;
-    let agent = Agent::open(Era::Modern, &evenkeel.url()).await;
+async fn exported_metrics_match_the_status_api() {
+    let collector = TestCollector::start().await;
+    let declared = TestDirectory::new();
+    let server = FakeStdioServer::new(Script::default());
+    declared.write_server("a", &server.spec(""));
+    let evenkeel = run_with_collector(&declared, &collector, &[]).await;
+    evenkeel.wait_until_attached("a").await;
+    let agent = Agent::connect(Era::Modern, &evenkeel.url()).await;
     agent.call("a_echo", "{}").await.unwrap();
     // What is scraped changes with each report, so all is compared but the counters of the export itself.
     let text = eventually("a quiet moment", async || {
@@ -183,7 +191,7 @@ async fn the_metrics_are_those_of_the_status_api() {
             lines.map(str::to_owned).collect()
         };
         let before = quiet(&scrape().await);
-        let metrics = collector.metrics().await;
+        let metrics = collector.next_metrics().await;
         (before == quiet(&scrape().await)).then_some((before, metrics))
     });
     let (lines, metrics) = text.await;
@@ -200,7 +208,10 @@ async fn the_metrics_are_those_of_the_status_api() {
     }
     let calls = metrics.iter().find(|metric| metric.name == "evenkeel_calls").unwrap();
     let Some(Data::Sum(sum)) = &calls.data else { panic!("{calls:?}") };
-    let well = sum.data_points.iter().find(|point| attribute(&texts(&point.attributes), "outcome") == "ok");
+    let well = sum
+        .data_points
+        .iter()
+        .find(|point| attribute(&attribute_texts(&point.attributes), "outcome") == "ok");
     assert_eq!(well.unwrap().value, Some(Value::AsDouble(1.0)));
     let took = metrics.iter().find(|metric| metric.name == "evenkeel_call_duration_seconds").unwrap();
     let Some(Data::Histogram(histogram)) = &took.data else { panic!("{took:?}") };
@@ -210,70 +221,71 @@ async fn the_metrics_are_those_of_the_status_api() {
 }
 
 #[tokio::test]
-async fn a_collector_that_hangs_delays_nothing() {
-    let collector = Collector::start().await;
-    collector.meet_with(Manner::Hang);
-    let declared = Declared::new();
-    let server = Stdio::new(Script::default());
-    declared.server("a", &server.spec(""));
-    let mut evenkeel = run(&declared, &collector, &[]).await;
-    evenkeel.attached("a").await;
-    eventually("it is asked", async || (collector.asked() > 0).then_some(())).await;
-    let agent = Agent::open(Era::Modern, &evenkeel.url()).await;
+async fn hanging_collector_delays_nothing() {
+    let collector = TestCollector::start().await;
+    collector.set_behavior(CollectorBehavior::Hang);
+    let declared = TestDirectory::new();
+    let server = FakeStdioServer::new(Script::default());
+    declared.write_server("a", &server.spec(""));
+    let mut evenkeel = run_with_collector(&declared, &collector, &[]).await;
+    evenkeel.wait_until_attached("a").await;
+    eventually("it is asked", async || (collector.request_count() > 0).then_some(())).await;
+    let agent = Agent::connect(Era::Modern, &evenkeel.url()).await;
     // More than may wait: 2,048, and as many as are taken up with each request that runs out of time meanwhile.
     let mut calls = 0;
-    while counted(&evenkeel, "evenkeel_otlp_spans_dropped_total").await == 0 {
+    while metric_value(&evenkeel, "evenkeel_otlp_spans_dropped_total").await == 0 {
         assert!(calls < 4_000, "{calls} spans wait, and none is dropped");
         for _ in 0..100 {
             agent.call("a_echo", "{}").await.unwrap();
         }
         calls += 100;
     }
-    assert_eq!(counted(&evenkeel, "evenkeel_otlp_spans_total").await, 0);
+    assert_eq!(metric_value(&evenkeel, "evenkeel_otlp_spans_total").await, 0);
     let before = Instant::now();
     assert!(evenkeel.terminate().await.success());
     assert!(before.elapsed() < Duration::from_secs(12), "{:?}", before.elapsed());
-    let said = evenkeel.said();
+    let said = evenkeel.stderr();
     assert_eq!(said.matches("did not take the last spans").count(), 1, "{said}");
 }
 
 #[tokio::test]
-async fn a_collector_that_comes_late_gets_what_waited() {
-    let mut collector = Collector::absent();
-    let declared = Declared::new();
-    let server = Stdio::new(Script::default());
-    declared.server("a", &server.spec(""));
-    let evenkeel = run(&declared, &collector, &[]).await;
-    evenkeel.attached("a").await;
-    eventually("it is said", async || evenkeel.said().contains("does not take spans").then_some(())).await;
+async fn late_collector_receives_queued_spans() {
+    let mut collector = TestCollector::not_listening();
+    let declared = TestDirectory::new();
+    let server = FakeStdioServer::new(Script::default());
+    declared.write_server("a", &server.spec(""));
+    let evenkeel = run_with_collector(&declared, &collector, &[]).await;
+    evenkeel.wait_until_attached("a").await;
+    eventually("it is said", async || evenkeel.stderr().contains("does not take spans").then_some(())).await;
     collector.listen().await;
-    collector.span("the attach from before", |span| span.name == "attach").await;
-    eventually("the end is said", async || evenkeel.said().contains("takes spans again").then_some(())).await;
-    assert_eq!(counted(&evenkeel, "evenkeel_otlp_spans_dropped_total").await, 0);
+    collector.wait_for_span("the attach from before", |span| span.name == "attach").await;
+    eventually("the end is said", async || evenkeel.stderr().contains("takes spans again").then_some(()))
+        .await;
+    assert_eq!(metric_value(&evenkeel, "evenkeel_otlp_spans_dropped_total").await, 0);
 
     // A refusal for good, with an answer that nobody reads to its end.
-    collector.meet_with(Manner::Flood(400));
-    let agent = Agent::open(Era::Modern, &evenkeel.url()).await;
+    collector.set_behavior(CollectorBehavior::Flood(400));
+    let agent = Agent::connect(Era::Modern, &evenkeel.url()).await;
     agent.call("a_echo", "{}").await.unwrap();
     eventually("what is refused is dropped", async || {
-        (counted(&evenkeel, "evenkeel_otlp_spans_dropped_total").await == 1).then_some(())
+        (metric_value(&evenkeel, "evenkeel_otlp_spans_dropped_total").await == 1).then_some(())
     })
     .await;
-    collector.meet_with(Manner::Take);
+    collector.set_behavior(CollectorBehavior::Accept);
 }
 
 #[tokio::test]
-async fn the_last_spans_are_sent_before_the_end() {
-    let collector = Collector::start().await;
-    let declared = Declared::new();
-    let server = Stdio::new(Script::default());
-    declared.server("a", &server.spec(""));
+async fn last_spans_are_sent_before_exit() {
+    let collector = TestCollector::start().await;
+    let declared = TestDirectory::new();
+    let server = FakeStdioServer::new(Script::default());
+    declared.write_server("a", &server.spec(""));
     let flags = ["--otlp-endpoint", &collector.url()];
     let mut evenkeel = Evenkeel::run_with(declared.path(), &flags).await;
-    evenkeel.attached("a").await;
-    let agent = Agent::open(Era::Legacy, &evenkeel.url()).await;
+    evenkeel.wait_until_attached("a").await;
+    let agent = Agent::connect(Era::Legacy, &evenkeel.url()).await;
     agent.call("a_echo", "{}").await.unwrap();
     assert!(evenkeel.terminate().await.success());
     assert!(collector.spans().iter().any(|span| span.name == "tools/call a_echo"));
-    assert!(!collector.metrics_seen().is_empty());
+    assert!(!collector.received_metrics().is_empty());
 }

@@ -9,11 +9,11 @@ mod rig;
 async fn main() {
     let mut args = std::env::args().skip(1);
     match args.next().as_deref() {
-        Some("--linger") => rig::linger(args.next().map(PathBuf::from)).await,
+        Some("--linger") => rig::run_grandchild(args.next().map(PathBuf::from)).await,
         Some("--run-away") => {
             // Whoever leads no group may.
             let _ = rustix::process::setsid();
-            rig::linger(args.next().map(PathBuf::from)).await;
+            rig::run_grandchild(args.next().map(PathBuf::from)).await;
         }
         Some("--http") => {
             let address = args.next().and_then(|address| address.parse().ok());

@@ -11,12 +11,12 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::script::Script;
-use super::server::Rig;
+use super::server::FakeServer;
 
 /// What a test can tell a rig.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Command {
+pub enum ControlCommand {
     /// Nothing but the counters.
     Counters,
     /// Follow this script from now on. A changed tool list is told to clients, unless the script is quiet.
@@ -44,7 +44,7 @@ pub enum Command {
 
 /// Who a process is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Hello {
+pub struct ProcessInfo {
     /// Its process id.
     pub pid: u32,
     /// It was started by another rig and does nothing but live.
@@ -57,7 +57,7 @@ pub struct Hello {
     pub env: std::collections::BTreeMap<String, String>,
 }
 
-impl Hello {
+impl ProcessInfo {
     /// This process.
     pub(super) fn new(grandchild: bool, url: Option<String>) -> Self {
         Self {
@@ -71,50 +71,50 @@ impl Hello {
 }
 
 /// A process that has said hello, and is known to its test.
-pub(super) struct Known {
-    control: PathBuf,
+pub(super) struct ControlConnection {
+    socket: PathBuf,
     lines: Lines<BufReader<OwnedReadHalf>>,
     writer: OwnedWriteHalf,
 }
 
-impl Known {
+impl ControlConnection {
     /// Says hello and waits until it was heard: whoever meets the process later can rely on that. Ends the process if
     /// the test is gone.
-    pub(super) async fn introduce(control: PathBuf, hello: Hello) -> Self {
+    pub(super) async fn connect(control: PathBuf, hello: ProcessInfo) -> Self {
         let said = async {
             let (reader, mut writer) = UnixStream::connect(&control).await?.into_split();
-            writer.write_all(&line(&hello)).await?;
+            writer.write_all(&json_line(&hello)).await?;
             let mut lines = BufReader::new(reader).lines();
             let heard = lines.next_line().await?;
             heard.map(|_| (lines, writer)).ok_or(std::io::Error::from(std::io::ErrorKind::UnexpectedEof))
         };
         match said.await {
-            Ok((lines, writer)) => Self { control, lines, writer },
-            Err(error) => ended(&control, Err(error)),
+            Ok((lines, writer)) => Self { socket: control, lines, writer },
+            Err(error) => exit_process(&control, Err(error)),
         }
     }
 
     /// Obeys until the test is gone; then ends the process.
-    pub(super) async fn obey(mut self, rig: Arc<Rig>) {
+    pub(super) async fn run(mut self, rig: Arc<FakeServer>) {
         let obeyed = async {
             while let Some(text) = self.lines.next_line().await? {
-                rig.obey(serde_json::from_str(&text)?);
-                self.writer.write_all(&line(&rig.counters())).await?;
+                rig.execute(serde_json::from_str(&text)?);
+                self.writer.write_all(&json_line(&rig.counters())).await?;
             }
             Ok::<_, std::io::Error>(())
         };
-        ended(&self.control, obeyed.await)
+        exit_process(&self.socket, obeyed.await)
     }
 }
 
-fn ended(control: &Path, how: std::io::Result<()>) -> ! {
+fn exit_process(control: &Path, how: std::io::Result<()>) -> ! {
     if let Err(error) = how {
         eprintln!("rig: {}: {error}", control.display());
     }
     std::process::exit(0)
 }
 
-pub(super) fn line(value: &impl Serialize) -> Vec<u8> {
+pub(super) fn json_line(value: &impl Serialize) -> Vec<u8> {
     let mut line = serde_json::to_vec(value).unwrap();
     line.push(b'\n');
     line

@@ -35,27 +35,27 @@ pub struct Counters {
 
 impl Counters {
     /// How often a method was used.
-    pub fn of(&self, method: &str) -> u64 {
+    pub fn count(&self, method: &str) -> u64 {
         self.methods.get(method).copied().unwrap_or(0)
     }
 
     /// `initialize` requests.
     pub fn initializes(&self) -> u64 {
-        self.of("initialize")
+        self.count("initialize")
     }
 
     /// `server/discover` requests.
     pub fn discovers(&self) -> u64 {
-        self.of("server/discover")
+        self.count("server/discover")
     }
 
     /// `tools/list` requests, each page counted.
-    pub fn lists(&self) -> u64 {
-        self.of("tools/list")
+    pub fn tool_lists(&self) -> u64 {
+        self.count("tools/list")
     }
 
     /// `tools/call` requests.
     pub fn calls(&self) -> u64 {
-        self.of("tools/call")
+        self.count("tools/call")
     }
 }

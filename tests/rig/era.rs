@@ -4,118 +4,126 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use super::message::{Listen, Notice, Notices, Outcome, Request, member};
-use super::script::{Answers, Era, Script};
-use super::server::{Rig, Session};
-use super::{headers, offers, tools};
+use super::message::{IncomingRequest, InterimEvent, InterimSender, ListenStream, Outcome, member};
+use super::script::{ResponseFormat, Script, ServerEra};
+use super::server::{ClientSession, FakeServer};
+use super::{headers, server_features, tools};
 
 /// The modern revision.
-const MODERN: &str = "2026-07-28";
-const LEGACY: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
-pub(super) const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
-const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+const MODERN_REVISION: &str = "2026-07-28";
+const LEGACY_REVISIONS: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
+pub(super) const META_PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+const META_CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 
-impl Rig {
+impl FakeServer {
     /// The right answer to a request that passed the checks.
-    pub(super) async fn dispatch(self: &Arc<Self>, request: &Request<'_>, notices: &Notices) -> Outcome {
+    pub(super) async fn dispatch(
+        self: &Arc<Self>,
+        request: &IncomingRequest<'_>,
+        notices: &InterimSender,
+    ) -> Outcome {
         let script = self.script();
         match (request.method, request.modern) {
             ("initialize", false) => self.initialize(request, &script),
             ("ping", false) => request.result("{}"),
             ("server/discover", true) => request.result(&format!(
                 r#"{{"supportedVersions":{},"capabilities":{},"_meta":{{"io.modelcontextprotocol/serverInfo":{}}},"ttlMs":0,"cacheScope":"private"}}"#,
-                supported(script.era),
+                supported_revisions(script.era),
                 capabilities(&script),
                 server_info(&script)
             )),
-            ("tools/list", _) => offers::list(request, &script, "tools", &tools::descriptors(&script)),
+            ("tools/list", _) => server_features::list_page(request, &script, "tools", &tools::descriptors(&script)),
             ("tools/call", _) => {
-                if script.http.answers != Answers::Json {
-                    let _ = notices.send(Notice::Started);
+                if script.http.answers != ResponseFormat::Json {
+                    let _ = notices.send(InterimEvent::Started);
                 }
                 tools::call(self, request, notices).await
             }
-            ("subscriptions/listen", true) => Outcome::Listen(Listen {
+            ("subscriptions/listen", true) => Outcome::Listen(ListenStream {
                 id: request.id.into(),
                 filter: member(request.params, "notifications")
-                    .map_or_else(|| super::script::raw("{}"), ToOwned::to_owned),
+                    .map_or_else(|| super::script::raw_json("{}"), ToOwned::to_owned),
                 guard: None,
             }),
-            _ => offers::answer(self, request, &script)
+            _ => server_features::handle_request(self, request, &script)
                 .unwrap_or_else(|| request.error(404, -32601, "Method not found", None)),
         }
     }
 
-    fn initialize(&self, request: &Request<'_>, script: &Script) -> Outcome {
+    fn initialize(&self, request: &IncomingRequest<'_>, script: &Script) -> Outcome {
         let asked = member(request.params, "protocolVersion")
             .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok())
             .unwrap_or_default();
         let version = match &script.protocol {
             Some(version) => version.clone(),
-            None if LEGACY.contains(&asked.as_str()) => asked,
-            None => LEGACY[0].into(),
+            None if LEGACY_REVISIONS.contains(&asked.as_str()) => asked,
+            None => LEGACY_REVISIONS[0].into(),
         };
-        let text = request.text(&format!(
+        let text = request.result_message(&format!(
             r#"{{"protocolVersion":"{version}","capabilities":{},"serverInfo":{},"instructions":"Ask the rig."}}"#,
             capabilities(script),
             server_info(script)
         ));
-        let session = Session { version, ready: false };
+        let session = ClientSession { version, initialized: false };
         let mut state = self.state();
         if request.headers.is_none() || !script.http.sessions {
-            state.client = session;
-            return Outcome::Reply { status: 200, text, session: None };
+            state.sessionless_client = session;
+            return Outcome::Response { status: 200, text, session: None };
         }
-        state.serial += 1;
+        state.last_number += 1;
         state.counters.sessions_opened += 1;
-        let name = format!("{}-{}-{}", script.name, std::process::id(), state.serial);
+        let name = format!("{}-{}-{}", script.name, std::process::id(), state.last_number);
         state.sessions.insert(name.clone(), session);
-        Outcome::Reply { status: 200, text, session: Some(name) }
+        Outcome::Response { status: 200, text, session: Some(name) }
     }
 
     /// Refuses what a modern server must refuse.
-    pub(super) fn check_modern(&self, request: &Request<'_>, meta: &str) -> Option<Outcome> {
+    pub(super) fn check_modern(&self, request: &IncomingRequest<'_>, meta: &str) -> Option<Outcome> {
         let script = self.script();
         let data = |asked: &str| {
-            let supported: serde_json::Value = serde_json::from_str(supported(script.era)).unwrap();
+            let supported: serde_json::Value = serde_json::from_str(supported_revisions(script.era)).unwrap();
             serde_json::json!({"supported": supported, "requested": asked}).to_string()
         };
         if request.method == "initialize" {
             // An old client, not a wrong one.
             return Some(request.error(400, -32022, "Unsupported protocol version", Some(&data(""))));
         }
-        let version =
-            member(meta, META_VERSION).and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+        let version = member(meta, META_PROTOCOL_VERSION)
+            .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
         let refusal = match &version {
-            None => Some((-32602, format!("Invalid params: _meta lacks {META_VERSION}"))),
-            Some(_) if member(meta, META_CAPABILITIES).is_none() => {
-                Some((-32602, format!("Invalid params: _meta lacks {META_CAPABILITIES}")))
+            None => Some((-32602, format!("Invalid params: _meta lacks {META_PROTOCOL_VERSION}"))),
+            Some(_) if member(meta, META_CLIENT_CAPABILITIES).is_none() => {
+                Some((-32602, format!("Invalid params: _meta lacks {META_CLIENT_CAPABILITIES}")))
             }
             Some(version) => request
                 .headers
                 .and_then(|headers| {
-                    let tool = tools::schema_of(&script, request);
-                    headers::check(headers, request, version, tool.as_ref()).err()
+                    let tool = tools::called_input_schema(&script, request);
+                    headers::check_headers(headers, request, version, tool.as_ref()).err()
                 })
                 .map(|why| (-32020, format!("Header mismatch: {why}"))),
         };
         if let Some((code, message)) = refusal {
-            self.complain(format!("{}: {message}", request.method));
+            self.record_violation(format!("{}: {message}", request.method));
             return Some(request.error(400, code, &message, None));
         }
         let version = version.unwrap_or_default();
-        (version != MODERN)
+        (version != MODERN_REVISION)
             .then(|| request.error(400, -32022, "Unsupported protocol version", Some(&data(&version))))
     }
 
     /// Refuses what a legacy server must refuse, and notes what it need not refuse.
-    pub(super) fn check_legacy(&self, request: &Request<'_>, session: Option<&str>) -> Option<Outcome> {
+    pub(super) fn check_legacy(
+        &self,
+        request: &IncomingRequest<'_>,
+        session: Option<&str>,
+    ) -> Option<Outcome> {
         if request.method == "initialize" {
             return None;
         }
         let mut state = self.state();
         let client = match (request.headers.is_some() && state.script.http.sessions, session) {
-            (false, _) => state.client.clone(),
+            (false, _) => state.sessionless_client.clone(),
             (true, Some(session)) => {
                 let Some(client) = state.sessions.get(session) else {
                     let (status, code, message) = &state.script.http.unknown_session;
@@ -131,14 +139,17 @@ impl Rig {
             // The probe of a client that speaks both: an unknown method here.
             return None;
         }
-        if !client.ready && request.method != "ping" {
-            state.complain(format!("{} before notifications/initialized", request.method));
+        if !client.initialized && request.method != "ping" {
+            state.record_violation(format!("{} before notifications/initialized", request.method));
         }
         if let Some(headers) = request.headers
             && client.version.as_str() >= "2025-06-18"
-            && headers::text(headers, "mcp-protocol-version") != Some(&client.version)
+            && headers::header_text(headers, "mcp-protocol-version") != Some(&client.version)
         {
-            state.complain(format!("{}: MCP-Protocol-Version is not {}", request.method, client.version));
+            state.record_violation(format!(
+                "{}: MCP-Protocol-Version is not {}",
+                request.method, client.version
+            ));
         }
         None
     }
@@ -152,9 +163,9 @@ fn server_info(script: &Script) -> String {
     serde_json::json!({"name": script.name, "version": "1.0.0", "title": "The fault rig"}).to_string()
 }
 
-fn supported(era: Era) -> &'static str {
+fn supported_revisions(era: ServerEra) -> &'static str {
     match era {
-        Era::Dual => r#"["2026-07-28","2025-11-25"]"#,
-        Era::Modern | Era::Legacy => r#"["2026-07-28"]"#,
+        ServerEra::Dual => r#"["2026-07-28","2025-11-25"]"#,
+        ServerEra::Modern | ServerEra::Legacy => r#"["2026-07-28"]"#,
     }
 }

@@ -16,35 +16,35 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::control::{Command, Hello, line};
+use super::control::{ControlCommand, ProcessInfo, json_line};
 use super::counters::Counters;
 use super::example::example;
 use super::script::Script;
-use super::server::Rig;
+use super::server::FakeServer;
 
 /// A rig over HTTP in the test's own process; ends when dropped.
-pub struct Http {
-    rig: Arc<Rig>,
+pub struct FakeHttpServer {
+    fake: Arc<FakeServer>,
     address: SocketAddr,
-    server: Option<JoinHandle<std::convert::Infallible>>,
+    serve_task: Option<JoinHandle<std::convert::Infallible>>,
 }
 
-impl Http {
+impl FakeHttpServer {
     /// Starts on a free port, from below the range that systems hand out by themselves and above that of
     /// `support::free_port`: nobody else takes it while the rig is stopped.
     pub async fn start(script: Script) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
+        static NEXT_OFFSET: AtomicU32 = AtomicU32::new(0);
         let first = std::process::id() % 2_000 * 37;
         let listener = loop {
-            let port = 30_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 2_000;
+            let port = 30_000 + (first + NEXT_OFFSET.fetch_add(1, Ordering::Relaxed)) % 2_000;
             if let Ok(listener) = TcpListener::bind(("127.0.0.1", u16::try_from(port).unwrap())).await {
                 break listener;
             }
         };
         let address = listener.local_addr().unwrap();
-        let rig = Rig::new(script);
+        let rig = FakeServer::new(script);
         let server = Some(tokio::spawn(super::http::serve(rig.clone(), listener)));
-        Self { rig, address, server }
+        Self { fake: rig, address, serve_task: server }
     }
 
     /// The endpoint. Any other path is it too.
@@ -64,24 +64,24 @@ impl Http {
 
     /// What it has seen so far.
     pub fn counters(&self) -> Counters {
-        self.rig.counters()
+        self.fake.counters()
     }
 
     /// Changes the script in force; its rules start anew.
-    pub fn edit(&self, change: impl FnOnce(&mut Script)) {
-        let mut script = self.rig.script();
+    pub fn edit_script(&self, change: impl FnOnce(&mut Script)) {
+        let mut script = self.fake.script();
         change(&mut script);
-        self.tell(Command::Set(Box::new(script)));
+        self.send_command(ControlCommand::Set(Box::new(script)));
     }
 
     /// Tells it something.
-    pub fn tell(&self, command: Command) {
-        self.rig.obey(command);
+    pub fn send_command(&self, command: ControlCommand) {
+        self.fake.execute(command);
     }
 
     /// Cuts every connection and stops listening.
     pub async fn stop(&mut self) {
-        if let Some(server) = self.server.take() {
+        if let Some(server) = self.serve_task.take() {
             server.abort();
             let _ = server.await;
         }
@@ -100,13 +100,13 @@ impl Http {
                 Err(error) => panic!("{}: {error}", self.address),
             }
         };
-        self.server = Some(tokio::spawn(super::http::serve(self.rig.clone(), listener)));
+        self.serve_task = Some(tokio::spawn(super::http::serve(self.fake.clone(), listener)));
     }
 }
 
-impl Drop for Http {
+impl Drop for FakeHttpServer {
     fn drop(&mut self) {
-        if let Some(server) = &self.server {
+        if let Some(server) = &self.serve_task {
             server.abort();
         }
     }
@@ -114,30 +114,30 @@ impl Drop for Http {
 
 /// The script of a rig that others start over stdio, and all processes that ever played it. They end when it is
 /// dropped.
-pub struct Stdio {
+pub struct FakeStdioServer {
     directory: TempDir,
     script: Mutex<Script>,
-    processes: Arc<Mutex<Vec<Process>>>,
-    census: JoinHandle<()>,
+    processes: Arc<Mutex<Vec<FakeServerProcess>>>,
+    accept_task: JoinHandle<()>,
 }
 
-impl Stdio {
+impl FakeStdioServer {
     /// Puts the script where processes find it, and waits for them.
     pub fn new(script: Script) -> Self {
         let directory = TempDir::with_prefix("rig").unwrap();
         let control = directory.path().join("control");
         // Beside the test, which may block: a process waits until it was heard.
-        let runtime = census_office();
+        let runtime = control_runtime();
         let _context = runtime.enter();
         let listener = UnixListener::bind(&control).unwrap();
         let processes = Arc::default();
         let this = Self {
-            census: runtime.spawn(census(listener, Arc::clone(&processes))),
+            accept_task: runtime.spawn(accept_processes(listener, Arc::clone(&processes))),
             script: Mutex::new(Script { control: Some(control), ..script }),
             directory,
             processes,
         };
-        this.edit(|_| ());
+        this.edit_script(|_| ());
         this
     }
 
@@ -154,7 +154,7 @@ impl Stdio {
     }
 
     /// Changes the script of the processes to come.
-    pub fn edit(&self, change: impl FnOnce(&mut Script)) {
+    pub fn edit_script(&self, change: impl FnOnce(&mut Script)) {
         let mut script = self.script.lock().unwrap();
         change(&mut script);
         let path = self.directory.path().join("script.json");
@@ -164,40 +164,40 @@ impl Stdio {
     }
 
     /// All that were ever started and have said hello, in that order; without grandchildren.
-    pub fn processes(&self) -> Vec<Process> {
-        self.all(false)
+    pub fn processes(&self) -> Vec<FakeServerProcess> {
+        self.filter_processes(false)
     }
 
     /// Those that are alive.
-    pub fn alive(&self) -> Vec<Process> {
-        self.processes().into_iter().filter(Process::is_alive).collect()
+    pub fn live_processes(&self) -> Vec<FakeServerProcess> {
+        self.processes().into_iter().filter(FakeServerProcess::is_alive).collect()
     }
 
     /// The ids of those that the system still knows, now: the end of one is heard of a moment later.
-    pub fn left(&self) -> Vec<u32> {
+    pub fn existing_pids(&self) -> Vec<u32> {
         let pids = self.processes().into_iter().map(|process| process.pid());
-        pids.filter(|pid| test_kill_process(id(*pid)).is_ok()).collect()
+        pids.filter(|pid| test_kill_process(to_pid(*pid)).is_ok()).collect()
     }
 
     /// The processes that rigs started.
-    pub fn grandchildren(&self) -> Vec<Process> {
-        self.all(true)
+    pub fn grandchildren(&self) -> Vec<FakeServerProcess> {
+        self.filter_processes(true)
     }
 
-    fn all(&self, grandchildren: bool) -> Vec<Process> {
+    fn filter_processes(&self, grandchildren: bool) -> Vec<FakeServerProcess> {
         let processes = self.processes.lock().unwrap();
-        processes.iter().filter(|process| process.hello().grandchild == grandchildren).cloned().collect()
+        processes.iter().filter(|process| process.info().grandchild == grandchildren).cloned().collect()
     }
 }
 
-impl Drop for Stdio {
+impl Drop for FakeStdioServer {
     fn drop(&mut self) {
-        self.census.abort();
+        self.accept_task.abort();
         // A process whose socket has no other end any more ends itself.
         for process in &*self.processes.lock().unwrap() {
             // It may just be saying hello.
             for _ in 0..1_000 {
-                if let Ok(mut line) = process.0.line.try_lock() {
+                if let Ok(mut line) = process.0.control.try_lock() {
                     *line = None;
                     break;
                 }
@@ -209,23 +209,23 @@ impl Drop for Stdio {
 
 /// A rig in a process of its own.
 #[derive(Clone)]
-pub struct Process(Arc<Inner>);
+pub struct FakeServerProcess(Arc<Inner>);
 
 struct Inner {
-    hello: Hello,
+    info: ProcessInfo,
     alive: watch::Receiver<bool>,
-    line: tokio::sync::Mutex<Option<(OwnedWriteHalf, mpsc::UnboundedReceiver<Counters>)>>,
+    control: tokio::sync::Mutex<Option<(OwnedWriteHalf, mpsc::UnboundedReceiver<Counters>)>>,
 }
 
-impl Process {
+impl FakeServerProcess {
     /// Its process id.
     pub fn pid(&self) -> u32 {
-        self.0.hello.pid
+        self.0.info.pid
     }
 
     /// Who it said it is.
-    pub fn hello(&self) -> &Hello {
-        &self.0.hello
+    pub fn info(&self) -> &ProcessInfo {
+        &self.0.info
     }
 
     /// False once it has ended, however it did.
@@ -234,54 +234,54 @@ impl Process {
     }
 
     /// Waits for its end.
-    pub async fn gone(&self) {
+    pub async fn wait_for_exit(&self) {
         let _ = self.0.alive.clone().wait_for(|alive| !alive).await;
     }
 
     /// What it has seen so far.
     pub async fn counters(&self) -> Counters {
-        self.tell(Command::Counters).await.expect("the process is alive")
+        self.send_command(ControlCommand::Counters).await.expect("the process is alive")
     }
 
     /// Gives it another script; its rules start anew.
-    pub async fn play(&self, script: Script) {
-        self.tell(Command::Set(Box::new(script))).await.expect("the process is alive");
+    pub async fn set_script(&self, script: Script) {
+        self.send_command(ControlCommand::Set(Box::new(script))).await.expect("the process is alive");
     }
 
     /// Tells it something; what it has seen then, or nothing if it has ended.
-    pub async fn tell(&self, command: Command) -> Option<Counters> {
-        let mut line_to = self.0.line.lock().await;
+    pub async fn send_command(&self, command: ControlCommand) -> Option<Counters> {
+        let mut line_to = self.0.control.lock().await;
         let (writer, answers) = line_to.as_mut()?;
-        writer.write_all(&line(&command)).await.ok()?;
+        writer.write_all(&json_line(&command)).await.ok()?;
         answers.recv().await
     }
 
     /// Kills it with SIGKILL.
     pub fn kill(&self) {
         // It may have ended by itself.
-        let _ = kill_process(id(self.pid()), Signal::KILL);
+        let _ = kill_process(to_pid(self.pid()), Signal::KILL);
     }
 }
 
-fn id(pid: u32) -> Pid {
+fn to_pid(pid: u32) -> Pid {
     i32::try_from(pid).ok().and_then(Pid::from_raw).unwrap()
 }
 
 /// Where all processes are counted that rigs ever were.
-fn census_office() -> &'static Runtime {
-    static OFFICE: LazyLock<Runtime> =
+fn control_runtime() -> &'static Runtime {
+    static RUNTIME: LazyLock<Runtime> =
         LazyLock::new(|| Builder::new_multi_thread().worker_threads(1).enable_io().build().unwrap());
-    &OFFICE
+    &RUNTIME
 }
 
-async fn census(listener: UnixListener, processes: Arc<Mutex<Vec<Process>>>) {
+async fn accept_processes(listener: UnixListener, processes: Arc<Mutex<Vec<FakeServerProcess>>>) {
     while let Ok((stream, _)) = listener.accept().await {
         // Ends with its process.
-        tokio::spawn(attend(stream, processes.clone()));
+        tokio::spawn(register_process(stream, processes.clone()));
     }
 }
 
-async fn attend(stream: UnixStream, processes: Arc<Mutex<Vec<Process>>>) {
+async fn register_process(stream: UnixStream, processes: Arc<Mutex<Vec<FakeServerProcess>>>) {
     let (reader, mut writer) = stream.into_split();
     let mut lines = BufReader::new(reader).lines();
     let Ok(Some(hello)) = lines.next_line().await else {
@@ -290,13 +290,13 @@ async fn attend(stream: UnixStream, processes: Arc<Mutex<Vec<Process>>>) {
     let (alive, watched) = watch::channel(true);
     let (sender, answers) = mpsc::unbounded_channel();
     let inner = Arc::new(Inner {
-        hello: serde_json::from_str(&hello).unwrap(),
+        info: serde_json::from_str(&hello).unwrap(),
         alive: watched,
-        line: tokio::sync::Mutex::new(None),
+        control: tokio::sync::Mutex::new(None),
     });
     // Before anybody can tell it something.
-    let mut line = inner.line.lock().await;
-    processes.lock().unwrap().push(Process(Arc::clone(&inner)));
+    let mut line = inner.control.lock().await;
+    processes.lock().unwrap().push(FakeServerProcess(Arc::clone(&inner)));
     // It may have ended meanwhile, which shows below.
     let _ = writer.write_all(b"heard\n").await;
     *line = Some((writer, answers));

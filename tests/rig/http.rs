@@ -15,21 +15,21 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::headers::text;
-use super::message::{Listen, Notice, Outcome};
-use super::script::Answers;
-use super::server::{Event, Rig};
+use super::headers::header_text;
+use super::message::{InterimEvent, ListenStream, Outcome};
+use super::script::ResponseFormat;
+use super::server::{FakeServer, ServerEvent};
 
 /// The connection ends here, without a word or in the middle of one.
 #[derive(Debug, thiserror::Error)]
 #[error("cut, as the script says")]
-struct Broken;
+struct ConnectionClosed;
 
-type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, Broken>;
-type Chunks = Pin<Box<dyn Stream<Item = Result<String, Broken>> + Send>>;
+type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, ConnectionClosed>;
+type Chunks = Pin<Box<dyn Stream<Item = Result<String, ConnectionClosed>> + Send>>;
 
 /// Serves until it is dropped; connections end with it.
-pub async fn serve(rig: Arc<Rig>, listener: TcpListener) -> Infallible {
+pub async fn serve(rig: Arc<FakeServer>, listener: TcpListener) -> Infallible {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -37,12 +37,12 @@ pub async fn serve(rig: Arc<Rig>, listener: TcpListener) -> Infallible {
             continue;
         };
         let _ = stream.set_nodelay(true);
-        rig.connected();
+        rig.count_connection();
         let rig = rig.clone();
         connections.spawn(async move {
             let service = service_fn(|request| {
                 let rig = rig.clone();
-                async move { answer(rig, request).await }
+                async move { handle_request(rig, request).await }
             });
             // A client that goes away is no news.
             let _ = hyper::server::conn::http1::Builder::new()
@@ -52,66 +52,73 @@ pub async fn serve(rig: Arc<Rig>, listener: TcpListener) -> Infallible {
     }
 }
 
-async fn answer(rig: Arc<Rig>, request: Request<Incoming>) -> Result<Response<Body>, Broken> {
+async fn handle_request(
+    rig: Arc<FakeServer>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, ConnectionClosed> {
     let (parts, body) = request.into_parts();
-    if let Some(rule) = rig.rule(parts.method.as_str())
-        && let Some(outcome) = rig.follow(rule, "null").await
+    if let Some(rule) = rig.next_rule(parts.method.as_str())
+        && let Some(outcome) = rig.apply_rule(rule, "null").await
     {
         if parts.method != Method::POST {
-            rig.count(parts.method.as_str());
+            rig.count_method(parts.method.as_str());
         }
-        return plain(outcome);
+        return plain_response(outcome);
     }
     let manners = rig.script().http;
     if let Some(wanted) = &manners.authorization
-        && text(&parts.headers, AUTHORIZATION.as_str()) != Some(wanted)
+        && header_text(&parts.headers, AUTHORIZATION.as_str()) != Some(wanted)
     {
-        let mut response = status(401);
+        let mut response = status_response(401);
         response.headers_mut().insert(WWW_AUTHENTICATE, "Bearer".parse().unwrap());
         return Ok(response);
     }
     match parts.method {
         Method::POST => {
-            accepts(&rig, &parts.headers, "application/json");
-            accepts(&rig, &parts.headers, "text/event-stream");
-            let bytes = body.collect().await.map_err(|_| Broken)?.to_bytes();
-            post(rig, parts.headers, bytes, manners.answers).await
+            check_accept(&rig, &parts.headers, "application/json");
+            check_accept(&rig, &parts.headers, "text/event-stream");
+            let bytes = body.collect().await.map_err(|_| ConnectionClosed)?.to_bytes();
+            handle_post(rig, parts.headers, bytes, manners.answers).await
         }
         Method::GET => {
-            rig.count("GET");
-            let session = text(&parts.headers, "mcp-session-id");
-            accepts(&rig, &parts.headers, "text/event-stream");
-            if !manners.get_stream || rig.modern_only() {
-                return Ok(not_allowed());
+            rig.count_method("GET");
+            let session = header_text(&parts.headers, "mcp-session-id");
+            check_accept(&rig, &parts.headers, "text/event-stream");
+            if !manners.get_stream || rig.is_modern_only() {
+                return Ok(method_not_allowed());
             }
-            if manners.sessions && !rig.knows(session) {
-                return Ok(status(if session.is_some() { manners.unknown_session.0.max(400) } else { 400 }));
+            if manners.sessions && !rig.has_session(session) {
+                return Ok(status_response(if session.is_some() {
+                    manners.unknown_session.0.max(400)
+                } else {
+                    400
+                }));
             }
-            Ok(streamed(notices(&rig)))
+            Ok(stream_response(legacy_stream(&rig)))
         }
         Method::DELETE => {
-            rig.count("DELETE");
-            if !manners.delete || rig.modern_only() {
-                return Ok(not_allowed());
+            rig.count_method("DELETE");
+            if !manners.delete || rig.is_modern_only() {
+                return Ok(method_not_allowed());
             }
-            let known = rig.end_session(text(&parts.headers, "mcp-session-id"));
-            Ok(status(if known { 200 } else { 404 }))
+            let known = rig.end_session(header_text(&parts.headers, "mcp-session-id"));
+            Ok(status_response(if known { 200 } else { 404 }))
         }
-        _ => Ok(not_allowed()),
+        _ => Ok(method_not_allowed()),
     }
 }
 
-async fn post(
-    rig: Arc<Rig>,
+async fn handle_post(
+    rig: Arc<FakeServer>,
     headers: HeaderMap,
     bytes: Bytes,
-    answers: Answers,
-) -> Result<Response<Body>, Broken> {
+    answers: ResponseFormat,
+) -> Result<Response<Body>, ConnectionClosed> {
     let priming = rig.script().http.priming;
     let (sender, mut told) = mpsc::unbounded_channel();
-    let mut work: Work = Box::pin({
+    let mut work: OutcomeFuture = Box::pin({
         let rig = rig.clone();
-        async move { rig.receive(&bytes, Some(&headers), sender).await }
+        async move { rig.handle_message(&bytes, Some(&headers), sender).await }
     });
     let first = tokio::select! {
         biased;
@@ -127,100 +134,100 @@ async fn post(
                 let (mut work, mut told) = state?;
                 tokio::select! {
                     biased;
-                    Some(notice) = told.recv() => Some((Ok(event(notice)), Some((work, told)))),
+                    Some(notice) = told.recv() => Some((Ok(notice_event(notice)), Some((work, told)))),
                     outcome = &mut work => {
-                        let late = std::iter::from_fn(|| told.try_recv().ok()).map(event).collect::<String>();
-                        Some((last(outcome).map(|last| late + &last), None))
+                        let late = std::iter::from_fn(|| told.try_recv().ok()).map(notice_event).collect::<String>();
+                        Some((final_chunk(outcome).map(|last| late + &last), None))
                     }
                 }
             });
-            let first = stream::once(async move { Ok(event(notice)) });
-            Ok(streamed(Box::pin(opened.chain(first).chain(rest))))
+            let first = stream::once(async move { Ok(notice_event(notice)) });
+            Ok(stream_response(Box::pin(opened.chain(first).chain(rest))))
         }
-        Err(Outcome::Listen(listen)) => Ok(streamed(subscription(&rig, listen))),
-        Err(Outcome::Reply { status: 200, text, session }) if answers == Answers::Stream => {
-            let chunk = opening.to_owned() + &data(&text);
-            let mut response = streamed(Box::pin(stream::once(async move { Ok(chunk) })));
-            give_session(&mut response, session.as_deref());
+        Err(Outcome::Listen(listen)) => Ok(stream_response(listen_stream(&rig, listen))),
+        Err(Outcome::Response { status: 200, text, session }) if answers == ResponseFormat::Stream => {
+            let chunk = opening.to_owned() + &sse_event(&text);
+            let mut response = stream_response(Box::pin(stream::once(async move { Ok(chunk) })));
+            set_session_header(&mut response, session.as_deref());
             Ok(response)
         }
-        Err(outcome) => plain(outcome),
+        Err(outcome) => plain_response(outcome),
     }
 }
 
-type Work = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+type OutcomeFuture = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
-fn event(notice: Notice) -> String {
+fn notice_event(notice: InterimEvent) -> String {
     match notice {
-        Notice::Started => String::new(),
-        Notice::Message(message) => data(&message),
+        InterimEvent::Started => String::new(),
+        InterimEvent::Message(message) => sse_event(&message),
     }
 }
 
-fn data(message: &str) -> String {
+fn sse_event(message: &str) -> String {
     format!("event: message\ndata: {}\n\n", message.replace('\n', "\ndata: "))
 }
 
 /// The end of a stream that has begun.
-fn last(outcome: Outcome) -> Result<String, Broken> {
+fn final_chunk(outcome: Outcome) -> Result<String, ConnectionClosed> {
     match outcome {
-        Outcome::Reply { text, .. } => Ok(data(&text)),
+        Outcome::Response { text, .. } => Ok(sse_event(&text)),
         Outcome::Junk(text) => Ok(text),
         Outcome::Exit(code) => std::process::exit(code),
-        Outcome::Accepted | Outcome::Silence => Ok(String::new()),
+        Outcome::Accepted | Outcome::NoResponse => Ok(String::new()),
         Outcome::CloseStdin | Outcome::CloseStdout => panic!("the script closes the pipes of no process"),
-        Outcome::Http { .. } | Outcome::Drop | Outcome::Cut | Outcome::Listen(_) => Err(Broken),
+        Outcome::Http { .. } | Outcome::Drop | Outcome::Cut | Outcome::Listen(_) => Err(ConnectionClosed),
     }
 }
 
 /// An answer that is no stream.
-fn plain(outcome: Outcome) -> Result<Response<Body>, Broken> {
+fn plain_response(outcome: Outcome) -> Result<Response<Body>, ConnectionClosed> {
     Ok(match outcome {
-        Outcome::Reply { status: code, text, session } => {
-            let mut response = json(code, text);
-            give_session(&mut response, session.as_deref());
+        Outcome::Response { status: code, text, session } => {
+            let mut response = json_response(code, text);
+            set_session_header(&mut response, session.as_deref());
             response
         }
-        Outcome::Accepted | Outcome::Silence => status(202),
+        Outcome::Accepted | Outcome::NoResponse => status_response(202),
         Outcome::Http { status: code, headers, body } => {
-            let mut response = status(code);
+            let mut response = status_response(code);
             for (name, value) in &headers {
                 response.headers_mut().insert(
                     hyper::header::HeaderName::from_bytes(name.as_bytes()).unwrap(),
                     value.parse().unwrap(),
                 );
             }
-            *response.body_mut() = full(body);
+            *response.body_mut() = full_body(body);
             response
         }
-        Outcome::Junk(text) => json(200, text),
+        Outcome::Junk(text) => json_response(200, text),
         Outcome::Cut => {
             let beginning = stream::once(async { Ok("event: message\ndata: {".to_owned()) });
             let end = stream::once(async {
                 // Lets hyper send what it has.
                 tokio::task::yield_now().await;
-                Err(Broken)
+                Err(ConnectionClosed)
             });
-            streamed(Box::pin(beginning.chain(end)))
+            stream_response(Box::pin(beginning.chain(end)))
         }
         Outcome::Exit(code) => std::process::exit(code),
         Outcome::CloseStdin | Outcome::CloseStdout => panic!("the script closes the pipes of no process"),
-        Outcome::Drop | Outcome::Listen(_) => return Err(Broken),
+        Outcome::Drop | Outcome::Listen(_) => return Err(ConnectionClosed),
     })
 }
 
 /// The GET stream of a legacy client.
-fn notices(rig: &Arc<Rig>) -> Chunks {
+fn legacy_stream(rig: &Arc<FakeServer>) -> Chunks {
     let open = (rig.events(), rig.open_stream());
     let opened = stream::once(async { Ok(":\n\n".to_owned()) });
     Box::pin(opened.chain(stream::unfold(open, |(mut events, open)| async move {
         loop {
             match events.recv().await {
-                Ok(Event::CloseStreams) | Err(_) => return None,
+                Ok(ServerEvent::CloseStreams) | Err(_) => return None,
                 Ok(event) => {
-                    let messages = open.rig().told_legacy(&event);
+                    let messages = open.server().legacy_messages(&event);
                     if !messages.is_empty() {
-                        let events_text = messages.iter().map(|message| data(message)).collect();
+                        let events_text = messages.iter().map(|message| sse_event(message)).collect();
                         return Some((Ok(events_text), (events, open)));
                     }
                 }
@@ -230,17 +237,17 @@ fn notices(rig: &Arc<Rig>) -> Chunks {
 }
 
 /// The stream of a `subscriptions/listen`.
-fn subscription(rig: &Arc<Rig>, listen: Listen) -> Chunks {
+fn listen_stream(rig: &Arc<FakeServer>, listen: ListenStream) -> Chunks {
     let open = (rig.events(), rig.open_stream(), listen);
-    let acknowledgement = data(&open.2.acknowledgement());
+    let acknowledgement = sse_event(&open.2.acknowledgement());
     let opened = stream::once(async move { Ok(acknowledgement) });
     Box::pin(opened.chain(stream::unfold(open, |(mut events, open, listen)| async move {
         loop {
             match events.recv().await {
-                Ok(Event::CloseStreams) | Err(_) => return None,
+                Ok(ServerEvent::CloseStreams) | Err(_) => return None,
                 Ok(event) => {
-                    if let Some(message) = listen.told(&event) {
-                        return Some((Ok(data(&message)), (events, open, listen)));
+                    if let Some(message) = listen.message_for(&event) {
+                        return Some((Ok(sse_event(&message)), (events, open, listen)));
                     }
                 }
             }
@@ -248,19 +255,21 @@ fn subscription(rig: &Arc<Rig>, listen: Listen) -> Chunks {
     })))
 }
 
-fn accepts(rig: &Rig, headers: &HeaderMap, kind: &str) {
-    if !text(headers, ACCEPT.as_str()).is_some_and(|accept| accept.contains(kind) || accept.contains("*/*")) {
-        rig.complain(format!("Accept lacks {kind}"));
+fn check_accept(rig: &FakeServer, headers: &HeaderMap, kind: &str) {
+    if !header_text(headers, ACCEPT.as_str())
+        .is_some_and(|accept| accept.contains(kind) || accept.contains("*/*"))
+    {
+        rig.record_violation(format!("Accept lacks {kind}"));
     }
 }
 
-fn give_session(response: &mut Response<Body>, session: Option<&str>) {
+fn set_session_header(response: &mut Response<Body>, session: Option<&str>) {
     if let Some(session) = session {
         response.headers_mut().insert("mcp-session-id", session.parse().unwrap());
     }
 }
 
-fn streamed(chunks: Chunks) -> Response<Body> {
+fn stream_response(chunks: Chunks) -> Response<Body> {
     let frames = chunks.map(|chunk| chunk.map(|text| Frame::data(Bytes::from(text))));
     let mut response = Response::new(BodyExt::boxed_unsync(StreamBody::new(frames)));
     response.headers_mut().insert(CONTENT_TYPE, "text/event-stream".parse().unwrap());
@@ -268,25 +277,25 @@ fn streamed(chunks: Chunks) -> Response<Body> {
     response
 }
 
-fn json(code: u16, text: String) -> Response<Body> {
-    let mut response = status(code);
+fn json_response(code: u16, text: String) -> Response<Body> {
+    let mut response = status_response(code);
     response.headers_mut().insert(CONTENT_TYPE, "application/json".parse().unwrap());
-    *response.body_mut() = full(text);
+    *response.body_mut() = full_body(text);
     response
 }
 
-fn status(code: u16) -> Response<Body> {
-    let mut response = Response::new(full(String::new()));
+fn status_response(code: u16) -> Response<Body> {
+    let mut response = Response::new(full_body(String::new()));
     *response.status_mut() = StatusCode::from_u16(code).unwrap();
     response
 }
 
-fn not_allowed() -> Response<Body> {
-    let mut response = status(405);
+fn method_not_allowed() -> Response<Body> {
+    let mut response = status_response(405);
     response.headers_mut().insert(ALLOW, "POST".parse().unwrap());
     response
 }
 
-fn full(text: String) -> Body {
+fn full_body(text: String) -> Body {
     Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync()
 }

@@ -7,21 +7,21 @@ use hyper::HeaderMap;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use super::server::{Event, InFlight};
+use super::server::{InFlightRequest, ServerEvent};
 
 /// What is told on the way to an answer.
-pub(super) enum Notice {
+pub(super) enum InterimEvent {
     /// The tool begins: a stream may open.
     Started,
     /// A whole JSON-RPC message.
     Message(String),
 }
 
-pub(super) type Notices = mpsc::UnboundedSender<Notice>;
+pub(super) type InterimSender = mpsc::UnboundedSender<InterimEvent>;
 
 /// What becomes of a message.
 pub(super) enum Outcome {
-    Reply {
+    Response {
         status: u16,
         text: String,
         session: Option<String>,
@@ -40,19 +40,19 @@ pub(super) enum Outcome {
     CloseStdin,
     CloseStdout,
     /// Cancelled: no answer.
-    Silence,
-    Listen(Listen),
+    NoResponse,
+    Listen(ListenStream),
 }
 
 /// A listen stream about to open; it is open as long as the guard lives.
-pub(super) struct Listen {
+pub(super) struct ListenStream {
     pub id: String,
     pub filter: Box<RawValue>,
-    pub guard: Option<InFlight>,
+    pub guard: Option<InFlightRequest>,
 }
 
 /// A request as the tools see it.
-pub(super) struct Request<'a> {
+pub(super) struct IncomingRequest<'a> {
     pub id: &'a str,
     pub method: &'a str,
     pub params: &'a str,
@@ -60,7 +60,7 @@ pub(super) struct Request<'a> {
     pub headers: Option<&'a HeaderMap>,
 }
 
-impl Listen {
+impl ListenStream {
     /// The first message of the stream.
     pub fn acknowledgement(&self) -> String {
         format!(
@@ -70,15 +70,15 @@ impl Listen {
     }
 
     /// The resources that its filter names.
-    pub fn watched(&self) -> Vec<String> {
+    pub fn resource_uris(&self) -> Vec<String> {
         let uris = member(self.filter.get(), "resourceSubscriptions");
         uris.and_then(|uris| serde_json::from_str(uris.get()).ok()).unwrap_or_default()
     }
 
     /// What this stream is told of something that happened, if its filter asks for it.
-    pub fn told(&self, event: &Event) -> Option<String> {
+    pub fn message_for(&self, event: &ServerEvent) -> Option<String> {
         let (method, more) = match event {
-            Event::Notice(method) => {
+            ServerEvent::Notification(method) => {
                 let wanted = match method.as_str() {
                     "notifications/tools/list_changed" => "toolsListChanged",
                     "notifications/prompts/list_changed" => "promptsListChanged",
@@ -90,8 +90,8 @@ impl Listen {
                 }
                 (method.as_str(), String::new())
             }
-            Event::Updated(uri) => {
-                if !self.watched().contains(uri) {
+            ServerEvent::ResourceUpdated(uri) => {
+                if !self.resource_uris().contains(uri) {
                     return None;
                 }
                 ("notifications/resources/updated", format!(r#","uri":"{uri}""#))
@@ -105,15 +105,15 @@ impl Listen {
     }
 }
 
-impl Request<'_> {
+impl IncomingRequest<'_> {
     /// An answer with this result; a modern one says that it is complete.
     pub fn result(&self, result: &str) -> Outcome {
-        Outcome::Reply { status: 200, text: self.text(result), session: None }
+        Outcome::Response { status: 200, text: self.result_message(result), session: None }
     }
 
     /// An answer with this result and nothing added to it.
-    pub fn exactly(&self, result: &str) -> Outcome {
-        Outcome::Reply {
+    pub fn raw_result(&self, result: &str) -> Outcome {
+        Outcome::Response {
             status: 200,
             text: format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, self.id),
             session: None,
@@ -124,11 +124,11 @@ impl Request<'_> {
     pub fn error(&self, status: u16, code: i32, message: &str, data: Option<&str>) -> Outcome {
         let about_the_method = code == -32601 && !self.modern;
         let status = if about_the_method { 200 } else { status };
-        reply(status, self.id, &error_object(code, message, data))
+        error_response(status, self.id, &error_object(code, message, data))
     }
 
     /// The whole message of such an answer.
-    pub fn text(&self, result: &str) -> String {
+    pub fn result_message(&self, result: &str) -> String {
         let kind = if self.modern { r#""resultType":"complete""# } else { "" };
         let rest = result.trim_start().strip_prefix('{').expect("a result is an object");
         let comma = if kind.is_empty() || rest.trim_start().starts_with('}') { "" } else { "," };
@@ -148,8 +148,8 @@ pub(super) fn error_object(code: i32, message: &str, data: Option<&str>) -> Stri
 }
 
 /// A whole error message.
-pub(super) fn reply(status: u16, id: &str, error: &str) -> Outcome {
-    Outcome::Reply {
+pub(super) fn error_response(status: u16, id: &str, error: &str) -> Outcome {
+    Outcome::Response {
         status,
         text: format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#),
         session: None,

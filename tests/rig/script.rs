@@ -13,7 +13,7 @@ pub struct Script {
     /// The name it gives itself.
     pub name: String,
     /// The protocol eras it speaks.
-    pub era: Era,
+    pub era: ServerEra,
     /// The legacy revision it insists on; else the one that the client asks for, if it is known.
     pub protocol: Option<String>,
     /// Its capabilities; else tools with `listChanged`.
@@ -39,9 +39,9 @@ pub struct Script {
     /// `DELETE`, before the body is read.
     pub on: BTreeMap<String, Vec<Rule>>,
     /// What only a process can do wrong.
-    pub stdio: Misdeeds,
+    pub stdio: StdioFaults,
     /// How it speaks HTTP.
-    pub http: HttpManners,
+    pub http: HttpBehavior,
     /// The Unix socket of the test that controls this process.
     pub control: Option<PathBuf>,
 }
@@ -49,7 +49,7 @@ pub struct Script {
 /// Protocol eras.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Era {
+pub enum ServerEra {
     /// `initialize`, sessions and the GET stream.
     Legacy,
     /// 2026-07-28: `server/discover`, `_meta` in each request, `subscriptions/listen`.
@@ -67,13 +67,13 @@ pub struct Rule {
     /// How many messages this rule meets before the next rule is looked at; all if absent.
     pub times: Option<u32>,
     /// Then do this.
-    pub then: Then,
+    pub then: Action,
 }
 
 /// What a [`Rule`] does.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Then {
+pub enum Action {
     /// The right thing.
     #[default]
     Answer,
@@ -108,7 +108,7 @@ pub enum Then {
 /// What only a process can do wrong.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Misdeeds {
+pub struct StdioFaults {
     /// End with this code before anything is read.
     pub exit_at_start: Option<i32>,
     /// Wait this long before anything is read.
@@ -134,9 +134,9 @@ pub struct Misdeeds {
 /// How the rig speaks HTTP.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct HttpManners {
+pub struct HttpBehavior {
     /// The form of answers.
-    pub answers: Answers,
+    pub answers: ResponseFormat,
     /// Give legacy clients a session.
     pub sessions: bool,
     /// Offer legacy clients the GET stream; else 405.
@@ -155,7 +155,7 @@ pub struct HttpManners {
 /// The form of HTTP answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Answers {
+pub enum ResponseFormat {
     /// A stream for `tools/call`, begun before the tool runs; a JSON body for all else.
     Mixed,
     /// A JSON body, unless there is something to tell before the answer.
@@ -165,16 +165,16 @@ pub enum Answers {
 }
 
 /// The capabilities of a server that has it all.
-const EVERYTHING: &str = r#"{"tools":{"listChanged":true},"prompts":{"listChanged":true},"resources":{"listChanged":true,"subscribe":true},"completions":{},"logging":{}}"#;
+const ALL_CAPABILITIES: &str = r#"{"tools":{"listChanged":true},"prompts":{"listChanged":true},"resources":{"listChanged":true,"subscribe":true},"completions":{},"logging":{}}"#;
 
 impl Default for Script {
     fn default() -> Self {
         Self {
             name: "rig".into(),
-            era: Era::Dual,
+            era: ServerEra::Dual,
             protocol: None,
             capabilities: None,
-            tools: names(&["echo", "report"]),
+            tools: raw_names(&["echo", "report"]),
             prompts: Vec::new(),
             resources: Vec::new(),
             templates: Vec::new(),
@@ -183,17 +183,17 @@ impl Default for Script {
             quiet: false,
             restless: false,
             on: BTreeMap::new(),
-            stdio: Misdeeds::default(),
-            http: HttpManners::default(),
+            stdio: StdioFaults::default(),
+            http: HttpBehavior::default(),
             control: None,
         }
     }
 }
 
-impl Default for HttpManners {
+impl Default for HttpBehavior {
     fn default() -> Self {
         Self {
-            answers: Answers::Mixed,
+            answers: ResponseFormat::Mixed,
             sessions: true,
             get_stream: true,
             delete: true,
@@ -206,26 +206,26 @@ impl Default for HttpManners {
 
 impl Script {
     /// A well-behaved server of one era, or of both.
-    pub fn new(name: &str, era: Era) -> Self {
+    pub fn new(name: &str, era: ServerEra) -> Self {
         Self { name: name.into(), era, ..Self::default() }
     }
 
     /// With these tools, by name.
     pub fn tools(mut self, tools: &[&str]) -> Self {
-        self.tools = names(tools);
+        self.tools = raw_names(tools);
         self
     }
 
     /// With all that a server can offer: these prompts, by name, resources, by URI, and templates.
-    pub fn offers(mut self, prompts: &[&str], resources: &[&str], templates: &[&str]) -> Self {
+    pub fn prompts_and_resources(mut self, prompts: &[&str], resources: &[&str], templates: &[&str]) -> Self {
         let item = |key: &str, value: &str| {
-            raw(&format!(r#"{{"{key}":"{value}","name":"{value}","x-kept": 1.0e+2}}"#))
+            raw_json(&format!(r#"{{"{key}":"{value}","name":"{value}","x-kept": 1.0e+2}}"#))
         };
-        let prompt = |name: &&str| raw(&format!(r#"{{"name":"{name}","x-kept": 1.0e+2}}"#));
+        let prompt = |name: &&str| raw_json(&format!(r#"{{"name":"{name}","x-kept": 1.0e+2}}"#));
         self.prompts = prompts.iter().map(prompt).collect();
         self.resources = resources.iter().map(|uri| item("uri", uri)).collect();
         self.templates = templates.iter().map(|template| item("uriTemplate", template)).collect();
-        self.capabilities = Some(raw(EVERYTHING));
+        self.capabilities = Some(raw_json(ALL_CAPABILITIES));
         self
     }
 
@@ -238,12 +238,12 @@ impl Script {
 
 impl Rule {
     /// Always this.
-    pub fn always(then: Then) -> Self {
+    pub fn always(then: Action) -> Self {
         Self { then, ..Self::default() }
     }
 
     /// This, the next `times` times.
-    pub fn times(times: u32, then: Then) -> Self {
+    pub fn times(times: u32, then: Action) -> Self {
         Self { times: Some(times), then, ..Self::default() }
     }
 
@@ -253,7 +253,7 @@ impl Rule {
     }
 }
 
-impl Then {
+impl Action {
     /// An HTTP status with no body.
     pub fn status(status: u16) -> Self {
         Self::Http { status, headers: BTreeMap::new(), body: String::new() }
@@ -266,20 +266,20 @@ impl Then {
 
     /// A JSON-RPC error.
     pub fn error(code: i32, message: &str) -> Self {
-        Self::Error(raw(&serde_json::json!({"code": code, "message": message}).to_string()))
+        Self::Error(raw_json(&serde_json::json!({"code": code, "message": message}).to_string()))
     }
 
     /// This JSON as the result.
     pub fn result(json: &str) -> Self {
-        Self::Result(raw(json))
+        Self::Result(raw_json(json))
     }
 }
 
 /// JSON text as it is.
-pub(super) fn raw(json: &str) -> Box<RawValue> {
+pub(super) fn raw_json(json: &str) -> Box<RawValue> {
     RawValue::from_string(json.to_owned()).expect("the script holds JSON")
 }
 
-fn names(names: &[&str]) -> Vec<Box<RawValue>> {
-    names.iter().map(|name| raw(&serde_json::json!(name).to_string())).collect()
+fn raw_names(names: &[&str]) -> Vec<Box<RawValue>> {
+    names.iter().map(|name| raw_json(&serde_json::json!(name).to_string())).collect()
 }

@@ -11,48 +11,50 @@ use serde_json::value::RawValue;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-use super::control::Command;
+use super::control::ControlCommand;
 use super::counters::Counters;
-use super::era::META_VERSION;
+use super::era::META_PROTOCOL_VERSION;
 use super::headers;
-use super::message::{Listen, Notices, Outcome, Request, error_object, member, reply};
-use super::script::{Era, Rule, Script, Then};
+use super::message::{
+    IncomingRequest, InterimSender, ListenStream, Outcome, error_object, error_response, member,
+};
+use super::script::{Action, Rule, Script, ServerEra};
 
 /// One server and all that it knows.
-pub struct Rig {
-    state: Mutex<State>,
-    events: broadcast::Sender<Event>,
+pub struct FakeServer {
+    state: Mutex<ServerState>,
+    subscribe_events: broadcast::Sender<ServerEvent>,
 }
 
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct ServerState {
     pub script: Script,
     /// How often a rule has been met, by method and place.
-    met: HashMap<(String, usize), u32>,
+    rule_hits: HashMap<(String, usize), u32>,
     pub counters: Counters,
-    pub sessions: HashMap<String, Session>,
+    pub sessions: HashMap<String, ClientSession>,
     /// The legacy client on stdio, or of a server without sessions.
-    pub client: Session,
+    pub sessionless_client: ClientSession,
     in_flight: HashMap<String, CancellationToken>,
-    pub serial: u64,
+    pub last_number: u64,
 }
 
 /// A legacy client.
 #[derive(Clone, Default)]
-pub(super) struct Session {
+pub(super) struct ClientSession {
     /// The revision agreed on.
     pub version: String,
     /// It has sent `notifications/initialized`.
-    pub ready: bool,
+    pub initialized: bool,
 }
 
 /// What happens beside requests.
 #[derive(Clone)]
-pub(super) enum Event {
+pub(super) enum ServerEvent {
     /// A notification, by its method.
-    Notice(String),
+    Notification(String),
     /// A resource changed, by its URI.
-    Updated(String),
+    ResourceUpdated(String),
     /// A whole message for legacy clients.
     Message(String),
     /// Whole messages for legacy clients, written at once.
@@ -64,7 +66,7 @@ pub(super) enum Event {
 }
 
 /// The notices of the lists in which two scripts differ; `None` if they do not.
-fn changed(before: &Script, after: &Script) -> Option<Vec<&'static str>> {
+fn list_changed_methods(before: &Script, after: &Script) -> Option<Vec<&'static str>> {
     let list = |items: &[Box<RawValue>]| items.iter().map(ToString::to_string).collect::<Vec<_>>();
     let differ = |items: fn(&Script) -> &Vec<Box<RawValue>>| list(items(before)) != list(items(after));
     let lists = [
@@ -80,7 +82,7 @@ fn changed(before: &Script, after: &Script) -> Option<Vec<&'static str>> {
 }
 
 #[derive(Deserialize)]
-struct Message<'a> {
+struct IncomingMessage<'a> {
     #[serde(borrow, default)]
     id: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -89,12 +91,12 @@ struct Message<'a> {
     params: Option<&'a RawValue>,
 }
 
-impl Rig {
+impl FakeServer {
     /// A server that follows the script.
     pub fn new(script: Script) -> Arc<Self> {
         Arc::new(Self {
-            state: Mutex::new(State { script, ..State::default() }),
-            events: broadcast::channel(1024).0,
+            state: Mutex::new(ServerState { script, ..ServerState::default() }),
+            subscribe_events: broadcast::channel(1024).0,
         })
     }
 
@@ -114,63 +116,63 @@ impl Rig {
     }
 
     /// Obeys a command.
-    pub fn obey(&self, command: Command) {
+    pub fn execute(&self, command: ControlCommand) {
         let event = match command {
-            Command::Counters => return,
-            Command::Set(script) => {
+            ControlCommand::Counters => return,
+            ControlCommand::Set(script) => {
                 let mut state = self.state();
                 let quiet = script.quiet;
-                let changed = changed(&state.script, &script);
+                let changed = list_changed_methods(&state.script, &script);
                 state.script = *script;
-                state.met.clear();
+                state.rule_hits.clear();
                 drop(state);
                 for notice in changed.filter(|_| !quiet).into_iter().flatten() {
-                    let _ = self.events.send(Event::Notice(notice.into()));
+                    let _ = self.subscribe_events.send(ServerEvent::Notification(notice.into()));
                 }
                 return;
             }
-            Command::Updated(uri) => Event::Updated(uri),
-            Command::Log(level, data) => Event::Message(
+            ControlCommand::Updated(uri) => ServerEvent::ResourceUpdated(uri),
+            ControlCommand::Log(level, data) => ServerEvent::Message(
                 serde_json::json!({
                     "jsonrpc": "2.0", "method": "notifications/message",
                     "params": { "level": level, "logger": "rig", "data": data },
                 })
                 .to_string(),
             ),
-            Command::Notify(method) => Event::Notice(method),
-            Command::CloseStreams => Event::CloseStreams,
-            Command::ForgetSessions { quietly } => {
+            ControlCommand::Notify(method) => ServerEvent::Notification(method),
+            ControlCommand::CloseStreams => ServerEvent::CloseStreams,
+            ControlCommand::ForgetSessions { quietly } => {
                 self.state().sessions.clear();
                 if quietly {
                     return;
                 }
-                Event::CloseStreams
+                ServerEvent::CloseStreams
             }
-            Command::AskForRoots(count) => Event::Batch(
+            ControlCommand::AskForRoots(count) => ServerEvent::Batch(
                 (0..count)
                     .map(|number| format!(r#"{{"jsonrpc":"2.0","id":"q{number}","method":"roots/list"}}"#))
                     .collect(),
             ),
-            Command::Stdout(text) => Event::Stdout(text),
-            Command::Stderr(text) => Event::Stderr(text),
-            Command::Exit(code) => std::process::exit(code),
+            ControlCommand::Stdout(text) => ServerEvent::Stdout(text),
+            ControlCommand::Stderr(text) => ServerEvent::Stderr(text),
+            ControlCommand::Exit(code) => std::process::exit(code),
         };
         // Nobody listening is fine.
-        let _ = self.events.send(event);
+        let _ = self.subscribe_events.send(event);
     }
 
     /// A message from a client, and what becomes of it. `headers` are those of HTTP.
-    pub(super) async fn receive(
+    pub(super) async fn handle_message(
         self: &Arc<Self>,
         bytes: &[u8],
         headers: Option<&HeaderMap>,
-        notices: Notices,
+        notices: InterimSender,
     ) -> Outcome {
-        let message: Message<'_> = match serde_json::from_slice(bytes) {
+        let message: IncomingMessage<'_> = match serde_json::from_slice(bytes) {
             Ok(message) => message,
             Err(error) => {
-                self.complain(format!("not a JSON-RPC message: {error}"));
-                return reply(400, "null", &error_object(-32700, "Parse error", None));
+                self.record_violation(format!("not a JSON-RPC message: {error}"));
+                return error_response(400, "null", &error_object(-32700, "Parse error", None));
             }
         };
         let Some(method) = message.method else {
@@ -178,31 +180,33 @@ impl Rig {
             return Outcome::Accepted;
         };
         let params = message.params.map_or("{}", RawValue::get);
-        self.count(&method);
+        self.count_method(&method);
         if method == "tools/list" && self.state().script.restless {
-            let _ = self.events.send(Event::Notice("notifications/tools/list_changed".into()));
+            let _ = self
+                .subscribe_events
+                .send(ServerEvent::Notification("notifications/tools/list_changed".into()));
         }
-        let session = headers.and_then(|headers| headers::text(headers, "mcp-session-id"));
+        let session = headers.and_then(|headers| headers::header_text(headers, "mcp-session-id"));
         let Some(id) = message.id.map(RawValue::get) else {
-            if let Some(rule) = self.rule(&method)
-                && let Some(outcome) = self.follow(rule, "null").await
+            if let Some(rule) = self.next_rule(&method)
+                && let Some(outcome) = self.apply_rule(rule, "null").await
             {
                 return outcome;
             }
-            return self.notified(&method, params, session);
+            return self.handle_notification(&method, params, session);
         };
         let meta = member(params, "_meta").map_or("{}", RawValue::get);
         let modern = match self.state().script.era {
-            Era::Legacy => false,
-            Era::Modern => true,
-            Era::Dual => member(meta, META_VERSION).is_some(),
+            ServerEra::Legacy => false,
+            ServerEra::Modern => true,
+            ServerEra::Dual => member(meta, META_PROTOCOL_VERSION).is_some(),
         };
-        let request = Request { id, method: &method, params, modern, headers };
-        let mut guard = self.enter(id, modern, headers.is_some(), session);
-        let cancelled = guard.token.clone();
+        let request = IncomingRequest { id, method: &method, params, modern, headers };
+        let mut guard = self.begin_request(id, modern, headers.is_some(), session);
+        let cancelled = guard.cancellation.clone();
         let work = async {
-            if let Some(rule) = self.rule(&method)
-                && let Some(outcome) = self.follow(rule, id).await
+            if let Some(rule) = self.next_rule(&method)
+                && let Some(outcome) = self.apply_rule(rule, id).await
             {
                 return outcome;
             }
@@ -215,13 +219,13 @@ impl Rig {
         };
         tokio::select! {
             biased;
-            () = cancelled.cancelled() => Outcome::Silence,
+            () = cancelled.cancelled() => Outcome::NoResponse,
             outcome = work => {
-                guard.settled = true;
+                guard.completed = true;
                 match outcome {
                     Outcome::Listen(listen) => {
-                        guard.watch(listen.watched());
-                        Outcome::Listen(Listen { guard: Some(guard), ..listen })
+                        guard.subscribe(listen.resource_uris());
+                        Outcome::Listen(ListenStream { guard: Some(guard), ..listen })
                     }
                     outcome => outcome,
                 }
@@ -229,19 +233,19 @@ impl Rig {
         }
     }
 
-    fn notified(&self, method: &str, params: &str, session: Option<&str>) -> Outcome {
+    fn handle_notification(&self, method: &str, params: &str, session: Option<&str>) -> Outcome {
         let mut state = self.state();
-        if state.script.era != Era::Modern
+        if state.script.era != ServerEra::Modern
             && session.is_some_and(|session| !state.sessions.contains_key(session))
         {
             let (status, code, message) = &state.script.http.unknown_session;
-            return reply(*status, "null", &error_object(*code, message, None));
+            return error_response(*status, "null", &error_object(*code, message, None));
         }
         match method {
             "notifications/initialized" => {
                 match session.and_then(|session| state.sessions.get_mut(session)) {
-                    Some(session) => session.ready = true,
-                    None => state.client.ready = true,
+                    Some(session) => session.initialized = true,
+                    None => state.sessionless_client.initialized = true,
                 }
             }
             "notifications/cancelled" => {
@@ -256,47 +260,47 @@ impl Rig {
     }
 
     /// Does what a rule says; `None` if the right answer is what it says.
-    pub(super) async fn follow(&self, rule: Rule, id: &str) -> Option<Outcome> {
+    pub(super) async fn apply_rule(&self, rule: Rule, id: &str) -> Option<Outcome> {
         tokio::time::sleep(Duration::from_millis(rule.delay_ms)).await;
         Some(match rule.then {
-            Then::Answer => return None,
-            Then::Hang => std::future::pending().await,
-            Then::Result(result) => Outcome::Reply {
+            Action::Answer => return None,
+            Action::Hang => std::future::pending().await,
+            Action::Result(result) => Outcome::Response {
                 status: 200,
                 text: format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#),
                 session: None,
             },
-            Then::Error(error) => reply(200, id, error.get()),
-            Then::Junk(text) => Outcome::Junk(text),
-            Then::Http { status, headers, body } => Outcome::Http { status, headers, body },
-            Then::Drop => Outcome::Drop,
-            Then::Cut => Outcome::Cut,
-            Then::Exit(code) => Outcome::Exit(code),
-            Then::CloseStdin => Outcome::CloseStdin,
-            Then::CloseStdout => Outcome::CloseStdout,
+            Action::Error(error) => error_response(200, id, error.get()),
+            Action::Junk(text) => Outcome::Junk(text),
+            Action::Http { status, headers, body } => Outcome::Http { status, headers, body },
+            Action::Drop => Outcome::Drop,
+            Action::Cut => Outcome::Cut,
+            Action::Exit(code) => Outcome::Exit(code),
+            Action::CloseStdin => Outcome::CloseStdin,
+            Action::CloseStdout => Outcome::CloseStdout,
         })
     }
 
     /// The messages by which legacy clients are told of something that happened.
-    pub(super) fn told_legacy(&self, event: &Event) -> Vec<String> {
-        if let Event::Batch(messages) = event {
+    pub(super) fn legacy_messages(&self, event: &ServerEvent) -> Vec<String> {
+        if let ServerEvent::Batch(messages) = event {
             return messages.clone();
         }
         let one = match event {
-            Event::Notice(method) => Some(format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#)),
-            Event::Updated(uri) => self.state().counters.watched.contains_key(uri).then(|| {
+            ServerEvent::Notification(method) => Some(format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#)),
+            ServerEvent::ResourceUpdated(uri) => self.state().counters.watched.contains_key(uri).then(|| {
                 format!(r#"{{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{{"uri":"{uri}"}}}}"#)
             }),
-            Event::Message(text) => Some(text.clone()),
-            Event::Batch(_) | Event::CloseStreams | Event::Stdout(_) | Event::Stderr(_) => None,
+            ServerEvent::Message(text) => Some(text.clone()),
+            ServerEvent::Batch(_) | ServerEvent::CloseStreams | ServerEvent::Stdout(_) | ServerEvent::Stderr(_) => None,
         };
         one.into_iter().collect()
     }
 
     /// The rule that this message meets, if any.
-    pub(super) fn rule(&self, method: &str) -> Option<Rule> {
+    pub(super) fn next_rule(&self, method: &str) -> Option<Rule> {
         let mut state = self.state();
-        let State { script, met, .. } = &mut *state;
+        let ServerState { script, rule_hits: met, .. } = &mut *state;
         let (place, rule) = script.on.get(method)?.iter().enumerate().find(|(place, rule)| {
             let met = met.get(&(method.to_owned(), *place)).copied().unwrap_or(0);
             rule.times.is_none_or(|times| met < times)
@@ -311,34 +315,34 @@ impl Rig {
     }
 
     /// Is this a session of ours?
-    pub(super) fn knows(&self, session: Option<&str>) -> bool {
+    pub(super) fn has_session(&self, session: Option<&str>) -> bool {
         session.is_some_and(|session| self.state().sessions.contains_key(session))
     }
 
     /// True if there is no GET and no DELETE here.
-    pub(super) fn modern_only(&self) -> bool {
-        self.state().script.era == Era::Modern
+    pub(super) fn is_modern_only(&self) -> bool {
+        self.state().script.era == ServerEra::Modern
     }
 
     /// Has a legacy client on stdio finished its opening?
-    pub(super) fn client_ready(&self) -> bool {
-        self.state().client.ready
+    pub(super) fn is_client_initialized(&self) -> bool {
+        self.state().sessionless_client.initialized
     }
 
-    pub(super) fn events(&self) -> broadcast::Receiver<Event> {
-        self.events.subscribe()
+    pub(super) fn events(&self) -> broadcast::Receiver<ServerEvent> {
+        self.subscribe_events.subscribe()
     }
 
-    pub(super) fn count(&self, method: &str) {
+    pub(super) fn count_method(&self, method: &str) {
         *self.state().counters.methods.entry(method.to_owned()).or_default() += 1;
     }
 
-    pub(super) fn connected(&self) {
+    pub(super) fn count_connection(&self) {
         self.state().counters.connections += 1;
     }
 
-    pub(super) fn complain(&self, complaint: String) {
-        self.state().complain(complaint);
+    pub(super) fn record_violation(&self, complaint: String) {
+        self.state().record_violation(complaint);
     }
 
     /// Counts a stream as open until the answer is dropped.
@@ -347,66 +351,79 @@ impl Rig {
         OpenStream(self.clone())
     }
 
-    fn enter(self: &Arc<Self>, id: &str, modern: bool, http: bool, session: Option<&str>) -> InFlight {
+    fn begin_request(
+        self: &Arc<Self>,
+        id: &str,
+        modern: bool,
+        http: bool,
+        session: Option<&str>,
+    ) -> InFlightRequest {
         let mut state = self.state();
-        state.serial += 1;
+        state.last_number += 1;
         // Modern HTTP requests need not have different ids, and only a closed stream cancels them.
         let key = if modern && http {
-            format!("#{}", state.serial)
+            format!("#{}", state.last_number)
         } else {
             format!("{}/{id}", session.unwrap_or(""))
         };
         let token = CancellationToken::new();
         if state.in_flight.insert(key.clone(), token.clone()).is_some() {
-            state.complain(format!("two requests in flight with id {id}"));
+            state.record_violation(format!("two requests in flight with id {id}"));
         }
-        InFlight { rig: self.clone(), key, modern, token, settled: false, watched: Vec::new() }
+        InFlightRequest {
+            server: self.clone(),
+            key,
+            modern,
+            cancellation: token,
+            completed: false,
+            subscribed_uris: Vec::new(),
+        }
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, ServerState> {
         self.state.lock().unwrap()
     }
 }
 
-impl State {
-    pub(super) fn complain(&mut self, complaint: String) {
+impl ServerState {
+    pub(super) fn record_violation(&mut self, complaint: String) {
         self.counters.complaints.push(complaint);
     }
 }
 
 /// A request at work.
-pub(super) struct InFlight {
-    rig: Arc<Rig>,
+pub(super) struct InFlightRequest {
+    server: Arc<FakeServer>,
     key: String,
     modern: bool,
-    pub token: CancellationToken,
-    settled: bool,
+    pub cancellation: CancellationToken,
+    completed: bool,
     /// Resources that this listen request is about.
-    watched: Vec<String>,
+    subscribed_uris: Vec<String>,
 }
 
-impl InFlight {
-    fn watch(&mut self, uris: Vec<String>) {
-        let mut state = self.rig.state();
+impl InFlightRequest {
+    fn subscribe(&mut self, uris: Vec<String>) {
+        let mut state = self.server.state();
         for uri in &uris {
             *state.counters.watched.entry(uri.clone()).or_default() += 1;
         }
-        self.watched = uris;
+        self.subscribed_uris = uris;
     }
 }
 
-impl Drop for InFlight {
+impl Drop for InFlightRequest {
     fn drop(&mut self) {
-        let mut state = self.rig.state();
+        let mut state = self.server.state();
         state.in_flight.remove(&self.key);
-        for uri in &self.watched {
+        for uri in &self.subscribed_uris {
             let count = state.counters.watched.get_mut(uri).unwrap();
             *count -= 1;
             if *count == 0 {
                 state.counters.watched.remove(uri);
             }
         }
-        match (self.settled, self.modern || self.token.is_cancelled()) {
+        match (self.completed, self.modern || self.cancellation.is_cancelled()) {
             (true, _) => {}
             (false, true) => state.counters.cancelled += 1,
             (false, false) => state.counters.abandoned += 1,
@@ -415,10 +432,10 @@ impl Drop for InFlight {
 }
 
 /// A stream that is open.
-pub(super) struct OpenStream(Arc<Rig>);
+pub(super) struct OpenStream(Arc<FakeServer>);
 
 impl OpenStream {
-    pub(super) fn rig(&self) -> &Rig {
+    pub(super) fn server(&self) -> &FakeServer {
         &self.0
     }
 }

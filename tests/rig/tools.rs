@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::message::{Notice, Notices, Outcome, Request, member};
-use super::script::{Script, raw};
-use super::server::Rig;
+use super::message::{IncomingRequest, InterimEvent, InterimSender, Outcome, member};
+use super::script::{Script, raw_json};
+use super::server::FakeServer;
 
 /// How the tool `odd` is listed: members, spellings and numbers that no model of a tool knows.
 pub const ODD_TOOL: &str = r#"{"name":"odd","title":"Odd \u00fc","x-vendor": {"deep": [1.0e+2, {"a":1,"a":2}]},"inputSchema":{"type":"object","$comment":"kept","x-range":[0, 1E3]},"execution":{"taskSupport":"forbidden","later":true},"icons":[{"src":"data:image/png;base64,AA==","theme":"mono"}],"annotations":{"readOnlyHint":true,"xHint":"kept"},"_meta":{"example.com/kept":12345678901234567890123}}"#;
@@ -23,14 +23,14 @@ pub(super) fn descriptors(script: &Script) -> Vec<Box<RawValue>> {
         .tools
         .iter()
         .map(|tool| match serde_json::from_str::<String>(tool.get()) {
-            Ok(name) => raw(&descriptor(&name)),
+            Ok(name) => raw_json(&descriptor(&name)),
             Err(_) => tool.clone(),
         })
         .collect()
 }
 
 /// The `inputSchema` of the tool that is called, if it is listed.
-pub(super) fn schema_of(script: &Script, request: &Request<'_>) -> Option<Value> {
+pub(super) fn called_input_schema(script: &Script, request: &IncomingRequest<'_>) -> Option<Value> {
     if request.method != "tools/call" {
         return None;
     }
@@ -70,15 +70,19 @@ fn descriptor(name: &str) -> String {
 }
 
 /// Runs a tool. What it does not know by name echoes.
-pub(super) async fn call(rig: &Arc<Rig>, request: &Request<'_>, notices: &Notices) -> Outcome {
+pub(super) async fn call(
+    rig: &Arc<FakeServer>,
+    request: &IncomingRequest<'_>,
+    notices: &InterimSender,
+) -> Outcome {
     let argument =
         |name: &str| member(request.params, "arguments").and_then(|arguments| member(arguments.get(), name));
     let number = |name: &str| argument(name).and_then(|raw| raw.get().parse::<u64>().ok());
     let name = member(request.params, "name").map_or("", RawValue::get).trim_matches('"');
     match name {
-        "odd" => request.exactly(ODD_RESULT),
-        "reply" => request.exactly(argument("result").map_or("{}", RawValue::get)),
-        "fail" => Outcome::Reply {
+        "odd" => request.raw_result(ODD_RESULT),
+        "reply" => request.raw_result(argument("result").map_or("{}", RawValue::get)),
+        "fail" => Outcome::Response {
             status: 200,
             text: format!(
                 r#"{{"jsonrpc":"2.0","id":{},"error":{}}}"#,
@@ -89,42 +93,42 @@ pub(super) async fn call(rig: &Arc<Rig>, request: &Request<'_>, notices: &Notice
         },
         "big" => {
             let bytes = usize::try_from(number("bytes").unwrap_or(0)).unwrap();
-            request.result(&text(&"x".repeat(bytes)))
+            request.result(&text_result(&"x".repeat(bytes)))
         }
         "sleep" => {
             let steps = number("steps").unwrap_or(0);
             let pause = Duration::from_millis(number("ms").unwrap_or(0)) / u32::try_from(steps + 1).unwrap();
             for step in 1..=steps {
                 tokio::time::sleep(pause).await;
-                progress(request, notices, step, steps);
+                send_progress(request, notices, step, steps);
             }
             tokio::time::sleep(pause).await;
-            request.result(&text("slept"))
+            request.result(&text_result("slept"))
         }
         "log" => {
             let data = argument("data").map_or("null", RawValue::get);
-            let _ = notices.send(Notice::Message(format!(
+            let _ = notices.send(InterimEvent::Message(format!(
                 r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"info","data":{data}}}}}"#
             )));
             // The message is taken before the answer is there: over HTTP that begins a stream.
             tokio::task::yield_now().await;
-            request.result(&text("logged"))
+            request.result(&text_result("logged"))
         }
-        "report" => request.result(&text(&report(rig, request).to_string())),
-        _ => request.result(&text(request.params)),
+        "report" => request.result(&text_result(&server_report(rig, request).to_string())),
+        _ => request.result(&text_result(request.params)),
     }
 }
 
-fn progress(request: &Request<'_>, notices: &Notices, step: u64, steps: u64) {
+fn send_progress(request: &IncomingRequest<'_>, notices: &InterimSender, step: u64, steps: u64) {
     let token = member(request.params, "_meta").and_then(|meta| member(meta.get(), "progressToken"));
     if let Some(token) = token {
-        let _ = notices.send(Notice::Message(format!(
+        let _ = notices.send(InterimEvent::Message(format!(
             r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":{token},"progress":{step},"total":{steps},"message":"step {step}","x-later":[1.0e+2]}}}}"#
         )));
     }
 }
 
-fn report(rig: &Rig, request: &Request<'_>) -> Value {
+fn server_report(rig: &FakeServer, request: &IncomingRequest<'_>) -> Value {
     let headers: BTreeMap<_, _> = request
         .headers
         .into_iter()
@@ -142,6 +146,6 @@ fn report(rig: &Rig, request: &Request<'_>) -> Value {
     })
 }
 
-fn text(text: &str) -> String {
+fn text_result(text: &str) -> String {
     json!({"content": [{"type": "text", "text": text}]}).to_string()
 }

@@ -2,80 +2,82 @@
 
 use std::process::Stdio as Pipe;
 
-use crate::rig::{Command, Era as RigEra, Http, Rule, Script, Stdio, Then};
+use crate::rig::{Action, ControlCommand, FakeHttpServer, FakeStdioServer, Rule, Script, ServerEra};
 use crate::support::{Agent, Era, eventually, within};
 
 #[tokio::test]
-async fn does_over_http_what_the_script_says() {
-    let rig = Http::start(Script::new("faulty", RigEra::Legacy)).await;
-    let agent = Agent::open(Era::Legacy, &rig.url()).await;
+async fn scripted_http_faults_happen() {
+    let rig = FakeHttpServer::start(Script::new("faulty", ServerEra::Legacy)).await;
+    let agent = Agent::connect(Era::Legacy, &rig.url()).await;
     let cases = [
-        (Then::status_with(429, "Retry-After", "7"), "HTTP 429: "),
-        (Then::status(401), "HTTP 401: "),
-        (Then::error(-5, "no"), r#"{"code":-5,"message":"no"}"#),
-        (Then::Junk("<html>".into()), "the answer ended without a result"),
-        (Then::Cut, "error reading a body"),
-        (Then::Drop, "connection closed before message completed"),
+        (Action::status_with(429, "Retry-After", "7"), "HTTP 429: "),
+        (Action::status(401), "HTTP 401: "),
+        (Action::error(-5, "no"), r#"{"code":-5,"message":"no"}"#),
+        (Action::Junk("<html>".into()), "the answer ended without a result"),
+        (Action::Cut, "error reading a body"),
+        (Action::Drop, "connection closed before message completed"),
     ];
     for (then, expected) in cases {
-        rig.edit(|script| script.on = [("tools/call".into(), vec![Rule::times(1, then)])].into());
+        rig.edit_script(|script| script.on = [("tools/call".into(), vec![Rule::times(1, then)])].into());
         let error = agent.call("echo", "{}").await.unwrap_err();
         assert!(error.contains(expected), "{error}");
         let again = agent.call("echo", "{}").await;
         assert!(again.is_ok(), "a rule for one message is over after one: {expected}: {again:?}");
     }
-    rig.edit(|script| {
-        script.on = [("tools/call".into(), vec![Rule::always(Then::result(r#"{"x":1.0e+2}"#))])].into();
+    rig.edit_script(|script| {
+        script.on = [("tools/call".into(), vec![Rule::always(Action::result(r#"{"x":1.0e+2}"#))])].into();
     });
     assert_eq!(agent.call("echo", "{}").await.unwrap(), r#"{"x":1.0e+2}"#);
-    rig.edit(|script| script.http.authorization = Some("Bearer s3cret".into()));
+    rig.edit_script(|script| script.http.authorization = Some("Bearer s3cret".into()));
     assert_eq!(agent.call("echo", "{}").await.unwrap_err(), "HTTP 401: ");
 }
 
 #[tokio::test]
-async fn forgets_sessions_closes_streams_and_comes_back_on_its_port() {
-    let mut rig = Http::start(Script::new("forgetful", RigEra::Legacy)).await;
-    let agent = Agent::open(Era::Legacy, &rig.url()).await;
-    let mut notices = agent.notices().await;
-    rig.tell(Command::Notify("notifications/prompts/list_changed".into()));
+async fn sessions_are_forgotten_and_the_port_is_reused() {
+    let mut rig = FakeHttpServer::start(Script::new("forgetful", ServerEra::Legacy)).await;
+    let agent = Agent::connect(Era::Legacy, &rig.url()).await;
+    let mut notices = agent.notifications().await;
+    rig.send_command(ControlCommand::Notify("notifications/prompts/list_changed".into()));
     assert_eq!(notices.next().await, r#"{"jsonrpc":"2.0","method":"notifications/prompts/list_changed"}"#);
-    rig.tell(Command::ForgetSessions { quietly: false });
-    notices.ended().await;
+    rig.send_command(ControlCommand::ForgetSessions { quietly: false });
+    notices.wait_for_end().await;
     let error = agent.call("echo", "{}").await.unwrap_err();
     assert!(error.contains("Session not found"), "{error}");
     rig.stop().await;
-    assert!(Agent::try_open(Era::Legacy, &rig.url()).await.is_err());
+    assert!(Agent::try_connect(Era::Legacy, &rig.url()).await.is_err());
     rig.resume().await;
-    let agent = Agent::open(Era::Legacy, &rig.url()).await;
-    assert_eq!(agent.end().await, 200);
-    assert_eq!(agent.end().await, 404);
+    let agent = Agent::connect(Era::Legacy, &rig.url()).await;
+    assert_eq!(agent.end_session().await, 200);
+    assert_eq!(agent.end_session().await, 404);
     assert_eq!((rig.counters().sessions_opened, rig.counters().sessions), (2, 0));
 }
 
 #[tokio::test]
-async fn tells_progress_and_notices_a_cancel_in_both_eras() {
-    let rig =
-        Http::start(Script::new("slow", RigEra::Dual).on("prompts/list", Rule::always(Then::Hang))).await;
+async fn progress_and_cancellation_work_in_both_eras() {
+    let rig = FakeHttpServer::start(
+        Script::new("slow", ServerEra::Dual).on("prompts/list", Rule::always(Action::Hang)),
+    )
+    .await;
     for (done, era) in Era::ALL.into_iter().enumerate() {
-        let agent = Agent::open(era, &rig.url()).await;
+        let agent = Agent::connect(era, &rig.url()).await;
         let params =
             r#"{"name":"sleep","arguments":{"ms":20,"steps":2},"_meta":{"progressToken":"t\u0031"}}"#;
-        let mut exchange = agent.begin("tools/call", params).await.unwrap();
+        let mut exchange = agent.start_request("tools/call", params).await.unwrap();
         for step in 1..=2 {
-            let notice = exchange.next().await.unwrap().unwrap();
+            let notice = exchange.next_message().await.unwrap().unwrap();
             assert!(
                 notice.contains(&format!(r#""progressToken":"t\u0031","progress":{step},"total":2"#)),
                 "{notice}"
             );
         }
-        assert!(exchange.next().await.unwrap().unwrap().contains("slept"));
-        assert_eq!(exchange.next().await.unwrap(), None);
+        assert!(exchange.next_message().await.unwrap().unwrap().contains("slept"));
+        assert_eq!(exchange.next_message().await.unwrap(), None);
 
         let before = rig.counters().cancelled;
         assert_eq!(before, done as u64);
         let pending = async {
-            let mut exchange = agent.begin("prompts/list", "{}").await.unwrap();
-            exchange.answer().await
+            let mut exchange = agent.start_request("prompts/list", "{}").await.unwrap();
+            exchange.result().await
         };
         let cancel = async {
             eventually("the request is at work", async || (rig.counters().in_flight == 1).then_some(()))
@@ -98,8 +100,8 @@ async fn tells_progress_and_notices_a_cancel_in_both_eras() {
 }
 
 #[tokio::test]
-async fn misbehaves_as_a_process() {
-    let start = |rig: &Stdio| {
+async fn scripted_process_faults_happen() {
+    let start = |rig: &FakeStdioServer| {
         let (program, script) = rig.command();
         let mut command = tokio::process::Command::new(program);
         command
@@ -113,7 +115,7 @@ async fn misbehaves_as_a_process() {
     let mut script = Script::default();
     script.stdio.exit_at_start = Some(7);
     script.stdio.stderr = vec!["no such luck".into()];
-    let rig = Stdio::new(script);
+    let rig = FakeStdioServer::new(script);
     let output = start(&rig).wait_with_output().await.unwrap();
     assert_eq!(output.status.code(), Some(7));
     assert_eq!(output.stderr, b"no such luck\n");
@@ -121,7 +123,7 @@ async fn misbehaves_as_a_process() {
     let mut script = Script::default();
     script.stdio.stdout = vec!["hello, I am no JSON".into()];
     script.stdio.stderr_flood = 200_000;
-    let rig = Stdio::new(script);
+    let rig = FakeStdioServer::new(script);
     let mut child = start(&rig);
     drop(child.stdin.take());
     let output = child.wait_with_output().await.unwrap();
@@ -132,11 +134,11 @@ async fn misbehaves_as_a_process() {
     script.stdio.ignore_sigterm = true;
     script.stdio.ignore_eof = true;
     script.stdio.grandchild = true;
-    let rig = Stdio::new(script);
+    let rig = FakeStdioServer::new(script);
     let mut child = start(&rig);
     let process = eventually("the rig and its child are counted", async || {
         rig.grandchildren().pop()?;
-        rig.alive().pop()
+        rig.live_processes().pop()
     })
     .await;
     drop(child.stdin.take());
@@ -145,26 +147,26 @@ async fn misbehaves_as_a_process() {
     // It answers after both.
     process.counters().await;
     process.kill();
-    within("the death is noticed", process.gone()).await;
+    within("the death is noticed", process.wait_for_exit()).await;
     child.wait().await.unwrap();
     let grandchild = rig.grandchildren().pop().unwrap();
     assert!(grandchild.is_alive());
     drop(rig);
-    within("no grandchild outlives its test", grandchild.gone()).await;
+    within("no grandchild outlives its test", grandchild.wait_for_exit()).await;
 }
 
 #[tokio::test]
-async fn serves_http_as_a_process_too() {
-    let rig = Stdio::new(Script::new("process", RigEra::Dual));
+async fn child_process_serves_http() {
+    let rig = FakeStdioServer::new(Script::new("process", ServerEra::Dual));
     let (program, script) = rig.command();
     let mut command = tokio::process::Command::new(program);
     command.args(["--http", "127.0.0.1:0"]).arg(script).stdout(Pipe::null()).kill_on_drop(true);
     let _child = command.spawn().unwrap();
-    let process = eventually("the rig is counted", async || rig.alive().pop()).await;
-    let url = process.hello().url.clone().unwrap();
+    let process = eventually("the rig is counted", async || rig.live_processes().pop()).await;
+    let url = process.info().url.clone().unwrap();
     for era in Era::ALL {
-        let agent = Agent::open(era, &url).await;
-        let report: serde_json::Value = serde_json::from_str(&agent.text("report", "{}").await).unwrap();
+        let agent = Agent::connect(era, &url).await;
+        let report: serde_json::Value = serde_json::from_str(&agent.call_text("report", "{}").await).unwrap();
         assert_eq!(report["pid"], process.pid());
         assert_eq!(report["modern"], era == Era::Modern);
     }

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::rig::{Answers, Counters, Era as RigEra, Http, Script, Stdio};
+use crate::rig::{Counters, FakeHttpServer, FakeStdioServer, ResponseFormat, Script, ServerEra};
 use crate::support::{eventually, within};
 use rmcp::model::{
     CallToolRequestParams, ClientCapabilities, ClientConfig, Implementation, ProtocolVersion,
@@ -30,17 +30,17 @@ impl ClientHandler for Client {
     }
 }
 
-fn lifecycle(era: RigEra) -> ClientLifecycleMode {
+fn lifecycle_mode(era: ServerEra) -> ClientLifecycleMode {
     let preferred_versions = vec![ProtocolVersion::V_2026_07_28];
     match era {
-        RigEra::Legacy => ClientLifecycleMode::Initialize,
-        RigEra::Modern => ClientLifecycleMode::Discover { preferred_versions },
-        RigEra::Dual => ClientLifecycleMode::Auto { preferred_versions, legacy_version: None },
+        ServerEra::Legacy => ClientLifecycleMode::Initialize,
+        ServerEra::Modern => ClientLifecycleMode::Discover { preferred_versions },
+        ServerEra::Dual => ClientLifecycleMode::Auto { preferred_versions, legacy_version: None },
     }
 }
 
 /// The official client reaches HTTP servers over Unix sockets without a TLS stack; this leads one to a TCP port.
-fn bridge(socket: PathBuf, rig: &Http) -> tokio::task::JoinHandle<()> {
+fn unix_to_tcp_bridge(socket: PathBuf, rig: &FakeHttpServer) -> tokio::task::JoinHandle<()> {
     let listener = tokio::net::UnixListener::bind(socket).unwrap();
     let address = rig.address();
     tokio::spawn(async move {
@@ -54,7 +54,7 @@ fn bridge(socket: PathBuf, rig: &Http) -> tokio::task::JoinHandle<()> {
 }
 
 /// The official client lists, calls, hears of a change and lists again; `edit` changes the rig's tools.
-async fn exercise(
+async fn exercise_client(
     client: RunningService<RoleClient, Client>,
     modern: bool,
     edit: impl AsyncFnOnce(),
@@ -83,46 +83,46 @@ async fn exercise(
     client
 }
 
-fn add_late(script: &mut Script) {
+fn add_late_tool(script: &mut Script) {
     *script = script.clone().tools(&["echo", "report", "late"]);
 }
 
-fn assert_content(counters: &Counters, case: &str) {
+fn assert_no_violations(counters: &Counters, case: &str) {
     assert_eq!(counters.complaints, Vec::<String>::new(), "{case}");
     assert_eq!(counters.cancelled + counters.abandoned, 0, "{case}: {counters:?}");
     assert_eq!(counters.calls(), 1, "{case}");
 }
 
 #[tokio::test]
-async fn the_official_client_is_content_over_http() {
-    for (client_era, rig_era, modern) in eras() {
-        for answers in [Answers::Mixed, Answers::Json, Answers::Stream] {
+async fn official_client_works_over_http() {
+    for (client_era, rig_era, modern) in era_combinations() {
+        for answers in [ResponseFormat::Mixed, ResponseFormat::Json, ResponseFormat::Stream] {
             let case = format!("{client_era:?} client, {rig_era:?} rig, {answers:?}");
             let mut script = Script::new("selftest", rig_era);
             script.http.answers = answers;
-            script.http.priming = answers == Answers::Stream;
-            let rig = Http::start(script).await;
+            script.http.priming = answers == ResponseFormat::Stream;
+            let rig = FakeHttpServer::start(script).await;
             let directory = tempfile::tempdir().unwrap();
             let socket = directory.path().join("socket");
-            let bridge = bridge(socket.clone(), &rig);
+            let bridge = unix_to_tcp_bridge(socket.clone(), &rig);
             let transport = StreamableHttpClientTransport::with_client(
                 UnixSocketHttpClient::new(socket.to_str().unwrap(), &rig.url()),
                 StreamableHttpClientTransportConfig::with_uri(rig.url()),
             );
-            let client = Client::default().serve_with_lifecycle(transport, lifecycle(client_era)).await;
+            let client = Client::default().serve_with_lifecycle(transport, lifecycle_mode(client_era)).await;
             let client = client.unwrap_or_else(|error| panic!("{case}: {error}"));
             // A legacy client opens its stream beside its first requests: it must be there before the change.
-            let client = exercise(client, modern, async || {
+            let client = exercise_client(client, modern, async || {
                 eventually("the stream is open", async || (rig.counters().streams > 0).then_some(())).await;
-                rig.edit(add_late);
+                rig.edit_script(add_late_tool);
             })
             .await;
             client.cancel().await.unwrap();
             eventually("the streams are closed", async || (rig.counters().streams == 0).then_some(())).await;
             let seen = rig.counters();
-            assert_content(&seen, &case);
+            assert_no_violations(&seen, &case);
             assert_eq!(seen.initializes(), u64::from(!modern), "{case}");
-            assert_eq!(seen.of("DELETE"), u64::from(!modern), "{case}");
+            assert_eq!(seen.count("DELETE"), u64::from(!modern), "{case}");
             assert_eq!((seen.sessions_opened, seen.sessions), (u64::from(!modern), 0), "{case}");
             bridge.abort();
         }
@@ -130,31 +130,31 @@ async fn the_official_client_is_content_over_http() {
 }
 
 #[tokio::test]
-async fn the_official_client_is_content_over_stdio() {
-    for (client_era, rig_era, modern) in eras() {
+async fn official_client_works_over_stdio() {
+    for (client_era, rig_era, modern) in era_combinations() {
         let case = format!("{client_era:?} client, {rig_era:?} rig");
-        let rig = Stdio::new(Script::new("selftest", rig_era));
+        let rig = FakeStdioServer::new(Script::new("selftest", rig_era));
         let (program, script) = rig.command();
         let mut command = tokio::process::Command::new(program);
         command.arg(script);
         let client = Client::default()
-            .serve_with_lifecycle(TokioChildProcess::new(command).unwrap(), lifecycle(client_era))
+            .serve_with_lifecycle(TokioChildProcess::new(command).unwrap(), lifecycle_mode(client_era))
             .await;
         let client = client.unwrap_or_else(|error| panic!("{case}: {error}"));
-        let process = eventually("the census knows it", async || rig.alive().pop()).await;
+        let process = eventually("the census knows it", async || rig.live_processes().pop()).await;
         let changed = Script::new("selftest", rig_era).tools(&["echo", "report", "late"]);
-        let client = exercise(client, modern, async || process.play(changed).await).await;
+        let client = exercise_client(client, modern, async || process.set_script(changed).await).await;
         let seen = process.counters().await;
-        assert_content(&seen, &case);
+        assert_no_violations(&seen, &case);
         assert_eq!(seen.initializes(), u64::from(!modern), "{case}");
         client.cancel().await.unwrap();
-        within("the end of the process", process.gone()).await;
+        within("the end of the process", process.wait_for_exit()).await;
     }
 }
 
 /// Which client meets which rig, and whether they then speak modern.
-fn eras() -> [(RigEra, RigEra, bool); 6] {
-    use RigEra::{Dual, Legacy, Modern};
+fn era_combinations() -> [(ServerEra, ServerEra, bool); 6] {
+    use ServerEra::{Dual, Legacy, Modern};
     [
         (Legacy, Legacy, false),
         (Legacy, Dual, false),

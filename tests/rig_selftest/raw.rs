@@ -2,15 +2,16 @@
 
 use hyper::Method;
 
-use crate::rig::{Era as RigEra, Http, ODD_RESULT, ODD_TOOL, Script};
+use crate::rig::{FakeHttpServer, ODD_RESULT, ODD_TOOL, Script, ServerEra};
 use crate::support::{Agent, Era, http};
 
 #[tokio::test]
-async fn passes_parameters_and_results_byte_for_byte() {
+async fn params_and_results_are_kept_byte_for_byte() {
     for era in Era::ALL {
-        let rig = Http::start(Script::new("raw", RigEra::Dual).tools(&["echo", "odd", "reply"])).await;
-        let agent = Agent::open(era, &rig.url()).await;
-        let listed = agent.list().await;
+        let rig =
+            FakeHttpServer::start(Script::new("raw", ServerEra::Dual).tools(&["echo", "odd", "reply"])).await;
+        let agent = Agent::connect(era, &rig.url()).await;
+        let listed = agent.list_tools().await;
         assert_eq!(listed[1].get(), ODD_TOOL);
         assert_eq!(agent.call("odd", "{}").await.unwrap(), ODD_RESULT);
         let odd = r#"{"x": [1.0e+2, "\u00e9\/"],"a":1,"a":2}"#;
@@ -26,23 +27,23 @@ async fn passes_parameters_and_results_byte_for_byte() {
 }
 
 /// The members of a message, the headers with it, and the status and error code that it gets.
-type Case<'a> = (&'a str, Vec<(&'a str, &'a str)>, u16, i64);
+type HeaderCase<'a> = (&'a str, Vec<(&'a str, &'a str)>, u16, i64);
 
 #[tokio::test]
-async fn refuses_modern_requests_that_do_not_agree_with_their_headers() {
-    const META: &str = r#"{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
-    let rig = Http::start(Script::new("strict", RigEra::Modern).tools(&["mirror"])).await;
+async fn modern_requests_with_mismatched_headers_are_rejected() {
+    const META_MEMBER: &str = r#"{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
+    let rig = FakeHttpServer::start(Script::new("strict", ServerEra::Modern).tools(&["mirror"])).await;
     let call = |arguments: &str| {
         format!(
-            r#""method":"tools/call","params":{{"name":"mirror","arguments":{arguments},"_meta":{META}}}"#
+            r#""method":"tools/call","params":{{"name":"mirror","arguments":{arguments},"_meta":{META_MEMBER}}}"#
         )
     };
-    let list = format!(r#""method":"tools/list","params":{{"_meta":{META}}}"#);
+    let list = format!(r#""method":"tools/list","params":{{"_meta":{META_MEMBER}}}"#);
     let version = ("MCP-Protocol-Version", "2026-07-28");
     let listed = ("Mcp-Method", "tools/list");
     let called = ("Mcp-Method", "tools/call");
     let named = ("Mcp-Name", "mirror");
-    let cases: [Case<'_>; 14] = [
+    let cases: [HeaderCase<'_>; 14] = [
         (&list, vec![version, listed], 200, 0),
         (&list, vec![listed], 400, -32020),
         (&list, vec![version], 400, -32020),
@@ -76,7 +77,7 @@ async fn refuses_modern_requests_that_do_not_agree_with_their_headers() {
         let mut answer = http::send(Method::POST, &rig.url(), &all, &body).await.unwrap();
         assert_eq!(answer.status, status, "{body} {all:?}");
         let answer = if answer.is_stream() {
-            answer.event().await.unwrap().unwrap()
+            answer.next_event().await.unwrap().unwrap()
         } else {
             answer.text().await.unwrap()
         };
@@ -90,14 +91,14 @@ async fn refuses_modern_requests_that_do_not_agree_with_their_headers() {
 }
 
 #[tokio::test]
-async fn pages_the_tool_list_and_never_ends_it_if_told_so() {
-    let mut script = Script::new("paged", RigEra::Dual).tools(&["a", "b", "c", "d", "e"]);
+async fn tool_list_is_paged_and_can_repeat_its_cursor() {
+    let mut script = Script::new("paged", ServerEra::Dual).tools(&["a", "b", "c", "d", "e"]);
     script.page_size = 2;
-    let rig = Http::start(script).await;
-    let agent = Agent::open(Era::Legacy, &rig.url()).await;
-    assert_eq!(agent.tools().await, ["a", "b", "c", "d", "e"]);
-    assert_eq!(rig.counters().lists(), 3);
-    rig.edit(|script| script.repeat_cursor = true);
+    let rig = FakeHttpServer::start(script).await;
+    let agent = Agent::connect(Era::Legacy, &rig.url()).await;
+    assert_eq!(agent.tool_names().await, ["a", "b", "c", "d", "e"]);
+    assert_eq!(rig.counters().tool_lists(), 3);
+    rig.edit_script(|script| script.repeat_cursor = true);
     for params in ["{}", r#"{"cursor":"page 0"}"#] {
         let page = agent.request("tools/list", params).await.unwrap();
         assert!(page.contains(r#""nextCursor":"page 0""#), "{page}");

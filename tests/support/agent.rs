@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::http::{self, Answer};
+use super::http::{self, HttpResponse};
 use super::within;
 
 /// How an agent speaks.
@@ -40,35 +40,40 @@ pub struct Agent {
     /// The session id of a legacy agent.
     pub session: Option<String>,
     /// The result of `initialize` or `server/discover`.
-    pub opening: String,
-    next: AtomicU64,
+    pub handshake_result: String,
+    next_id: AtomicU64,
 }
 
 impl Agent {
     /// Opens as agents of this era do.
-    pub async fn open(era: Era, url: &str) -> Self {
-        Self::try_open(era, url).await.unwrap_or_else(|error| panic!("the opening was refused: {error}"))
+    pub async fn connect(era: Era, url: &str) -> Self {
+        Self::try_connect(era, url).await.unwrap_or_else(|error| panic!("the opening was refused: {error}"))
     }
 
     /// Opens as agents of this era do; the error is what stood in the way.
-    pub async fn try_open(era: Era, url: &str) -> Result<Self, String> {
-        let mut agent =
-            Self { era, url: url.into(), session: None, opening: String::new(), next: AtomicU64::new(1) };
+    pub async fn try_connect(era: Era, url: &str) -> Result<Self, String> {
+        let mut agent = Self {
+            era,
+            url: url.into(),
+            session: None,
+            handshake_result: String::new(),
+            next_id: AtomicU64::new(1),
+        };
         if era == Era::Modern {
-            agent.opening = agent.request("server/discover", "{}").await?;
+            agent.handshake_result = agent.request("server/discover", "{}").await?;
             return Ok(agent);
         }
         let params = r#"{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"test-agent","version":"1"}}"#;
-        let mut exchange = agent.begin("initialize", params).await?;
+        let mut exchange = agent.start_request("initialize", params).await?;
         agent.session = exchange.session.take();
-        agent.opening = exchange.answer().await?;
+        agent.handshake_result = exchange.result().await?;
         agent.notify("notifications/initialized", "{}").await?;
         Ok(agent)
     }
 
     /// Sends a request. What a modern request must carry in `_meta` is put before what `params` has there.
-    pub async fn begin(&self, method: &str, params: &str) -> Result<Exchange, String> {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
+    pub async fn start_request(&self, method: &str, params: &str) -> Result<PendingRequest, String> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let params = match self.era {
             Era::Legacy => Cow::Borrowed(params),
             Era::Modern => Cow::Owned(with_meta(params)),
@@ -82,17 +87,17 @@ impl Agent {
             let status = answer.status;
             return Err(format!("HTTP {status}: {}", answer.text().await.unwrap_or_default()));
         }
-        Ok(Exchange {
+        Ok(PendingRequest {
             id,
             session: answer.header("mcp-session-id").map(ToOwned::to_owned),
             status: answer.status,
-            answer: Some(answer),
+            response: Some(answer),
         })
     }
 
     /// The raw result of a request; the error is the raw error object, or what went wrong below it.
     pub async fn request(&self, method: &str, params: &str) -> Result<String, String> {
-        within(method, async { self.begin(method, params).await?.answer().await }).await
+        within(method, async { self.start_request(method, params).await?.result().await }).await
     }
 
     /// The raw result of `tools/call`.
@@ -101,7 +106,7 @@ impl Agent {
     }
 
     /// The first text of the result of a tool that must succeed.
-    pub async fn text(&self, tool: &str, arguments: &str) -> String {
+    pub async fn call_text(&self, tool: &str, arguments: &str) -> String {
         let result = self.call(tool, arguments).await.unwrap_or_else(|error| panic!("{tool}: {error}"));
         let value: serde_json::Value = serde_json::from_str(&result).unwrap();
         assert_ne!(value["isError"], true, "{tool}: {result}");
@@ -109,7 +114,7 @@ impl Agent {
     }
 
     /// The tools as they are listed, all pages.
-    pub async fn list(&self) -> Vec<Box<RawValue>> {
+    pub async fn list_tools(&self) -> Vec<Box<RawValue>> {
         let mut tools = Vec::new();
         let mut params = "{}".to_owned();
         loop {
@@ -127,9 +132,9 @@ impl Agent {
     }
 
     /// The names of the tools, in the order in which they are listed.
-    pub async fn tools(&self) -> Vec<String> {
+    pub async fn tool_names(&self) -> Vec<String> {
         let name = |tool: &RawValue| serde_json::from_str(member(tool.get(), "name")?.get()).ok();
-        self.list().await.iter().map(|tool| name(tool).expect("a tool has a name")).collect()
+        self.list_tools().await.iter().map(|tool| name(tool).expect("a tool has a name")).collect()
     }
 
     /// Sends a notification.
@@ -140,40 +145,41 @@ impl Agent {
     }
 
     /// Opens the stream of change notices: GET, or `subscriptions/listen` for all lists.
-    pub async fn notices(&self) -> Notices {
-        within("the stream of notices", self.try_notices())
+    pub async fn notifications(&self) -> NotificationStream {
+        within("the stream of notices", self.try_notifications())
             .await
             .unwrap_or_else(|error| panic!("notices: {error}"))
     }
 
     /// Opens the stream of change notices, or says what stood in the way.
-    pub async fn try_notices(&self) -> Result<Notices, String> {
-        self.try_notices_of(&[]).await
+    pub async fn try_notifications(&self) -> Result<NotificationStream, String> {
+        self.open_notifications(&[]).await
     }
 
     /// Opens the stream of change notices, of these resources too, which a legacy agent subscribes to first.
-    pub async fn notices_of(&self, uris: &[&str]) -> Notices {
+    pub async fn notifications_with_resources(&self, uris: &[&str]) -> NotificationStream {
         if self.era == Era::Legacy {
             for uri in uris {
                 self.request("resources/subscribe", &format!(r#"{{"uri":"{uri}"}}"#)).await.unwrap();
             }
         }
-        let notices = within("the stream of notices", self.try_notices_of(uris)).await;
+        let notices = within("the stream of notices", self.open_notifications(uris)).await;
         notices.unwrap_or_else(|error| panic!("notices: {error}"))
     }
 
-    async fn try_notices_of(&self, uris: &[&str]) -> Result<Notices, String> {
+    async fn open_notifications(&self, uris: &[&str]) -> Result<NotificationStream, String> {
         let mut stream = if self.era == Era::Modern {
             let filter = format!(
                 r#"{{"notifications":{{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true,"resourceSubscriptions":{}}}}}"#,
                 serde_json::json!(uris)
             );
-            let mut exchange = self.begin("subscriptions/listen", &filter).await?;
-            let first = exchange.next().await?.ok_or("the stream ended before its acknowledgement")?;
+            let mut exchange = self.start_request("subscriptions/listen", &filter).await?;
+            let first =
+                exchange.next_message().await?.ok_or("the stream ended before its acknowledgement")?;
             if !first.contains("notifications/subscriptions/acknowledged") {
                 return Err(format!("the stream began with {first}"));
             }
-            exchange.answer.take().ok_or("the answer is no stream")?
+            exchange.response.take().ok_or("the answer is no stream")?
         } else {
             let mut headers =
                 vec![("Accept", "text/event-stream"), ("MCP-Protocol-Version", self.era.version())];
@@ -186,21 +192,21 @@ impl Agent {
         }
         let (sender, messages) = mpsc::unbounded_channel();
         let reader = tokio::spawn(async move {
-            while let Ok(Some(message)) = stream.event().await {
+            while let Ok(Some(message)) = stream.next_event().await {
                 let _ = sender.send(message);
             }
         });
-        Ok(Notices { messages, reader })
+        Ok(NotificationStream { messages, reader_task: reader })
     }
 
     /// Ends a legacy session; the HTTP status.
-    pub async fn end(&self) -> u16 {
+    pub async fn end_session(&self) -> u16 {
         let session = self.session.as_deref().expect("a session");
         let headers = [("Mcp-Session-Id", session), ("MCP-Protocol-Version", self.era.version())];
         http::send(Method::DELETE, &self.url, &headers, "").await.unwrap().status
     }
 
-    async fn post(&self, method: &str, name: Option<&str>, body: &str) -> Result<Answer, String> {
+    async fn post(&self, method: &str, name: Option<&str>, body: &str) -> Result<HttpResponse, String> {
         let mut headers =
             vec![("Content-Type", "application/json"), ("Accept", "application/json, text/event-stream")];
         if self.era == Era::Modern {
@@ -216,19 +222,19 @@ impl Agent {
 }
 
 /// A request in flight. Dropping it closes its connection: to a modern server, that cancels it.
-pub struct Exchange {
+pub struct PendingRequest {
     pub id: u64,
     pub status: u16,
     session: Option<String>,
-    answer: Option<Answer>,
+    response: Option<HttpResponse>,
 }
 
-impl Exchange {
+impl PendingRequest {
     /// The next whole message: a notification, or the answer. `None` at the end.
-    pub async fn next(&mut self) -> Result<Option<String>, String> {
-        match &mut self.answer {
-            Some(answer) if answer.is_stream() => answer.event().await,
-            _ => match self.answer.take() {
+    pub async fn next_message(&mut self) -> Result<Option<String>, String> {
+        match &mut self.response {
+            Some(answer) if answer.is_stream() => answer.next_event().await,
+            _ => match self.response.take() {
                 Some(answer) => answer.text().await.map(Some),
                 None => Ok(None),
             },
@@ -236,8 +242,8 @@ impl Exchange {
     }
 
     /// The raw result; the error is the raw error object, or what went wrong below it. Skips notifications.
-    pub async fn answer(&mut self) -> Result<String, String> {
-        while let Some(message) = self.next().await? {
+    pub async fn result(&mut self) -> Result<String, String> {
+        while let Some(message) = self.next_message().await? {
             if let Some(result) = member(&message, "result") {
                 return Ok(result.get().to_owned());
             }
@@ -250,25 +256,25 @@ impl Exchange {
 }
 
 /// An open stream of notices; closed when dropped.
-pub struct Notices {
+pub struct NotificationStream {
     messages: mpsc::UnboundedReceiver<String>,
-    reader: JoinHandle<()>,
+    reader_task: JoinHandle<()>,
 }
 
-impl Notices {
+impl NotificationStream {
     /// The next notice; fails the test if none comes.
     pub async fn next(&mut self) -> String {
         within("a notice", self.messages.recv()).await.expect("the stream is open")
     }
 
     /// Waits until the tool list has changed, and takes all notices that are there by then.
-    pub async fn tools_changed(&mut self) {
+    pub async fn wait_for_tools_changed(&mut self) {
         while !self.next().await.contains("notifications/tools/list_changed") {}
-        self.seen();
+        self.drain();
     }
 
     /// Waits for a notice with this text in it, past others.
-    pub async fn with(&mut self, text: &str) -> String {
+    pub async fn wait_for(&mut self, text: &str) -> String {
         loop {
             let notice = self.next().await;
             if notice.contains(text) {
@@ -278,19 +284,19 @@ impl Notices {
     }
 
     /// The notices that have come and were not taken yet.
-    pub fn seen(&mut self) -> Vec<String> {
+    pub fn drain(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.messages.try_recv().ok()).collect()
     }
 
     /// Waits until the other side ends the stream.
-    pub async fn ended(&mut self) {
+    pub async fn wait_for_end(&mut self) {
         within("the end of the stream", async { while self.messages.recv().await.is_some() {} }).await;
     }
 }
 
-impl Drop for Notices {
+impl Drop for NotificationStream {
     fn drop(&mut self) {
-        self.reader.abort();
+        self.reader_task.abort();
     }
 }
 

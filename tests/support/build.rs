@@ -10,25 +10,25 @@ use std::process::Command;
 fn main() {
     let go = on_path("go");
     let python = on_path("python3");
-    let api_server = given("KUBEBUILDER_ASSETS") | go;
+    let api_server = is_set("KUBEBUILDER_ASSETS") | go;
     let needs = [
         ("go", go),
         ("node", on_path("node") & on_path("npm")),
         ("python", python),
         ("api_server", api_server),
-        ("kubectl", given("KUBECTL") | on_path("kubectl") | api_server),
-        ("promtool", given("PROMTOOL") | on_path("promtool") | on_path("apt-get")),
+        ("kubectl", is_set("KUBECTL") | on_path("kubectl") | api_server),
+        ("promtool", is_set("PROMTOOL") | on_path("promtool") | on_path("apt-get")),
     ];
-    let required = given("EVENKEEL_REQUIRE_PEERS");
+    let required = is_set("EVENKEEL_REQUIRE_PEERS");
     for (name, found) in needs {
-        say(name, found || required);
+        emit_cfg(name, found || required);
     }
-    say("reftable", on_path("git") && reftable());
+    emit_cfg("reftable", on_path("git") && git_supports_reftable());
     println!("cargo::rerun-if-changed=tests/support/build.rs");
     println!("cargo::rerun-if-env-changed=PATH");
 }
 
-fn say(name: &str, found: bool) {
+fn emit_cfg(name: &str, found: bool) {
     println!("cargo::rustc-check-cfg=cfg(without_{name})");
     if !found {
         println!("cargo::rustc-cfg=without_{name}");
@@ -36,7 +36,7 @@ fn say(name: &str, found: bool) {
 }
 
 /// Whether a variable is set.
-fn given(variable: &str) -> bool {
+fn is_set(variable: &str) -> bool {
     println!("cargo::rerun-if-env-changed={variable}");
     var_os(variable).is_some()
 }
@@ -53,7 +53,7 @@ fn on_path(program: &str) -> bool {
 }
 
 /// Whether git knows reftables: since 2.45.
-fn reftable() -> bool {
+fn git_supports_reftable() -> bool {
     let Ok(output) = Command::new("git").arg("--version").output() else { return false };
     let text = String::from_utf8_lossy(&output.stdout);
     let version = text.trim_start_matches("git version ");

@@ -18,37 +18,37 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::OnceCell;
 
 use super::daemon::free_port;
-use super::process::Process;
-use super::{PATIENCE, Programs, eventually, programs};
+use super::process::GuardedProcess;
+use super::{ClusterPrograms, TEST_TIMEOUT, cluster_programs, eventually};
 
-const ADMIN: &str = "admin-token-of-a-test";
+const ADMIN_TOKEN: &str = "admin-token-of-a-test";
 
 /// A running cluster of one API server. Ends when dropped, or with the test program.
 pub struct Cluster {
-    programs: Programs,
+    programs: ClusterPrograms,
     port: u16,
     // Processes end before their directory goes.
-    api_server: Option<Process>,
-    _etcd: Process,
-    home: TempDir,
+    api_server: Option<GuardedProcess>,
+    _etcd: GuardedProcess,
+    dir: TempDir,
 }
 
 impl Cluster {
     /// Starts one for a test that disturbs it.
     pub async fn start() -> Self {
-        let programs = programs();
+        let programs = cluster_programs();
         let home = TempDir::with_prefix("cluster").unwrap();
-        write_settings(home.path());
+        write_config_files(home.path());
         let etcd = start_etcd(&programs, home.path());
-        let mut this = Self { programs, port: 0, api_server: None, _etcd: etcd, home };
+        let mut this = Self { programs, port: 0, api_server: None, _etcd: etcd, dir: home };
         for _ in 0..5 {
             this.port = free_port();
             this.start_api_server();
-            if this.answers().await {
+            if this.wait_until_ready().await {
                 return this;
             }
         }
-        panic!("kube-apiserver does not start:\n{}", this.log());
+        panic!("kube-apiserver does not start:\n{}", this.log_tail());
     }
 
     /// The one that the tests of a program share, each in a namespace of its own.
@@ -71,27 +71,27 @@ impl Cluster {
     pub async fn restart_api_server(&mut self) {
         self.kill_api_server();
         self.start_api_server();
-        assert!(self.answers().await, "kube-apiserver does not start again:\n{}", self.log());
+        assert!(self.wait_until_ready().await, "kube-apiserver does not start again:\n{}", self.log_tail());
     }
 
     /// A kubeconfig file of the administrator.
     pub fn kubeconfig(&self) -> PathBuf {
-        self.kubeconfig_with("admin", ADMIN)
+        self.write_kubeconfig("admin", ADMIN_TOKEN)
     }
 
     /// A kubeconfig file of a `ServiceAccount`, with a token as a Pod would get it.
     pub async fn kubeconfig_for(&self, namespace: &str, account: &str) -> PathBuf {
         let token = self.kubectl(&["create", "token", account, "-n", namespace, "--duration=2h"]).await;
-        self.kubeconfig_with(&format!("{namespace}.{account}"), token.trim())
+        self.write_kubeconfig(&format!("{namespace}.{account}"), token.trim())
     }
 
     /// A client of the administrator, for the runtime of this test.
-    pub async fn client(&self) -> kube::Client {
-        self.client_of(&self.kubeconfig()).await
+    pub async fn admin_client(&self) -> kube::Client {
+        self.client_for(&self.kubeconfig()).await
     }
 
     /// A client of whoever a kubeconfig file speaks for.
-    pub async fn client_of(&self, kubeconfig: &Path) -> kube::Client {
+    pub async fn client_for(&self, kubeconfig: &Path) -> kube::Client {
         let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
         let mut config =
             kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
@@ -102,19 +102,19 @@ impl Cluster {
 
     /// Makes a namespace that no other test uses.
     pub async fn namespace(&self, prefix: &str) -> String {
-        static NEXT: AtomicU32 = AtomicU32::new(1);
-        let name = format!("{prefix}-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        static NEXT_NUMBER: AtomicU32 = AtomicU32::new(1);
+        let name = format!("{prefix}-{}", NEXT_NUMBER.fetch_add(1, Ordering::Relaxed));
         self.kubectl(&["create", "namespace", &name]).await;
         name
     }
 
     /// The real kubectl as the administrator, to be changed before it runs.
-    pub fn command(&self, args: &[&str]) -> tokio::process::Command {
+    pub fn kubectl_command(&self, args: &[&str]) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(&self.programs.kubectl);
         command
             .env("KUBECONFIG", self.kubeconfig())
             // kubectl keeps what it discovered there.
-            .env("HOME", self.home.path())
+            .env("HOME", self.dir.path())
             .args(args)
             .stdin(Stdio::null())
             .kill_on_drop(true);
@@ -123,17 +123,24 @@ impl Cluster {
 
     /// What kubectl prints; the test fails if kubectl does.
     pub async fn kubectl(&self, args: &[&str]) -> String {
-        succeeded(args, &self.command(args).output().await.unwrap())
+        stdout_of_success(args, &self.kubectl_command(args).output().await.unwrap())
     }
 
     /// What kubectl says when it fails; the test fails if it does not.
-    pub async fn refused(&self, args: &[&str]) -> String {
-        failed(args, &self.command(args).output().await.unwrap())
+    pub async fn kubectl_error(&self, args: &[&str]) -> String {
+        stderr_of_failure(args, &self.kubectl_command(args).output().await.unwrap())
     }
 
     /// Waits until an account is permitted something in a namespace, or is not: the API server takes up a changed role
     /// a moment after it has answered.
-    pub async fn until_may(&self, account: &str, verb: &str, resource: &str, namespace: &str, may: bool) {
+    pub async fn wait_for_permission(
+        &self,
+        account: &str,
+        verb: &str,
+        resource: &str,
+        namespace: &str,
+        may: bool,
+    ) {
         let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
         let attributes =
             json!({ "namespace": namespace, "verb": verb, "group": group, "resource": resource });
@@ -142,7 +149,7 @@ impl Cluster {
             "kind": "SubjectAccessReview",
             "spec": { "user": format!("system:serviceaccount:{account}"), "resourceAttributes": attributes },
         });
-        let client = self.client().await;
+        let client = self.admin_client().await;
         eventually(&format!("{account} may {verb} {resource} in {namespace}: {may}"), async || {
             let request = http::Request::post("/apis/authorization.k8s.io/v1/subjectaccessreviews")
                 .header("Content-Type", "application/json")
@@ -157,24 +164,24 @@ impl Cluster {
     /// Applies objects, server-side and strictly checked; the test fails if that is refused.
     pub async fn apply(&self, namespace: &str, yaml: &str) -> String {
         let args = apply_args(namespace);
-        succeeded(&args, &self.piped(&args, yaml).await)
+        stdout_of_success(&args, &self.kubectl_with_stdin(&args, yaml).await)
     }
 
     /// Why the API server does not take these objects; the test fails if it does.
-    pub async fn apply_refused(&self, namespace: &str, yaml: &str) -> String {
+    pub async fn apply_error(&self, namespace: &str, yaml: &str) -> String {
         let args = apply_args(namespace);
-        failed(&args, &self.piped(&args, yaml).await)
+        stderr_of_failure(&args, &self.kubectl_with_stdin(&args, yaml).await)
     }
 
     /// What was asked of the API server so far, by anybody: `audit.k8s.io/v1` events of metadata, without objects.
-    pub fn requests(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(self.home.path().join("audit.log")).unwrap();
+    pub fn audit_events(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.dir.path().join("audit.log")).unwrap();
         // The last line may be half written.
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    async fn piped(&self, args: &[&str], stdin: &str) -> Output {
-        let mut command = self.command(args);
+    async fn kubectl_with_stdin(&self, args: &[&str], stdin: &str) -> Output {
+        let mut command = self.kubectl_command(args);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         // If kubectl does not read it all, its own words tell why.
@@ -183,7 +190,7 @@ impl Cluster {
     }
 
     fn start_api_server(&mut self) {
-        let home = self.home.path();
+        let home = self.dir.path();
         let at = |name: &str| home.join(name).display().to_string();
         let mut command = Command::new(&self.programs.api_server);
         command
@@ -201,21 +208,21 @@ impl Cluster {
             .arg("--disable-admission-plugins=ServiceAccount")
             .arg(format!("--audit-policy-file={}", at("audit.yaml")))
             .arg(format!("--audit-log-path={}", at("audit.log")));
-        self.api_server = Some(Process::start(&mut command, &home.join("log"), home));
+        self.api_server = Some(GuardedProcess::start(&mut command, &home.join("log"), home));
     }
 
     /// Waits until the API server is ready; false if it ends instead. It is the largest program of all that are
     /// started here, so that a busy machine has more patience with it than with others.
-    async fn answers(&mut self) -> bool {
-        let certificate = self.home.path().join("certificates/apiserver.crt");
+    async fn wait_until_ready(&mut self) -> bool {
+        let certificate = self.dir.path().join("certificates/apiserver.crt");
         let mut client = None;
         let wait = async {
             loop {
-                if !self.api_server.as_mut().is_some_and(Process::running) {
+                if !self.api_server.as_mut().is_some_and(GuardedProcess::is_running) {
                     return false;
                 }
                 if client.is_none() && std::fs::metadata(&certificate).is_ok_and(|file| file.len() > 0) {
-                    client = Some(self.client().await);
+                    client = Some(self.admin_client().await);
                 }
                 let ready = http::Request::get("/readyz").body(Vec::new()).unwrap();
                 if let Some(client) = &client
@@ -226,12 +233,12 @@ impl Cluster {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(PATIENCE * 5, wait).await.expect("kube-apiserver is ready")
+        tokio::time::timeout(TEST_TIMEOUT * 5, wait).await.expect("kube-apiserver is ready")
     }
 
-    fn kubeconfig_with(&self, name: &str, token: &str) -> PathBuf {
-        let file = self.home.path().join(format!("{name}.kubeconfig"));
-        let certificate = std::fs::read(self.home.path().join("certificates/apiserver.crt")).unwrap();
+    fn write_kubeconfig(&self, name: &str, token: &str) -> PathBuf {
+        let file = self.dir.path().join(format!("{name}.kubeconfig"));
+        let certificate = std::fs::read(self.dir.path().join("certificates/apiserver.crt")).unwrap();
         let server = json!({ "server": self.url(), "certificate-authority-data": BASE64_STANDARD.encode(certificate) });
         let text = json!({
             "apiVersion": "v1",
@@ -242,47 +249,48 @@ impl Cluster {
             "current-context": "test",
         });
         // Renamed into place, since another test may be reading it.
-        let mut half = tempfile::NamedTempFile::new_in(self.home.path()).unwrap();
+        let mut half = tempfile::NamedTempFile::new_in(self.dir.path()).unwrap();
         half.write_all(text.to_string().as_bytes()).unwrap();
         half.persist(&file).unwrap();
         file
     }
 
-    fn log(&self) -> String {
-        let text = std::fs::read_to_string(self.home.path().join("log")).unwrap_or_default();
+    fn log_tail(&self) -> String {
+        let text = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 }
 
 /// All on Unix sockets, so that no port can be taken. What it advertises must look like an address; nobody asks.
-fn start_etcd(programs: &Programs, home: &Path) -> Process {
-    const NOWHERE: &str = "http://localhost:1";
+fn start_etcd(programs: &ClusterPrograms, home: &Path) -> GuardedProcess {
+    const UNUSED_URL: &str = "http://localhost:1";
     let mut command = Command::new(&programs.etcd);
     command
         .arg("--unsafe-no-fsync")
         .arg(format!("--data-dir={}", home.join("etcd").display()))
         .arg(format!("--listen-client-urls=unix://{}", home.join("etcd.sock").display()))
         .arg(format!("--listen-peer-urls=unix://{}", home.join("peers.sock").display()))
-        .arg(format!("--advertise-client-urls={NOWHERE}"))
-        .arg(format!("--initial-advertise-peer-urls={NOWHERE}"))
-        .arg(format!("--initial-cluster=default={NOWHERE}"));
-    Process::start(&mut command, &home.join("log"), home)
+        .arg(format!("--advertise-client-urls={UNUSED_URL}"))
+        .arg(format!("--initial-advertise-peer-urls={UNUSED_URL}"))
+        .arg(format!("--initial-cluster=default={UNUSED_URL}"));
+    GuardedProcess::start(&mut command, &home.join("log"), home)
 }
 
-fn write_settings(home: &Path) {
+fn write_config_files(home: &Path) {
     // What stands before the point of a P-256 public key in DER.
-    const PUBLIC: &[u8] = b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00";
+    const P256_PUBLIC_KEY_PREFIX: &[u8] = b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00";
     let random = SystemRandom::new();
     let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random).unwrap();
     let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, key.as_ref(), &random).unwrap();
     std::fs::write(home.join("private.pem"), pem("PRIVATE KEY", key.as_ref())).unwrap();
     std::fs::write(
         home.join("public.pem"),
-        pem("PUBLIC KEY", &[PUBLIC, pair.public_key().as_ref()].concat()),
+        pem("PUBLIC KEY", &[P256_PUBLIC_KEY_PREFIX, pair.public_key().as_ref()].concat()),
     )
     .unwrap();
-    std::fs::write(home.join("tokens.csv"), format!("{ADMIN},admin,admin,\"system:masters\"\n")).unwrap();
+    std::fs::write(home.join("tokens.csv"), format!("{ADMIN_TOKEN},admin,admin,\"system:masters\"\n"))
+        .unwrap();
     let audit = json!({
         "apiVersion": "audit.k8s.io/v1",
         "kind": "Policy",
@@ -300,13 +308,13 @@ fn apply_args(namespace: &str) -> [&str; 7] {
     ["apply", "--server-side", "--validate=strict", "-n", namespace, "-f", "-"]
 }
 
-fn succeeded(args: &[&str], output: &Output) -> String {
+fn stdout_of_success(args: &[&str], output: &Output) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "kubectl {args:?}: {}\n{said}", output.status);
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn failed(args: &[&str], output: &Output) -> String {
+fn stderr_of_failure(args: &[&str], output: &Output) -> String {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(!output.status.success(), "kubectl {args:?} was not refused:\n{said}");
     String::from_utf8_lossy(&output.stderr).into_owned()

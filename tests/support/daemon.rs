@@ -19,10 +19,10 @@ pub struct Evenkeel {
     child: Child,
     source: Source,
     flags: Vec<String>,
-    listen: u16,
-    admin: u16,
+    listen_port: u16,
+    admin_port: u16,
     home: TempDir,
-    said: Arc<Mutex<String>>,
+    log: Arc<Mutex<String>>,
 }
 
 /// What it runs on.
@@ -41,11 +41,11 @@ impl Evenkeel {
 
     /// Runs on a directory with more flags and waits until it is alive.
     pub async fn run_with(directory: &Path, flags: &[&str]) -> Self {
-        Self::run_in(directory, flags, &[]).await
+        Self::run_with_env(directory, flags, &[]).await
     }
 
     /// The same with more variables in its environment, at the first start.
-    pub async fn run_in(directory: &Path, flags: &[&str], variables: &[(&str, &str)]) -> Self {
+    pub async fn run_with_env(directory: &Path, flags: &[&str], variables: &[(&str, &str)]) -> Self {
         Self::start(Source::Directory(directory.into()), flags, variables).await
     }
 
@@ -59,33 +59,33 @@ impl Evenkeel {
         let (listen, admin) = (free_port(), free_port());
         let said = Arc::default();
         let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
-        let mut command = command(home.path());
+        let mut command = base_command(home.path());
         command.envs(variables.iter().copied());
-        let child = start(command, &source, &flags, listen, admin, &said);
-        let mut this = Self { child, source, flags, listen, admin, home, said };
-        this.alive().await;
+        let child = spawn_run(command, &source, &flags, listen, admin, &said);
+        let mut this = Self { child, source, flags, listen_port: listen, admin_port: admin, home, log: said };
+        this.wait_until_live().await;
         this
     }
 
     /// Where agents connect.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/mcp", self.listen)
+        format!("http://127.0.0.1:{}/mcp", self.listen_port)
     }
 
     /// A path of the status API.
     pub fn admin(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.admin)
+        format!("http://127.0.0.1:{}{path}", self.admin_port)
     }
 
     /// Another command in the same surroundings: the same state and configuration.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = command(self.home.path());
+        let mut command = base_command(self.home.path());
         command.args(args);
         command
     }
 
     /// Its state directory.
-    pub fn state(&self) -> PathBuf {
+    pub fn state_dir(&self) -> PathBuf {
         let mut found = std::fs::read_dir(self.home.path().join("state/evenkeel")).unwrap();
         found.next().unwrap().unwrap().path()
     }
@@ -96,12 +96,12 @@ impl Evenkeel {
     }
 
     /// What it wrote to stderr so far.
-    pub fn said(&self) -> String {
-        self.said.lock().unwrap().clone()
+    pub fn stderr(&self) -> String {
+        self.log.lock().unwrap().clone()
     }
 
     /// A server as the status API tells it; `None` if there is none of that name.
-    pub async fn server(&self, name: &str) -> Option<Value> {
+    pub async fn get_server(&self, name: &str) -> Option<Value> {
         let path = format!("/apis/evenkeel.dev/v1alpha1/namespaces/default/mcpservers/{name}");
         let text = http::get(&self.admin(&path)).await.ok()?;
         Some(serde_json::from_str(&text).unwrap())
@@ -109,7 +109,7 @@ impl Evenkeel {
 
     /// A condition of a server; `None` if there is none.
     pub async fn condition(&self, name: &str, kind: &str) -> Option<Condition> {
-        let server = self.server(name).await?;
+        let server = self.get_server(name).await?;
         let conditions = server["status"]["conditions"].as_array()?;
         let found = conditions.iter().find(|condition| condition["type"] == kind)?;
         let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
@@ -127,7 +127,7 @@ impl Evenkeel {
 
     /// Waits until an event of this reason has told of a server, and gives its words. For what holds only for a
     /// while: a condition may be another one by the time that it is asked for, and an event is kept.
-    pub async fn told(&self, name: &str, reason: &str) -> String {
+    pub async fn wait_for_event(&self, name: &str, reason: &str) -> String {
         let events = self.admin("/apis/events.k8s.io/v1/events");
         eventually(&format!("an event about {name}: {reason}"), async || {
             let list: Value = serde_json::from_str(&http::get(&events).await.ok()?).unwrap();
@@ -140,7 +140,7 @@ impl Evenkeel {
     }
 
     /// Waits until a server is attached.
-    pub async fn attached(&self, name: &str) {
+    pub async fn wait_until_attached(&self, name: &str) {
         self.wait_for(name, "Ready", "True", "Attached").await;
     }
 
@@ -158,13 +158,14 @@ impl Evenkeel {
     }
 
     /// Starts it again after its end, on the same directory, ports and state.
-    pub async fn start_again(&mut self) {
-        let command = command(self.home.path());
-        self.child = start(command, &self.source, &self.flags, self.listen, self.admin, &self.said);
-        self.alive().await;
+    pub async fn restart(&mut self) {
+        let command = base_command(self.home.path());
+        self.child =
+            spawn_run(command, &self.source, &self.flags, self.listen_port, self.admin_port, &self.log);
+        self.wait_until_live().await;
     }
 
-    async fn alive(&mut self) {
+    async fn wait_until_live(&mut self) {
         let livez = self.admin("/livez");
         eventually("evenkeel is alive", async || {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -180,7 +181,7 @@ impl Drop for Evenkeel {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            eprintln!("--- evenkeel said:\n{}---", self.said());
+            eprintln!("--- evenkeel said:\n{}---", self.stderr());
         }
     }
 }
@@ -193,7 +194,7 @@ pub struct Condition {
     pub message: String,
 }
 
-fn start(
+fn spawn_run(
     mut command: Command,
     source: &Source,
     flags: &[String],
@@ -226,7 +227,7 @@ fn start(
     child
 }
 
-fn command(home: &Path) -> Command {
+fn base_command(home: &Path) -> Command {
     // So that a release build can be measured.
     let program = std::env::var_os("EVENKEEL_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_evenkeel").into());
     let mut command = Command::new(program);
@@ -240,10 +241,11 @@ fn command(home: &Path) -> Command {
 /// A port that nobody listens on, from below the range that systems hand out by themselves: it stays free through a
 /// restart of what the test runs there.
 pub fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
+    static NEXT_OFFSET: AtomicU32 = AtomicU32::new(0);
     let start = std::process::id() % 20_000 * 37;
     loop {
-        let port = u16::try_from(10_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000).unwrap();
+        let port =
+            u16::try_from(10_000 + (start + NEXT_OFFSET.fetch_add(1, Ordering::Relaxed)) % 20_000).unwrap();
         // Bound and never listened on: a program that another test is just starting holds a copy of every socket
         // for a moment, and a copy that listens would keep the port taken.
         let socket = TcpSocket::new_v4().unwrap();

@@ -4,29 +4,29 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::install::{once, present};
+use super::install::{install_once, require_on_path};
 
 /// Where the programs are.
 #[derive(Clone, Debug)]
-pub struct Programs {
+pub struct ClusterPrograms {
     pub etcd: PathBuf,
     pub api_server: PathBuf,
     pub kubectl: PathBuf,
 }
 
 /// The programs, built once if need be.
-pub fn programs() -> Programs {
+pub fn cluster_programs() -> ClusterPrograms {
     if let Some(assets) = std::env::var_os("KUBEBUILDER_ASSETS") {
         let assets = PathBuf::from(assets);
-        return Programs {
+        return ClusterPrograms {
             etcd: assets.join("etcd"),
             api_server: assets.join("kube-apiserver"),
             kubectl: assets.join("kubectl"),
         };
     }
-    let go = present("go", "a Kubernetes API server for tests");
+    let go = require_on_path("go", "a Kubernetes API server for tests");
     let announcement = "building etcd, kube-apiserver and kubectl for the tests: some minutes, once";
-    let home = built("envtest", announcement, &go, |command| {
+    let home = build_go_programs("envtest", announcement, &go, |command| {
         // Without these flags the server would call itself v0.0.0.
         let version = ["gitVersion=v1.36.3", "gitMajor=1", "gitMinor=36"]
             .map(|setting| format!(" -X k8s.io/component-base/version.{setting}"));
@@ -37,7 +37,7 @@ pub fn programs() -> Programs {
             .arg("go.etcd.io/etcd/server/v3");
     });
     // The package of etcd's program is called so.
-    Programs {
+    ClusterPrograms {
         etcd: home.join("server"),
         api_server: home.join("kube-apiserver"),
         kubectl: home.join("kubectl"),
@@ -45,18 +45,24 @@ pub fn programs() -> Programs {
 }
 
 /// The program that says what `GitOps` tools make of objects, built once.
-pub fn judges() -> PathBuf {
-    let go = present("go", "what GitOps tools make of objects");
-    let home = built("judges", "building what GitOps tools judge objects by, once", &go, |command| {
-        command.arg(".");
-    });
+pub fn gitops_health_program() -> PathBuf {
+    let go = require_on_path("go", "what GitOps tools make of objects");
+    let home =
+        build_go_programs("judges", "building what GitOps tools judge objects by, once", &go, |command| {
+            command.arg(".");
+        });
     home.join("judges")
 }
 
 /// Builds programs of the Go module `tests/MODULE` into `target/MODULE`, unless they are there.
-fn built(module: &str, announcement: &str, go: &Path, what: impl FnOnce(&mut Command)) -> PathBuf {
+fn build_go_programs(
+    module: &str,
+    announcement: &str,
+    go: &Path,
+    what: impl FnOnce(&mut Command),
+) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(module);
-    once(&format!("{module}/{}", version(&source)), announcement, |home| {
+    install_once(&format!("{module}/{}", source_digest(&source)), announcement, |home| {
         let mut command = Command::new(go);
         command.current_dir(source).env("GOWORK", "off").args(["build", "-mod=readonly", "-trimpath", "-o"]);
         // A directory, even for one program.
@@ -67,9 +73,9 @@ fn built(module: &str, announcement: &str, go: &Path, what: impl FnOnce(&mut Com
 }
 
 /// Changes with what would be built.
-fn version(source: &Path) -> String {
+fn source_digest(source: &Path) -> String {
     let mut files: Vec<_> = std::fs::read_dir(source).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     let text: Vec<u8> = files.iter().flat_map(|file| std::fs::read(file).unwrap()).collect();
-    evenkeel::resource::Digest::of(&text).short(12)
+    evenkeel::resource::Digest::of(&text).hex_prefix(12)
 }

@@ -8,25 +8,30 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 /// The head of an answer, with the rest to be read.
-pub struct Answer {
+pub struct HttpResponse {
     pub status: u16,
     pub headers: HeaderMap,
     body: Incoming,
     buffer: Vec<u8>,
-    connection: Connection,
+    _connection: ConnectionTask,
 }
 
 /// A connection that closes when it is dropped.
-struct Connection(JoinHandle<()>);
+struct ConnectionTask(JoinHandle<()>);
 
-impl Drop for Connection {
+impl Drop for ConnectionTask {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
 /// Sends a request to `http://HOST:PORT/…`; an error if no answer begins.
-pub async fn send(method: Method, url: &str, headers: &[(&str, &str)], body: &str) -> Result<Answer, String> {
+pub async fn send(
+    method: Method,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Result<HttpResponse, String> {
     let uri: hyper::Uri = url.parse().expect("a URL");
     let authority = uri.authority().expect("a host and port").as_str().to_owned();
     let stream = TcpStream::connect(&authority).await.map_err(|error| format!("{url}: {error}"))?;
@@ -34,7 +39,7 @@ pub async fn send(method: Method, url: &str, headers: &[(&str, &str)], body: &st
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| format!("{url}: {error}"))?;
-    let connection = Connection(tokio::spawn(async move {
+    let connection = ConnectionTask(tokio::spawn(async move {
         let _ = connection.await;
     }));
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
@@ -45,7 +50,13 @@ pub async fn send(method: Method, url: &str, headers: &[(&str, &str)], body: &st
     let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
     let answer = sender.send_request(request).await.map_err(|error| format!("{url}: {error}"))?;
     let (parts, body) = answer.into_parts();
-    Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body, buffer: Vec::new(), connection })
+    Ok(HttpResponse {
+        status: parts.status.as_u16(),
+        headers: parts.headers,
+        body,
+        buffer: Vec::new(),
+        _connection: connection,
+    })
 }
 
 /// The body of a GET that is answered 200.
@@ -57,7 +68,7 @@ pub async fn get(url: &str) -> Result<String, String> {
     }
 }
 
-impl Answer {
+impl HttpResponse {
     /// A header, as text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
@@ -75,7 +86,7 @@ impl Answer {
     }
 
     /// The data of the next event that has any; `None` at the end of the stream, an error if it breaks off.
-    pub async fn event(&mut self) -> Result<Option<String>, String> {
+    pub async fn next_event(&mut self) -> Result<Option<String>, String> {
         loop {
             while let Some(end) = self.buffer.windows(2).position(|two| two == b"\n\n") {
                 let event: Vec<u8> = self.buffer.drain(..end + 2).collect();

@@ -7,7 +7,7 @@ use std::process::Command;
 
 /// Runs the commands that fill the directory `target/NAME`, unless that was done before. Parallel tests, also of
 /// other programs, wait for each other. `announcement` is said before the work begins.
-pub fn once(name: &str, announcement: &str, commands: impl FnOnce(&Path) -> Vec<Command>) -> PathBuf {
+pub fn install_once(name: &str, announcement: &str, commands: impl FnOnce(&Path) -> Vec<Command>) -> PathBuf {
     let exe = std::env::current_exe().unwrap();
     let target = exe.ancestors().nth(3).expect("a test lives in target/PROFILE/deps");
     let home = target.join(name);
@@ -16,7 +16,7 @@ pub fn once(name: &str, announcement: &str, commands: impl FnOnce(&Path) -> Vec<
     let lock = File::create(target.join(format!("{name}.lock"))).unwrap();
     lock.lock().unwrap();
     if !done.exists() {
-        say(announcement);
+        announce(announcement);
         for mut command in commands(&home) {
             let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
             let said = String::from_utf8_lossy(&output.stderr);
@@ -28,18 +28,18 @@ pub fn once(name: &str, announcement: &str, commands: impl FnOnce(&Path) -> Vec<
 }
 
 /// A program that may be on PATH.
-pub fn on_path(program: &str) -> Option<PathBuf> {
+pub fn find_on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 /// A program that must be on PATH. Tests that need it are ignored where it is not, by `build.rs` beside this.
-pub fn present(program: &str, wanted: &str) -> PathBuf {
-    on_path(program).unwrap_or_else(|| panic!("{wanted} needs {program}, which is not on PATH"))
+pub fn require_on_path(program: &str, wanted: &str) -> PathBuf {
+    find_on_path(program).unwrap_or_else(|| panic!("{wanted} needs {program}, which is not on PATH"))
 }
 
 /// Not by the macro: the test harness would keep that to itself.
-fn say(message: &str) {
+fn announce(message: &str) {
     let mut stderr = std::io::stderr();
     writeln!(stderr, "\n*** {message} ***\n").unwrap();
 }

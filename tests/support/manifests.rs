@@ -8,9 +8,9 @@ use tempfile::TempDir;
 use super::{Cluster, eventually};
 
 /// `manifests/` in a temporary directory.
-pub struct Manifests(TempDir);
+pub struct ManifestsCopy(TempDir);
 
-impl Manifests {
+impl ManifestsCopy {
     pub fn new() -> Self {
         let copy = TempDir::with_prefix("tree").unwrap();
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests");
@@ -19,12 +19,12 @@ impl Manifests {
     }
 
     /// What is to be applied for a part of `manifests/`.
-    pub fn part(&self, part: &str) -> String {
+    pub fn path_of(&self, part: &str) -> String {
         self.0.path().join("manifests").join(part).display().to_string()
     }
 
     /// Somebody's own kustomization, in a directory beside `manifests/`.
-    pub fn own(&self, name: &str, text: &str) -> String {
+    pub fn write_kustomization(&self, name: &str, text: &str) -> String {
         let directory: PathBuf = self.0.path().join(name);
         std::fs::create_dir(&directory).unwrap();
         std::fs::write(directory.join("kustomization.yaml"), text).unwrap();
@@ -32,28 +32,28 @@ impl Manifests {
     }
 
     /// `overlays/cluster`, applied to this cluster, as it is written.
-    pub async fn everywhere(&self, cluster: &Cluster) {
-        cluster.kubectl(&["apply", "--server-side", "-k", &self.part("overlays/cluster")]).await;
-        permitted(cluster, "evenkeel", "default").await;
+    pub async fn apply_cluster_overlay(&self, cluster: &Cluster) {
+        cluster.kubectl(&["apply", "--server-side", "-k", &self.path_of("overlays/cluster")]).await;
+        wait_for_roles(cluster, "evenkeel", "default").await;
     }
 
     /// `overlays/namespace`, applied to a namespace by a kustomization that names it.
-    pub async fn in_namespace(&self, cluster: &Cluster, namespace: &str) {
-        let own = self.own(namespace, &only(namespace));
+    pub async fn apply_namespace_overlay(&self, cluster: &Cluster, namespace: &str) {
+        let own = self.write_kustomization(namespace, &namespace_kustomization(namespace));
         cluster.kubectl(&["apply", "--server-side", "-k", &own]).await;
-        permitted(cluster, namespace, namespace).await;
+        wait_for_roles(cluster, namespace, namespace).await;
     }
 }
 
 /// Waits until the API server has taken up both roles of the account of `home`, which serves a namespace.
-async fn permitted(cluster: &Cluster, home: &str, served: &str) {
+async fn wait_for_roles(cluster: &Cluster, home: &str, served: &str) {
     let account = format!("{home}:evenkeel");
-    cluster.until_may(&account, "create", "leases.coordination.k8s.io", home, true).await;
-    cluster.until_may(&account, "watch", "secrets", served, true).await;
+    cluster.wait_for_permission(&account, "create", "leases.coordination.k8s.io", home, true).await;
+    cluster.wait_for_permission(&account, "watch", "secrets", served, true).await;
 }
 
 /// A kustomization of `overlays/namespace` for a namespace.
-pub fn only(namespace: &str) -> String {
+pub fn namespace_kustomization(namespace: &str) -> String {
     format!(
         "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: {namespace}\n\
          resources: [../manifests/overlays/namespace]\n"
@@ -61,14 +61,14 @@ pub fn only(namespace: &str) -> String {
 }
 
 /// The CRDs of `crds/`, applied and taken up.
-pub async fn kinds(cluster: &Cluster) {
+pub async fn apply_crds(cluster: &Cluster) {
     let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds").display().to_string();
     cluster.kubectl(&["apply", "--server-side", "-f", &crds]).await;
-    served(cluster).await;
+    wait_for_crds(cluster).await;
 }
 
 /// Waits until the API server serves our kinds.
-pub async fn served(cluster: &Cluster) {
+pub async fn wait_for_crds(cluster: &Cluster) {
     eventually("our kinds are served", async || {
         let kinds = cluster
             .kubectl(&["api-resources", "--api-group=evenkeel.dev", "--cached=false", "-o", "name"])

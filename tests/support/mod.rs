@@ -18,7 +18,6 @@
 mod agent;
 mod cluster;
 mod daemon;
-mod declared;
 mod envtest;
 mod example;
 mod git;
@@ -26,25 +25,26 @@ pub mod http;
 mod install;
 mod kubectl;
 mod manifests;
-mod peers;
 mod process;
+mod real_servers;
+mod test_directory;
 
 use std::time::Duration;
 
-pub use agent::{Agent, Era, Exchange, Notices};
+pub use agent::{Agent, Era, NotificationStream, PendingRequest};
 pub use cluster::Cluster;
 pub use daemon::{Evenkeel, free_port};
-pub use declared::{Declared, server};
-pub use envtest::{Programs, judges, programs};
+pub use envtest::{ClusterPrograms, cluster_programs, gitops_health_program};
 pub use example::example;
 pub use git::git;
-pub use install::{on_path, once, present};
-pub use kubectl::{Kubectl, Running, Said};
-pub use manifests::{Manifests, kinds, only, served};
-pub use peers::{Peer, everything, promtool, time};
+pub use install::{find_on_path, install_once, require_on_path};
+pub use kubectl::{Kubectl, KubectlOutput, RunningKubectl};
+pub use manifests::{ManifestsCopy, apply_crds, namespace_kustomization, wait_for_crds};
+pub use real_servers::{RealServer, everything_server, promtool, time_server};
+pub use test_directory::{TestDirectory, server_yaml};
 
 /// How long anything may take on a busy machine before a test gives up on it.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub const TEST_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Waits until the closure gives a value. Fails the test, naming `what`, when [`PATIENCE`] is over.
 pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
@@ -61,6 +61,6 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
 
 /// Waits for a future. Fails the test, naming `what`, when [`PATIENCE`] is over.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    let done = tokio::time::timeout(PATIENCE, future).await;
-    done.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
+    let done = tokio::time::timeout(TEST_TIMEOUT, future).await;
+    done.unwrap_or_else(|_| panic!("not within {TEST_TIMEOUT:?}: {what}"))
 }

@@ -6,12 +6,12 @@ use std::process::{Child, Command, Stdio};
 
 /// A running program. Killed when dropped. If the test program ends without dropping it (a static, a `kill -9`), a
 /// small shell sees its pipe close, kills the program and removes the scratch directory.
-pub struct Process {
+pub struct GuardedProcess {
     child: Child,
-    keeper: Child,
+    watchdog: Child,
 }
 
-impl Process {
+impl GuardedProcess {
     /// Starts a program. What it says goes to `log`.
     pub fn start(command: &mut Command, log: &Path, scratch: &Path) -> Self {
         let log = File::options().create(true).append(true).open(log).unwrap();
@@ -30,20 +30,20 @@ impl Process {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        Self { child, keeper }
+        Self { child, watchdog: keeper }
     }
 
     /// True while it has not ended.
-    pub fn running(&mut self) -> bool {
+    pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 }
 
-impl Drop for Process {
+impl Drop for GuardedProcess {
     fn drop(&mut self) {
         // The keeper goes first: once the program is waited for, its process id may be another's.
-        let _ = self.keeper.kill();
-        let _ = self.keeper.wait();
+        let _ = self.watchdog.kill();
+        let _ = self.watchdog.wait();
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

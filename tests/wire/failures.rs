@@ -5,42 +5,42 @@ use std::time::Duration;
 use evenkeel::resource::Reason;
 use evenkeel::wire::{ConnectionContext, ConnectionEvent, FailureSource, open};
 
-use super::{Over, Upstream, call, connect};
-use crate::rig::{Command, Era as RigEra, Http, Rule, Script, Stdio, Then};
+use super::{TestServer, TransportKind, call, connect};
+use crate::rig::{Action, ControlCommand, FakeHttpServer, FakeStdioServer, Rule, Script, ServerEra};
 use crate::support::{eventually, within};
 
 /// An opening that fails, with the reason and something that the message says.
-async fn refused(over: Over, script: Script, reason: Reason, says: &str) {
-    let upstream = Upstream::start(over, script).await;
+async fn assert_open_fails(over: TransportKind, script: Script, reason: Reason, says: &str) {
+    let upstream = TestServer::start(over, script).await;
     let error = connect(&upstream).await.err().unwrap_or_else(|| panic!("opened, though {says}"));
     assert_eq!(error.problem.reason, reason, "{error}");
     assert!(error.to_string().contains(says), "{says:?} in {error}");
-    if let Upstream::Stdio(rig) = upstream {
-        assert_eq!(rig.left(), [0_u32; 0], "no process is left: {error}");
+    if let TestServer::Stdio(rig) = upstream {
+        assert_eq!(rig.existing_pids(), [0_u32; 0], "no process is left: {error}");
     }
 }
 
 #[tokio::test]
-async fn a_process_that_ends_at_its_start_is_told_with_its_code_and_last_words() {
+async fn process_exit_at_start_reports_code_and_stderr() {
     let mut script = Script::default();
     script.stdio.exit_at_start = Some(7);
     script.stdio.stderr = vec!["no such luck".into()];
-    refused(Over::Stdio, script.clone(), Reason::Exited, "7").await;
-    refused(Over::Stdio, script, Reason::Exited, "no such luck").await;
+    assert_open_fails(TransportKind::Stdio, script.clone(), Reason::Exited, "7").await;
+    assert_open_fails(TransportKind::Stdio, script, Reason::Exited, "no such luck").await;
 }
 
 #[tokio::test]
-async fn a_server_that_wants_credentials_is_told_apart() {
-    let mut script = Script::new("locked", RigEra::Dual);
+async fn missing_credentials_are_reported_as_auth_required() {
+    let mut script = Script::new("locked", ServerEra::Dual);
     script.http.authorization = Some("Bearer s3cret".into());
-    refused(Over::Http, script, Reason::AuthRequired, "401").await;
+    assert_open_fails(TransportKind::Http, script, Reason::AuthRequired, "401").await;
 }
 
 #[tokio::test]
-async fn a_busy_server_says_when_to_come_back() {
-    let busy = Script::new("busy", RigEra::Dual)
-        .on("POST", Rule::always(Then::status_with(429, "Retry-After", "7")));
-    let rig = Upstream::start(Over::Http, busy).await;
+async fn retry_after_is_reported() {
+    let busy = Script::new("busy", ServerEra::Dual)
+        .on("POST", Rule::always(Action::status_with(429, "Retry-After", "7")));
+    let rig = TestServer::start(TransportKind::Http, busy).await;
     let error = connect(&rig).await.err().unwrap();
     assert_eq!(error.retry_after, Some(Duration::from_secs(7)), "{error}");
     assert!(!rig.counters().await.complaints.iter().any(|complaint| !complaint.is_empty()));
@@ -48,7 +48,7 @@ async fn a_busy_server_says_when_to_come_back() {
 
 /// Whatever stands in the body of such a refusal, it is about the connection.
 #[tokio::test]
-async fn a_refusal_is_told_by_its_status_and_its_body() {
+async fn error_status_reports_reason_and_body() {
     let error = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"not now"}}"#;
     for (status, reason) in [
         (401, Reason::AuthRequired),
@@ -59,21 +59,25 @@ async fn a_refusal_is_told_by_its_status_and_its_body() {
         for (kind, body) in [("application/json", error), ("text/plain", "not now")] {
             let then = |headers: &[(&str, &str)]| {
                 let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-                Then::Http { status, headers: headers.collect(), body: body.into() }
+                Action::Http { status, headers: headers.collect(), body: body.into() }
             };
             let busy = then(&[("Retry-After", "7"), ("Content-Type", kind)]);
             let refusing = Script::default().on("POST", Rule::always(busy));
-            let error = connect(&Upstream::start(Over::Http, refusing).await).await.unwrap_err();
+            let error = connect(&TestServer::start(TransportKind::Http, refusing).await).await.unwrap_err();
             assert_eq!(error.problem.reason, reason, "{status} {kind}: {error}");
             assert_eq!(error.retry_after, Some(Duration::from_secs(7)), "{status} {kind}: {error}");
             assert!(error.to_string().contains("not now"), "{status} {kind}: {error}");
             // The same of a call; the connection stays.
             let refusal = then(&[("Content-Type", kind)]);
             let script = Script::default().on("tools/call", Rule::times(1, refusal));
-            let upstream = Upstream::start(Over::Http, script).await;
+            let upstream = TestServer::start(TransportKind::Http, script).await;
             let (link, _events) = connect(&upstream).await.unwrap();
             let error = call(&link, "echo", "{}").await.unwrap_err();
-            assert_eq!(error.sign, FailureSource::Status(status.try_into().unwrap()), "{kind}: {error}");
+            assert_eq!(
+                error.failure_source,
+                FailureSource::Status(status.try_into().unwrap()),
+                "{kind}: {error}"
+            );
             assert!(!error.dispatched, "{status} {kind}: {error}");
             call(&link, "echo", "{}").await.unwrap().unwrap();
             link.close().await;
@@ -82,26 +86,26 @@ async fn a_refusal_is_told_by_its_status_and_its_body() {
 }
 
 #[tokio::test]
-async fn a_get_that_is_not_found_is_a_server_without_notices() {
-    let script = Script::new("plain", RigEra::Legacy).on("GET", Rule::always(Then::status(404)));
-    let upstream = Upstream::start(Over::Http, script).await;
+async fn get_404_without_session_means_no_notification_stream() {
+    let script = Script::new("plain", ServerEra::Legacy).on("GET", Rule::always(Action::status(404)));
+    let upstream = TestServer::start(TransportKind::Http, script).await;
     let (link, mut events) = connect(&upstream).await.unwrap();
-    events.begin().await.unwrap();
+    events.subscribe().await.unwrap();
     call(&link, "echo", "{}").await.unwrap().unwrap();
     link.close().await;
 }
 
 #[tokio::test]
-async fn a_call_that_is_not_found_costs_only_itself_where_there_is_no_session() {
-    let mut script = Script::new("stateless", RigEra::Legacy)
+async fn call_404_without_session_fails_that_call_only() {
+    let mut script = Script::new("stateless", ServerEra::Legacy)
         .tools(&["sleep"])
-        .on("tools/call", Rule::times(1, Then::Answer))
-        .on("tools/call", Rule::times(1, Then::status(404)));
+        .on("tools/call", Rule::times(1, Action::Answer))
+        .on("tools/call", Rule::times(1, Action::status(404)));
     script.http.sessions = false;
-    let upstream = Upstream::start(Over::Http, script).await;
+    let upstream = TestServer::start(TransportKind::Http, script).await;
     let (link, _events) = connect(&upstream).await.unwrap();
     let (slow, failed) = tokio::join!(call(&link, "sleep", r#"{"ms":2000}"#), async {
-        upstream.wait("a call is at work", |seen| seen.calls() == 1).await;
+        upstream.wait_until("a call is at work", |seen| seen.calls() == 1).await;
         call(&link, "sleep", r#"{"ms":0}"#).await
     });
     slow.unwrap().unwrap();
@@ -112,19 +116,19 @@ async fn a_call_that_is_not_found_costs_only_itself_where_there_is_no_session() 
 }
 
 #[tokio::test]
-async fn what_a_server_calls_itself_is_cut() {
-    for era in [RigEra::Legacy, RigEra::Modern] {
-        let upstream = Upstream::start(Over::Stdio, Script::new(&"N".repeat(100_000), era)).await;
+async fn server_name_is_truncated() {
+    for era in [ServerEra::Legacy, ServerEra::Modern] {
+        let upstream = TestServer::start(TransportKind::Stdio, Script::new(&"N".repeat(100_000), era)).await;
         let (link, _events) = connect(&upstream).await.unwrap();
-        assert_eq!(link.peer().about.server_info.name, format!("{}…", "N".repeat(255)));
+        assert_eq!(link.handshake().description.server_info.name, format!("{}…", "N".repeat(255)));
         link.close().await;
     }
 }
 
 #[tokio::test]
-async fn an_answer_beyond_the_limit_fails_its_call_alone() {
-    for over in [Over::Http, Over::Stdio] {
-        let upstream = Upstream::start(over, Script::default().tools(&["big", "echo"])).await;
+async fn response_beyond_the_limit_fails_that_call_only() {
+    for over in [TransportKind::Http, TransportKind::Stdio] {
+        let upstream = TestServer::start(over, Script::default().tools(&["big", "echo"])).await;
         let (link, _events) = connect(&upstream).await.unwrap();
         let error = call(&link, "big", r#"{"bytes":17000000}"#).await.unwrap_err();
         assert!(error.to_string().contains("longer than 16 MiB"), "{over:?}: {error}");
@@ -136,16 +140,16 @@ async fn an_answer_beyond_the_limit_fails_its_call_alone() {
 
 /// It lives on, but nobody can talk with it.
 #[tokio::test]
-async fn a_process_that_closes_a_pipe_is_lost_and_ended() {
-    for (then, pipe) in [(Then::CloseStdout, "stdout"), (Then::CloseStdin, "stdin")] {
+async fn process_that_closes_a_pipe_is_terminated() {
+    for (then, pipe) in [(Action::CloseStdout, "stdout"), (Action::CloseStdin, "stdin")] {
         let script = Script::default().on("tools/call", Rule::always(then));
-        let upstream = Upstream::start(Over::Stdio, script).await;
+        let upstream = TestServer::start(TransportKind::Stdio, script).await;
         let (link, mut events) = connect(&upstream).await.unwrap();
-        let Upstream::Stdio(rig) = &upstream else { unreachable!() };
-        let process = eventually("the process is counted", async || rig.alive().pop()).await;
+        let TestServer::Stdio(rig) = &upstream else { unreachable!() };
+        let process = eventually("the process is counted", async || rig.live_processes().pop()).await;
         let (failed, ()) = tokio::join!(call(&link, "echo", "{}"), async {
             // What took its place does not answer for it.
-            within("the pipe is closed", process.gone()).await;
+            within("the pipe is closed", process.wait_for_exit()).await;
             if cfg!(not(target_os = "linux")) {
                 // Elsewhere a closed stdin shows when something is written.
                 let _ = link.notify("notifications/roots/list_changed", None).await;
@@ -165,35 +169,35 @@ async fn a_process_that_closes_a_pipe_is_lost_and_ended() {
 }
 
 #[tokio::test]
-async fn noise_on_stdout_stops_nothing() {
-    let mut script = Script::new("noisy", RigEra::Dual);
+async fn noise_on_stdout_is_skipped() {
+    let mut script = Script::new("noisy", ServerEra::Dual);
     script.stdio.stdout = vec!["Welcome to the server!".into(), String::new(), "[1,2".into()];
     script.stdio.stderr_flood = 1 << 20;
-    let upstream = Upstream::start(Over::Stdio, script).await;
+    let upstream = TestServer::start(TransportKind::Stdio, script).await;
     let (link, _events) = connect(&upstream).await.unwrap_or_else(|error| panic!("{error}"));
     call(&link, "echo", "{}").await.unwrap().unwrap();
     link.close().await;
 }
 
 #[tokio::test]
-async fn a_server_silent_in_its_opening_is_gone_once_the_caller_gives_up() {
+async fn dropped_handshake_leaves_no_process_or_request() {
     for method in ["server/discover", "initialize"] {
-        let mut script = Script::new("silent", RigEra::Legacy).on(method, Rule::always(Then::Hang));
+        let mut script = Script::new("silent", ServerEra::Legacy).on(method, Rule::always(Action::Hang));
         // Nothing of a line that never ends is an answer either.
         script.stdio.endless_line = method == "initialize";
-        for over in [Over::Stdio, Over::Http] {
-            let upstream = Upstream::start(over, script.clone()).await;
+        for over in [TransportKind::Stdio, TransportKind::Http] {
+            let upstream = TestServer::start(over, script.clone()).await;
             let host = ConnectionContext::default();
             let endpoint = upstream.endpoint();
             tokio::select! {
                 opened = open(&endpoint, None, &host) => panic!("{method} {over:?}: {opened:?}"),
-                () = upstream.wait("the opening hangs", |seen| seen.of(method) == 1 && seen.in_flight == 1) => {}
+                () = upstream.wait_until("the opening hangs", |seen| seen.count(method) == 1 && seen.in_flight == 1) => {}
             }
             host.tasks.close();
             within("what the attempt opened is closed", host.tasks.wait()).await;
             match &upstream {
-                Upstream::Stdio(rig) => assert_eq!(rig.left(), [0_u32; 0], "{method}"),
-                Upstream::Http(rig) => {
+                TestServer::Stdio(rig) => assert_eq!(rig.existing_pids(), [0_u32; 0], "{method}"),
+                TestServer::Http(rig) => {
                     eventually("nothing is at work", async || (rig.counters().in_flight == 0).then_some(()))
                         .await;
                 }
@@ -203,33 +207,35 @@ async fn a_server_silent_in_its_opening_is_gone_once_the_caller_gives_up() {
 }
 
 #[tokio::test]
-async fn a_process_that_ignores_every_hint_is_killed_with_what_it_started() {
-    let mut script = Script::new("stubborn", RigEra::Dual);
+async fn stubborn_process_and_its_children_are_killed() {
+    let mut script = Script::new("stubborn", ServerEra::Dual);
     script.stdio.ignore_eof = true;
     script.stdio.ignore_sigterm = true;
     script.stdio.grandchild = true;
-    let rig = Stdio::new(script);
-    let upstream = Upstream::Stdio(rig);
+    let rig = FakeStdioServer::new(script);
+    let upstream = TestServer::Stdio(rig);
     let (link, _events) = connect(&upstream).await.unwrap();
-    let Upstream::Stdio(rig) = &upstream else { unreachable!() };
+    let TestServer::Stdio(rig) = &upstream else { unreachable!() };
     let grandchild = eventually("the grandchild is counted", async || rig.grandchildren().pop()).await;
     within("a close is bounded", link.close()).await;
-    eventually("the process is gone", async || rig.alive().is_empty().then_some(())).await;
-    within("the grandchild is gone", grandchild.gone()).await;
+    eventually("the process is gone", async || rig.live_processes().is_empty().then_some(())).await;
+    within("the grandchild is gone", grandchild.wait_for_exit()).await;
 }
 
 #[tokio::test]
-async fn a_killed_process_is_lost_at_once_and_fails_its_calls() {
-    let upstream = Upstream::start(Over::Stdio, Script::new("mortal", RigEra::Dual).tools(&["sleep"])).await;
+async fn killed_process_fails_its_calls_at_once() {
+    let upstream =
+        TestServer::start(TransportKind::Stdio, Script::new("mortal", ServerEra::Dual).tools(&["sleep"]))
+            .await;
     let (link, mut events) = connect(&upstream).await.unwrap();
-    events.begin().await.unwrap();
-    let Upstream::Stdio(rig) = &upstream else { unreachable!() };
-    let process = eventually("the process is counted", async || rig.alive().pop()).await;
+    events.subscribe().await.unwrap();
+    let TestServer::Stdio(rig) = &upstream else { unreachable!() };
+    let process = eventually("the process is counted", async || rig.live_processes().pop()).await;
     let (failed, event, ()) = tokio::join!(
         call(&link, "sleep", r#"{"ms":600000}"#),
         within("the loss is told", events.next()),
         async {
-            upstream.wait("the call is at work", |seen| seen.calls() == 1).await;
+            upstream.wait_until("the call is at work", |seen| seen.calls() == 1).await;
             process.kill();
         }
     );
@@ -242,11 +248,11 @@ async fn a_killed_process_is_lost_at_once_and_fails_its_calls() {
 
 /// A server that fails in the middle of its work has done some of it.
 #[tokio::test]
-async fn a_call_answered_with_a_server_error_is_told_as_dispatched() {
+async fn server_error_is_reported_as_dispatched() {
     for status in [500, 502, 504] {
         let script =
-            Script::new("failing", RigEra::Dual).on("tools/call", Rule::always(Then::status(status)));
-        let upstream = Upstream::start(Over::Http, script).await;
+            Script::new("failing", ServerEra::Dual).on("tools/call", Rule::always(Action::status(status)));
+        let upstream = TestServer::start(TransportKind::Http, script).await;
         let (link, _events) = connect(&upstream).await.unwrap();
         let error = call(&link, "echo", "{}").await.unwrap_err();
         assert!(error.dispatched, "{status}: {error}");
@@ -255,12 +261,14 @@ async fn a_call_answered_with_a_server_error_is_told_as_dispatched() {
 }
 
 #[tokio::test]
-async fn a_call_cut_off_over_http_is_told_as_dispatched_and_costs_only_itself() {
-    for era in [RigEra::Legacy, RigEra::Modern] {
-        for then in [Then::Cut, Then::Drop, Then::Junk("<html>".into())] {
+async fn truncated_http_response_is_dispatched_and_fails_that_call_only() {
+    for era in [ServerEra::Legacy, ServerEra::Modern] {
+        for then in [Action::Cut, Action::Drop, Action::Junk("<html>".into())] {
             let case = format!("{era:?} {then:?}");
-            let rig = Http::start(Script::new("cutting", era).on("tools/call", Rule::times(1, then))).await;
-            let upstream = Upstream::Http(rig);
+            let rig =
+                FakeHttpServer::start(Script::new("cutting", era).on("tools/call", Rule::times(1, then)))
+                    .await;
+            let upstream = TestServer::Http(rig);
             let (link, _events) = connect(&upstream).await.unwrap();
             let error = call(&link, "echo", "{}").await.err().unwrap_or_else(|| panic!("{case}: answered"));
             assert!(error.dispatched, "{case}: {error}");
@@ -272,16 +280,16 @@ async fn a_call_cut_off_over_http_is_told_as_dispatched_and_costs_only_itself() 
 }
 
 #[tokio::test]
-async fn a_forgotten_session_is_a_lost_connection() {
-    let upstream = Upstream::start(Over::Http, Script::new("forgetful", RigEra::Legacy)).await;
+async fn forgotten_session_ends_the_connection() {
+    let upstream = TestServer::start(TransportKind::Http, Script::new("forgetful", ServerEra::Legacy)).await;
     let (link, mut events) = connect(&upstream).await.unwrap();
-    events.begin().await.unwrap();
-    let Upstream::Http(rig) = &upstream else { unreachable!() };
-    rig.tell(Command::ForgetSessions { quietly: false });
+    events.subscribe().await.unwrap();
+    let TestServer::Http(rig) = &upstream else { unreachable!() };
+    rig.send_command(ControlCommand::ForgetSessions { quietly: false });
     let event = within("the loss is told", async {
         loop {
             match events.next().await {
-                ConnectionEvent::Changed(_) => {}
+                ConnectionEvent::ListChanged(_) => {}
                 lost @ ConnectionEvent::Lost(_) => return lost,
             }
         }

@@ -7,36 +7,36 @@ mod rig;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod connections;
 mod failures;
-mod links;
-mod streams;
+mod notification_streams;
 
 use evenkeel::resource::{DigestKey, Endpoint, HttpEndpoint, StdioEndpoint, Transport};
 use evenkeel::wire::{
     Connection, ConnectionContext, ConnectionError, ConnectionEvents, RequestParams, RpcResponse,
     UpstreamRequest, open,
 };
-use rig::{Counters, Http, Script, Stdio};
+use rig::{Counters, FakeHttpServer, FakeStdioServer, Script};
 use support::{eventually, within};
 
 /// A rig behind either transport.
 #[expect(clippy::large_enum_variant, reason = "a handful per test")]
-enum Upstream {
-    Http(Http),
-    Stdio(Stdio),
+enum TestServer {
+    Http(FakeHttpServer),
+    Stdio(FakeStdioServer),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Over {
+enum TransportKind {
     Http,
     Stdio,
 }
 
-impl Upstream {
-    async fn start(over: Over, script: Script) -> Self {
+impl TestServer {
+    async fn start(over: TransportKind, script: Script) -> Self {
         match over {
-            Over::Http => Self::Http(Http::start(script).await),
-            Over::Stdio => Self::Stdio(Stdio::new(script)),
+            TransportKind::Http => Self::Http(FakeHttpServer::start(script).await),
+            TransportKind::Stdio => Self::Stdio(FakeStdioServer::new(script)),
         }
     }
 
@@ -65,25 +65,28 @@ impl Upstream {
         match self {
             Self::Http(rig) => rig.counters(),
             Self::Stdio(rig) => {
-                eventually("the process is counted", async || rig.alive().pop()).await.counters().await
+                eventually("the process is counted", async || rig.live_processes().pop())
+                    .await
+                    .counters()
+                    .await
             }
         }
     }
 
     /// Gives it another script.
-    async fn play(&self, script: Script) {
+    async fn set_script(&self, script: Script) {
         match self {
-            Self::Http(rig) => rig.edit(|before| *before = script),
-            Self::Stdio(rig) => rig.alive().pop().expect("a process").play(script).await,
+            Self::Http(rig) => rig.edit_script(|before| *before = script),
+            Self::Stdio(rig) => rig.live_processes().pop().expect("a process").set_script(script).await,
         }
     }
 
-    async fn wait(&self, what: &str, condition: impl Fn(&Counters) -> bool) {
+    async fn wait_until(&self, what: &str, condition: impl Fn(&Counters) -> bool) {
         eventually(what, async || condition(&self.counters().await).then_some(())).await;
     }
 }
 
-async fn connect(upstream: &Upstream) -> Result<(Connection, ConnectionEvents), ConnectionError> {
+async fn connect(upstream: &TestServer) -> Result<(Connection, ConnectionEvents), ConnectionError> {
     within("the link opens or fails", open(&upstream.endpoint(), None, &ConnectionContext::default())).await
 }
 
@@ -94,9 +97,9 @@ async fn request(
     params: &str,
 ) -> Result<Result<String, String>, ConnectionError> {
     let params = RequestParams::parse(params).unwrap();
-    let name = params.members.text("name");
+    let name = params.members.get_string("name");
     let request = UpstreamRequest { params: &params, name: name.as_deref(), ..UpstreamRequest::new(method) };
-    let reply = within(method, async { link.call(request).await?.answer().await }).await?;
+    let reply = within(method, async { link.call(request).await?.response().await }).await?;
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     Ok(match reply {
         RpcResponse::Result(bytes) => Ok(text(&bytes)),

@@ -3,80 +3,83 @@
 
 use std::time::Duration;
 
-use super::Plan;
-use super::load::{Way, many_callers, one_caller};
-use crate::report::{Report, Subject};
-use crate::rig::agent::Target;
+use super::BenchPlan;
+use super::load::{CallRoute, many_callers, one_caller};
+use crate::report::{BenchSubject, Report};
+use crate::rig::agent::McpTarget;
 use crate::rig::cores::load_core;
-use crate::rig::directory::{Directory, stdio_role, tool};
-use crate::rig::process::{Evenkeel, Helper};
+use crate::rig::directory::{BenchDirectory, role_args, tool_name};
+use crate::rig::process::{EvenkeelProcess, HelperProcess};
 use crate::rig::{Era, Result};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Measures one round of calls to a server over HTTP, in both eras.
-pub async fn http(plan: &Plan, report: &mut Report) -> Result<()> {
-    let upstream = Helper::upstream().await?;
-    let floor =
-        Helper::measured(&["floor", "--upstream", &upstream.address.to_string()].map(str::to_owned)).await?;
+pub async fn http(plan: &BenchPlan, report: &mut Report) -> Result<()> {
+    let upstream = HelperProcess::start_upstream().await?;
+    let floor = HelperProcess::start_measured(
+        &["floor", "--upstream", &upstream.address.to_string()].map(str::to_owned),
+    )
+    .await?;
     let mut running = Vec::new();
     for (subject, program) in &plan.programs {
-        let directory = Directory::new(upstream.address).await?;
-        for era in Era::BOTH {
+        let directory = BenchDirectory::new(upstream.address).await?;
+        for era in Era::ALL {
             directory.declare(era.name(), 0).await?;
         }
-        let mut evenkeel = Evenkeel::start(program, &directory).await?;
-        evenkeel.usable(Era::Legacy, 2, PATIENCE).await?;
+        let mut evenkeel = EvenkeelProcess::start(program, &directory).await?;
+        evenkeel.wait_for_tools(Era::Legacy, 2, STARTUP_TIMEOUT).await?;
         running.push((*subject, evenkeel, directory));
     }
-    for era in Era::BOTH {
+    for era in Era::ALL {
         let path = format!("/{era}/0/mcp");
         let mut ways = vec![
-            helper_way(Subject::Direct, &upstream, &path, era),
-            helper_way(Subject::Floor, &floor, &path, era),
+            helper_route(BenchSubject::Direct, &upstream, &path, era),
+            helper_route(BenchSubject::Floor, &floor, &path, era),
         ];
-        ways.extend(running.iter().map(|(subject, evenkeel, _)| evenkeel_way(*subject, evenkeel, era)));
+        ways.extend(running.iter().map(|(subject, evenkeel, _)| evenkeel_route(*subject, evenkeel, era)));
         one_caller(plan, era, "HTTP", &ways, report).await?;
         many_callers(plan, era, "HTTP", &ways, report).await?;
     }
-    stop(running).await
+    stop_all(running).await
 }
 
 /// Measures one round of calls to a server over its stdin and stdout, in both eras.
-pub async fn stdio(plan: &Plan, report: &mut Report) -> Result<()> {
-    for era in Era::BOTH {
-        let bridge = Helper::measured(&stdio_role("bridge", era, load_core())).await?;
+pub async fn stdio(plan: &BenchPlan, report: &mut Report) -> Result<()> {
+    for era in Era::ALL {
+        let bridge = HelperProcess::start_measured(&role_args("bridge", era, load_core())).await?;
         let mut running = Vec::new();
         for (subject, program) in &plan.programs {
-            let directory = Directory::new(bridge.address).await?;
+            let directory = BenchDirectory::new(bridge.address).await?;
             directory.declare_stdio(era).await?;
-            let mut evenkeel = Evenkeel::start(program, &directory).await?;
-            evenkeel.usable(era, 1, PATIENCE).await?;
+            let mut evenkeel = EvenkeelProcess::start(program, &directory).await?;
+            evenkeel.wait_for_tools(era, 1, STARTUP_TIMEOUT).await?;
             running.push((*subject, evenkeel, directory));
         }
-        let pipe = Way { subject: Subject::Direct, target: None, tool: "echo".to_owned(), usage: None };
-        let mut ways = vec![pipe, helper_way(Subject::Floor, &bridge, "/mcp", era)];
-        ways.extend(running.iter().map(|(subject, evenkeel, _)| evenkeel_way(*subject, evenkeel, era)));
+        let pipe =
+            CallRoute { subject: BenchSubject::Direct, target: None, tool: "echo".to_owned(), usage: None };
+        let mut ways = vec![pipe, helper_route(BenchSubject::Floor, &bridge, "/mcp", era)];
+        ways.extend(running.iter().map(|(subject, evenkeel, _)| evenkeel_route(*subject, evenkeel, era)));
         one_caller(plan, era, "stdio", &ways, report).await?;
         // One pipe has one caller.
         ways.remove(0);
         many_callers(plan, era, "stdio", &ways, report).await?;
-        stop(running).await?;
+        stop_all(running).await?;
     }
     Ok(())
 }
 
-fn helper_way(subject: Subject, helper: &Helper, path: &str, era: Era) -> Way {
-    let target = Target { address: helper.address, path: path.to_owned(), era };
-    Way { subject, target: Some(target), tool: "echo".to_owned(), usage: Some(helper.usage) }
+fn helper_route(subject: BenchSubject, helper: &HelperProcess, path: &str, era: Era) -> CallRoute {
+    let target = McpTarget { address: helper.address, path: path.to_owned(), era };
+    CallRoute { subject, target: Some(target), tool: "echo".to_owned(), usage: Some(helper.usage) }
 }
 
-fn evenkeel_way(subject: Subject, evenkeel: &Evenkeel, era: Era) -> Way {
+fn evenkeel_route(subject: BenchSubject, evenkeel: &EvenkeelProcess, era: Era) -> CallRoute {
     let target = Some(evenkeel.target(era));
-    Way { subject, target, tool: tool(era, 0), usage: Some(evenkeel.usage) }
+    CallRoute { subject, target, tool: tool_name(era, 0), usage: Some(evenkeel.usage) }
 }
 
-async fn stop(running: Vec<(Subject, Evenkeel, Directory)>) -> Result<()> {
+async fn stop_all(running: Vec<(BenchSubject, EvenkeelProcess, BenchDirectory)>) -> Result<()> {
     for (_, evenkeel, _directory) in running {
         evenkeel.stop().await?;
     }

@@ -3,18 +3,18 @@
 
 use tokio::time::{Duration, sleep};
 
-use super::site::Site;
-use super::{Plan, micros, millis, millis_of_nanos};
-use crate::report::{Compared, Measure, Report, Subject};
+use super::controller_setup::ControllerSetup;
+use super::{BenchPlan, micros, millis, millis_of_nanos};
+use crate::report::{BenchSubject, Comparand, Measure, Report};
 use crate::rig::process::Memory;
 use crate::rig::{Era, Result};
 
 /// Long enough for a change to be looked at twice.
-const PAUSE: Duration = Duration::from_millis(450);
+const TOUCH_INTERVAL: Duration = Duration::from_millis(450);
 
 /// Says how many servers there are, and what is done once they are attached.
 #[derive(Clone, Copy)]
-pub struct Size {
+pub struct FleetSize {
     pub servers: usize,
     /// Servers that are added, one by one.
     pub additions: usize,
@@ -23,33 +23,33 @@ pub struct Size {
 }
 
 /// Measures one round of every fleet in both eras.
-pub async fn run(plan: &Plan, round: usize, report: &mut Report) -> Result<()> {
-    for era in Era::BOTH {
+pub async fn run(plan: &BenchPlan, round: usize, report: &mut Report) -> Result<()> {
+    for era in Era::ALL {
         let mut base = Vec::new();
         for size in &plan.fleets {
-            fleet(plan, round, era, *size, &mut base, report).await?;
+            measure_fleet(plan, round, era, *size, &mut base, report).await?;
         }
     }
     Ok(())
 }
 
 /// Measures one fleet. The first one fills `base`, from which memory per server is counted.
-async fn fleet(
-    plan: &Plan,
+async fn measure_fleet(
+    plan: &BenchPlan,
     round: usize,
     era: Era,
-    size: Size,
-    base: &mut Vec<(Subject, Memory)>,
+    size: FleetSize,
+    base: &mut Vec<(BenchSubject, Memory)>,
     report: &mut Report,
 ) -> Result<()> {
-    let subjects = Site::subjects(plan);
+    let subjects = ControllerSetup::all_subjects(plan);
     let mut sites = Vec::new();
-    for turn in Plan::turns(round, subjects.len()) {
+    for turn in BenchPlan::rotation(round, subjects.len()) {
         let Some(subject) = subjects.get(turn) else { continue };
-        let (site, took) = Site::start(*subject, era, size.servers, 0).await?;
+        let (site, took) = ControllerSetup::start(*subject, era, size.servers, 0).await?;
         report.add(&cold_start(era, size.servers), site.subject, [millis(took)]);
         if size.servers > 0 {
-            let cpu = micros(site.usage().cpu()?.total()) / size.servers as f64;
+            let cpu = micros(site.usage().cpu_times()?.total()) / size.servers as f64;
             report.add(&cold_start_cpu(era, size.servers), site.subject, [cpu]);
         }
         sites.push(site);
@@ -59,10 +59,10 @@ async fn fleet(
         report_memory(era, size.servers, site.subject, memory, base, report);
     }
     if size.additions > 0 {
-        additions(era, size, &mut sites, report).await?;
+        measure_additions(era, size, &mut sites, report).await?;
     }
     if size.touches > 0 {
-        touches(era, size, &mut sites, report).await?;
+        measure_touches(era, size, &mut sites, report).await?;
     }
     for site in sites {
         site.stop().await?;
@@ -75,22 +75,22 @@ fn cold_start(era: Era, servers: usize) -> Measure {
     match servers {
         // The start of a process alone is too short to be compared.
         0 => measure,
-        1_000 => measure.target("≤ 250").compared(Compared::RatioToFloor),
-        10_000 => measure.target("≤ 2000").compared(Compared::RatioToFloor),
-        _ => measure.compared(Compared::RatioToFloor),
+        1_000 => measure.target("≤ 250").compared(Comparand::RatioToFloor),
+        10_000 => measure.target("≤ 2000").compared(Comparand::RatioToFloor),
+        _ => measure.compared(Comparand::RatioToFloor),
     }
 }
 
 fn cold_start_cpu(era: Era, servers: usize) -> Measure {
-    Measure::new(format!("… CPU per server, of {servers}"), era, "µs").compared(Compared::RatioToFloor)
+    Measure::new(format!("… CPU per server, of {servers}"), era, "µs").compared(Comparand::RatioToFloor)
 }
 
 fn report_memory(
     era: Era,
     servers: usize,
-    subject: Subject,
+    subject: BenchSubject,
     memory: Memory,
-    base: &mut Vec<(Subject, Memory)>,
+    base: &mut Vec<(BenchSubject, Memory)>,
     report: &mut Report,
 ) {
     let known = base.iter().find(|(known, _)| *known == subject).map(|(_, memory)| *memory);
@@ -98,23 +98,28 @@ fn report_memory(
         base.push((subject, memory));
         let [resident, anonymous] = memory.mib();
         let name = |kind| format!("memory with {servers} servers, {kind}");
-        let measure = Measure::new(name("resident"), era, "MiB").target("≤ 12").compared(Compared::Value);
+        let measure = Measure::new(name("resident"), era, "MiB").target("≤ 12").compared(Comparand::Value);
         report.add(&measure, subject, [resident]);
         report.add(&Measure::new(name("anonymous"), era, "MiB"), subject, [anonymous]);
         return;
     };
-    let [resident, anonymous] = memory.each(&base, servers);
+    let [resident, anonymous] = memory.per_item(&base, servers);
     let name = |kind| format!("memory per server, of {servers}, {kind}");
-    let measure = Measure::new(name("resident"), era, "KiB").target("≤ 32").compared(Compared::Value);
+    let measure = Measure::new(name("resident"), era, "KiB").target("≤ 32").compared(Comparand::Value);
     report.add(&measure, subject, [resident]);
     report.add(&Measure::new(name("anonymous"), era, "KiB"), subject, [anonymous]);
 }
 
 /// Renames files of new servers into place, at each site in turn, under an open session.
-async fn additions(era: Era, size: Size, sites: &mut [Site], report: &mut Report) -> Result<()> {
+async fn measure_additions(
+    era: Era,
+    size: FleetSize,
+    sites: &mut [ControllerSetup],
+    report: &mut Report,
+) -> Result<()> {
     let servers = size.servers;
     let measure = |name: &str| Measure::new(format!("{name}, {servers} servers"), era, "ms");
-    let total = measure("file in place to notice").compared(Compared::RatioToFloor);
+    let total = measure("file in place to notice").compared(Comparand::RatioToFloor);
     let found = measure("… of which: file to the server's first request");
     let handshake = measure("… of which: the server's handshake");
     let published = measure("… of which: its list to the notice");
@@ -127,12 +132,12 @@ async fn additions(era: Era, size: Size, sites: &mut [Site], report: &mut Report
     let mut more = 0;
     for addition in 0..size.additions {
         let number = servers + addition;
-        for turn in Plan::turns(addition, sites.len()) {
+        for turn in BenchPlan::rotation(addition, sites.len()) {
             let (Some(site), Some(times)) = (sites.get_mut(turn), times.get_mut(turn)) else { continue };
             let renamed = site.directory.declare(era.name(), number).await?;
-            let came = site.changed().await?;
+            let came = site.wait_for_change().await?;
             let counts = site.upstream.counts().await?;
-            more += site.quiet().await?;
+            more += site.wait_for_quiet().await?;
             site.expect_tool(era, number).await?;
             let handshake = counts.last_listed - counts.last_opened;
             let parts = [
@@ -156,8 +161,8 @@ async fn additions(era: Era, size: Size, sites: &mut [Site], report: &mut Report
     let removal = measure("file removed to notice");
     for site in sites.iter_mut() {
         let before = site.directory.remove(era.name(), servers)?;
-        let came = site.changed().await?;
-        more += site.quiet().await?;
+        let came = site.wait_for_change().await?;
+        more += site.wait_for_quiet().await?;
         report.add(&removal, site.subject, [millis_of_nanos(came - before)]);
     }
     if more > 0 {
@@ -167,12 +172,19 @@ async fn additions(era: Era, size: Size, sites: &mut [Site], report: &mut Report
 }
 
 /// Replaces files by equal ones, at all sites at once: nothing may come of it but a look at the directory.
-async fn touches(era: Era, size: Size, sites: &mut [Site], report: &mut Report) -> Result<()> {
+async fn measure_touches(
+    era: Era,
+    size: FleetSize,
+    sites: &mut [ControllerSetup],
+    report: &mut Report,
+) -> Result<()> {
     let servers = size.servers;
     let pauses = u32::try_from(size.touches)?;
-    let readings = |sites: &[Site]| sites.iter().map(|site| site.usage().cpu()).collect::<Result<Vec<_>>>();
+    let readings = |sites: &[ControllerSetup]| {
+        sites.iter().map(|site| site.usage().cpu_times()).collect::<Result<Vec<_>>>()
+    };
     let idle_before = readings(sites)?;
-    sleep(PAUSE * pauses).await;
+    sleep(TOUCH_INTERVAL * pauses).await;
     let before = readings(sites)?;
     let mut requests = Vec::new();
     for site in sites.iter() {
@@ -182,12 +194,12 @@ async fn touches(era: Era, size: Size, sites: &mut [Site], report: &mut Report) 
         for site in sites.iter() {
             site.directory.declare(era.name(), number).await?;
         }
-        sleep(PAUSE).await;
+        sleep(TOUCH_INTERVAL).await;
     }
     let after = readings(sites)?;
     let cpu = Measure::new(format!("CPU per file replaced by an equal one, {servers} servers"), era, "ms")
         .target(if servers == 10_000 { "≤ 20" } else { "" })
-        .compared(Compared::RatioToFloor);
+        .compared(Comparand::RatioToFloor);
     let reached =
         Measure::new(format!("… requests that reached servers, {servers} servers"), era, "").target("0");
     let notified = Measure::new(format!("… notices, {servers} servers"), era, "").target("0");
@@ -195,7 +207,7 @@ async fn touches(era: Era, size: Size, sites: &mut [Site], report: &mut Report) 
     for ((site, requests), ((idle_before, before), after)) in sites.iter_mut().zip(requests).zip(readings) {
         let spent = after.since(before).saturating_sub(before.since(idle_before));
         let more = site.upstream.counts().await?.requests - requests;
-        let notices = site.quiet().await?;
+        let notices = site.wait_for_quiet().await?;
         report.add(&cpu, site.subject, [millis(spent) / f64::from(pauses)]);
         report.add(&reached, site.subject, [more as f64]);
         report.add(&notified, site.subject, [notices as f64]);

@@ -1,13 +1,13 @@
 //! Measures when the good servers are of use while others hang from the start.
 
-use super::site::Site;
-use super::{Plan, millis};
-use crate::report::{Compared, Measure, Report};
+use super::controller_setup::ControllerSetup;
+use super::{BenchPlan, millis};
+use crate::report::{Comparand, Measure, Report};
 use crate::rig::{Era, Result};
 
 /// Says how many servers work and how many hang.
 #[derive(Clone, Copy)]
-pub struct Mixture {
+pub struct HangMixture {
     pub good: usize,
     pub hanging: usize,
     /// Starts in each round.
@@ -16,17 +16,17 @@ pub struct Mixture {
 }
 
 /// Measures one round of starts in both eras, each with a state directory of its own.
-pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
-    let subjects = Site::subjects(plan);
-    for era in Era::BOTH {
-        for &Mixture { good, hanging, starts, target } in &plan.mixtures {
+pub async fn run(plan: &BenchPlan, report: &mut Report) -> Result<()> {
+    let subjects = ControllerSetup::all_subjects(plan);
+    for era in Era::ALL {
+        for &HangMixture { good, hanging, starts, target } in &plan.mixtures {
             let mut times: Vec<Vec<f64>> = subjects.iter().map(|_| Vec::new()).collect();
             for start in 0..starts {
-                for turn in Plan::turns(start, subjects.len()) {
+                for turn in BenchPlan::rotation(start, subjects.len()) {
                     let (Some(subject), Some(times)) = (subjects.get(turn), times.get_mut(turn)) else {
                         continue;
                     };
-                    let (mut site, mut took) = Site::start(*subject, era, good, hanging).await?;
+                    let (mut site, mut took) = ControllerSetup::start(*subject, era, good, hanging).await?;
                     let calling = tokio::time::Instant::now();
                     for number in 0..good {
                         site.call(era, number).await?;
@@ -37,7 +37,7 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
                 }
             }
             let name = format!("start to {good} of {} called, {hanging} hanging", good + hanging);
-            let measure = Measure::new(name, era, "ms").target(target).compared(Compared::RatioToFloor);
+            let measure = Measure::new(name, era, "ms").target(target).compared(Comparand::RatioToFloor);
             for ((subject, _), times) in subjects.iter().zip(times) {
                 report.add(&measure, *subject, times);
             }

@@ -6,83 +6,91 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::{Plan, micros};
-use crate::report::{Compared, Measure, Report, Subject};
-use crate::rig::agent::{Agent, Call, Pipe, Target};
-use crate::rig::process::Usage;
+use super::{BenchPlan, micros};
+use crate::report::{BenchSubject, Comparand, Measure, Report};
+use crate::rig::agent::{Agent, McpTarget, RenderedCall, StdioAgent};
+use crate::rig::process::ProcessUsage;
 use crate::rig::samples::Samples;
 use crate::rig::{Era, Result};
 
 const CALLERS: usize = 32;
 const CALLS_PER_BATCH: usize = 250;
-const CROWD_BATCH: Duration = Duration::from_millis(150);
-const PATIENCE: Duration = Duration::from_mins(1);
+const CROWD_BATCH_DURATION: Duration = Duration::from_millis(150);
+const BATCH_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Describes a way to the server.
-pub struct Way {
-    pub subject: Subject,
+pub struct CallRoute {
+    pub subject: BenchSubject,
     /// `None`: the caller starts the server itself and speaks over its stdin and stdout.
-    pub target: Option<Target>,
+    pub target: Option<McpTarget>,
     pub tool: String,
     /// Whose CPU is counted.
-    pub usage: Option<Usage>,
+    pub usage: Option<ProcessUsage>,
 }
 
 enum Caller {
-    Http(Agent, Call),
-    Stdio(Pipe),
+    Http(Agent, RenderedCall),
+    Stdio(StdioAgent),
 }
 
 impl Caller {
-    async fn connect(way: &Way, era: Era) -> Result<Self> {
+    async fn connect(way: &CallRoute, era: Era) -> Result<Self> {
         let Some(target) = &way.target else {
-            return Ok(Self::Stdio(Pipe::connect(era).await?));
+            return Ok(Self::Stdio(StdioAgent::connect(era).await?));
         };
         let agent = Agent::connect(target).await?;
-        let call = agent.call(&way.tool);
+        let call = agent.prepare_call(&way.tool);
         Ok(Self::Http(agent, call))
     }
 
-    async fn carry_out(&mut self) -> Result<Duration> {
+    async fn call(&mut self) -> Result<Duration> {
         match self {
-            Self::Http(agent, call) => agent.carry_out(call).await,
-            Self::Stdio(pipe) => pipe.carry_out().await,
+            Self::Http(agent, call) => agent.run_call(call).await,
+            Self::Stdio(pipe) => pipe.run_call().await,
         }
     }
 
-    async fn carry_out_many(&mut self, count: usize) -> Result<Samples> {
+    async fn call_many(&mut self, count: usize) -> Result<Samples> {
         let mut samples = Samples::default();
         for _ in 0..count {
-            samples.push(self.carry_out().await?);
+            samples.push(self.call().await?);
         }
         Ok(samples)
     }
 }
 
 /// Measures one caller who calls again and again. The figures are named after `kind`.
-pub async fn one_caller(plan: &Plan, era: Era, kind: &str, ways: &[Way], report: &mut Report) -> Result<()> {
+pub async fn one_caller(
+    plan: &BenchPlan,
+    era: Era,
+    kind: &str,
+    ways: &[CallRoute],
+    report: &mut Report,
+) -> Result<()> {
     let mut callers = Vec::new();
     for way in ways {
         callers.push((way.subject, Caller::connect(way, era).await?, Vec::new()));
     }
     // The first batch warms up.
     for batch in 0..=plan.latency_batches {
-        for turn in Plan::turns(batch, callers.len()) {
+        for turn in BenchPlan::rotation(batch, callers.len()) {
             let Some((_, caller, batches)) = callers.get_mut(turn) else { continue };
-            let taken = timeout(PATIENCE, caller.carry_out_many(CALLS_PER_BATCH)).await??;
+            let taken = timeout(BATCH_TIMEOUT, caller.call_many(CALLS_PER_BATCH)).await??;
             if batch > 0 {
                 batches.push([0.5, 0.99].map(|share| micros(taken.percentile(share))));
             }
         }
     }
     let p50 =
-        Measure::new(format!("{kind}: latency p50, 1 caller"), era, "µs").compared(Compared::RatioToFloor);
+        Measure::new(format!("{kind}: latency p50, 1 caller"), era, "µs").compared(Comparand::RatioToFloor);
     let p99 = Measure::new(format!("{kind}: latency p99, 1 caller"), era, "µs");
     let added = Measure::new(format!("{kind}: added to direct, p50, 1 caller"), era, "µs");
-    let direct: Option<Vec<[f64; 2]>> =
-        callers.iter().find(|(subject, ..)| *subject == Subject::Direct).map(|(.., batches)| batches.clone());
+    let direct: Option<Vec<[f64; 2]>> = callers
+        .iter()
+        .find(|(subject, ..)| *subject == BenchSubject::Direct)
+        .map(|(.., batches)| batches.clone());
     for (subject, _, batches) in callers {
-        if let Some(direct) = direct.as_ref().filter(|_| subject != Subject::Direct) {
+        if let Some(direct) = direct.as_ref().filter(|_| subject != BenchSubject::Direct) {
             let differences: Vec<f64> =
                 batches.iter().zip(direct).map(|([way, _], [direct, _])| way - direct).collect();
             report.add(&added, subject, differences);
@@ -96,10 +104,10 @@ pub async fn one_caller(plan: &Plan, era: Era, kind: &str, ways: &[Way], report:
 
 /// Measures many callers at once. The figures are named after `kind`.
 pub async fn many_callers(
-    plan: &Plan,
+    plan: &BenchPlan,
     era: Era,
     kind: &str,
-    ways: &[Way],
+    ways: &[CallRoute],
     report: &mut Report,
 ) -> Result<()> {
     let mut crowds = Vec::new();
@@ -111,23 +119,23 @@ pub async fn many_callers(
         crowds.push((way, callers, Vec::new()));
     }
     for batch in 0..=plan.crowd_batches {
-        for turn in Plan::turns(batch, crowds.len()) {
+        for turn in BenchPlan::rotation(batch, crowds.len()) {
             let Some((way, callers, batches)) = crowds.get_mut(turn) else { continue };
-            let taken = crowd(way, callers).await?;
+            let taken = run_crowd(way, callers).await?;
             if batch > 0 {
                 batches.push(taken);
             }
         }
     }
     let name = |what: &str| format!("{kind}: {what}, {CALLERS} callers");
-    let cpu = Measure::new(name("CPU per call"), era, "µs").compared(Compared::RatioToFloor);
+    let cpu = Measure::new(name("CPU per call"), era, "µs").compared(Comparand::RatioToFloor);
     let rate = Measure::new(name("calls per second"), era, "1/s");
-    let p50 = Measure::new(name("latency p50"), era, "µs").compared(Compared::RatioToFloor);
+    let p50 = Measure::new(name("latency p50"), era, "µs").compared(Comparand::RatioToFloor);
     let p99 = Measure::new(name("latency p99"), era, "µs");
     for (way, _, batches) in crowds {
-        let figures = |figure: &dyn Fn(&Load) -> f64| batches.iter().map(figure).collect::<Vec<f64>>();
-        report.add(&cpu, way.subject, figures(&Load::cpu_per_call));
-        report.add(&rate, way.subject, figures(&Load::rate));
+        let figures = |figure: &dyn Fn(&CrowdResult) -> f64| batches.iter().map(figure).collect::<Vec<f64>>();
+        report.add(&cpu, way.subject, figures(&CrowdResult::cpu_per_call));
+        report.add(&rate, way.subject, figures(&CrowdResult::calls_per_second));
         report.add(&p50, way.subject, figures(&|load| micros(load.samples.percentile(0.5))));
         report.add(&p99, way.subject, figures(&|load| micros(load.samples.percentile(0.99))));
     }
@@ -135,14 +143,14 @@ pub async fn many_callers(
 }
 
 /// Holds the outcome of one batch of many callers.
-struct Load {
+struct CrowdResult {
     samples: Samples,
     time: Duration,
     cpu: Duration,
 }
 
-impl Load {
-    fn rate(&self) -> f64 {
+impl CrowdResult {
+    fn calls_per_second(&self) -> f64 {
         self.samples.len() as f64 / self.time.as_secs_f64()
     }
 
@@ -152,25 +160,25 @@ impl Load {
 }
 
 /// Has all callers call until the time of a batch is over.
-async fn crowd(way: &Way, callers: &mut Vec<Caller>) -> Result<Load> {
+async fn run_crowd(way: &CallRoute, callers: &mut Vec<Caller>) -> Result<CrowdResult> {
     let usage = way.usage.ok_or("a crowd needs a process whose CPU is counted")?;
-    let (begin, cpu) = (Instant::now(), usage.cpu()?);
-    let end = begin + CROWD_BATCH;
+    let (begin, cpu) = (Instant::now(), usage.cpu_times()?);
+    let end = begin + CROWD_BATCH_DURATION;
     let mut tasks = JoinSet::new();
     for mut caller in callers.drain(..) {
         tasks.spawn(async move {
             let mut samples = Samples::default();
             while Instant::now() < end {
-                samples.push(caller.carry_out().await?);
+                samples.push(caller.call().await?);
             }
             Result::Ok((caller, samples))
         });
     }
     let mut samples = Samples::default();
-    while let Some(caller) = timeout(PATIENCE, tasks.join_next()).await? {
+    while let Some(caller) = timeout(BATCH_TIMEOUT, tasks.join_next()).await? {
         let (caller, taken) = caller??;
         samples.append(taken);
         callers.push(caller);
     }
-    Ok(Load { samples, time: begin.elapsed(), cpu: usage.cpu()?.since(&cpu) })
+    Ok(CrowdResult { samples, time: begin.elapsed(), cpu: usage.cpu_times()?.since(&cpu) })
 }

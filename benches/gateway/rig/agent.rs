@@ -6,20 +6,20 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time::{Duration, Instant, timeout};
 
-use super::connection::{Connection, Events};
-use super::directory::stdio_role;
+use super::connection::{EventStream, HttpConnection};
+use super::directory::role_args;
 use super::process::LineChild;
-use super::{Era, Result, clock};
+use super::{Era, Result, unix_nanos};
 
-const CHANGED: &str = "notifications/tools/list_changed";
+const TOOLS_LIST_CHANGED: &str = "notifications/tools/list_changed";
 /// What each call sends, and what its answer must hold.
-pub const TEXT: &str = "the quick brown fox jumps over the lazy dog, forty times an hour";
+pub const CALL_TEXT: &str = "the quick brown fox jumps over the lazy dog, forty times an hour";
 /// No single answer takes longer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where an MCP endpoint is, and how it is spoken to.
 #[derive(Clone, Debug)]
-pub struct Target {
+pub struct McpTarget {
     pub address: SocketAddr,
     pub path: String,
     pub era: Era,
@@ -27,17 +27,17 @@ pub struct Target {
 
 /// An agent with one keep-alive connection and, in the legacy era, a session.
 pub struct Agent {
-    target: Target,
+    target: McpTarget,
     session: Option<String>,
-    connection: Connection,
-    id: u64,
+    connection: HttpConnection,
+    last_id: u64,
 }
 
 impl Agent {
     /// Connects and shakes hands.
-    pub async fn connect(target: &Target) -> Result<Self> {
-        let connection = Connection::open(target.address).await?;
-        let mut agent = Self { target: target.clone(), session: None, connection, id: 0 };
+    pub async fn connect(target: &McpTarget) -> Result<Self> {
+        let connection = HttpConnection::open(target.address).await?;
+        let mut agent = Self { target: target.clone(), session: None, connection, last_id: 0 };
         match target.era {
             Era::Legacy => {
                 let opening = json!({
@@ -48,8 +48,8 @@ impl Agent {
                 let (session, _) = agent.exchange("initialize", None, opening).await?;
                 agent.session = session;
                 let notice = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
-                let request = agent.post("notifications/initialized", None, notice);
-                let answer = timeout(PATIENCE, agent.connection.exchange(&request)).await??;
+                let request = agent.render_post("notifications/initialized", None, notice);
+                let answer = timeout(RESPONSE_TIMEOUT, agent.connection.send(&request)).await??;
                 if answer.status != 202 {
                     return Err(format!("notifications/initialized: HTTP {}", answer.status).into());
                 }
@@ -72,10 +72,10 @@ impl Agent {
         name: Option<&str>,
         params: Value,
     ) -> Result<(Option<String>, Value)> {
-        self.id += 1;
-        let body = self.body(self.id, method, params);
-        let request = self.post(method, name, &body);
-        let answer = timeout(PATIENCE, self.connection.exchange(&request)).await??;
+        self.last_id += 1;
+        let body = self.message_body(self.last_id, method, params);
+        let request = self.render_post(method, name, &body);
+        let answer = timeout(RESPONSE_TIMEOUT, self.connection.send(&request)).await??;
         let text = String::from_utf8_lossy(&answer.body);
         let fail = || format!("{method}: HTTP {}: {text}", answer.status);
         // An answer may come as a stream of one event.
@@ -89,7 +89,7 @@ impl Agent {
     }
 
     /// The names of all tools, from all pages.
-    pub async fn tools(&mut self) -> Result<Vec<String>> {
+    pub async fn tool_names(&mut self) -> Result<Vec<String>> {
         let mut names = Vec::new();
         let mut params = json!({});
         loop {
@@ -104,43 +104,43 @@ impl Agent {
     }
 
     /// A call that is rendered once and sent often.
-    pub fn call(&self, tool: &str) -> Call {
-        Call::rendered(self.post("tools/call", Some(tool), &call_message(self.target.era, tool)))
+    pub fn prepare_call(&self, tool: &str) -> RenderedCall {
+        RenderedCall::new(self.render_post("tools/call", Some(tool), &call_message(self.target.era, tool)))
     }
 
     /// Carries out a call and says how long it took.
-    pub async fn carry_out(&mut self, call: &mut Call) -> Result<Duration> {
-        let bytes = call.next();
+    pub async fn run_call(&mut self, call: &mut RenderedCall) -> Result<Duration> {
+        let bytes = call.next_bytes();
         let begin = Instant::now();
-        let answer = self.connection.exchange(bytes).await?;
+        let answer = self.connection.send(bytes).await?;
         let took = begin.elapsed();
         let body = &answer.body;
-        if answer.status != 200 || !holds_text(body) {
+        if answer.status != 200 || !contains_call_text(body) {
             return Err(format!("HTTP {}: {}", answer.status, String::from_utf8_lossy(body)).into());
         }
         Ok(took)
     }
 
     /// Opens the stream of notices, on a connection of its own.
-    pub async fn notices(&self) -> Result<Notices> {
-        let connection = Connection::open(self.target.address).await?;
+    pub async fn notifications(&self) -> Result<NotificationStream> {
+        let connection = HttpConnection::open(self.target.address).await?;
         let request = match self.target.era {
             Era::Legacy => self.render("GET", "Accept: text/event-stream\r\n", ""),
             Era::Modern => {
                 let filter = json!({ "notifications": { "toolsListChanged": true } });
-                let body = self.body(1, "subscriptions/listen", filter);
-                self.post("subscriptions/listen", None, &body)
+                let body = self.message_body(1, "subscriptions/listen", filter);
+                self.render_post("subscriptions/listen", None, &body)
             }
         };
-        let events = timeout(PATIENCE, connection.events(&request)).await??;
-        Ok(Notices(events))
+        let events = timeout(RESPONSE_TIMEOUT, connection.open_events(&request)).await??;
+        Ok(NotificationStream(events))
     }
 
-    fn body(&self, id: u64, method: &str, params: Value) -> String {
+    fn message_body(&self, id: u64, method: &str, params: Value) -> String {
         message(self.target.era, id, method, params)
     }
 
-    fn post(&self, method: &str, name: Option<&str>, body: &str) -> Vec<u8> {
+    fn render_post(&self, method: &str, name: Option<&str>, body: &str) -> Vec<u8> {
         let length = body.len();
         let mut headers = format!(
             "Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n\
@@ -154,7 +154,7 @@ impl Agent {
     }
 
     fn render(&self, verb: &str, headers: &str, body: &str) -> Vec<u8> {
-        let Target { address, path, era } = &self.target;
+        let McpTarget { address, path, era } = &self.target;
         let session = self.session.as_deref().map(|id| format!("Mcp-Session-Id: {id}\r\n"));
         let session = session.unwrap_or_default();
         let version = era.version();
@@ -167,25 +167,25 @@ impl Agent {
 }
 
 /// A rendered `tools/call`. Ids are of equal length, so that each is written over the one before.
-pub struct Call {
+pub struct RenderedCall {
     bytes: Vec<u8>,
-    digits: usize,
+    id_offset: usize,
     id: u64,
 }
 
-impl Call {
-    const FIRST: u64 = 1_000_000_000;
+impl RenderedCall {
+    const FIRST_ID: u64 = 1_000_000_000;
 
-    fn rendered(bytes: Vec<u8>) -> Self {
-        let mark = format!(r#""id":{}"#, Self::FIRST);
+    fn new(bytes: Vec<u8>) -> Self {
+        let mark = format!(r#""id":{}"#, Self::FIRST_ID);
         let digits = bytes.windows(mark.len()).position(|window| window == mark.as_bytes());
-        Self { bytes, digits: digits.unwrap_or_default() + 5, id: Self::FIRST }
+        Self { bytes, id_offset: digits.unwrap_or_default() + 5, id: Self::FIRST_ID }
     }
 
-    fn next(&mut self) -> &[u8] {
+    fn next_bytes(&mut self) -> &[u8] {
         self.id += 1;
         let digits = self.id.to_string();
-        if let Some(place) = self.bytes.get_mut(self.digits..self.digits + digits.len()) {
+        if let Some(place) = self.bytes.get_mut(self.id_offset..self.id_offset + digits.len()) {
             place.copy_from_slice(digits.as_bytes());
         }
         &self.bytes
@@ -193,70 +193,77 @@ impl Call {
 }
 
 /// An agent that has started the fake server itself and calls it over its stdin and stdout.
-pub struct Pipe {
+pub struct StdioAgent {
     server: LineChild,
-    call: Call,
+    call: RenderedCall,
 }
 
-impl Pipe {
+impl StdioAgent {
     /// Starts the server and opens it.
     pub async fn connect(era: Era) -> Result<Self> {
-        let mut server = LineChild::start(&stdio_role("stdio-server", era, None), Command::spawn)?;
+        let mut server = LineChild::start(&role_args("stdio-server", era, None), Command::spawn)?;
         let (method, params) = match era {
             Era::Legacy => ("initialize", json!({ "protocolVersion": era.version(), "capabilities": {} })),
             Era::Modern => ("server/discover", json!({})),
         };
         server.write(format!("{}\n", message(era, 1, method, params)).as_bytes()).await?;
-        timeout(PATIENCE, server.line()).await??;
-        let call = Call::rendered(format!("{}\n", call_message(era, "echo")).into_bytes());
+        timeout(RESPONSE_TIMEOUT, server.next_line()).await??;
+        let call = RenderedCall::new(format!("{}\n", call_message(era, "echo")).into_bytes());
         Ok(Self { server, call })
     }
 
     /// Carries out a call and returns how long it took.
-    pub async fn carry_out(&mut self) -> Result<Duration> {
-        let bytes = self.call.next();
+    pub async fn run_call(&mut self) -> Result<Duration> {
+        let bytes = self.call.next_bytes();
         let begin = Instant::now();
         self.server.write(bytes).await?;
-        let answer = self.server.line().await?;
+        let answer = self.server.next_line().await?;
         let took = begin.elapsed();
-        if holds_text(answer.as_bytes()) { Ok(took) } else { Err(answer.into()) }
+        if contains_call_text(answer.as_bytes()) { Ok(took) } else { Err(answer.into()) }
     }
 }
 
 /// The notices that an agent gets.
-pub struct Notices(Events);
+pub struct NotificationStream(EventStream);
 
-impl Notices {
+impl NotificationStream {
     /// Waits for the next notice of any kind.
     pub async fn next(&mut self) -> Result<String> {
         self.0.next().await
     }
 
     /// Waits for the next `tools/list_changed`; gives the time at which it came.
-    pub async fn changed(&mut self, patience: Duration) -> Result<i128> {
+    pub async fn wait_for_list_changed(&mut self, patience: Duration) -> Result<i128> {
         let changed = async {
-            while !self.0.next().await?.contains(CHANGED) {}
-            Ok(clock())
+            while !self.0.next().await?.contains(TOOLS_LIST_CHANGED) {}
+            Ok(unix_nanos())
         };
-        timeout(patience, changed).await.map_err(|_| format!("no {CHANGED} within {patience:?}"))?
+        timeout(patience, changed)
+            .await
+            .map_err(|_| format!("no {TOOLS_LIST_CHANGED} within {patience:?}"))?
     }
 
     /// Waits until no notice has come for a while, and says how many came before.
-    pub async fn quiet(&mut self, quiet: Duration) -> Result<usize> {
+    pub async fn wait_for_quiet(&mut self, quiet: Duration) -> Result<usize> {
         let mut count = 0;
         while let Ok(event) = timeout(quiet, self.0.next()).await {
-            count += usize::from(event?.contains(CHANGED));
+            count += usize::from(event?.contains(TOOLS_LIST_CHANGED));
         }
         Ok(count)
     }
 }
 
-fn holds_text(answer: &[u8]) -> bool {
-    answer.windows(TEXT.len()).any(|window| window == TEXT.as_bytes())
+fn contains_call_text(answer: &[u8]) -> bool {
+    answer.windows(CALL_TEXT.len()).any(|window| window == CALL_TEXT.as_bytes())
 }
 
 fn call_message(era: Era, tool: &str) -> String {
-    message(era, Call::FIRST, "tools/call", json!({ "name": tool, "arguments": { "text": TEXT } }))
+    message(
+        era,
+        RenderedCall::FIRST_ID,
+        "tools/call",
+        json!({ "name": tool, "arguments": { "text": CALL_TEXT } }),
+    )
 }
 
 fn message(era: Era, id: u64, method: &str, mut params: Value) -> String {

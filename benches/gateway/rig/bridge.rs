@@ -25,9 +25,9 @@ use super::Result;
 use super::process::role_command;
 
 /// Holds what the requests in flight share.
-struct Server {
+struct StdioServer {
     stdin: tokio::sync::Mutex<ChildStdin>,
-    waiting: Mutex<HashMap<u64, oneshot::Sender<String>>>,
+    pending: Mutex<HashMap<u64, oneshot::Sender<String>>>,
     last_id: AtomicU64,
 }
 
@@ -42,12 +42,12 @@ pub async fn serve(listener: TcpListener, role: &[String]) -> Result<()> {
     let mut child = role_command(role)?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let stdin = child.stdin.take().ok_or("no stdin")?.into();
     let mut lines = BufReader::new(child.stdout.take().ok_or("no stdout")?).lines();
-    let server = Arc::new(Server { stdin, waiting: Mutex::default(), last_id: AtomicU64::default() });
+    let server = Arc::new(StdioServer { stdin, pending: Mutex::default(), last_id: AtomicU64::default() });
     let answers = server.clone();
     tokio::spawn(async move {
         while let Some(line) = lines.next_line().await? {
             let id = serde_json::from_str::<Envelope<'_>>(&line)?.id.map_or("", RawValue::get).parse()?;
-            let waiting = answers.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            let waiting = answers.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
             if let Some(waiting) = waiting {
                 // Its caller may be gone.
                 let _ = waiting.send(line);
@@ -64,7 +64,7 @@ pub async fn serve(listener: TcpListener, role: &[String]) -> Result<()> {
     }
 }
 
-async fn forward(server: Arc<Server>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
+async fn forward(server: Arc<StdioServer>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
     let body = request.into_body().collect().await?.to_bytes();
     let text = std::str::from_utf8(&body)?;
     let Some(id) = serde_json::from_str::<Envelope<'_>>(text)?.id else {
@@ -75,7 +75,7 @@ async fn forward(server: Arc<Server>, request: Request<Incoming>) -> Result<Resp
     };
     let unique = server.last_id.fetch_add(1, Ordering::Relaxed);
     let (sender, receiver) = oneshot::channel();
-    server.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(unique, sender);
+    server.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(unique, sender);
     server.write(with_id(text, id, &unique.to_string(), "\n")?).await?;
     let line = receiver.await?;
     let own = serde_json::from_str::<Envelope<'_>>(&line)?.id.ok_or("an answer without an id")?;
@@ -92,7 +92,7 @@ fn with_id(text: &str, id: &RawValue, new: &str, end: &str) -> Result<String> {
     Ok([before, new, after, end].concat())
 }
 
-impl Server {
+impl StdioServer {
     async fn write(&self, line: String) -> Result<()> {
         Ok(self.stdin.lock().await.write_all(line.as_bytes()).await?)
     }

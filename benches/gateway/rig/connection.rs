@@ -10,26 +10,26 @@ use tokio::net::TcpStream;
 use super::Result;
 
 /// A keep-alive connection.
-pub struct Connection {
+pub struct HttpConnection {
     stream: TcpStream,
     buffer: BytesMut,
 }
 
 /// A whole answer.
-pub struct Answer {
+pub struct HttpResponse {
     pub status: u16,
     pub body: Bytes,
     head: Bytes,
 }
 
-impl Answer {
+impl HttpResponse {
     /// A header of the answer, by its lower-case name.
     pub fn header(&self, name: &str) -> Option<&str> {
         header(&self.head, name)
     }
 }
 
-impl Connection {
+impl HttpConnection {
     pub async fn open(address: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
@@ -37,12 +37,12 @@ impl Connection {
     }
 
     /// Sends a request and reads the whole answer.
-    pub async fn exchange(&mut self, request: &[u8]) -> Result<Answer> {
+    pub async fn send(&mut self, request: &[u8]) -> Result<HttpResponse> {
         self.stream.write_all(request).await?;
-        let (status, head) = self.head().await?;
+        let (status, head) = self.read_head().await?;
         let body = if header(&head, "transfer-encoding").is_some() {
             let mut body = BytesMut::new();
-            while let Some(chunk) = self.chunk().await? {
+            while let Some(chunk) = self.read_chunk().await? {
                 body.extend_from_slice(&chunk);
             }
             body.freeze()
@@ -53,30 +53,30 @@ impl Connection {
         } else {
             Bytes::new()
         };
-        Ok(Answer { status, body, head })
+        Ok(HttpResponse { status, body, head })
     }
 
     /// Sends a request that is answered by a stream of events.
-    pub async fn events(mut self, request: &[u8]) -> Result<Events> {
+    pub async fn open_events(mut self, request: &[u8]) -> Result<EventStream> {
         self.stream.write_all(request).await?;
-        let (status, head) = self.head().await?;
+        let (status, head) = self.read_head().await?;
         let kind = header(&head, "content-type").unwrap_or_default();
         if status != 200 || !kind.starts_with("text/event-stream") {
             return Err(format!("no event stream: HTTP {status}, content type {kind:?}").into());
         }
-        Ok(Events { connection: self, text: BytesMut::new() })
+        Ok(EventStream { connection: self, text: BytesMut::new() })
     }
 
-    async fn head(&mut self) -> Result<(u16, Bytes)> {
-        let end = self.find(b"\r\n\r\n").await?;
+    async fn read_head(&mut self) -> Result<(u16, Bytes)> {
+        let end = self.read_until(b"\r\n\r\n").await?;
         let head = self.buffer.split_to(end + 4).freeze();
         let status = head.get(9..12).ok_or("short status line")?;
         Ok((std::str::from_utf8(status)?.parse()?, head))
     }
 
     /// The next chunk; `None` after the last.
-    async fn chunk(&mut self) -> Result<Option<Bytes>> {
-        let end = self.find(b"\r\n").await?;
+    async fn read_chunk(&mut self) -> Result<Option<Bytes>> {
+        let end = self.read_until(b"\r\n").await?;
         let line = self.buffer.split_to(end + 2).freeze();
         let digits = line.split(|byte| matches!(byte, b';' | b'\r')).next().unwrap_or_default();
         let length = usize::from_str_radix(std::str::from_utf8(digits)?, 16)?;
@@ -86,7 +86,7 @@ impl Connection {
         Ok((length > 0).then_some(chunk))
     }
 
-    async fn find(&mut self, mark: &[u8]) -> Result<usize> {
+    async fn read_until(&mut self, mark: &[u8]) -> Result<usize> {
         loop {
             if let Some(at) = position(&self.buffer, mark) {
                 return Ok(at);
@@ -112,12 +112,12 @@ impl Connection {
 }
 
 /// A stream of events that stays open.
-pub struct Events {
-    connection: Connection,
+pub struct EventStream {
+    connection: HttpConnection,
     text: BytesMut,
 }
 
-impl Events {
+impl EventStream {
     /// The data of the next event that has any.
     pub async fn next(&mut self) -> Result<String> {
         loop {
@@ -132,7 +132,7 @@ impl Events {
                     return Ok(data);
                 }
             }
-            let chunk = self.connection.chunk().await?.ok_or("the event stream has ended")?;
+            let chunk = self.connection.read_chunk().await?.ok_or("the event stream has ended")?;
             self.text.extend_from_slice(&chunk);
         }
     }

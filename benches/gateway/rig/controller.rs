@@ -12,19 +12,19 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
-use super::agent::{Agent, Target};
+use super::agent::{Agent, McpTarget};
 use super::{Era, Result};
 
 /// How many handshakes go on at once: fewer than the connections that a listener holds back.
-const AT_ONCE: usize = 32;
+const MAX_CONCURRENT_HANDSHAKES: usize = 32;
 /// How long one handshake holds back others: a server that hangs costs nothing more.
-const HELD: Duration = Duration::from_millis(200);
+const HANDSHAKE_SLOT_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// A declaration as it was when it was read last.
-struct Known {
+struct AttachedFile {
     modified: SystemTime,
     text: String,
-    attached: AbortHandle,
+    task: AbortHandle,
 }
 
 /// Runs until the process ends. Prints a line for each server that is attached and each that is removed.
@@ -38,10 +38,10 @@ pub async fn run(directory: PathBuf, era: Era) -> Result<()> {
         }
     })?;
     watcher.watch(&directory, RecursiveMode::NonRecursive)?;
-    let limit = Arc::new(Semaphore::new(AT_ONCE));
+    let limit = Arc::new(Semaphore::new(MAX_CONCURRENT_HANDSHAKES));
     let (mut known, mut servers) = (HashMap::new(), JoinSet::new());
     loop {
-        look(&directory, era, &limit, &mut known, &mut servers)?;
+        scan_directory(&directory, era, &limit, &mut known, &mut servers)?;
         tokio::select! {
             change = changes.recv() => { change.ok_or("the watch has ended")? }
             // Aborted ones are those that were removed.
@@ -52,11 +52,11 @@ pub async fn run(directory: PathBuf, era: Era) -> Result<()> {
 }
 
 #[expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a process with nothing else to do")]
-fn look(
+fn scan_directory(
     directory: &Path,
     era: Era,
     limit: &Arc<Semaphore>,
-    known: &mut HashMap<PathBuf, Known>,
+    known: &mut HashMap<PathBuf, AttachedFile>,
     servers: &mut JoinSet<Result<()>>,
 ) -> Result<()> {
     let mut seen = HashSet::new();
@@ -74,15 +74,15 @@ fn look(
             known.modified = modified;
             continue;
         }
-        let attached = servers.spawn(attach(target(&text, era)?, limit.clone()));
-        if let Some(old) = known.insert(path, Known { modified, text, attached }) {
-            old.attached.abort();
+        let attached = servers.spawn(attach(parse_target(&text, era)?, limit.clone()));
+        if let Some(old) = known.insert(path, AttachedFile { modified, text, task: attached }) {
+            old.task.abort();
         }
     }
     known.retain(|path, known| {
         let kept = seen.contains(path);
         if !kept {
-            known.attached.abort();
+            known.task.abort();
             println!("removed");
         }
         kept
@@ -90,23 +90,23 @@ fn look(
     Ok(())
 }
 
-fn target(text: &str, era: Era) -> Result<Target> {
+fn parse_target(text: &str, era: Era) -> Result<McpTarget> {
     let url = text.lines().find_map(|line| line.trim().strip_prefix("url: http://")).ok_or("no URL")?;
     let (address, path) = url.split_once('/').ok_or("no path")?;
-    Ok(Target { address: address.parse()?, path: format!("/{path}"), era })
+    Ok(McpTarget { address: address.parse()?, path: format!("/{path}"), era })
 }
 
 #[expect(clippy::print_stdout, reason = "a helper tells what it has done")]
-async fn attach(target: Target, limit: Arc<Semaphore>) -> Result<()> {
+async fn attach(target: McpTarget, limit: Arc<Semaphore>) -> Result<()> {
     let turn = limit.acquire().await?;
     let attaching = async {
         let mut agent = Agent::connect(&target).await?;
-        agent.tools().await?;
+        agent.tool_names().await?;
         // Only the stream stays open.
-        agent.notices().await
+        agent.notifications().await
     };
     let mut attaching = std::pin::pin!(attaching);
-    let attached = timeout(HELD, attaching.as_mut()).await;
+    let attached = timeout(HANDSHAKE_SLOT_TIMEOUT, attaching.as_mut()).await;
     drop(turn);
     let attached = match attached {
         Ok(attached) => attached,

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use tokio::process::{Child, Command};
 
 /// The nice value of all processes of the run.
-const PRIORITY: i32 = -15;
+const NICE_VALUE: i32 = -15;
 
 #[derive(Clone, Copy)]
 struct Cores {
@@ -21,7 +21,7 @@ static CORES: OnceLock<Cores> = OnceLock::new();
 /// Pins the calling thread, and what it starts from then on, to the core of the load. Returns a sentence about
 /// it for the report.
 pub fn pin_load() -> String {
-    let available = system::available();
+    let available = system::available_cores();
     let (Some(&measured), Some(&load)) = (available.first(), available.get(1)) else {
         return "not pinned (fewer than two cores, or not Linux)".to_owned();
     };
@@ -49,8 +49,8 @@ pub fn spawn_measured(command: &mut Command) -> io::Result<Child> {
 /// alike. Other processes then hardly come between, and leave less of their data in the caches. Returns a sentence
 /// about it for the report; only root may do it.
 pub fn raise_priority() -> String {
-    match rustix::process::setpriority_process(None, PRIORITY) {
-        Ok(()) => format!("priority {PRIORITY}"),
+    match rustix::process::setpriority_process(None, NICE_VALUE) {
+        Ok(()) => format!("priority {NICE_VALUE}"),
         Err(_) => "priority not raised (not permitted)".to_owned(),
     }
 }
@@ -71,7 +71,7 @@ mod system {
 
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-    pub fn available() -> Vec<usize> {
+    pub fn available_cores() -> Vec<usize> {
         let set = sched_getaffinity(None).unwrap_or_else(|_| CpuSet::new());
         (0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect()
     }
@@ -87,7 +87,7 @@ mod system {
 mod system {
     use std::io;
 
-    pub fn available() -> Vec<usize> {
+    pub fn available_cores() -> Vec<usize> {
         Vec::new()
     }
 

@@ -6,35 +6,35 @@ use std::path::PathBuf;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::{Era, Result, clock, cores};
+use super::{Era, Result, cores, unix_nanos};
 
 /// A temporary directory with the declarations, the state of evenkeel and its log.
-pub struct Directory {
+pub struct BenchDirectory {
     root: TempDir,
     upstream: SocketAddr,
 }
 
-impl Directory {
+impl BenchDirectory {
     /// An empty one, for servers of this upstream.
     pub async fn new(upstream: SocketAddr) -> Result<Self> {
         let root = tempfile::Builder::new().prefix("evenkeel-bench-").tempdir()?;
         let directory = Self { root, upstream };
-        tokio::fs::create_dir(directory.live()).await?;
+        tokio::fs::create_dir(directory.declarations_dir()).await?;
         Ok(directory)
     }
 
     /// What evenkeel reads.
-    pub fn live(&self) -> PathBuf {
+    pub fn declarations_dir(&self) -> PathBuf {
         self.root.path().join("declared")
     }
 
     /// Where it keeps its state.
-    pub fn state(&self) -> PathBuf {
+    pub fn state_dir(&self) -> PathBuf {
         self.root.path().join("state")
     }
 
     /// What it prints.
-    pub fn log(&self) -> PathBuf {
+    pub fn log_path(&self) -> PathBuf {
         self.root.path().join("log")
     }
 
@@ -43,17 +43,17 @@ impl Directory {
     pub async fn declare(&self, kind: &str, number: usize) -> Result<i128> {
         let name = format!("{kind}-{number}.yaml");
         let staged = self.root.path().join(&name);
-        tokio::fs::write(&staged, self.yaml(kind, number)).await?;
-        let place = self.live().join(&name);
-        let before = clock();
+        tokio::fs::write(&staged, self.declaration_yaml(kind, number)).await?;
+        let place = self.declarations_dir().join(&name);
+        let before = unix_nanos();
         std::fs::rename(&staged, &place)?;
         Ok(before)
     }
 
     /// Removes a declaration; gives the time before it.
     pub fn remove(&self, kind: &str, number: usize) -> Result<i128> {
-        let before = clock();
-        std::fs::remove_file(self.live().join(format!("{kind}-{number}.yaml")))?;
+        let before = unix_nanos();
+        std::fs::remove_file(self.declarations_dir().join(format!("{kind}-{number}.yaml")))?;
         Ok(before)
     }
 
@@ -70,7 +70,7 @@ impl Directory {
         let program = std::env::current_exe()?;
         let args: Vec<String> = ["--role".to_owned()]
             .into_iter()
-            .chain(stdio_role("stdio-server", era, cores::load_core()))
+            .chain(role_args("stdio-server", era, cores::load_core()))
             .collect();
         let declaration = json!({
             "apiVersion": "evenkeel.dev/v1alpha1",
@@ -79,10 +79,11 @@ impl Directory {
             "spec": { "stdio": { "command": program, "args": args }, "health": { "interval": "0s" } },
         });
         // JSON is YAML.
-        Ok(tokio::fs::write(self.live().join(format!("{era}-0.yaml")), declaration.to_string()).await?)
+        Ok(tokio::fs::write(self.declarations_dir().join(format!("{era}-0.yaml")), declaration.to_string())
+            .await?)
     }
 
-    fn yaml(&self, kind: &str, number: usize) -> String {
+    fn declaration_yaml(&self, kind: &str, number: usize) -> String {
         let upstream = self.upstream;
         // Health checks are off, so that a request that reaches a server is one that the change caused.
         format!(
@@ -93,13 +94,13 @@ impl Directory {
 }
 
 /// The name under which agents see the tool of a declared server.
-pub fn tool(era: Era, number: usize) -> String {
+pub fn tool_name(era: Era, number: usize) -> String {
     format!("{era}-{number}_echo")
 }
 
 /// Returns the arguments of a helper of the stdio part. The core is that of the fake server, which moves there by
 /// itself: what starts it may be what is measured.
-pub fn stdio_role(name: &str, era: Era, core: Option<usize>) -> Vec<String> {
+pub fn role_args(name: &str, era: Era, core: Option<usize>) -> Vec<String> {
     let role = [name, "--era", era.name()].map(str::to_owned);
     let core = core.map(|core| ["--core".to_owned(), core.to_string()]);
     role.into_iter().chain(core.into_iter().flatten()).collect()

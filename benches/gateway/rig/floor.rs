@@ -18,7 +18,7 @@ use super::Result;
 
 /// Serves until the process ends.
 pub async fn serve(listener: TcpListener, upstream: SocketAddr) -> Result<()> {
-    let pool = Arc::new(Pool { upstream, idle: Mutex::default() });
+    let pool = Arc::new(UpstreamPool { upstream, idle: Mutex::default() });
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
@@ -28,21 +28,21 @@ pub async fn serve(listener: TcpListener, upstream: SocketAddr) -> Result<()> {
     }
 }
 
-struct Pool {
+struct UpstreamPool {
     upstream: SocketAddr,
     idle: Mutex<Vec<SendRequest<Incoming>>>,
 }
 
-async fn forward(pool: Arc<Pool>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
-    let mut sender = pool.take().await?;
+async fn forward(pool: Arc<UpstreamPool>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
+    let mut sender = pool.acquire().await?;
     let (head, body) = sender.send_request(request).await?.into_parts();
     let body = body.collect().await?.to_bytes();
     pool.idle.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
     Ok(Response::from_parts(head, Full::new(body)))
 }
 
-impl Pool {
-    async fn take(&self) -> Result<SendRequest<Incoming>> {
+impl UpstreamPool {
+    async fn acquire(&self) -> Result<SendRequest<Incoming>> {
         loop {
             let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some(mut sender) = idle else { break };

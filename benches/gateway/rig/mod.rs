@@ -18,7 +18,7 @@ use std::fmt;
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// The clock that all processes share: nanoseconds of the Unix epoch.
-pub fn clock() -> i128 {
+pub fn unix_nanos() -> i128 {
     jiff::Timestamp::now().as_nanosecond()
 }
 
@@ -32,7 +32,7 @@ pub enum Era {
 }
 
 impl Era {
-    pub const BOTH: [Self; 2] = [Self::Legacy, Self::Modern];
+    pub const ALL: [Self; 2] = [Self::Legacy, Self::Modern];
 
     /// The revision that is spoken.
     pub const fn version(self) -> &'static str {

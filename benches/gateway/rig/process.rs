@@ -14,51 +14,51 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::agent::{Agent, Target};
-use super::connection::Connection;
-use super::directory::Directory;
-use super::upstream::Counts;
+use super::agent::{Agent, McpTarget};
+use super::connection::HttpConnection;
+use super::directory::BenchDirectory;
+use super::upstream::RequestCounts;
 use super::{Era, Result, cores};
 
 /// A part of this program in a process of its own; it ends when its stdin closes.
-pub struct Helper {
+pub struct HelperProcess {
     pub address: SocketAddr,
-    pub usage: Usage,
+    pub usage: ProcessUsage,
     child: LineChild,
 }
 
-impl Helper {
+impl HelperProcess {
     /// Starts the fake upstream, on the core of the load, and waits until it has said its address.
-    pub async fn upstream() -> Result<Self> {
-        Self::with(LineChild::start(&["upstream".to_owned()], Command::spawn)?).await
+    pub async fn start_upstream() -> Result<Self> {
+        Self::from_child(LineChild::start(&["upstream".to_owned()], Command::spawn)?).await
     }
 
     /// Starts what is measured beside evenkeel, on the core of what is measured.
-    pub async fn measured(role: &[String]) -> Result<Self> {
-        Self::with(LineChild::start(role, cores::spawn_measured)?).await
+    pub async fn start_measured(role: &[String]) -> Result<Self> {
+        Self::from_child(LineChild::start(role, cores::spawn_measured)?).await
     }
 
-    async fn with(mut child: LineChild) -> Result<Self> {
-        let address = child.line().await?.parse()?;
+    async fn from_child(mut child: LineChild) -> Result<Self> {
+        let address = child.next_line().await?.parse()?;
         Ok(Self { address, usage: child.usage, child })
     }
 
     /// Waits for the next line that it prints.
-    pub async fn line(&mut self) -> Result<String> {
-        self.child.line().await
+    pub async fn next_line(&mut self) -> Result<String> {
+        self.child.next_line().await
     }
 
     /// What the fake upstream has been asked so far.
-    pub async fn counts(&self) -> Result<Counts> {
+    pub async fn counts(&self) -> Result<RequestCounts> {
         let request = format!("GET /counts HTTP/1.1\r\nHost: {}\r\n\r\n", self.address);
-        let answer = Connection::open(self.address).await?.exchange(request.as_bytes()).await?;
+        let answer = HttpConnection::open(self.address).await?.send(request.as_bytes()).await?;
         Ok(serde_json::from_slice(&answer.body)?)
     }
 }
 
 /// A part of this program in a process of its own that is spoken to over its stdin and stdout.
 pub struct LineChild {
-    pub usage: Usage,
+    pub usage: ProcessUsage,
     _child: Child,
     stdin: ChildStdin,
     lines: Lines<BufReader<ChildStdout>>,
@@ -68,14 +68,14 @@ impl LineChild {
     /// Starts this program again in a role.
     pub fn start(role: &[String], spawn: impl FnOnce(&mut Command) -> io::Result<Child>) -> Result<Self> {
         let mut child = spawn(role_command(role)?.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
-        let usage = Usage::of(&child)?;
+        let usage = ProcessUsage::of(&child)?;
         let stdin = child.stdin.take().ok_or("no stdin")?;
         let lines = BufReader::new(child.stdout.take().ok_or("no stdout")?).lines();
         Ok(Self { usage, _child: child, stdin, lines })
     }
 
     /// Waits for the next line that it prints.
-    pub async fn line(&mut self) -> Result<String> {
+    pub async fn next_line(&mut self) -> Result<String> {
         Ok(self.lines.next_line().await?.ok_or("a helper has ended")?)
     }
 
@@ -93,24 +93,24 @@ pub fn role_command(role: &[String]) -> Result<Command> {
 }
 
 /// A running evenkeel.
-pub struct Evenkeel {
-    pub usage: Usage,
+pub struct EvenkeelProcess {
+    pub usage: ProcessUsage,
     address: SocketAddr,
     child: Child,
     log: PathBuf,
 }
 
-impl Evenkeel {
+impl EvenkeelProcess {
     /// Starts it on a directory; it need not listen yet.
-    pub async fn start(program: &Path, directory: &Directory) -> Result<Self> {
+    pub async fn start(program: &Path, directory: &BenchDirectory) -> Result<Self> {
         let (address, admin) = (free_address().await?, free_address().await?);
-        let state = directory.state();
-        let log = directory.log();
+        let state = directory.state_dir();
+        let log = directory.log_path();
         let file = tokio::fs::File::create(&log).await?.into_std().await;
         let mut command = Command::new(program);
         command
             .arg("run")
-            .arg(directory.live())
+            .arg(directory.declarations_dir())
             .args(["--listen", &address.to_string(), "--admin", &admin.to_string()])
             .env("XDG_STATE_HOME", &state)
             .env("XDG_CONFIG_HOME", &state)
@@ -120,17 +120,17 @@ impl Evenkeel {
             .kill_on_drop(true);
         let child =
             cores::spawn_measured(&mut command).map_err(|error| format!("{}: {error}", program.display()))?;
-        let usage = Usage::of(&child)?;
+        let usage = ProcessUsage::of(&child)?;
         Ok(Self { usage, address, child, log })
     }
 
     /// Its endpoint for agents.
-    pub fn target(&self, era: Era) -> Target {
-        Target { address: self.address, path: "/mcp".to_owned(), era }
+    pub fn target(&self, era: Era) -> McpTarget {
+        McpTarget { address: self.address, path: "/mcp".to_owned(), era }
     }
 
     /// Waits until it listens, and connects an agent.
-    pub async fn agent(&mut self, era: Era) -> Result<Agent> {
+    pub async fn wait_and_connect(&mut self, era: Era) -> Result<Agent> {
         let patience = Instant::now() + Duration::from_secs(30);
         while TcpStream::connect(self.address).await.is_err() {
             let exited = self.child.try_wait()?;
@@ -146,12 +146,17 @@ impl Evenkeel {
     }
 
     /// Waits until an agent sees this many tools; gives the instant at which it did.
-    pub async fn usable(&mut self, era: Era, tools: usize, patience: Duration) -> Result<(Agent, Instant)> {
-        let mut agent = self.agent(era).await?;
+    pub async fn wait_for_tools(
+        &mut self,
+        era: Era,
+        tools: usize,
+        patience: Duration,
+    ) -> Result<(Agent, Instant)> {
+        let mut agent = self.wait_and_connect(era).await?;
         let mut seen = 0;
         let look = async {
             loop {
-                seen = agent.tools().await?.len();
+                seen = agent.tool_names().await?.len();
                 if seen >= tools {
                     return Ok(Instant::now());
                 }
@@ -166,7 +171,7 @@ impl Evenkeel {
 
     /// Ends it as a person would, and waits until it is gone.
     pub async fn stop(mut self) -> Result<()> {
-        if let Some(pid) = pid(&self.child) {
+        if let Some(pid) = child_pid(&self.child) {
             kill_process(pid, Signal::TERM)?;
         }
         if timeout(Duration::from_mins(1), self.child.wait()).await.is_err() {
@@ -179,20 +184,20 @@ impl Evenkeel {
 
 /// What the system says that a process uses.
 #[derive(Clone, Copy)]
-pub struct Usage(u32);
+pub struct ProcessUsage(u32);
 
-impl Usage {
+impl ProcessUsage {
     fn of(child: &Child) -> Result<Self> {
         child.id().map(Self).ok_or_else(|| "ended already".into())
     }
 
     /// Reads the CPU time that each thread of the process has spent, in nanoseconds.
-    pub fn cpu(self) -> Result<CpuTimes> {
+    pub fn cpu_times(self) -> Result<CpuTimes> {
         let mut threads = HashMap::new();
         for thread in std::fs::read_dir(format!("/proc/{}/task", self.0))? {
             let path = thread?.path();
             // A thread may end while this reads.
-            let Ok(schedule) = read(&path.join("schedstat").to_string_lossy()) else { continue };
+            let Ok(schedule) = read_proc_file(&path.join("schedstat").to_string_lossy()) else { continue };
             let spent = schedule.split_whitespace().next().ok_or("no CPU time")?.parse()?;
             threads.insert(path, spent);
         }
@@ -200,7 +205,7 @@ impl Usage {
     }
 
     pub fn memory(self) -> Result<Memory> {
-        let status = read(&format!("/proc/{}/status", self.0))?;
+        let status = read_proc_file(&format!("/proc/{}/status", self.0))?;
         let field = |name: &str| -> Result<f64> {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or("no memory")?;
             Ok(line.trim_matches(|c: char| !c.is_ascii_digit()).parse()?)
@@ -256,18 +261,18 @@ impl Memory {
     }
 
     /// What each of a number of things takes in KiB, if all of them came after `before`.
-    pub fn each(&self, before: &Self, things: usize) -> [f64; 2] {
+    pub fn per_item(&self, before: &Self, things: usize) -> [f64; 2] {
         let things = things as f64;
         [(self.resident - before.resident) / things, (self.anonymous - before.anonymous) / things]
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "/proc answers from memory")]
-fn read(path: &str) -> Result<String> {
+fn read_proc_file(path: &str) -> Result<String> {
     Ok(std::fs::read_to_string(path)?)
 }
 
-fn pid(child: &Child) -> Option<Pid> {
+fn child_pid(child: &Child) -> Option<Pid> {
     child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?))
 }
 

@@ -22,13 +22,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::net::TcpListener;
 
-use super::{Era, Result, clock};
+use super::{Era, Result, unix_nanos};
 
-const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+const SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
 
 /// What all servers together were asked.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Counts {
+pub struct RequestCounts {
     /// Requests of any kind.
     pub requests: u64,
     /// Lists of tools given.
@@ -43,53 +43,56 @@ pub struct Counts {
 
 #[derive(Default)]
 struct State {
-    counts: Counts,
+    counts: RequestCounts,
     /// When a server got its first request.
-    opened: HashMap<(Era, u32), i128>,
+    opened_at: HashMap<(Era, u32), i128>,
 }
 
-type Shared = Arc<Mutex<State>>;
-type Answer = Response<Either<Full<Bytes>, Open>>;
+type SharedState = Arc<Mutex<State>>;
+type HttpResponse = Response<Either<Full<Bytes>, OpenBody>>;
 
 /// Serves until the process ends.
 pub async fn serve(listener: TcpListener) -> Result<()> {
-    let state = Shared::default();
+    let state = SharedState::default();
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
         let state = state.clone();
-        let service = service_fn(move |request| answer(state.clone(), request));
+        let service = service_fn(move |request| handle_request(state.clone(), request));
         tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     }
 }
 
-async fn answer(state: Shared, request: Request<Incoming>) -> std::result::Result<Answer, Infallible> {
+async fn handle_request(
+    state: SharedState,
+    request: Request<Incoming>,
+) -> std::result::Result<HttpResponse, Infallible> {
     let mut segments = request.uri().path().split('/').skip(1);
     let era = match segments.next() {
         Some("legacy") => Era::Legacy,
         Some("modern") => Era::Modern,
         Some("counts") => {
             let counts = state.lock().unwrap_or_else(PoisonError::into_inner).counts.clone();
-            return Ok(json(StatusCode::OK, serde_json::to_string(&counts).unwrap_or_default()));
+            return Ok(json_response(StatusCode::OK, serde_json::to_string(&counts).unwrap_or_default()));
         }
         Some("hang") => std::future::pending().await,
-        _ => return Ok(status(StatusCode::NOT_FOUND)),
+        _ => return Ok(status_response(StatusCode::NOT_FOUND)),
     };
     let number = segments.next().and_then(|number| number.parse().ok()).unwrap_or_default();
-    let has_session = request.headers().contains_key(SESSION);
-    let seen = Seen { state, server: (era, number) };
-    seen.note(|state| state.counts.requests += 1);
+    let has_session = request.headers().contains_key(SESSION_HEADER);
+    let seen = ServerCounts { state, server: (era, number) };
+    seen.update(|state| state.counts.requests += 1);
     Ok(match (request.method(), era) {
         (&Method::GET, Era::Legacy) if has_session => {
-            seen.note(|state| state.counts.streams += 1);
-            stream(Bytes::from_static(b": open\n\n"))
+            seen.update(|state| state.counts.streams += 1);
+            stream_response(Bytes::from_static(b": open\n\n"))
         }
-        (&Method::DELETE, Era::Legacy) => status(StatusCode::OK),
+        (&Method::DELETE, Era::Legacy) => status_response(StatusCode::OK),
         (&Method::POST, _) => match request.into_body().collect().await {
-            Ok(body) => over_http(message(&seen, has_session, &body.to_bytes())),
-            Err(_) => status(StatusCode::BAD_REQUEST),
+            Ok(body) => http_response(handle_message(&seen, has_session, &body.to_bytes())),
+            Err(_) => status_response(StatusCode::BAD_REQUEST),
         },
-        _ => status(StatusCode::METHOD_NOT_ALLOWED),
+        _ => status_response(StatusCode::METHOD_NOT_ALLOWED),
     })
 }
 
@@ -115,11 +118,11 @@ struct Arguments<'a> {
 }
 
 /// Holds the answer to one message, for either transport.
-enum Reply {
+enum ServerReply {
     /// To what is not JSON-RPC.
     Malformed,
     /// To a notice.
-    Nothing,
+    Accepted,
     Result {
         json: String,
         session: Option<String>,
@@ -134,11 +137,12 @@ enum Reply {
 
 /// Serves one server over stdin and stdout, one message a line, until stdin closes.
 pub fn serve_stdio(era: Era) -> Result<()> {
-    let seen = Seen { state: Shared::default(), server: (era, 0) };
+    let seen = ServerCounts { state: SharedState::default(), server: (era, 0) };
     let mut stdout = std::io::stdout().lock();
     for line in std::io::stdin().lock().lines() {
-        let (Reply::Result { mut json, .. } | Reply::Error { mut json, .. } | Reply::Stream(mut json)) =
-            message(&seen, true, line?.as_bytes())
+        let (ServerReply::Result { mut json, .. }
+        | ServerReply::Error { mut json, .. }
+        | ServerReply::Stream(mut json)) = handle_message(&seen, true, line?.as_bytes())
         else {
             continue;
         };
@@ -149,29 +153,29 @@ pub fn serve_stdio(era: Era) -> Result<()> {
     Ok(())
 }
 
-fn over_http(reply: Reply) -> Answer {
+fn http_response(reply: ServerReply) -> HttpResponse {
     match reply {
-        Reply::Malformed => status(StatusCode::BAD_REQUEST),
-        Reply::Nothing => status(StatusCode::ACCEPTED),
-        Reply::Result { json: text, session } => {
-            let mut answer = json(StatusCode::OK, text);
+        ServerReply::Malformed => status_response(StatusCode::BAD_REQUEST),
+        ServerReply::Accepted => status_response(StatusCode::ACCEPTED),
+        ServerReply::Result { json: text, session } => {
+            let mut answer = json_response(StatusCode::OK, text);
             if let Some(session) = session.and_then(|session| session.try_into().ok()) {
-                answer.headers_mut().insert(SESSION, session);
+                answer.headers_mut().insert(SESSION_HEADER, session);
             }
             answer
         }
-        Reply::Error { json: text, code: -32601 } => json(StatusCode::NOT_FOUND, text),
-        Reply::Error { json: text, .. } => json(StatusCode::BAD_REQUEST, text),
-        Reply::Stream(first) => stream(Bytes::from(format!("data: {first}\n\n"))),
+        ServerReply::Error { json: text, code: -32601 } => json_response(StatusCode::NOT_FOUND, text),
+        ServerReply::Error { json: text, .. } => json_response(StatusCode::BAD_REQUEST, text),
+        ServerReply::Stream(first) => stream_response(Bytes::from(format!("data: {first}\n\n"))),
     }
 }
 
-fn message(seen: &Seen, has_session: bool, body: &[u8]) -> Reply {
+fn handle_message(seen: &ServerCounts, has_session: bool, body: &[u8]) -> ServerReply {
     let Ok(message) = serde_json::from_slice::<Message<'_>>(body) else {
-        return Reply::Malformed;
+        return ServerReply::Malformed;
     };
     let Some(id) = message.id.map(RawValue::get) else {
-        return Reply::Nothing;
+        return ServerReply::Accepted;
     };
     let era = seen.server.0;
     // What the modern era adds to every result.
@@ -182,34 +186,34 @@ fn message(seen: &Seen, has_session: bool, body: &[u8]) -> Reply {
             let params =
                 message.params.and_then(|raw| serde_json::from_str::<CallParams<'_>>(raw.get()).ok());
             let Some(params) = params else {
-                return error(id, -32602, "echo needs a text");
+                return error_reply(id, -32602, "echo needs a text");
             };
             let text = params.arguments.text.get();
             format!(r#"{{"content":[{{"type":"text","text":{text}}}]{complete}}}"#)
         }
         ("tools/list", _) => {
-            seen.listed();
-            format!(r#"{{"tools":[{TOOL}]{complete}{fresh}}}"#)
+            seen.record_listed();
+            format!(r#"{{"tools":[{TOOL_DESCRIPTOR}]{complete}{fresh}}}"#)
         }
         ("initialize", Era::Legacy) => {
-            let opened = seen.opened();
+            let opened = seen.record_opened();
             let version = era.version();
             let result = format!(
-                r#"{{"protocolVersion":"{version}","capabilities":{{"tools":{{"listChanged":true}}}},"serverInfo":{INFO}}}"#
+                r#"{{"protocolVersion":"{version}","capabilities":{{"tools":{{"listChanged":true}}}},"serverInfo":{SERVER_INFO}}}"#
             );
             let session = Some(format!("session-{}-{opened}", seen.server.1));
-            return Reply::Result { json: response(id, &result), session };
+            return ServerReply::Result { json: result_message(id, &result), session };
         }
         ("server/discover", Era::Modern) => {
-            seen.opened();
+            seen.record_opened();
             let version = era.version();
             format!(
-                r#"{{"supportedVersions":["{version}"],"capabilities":{{"tools":{{"listChanged":true}}}},"_meta":{{"io.modelcontextprotocol/serverInfo":{INFO}}}{complete}{fresh}}}"#
+                r#"{{"supportedVersions":["{version}"],"capabilities":{{"tools":{{"listChanged":true}}}},"_meta":{{"io.modelcontextprotocol/serverInfo":{SERVER_INFO}}}{complete}{fresh}}}"#
             )
         }
         ("subscriptions/listen", Era::Modern) => {
-            seen.note(|state| state.counts.streams += 1);
-            return Reply::Stream(format!(
+            seen.update(|state| state.counts.streams += 1);
+            return ServerReply::Stream(format!(
                 "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/subscriptions/acknowledged\",\"params\":\
                  {{\"_meta\":{{\"io.modelcontextprotocol/subscriptionId\":{id}}},\
                  \"notifications\":{{\"toolsListChanged\":true}}}}}}"
@@ -217,49 +221,49 @@ fn message(seen: &Seen, has_session: bool, body: &[u8]) -> Reply {
         }
         ("ping", Era::Legacy) => "{}".to_owned(),
         (_, Era::Legacy) if !has_session => {
-            seen.opened();
-            return error(id, -32000, "Bad Request: no valid session ID provided");
+            seen.record_opened();
+            return error_reply(id, -32000, "Bad Request: no valid session ID provided");
         }
-        _ => return error(id, -32601, "Method not found"),
+        _ => return error_reply(id, -32601, "Method not found"),
     };
-    Reply::Result { json: response(id, &result), session: None }
+    ServerReply::Result { json: result_message(id, &result), session: None }
 }
 
-const INFO: &str = r#"{"name":"fake","version":"1"}"#;
-const TOOL: &str = r#"{"name":"echo","description":"Gives back the text that it is given, word for word.","inputSchema":{"type":"object","properties":{"text":{"type":"string","description":"Any text."}},"required":["text"]}}"#;
+const SERVER_INFO: &str = r#"{"name":"fake","version":"1"}"#;
+const TOOL_DESCRIPTOR: &str = r#"{"name":"echo","description":"Gives back the text that it is given, word for word.","inputSchema":{"type":"object","properties":{"text":{"type":"string","description":"Any text."}},"required":["text"]}}"#;
 
-fn response(id: &str, result: &str) -> String {
+fn result_message(id: &str, result: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#)
 }
 
-fn error(id: &str, code: i32, text: &str) -> Reply {
+fn error_reply(id: &str, code: i32, text: &str) -> ServerReply {
     let json = format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":"{text}"}}}}"#);
-    Reply::Error { json, code }
+    ServerReply::Error { json, code }
 }
 
-fn json(status: StatusCode, body: String) -> Answer {
+fn json_response(status: StatusCode, body: String) -> HttpResponse {
     let mut answer = Response::new(Either::Left(Full::new(Bytes::from(body))));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     answer
 }
 
-fn status(status: StatusCode) -> Answer {
+fn status_response(status: StatusCode) -> HttpResponse {
     let mut answer = Response::new(Either::Left(Full::default()));
     *answer.status_mut() = status;
     answer
 }
 
-fn stream(first: Bytes) -> Answer {
-    let mut answer = Response::new(Either::Right(Open(Some(first))));
+fn stream_response(first: Bytes) -> HttpResponse {
+    let mut answer = Response::new(Either::Right(OpenBody(Some(first))));
     answer.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("text/event-stream"));
     answer
 }
 
 /// A body that stays open after its first bytes.
-struct Open(Option<Bytes>);
+struct OpenBody(Option<Bytes>);
 
-impl Body for Open {
+impl Body for OpenBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -275,30 +279,30 @@ impl Body for Open {
 }
 
 /// One server's entry in the counts.
-struct Seen {
-    state: Shared,
+struct ServerCounts {
+    state: SharedState,
     server: (Era, u32),
 }
 
-impl Seen {
-    fn note<T>(&self, note: impl FnOnce(&mut State) -> T) -> T {
+impl ServerCounts {
+    fn update<T>(&self, note: impl FnOnce(&mut State) -> T) -> T {
         note(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Notes a server's opening request; gives the number of servers opened.
-    fn opened(&self) -> usize {
-        let now = clock();
-        self.note(|state| {
-            state.opened.entry(self.server).or_insert(now);
-            state.opened.len()
+    fn record_opened(&self) -> usize {
+        let now = unix_nanos();
+        self.update(|state| {
+            state.opened_at.entry(self.server).or_insert(now);
+            state.opened_at.len()
         })
     }
 
-    fn listed(&self) {
-        let now = clock();
-        self.note(|state| {
+    fn record_listed(&self) {
+        let now = unix_nanos();
+        self.update(|state| {
             state.counts.listed += 1;
-            state.counts.last_opened = state.opened.get(&self.server).copied().unwrap_or(now);
+            state.counts.last_opened = state.opened_at.get(&self.server).copied().unwrap_or(now);
             state.counts.last_listed = now;
         });
     }

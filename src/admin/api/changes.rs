@@ -3,17 +3,17 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
-use super::item::{ObjectVersion, items};
+use super::object_version::{ObjectVersion, objects};
 use super::resource::Resource;
-use super::selectors::Selector;
+use super::selector::Selector;
 use crate::report::StatusSnapshot;
 use crate::resource::ObjectKey;
 
 /// One change of what a watcher sees.
 #[derive(Clone)]
 pub(super) struct ObjectChange {
-    pub kind: &'static str,
-    pub item: ObjectVersion,
+    pub event_type: &'static str,
+    pub object: ObjectVersion,
     /// The version to go on from after this change.
     pub version: u64,
 }
@@ -30,26 +30,34 @@ pub(super) fn changes(
     seen: u64,
 ) -> Vec<ObjectChange> {
     let pairs = match scope.resource {
-        Resource::McpServers => diff(&before.servers, &after.servers, ObjectVersion::server),
-        Resource::Skills => diff(&before.skills, &after.skills, ObjectVersion::skill),
-        Resource::Events | Resource::CoreEvents => diff(&before.events, &after.events, ObjectVersion::event),
+        Resource::McpServers => diff(&before.servers, &after.servers, ObjectVersion::from_server),
+        Resource::Skills => diff(&before.skills, &after.skills, ObjectVersion::from_skill),
+        Resource::Events | Resource::CoreEvents => {
+            diff(&before.events, &after.events, ObjectVersion::from_event)
+        }
         Resource::Sources => {
-            let [before, after] = [before, after].map(|snapshot| ObjectVersion::source(&snapshot.source));
+            let [before, after] =
+                [before, after].map(|snapshot| ObjectVersion::from_source(&snapshot.source));
             if before.version == after.version { Vec::new() } else { vec![(Some(before), Some(after))] }
         }
         Resource::Namespaces => {
             let all = |snapshot: &StatusSnapshot| -> OrdMap<ObjectKey, Arc<ObjectKey>> {
-                items(snapshot, scope.resource).map(|item| (item.key.clone(), Arc::new(item.key))).collect()
+                objects(snapshot, scope.resource).map(|item| (item.key.clone(), Arc::new(item.key))).collect()
             };
-            diff(&all(before), &all(after), |key| ObjectVersion::namespace(key.name.clone()))
+            diff(&all(before), &all(after), |key| ObjectVersion::from_namespace(key.name.clone()))
         }
     };
     let mut changes: Vec<_> = pairs
         .into_iter()
         .flat_map(|(old, new)| {
-            let [old, new] = [old, new].map(|item| item.filter(|item| scope.admits(item)));
-            let gone = |item| ObjectChange { kind: "DELETED", item, version: before.resource_version };
-            let there = |kind, item: ObjectVersion| ObjectChange { kind, version: item.version, item };
+            let [old, new] = [old, new].map(|item| item.filter(|item| scope.matches(item)));
+            let gone =
+                |item| ObjectChange { event_type: "DELETED", object: item, version: before.resource_version };
+            let there = |kind, item: ObjectVersion| ObjectChange {
+                event_type: kind,
+                version: item.version,
+                object: item,
+            };
             match (old, new) {
                 (None, None) => [None, None],
                 (None, Some(item)) => [Some(there("ADDED", item)), None],
@@ -62,19 +70,19 @@ pub(super) fn changes(
             }
         })
         .flatten()
-        .filter(|change| change.kind == "DELETED" || change.version > seen)
+        .filter(|change| change.event_type == "DELETED" || change.version > seen)
         .collect();
     changes.sort_by_key(|change| change.version);
     changes
 }
 
-type Pair = (Option<ObjectVersion>, Option<ObjectVersion>);
+type OldAndNew = (Option<ObjectVersion>, Option<ObjectVersion>);
 
 fn diff<V: PartialEq>(
     before: &OrdMap<ObjectKey, Arc<V>>,
     after: &OrdMap<ObjectKey, Arc<V>>,
     item: impl Fn(&Arc<V>) -> ObjectVersion,
-) -> Vec<Pair> {
+) -> Vec<OldAndNew> {
     let pair = |change| match change {
         DiffItem::Add(_, new) => (None, Some(item(new))),
         DiffItem::Update { old: (_, old), new: (_, new) } => (Some(item(old)), Some(item(new))),

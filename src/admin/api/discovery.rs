@@ -12,14 +12,14 @@ pub(super) enum DiscoveryRoot {
 }
 
 /// The Kubernetes version whose API this one resembles: clients choose their ways by it.
-const LIKE: &str = "36";
+const KUBERNETES_MINOR_VERSION: &str = "36";
 
 /// `/version`
 pub(super) fn version() -> Value {
     json!({
         "major": "1",
-        "minor": LIKE,
-        "gitVersion": format!("v1.{LIKE}.0+evenkeel.{}", env!("CARGO_PKG_VERSION")),
+        "minor": KUBERNETES_MINOR_VERSION,
+        "gitVersion": format!("v1.{KUBERNETES_MINOR_VERSION}.0+evenkeel.{}", env!("CARGO_PKG_VERSION")),
         "platform": format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
     })
 }
@@ -62,7 +62,7 @@ pub(super) fn group(name: &str) -> Option<Value> {
 
 /// `/apis/GROUP/VERSION` and `/api/v1`
 pub(super) fn resources(group: &str, version: &str) -> Option<Value> {
-    let served: Vec<_> = served(group, version).collect();
+    let served: Vec<_> = served_resources(group, version).collect();
     let resources = served.iter().map(|resource| {
         json!({
             "name": resource.plural(),
@@ -83,7 +83,7 @@ pub(super) fn resources(group: &str, version: &str) -> Option<Value> {
 }
 
 /// What a version of a group serves.
-pub(super) fn served(group: &str, version: &str) -> impl Iterator<Item = Resource> {
+pub(super) fn served_resources(group: &str, version: &str) -> impl Iterator<Item = Resource> {
     Resource::ALL
         .into_iter()
         .filter(move |resource| (resource.group(), resource.version()) == (group, version))
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_shapes_of_discovery_tell_the_same() {
+    fn aggregated_and_legacy_discovery_list_the_same_resources() {
         let aggregated = root(DiscoveryRoot::Groups, true);
         let names: Vec<_> =
             aggregated["items"].as_array().unwrap().iter().map(|item| &item["metadata"]["name"]).collect();

@@ -1,14 +1,14 @@
 use serde_json::{Value, json};
 
 /// Sets fields of an object.
-pub(super) fn set<const N: usize>(object: &mut Value, fields: [(&str, Value); N]) {
+pub(super) fn set_fields<const N: usize>(object: &mut Value, fields: [(&str, Value); N]) {
     if let Some(object) = object.as_object_mut() {
         object.extend(fields.map(|(name, value)| (name.to_owned(), value)));
     }
 }
 
 /// An object without spec and status.
-pub(super) fn metadata(manifest: &Value) -> Value {
+pub(super) fn partial_metadata(manifest: &Value) -> Value {
     json!({
         "apiVersion": "meta.k8s.io/v1",
         "kind": "PartialObjectMetadata",

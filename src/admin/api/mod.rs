@@ -7,16 +7,16 @@
 mod changes;
 mod discovery;
 mod events;
-mod item;
 mod list;
 mod manifest;
-mod media;
+mod object_version;
 mod openapi;
 mod parameters;
 mod patch;
 mod path;
+mod representation;
 mod resource;
-mod selectors;
+mod selector;
 mod table;
 mod watch;
 
@@ -28,60 +28,62 @@ use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
-use self::media::Representation;
 use self::parameters::Parameters;
 use self::path::ResourcePath;
-use super::answer::ErrorResponse;
+use self::representation::Representation;
 use super::app::App;
+use super::error_response::ErrorResponse;
 use crate::resource::ObjectKey;
 
 pub(super) fn routes() -> Router<App> {
-    Router::new().fallback(answer)
+    Router::new().fallback(handle)
 }
 
-async fn answer(State(app): State<App>, request: Request) -> Response {
-    match respond(&app, request).await {
+async fn handle(State(app): State<App>, request: Request) -> Response {
+    match dispatch(&app, request).await {
         Ok(response) => response,
         Err(refusal) => refusal.into_response(),
     }
 }
 
-async fn respond(app: &App, request: Request) -> Result<Response, ErrorResponse> {
+async fn dispatch(app: &App, request: Request) -> Result<Response, ErrorResponse> {
     let (parts, body) = request.into_parts();
-    let place = ResourcePath::of(parts.uri.path()).ok_or_else(|| ErrorResponse::no_path(parts.uri.path()))?;
+    let place = ResourcePath::parse(parts.uri.path())
+        .ok_or_else(|| ErrorResponse::path_not_found(parts.uri.path()))?;
     match parts.method {
         Method::GET | Method::HEAD => get(app, place, &parts.uri, &parts.headers),
         Method::PATCH => patch(app, place, &parts.uri, &parts.headers, body).await,
-        method => Err(ErrorResponse::read_only(&method, &app.sources.to_change)),
+        method => Err(ErrorResponse::read_only(&method, &app.state.edit_hint)),
     }
 }
 
 fn get(app: &App, place: ResourcePath, uri: &Uri, headers: &HeaderMap) -> Result<Response, ErrorResponse> {
-    let asked = Parameters::of(uri)?;
-    let document = |value| Ok(document(&value, asked.pretty.unwrap_or_else(|| is_person(headers))));
-    let shape = Representation::of(headers, &asked);
+    let asked = Parameters::from_uri(uri)?;
+    let document =
+        |value| Ok(json_response(&value, asked.pretty.unwrap_or_else(|| prefers_pretty_json(headers))));
+    let shape = Representation::from_headers(headers, &asked);
     let (resource, namespace, name) = match place {
         ResourcePath::Document(text) => return document(text),
         ResourcePath::Discovery(root) => {
-            let aggregated = media::wants(headers, "APIGroupDiscoveryList");
-            return Ok(typed(&discovery::root(root, aggregated.is_some()), aggregated));
+            let aggregated = representation::accepted_parameters(headers, "APIGroupDiscoveryList");
+            return Ok(typed_json_response(&discovery::root(root, aggregated.is_some()), aggregated));
         }
         ResourcePath::Collection(resource, namespace) => (resource, namespace, None),
         ResourcePath::Object(resource, namespace, name) => (resource, namespace, Some(name)),
     };
     if name.is_none() || asked.watch {
-        let scope = selectors::Selector::new(resource, namespace, name, &asked)?;
+        let scope = selector::Selector::new(resource, namespace, name, &asked)?;
         if asked.watch {
             return watch::start(app, scope, shape, &asked);
         }
         return document(list::list(app, &scope, shape, &asked)?);
     }
-    let key = key(namespace, name);
-    let found = item::item(&app.snapshot(), resource, &key);
-    let item =
-        found.ok_or_else(|| ErrorResponse::no_object(resource.group(), resource.plural(), &key.name))?;
+    let key = object_key(namespace, name);
+    let found = object_version::find_object(&app.snapshot(), resource, &key);
+    let item = found
+        .ok_or_else(|| ErrorResponse::object_not_found(resource.group(), resource.plural(), &key.name))?;
     let version = item.version;
-    document(shape.object(resource, &item, version))
+    document(shape.render_object(resource, &item, version))
 }
 
 async fn patch(
@@ -92,32 +94,35 @@ async fn patch(
     body: Body,
 ) -> Result<Response, ErrorResponse> {
     let ResourcePath::Object(resource, namespace, name) = place else {
-        return Err(ErrorResponse::read_only(&Method::PATCH, &app.sources.to_change));
+        return Err(ErrorResponse::read_only(&Method::PATCH, &app.state.edit_hint));
     };
-    let asked = Parameters::of(uri)?;
-    let item = patch::patch(app, resource, &key(namespace, Some(name)), headers, &asked, body).await?;
+    let asked = Parameters::from_uri(uri)?;
+    let item = patch::patch(app, resource, &object_key(namespace, Some(name)), headers, &asked, body).await?;
     let version = item.version;
-    Ok(document(&Representation::of(headers, &asked).object(resource, &item, version), false))
+    Ok(json_response(
+        &Representation::from_headers(headers, &asked).render_object(resource, &item, version),
+        false,
+    ))
 }
 
 /// An object without a namespace has an empty one.
-fn key(namespace: Option<String>, name: Option<String>) -> ObjectKey {
+fn object_key(namespace: Option<String>, name: Option<String>) -> ObjectKey {
     ObjectKey::new(namespace.unwrap_or_default(), name.unwrap_or_default())
 }
 
 /// For people: over several lines, as the API server does it for browsers and curl.
-fn is_person(headers: &HeaderMap) -> bool {
+fn prefers_pretty_json(headers: &HeaderMap) -> bool {
     let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
     ["curl/", "Wget/", "Mozilla/5.0"].iter().any(|start| agent.starts_with(start))
 }
 
-fn document(value: &Value, pretty: bool) -> Response {
+fn json_response(value: &Value, pretty: bool) -> Response {
     let text = if pretty { format!("{value:#}\n") } else { value.to_string() };
     ([(CONTENT_TYPE, "application/json")], text).into_response()
 }
 
 /// A document in the shape that was asked for by parameters of the media type, which the answer repeats.
-fn typed(value: &Value, parameters: Option<&'static str>) -> Response {
+fn typed_json_response(value: &Value, parameters: Option<&'static str>) -> Response {
     let kind = match parameters {
         Some(parameters) => format!("application/json;{parameters}"),
         None => "application/json".to_owned(),

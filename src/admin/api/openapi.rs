@@ -1,11 +1,11 @@
 use serde_json::{Map, Value, json};
 
-use super::discovery::served;
-use super::manifest::set;
+use super::discovery::served_resources;
+use super::manifest::set_fields;
 use super::resource::Resource;
 use crate::resource::Digest;
 
-const METADATA: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
 /// `/openapi/v3`: where the documents are. The digest lets clients keep what they have read.
 pub(super) fn index() -> Value {
@@ -14,7 +14,7 @@ pub(super) fn index() -> Value {
         let (group, version) = (resource.group(), resource.version());
         let path =
             if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
-        let digest = Digest::of_json(&document(group, version)).short(64);
+        let digest = Digest::of_json(&document(group, version)).hex_prefix(64);
         let url = format!("/openapi/v3/{path}?hash={digest}");
         paths.insert(path, json!({ "serverRelativeURL": url }));
     }
@@ -24,11 +24,11 @@ pub(super) fn index() -> Value {
 /// The document of one version of a group.
 pub(super) fn document(group: &str, version: &str) -> Option<Value> {
     let (mut paths, mut schemas) = (Map::new(), Map::new());
-    for resource in served(group, version) {
-        describe(resource, &mut paths);
+    for resource in served_resources(group, version) {
+        add_paths(resource, &mut paths);
         schemas.insert(schema_name(resource), schema(resource));
     }
-    schemas.insert(METADATA.into(), object_metadata());
+    schemas.insert(OBJECT_META.into(), object_meta_schema());
     (!paths.is_empty()).then(|| {
         json!({
             "openapi": "3.0.0",
@@ -39,7 +39,7 @@ pub(super) fn document(group: &str, version: &str) -> Option<Value> {
     })
 }
 
-fn describe(resource: Resource, paths: &mut Map<String, Value>) {
+fn add_paths(resource: Resource, paths: &mut Map<String, Value>) {
     let group = resource.group();
     let base = if group.is_empty() { "/api/v1".into() } else { format!("/apis/{}", resource.api_version()) };
     let plural = resource.plural();
@@ -48,7 +48,7 @@ fn describe(resource: Resource, paths: &mut Map<String, Value>) {
     } else {
         format!("{base}/{plural}")
     };
-    let kind = kind(resource);
+    let kind = group_version_kind(resource);
     let operation = |action: &str| {
         json!({
             "operationId": format!("{action}{}{}", resource.kind(), group.replace('.', "")),
@@ -60,12 +60,12 @@ fn describe(resource: Resource, paths: &mut Map<String, Value>) {
     let mut patch = operation("patch");
     // Says that clients need not check what they send: this server does.
     let validation = json!([{ "name": "fieldValidation", "in": "query", "schema": { "type": "string" } }]);
-    set(&mut patch, [("parameters", validation)]);
+    set_fields(&mut patch, [("parameters", validation)]);
     paths.insert(format!("{collection}/{{name}}"), json!({ "get": operation("get"), "patch": patch }));
     paths.insert(collection, json!({ "get": operation("list") }));
 }
 
-fn kind(resource: Resource) -> Value {
+fn group_version_kind(resource: Resource) -> Value {
     json!({ "group": resource.group(), "version": resource.version(), "kind": resource.kind() })
 }
 
@@ -80,7 +80,7 @@ fn schema_name(resource: Resource) -> String {
 fn schema(resource: Resource) -> Value {
     let mut schema = resource.schema().unwrap_or_else(|| json!({ "type": "object", "properties": {} }));
     let metadata =
-        json!({ "allOf": [{ "$ref": format!("#/components/schemas/{METADATA}") }], "default": {} });
+        json!({ "allOf": [{ "$ref": format!("#/components/schemas/{OBJECT_META}") }], "default": {} });
     let text = |description: &str| json!({ "type": "string", "description": description });
     let common = [
         ("apiVersion", text("The group and version of the object.")),
@@ -88,14 +88,14 @@ fn schema(resource: Resource) -> Value {
         ("metadata", metadata),
     ];
     if let Some(properties) = schema.get_mut("properties") {
-        set(properties, common);
+        set_fields(properties, common);
     }
-    set(&mut schema, [("x-kubernetes-group-version-kind", json!([kind(resource)]))]);
+    set_fields(&mut schema, [("x-kubernetes-group-version-kind", json!([group_version_kind(resource)]))]);
     schema
 }
 
 /// What an object here has of the metadata that Kubernetes knows.
-fn object_metadata() -> Value {
+fn object_meta_schema() -> Value {
     let field = |kind: &str, description: &str| json!({ "type": kind, "description": description });
     let map = |description: &str| {
         json!({

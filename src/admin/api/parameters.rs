@@ -1,35 +1,35 @@
 use axum::http::Uri;
 use url::form_urlencoded;
 
-use crate::admin::answer::ErrorResponse;
+use crate::admin::error_response::ErrorResponse;
 
 /// The longest query that is looked at, in bytes.
-const LONGEST: usize = 16 << 10;
+const MAX_QUERY_BYTES: usize = 16 << 10;
 
 /// What the query of a request asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Parameters {
     pub watch: bool,
-    pub bookmarks: bool,
-    pub initial_events: Option<bool>,
-    pub timeout: Option<u64>,
+    pub allow_bookmarks: bool,
+    pub send_initial_events: Option<bool>,
+    pub timeout_seconds: Option<u64>,
     pub limit: usize,
-    pub next: String,
+    pub continue_token: String,
     /// The version asked for; none is the same as empty.
-    pub version: Option<u64>,
+    pub resource_version: Option<u64>,
     /// `Exact` or `NotOlderThan`.
-    pub version_match: String,
-    pub labels: String,
-    pub fields: String,
+    pub resource_version_match: String,
+    pub label_selector: String,
+    pub field_selector: String,
     pub include_object: String,
     pub dry_run: bool,
     pub pretty: Option<bool>,
 }
 
 impl Parameters {
-    pub fn of(uri: &Uri) -> Result<Self, ErrorResponse> {
+    pub fn from_uri(uri: &Uri) -> Result<Self, ErrorResponse> {
         let query = uri.query().unwrap_or_default();
-        if query.len() > LONGEST {
+        if query.len() > MAX_QUERY_BYTES {
             return Err(ErrorResponse::bad_request("the query is too long"));
         }
         let mut asked = Self::default();
@@ -39,19 +39,19 @@ impl Parameters {
                 if value.is_empty() { Ok(None) } else { value.parse::<u64>().map(Some).map_err(wrong) }
             };
             match &*name {
-                "watch" => asked.watch = is_on(&value),
-                "allowWatchBookmarks" => asked.bookmarks = is_on(&value),
-                "sendInitialEvents" => asked.initial_events = Some(is_on(&value)),
-                "timeoutSeconds" => asked.timeout = number()?,
+                "watch" => asked.watch = is_true(&value),
+                "allowWatchBookmarks" => asked.allow_bookmarks = is_true(&value),
+                "sendInitialEvents" => asked.send_initial_events = Some(is_true(&value)),
+                "timeoutSeconds" => asked.timeout_seconds = number()?,
                 "limit" => asked.limit = number()?.unwrap_or(0).try_into().unwrap_or(usize::MAX),
-                "continue" => asked.next = value.into_owned(),
-                "resourceVersion" => asked.version = number()?,
-                "resourceVersionMatch" => asked.version_match = value.into_owned(),
-                "labelSelector" => asked.labels = value.into_owned(),
-                "fieldSelector" => asked.fields = value.into_owned(),
+                "continue" => asked.continue_token = value.into_owned(),
+                "resourceVersion" => asked.resource_version = number()?,
+                "resourceVersionMatch" => asked.resource_version_match = value.into_owned(),
+                "labelSelector" => asked.label_selector = value.into_owned(),
+                "fieldSelector" => asked.field_selector = value.into_owned(),
                 "includeObject" => asked.include_object = value.into_owned(),
                 "dryRun" => asked.dry_run = value == "All",
-                "pretty" => asked.pretty = Some(is_on(&value)),
+                "pretty" => asked.pretty = Some(is_true(&value)),
                 _ => {}
             }
         }
@@ -59,6 +59,6 @@ impl Parameters {
     }
 }
 
-fn is_on(value: &str) -> bool {
+fn is_true(value: &str) -> bool {
     !matches!(value, "false" | "0")
 }

@@ -19,7 +19,7 @@ pub(super) enum ResourcePath {
 
 impl ResourcePath {
     /// The place of a path, if there is one.
-    pub fn of(path: &str) -> Option<Self> {
+    pub fn parse(path: &str) -> Option<Self> {
         let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
         Some(match &*segments {
             ["version"] => Self::Document(discovery::version()),
@@ -31,13 +31,13 @@ impl ResourcePath {
             ["api", "v1"] => Self::Document(discovery::resources("", "v1")?),
             ["apis", group] => Self::Document(discovery::group(group)?),
             ["apis", group, version] => Self::Document(discovery::resources(group, version)?),
-            ["api", "v1", rest @ ..] => Self::within("", "v1", rest)?,
-            ["apis", group, version, rest @ ..] => Self::within(group, version, rest)?,
+            ["api", "v1", rest @ ..] => Self::parse_resource("", "v1", rest)?,
+            ["apis", group, version, rest @ ..] => Self::parse_resource(group, version, rest)?,
             _ => return None,
         })
     }
 
-    fn within(group: &str, version: &str, rest: &[&str]) -> Option<Self> {
+    fn parse_resource(group: &str, version: &str, rest: &[&str]) -> Option<Self> {
         let resource = |plural: &str| {
             let named = |resource: &Resource| {
                 (resource.group(), resource.version(), resource.plural()) == (group, version, plural)
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_names_one_thing_or_nothing() {
+    fn known_paths_parse_and_others_do_not() {
         let all = |resource| Some(ResourcePath::Collection(resource, None));
         let of = |resource, namespace: &str| Some(ResourcePath::Collection(resource, Some(namespace.into())));
         let group = "/apis/evenkeel.dev/v1alpha1";
@@ -97,10 +97,10 @@ mod tests {
             ("/", None),
             ("", None),
         ] {
-            assert_eq!(ResourcePath::of(path), expected, "{path}");
+            assert_eq!(ResourcePath::parse(path), expected, "{path}");
         }
         for document in ["/version", "/openapi/v3", "/openapi/v3/apis/evenkeel.dev/v1alpha1", group] {
-            assert!(matches!(ResourcePath::of(document), Some(ResourcePath::Document(_))), "{document}");
+            assert!(matches!(ResourcePath::parse(document), Some(ResourcePath::Document(_))), "{document}");
         }
     }
 }

@@ -23,18 +23,20 @@ pub(super) enum Resource {
 }
 
 /// What a CRD says of its kind: the one place where names, columns and schema are written.
-struct Definition {
+struct CrdDefinition {
     short_names: Vec<String>,
     categories: Vec<String>,
     version: CustomResourceDefinitionVersion,
 }
 
-static MCP_SERVERS: LazyLock<Option<Definition>> = LazyLock::new(|| Definition::of(McpServer::crd()));
-static SKILLS: LazyLock<Option<Definition>> = LazyLock::new(|| Definition::of(Skill::crd()));
-static SOURCES: LazyLock<Option<Definition>> = LazyLock::new(|| Definition::of(SourceResource::crd()));
+static MCP_SERVERS: LazyLock<Option<CrdDefinition>> =
+    LazyLock::new(|| CrdDefinition::from_crd(McpServer::crd()));
+static SKILLS: LazyLock<Option<CrdDefinition>> = LazyLock::new(|| CrdDefinition::from_crd(Skill::crd()));
+static SOURCES: LazyLock<Option<CrdDefinition>> =
+    LazyLock::new(|| CrdDefinition::from_crd(SourceResource::crd()));
 
-impl Definition {
-    fn of(crd: CustomResourceDefinition) -> Option<Self> {
+impl CrdDefinition {
+    fn from_crd(crd: CustomResourceDefinition) -> Option<Self> {
         let names = crd.spec.names;
         Some(Self {
             short_names: names.short_names.unwrap_or_default(),
@@ -102,12 +104,16 @@ impl Resource {
     }
 
     /// True if its objects take the annotations that ask for work.
-    pub fn takes_requests(self) -> bool {
+    pub fn accepts_reconcile_requests(self) -> bool {
         self == Self::McpServers
     }
 
     pub fn verbs(self) -> &'static [&'static str] {
-        if self.takes_requests() { &["get", "list", "patch", "watch"] } else { &["get", "list", "watch"] }
+        if self.accepts_reconcile_requests() {
+            &["get", "list", "patch", "watch"]
+        } else {
+            &["get", "list", "watch"]
+        }
     }
 
     pub fn short_names(self) -> Vec<String> {
@@ -135,7 +141,7 @@ impl Resource {
         Some(json!(schema))
     }
 
-    fn definition(self) -> Option<&'static Definition> {
+    fn definition(self) -> Option<&'static CrdDefinition> {
         match self {
             Self::McpServers => MCP_SERVERS.as_ref(),
             Self::Skills => SKILLS.as_ref(),

@@ -1,8 +1,8 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::item::{AnyObject, ObjectVersion};
-use super::manifest::{metadata, set};
+use super::manifest::{partial_metadata, set_fields};
+use super::object_version::{AnyObject, ObjectVersion};
 use super::resource::Resource;
 use crate::report::Occurrence;
 
@@ -19,7 +19,7 @@ pub(super) fn table(resource: Resource, rows: Vec<Value>, list_metadata: Value) 
     let mut table = json!({ "apiVersion": "meta.k8s.io/v1", "kind": "Table" });
     let columns = Value::Array(columns(resource));
     let parts = [("metadata", list_metadata), ("columnDefinitions", columns), ("rows", Value::Array(rows))];
-    set(&mut table, parts);
+    set_fields(&mut table, parts);
     table
 }
 
@@ -31,7 +31,7 @@ pub(super) fn row(
     include: IncludeObject,
     now: Timestamp,
 ) -> Value {
-    let cells = match &item.entry {
+    let cells = match &item.object {
         AnyObject::Event(event) => {
             let Occurrence { at, regarding, warning, reason, note, .. } = &*event.latest;
             let object = format!("{}/{}", regarding.kind.name().to_lowercase(), regarding.key.name);
@@ -41,7 +41,7 @@ pub(super) fn row(
                 json!(reason),
                 json!(object),
                 json!(note),
-                json!(age(event.first, now)),
+                json!(age(event.first_at, now)),
                 json!(event.count),
                 json!(item.key.name),
             ]
@@ -49,7 +49,7 @@ pub(super) fn row(
         AnyObject::Namespace => vec![json!(item.key.name), json!("Active")],
         _ => {
             let declared = resource.columns().iter().map(|column| {
-                let found = at_path(&manifest, &column.json_path);
+                let found = value_at_json_path(&manifest, &column.json_path);
                 match (column.type_.as_str(), found) {
                     ("date", Some(Value::String(time))) => {
                         time.parse().map_or(json!("<unknown>"), |time| json!(age(time, now)))
@@ -62,11 +62,11 @@ pub(super) fn row(
     };
     let object = match include {
         IncludeObject::None => Value::Null,
-        IncludeObject::Metadata => metadata(&manifest),
+        IncludeObject::Metadata => partial_metadata(&manifest),
         IncludeObject::Object => manifest,
     };
     let mut row = json!({});
-    set(&mut row, [("cells", Value::Array(cells)), ("object", object)]);
+    set_fields(&mut row, [("cells", Value::Array(cells)), ("object", object)]);
     row
 }
 
@@ -101,7 +101,7 @@ fn columns(resource: Resource) -> Vec<Value> {
 
 /// The value at a path of a printer column: fields, and lists of which one is chosen by a field, as in
 /// `.status.conditions[?(@.type=="Ready")].reason`.
-fn at_path<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
+fn value_at_json_path<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
     let path = path.strip_prefix('.')?;
     let (field, rest) = path.split_at(path.find(['.', '[']).unwrap_or(path.len()));
     let value = value.get(field)?;
@@ -110,9 +110,9 @@ fn at_path<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
         let (field, wanted) = choice.split_once("==")?;
         let wanted = wanted.trim_matches('"');
         let chosen = value.as_array()?.iter().find(|entry| entry[field] == wanted)?;
-        return if rest.is_empty() { Some(chosen) } else { at_path(chosen, rest) };
+        return if rest.is_empty() { Some(chosen) } else { value_at_json_path(chosen, rest) };
     }
-    if rest.is_empty() { Some(value) } else { at_path(value, rest) }
+    if rest.is_empty() { Some(value) } else { value_at_json_path(value, rest) }
 }
 
 /// How long ago something was, in the words of kubectl.
@@ -149,7 +149,7 @@ mod tests {
     use crate::resource::testing::at;
 
     #[test]
-    fn ages_read_as_in_kubectl() {
+    fn age_is_formatted_like_kubectl() {
         for (seconds, expected) in [
             (-9, "0s"),
             (119, "119s"),
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn every_column_of_every_kind_finds_its_value() {
+    fn every_printer_column_resolves_to_a_value() {
         let manifest = json!({
             "spec": { "directory": "/d" },
             "metadata": { "creationTimestamp": "1970-01-01T00:00:00Z" },
@@ -184,10 +184,10 @@ mod tests {
         });
         for resource in Resource::ALL {
             for column in resource.columns() {
-                let found = at_path(&manifest, &column.json_path);
+                let found = value_at_json_path(&manifest, &column.json_path);
                 assert!(found.is_some(), "{resource:?} {}", column.json_path);
             }
         }
-        assert_eq!(at_path(&manifest, ".status.conditions[?(@.type==\"Absent\")].reason"), None);
+        assert_eq!(value_at_json_path(&manifest, ".status.conditions[?(@.type==\"Absent\")].reason"), None);
     }
 }

@@ -4,43 +4,43 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::*;
-use crate::resource::REQUESTED_AT;
+use crate::resource::RECONCILE_REQUESTED_AT;
 
 const BASE: &str = "/apis/evenkeel.dev/v1alpha1";
 
 /// A watch as it comes in.
-struct Watching(BufReader<TcpStream>);
+struct TestWatch(BufReader<TcpStream>);
 
-impl Watching {
-    async fn next(&mut self) -> Value {
-        let line = self.line().await;
+impl TestWatch {
+    async fn next_event(&mut self) -> Value {
+        let line = self.next_line().await;
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
     }
 
     /// The kind of the next event, its object's name, and the reason of its Ready condition.
-    async fn told(&mut self) -> String {
-        let event = self.next().await;
+    async fn next_summary(&mut self) -> String {
+        let event = self.next_event().await;
         let (object, kind) = (&event["object"], event["type"].as_str().unwrap());
         let name = object["metadata"]["name"].as_str().unwrap();
         format!("{kind} {name} {}", object["status"]["conditions"][0]["reason"].as_str().unwrap())
     }
 
     /// Empty at the end.
-    async fn line(&mut self) -> String {
+    async fn next_line(&mut self) -> String {
         let mut line = String::new();
         self.0.read_line(&mut line).await.unwrap();
         line
     }
 }
 
-impl Rig {
+impl TestStatusApi {
     /// Without chunks, as HTTP/1.0 has it.
-    async fn watch(&self, query: &str) -> Watching {
+    async fn watch(&self, query: &str) -> TestWatch {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let request = format!("GET {BASE}/mcpservers?watch=1&{query} HTTP/1.0\r\nHost: localhost\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
-        let mut watching = Watching(BufReader::new(stream));
-        while watching.line().await != "\r\n" {}
+        let mut watching = TestWatch(BufReader::new(stream));
+        while watching.next_line().await != "\r\n" {}
         watching
     }
 
@@ -66,119 +66,121 @@ impl Rig {
 
     /// Declares these, what is declared already as it is, and waits until the store has them.
     async fn declare(&mut self, names: &[&str]) {
-        let before = self.declare.borrow().servers.clone();
+        let before = self.desired_sender.borrow().servers.clone();
         let servers = names.iter().map(|name| {
-            let mut declared = declared(name, 1);
+            let mut declared = declared_server(name, 1);
             declared.meta.labels = [("first".to_owned(), name[..1].to_owned())].into();
             let known = before.get(&key(name)).cloned();
             (key(name), known.unwrap_or_else(|| Arc::new(declared)))
         });
         let source = Arc::new(SourceState { synced: true, revision: "r1".into(), ..SourceState::default() });
-        self.declare
+        self.desired_sender
             .send(Arc::new(Desired { servers: servers.collect(), source, ..Desired::default() }))
             .unwrap();
         let names: Vec<_> = names.to_vec();
-        self.told(move |store| store.servers.keys().map(|key| &*key.name).eq(names.iter().copied())).await;
+        self.wait_for(move |store| store.servers.keys().map(|key| &*key.name).eq(names.iter().copied()))
+            .await;
     }
 }
 
-fn text(value: &Value) -> &str {
+fn as_str(value: &Value) -> &str {
     value.as_str().unwrap()
 }
 
 #[tokio::test]
-async fn the_pages_of_a_list_are_of_one_version() {
-    let mut rig = Rig::new().await;
+async fn list_pages_share_one_resource_version() {
+    let mut rig = TestStatusApi::new().await;
     rig.declare(&["a", "b", "c"]).await;
     let (names, metadata) = rig.list("limit=2").await;
     assert_eq!((names, &metadata["remainingItemCount"]), (vec!["a".into(), "b".into()], &json!(1)));
     rig.declare(&["b", "d"]).await;
-    let (names, second) = rig.list(&format!("limit=2&continue={}", text(&metadata["continue"]))).await;
+    let (names, second) = rig.list(&format!("limit=2&continue={}", as_str(&metadata["continue"]))).await;
     assert_eq!((names, second.get("continue")), (vec!["c".into()], None));
     assert_eq!(second["resourceVersion"], metadata["resourceVersion"]);
     assert_eq!(rig.list("").await.0, ["b", "d"]);
-    let exact = format!("resourceVersion={}&resourceVersionMatch=Exact", text(&metadata["resourceVersion"]));
+    let exact =
+        format!("resourceVersion={}&resourceVersionMatch=Exact", as_str(&metadata["resourceVersion"]));
     assert_eq!(rig.list(&exact).await.0, ["a", "b", "c"]);
 
     let old =
         URL_SAFE_NO_PAD.encode(json!({ "version": 1, "namespace": "default", "name": "a" }).to_string());
     let (code, status) = rig.json(&format!("{BASE}/mcpservers?continue={old}")).await;
     assert_eq!((code, &status["reason"]), (410, &json!("Expired")));
-    rig.end().await;
+    rig.shutdown().await;
 }
 
 #[tokio::test]
-async fn a_watch_goes_on_from_a_list_and_misses_nothing() {
-    let mut rig = Rig::new().await;
+async fn watch_resumes_from_a_list_without_missing_changes() {
+    let mut rig = TestStatusApi::new().await;
     rig.declare(&["a", "b"]).await;
     let (_, metadata) = rig.list("").await;
-    let from = text(&metadata["resourceVersion"]).to_owned();
+    let from = as_str(&metadata["resourceVersion"]).to_owned();
     rig.declare(&["b", "c"]).await;
     let mut watch = rig.watch(&format!("resourceVersion={from}")).await;
-    assert_eq!(watch.told().await, "DELETED a Connecting");
-    assert_eq!(watch.told().await, "ADDED c Connecting");
-    rig.observe.send(seen("b", 1, Phase::Attached, Some(1))).unwrap();
-    let modified = watch.next().await;
+    assert_eq!(watch.next_summary().await, "DELETED a Connecting");
+    assert_eq!(watch.next_summary().await, "ADDED c Connecting");
+    rig.observation_sender.send(observation("b", 1, Phase::Attached, Some(1))).unwrap();
+    let modified = watch.next_event().await;
     assert_eq!((&modified["type"], &modified["object"]["status"]["tools"]), (&json!("MODIFIED"), &json!(3)));
     // From what was seen last, only what came after it.
     rig.declare(&["b", "c", "d"]).await;
-    let seen_last = text(&modified["object"]["metadata"]["resourceVersion"]).to_owned();
+    let seen_last = as_str(&modified["object"]["metadata"]["resourceVersion"]).to_owned();
     let mut again = rig.watch(&format!("resourceVersion={seen_last}")).await;
     for watch in [&mut watch, &mut again] {
-        assert_eq!(watch.told().await, "ADDED d Connecting");
+        assert_eq!(watch.next_summary().await, "ADDED d Connecting");
     }
 
     // Deleted and created again at once.
-    let mut another = declared("d", 1);
+    let mut another = declared_server("d", 1);
     another.meta.uid = "another".into();
-    let mut desired = Desired::clone(&rig.declare.borrow());
+    let mut desired = Desired::clone(&rig.desired_sender.borrow());
     desired.servers.insert(key("d"), Arc::new(another));
-    rig.declare.send(Arc::new(desired)).unwrap();
-    assert_eq!(watch.told().await, "DELETED d Connecting");
-    assert_eq!(watch.told().await, "ADDED d Connecting");
+    rig.desired_sender.send(Arc::new(desired)).unwrap();
+    assert_eq!(watch.next_summary().await, "DELETED d Connecting");
+    assert_eq!(watch.next_summary().await, "ADDED d Connecting");
 
     let mut expired = rig.watch("resourceVersion=1").await;
-    let error = expired.next().await;
+    let error = expired.next_event().await;
     assert_eq!((&error["type"], &error["object"]["code"]), (&json!("ERROR"), &json!(410)));
-    assert_eq!(expired.line().await, "", "and nothing more");
-    rig.end().await;
+    assert_eq!(expired.next_line().await, "", "and nothing more");
+    rig.shutdown().await;
 }
 
 #[tokio::test]
-async fn a_watch_can_begin_with_what_is_there_and_say_when_that_was_all() {
-    let mut rig = Rig::new().await;
+async fn watch_sends_initial_events_then_a_bookmark() {
+    let mut rig = TestStatusApi::new().await;
     rig.declare(&["a1", "a2", "b1"]).await;
     let streaming = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
     let mut watch = rig.watch(&format!("{streaming}&labelSelector=first%3Da")).await;
-    assert_eq!(watch.told().await, "ADDED a1 Connecting");
-    assert_eq!(watch.told().await, "ADDED a2 Connecting");
-    let bookmark = watch.next().await;
+    assert_eq!(watch.next_summary().await, "ADDED a1 Connecting");
+    assert_eq!(watch.next_summary().await, "ADDED a2 Connecting");
+    let bookmark = watch.next_event().await;
     assert_eq!(bookmark["type"], "BOOKMARK");
     assert_eq!(bookmark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
-    assert!(text(&bookmark["object"]["metadata"]["resourceVersion"]).parse::<u64>().unwrap() > 0);
+    assert!(as_str(&bookmark["object"]["metadata"]["resourceVersion"]).parse::<u64>().unwrap() > 0);
 
     // What no longer matches is gone for this watcher; what never did is not told.
-    let mut desired = Desired::clone(&rig.declare.borrow());
+    let mut desired = Desired::clone(&rig.desired_sender.borrow());
     for name in ["a1", "b1"] {
-        let mut changed = declared(name, 2);
+        let mut changed = declared_server(name, 2);
         changed.meta.labels.clear();
         desired.servers.insert(key(name), Arc::new(changed));
     }
-    rig.declare.send(Arc::new(desired)).unwrap();
-    let gone = watch.next().await;
+    rig.desired_sender.send(Arc::new(desired)).unwrap();
+    let gone = watch.next_event().await;
     assert_eq!((&gone["type"], &gone["object"]["metadata"]["name"]), (&json!("DELETED"), &json!("a1")));
 
     // It ends when it was asked to, and when evenkeel does.
     let mut short = rig.watch("timeoutSeconds=1&sendInitialEvents=false").await;
-    assert_eq!(short.line().await, "");
+    assert_eq!(short.next_line().await, "");
     rig.stop.cancel();
-    assert_eq!(watch.line().await, "");
-    rig.end().await;
+    assert_eq!(watch.next_line().await, "");
+    rig.shutdown().await;
 }
 
 #[tokio::test]
-async fn rows_and_metadata_are_given_to_those_who_ask_for_them() {
-    let mut rig = Rig::new().await;
+async fn tables_and_partial_metadata_are_served_on_request() {
+    let mut rig = TestStatusApi::new().await;
     rig.declare(&["a", "b"]).await;
     let table = "Accept: application/json;as=Table;v=v1;g=meta.k8s.io, application/json";
     let (code, table) = rig.send("GET", &format!("{BASE}/mcpservers?limit=1"), table, "").await;
@@ -187,7 +189,7 @@ async fn rows_and_metadata_are_given_to_those_who_ask_for_them() {
         (200, &json!("Table"), &json!("meta.k8s.io/v1"))
     );
     let names: Vec<_> =
-        table["columnDefinitions"].as_array().unwrap().iter().map(|column| text(&column["name"])).collect();
+        table["columnDefinitions"].as_array().unwrap().iter().map(|column| as_str(&column["name"])).collect();
     assert_eq!(
         names,
         ["Name", "Ready", "Reason", "Transport", "Tools", "Protocol", "Restarts", "Message", "Age"]
@@ -216,15 +218,15 @@ async fn rows_and_metadata_are_given_to_those_who_ask_for_them() {
         (&events["items"][0]["note"], &events["items"][0]["regarding"]["kind"]),
         (&json!("declared in b.yaml:1"), &json!("McpServer"))
     );
-    rig.end().await;
+    rig.shutdown().await;
 }
 
 #[tokio::test]
-async fn work_is_asked_for_with_the_token_and_shows_at_once() {
-    let mut rig = Rig::new().await;
+async fn patch_requires_the_token_and_shows_in_the_object() {
+    let mut rig = TestStatusApi::new().await;
     rig.declare(&["a", "b"]).await;
     let path = format!("{BASE}/namespaces/default/mcpservers/a");
-    let patch = json!({ "metadata": { "annotations": { REQUESTED_AT: "now" } } }).to_string();
+    let patch = json!({ "metadata": { "annotations": { RECONCILE_REQUESTED_AT: "now" } } }).to_string();
     let kind = "Content-Type: application/merge-patch+json";
     let token = format!("{kind}\r\nAuthorization: Bearer {TOKEN}");
     for (headers, code) in [(kind, 401), (&format!("{kind}\r\nAuthorization: Bearer {TOKEN}x"), 401)] {
@@ -234,32 +236,33 @@ async fn work_is_asked_for_with_the_token_and_shows_at_once() {
     let (code, dry) = rig.send("PATCH", &format!("{path}?dryRun=All"), &token, &patch).await;
     assert_eq!((code, dry["metadata"].get("annotations")), (200, None));
     let (code, object) = rig.send("PATCH", &path, &token, &patch).await;
-    assert_eq!((code, &object["metadata"]["annotations"][REQUESTED_AT]), (200, &json!("now")));
+    assert_eq!((code, &object["metadata"]["annotations"][RECONCILE_REQUESTED_AT]), (200, &json!("now")));
     let (_, told) = rig.json(&path).await;
     assert_eq!(told["metadata"], object["metadata"]);
 
     let missing = format!("{BASE}/namespaces/default/mcpservers/x");
     assert_eq!(rig.send("PATCH", &missing, &token, &patch).await.0, 404);
-    let version = text(&told["metadata"]["resourceVersion"]).to_owned();
+    let version = as_str(&told["metadata"]["resourceVersion"]).to_owned();
     for (key, value, expected) in [
         ("name", "b", (400, "BadRequest")),
         ("namespace", "team", (400, "BadRequest")),
         ("uid", "another", (409, "Conflict")),
         ("resourceVersion", "1", (409, "Conflict")),
     ] {
-        let patch = json!({ "metadata": { key: value, "annotations": { REQUESTED_AT: "x" } } }).to_string();
+        let patch =
+            json!({ "metadata": { key: value, "annotations": { RECONCILE_REQUESTED_AT: "x" } } }).to_string();
         let (code, status) = rig.send("PATCH", &path, &token, &patch).await;
-        assert_eq!((code, text(&status["reason"])), expected, "{key}");
+        assert_eq!((code, as_str(&status["reason"])), expected, "{key}");
     }
     assert_eq!(rig.json(&path).await.1["metadata"], told["metadata"]);
     let same = json!({ "metadata": {
         "name": "a", "namespace": "default", "uid": "uid-a", "resourceVersion": version,
-        "annotations": { REQUESTED_AT: "later" },
+        "annotations": { RECONCILE_REQUESTED_AT: "later" },
     } });
     assert_eq!(rig.send("PATCH", &path, &token, &same.to_string()).await.0, 200);
     let other = json!({ "spec": { "suspend": true } }).to_string();
     let (code, status) = rig.send("PATCH", &path, &token, &other).await;
     assert_eq!(code, 405);
-    assert!(text(&status["message"]).contains("edit the files in /fleet"), "{status}");
-    rig.end().await;
+    assert!(as_str(&status["message"]).contains("edit the files in /fleet"), "{status}");
+    rig.shutdown().await;
 }

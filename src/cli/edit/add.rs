@@ -9,12 +9,12 @@ use super::super::client::StatusClient;
 use super::super::error::CommandError;
 use super::super::instance::NamespacedInstanceArgs;
 use super::super::output::{self, ProgressLine};
-use super::super::query::{ListQuery, WatchCache, at, condition, is_current, items, text_at};
+use super::super::query::{ListQuery, WatchCache, condition, is_current, items, text_at, value_at};
 use super::super::runtime::block_on;
 use super::file;
-use super::held::is_held;
-use super::limit::WaitTimeout;
 use super::manifest::{ManifestReference, ManifestTransport, ManifestValue, NamedValue, ServerManifest};
+use super::removal_held::holds_removal;
+use super::wait_timeout::WaitTimeout;
 use crate::report::ObjectKind;
 use crate::resource::Reason;
 use crate::source::directory::{self, ObjectLocation};
@@ -23,7 +23,7 @@ use crate::source::directory::{self, ObjectLocation};
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    within: NamespacedInstanceArgs,
+    target: NamespacedInstanceArgs,
     /// The name of the server; the file is NAME.yaml
     #[arg(value_name = "NAME")]
     name: String,
@@ -46,49 +46,53 @@ pub(in crate::cli) struct Args {
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
-    limit: WaitTimeout,
+    wait: WaitTimeout,
 }
 
 /// Declares a server.
 pub(super) fn add(args: &Args) -> Result<(), CommandError> {
-    let directory = args.within.which.directory()?;
-    let namespace = Some(&*args.within.namespace).filter(|namespace| *namespace != "default");
+    let directory = args.target.instance.declarations_dir()?;
+    let namespace = Some(&*args.target.namespace).filter(|namespace| *namespace != "default");
     let path = directory.join(format!("{}.yaml", args.name));
-    let text = ServerManifest::new(&args.name, namespace, args.spec()?)
-        .text(Path::new(path.file_name().unwrap_or_default()))?;
-    let places = match directory::find(&directory) {
+    let text = ServerManifest::new(&args.name, namespace, args.transport()?)
+        .to_yaml(Path::new(path.file_name().unwrap_or_default()))?;
+    let places = match directory::find_objects(&directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        found => found.map_err(|error| cannot(&directory, &error))?,
+        found => found.map_err(|error| path_error(&directory, &error))?,
     };
     if places.is_empty() {
-        block_on(args.refuse_first(&directory))?;
+        block_on(args.ensure_removal_not_held(&directory))?;
     }
-    args.refuse_twice(&directory, &places)?;
-    std::fs::create_dir_all(&directory).map_err(|error| cannot(&directory, &error))?;
+    args.ensure_not_declared(&directory, &places)?;
+    std::fs::create_dir_all(&directory).map_err(|error| path_error(&directory, &error))?;
     file::create(&path, &text).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => CommandError::Failed(format!(
             "{} is there already, with something else in it; choose another name, or edit the file",
             path.display()
         )),
-        _ => cannot(&path, &error),
+        _ => path_error(&path, &error),
     })?;
     output::print(&format!("{} is written\n", path.display())).map_err(CommandError::failed)?;
     if args.no_wait {
         return Ok(());
     }
-    block_on(args.attached(&path))
+    block_on(args.wait_until_attached(&path))
 }
 
 impl Args {
-    fn spec(&self) -> Result<ManifestTransport, CommandError> {
-        let secrets = self.secret.iter().map(|text| secret(text));
+    fn transport(&self) -> Result<ManifestTransport, CommandError> {
+        let secrets = self.secret.iter().map(|text| parse_secret(text));
         match (&self.url, &*self.command) {
             (Some(url), _) => {
                 if !self.env.is_empty() {
                     return Err(CommandError::Usage("--env is for a command; a URL has --header".into()));
                 }
-                let headers =
-                    self.header.iter().map(|text| header(text)).chain(secrets).collect::<Result<_, _>>()?;
+                let headers = self
+                    .header
+                    .iter()
+                    .map(|text| parse_header(text))
+                    .chain(secrets)
+                    .collect::<Result<_, _>>()?;
                 Ok(ManifestTransport::Http { url: url.clone(), headers })
             }
             (None, [command, args @ ..]) => {
@@ -98,7 +102,7 @@ impl Args {
                 let env = self
                     .env
                     .iter()
-                    .map(|text| Ok(variable(text)))
+                    .map(|text| Ok(parse_env(text)))
                     .chain(secrets)
                     .collect::<Result<_, _>>()?;
                 Ok(ManifestTransport::Stdio { command: command.clone(), args: args.to_vec(), env })
@@ -109,19 +113,22 @@ impl Args {
 
     /// Evenkeel holds on to what a directory declared that is missing now, or empty by a mistake: one file in it would
     /// say that all the others are meant to be gone.
-    async fn refuse_first(&self, directory: &Path) -> Result<(), CommandError> {
-        let Some(mut client) = StatusClient::find(&self.within.which.whose()?).await? else { return Ok(()) };
-        let sources: Json = client.get(&ListQuery::of(ObjectKind::Source, None).path()).await?;
+    async fn ensure_removal_not_held(&self, directory: &Path) -> Result<(), CommandError> {
+        let Some(mut client) = StatusClient::connect_if_running(&self.target.instance.resolve()?).await?
+        else {
+            return Ok(());
+        };
+        let sources: Json = client.get(&ListQuery::new(ObjectKind::Source, None).path()).await?;
         let (is, how) = if !directory.exists() {
             ("missing", "make it anew and ")
-        } else if items(&sources).iter().any(is_held) {
+        } else if items(&sources).iter().any(holds_removal) {
             ("empty", "")
         } else {
             return Ok(());
         };
         let mut count = 0;
         for kind in [ObjectKind::McpServer, ObjectKind::Skill] {
-            let list: Json = client.get(&ListQuery::of(kind, None).path()).await?;
+            let list: Json = client.get(&ListQuery::new(kind, None).path()).await?;
             count += items(&list).len();
         }
         if count == 0 {
@@ -135,11 +142,11 @@ impl Args {
     }
 
     /// A second declaration of a name would be refused, and in a file that looks well.
-    fn refuse_twice(&self, directory: &Path, places: &[ObjectLocation]) -> Result<(), CommandError> {
+    fn ensure_not_declared(&self, directory: &Path, places: &[ObjectLocation]) -> Result<(), CommandError> {
         let twice = places.iter().find(|place| {
             place.kind == ObjectKind::McpServer.name()
                 && *place.key.name == *self.name
-                && *place.key.namespace == *self.within.namespace
+                && *place.key.namespace == *self.target.namespace
         });
         match twice {
             Some(place) => Err(CommandError::Failed(format!(
@@ -153,32 +160,37 @@ impl Args {
     }
 
     /// Waits until it is attached, or says why it is not.
-    async fn attached(&self, path: &Path) -> Result<(), CommandError> {
-        let whose = self.within.which.whose()?;
-        let Some(mut client) = StatusClient::find(&whose).await? else {
-            output::note(&format!("no evenkeel is running for {whose}; it is attached by: {}", whose.start));
+    async fn wait_until_attached(&self, path: &Path) -> Result<(), CommandError> {
+        let whose = self.target.instance.resolve()?;
+        let Some(mut client) = StatusClient::connect_if_running(&whose).await? else {
+            output::print_note(&format!(
+                "no evenkeel is running for {whose}; it is attached by: {}",
+                whose.start_command
+            ));
             return Ok(());
         };
         let mut progress = ProgressLine::default();
-        let (start, end) = (Instant::now(), Instant::now() + self.limit.timeout.get());
+        let (start, end) = (Instant::now(), Instant::now() + self.wait.timeout.get());
         // Another server of this name may have been there a moment ago: what is told of that says nothing of this one.
         let mut why = "evenkeel has not seen the file yet".to_owned();
-        match timeout_at(end, client.look()).await {
+        match timeout_at(end, client.scan()).await {
             Ok(looked) => looked?,
             Err(_) => {
-                return Err(self.not_attached(path, &format!("not within {}; {why}", self.limit.timeout)));
+                return Err(
+                    self.not_attached_error(path, &format!("not within {}; {why}", self.wait.timeout))
+                );
             }
         }
         let mut mirror =
-            WatchCache::open(&whose, ObjectKind::McpServer, Some(&self.within.namespace)).await?;
+            WatchCache::open(&whose, ObjectKind::McpServer, Some(&self.target.namespace)).await?;
         loop {
-            if let Some(server) = mirror.get(&self.within.namespace, &self.name)
+            if let Some(server) = mirror.get(&self.target.namespace, &self.name)
                 && let Some(ready) = condition(server, "Ready").filter(|ready| is_current(server, ready))
             {
                 let reason = text_at(ready, "/reason");
                 if text_at(ready, "/status") == "True" {
                     drop(progress);
-                    let tools = at(server, "/status/tools").as_u64().unwrap_or_default();
+                    let tools = value_at(server, "/status/tools").as_u64().unwrap_or_default();
                     let tools = if tools == 1 { "1 tool".to_owned() } else { format!("{tools} tools") };
                     let told = format!("{} is attached with {tools}\n", self.name);
                     return output::print(&told).map_err(CommandError::failed);
@@ -186,14 +198,16 @@ impl Args {
                 why = format!("{reason}: {}", text_at(ready, "/message"));
                 if reason != Reason::Connecting.to_string() {
                     drop(progress);
-                    return Err(self.not_attached(path, &why));
+                    return Err(self.not_attached_error(path, &why));
                 }
             }
             progress.show(&format!("{:>3} s  {why}", start.elapsed().as_secs()));
             let tick = Instant::now() + Duration::from_secs(1);
             if Instant::now() >= end {
                 drop(progress);
-                return Err(self.not_attached(path, &format!("not within {}; {why}", self.limit.timeout)));
+                return Err(
+                    self.not_attached_error(path, &format!("not within {}; {why}", self.wait.timeout))
+                );
             }
             if let Ok(changed) = timeout_at(tick.min(end), mirror.changed()).await {
                 changed?;
@@ -201,7 +215,7 @@ impl Args {
         }
     }
 
-    fn not_attached(&self, path: &Path, why: &str) -> CommandError {
+    fn not_attached_error(&self, path: &Path, why: &str) -> CommandError {
         CommandError::Failed(format!(
             "{} is declared in {} and not attached: {why}",
             self.name,
@@ -210,7 +224,7 @@ impl Args {
     }
 }
 
-fn variable(text: &str) -> NamedValue {
+fn parse_env(text: &str) -> NamedValue {
     match text.split_once('=') {
         Some((name, value)) => {
             NamedValue { name: name.to_owned(), value: ManifestValue::Value(value.to_owned()) }
@@ -222,14 +236,14 @@ fn variable(text: &str) -> NamedValue {
     }
 }
 
-fn header(text: &str) -> Result<NamedValue, CommandError> {
+fn parse_header(text: &str) -> Result<NamedValue, CommandError> {
     let (name, value) = text
         .split_once(':')
         .ok_or_else(|| CommandError::Usage(format!("--header {text:?} is not of the form 'NAME: VALUE'")))?;
     Ok(NamedValue { name: name.trim().to_owned(), value: ManifestValue::Value(value.trim().to_owned()) })
 }
 
-fn secret(text: &str) -> Result<NamedValue, CommandError> {
+fn parse_secret(text: &str) -> Result<NamedValue, CommandError> {
     let parts = text.split_once('=').and_then(|(name, place)| Some((name, place.split_once('/')?)));
     let (name, (secret, key)) = parts.ok_or_else(|| {
         CommandError::Usage(format!("--secret {text:?} is not of the form NAME=SECRET/KEY"))
@@ -241,6 +255,6 @@ fn secret(text: &str) -> Result<NamedValue, CommandError> {
     Ok(NamedValue { name: name.to_owned(), value })
 }
 
-fn cannot(path: &Path, error: &io::Error) -> CommandError {
+fn path_error(path: &Path, error: &io::Error) -> CommandError {
     CommandError::Failed(format!("{}: {error}", path.display()))
 }

@@ -7,7 +7,7 @@ use tempfile::{Builder, NamedTempFile};
 
 /// Puts a new file in place in one step; an error of the kind `AlreadyExists` if there is one of that name.
 pub(super) fn create(path: &Path, text: &str) -> io::Result<()> {
-    write_beside(path, text, None)?.persist_noclobber(path)?;
+    write_temporary(path, text, None)?.persist_noclobber(path)?;
     Ok(())
 }
 
@@ -16,7 +16,7 @@ pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
     // Through a link to the file that it leads to.
     let path = fs::canonicalize(path)?;
     let mode = fs::metadata(&path)?.permissions();
-    write_beside(&path, text, Some(mode))?.persist(&path)?;
+    write_temporary(&path, text, Some(mode))?.persist(&path)?;
     Ok(())
 }
 
@@ -28,7 +28,7 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
 }
 
 /// A hidden file, which evenkeel does not look at, and which goes if it does not take its place.
-fn write_beside(path: &Path, text: &str, mode: Option<Permissions>) -> io::Result<NamedTempFile> {
+fn write_temporary(path: &Path, text: &str, mode: Option<Permissions>) -> io::Result<NamedTempFile> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let folder = path.parent().unwrap_or(Path::new("/"));
     // What the process lets others read, as of any file that it makes.
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_never_written_over_and_nothing_is_left_behind() {
+    fn create_never_overwrites_and_leaves_no_temporary_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.yaml");
         create(&path, "one").unwrap();

@@ -12,12 +12,12 @@ use crate::source::mistake;
 pub(super) struct ServerManifest {
     api_version: &'static str,
     kind: &'static str,
-    metadata: Metadata,
+    metadata: ManifestMetadata,
     spec: ManifestTransport,
 }
 
 #[derive(Debug, Serialize)]
-struct Metadata {
+struct ManifestMetadata {
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     namespace: Option<String>,
@@ -84,12 +84,12 @@ pub(super) enum ManifestReference {
 impl ServerManifest {
     /// A declaration; `namespace` only if it is not the default one.
     pub fn new(name: &str, namespace: Option<&str>, spec: ManifestTransport) -> Self {
-        let metadata = Metadata { name: name.to_owned(), namespace: namespace.map(str::to_owned) };
+        let metadata = ManifestMetadata { name: name.to_owned(), namespace: namespace.map(str::to_owned) };
         Self { api_version: API_VERSION, kind: "McpServer", metadata, spec }
     }
 
     /// The text of a file, if evenkeel would accept it.
-    pub fn text(&self, path: &Path) -> Result<String, CommandError> {
+    pub fn to_yaml(&self, path: &Path) -> Result<String, CommandError> {
         let text = serde_yaml::to_string(self).map_err(CommandError::failed)?;
         match mistake(path, &text) {
             Some(mistake) => Err(CommandError::Failed(mistake)),
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_file_reads_as_if_a_person_had_written_it() {
+    fn manifest_yaml_holds_only_what_is_set() {
         let env = vec![
             NamedValue { name: "LEVEL".into(), value: ManifestValue::Value("on".into()) },
             NamedValue {
@@ -123,13 +123,14 @@ mod tests {
             args: vec!["-y".into(), "@scope/server".into()],
             env,
         };
-        let text = ServerManifest::new("gh", None, spec).text(Path::new("gh.yaml")).unwrap();
+        let text = ServerManifest::new("gh", None, spec).to_yaml(Path::new("gh.yaml")).unwrap();
         let expected = "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata:\n  name: gh\nspec:\n  stdio:\n    command: npx\n";
         assert!(text.starts_with(expected), "{text}");
         assert!(text.contains("secretKeyRef:"), "{text}");
 
         let spec = ManifestTransport::Http { url: "ftp://example.com".into(), headers: Vec::new() };
-        let refused = ServerManifest::new("x", None, spec).text(Path::new("x.yaml")).unwrap_err().to_string();
+        let refused =
+            ServerManifest::new("x", None, spec).to_yaml(Path::new("x.yaml")).unwrap_err().to_string();
         assert!(refused.contains("http"), "{refused}");
     }
 }

@@ -5,12 +5,12 @@
 
 mod add;
 mod file;
-mod held;
-mod limit;
 mod manifest;
 mod reload;
 mod reload_skills;
+mod removal_held;
 mod remove;
+mod wait_timeout;
 
 use clap::Subcommand;
 
@@ -48,7 +48,7 @@ pub(super) fn mcp(command: &McpCommand) -> Result<(), CommandError> {
     match command {
         McpCommand::Add(args) => add::add(args),
         McpCommand::Remove(args) => remove::remove(args),
-        McpCommand::List(listing) => listing.print(&Selection::all(ObjectKind::McpServer), false),
+        McpCommand::List(listing) => listing.print(&Selection::all_of(ObjectKind::McpServer), false),
         McpCommand::Reload(args) => reload::reload(args),
     }
 }
@@ -57,7 +57,7 @@ pub(super) fn mcp(command: &McpCommand) -> Result<(), CommandError> {
 pub(super) fn skill(command: &SkillCommand) -> Result<(), CommandError> {
     match command {
         SkillCommand::List(listing) => {
-            listing.clone().wide().print(&Selection::all(ObjectKind::Skill), false)
+            listing.clone().wide().print(&Selection::all_of(ObjectKind::Skill), false)
         }
         SkillCommand::Reload(args) => reload_skills::reload(args),
     }

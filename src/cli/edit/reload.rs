@@ -9,22 +9,22 @@ use tokio::time::{Instant, timeout_at};
 use super::super::client::StatusClient;
 use super::super::error::CommandError;
 use super::super::instance::{Instance, NamespacedInstanceArgs};
-use super::super::output::{self, ProgressLine, printable};
+use super::super::output::{self, ProgressLine, sanitize};
 use super::super::query::{
-    ListQuery, WatchCache, at, condition, is_current, items, name_of, text_at, unknown_to,
+    ListQuery, WatchCache, condition, is_current, items, object_name, report_unknown_name, text_at, value_at,
 };
 use super::super::runtime::block_on;
-use super::held::is_held;
-use super::limit::WaitTimeout;
-use crate::admin::PRUNE_EMPTY;
+use super::removal_held::holds_removal;
+use super::wait_timeout::WaitTimeout;
+use crate::admin::PRUNE_EMPTY_PATH;
 use crate::report::ObjectKind;
-use crate::resource::{RECONNECT_AT, REQUESTED_AT, Reason};
+use crate::resource::{RECONCILE_REQUESTED_AT, RECONNECT_REQUESTED_AT, Reason};
 
 /// The arguments of `evenkeel mcp reload`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    within: NamespacedInstanceArgs,
+    target: NamespacedInstanceArgs,
     /// Only these servers
     #[arg(value_name = "NAME")]
     names: Vec<String>,
@@ -38,15 +38,15 @@ pub(in crate::cli) struct Args {
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
-    limit: WaitTimeout,
+    wait: WaitTimeout,
 }
 
 /// What a server offers: digests of what it says of its tools, by name.
-type Tools = BTreeMap<String, String>;
+type ToolDigests = BTreeMap<String, String>;
 
 #[derive(Deserialize)]
-struct Offered {
-    tools: Tools,
+struct ToolsResponse {
+    tools: ToolDigests,
 }
 
 /// Asks for a look at servers and tells what came of it.
@@ -56,52 +56,56 @@ pub(super) fn reload(args: &Args) -> Result<(), CommandError> {
 
 impl Args {
     async fn run(&self) -> Result<(), CommandError> {
-        let whose = self.within.which.whose()?;
+        let whose = self.target.instance.resolve()?;
         let mut client = StatusClient::connect(&whose).await?;
         if self.prune_empty {
-            return self.prune(&whose, &mut client).await;
+            return self.confirm_removal(&whose, &mut client).await;
         }
-        let end = Instant::now() + self.limit.timeout.get();
-        timeout_at(end, client.look()).await.map_err(|_| self.late("the look at the files"))??;
+        let end = Instant::now() + self.wait.timeout.get();
+        timeout_at(end, client.scan()).await.map_err(|_| self.timeout_error("the look at the files"))??;
         let list: Value = client.get(&self.query().path()).await?;
         let servers = items(&list);
         if let Some(name) =
-            self.names.iter().find(|name| !servers.iter().any(|server| name_of(server) == **name))
+            self.names.iter().find(|name| !servers.iter().any(|server| object_name(server) == **name))
         {
-            let namespace = Some(&*self.within.namespace);
-            return Err(unknown_to(&mut client, ObjectKind::McpServer, name, namespace).await);
+            let namespace = Some(&*self.target.namespace);
+            return Err(report_unknown_name(&mut client, ObjectKind::McpServer, name, namespace).await);
         }
         let wanted = |server: &&Value| match &*self.names {
-            [] => *at(server, "/spec/suspend") != true,
-            names => names.iter().any(|name| name_of(server) == name),
+            [] => *value_at(server, "/spec/suspend") != true,
+            names => names.iter().any(|name| object_name(server) == name),
         };
         let stamp = Timestamp::now().to_string();
         let mut before = BTreeMap::new();
         for server in servers.iter().filter(wanted) {
-            let name = name_of(server).to_owned();
-            let offered = self.tools(&mut client, &name).await?;
-            self.ask(&mut client, &name, &stamp).await?;
+            let name = object_name(server).to_owned();
+            let offered = self.tool_digests(&mut client, &name).await?;
+            self.request_reload(&mut client, &name, &stamp).await?;
             before.insert(name, offered);
         }
         let asked =
             if before.len() == 1 { "1 server".to_owned() } else { format!("{} servers", before.len()) };
         output::print(&format!("accepted for {asked}\n")).map_err(CommandError::failed)?;
-        if self.no_wait { Ok(()) } else { self.applied(&whose, &mut client, &stamp, before, end).await }
+        if self.no_wait {
+            Ok(())
+        } else {
+            self.wait_until_handled(&whose, &mut client, &stamp, before, end).await
+        }
     }
 
     /// Says that an empty directory is meant, and waits until nothing is held back.
-    async fn prune(&self, whose: &Instance, client: &mut StatusClient) -> Result<(), CommandError> {
+    async fn confirm_removal(&self, whose: &Instance, client: &mut StatusClient) -> Result<(), CommandError> {
         let mut source = WatchCache::open(whose, ObjectKind::Source, None).await?;
-        if !source.objects().any(is_held) {
+        if !source.objects().any(holds_removal) {
             let message =
                 "nothing is held back: only what was declared by files that all vanished at once is\n";
             return output::print(message).map_err(CommandError::failed);
         }
-        client.send(Method::POST, PRUNE_EMPTY, "application/json", None).await.map(drop)?;
-        let end = Instant::now() + self.limit.timeout.get();
-        while !self.no_wait && source.objects().any(is_held) {
+        client.send(Method::POST, PRUNE_EMPTY_PATH, "application/json", None).await.map(drop)?;
+        let end = Instant::now() + self.wait.timeout.get();
+        while !self.no_wait && source.objects().any(holds_removal) {
             let Ok(changed) = timeout_at(end, source.changed()).await else {
-                return Err(CommandError::Failed(format!("not within {}", self.limit.timeout)));
+                return Err(CommandError::Failed(format!("not within {}", self.wait.timeout)));
             };
             changed?;
         }
@@ -110,61 +114,66 @@ impl Args {
     }
 
     fn query(&self) -> ListQuery {
-        ListQuery::of(ObjectKind::McpServer, Some(&self.within.namespace))
+        ListQuery::new(ObjectKind::McpServer, Some(&self.target.namespace))
     }
 
-    async fn tools(&self, client: &mut StatusClient, name: &str) -> Result<Tools, CommandError> {
-        let offered: Offered = client.get(&self.query().below(&[name, "tools"])).await?;
+    async fn tool_digests(&self, client: &mut StatusClient, name: &str) -> Result<ToolDigests, CommandError> {
+        let offered: ToolsResponse = client.get(&self.query().subpath(&[name, "tools"])).await?;
         Ok(offered.tools)
     }
 
-    async fn ask(&self, client: &mut StatusClient, name: &str, stamp: &str) -> Result<(), CommandError> {
-        let mut annotations = BTreeMap::from([(REQUESTED_AT, stamp)]);
+    async fn request_reload(
+        &self,
+        client: &mut StatusClient,
+        name: &str,
+        stamp: &str,
+    ) -> Result<(), CommandError> {
+        let mut annotations = BTreeMap::from([(RECONCILE_REQUESTED_AT, stamp)]);
         if self.reconnect {
-            annotations.insert(RECONNECT_AT, stamp);
+            annotations.insert(RECONNECT_REQUESTED_AT, stamp);
         }
         let patch = json!({ "metadata": { "annotations": annotations } });
         let body = Some(("application/merge-patch+json", &patch));
-        client.send(Method::PATCH, &self.query().below(&[name]), "application/json", body).await.map(drop)
+        client.send(Method::PATCH, &self.query().subpath(&[name]), "application/json", body).await.map(drop)
     }
 
     /// Waits for each server and tells what came of it, in the order in which they are done.
-    async fn applied(
+    async fn wait_until_handled(
         &self,
         whose: &Instance,
         client: &mut StatusClient,
         stamp: &str,
-        mut waiting: BTreeMap<String, Tools>,
+        mut waiting: BTreeMap<String, ToolDigests>,
         end: Instant,
     ) -> Result<(), CommandError> {
         let mut progress = ProgressLine::default();
-        let mut mirror = WatchCache::open(whose, ObjectKind::McpServer, Some(&self.within.namespace)).await?;
+        let mut mirror = WatchCache::open(whose, ObjectKind::McpServer, Some(&self.target.namespace)).await?;
         let mut failed = 0;
         loop {
             let over: Vec<String> = waiting
                 .keys()
                 .filter(|name| {
-                    mirror.get(&self.within.namespace, name).is_none_or(|server| is_over(server, stamp))
+                    mirror.get(&self.target.namespace, name).is_none_or(|server| is_handled(server, stamp))
                 })
                 .cloned()
                 .collect();
             for name in over {
                 progress.clear();
                 let before = waiting.remove(&name).unwrap_or_default();
-                let Some(server) = mirror.get(&self.within.namespace, &name) else {
+                let Some(server) = mirror.get(&self.target.namespace, &name) else {
                     output::print(&format!("{name}: no longer declared\n")).map_err(CommandError::failed)?;
                     continue;
                 };
                 let ready = condition(server, "Ready").cloned().unwrap_or_default();
-                let told = if let Some(unread) = unread(server) {
+                let told = if let Some(unread) = list_failure(server) {
                     failed += 1;
-                    format!("{name}: {}\n", printable(unread))
+                    format!("{name}: {}\n", sanitize(unread))
                 } else if text_at(&ready, "/status") == "True" {
-                    let after = self.tools(client, &name).await?;
+                    let after = self.tool_digests(client, &name).await?;
                     format!("{name}: {}\n", difference(&before, &after))
                 } else {
                     failed += 1;
-                    let message = printable(text_at(&ready, "/message"));
+                    let message = sanitize(text_at(&ready, "/message"));
                     format!("{name}: {}: {message}\n", text_at(&ready, "/reason"))
                 };
                 output::print(&told).map_err(CommandError::failed)?;
@@ -176,20 +185,20 @@ impl Args {
             progress.show(&format!("waiting for {}", names.join(", ")));
             let Ok(changed) = timeout_at(end, mirror.changed()).await else {
                 drop(progress);
-                return Err(self.late(&names.join(", ")));
+                return Err(self.timeout_error(&names.join(", ")));
             };
             changed?;
         }
         if failed > 0 { Err(CommandError::Failed(format!("{failed} failed"))) } else { Ok(()) }
     }
 
-    fn late(&self, what: &str) -> CommandError {
-        CommandError::Failed(format!("not within {}: {what}", self.limit.timeout))
+    fn timeout_error(&self, what: &str) -> CommandError {
+        CommandError::Failed(format!("not within {}: {what}", self.wait.timeout))
     }
 }
 
 /// True once a server has done what was asked of it, whatever came of it.
-fn is_over(server: &Value, stamp: &str) -> bool {
+fn is_handled(server: &Value, stamp: &str) -> bool {
     let Some(ready) = condition(server, "Ready").filter(|ready| is_current(server, ready)) else {
         return false;
     };
@@ -203,7 +212,7 @@ fn is_over(server: &Value, stamp: &str) -> bool {
 }
 
 /// Why a server that is attached could not be listed again.
-fn unread(server: &Value) -> Option<&str> {
+fn list_failure(server: &Value) -> Option<&str> {
     let is_true = |kind| condition(server, kind).filter(|told| text_at(told, "/status") == "True");
     let unavailable = |told: &&Value| text_at(told, "/reason") == Reason::ListUnavailable.to_string();
     let degraded = is_true("Ready").and_then(|_| is_true("Degraded")).filter(unavailable);
@@ -212,7 +221,7 @@ fn unread(server: &Value) -> Option<&str> {
         .map(|told| text_at(told, "/message"))
 }
 
-fn difference(before: &Tools, after: &Tools) -> String {
+fn difference(before: &ToolDigests, after: &ToolDigests) -> String {
     let added = after.keys().filter(|name| !before.contains_key(*name));
     let removed = before.keys().filter(|name| !after.contains_key(*name));
     let both = || after.iter().filter_map(|(name, digest)| Some((name, before.get(name)? == digest)));
@@ -236,8 +245,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_came_of_it_is_told_by_tool() {
-        let tools = |list: &[(&str, &str)]| -> Tools {
+    fn difference_lists_added_removed_and_changed_tools() {
+        let tools = |list: &[(&str, &str)]| -> ToolDigests {
             list.iter().map(|(name, digest)| ((*name).to_owned(), (*digest).to_owned())).collect()
         };
         let before = tools(&[("a", "1"), ("b", "1"), ("c", "1")]);

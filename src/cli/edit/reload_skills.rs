@@ -2,26 +2,26 @@ use std::fmt::Write;
 
 use tokio::time::timeout;
 
-use super::super::client::{StatusClient, json};
+use super::super::client::{StatusClient, read_json};
 use super::super::error::CommandError;
 use super::super::instance::NamespacedInstanceArgs;
 use super::super::output;
-use super::super::query::unknown_to;
+use super::super::query::report_unknown_name;
 use super::super::runtime::block_on;
-use super::limit::WaitTimeout;
-use crate::admin::{RELOAD_SKILLS, SkillReload};
+use super::wait_timeout::WaitTimeout;
+use crate::admin::{RELOAD_SKILLS_PATH, SkillReload};
 use crate::report::ObjectKind;
 
 /// The arguments of `evenkeel skill reload`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    within: NamespacedInstanceArgs,
+    target: NamespacedInstanceArgs,
     /// Only these skills
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     #[command(flatten)]
-    limit: WaitTimeout,
+    wait: WaitTimeout,
 }
 
 /// Asks for a look at the files of skills and tells what came of it.
@@ -31,17 +31,22 @@ pub(super) fn reload(args: &Args) -> Result<(), CommandError> {
 
 impl Args {
     async fn run(&self) -> Result<(), CommandError> {
-        let mut client = StatusClient::connect(&self.within.which.whose()?).await?;
+        let mut client = StatusClient::connect(&self.target.instance.resolve()?).await?;
         let asked = async {
-            let answer = client.work(RELOAD_SKILLS).await?;
-            json::<Vec<SkillReload>>(answer).await
+            let answer = client.post_and_wait(RELOAD_SKILLS_PATH).await?;
+            read_json::<Vec<SkillReload>>(answer).await
         };
-        let within = timeout(self.limit.timeout.get(), asked).await;
-        let all =
-            within.map_err(|_| CommandError::Failed(format!("not within {}", self.limit.timeout)))??;
-        let skills: Vec<_> = all.iter().filter(|skill| skill.namespace == self.within.namespace).collect();
+        let within = timeout(self.wait.timeout.get(), asked).await;
+        let all = within.map_err(|_| CommandError::Failed(format!("not within {}", self.wait.timeout)))??;
+        let skills: Vec<_> = all.iter().filter(|skill| skill.namespace == self.target.namespace).collect();
         if let Some(name) = self.names.iter().find(|name| skills.iter().all(|skill| skill.name != **name)) {
-            return Err(unknown_to(&mut client, ObjectKind::Skill, name, Some(&self.within.namespace)).await);
+            return Err(report_unknown_name(
+                &mut client,
+                ObjectKind::Skill,
+                name,
+                Some(&self.target.namespace),
+            )
+            .await);
         }
         let mut failed = 0;
         let mut text = String::new();
@@ -52,7 +57,7 @@ impl Args {
             let told = match problem {
                 Some(problem) => {
                     failed += 1;
-                    format!("{}: {}", problem.reason, output::printable_lines(&problem.message))
+                    format!("{}: {}", problem.reason, output::sanitize_lines(&problem.message))
                 }
                 None if *changed => "changed".to_owned(),
                 None => "unchanged".to_owned(),

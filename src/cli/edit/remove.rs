@@ -8,20 +8,20 @@ use super::super::client::StatusClient;
 use super::super::error::CommandError;
 use super::super::instance::NamespacedInstanceArgs;
 use super::super::output;
-use super::super::query::{WatchCache, unknown};
+use super::super::query::{WatchCache, unknown_name_error};
 use super::super::runtime::block_on;
 use super::file;
 use crate::report::ObjectKind;
 use crate::source::directory::{self, ObjectLocation};
 
 /// How long evenkeel may take to see that a declaration is gone.
-const SEEN: Duration = Duration::from_secs(10);
+const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The arguments of `evenkeel mcp remove`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    within: NamespacedInstanceArgs,
+    target: NamespacedInstanceArgs,
     /// The name of the server
     #[arg(value_name = "NAME")]
     name: String,
@@ -29,18 +29,23 @@ pub(in crate::cli) struct Args {
 
 /// Takes a server's declaration away: its file, or its document of a file that holds more.
 pub(super) fn remove(args: &Args) -> Result<(), CommandError> {
-    let root = args.within.which.directory()?;
-    let places = directory::find(&root).map_err(|error| told(&root, &error))?;
+    let root = args.target.instance.declarations_dir()?;
+    let places = directory::find_objects(&root).map_err(|error| path_error(&root, &error))?;
     let servers = || places.iter().filter(|place| place.kind == ObjectKind::McpServer.name());
     let is_meant = |place: &&ObjectLocation| {
-        *place.key.name == *args.name && *place.key.namespace == *args.within.namespace
+        *place.key.name == *args.name && *place.key.namespace == *args.target.namespace
     };
     let found: Vec<_> = servers().filter(is_meant).collect();
     let where_ = |place: &ObjectLocation| format!("{}:{}", root.join(&place.path).display(), place.line);
     let place = match &*found {
         [] => {
             let all = servers().map(|place| (&*place.key.namespace, &*place.key.name));
-            return Err(unknown(ObjectKind::McpServer, &args.name, Some(&args.within.namespace), all));
+            return Err(unknown_name_error(
+                ObjectKind::McpServer,
+                &args.name,
+                Some(&args.target.namespace),
+                all,
+            ));
         }
         [place] => place,
         [first, rest @ ..] => {
@@ -63,28 +68,28 @@ pub(super) fn remove(args: &Args) -> Result<(), CommandError> {
             where_(place)
         )));
     };
-    let done = if place.alone && places.len() > 1 {
+    let done = if place.only_in_file && places.len() > 1 {
         std::fs::remove_file(&path).map(|()| format!("{} is removed\n", path.display()))
     } else {
         // An empty directory may be a mistake; a file that says so is none.
-        let text = if place.alone {
-            Ok(LAST.to_owned())
+        let text = if place.only_in_file {
+            Ok(EMPTIED_FILE_TEXT.to_owned())
         } else {
-            file::read(&path).map(|text| without(&text, lines))
+            file::read(&path).map(|text| without_lines(&text, lines))
         };
         text.and_then(|text| file::replace(&path, &text))
             .map(|()| format!("{} is no longer declared in {}\n", args.name, path.display()))
     };
-    let done = done.map_err(|error| told(&path, &error))?;
+    let done = done.map_err(|error| path_error(&path, &error))?;
     output::print(&done).map_err(CommandError::failed)?;
-    block_on(args.gone())
+    block_on(args.wait_until_detached())
 }
 
-const LAST: &str =
+const EMPTIED_FILE_TEXT: &str =
     "# The last declaration was taken away by `evenkeel mcp remove`; this file says that it is meant.\n";
 
 /// A text without some of its lines, which are counted from 1.
-fn without(text: &str, (first, end): (usize, usize)) -> String {
+fn without_lines(text: &str, (first, end): (usize, usize)) -> String {
     let lines = (1..).zip(text.split_inclusive('\n'));
     let left: String =
         lines.filter(|(number, _)| !(first..end).contains(number)).map(|(_, line)| line).collect();
@@ -97,15 +102,15 @@ fn without(text: &str, (first, end): (usize, usize)) -> String {
 
 impl Args {
     /// Waits until a running evenkeel has seen it.
-    async fn gone(&self) -> Result<(), CommandError> {
-        let whose = self.within.which.whose()?;
-        if StatusClient::find(&whose).await?.is_none() {
+    async fn wait_until_detached(&self) -> Result<(), CommandError> {
+        let whose = self.target.instance.resolve()?;
+        if StatusClient::connect_if_running(&whose).await?.is_none() {
             return Ok(());
         }
-        let end = Instant::now() + SEEN;
+        let end = Instant::now() + DETACH_TIMEOUT;
         let mut mirror =
-            WatchCache::open(&whose, ObjectKind::McpServer, Some(&self.within.namespace)).await?;
-        while mirror.get(&self.within.namespace, &self.name).is_some() {
+            WatchCache::open(&whose, ObjectKind::McpServer, Some(&self.target.namespace)).await?;
+        while mirror.get(&self.target.namespace, &self.name).is_some() {
             match timeout_at(end, mirror.changed()).await {
                 Ok(changed) => changed?,
                 Err(_) => {
@@ -120,7 +125,7 @@ impl Args {
     }
 }
 
-fn told(path: &Path, error: &io::Error) -> CommandError {
+fn path_error(path: &Path, error: &io::Error) -> CommandError {
     CommandError::Failed(format!("{}: {error}", path.display()))
 }
 
@@ -129,14 +134,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_lines_of_the_document_go() {
+    fn without_lines_removes_only_one_document() {
         let text = "# head\na: 1\n---\n# two\nb: 2\n---\nc: 3";
-        assert_eq!(without(text, (3, 6)), "# head\na: 1\n---\nc: 3");
-        assert_eq!(without(text, (1, 3)), "---\n# two\nb: 2\n---\nc: 3");
-        assert_eq!(without(text, (6, 8)), "# head\na: 1\n---\n# two\nb: 2\n");
-        assert_eq!(without("a: 1\n...\n---\nb: 2\n...\n", (1, 2)), "---\nb: 2\n...\n");
+        assert_eq!(without_lines(text, (3, 6)), "# head\na: 1\n---\nc: 3");
+        assert_eq!(without_lines(text, (1, 3)), "---\n# two\nb: 2\n---\nc: 3");
+        assert_eq!(without_lines(text, (6, 8)), "# head\na: 1\n---\n# two\nb: 2\n");
+        assert_eq!(without_lines("a: 1\n...\n---\nb: 2\n...\n", (1, 2)), "---\nb: 2\n...\n");
         assert_eq!(
-            without("a: 1\n---\nb: 2\n...\n%YAML 1.2\n---\nc: 3", (2, 4)),
+            without_lines("a: 1\n---\nb: 2\n...\n%YAML 1.2\n---\nc: 3", (2, 4)),
             "a: 1\n...\n%YAML 1.2\n---\nc: 3"
         );
     }

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf, absolute};
 
 use super::super::error::CommandError;
-use super::outline::{Plan, PlanInput};
+use super::planned_changes::{Plan, PlanInput};
 use crate::admin::DeclaredState;
 use crate::net::api_server::{InferredApiServer, infer};
 use crate::resource::{Desired, DigestKey, Reason};
@@ -15,7 +15,7 @@ use crate::source::directory::{
 use crate::source::{Environment, StdioPolicy, kubernetes};
 
 /// Stands for standard input.
-const STDIN: &str = "-";
+const STDIN_PATH: &str = "-";
 
 /// Which manifests, and what of a cluster.
 pub(super) struct ManifestArgs<'a> {
@@ -34,7 +34,7 @@ pub(super) async fn plan(manifests: &ManifestArgs<'_>) -> Result<(Plan, String),
     let namespace = manifests.namespace.unwrap_or(&namespace);
     // Digests that do not leave this process are compared with nothing else.
     let key = DigestKey::new(&[]);
-    let desired = read(manifests.paths, namespace, &key)?;
+    let desired = read_manifests(manifests.paths, namespace, &key)?;
     let keys = desired.servers.keys().chain(desired.skills.keys());
     let namespaces: BTreeSet<_> = keys.map(|key| key.namespace.to_string()).collect();
     let mut there = Desired::default();
@@ -45,29 +45,30 @@ pub(super) async fn plan(manifests: &ManifestArgs<'_>) -> Result<(Plan, String),
         there.servers.extend(servers);
         there.skills.extend(skills);
     }
-    let in_force = DeclaredState::of(&there, &key, &StdioPolicy::everything(), None);
+    let in_force = DeclaredState::from_desired(&there, &key, &StdioPolicy::allow_all(), None);
     let mut plan = Plan::new(Some(server.to_string()));
-    let declarations = PlanInput { desired: &desired, findings: &[], base: None, complete: manifests.prune };
-    plan.fill(&declarations, in_force, &key);
+    let declarations =
+        PlanInput { desired: &desired, findings: &[], working_directory: None, complete: manifests.prune };
+    plan.add_all(&declarations, in_force, &key);
     let namespaces: Vec<_> = namespaces.into_iter().collect();
     let plural = if namespaces.len() == 1 { "" } else { "s" };
     Ok((plan, format!("against namespace{plural} {} of {server}", namespaces.join(", "))))
 }
 
 /// Everything that is declared; of two manifests of one object that of the later path.
-fn read(paths: &[PathBuf], namespace: &str, key: &DigestKey) -> Result<Desired, CommandError> {
+fn read_manifests(paths: &[PathBuf], namespace: &str, key: &DigestKey) -> Result<Desired, CommandError> {
     let against = CheckContext {
-        secrets: None,
+        secrets_dir: None,
         environment: Environment::default(),
-        key: key.clone(),
-        policy: StdioPolicy::everything(),
-        destination: TargetMode::Cluster { namespace: namespace.to_owned() },
+        digest_key: key.clone(),
+        policy: StdioPolicy::allow_all(),
+        target: TargetMode::Cluster { namespace: namespace.to_owned() },
     };
     let mut desired = Desired::default();
     for path in paths {
-        let checked = one(path, &against)
+        let checked = check_path(path, &against)
             .map_err(|error| CommandError::Failed(format!("{}: {error}", path.display())))?;
-        readable(&checked)?;
+        ensure_readable(&checked)?;
         desired.servers.extend(checked.desired.servers);
         desired.skills.extend(checked.desired.skills);
     }
@@ -82,8 +83,8 @@ fn read(paths: &[PathBuf], namespace: &str, key: &DigestKey) -> Result<Desired, 
     Ok(desired)
 }
 
-fn one(path: &Path, against: &CheckContext) -> std::io::Result<CheckResult> {
-    if path == Path::new(STDIN) {
+fn check_path(path: &Path, against: &CheckContext) -> std::io::Result<CheckResult> {
+    if path == Path::new(STDIN_PATH) {
         let mut text = Vec::new();
         std::io::stdin().read_to_end(&mut text)?;
         return Ok(check_text(Path::new("stdin"), &text, against));
@@ -95,13 +96,13 @@ fn one(path: &Path, against: &CheckContext) -> std::io::Result<CheckResult> {
 }
 
 /// What cannot be read could be any object, so that nothing can be said of the rest.
-fn readable(checked: &CheckResult) -> Result<(), CommandError> {
+fn ensure_readable(checked: &CheckResult) -> Result<(), CommandError> {
     let lost = [Reason::ParseError, Reason::SourceUnavailable];
     let lost = checked
         .findings
         .iter()
-        .find(|finding| finding.level == Severity::Error && lost.contains(&finding.fault.problem.reason));
+        .find(|finding| finding.severity == Severity::Error && lost.contains(&finding.fault.problem.reason));
     let Some(finding) = lost else { return Ok(()) };
-    let place = finding.fault.place().map(|place| format!("{place}: ")).unwrap_or_default();
+    let place = finding.fault.location().map(|place| format!("{place}: ")).unwrap_or_default();
     Err(CommandError::Failed(format!("{place}{}", finding.fault.problem.message)))
 }

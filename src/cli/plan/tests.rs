@@ -9,7 +9,7 @@ use proptest::sample::select;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::outline::{Plan, PlanInput};
+use super::planned_changes::{Plan, PlanInput};
 use crate::admin::DeclaredState;
 use crate::plan::LastApplied;
 use crate::resource::{DigestKey, WorkingDirectory};
@@ -17,13 +17,13 @@ use crate::source::directory::{CheckContext, CheckResult, TargetMode, check_dire
 use crate::source::{Environment, StdioPolicy};
 
 /// What becomes of each server, and because of which parts.
-type Steps = BTreeMap<String, (&'static str, Vec<String>)>;
+type ChangesByServer = BTreeMap<String, (&'static str, Vec<String>)>;
 
 /// One declared server: the folder of its file, and its manifest without a name.
-type Server = (&'static str, Value);
+type ServerDeclaration = (&'static str, Value);
 
 /// Writes each server into a file of its own; takes away what was there.
-fn write(dir: &Path, servers: &[(&str, &Server)]) {
+fn write_servers(dir: &Path, servers: &[(&str, &ServerDeclaration)]) {
     for folder in ["", "team", "team/deep"] {
         std::fs::create_dir_all(dir.join(folder)).unwrap();
         for name in ["a", "b", "c"] {
@@ -40,7 +40,7 @@ fn write(dir: &Path, servers: &[(&str, &Server)]) {
 }
 
 /// Two sets of declarations, and where they are.
-struct Scene {
+struct PlanFixture {
     live: TempDir,
     copy: TempDir,
     secrets: TempDir,
@@ -48,17 +48,17 @@ struct Scene {
     policy: StdioPolicy,
 }
 
-impl Scene {
+impl PlanFixture {
     fn new(policy: StdioPolicy) -> Self {
         let dir = || TempDir::new().unwrap();
         let scene = Self { live: dir(), copy: dir(), secrets: dir(), key: DigestKey::new(b"k"), policy };
         for (name, value) in [("one", "secret one"), ("two", "secret two")] {
-            scene.secret(name, Some(value));
+            scene.write_secret(name, Some(value));
         }
         scene
     }
 
-    fn secret(&self, key: &str, value: Option<&str>) {
+    fn write_secret(&self, key: &str, value: Option<&str>) {
         let folder = self.secrets.path().join("s");
         std::fs::create_dir_all(&folder).unwrap();
         match value {
@@ -68,58 +68,60 @@ impl Scene {
     }
 
     /// The declarations as the evenkeel that runs reads them: it knows secrets and variables.
-    fn run(&self) -> CheckResult {
+    fn check_live(&self) -> CheckResult {
         let against = CheckContext {
-            secrets: Some(self.secrets.path().into()),
+            secrets_dir: Some(self.secrets.path().into()),
             environment: Environment::from_iter([("ONE", "variable one"), ("TWO", "variable two")]),
-            key: self.key.clone(),
+            digest_key: self.key.clone(),
             policy: self.policy.clone(),
-            destination: TargetMode::Directory,
+            target: TargetMode::Directory,
         };
         check_directory(self.live.path(), &against).unwrap()
     }
 
     /// What the fleet does when the first servers become the second, and what is planned from a copy.
-    fn steps(
+    fn applied_and_planned(
         &self,
-        before: &[(&str, &Server)],
-        after: &[(&str, &Server)],
+        before: &[(&str, &ServerDeclaration)],
+        after: &[(&str, &ServerDeclaration)],
         between: impl FnOnce(),
-    ) -> [Steps; 2] {
-        write(self.live.path(), before);
+    ) -> [ChangesByServer; 2] {
+        write_servers(self.live.path(), before);
         let mut observed = LastApplied::default();
-        let first = self.run().desired;
-        observed.changes(&first);
-        let in_force = DeclaredState::of(&first, &self.key, &self.policy, Some(self.live.path().into()));
+        let first = self.check_live().desired;
+        observed.apply(&first);
+        let in_force =
+            DeclaredState::from_desired(&first, &self.key, &self.policy, Some(self.live.path().into()));
         let told = serde_json::to_string(&in_force).unwrap();
         let in_force: DeclaredState = serde_json::from_str(&told).unwrap();
 
         between();
-        write(self.live.path(), after);
-        let done = observed.changes(&self.run().desired).into_iter();
-        let done = done.map(|(key, change)| (key.name.to_string(), (change.verb(), change.parts().to_vec())));
+        write_servers(self.live.path(), after);
+        let done = observed.apply(&self.check_live().desired).into_iter();
+        let done = done
+            .map(|(key, change)| (key.name.to_string(), (change.action(), change.changed_parts().to_vec())));
 
-        write(self.copy.path(), after);
+        write_servers(self.copy.path(), after);
         let against = CheckContext {
-            secrets: None,
+            secrets_dir: None,
             environment: Environment::default(),
-            key: self.key.clone(),
+            digest_key: self.key.clone(),
             policy: self.policy.clone(),
-            destination: TargetMode::Directory,
+            target: TargetMode::Directory,
         };
         let checked = check_directory(self.copy.path(), &against).unwrap();
         let base = WorkingDirectory {
             root: in_force.root.clone().unwrap(),
-            home: self.policy.home().map(Into::into),
+            default_cwd: self.policy.working_directory().map(Into::into),
         };
         let mut plan = Plan::new(None);
         let declarations = PlanInput {
             desired: &checked.desired,
             findings: &checked.findings,
-            base: Some(&base),
+            working_directory: Some(&base),
             complete: true,
         };
-        plan.fill(&declarations, in_force, &self.key);
+        plan.add_all(&declarations, in_force, &self.key);
         // What is held or stays is nothing that the fleet does.
         let steps = plan.steps.into_iter().filter(|step| !["hold", "stay"].contains(&step.action));
         [done.collect(), steps.map(|step| (step.name, (step.action, step.parts))).collect()]
@@ -139,7 +141,7 @@ fn value() -> impl Strategy<Value = Value> {
     ])
 }
 
-fn item((name, mut value): (&'static str, Value)) -> Value {
+fn named((name, mut value): (&'static str, Value)) -> Value {
     value["name"] = json!(name);
     value
 }
@@ -148,7 +150,7 @@ fn stdio() -> impl Strategy<Value = Value> {
     let command = select(vec!["c", "./c", "team/../c", "/opt/c", "d"]);
     let args = select(vec![json!([]), json!(["x", "y"]), json!(["y", "x"]), json!(["x y"])]);
     let cwd = select(vec![json!(null), json!("."), json!("./"), json!("team"), json!(".."), json!("/opt")]);
-    let env = (value(), value()).prop_map(|(a, b)| vec![item(("A", a)), item(("B", b))]).prop_shuffle();
+    let env = (value(), value()).prop_map(|(a, b)| vec![named(("A", a)), named(("B", b))]).prop_shuffle();
     (command, args, cwd, env, 0..=2_usize).prop_map(|(command, args, cwd, env, count)| {
         json!({ "stdio": { "command": command, "args": args, "cwd": cwd, "env": env[..count] } })
     })
@@ -165,7 +167,7 @@ fn http() -> impl Strategy<Value = Value> {
     ]);
     let names = select(vec![["A", "B"], ["a", "b"], ["a", "B"]]);
     let headers = (names, value(), value())
-        .prop_map(|([one, two], a, b)| vec![item((one, a)), item((two, b))])
+        .prop_map(|([one, two], a, b)| vec![named((one, a)), named((two, b))])
         .prop_shuffle();
     let tls = select(vec![json!(null), json!({}), json!({ "caSecretRef": { "name": "s", "key": "one" } })]);
     (url, headers, 0..=2_usize, tls).prop_map(|(url, headers, count, tls)| {
@@ -206,7 +208,7 @@ fn draft() -> impl Strategy<Value = Draft> {
     (transport, settings(), metadata(), select(vec!["", "team", "team/deep"]))
 }
 
-fn server((transport, settings, metadata, folder): Draft) -> Server {
+fn server((transport, settings, metadata, folder): Draft) -> ServerDeclaration {
     let mut spec = transport;
     for (name, value) in settings.as_object().unwrap() {
         spec[name] = value.clone();
@@ -215,7 +217,7 @@ fn server((transport, settings, metadata, folder): Draft) -> Server {
 }
 
 /// A server before and after: absent, the same in some parts, or another.
-fn pair() -> impl Strategy<Value = (Option<Server>, Option<Server>)> {
+fn pair() -> impl Strategy<Value = (Option<ServerDeclaration>, Option<ServerDeclaration>)> {
     (draft(), draft(), any::<[bool; 4]>(), 0..10_u8).prop_map(|(before, other, keep, presence)| {
         let after = (
             if keep[0] { reordered(&before.0) } else { other.0 },
@@ -245,30 +247,30 @@ proptest! {
     fn what_is_planned_is_what_is_done(pairs in vec(pair(), 3), bounded in any::<bool>()) {
         let policy = if bounded {
             let commands = ["c", "c *", "c * *"].map(str::to_owned);
-            StdioPolicy::only(&commands, &["*".to_owned()]).unwrap()
+            StdioPolicy::allow_only(&commands, &["*".to_owned()]).unwrap()
         } else {
-            StdioPolicy::everything()
+            StdioPolicy::allow_all()
         };
-        let scene = Scene::new(policy);
+        let scene = PlanFixture::new(policy);
         let names = ["a", "b", "c"];
         let before: Vec<_> = names.into_iter().zip(&pairs).filter_map(|(name, pair)| Some((name, pair.0.as_ref()?))).collect();
         let after: Vec<_> = names.into_iter().zip(&pairs).filter_map(|(name, pair)| Some((name, pair.1.as_ref()?))).collect();
-        let [done, planned] = scene.steps(&before, &after, || ());
+        let [done, planned] = scene.applied_and_planned(&before, &after, || ());
         prop_assert_eq!(done, planned);
     }
 }
 
 #[test]
-fn what_references_stand_for_is_known_to_the_fleet_alone() {
+fn plan_compares_references_and_not_their_values() {
     let with = |value: Value| {
-        ("", json!({ "metadata": {}, "spec": { "stdio": { "command": "c", "env": [item(("T", value))] } } }))
+        ("", json!({ "metadata": {}, "spec": { "stdio": { "command": "c", "env": [named(("T", value))] } } }))
     };
     let secret = with(json!({ "valueFrom": { "secretKeyRef": { "name": "s", "key": "one" } } }));
     let written = with(json!({ "value": "secret one" }));
     let missing = with(json!({ "valueFrom": { "secretKeyRef": { "name": "s", "key": "none" } } }));
-    let none = Steps::new;
+    let none = ChangesByServer::new;
     let one = |verb, parts: &[&str]| {
-        Steps::from([("a".to_owned(), (verb, parts.iter().map(ToString::to_string).collect()))])
+        ChangesByServer::from([("a".to_owned(), (verb, parts.iter().map(ToString::to_string).collect()))])
     };
     for (what, before, after, rotated, done, planned) in [
         ("a rotated secret", Some(&secret), &secret, true, one("replace", &["env T"]), none()),
@@ -283,13 +285,13 @@ fn what_references_stand_for_is_known_to_the_fleet_alone() {
         ("a secret that is missing", None, &missing, false, none(), one("attach", &[])),
         ("a secret that stays missing", Some(&missing), &missing, false, none(), none()),
     ] {
-        let scene = Scene::new(StdioPolicy::everything());
+        let scene = PlanFixture::new(StdioPolicy::allow_all());
         let before: Vec<_> = before.map(|before| ("a", before)).into_iter().collect();
         let rotate = || {
             if rotated {
-                scene.secret("one", Some("another"));
+                scene.write_secret("one", Some("another"));
             }
         };
-        assert_eq!(scene.steps(&before, &[("a", after)], rotate), [done, planned], "{what}");
+        assert_eq!(scene.applied_and_planned(&before, &[("a", after)], rotate), [done, planned], "{what}");
     }
 }

@@ -6,102 +6,106 @@ use serde_json::Value;
 use super::super::client::StatusClient;
 use super::super::error::CommandError;
 use super::super::instance::NamespacedInstanceArgs;
-use super::super::output::{self, Terminal, printable};
+use super::super::output::{self, Terminal, sanitize};
 use super::super::runtime::block_on;
-use super::events::{EventFilter, table as events_table};
-use super::get::text_of;
-use super::object_arg::{KindArg, ListQuery, ObjectArg, at, conditions, items, name_of, text_at, unknown_to};
+use super::events::{EventFilter, event_table as events_table};
+use super::get::cell_text;
+use super::object_arg::{
+    KindArg, ListQuery, ObjectArg, conditions, items, object_name, report_unknown_name, text_at, value_at,
+};
 use super::text_table::TextTable;
 
 /// The arguments of `evenkeel describe`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    within: NamespacedInstanceArgs,
+    target: NamespacedInstanceArgs,
     /// KIND NAME, or KIND/NAME
     #[arg(value_name = "KIND NAME", num_args = 1..=2, required = true)]
-    what: Vec<String>,
+    object: Vec<String>,
 }
 
 /// Prints all that is known of one object.
 pub(in crate::cli) fn describe(args: &Args) -> Result<(), CommandError> {
-    let target = match &*args.what {
+    let target = match &*args.object {
         [kind, name] => KindArg::parse(kind).and_then(|_| ObjectArg::parse(&format!("{kind}/{name}"))),
         [one] if one.contains('/') => ObjectArg::parse(one),
         _ => Err("say KIND NAME, such as: evenkeel describe mcps github".into()),
     };
     let ObjectArg { kind, name } = target.map_err(CommandError::Usage)?;
     block_on(async {
-        let mut client = StatusClient::connect(&args.within.which.whose()?).await?;
-        let list: Value = client.get(&ListQuery::of(kind, Some(&args.within.namespace)).path()).await?;
-        let Some(object) = items(&list).iter().find(|item| name_of(item) == name) else {
-            return Err(unknown_to(&mut client, kind, &name, Some(&args.within.namespace)).await);
+        let mut client = StatusClient::connect(&args.target.instance.resolve()?).await?;
+        let list: Value = client.get(&ListQuery::new(kind, Some(&args.target.namespace)).path()).await?;
+        let Some(object) = items(&list).iter().find(|item| object_name(item) == name) else {
+            return Err(report_unknown_name(&mut client, kind, &name, Some(&args.target.namespace)).await);
         };
         let about = EventFilter { kind: Some(kind), name: Some(&name) };
-        let namespace = if kind.namespaced() { &args.within.namespace } else { "default" };
+        let namespace = if kind.is_namespaced() { &args.target.namespace } else { "default" };
         let events = events_table(&mut client, Some(namespace), about).await?;
         let terminal = Terminal::stdout();
-        output::print(&described(object, events, &terminal)).map_err(CommandError::failed)
+        output::print(&render(object, events, &terminal)).map_err(CommandError::failed)
     })
 }
 
-fn described(object: &Value, mut events: TextTable, terminal: &Terminal) -> String {
-    let (metadata, status) = (at(object, "/metadata"), at(object, "/status"));
+fn render(object: &Value, mut events: TextTable, terminal: &Terminal) -> String {
+    let (metadata, status) = (value_at(object, "/metadata"), value_at(object, "/status"));
     let mut text = String::new();
     let mut field = |name: &str, value: &Value| {
         let value = match value {
             Value::Null => return,
-            Value::String(text) => printable(text),
+            Value::String(text) => sanitize(text),
             other => other.to_string(),
         };
         if !value.is_empty() {
             let _ = writeln!(text, "{:<13}{value}", format!("{name}:"));
         }
     };
-    field("Name", at(metadata, "/name"));
-    field("Namespace", at(metadata, "/namespace"));
-    field("Kind", at(object, "/kind"));
-    for (name, map) in [("Labels", at(metadata, "/labels")), ("Annotations", at(metadata, "/annotations"))] {
+    field("Name", value_at(metadata, "/name"));
+    field("Namespace", value_at(metadata, "/namespace"));
+    field("Kind", value_at(object, "/kind"));
+    for (name, map) in
+        [("Labels", value_at(metadata, "/labels")), ("Annotations", value_at(metadata, "/annotations"))]
+    {
         for (key, value) in map.as_object().into_iter().flatten() {
             field(name, &format!("{key}={}", value.as_str().unwrap_or_default()).into());
         }
     }
-    field("Created", at(metadata, "/creationTimestamp"));
-    let live = match (at(metadata, "/generation"), at(status, "/attachedGeneration")) {
+    field("Created", value_at(metadata, "/creationTimestamp"));
+    let live = match (value_at(metadata, "/generation"), value_at(status, "/attachedGeneration")) {
         (generation, live @ Value::Number(_)) if generation != live => {
             format!("{generation} ({live} is attached)")
         }
         (generation, _) => generation.to_string(),
     };
     field("Generation", &live.into());
-    field("Revision", at(status, "/lastAppliedRevision"));
-    field("Revision", at(status, "/revision"));
-    field("Watching", at(status, "/watching"));
-    if let Some(foreign) = at(status, "/foreignDocuments").as_u64().filter(|foreign| *foreign > 0) {
+    field("Revision", value_at(status, "/lastAppliedRevision"));
+    field("Revision", value_at(status, "/revision"));
+    field("Watching", value_at(status, "/watching"));
+    if let Some(foreign) = value_at(status, "/foreignDocuments").as_u64().filter(|foreign| *foreign > 0) {
         field("Ignored", &format!("{foreign} documents of other API groups").into());
     }
-    field("Servers", at(status, "/servers"));
-    field("Attached", at(status, "/attached"));
-    field("Source", at(status, "/source"));
-    field("Description", at(status, "/description"));
-    field("Files", at(status, "/files"));
-    field("Content", at(status, "/contentDigest"));
-    if let Some(name) = at(status, "/serverInfo/name").as_str() {
+    field("Servers", value_at(status, "/servers"));
+    field("Attached", value_at(status, "/attached"));
+    field("Source", value_at(status, "/source"));
+    field("Description", value_at(status, "/description"));
+    field("Files", value_at(status, "/files"));
+    field("Content", value_at(status, "/contentDigest"));
+    if let Some(name) = value_at(status, "/serverInfo/name").as_str() {
         let version = text_at(status, "/serverInfo/version");
         field("Server", &format!("{name} {version}").into());
     }
-    field("Transport", at(status, "/transport"));
-    field("Protocol", at(status, "/protocolVersion"));
+    field("Transport", value_at(status, "/transport"));
+    field("Protocol", value_at(status, "/protocolVersion"));
     for (name, key) in
         [("Tools", "/tools"), ("Prompts", "/prompts"), ("Resources", "/resources"), ("Restarts", "/restarts")]
     {
-        field(name, at(status, key));
+        field(name, value_at(status, key));
     }
-    field("Next retry", at(status, "/nextRetryTime"));
+    field("Next retry", value_at(status, "/nextRetryTime"));
     if let Some(spec) = object.get("spec") {
         text += "Spec:\n";
         for line in serde_yaml::to_string(spec).unwrap_or_default().lines() {
-            let _ = writeln!(text, "  {}", printable(line));
+            let _ = writeln!(text, "  {}", sanitize(line));
         }
     }
     if !conditions(object).is_empty() {
@@ -109,34 +113,34 @@ fn described(object: &Value, mut events: TextTable, terminal: &Terminal) -> Stri
         for condition in conditions(object) {
             let cell = |key: &str| text_at(condition, key).to_owned();
             let since = cell("/lastTransitionTime").parse().map_or_else(|_| String::new(), age);
-            table.row([cell("/type"), cell("/status"), cell("/reason"), since, cell("/message")]);
+            table.add_row([cell("/type"), cell("/status"), cell("/reason"), since, cell("/message")]);
         }
         text += "Conditions:\n";
-        text += &indented(&table.whole(&terminal.narrower(2)));
+        text += &indent(&table.render(&terminal.narrowed(2)));
     }
     for (heading, list) in [("Faults", "/faults"), ("Warnings", "/warnings")] {
-        let list = at(status, list).as_array().map_or(&[][..], Vec::as_slice);
+        let list = value_at(status, list).as_array().map_or(&[][..], Vec::as_slice);
         if !list.is_empty() {
             let _ = writeln!(text, "{heading}:");
         }
-        text.extend(list.iter().map(fault));
+        text.extend(list.iter().map(render_fault));
     }
     text += "Events:\n";
     if events.is_empty() {
         text += "  none in the last hour\n";
     } else {
-        text += &indented(&events.whole(&terminal.narrower(2)));
+        text += &indent(&events.render(&terminal.narrowed(2)));
     }
     text
 }
 
 /// What is wrong with a place of the source: the sentence, and beneath it the lines around the place.
-fn fault(fault: &Value) -> String {
-    let place: Vec<_> = ["/file", "/line", "/column"].map(|part| text_of(at(fault, part))).into();
-    let place = place.iter().filter(|part| !part.is_empty()).map(|part| printable(part));
+fn render_fault(fault: &Value) -> String {
+    let place: Vec<_> = ["/file", "/line", "/column"].map(|part| cell_text(value_at(fault, part))).into();
+    let place = place.iter().filter(|part| !part.is_empty()).map(|part| sanitize(part));
     let place = place.collect::<Vec<_>>().join(":");
     let start = if place.is_empty() { place } else { format!("{place}: ") };
-    let message = output::printable_lines(text_at(fault, "/message")).replace('\n', "\n    ");
+    let message = output::sanitize_lines(text_at(fault, "/message")).replace('\n', "\n    ");
     format!("  {start}{}: {message}\n", text_at(fault, "/reason"))
 }
 
@@ -148,7 +152,7 @@ fn age(since: Timestamp) -> String {
     unit.map_or_else(|| format!("{seconds}s"), |(length, unit)| format!("{}{unit}", seconds / length))
 }
 
-fn indented(text: &str) -> String {
+fn indent(text: &str) -> String {
     let lines: Vec<_> = text.lines().map(|line| format!("  {line}")).collect();
     lines.join("\n") + "\n"
 }

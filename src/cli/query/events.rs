@@ -1,13 +1,15 @@
 use hyper::Method;
 use serde_json::Value;
 
-use super::super::client::{ResponseLines, StatusClient, json as read_json};
+use super::super::client::{ResponseLines, StatusClient, read_json};
 use super::super::error::CommandError;
 use super::super::instance::InstanceArgs;
 use super::super::output::{self, Terminal};
 use super::super::runtime::block_on;
-use super::get::{ApiTable, OutputFormat, TABLE, TableRow, text_of};
-use super::object_arg::{ListQuery, ObjectArg, WatchLine, at, items, name_of, text_at, unknown_to};
+use super::get::{ApiTable, OutputFormat, TABLE_ACCEPT, TableRow, cell_text};
+use super::object_arg::{
+    ListQuery, ObjectArg, WatchLine, items, object_name, report_unknown_name, text_at, value_at,
+};
 use super::text_table::TextTable;
 use crate::report::ObjectKind;
 
@@ -15,7 +17,7 @@ use crate::report::ObjectKind;
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    which: InstanceArgs,
+    instance: InstanceArgs,
     /// Only of this object
     #[arg(long = "for", value_name = "KIND/NAME", value_parser = ObjectArg::parse)]
     about: Option<ObjectArg>,
@@ -48,7 +50,7 @@ impl EventFilter<'_> {
         ];
         let fields: Vec<_> = fields.into_iter().flatten().collect();
         let query = ListQuery::events(namespace);
-        if fields.is_empty() { query } else { query.with("fieldSelector", fields.join(",")) }
+        if fields.is_empty() { query } else { query.with_parameter("fieldSelector", fields.join(",")) }
     }
 }
 
@@ -61,39 +63,40 @@ pub(in crate::cli) fn events(args: &Args) -> Result<(), CommandError> {
     let namespace = args.namespace.as_deref().filter(|_| !args.all_namespaces);
     block_on(async {
         let terminal = Terminal::stdout();
-        let mut client = StatusClient::connect(&args.which.whose()?).await?;
-        let query = selected.query(namespace).with("includeObject", "Object");
-        let answer = ask(&mut client, &query).await?;
+        let mut client = StatusClient::connect(&args.instance.resolve()?).await?;
+        let query = selected.query(namespace).with_parameter("includeObject", "Object");
+        let answer = fetch_events(&mut client, &query).await?;
         if let Some(about) = args.about.as_ref().filter(|_| answer.rows.is_empty() && !args.watch) {
             // What is not declared any more may still be told of; of what never was, there is nothing to tell.
-            let list: Value = client.get(&ListQuery::of(about.kind, namespace).path()).await?;
-            if !items(&list).iter().any(|item| name_of(item) == about.name) {
-                return Err(unknown_to(&mut client, about.kind, &about.name, namespace).await);
+            let list: Value = client.get(&ListQuery::new(about.kind, namespace).path()).await?;
+            if !items(&list).iter().any(|item| object_name(item) == about.name) {
+                return Err(report_unknown_name(&mut client, about.kind, &about.name, namespace).await);
             }
         }
         let version = text_at(&answer.metadata, "/resourceVersion").to_owned();
         let tables = matches!(args.output, OutputFormat::Table | OutputFormat::Wide);
-        let mut table = table_of(&answer, args.output == OutputFormat::Wide);
-        let text = if tables { table.whole(&terminal) } else { documents(&answer, args)? };
-        if !output::print_more(&text).map_err(CommandError::failed)? || !args.watch {
+        let mut table = to_text_table(&answer, args.output == OutputFormat::Wide);
+        let text = if tables { table.render(&terminal) } else { render_documents(&answer, args)? };
+        if !output::print_chunk(&text).map_err(CommandError::failed)? || !args.watch {
             return Ok(());
         }
-        let query = query.with("watch", "true").with("resourceVersion", version);
-        let mut lines = ResponseLines::of(client.send(Method::GET, &query.path(), TABLE, None).await?);
+        let query = query.with_parameter("watch", "true").with_parameter("resourceVersion", version);
+        let mut lines =
+            ResponseLines::new(client.send(Method::GET, &query.path(), TABLE_ACCEPT, None).await?);
         loop {
             let change = WatchLine::next(&mut lines).await?;
-            if change.kind == "DELETED" {
+            if change.event_type == "DELETED" {
                 // It is an hour old.
                 continue;
             }
             let answer: ApiTable = serde_json::from_value(change.object).map_err(CommandError::failed)?;
             let text = if tables {
-                fill(&mut table, &answer, args.output == OutputFormat::Wide);
-                table.rest(&terminal)
+                add_rows(&mut table, &answer, args.output == OutputFormat::Wide);
+                table.render_rows(&terminal)
             } else {
-                documents(&answer, args)?
+                render_documents(&answer, args)?
             };
-            if !output::print_more(&text).map_err(CommandError::failed)? {
+            if !output::print_chunk(&text).map_err(CommandError::failed)? {
                 return Ok(());
             }
         }
@@ -101,35 +104,36 @@ pub(in crate::cli) fn events(args: &Args) -> Result<(), CommandError> {
 }
 
 /// The events about one object, for its description: without the column that says which.
-pub(super) async fn table(
+pub(super) async fn event_table(
     client: &mut StatusClient,
     namespace: Option<&str>,
     selected: EventFilter<'_>,
 ) -> Result<TextTable, CommandError> {
-    let query = selected.query(namespace).with("includeObject", "Object");
-    let mut answer = ask(client, &query).await?;
+    let query = selected.query(namespace).with_parameter("includeObject", "Object");
+    let mut answer = fetch_events(client, &query).await?;
     if let Some(index) = answer.column_definitions.iter().position(|column| column.name == "Object") {
         answer.column_definitions.remove(index);
         for row in answer.rows.iter_mut().filter(|row| index < row.cells.len()) {
             row.cells.remove(index);
         }
     }
-    Ok(table_of(&answer, false))
+    Ok(to_text_table(&answer, false))
 }
 
-async fn ask(client: &mut StatusClient, query: &ListQuery) -> Result<ApiTable, CommandError> {
-    let mut answer: ApiTable = read_json(client.send(Method::GET, &query.path(), TABLE, None).await?).await?;
+async fn fetch_events(client: &mut StatusClient, query: &ListQuery) -> Result<ApiTable, CommandError> {
+    let mut answer: ApiTable =
+        read_json(client.send(Method::GET, &query.path(), TABLE_ACCEPT, None).await?).await?;
     answer.rows.sort_by_cached_key(|row| last_seen(&row.object).to_owned());
     Ok(answer)
 }
 
 fn last_seen(event: &Value) -> &str {
-    let again = at(event, "/series/lastObservedTime").as_str();
+    let again = value_at(event, "/series/lastObservedTime").as_str();
     again.unwrap_or_else(|| text_at(event, "/eventTime"))
 }
 
 /// The message last, since it is the one that wraps.
-fn order(answer: &ApiTable, wide: bool) -> Vec<usize> {
+fn column_order(answer: &ApiTable, wide: bool) -> Vec<usize> {
     let shown = |index: &usize| {
         answer.column_definitions.get(*index).is_some_and(|column| wide || column.priority == 0)
     };
@@ -140,23 +144,24 @@ fn order(answer: &ApiTable, wide: bool) -> Vec<usize> {
     [others, message].concat()
 }
 
-fn table_of(answer: &ApiTable, wide: bool) -> TextTable {
-    let columns = order(answer, wide).into_iter().filter_map(|index| answer.column_definitions.get(index));
+fn to_text_table(answer: &ApiTable, wide: bool) -> TextTable {
+    let columns =
+        column_order(answer, wide).into_iter().filter_map(|index| answer.column_definitions.get(index));
     let mut table = TextTable::new(columns.map(|column| column.name.clone()));
-    fill(&mut table, answer, wide);
+    add_rows(&mut table, answer, wide);
     table
 }
 
-fn fill(table: &mut TextTable, answer: &ApiTable, wide: bool) {
-    let order = order(answer, wide);
+fn add_rows(table: &mut TextTable, answer: &ApiTable, wide: bool) {
+    let order = column_order(answer, wide);
     for row in &answer.rows {
-        table.row(order.iter().map(|index| row.cells.get(*index).map(text_of).unwrap_or_default()));
+        table.add_row(order.iter().map(|index| row.cells.get(*index).map(cell_text).unwrap_or_default()));
     }
 }
 
-fn documents(answer: &ApiTable, args: &Args) -> Result<String, CommandError> {
+fn render_documents(answer: &ApiTable, args: &Args) -> Result<String, CommandError> {
     let document = |row: &TableRow| match args.output {
-        OutputFormat::Name => Ok(format!("event/{}\n", name_of(&row.object))),
+        OutputFormat::Name => Ok(format!("event/{}\n", object_name(&row.object))),
         OutputFormat::Yaml => {
             Ok("---\n".to_owned() + &serde_yaml::to_string(&row.object).map_err(CommandError::failed)?)
         }

@@ -3,18 +3,21 @@ use hyper::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::super::client::{ResponseLines, StatusClient, json as read_json};
+use super::super::client::{ResponseLines, StatusClient, read_json};
 use super::super::error::CommandError;
 use super::super::instance::InstanceArgs;
 use super::super::output::{self, Terminal};
 use super::super::runtime::block_on;
-use super::object_arg::{ListQuery, Selection, WatchLine, at, items, name_of, text_at, unknown_to, unread};
+use super::object_arg::{
+    ListQuery, Selection, WatchLine, items, object_name, report_unknown_name, source_fault_note, text_at,
+    value_at,
+};
 use super::text_table::TextTable;
 use crate::report::ObjectKind;
 use crate::resource::GROUP;
 
 /// What a table is asked for with.
-pub(super) const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+pub(super) const TABLE_ACCEPT: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 
 /// The arguments of `evenkeel get`.
 #[derive(Debug, clap::Args)]
@@ -37,7 +40,7 @@ pub(in crate::cli) struct Args {
 #[derive(Clone, Debug, clap::Args)]
 pub(in crate::cli) struct ListArgs {
     #[command(flatten)]
-    pub which: InstanceArgs,
+    pub instance: InstanceArgs,
     /// How they are printed
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value = "table")]
     pub output: OutputFormat,
@@ -115,12 +118,12 @@ impl ListArgs {
     /// Prints these objects.
     pub fn print(&self, selection: &Selection, watch: bool) -> Result<(), CommandError> {
         block_on(async {
-            let mut client = StatusClient::connect(&self.which.whose()?).await?;
+            let mut client = StatusClient::connect(&self.instance.resolve()?).await?;
             match (watch, &*selection.kinds.0, &*selection.names) {
                 (false, ..) if matches!(self.output, OutputFormat::Table | OutputFormat::Wide) => {
-                    self.tables(&mut client, selection).await
+                    self.print_tables(&mut client, selection).await
                 }
-                (false, ..) => self.documents(&mut client, selection).await,
+                (false, ..) => self.print_documents(&mut client, selection).await,
                 (true, [kind], []) => self.watch(client, *kind, None).await,
                 (true, [kind], [(_, name)]) => self.watch(client, *kind, Some(name)).await,
                 (true, ..) => Err(CommandError::Usage("--watch is for one kind, and one name or all".into())),
@@ -133,55 +136,63 @@ impl ListArgs {
     }
 
     fn query_in(&self, kind: ObjectKind, namespace: Option<&str>) -> ListQuery {
-        let query = ListQuery::of(kind, namespace);
+        let query = ListQuery::new(kind, namespace);
         match &self.selector {
-            Some(selector) => query.with("labelSelector", selector),
+            Some(selector) => query.with_parameter("labelSelector", selector),
             None => query,
         }
     }
 
-    async fn tables(&self, client: &mut StatusClient, selection: &Selection) -> Result<(), CommandError> {
+    async fn print_tables(
+        &self,
+        client: &mut StatusClient,
+        selection: &Selection,
+    ) -> Result<(), CommandError> {
         let kinds = &*selection.kinds.0;
         let terminal = Terminal::stdout();
         let mut text = String::new();
         let mut found = Vec::new();
         for kind in kinds {
-            let body = client.send(Method::GET, &self.query(*kind).path(), TABLE, None).await?;
+            let body = client.send(Method::GET, &self.query(*kind).path(), TABLE_ACCEPT, None).await?;
             let mut answer: ApiTable = read_json(body).await?;
-            answer.rows.retain(|row| selection.holds(*kind, name_of(&row.object)));
-            found.extend(answer.rows.iter().map(|row| (*kind, name_of(&row.object).to_owned())));
+            answer.rows.retain(|row| selection.contains(*kind, object_name(&row.object)));
+            found.extend(answer.rows.iter().map(|row| (*kind, object_name(&row.object).to_owned())));
             if answer.rows.is_empty() {
                 continue;
             }
             let prefix =
                 if kinds.len() > 1 { format!("{}/", kind.name().to_lowercase()) } else { String::new() };
-            let mut table = self.table(&answer);
-            self.fill(&mut table, &answer, &prefix);
+            let mut table = self.new_table(&answer);
+            self.add_rows(&mut table, &answer, &prefix);
             if !text.is_empty() {
                 text.push('\n');
             }
-            text += &table.whole(&terminal);
+            text += &table.render(&terminal);
             if *kind == ObjectKind::McpServer && terminal.width.is_some() {
                 text += &summary(&answer);
             }
         }
         output::print(&text).map_err(CommandError::failed)?;
-        self.missing(client, selection, &found).await?;
+        self.ensure_names_found(client, selection, &found).await?;
         if text.is_empty() {
-            self.nothing(client, kinds).await?;
+            self.note_nothing_found(client, kinds).await?;
         }
         if selection.names.is_empty() && !kinds.contains(&ObjectKind::Source) {
             // No table of objects shows it: a file that could not be read may declare some.
-            let sources: Value = client.get(&ListQuery::of(ObjectKind::Source, None).path()).await?;
-            if let Some(note) = unread(items(&sources)) {
-                output::note(&note);
+            let sources: Value = client.get(&ListQuery::new(ObjectKind::Source, None).path()).await?;
+            if let Some(note) = source_fault_note(items(&sources)) {
+                output::print_note(&note);
             }
         }
         Ok(())
     }
 
     /// Says that there is nothing, and if it is elsewhere.
-    async fn nothing(&self, client: &mut StatusClient, kinds: &[ObjectKind]) -> Result<(), CommandError> {
+    async fn note_nothing_found(
+        &self,
+        client: &mut StatusClient,
+        kinds: &[ObjectKind],
+    ) -> Result<(), CommandError> {
         let mut all = 0;
         for kind in kinds {
             let list: Value = client.get(&self.query_in(*kind, None).path()).await?;
@@ -190,12 +201,12 @@ impl ListArgs {
         let within = self.namespace().map(|name| format!(" in namespace {name}")).unwrap_or_default();
         let elsewhere = if all == 0 { String::new() } else { format!("; {all} in other namespaces: -A") };
         let kinds: Vec<_> = kinds.iter().map(|kind| kind.plural()).collect();
-        output::note(&format!("no {} found{within}{elsewhere}", kinds.join(" or ")));
+        output::print_note(&format!("no {} found{within}{elsewhere}", kinds.join(" or ")));
         Ok(())
     }
 
     /// A failure if a name was asked for that nobody has.
-    async fn missing(
+    async fn ensure_names_found(
         &self,
         client: &mut StatusClient,
         selection: &Selection,
@@ -205,61 +216,68 @@ impl ListArgs {
             if let [kind, ..] = &*kinds.0
                 && !found.iter().any(|(kind, found)| found == name && kinds.0.contains(kind))
             {
-                return Err(unknown_to(client, *kind, name, self.namespace()).await);
+                return Err(report_unknown_name(client, *kind, name, self.namespace()).await);
             }
         }
         Ok(())
     }
 
-    fn table(&self, answer: &ApiTable) -> TextTable {
-        let columns = answer.column_definitions.iter().filter(|column| self.shows(column));
+    fn new_table(&self, answer: &ApiTable) -> TextTable {
+        let columns = answer.column_definitions.iter().filter(|column| self.shows_column(column));
         let headings = columns.map(|column| column.name.clone());
         TextTable::new(self.all_namespaces.then(|| "Namespace".to_owned()).into_iter().chain(headings))
     }
 
-    fn shows(&self, column: &TableColumn) -> bool {
+    fn shows_column(&self, column: &TableColumn) -> bool {
         column.priority == 0 || self.output == OutputFormat::Wide
     }
 
-    fn fill(&self, table: &mut TextTable, answer: &ApiTable, prefix: &str) {
+    fn add_rows(&self, table: &mut TextTable, answer: &ApiTable, prefix: &str) {
         for row in &answer.rows {
             let namespace = text_at(&row.object, "/metadata/namespace").to_owned();
-            let cells =
-                row.cells.iter().zip(&answer.column_definitions).filter(|(_, column)| self.shows(column));
+            let cells = row
+                .cells
+                .iter()
+                .zip(&answer.column_definitions)
+                .filter(|(_, column)| self.shows_column(column));
             let cells = cells.map(|(cell, column)| {
-                if column.name == "Name" { format!("{prefix}{}", text_of(cell)) } else { text_of(cell) }
+                if column.name == "Name" { format!("{prefix}{}", cell_text(cell)) } else { cell_text(cell) }
             });
-            table.row(self.all_namespaces.then_some(namespace).into_iter().chain(cells));
+            table.add_row(self.all_namespaces.then_some(namespace).into_iter().chain(cells));
         }
     }
 
-    async fn documents(&self, client: &mut StatusClient, selection: &Selection) -> Result<(), CommandError> {
+    async fn print_documents(
+        &self,
+        client: &mut StatusClient,
+        selection: &Selection,
+    ) -> Result<(), CommandError> {
         let mut objects = Vec::new();
         let mut found = Vec::new();
         for kind in &selection.kinds.0 {
             let list: Value = client.get(&self.query(*kind).path()).await?;
-            let wanted = items(&list).iter().filter(|item| selection.holds(*kind, name_of(item)));
-            found.extend(wanted.clone().map(|item| (*kind, name_of(item).to_owned())));
+            let wanted = items(&list).iter().filter(|item| selection.contains(*kind, object_name(item)));
+            found.extend(wanted.clone().map(|item| (*kind, object_name(item).to_owned())));
             objects.extend(wanted.cloned());
         }
-        self.missing(client, selection, &found).await?;
+        self.ensure_names_found(client, selection, &found).await?;
         let text = match (self.output, &*objects, &*selection.names) {
-            (OutputFormat::Name, ..) => objects.iter().map(named).collect(),
-            (_, [object], [_]) => self.document(object)?,
+            (OutputFormat::Name, ..) => objects.iter().map(object_reference).collect(),
+            (_, [object], [_]) => self.render_document(object)?,
             _ => {
                 let list = json!({
                     "apiVersion": "v1", "kind": "List", "metadata": { "resourceVersion": "" }, "items": objects,
                 });
-                self.document(&list)?
+                self.render_document(&list)?
             }
         };
         output::print(&text).map_err(CommandError::failed)
     }
 
-    fn document(&self, value: &Value) -> Result<String, CommandError> {
+    fn render_document(&self, value: &Value) -> Result<String, CommandError> {
         match self.output {
             OutputFormat::Yaml => serde_yaml::to_string(value).map_err(CommandError::failed),
-            OutputFormat::Name => Ok(named(value)),
+            OutputFormat::Name => Ok(object_reference(value)),
             _ => Ok(format!("{value:#}\n")),
         }
     }
@@ -273,15 +291,15 @@ impl ListArgs {
     ) -> Result<(), CommandError> {
         let terminal = Terminal::stdout();
         let query = match name {
-            Some(name) => self.query(kind).named(name),
+            Some(name) => self.query(kind).with_name(name),
             None => self.query(kind),
         };
         let tables = matches!(self.output, OutputFormat::Table | OutputFormat::Wide);
-        let accept = if tables { TABLE } else { "application/json" };
+        let accept = if tables { TABLE_ACCEPT } else { "application/json" };
         if let Some(name) = name {
             let all: Value = client.get(&self.query(kind).path()).await?;
-            if !items(&all).iter().any(|item| name_of(item) == name) {
-                return Err(unknown_to(&mut client, kind, name, self.namespace()).await);
+            if !items(&all).iter().any(|item| object_name(item) == name) {
+                return Err(report_unknown_name(&mut client, kind, name, self.namespace()).await);
             }
         }
         // What there is comes first, as one list: so that the columns fit.
@@ -291,35 +309,35 @@ impl ListArgs {
         let mut table = TextTable::default();
         if tables {
             let answer: ApiTable = serde_json::from_value(list).map_err(CommandError::failed)?;
-            table = self.table(&answer);
-            self.fill(&mut table, &answer, "");
-            if !output::print_more(&table.whole(&terminal)).map_err(CommandError::failed)? {
+            table = self.new_table(&answer);
+            self.add_rows(&mut table, &answer, "");
+            if !output::print_chunk(&table.render(&terminal)).map_err(CommandError::failed)? {
                 return Ok(());
             }
         } else {
             for item in items(&list) {
-                if !output::print_more(&self.document(item)?).map_err(CommandError::failed)? {
+                if !output::print_chunk(&self.render_document(item)?).map_err(CommandError::failed)? {
                     return Ok(());
                 }
             }
         }
-        let query = query.with("watch", "true").with("resourceVersion", version);
-        let mut lines = ResponseLines::of(client.send(Method::GET, &query.path(), accept, None).await?);
+        let query = query.with_parameter("watch", "true").with_parameter("resourceVersion", version);
+        let mut lines = ResponseLines::new(client.send(Method::GET, &query.path(), accept, None).await?);
         loop {
             let change = WatchLine::next(&mut lines).await?;
-            if change.kind == "DELETED" {
-                let object = if tables { at(&change.object, "/rows/0/object") } else { &change.object };
-                output::note(&format!("{}/{} is no longer declared", kind.name(), name_of(object)));
+            if change.event_type == "DELETED" {
+                let object = if tables { value_at(&change.object, "/rows/0/object") } else { &change.object };
+                output::print_note(&format!("{}/{} is no longer declared", kind.name(), object_name(object)));
                 continue;
             }
             let text = if tables {
                 let answer: ApiTable = serde_json::from_value(change.object).map_err(CommandError::failed)?;
-                self.fill(&mut table, &answer, "");
-                table.rest(&terminal)
+                self.add_rows(&mut table, &answer, "");
+                table.render_rows(&terminal)
             } else {
-                self.document(&change.object)?
+                self.render_document(&change.object)?
             };
-            if !output::print_more(&text).map_err(CommandError::failed)? {
+            if !output::print_chunk(&text).map_err(CommandError::failed)? {
                 return Ok(());
             }
         }
@@ -339,7 +357,7 @@ fn summary(answer: &ApiTable) -> String {
 }
 
 /// A cell as text.
-pub(super) fn text_of(cell: &Value) -> String {
+pub(super) fn cell_text(cell: &Value) -> String {
     match cell {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
@@ -347,7 +365,7 @@ pub(super) fn text_of(cell: &Value) -> String {
     }
 }
 
-fn named(object: &Value) -> String {
+fn object_reference(object: &Value) -> String {
     let kind = text_at(object, "/kind").to_lowercase();
-    format!("{kind}.{GROUP}/{}\n", name_of(object))
+    format!("{kind}.{GROUP}/{}\n", object_name(object))
 }

@@ -2,12 +2,12 @@ use hyper::Method;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::super::client::{ResponseLines, StatusClient, ended};
+use super::super::client::{ResponseLines, StatusClient, disconnected_error};
 use super::super::error::CommandError;
 use super::super::instance::NamespacedInstanceArgs;
-use super::super::output::{self, Colour, Terminal, printable};
+use super::super::output::{self, Colour, Terminal, sanitize};
 use super::super::runtime::block_on;
-use super::object_arg::{ListQuery, ObjectArg, items, name_of, unknown_to};
+use super::object_arg::{ListQuery, ObjectArg, items, object_name, report_unknown_name};
 use crate::report::ObjectKind;
 use crate::wire::LogLine;
 
@@ -15,7 +15,7 @@ use crate::wire::LogLine;
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    within: NamespacedInstanceArgs,
+    target: NamespacedInstanceArgs,
     /// The server
     #[arg(value_name = "NAME", value_parser = ObjectArg::parse)]
     server: ObjectArg,
@@ -29,7 +29,7 @@ pub(in crate::cli) struct Args {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Told {
+enum LogStreamLine {
     Line(LogLine),
     Lost { lost: u64 },
     Gone { gone: bool },
@@ -41,43 +41,43 @@ pub(in crate::cli) fn logs(args: &Args) -> Result<(), CommandError> {
         return Err(CommandError::Usage("only servers have logs".into()));
     };
     block_on(async {
-        let mut client = StatusClient::connect(&args.within.which.whose()?).await?;
-        let query = ListQuery::of(ObjectKind::McpServer, Some(&args.within.namespace));
+        let mut client = StatusClient::connect(&args.target.instance.resolve()?).await?;
+        let query = ListQuery::new(ObjectKind::McpServer, Some(&args.target.namespace));
         let list: Value = client.get(&query.path()).await?;
-        if !items(&list).iter().any(|item| name_of(item) == name) {
-            let namespace = Some(&*args.within.namespace);
-            return Err(unknown_to(&mut client, ObjectKind::McpServer, name, namespace).await);
+        if !items(&list).iter().any(|item| object_name(item) == name) {
+            let namespace = Some(&*args.target.namespace);
+            return Err(report_unknown_name(&mut client, ObjectKind::McpServer, name, namespace).await);
         }
         let tail = args.tail.map(|lines| format!("&tailLines={lines}")).unwrap_or_default();
-        let path = format!("{}?follow={}{tail}", query.below(&[name.as_str(), "log"]), args.follow);
+        let path = format!("{}?follow={}{tail}", query.subpath(&[name.as_str(), "log"]), args.follow);
 
         let terminal = Terminal::stdout();
-        let mut lines = ResponseLines::of(client.send(Method::GET, &path, "application/jsonl", None).await?);
+        let mut lines = ResponseLines::new(client.send(Method::GET, &path, "application/jsonl", None).await?);
         while let Some(line) = lines.next().await? {
             let text = match serde_json::from_str(&line).map_err(CommandError::failed)? {
-                Told::Gone { gone: false } => continue,
-                Told::Gone { gone: true } => {
-                    output::note(&format!("{name} is no longer declared, and its log has ended"));
+                LogStreamLine::Gone { gone: false } => continue,
+                LogStreamLine::Gone { gone: true } => {
+                    output::print_note(&format!("{name} is no longer declared, and its log has ended"));
                     return Ok(());
                 }
-                Told::Line(line) => shown(&line, &terminal),
-                Told::Lost { lost } => format!("({lost} lines were lost)\n"),
+                LogStreamLine::Line(line) => render_line(&line, &terminal),
+                LogStreamLine::Lost { lost } => format!("({lost} lines were lost)\n"),
             };
-            if !output::print_more(&text).map_err(CommandError::failed)? {
+            if !output::print_chunk(&text).map_err(CommandError::failed)? {
                 return Ok(());
             }
         }
-        if args.follow { Err(ended()) } else { Ok(()) }
+        if args.follow { Err(disconnected_error()) } else { Ok(()) }
     })
 }
 
-fn shown(line: &LogLine, terminal: &Terminal) -> String {
+fn render_line(line: &LogLine, terminal: &Terminal) -> String {
     let LogLine { time, level, logger, text } = line;
     let word = match &**level {
         "warning" => terminal.paint(Colour::Yellow, level),
         "error" | "critical" | "alert" | "emergency" => terminal.paint(Colour::Red, level),
-        _ => printable(level),
+        _ => sanitize(level),
     };
-    let logger = logger.as_ref().map(|logger| format!("{}: ", printable(logger))).unwrap_or_default();
-    format!("{time:.3} {word} {logger}{}\n", printable(text))
+    let logger = logger.as_ref().map(|logger| format!("{}: ", sanitize(logger))).unwrap_or_default();
+    format!("{time:.3} {word} {logger}{}\n", sanitize(text))
 }

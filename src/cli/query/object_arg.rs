@@ -2,12 +2,12 @@ use serde::Deserialize;
 use serde_json::Value;
 use url::form_urlencoded::{Serializer, byte_serialize};
 
-use super::super::client::{ResponseLines, StatusClient, ended};
+use super::super::client::{ResponseLines, StatusClient, disconnected_error};
 use super::super::error::CommandError;
-use super::super::output::{self, printable};
+use super::super::output::{self, sanitize};
 use crate::report::ObjectKind;
 use crate::resource::API_VERSION;
-use crate::source::nearest;
+use crate::source::closest_match;
 
 /// What a word on the command line may mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub struct Selection {
 
 impl Selection {
     /// Everything of one kind.
-    pub fn all(kind: ObjectKind) -> Self {
+    pub fn all_of(kind: ObjectKind) -> Self {
         Self { kinds: KindArg(vec![kind]), names: Vec::new() }
     }
 
@@ -81,7 +81,7 @@ impl Selection {
     }
 
     /// Whether an object is one of them.
-    pub fn holds(&self, kind: ObjectKind, name: &str) -> bool {
+    pub fn contains(&self, kind: ObjectKind, name: &str) -> bool {
         self.names.is_empty()
             || self.names.iter().any(|(kinds, wanted)| wanted == name && kinds.0.contains(&kind))
     }
@@ -119,8 +119,8 @@ pub(in crate::cli) struct ListQuery {
 
 impl ListQuery {
     /// All objects of a kind, or those of one namespace.
-    pub fn of(kind: ObjectKind, namespace: Option<&str>) -> Self {
-        Self::collection(API_VERSION, kind.plural(), namespace.filter(|_| kind.namespaced()))
+    pub fn new(kind: ObjectKind, namespace: Option<&str>) -> Self {
+        Self::collection(API_VERSION, kind.plural(), namespace.filter(|_| kind.is_namespaced()))
     }
 
     /// The events, of all namespaces or of one.
@@ -129,20 +129,21 @@ impl ListQuery {
     }
 
     fn collection(api_version: &str, plural: &str, namespace: Option<&str>) -> Self {
-        let within =
-            namespace.map(|namespace| format!("namespaces/{}/", encoded(namespace))).unwrap_or_default();
+        let within = namespace
+            .map(|namespace| format!("namespaces/{}/", encode_segment(namespace)))
+            .unwrap_or_default();
         Self { path: format!("/apis/{api_version}/{within}{plural}"), parameters: Vec::new() }
     }
 
     /// With a parameter.
-    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    pub fn with_parameter(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.parameters.push((name, value.into()));
         self
     }
 
     /// Only the object of this name.
-    pub fn named(self, name: &str) -> Self {
-        self.with("fieldSelector", format!("metadata.name={name}"))
+    pub fn with_name(self, name: &str) -> Self {
+        self.with_parameter("fieldSelector", format!("metadata.name={name}"))
     }
 
     /// The path and query to ask for.
@@ -155,39 +156,39 @@ impl ListQuery {
     }
 
     /// The path of one object, or of what is below it.
-    pub fn below(&self, rest: &[&str]) -> String {
-        rest.iter().fold(self.path.clone(), |path, part| format!("{path}/{}", encoded(part)))
+    pub fn subpath(&self, rest: &[&str]) -> String {
+        rest.iter().fold(self.path.clone(), |path, part| format!("{path}/{}", encode_segment(part)))
     }
 }
 
-fn encoded(part: &str) -> String {
+fn encode_segment(part: &str) -> String {
     // A space is no part of any name; `+` and `%20` are equally unknown.
     byte_serialize(part.as_bytes()).collect()
 }
 
 /// What stands at a place of a document; `null` if there is nothing.
-pub(in crate::cli) fn at<'a>(value: &'a Value, pointer: &str) -> &'a Value {
+pub(in crate::cli) fn value_at<'a>(value: &'a Value, pointer: &str) -> &'a Value {
     value.pointer(pointer).unwrap_or(&Value::Null)
 }
 
 /// The text that stands there; empty if there is none.
 pub(in crate::cli) fn text_at<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    at(value, pointer).as_str().unwrap_or_default()
+    value_at(value, pointer).as_str().unwrap_or_default()
 }
 
 /// The objects of a list.
 pub(in crate::cli) fn items(list: &Value) -> &[Value] {
-    at(list, "/items").as_array().map_or(&[], Vec::as_slice)
+    value_at(list, "/items").as_array().map_or(&[], Vec::as_slice)
 }
 
 /// The name of an object.
-pub(in crate::cli) fn name_of(object: &Value) -> &str {
+pub(in crate::cli) fn object_name(object: &Value) -> &str {
     text_at(object, "/metadata/name")
 }
 
 /// The conditions of an object.
 pub(in crate::cli) fn conditions(object: &Value) -> &[Value] {
-    at(object, "/status/conditions").as_array().map_or(&[], Vec::as_slice)
+    value_at(object, "/status/conditions").as_array().map_or(&[], Vec::as_slice)
 }
 
 /// A condition of an object.
@@ -198,15 +199,15 @@ pub(in crate::cli) fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a
 /// True if a condition speaks of the declaration as it is now: what was said of an earlier generation says nothing
 /// of this one.
 pub(in crate::cli) fn is_current(object: &Value, condition: &Value) -> bool {
-    at(condition, "/observedGeneration").as_i64() >= at(object, "/metadata/generation").as_i64()
+    value_at(condition, "/observedGeneration").as_i64() >= value_at(object, "/metadata/generation").as_i64()
 }
 
 /// What is said of a source that was not read as a whole.
-pub(in crate::cli) fn unread<'a>(sources: impl IntoIterator<Item = &'a Value>) -> Option<String> {
+pub(in crate::cli) fn source_fault_note<'a>(sources: impl IntoIterator<Item = &'a Value>) -> Option<String> {
     let told = |source| {
         let ready = condition(source, "Ready").filter(|ready| text_at(ready, "/status") == "False")?;
-        let message = printable(text_at(ready, "/message"));
-        Some(format!("source: {message} (evenkeel describe src {} has more)", name_of(source)))
+        let message = sanitize(text_at(ready, "/message"));
+        Some(format!("source: {message} (evenkeel describe src {} has more)", object_name(source)))
     };
     sources.into_iter().find_map(told)
 }
@@ -216,7 +217,7 @@ pub(in crate::cli) fn unread<'a>(sources: impl IntoIterator<Item = &'a Value>) -
 pub(in crate::cli) struct WatchLine {
     /// `ADDED`, `MODIFIED`, `DELETED` or `BOOKMARK`.
     #[serde(rename = "type")]
-    pub kind: String,
+    pub event_type: String,
     /// The object, or a table that holds it.
     pub object: Value,
 }
@@ -224,9 +225,9 @@ pub(in crate::cli) struct WatchLine {
 impl WatchLine {
     /// Reads the next line; a watch that ended, or says that it cannot go on, is interrupted.
     pub async fn next(lines: &mut ResponseLines) -> Result<Self, CommandError> {
-        let line = lines.next().await?.ok_or_else(ended)?;
+        let line = lines.next().await?.ok_or_else(disconnected_error)?;
         let change: Self = serde_json::from_str(&line).map_err(CommandError::failed)?;
-        if change.kind == "ERROR" {
+        if change.event_type == "ERROR" {
             return Err(CommandError::Interrupted(text_at(&change.object, "/message").to_owned()));
         }
         Ok(change)
@@ -235,7 +236,7 @@ impl WatchLine {
 
 /// What is said of a name that nobody has in a namespace, or in any; after a note on what could not be read, if there is
 /// any: it may be declared there.
-pub(in crate::cli) async fn unknown_to(
+pub(in crate::cli) async fn report_unknown_name(
     client: &mut StatusClient,
     kind: ObjectKind,
     name: &str,
@@ -243,37 +244,37 @@ pub(in crate::cli) async fn unknown_to(
 ) -> CommandError {
     let mut all = Vec::new();
     for kind in [ObjectKind::Source, kind] {
-        match client.get::<Value>(&ListQuery::of(kind, None).path()).await {
+        match client.get::<Value>(&ListQuery::new(kind, None).path()).await {
             Ok(list) => all.push(list),
             Err(failure) => return failure,
         }
     }
-    if let Some(note) = all.first().and_then(|sources| unread(items(sources))) {
-        output::note(&note);
+    if let Some(note) = all.first().and_then(|sources| source_fault_note(items(sources))) {
+        output::print_note(&note);
     }
     let all = all.last().map_or(&[][..], items);
-    unknown(
+    unknown_name_error(
         kind,
         name,
         namespace,
-        all.iter().map(|item| (text_at(item, "/metadata/namespace"), name_of(item))),
+        all.iter().map(|item| (text_at(item, "/metadata/namespace"), object_name(item))),
     )
 }
 
 /// The same, given the namespaces and names that there are.
-pub(in crate::cli) fn unknown<'a>(
+pub(in crate::cli) fn unknown_name_error<'a>(
     kind: ObjectKind,
     name: &str,
     namespace: Option<&str>,
     all: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> CommandError {
-    let namespace = namespace.filter(|_| kind.namespaced());
+    let namespace = namespace.filter(|_| kind.is_namespaced());
     let is_here = |(own, _): &(&str, &str)| namespace.is_none_or(|namespace| namespace == *own);
     let (here, elsewhere): (Vec<_>, Vec<_>) = all.into_iter().partition(is_here);
     let within = namespace.map(|namespace| format!(" in namespace {namespace}")).unwrap_or_default();
     let same = elsewhere.iter().find(|(_, other)| *other == name);
     let same = same.map(|(other, _)| format!("; there is one in namespace {other}: -n {other}"));
-    let near = || nearest(name, here.iter().map(|(_, other)| *other)).filter(|near| *near != name);
+    let near = || closest_match(name, here.iter().map(|(_, other)| *other)).filter(|near| *near != name);
     let hint = same.or_else(|| Some(format!("; did you mean {}?", near()?))).unwrap_or_default();
     CommandError::Failed(format!("there is no {} {name:?}{within}{hint}", kind.name()))
 }
@@ -283,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_of_kubectl_are_understood() {
+    fn kind_arg_accepts_kubectl_names() {
         for (word, kind) in [
             ("mcps", ObjectKind::McpServer),
             ("McpServer", ObjectKind::McpServer),
@@ -310,20 +311,21 @@ mod tests {
     }
 
     #[test]
-    fn a_query_is_encoded() {
-        let query = ListQuery::of(ObjectKind::McpServer, Some("a b/c")).with("labelSelector", "a in (b,c)");
+    fn list_query_is_percent_encoded() {
+        let query = ListQuery::new(ObjectKind::McpServer, Some("a b/c"))
+            .with_parameter("labelSelector", "a in (b,c)");
         assert_eq!(
             query.path(),
             "/apis/evenkeel.dev/v1alpha1/namespaces/a+b%2Fc/mcpservers?labelSelector=a+in+%28b%2Cc%29"
         );
         assert_eq!(
-            ListQuery::of(ObjectKind::Source, Some("a")).path(),
+            ListQuery::new(ObjectKind::Source, Some("a")).path(),
             "/apis/evenkeel.dev/v1alpha1/sources"
         );
     }
 
     #[test]
-    fn objects_are_named_as_for_kubectl() {
+    fn selection_accepts_kubectl_forms() {
         let holds = |words: &[&str]| {
             let selection = Selection::parse(words).unwrap();
             let all = [
@@ -333,7 +335,7 @@ mod tests {
                 (ObjectKind::Source, "a"),
             ];
             let held = all.into_iter().filter(|(kind, _)| selection.kinds.0.contains(kind));
-            let held = held.filter(|(kind, name)| selection.holds(*kind, name));
+            let held = held.filter(|(kind, name)| selection.contains(*kind, name));
             held.map(|(kind, name)| format!("{}/{name}", kind.name())).collect::<Vec<_>>().join(" ")
         };
         for (words, expected) in [
@@ -352,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_told_with_the_nearest_one_and_those_of_other_namespaces() {
+    fn unknown_name_error_suggests_nearest_and_other_namespaces() {
         let all = [("default", "time"), ("other", "ro"), ("default", "two")];
         for (name, namespace, expected) in [
             ("tim", Some("default"), "\"tim\" in namespace default; did you mean time?"),
@@ -360,7 +362,7 @@ mod tests {
             ("ro", Some("default"), "\"ro\" in namespace default; there is one in namespace other: -n other"),
             ("zzz", Some("default"), "\"zzz\" in namespace default"),
         ] {
-            let failure = unknown(ObjectKind::McpServer, name, namespace, all).to_string();
+            let failure = unknown_name_error(ObjectKind::McpServer, name, namespace, all).to_string();
             assert_eq!(failure, format!("there is no McpServer {expected}"));
         }
     }

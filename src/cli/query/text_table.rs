@@ -1,13 +1,13 @@
 use unicode_width::UnicodeWidthStr;
 
-use super::super::output::{Colour, Terminal, printable};
+use super::super::output::{Colour, Terminal, sanitize};
 
 /// Between two columns, where there is room for it.
-const GAP: usize = 3;
+const COLUMN_GAP: usize = 3;
 /// A column narrower than this, or than its longest word, is not worth wrapping.
-const NARROW: usize = 20;
+const MIN_WRAP_WIDTH: usize = 20;
 /// What stands beneath its row is indented by this.
-const BENEATH: usize = 4;
+const BELOW_INDENT: usize = 4;
 
 /// Rows under headings, as kubectl prints them. On a terminal that is too narrow the widest column wraps under itself;
 /// if little room is left for that, wide columns stand beneath the row.
@@ -17,7 +17,7 @@ pub(in crate::cli) struct TextTable {
     rows: Vec<Vec<String>>,
     widths: Vec<usize>,
     /// The longest word of each column.
-    words: Vec<usize>,
+    longest_words: Vec<usize>,
 }
 
 impl TextTable {
@@ -26,17 +26,17 @@ impl TextTable {
         let headings: Vec<String> =
             headings.into_iter().map(|heading| heading.into().to_uppercase()).collect();
         let widths: Vec<_> = headings.iter().map(|heading| heading.width()).collect();
-        Self { headings, rows: Vec::new(), words: widths.clone(), widths }
+        Self { headings, rows: Vec::new(), longest_words: widths.clone(), widths }
     }
 
     /// One more row, with a cell for each column.
-    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+    pub fn add_row(&mut self, cells: impl IntoIterator<Item = String>) {
         let cells = self.headings.iter().zip(cells);
-        let cells: Vec<_> = cells.map(|(heading, cell)| shortened(heading, &printable(&cell))).collect();
+        let cells: Vec<_> = cells.map(|(heading, cell)| shorten_digests(heading, &sanitize(&cell))).collect();
         for (width, cell) in self.widths.iter_mut().zip(&cells) {
             *width = cell.width().max(*width);
         }
-        for (word, cell) in self.words.iter_mut().zip(&cells) {
+        for (word, cell) in self.longest_words.iter_mut().zip(&cells) {
             *word = cell.split(' ').map(UnicodeWidthStr::width).fold(*word, usize::max);
         }
         self.rows.push(cells);
@@ -48,18 +48,18 @@ impl TextTable {
     }
 
     /// The headings and all rows.
-    pub fn whole(&mut self, terminal: &Terminal) -> String {
-        let headings = self.line(&self.headings, terminal, &|_, _, _| None);
-        headings + &self.rest(terminal)
+    pub fn render(&mut self, terminal: &Terminal) -> String {
+        let headings = self.render_row(&self.headings, terminal, &|_, _, _| None);
+        headings + &self.render_rows(terminal)
     }
 
     /// The rows alone, which are forgotten: what follows keeps to the same columns as far as it can.
-    pub fn rest(&mut self, terminal: &Terminal) -> String {
+    pub fn render_rows(&mut self, terminal: &Terminal) -> String {
         let rows = std::mem::take(&mut self.rows);
-        rows.iter().map(|row| self.line(row, terminal, &colour)).collect()
+        rows.iter().map(|row| self.render_row(row, terminal, &cell_colour)).collect()
     }
 
-    fn line(
+    fn render_row(
         &self,
         cells: &[String],
         terminal: &Terminal,
@@ -72,16 +72,17 @@ impl TextTable {
         {
             let (mut cell, mut width) = (cell.clone(), *width);
             match flow {
-                Flow::Within(room) => {
+                ColumnFlow::Wrapped(room) => {
                     let mut parts = wrap(&cell, room).into_iter();
                     (cell, width) = (parts.next().unwrap_or_default(), room);
                     under.extend(parts.map(|part| " ".repeat(indent) + &part));
                 }
-                Flow::Beneath(room) => {
-                    beneath.extend(wrap(&cell, room).into_iter().map(|part| " ".repeat(BENEATH) + &part));
+                ColumnFlow::Below(room) => {
+                    beneath
+                        .extend(wrap(&cell, room).into_iter().map(|part| " ".repeat(BELOW_INDENT) + &part));
                     continue;
                 }
-                Flow::None => {}
+                ColumnFlow::Inline => {}
             }
             let painted = match colour(cells, heading, &cell) {
                 Some(colour) => terminal.paint(colour, &cell),
@@ -104,36 +105,38 @@ impl TextTable {
     /// stand beneath, the widest first, and the narrow ones only if all would be too long even with the least gaps.
     /// The first stays where it is.
     fn layout(&self, terminal: &Terminal) -> Layout {
-        let mut flows = vec![Flow::None; self.widths.len()];
-        let Some(all) = terminal.width else { return Layout { gap: GAP, flows } };
+        let mut flows = vec![ColumnFlow::Inline; self.widths.len()];
+        let Some(all) = terminal.width else { return Layout { gap: COLUMN_GAP, flows } };
         loop {
             let beside = || {
                 let columns = self.widths.iter().copied().enumerate().zip(&flows);
-                columns.filter(|(_, flow)| matches!(flow, Flow::None)).map(|(column, _)| column)
+                columns.filter(|(_, flow)| matches!(flow, ColumnFlow::Inline)).map(|(column, _)| column)
             };
             let sum: usize = beside().map(|(_, width)| width).sum();
             let gaps = beside().count().saturating_sub(1);
-            let fitting = (1..=GAP).rev().find(|gap| sum + gaps * gap <= all);
+            let fitting = (1..=COLUMN_GAP).rev().find(|gap| sum + gaps * gap <= all);
             let gap = fitting.unwrap_or(1);
-            if fitting == Some(GAP) {
+            if fitting == Some(COLUMN_GAP) {
                 return Layout { gap, flows };
             }
-            let wide = beside().filter(|(_, width)| *width > NARROW).max_by_key(|(_, width)| *width);
-            let room = wide.and_then(|(_, width)| all.checked_sub(sum - width + gaps * GAP));
-            let word = wide.and_then(|(index, _)| self.words.get(index).filter(|_| index > 0));
-            let narrow = word.map_or(NARROW, |word| NARROW.max(*word));
+            let wide = beside().filter(|(_, width)| *width > MIN_WRAP_WIDTH).max_by_key(|(_, width)| *width);
+            let room = wide.and_then(|(_, width)| all.checked_sub(sum - width + gaps * COLUMN_GAP));
+            let word = wide.and_then(|(index, _)| self.longest_words.get(index).filter(|_| index > 0));
+            let narrow = word.map_or(MIN_WRAP_WIDTH, |word| MIN_WRAP_WIDTH.max(*word));
             let lower = beside().filter(|(index, _)| *index > 0).max_by_key(|(_, width)| *width);
-            let lower = lower.filter(|(_, width)| *width > NARROW || fitting.is_none());
+            let lower = lower.filter(|(_, width)| *width > MIN_WRAP_WIDTH || fitting.is_none());
             let (index, flow) = match (wide.zip(room.filter(|room| *room >= narrow)), lower) {
-                (Some(((widest, _), room)), _) => (widest, Flow::Within(room)),
-                (None, Some((index, _))) => (index, Flow::Beneath(all.saturating_sub(BENEATH).max(NARROW))),
+                (Some(((widest, _), room)), _) => (widest, ColumnFlow::Wrapped(room)),
+                (None, Some((index, _))) => {
+                    (index, ColumnFlow::Below(all.saturating_sub(BELOW_INDENT).max(MIN_WRAP_WIDTH)))
+                }
                 (None, None) => return Layout { gap, flows },
             };
             if let Some(place) = flows.get_mut(index) {
                 *place = flow;
             }
-            if matches!(flow, Flow::Within(_)) {
-                return Layout { gap: GAP, flows };
+            if matches!(flow, ColumnFlow::Wrapped(_)) {
+                return Layout { gap: COLUMN_GAP, flows };
             }
         }
     }
@@ -142,20 +145,20 @@ impl TextTable {
 /// How rows fit a terminal.
 struct Layout {
     gap: usize,
-    flows: Vec<Flow>,
+    flows: Vec<ColumnFlow>,
 }
 
 /// What happens to a column, with the room that it has.
 #[derive(Clone, Copy)]
-enum Flow {
-    None,
-    Within(usize),
-    Beneath(usize),
+enum ColumnFlow {
+    Inline,
+    Wrapped(usize),
+    Below(usize),
 }
 
 /// Digests by their beginning, which tells one from others; `-o json` has the whole.
-fn shortened(heading: &str, cell: &str) -> String {
-    const SHORT: usize = 12;
+fn shorten_digests(heading: &str, cell: &str) -> String {
+    const DIGEST_CHARS: usize = 12;
     let is_hex = |char: char| matches!(char, '0'..='9' | 'a'..='f');
     let mut text = String::new();
     let mut rest = cell;
@@ -165,7 +168,7 @@ fn shortened(heading: &str, cell: &str) -> String {
         text += before;
         let is_digest = hex.len() == 64 && text.ends_with("sha256:");
         let is_commit = matches!(hex.len(), 40 | 64) && heading == "REVISION";
-        text += hex.get(..SHORT).filter(|_| is_digest || is_commit).unwrap_or(hex);
+        text += hex.get(..DIGEST_CHARS).filter(|_| is_digest || is_commit).unwrap_or(hex);
         rest = after;
     }
     text + rest
@@ -209,7 +212,7 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 }
 
 /// What a cell says at a glance.
-fn colour(row: &[String], heading: &str, cell: &str) -> Option<Colour> {
+fn cell_colour(row: &[String], heading: &str, cell: &str) -> Option<Colour> {
     match (row.first().map_or("", |first| first), heading, cell) {
         ("Stalled", "STATUS", "True") | (_, "READY" | "STATUS", "False") => Some(Colour::Red),
         ("Reconciling", "STATUS", "True") | (_, "READY" | "STATUS", "Unknown") | (_, "TYPE", "Warning") => {
@@ -224,10 +227,10 @@ fn colour(row: &[String], heading: &str, cell: &str) -> Option<Colour> {
 mod tests {
     use super::*;
 
-    fn table() -> TextTable {
+    fn sample_table() -> TextTable {
         let mut table = TextTable::new(["Name", "Ready", "Message"]);
-        table.row(["a", "True", ""].map(String::from));
-        table.row(
+        table.add_row(["a", "True", ""].map(String::from));
+        table.add_row(
             ["longer", "False", "the command\u{1b}[31m was not found on the path of evenkeel"]
                 .map(String::from),
         );
@@ -235,29 +238,29 @@ mod tests {
     }
 
     #[test]
-    fn columns_line_up_and_the_widest_one_wraps_on_a_terminal() {
+    fn widest_column_wraps_on_a_narrow_terminal() {
         let plain = Terminal { width: None, colour: false };
         assert_eq!(
-            table().whole(&plain),
+            sample_table().render(&plain),
             "NAME     READY   MESSAGE\n\
              a        True\n\
              longer   False   the command [31m was not found on the path of evenkeel\n"
         );
         let narrow = Terminal { width: Some(40), colour: true };
         assert_eq!(
-            table().whole(&narrow),
+            sample_table().render(&narrow),
             "NAME     READY   MESSAGE\n\
              a        \u{1b}[32mTrue\u{1b}[0m\n\
              longer   \u{1b}[31mFalse\u{1b}[0m   the command [31m was\n                 not found on the path\n                 of evenkeel\n"
         );
-        let mut long = table();
-        long.row(["b", "True", "no word of weather-server-of-tomorrow is cut"].map(String::from));
-        let text = long.whole(&Terminal { width: Some(40), colour: false });
+        let mut long = sample_table();
+        long.add_row(["b", "True", "no word of weather-server-of-tomorrow is cut"].map(String::from));
+        let text = long.render(&Terminal { width: Some(40), colour: false });
         assert!(
             text.ends_with("b        True\n    no word of\n    weather-server-of-tomorrow is cut\n"),
             "{text}"
         );
-        let beneath = table().whole(&Terminal { width: Some(30), colour: false });
+        let beneath = sample_table().render(&Terminal { width: Some(30), colour: false });
         assert_eq!(
             beneath,
             "NAME     READY\n    MESSAGE\n\
@@ -267,29 +270,29 @@ mod tests {
     }
 
     #[test]
-    fn columns_move_together_before_anything_is_longer_than_the_terminal() {
+    fn gaps_shrink_before_columns_move_below() {
         let mut table = TextTable::new(["Name", "Ready", "Reason", "Age"]);
-        table.row(["weather", "False", "CommandNotFound", "3s"].map(String::from));
+        table.add_row(["weather", "False", "CommandNotFound", "3s"].map(String::from));
         for (width, gap, beneath) in [(40, 3, 0), (38, 2, 0), (35, 1, 0), (20, 2, 1), (9, 3, 3)] {
             let layout = table.layout(&Terminal { width: Some(width), colour: false });
-            let lower = layout.flows.iter().filter(|flow| matches!(flow, Flow::Beneath(_))).count();
+            let lower = layout.flows.iter().filter(|flow| matches!(flow, ColumnFlow::Below(_))).count();
             assert_eq!((layout.gap, lower), (gap, beneath), "{width}");
         }
     }
 
     #[test]
-    fn several_wide_columns_fit_every_terminal() {
+    fn wide_tables_fit_every_terminal_width() {
         let mut table =
             TextTable::new(["Name", "Ready", "Reason", "Revision", "Directory", "Message", "Age"]);
         let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
         let directory = "/home/somebody/projects/a-very-long-name/fleet";
         let message = format!("read at revision {digest}, with many words after it that take much room");
         let name = "a-name-of-forty-letters-which-is-allowed";
-        table.row([name, "True", "Available", &digest, directory, &message, "3s"].map(String::from));
+        table.add_row([name, "True", "Available", &digest, directory, &message, "3s"].map(String::from));
         for width in [200, 160, 120, 100, 80, 70, 60, 50, 40] {
             let terminal = Terminal { width: Some(width), colour: false };
-            let headings = table.line(&table.headings, &terminal, &|_, _, _| None);
-            let row = table.line(&table.rows[0], &terminal, &|_, _, _| None);
+            let headings = table.render_row(&table.headings, &terminal, &|_, _, _| None);
+            let row = table.render_row(&table.rows[0], &terminal, &|_, _, _| None);
             let longest = headings.lines().chain(row.lines()).map(UnicodeWidthStr::width).max().unwrap();
             assert!(longest <= width, "{longest} at {width}:\n{headings}{row}");
             let letters = |text: &str| {
@@ -299,7 +302,7 @@ mod tests {
             };
             assert_eq!(letters(&row), letters(&table.rows[0].concat()), "nothing is lost at {width}:\n{row}");
         }
-        let narrow = table.whole(&Terminal { width: Some(70), colour: false });
+        let narrow = table.render(&Terminal { width: Some(70), colour: false });
         assert_eq!(
             narrow.lines().next_back().unwrap().trim_start(),
             "that take much room",
@@ -308,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn digests_are_cut_and_names_are_not() {
+    fn digests_are_shortened_and_names_are_not() {
         let hex = "0123456789abcdef".repeat(4);
         let commit = &hex[..40];
         for (heading, cell, expected) in [
@@ -318,12 +321,12 @@ mod tests {
             ("NAME", commit.to_owned(), commit),
             ("NAME", "größe-ab12".into(), "größe-ab12"),
         ] {
-            assert_eq!(shortened(heading, &cell), expected);
+            assert_eq!(shorten_digests(heading, &cell), expected);
         }
     }
 
     #[test]
-    fn long_words_are_cut() {
+    fn wrap_splits_long_words() {
         assert_eq!(wrap("abcdefgh ij", 3), ["abc", "def", "gh", "ij"]);
         assert_eq!(wrap("", 3), [""]);
         assert_eq!(wrap("a b c", 3), ["a b", "c"]);

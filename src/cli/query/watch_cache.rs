@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::super::client::{ResponseLines, StatusClient};
 use super::super::error::CommandError;
 use super::super::instance::Instance;
-use super::object_arg::{ListQuery, WatchLine, items, name_of, text_at};
+use super::object_arg::{ListQuery, WatchLine, items, object_name, text_at};
 use crate::report::ObjectKind;
 
 /// The objects of one kind in one namespace or all, as the daemon has them, kept up to date by a watch.
@@ -26,13 +26,13 @@ impl WatchCache {
         namespace: Option<&str>,
     ) -> Result<Self, CommandError> {
         let mut client = StatusClient::connect(whose).await?;
-        let query = ListQuery::of(kind, namespace);
+        let query = ListQuery::new(kind, namespace);
         let list: Value = client.get(&query.path()).await?;
         let version = text_at(&list, "/metadata/resourceVersion").to_owned();
-        let objects = items(&list).iter().map(|item| (key(item), item.clone())).collect();
-        let query = query.with("watch", "true").with("resourceVersion", version);
+        let objects = items(&list).iter().map(|item| (object_key(item), item.clone())).collect();
+        let query = query.with_parameter("watch", "true").with_parameter("resourceVersion", version);
         let body = client.send(Method::GET, &query.path(), "application/json", None).await?;
-        Ok(Self { lines: ResponseLines::of(body), objects, _client: client })
+        Ok(Self { lines: ResponseLines::new(body), objects, _client: client })
     }
 
     /// The objects, in the order of namespaces and names.
@@ -47,13 +47,13 @@ impl WatchCache {
 
     /// Waits for the next change. Cancel safe.
     pub async fn changed(&mut self) -> Result<(), CommandError> {
-        let WatchLine { kind, object } = WatchLine::next(&mut self.lines).await?;
+        let WatchLine { event_type: kind, object } = WatchLine::next(&mut self.lines).await?;
         match &*kind {
             "ADDED" | "MODIFIED" => {
-                self.objects.insert(key(&object), object);
+                self.objects.insert(object_key(&object), object);
             }
             "DELETED" => {
-                self.objects.remove(&key(&object));
+                self.objects.remove(&object_key(&object));
             }
 
             _ => {}
@@ -63,7 +63,7 @@ impl WatchCache {
 }
 
 /// An object without a namespace is found under the empty one.
-fn key(object: &Value) -> (String, String) {
+fn object_key(object: &Value) -> (String, String) {
     let namespace = text_at(object, "/metadata/namespace");
-    (namespace.to_owned(), name_of(object).to_owned())
+    (namespace.to_owned(), object_name(object).to_owned())
 }

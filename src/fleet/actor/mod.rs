@@ -33,14 +33,14 @@ use crate::wire::{
 #[derive(Clone, Debug)]
 pub(super) enum ActorOrder {
     /// Be this.
-    Be(Arc<ConnectionTarget>),
+    Apply(Arc<ConnectionTarget>),
     /// Go away: `Removed`, `Suspended`, or `Detached` when evenkeel ends.
-    Go(Reason),
+    Detach(Reason),
 }
 
-type Attaching = Pin<Box<dyn Future<Output = Result<NewConnection, ConnectionError>> + Send>>;
-type Refresh = Pin<Box<dyn Future<Output = (ListKind, Result<ListResult, ConnectionError>)> + Send>>;
-type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
+type AttachFuture = Pin<Box<dyn Future<Output = Result<NewConnection, ConnectionError>> + Send>>;
+type RefreshFuture = Pin<Box<dyn Future<Output = (ListKind, Result<ListResult, ConnectionError>)> + Send>>;
+type CloseFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// What works beside a live connection for as long as it is there.
 type BackgroundTask = Pin<Box<dyn Future<Output = Infallible> + Send>>;
 
@@ -53,41 +53,41 @@ pub(super) struct Actor {
     orders: watch::Receiver<ActorOrder>,
     target: Arc<ConnectionTarget>,
     upstream: UpstreamControl,
-    live: Option<Live>,
+    live: Option<LiveConnection>,
     attempt: Option<Attempt>,
-    refresh: Option<Refresh>,
+    refresh: Option<RefreshFuture>,
     /// The lists that are to be read again, and when.
-    stale: RefreshSchedule,
+    refresh_schedule: RefreshSchedule,
     /// Connections that are draining and closing.
-    ending: Vec<Ending>,
+    closing: Vec<CloseFuture>,
     /// Tells the connections that are ending that they have less time than they were given.
-    hurry: watch::Sender<Option<DrainDeadline>>,
-    leaving: Option<Reason>,
+    drain_deadline: watch::Sender<Option<DrainDeadline>>,
+    detaching: Option<Reason>,
     /// An attempt is due as soon as nothing is ending (`Recreate`).
-    waiting: bool,
+    connect_when_closed: bool,
     backoff: Backoff,
     /// Exits in a row, each soon after its start.
-    crashes: u32,
+    early_exits: u32,
     /// Until when this endpoint wants to be left alone.
-    pause: (Digest, RetryAfter),
+    retry_after: (Digest, RetryAfter),
     /// How the next attempt opens where the server's era is not known yet; with a probe if this is `None`.
-    opening: Option<Era>,
+    opening_era: Option<Era>,
     restarts: u32,
-    last: Option<Problem>,
+    last_problem: Option<Problem>,
     retry_at: Option<(Instant, Timestamp)>,
     /// When a lost server's tools are withdrawn.
-    grace_until: Option<Instant>,
+    grace_ends_at: Option<Instant>,
     /// What agents see, with a connection or for some time without.
-    offered: Option<Offered>,
+    published: Option<PublishedServer>,
     /// No connection is held until somebody calls (`OnDemand`).
-    asleep: bool,
+    idle: bool,
     /// When to look whether a connection is still in use (`OnDemand`).
-    idle_at: Option<Instant>,
-    told: Option<Observation>,
+    idle_check_at: Option<Instant>,
+    last_observation: Option<Observation>,
     /// The offer was made in an earlier run, and nothing was attached since.
-    recalled: bool,
+    from_cache: bool,
     /// Held until the first attempt of a server that was declared at the start has ended.
-    starting: Option<StartupGuard>,
+    startup_guard: Option<StartupGuard>,
 }
 
 /// Kept by those whom the fleet's start waits for; nothing is ever sent.
@@ -96,57 +96,57 @@ pub(super) type StartupGuard = mpsc::Sender<Infallible>;
 /// When calls that are still in flight on a connection that ends are given up, and what they are told.
 #[derive(Clone, Debug)]
 struct DrainDeadline {
-    limit: Duration,
-    why: Problem,
+    timeout: Duration,
+    problem: Problem,
 }
 
 /// An attempt under way.
 struct Attempt {
-    work: Attaching,
+    future: AttachFuture,
     /// Its tasks, to be waited for once it is given up.
     tasks: TaskTracker,
     process: ProcessActivity,
     stderr: StderrTail,
     /// When to say that the process has not answered yet; `None` if there is nothing to say.
-    slow_at: Option<Instant>,
+    slow_start_at: Option<Instant>,
 }
 
-struct Live {
+struct LiveConnection {
     /// What it was made for; of a later target with the same connection, that.
     target: Arc<ConnectionTarget>,
-    link: Connection,
+    connection: Connection,
     events: ConnectionEvents,
     /// Lists that could not be read, or with oddities that were tolerated.
     degraded: BTreeMap<ListKind, Problem>,
-    since: Instant,
-    health: BackgroundTask,
+    connected_at: Instant,
+    health_task: BackgroundTask,
     /// Asks the server to tell what agents want to hear; `None` if it tells nothing.
-    subscriptions: Option<BackgroundTask>,
+    subscriptions_task: Option<BackgroundTask>,
 }
 
 /// What agents see of the server.
-struct Offered {
-    kept: Arc<CachedServer>,
+struct PublishedServer {
+    cached: Arc<CachedServer>,
     section: Arc<Section>,
-    listed: Arc<LiveServer>,
+    live_server: Arc<LiveServer>,
 }
 
 /// What woke the actor.
 enum Input {
-    Order(bool),
+    OrderChanged(bool),
     Event(ConnectionEvent),
-    Attempted(Result<Box<NewConnection>, ConnectionError>),
+    AttemptEnded(Result<Box<NewConnection>, ConnectionError>),
     /// The process of the attempt may be slow to answer.
-    SlowStart,
-    Refreshed(ListKind, Result<ListResult, ConnectionError>),
+    SlowStartDue,
+    ListRead(ListKind, Result<ListResult, ConnectionError>),
     RefreshDue,
     RetryDue,
-    GraceOver,
-    IdleDue,
+    GraceExpired,
+    IdleCheckDue,
     /// The server asked to be left alone, or may be asked again.
-    Paused,
-    Wanted,
-    Ended,
+    RetryAfterChanged,
+    Called,
+    ConnectionClosed,
 }
 
 impl Actor {
@@ -166,88 +166,88 @@ impl Actor {
             live: None,
             attempt: None,
             refresh: None,
-            stale: RefreshSchedule::default(),
-            ending: Vec::new(),
-            hurry: watch::Sender::default(),
-            leaving: None,
-            waiting: false,
+            refresh_schedule: RefreshSchedule::default(),
+            closing: Vec::new(),
+            drain_deadline: watch::Sender::default(),
+            detaching: None,
+            connect_when_closed: false,
             backoff: Backoff::default(),
-            crashes: 0,
-            pause,
-            opening: None,
+            early_exits: 0,
+            retry_after: pause,
+            opening_era: None,
             restarts: 0,
-            last: None,
+            last_problem: None,
             retry_at: None,
-            grace_until: None,
-            offered: None,
-            asleep: false,
-            idle_at: None,
-            told: None,
-            starting,
-            recalled: false,
+            grace_ends_at: None,
+            published: None,
+            idle: false,
+            idle_check_at: None,
+            last_observation: None,
+            startup_guard: starting,
+            from_cache: false,
         };
-        actor.recall();
+        actor.restore_from_cache();
         actor
     }
 
     /// Runs until the server is gone for good.
     pub(super) async fn run(mut self) {
-        if self.asleep {
-            self.starting = None;
+        if self.idle {
+            self.startup_guard = None;
         } else {
             self.connect();
         }
         loop {
-            self.tell();
-            if self.leaving.is_some() && self.ending.is_empty() {
+            self.report();
+            if self.detaching.is_some() && self.closing.is_empty() {
                 return;
             }
-            match self.wait().await {
-                Input::Order(true) => {
+            match self.next_input().await {
+                Input::OrderChanged(true) => {
                     let order = self.orders.borrow_and_update().clone();
-                    self.obey(order);
+                    self.apply_order(order);
                 }
                 // Nobody is left to give orders.
-                Input::Order(false) => self.leave(Reason::Detached),
-                Input::Event(ConnectionEvent::Changed(list)) => self.changed(list),
-                Input::Event(ConnectionEvent::Lost(error)) => self.lose(&error),
-                Input::Attempted(result) => {
+                Input::OrderChanged(false) => self.detach(Reason::Detached),
+                Input::Event(ConnectionEvent::ListChanged(list)) => self.on_list_changed(list),
+                Input::Event(ConnectionEvent::Lost(error)) => self.on_connection_lost(&error),
+                Input::AttemptEnded(result) => {
                     match result {
-                        Ok(attached) => self.attached(*attached),
-                        Err(error) => self.failed(&error),
+                        Ok(attached) => self.on_attached(*attached),
+                        Err(error) => self.on_attempt_failed(&error),
                     }
-                    self.starting = None;
+                    self.startup_guard = None;
                 }
-                Input::Refreshed(list, result) => self.refreshed(list, result),
-                Input::SlowStart => self.note_slow_start(),
-                Input::RefreshDue => self.refresh(),
+                Input::ListRead(list, result) => self.on_list_read(list, result),
+                Input::SlowStartDue => self.report_slow_start(),
+                Input::RefreshDue => self.start_refresh(),
                 Input::RetryDue => self.connect(),
-                Input::GraceOver => self.grace_over(),
-                Input::IdleDue => self.maybe_sleep(),
-                Input::Wanted => self.wake(),
-                Input::Ended if self.waiting => self.connect(),
-                Input::Paused | Input::Ended => {}
+                Input::GraceExpired => self.on_grace_expired(),
+                Input::IdleCheckDue => self.disconnect_if_idle(),
+                Input::Called => self.connect_on_demand(),
+                Input::ConnectionClosed if self.connect_when_closed => self.connect(),
+                Input::RetryAfterChanged | Input::ConnectionClosed => {}
             }
         }
     }
 
-    async fn wait(&mut self) -> Input {
-        let refresh_due = self.refresh_due();
-        let slow_start = self.attempt.as_ref().and_then(|attempt| attempt.slow_at);
+    async fn next_input(&mut self) -> Input {
+        let refresh_due = self.next_refresh_at();
+        let slow_start = self.attempt.as_ref().and_then(|attempt| attempt.slow_start_at);
         let event = async {
             match &mut self.live {
                 // What a health check finds comes as an event.
                 Some(live) => tokio::select! {
                     event = live.events.next() => event,
-                    never = &mut live.health => match never {},
-                    Some(never) = beside(&mut live.subscriptions) => match never {},
+                    never = &mut live.health_task => match never {},
+                    Some(never) = poll_background(&mut live.subscriptions_task) => match never {},
                 },
                 None => std::future::pending().await,
             }
         };
         let attempt = async {
             match &mut self.attempt {
-                Some(attempt) => (&mut attempt.work).await,
+                Some(attempt) => (&mut attempt.future).await,
                 None => std::future::pending().await,
             }
         };
@@ -257,64 +257,66 @@ impl Actor {
                 None => std::future::pending().await,
             }
         };
-        let leaving = self.leaving.is_some();
+        let leaving = self.detaching.is_some();
         tokio::select! {
             biased;
-            order = self.orders.changed(), if !(leaving && self.orders.has_changed().is_err()) => Input::Order(order.is_ok()),
+            order = self.orders.changed(), if !(leaving && self.orders.has_changed().is_err()) => Input::OrderChanged(order.is_ok()),
             event = event => Input::Event(event),
-            result = attempt => Input::Attempted(result.map(Box::new)),
-            (list, result) = refresh => Input::Refreshed(list, result),
-            () = at(slow_start) => Input::SlowStart,
-            () = at(refresh_due) => Input::RefreshDue,
-            () = at(self.retry_at.map(|(at, _)| at)) => Input::RetryDue,
-            () = at(self.grace_until) => Input::GraceOver,
-            () = at(self.idle_at) => Input::IdleDue,
-            () = self.pause.1.changed() => Input::Paused,
-            () = self.upstream.wanted(), if self.asleep => Input::Wanted,
-            () = one_of(&mut self.ending) => Input::Ended,
+            result = attempt => Input::AttemptEnded(result.map(Box::new)),
+            (list, result) = refresh => Input::ListRead(list, result),
+            () = sleep_until_some(slow_start) => Input::SlowStartDue,
+            () = sleep_until_some(refresh_due) => Input::RefreshDue,
+            () = sleep_until_some(self.retry_at.map(|(at, _)| at)) => Input::RetryDue,
+            () = sleep_until_some(self.grace_ends_at) => Input::GraceExpired,
+            () = sleep_until_some(self.idle_check_at) => Input::IdleCheckDue,
+            () = self.retry_after.1.changed() => Input::RetryAfterChanged,
+            () = self.upstream.wake_requested(), if self.idle => Input::Called,
+            () = any_closed(&mut self.closing) => Input::ConnectionClosed,
         }
     }
 
-    fn obey(&mut self, order: ActorOrder) {
+    fn apply_order(&mut self, order: ActorOrder) {
         match order {
-            ActorOrder::Go(reason) => self.leave(reason),
-            ActorOrder::Be(target) => {
-                let same_connection = target.same_connection(&self.target) && self.leaving.is_none();
+            ActorOrder::Detach(reason) => self.detach(reason),
+            ActorOrder::Apply(target) => {
+                let same_connection = target.same_connection(&self.target) && self.detaching.is_none();
                 let is_live = self.live.as_ref().is_some_and(|live| target.same_connection(&live.target));
                 let before = std::mem::replace(&mut self.target, target);
-                self.leaving = None;
-                if self.target.reconnect != before.reconnect {
+                self.detaching = None;
+                if self.target.reconnect_requested_at != before.reconnect_requested_at {
                     // Whoever asks for a new connection knows better than the server when to make it.
-                    self.pause.1 = RetryAfter::default();
+                    self.retry_after.1 = RetryAfter::default();
                 }
                 if is_live && !same_connection {
-                    self.keep();
+                    self.keep_live_connection();
                 }
                 let stays = same_connection || is_live;
                 // What is offered without a connection was learned on the one before.
-                self.asleep &= stays;
-                self.adjust(&before.spec);
+                self.idle &= stays;
+                self.apply_spec(&before.spec);
                 if !stays {
                     self.replace();
                     return;
                 }
-                self.carry_on();
-                if self.target.requested != before.requested {
-                    self.look_again();
+                self.ensure_connected();
+                if self.target.reconcile_requested_at != before.reconcile_requested_at {
+                    self.refresh_all_lists();
                 }
             }
         }
     }
 
     /// Tells what is true now, if it is news.
-    fn tell(&mut self) {
+    fn report(&mut self) {
         let attempt = self.backoff.failures().saturating_add(1);
-        let phase = match (self.leaving, &self.attempt, &self.live) {
-            (Some(reason), ..) if self.ending.is_empty() => Phase::Detached(reason),
+        let phase = match (self.detaching, &self.attempt, &self.live) {
+            (Some(reason), ..) if self.closing.is_empty() => Phase::Detached(reason),
             (Some(reason), ..) => Phase::Draining(reason),
-            (None, Some(_), _) => Phase::Connecting { attempt, last: self.last.clone() },
-            (None, None, None) if self.waiting => Phase::Connecting { attempt, last: self.last.clone() },
-            (None, None, None) if self.asleep => Phase::Idle,
+            (None, Some(_), _) => Phase::Connecting { attempt, last_problem: self.last_problem.clone() },
+            (None, None, None) if self.connect_when_closed => {
+                Phase::Connecting { attempt, last_problem: self.last_problem.clone() }
+            }
+            (None, None, None) if self.idle => Phase::Idle,
             // A rotated secret makes another connection of the same generation.
             (None, None, Some(live))
                 if self.target.same_connection(&live.target)
@@ -324,7 +326,7 @@ impl Actor {
             }
             (None, None, _) => Phase::Failed {
                 problem: self
-                    .last
+                    .last_problem
                     .clone()
                     .unwrap_or_else(|| Problem::new(Reason::Connecting, "not attached yet")),
                 retry_at: self.retry_at.map(|(_, at)| at),
@@ -336,23 +338,26 @@ impl Actor {
             uid: self.target.uid.clone(),
             generation: self.target.generation,
             // What was asked for is done when the attempt has ended and the lists have been read.
-            requested: if self.attempt.is_some() || self.waiting || self.refresh.is_some() {
-                self.told.as_ref().and_then(|told| told.requested.clone())
+            last_handled_request: if self.attempt.is_some()
+                || self.connect_when_closed
+                || self.refresh.is_some()
+            {
+                self.last_observation.as_ref().and_then(|told| told.last_handled_request.clone())
             } else {
-                self.target.requested.clone()
+                self.target.reconcile_requested_at.clone()
             },
             phase,
-            listed: self
-                .offered
+            live_server: self
+                .published
                 .as_ref()
-                .filter(|_| self.live.is_some() || self.asleep)
-                .map(|offered| offered.listed.clone()),
-            paused: self.live.as_ref().and_then(|live| live.link.paused()),
-            degraded: self.live.as_ref().and_then(|live| degraded(&live.degraded)),
+                .filter(|_| self.live.is_some() || self.idle)
+                .map(|offered| offered.live_server.clone()),
+            paused: self.live.as_ref().and_then(|live| live.connection.retry_after_problem()),
+            degraded: self.live.as_ref().and_then(|live| merge_problems(&live.degraded)),
             restarts: self.restarts,
         };
-        if self.told.as_ref() != Some(&observation) {
-            self.told = Some(observation.clone());
+        if self.last_observation.as_ref() != Some(&observation) {
+            self.last_observation = Some(observation.clone());
             // The reporter outlives the fleet but for the very end.
             let _ = self.context.observations.send(observation);
         }
@@ -360,17 +365,17 @@ impl Actor {
 }
 
 /// One problem for all lists of a server: of several reasons the worst, which is the first of its enum.
-fn degraded(lists: &BTreeMap<ListKind, Problem>) -> Option<Problem> {
+fn merge_problems(lists: &BTreeMap<ListKind, Problem>) -> Option<Problem> {
     let reason = lists.values().map(|problem| problem.reason).min()?;
     let messages: Vec<_> = lists.values().map(|problem| problem.message.as_str()).collect();
     Some(Problem::new(reason, messages.join("; ")))
 }
 
-async fn beside(work: &mut Option<BackgroundTask>) -> Option<Infallible> {
+async fn poll_background(work: &mut Option<BackgroundTask>) -> Option<Infallible> {
     Some(work.as_mut()?.await)
 }
 
-async fn at(instant: Option<Instant>) {
+async fn sleep_until_some(instant: Option<Instant>) {
     match instant {
         Some(instant) => tokio::time::sleep_until(instant).await,
         None => std::future::pending().await,
@@ -378,7 +383,7 @@ async fn at(instant: Option<Instant>) {
 }
 
 /// Waits until one of the futures is done and drops it.
-async fn one_of(futures: &mut Vec<Ending>) {
+async fn any_closed(futures: &mut Vec<CloseFuture>) {
     if futures.is_empty() {
         std::future::pending::<()>().await;
     }

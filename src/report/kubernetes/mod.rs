@@ -9,8 +9,8 @@ mod events;
 mod lease;
 mod request;
 mod status_diff;
+mod status_writer;
 mod write_conflicts;
-mod writer;
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ pub struct WriterInputs {
     /// What is true.
     pub store: watch::Receiver<StatusSnapshot>,
     /// What the objects show.
-    pub shown: watch::Receiver<StoredStatuses>,
+    pub stored_statuses: watch::Receiver<StoredStatuses>,
     /// Whether it is this replica that writes.
     pub leading: watch::Receiver<bool>,
     /// What this replica calls itself in events.
@@ -38,11 +38,11 @@ pub struct WriterInputs {
 }
 
 /// Writes until it is stopped.
-pub async fn tell(inputs: WriterInputs, stop: CancellationToken) {
-    let WriterInputs { client, store, shown, leading, instance } = inputs;
-    let servers = writer::servers(&client).run(store.clone(), shown.clone(), leading.clone());
-    let skills = writer::skills(&client).run(store.clone(), shown, leading.clone());
-    let events = events::tell(client, instance, store, leading);
+pub async fn run_writers(inputs: WriterInputs, stop: CancellationToken) {
+    let WriterInputs { client, store, stored_statuses: shown, leading, instance } = inputs;
+    let servers = status_writer::server_writer(&client).run(store.clone(), shown.clone(), leading.clone());
+    let skills = status_writer::skill_writer(&client).run(store.clone(), shown, leading.clone());
+    let events = events::write_events(client, instance, store, leading);
     let all = Box::pin(async { tokio::join!(servers, skills, events) });
     stop.run_until_cancelled(all).await;
 }

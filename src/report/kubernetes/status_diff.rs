@@ -5,11 +5,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use crate::report::{ConditionStatus, condition};
+use crate::report::{ConditionStatus, find_condition};
 use crate::resource::{ConditionType, McpServerStatus, Reason, SkillStatus};
 
 /// The condition types that are ours; others' are left alone.
-const OURS: [ConditionType; 6] = [
+const OWNED_CONDITIONS: [ConditionType; 6] = [
     ConditionType::Ready,
     ConditionType::Accepted,
     ConditionType::ResolvedRefs,
@@ -19,11 +19,11 @@ const OURS: [ConditionType; 6] = [
 ];
 
 /// Work that has only begun: soon there is more to tell.
-const BEGUN: Duration = Duration::from_secs(1);
+const PROGRESSING_WRITE_DELAY: Duration = Duration::from_secs(1);
 /// The same of an object that was ready when it was told of last: after a restart it mostly is again.
-const BEGUN_AGAIN: Duration = Duration::from_secs(10);
+const RESTART_WRITE_DELAY: Duration = Duration::from_secs(10);
 /// Nothing but numbers and words differ.
-const WORDS: Duration = Duration::from_secs(1);
+const MINOR_CHANGE_WRITE_DELAY: Duration = Duration::from_secs(1);
 
 /// A status with conditions.
 pub(super) trait StatusFields: Clone + PartialEq {
@@ -61,7 +61,7 @@ with_conditions!(McpServerStatus, SkillStatus);
 /// What is to be written so that an object that shows `shown` shows `wanted`; `None` if it does.
 ///
 /// A condition whose status value is shown already keeps the time at which it came to be.
-pub(super) fn to_write<T: StatusFields>(mut wanted: T, shown: Option<&T>) -> Option<T> {
+pub(super) fn status_to_write<T: StatusFields>(mut wanted: T, shown: Option<&T>) -> Option<T> {
     let Some(shown) = shown else { return Some(wanted) };
     for told in wanted.conditions_mut() {
         let before = shown.conditions().iter().find(|before| before.type_ == told.type_);
@@ -69,11 +69,11 @@ pub(super) fn to_write<T: StatusFields>(mut wanted: T, shown: Option<&T>) -> Opt
             told.last_transition_time = before.last_transition_time.clone();
         }
     }
-    (ours(&wanted) != ours(shown)).then_some(wanted)
+    (owned_fields(&wanted) != owned_fields(shown)).then_some(wanted)
 }
 
 /// The status of an object that is being deleted.
-pub(super) fn farewell<T: StatusFields>(generation: i64, now: Timestamp) -> T {
+pub(super) fn removed_status<T: StatusFields>(generation: i64, now: Timestamp) -> T {
     let ready = Condition {
         type_: ConditionType::Ready.to_string(),
         status: ConditionStatus::False.to_string(),
@@ -87,38 +87,38 @@ pub(super) fn farewell<T: StatusFields>(generation: i64, now: Timestamp) -> T {
 }
 
 /// Whether two statuses say the same, but for what others say.
-pub(super) fn same<T: StatusFields>(one: Option<&T>, other: Option<&T>) -> bool {
-    one.map(ours) == other.map(ours)
+pub(super) fn same_owned_fields<T: StatusFields>(one: Option<&T>, other: Option<&T>) -> bool {
+    one.map(owned_fields) == other.map(owned_fields)
 }
 
 /// How long the write may wait for more to tell.
-pub(super) fn patience<T: StatusFields>(wanted: &T, shown: Option<&T>) -> Duration {
+pub(super) fn write_delay<T: StatusFields>(wanted: &T, shown: Option<&T>) -> Duration {
     let shown = shown.filter(|shown| shown.generation() == wanted.generation());
     let said = |status: &T, kind, what: &str| {
-        condition(status.conditions(), kind).is_some_and(|told| told.status == what)
+        find_condition(status.conditions(), kind).is_some_and(|told| told.status == what)
     };
-    let begun = condition(wanted.conditions(), ConditionType::Reconciling)
+    let begun = find_condition(wanted.conditions(), ConditionType::Reconciling)
         .is_some_and(|told| told.reason == Reason::Progressing.to_string());
     match shown {
-        Some(shown) if begun && said(shown, ConditionType::Ready, "True") => BEGUN_AGAIN,
-        _ if begun => BEGUN,
-        Some(shown) if states(wanted) == states(shown) => WORDS,
+        Some(shown) if begun && said(shown, ConditionType::Ready, "True") => RESTART_WRITE_DELAY,
+        _ if begun => PROGRESSING_WRITE_DELAY,
+        Some(shown) if condition_states(wanted) == condition_states(shown) => MINOR_CHANGE_WRITE_DELAY,
         _ => Duration::ZERO,
     }
 }
 
 /// In one order, and without others' conditions.
-fn ours<T: StatusFields>(status: &T) -> T {
+fn owned_fields<T: StatusFields>(status: &T) -> T {
     let mut status = status.clone();
     let conditions = status.conditions_mut();
-    conditions.retain(|told| OURS.iter().any(|kind| kind.to_string() == told.type_));
+    conditions.retain(|told| OWNED_CONDITIONS.iter().any(|kind| kind.to_string() == told.type_));
     conditions.sort_by(|one, other| one.type_.cmp(&other.type_));
     status
 }
 
-fn states<T: StatusFields>(status: &T) -> Vec<(String, String, String)> {
+fn condition_states<T: StatusFields>(status: &T) -> Vec<(String, String, String)> {
     let state = |told: &Condition| (told.type_.clone(), told.status.clone(), told.reason.clone());
-    ours(status).conditions().iter().map(state).collect()
+    owned_fields(status).conditions().iter().map(state).collect()
 }
 
 #[cfg(test)]
@@ -149,40 +149,43 @@ mod tests {
     }
 
     #[test]
-    fn only_a_difference_is_written_and_times_stay() {
+    fn only_differences_are_written_and_transition_times_kept() {
         let shown = status(1, 2, "Other=True/Theirs@1 Accepted=True/Accepted@1 Ready=True/Attached@5");
         // Another order, other times, another manager's condition: the same.
         let same = status(1, 2, "Ready=True/Attached@9 Accepted=True/Accepted@9");
-        assert_eq!(to_write(same, Some(&shown)), None);
+        assert_eq!(status_to_write(same, Some(&shown)), None);
         let lost = status(1, 2, "Ready=False/Exited@9 Accepted=True/Accepted@9");
-        let written = to_write(lost.clone(), Some(&shown)).unwrap();
+        let written = status_to_write(lost.clone(), Some(&shown)).unwrap();
         let times: Vec<_> =
             written.conditions.iter().map(|told| told.last_transition_time.0.as_second()).collect();
         assert_eq!(times, [9, 1]);
-        assert_eq!(to_write(lost.clone(), None), Some(lost));
+        assert_eq!(status_to_write(lost.clone(), None), Some(lost));
         let gone = status(1, 2, "Ready=True/Attached@9");
-        assert!(to_write(gone, Some(&shown)).is_some(), "a condition of ours that is over is taken away");
+        assert!(
+            status_to_write(gone, Some(&shown)).is_some(),
+            "a condition of ours that is over is taken away"
+        );
         let at = |second| Timestamp::from_second(second).unwrap();
-        let left = to_write(farewell::<McpServerStatus>(2, at(7)), Some(&shown)).unwrap();
+        let left = status_to_write(removed_status::<McpServerStatus>(2, at(7)), Some(&shown)).unwrap();
         assert_eq!((left.conditions[0].reason.as_str(), left.tools), ("Removed", None));
-        assert_eq!(to_write(farewell(2, at(9)), Some(&left)), None, "it is said once");
+        assert_eq!(status_to_write(removed_status(2, at(9)), Some(&left)), None, "it is said once");
     }
 
     #[test]
-    fn what_is_about_to_change_waits() {
+    fn progressing_status_is_written_with_a_delay() {
         let connecting = status(1, 0, "Ready=False/Connecting@1 Reconciling=True/Progressing@1");
         let ready = status(1, 2, "Ready=True/Attached@1");
         let failed = status(1, 0, "Ready=False/Exited@1 Reconciling=True/ProgressingWithRetry@1");
         for (wanted, shown, expected) in [
-            (&connecting, None, BEGUN),
-            (&connecting, Some(&status(2, 2, "Ready=True/Attached@1")), BEGUN),
-            (&connecting, Some(&ready), BEGUN_AGAIN),
+            (&connecting, None, PROGRESSING_WRITE_DELAY),
+            (&connecting, Some(&status(2, 2, "Ready=True/Attached@1")), PROGRESSING_WRITE_DELAY),
+            (&connecting, Some(&ready), RESTART_WRITE_DELAY),
             (&failed, Some(&ready), Duration::ZERO),
             (&ready, Some(&connecting), Duration::ZERO),
             (&ready, None, Duration::ZERO),
-            (&status(1, 3, "Ready=True/Attached@1"), Some(&ready), WORDS),
+            (&status(1, 3, "Ready=True/Attached@1"), Some(&ready), MINOR_CHANGE_WRITE_DELAY),
         ] {
-            assert_eq!(patience(wanted, shown), expected, "{wanted:?} {shown:?}");
+            assert_eq!(write_delay(wanted, shown), expected, "{wanted:?} {shown:?}");
         }
     }
 }

@@ -8,60 +8,69 @@ use tokio::time::Instant;
 use crate::resource::ObjectKey;
 
 /// So often a status may be written over before that is a habit: a person may try something.
-const TRIES: u32 = 3;
+const MIN_CONFLICTS: u32 = 3;
 /// The longest time before such a status is written again.
-const LONGEST: Duration = Duration::from_mins(1);
+const MAX_WRITE_DELAY: Duration = Duration::from_mins(1);
 /// After so long a time without it, it is over.
-const CALM: Duration = Duration::from_mins(5);
+const CONFLICT_EXPIRY: Duration = Duration::from_mins(5);
 
 /// The statuses that were written over.
 #[derive(Default)]
 pub(super) struct WriteConflicts {
-    known: HashMap<ObjectKey, WriteConflict>,
-    told: bool,
+    by_object: HashMap<ObjectKey, WriteConflict>,
+    warned: bool,
 }
 
 struct WriteConflict {
-    times: u32,
+    count: u32,
     /// Of the object as somebody else left it.
-    version: u64,
-    last: Instant,
+    resource_version: u64,
+    last_at: Instant,
 }
 
 impl WriteConflicts {
     /// Takes note that an object shows what somebody else wrote, in this version of it. True if that is to be told:
     /// once, when it has become a habit.
-    pub fn lost(&mut self, key: &ObjectKey, version: u64, now: Instant) -> bool {
-        let contest =
-            self.known.entry(key.clone()).or_insert(WriteConflict { times: 0, version: 0, last: now });
-        if contest.version == version {
+    pub fn record_overwrite(&mut self, key: &ObjectKey, version: u64, now: Instant) -> bool {
+        let contest = self.by_object.entry(key.clone()).or_insert(WriteConflict {
+            count: 0,
+            resource_version: 0,
+            last_at: now,
+        });
+        if contest.resource_version == version {
             return false;
         }
-        let over = now - contest.last > CALM;
-        *contest = WriteConflict { times: if over { 1 } else { contest.times + 1 }, version, last: now };
-        let tell = !self.told && contest.times >= TRIES;
-        self.told |= tell;
+        let over = now - contest.last_at > CONFLICT_EXPIRY;
+        *contest = WriteConflict {
+            count: if over { 1 } else { contest.count + 1 },
+            resource_version: version,
+            last_at: now,
+        };
+        let tell = !self.warned && contest.count >= MIN_CONFLICTS;
+        self.warned |= tell;
         tell
     }
 
     /// How long after our last write the next one has to wait.
-    pub fn pause(&self, key: &ObjectKey, now: Instant) -> Duration {
-        match self.known.get(key) {
-            Some(WriteConflict { times: times @ TRIES.., last, .. }) if now - *last <= CALM => {
-                Duration::from_secs(1 << (times - TRIES + 1).min(6)).min(LONGEST)
+    pub fn write_delay(&self, key: &ObjectKey, now: Instant) -> Duration {
+        match self.by_object.get(key) {
+            Some(WriteConflict { count: times @ MIN_CONFLICTS.., last_at: last, .. })
+                if now - *last <= CONFLICT_EXPIRY =>
+            {
+                Duration::from_secs(1 << (times - MIN_CONFLICTS + 1).min(6)).min(MAX_WRITE_DELAY)
             }
             _ => Duration::ZERO,
         }
     }
 
     /// The object is gone.
-    pub fn forget(&mut self, key: &ObjectKey) {
-        self.known.remove(key);
+    pub fn remove(&mut self, key: &ObjectKey) {
+        self.by_object.remove(key);
     }
 
     /// Somebody else was to write meanwhile.
     pub fn clear(&mut self) {
-        self.known.clear();
+        self.by_object.clear();
     }
 }
 
@@ -70,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_that_is_written_over_is_written_less_and_less_often_and_told_once() {
+    fn overwritten_status_is_written_less_often_and_logged_once() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let [one, other] = ["a", "b"].map(|name| ObjectKey::new("n", name));
@@ -91,11 +100,11 @@ mod tests {
             (&one, 12, 10, false, 60),
             (&one, 13, 400, false, 0),
         ] {
-            assert_eq!(contests.lost(key, version, at(second)), tells, "{key} {version}");
-            assert_eq!(contests.pause(key, at(second)), Duration::from_secs(pause), "{key} {version}");
+            assert_eq!(contests.record_overwrite(key, version, at(second)), tells, "{key} {version}");
+            assert_eq!(contests.write_delay(key, at(second)), Duration::from_secs(pause), "{key} {version}");
         }
-        assert_eq!(contests.pause(&other, at(400)), Duration::ZERO, "it is over");
-        contests.forget(&one);
-        assert_eq!(contests.known.len(), 1);
+        assert_eq!(contests.write_delay(&other, at(400)), Duration::ZERO, "it is over");
+        contests.remove(&one);
+        assert_eq!(contests.by_object.len(), 1);
     }
 }

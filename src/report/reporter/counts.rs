@@ -4,14 +4,18 @@ use std::sync::Arc;
 
 use super::Reporter;
 use crate::report::SourceObject;
-use crate::report::conditions::condition;
+use crate::report::conditions::find_condition;
 use crate::report::source::ServerCounts;
 use crate::resource::{ConditionType, McpServerStatus};
 
 impl Reporter {
     /// Takes up what is said of a server in place of what was said before: costs that server, and not the fleet.
-    pub(super) fn recount(&mut self, before: Option<&McpServerStatus>, after: Option<&McpServerStatus>) {
-        let one = |status: Option<&McpServerStatus>| status.map_or_else(ServerCounts::default, of);
+    pub(super) fn update_counts(
+        &mut self,
+        before: Option<&McpServerStatus>,
+        after: Option<&McpServerStatus>,
+    ) {
+        let one = |status: Option<&McpServerStatus>| status.map_or_else(ServerCounts::default, counts_of);
         let (before, after) = (one(before), one(after));
         let ServerCounts { servers, attached, tools } = &mut self.counts;
         *servers = (*servers + after.servers).saturating_sub(before.servers);
@@ -20,19 +24,19 @@ impl Reporter {
     }
 
     /// Tells what the counts are now, if they differ from what was told.
-    pub(super) fn tell_counts(&mut self) {
+    pub(super) fn publish_counts(&mut self) {
         if self.store.source.status.counts == self.counts {
             return;
         }
         let mut source = SourceObject::clone(&self.store.source);
         source.status.counts = self.counts;
-        source.resource_version = self.store.next_version();
+        source.resource_version = self.store.next_resource_version();
         self.store.source = Arc::new(source);
     }
 }
 
-fn of(status: &McpServerStatus) -> ServerCounts {
-    let ready = condition(&status.conditions, ConditionType::Ready);
+fn counts_of(status: &McpServerStatus) -> ServerCounts {
+    let ready = find_condition(&status.conditions, ConditionType::Ready);
     ServerCounts {
         servers: 1,
         attached: usize::from(ready.is_some_and(|ready| ready.status == "True")),

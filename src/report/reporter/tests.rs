@@ -6,15 +6,15 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
 use crate::catalog::{ReservedNames, catalog};
-use crate::report::testing::{section, seen};
+use crate::report::testing::{observation, section};
 use crate::resource::SourceProblem;
-use crate::resource::testing::{at, declared, key, server_spec, source_id};
+use crate::resource::testing::{at, declared_server, key, server_spec, source_id};
 
 /// Collects log lines.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+struct LogLines(Arc<Mutex<Vec<u8>>>);
 
-impl std::io::Write for Lines {
+impl std::io::Write for LogLines {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
@@ -25,7 +25,7 @@ impl std::io::Write for Lines {
     }
 }
 
-impl<'a> MakeWriter<'a> for Lines {
+impl<'a> MakeWriter<'a> for LogLines {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {
@@ -33,7 +33,7 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
-impl Lines {
+impl LogLines {
     /// The lines since the last look.
     fn take(&self) -> Vec<String> {
         let bytes = std::mem::take(&mut *self.0.lock().unwrap());
@@ -42,8 +42,8 @@ impl Lines {
 }
 
 /// Runs a test with a reporter, its store and its log.
-fn with_reporter(test: impl FnOnce(Reporter, watch::Receiver<StatusSnapshot>, Lines)) {
-    let lines = Lines::default();
+fn with_reporter(test: impl FnOnce(Reporter, watch::Receiver<StatusSnapshot>, LogLines)) {
+    let lines = LogLines::default();
     let subscriber = tracing_subscriber::fmt()
         .with_writer(lines.clone())
         .with_ansi(false)
@@ -55,23 +55,23 @@ fn with_reporter(test: impl FnOnce(Reporter, watch::Receiver<StatusSnapshot>, Li
     tracing::subscriber::with_default(subscriber, || test(reporter, store, lines));
 }
 
-fn synced() -> Arc<SourceState> {
+fn synced_source() -> Arc<SourceState> {
     Arc::new(SourceState { synced: true, revision: "r1".into(), ..SourceState::default() })
 }
 
 fn desired(names: &[&str]) -> Desired {
     Desired {
-        servers: names.iter().map(|name| (key(name), Arc::new(declared(name, 1)))).collect(),
-        source: synced(),
+        servers: names.iter().map(|name| (key(name), Arc::new(declared_server(name, 1)))).collect(),
+        source: synced_source(),
         ..Desired::default()
     }
 }
 
 #[test]
-fn each_change_of_state_is_one_line_and_no_change_is_none() {
+fn state_change_is_logged_once() {
     with_reporter(|mut reporter, _, lines| {
         let both = Arc::new(desired(&["a", "b"]));
-        reporter.desire(&both, at(1));
+        reporter.apply_desired(&both, at(1));
         assert_eq!(
             lines.take(),
             [
@@ -81,10 +81,10 @@ fn each_change_of_state_is_one_line_and_no_change_is_none() {
                 "DEBUG waiting for an attempt to connect resource=McpServer/default/b reason=Connecting",
             ]
         );
-        reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(2));
+        reporter.apply_observation(observation("a", 1, Phase::Attached, Some(1)), at(2));
         let problem = Problem::new(Reason::Exited, "exited with code 3");
         let failed = |attempt| Phase::Failed { problem: problem.clone(), retry_at: Some(at(60)), attempt };
-        reporter.observe(seen("b", 1, failed(2), None), at(2));
+        reporter.apply_observation(observation("b", 1, failed(2), None), at(2));
         assert_eq!(
             lines.take(),
             [
@@ -94,15 +94,15 @@ fn each_change_of_state_is_one_line_and_no_change_is_none() {
             ]
         );
         // The same again, and a further failure for the same reason.
-        reporter.desire(&both, at(3));
-        reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(3));
-        let under_way = Phase::Connecting { attempt: 2, last: Some(problem.clone()) };
-        reporter.observe(seen("b", 1, under_way, None), at(3));
-        reporter.observe(seen("b", 1, failed(3), None), at(3));
+        reporter.apply_desired(&both, at(3));
+        reporter.apply_observation(observation("a", 1, Phase::Attached, Some(1)), at(3));
+        let under_way = Phase::Connecting { attempt: 2, last_problem: Some(problem.clone()) };
+        reporter.apply_observation(observation("b", 1, under_way, None), at(3));
+        reporter.apply_observation(observation("b", 1, failed(3), None), at(3));
         assert_eq!(lines.take(), [""; 0]);
 
-        reporter.desire(&Arc::new(desired(&["b"])), at(4));
-        reporter.observe(seen("a", 1, Phase::Detached(Reason::Removed), None), at(5));
+        reporter.apply_desired(&Arc::new(desired(&["b"])), at(4));
+        reporter.apply_observation(observation("a", 1, Phase::Detached(Reason::Removed), None), at(5));
         assert_eq!(
             lines.take(),
             [
@@ -110,35 +110,37 @@ fn each_change_of_state_is_one_line_and_no_change_is_none() {
                 "DEBUG detached resource=McpServer/default/a reason=Detached",
             ]
         );
-        assert!(reporter.seen.len() == 1, "nothing is kept of what is gone");
+        assert!(reporter.observations.len() == 1, "nothing is kept of what is gone");
     });
 }
 
 #[test]
-fn what_changed_between_two_runs_is_told_once_and_nothing_else() {
+fn changes_while_stopped_are_reported_once() {
     with_reporter(|mut reporter, _, lines| {
         let of = |objects: &[(&str, i64)]| Desired {
             servers: objects
                 .iter()
-                .map(|(name, generation)| (key(name), Arc::new(declared(name, *generation))))
+                .map(|(name, generation)| (key(name), Arc::new(declared_server(name, *generation))))
                 .collect(),
             ..Desired::default()
         };
-        let mut happened = reporter.occurrences();
+        let mut happened = reporter.subscribe_occurrences();
         // All that is older than this run; "d" is not.
-        reporter.started = at(10);
+        reporter.started_at = at(10);
         let remembered = Arc::new(of(&[("a", 1), ("b", 1), ("c", 1)]));
         let mut now = of(&[("a", 1), ("b", 2)]);
-        let mut created = declared("d", 1);
-        created.meta.created = at(11);
+        let mut created = declared_server("d", 1);
+        created.meta.created_at = at(11);
         now.servers.insert(key("d"), Arc::new(created));
-        now.remembered = Some(remembered.clone());
+        now.previous_run = Some(remembered.clone());
         // Not read to its end, then read, then looked at again.
-        reporter.desire(&Arc::new(now.clone()), at(11));
+        reporter.apply_desired(&Arc::new(now.clone()), at(11));
         for second in 12..14 {
-            now.source =
-                Arc::new(SourceState { foreign: usize::from(second == 13), ..SourceState::clone(&synced()) });
-            reporter.desire(&Arc::new(now.clone()), at(second));
+            now.source = Arc::new(SourceState {
+                foreign_documents: usize::from(second == 13),
+                ..SourceState::clone(&synced_source())
+            });
+            reporter.apply_desired(&Arc::new(now.clone()), at(second));
         }
         let mut told = Vec::new();
         while let Ok(occurrence) = happened.try_recv() {
@@ -149,49 +151,49 @@ fn what_changed_between_two_runs_is_told_once_and_nothing_else() {
         assert_eq!(told, ["b Updated", "d Created", "c Removed"], "{:?}", lines.take());
         // Taken away and declared once more: it is not the one of the earlier run.
         now.servers.remove(&key("a"));
-        reporter.desire(&Arc::new(now.clone()), at(14));
-        let mut again = declared("a", 1);
-        (again.meta.created, again.meta.uid) = (at(15), "another".into());
+        reporter.apply_desired(&Arc::new(now.clone()), at(14));
+        let mut again = declared_server("a", 1);
+        (again.meta.created_at, again.meta.uid) = (at(15), "another".into());
         now.servers.insert(key("a"), Arc::new(again));
-        reporter.desire(&Arc::new(now), at(15));
+        reporter.apply_desired(&Arc::new(now), at(15));
         let told = std::iter::from_fn(|| happened.try_recv().ok()).map(|occurrence| occurrence.reason);
         assert_eq!(told.collect::<Vec<_>>(), [Reason::Removed, Reason::Created]);
     });
 }
 
 #[test]
-fn nothing_is_written_when_nothing_changed() {
+fn unchanged_state_is_not_published() {
     with_reporter(|mut reporter, mut store, _| {
         let both = Arc::new(desired(&["a", "b"]));
-        reporter.desire(&both, at(1));
-        reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(2));
+        reporter.apply_desired(&both, at(1));
+        reporter.apply_observation(observation("a", 1, Phase::Attached, Some(1)), at(2));
         reporter.publish();
         store.borrow_and_update();
         // The same declarations in another map, the same observation, at another time.
         let rebuilt = Desired {
             servers: both.servers.iter().map(|(key, object)| (key.clone(), object.clone())).collect(),
-            source: synced(),
+            source: synced_source(),
             ..Desired::default()
         };
-        reporter.desire(&Arc::new(rebuilt), at(9));
-        reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(9));
-        reporter.conflict(&OrdMap::new(), at(9));
+        reporter.apply_desired(&Arc::new(rebuilt), at(9));
+        reporter.apply_observation(observation("a", 1, Phase::Attached, Some(1)), at(9));
+        reporter.apply_conflicts(&OrdMap::new(), at(9));
         reporter.publish();
         assert!(!store.has_changed().unwrap());
     });
 }
 
 #[test]
-fn one_change_touches_one_object_of_many() {
+fn single_change_updates_a_single_object() {
     with_reporter(|mut reporter, mut store, _| {
         let names: Vec<_> = (0..1000).map(|n| format!("s{n:04}")).collect();
         let names: Vec<_> = names.iter().map(String::as_str).collect();
         let mut many = desired(&names);
-        reporter.desire(&Arc::new(many.clone()), at(1));
+        reporter.apply_desired(&Arc::new(many.clone()), at(1));
         reporter.publish();
         let before = store.borrow_and_update().clone();
-        many.servers.insert(key("s0500"), Arc::new(declared("s0500", 2)));
-        reporter.desire(&Arc::new(many), at(2));
+        many.servers.insert(key("s0500"), Arc::new(declared_server("s0500", 2)));
+        reporter.apply_desired(&Arc::new(many), at(2));
         reporter.publish();
         let after = store.borrow_and_update().clone();
         // The object and the event that tells of it.
@@ -205,18 +207,18 @@ fn one_change_touches_one_object_of_many() {
 }
 
 #[test]
-fn a_recreated_object_starts_anew() {
+fn recreated_object_gets_a_new_status() {
     with_reporter(|mut reporter, _, lines| {
-        reporter.desire(&Arc::new(desired(&["a"])), at(1));
-        reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(2));
+        reporter.apply_desired(&Arc::new(desired(&["a"])), at(1));
+        reporter.apply_observation(observation("a", 1, Phase::Attached, Some(1)), at(2));
         lines.take();
-        let mut another = declared("a", 1);
+        let mut another = declared_server("a", 1);
         another.meta.uid = "another".into();
         let mut again = desired(&[]);
         again.servers.insert(key("a"), Arc::new(another));
-        reporter.desire(&Arc::new(again), at(3));
+        reporter.apply_desired(&Arc::new(again), at(3));
         let status = &reporter.store.servers[&key("a")].status;
-        let told = condition(&status.conditions, ConditionType::Ready).unwrap();
+        let told = find_condition(&status.conditions, ConditionType::Ready).unwrap();
         assert_eq!((told.status.as_str(), told.last_transition_time.0), ("False", at(3)));
         let told: Vec<_> =
             lines.take().iter().filter_map(|line| Some(line.rsplit_once('=')?.1.to_owned())).collect();
@@ -225,15 +227,23 @@ fn a_recreated_object_starts_anew() {
 }
 
 #[test]
-fn what_happens_is_an_event_and_an_occurrence_with_both_digests() {
+fn occurrences_carry_both_spec_digests() {
     with_reporter(|mut reporter, _, _| {
-        let mut occurrences = reporter.occurrences();
+        let mut occurrences = reporter.subscribe_occurrences();
         let mut told = || {
             std::iter::from_fn(|| occurrences.try_recv().ok())
                 .map(|occurrence| {
-                    let Occurrence { action, warning, reason, note, digest_before, digest, .. } =
-                        &*occurrence;
-                    let short = |digest: &Option<Digest>| digest.map_or("-".into(), |digest| digest.short(2));
+                    let Occurrence {
+                        action,
+                        warning,
+                        reason,
+                        note,
+                        previous_digest: digest_before,
+                        digest,
+                        ..
+                    } = &*occurrence;
+                    let short =
+                        |digest: &Option<Digest>| digest.map_or("-".into(), |digest| digest.hex_prefix(2));
                     let sign = if *warning { "!" } else { "" };
                     let digests = format!("{}>{}", short(digest_before), short(digest));
                     format!("{sign}{action:?}/{reason} {note} {digests}")
@@ -241,20 +251,20 @@ fn what_happens_is_an_event_and_an_occurrence_with_both_digests() {
                 .collect::<Vec<_>>()
         };
         let (one, two) = (Digest::of(b"spec"), Digest::of(b"2"));
-        let (one, two) = (one.short(2), two.short(2));
-        let mut old = declared("old", 3);
-        old.meta.created = at(-5);
+        let (one, two) = (one.hex_prefix(2), two.hex_prefix(2));
+        let mut old = declared_server("old", 3);
+        old.meta.created_at = at(-5);
         let mut fleet = desired(&["a"]);
         fleet.servers.insert(key("old"), Arc::new(old));
-        reporter.desire(&Arc::new(fleet.clone()), at(1));
+        reporter.apply_desired(&Arc::new(fleet.clone()), at(1));
         // What an earlier run has seen appear is not told again.
         assert_eq!(told(), [format!("Create/Created declared in a.yaml:1 ->{one}")]);
 
         let problem = Problem::new(Reason::Exited, "exited with code 3");
         let failed = |attempt| Phase::Failed { problem: problem.clone(), retry_at: Some(at(60)), attempt };
         for second in [2, 4] {
-            reporter.observe(seen("a", 1, failed(2), None), at(second));
-            reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(second + 1));
+            reporter.apply_observation(observation("a", 1, failed(2), None), at(second));
+            reporter.apply_observation(observation("a", 1, Phase::Attached, Some(1)), at(second + 1));
         }
         let twice = [
             format!("!Reconcile/Exited exited with code 3 {one}>{one}"),
@@ -263,24 +273,24 @@ fn what_happens_is_an_event_and_an_occurrence_with_both_digests() {
         assert_eq!(told(), [&twice[..], &twice[..]].concat());
         let exited = reporter.store.events.values().find(|event| event.latest.reason == Reason::Exited);
         let exited = exited.unwrap();
-        assert_eq!((exited.count, exited.first, exited.latest.at), (2, at(2), at(4)));
+        assert_eq!((exited.count, exited.first_at, exited.latest.at), (2, at(2), at(4)));
         assert_eq!(exited.latest.regarding.to_string(), "McpServer/default/a");
 
-        let mut changed = declared("a", 2);
+        let mut changed = declared_server("a", 2);
         changed.spec_digest = Some(Digest::of(b"2"));
         fleet.servers.insert(key("a"), Arc::new(changed));
-        reporter.desire(&Arc::new(fleet.clone()), at(6));
+        reporter.apply_desired(&Arc::new(fleet.clone()), at(6));
         assert_eq!(told(), [format!("Update/Updated generation 2, declared in a.yaml:1 {one}>{two}")]);
         // Read again, and the same.
-        let mut same = declared("a", 2);
+        let mut same = declared_server("a", 2);
         same.spec_digest = Some(Digest::of(b"2"));
         fleet.servers.insert(key("a"), Arc::new(same));
-        reporter.desire(&Arc::new(fleet.clone()), at(7));
+        reporter.apply_desired(&Arc::new(fleet.clone()), at(7));
         assert_eq!(told(), [""; 0]);
 
         fleet.servers.remove(&key("a"));
-        reporter.desire(&Arc::new(fleet), at(8));
-        reporter.observe(seen("a", 2, Phase::Detached(Reason::Removed), None), at(9));
+        reporter.apply_desired(&Arc::new(fleet), at(8));
+        reporter.apply_observation(observation("a", 2, Phase::Detached(Reason::Removed), None), at(9));
         assert_eq!(
             told(),
             [
@@ -292,50 +302,50 @@ fn what_happens_is_an_event_and_an_occurrence_with_both_digests() {
 }
 
 #[test]
-fn readiness_gives_every_reason_until_it_is_reached() {
+fn unready_reasons_are_listed_until_ready() {
     with_reporter(|mut reporter, _, _| {
-        assert_eq!(reporter.store.unready(true).len(), 1, "the source");
+        assert_eq!(reporter.store.unready_reasons(true).len(), 1, "the source");
         let mut required = desired(&["c"]);
         for (name, suspend) in [("a", false), ("b", false), ("d", true)] {
-            let mut server = declared(name, 1);
+            let mut server = declared_server(name, 1);
             let spec = json!({ "stdio": { "command": "c" }, "required": true, "suspend": suspend });
             server.spec = Some(server_spec(spec));
             required.servers.insert(key(name), Arc::new(server));
         }
-        reporter.desire(&Arc::new(required.clone()), at(1));
+        reporter.apply_desired(&Arc::new(required.clone()), at(1));
         assert_eq!(
-            reporter.store.unready(true),
+            reporter.store.unready_reasons(true),
             [
                 "McpServer/default/a: Connecting: waiting for an attempt to connect",
                 "McpServer/default/b: Connecting: waiting for an attempt to connect",
             ]
         );
-        reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(2));
-        assert_eq!(reporter.store.unready(true).len(), 1);
-        reporter.observe(seen("b", 1, Phase::Attached, Some(1)), at(3));
-        assert!(reporter.store.unready(true).is_empty());
+        reporter.apply_observation(observation("a", 1, Phase::Attached, Some(1)), at(2));
+        assert_eq!(reporter.store.unready_reasons(true).len(), 1);
+        reporter.apply_observation(observation("b", 1, Phase::Attached, Some(1)), at(3));
+        assert!(reporter.store.unready_reasons(true).is_empty());
         let gone = Phase::Failed {
             problem: Problem::new(Reason::Exited, "exited"),
             retry_at: Some(at(9)),
             attempt: 2,
         };
-        reporter.observe(seen("a", 1, gone, None), at(4));
-        assert!(reporter.store.unready(true).is_empty(), "for good");
+        reporter.apply_observation(observation("a", 1, gone, None), at(4));
+        assert!(reporter.store.unready_reasons(true).is_empty(), "for good");
     });
 }
 
 #[test]
-fn a_fault_of_the_source_is_told_once() {
+fn source_fault_is_logged_once() {
     with_reporter(|mut reporter, _, lines| {
         let fault = SourceProblem::new(None, Problem::new(Reason::ParseError, "a.yaml:3: not YAML"));
         let with = |faults| {
-            let state = SourceState { faults, ..SourceState::clone(&synced()) };
+            let state = SourceState { problems: faults, ..SourceState::clone(&synced_source()) };
             Arc::new(Desired { source: Arc::new(state), ..Desired::default() })
         };
-        reporter.desire(&with(vec![fault.clone()]), at(1));
-        reporter.desire(&with(vec![fault]), at(2));
-        reporter.desire(&with(Vec::new()), at(3));
-        reporter.desire(&with(Vec::new()), at(4));
+        reporter.apply_desired(&with(vec![fault.clone()]), at(1));
+        reporter.apply_desired(&with(vec![fault]), at(2));
+        reporter.apply_desired(&with(Vec::new()), at(3));
+        reporter.apply_desired(&with(Vec::new()), at(4));
         assert_eq!(
             lines.take(),
             [
@@ -347,7 +357,7 @@ fn a_fault_of_the_source_is_told_once() {
 }
 
 #[tokio::test]
-async fn the_task_follows_its_inputs_and_stops() {
+async fn run_follows_its_inputs_until_stopped() {
     let (reporter, mut store) = Reporter::new(source_id(), at(0));
     let (declare, desired_rx) = watch::channel(Arc::new(Desired::default()));
     let (observe, observations) = mpsc::unbounded_channel();
@@ -359,13 +369,13 @@ async fn the_task_follows_its_inputs_and_stops() {
         desired: desired_rx,
         observations,
         catalog,
-        skills: watch::channel(SkillStates::default()).1,
-        written: watch::channel(SyncResults::default()).1,
+        skill_states: watch::channel(SkillStates::default()).1,
+        sync_results: watch::channel(SyncResults::default()).1,
     };
     let task = tokio::spawn(reporter.run(inputs, stop.clone()));
 
     // The observation may be read before the declaration that it is about: it waits.
-    observe.send(seen("a", 1, Phase::Attached, Some(1))).unwrap();
+    observe.send(observation("a", 1, Phase::Attached, Some(1))).unwrap();
     declare.send(Arc::new(desired(&["a", "b"]))).unwrap();
     // Both want the name x_t.
     for name in ["a", "b"] {
@@ -374,7 +384,7 @@ async fn the_task_follows_its_inputs_and_stops() {
     let is_told = |store: &StatusSnapshot| {
         let reason = |name, kind| {
             let object = store.servers.get(&key(name))?;
-            Some(condition(&object.status.conditions, kind)?.reason.clone())
+            Some(find_condition(&object.status.conditions, kind)?.reason.clone())
         };
         reason("a", ConditionType::Ready).is_some_and(|reason| reason == "Attached")
             && reason("b", ConditionType::Accepted).is_some_and(|reason| reason == "NameConflict")
@@ -384,8 +394,8 @@ async fn the_task_follows_its_inputs_and_stops() {
     // An input that ends is not the end of the others.
     drop(declare);
     drop(publisher);
-    let gone = Phase::Connecting { attempt: 2, last: None };
-    observe.send(seen("a", 1, gone, None)).unwrap();
+    let gone = Phase::Connecting { attempt: 2, last_problem: None };
+    observe.send(observation("a", 1, gone, None)).unwrap();
     store.wait_for(|store| !is_told(store)).await.unwrap();
 
     stop.cancel();
@@ -394,28 +404,29 @@ async fn the_task_follows_its_inputs_and_stops() {
 }
 
 #[test]
-fn the_source_tells_how_far_all_servers_are() {
+fn source_status_counts_servers_and_tools() {
     with_reporter(|mut reporter, store, _| {
         let told = |reporter: &mut Reporter| {
             reporter.publish();
             let ServerCounts { servers, attached, tools } = store.borrow().source.status.counts;
             (servers, attached, tools)
         };
-        reporter.desire(&Arc::new(desired(&["a", "b", "c"])), at(1));
+        reporter.apply_desired(&Arc::new(desired(&["a", "b", "c"])), at(1));
         assert_eq!(told(&mut reporter), (3, 0, 0));
-        reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(2));
-        reporter.observe(seen("b", 1, Phase::Attached, Some(1)), at(2));
+        reporter.apply_observation(observation("a", 1, Phase::Attached, Some(1)), at(2));
+        reporter.apply_observation(observation("b", 1, Phase::Attached, Some(1)), at(2));
         assert_eq!(told(&mut reporter), (3, 2, 6));
         let version = store.borrow().source.resource_version;
-        reporter.observe(seen("a", 1, Phase::Attached, Some(1)), at(3));
+        reporter.apply_observation(observation("a", 1, Phase::Attached, Some(1)), at(3));
         assert_eq!(told(&mut reporter), (3, 2, 6));
         assert_eq!(store.borrow().source.resource_version, version, "written only when it changes");
         // Another look at the source keeps them.
         let mut dirty = desired(&["b", "c"]);
-        dirty.source = Arc::new(SourceState { revision: "r2".into(), ..SourceState::clone(&synced()) });
-        reporter.desire(&Arc::new(dirty), at(4));
+        dirty.source =
+            Arc::new(SourceState { revision: "r2".into(), ..SourceState::clone(&synced_source()) });
+        reporter.apply_desired(&Arc::new(dirty), at(4));
         assert_eq!(told(&mut reporter), (2, 1, 3));
-        reporter.desire(&Arc::new(Desired { source: synced(), ..Desired::default() }), at(5));
+        reporter.apply_desired(&Arc::new(Desired { source: synced_source(), ..Desired::default() }), at(5));
         assert_eq!(told(&mut reporter), (0, 0, 0));
     });
 }

@@ -8,17 +8,17 @@ use crate::resource::Desired;
 
 impl Reporter {
     /// Tells what an earlier run had in force and nobody declares any more.
-    pub(super) fn gone_meanwhile(&mut self, before: &Desired, now: Timestamp) {
-        let remembered = std::mem::take(&mut self.remembered);
+    pub(super) fn report_removals_while_stopped(&mut self, before: &Desired, now: Timestamp) {
+        let remembered = std::mem::take(&mut self.previous_run);
         let desired = self.desired.clone();
         for (key, declared) in &remembered.servers {
             if !before.servers.contains_key(key) && !desired.servers.contains_key(key) {
-                self.tell_removed(ObjectKind::McpServer, declared, now);
+                self.report_removal(ObjectKind::McpServer, declared, now);
             }
         }
         for (key, declared) in &remembered.skills {
             if !before.skills.contains_key(key) && !desired.skills.contains_key(key) {
-                self.tell_removed(ObjectKind::Skill, declared, now);
+                self.report_removal(ObjectKind::Skill, declared, now);
             }
         }
     }

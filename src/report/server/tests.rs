@@ -1,14 +1,14 @@
-mod rows;
+mod state_cases;
 
 use std::sync::Arc;
 
 use serde_json::json;
 
-use self::rows::rows;
+use self::state_cases::state_cases;
 use super::*;
-use crate::report::testing::{conflict, listed, seen};
+use crate::report::testing::{live_server, name_conflict, observation};
 use crate::resource::Digest;
-use crate::resource::testing::{at, declared, server_spec};
+use crate::resource::testing::{at, declared_server, server_spec};
 
 fn server_status(
     declared: &DeclaredObject<McpServerSpec>,
@@ -21,7 +21,7 @@ fn server_status(
 }
 
 /// The conditions as one line: `Ready=True/Attached Accepted=…`.
-fn line(status: &McpServerStatus) -> String {
+fn condition_line(status: &McpServerStatus) -> String {
     let words: Vec<_> = status
         .conditions
         .iter()
@@ -31,7 +31,7 @@ fn line(status: &McpServerStatus) -> String {
 }
 
 fn message(status: &McpServerStatus, kind: ConditionType) -> &str {
-    condition(&status.conditions, kind).map_or("", |told| told.message.as_str())
+    find_condition(&status.conditions, kind).map_or("", |told| told.message.as_str())
 }
 
 fn problem(reason: Reason) -> Problem {
@@ -43,12 +43,12 @@ fn failed(reason: Reason, retry: Option<i64>, attempt: u32) -> Phase {
 }
 
 fn connecting(attempt: u32, last: Option<Reason>) -> Phase {
-    Phase::Connecting { attempt, last: last.map(problem) }
+    Phase::Connecting { attempt, last_problem: last.map(problem) }
 }
 
-fn refused(generation: i64, reason: Reason, with_last_good: bool) -> DeclaredObject<McpServerSpec> {
-    let mut object = declared("a", generation);
-    object.refused = Some(problem(reason));
+fn rejected(generation: i64, reason: Reason, with_last_good: bool) -> DeclaredObject<McpServerSpec> {
+    let mut object = declared_server("a", generation);
+    object.rejected = Some(problem(reason));
     if !with_last_good {
         object.spec = None;
         object.endpoint = None;
@@ -58,38 +58,38 @@ fn refused(generation: i64, reason: Reason, with_last_good: bool) -> DeclaredObj
 }
 
 fn unresolved(generation: i64) -> DeclaredObject<McpServerSpec> {
-    let mut object = declared("a", generation);
+    let mut object = declared_server("a", generation);
     object.endpoint = Some(Err(problem(Reason::SecretNotFound)));
     object
 }
 
 fn suspended(generation: i64) -> DeclaredObject<McpServerSpec> {
-    let mut object = declared("a", generation);
+    let mut object = declared_server("a", generation);
     object.spec = Some(server_spec(json!({ "stdio": { "command": "c" }, "suspend": true })));
     object
 }
 
 #[test]
-fn each_state_has_its_conditions() {
-    for row in rows() {
-        let status = server_status(&row.declared, row.seen.as_ref(), &[], None, at(1));
-        assert_eq!(line(&status), row.conditions, "{}", row.name);
-        assert_eq!(message(&status, ConditionType::Ready), row.ready, "{}", row.name);
+fn state_determines_the_conditions() {
+    for row in state_cases() {
+        let status = server_status(&row.declared, row.observation.as_ref(), &[], None, at(1));
+        assert_eq!(condition_line(&status), row.conditions, "{}", row.name);
+        assert_eq!(message(&status, ConditionType::Ready), row.ready_message, "{}", row.name);
     }
 }
 
 #[test]
-fn what_every_status_keeps_to() {
-    for row in rows() {
+fn status_invariants_hold_for_every_state() {
+    for row in state_cases() {
         let name = row.name;
-        let status = server_status(&row.declared, row.seen.as_ref(), &[], None, at(1));
+        let status = server_status(&row.declared, row.observation.as_ref(), &[], None, at(1));
         let generation = Some(row.declared.meta.generation);
         assert_eq!(status.observed_generation, generation, "{name}");
         for told in &status.conditions {
             assert_eq!(told.observed_generation, generation, "{name}: {}", told.type_);
             assert!(!told.message.is_empty(), "{name}: {}", told.type_);
         }
-        let has = |kind| condition(&status.conditions, kind).is_some();
+        let has = |kind| find_condition(&status.conditions, kind).is_some();
         for kind in [
             ConditionType::Ready,
             ConditionType::Accepted,
@@ -100,17 +100,17 @@ fn what_every_status_keeps_to() {
         }
         // kstatus looks at Reconciling before Stalled.
         assert!(!(has(ConditionType::Reconciling) && has(ConditionType::Stalled)), "{name}");
-        let again = server_status(&row.declared, row.seen.as_ref(), &[], Some(&status), at(9));
+        let again = server_status(&row.declared, row.observation.as_ref(), &[], Some(&status), at(9));
         assert_eq!(again, status, "{name}: a second look must write nothing");
     }
 }
 
 #[test]
-fn every_state_follows_every_other_with_honest_transition_times() {
-    for before in rows() {
-        let first = server_status(&before.declared, before.seen.as_ref(), &[], None, at(1));
-        for after in rows() {
-            let second = server_status(&after.declared, after.seen.as_ref(), &[], Some(&first), at(2));
+fn transition_times_are_correct_between_all_states() {
+    for before in state_cases() {
+        let first = server_status(&before.declared, before.observation.as_ref(), &[], None, at(1));
+        for after in state_cases() {
+            let second = server_status(&after.declared, after.observation.as_ref(), &[], Some(&first), at(2));
             if second == first {
                 continue;
             }
@@ -126,23 +126,23 @@ fn every_state_follows_every_other_with_honest_transition_times() {
 }
 
 #[test]
-fn the_status_speaks_of_the_old_generation_until_the_fleet_takes_up_the_new_one() {
-    let old = seen("a", 1, Phase::Attached, Some(1));
-    let attached = server_status(&declared("a", 1), Some(&old), &[], None, at(1));
-    let edited = server_status(&declared("a", 2), Some(&old), &[], Some(&attached), at(2));
+fn status_keeps_the_old_generation_until_the_fleet_applies_the_new() {
+    let old = observation("a", 1, Phase::Attached, Some(1));
+    let attached = server_status(&declared_server("a", 1), Some(&old), &[], None, at(1));
+    let edited = server_status(&declared_server("a", 2), Some(&old), &[], Some(&attached), at(2));
     assert_eq!(edited, attached, "no flapping for a filter that is applied in a moment");
-    let new = seen("a", 2, Phase::Attached, Some(2));
-    let applied = server_status(&declared("a", 2), Some(&new), &[], Some(&edited), at(3));
+    let new = observation("a", 2, Phase::Attached, Some(2));
+    let applied = server_status(&declared_server("a", 2), Some(&new), &[], Some(&edited), at(3));
     assert_eq!(applied.observed_generation, Some(2));
     assert_eq!(applied.attached_generation, Some(2));
     assert_eq!(applied.conditions[0].last_transition_time.0, at(1), "Ready never flipped");
 }
 
 #[test]
-fn a_lost_connection_is_reconnecting_until_it_is_back() {
-    let object = declared("a", 1);
+fn lost_connection_is_reconnecting_until_attached() {
+    let object = declared_server("a", 1);
     let status = |phase, live, before: &McpServerStatus, second| {
-        server_status(&object, Some(&seen("a", 1, phase, live)), &[], Some(before), at(second))
+        server_status(&object, Some(&observation("a", 1, phase, live)), &[], Some(before), at(second))
     };
     let never = server_status(&object, None, &[], None, at(0));
     let attached = status(Phase::Attached, Some(1), &never, 1);
@@ -150,7 +150,7 @@ fn a_lost_connection_is_reconnecting_until_it_is_back() {
     let trying = status(connecting(2, Some(Reason::Exited)), None, &lost, 3);
     let failing = status(failed(Reason::ConnectFailed, Some(90), 3), None, &trying, 4);
     for status in [&lost, &trying, &failing] {
-        let told = condition(&status.conditions, ConditionType::Attached).unwrap();
+        let told = find_condition(&status.conditions, ConditionType::Attached).unwrap();
         assert_eq!((told.status.as_str(), told.reason.as_str()), ("False", "Reconnecting"));
         assert_eq!(told.last_transition_time.0, at(2));
         assert_eq!((status.tools, status.attached_generation), (None, None));
@@ -162,17 +162,17 @@ fn a_lost_connection_is_reconnecting_until_it_is_back() {
 }
 
 #[test]
-fn an_idle_server_that_a_call_wakes_stays_ready_until_it_is_attached_or_fails() {
-    let object = declared("a", 1);
-    let idle = server_status(&object, Some(&seen("a", 1, Phase::Idle, Some(1))), &[], None, at(1));
+fn waking_idle_server_stays_ready_until_attached_or_failed() {
+    let object = declared_server("a", 1);
+    let idle = server_status(&object, Some(&observation("a", 1, Phase::Idle, Some(1))), &[], None, at(1));
     assert_eq!((idle.attached_generation, idle.tools), (None, Some(3)));
-    let waking = seen("a", 1, connecting(1, None), None);
+    let waking = observation("a", 1, connecting(1, None), None);
     assert_eq!(server_status(&object, Some(&waking), &[], Some(&idle), at(2)), idle);
     for (phase, live, expected) in [
         (Phase::Attached, Some(1), "True/Attached"),
         (failed(Reason::ConnectFailed, Some(9), 2), None, "False/ConnectFailed"),
     ] {
-        let status = server_status(&object, Some(&seen("a", 1, phase, live)), &[], Some(&idle), at(3));
+        let status = server_status(&object, Some(&observation("a", 1, phase, live)), &[], Some(&idle), at(3));
         let ready = &status.conditions[0];
         assert_eq!(format!("{}/{}", ready.status, ready.reason), expected);
     }
@@ -181,10 +181,10 @@ fn an_idle_server_that_a_call_wakes_stays_ready_until_it_is_attached_or_fails() 
 type Edit<'a> = &'a dyn Fn(&mut DeclaredObject<McpServerSpec>);
 
 #[test]
-fn a_request_to_look_again_is_acknowledged() {
-    let mut attached = seen("a", 1, Phase::Attached, Some(1));
-    attached.requested = Some("now".into());
-    let status = server_status(&declared("a", 1), Some(&attached), &[], None, at(1));
+fn reconcile_request_is_acknowledged() {
+    let mut attached = observation("a", 1, Phase::Attached, Some(1));
+    attached.last_handled_request = Some("now".into());
+    let status = server_status(&declared_server("a", 1), Some(&attached), &[], None, at(1));
     assert_eq!(status.last_handled_reconcile_at.as_deref(), Some("now"));
 
     // Where nothing is connected, the look at the declaration is all there is to do.
@@ -199,27 +199,27 @@ fn a_request_to_look_again_is_acknowledged() {
             &|object| {
                 object.spec = None;
                 object.endpoint = None;
-                object.refused = Some(Problem::new(Reason::InvalidSpec, "no transport"));
+                object.rejected = Some(Problem::new(Reason::InvalidSpec, "no transport"));
             },
             Some("again"),
         ),
     ];
     for (edit, expected) in edits {
-        let mut object = declared("a", 1);
-        object.meta.annotations.insert(REQUESTED_AT.into(), "again".into());
+        let mut object = declared_server("a", 1);
+        object.meta.annotations.insert(RECONCILE_REQUESTED_AT.into(), "again".into());
         edit(&mut object);
         let status = server_status(&object, None, &[], None, at(1));
-        assert_eq!(status.last_handled_reconcile_at.as_deref(), expected, "{}", line(&status));
+        assert_eq!(status.last_handled_reconcile_at.as_deref(), expected, "{}", condition_line(&status));
     }
 }
 
 #[test]
-fn names_that_conflict_are_told_and_stay_accepted() {
-    let attached = seen("a", 1, Phase::Attached, Some(1));
-    let conflicts: Vec<_> = (1..=7).flat_map(|n| [conflict(n), conflict(n)]).collect();
-    let status = server_status(&declared("a", 1), Some(&attached), &conflicts, None, at(1));
+fn name_conflicts_are_listed_and_stay_accepted() {
+    let attached = observation("a", 1, Phase::Attached, Some(1));
+    let conflicts: Vec<_> = (1..=7).flat_map(|n| [name_conflict(n), name_conflict(n)]).collect();
+    let status = server_status(&declared_server("a", 1), Some(&attached), &conflicts, None, at(1));
     assert_eq!(
-        line(&status),
+        condition_line(&status),
         "Ready=True/Attached Accepted=True/NameConflict ResolvedRefs=True/ResolvedRefs Attached=True/Attached"
     );
     let text = message(&status, ConditionType::Accepted);
@@ -230,27 +230,28 @@ fn names_that_conflict_are_told_and_stay_accepted() {
     assert!(text.ends_with(", 2 more; expose.prefix keeps names apart"), "{text}");
 
     for (holding, expected) in [
-        (NameHolder::Had, "which default/b had and which is kept for an hour; expose.prefix"),
+        (NameHolderState::Former, "which default/b had and which is kept for an hour; expose.prefix"),
         (
-            NameHolder::MayHave,
+            NameHolderState::Prospective,
             "which default/b may have: it was created first, and is being connected; expose.prefix",
         ),
     ] {
-        let conflicts = [NameConflict { holding, ..conflict(1) }];
-        let status = server_status(&declared("a", 1), Some(&attached), &conflicts, None, at(1));
+        let conflicts = [NameConflict { holder_state: holding, ..name_conflict(1) }];
+        let status = server_status(&declared_server("a", 1), Some(&attached), &conflicts, None, at(1));
         let text = message(&status, ConditionType::Accepted);
         assert!(text.contains(&format!("agents see a_1_x9 and not a_1, {expected}")), "{text}");
     }
 }
 
 #[test]
-fn what_is_live_is_told_beside_the_conditions() {
-    let mut object = declared("a", 2);
+fn status_fields_describe_the_live_connection() {
+    let mut object = declared_server("a", 2);
     object.meta.revision = "3f1c".into();
-    let status = server_status(&object, Some(&seen("a", 2, connecting(1, None), Some(1))), &[], None, at(1));
-    let live = listed(1);
+    let status =
+        server_status(&object, Some(&observation("a", 2, connecting(1, None), Some(1))), &[], None, at(1));
+    let live = live_server(1);
     assert_eq!(status.attached_generation, Some(1));
-    assert_eq!(status.server_info.as_ref(), Some(&live.about.server_info));
+    assert_eq!(status.server_info.as_ref(), Some(&live.description.server_info));
     assert_eq!(status.protocol_version.as_deref(), Some("2025-11-25"));
     assert_eq!(status.transport.as_deref(), Some("stdio"));
     assert_eq!(status.tools, Some(3));
@@ -262,7 +263,7 @@ fn what_is_live_is_told_beside_the_conditions() {
 
 /// Every reason that an attempt can fail with is either retried or waits for a person, never both, never neither.
 #[test]
-fn a_failure_is_retried_or_stalled() {
+fn failure_is_either_retried_or_stalled() {
     for reason in [
         Reason::ConnectFailed,
         Reason::HandshakeFailed,
@@ -277,27 +278,27 @@ fn a_failure_is_retried_or_stalled() {
     ] {
         for retry in [Some(9), None] {
             let status = server_status(
-                &declared("a", 1),
-                Some(&seen("a", 1, failed(reason, retry, 2), None)),
+                &declared_server("a", 1),
+                Some(&observation("a", 1, failed(reason, retry, 2), None)),
                 &[],
                 None,
                 at(1),
             );
-            let reconciling = condition(&status.conditions, ConditionType::Reconciling).is_some();
-            let stalled = condition(&status.conditions, ConditionType::Stalled).is_some();
+            let reconciling = find_condition(&status.conditions, ConditionType::Reconciling).is_some();
+            let stalled = find_condition(&status.conditions, ConditionType::Stalled).is_some();
             assert_ne!(reconciling, stalled, "{reason} {retry:?}");
-            assert_eq!(stalled, reason.needs_a_person() || retry.is_none(), "{reason} {retry:?}");
+            assert_eq!(stalled, reason.requires_user_action() || retry.is_none(), "{reason} {retry:?}");
             assert_eq!(status.conditions[0].reason, reason.to_string());
         }
     }
 }
 
 #[test]
-fn what_is_offered_beside_tools_is_told_if_there_is_any() {
+fn ready_message_counts_prompts_and_resources_if_any() {
     let message = |prompts, resources| {
-        let mut seen = seen("a", 1, Phase::Attached, Some(1));
-        seen.listed = Some(LiveServer { tools: 1, prompts, resources, ..listed(1) }.into());
-        let status = server_status(&declared("a", 1), Some(&seen), &[], None, at(1));
+        let mut seen = observation("a", 1, Phase::Attached, Some(1));
+        seen.live_server = Some(LiveServer { tools: 1, prompts, resources, ..live_server(1) }.into());
+        let status = server_status(&declared_server("a", 1), Some(&seen), &[], None, at(1));
         (status.conditions[0].message.clone(), status.prompts, status.resources)
     };
     assert_eq!(message(0, 0), ("attached over stdio, 1 tool".into(), Some(0), Some(0)));
@@ -308,12 +309,12 @@ fn what_is_offered_beside_tools_is_told_if_there_is_any() {
 }
 
 #[test]
-fn a_far_time_has_its_date_for_as_long_as_it_is_told() {
-    let declared = declared("a", 1);
+fn distant_retry_time_keeps_its_date() {
+    let declared = declared_server("a", 1);
     let problem = Problem::new(Reason::Exited, "exited");
     let far = at(13 * 3600);
     let failed = Phase::Failed { problem, retry_at: Some(far), attempt: 2 };
-    let seen = seen("a", 1, failed, None);
+    let seen = observation("a", 1, failed, None);
     let told = |previous, now| server_status(&declared, Some(&seen), &[], previous, at(now));
     let first = told(None, 1);
     let ready = |status: &McpServerStatus| status.conditions[0].message.clone();

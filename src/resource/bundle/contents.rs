@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::error::SkillError;
-use super::file::{SKILL_FILE, SkillFile, SkillLimits, belongs};
+use super::file::{SKILL_FILE, SkillFile, SkillLimits, is_part_of_skill};
 use super::frontmatter;
 use crate::resource::Digest;
 
@@ -24,12 +24,15 @@ pub struct Bundle {
 impl Bundle {
     /// The skill that is declared under `name`, from its files by their paths in it, with `/` between parts.
     pub fn new(name: &str, files: BTreeMap<Arc<str>, SkillFile>) -> Result<Self, SkillError> {
-        check(&files)?;
-        let missing = || SkillError::of(SKILL_FILE, "there is no such file, which makes a folder a skill");
+        check_files(&files)?;
+        let missing =
+            || SkillError::for_file(SKILL_FILE, "there is no such file, which makes a folder a skill");
         let main = &files.get(SKILL_FILE).ok_or_else(missing)?.bytes;
         // The parser is meant never to panic; if it does on one skill, the others must not pay for it.
-        let found = catch_unwind(AssertUnwindSafe(|| frontmatter::read(name, main)))
-            .unwrap_or_else(|_| Err(SkillError::of(SKILL_FILE, "makes the parser fail; please report it")))?;
+        let found =
+            catch_unwind(AssertUnwindSafe(|| frontmatter::parse(name, main))).unwrap_or_else(|_| {
+                Err(SkillError::for_file(SKILL_FILE, "makes the parser fail; please report it"))
+            })?;
         let mut all = String::new();
         for (path, file) in &files {
             // Writing to a String cannot fail.
@@ -46,7 +49,7 @@ impl Bundle {
     }
 
     /// A skill that is SKILL.md alone.
-    pub fn of_text(name: &str, text: &str) -> Result<Self, SkillError> {
+    pub fn from_text(name: &str, text: &str) -> Result<Self, SkillError> {
         Self::new(name, BTreeMap::from([(SKILL_FILE.into(), SkillFile::new(text.as_bytes(), false))]))
     }
 
@@ -62,12 +65,12 @@ impl Bundle {
 
     /// The YAML of the frontmatter, byte for byte, unknown fields and all.
     pub fn frontmatter(&self) -> &str {
-        self.part(&self.frontmatter)
+        self.slice(&self.frontmatter)
     }
 
     /// What follows the frontmatter.
     pub fn body(&self) -> &str {
-        self.part(&self.body)
+        self.slice(&self.body)
     }
 
     /// Every file by its path, SKILL.md among them.
@@ -80,35 +83,36 @@ impl Bundle {
         self.digest
     }
 
-    fn part(&self, range: &Range<usize>) -> &str {
+    fn slice(&self, range: &Range<usize>) -> &str {
         let main = self.files.get(SKILL_FILE).and_then(|file| std::str::from_utf8(&file.bytes).ok());
         main.and_then(|text| text.get(range.clone())).unwrap_or_default()
     }
 }
 
-fn check(files: &BTreeMap<Arc<str>, SkillFile>) -> Result<(), SkillError> {
-    if files.len() > SkillLimits::FILES {
-        return Err(SkillError::of("", format!("has more than {} files", SkillLimits::FILES)));
+fn check_files(files: &BTreeMap<Arc<str>, SkillFile>) -> Result<(), SkillError> {
+    if files.len() > SkillLimits::MAX_FILES {
+        return Err(SkillError::for_file("", format!("has more than {} files", SkillLimits::MAX_FILES)));
     }
     let mut total = 0_usize;
     for (path, file) in files {
-        let sound =
-            path.split('/').all(|part| !part.is_empty() && belongs(part) && !part.contains(char::is_control));
-        if !sound || path.split('/').count() > SkillLimits::DEPTH + 1 {
-            return Err(SkillError::of(path, "the path is not one that a file of a skill may have"));
+        let sound = path
+            .split('/')
+            .all(|part| !part.is_empty() && is_part_of_skill(part) && !part.contains(char::is_control));
+        if !sound || path.split('/').count() > SkillLimits::MAX_DEPTH + 1 {
+            return Err(SkillError::for_file(path, "the path is not one that a file of a skill may have"));
         }
         total = total.saturating_add(file.bytes.len());
-        if file.bytes.len() > SkillLimits::FILE {
-            return Err(SkillError::of(
+        if file.bytes.len() > SkillLimits::MAX_FILE_BYTES {
+            return Err(SkillError::for_file(
                 path,
-                format!("the file is larger than {} MiB", SkillLimits::FILE >> 20),
+                format!("the file is larger than {} MiB", SkillLimits::MAX_FILE_BYTES >> 20),
             ));
         }
     }
-    if total > SkillLimits::TOTAL {
-        return Err(SkillError::of(
+    if total > SkillLimits::MAX_TOTAL_BYTES {
+        return Err(SkillError::for_file(
             "",
-            format!("its files have more than {} MiB together", SkillLimits::TOTAL >> 20),
+            format!("its files have more than {} MiB together", SkillLimits::MAX_TOTAL_BYTES >> 20),
         ));
     }
     Ok(())
@@ -134,27 +138,30 @@ impl fmt::Debug for Bundle {
 mod tests {
     use super::*;
 
-    const MAIN: &str = "---\nname: a\ndescription: Does it.\nx: 1\n---\nBody.\n";
+    const SKILL_MD: &str = "---\nname: a\ndescription: Does it.\nx: 1\n---\nBody.\n";
 
-    fn bundle(files: &[(&str, &[u8])]) -> Result<Bundle, SkillError> {
+    fn bundle_with(files: &[(&str, &[u8])]) -> Result<Bundle, SkillError> {
         let files = files.iter().map(|(path, bytes)| ((*path).into(), SkillFile::new(*bytes, false)));
-        Bundle::new("a", files.chain([(SKILL_FILE.into(), SkillFile::new(MAIN.as_bytes(), false))]).collect())
+        Bundle::new(
+            "a",
+            files.chain([(SKILL_FILE.into(), SkillFile::new(SKILL_MD.as_bytes(), false))]).collect(),
+        )
     }
 
     #[test]
-    fn a_skill_is_its_files() {
-        let skill = bundle(&[("assets/logo.png", b"\x89PNG\0"), ("scripts/a/b.sh", b"#!")]).unwrap();
+    fn digest_depends_on_every_path_content_and_mode() {
+        let skill = bundle_with(&[("assets/logo.png", b"\x89PNG\0"), ("scripts/a/b.sh", b"#!")]).unwrap();
         assert_eq!(
             (skill.description(), skill.frontmatter()),
             ("Does it.", "name: a\ndescription: Does it.\nx: 1\n")
         );
         assert_eq!(skill.body(), "Body.\n");
-        let same = bundle(&[("scripts/a/b.sh", b"#!"), ("assets/logo.png", b"\x89PNG\0")]).unwrap();
+        let same = bundle_with(&[("scripts/a/b.sh", b"#!"), ("assets/logo.png", b"\x89PNG\0")]).unwrap();
         assert_eq!(skill.digest(), same.digest());
         for other in [
-            bundle(&[("assets/logo.png", b"\x89PNG\x01"), ("scripts/a/b.sh", b"#!")]),
-            bundle(&[("assets/logo.png", b"\x89PNG\0"), ("scripts/b.sh", b"#!")]),
-            bundle(&[("assets/logo.png", b"\x89PNG\0")]),
+            bundle_with(&[("assets/logo.png", b"\x89PNG\x01"), ("scripts/a/b.sh", b"#!")]),
+            bundle_with(&[("assets/logo.png", b"\x89PNG\0"), ("scripts/b.sh", b"#!")]),
+            bundle_with(&[("assets/logo.png", b"\x89PNG\0")]),
         ] {
             assert_ne!(skill.digest(), other.unwrap().digest());
         }
@@ -164,16 +171,19 @@ mod tests {
     }
 
     #[test]
-    fn what_no_skill_may_hold() {
-        let deep = "d/".repeat(SkillLimits::DEPTH + 1) + "f";
+    fn invalid_paths_and_oversized_files_are_rejected() {
+        let deep = "d/".repeat(SkillLimits::MAX_DEPTH + 1) + "f";
         for path in ["../x", "a/../../x", "/etc/x", "a//b", ".hidden", "a/.b", "", "a\nb", &deep] {
-            assert!(bundle(&[(path, b"x")]).is_err(), "{path:?}");
+            assert!(bundle_with(&[(path, b"x")]).is_err(), "{path:?}");
         }
-        let large = vec![0; SkillLimits::FILE + 1];
-        assert_eq!(bundle(&[("f", &large)]).unwrap_err().to_string(), "f: the file is larger than 4 MiB");
-        let full = vec![0; SkillLimits::FILE];
+        let large = vec![0; SkillLimits::MAX_FILE_BYTES + 1];
+        assert_eq!(
+            bundle_with(&[("f", &large)]).unwrap_err().to_string(),
+            "f: the file is larger than 4 MiB"
+        );
+        let full = vec![0; SkillLimits::MAX_FILE_BYTES];
         let five: Vec<_> = ["a", "b", "c", "d", "e"].map(|path| (path, &*full)).to_vec();
-        assert_eq!(bundle(&five).unwrap_err().to_string(), "its files have more than 16 MiB together");
+        assert_eq!(bundle_with(&five).unwrap_err().to_string(), "its files have more than 16 MiB together");
         let none = Bundle::new("a", BTreeMap::new()).unwrap_err().to_string();
         assert!(none.starts_with("SKILL.md: there is no such file"), "{none}");
     }

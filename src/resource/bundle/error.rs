@@ -1,6 +1,6 @@
 use std::fmt;
 
-use crate::text::is_unseen;
+use crate::text::is_invisible;
 
 /// What is wrong with a skill, for the person who wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,20 +17,20 @@ pub struct SkillError {
 
 impl SkillError {
     /// One of a whole file, or of the skill's folder.
-    pub fn of(file: &str, message: impl Into<String>) -> Self {
+    pub fn for_file(file: &str, message: impl Into<String>) -> Self {
         Self { file: file.to_owned(), line: None, message: message.into(), excerpt: None }
     }
 
     /// One of a line.
-    pub fn at(file: &str, line: u32, message: impl Into<String>) -> Self {
-        Self { line: Some(line), ..Self::of(file, message) }
+    pub fn at_line(file: &str, line: u32, message: impl Into<String>) -> Self {
+        Self { line: Some(line), ..Self::for_file(file, message) }
     }
 }
 
 /// `SKILL.md:3: what is wrong: "the line"`.
 impl fmt::Display for SkillError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file.replace(is_unseen, "\u{fffd}"))?;
+        f.write_str(&self.file.replace(is_invisible, "\u{fffd}"))?;
         if let Some(line) = self.line {
             write!(f, ":{line}")?;
         }

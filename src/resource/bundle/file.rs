@@ -12,13 +12,13 @@ pub struct SkillLimits;
 
 impl SkillLimits {
     /// Files.
-    pub const FILES: usize = 512;
+    pub const MAX_FILES: usize = 512;
     /// Bytes of one file.
-    pub const FILE: usize = 4 << 20;
+    pub const MAX_FILE_BYTES: usize = 4 << 20;
     /// Bytes of all files together.
-    pub const TOTAL: usize = 16 << 20;
+    pub const MAX_TOTAL_BYTES: usize = 16 << 20;
     /// Folders on the way to a file.
-    pub const DEPTH: usize = 8;
+    pub const MAX_DEPTH: usize = 8;
 }
 
 /// One file of a skill.
@@ -41,7 +41,7 @@ impl SkillFile {
 }
 
 /// Tells whether a file belongs to a skill: what begins with a dot is others', such as `.git`.
-pub fn belongs(name: &str) -> bool {
+pub fn is_part_of_skill(name: &str) -> bool {
     !name.starts_with('.')
 }
 

@@ -9,10 +9,10 @@ use super::error::SkillError;
 use super::file::SKILL_FILE;
 
 /// The longest name and description, in characters.
-const MAX_NAME: usize = 64;
-const MAX_DESCRIPTION: usize = 1024;
+const MAX_NAME_CHARS: usize = 64;
+const MAX_DESCRIPTION_CHARS: usize = 1024;
 /// As much of a line is shown, in characters.
-const MAX_SHOWN: usize = 120;
+const MAX_EXCERPT_CHARS: usize = 120;
 
 /// What is read of a SKILL.md; where the rest is.
 #[derive(Debug)]
@@ -26,19 +26,19 @@ pub(super) struct Frontmatter {
 
 /// What every skill says of itself. Other fields are others' business.
 #[derive(Deserialize)]
-struct Known {
+struct FrontmatterFields {
     name: Option<String>,
     description: Option<String>,
 }
 
 /// Reads the frontmatter of a skill that is declared under `name`.
-pub(super) fn read(name: &str, bytes: &[u8]) -> Result<Frontmatter, SkillError> {
+pub(super) fn parse(name: &str, bytes: &[u8]) -> Result<Frontmatter, SkillError> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
         let line = before.split(|byte| *byte == b'\n').count();
-        SkillError::at(SKILL_FILE, number(line), "the file is not text in UTF-8")
+        SkillError::at_line(SKILL_FILE, line_number(line), "the file is not text in UTF-8")
     })?;
-    let Some((yaml, body)) = cut(text) else {
+    let Some((yaml, body)) = split_frontmatter(text) else {
         let begins = text.strip_prefix('\u{feff}').unwrap_or(text).starts_with("---");
         let message = if begins {
             "the frontmatter has no end: a second line --- is missing"
@@ -46,14 +46,14 @@ pub(super) fn read(name: &str, bytes: &[u8]) -> Result<Frontmatter, SkillError> 
             "the frontmatter is missing: the file must begin with a line ---, name: and description:, and a \
              line ---"
         };
-        return Err(SkillError::at(SKILL_FILE, 1, message));
+        return Err(SkillError::at_line(SKILL_FILE, 1, message));
     };
     let source = text.get(yaml.clone()).unwrap_or_default();
     let wrong = |line: u32, message: String| {
         let shown = source.lines().nth(usize::try_from(line).unwrap_or_default().saturating_sub(2));
-        SkillError { excerpt: shown.map(excerpt), ..SkillError::at(SKILL_FILE, line, message) }
+        SkillError { excerpt: shown.map(excerpt), ..SkillError::at_line(SKILL_FILE, line, message) }
     };
-    let known = serde_yaml::from_str_with_options::<Option<Known>>(source, options())
+    let known = serde_yaml::from_str_with_options::<Option<FrontmatterFields>>(source, yaml_options())
         .map_err(|error| {
             let line = error.location().map_or(1, |location| location.line());
             let words = UserMessageFormatter.format_message(error.without_snippet()).replace('\n', " ");
@@ -64,14 +64,14 @@ pub(super) fn read(name: &str, bytes: &[u8]) -> Result<Frontmatter, SkillError> 
             let hint = if colon { "; a text that holds a colon must stand in quotes" } else { "" };
             wrong(line, format!("the frontmatter is not valid YAML: {words}{hint}"))
         })?
-        .unwrap_or(Known { name: None, description: None });
+        .unwrap_or(FrontmatterFields { name: None, description: None });
     // Every field stands at the beginning of a line.
     let line_of = |field: &str| {
         let found = source.lines().position(|line| line.starts_with(field));
-        found.map_or(1, |index| number(index + 2))
+        found.map_or(1, |index| line_number(index + 2))
     };
     let said = known.name.ok_or_else(|| wrong(1, "the frontmatter has no name".to_owned()))?;
-    if let Some(message) = wrong_name(&said) {
+    if let Some(message) = name_violation(&said) {
         return Err(wrong(line_of("name"), format!("the name {} {message}", excerpt(&said))));
     }
     if said != name {
@@ -81,19 +81,20 @@ pub(super) fn read(name: &str, bytes: &[u8]) -> Result<Frontmatter, SkillError> 
     let description = known.description.map(|text| text.trim().to_owned()).unwrap_or_default();
     match description.chars().count() {
         0 => Err(wrong(line_of("description"), "the frontmatter has no description".to_owned())),
-        1..=MAX_DESCRIPTION => Ok(Frontmatter { description, yaml, body }),
+        1..=MAX_DESCRIPTION_CHARS => Ok(Frontmatter { description, yaml, body }),
         count => {
-            let message =
-                format!("the description has {count} characters; at most {MAX_DESCRIPTION} are allowed");
+            let message = format!(
+                "the description has {count} characters; at most {MAX_DESCRIPTION_CHARS} are allowed"
+            );
             Err(wrong(line_of("description"), message))
         }
     }
 }
 
 /// Why a text is no name of a skill, as the end of a sentence.
-fn wrong_name(name: &str) -> Option<&'static str> {
+fn name_violation(name: &str) -> Option<&'static str> {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if name.is_empty() || name.len() > MAX_NAME {
+    if name.is_empty() || name.len() > MAX_NAME_CHARS {
         return Some("must have 1 to 64 characters");
     }
     if !name.bytes().all(fits) {
@@ -104,7 +105,7 @@ fn wrong_name(name: &str) -> Option<&'static str> {
 }
 
 /// The YAML between the first line `---` and the next, and what follows.
-fn cut(text: &str) -> Option<(Range<usize>, Range<usize>)> {
+fn split_frontmatter(text: &str) -> Option<(Range<usize>, Range<usize>)> {
     let start = text.len() - text.strip_prefix('\u{feff}').unwrap_or(text).len();
     let mut lines = text.get(start..)?.split_inclusive('\n');
     let first = lines.next().filter(|line| line.trim_end() == "---")?;
@@ -121,17 +122,20 @@ fn cut(text: &str) -> Option<(Range<usize>, Range<usize>)> {
 
 /// A line for a message: bounded, and without characters that move a terminal's cursor.
 fn excerpt(line: &str) -> String {
-    let shown: String =
-        line.chars().take(MAX_SHOWN).map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect();
+    let shown: String = line
+        .chars()
+        .take(MAX_EXCERPT_CHARS)
+        .map(|char| if char.is_control() { '\u{fffd}' } else { char })
+        .collect();
     format!("{shown:?}")
 }
 
-fn number(line: usize) -> u32 {
+fn line_number(line: usize) -> u32 {
     u32::try_from(line).unwrap_or(u32::MAX)
 }
 
 /// Bounded, because a small text can describe a huge document.
-fn options() -> Options {
+fn yaml_options() -> Options {
     serde_yaml::options! {
         budget: serde_yaml::budget! {
             max_depth: 32,
@@ -156,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_skill_must_say_of_itself() {
+    fn frontmatter_errors_name_the_line_and_the_field() {
         let long = format!("---\nname: a\ndescription: {}\n---\n", "x".repeat(1025));
         let table: &[(&str, &str)] = &[
             ("---\nname: a\ndescription: Does it.\n---\nBody.\n", ""),
@@ -188,20 +192,20 @@ mod tests {
         ];
         for (text, expected) in table {
             let told =
-                read("a", text.as_bytes()).err().map(|mistake| mistake.to_string()).unwrap_or_default();
+                parse("a", text.as_bytes()).err().map(|mistake| mistake.to_string()).unwrap_or_default();
             assert!(told.starts_with(expected) && told.is_empty() == expected.is_empty(), "{text:?}: {told}");
         }
         assert_eq!(
-            read("a", b"---\n\xff").unwrap_err().to_string(),
+            parse("a", b"---\n\xff").unwrap_err().to_string(),
             "SKILL.md:2: the file is not text in UTF-8"
         );
     }
 
     #[test]
-    fn the_frontmatter_is_kept_byte_for_byte() {
+    fn frontmatter_is_kept_byte_for_byte() {
         let text =
             "---\r\nname: a\r\ndescription:   x  # why\r\nx-vendor: { odd:  [1,2] }\r\n---\r\n# Body\r\n";
-        let found = read("a", text.as_bytes()).unwrap();
+        let found = parse("a", text.as_bytes()).unwrap();
         assert_eq!(&text[found.yaml], "name: a\r\ndescription:   x  # why\r\nx-vendor: { odd:  [1,2] }\r\n");
         assert_eq!(&text[found.body], "# Body\r\n");
         assert_eq!(found.description, "x");

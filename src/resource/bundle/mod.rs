@@ -9,4 +9,4 @@ mod frontmatter;
 
 pub use contents::Bundle;
 pub use error::SkillError;
-pub use file::{SKILL_FILE, SkillFile, SkillLimits, belongs};
+pub use file::{SKILL_FILE, SkillFile, SkillLimits, is_part_of_skill};

@@ -5,13 +5,13 @@ use crate::resource::{McpServer, Skill};
 use kube::CustomResourceExt;
 
 /// Specs as written in a manifest, and the rules they break.
-fn servers() -> Vec<(Value, &'static [&'static str])> {
+fn server_cases() -> Vec<(Value, &'static [&'static str])> {
     let env = |var: Value| json!({ "stdio": { "command": "c", "env": [var] } });
     let headers = |names: &[&str]| {
         let headers: Vec<_> = names.iter().map(|name| json!({ "name": name, "value": "x" })).collect();
         json!({ "http": { "url": "http://a", "headers": headers } })
     };
-    let own = ["Host", "mcp-session-id", "Mcp-Param-Region"].into_iter().chain(OWN_HEADERS);
+    let own = ["Host", "mcp-session-id", "Mcp-Param-Region"].into_iter().chain(RESERVED_HEADERS);
     let own = own.map(|name| (headers(&[name]), &["this header is set by evenkeel itself"][..]));
     let mut all: Vec<(Value, &'static [&'static str])> = vec![
         (json!({ "stdio": { "command": "c" } }), &[]),
@@ -75,7 +75,7 @@ fn servers() -> Vec<(Value, &'static [&'static str])> {
     all
 }
 
-fn skills() -> Vec<(Value, &'static [&'static str])> {
+fn skill_cases() -> Vec<(Value, &'static [&'static str])> {
     let message: &[&str] = &["exactly one of inline, path and configMapRef"];
     vec![
         (json!({ "inline": "x" }), &[]),
@@ -87,29 +87,37 @@ fn skills() -> Vec<(Value, &'static [&'static str])> {
 }
 
 #[test]
-fn the_rules_here_and_the_cel_in_the_crd_agree() {
+fn rust_rules_agree_with_the_crd_cel_rules() {
     let schema = |crd: k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition| {
         let crd = serde_json::to_value(crd).unwrap();
         crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone()
     };
     let server = schema(McpServer::crd());
-    for (spec, expected) in servers() {
+    for (spec, expected) in server_cases() {
         let typed: McpServerSpec = serde_json::from_value(spec.clone()).unwrap();
         let ours: Vec<_> = check_server(&typed).into_iter().map(|violation| violation.message).collect();
-        assert_matches(&spec, &ours, expected);
-        assert_matches(&spec, &cel(&server, &serde_json::to_value(typed).unwrap()), expected);
+        assert_messages_contain(&spec, &ours, expected);
+        assert_messages_contain(
+            &spec,
+            &violated_cel_rules(&server, &serde_json::to_value(typed).unwrap()),
+            expected,
+        );
     }
     let skill = schema(Skill::crd());
-    for (spec, expected) in skills() {
+    for (spec, expected) in skill_cases() {
         let typed: SkillSpec = serde_json::from_value(spec.clone()).unwrap();
         let ours: Vec<_> = check_skill(&typed).into_iter().map(|violation| violation.message).collect();
-        assert_matches(&spec, &ours, expected);
-        assert_matches(&spec, &cel(&skill, &serde_json::to_value(typed).unwrap()), expected);
+        assert_messages_contain(&spec, &ours, expected);
+        assert_messages_contain(
+            &spec,
+            &violated_cel_rules(&skill, &serde_json::to_value(typed).unwrap()),
+            expected,
+        );
     }
 }
 
 #[test]
-fn what_only_files_can_get_wrong_is_refused_too() {
+fn rules_beyond_the_cel_rules_are_enforced() {
     for (spec, expected) in [
         (json!({ "http": { "url": "http://user:pw@a/" } }), "must not hold a user name"),
         (json!({ "stdio": { "command": "c", "env": [{ "name": "1A", "value": "" }] } }), "\"1A\" must be"),
@@ -141,7 +149,7 @@ fn what_only_files_can_get_wrong_is_refused_too() {
 }
 
 #[test]
-fn a_skill_refers_to_names_that_there_can_be() {
+fn skill_references_must_be_valid_object_names() {
     let referring = |map: &str, server: &str| json!({ "configMapRef": { "name": map }, "serverRefs": [{ "name": "a" }, { "name": server }] });
     for (spec, expected) in [
         (referring("notes", "clock"), &[][..]),
@@ -156,11 +164,11 @@ fn a_skill_refers_to_names_that_there_can_be() {
     ] {
         let typed: SkillSpec = serde_json::from_value(spec.clone()).unwrap();
         let found: Vec<_> = check_skill(&typed).iter().map(ToString::to_string).collect();
-        assert_matches(&spec, &found, expected);
+        assert_messages_contain(&spec, &found, expected);
     }
 }
 
-fn assert_matches(spec: &Value, found: &[String], expected: &[&str]) {
+fn assert_messages_contain(spec: &Value, found: &[String], expected: &[&str]) {
     assert_eq!(found.len(), expected.len(), "{spec}: {found:?}");
     for (found, expected) in found.iter().zip(expected) {
         assert!(found.contains(expected), "{spec}: {found:?}");
@@ -168,7 +176,7 @@ fn assert_matches(spec: &Value, found: &[String], expected: &[&str]) {
 }
 
 /// Evaluates every CEL rule of a schema against a value, as the API server does.
-fn cel(schema: &Value, value: &Value) -> Vec<String> {
+fn violated_cel_rules(schema: &Value, value: &Value) -> Vec<String> {
     let mut broken = Vec::new();
     for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
         let mut env = cel::Env::stdlib();
@@ -186,11 +194,11 @@ fn cel(schema: &Value, value: &Value) -> Vec<String> {
     for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
         match value.get(name) {
             None | Some(Value::Null) => {}
-            Some(value) => broken.extend(cel(schema, value)),
+            Some(value) => broken.extend(violated_cel_rules(schema, value)),
         }
     }
     if let Some(values) = value.as_array() {
-        broken.extend(values.iter().flat_map(|value| cel(&schema["items"], value)));
+        broken.extend(values.iter().flat_map(|value| violated_cel_rules(&schema["items"], value)));
     }
     broken
 }

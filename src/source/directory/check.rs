@@ -12,12 +12,14 @@ use memchr::memmem;
 use super::history::{AcceptedObjects, MergeContext};
 use super::secrets::SecretFiles;
 use super::skills::SkillContents;
-use super::tree::{FileId, FoundFile, MAX_FILE, TreeRoot, TreeVisitor, small_file, walk, why};
+use super::tree::{FileId, FoundFile, MAX_FILE_BYTES, TreeRoot, TreeVisitor, read_file, walk, why};
 use crate::resource::{
     DeclaredObject, Desired, DigestKey, Endpoint, GROUP, McpServerSpec, Origin, Problem, Reason,
     SecretKeyRef, SkillSpec, SourceProblem, SourceState,
 };
-use crate::source::parse::{ObjectSpec, ParsedFile, TargetMode, did_you_mean, endpoint, parse_for, shown};
+use crate::source::parse::{
+    ObjectSpec, ParsedFile, TargetMode, did_you_mean, display_path, endpoint, parse_for,
+};
 use crate::source::resolve::{ReferenceValues, SecretLookup};
 use crate::source::{Environment, StdioPolicy};
 
@@ -25,15 +27,15 @@ use crate::source::{Environment, StdioPolicy};
 #[derive(Clone, Debug)]
 pub struct CheckContext {
     /// Where `secretKeyRef` finds `<name>/<key>`; `None` if secrets are elsewhere.
-    pub secrets: Option<PathBuf>,
+    pub secrets_dir: Option<PathBuf>,
     /// What references to variables find.
     pub environment: Environment,
     /// The key of connection digests.
-    pub key: DigestKey,
+    pub digest_key: DigestKey,
     /// Which stdio servers may run, where they will.
     pub policy: StdioPolicy,
     /// Where the objects are to be.
-    pub destination: TargetMode,
+    pub target: TargetMode,
 }
 
 /// How much a finding matters.
@@ -51,7 +53,7 @@ pub enum Severity {
 #[derive(Clone, Debug)]
 pub struct Finding {
     /// How much it matters.
-    pub level: Severity,
+    pub severity: Severity,
     /// What, with its place in a file relative to what was checked.
     pub fault: SourceProblem,
 }
@@ -59,7 +61,7 @@ pub struct Finding {
 impl Finding {
     /// One of no file in particular.
     pub fn new(level: Severity, reason: Reason, message: impl Into<String>) -> Self {
-        Self { level, fault: SourceProblem::new(None, Problem::new(reason, message)) }
+        Self { severity: level, fault: SourceProblem::new(None, Problem::new(reason, message)) }
     }
 }
 
@@ -76,10 +78,10 @@ pub struct CheckResult {
 
 /// Checks a directory as a source would read it.
 pub fn check_directory(root: &Path, against: &CheckContext) -> io::Result<CheckResult> {
-    let mut sight = Sight::default();
+    let mut sight = FileCollector::default();
     walk(&TreeRoot::open(root)?, &mut sight);
-    let Sight { files, blind } = sight;
-    Ok(check(root, files, blind, true, against))
+    let FileCollector { files, unreadable_folders: blind } = sight;
+    Ok(check_contents(root, files, blind, true, against))
 }
 
 /// Checks files that were named one by one; `root` is what their paths are relative to.
@@ -88,29 +90,29 @@ pub fn check_directory(root: &Path, against: &CheckContext) -> io::Result<CheckR
 pub fn check_files(root: &Path, paths: &[PathBuf], against: &CheckContext) -> io::Result<CheckResult> {
     let mut files = BTreeMap::new();
     for path in paths {
-        let (_, bytes) = small_file(&root.join(path), MAX_FILE)
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", shown(path))))?;
+        let (_, bytes) = read_file(&root.join(path), MAX_FILE_BYTES)
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", display_path(path))))?;
         files.insert(Arc::new(path.clone()), Ok(bytes));
     }
-    Ok(check(root, files, Vec::new(), false, against))
+    Ok(check_contents(root, files, Vec::new(), false, against))
 }
 
 /// Checks a text as if it stood in a file of this name.
 pub fn check_text(path: &Path, text: &[u8], against: &CheckContext) -> CheckResult {
     let files = BTreeMap::from([(Arc::new(path.to_path_buf()), Ok(text.to_vec()))]);
-    check(Path::new("/"), files, Vec::new(), false, against)
+    check_contents(Path::new("/"), files, Vec::new(), false, against)
 }
 
 /// True if a file that declares nothing may have been meant to: it holds a word that declarations hold.
-fn may_be_meant(bytes: &[u8]) -> bool {
+fn mentions_declarations(bytes: &[u8]) -> bool {
     [GROUP, "McpServer", "mcpServers"].iter().any(|word| memmem::find(bytes, word.as_bytes()).is_some())
 }
 
-type Files = BTreeMap<Arc<PathBuf>, Result<Vec<u8>, String>>;
+type FileContents = BTreeMap<Arc<PathBuf>, Result<Vec<u8>, String>>;
 
-fn check(
+fn check_contents(
     root: &Path,
-    files: Files,
+    files: FileContents,
     blind: Vec<SourceProblem>,
     whole: bool,
     against: &CheckContext,
@@ -120,59 +122,65 @@ fn check(
     let mut unread = Vec::new();
     for (path, content) in files {
         let parsed = match &content {
-            Ok(bytes) => parse_for(&against.destination, &path, bytes),
+            Ok(bytes) => parse_for(&against.target, &path, bytes),
             Err(why) => ParsedFile::unreadable(&path, why),
         };
         // Other files of a repository are none of our business, whatever they hold.
-        if content.is_ok_and(|bytes| may_be_meant(&bytes)) {
-            unread.extend(parsed.unread.as_deref().cloned());
+        if content.is_ok_and(|bytes| mentions_declarations(&bytes)) {
+            unread.extend(parsed.unrecognized.as_deref().cloned());
         }
-        book.note(&path, parsed);
+        book.record_file(&path, parsed);
     }
-    let secrets = SecretFiles::new(against.secrets.clone().unwrap_or_default());
+    let secrets = SecretFiles::new(against.secrets_dir.clone().unwrap_or_default());
     let now = Timestamp::now();
-    let secret = |reference: &SecretKeyRef| match against.secrets {
+    let secret = |reference: &SecretKeyRef| match against.secrets_dir {
         Some(_) => secrets.get(reference, now),
         // Whatever it will be: what else is wrong should be told all the same.
         None => SecretLookup::Found("unknown".into()),
     };
     let resolve = |spec: &McpServerSpec, file: &Path| -> Result<Arc<Endpoint>, Problem> {
         let sources = ReferenceValues {
-            place: &|SecretKeyRef { name, key, .. }| {
+            secret_location: &|SecretKeyRef { name, key, .. }| {
                 secrets.root().join(name).join(key).display().to_string()
             },
             environment: &against.environment,
             policy: &against.policy,
-            secret: &secret,
-            key: &against.key,
+            lookup_secret: &secret,
+            digest_key: &against.digest_key,
         };
-        match against.destination {
+        match against.target {
             TargetMode::Directory => endpoint(&sources, root, spec, file),
             TargetMode::Cluster { .. } => sources.resolve(spec, None, Vec::new()),
         }
     };
     let revision: Arc<str> = "".into();
     let uid = || Arc::from("");
-    book.settle(&MergeContext { now, revision: &revision, change: &|_| None, uid: &uid, resolve: &resolve });
+    book.apply(&MergeContext {
+        now,
+        revision: &revision,
+        last_commit: &|_| None,
+        new_uid: &uid,
+        resolve: &resolve,
+    });
 
     let mut findings: Vec<_> =
-        blind.into_iter().map(|fault| Finding { level: Severity::Error, fault }).collect();
-    findings.extend(book.faults().into_iter().map(|fault| Finding { level: Severity::Error, fault }));
-    findings.extend(book.warnings().into_iter().map(|fault| Finding { level: Severity::Warning, fault }));
-    findings.extend(unread.into_iter().map(|fault| Finding { level: Severity::Note, fault }));
+        blind.into_iter().map(|fault| Finding { severity: Severity::Error, fault }).collect();
+    findings.extend(book.faults().into_iter().map(|fault| Finding { severity: Severity::Error, fault }));
+    findings.extend(book.warnings().into_iter().map(|fault| Finding { severity: Severity::Warning, fault }));
+    findings.extend(unread.into_iter().map(|fault| Finding { severity: Severity::Note, fault }));
     let servers = &book.servers.objects;
-    findings.extend(servers.values().filter_map(|server| unresolved(server)));
+    findings.extend(servers.values().filter_map(|server| unresolved_reference(server)));
     let mut contents = SkillContents::default();
-    if against.destination == TargetMode::Directory {
-        contents.look(root, &book.skills.objects, true, now, &mut |_, _| ());
+    if against.target == TargetMode::Directory {
+        contents.update(root, &book.skills.objects, true, now, &mut |_, _| ());
     }
     for (key, skill) in &book.skills.objects {
-        findings.extend(missing_servers(skill, &book, whole));
-        if let Some(Err(problem)) = contents.all.get(key) {
+        findings.extend(undeclared_servers(skill, &book, whole));
+        if let Some(Err(problem)) = contents.contents.get(key) {
             findings.push(finding(Severity::Error, skill, problem.reason, &problem.message));
         }
     }
-    if against.secrets.is_none() && !book.references().is_empty() {
+    if against.secrets_dir.is_none() && !book.secret_references().is_empty() {
         let message = "references to secrets were not checked; --secrets-dir says where they are";
         findings.push(Finding::new(Severity::Note, Reason::SecretNotFound, message));
     }
@@ -180,23 +188,32 @@ fn check(
         let file = finding.fault.origin.as_ref().and_then(Origin::file);
         (file.map(|(path, line)| (Arc::clone(path), line)), finding.fault.column)
     });
-    let source =
-        SourceState { synced: true, skills_synced: true, foreign: book.foreign(), ..SourceState::default() };
+    let source = SourceState {
+        synced: true,
+        skills_synced: true,
+        foreign_documents: book.foreign_documents(),
+        ..SourceState::default()
+    };
     let (servers, skills) = (servers.clone(), book.skills.objects.clone());
-    let desired =
-        Desired { servers, skills, contents: contents.all, source: Arc::new(source), ..Desired::default() };
+    let desired = Desired {
+        servers,
+        skills,
+        skill_contents: contents.contents,
+        source: Arc::new(source),
+        ..Desired::default()
+    };
     CheckResult { desired, findings, files: count }
 }
 
 /// A reference that leads nowhere here. It may where evenkeel runs, except if the secrets are those.
-fn unresolved(server: &DeclaredObject<McpServerSpec>) -> Option<Finding> {
+fn unresolved_reference(server: &DeclaredObject<McpServerSpec>) -> Option<Finding> {
     let problem = server.endpoint.as_ref()?.as_ref().err()?;
     let level = if problem.reason == Reason::VariableNotFound { Severity::Note } else { Severity::Error };
     Some(finding(level, server, problem.reason, &problem.message))
 }
 
 /// The servers that a skill waits for and that nobody declares.
-fn missing_servers<'a>(
+fn undeclared_servers<'a>(
     skill: &'a DeclaredObject<SkillSpec>,
     book: &'a AcceptedObjects,
     whole: bool,
@@ -219,35 +236,35 @@ fn finding<S: ObjectSpec>(
     reason: Reason,
     message: &str,
 ) -> Finding {
-    let message = format!("{} {}: {message}", S::NAME, object.meta.key);
+    let message = format!("{} {}: {message}", S::KIND, object.meta.key);
     Finding {
-        level,
+        severity: level,
         fault: SourceProblem::new(Some(object.meta.origin.clone()), Problem::new(reason, message)),
     }
 }
 
 /// Collects the files of a directory.
 #[derive(Default)]
-struct Sight {
-    files: Files,
-    blind: Vec<SourceProblem>,
+struct FileCollector {
+    files: FileContents,
+    unreadable_folders: Vec<SourceProblem>,
 }
 
-impl TreeVisitor for Sight {
-    fn folder(&mut self, _: &Path, _: FileId) {}
+impl TreeVisitor for FileCollector {
+    fn visit_folder(&mut self, _: &Path, _: FileId) {}
 
-    fn file(&mut self, file: &FoundFile<'_>) {
+    fn visit_file(&mut self, file: &FoundFile<'_>) {
         let content = file.read().map(|(_, bytes)| bytes).map_err(|error| why(&error));
         self.files.insert(Arc::new(file.path.clone()), content);
     }
 
-    fn unreadable(&mut self, path: &Path, why: &str) {
+    fn unreadable_file(&mut self, path: &Path, why: &str) {
         self.files.insert(Arc::new(path.to_path_buf()), Err(why.to_owned()));
     }
 
-    fn blind(&mut self, path: &Path, why: &str) {
-        let place = if path.as_os_str().is_empty() { "the directory".to_owned() } else { shown(path) };
-        self.blind.push(SourceProblem::new(
+    fn unreadable_folder(&mut self, path: &Path, why: &str) {
+        let place = if path.as_os_str().is_empty() { "the directory".to_owned() } else { display_path(path) };
+        self.unreadable_folders.push(SourceProblem::new(
             None,
             Problem::new(Reason::SourceUnavailable, format!("{place} {why}")),
         ));

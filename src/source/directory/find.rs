@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::tree::{FileId, FoundFile, TreeRoot, TreeVisitor, walk};
 use crate::resource::ObjectKey;
-use crate::source::parse::{ParsedFile, documents, is_json, item_list, parse};
+use crate::source::parse::{ParsedFile, is_json, parse, parse_list, split_documents};
 
 /// One document of the tree that declares an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,38 +22,38 @@ pub struct ObjectLocation {
     /// The document's lines, from 1, without the last; `None` if the file is not YAML, or the object is in a list.
     pub lines: Option<(usize, usize)>,
     /// True if the file holds nothing else.
-    pub alone: bool,
+    pub only_in_file: bool,
 }
 
 /// Every object that the files of a directory declare, in the order in which they are met.
-pub fn find(root: &Path) -> io::Result<Vec<ObjectLocation>> {
+pub fn find_objects(root: &Path) -> io::Result<Vec<ObjectLocation>> {
     let root = TreeRoot::open(root)?;
-    let mut finder = Finder::default();
+    let mut finder = ObjectFinder::default();
     walk(&root, &mut finder);
     Ok(finder.0)
 }
 
 #[derive(Default)]
-struct Finder(Vec<ObjectLocation>);
+struct ObjectFinder(Vec<ObjectLocation>);
 
-impl TreeVisitor for Finder {
-    fn folder(&mut self, _: &Path, _: FileId) {}
+impl TreeVisitor for ObjectFinder {
+    fn visit_folder(&mut self, _: &Path, _: FileId) {}
 
-    fn file(&mut self, file: &FoundFile<'_>) {
+    fn visit_file(&mut self, file: &FoundFile<'_>) {
         let Ok((_, bytes)) = file.read() else { return };
         let path = Arc::new(file.path.clone());
         let Ok(text) = std::str::from_utf8(&bytes) else { return };
         if is_json(&path) {
-            self.take(&parse(&path, &bytes), file.path, 0, None, false);
+            self.add_objects(&parse(&path, &bytes), file.path, 0, None, false);
             return;
         }
-        let chunks = documents(text.strip_prefix('\u{feff}').unwrap_or(text));
+        let chunks = split_documents(text.strip_prefix('\u{feff}').unwrap_or(text));
         for chunk in &chunks {
             let first = usize::try_from(chunk.first_line).unwrap_or(1);
-            let is_list = item_list(chunk).is_some();
+            let is_list = parse_list(chunk).is_some();
             let lines = (first, first + chunk.text.lines().count());
             let before = chunk.first_line - 1;
-            self.take(
+            self.add_objects(
                 &parse(&path, chunk.text.as_bytes()),
                 file.path,
                 before,
@@ -63,13 +63,13 @@ impl TreeVisitor for Finder {
         }
     }
 
-    fn unreadable(&mut self, _: &Path, _: &str) {}
+    fn unreadable_file(&mut self, _: &Path, _: &str) {}
 
-    fn blind(&mut self, _: &Path, _: &str) {}
+    fn unreadable_folder(&mut self, _: &Path, _: &str) {}
 }
 
-impl Finder {
-    fn take(
+impl ObjectFinder {
+    fn add_objects(
         &mut self,
         parsed: &ParsedFile,
         path: &Path,
@@ -85,7 +85,7 @@ impl Finder {
             path: path.to_owned(),
             line: before + line,
             lines,
-            alone,
+            only_in_file: alone,
         }));
     }
 }
@@ -105,12 +105,12 @@ mod tests {
         let two = format!("# first\n{}---\n# second\n{}", server("a"), server("b"));
         std::fs::write(root.path().join("two.yaml"), &two).unwrap();
         std::fs::write(root.path().join("one.yaml"), server("c")).unwrap();
-        let mut found = find(root.path()).unwrap();
+        let mut found = find_objects(root.path()).unwrap();
         found.sort_by(|a, b| a.key.cmp(&b.key));
         let told: Vec<_> = found
             .iter()
             .map(|place| {
-                (&*place.key.name, place.path.to_str().unwrap(), place.line, place.lines, place.alone)
+                (&*place.key.name, place.path.to_str().unwrap(), place.line, place.lines, place.only_in_file)
             })
             .collect();
         assert_eq!(

@@ -13,15 +13,15 @@ mod git;
 mod history;
 mod options;
 mod scan;
+mod scan_loop;
 mod secrets;
 mod skills;
 mod source;
 mod tree;
-mod watched;
 
 pub use self::check::{
     CheckContext, CheckResult, Finding, Severity, check_directory, check_files, check_text,
 };
-pub use self::find::{ObjectLocation, find};
+pub use self::find::{ObjectLocation, find_objects};
 pub use self::options::Args;
 pub use super::parse::TargetMode;

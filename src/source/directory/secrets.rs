@@ -12,20 +12,20 @@ use jiff::Timestamp;
 use rustix::fs::stat;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::tree::{FileStamp, small_file};
+use super::tree::{FileStamp, read_file};
 use crate::resource::SecretKeyRef;
 use crate::source::resolve::SecretLookup;
 
 /// As much as Kubernetes lets a Secret hold.
-const LIMIT: u64 = 1 << 20;
+const MAX_SECRET_BYTES: u64 = 1 << 20;
 
 /// The secrets that were asked for.
 pub(super) struct SecretFiles {
     root: PathBuf,
-    known: RefCell<HashMap<(String, String), Known>>,
+    cache: RefCell<HashMap<(String, String), CachedSecret>>,
 }
 
-struct Known {
+struct CachedSecret {
     /// Of the file when it was read; `None` if there was none, or if the stamp proves nothing yet.
     stamp: Option<FileStamp>,
     value: SecretLookup,
@@ -33,7 +33,7 @@ struct Known {
 
 impl SecretFiles {
     pub fn new(root: PathBuf) -> Self {
-        Self { root, known: RefCell::default() }
+        Self { root, cache: RefCell::default() }
     }
 
     /// Where secrets are looked for.
@@ -43,20 +43,20 @@ impl SecretFiles {
 
     /// Whether nobody has asked for a secret.
     pub fn is_empty(&self) -> bool {
-        self.known.borrow().is_empty()
+        self.cache.borrow().is_empty()
     }
 
     /// The value of a reference: the one of the last refresh, read now if nobody has asked before.
     pub fn get(&self, reference: &SecretKeyRef, now: Timestamp) -> SecretLookup {
         let place = (reference.name.clone(), reference.key.clone());
-        let mut known = self.known.borrow_mut();
+        let mut known = self.cache.borrow_mut();
         let entry = known.entry(place).or_insert_with_key(|place| self.read(place, now));
         entry.value.clone()
     }
 
     /// Forgets what nobody in `used` refers to, looks at the rest again, and says whether a value differs.
     pub fn refresh(&mut self, used: &HashSet<(String, String)>, now: Timestamp) -> bool {
-        let mut known = std::mem::take(self.known.get_mut());
+        let mut known = std::mem::take(self.cache.get_mut());
         known.retain(|place, _| used.contains(place));
         let mut differs = false;
         for (place, entry) in &mut known {
@@ -68,31 +68,31 @@ impl SecretFiles {
                 continue;
             }
             let new = self.read(place, now);
-            differs |= !same(&entry.value, &new.value);
+            differs |= !is_same_lookup(&entry.value, &new.value);
             *entry = new;
         }
-        self.known = RefCell::new(known);
+        self.cache = RefCell::new(known);
         differs
     }
 
     /// The folders whose changes matter: the root, and those of the secrets that are referred to.
-    pub fn folders(&self) -> Vec<PathBuf> {
-        let names: HashSet<_> = self.known.borrow().keys().map(|(name, _)| name.clone()).collect();
+    pub fn watched_folders(&self) -> Vec<PathBuf> {
+        let names: HashSet<_> = self.cache.borrow().keys().map(|(name, _)| name.clone()).collect();
         let mut folders = vec![self.root.clone()];
         folders.extend(names.iter().map(|name| self.root.join(name)));
         folders
     }
 
-    fn read(&self, (name, key): &(String, String), now: Timestamp) -> Known {
-        match small_file(&self.root.join(name).join(key), LIMIT) {
-            Ok((stamp, bytes)) => Known {
+    fn read(&self, (name, key): &(String, String), now: Timestamp) -> CachedSecret {
+        match read_file(&self.root.join(name).join(key), MAX_SECRET_BYTES) {
+            Ok((stamp, bytes)) => CachedSecret {
                 stamp: Some(stamp).filter(|stamp| stamp.is_settled(now)),
                 value: match String::from_utf8(bytes) {
                     Ok(text) => SecretLookup::Found(SecretString::from(text)),
                     Err(_) => SecretLookup::Unusable("is not text in UTF-8".to_owned()),
                 },
             },
-            Err(error) => Known {
+            Err(error) => CachedSecret {
                 stamp: None,
                 value: match error.kind() {
                     io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => SecretLookup::Missing,
@@ -103,7 +103,7 @@ impl SecretFiles {
     }
 }
 
-fn same(one: &SecretLookup, other: &SecretLookup) -> bool {
+fn is_same_lookup(one: &SecretLookup, other: &SecretLookup) -> bool {
     match (one, other) {
         (SecretLookup::Found(one), SecretLookup::Found(other)) => {
             one.expose_secret() == other.expose_secret()

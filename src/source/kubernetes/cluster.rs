@@ -12,7 +12,7 @@ use crate::source::StdioPolicy;
 use crate::source::source_handle::{ApiServer, Source, SourceContext, SourceHandle, SourceInfo};
 
 /// The longest name of a replica, in bytes: what an event takes, less the random part.
-const LONGEST_NAME: usize = 100;
+const MAX_INSTANCE_NAME_BYTES: usize = 100;
 
 /// Which objects of which API server, as the arguments say.
 #[derive(Clone, Debug)]
@@ -42,40 +42,40 @@ impl Args {
             some => (some.join(","), format!("{server}, namespaces {}", some.join(", "))),
         };
         let mut name = var("POD_NAME").or_else(|_| var("HOSTNAME")).unwrap_or_else(|_| "evenkeel".into());
-        name.truncate(name.floor_char_boundary(LONGEST_NAME));
+        name.truncate(name.floor_char_boundary(MAX_INSTANCE_NAME_BYTES));
         let instance = format!("{name}_{}", Uuid::new_v4()).into();
         let (lease, session_key) = (self.lease, self.session_key);
         let info = SourceInfo {
-            to_change: format!("change the objects in {place}").into(),
-            id: SourceId { kind: "cluster", place },
+            edit_instruction: format!("change the objects in {place}").into(),
+            id: SourceId { kind: "cluster", location: place },
             identity: PathBuf::from(format!("{server}/namespaces/{all}")),
-            home: if let [one] = namespaces.as_slice() { Some(one.clone()) } else { None },
+            default_namespace: if let [one] = namespaces.as_slice() { Some(one.clone()) } else { None },
             policy: self.policy,
             root: None,
             api_server: Some(ApiServer { client: client.clone(), namespace, lease, session_key, instance }),
         };
-        Ok(Cluster { info, client, server, namespaces })
+        Ok(ClusterSource { info, client, server, namespaces })
     }
 }
 
 /// An API server, and the namespaces that are reconciled from it.
-struct Cluster {
+struct ClusterSource {
     info: SourceInfo,
     client: Client,
     server: Arc<str>,
     namespaces: Vec<Arc<str>>,
 }
 
-impl Source for Cluster {
+impl Source for ClusterSource {
     fn info(&self) -> &SourceInfo {
         &self.info
     }
 
     fn start(self: Box<Self>, start: SourceContext) -> SourceHandle {
-        let SourceContext { key, metrics, tracker, stop, .. } = start;
+        let SourceContext { digest_key: key, metrics, tracker, stop, .. } = start;
         let Self { info, client, server, namespaces } = *self;
-        let options = Options { client, server, namespaces, policy: info.policy, key, metrics };
+        let options = Options { client, server, namespaces, policy: info.policy, digest_key: key, metrics };
         let (desired, shown) = watches::start(options, &tracker, stop);
-        SourceHandle { desired, requests: None, wishes: None, shown }
+        SourceHandle { desired, requests: None, control: None, stored_statuses: shown }
     }
 }

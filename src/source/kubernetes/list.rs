@@ -10,13 +10,13 @@ use serde::de::DeserializeOwned;
 
 use super::object::{LatestObject, WatchedKind, decode};
 use super::watch_message::WatchId;
-use crate::net::api_server::in_words;
+use crate::net::api_server::describe_error;
 use crate::resource::{
     DeclaredObject, Desired, GROUP, McpServer, ObjectKey, Problem, Reason, Skill, SourceState,
 };
 
 /// How many objects are asked for at once.
-const PAGE: u32 = 500;
+const PAGE_SIZE: u32 = 500;
 
 /// Lists the servers and skills of a namespace. Needs the permission to list them, and no other.
 ///
@@ -26,14 +26,14 @@ pub async fn list(client: &Client, server: &str, namespace: &str) -> Result<Desi
     let scope: Option<Arc<str>> = Some(namespace.into());
     let (servers, skills) = (ApiResource::erase::<McpServer>(&()), ApiResource::erase::<Skill>(&()));
     Ok(Desired {
-        servers: objects(client, server, namespace, &servers, &WatchId::Servers(scope.clone())).await?,
-        skills: objects(client, server, namespace, &skills, &WatchId::Skills(scope)).await?,
+        servers: list_kind(client, server, namespace, &servers, &WatchId::Servers(scope.clone())).await?,
+        skills: list_kind(client, server, namespace, &skills, &WatchId::Skills(scope)).await?,
         source: Arc::new(SourceState { synced: true, skills_synced: true, ..SourceState::default() }),
         ..Desired::default()
     })
 }
 
-async fn objects<S: WatchedKind + DeserializeOwned>(
+async fn list_kind<S: WatchedKind + DeserializeOwned>(
     client: &Client,
     server: &str,
     namespace: &str,
@@ -42,13 +42,13 @@ async fn objects<S: WatchedKind + DeserializeOwned>(
 ) -> Result<OrdMap<ObjectKey, Arc<DeclaredObject<S>>>, Problem> {
     // Not the types themselves: one object that does not decode must not hide the others.
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, resource);
-    let mut page = ListParams::default().limit(PAGE);
+    let mut page = ListParams::default().limit(PAGE_SIZE);
     let mut found = OrdMap::new();
     loop {
-        let list = api.list(&page).await.map_err(|error| told(&error, what, server))?;
+        let list = api.list(&page).await.map_err(|error| list_problem(&error, what, server))?;
         for object in list.items {
             let (LatestObject { meta, spec }, shown) = decode::<S>(object);
-            if shown.leaving.is_some() {
+            if shown.terminating_generation.is_some() {
                 continue;
             }
             let (spec, refused) = match spec {
@@ -58,7 +58,7 @@ async fn objects<S: WatchedKind + DeserializeOwned>(
             let key = meta.key.clone();
             found.insert(
                 key,
-                Arc::new(DeclaredObject { meta, spec, spec_digest: None, refused, endpoint: None }),
+                Arc::new(DeclaredObject { meta, spec, spec_digest: None, rejected: refused, endpoint: None }),
             );
         }
         page = match list.metadata.continue_.filter(|token| !token.is_empty()) {
@@ -68,8 +68,8 @@ async fn objects<S: WatchedKind + DeserializeOwned>(
     }
 }
 
-fn told(error: &kube::Error, what: &WatchId, server: &str) -> Problem {
-    let words = in_words(error);
+fn list_problem(error: &kube::Error, what: &WatchId, server: &str) -> Problem {
+    let words = describe_error(error);
     let plural = what.plural();
     let (reason, message) = match error {
         kube::Error::Api(status) => match status.code {
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_what_to_do() {
+    fn list_errors_state_the_remedy() {
         let api =
             |code, message: &str| kube::Error::Api(Status::failure(message, "").with_code(code).boxed());
         for (error, expected) in [
@@ -139,7 +139,7 @@ mod tests {
             ),
         ] {
             let watch = WatchId::Servers(Some("n".into()));
-            assert_eq!(told(&error, &watch, "https://api").to_string(), expected);
+            assert_eq!(list_problem(&error, &watch, "https://api").to_string(), expected);
         }
     }
 }

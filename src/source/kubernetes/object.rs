@@ -10,12 +10,12 @@ use serde_json::Value;
 
 use crate::resource::{
     DeclaredMeta, McpServerSpec, McpServerStatus, ObjectKey, Origin, Problem, Reason, SkillSpec, SkillStatus,
-    Violation, check_server, check_server_of_cluster, check_skill, check_skill_of_cluster,
+    Violation, check_cluster_server, check_cluster_skill, check_server, check_skill,
 };
 use crate::source::StoredStatus;
 
 /// Holds a whole earlier manifest, values and all.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+const LAST_APPLIED_ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// What the API server says about an object now.
 #[derive(Clone, Debug)]
@@ -33,17 +33,17 @@ pub(super) trait WatchedKind: DeserializeOwned {
     fn check(&self) -> Result<(), Problem>;
 
     /// The generation that a status speaks of, and the revision that it names.
-    fn spoken_of(status: &Self::Status) -> (Option<i64>, Option<&str>);
+    fn observed(status: &Self::Status) -> (Option<i64>, Option<&str>);
 }
 
 impl WatchedKind for McpServerSpec {
     type Status = McpServerStatus;
 
     fn check(&self) -> Result<(), Problem> {
-        all_kept(check_server(self).into_iter().chain(check_server_of_cluster(self)))
+        violations_to_result(check_server(self).into_iter().chain(check_cluster_server(self)))
     }
 
-    fn spoken_of(status: &McpServerStatus) -> (Option<i64>, Option<&str>) {
+    fn observed(status: &McpServerStatus) -> (Option<i64>, Option<&str>) {
         (status.observed_generation, status.last_applied_revision.as_deref())
     }
 }
@@ -52,10 +52,10 @@ impl WatchedKind for SkillSpec {
     type Status = SkillStatus;
 
     fn check(&self) -> Result<(), Problem> {
-        all_kept(check_skill(self).into_iter().chain(check_skill_of_cluster(self)))
+        violations_to_result(check_skill(self).into_iter().chain(check_cluster_skill(self)))
     }
 
-    fn spoken_of(status: &SkillStatus) -> (Option<i64>, Option<&str>) {
+    fn observed(status: &SkillStatus) -> (Option<i64>, Option<&str>) {
         (status.observed_generation, status.last_applied_revision.as_deref())
     }
 }
@@ -68,17 +68,17 @@ pub(super) fn decode<S: WatchedKind>(object: DynamicObject) -> (LatestObject<S>,
     let status = serde_json::from_value::<S::Status>(part("status")).ok();
     let spec = serde_json::from_value::<S>(part("spec"))
         .map_err(|error| {
-            Problem::new(Reason::InvalidSpec, format!("spec: {}", without_value(&error.to_string())))
+            Problem::new(Reason::InvalidSpec, format!("spec: {}", redact_decode_error(&error.to_string())))
         })
         .and_then(|spec| spec.check().map(|()| spec));
 
-    let key = key_of(&metadata);
+    let key = object_key(&metadata);
     let resource_version = metadata.resource_version.unwrap_or_default();
     let generation = metadata.generation.unwrap_or_default();
     let mut annotations = metadata.annotations.unwrap_or_default();
-    annotations.remove(LAST_APPLIED);
+    annotations.remove(LAST_APPLIED_ANNOTATION);
     // Every write of a status gives the object another version, so a revision that was told stays.
-    let told = status.as_ref().map(S::spoken_of);
+    let told = status.as_ref().map(S::observed);
     let revision = match told {
         Some((Some(of), Some(revision))) if of == generation => revision.to_owned(),
         _ => resource_version.clone(),
@@ -88,29 +88,29 @@ pub(super) fn decode<S: WatchedKind>(object: DynamicObject) -> (LatestObject<S>,
         uid: uid.clone(),
         resource_version: resource_version.parse().unwrap_or_default(),
         status,
-        leaving: metadata.deletion_timestamp.map(|_| generation),
+        terminating_generation: metadata.deletion_timestamp.map(|_| generation),
     };
     let meta = DeclaredMeta {
         key,
         uid,
         generation,
-        created: metadata.creation_timestamp.map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+        created_at: metadata.creation_timestamp.map_or(Timestamp::UNIX_EPOCH, |time| time.0),
         labels: metadata.labels.unwrap_or_default(),
         annotations,
         origin: Origin::Cluster { resource_version: resource_version.into() },
         revision: revision.into(),
-        change: None,
+        last_commit: None,
     };
     (LatestObject { meta, spec }, shown)
 }
 
-fn all_kept(broken: impl Iterator<Item = Violation>) -> Result<(), Problem> {
+fn violations_to_result(broken: impl Iterator<Item = Violation>) -> Result<(), Problem> {
     let broken: Vec<_> = broken.map(|violation| violation.to_string()).collect();
     if broken.is_empty() { Ok(()) } else { Err(Problem::new(Reason::InvalidSpec, broken.join("; "))) }
 }
 
 /// What the decoder says, without the value that it met, which may be a secret.
-fn without_value(message: &str) -> String {
+fn redact_decode_error(message: &str) -> String {
     for kind in ["invalid type: ", "invalid value: "] {
         if let Some((before, rest)) = message.split_once(kind)
             && let Some((_, expected)) = rest.rsplit_once(", expected ")
@@ -122,7 +122,7 @@ fn without_value(message: &str) -> String {
 }
 
 /// Namespace and name.
-pub(super) fn key_of(metadata: &ObjectMeta) -> ObjectKey {
+pub(super) fn object_key(metadata: &ObjectMeta) -> ObjectKey {
     let text = |text: &Option<String>| text.as_deref().unwrap_or_default().to_owned();
     ObjectKey::new(text(&metadata.namespace), text(&metadata.name))
 }
@@ -140,7 +140,7 @@ mod tests {
             "kind": "McpServer",
             "metadata": {
                 "name": "a", "namespace": "n", "uid": "u", "generation": 3, "resourceVersion": "41",
-                "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": { LAST_APPLIED: "hunter2", "x": "y" },
+                "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": { LAST_APPLIED_ANNOTATION: "hunter2", "x": "y" },
             },
             "spec": spec,
             "status": status,
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spec_is_judged_by_the_rules_of_a_cluster() {
+    fn spec_is_checked_by_the_rules_of_a_cluster() {
         let env = |from: Value| json!({ "stdio": { "command": "allowed", "env": [{ "name": "A_TOKEN", "valueFrom": from }] } });
         for (spec, expected) in [
             (json!({ "http": { "url": "http://a" } }), ""),
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_is_taken_over_and_a_revision_that_was_told_stays() {
+    fn metadata_is_copied_and_the_applied_revision_is_kept() {
         let spec = json!({ "http": { "url": "http://a" } });
         for (status, revision) in [
             (Value::Null, "41"),

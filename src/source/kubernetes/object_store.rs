@@ -10,7 +10,7 @@ use kind_store::KindStore;
 use super::object::{LatestObject, decode};
 use super::references::{
     ConfigMapFiles, ConfigMapName, EndpointRules, ReferenceLookup, ReferencedConfigMaps, ReferencedSecrets,
-    SecretName, SecretValues, config_map, names,
+    SecretName, SecretValues, referenced_config_map, referenced_secrets,
 };
 use super::watch_message::{WatchId, WatchMessage};
 use crate::resource::{
@@ -29,124 +29,124 @@ pub(super) struct ObjectStore {
     servers: KindStore<McpServerSpec, McpServerStatus>,
     skills: KindStore<SkillSpec, SkillStatus>,
     /// Servers whose newest form waits for a first look at a Secret.
-    waiting: HashMap<ObjectKey, LatestObject<McpServerSpec>>,
+    pending: HashMap<ObjectKey, LatestObject<McpServerSpec>>,
     secrets: ReferencedSecrets,
     /// What the skills hold, as far as it was looked at.
     contents: OrdMap<ObjectKey, SkillContent>,
     config_maps: ReferencedConfigMaps,
-    watches: BTreeMap<WatchId, State>,
-    told: Arc<Desired>,
-    shown: bool,
+    watches: BTreeMap<WatchId, WatchState>,
+    published: Arc<Desired>,
+    statuses_changed: bool,
 }
 
 #[derive(Default)]
-struct State {
+struct WatchState {
     listed: bool,
-    trouble: Option<Problem>,
+    problem: Option<Problem>,
 }
 
 impl ObjectStore {
     pub fn new(policy: StdioPolicy, key: DigestKey) -> Self {
         Self {
-            rules: EndpointRules { policy, key },
+            rules: EndpointRules { policy, digest_key: key },
             servers: KindStore::default(),
             skills: KindStore::default(),
-            waiting: HashMap::new(),
+            pending: HashMap::new(),
             secrets: ReferencedSecrets::default(),
             contents: OrdMap::new(),
             config_maps: ReferencedConfigMaps::default(),
             watches: BTreeMap::new(),
-            told: Arc::default(),
-            shown: false,
+            published: Arc::default(),
+            statuses_changed: false,
         }
     }
 
     /// Nothing is complete before this watch has answered.
-    pub fn expect(&mut self, watch: WatchId) {
-        self.watches.insert(watch, State::default());
+    pub fn add_watch(&mut self, watch: WatchId) {
+        self.watches.insert(watch, WatchState::default());
     }
 
     /// The Secrets that are referred to.
     pub fn secrets(&self) -> impl Iterator<Item = &SecretName> {
-        self.secrets.all()
+        self.secrets.names()
     }
 
     /// Whether a Secret is one of them.
-    pub fn refers_to(&self, name: &SecretName) -> bool {
-        self.secrets.look(name).is_some()
+    pub fn uses_secret(&self, name: &SecretName) -> bool {
+        self.secrets.lookup(name).is_some()
     }
 
     /// The ConfigMaps that are referred to.
     pub fn config_maps(&self) -> impl Iterator<Item = &ConfigMapName> {
-        self.config_maps.all()
+        self.config_maps.names()
     }
 
     /// Whether a ConfigMap is one of them.
-    pub fn refers_to_map(&self, name: &ConfigMapName) -> bool {
-        self.config_maps.look(name).is_some()
+    pub fn uses_config_map(&self, name: &ConfigMapName) -> bool {
+        self.config_maps.lookup(name).is_some()
     }
 
     /// Takes up one piece of news: costs the objects that it is about.
-    pub fn take(&mut self, news: WatchMessage) {
+    pub fn handle(&mut self, news: WatchMessage) {
         match news {
             WatchMessage::Server(object) => {
                 let (newest, status) = decode::<McpServerSpec>(*object);
                 let key = newest.meta.key.clone();
-                self.shown |= self.servers.show(&key, status);
-                if self.servers.is_leaving(&key) {
-                    self.server_left(&key);
+                self.statuses_changed |= self.servers.set_status(&key, status);
+                if self.servers.is_terminating(&key) {
+                    self.remove_server(&key);
                 } else {
-                    self.waiting.insert(key.clone(), newest);
-                    self.server(&key);
+                    self.pending.insert(key.clone(), newest);
+                    self.update_server(&key);
                 }
             }
             WatchMessage::Skill(object) => {
                 let (newest, status) = decode::<SkillSpec>(*object);
                 let key = newest.meta.key.clone();
-                self.shown |= self.skills.show(&key, status);
-                if self.skills.is_leaving(&key) {
+                self.statuses_changed |= self.skills.set_status(&key, status);
+                if self.skills.is_terminating(&key) {
                     self.skills.objects.remove(&key);
                 } else {
-                    self.skills.put(newest, |_| None);
+                    self.skills.upsert(newest, |_| None);
                 }
-                self.skill(&key);
+                self.update_skill(&key);
             }
-            WatchMessage::ServerGone(key) => {
-                self.shown |= self.servers.statuses.remove(&key).is_some();
-                self.server_left(&key);
+            WatchMessage::ServerDeleted(key) => {
+                self.statuses_changed |= self.servers.statuses.remove(&key).is_some();
+                self.remove_server(&key);
             }
-            WatchMessage::SkillGone(key) => {
-                self.shown |= self.skills.statuses.remove(&key).is_some();
+            WatchMessage::SkillDeleted(key) => {
+                self.statuses_changed |= self.skills.statuses.remove(&key).is_some();
                 self.skills.objects.remove(&key);
-                self.skill(&key);
+                self.update_skill(&key);
             }
-            WatchMessage::Secret(name, look) => self.secret(&name, look),
-            WatchMessage::ConfigMap(name, look) => self.config_map(&name, look),
+            WatchMessage::Secret(name, look) => self.update_secret(&name, look),
+            WatchMessage::ConfigMap(name, look) => self.update_config_map(&name, look),
             WatchMessage::Listed(watch) => {
                 match &watch {
                     WatchId::Secret(name)
                         if matches!(
-                            self.secrets.look(name),
-                            Some(ReferenceLookup::Awaited | ReferenceLookup::Denied(_))
+                            self.secrets.lookup(name),
+                            Some(ReferenceLookup::Pending | ReferenceLookup::Denied(_))
                         ) =>
                     {
-                        self.secret(name, ReferenceLookup::Missing);
+                        self.update_secret(name, ReferenceLookup::Missing);
                     }
                     WatchId::ConfigMap(name)
                         if matches!(
-                            self.config_maps.look(name),
-                            Some(ReferenceLookup::Awaited | ReferenceLookup::Denied(_))
+                            self.config_maps.lookup(name),
+                            Some(ReferenceLookup::Pending | ReferenceLookup::Denied(_))
                         ) =>
                     {
-                        self.config_map(name, ReferenceLookup::Missing);
+                        self.update_config_map(name, ReferenceLookup::Missing);
                     }
                     _ => {}
                 }
                 if let Some(state) = self.watches.get_mut(&watch) {
-                    *state = State { listed: true, trouble: None };
+                    *state = WatchState { listed: true, problem: None };
                 }
             }
-            WatchMessage::Trouble(watch, problem) => {
+            WatchMessage::Failed(watch, problem) => {
                 // Not awaited any longer: what cannot be read must not hold up the others.
                 let denied = |missing| {
                     let forbidden = problem.reason == Reason::NotPermitted;
@@ -155,45 +155,48 @@ impl ObjectStore {
                 };
                 match &watch {
                     WatchId::Secret(name)
-                        if matches!(self.secrets.look(name), Some(ReferenceLookup::Awaited)) =>
+                        if matches!(self.secrets.lookup(name), Some(ReferenceLookup::Pending)) =>
                     {
-                        self.secret(name, ReferenceLookup::Denied(denied(Reason::SecretNotFound)));
+                        self.update_secret(name, ReferenceLookup::Denied(denied(Reason::SecretNotFound)));
                     }
                     WatchId::ConfigMap(name)
-                        if matches!(self.config_maps.look(name), Some(ReferenceLookup::Awaited)) =>
+                        if matches!(self.config_maps.lookup(name), Some(ReferenceLookup::Pending)) =>
                     {
-                        self.config_map(name, ReferenceLookup::Denied(denied(Reason::ConfigMapNotFound)));
+                        self.update_config_map(
+                            name,
+                            ReferenceLookup::Denied(denied(Reason::ConfigMapNotFound)),
+                        );
                     }
                     _ => {}
                 }
                 if let Some(state) = self.watches.get_mut(&watch) {
-                    state.trouble = Some(problem);
+                    state.problem = Some(problem);
                 }
             }
         }
     }
 
     /// What follows from the news, if anything: what is declared, and the statuses.
-    pub fn settle(&mut self) -> (Option<Arc<Desired>>, Option<StoredStatuses>) {
-        let source = self.state();
-        let told = &self.told;
+    pub fn publish(&mut self) -> (Option<Arc<Desired>>, Option<StoredStatuses>) {
+        let source = self.source_state();
+        let told = &self.published;
         let unchanged = *told.source == source
             && told.servers.ptr_eq(&self.servers.objects)
             && told.skills.ptr_eq(&self.skills.objects)
-            && told.contents.ptr_eq(&self.contents);
+            && told.skill_contents.ptr_eq(&self.contents);
         let desired = (!unchanged).then(|| {
             let source = if *told.source == source { told.source.clone() } else { Arc::new(source) };
             let (servers, skills) = (self.servers.objects.clone(), self.skills.objects.clone());
             Arc::new(Desired {
                 servers,
                 skills,
-                contents: self.contents.clone(),
+                skill_contents: self.contents.clone(),
                 source,
                 ..Desired::default()
             })
         });
-        self.told = desired.clone().unwrap_or_else(|| told.clone());
-        let shown = std::mem::take(&mut self.shown).then(|| StoredStatuses {
+        self.published = desired.clone().unwrap_or_else(|| told.clone());
+        let shown = std::mem::take(&mut self.statuses_changed).then(|| StoredStatuses {
             servers: self.servers.statuses.clone(),
             skills: self.skills.statuses.clone(),
         });
@@ -202,41 +205,43 @@ impl ObjectStore {
 
     /// Complete once every watch of servers has listed, but for those that are forbidden: another namespace
     /// must not wait for a permission. Skills and Secrets are waited for one by one.
-    fn state(&self) -> SourceState {
+    fn source_state(&self) -> SourceState {
         let servers = || self.watches.iter().filter(|(watch, _)| matches!(watch, WatchId::Servers(_)));
         let forbidden =
-            |state: &State| matches!(&state.trouble, Some(why) if why.reason == Reason::NotPermitted);
+            |state: &WatchState| matches!(&state.problem, Some(why) if why.reason == Reason::NotPermitted);
         let synced = servers().any(|(_, state)| state.listed)
             && servers().all(|(_, state)| state.listed || forbidden(state))
-            && self.waiting.is_empty();
+            && self.pending.is_empty();
         let skills = || self.watches.iter().filter(|(watch, _)| matches!(watch, WatchId::Skills(_)));
         let skills_synced =
             skills().any(|(_, state)| state.listed) && skills().all(|(_, state)| state.listed);
         // One API server that is away is one fault, not one for each watch.
         let mut faults: Vec<SourceProblem> = Vec::new();
-        for problem in self.watches.values().filter_map(|state| state.trouble.clone()) {
+        for problem in self.watches.values().filter_map(|state| state.problem.clone()) {
             let fault = SourceProblem::new(None, problem);
             if !faults.contains(&fault) {
                 faults.push(fault);
             }
         }
-        let told = &self.told.source;
+        let told = &self.published.source;
         SourceState {
             synced: told.synced || synced,
             skills_synced: told.skills_synced || skills_synced,
-            faults,
-            nothing_in: self.nothing_in(),
+            problems: faults,
+            empty_scope: self.empty_namespaces(),
             ..SourceState::default()
         }
     }
 
     /// Where nothing is declared, though everything was listed there.
-    fn nothing_in(&self) -> Option<String> {
+    fn empty_namespaces(&self) -> Option<String> {
         let listed = |watch| self.watches.get(&watch).is_some_and(|state| state.listed);
         let empty = |scope: &Option<Arc<str>>| {
             let bare = match scope {
                 None => self.servers.is_empty() && self.skills.is_empty(),
-                Some(namespace) => self.servers.is_empty_in(namespace) && self.skills.is_empty_in(namespace),
+                Some(namespace) => {
+                    self.servers.is_namespace_empty(namespace) && self.skills.is_namespace_empty(namespace)
+                }
             };
             bare && listed(WatchId::Servers(scope.clone())) && listed(WatchId::Skills(scope.clone()))
         };
@@ -255,46 +260,51 @@ impl ObjectStore {
     }
 
     /// Takes up the newest form of a server, unless it refers to a Secret that was not looked at yet.
-    fn server(&mut self, key: &ObjectKey) {
-        let Some(newest) = self.waiting.get(key) else { return };
+    fn update_server(&mut self, key: &ObjectKey) {
+        let Some(newest) = self.pending.get(key) else { return };
         let last = self.servers.objects.get(key).filter(|last| last.meta.uid == newest.meta.uid);
         let in_force = newest.spec.as_ref().ok().or_else(|| last.and_then(|last| last.spec.as_deref()));
-        self.uses(key, in_force.map(|spec| names(key, spec)).unwrap_or_default());
-        if self.secrets.all_looked_at(key)
-            && let Some(newest) = self.waiting.remove(key)
+        self.set_secret_references(
+            key,
+            in_force.map(|spec| referenced_secrets(key, spec)).unwrap_or_default(),
+        );
+        if self.secrets.all_read(key)
+            && let Some(newest) = self.pending.remove(key)
         {
             let (secrets, rules) = (&self.secrets, &self.rules);
-            self.servers.put(newest, |spec| Some(secrets.resolve(key, spec, rules)));
+            self.servers.upsert(newest, |spec| Some(secrets.resolve(key, spec, rules)));
         }
     }
 
     /// A server is declared no more.
-    fn server_left(&mut self, key: &ObjectKey) {
+    fn remove_server(&mut self, key: &ObjectKey) {
         self.servers.objects.remove(key);
-        self.waiting.remove(key);
-        self.uses(key, BTreeSet::new());
+        self.pending.remove(key);
+        self.set_secret_references(key, BTreeSet::new());
     }
 
-    fn secret(&mut self, name: &SecretName, look: ReferenceLookup<SecretValues>) {
-        for user in self.secrets.see(name, look) {
-            if self.waiting.contains_key(&user) {
-                self.server(&user);
+    fn update_secret(&mut self, name: &SecretName, look: ReferenceLookup<SecretValues>) {
+        for user in self.secrets.update(name, look) {
+            if self.pending.contains_key(&user) {
+                self.update_server(&user);
             } else {
                 let (secrets, rules) = (&self.secrets, &self.rules);
-                self.servers.resolve_again(&user, |spec| secrets.resolve(&user, spec, rules));
+                self.servers.update_endpoint(&user, |spec| secrets.resolve(&user, spec, rules));
             }
         }
     }
 
     /// Takes up what a skill holds now, if it is known. One whose ConfigMap was not looked at yet keeps what
     /// it had.
-    fn skill(&mut self, key: &ObjectKey) {
+    fn update_skill(&mut self, key: &ObjectKey) {
         let skill = self.skills.objects.get(key).cloned();
         let spec = skill.as_ref().and_then(|skill| skill.spec.as_deref());
-        let (appeared, left) =
-            self.config_maps.uses(key, spec.and_then(|spec| config_map(key, spec)).into_iter().collect());
+        let (appeared, left) = self.config_maps.set_references(
+            key,
+            spec.and_then(|spec| referenced_config_map(key, spec)).into_iter().collect(),
+        );
         for name in appeared {
-            self.watches.insert(WatchId::ConfigMap(name), State::default());
+            self.watches.insert(WatchId::ConfigMap(name), WatchState::default());
         }
         for name in left {
             self.watches.remove(&WatchId::ConfigMap(name));
@@ -310,16 +320,16 @@ impl ObjectStore {
         }
     }
 
-    fn config_map(&mut self, name: &ConfigMapName, look: ReferenceLookup<ConfigMapFiles>) {
-        for user in self.config_maps.see(name, look) {
-            self.skill(&user);
+    fn update_config_map(&mut self, name: &ConfigMapName, look: ReferenceLookup<ConfigMapFiles>) {
+        for user in self.config_maps.update(name, look) {
+            self.update_skill(&user);
         }
     }
 
-    fn uses(&mut self, key: &ObjectKey, now: BTreeSet<SecretName>) {
-        let (appeared, left) = self.secrets.uses(key, now);
+    fn set_secret_references(&mut self, key: &ObjectKey, now: BTreeSet<SecretName>) {
+        let (appeared, left) = self.secrets.set_references(key, now);
         for name in appeared {
-            self.watches.insert(WatchId::Secret(name), State::default());
+            self.watches.insert(WatchId::Secret(name), WatchState::default());
         }
         for name in left {
             self.watches.remove(&WatchId::Secret(name));

@@ -9,7 +9,7 @@ use crate::resource::bundle::{Bundle, SKILL_FILE, SkillError, SkillFile};
 use crate::resource::{
     DigestKey, Endpoint, McpServerSpec, ObjectKey, Problem, Reason, SecretKeyRef, SkillContent, SkillSpec,
 };
-use crate::source::resolve::{ReferenceValues, SecretLookup, references};
+use crate::source::resolve::{ReferenceValues, SecretLookup, secret_references};
 use crate::source::{Environment, StdioPolicy};
 
 /// Namespace and name of a Secret.
@@ -29,7 +29,7 @@ pub(super) type ReferencedConfigMaps = References<ConfigMapFiles>;
 /// What is known of something that is referred to.
 pub(super) enum ReferenceLookup<V> {
     /// Nothing yet.
-    Awaited,
+    Pending,
     /// What it holds.
     Found(V),
     Missing,
@@ -40,70 +40,74 @@ pub(super) enum ReferenceLookup<V> {
 /// What endpoints are made by.
 pub(super) struct EndpointRules {
     pub policy: StdioPolicy,
-    pub key: DigestKey,
+    pub digest_key: DigestKey,
 }
 
 /// What is referred to, and by whom.
 pub(super) struct References<V> {
-    known: BTreeMap<ObjectKey, (ReferenceLookup<V>, BTreeSet<ObjectKey>)>,
-    used: HashMap<ObjectKey, BTreeSet<ObjectKey>>,
+    entries: BTreeMap<ObjectKey, (ReferenceLookup<V>, BTreeSet<ObjectKey>)>,
+    references_by_user: HashMap<ObjectKey, BTreeSet<ObjectKey>>,
 }
 
 impl<V> Default for References<V> {
     fn default() -> Self {
-        Self { known: BTreeMap::new(), used: HashMap::new() }
+        Self { entries: BTreeMap::new(), references_by_user: HashMap::new() }
     }
 }
 
 impl<V> References<V> {
     /// All that are referred to.
-    pub fn all(&self) -> impl Iterator<Item = &ObjectKey> {
-        self.known.keys()
+    pub fn names(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.entries.keys()
     }
 
     /// What is known of one; `None` if nobody refers to it.
-    pub fn look(&self, name: &ObjectKey) -> Option<&ReferenceLookup<V>> {
-        self.known.get(name).map(|(look, _)| look)
+    pub fn lookup(&self, name: &ObjectKey) -> Option<&ReferenceLookup<V>> {
+        self.entries.get(name).map(|(look, _)| look)
     }
 
     /// Takes up what is known of one now; gives those who refer to it.
-    pub fn see(&mut self, name: &ObjectKey, look: ReferenceLookup<V>) -> BTreeSet<ObjectKey> {
-        let Some((known, users)) = self.known.get_mut(name) else { return BTreeSet::new() };
+    pub fn update(&mut self, name: &ObjectKey, look: ReferenceLookup<V>) -> BTreeSet<ObjectKey> {
+        let Some((known, users)) = self.entries.get_mut(name) else { return BTreeSet::new() };
         *known = look;
         users.clone()
     }
 
     /// Takes note of what an object refers to; gives what came into use and what went out of it.
-    pub fn uses(&mut self, key: &ObjectKey, now: BTreeSet<ObjectKey>) -> (Vec<ObjectKey>, Vec<ObjectKey>) {
-        let before = self.used.remove(key).unwrap_or_default();
+    pub fn set_references(
+        &mut self,
+        key: &ObjectKey,
+        now: BTreeSet<ObjectKey>,
+    ) -> (Vec<ObjectKey>, Vec<ObjectKey>) {
+        let before = self.references_by_user.remove(key).unwrap_or_default();
         let (mut appeared, mut left) = (Vec::new(), Vec::new());
         for name in now.difference(&before) {
-            let (_, users) = self.known.entry(name.clone()).or_insert_with(|| {
+            let (_, users) = self.entries.entry(name.clone()).or_insert_with(|| {
                 appeared.push(name.clone());
-                (ReferenceLookup::Awaited, BTreeSet::new())
+                (ReferenceLookup::Pending, BTreeSet::new())
             });
             users.insert(key.clone());
         }
         for name in before.difference(&now) {
-            if let Some((_, users)) = self.known.get_mut(name) {
+            if let Some((_, users)) = self.entries.get_mut(name) {
                 users.remove(key);
                 if users.is_empty() {
-                    self.known.remove(name);
+                    self.entries.remove(name);
                     left.push(name.clone());
                 }
             }
         }
         if !now.is_empty() {
-            self.used.insert(key.clone(), now);
+            self.references_by_user.insert(key.clone(), now);
         }
         (appeared, left)
     }
 
     /// Whether everything that an object refers to was looked at once.
-    pub fn all_looked_at(&self, key: &ObjectKey) -> bool {
-        let used = self.used.get(key).into_iter().flatten();
-        used.filter_map(|name| self.known.get(name))
-            .all(|(look, _)| !matches!(look, ReferenceLookup::Awaited))
+    pub fn all_read(&self, key: &ObjectKey) -> bool {
+        let used = self.references_by_user.get(key).into_iter().flatten();
+        used.filter_map(|name| self.entries.get(name))
+            .all(|(look, _)| !matches!(look, ReferenceLookup::Pending))
     }
 }
 
@@ -116,24 +120,24 @@ impl ReferencedSecrets {
         rules: &EndpointRules,
     ) -> Result<Arc<Endpoint>, Problem> {
         let sources = ReferenceValues {
-            place: &|_| format!("namespace {}", key.namespace),
+            secret_location: &|_| format!("namespace {}", key.namespace),
             environment: &Environment::default(),
             policy: &rules.policy,
-            secret: &|reference| self.get(key, reference),
-            key: &rules.key,
+            lookup_secret: &|reference| self.secret_value(key, reference),
+            digest_key: &rules.digest_key,
         };
         sources.resolve(spec, None, Vec::new())
     }
 
-    fn get(&self, key: &ObjectKey, reference: &SecretKeyRef) -> SecretLookup {
-        match self.known.get(&name(key, reference)).map(|(look, _)| look) {
+    fn secret_value(&self, key: &ObjectKey, reference: &SecretKeyRef) -> SecretLookup {
+        match self.entries.get(&secret_name(key, reference)).map(|(look, _)| look) {
             Some(ReferenceLookup::Found(values)) => match values.get(&reference.key) {
                 Some(Some(value)) => SecretLookup::Found(value.clone()),
                 Some(None) => SecretLookup::Unusable("holds it in bytes that are not text in UTF-8".into()),
                 None => SecretLookup::Missing,
             },
             Some(ReferenceLookup::Denied(why)) => SecretLookup::Denied(why.clone()),
-            Some(ReferenceLookup::Missing | ReferenceLookup::Awaited) | None => SecretLookup::Missing,
+            Some(ReferenceLookup::Missing | ReferenceLookup::Pending) | None => SecretLookup::Missing,
         }
     }
 }
@@ -145,15 +149,15 @@ impl ReferencedConfigMaps {
             let colon = if mistake.file.is_empty() { ": " } else { ", " };
             Problem::new(Reason::InvalidSpec, format!("{place}{colon}{mistake}"))
         };
-        let Some(name) = config_map(key, spec) else {
+        let Some(name) = referenced_config_map(key, spec) else {
             let text = spec.inline.as_deref().unwrap_or_default();
-            let content = Bundle::of_text(&key.name, text).map(Arc::new);
+            let content = Bundle::from_text(&key.name, text).map(Arc::new);
             return Some(content.map_err(|mistake| invalid("spec.inline", &mistake)));
         };
         let missing = |message: String| Some(Err(Problem::new(Reason::ConfigMapNotFound, message)));
         let place = format!("ConfigMap {:?}", &*name.name);
-        match self.look(&name)? {
-            ReferenceLookup::Awaited => None,
+        match self.lookup(&name)? {
+            ReferenceLookup::Pending => None,
             ReferenceLookup::Missing => missing(format!("{place} is not in namespace {}", key.namespace)),
             ReferenceLookup::Denied(problem) => Some(Err(problem.clone())),
             ReferenceLookup::Found(keys) if !keys.contains_key(SKILL_FILE) => {
@@ -168,16 +172,16 @@ impl ReferencedConfigMaps {
 }
 
 /// The ConfigMap that a skill refers to.
-pub(super) fn config_map(key: &ObjectKey, spec: &SkillSpec) -> Option<ConfigMapName> {
+pub(super) fn referenced_config_map(key: &ObjectKey, spec: &SkillSpec) -> Option<ConfigMapName> {
     let reference = spec.config_map_ref.as_ref()?;
     Some(ObjectKey::new(key.namespace.clone(), reference.name.as_str()))
 }
 
 /// The Secrets that a server refers to.
-pub(super) fn names(key: &ObjectKey, spec: &McpServerSpec) -> BTreeSet<SecretName> {
-    references(spec).map(|reference| name(key, reference)).collect()
+pub(super) fn referenced_secrets(key: &ObjectKey, spec: &McpServerSpec) -> BTreeSet<SecretName> {
+    secret_references(spec).map(|reference| secret_name(key, reference)).collect()
 }
 
-fn name(key: &ObjectKey, reference: &SecretKeyRef) -> SecretName {
+fn secret_name(key: &ObjectKey, reference: &SecretKeyRef) -> SecretName {
     ObjectKey::new(key.namespace.clone(), reference.name.as_str())
 }

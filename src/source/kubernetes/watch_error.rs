@@ -7,7 +7,7 @@ use kube::runtime::watcher;
 use tower::timeout::error::Elapsed;
 
 use super::watch_message::WatchId;
-use crate::net::api_server::{ANSWER, WatchTooBrief, in_words, retry_after, root_cause};
+use crate::net::api_server::{RESPONSE_TIMEOUT, WatchTooBrief, describe_error, retry_after, root_cause};
 use crate::resource::{GROUP, Problem, Reason};
 
 /// Why a watch broke.
@@ -18,17 +18,17 @@ pub(super) enum WatchError {
     #[error("could not make sure that objects are gone: {0}")]
     Confirm(#[source] kube::Error),
     #[error("the list of what is there ended before it was whole")]
-    Cut,
-    #[error("no answer within {} s", ANSWER.as_secs())]
-    Silent,
+    ListTruncated,
+    #[error("no answer within {} s", RESPONSE_TIMEOUT.as_secs())]
+    Timeout,
 }
 
 /// The trouble of a watch on `server`.
-pub(super) fn told(error: &WatchError, watch: &WatchId, server: &str) -> Problem {
-    if let Some(status) = status(error) {
-        return refused(status, watch, server);
+pub(super) fn watch_problem(error: &WatchError, watch: &WatchId, server: &str) -> Problem {
+    if let Some(status) = api_status(error) {
+        return status_problem(status, watch, server);
     }
-    if is_brief(error) {
+    if is_too_brief(error) {
         return Problem::new(
             Reason::SourceUnavailable,
             format!(
@@ -37,7 +37,7 @@ pub(super) fn told(error: &WatchError, watch: &WatchId, server: &str) -> Problem
             ),
         );
     }
-    let why = failure(error).map_or_else(|| root_cause(error), in_words);
+    let why = request_error(error).map_or_else(|| root_cause(error), describe_error);
     Problem::new(
         Reason::SourceUnavailable,
         format!("the API server {server} cannot be reached: {why}; everything stays as it is until it can"),
@@ -45,26 +45,26 @@ pub(super) fn told(error: &WatchError, watch: &WatchId, server: &str) -> Problem
 }
 
 /// The same in a word, as `docs/metrics.md` lists them.
-pub(super) fn word(error: &WatchError) -> &'static str {
-    match status(error).map(|status| status.code) {
+pub(super) fn metric_reason(error: &WatchError) -> &'static str {
+    match api_status(error).map(|status| status.code) {
         Some(401 | 403) => "denied",
         Some(404) => "missing",
         Some(410) => "gone",
         Some(429) => "throttled",
         Some(500..) => "server_error",
         Some(_) => "refused",
-        None if is_silence(error) => "silent",
-        None if is_brief(error) => "brief",
+        None if is_timeout(error) => "silent",
+        None if is_too_brief(error) => "brief",
         None => "connection",
     }
 }
 
 /// How long the API server asks to be left alone.
-pub(super) fn patience(error: &WatchError) -> Option<Duration> {
-    retry_after(status(error)?)
+pub(super) fn requested_delay(error: &WatchError) -> Option<Duration> {
+    retry_after(api_status(error)?)
 }
 
-fn refused(status: &Status, watch: &WatchId, server: &str) -> Problem {
+fn status_problem(status: &Status, watch: &WatchId, server: &str) -> Problem {
     let Status { code, message, .. } = status;
     match (code, watch) {
         (401, _) => Problem::new(
@@ -107,8 +107,8 @@ fn refused(status: &Status, watch: &WatchId, server: &str) -> Problem {
     }
 }
 
-fn status(error: &WatchError) -> Option<&Status> {
-    match (error, failure(error)) {
+fn api_status(error: &WatchError) -> Option<&Status> {
+    match (error, request_error(error)) {
         (WatchError::Watch(watcher::Error::WatchError(status)), _) | (_, Some(kube::Error::Api(status))) => {
             Some(status)
         }
@@ -117,7 +117,7 @@ fn status(error: &WatchError) -> Option<&Status> {
 }
 
 /// The request that failed, if it was one.
-fn failure(error: &WatchError) -> Option<&kube::Error> {
+fn request_error(error: &WatchError) -> Option<&kube::Error> {
     match error {
         WatchError::Watch(
             watcher::Error::InitialListFailed(inner)
@@ -126,22 +126,22 @@ fn failure(error: &WatchError) -> Option<&kube::Error> {
         )
         | WatchError::Confirm(inner) => Some(inner),
         WatchError::Watch(watcher::Error::WatchError(_) | watcher::Error::NoResourceVersion)
-        | WatchError::Cut
-        | WatchError::Silent => None,
+        | WatchError::ListTruncated
+        | WatchError::Timeout => None,
     }
 }
 
-fn is_silence(error: &WatchError) -> bool {
-    match (error, failure(error)) {
-        (WatchError::Silent, _) => true,
+fn is_timeout(error: &WatchError) -> bool {
+    match (error, request_error(error)) {
+        (WatchError::Timeout, _) => true,
         (_, Some(kube::Error::Service(inner))) => inner.is::<Elapsed>(),
         _ => false,
     }
 }
 
 /// True if the request was held back by the pace of watches.
-fn is_brief(error: &WatchError) -> bool {
-    matches!(failure(error), Some(kube::Error::Service(inner)) if inner.is::<WatchTooBrief>())
+fn is_too_brief(error: &WatchError) -> bool {
+    matches!(request_error(error), Some(kube::Error::Service(inner)) if inner.is::<WatchTooBrief>())
 }
 
 #[cfg(test)]
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_what_to_do() {
+    fn watch_errors_state_the_remedy() {
         let servers = WatchId::Servers(Some("team-a".into()));
         let api = |code, message: &str| {
             let status = Status::failure(message, "").with_code(code).boxed();
@@ -177,7 +177,7 @@ mod tests {
                 "SourceUnavailable: the API server https://api no longer knows what mcpservers in namespace team-a were watched from: too old; they are listed anew",
             ),
             (
-                WatchError::Silent,
+                WatchError::Timeout,
                 "SourceUnavailable: the API server https://api cannot be reached: no answer within 10 s; everything stays as it is until it can",
             ),
             (
@@ -187,7 +187,7 @@ mod tests {
                 "SourceUnavailable: the API server https://api answers, but its watches end as soon as they have begun; they are begun again after a while, and everything stays as it is until they last",
             ),
         ] {
-            assert_eq!(told(&error, &servers, "https://api").to_string(), expected);
+            assert_eq!(watch_problem(&error, &servers, "https://api").to_string(), expected);
         }
     }
 }

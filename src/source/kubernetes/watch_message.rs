@@ -12,14 +12,14 @@ use crate::resource::{ObjectKey, Problem};
 pub(super) enum WatchMessage {
     Server(Box<DynamicObject>),
     Skill(Box<DynamicObject>),
-    ServerGone(ObjectKey),
-    SkillGone(ObjectKey),
+    ServerDeleted(ObjectKey),
+    SkillDeleted(ObjectKey),
     Secret(SecretName, ReferenceLookup<SecretValues>),
     ConfigMap(ConfigMapName, ReferenceLookup<ConfigMapFiles>),
     /// Everything that is there was told.
     Listed(WatchId),
     /// The watch broke, and begins anew.
-    Trouble(WatchId, Problem),
+    Failed(WatchId, Problem),
 }
 
 /// One of the watches; without a namespace it is of all.

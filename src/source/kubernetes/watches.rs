@@ -13,17 +13,17 @@ use tokio_util::task::TaskTracker;
 
 use super::object_store::ObjectStore;
 use super::references::{ConfigMapFiles, ConfigMapName, ReferenceLookup, SecretName, SecretValues};
-use super::watch::{WatchEvent, follow, of_all, of_one};
+use super::watch::{WatchEvent, kind_config, object_config, watch_forever};
 use super::watch_error::{self, WatchError};
 use super::watch_message::{WatchId, WatchMessage};
-use crate::resource::bundle::{SkillFile, belongs};
+use crate::resource::bundle::{SkillFile, is_part_of_skill};
 use crate::resource::{Desired, DigestKey, McpServer, ObjectKey, Skill};
 use crate::source::{SourceMetrics, StdioPolicy, StoredStatuses};
 
 /// News that waits while the book is written: a list comes in faster than it is taken up.
-const WAITING: usize = 1_024;
+const MAX_QUEUED_MESSAGES: usize = 1_024;
 /// News that is taken up before anything follows from it.
-const BATCH: usize = 256;
+const MAX_BATCH_SIZE: usize = 256;
 
 /// What is watched, and what it may do.
 #[derive(Clone)]
@@ -37,7 +37,7 @@ pub(super) struct Options {
     /// Which stdio servers may run.
     pub(super) policy: StdioPolicy,
     /// The key of connection digests.
-    pub(super) key: DigestKey,
+    pub(super) digest_key: DigestKey,
     /// Where watches that begin anew are counted.
     pub(super) metrics: SourceMetrics,
 }
@@ -51,8 +51,8 @@ pub(super) fn start(
 ) -> (channel::Receiver<Arc<Desired>>, channel::Receiver<StoredStatuses>) {
     let (desired, declared) = channel::channel(Arc::default());
     let (show, shown) = channel::channel(StoredStatuses::default());
-    let (tell, news) = mpsc::channel(WAITING);
-    let watches = Watches { options, tell, tasks: tracker.clone(), cancel: cancel.clone() };
+    let (tell, news) = mpsc::channel(MAX_QUEUED_MESSAGES);
+    let watches = WatchSpawner { options, sender: tell, tasks: tracker.clone(), cancel: cancel.clone() };
     tracker.spawn(async move {
         cancel.run_until_cancelled(run(watches, news, desired, show)).await;
     });
@@ -60,12 +60,12 @@ pub(super) fn start(
 }
 
 async fn run(
-    watches: Watches,
+    watches: WatchSpawner,
     mut news: mpsc::Receiver<WatchMessage>,
     desired: channel::Sender<Arc<Desired>>,
     show: channel::Sender<StoredStatuses>,
 ) {
-    let Options { namespaces, policy, key, .. } = &watches.options;
+    let Options { namespaces, policy, digest_key: key, .. } = &watches.options;
     let mut book = ObjectStore::new(policy.clone(), key.clone());
     let scopes: Vec<_> = match namespaces.as_slice() {
         [] => vec![None],
@@ -73,18 +73,18 @@ async fn run(
     };
     for scope in scopes {
         for watch in [WatchId::Servers(scope.clone()), WatchId::Skills(scope)] {
-            book.expect(watch.clone());
-            watches.objects(watch);
+            book.add_watch(watch.clone());
+            watches.watch_kind(watch);
         }
     }
     let mut secrets: HashMap<SecretName, DropGuard> = HashMap::new();
     let mut config_maps: HashMap<ConfigMapName, DropGuard> = HashMap::new();
-    let mut batch = Vec::with_capacity(BATCH);
-    while news.recv_many(&mut batch, BATCH).await > 0 {
+    let mut batch = Vec::with_capacity(MAX_BATCH_SIZE);
+    while news.recv_many(&mut batch, MAX_BATCH_SIZE).await > 0 {
         for news in batch.drain(..) {
-            book.take(news);
+            book.handle(news);
         }
-        let (now, statuses) = book.settle();
+        let (now, statuses) = book.publish();
         if let Some(statuses) = statuses {
             show.send_replace(statuses);
         }
@@ -92,32 +92,32 @@ async fn run(
             desired.send_replace(now);
         }
         // A watch that is dropped from the map ends.
-        secrets.retain(|name, _| book.refers_to(name));
+        secrets.retain(|name, _| book.uses_secret(name));
         for name in book.secrets() {
             if !secrets.contains_key(name) {
-                secrets.insert(name.clone(), watches.secret(name.clone()));
+                secrets.insert(name.clone(), watches.watch_secret(name.clone()));
             }
         }
-        config_maps.retain(|name, _| book.refers_to_map(name));
+        config_maps.retain(|name, _| book.uses_config_map(name));
         for name in book.config_maps() {
             if !config_maps.contains_key(name) {
-                config_maps.insert(name.clone(), watches.config_map(name.clone()));
+                config_maps.insert(name.clone(), watches.watch_config_map(name.clone()));
             }
         }
     }
 }
 
 /// Starts watches.
-struct Watches {
+struct WatchSpawner {
     options: Options,
-    tell: mpsc::Sender<WatchMessage>,
+    sender: mpsc::Sender<WatchMessage>,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
 
-impl Watches {
+impl WatchSpawner {
     /// All objects of a kind, in one namespace or in all.
-    fn objects(&self, watch: WatchId) {
+    fn watch_kind(&self, watch: WatchId) {
         let (resource, scope) = match &watch {
             WatchId::Servers(scope) => (ApiResource::erase::<McpServer>(&()), scope.clone()),
             WatchId::Skills(scope) => (ApiResource::erase::<Skill>(&()), scope.clone()),
@@ -129,53 +129,54 @@ impl Watches {
             Some(namespace) => Api::namespaced_with(client, namespace, &resource),
             None => Api::all_with(client, &resource),
         };
-        let troubles = self.troubles();
+        let troubles = self.failures();
         let cancel = self.cancel.clone();
-        let tell = self.tell.clone();
+        let tell = self.sender.clone();
         self.tasks.spawn(async move {
-            let follow = follow(api, of_all(), tell, move |event| {
+            let follow = watch_forever(api, kind_config(), tell, move |event| {
                 let servers = matches!(watch, WatchId::Servers(_));
                 match event {
                     WatchEvent::Object(object) if servers => WatchMessage::Server(Box::new(object)),
                     WatchEvent::Object(object) => WatchMessage::Skill(Box::new(object)),
-                    WatchEvent::Gone(key) if servers => WatchMessage::ServerGone(key),
-                    WatchEvent::Gone(key) => WatchMessage::SkillGone(key),
+                    WatchEvent::Deleted(key) if servers => WatchMessage::ServerDeleted(key),
+                    WatchEvent::Deleted(key) => WatchMessage::SkillDeleted(key),
                     WatchEvent::Listed => WatchMessage::Listed(watch.clone()),
-                    WatchEvent::Trouble(error) => troubles.news(watch.clone(), &error),
+                    WatchEvent::Failed(error) => troubles.message(watch.clone(), &error),
                 }
             });
             cancel.run_until_cancelled(follow).await;
         });
     }
 
-    fn troubles(&self) -> WatchFailures {
+    fn failures(&self) -> WatchFailures {
         WatchFailures { server: self.options.server.clone(), metrics: self.options.metrics.clone() }
     }
 
     /// One Secret, until the guard is dropped.
-    fn secret(&self, name: SecretName) -> DropGuard {
+    fn watch_secret(&self, name: SecretName) -> DropGuard {
         let watch = WatchId::Secret(name.clone());
-        self.one(&name.clone(), watch, move |secret: Option<ApiSecret>| {
+        self.watch_object(&name.clone(), watch, move |secret: Option<ApiSecret>| {
             WatchMessage::Secret(
                 name.clone(),
-                secret.map_or(ReferenceLookup::Missing, |secret| ReferenceLookup::Found(values(secret))),
+                secret
+                    .map_or(ReferenceLookup::Missing, |secret| ReferenceLookup::Found(secret_values(secret))),
             )
         })
     }
 
     /// One ConfigMap, until the guard is dropped.
-    fn config_map(&self, name: ConfigMapName) -> DropGuard {
+    fn watch_config_map(&self, name: ConfigMapName) -> DropGuard {
         let watch = WatchId::ConfigMap(name.clone());
-        self.one(&name.clone(), watch, move |map: Option<ApiConfigMap>| {
+        self.watch_object(&name.clone(), watch, move |map: Option<ApiConfigMap>| {
             WatchMessage::ConfigMap(
                 name.clone(),
-                map.map_or(ReferenceLookup::Missing, |map| ReferenceLookup::Found(keys(map))),
+                map.map_or(ReferenceLookup::Missing, |map| ReferenceLookup::Found(config_map_files(map))),
             )
         })
     }
 
     /// One object by its name; `news` is made of it, or of that it is gone.
-    fn one<K>(
+    fn watch_object<K>(
         &self,
         name: &ObjectKey,
         watch: WatchId,
@@ -186,17 +187,17 @@ impl Watches {
         K: Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
         let api: Api<K> = Api::namespaced(self.options.client.clone(), &name.namespace);
-        let config = of_one(&name.name);
-        let troubles = self.troubles();
+        let config = object_config(&name.name);
+        let troubles = self.failures();
         let cancel = self.cancel.child_token();
         let guard = cancel.clone().drop_guard();
-        let tell = self.tell.clone();
+        let tell = self.sender.clone();
         self.tasks.spawn(async move {
-            let follow = follow(api, config, tell, move |event| match event {
+            let follow = watch_forever(api, config, tell, move |event| match event {
                 WatchEvent::Object(object) => news(Some(object)),
-                WatchEvent::Gone(_) => news(None),
+                WatchEvent::Deleted(_) => news(None),
                 WatchEvent::Listed => WatchMessage::Listed(watch.clone()),
-                WatchEvent::Trouble(error) => troubles.news(watch.clone(), &error),
+                WatchEvent::Failed(error) => troubles.message(watch.clone(), &error),
             });
             cancel.run_until_cancelled(follow).await;
         });
@@ -211,23 +212,23 @@ struct WatchFailures {
 }
 
 impl WatchFailures {
-    fn news(&self, watch: WatchId, error: &WatchError) -> WatchMessage {
-        self.metrics.restarted(watch.plural(), watch_error::word(error));
-        let problem = watch_error::told(error, &watch, &self.server);
-        WatchMessage::Trouble(watch, problem)
+    fn message(&self, watch: WatchId, error: &WatchError) -> WatchMessage {
+        self.metrics.record_watch_restart(watch.plural(), watch_error::metric_reason(error));
+        let problem = watch_error::watch_problem(error, &watch, &self.server);
+        WatchMessage::Failed(watch, problem)
     }
 }
 
 /// The keys of a ConfigMap, text and bytes alike, that may be files of a skill.
-fn keys(map: ApiConfigMap) -> ConfigMapFiles {
+fn config_map_files(map: ApiConfigMap) -> ConfigMapFiles {
     let text = map.data.unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes()));
     let bytes = map.binary_data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0));
-    let all = text.chain(bytes).filter(|(key, _)| belongs(key));
+    let all = text.chain(bytes).filter(|(key, _)| is_part_of_skill(key));
     all.map(|(key, bytes)| (key.into(), SkillFile::new(bytes, false))).collect()
 }
 
 /// The values of a Secret; `None` for one that is not text.
-fn values(secret: ApiSecret) -> SecretValues {
+fn secret_values(secret: ApiSecret) -> SecretValues {
     let text = |bytes| String::from_utf8(bytes).ok().map(SecretString::from);
     secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, text(value.0))).collect()
 }

@@ -8,73 +8,76 @@ pub struct YamlDocument<'a> {
     /// The line of the file at which `text` begins, from 1.
     pub first_line: u32,
     /// The line at which its content begins, after comments and `---`.
-    pub line: u32,
+    pub content_line: u32,
 }
 
 /// The documents of a file that hold more than comments.
 ///
 /// A marker is `---` or `...` at the very start of a line; YAML lets no scalar, quoted or block, go on past
 /// one, so that cutting needs no parser.
-pub fn documents(text: &str) -> Vec<YamlDocument<'_>> {
+pub fn split_documents(text: &str) -> Vec<YamlDocument<'_>> {
     let mut found = Vec::new();
-    let mut open = Open::default();
+    let mut open = OpenDocument::default();
     let mut offset = 0;
     for (number, line) in (1_u32..).zip(text.split_inclusive('\n')) {
-        if let Some(rest) = marker(line, "---") {
-            if open.content.is_some() || open.marked {
-                found.extend(open.close(text, offset));
-                open = Open::at(offset, number);
+        if let Some(rest) = strip_marker(line, "---") {
+            if open.content_line.is_some() || open.has_marker {
+                found.extend(open.finish(text, offset));
+                open = OpenDocument::starting_at(offset, number);
             }
-            open.marked = true;
-            if holds_content(rest) {
-                open.content = Some(number);
+            open.has_marker = true;
+            if has_content(rest) {
+                open.content_line = Some(number);
             }
-        } else if marker(line, "...").is_some() {
-            found.extend(open.close(text, offset));
-            open = Open::at(offset + line.len(), number + 1);
-        } else if open.content.is_none() && holds_content(line) && (open.marked || !line.starts_with('%')) {
-            open.content = Some(number);
+        } else if strip_marker(line, "...").is_some() {
+            found.extend(open.finish(text, offset));
+            open = OpenDocument::starting_at(offset + line.len(), number + 1);
+        } else if open.content_line.is_none()
+            && has_content(line)
+            && (open.has_marker || !line.starts_with('%'))
+        {
+            open.content_line = Some(number);
         }
         offset += line.len();
     }
-    found.extend(open.close(text, offset));
+    found.extend(open.finish(text, offset));
     found
 }
 
 /// A document that has begun.
-struct Open {
+struct OpenDocument {
     start: usize,
     first_line: u32,
-    marked: bool,
-    content: Option<u32>,
+    has_marker: bool,
+    content_line: Option<u32>,
 }
 
-impl Default for Open {
+impl Default for OpenDocument {
     fn default() -> Self {
-        Self::at(0, 1)
+        Self::starting_at(0, 1)
     }
 }
 
-impl Open {
-    fn at(start: usize, first_line: u32) -> Self {
-        Self { start, first_line, marked: false, content: None }
+impl OpenDocument {
+    fn starting_at(start: usize, first_line: u32) -> Self {
+        Self { start, first_line, has_marker: false, content_line: None }
     }
 
-    fn close<'a>(&self, text: &'a str, end: usize) -> Option<YamlDocument<'a>> {
+    fn finish<'a>(&self, text: &'a str, end: usize) -> Option<YamlDocument<'a>> {
         Some(YamlDocument {
             text: text.get(self.start..end)?,
             first_line: self.first_line,
-            line: self.content?,
+            content_line: self.content_line?,
         })
     }
 }
 
 /// What follows the marker on its line, if the line is one.
-fn marker<'a>(line: &'a str, marker: &str) -> Option<&'a str> {
+fn strip_marker<'a>(line: &'a str, marker: &str) -> Option<&'a str> {
     line.strip_prefix(marker).filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
 
-fn holds_content(line: &str) -> bool {
+fn has_content(line: &str) -> bool {
     let line = line.trim();
     !line.is_empty() && !line.starts_with('#')
 }
@@ -84,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cuts_at_markers_and_keeps_the_lines() {
+    fn documents_are_split_at_markers_and_keep_their_lines() {
         type Cut<'a> = (u32, u32, &'a str);
         let table: &[(&str, &[Cut<'_>])] = &[
             ("", &[]),
@@ -102,8 +105,10 @@ mod tests {
             ("a: 1\n----\n", &[(1, 1, "a: 1\n----\n")]),
         ];
         for (text, expected) in table {
-            let found: Vec<_> =
-                documents(text).into_iter().map(|chunk| (chunk.first_line, chunk.line, chunk.text)).collect();
+            let found: Vec<_> = split_documents(text)
+                .into_iter()
+                .map(|chunk| (chunk.first_line, chunk.content_line, chunk.text))
+                .collect();
             assert_eq!(&found, expected, "{text:?}");
         }
     }

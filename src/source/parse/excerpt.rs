@@ -8,12 +8,12 @@ use std::fmt::Write;
 use serde_yaml::{Error, MessageFormatter, UserMessageFormatter};
 
 use super::positions::Position;
-use crate::text::is_unseen;
+use crate::text::is_invisible;
 
 /// What is wrong with a document, and where in its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseError {
-    pub place: Position,
+    pub position: Position,
     /// One sentence.
     pub message: String,
     /// The lines around it, without values.
@@ -23,22 +23,26 @@ pub struct ParseError {
 impl ParseError {
     /// One of a whole line.
     pub fn at_line(line: u32, message: String) -> Self {
-        Self { place: Position { line, column: None }, message, excerpt: None }
+        Self { position: Position { line, column: None }, message, excerpt: None }
     }
 }
 
 /// Describes `error` of the document `text`, which begins at line `first_line` of its file.
-pub fn describe(error: &Error, text: &str, first_line: u32) -> ParseError {
+pub fn describe_yaml_error(error: &Error, text: &str, first_line: u32) -> ParseError {
     let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     let (line, column) = error
         .location()
         .map_or((1, 1), |location| (small(location.line()).max(1), small(location.column()).max(1)));
     let place = Position { line: first_line.saturating_add(line - 1), column: Some(column) };
-    ParseError { place, message: message(error), excerpt: Some(excerpt(text, first_line, place)) }
+    ParseError {
+        position: place,
+        message: yaml_error_message(error),
+        excerpt: Some(excerpt(text, first_line, place)),
+    }
 }
 
 /// The candidate that was probably meant, if one is close enough.
-pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn closest_match<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     candidates
         .into_iter()
@@ -53,11 +57,11 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 
 /// A text in which what changes how it is read is seen.
 pub fn printable(text: &str) -> String {
-    text.replace(is_unseen, "\u{fffd}")
+    text.replace(is_invisible, "\u{fffd}")
 }
 
 /// As much of a text as a message may hold.
-pub fn bounded(text: &str) -> String {
+pub fn truncated(text: &str) -> String {
     match text.char_indices().nth(1_000) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text.to_owned(),
@@ -66,10 +70,10 @@ pub fn bounded(text: &str) -> String {
 
 /// `; did you mean "x"?`, or nothing.
 pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
-    nearest(word, candidates).map_or_else(String::new, |nearest| format!("; did you mean {nearest:?}?"))
+    closest_match(word, candidates).map_or_else(String::new, |nearest| format!("; did you mean {nearest:?}?"))
 }
 
-fn message(error: &Error) -> String {
+fn yaml_error_message(error: &Error) -> String {
     match error.without_snippet() {
         Error::SerdeUnknownField { field, expected, .. } => {
             let meant = did_you_mean(field, expected.iter().copied());
@@ -100,13 +104,13 @@ fn message(error: &Error) -> String {
         Error::DuplicateMappingKey { key: Some(key), .. } => format!("the key {key:?} is there twice"),
         Error::UnsupportedTag { .. } => "YAML tags (!…) have no meaning here".to_owned(),
         Error::Budget { .. } => "the document is too large or too deeply nested".to_owned(),
-        Error::AliasError { error, .. } => message(error),
+        Error::AliasError { error, .. } => yaml_error_message(error),
         other => printable(&UserMessageFormatter.format_message(other)),
     }
 }
 
 /// Columns of a line that are shown.
-const MAX_WIDTH: usize = 100;
+const MAX_EXCERPT_COLUMNS: usize = 100;
 
 /// The line before `place`, the line itself with a caret below, and the line after; `text` begins at line
 /// `first_line`.
@@ -120,10 +124,10 @@ pub fn excerpt(text: &str, first_line: u32, Position { line, column }: Position)
             break;
         }
         // Writing to a String cannot fail.
-        let _ = writeln!(shown, "{number:>6} | {}", masked(source));
+        let _ = writeln!(shown, "{number:>6} | {}", mask_values(source));
         let Some(column) = column.filter(|_| number == line) else { continue };
-        let indent = usize::try_from(column.saturating_sub(1)).unwrap_or(MAX_WIDTH);
-        if indent < MAX_WIDTH {
+        let indent = usize::try_from(column.saturating_sub(1)).unwrap_or(MAX_EXCERPT_COLUMNS);
+        if indent < MAX_EXCERPT_COLUMNS {
             let _ = writeln!(shown, "       | {:indent$}^", "");
         }
     }
@@ -132,7 +136,7 @@ pub fn excerpt(text: &str, first_line: u32, Position { line, column }: Position)
 }
 
 /// Fields whose values are never secret; every other value is masked.
-const OPEN: &[&str] = &[
+const UNMASKED_FIELDS: &[&str] = &[
     "apiVersion",
     "kind",
     "name",
@@ -159,7 +163,7 @@ const OPEN: &[&str] = &[
 ];
 
 /// A line with its keys and without what may be a secret.
-fn masked(line: &str) -> String {
+fn mask_values(line: &str) -> String {
     let body = line.trim_start_matches([' ', '-', '\t']);
     let indent: String = line.chars().take(line.len() - body.len()).collect();
     let body = body.trim_end();
@@ -176,11 +180,11 @@ fn masked(line: &str) -> String {
         (_, "", _) => "…".to_owned(),
         _ if !plain(bare) => "…".to_owned(),
         (_, key, "") => format!("{key}:"),
-        (_, key, value) if OPEN.contains(&key) && plain(value) => format!("{key}: {value}"),
+        (_, key, value) if UNMASKED_FIELDS.contains(&key) && plain(value) => format!("{key}: {value}"),
         (_, key, _) => format!("{key}: …"),
     };
     // One column stays one column, for the caret.
-    printable(&(indent + &shown).replace('\t', " ")).chars().take(MAX_WIDTH).collect()
+    printable(&(indent + &shown).replace('\t', " ")).chars().take(MAX_EXCERPT_COLUMNS).collect()
 }
 
 #[cfg(test)]
@@ -188,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn near_words_are_found_and_far_ones_are_not() {
+    fn closest_match_ignores_distant_words() {
         let known = ["command", "args", "cwd", "env", "valueFrom"];
         for (word, expected) in [
             ("comand", Some("command")),
@@ -199,12 +203,12 @@ mod tests {
             ("url", None),
             ("environment", None),
         ] {
-            assert_eq!(nearest(word, known), expected, "{word}");
+            assert_eq!(closest_match(word, known), expected, "{word}");
         }
     }
 
     #[test]
-    fn values_that_may_be_secret_are_masked() {
+    fn possibly_secret_values_are_masked() {
         for (line, expected) in [
             ("    command: npx", "    command: npx"),
             ("      - name: TOKEN", "      - name: TOKEN"),
@@ -222,12 +226,12 @@ mod tests {
             ("---", "---"),
             ("", ""),
         ] {
-            assert_eq!(masked(line), expected, "{line}");
+            assert_eq!(mask_values(line), expected, "{line}");
         }
     }
 
     #[test]
-    fn the_excerpt_points_at_the_place() {
+    fn excerpt_has_a_caret_below_the_position() {
         let text = "stdio:\n  comand: npx\n  args: [x]\n  cwd: y\n";
         assert_eq!(
             excerpt(text, 10, Position { line: 11, column: Some(3) }),

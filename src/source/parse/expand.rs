@@ -6,7 +6,9 @@ use std::sync::Arc;
 use secrecy::SecretString;
 
 use super::path::is_json;
-use crate::resource::{Endpoint, Literal, McpServerSpec, Problem, Reason, check_server, is_inherited};
+use crate::resource::{
+    Endpoint, Literal, McpServerSpec, Problem, Reason, check_server, is_inherited_variable,
+};
 use crate::source::Environment;
 use crate::source::resolve::ReferenceValues;
 
@@ -23,7 +25,7 @@ pub fn endpoint(
     if !is_json(file) {
         return sources.resolve(spec, Some(&folder), Vec::new());
     }
-    let (filled, values) = expanded(spec, sources.environment)?;
+    let (filled, values) = expand_spec(spec, sources.environment)?;
     if let Some(broken) = check_server(&filled).first() {
         let message = format!("with the values of its variables, {broken}");
         return Err(Problem::new(Reason::InvalidSpec, message));
@@ -38,20 +40,20 @@ pub fn endpoint(
 }
 
 /// Whether a text holds a variable.
-pub fn is_template(text: &str) -> bool {
+pub fn has_variables(text: &str) -> bool {
     text.contains("${")
 }
 
 /// The spec with the values of its variables, and these: they are as secret as if they were written out, for an
 /// endpoint alone. A variable that is not set and has no default is an error.
-fn expanded(
+fn expand_spec(
     spec: &McpServerSpec,
     environment: &Environment,
 ) -> Result<(McpServerSpec, Vec<SecretString>), Problem> {
     let (mut spec, mut values) = (spec.clone(), Vec::new());
     let mut fill = |place: &str, text: &str| -> Result<Option<String>, Problem> {
-        let filled = is_template(text).then(|| fill(text, environment, &mut values));
-        filled.transpose().map_err(|name| missing(place, name))
+        let filled = has_variables(text).then(|| expand_text(text, environment, &mut values));
+        filled.transpose().map_err(|name| variable_not_found(place, name))
     };
     let mut expand = |place: &str, text: &mut String| -> Result<(), Problem> {
         if let Some(filled) = fill(place, text)? {
@@ -82,7 +84,7 @@ fn expanded(
 
 /// The text with its variables filled in, or the name of the first that is not set; `values` gets those of the
 /// environment that may be secret.
-fn fill<'a>(
+fn expand_text<'a>(
     text: &'a str,
     environment: &Environment,
     values: &mut Vec<SecretString>,
@@ -99,7 +101,7 @@ fn fill<'a>(
         };
         match (environment.get(name), default) {
             (Some(value), _) => {
-                if !is_inherited(name) {
+                if !is_inherited_variable(name) {
                     values.push(value.into());
                 }
                 filled.push_str(value);
@@ -112,7 +114,7 @@ fn fill<'a>(
     Ok(filled + rest)
 }
 
-fn missing(place: &str, name: &str) -> Problem {
+fn variable_not_found(place: &str, name: &str) -> Problem {
     let message = format!(
         "{place}: the variable {name:?} is not set in evenkeel's environment; set it and start again, or give it \
          a default as in ${{NAME:-default}}"
@@ -128,15 +130,15 @@ mod tests {
     use crate::source::resolve::SecretLookup;
 
     #[test]
-    fn what_runs_must_be_allowed_and_is_not_told() {
+    fn expanded_command_must_be_allowed_and_is_not_shown() {
         let environment = Environment::from_iter([("TOOL", "rm"), ("OK", "pkg"), ("KEY", "hunter2")]);
-        let policy = StdioPolicy::only(&["npx *".to_owned()], &[]).unwrap();
+        let policy = StdioPolicy::allow_only(&["npx *".to_owned()], &[]).unwrap();
         let sources = ReferenceValues {
-            place: &|_| String::new(),
+            secret_location: &|_| String::new(),
             environment: &environment,
             policy: &policy,
-            secret: &|_| SecretLookup::Missing,
-            key: &DigestKey::new(b"k"),
+            lookup_secret: &|_| SecretLookup::Missing,
+            digest_key: &DigestKey::new(b"k"),
         };
         for (command, arg, denied) in [
             ("npx", "${OK}", false),
@@ -161,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_are_filled_in_once() {
+    fn variables_are_expanded_once() {
         let environment = Environment::from_iter([("A", "one"), ("EMPTY", ""), ("NESTED", "${A}")]);
         for (text, expected) in [
             ("", Ok("")),
@@ -182,7 +184,11 @@ mod tests {
             ("${input:token}", Err("input:token")),
             ("${workspaceFolder}/x", Err("workspaceFolder")),
         ] {
-            assert_eq!(fill(text, &environment, &mut Vec::new()), expected.map(str::to_owned), "{text}");
+            assert_eq!(
+                expand_text(text, &environment, &mut Vec::new()),
+                expected.map(str::to_owned),
+                "{text}"
+            );
         }
     }
 }

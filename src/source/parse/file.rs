@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::excerpt::{ParseError, bounded};
+use super::excerpt::{ParseError, truncated};
 use super::object::{ObjectSpec, ParsedObject, TargetMode, key};
-use super::path::shown;
+use super::path::display_path;
 use super::positions::Position;
 use crate::resource::{McpServerSpec, ObjectKey, Origin, Problem, Reason, SkillSpec, SourceProblem};
 
 /// More faults of one file are not told.
-const MAX_FAULTS: usize = 20;
+const MAX_FAULTS_PER_FILE: usize = 20;
 
 /// What one file holds.
 #[derive(Debug, Default)]
@@ -25,26 +25,26 @@ pub struct ParsedFile {
     /// What is read and has no effect.
     pub warnings: Vec<SourceProblem>,
     /// Documents of other API groups.
-    pub foreign: usize,
+    pub foreign_documents: usize,
     /// The first document that may be one of ours though nothing in it says so: an object that is no longer found in
     /// this file may be in there.
-    pub unread: Option<Box<SourceProblem>>,
+    pub unrecognized: Option<Box<SourceProblem>>,
     /// Set if the file, or a document of ours in it, could not be read as far as its name: an object that is
     /// no longer found in this file may be in there, so it stays as it was.
-    pub unnamed: Option<Problem>,
+    pub unidentified: Option<Problem>,
 }
 
 impl ParsedFile {
     /// Tells whether it declares nothing, and something in it is not understood.
-    pub fn is_unclear(&self) -> bool {
-        let unclear = self.unnamed.is_some() || self.unread.is_some();
+    pub fn is_ambiguous(&self) -> bool {
+        let unclear = self.unidentified.is_some() || self.unrecognized.is_some();
         unclear && self.servers.is_empty() && self.skills.is_empty()
     }
 
     /// What is known of a file that cannot be read: `why` completes a sentence that begins with its path.
     pub fn unreadable(path: &Arc<PathBuf>, why: &str) -> Self {
         let mut file = FileParser::new(path, &TargetMode::Directory);
-        file.unnamed(ParseError::at_line(1, format!("the file {why}")));
+        file.report_unidentified(ParseError::at_line(1, format!("the file {why}")));
         file.parsed
     }
 }
@@ -52,38 +52,38 @@ impl ParsedFile {
 /// A file that is being read: what was found in it so far.
 pub struct FileParser<'a> {
     path: &'a Arc<PathBuf>,
-    pub destination: &'a TargetMode,
+    pub target: &'a TargetMode,
     pub parsed: ParsedFile,
 }
 
 impl<'a> FileParser<'a> {
     /// A file of which nothing is read yet.
     pub fn new(path: &'a Arc<PathBuf>, destination: &'a TargetMode) -> Self {
-        Self { path, destination, parsed: ParsedFile::default() }
+        Self { path, target: destination, parsed: ParsedFile::default() }
     }
 
     /// A document that should be one of ours, but does not say which.
-    pub fn unnamed(&mut self, mistake: ParseError) {
-        let told = format!("{}: {}", self.shown(mistake.place), bounded(&mistake.message));
-        self.parsed.unnamed = Some(Problem::new(Reason::ParseError, told));
-        self.fault(Reason::ParseError, mistake);
+    pub fn report_unidentified(&mut self, mistake: ParseError) {
+        let told = format!("{}: {}", self.location(mistake.position), truncated(&mistake.message));
+        self.parsed.unidentified = Some(Problem::new(Reason::ParseError, told));
+        self.add_fault(Reason::ParseError, mistake);
     }
 
     /// Counts a document of somebody else, or, with a mistake, one that may be ours all the same.
-    pub fn foreign(&mut self, unread: Option<ParseError>) {
-        self.parsed.foreign += 1;
-        self.unread(unread);
+    pub fn add_foreign(&mut self, unread: Option<ParseError>) {
+        self.parsed.foreign_documents += 1;
+        self.report_unrecognized(unread);
     }
 
     /// Notes something that declares nothing, though it may have been meant to.
-    pub fn unread(&mut self, mistake: Option<ParseError>) {
-        if let Some(mistake) = mistake.filter(|_| self.parsed.unread.is_none()) {
-            self.parsed.unread = Some(Box::new(self.told(Reason::ParseError, mistake)));
+    pub fn report_unrecognized(&mut self, mistake: Option<ParseError>) {
+        if let Some(mistake) = mistake.filter(|_| self.parsed.unrecognized.is_none()) {
+            self.parsed.unrecognized = Some(Box::new(self.source_problem(Reason::ParseError, mistake)));
         }
     }
 
     /// An object that cannot be accepted: each mistake is a fault of the file, and together they are why.
-    pub fn refuse<S: ObjectSpec>(
+    pub fn reject<S: ObjectSpec>(
         &mut self,
         key: &ObjectKey,
         reason: Reason,
@@ -92,22 +92,22 @@ impl<'a> FileParser<'a> {
         let mut told = String::new();
         for mistake in mistakes {
             if told.is_empty() {
-                told = format!("{}: {}", self.shown(mistake.place), mistake.message);
+                told = format!("{}: {}", self.location(mistake.position), mistake.message);
             } else {
-                told = format!("{told}; line {}: {}", mistake.place.line, mistake.message);
+                told = format!("{told}; line {}: {}", mistake.position.line, mistake.message);
             }
-            let message = format!("{} {key}: {}", S::NAME, mistake.message);
-            self.fault(reason, ParseError { message, ..mistake });
+            let message = format!("{} {key}: {}", S::KIND, mistake.message);
+            self.add_fault(reason, ParseError { message, ..mistake });
         }
-        Problem::new(reason, bounded(&told))
+        Problem::new(reason, truncated(&told))
     }
 
     /// The folder of a skill that is declared by where it is. What is in it is another matter.
-    pub fn skill(&mut self) {
+    pub fn add_skill_folder(&mut self) {
         let name = self.path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy());
-        let Ok(key) = key(name.as_deref(), self.destination.namespace()) else {
+        let Ok(key) = key(name.as_deref(), self.target.namespace()) else {
             let message = "the folder of a skill must have a name of lower-case letters, digits and hyphens";
-            return self.unnamed(ParseError::at_line(1, message.into()));
+            return self.report_unidentified(ParseError::at_line(1, message.into()));
         };
         let spec = SkillSpec {
             inline: None,
@@ -121,41 +121,45 @@ impl<'a> FileParser<'a> {
             line: 1,
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
-            text: "".into(),
+            document: "".into(),
             spec: Ok(spec),
         });
     }
 
     /// Something that has no effect.
     pub fn warn(&mut self, mistake: ParseError) {
-        let fault = self.told(Reason::InvalidSpec, mistake);
-        add(&mut self.parsed.warnings, fault);
+        let fault = self.source_problem(Reason::InvalidSpec, mistake);
+        push_capped(&mut self.parsed.warnings, fault);
     }
 
-    fn fault(&mut self, reason: Reason, mistake: ParseError) {
-        let fault = self.told(reason, mistake);
-        add(&mut self.parsed.faults, fault);
+    fn add_fault(&mut self, reason: Reason, mistake: ParseError) {
+        let fault = self.source_problem(reason, mistake);
+        push_capped(&mut self.parsed.faults, fault);
     }
 
-    fn told(&self, reason: Reason, ParseError { place, message, excerpt }: ParseError) -> SourceProblem {
+    fn source_problem(
+        &self,
+        reason: Reason,
+        ParseError { position: place, message, excerpt }: ParseError,
+    ) -> SourceProblem {
         SourceProblem {
             origin: Some(Origin::File { path: Arc::clone(self.path), line: place.line }),
             column: place.column,
-            problem: Problem::new(reason, bounded(&message)),
+            problem: Problem::new(reason, truncated(&message)),
             excerpt,
         }
     }
 
-    fn shown(&self, Position { line, column }: Position) -> String {
+    fn location(&self, Position { line, column }: Position) -> String {
         let column = column.map_or_else(String::new, |column| format!(":{column}"));
-        format!("{}:{line}{column}", shown(self.path))
+        format!("{}:{line}{column}", display_path(self.path))
     }
 }
 
-fn add(faults: &mut Vec<SourceProblem>, fault: SourceProblem) {
+fn push_capped(faults: &mut Vec<SourceProblem>, fault: SourceProblem) {
     match faults.len() {
-        ..MAX_FAULTS => faults.push(fault),
-        MAX_FAULTS => {
+        ..MAX_FAULTS_PER_FILE => faults.push(fault),
+        MAX_FAULTS_PER_FILE => {
             let message = "there is more to be said of this file";
             faults.push(SourceProblem::new(fault.origin, Problem::new(fault.problem.reason, message)));
         }

@@ -26,50 +26,50 @@ pub struct ListItem {
 }
 
 /// The kinds that are lists of objects of ours.
-const LISTS: [&str; 2] = ["McpServerList", "SkillList"];
+const LIST_KINDS: [&str; 2] = ["McpServerList", "SkillList"];
 
 /// Reads the list that a document is; `None` if it is none, or if it is not sound.
-pub fn item_list(chunk: &YamlDocument<'_>) -> Option<ItemList> {
+pub fn parse_list(chunk: &YamlDocument<'_>) -> Option<ItemList> {
     // Nearly no document is one: told apart without parsing.
     if !chunk.text.contains("List") {
         return None;
     }
-    let outline = Outline::read(chunk)?;
+    let outline = ListOutline::parse(chunk)?;
     let kind = match (outline.api_version.as_deref()?, outline.kind.as_deref()?) {
         ("v1", "List") => None,
-        (API_VERSION, kind) if LISTS.contains(&kind) => kind.strip_suffix("List").map(ToOwned::to_owned),
+        (API_VERSION, kind) if LIST_KINDS.contains(&kind) => kind.strip_suffix("List").map(ToOwned::to_owned),
         _ => return None,
     };
     Some(ItemList { kind, items: outline.items })
 }
 
 #[derive(Default)]
-struct Outline {
+struct ListOutline {
     api_version: Option<String>,
     kind: Option<String>,
     items: Option<Vec<ListItem>>,
 }
 
 /// Where an item begins.
-struct Begun {
+struct ItemStart {
     offset: usize,
     line: usize,
     column: usize,
     is_mapping: bool,
 }
 
-impl Outline {
-    fn read(chunk: &YamlDocument<'_>) -> Option<Self> {
+impl ListOutline {
+    fn parse(chunk: &YamlDocument<'_>) -> Option<Self> {
         let mut found = Self::default();
         let mut key: Option<String> = None;
-        let mut items: Vec<(Begun, usize)> = Vec::new();
-        let mut begun: Option<Begun> = None;
+        let mut items: Vec<(ItemStart, usize)> = Vec::new();
+        let mut begun: Option<ItemStart> = None;
         // How many lists and mappings are open, and whether one of them is `items`.
         let (mut depth, mut within) = (0_usize, false);
         for step in Parser::new_from_str(chunk.text) {
             let (event, span) = step.ok()?;
-            let begins = |is_mapping| Begun {
-                offset: offset(&span),
+            let begins = |is_mapping| ItemStart {
+                offset: start_offset(&span),
                 line: span.start.line(),
                 column: span.start.col(),
                 is_mapping,
@@ -93,7 +93,7 @@ impl Outline {
                         items.push((begun, span.end.byte_offset()?));
                     }
                     if depth == 1 && std::mem::take(&mut within) {
-                        let items = items.drain(..).map(|(begun, end)| begun.item(chunk, end));
+                        let items = items.drain(..).map(|(begun, end)| begun.finish(chunk, end));
                         found.items = Some(items.collect());
                     }
                 }
@@ -104,7 +104,7 @@ impl Outline {
                     Some(_) => {}
                 },
                 Event::Scalar(..) | Event::Alias(_) if depth == 2 && within => {
-                    items.push((begins(false), offset(&span)));
+                    items.push((begins(false), start_offset(&span)));
                 }
                 Event::Alias(_) if depth == 1 => key = None,
                 _ => {}
@@ -114,8 +114,8 @@ impl Outline {
     }
 }
 
-impl Begun {
-    fn item(self, chunk: &YamlDocument<'_>, end: usize) -> ListItem {
+impl ItemStart {
+    fn finish(self, chunk: &YamlDocument<'_>, end: usize) -> ListItem {
         let written = chunk.text.get(self.offset..end).unwrap_or_default();
         // A mapping in block style ends where the next thing begins, behind what stands before that in its line.
         let written = if written.starts_with('{') {
@@ -132,18 +132,18 @@ impl Begun {
     }
 }
 
-fn offset(span: &Span) -> usize {
+fn start_offset(span: &Span) -> usize {
     span.start.byte_offset().unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::documents::documents;
+    use super::super::documents::split_documents;
     use super::*;
 
-    fn items(text: &str) -> Option<Vec<(u32, String)>> {
-        let chunks = documents(text);
-        let list = item_list(&chunks[0])?;
+    fn parse_items(text: &str) -> Option<Vec<(u32, String)>> {
+        let chunks = split_documents(text);
+        let list = parse_list(&chunks[0])?;
         Some(list.items?.into_iter().map(|item| (item.line, item.text)).collect())
     }
 
@@ -151,17 +151,17 @@ mod tests {
     fn items_keep_their_lines_and_columns() {
         let block = "apiVersion: v1\nitems:\n- a: 1\n  b: |\n    x\n\n    y\n# between\n-   a: 2\n    c: [1]\nkind: List\nmetadata:\n  resourceVersion: \"\"\n";
         assert_eq!(
-            items(block).unwrap(),
+            parse_items(block).unwrap(),
             [
                 (3, "  a: 1\n  b: |\n    x\n\n    y\n# between\n".to_owned()),
                 (9, "    a: 2\n    c: [1]\n".to_owned())
             ]
         );
         let last = "# head\n---\nkind: List\napiVersion: v1\nitems:\n  - a: 1\n  - ä: 2";
-        assert_eq!(items(last).unwrap(), [(6, "    a: 1\n".to_owned()), (7, "    ä: 2".to_owned())]);
+        assert_eq!(parse_items(last).unwrap(), [(6, "    a: 1\n".to_owned()), (7, "    ä: 2".to_owned())]);
         let json = "{\n  \"kind\": \"List\", \"apiVersion\": \"v1\",\n  \"items\": [{\"a\": {\"b\": 1}}, {\"c\": []\n}]}";
         assert_eq!(
-            items(json).unwrap(),
+            parse_items(json).unwrap(),
             [
                 (3, "            {\"a\": {\"b\": 1}}".to_owned()),
                 (3, format!("{}{{\"c\": []\n}}", " ".repeat(29)))
@@ -170,18 +170,18 @@ mod tests {
     }
 
     #[test]
-    fn no_list_takes_long() {
+    fn malformed_lists_are_parsed_in_bounded_time() {
         let begun = std::time::Instant::now();
         for text in
             ["[".repeat(500_000), "- ".repeat(250_000), "{a: ".repeat(200_000), "- {}\n".repeat(200_000)]
         {
-            items(&format!("apiVersion: v1\nkind: List\nitems:\n{text}"));
+            parse_items(&format!("apiVersion: v1\nkind: List\nitems:\n{text}"));
         }
         assert!(begun.elapsed().as_secs() < 60);
     }
 
     #[test]
-    fn only_lists_of_objects_are_lists() {
+    fn only_known_list_kinds_are_lists() {
         for (text, expected) in [
             ("apiVersion: v1\nkind: List\nitems: []\n", Some(0)),
             ("apiVersion: v1\nkind: List\nitems: [&x 1, [a], *x]\n", Some(3)),
@@ -194,7 +194,7 @@ mod tests {
             ("apiVersion: v1\nkind: List\nitems: [\n", None),
             ("- List\n", None),
         ] {
-            assert_eq!(items(text).map(|items| items.len()), expected, "{text}");
+            assert_eq!(parse_items(text).map(|items| items.len()), expected, "{text}");
         }
     }
 }

@@ -20,13 +20,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use documents::documents;
-pub use excerpt::{did_you_mean, nearest, printable};
+pub use documents::split_documents;
+pub use excerpt::{closest_match, did_you_mean, printable};
 pub use expand::endpoint;
 pub use file::ParsedFile;
-pub use lists::item_list;
+pub use lists::parse_list;
 pub use object::{EndpointResolver, ObjectSpec, ParsedObject, TargetMode};
-pub use path::{below, declares, is_declaration, is_json, is_met, is_skill, is_skipped, shown};
+pub use path::{
+    display_path, is_declaration_name, is_declaration_path, is_json, is_skill_file, is_skipped, is_visited,
+    join_within_root,
+};
 
 use crate::resource::Problem;
 use excerpt::ParseError;
@@ -40,7 +43,7 @@ pub fn parse(path: &Arc<PathBuf>, bytes: &[u8]) -> ParsedFile {
 /// Reads a file by the rules that hold where its objects are to be.
 pub fn parse_for(destination: &TargetMode, path: &Arc<PathBuf>, bytes: &[u8]) -> ParsedFile {
     // The parser is meant never to panic; if it does on one file, the others must not pay for it.
-    catch_unwind(AssertUnwindSafe(|| read(destination, path, bytes)))
+    catch_unwind(AssertUnwindSafe(|| parse_bytes(destination, path, bytes)))
         .unwrap_or_else(|_| ParsedFile::unreadable(path, "makes the parser fail; please report it"))
 }
 
@@ -53,13 +56,13 @@ pub fn mistake(path: &Path, text: &str) -> Option<String> {
     faults.chain(servers).next()
 }
 
-fn read(destination: &TargetMode, path: &Arc<PathBuf>, bytes: &[u8]) -> ParsedFile {
+fn parse_bytes(destination: &TargetMode, path: &Arc<PathBuf>, bytes: &[u8]) -> ParsedFile {
     let mut file = FileParser::new(path, destination);
     let in_directory = *destination == TargetMode::Directory;
-    if is_skill(path) {
+    if is_skill_file(path) {
         // To kubectl it is no manifest.
         if in_directory {
-            file.skill();
+            file.add_skill_folder();
         }
         return file.parsed;
     }
@@ -67,16 +70,16 @@ fn read(destination: &TargetMode, path: &Arc<PathBuf>, bytes: &[u8]) -> ParsedFi
         Ok(text) => {
             let text = text.strip_prefix('\u{feff}').unwrap_or(text);
             if is_json(path) && in_directory {
-                mcp_json::read(text, &mut file);
+                mcp_json::parse(text, &mut file);
             } else {
-                yaml::read(text, &mut file);
+                yaml::parse(text, &mut file);
             }
         }
         Err(error) => {
             let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
             let line = before.split(|byte| *byte == b'\n').count();
             let line = u32::try_from(line).unwrap_or(u32::MAX);
-            file.unnamed(ParseError::at_line(line, "the file is not text in UTF-8".to_owned()));
+            file.report_unidentified(ParseError::at_line(line, "the file is not text in UTF-8".to_owned()));
         }
     }
     file.parsed

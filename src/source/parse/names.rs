@@ -8,8 +8,8 @@ pub fn slug(name: &str) -> String {
         return name.to_owned();
     }
     let lower = name.to_ascii_lowercase();
-    let slug = joined(&lower, '-', 63, |char| char.is_ascii_lowercase() || char.is_ascii_digit());
-    if slug.is_empty() { format!("server-{}", Digest::of(name.as_bytes()).short(8)) } else { slug }
+    let slug = join_allowed_chars(&lower, '-', 63, |char| char.is_ascii_lowercase() || char.is_ascii_digit());
+    if slug.is_empty() { format!("server-{}", Digest::of(name.as_bytes()).hex_prefix(8)) } else { slug }
 }
 
 /// `expose.prefix` that keeps such a text as far as it may; `None` if the name itself will do.
@@ -17,12 +17,13 @@ pub fn prefix(name: &str) -> Option<String> {
     if is_object_name(name) {
         return None;
     }
-    let prefix = joined(name, '_', 32, |char| char.is_ascii_alphanumeric() || matches!(char, '_' | '-'));
+    let prefix =
+        join_allowed_chars(name, '_', 32, |char| char.is_ascii_alphanumeric() || matches!(char, '_' | '-'));
     Some(prefix).filter(|prefix| prefix.contains(|char: char| char.is_ascii_alphanumeric()))
 }
 
 /// The characters that fit, with one `joint` for the others between them.
-fn joined(text: &str, joint: char, max: usize, fits: impl Fn(char) -> bool) -> String {
+fn join_allowed_chars(text: &str, joint: char, max: usize, fits: impl Fn(char) -> bool) -> String {
     let parts: Vec<_> = text.split(|char| !fits(char)).filter(|part| !part.is_empty()).collect();
     let all: String = parts.join(&joint.to_string()).chars().take(max).collect();
     all.trim_matches(['-', joint]).to_owned()
@@ -33,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_the_name() {
+    fn any_name_becomes_a_valid_object_name_and_prefix() {
         let long = "Ab".repeat(50);
         for (name, slugged, prefixed) in [
             ("github", "github", None),

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::path::{below, is_skill};
+use super::path::{is_skill_file, join_within_root};
 use crate::resource::{
-    Endpoint, McpServerSpec, ObjectKey, Problem, SkillSpec, Violation, check_server, check_server_of_cluster,
-    check_skill, check_skill_of_cluster, is_namespace, is_object_name,
+    Endpoint, McpServerSpec, ObjectKey, Problem, SkillSpec, Violation, check_cluster_server,
+    check_cluster_skill, check_server, check_skill, is_namespace_name, is_object_name,
 };
 
 /// The namespace of objects of a directory that name none.
@@ -41,7 +41,7 @@ impl TargetMode {
 /// A spec that an object of our group may have.
 pub trait ObjectSpec: Clone + PartialEq + Serialize + DeserializeOwned {
     /// As in `kind:`.
-    const NAME: &'static str;
+    const KIND: &'static str;
 
     /// Every rule that it breaks.
     fn check(&self, destination: &TargetMode) -> Vec<Violation>;
@@ -51,19 +51,19 @@ pub trait ObjectSpec: Clone + PartialEq + Serialize + DeserializeOwned {
     -> Option<Result<Arc<Endpoint>, Problem>>;
 
     /// Whether this, declared in `file`, is about what the `other` file is.
-    fn is_about(&self, file: &Path, other: &Path) -> bool;
+    fn refers_to_file(&self, file: &Path, other: &Path) -> bool;
 }
 
 /// Makes an endpoint of a spec and of the file that declares it.
 pub type EndpointResolver<'a> = dyn Fn(&McpServerSpec, &Path) -> Result<Arc<Endpoint>, Problem> + 'a;
 
 impl ObjectSpec for McpServerSpec {
-    const NAME: &'static str = "McpServer";
+    const KIND: &'static str = "McpServer";
 
     fn check(&self, destination: &TargetMode) -> Vec<Violation> {
         let more = match destination {
             TargetMode::Directory => Vec::new(),
-            TargetMode::Cluster { .. } => check_server_of_cluster(self),
+            TargetMode::Cluster { .. } => check_cluster_server(self),
         };
         check_server(self).into_iter().chain(more).collect()
     }
@@ -76,13 +76,13 @@ impl ObjectSpec for McpServerSpec {
         Some(resolve(self, file))
     }
 
-    fn is_about(&self, _: &Path, _: &Path) -> bool {
+    fn refers_to_file(&self, _: &Path, _: &Path) -> bool {
         false
     }
 }
 
 impl ObjectSpec for SkillSpec {
-    const NAME: &'static str = "Skill";
+    const KIND: &'static str = "Skill";
 
     fn check(&self, destination: &TargetMode) -> Vec<Violation> {
         let more = match destination {
@@ -93,7 +93,7 @@ impl ObjectSpec for SkillSpec {
                 });
                 map.into_iter().collect()
             }
-            TargetMode::Cluster { .. } => check_skill_of_cluster(self),
+            TargetMode::Cluster { .. } => check_cluster_skill(self),
         };
         check_skill(self).into_iter().chain(more).collect()
     }
@@ -102,9 +102,9 @@ impl ObjectSpec for SkillSpec {
         None
     }
 
-    fn is_about(&self, file: &Path, other: &Path) -> bool {
-        let folder = self.path.as_ref().and_then(|path| below(file.parent()?, path));
-        is_skill(other) && folder.as_deref() == other.parent()
+    fn refers_to_file(&self, file: &Path, other: &Path) -> bool {
+        let folder = self.path.as_ref().and_then(|path| join_within_root(file.parent()?, path));
+        is_skill_file(other) && folder.as_deref() == other.parent()
     }
 }
 
@@ -117,7 +117,7 @@ pub struct ParsedObject<S> {
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
     /// The document itself, to be remembered.
-    pub text: Arc<str>,
+    pub document: Arc<str>,
     /// What is declared, or why it cannot be accepted.
     pub spec: Result<S, Problem>,
 }
@@ -131,7 +131,7 @@ pub fn key(name: Option<&str>, namespace: &str) -> Result<ObjectKey, String> {
             "metadata.name {name:?} must be at most 253 {allowed}; it may have several parts joined by dots"
         ));
     }
-    if !is_namespace(namespace) {
+    if !is_namespace_name(namespace) {
         return Err(format!("metadata.namespace {namespace:?} must be at most 63 {allowed}"));
     }
     Ok(ObjectKey::new(namespace, name))

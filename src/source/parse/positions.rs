@@ -19,15 +19,15 @@ pub struct Node<'a> {
     /// Such as `spec.stdio.env[2].name`; empty for the document itself.
     pub path: String,
     /// Where its key is, or where it is itself in a list.
-    pub place: Position,
+    pub position: Position,
     /// What is written, if it is a scalar without quotes and tag.
-    pub plain: Option<Cow<'a, str>>,
+    pub plain_scalar: Option<Cow<'a, str>>,
 }
 
 /// The nodes of a document that begins at line `first_line` of its file, in its order, as far as it is sound.
 pub fn nodes(text: &str, first_line: u32) -> Vec<Node<'_>> {
     let mut nodes = Vec::new();
-    let mut open: Vec<Open> = Vec::new();
+    let mut open: Vec<OpenCollection> = Vec::new();
     for step in Parser::new_from_str(text) {
         let Ok((event, span)) = step else { break };
         let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
@@ -48,58 +48,58 @@ pub fn nodes(text: &str, first_line: u32) -> Vec<Node<'_>> {
         };
         let (path, place) = match open.last_mut() {
             None => (String::new(), place),
-            Some(Open::List { path, next }) => {
+            Some(OpenCollection::Sequence { path, next_index: next }) => {
                 let item = format!("{path}[{next}]");
                 *next += 1;
                 (item, place)
             }
-            Some(Open::Fields { path, key }) => match key.take() {
+            Some(OpenCollection::Mapping { path, key }) => match key.take() {
                 Some((name, at)) if path.is_empty() => (name, at),
                 Some((name, at)) => (format!("{path}.{name}"), at),
                 None => {
                     let name =
-                        key_of(plain.as_deref(), text, span.start.byte_offset(), span.end.byte_offset());
+                        key_text(plain.as_deref(), text, span.start.byte_offset(), span.end.byte_offset());
                     *key = Some((name, place));
                     if let Some(is_list) = opens {
                         // A list or fields as a key: nothing of ours has one.
-                        open.push(Open::new("?".to_owned(), is_list));
+                        open.push(OpenCollection::new("?".to_owned(), is_list));
                     }
                     continue;
                 }
             },
         };
         if let Some(is_list) = opens {
-            open.push(Open::new(path.clone(), is_list));
+            open.push(OpenCollection::new(path.clone(), is_list));
         }
-        nodes.push(Node { path, place, plain });
+        nodes.push(Node { path, position: place, plain_scalar: plain });
     }
     nodes
 }
 
 /// The place of `path`, or of the nearest that holds it.
-pub fn find(nodes: &[Node<'_>], path: &str) -> Option<Position> {
+pub fn find_position(nodes: &[Node<'_>], path: &str) -> Option<Position> {
     let mut path = path;
     loop {
         if let Some(node) = nodes.iter().find(|node| node.path == path) {
-            return Some(node.place);
+            return Some(node.position);
         }
         path = path.get(..path.rfind(['.', '['])?)?;
     }
 }
 
 #[derive(Debug)]
-enum Open {
-    List { path: String, next: usize },
-    Fields { path: String, key: Option<(String, Position)> },
+enum OpenCollection {
+    Sequence { path: String, next_index: usize },
+    Mapping { path: String, key: Option<(String, Position)> },
 }
 
-impl Open {
+impl OpenCollection {
     fn new(path: String, is_list: bool) -> Self {
-        if is_list { Self::List { path, next: 0 } } else { Self::Fields { path, key: None } }
+        if is_list { Self::Sequence { path, next_index: 0 } } else { Self::Mapping { path, key: None } }
     }
 }
 
-fn key_of(plain: Option<&str>, text: &str, start: Option<usize>, end: Option<usize>) -> String {
+fn key_text(plain: Option<&str>, text: &str, start: Option<usize>, end: Option<usize>) -> String {
     let quoted = || Some(text.get(start?..end?)?.trim_matches(['"', '\'']));
     plain.or_else(quoted).unwrap_or_default().to_owned()
 }
@@ -124,7 +124,7 @@ spec:
 ";
 
     #[test]
-    fn every_path_has_its_place() {
+    fn every_path_has_a_position() {
         let nodes = nodes(TEXT, 10);
         for (path, line, column) in [
             ("spec", 11, 1),
@@ -139,14 +139,14 @@ spec:
             ("spec.stdio.env[7].name", 15, 5),
             ("spec.stdio.cwd", 12, 3),
         ] {
-            assert_eq!(find(&nodes, path), Some(Position { line, column: Some(column) }), "{path}");
+            assert_eq!(find_position(&nodes, path), Some(Position { line, column: Some(column) }), "{path}");
         }
-        let plain: Vec<_> = nodes.iter().filter_map(|node| node.plain.as_deref()).collect();
+        let plain: Vec<_> = nodes.iter().filter_map(|node| node.plain_scalar.as_deref()).collect();
         assert_eq!(plain, ["npx", "-y", "no", "A", "no", "B", "x"]);
     }
 
     #[test]
-    fn what_is_not_sound_ends_it() {
+    fn nodes_end_at_the_first_syntax_error() {
         assert_eq!(nodes("a: 1\nb: [\n", 1).len(), 3);
         assert_eq!(
             nodes("? [a, b]\n: c\nd: e\n", 1).last().map(|node| node.path.clone()),

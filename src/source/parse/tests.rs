@@ -4,53 +4,53 @@ mod mcp_json;
 use super::*;
 use crate::resource::SourceProblem;
 
-fn parsed(text: &str) -> ParsedFile {
+fn parse_yaml(text: &str) -> ParsedFile {
     parse(&Arc::new(PathBuf::from("team/a.yaml")), text.as_bytes())
 }
 
-fn server(name: &str, spec: &str) -> String {
+fn server_yaml(name: &str, spec: &str) -> String {
     format!("apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata:\n  name: {name}\nspec:\n{spec}\n")
 }
 
 /// Each object as `kind key line: ok`, or why it is refused.
-fn objects(parsed: &ParsedFile) -> Vec<String> {
-    fn told<S: ObjectSpec>(object: &ParsedObject<S>) -> String {
+fn describe_objects(parsed: &ParsedFile) -> Vec<String> {
+    fn describe<S: ObjectSpec>(object: &ParsedObject<S>) -> String {
         let state = object.spec.as_ref().map_or_else(ToString::to_string, |_| "ok".to_owned());
-        format!("{} {} {}: {state}", S::NAME, object.key, object.line)
+        format!("{} {} {}: {state}", S::KIND, object.key, object.line)
     }
-    let servers = parsed.servers.iter().map(told);
-    servers.chain(parsed.skills.iter().map(told)).collect()
+    let servers = parsed.servers.iter().map(describe);
+    servers.chain(parsed.skills.iter().map(describe)).collect()
 }
 
-fn faults(parsed: &ParsedFile) -> Vec<String> {
+fn describe_faults(parsed: &ParsedFile) -> Vec<String> {
     let told = |fault: &SourceProblem| {
         assert!(fault.excerpt.as_ref().is_none_or(|excerpt| excerpt.contains(" | ")));
-        format!("{}: {}", fault.place().unwrap(), fault.problem.message)
+        format!("{}: {}", fault.location().unwrap(), fault.problem.message)
     };
     parsed.faults.iter().map(told).collect()
 }
 
 #[test]
-fn a_file_of_several_documents() {
+fn file_with_several_documents_declares_each_object() {
     let text = format!(
         "# two servers, a skill and a stranger\n---\n{}---\n{}---\n{}---\napiVersion: v1\nkind: ConfigMap\ndata: {{a: b}}\n",
-        server("one", "  stdio: { command: npx, args: [\"-y\", x] }"),
-        server("two.x", "  http: { url: \"https://a/mcp\" }\n  timeouts: { connect: 5s }"),
+        server_yaml("one", "  stdio: { command: npx, args: [\"-y\", x] }"),
+        server_yaml("two.x", "  http: { url: \"https://a/mcp\" }\n  timeouts: { connect: 5s }"),
         "apiVersion: evenkeel.dev/v1alpha1\nkind: Skill\nmetadata: { name: s, namespace: team, labels: { a: b } }\nspec: { inline: hello }\n",
     );
-    let parsed = parsed(&text);
+    let parsed = parse_yaml(&text);
     assert_eq!(
-        objects(&parsed),
+        describe_objects(&parsed),
         ["McpServer default/one 3: ok", "McpServer default/two.x 10: ok", "Skill team/s 18: ok"]
     );
-    assert_eq!(parsed.foreign, 1);
-    assert_eq!(faults(&parsed), [""; 0]);
-    assert!(parsed.unnamed.is_none());
+    assert_eq!(parsed.foreign_documents, 1);
+    assert_eq!(describe_faults(&parsed), [""; 0]);
+    assert!(parsed.unidentified.is_none());
     assert_eq!(parsed.skills[0].labels["a"], "b");
 }
 
 #[test]
-fn manifests_are_judged_by_the_rules_of_a_cluster() {
+fn cluster_target_applies_the_rules_of_a_cluster() {
     let cluster = TargetMode::Cluster { namespace: "team".to_owned() };
     let skill = |spec: &str| {
         format!(
@@ -62,13 +62,13 @@ fn manifests_are_judged_by_the_rules_of_a_cluster() {
     for (file, text, in_directory, in_cluster) in [
         (
             "a.yaml",
-            server("a", "  stdio: { command: c, cwd: x }"),
+            server_yaml("a", "  stdio: { command: c, cwd: x }"),
             "McpServer default/a 1: ok",
             "McpServer team/a 1: InvalidSpec: a.yaml:6:24: spec.stdio.cwd: ",
         ),
         (
             "a.yaml",
-            server("a", "  stdio: { command: c, env: [{ name: A, valueFrom: { env: B } }] }"),
+            server_yaml("a", "  stdio: { command: c, env: [{ name: A, valueFrom: { env: B } }] }"),
             "McpServer default/a 1: ok",
             "McpServer team/a 1: InvalidSpec: a.yaml:6:54: spec.stdio.env[0].valueFrom.env: ",
         ),
@@ -89,7 +89,7 @@ fn manifests_are_judged_by_the_rules_of_a_cluster() {
     ] {
         for (destination, expected) in [(&TargetMode::Directory, in_directory), (&cluster, in_cluster)] {
             let path = Arc::new(PathBuf::from(file));
-            let found = objects(&parse_for(destination, &path, text.as_bytes())).join(", ");
+            let found = describe_objects(&parse_for(destination, &path, text.as_bytes())).join(", ");
             let ends = expected.ends_with(": ") || found == expected;
             assert!(found.starts_with(expected) && ends, "{destination:?} {text}: {found}");
         }
@@ -97,7 +97,7 @@ fn manifests_are_judged_by_the_rules_of_a_cluster() {
 }
 
 #[test]
-fn what_is_not_ours_is_counted_and_left_alone() {
+fn foreign_documents_are_counted_and_ignored() {
     for text in [
         "- a\n- b\n",
         "just text\n",
@@ -109,16 +109,16 @@ fn what_is_not_ours_is_counted_and_left_alone() {
         "kind: McpServer\nmetadata: { name: 1 }\n",
         "version: '3'\nservices: { web: { command: !custom x } }\n",
     ] {
-        let parsed = parsed(text);
-        assert_eq!((parsed.foreign, faults(&parsed)), (1, vec![]), "{text}");
-        assert!(objects(&parsed).is_empty() && parsed.unnamed.is_none(), "{text}");
+        let parsed = parse_yaml(text);
+        assert_eq!((parsed.foreign_documents, describe_faults(&parsed)), (1, vec![]), "{text}");
+        assert!(describe_objects(&parsed).is_empty() && parsed.unidentified.is_none(), "{text}");
     }
-    assert_eq!(parsed("---\n# nothing\n").foreign, 0);
+    assert_eq!(parse_yaml("---\n# nothing\n").foreign_documents, 0);
 }
 
 /// A spec that cannot be accepted, and the end of what its object says.
 #[test]
-fn a_bad_spec_is_told_on_its_object() {
+fn invalid_spec_is_reported_on_its_object() {
     for (spec, expected) in [
         (
             "  stdio:\n    comand: npx",
@@ -172,19 +172,19 @@ fn a_bad_spec_is_told_on_its_object() {
             "team/a.yaml:8:22: spec.stdio.env[0].value: y, n, yes, no, on and off must stand in quotes to be a text",
         ),
     ] {
-        let parsed = parsed(&server("one", spec));
-        let found = objects(&parsed);
+        let parsed = parse_yaml(&server_yaml("one", spec));
+        let found = describe_objects(&parsed);
         assert_eq!(found.len(), 1, "{spec}: {found:?}");
         assert!(found[0].ends_with(expected), "{spec}: {found:?}");
         assert_eq!(parsed.faults.len(), 1, "{spec}");
-        assert!(faults(&parsed)[0].contains("McpServer default/one: "), "{spec}");
-        assert!(parsed.unnamed.is_none(), "{spec}");
+        assert!(describe_faults(&parsed)[0].contains("McpServer default/one: "), "{spec}");
+        assert!(parsed.unidentified.is_none(), "{spec}");
     }
 }
 
 /// A document that is ours and cannot be told by name, and the fault it is.
 #[test]
-fn a_document_without_a_readable_name_is_a_fault() {
+fn document_without_a_valid_name_is_a_fault() {
     let ours = "apiVersion: evenkeel.dev/v1alpha1\n";
     for (text, expected) in [
         ("a: [\n", "team/a.yaml:"),
@@ -206,21 +206,21 @@ fn a_document_without_a_readable_name_is_a_fault() {
         (&format!("{ours}kind: Skill\nmetadata: {{ name: 12 }}\n"), "team/a.yaml:3:19: expected a text"),
         (&format!("{ours}kind: Skill\nmetadata: []\n"), "team/a.yaml:3:11: expected"),
     ] {
-        let parsed = parsed(text);
-        let found = faults(&parsed);
+        let parsed = parse_yaml(text);
+        let found = describe_faults(&parsed);
         assert!(found.len() == 1 && found[0].contains(expected), "{text}: {found:?}");
-        assert!(objects(&parsed).is_empty() && parsed.unnamed.is_some(), "{text}");
+        assert!(describe_objects(&parsed).is_empty() && parsed.unidentified.is_some(), "{text}");
     }
 }
 
 /// Every rule that is broken is a fault on its own line, and no number is read as a text.
 #[test]
-fn each_mistake_has_its_line() {
-    let broken = parsed(&server(
+fn each_error_has_its_line() {
+    let broken = parse_yaml(&server_yaml(
         "one",
         "  http:\n    url: ftp://a\n    headers:\n      - name: X\n      - { name: \"a b\", value: x }\n  health: { failures: 0 }",
     ));
-    let lines: Vec<_> = broken.faults.iter().map(|fault| fault.place().unwrap()).collect();
+    let lines: Vec<_> = broken.faults.iter().map(|fault| fault.location().unwrap()).collect();
     assert_eq!(lines, ["team/a.yaml:7:5", "team/a.yaml:9:9", "team/a.yaml:10:11", "team/a.yaml:11:13"]);
     let refused = broken.servers[0].spec.as_ref().unwrap_err().message.clone();
     assert!(
@@ -230,38 +230,44 @@ fn each_mistake_has_its_line() {
     for number in
         ["010", "0x1F", "0o17", "1_000", "1e3", "+1", ".5", ".inf", "-.INF", ".nan", "0b11", "null", "~"]
     {
-        let parsed = parsed(&server("one", &format!("  stdio: {{ command: c, args: [{number}] }}")));
+        let parsed = parse_yaml(&server_yaml("one", &format!("  stdio: {{ command: c, args: [{number}] }}")));
         assert!(parsed.servers[0].spec.is_err(), "{number}");
     }
 }
 
 #[test]
-fn one_bad_document_costs_only_itself() {
-    let good = server("good", "  stdio: { command: npx }");
-    let parsed = parsed(&format!("{good}---\nkind: [\n---\n{}", good.replace("good", "better")));
-    assert_eq!(objects(&parsed), ["McpServer default/good 1: ok", "McpServer default/better 10: ok"]);
-    assert!(parsed.unnamed.unwrap().message.starts_with("team/a.yaml:"));
+fn invalid_document_does_not_affect_others() {
+    let good = server_yaml("good", "  stdio: { command: npx }");
+    let parsed = parse_yaml(&format!("{good}---\nkind: [\n---\n{}", good.replace("good", "better")));
+    assert_eq!(
+        describe_objects(&parsed),
+        ["McpServer default/good 1: ok", "McpServer default/better 10: ok"]
+    );
+    assert!(parsed.unidentified.unwrap().message.starts_with("team/a.yaml:"));
 }
 
 #[test]
-fn what_is_told_of_one_file_is_bounded() {
-    let broken = parsed(&"a: [\n---\n".repeat(50));
+fn reported_problems_of_one_file_are_bounded() {
+    let broken = parse_yaml(&"a: [\n---\n".repeat(50));
     assert_eq!(broken.faults.len(), 21);
     assert!(
-        parsed(&"a: 1\n---\n".repeat(10_001)).faults[0].problem.message.contains("more than 10000 documents")
+        parse_yaml(&"a: 1\n---\n".repeat(10_001)).faults[0]
+            .problem
+            .message
+            .contains("more than 10000 documents")
     );
-    let long = parsed(&format!("apiVersion: evenkeel.dev/v1alpha1\nkind: {}\n", "x".repeat(100_000)));
+    let long = parse_yaml(&format!("apiVersion: evenkeel.dev/v1alpha1\nkind: {}\n", "x".repeat(100_000)));
     assert!(long.faults[0].problem.message.len() < 1_100);
 }
 
 #[test]
-fn bytes_that_are_no_text() {
+fn file_that_is_not_utf8_is_a_fault() {
     let parsed = parse(&Arc::new(PathBuf::from("a.yaml")), b"a: 1\nb: \xff\n");
-    assert_eq!(faults(&parsed), ["a.yaml:2: the file is not text in UTF-8"]);
+    assert_eq!(describe_faults(&parsed), ["a.yaml:2: the file is not text in UTF-8"]);
 }
 
 #[test]
-fn bombs_are_refused_quickly() {
+fn yaml_bombs_are_rejected_quickly() {
     let mut aliases = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
     for level in 1..12 {
         use std::fmt::Write;
@@ -273,9 +279,9 @@ fn bombs_are_refused_quickly() {
     }
     for text in [aliases, "[".repeat(100_000), "- ".repeat(100_000), "{a: ".repeat(5_000)] {
         let begun = tokio::time::Instant::now();
-        let parsed = parsed(&format!("apiVersion: evenkeel.dev/v1alpha1\nbomb:\n  {text}"));
-        assert!(parsed.unnamed.is_some());
-        let told = &faults(&parsed)[0];
+        let parsed = parse_yaml(&format!("apiVersion: evenkeel.dev/v1alpha1\nbomb:\n  {text}"));
+        assert!(parsed.unidentified.is_some());
+        let told = &describe_faults(&parsed)[0];
         assert!(told.len() < 1_000, "{} bytes are told of {} bytes", told.len(), text.len());
         // Taken apart in full it would last for hours.
         assert!(begun.elapsed().as_secs() < 60);
@@ -284,7 +290,7 @@ fn bombs_are_refused_quickly() {
 
 /// However a document is broken, no value of env, headers or a URL comes back out.
 #[test]
-fn no_mistake_repeats_a_secret() {
+fn errors_never_contain_a_secret() {
     for spec in [
         "  stdio:\n    command: npx\n    env:\n      - name: A\n        value: hunter2\n       bad: x",
         "  stdio:\n    command: npx\n    env: [{ name: A, value: hunter2, x: y }]",
@@ -304,20 +310,21 @@ fn no_mistake_repeats_a_secret() {
         "  http:\n    url: [http://a/?key=hunter2]",
         "  http:\n    url: ftp://hunter2",
     ] {
-        let parsed = parsed(&server("one", spec));
-        let found = format!("{:?}{:?}{:?}", objects(&parsed), faults(&parsed), parsed.unnamed);
+        let parsed = parse_yaml(&server_yaml("one", spec));
+        let found =
+            format!("{:?}{:?}{:?}", describe_objects(&parsed), describe_faults(&parsed), parsed.unidentified);
         assert!(!parsed.faults.is_empty(), "{spec}");
         assert!(!found.contains("hunter2"), "{spec}: {found}");
     }
     let number =
-        server("one", "  stdio:\n    command: x\n    env:\n      - name: A\n        value: 20461337");
-    let parsed = parsed(&number);
-    let found = format!("{:?}{:?}", objects(&parsed), faults(&parsed));
+        server_yaml("one", "  stdio:\n    command: x\n    env:\n      - name: A\n        value: 20461337");
+    let parsed = parse_yaml(&number);
+    let found = format!("{:?}{:?}", describe_objects(&parsed), describe_faults(&parsed));
     assert!(found.contains("quotes") && !found.contains("20461337"), "{found}");
 }
 
 #[test]
-fn what_is_wrong_with_a_text_is_told_in_one_sentence() {
+fn first_problem_describes_invalid_yaml() {
     let text = |name: &str| {
         format!(
             "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {{ name: {name} }}\nspec: {{ stdio: {{ command: x }} }}\n"

@@ -17,13 +17,13 @@ use rustls_platform_verifier::BuilderVerifierExt;
 use url::Url;
 
 /// How long connecting may take.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest answer that is read.
-const LONGEST_ANSWER: usize = 64 << 10;
+const MAX_RESPONSE_BYTES: usize = 64 << 10;
 
 /// The HTTP side of a collector.
 #[derive(Debug)]
-pub(super) struct Collector {
+pub(super) struct CollectorClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     headers: HeaderMap,
 }
@@ -32,18 +32,18 @@ pub(super) struct Collector {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ExportError {
     /// Why, for the log.
-    pub why: String,
+    pub message: String,
     /// True if the same request may be taken later.
-    pub passes: bool,
+    pub retryable: bool,
 }
 
 impl fmt::Display for ExportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.why)
+        f.write_str(&self.message)
     }
 }
 
-impl Collector {
+impl CollectorClient {
     /// A collector that is not connected yet; `headers` go with every request. An error says why there can be
     /// no TLS, where it is needed.
     pub fn new(mut headers: HeaderMap, encrypted: bool) -> io::Result<Self> {
@@ -53,9 +53,9 @@ impl Collector {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
-        http.set_connect_timeout(Some(CONNECT));
+        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(trust(encrypted).map_err(io::Error::other)?)
+            .with_tls_config(tls_config(encrypted).map_err(io::Error::other)?)
             .https_or_http()
             .enable_http1()
             .wrap_connector(http);
@@ -66,26 +66,29 @@ impl Collector {
     pub async fn post(&self, url: &Url, message: Vec<u8>, limit: Duration) -> Result<Bytes, ExportError> {
         let mut request = Request::new(Full::new(Bytes::from(message)));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() =
-            url.as_str().parse().map_err(|error| ExportError { why: format!("{error}"), passes: false })?;
+        *request.uri_mut() = url
+            .as_str()
+            .parse()
+            .map_err(|error| ExportError { message: format!("{error}"), retryable: false })?;
         request.headers_mut().clone_from(&self.headers);
-        let answered = tokio::time::timeout(limit, self.exchange(request)).await;
-        answered.unwrap_or_else(|_| Err(later(format!("no answer within {} s", limit.as_secs()))))
+        let answered = tokio::time::timeout(limit, self.send_request(request)).await;
+        answered.unwrap_or_else(|_| Err(retryable_error(format!("no answer within {} s", limit.as_secs()))))
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Bytes, ExportError> {
-        let answer = self.client.request(request).await.map_err(|error| later(causes(&error)))?;
+    async fn send_request(&self, request: Request<Full<Bytes>>) -> Result<Bytes, ExportError> {
+        let answer =
+            self.client.request(request).await.map_err(|error| retryable_error(error_chain(&error)))?;
         let status = answer.status();
         if status != StatusCode::OK {
-            return Err(ExportError { why: format!("HTTP {status}"), passes: passes(status) });
+            return Err(ExportError { message: format!("HTTP {status}"), retryable: is_retryable(status) });
         }
-        let body = Limited::new(answer.into_body(), LONGEST_ANSWER).collect().await;
-        Ok(body.map_err(|error| later(error.to_string()))?.to_bytes())
+        let body = Limited::new(answer.into_body(), MAX_RESPONSE_BYTES).collect().await;
+        Ok(body.map_err(|error| retryable_error(error.to_string()))?.to_bytes())
     }
 }
 
 /// The system's trust store; a machine without one can do without, if nothing is encrypted.
-fn trust(encrypted: bool) -> Result<ClientConfig, rustls::Error> {
+fn tls_config(encrypted: bool) -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let builder = if encrypted {
@@ -96,12 +99,12 @@ fn trust(encrypted: bool) -> Result<ClientConfig, rustls::Error> {
     Ok(builder.with_no_client_auth())
 }
 
-fn later(why: String) -> ExportError {
-    ExportError { why, passes: true }
+fn retryable_error(why: String) -> ExportError {
+    ExportError { message: why, retryable: true }
 }
 
 /// The statuses after which OTLP has a request sent again.
-fn passes(status: StatusCode) -> bool {
+fn is_retryable(status: StatusCode) -> bool {
     matches!(
         status,
         StatusCode::TOO_MANY_REQUESTS
@@ -112,7 +115,7 @@ fn passes(status: StatusCode) -> bool {
 }
 
 /// An error with what is behind it: the client's own says only in which step it failed.
-fn causes(error: &dyn Error) -> String {
+fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -14,10 +14,10 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span as T
 use crate::telemetry::{AttributeValue, Span, SpanData, SpanKind};
 
 /// A batch of spans as one request.
-pub(super) fn traces(resource: &Resource, spans: &[Span]) -> ExportTraceServiceRequest {
+pub(super) fn trace_request(resource: &Resource, spans: &[Span]) -> ExportTraceServiceRequest {
     let scope_spans = vec![ScopeSpans {
         scope: Some(scope()),
-        spans: spans.iter().map(span).collect(),
+        spans: spans.iter().map(encode_span).collect(),
         ..ScopeSpans::default()
     }];
     let resource = Some(resource.clone());
@@ -27,7 +27,7 @@ pub(super) fn traces(resource: &Resource, spans: &[Span]) -> ExportTraceServiceR
 }
 
 /// Metrics as one request.
-pub(super) fn metrics(resource: &Resource, metrics: Vec<Metric>) -> ExportMetricsServiceRequest {
+pub(super) fn metrics_request(resource: &Resource, metrics: Vec<Metric>) -> ExportMetricsServiceRequest {
     let scope_metrics = vec![ScopeMetrics { scope: Some(scope()), metrics, ..ScopeMetrics::default() }];
     let resource = Some(resource.clone());
     ExportMetricsServiceRequest {
@@ -37,17 +37,17 @@ pub(super) fn metrics(resource: &Resource, metrics: Vec<Metric>) -> ExportMetric
 
 /// Who reports, from keys and values.
 pub(super) fn resource<'a>(attributes: impl Iterator<Item = (&'a str, &'a str)>) -> Resource {
-    let attributes = attributes.map(|(key, value)| text(key, value)).collect();
+    let attributes = attributes.map(|(key, value)| text_attribute(key, value)).collect();
     Resource { attributes, ..Resource::default() }
 }
 
 /// An attribute with a text.
-pub(super) fn text(key: &str, value: &str) -> KeyValue {
+pub(super) fn text_attribute(key: &str, value: &str) -> KeyValue {
     attribute(key, Any::StringValue(value.to_owned()))
 }
 
 /// Nanoseconds since 1970.
-pub(super) fn nanoseconds(at: Timestamp) -> u64 {
+pub(super) fn unix_nanos(at: Timestamp) -> u64 {
     u64::try_from(at.as_nanosecond()).unwrap_or_default()
 }
 
@@ -56,13 +56,21 @@ fn scope() -> InstrumentationScope {
     InstrumentationScope { name, version, ..InstrumentationScope::default() }
 }
 
-fn span(span: &Span) -> Told {
-    let Span { trace, id, parent, draft: SpanData { name, kind, attributes }, start, end, error } = span;
+fn encode_span(span: &Span) -> Told {
+    let Span {
+        trace_id: trace,
+        span_id: id,
+        parent_id: parent,
+        data: SpanData { name, kind, attributes },
+        start,
+        end,
+        error_type: error,
+    } = span;
     let told = attributes.iter().map(|(key, value)| match value {
-        AttributeValue::Text(value) => text(key, value),
+        AttributeValue::Text(value) => text_attribute(key, value),
         AttributeValue::Number(number) => attribute(key, Any::IntValue(*number)),
     });
-    let failed = error.iter().map(|error| text("error.type", error));
+    let failed = error.iter().map(|error| text_attribute("error.type", error));
     let status = error.as_ref().map(|_| Status { code: StatusCode::Error.into(), ..Status::default() });
     Told {
         trace_id: trace.to_vec(),
@@ -75,8 +83,8 @@ fn span(span: &Span) -> Told {
             SpanKind::Internal => OtlpSpanKind::Internal,
         }
         .into(),
-        start_time_unix_nano: nanoseconds(*start),
-        end_time_unix_nano: nanoseconds(*end),
+        start_time_unix_nano: unix_nanos(*start),
+        end_time_unix_nano: unix_nanos(*end),
         attributes: told.chain(failed).collect(),
         status,
         ..Told::default()

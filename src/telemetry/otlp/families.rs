@@ -10,7 +10,7 @@ use opentelemetry_proto::tonic::metrics::v1::{
 use prometheus::{MetricFamily, MetricType};
 use prometheus_client::encoding::prometheus_protobuf::prometheus_data_model as prometheus;
 
-use super::encode::{nanoseconds, text};
+use super::encode::{text_attribute, unix_nanos};
 
 /// When what is counted began, and when it was read.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +20,11 @@ pub(super) struct MetricTimes {
 }
 
 /// The metrics of a registry, in groups of `most` points at most.
-pub(super) fn metrics(families: &[MetricFamily], times: MetricTimes, most: usize) -> Vec<Vec<Metric>> {
+pub(super) fn to_otlp_metrics(
+    families: &[MetricFamily],
+    times: MetricTimes,
+    most: usize,
+) -> Vec<Vec<Metric>> {
     let mut groups = Vec::new();
     let (mut group, mut room) = (Vec::new(), most);
     for family in families {
@@ -28,7 +32,7 @@ pub(super) fn metrics(families: &[MetricFamily], times: MetricTimes, most: usize
         while !rest.is_empty() {
             let (points, after) = rest.split_at(rest.len().min(room));
             room -= points.len();
-            group.push(metric(family, points, times));
+            group.push(to_otlp_metric(family, points, times));
             rest = after;
             if room == 0 {
                 groups.push(std::mem::take(&mut group));
@@ -43,12 +47,12 @@ pub(super) fn metrics(families: &[MetricFamily], times: MetricTimes, most: usize
 }
 
 /// Some points of a family as one metric.
-fn metric(
+fn to_otlp_metric(
     family: &MetricFamily,
     points: &[prometheus::Metric],
     MetricTimes { start, now }: MetricTimes,
 ) -> Metric {
-    let (start, now) = (nanoseconds(start), nanoseconds(now));
+    let (start, now) = (unix_nanos(start), unix_nanos(now));
     let aggregation_temporality = AggregationTemporality::Cumulative.into();
     let number = |point: &prometheus::Metric, start_time_unix_nano, value| NumberDataPoint {
         attributes: attributes(point),
@@ -68,7 +72,7 @@ fn metric(
         }
         MetricType::Histogram => {
             let told = |point: &prometheus::Metric| {
-                Some(histogram(point.histogram.as_ref()?, attributes(point), start, now))
+                Some(histogram_point(point.histogram.as_ref()?, attributes(point), start, now))
             };
             Data::Histogram(Histogram {
                 data_points: points.iter().filter_map(told).collect(),
@@ -93,12 +97,12 @@ fn metric(
 }
 
 fn attributes(point: &prometheus::Metric) -> Vec<KeyValue> {
-    point.label.iter().map(|label| text(&label.name, &label.value)).collect()
+    point.label.iter().map(|label| text_attribute(&label.name, &label.value)).collect()
 }
 
 /// In Prometheus a bucket holds all that is below its bound; in OTLP each holds its own. The last has no bound: the
 /// registry writes the greatest number there is.
-fn histogram(
+fn histogram_point(
     told: &prometheus::Histogram,
     attributes: Vec<KeyValue>,
     start_time_unix_nano: u64,
@@ -135,12 +139,12 @@ mod tests {
 
     const TIMES: MetricTimes = MetricTimes { start: Timestamp::UNIX_EPOCH, now: Timestamp::UNIX_EPOCH };
 
-    fn told(registry: &Registry, most: usize) -> Vec<Vec<Metric>> {
-        metrics(&encode(registry).unwrap(), TIMES, most)
+    fn convert_registry(registry: &Registry, most: usize) -> Vec<Vec<Metric>> {
+        to_otlp_metrics(&encode(registry).unwrap(), TIMES, most)
     }
 
     #[test]
-    fn what_the_registry_holds_is_told() {
+    fn registry_metrics_are_converted() {
         let mut registry = Registry::with_prefix("e");
         let calls = Many::<[(&'static str, String); 2], Counter>::default();
         let odd = "a \"b\" \\ {c}=,\nd";
@@ -156,12 +160,15 @@ mod tests {
         registry.register("took_seconds", "How long", times);
         registry.register("none", "Nothing", Many::<[(&'static str, String); 1], Counter>::default());
 
-        let told = told(&registry, 100).concat();
+        let told = convert_registry(&registry, 100).concat();
         let [calls, level, took] = &told[..] else { panic!("{told:?}") };
         assert_eq!((&*calls.name, &*calls.description), ("e_calls", "Calls, by \"server\"."));
         let Some(Data::Sum(sum)) = &calls.data else { panic!("{calls:?}") };
         assert!(sum.is_monotonic);
-        assert_eq!(sum.data_points[0].attributes, [text("server", odd), text("outcome", "ok")]);
+        assert_eq!(
+            sum.data_points[0].attributes,
+            [text_attribute("server", odd), text_attribute("outcome", "ok")]
+        );
         assert_eq!(sum.data_points[0].value, Some(Value::AsDouble(3.0)));
         let Some(Data::Gauge(gauge)) = &level.data else { panic!("{level:?}") };
         assert_eq!(gauge.data_points[0].value, Some(Value::AsDouble(-1.5)));
@@ -172,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn no_group_is_larger_than_it_may_be() {
+    fn groups_do_not_exceed_the_point_limit() {
         let mut registry = Registry::default();
         let calls = Many::<[(&'static str, String); 1], Counter>::default();
         for number in 0..25 {
@@ -180,7 +187,7 @@ mod tests {
         }
         registry.register("calls", "Calls", calls.clone());
         registry.register("again", "Calls", calls);
-        let sizes: Vec<usize> = told(&registry, 10)
+        let sizes: Vec<usize> = convert_registry(&registry, 10)
             .iter()
             .map(|group| {
                 let points = group.iter().map(|metric| match &metric.data {

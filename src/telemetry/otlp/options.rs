@@ -4,21 +4,21 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
 /// The variables of the OpenTelemetry specification that are read.
-const SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
-const RESOURCE_ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
-const HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
-const SPAN_DELAY: &str = "OTEL_BSP_SCHEDULE_DELAY";
-const METRIC_INTERVAL: &str = "OTEL_METRIC_EXPORT_INTERVAL";
+const SERVICE_NAME_VAR: &str = "OTEL_SERVICE_NAME";
+const RESOURCE_ATTRIBUTES_VAR: &str = "OTEL_RESOURCE_ATTRIBUTES";
+const HEADERS_VAR: &str = "OTEL_EXPORTER_OTLP_HEADERS";
+const SPAN_DELAY_VAR: &str = "OTEL_BSP_SCHEDULE_DELAY";
+const METRIC_INTERVAL_VAR: &str = "OTEL_METRIC_EXPORT_INTERVAL";
 
 /// Where telemetry goes, and under whose name.
 #[derive(Clone, Debug)]
 pub struct OtlpOptions {
-    pub(super) traces: Url,
-    pub(super) metrics: Url,
+    pub(super) traces_url: Url,
+    pub(super) metrics_url: Url,
     /// Of every request; the values are secret.
     pub(super) headers: HeaderMap,
     /// Who reports: keys and values, without the instance.
-    pub(super) resource: Vec<(String, String)>,
+    pub(super) resource_attributes: Vec<(String, String)>,
     /// How long spans are collected before they are sent.
     pub(super) span_delay: Duration,
     /// The time between two reports of metrics.
@@ -34,7 +34,7 @@ impl OtlpOptions {
             return Err("OTLP is sent over HTTP: it must begin with http:// or https://".into());
         }
         if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
-            return Err(format!("it may hold no user, password or query; say them in {HEADERS}"));
+            return Err(format!("it may hold no user, password or query; say them in {HEADERS_VAR}"));
         }
         let at = |path: &str| {
             let mut at = url.clone();
@@ -43,14 +43,17 @@ impl OtlpOptions {
             at
         };
         Ok(Self {
-            traces: at("v1/traces"),
-            metrics: at("v1/metrics"),
-            headers: headers(&variable(HEADERS).unwrap_or_default())?,
-            resource: resource(variable(SERVICE_NAME), &variable(RESOURCE_ATTRIBUTES).unwrap_or_default())?,
-            span_delay: milliseconds(SPAN_DELAY, variable(SPAN_DELAY), Duration::from_secs(5))?,
-            metric_interval: milliseconds(
-                METRIC_INTERVAL,
-                variable(METRIC_INTERVAL),
+            traces_url: at("v1/traces"),
+            metrics_url: at("v1/metrics"),
+            headers: parse_headers(&variable(HEADERS_VAR).unwrap_or_default())?,
+            resource_attributes: resource_attributes(
+                variable(SERVICE_NAME_VAR),
+                &variable(RESOURCE_ATTRIBUTES_VAR).unwrap_or_default(),
+            )?,
+            span_delay: parse_millis(SPAN_DELAY_VAR, variable(SPAN_DELAY_VAR), Duration::from_secs(5))?,
+            metric_interval: parse_millis(
+                METRIC_INTERVAL_VAR,
+                variable(METRIC_INTERVAL_VAR),
                 Duration::from_mins(1),
             )?,
         })
@@ -58,30 +61,30 @@ impl OtlpOptions {
 
     /// The collector, for the log.
     pub fn origin(&self) -> String {
-        self.traces.origin().ascii_serialization()
+        self.traces_url.origin().ascii_serialization()
     }
 }
 
-fn headers(text: &str) -> Result<HeaderMap, String> {
+fn parse_headers(text: &str) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
-    for (name, value) in pairs(HEADERS, text)? {
+    for (name, value) in parse_pairs(HEADERS_VAR, text)? {
         let header = HeaderName::try_from(&name).ok().zip(HeaderValue::try_from(&value).ok());
         let (header, mut value) =
-            header.ok_or_else(|| format!("{HEADERS}: {name:?} makes no HTTP header"))?;
+            header.ok_or_else(|| format!("{HEADERS_VAR}: {name:?} makes no HTTP header"))?;
         value.set_sensitive(true);
         headers.insert(header, value);
     }
     Ok(headers)
 }
 
-fn resource(name: Option<String>, attributes: &str) -> Result<Vec<(String, String)>, String> {
-    const NAME: &str = "service.name";
-    let mut resource = pairs(RESOURCE_ATTRIBUTES, attributes)?;
+fn resource_attributes(name: Option<String>, attributes: &str) -> Result<Vec<(String, String)>, String> {
+    const SERVICE_NAME_KEY: &str = "service.name";
+    let mut resource = parse_pairs(RESOURCE_ATTRIBUTES_VAR, attributes)?;
     if let Some(name) = name.filter(|name| !name.is_empty()) {
-        resource.retain(|(key, _)| key != NAME);
-        resource.push((NAME.into(), name));
+        resource.retain(|(key, _)| key != SERVICE_NAME_KEY);
+        resource.push((SERVICE_NAME_KEY.into(), name));
     }
-    let defaults = [(NAME, "evenkeel"), ("service.version", env!("CARGO_PKG_VERSION"))];
+    let defaults = [(SERVICE_NAME_KEY, "evenkeel"), ("service.version", env!("CARGO_PKG_VERSION"))];
     for (key, value) in defaults {
         if !resource.iter().any(|(known, _)| known == key) {
             resource.push((key.into(), value.into()));
@@ -91,20 +94,20 @@ fn resource(name: Option<String>, attributes: &str) -> Result<Vec<(String, Strin
 }
 
 /// `key=value,key=value`, where values are percent-encoded.
-fn pairs(variable: &str, text: &str) -> Result<Vec<(String, String)>, String> {
+fn parse_pairs(variable: &str, text: &str) -> Result<Vec<(String, String)>, String> {
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     parts
         .map(|part| {
             let wrong = || format!("{variable} must be a list such as key=value,key2=value2");
             let (key, value) = part.split_once('=').ok_or_else(wrong)?;
-            let decoded = percent_decoded(value.trim()).ok_or_else(wrong)?;
+            let decoded = percent_decode(value.trim()).ok_or_else(wrong)?;
             let key = key.trim();
             if key.is_empty() { Err(wrong()) } else { Ok((key.to_owned(), decoded)) }
         })
         .collect()
 }
 
-fn percent_decoded(text: &str) -> Option<String> {
+fn percent_decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, others @ ..] = rest {
@@ -120,7 +123,7 @@ fn percent_decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-fn milliseconds(variable: &str, text: Option<String>, default: Duration) -> Result<Duration, String> {
+fn parse_millis(variable: &str, text: Option<String>, default: Duration) -> Result<Duration, String> {
     let Some(text) = text.filter(|text| !text.is_empty()) else {
         return Ok(default);
     };
@@ -133,7 +136,7 @@ fn milliseconds(variable: &str, text: Option<String>, default: Duration) -> Resu
 mod tests {
     use super::*;
 
-    fn options(endpoint: &str, variables: &[(&str, &str)]) -> Result<OtlpOptions, String> {
+    fn parse_options(endpoint: &str, variables: &[(&str, &str)]) -> Result<OtlpOptions, String> {
         let found = |name: &str| {
             variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
         };
@@ -141,15 +144,15 @@ mod tests {
     }
 
     #[test]
-    fn the_paths_are_below_the_endpoint() {
+    fn signal_paths_are_appended_to_the_endpoint() {
         for (endpoint, traces) in [
             ("http://localhost:4318", "http://localhost:4318/v1/traces"),
             ("http://localhost:4318/", "http://localhost:4318/v1/traces"),
             ("https://otel.example.com/team/a", "https://otel.example.com/team/a/v1/traces"),
         ] {
-            let options = options(endpoint, &[]).unwrap();
-            assert_eq!(options.traces.as_str(), traces);
-            assert!(options.metrics.path().ends_with("/v1/metrics"));
+            let options = parse_options(endpoint, &[]).unwrap();
+            assert_eq!(options.traces_url.as_str(), traces);
+            assert!(options.metrics_url.path().ends_with("/v1/metrics"));
         }
         for (endpoint, said) in [
             ("localhost:4318", "http://"),
@@ -158,45 +161,46 @@ mod tests {
             ("http://me:hunter2@localhost", "OTEL_EXPORTER_OTLP_HEADERS"),
             ("http://localhost?key=hunter2", "OTEL_EXPORTER_OTLP_HEADERS"),
         ] {
-            let error = options(endpoint, &[]).unwrap_err();
+            let error = parse_options(endpoint, &[]).unwrap_err();
             assert!(error.contains(said) && !error.contains("hunter2"), "{error}");
         }
     }
 
     #[test]
-    fn the_standard_variables_are_read() {
-        let given = options(
+    fn standard_variables_are_parsed() {
+        let given = parse_options(
             "http://localhost",
             &[
-                (HEADERS, "authorization=Basic%20aHVudGVyMg==, x-team = a"),
-                (RESOURCE_ATTRIBUTES, "service.name=other,deployment.environment.name=a%2Cb"),
-                (SERVICE_NAME, "mine"),
-                (SPAN_DELAY, "250"),
+                (HEADERS_VAR, "authorization=Basic%20aHVudGVyMg==, x-team = a"),
+                (RESOURCE_ATTRIBUTES_VAR, "service.name=other,deployment.environment.name=a%2Cb"),
+                (SERVICE_NAME_VAR, "mine"),
+                (SPAN_DELAY_VAR, "250"),
             ],
         )
         .unwrap();
         assert_eq!(given.headers["authorization"], "Basic aHVudGVyMg==");
         assert_eq!(given.headers["x-team"], "a");
         assert!(!format!("{given:?}").contains("aHVudGVyMg"));
-        let resource: Vec<_> = given.resource.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let resource: Vec<_> =
+            given.resource_attributes.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let version = concat!("service.version=", env!("CARGO_PKG_VERSION"));
         assert_eq!(resource, ["deployment.environment.name=a,b", "service.name=mine", version]);
         assert_eq!((given.span_delay.as_millis(), given.metric_interval.as_secs()), (250, 60));
     }
 
     #[test]
-    fn what_is_wrong_in_a_variable_is_said_without_its_value() {
+    fn invalid_variable_error_omits_its_value() {
         for (name, value) in [
-            (HEADERS, "hunter2"),
-            (HEADERS, "=hunter2"),
-            (HEADERS, "a b=hunter2"),
-            (HEADERS, "a=hunter2%0a"),
-            (HEADERS, "a=hunter2%f"),
-            (RESOURCE_ATTRIBUTES, "hunter2"),
-            (SPAN_DELAY, "hunter2"),
-            (METRIC_INTERVAL, "0"),
+            (HEADERS_VAR, "hunter2"),
+            (HEADERS_VAR, "=hunter2"),
+            (HEADERS_VAR, "a b=hunter2"),
+            (HEADERS_VAR, "a=hunter2%0a"),
+            (HEADERS_VAR, "a=hunter2%f"),
+            (RESOURCE_ATTRIBUTES_VAR, "hunter2"),
+            (SPAN_DELAY_VAR, "hunter2"),
+            (METRIC_INTERVAL_VAR, "0"),
         ] {
-            let error = options("http://localhost", &[(name, value)]).unwrap_err();
+            let error = parse_options("http://localhost", &[(name, value)]).unwrap_err();
             assert!(error.contains(name) && !error.contains("hunter2"), "{error}");
         }
     }

@@ -16,31 +16,31 @@ use url::Url;
 
 use super::super::connection_context::ConnectionContext;
 use super::super::error::ConnectionError;
-use super::super::handshake_result::MODERN;
+use super::super::handshake_result::MODERN_VERSION;
 use super::super::notifications::NotificationDispatcher;
 use super::super::response::RpcResponse;
 use super::super::server_message::{self, ServerMessage};
 use super::super::{Era, HandshakeResult, ListKind, RetryAfter};
 use super::connect::Connector;
 use super::credentials::Credentials;
-use super::header::encoded;
+use super::header::encode_header_value;
 use super::pool::{ConnectionPool, PooledBody};
 use super::post_queue::PostQueue;
-use super::refusal::{refusal, retry_after};
 use super::session::SessionCheck;
+use super::status_error::{retry_after, status_error};
 use crate::resource::{HttpEndpoint, Reason};
 
-pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
-const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
-const METHOD: HeaderName = HeaderName::from_static("mcp-method");
-const NAME: HeaderName = HeaderName::from_static("mcp-name");
+pub(super) const SESSION_ID_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
+const PROTOCOL_VERSION_HEADER: HeaderName = HeaderName::from_static("mcp-protocol-version");
+const METHOD_HEADER: HeaderName = HeaderName::from_static("mcp-method");
+const NAME_HEADER: HeaderName = HeaderName::from_static("mcp-name");
 
 /// How much of an error's body is read.
-pub(super) const ERROR_BODY: usize = 64 * 1024;
+pub(super) const MAX_ERROR_BODY_BYTES: usize = 64 * 1024;
 /// How long it may take to come: the status says enough without it.
-const ERROR_TIME: Duration = Duration::from_secs(2);
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the end of a session may take.
-pub(super) const GOODBYE: Duration = Duration::from_secs(3);
+pub(super) const BACKGROUND_REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A server behind a URL. Cheap to clone.
 #[derive(Clone)]
@@ -49,14 +49,14 @@ pub(in crate::wire) struct HttpClient(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     pub(super) pool: Arc<ConnectionPool>,
     url: Url,
-    pub(super) manner: ArcSwap<RequestTemplate>,
+    pub(super) template: ArcSwap<RequestTemplate>,
     credentials: Credentials,
     closed: AtomicBool,
-    pub(super) pause: RetryAfter,
+    pub(super) retry_after: RetryAfter,
     /// The fleet's: waited for when evenkeel ends.
     pub(super) tasks: TaskTracker,
-    pub(super) ears: NotificationDispatcher,
-    pub(super) outbox: PostQueue,
+    pub(super) notifications: NotificationDispatcher,
+    pub(super) post_queue: PostQueue,
     /// Made when a response first leaves open whether the server knows the session.
     pub(super) session_check: OnceLock<Box<SessionCheck>>,
 }
@@ -71,7 +71,7 @@ pub(super) struct RequestTemplate {
     /// What every request carries.
     pub(super) headers: HeaderMap,
     /// A list that the server has, to be asked for where it does not answer a `ping`.
-    pub(super) list: Option<ListKind>,
+    pub(super) fallback_list: Option<ListKind>,
 }
 
 impl HttpClient {
@@ -91,70 +91,79 @@ impl HttpClient {
             HOST,
             HeaderValue::from_str(&host).map_err(|_| invalid(format!("{host:?} is not a host")))?,
         );
-        let target = target(&endpoint.url).ok_or_else(|| invalid("the url's path cannot be used".into()))?;
+        let target =
+            request_target(&endpoint.url).ok_or_else(|| invalid("the url's path cannot be used".into()))?;
         Ok(Self(Arc::new(Inner {
             pool: ConnectionPool::new(Connector::new(endpoint)?),
             url: endpoint.url.clone(),
-            manner: ArcSwap::from_pointee(RequestTemplate { era: None, target, headers, list: None }),
-            credentials: Credentials::declared(endpoint)?,
+            template: ArcSwap::from_pointee(RequestTemplate {
+                era: None,
+                target,
+                headers,
+                fallback_list: None,
+            }),
+            credentials: Credentials::from_endpoint(endpoint)?,
             closed: AtomicBool::new(false),
-            pause: process.pause.clone(),
+            retry_after: process.retry_after.clone(),
             tasks: process.tasks.clone(),
-            ears,
-            outbox: PostQueue::default(),
+            notifications: ears,
+            post_queue: PostQueue::default(),
             session_check: OnceLock::new(),
         })))
     }
 
     /// Until when the server wants to be left alone.
-    pub(super) fn pause(&self) -> &RetryAfter {
-        &self.0.pause
+    pub(super) fn retry_after(&self) -> &RetryAfter {
+        &self.0.retry_after
     }
 
     /// Where goes what the server says unasked.
-    pub(in crate::wire) fn ears(&self) -> &NotificationDispatcher {
-        &self.0.ears
+    pub(in crate::wire) fn notifications(&self) -> &NotificationDispatcher {
+        &self.0.notifications
     }
 
     /// Takes over what the handshake agreed on, for every request from now on.
-    pub(in crate::wire) fn agreed(&self, peer: &HandshakeResult) {
-        self.learn(|manner| {
+    pub(in crate::wire) fn apply_handshake(&self, peer: &HandshakeResult) {
+        self.update_template(|manner| {
             manner.era = Some(peer.era);
-            manner.list = peer.capabilities.lists().next();
-            if let Ok(version) = HeaderValue::from_str(&peer.about.protocol_version) {
-                manner.headers.insert(VERSION, version);
+            manner.fallback_list = peer.capabilities.offered_lists().next();
+            if let Ok(version) = HeaderValue::from_str(&peer.description.protocol_version) {
+                manner.headers.insert(PROTOCOL_VERSION_HEADER, version);
             }
         });
     }
 
-    pub(super) fn learn(&self, change: impl FnOnce(&mut RequestTemplate)) {
-        let mut manner = RequestTemplate::clone(&self.0.manner.load());
+    pub(super) fn update_template(&self, change: impl FnOnce(&mut RequestTemplate)) {
+        let mut manner = RequestTemplate::clone(&self.0.template.load());
         change(&mut manner);
-        self.0.manner.store(Arc::new(manner));
+        self.0.template.store(Arc::new(manner));
     }
 
     /// True until the handshake has agreed on how to go on.
-    pub(super) fn is_opening(&self) -> bool {
-        self.0.manner.load().era.is_none()
+    pub(super) fn is_handshaking(&self) -> bool {
+        self.0.template.load().era.is_none()
     }
 
     pub(super) fn has_session(&self) -> bool {
-        self.0.manner.load().headers.contains_key(SESSION)
+        self.0.template.load().headers.contains_key(SESSION_ID_HEADER)
     }
 
     /// Posts a notification, or an answer to a request of the server.
     pub(in crate::wire) async fn notify(&self, method: &str, message: Bytes) -> Result<(), ConnectionError> {
-        let response = self.send(&Method::POST, self.headers(method, None), &message).await?;
+        let response = self.send(&Method::POST, self.request_headers(method, None), &message).await?;
         if response.status().is_success() {
             // The status is the answer. A body, which some servers send, is read over before the connection is used again.
             response.into_body().recycle();
             return Ok(());
         }
         let (head, body) = response.into_parts();
-        let body = within(body.collect(ERROR_BODY)).await.and_then(Result::ok).unwrap_or_default();
-        match self.refused(&head, &body) {
-            RequestError::Error(error) => Err(error),
-            RequestError::Answer(_) => Ok(()),
+        let body = with_error_body_timeout(body.collect(MAX_ERROR_BODY_BYTES))
+            .await
+            .and_then(Result::ok)
+            .unwrap_or_default();
+        match self.error_response(&head, &body) {
+            RequestError::Connection(error) => Err(error),
+            RequestError::Response(_) => Ok(()),
         }
     }
 
@@ -164,74 +173,74 @@ impl HttpClient {
         mut headers: HeaderMap,
         body: &Bytes,
     ) -> Result<Response<PooledBody>, ConnectionError> {
-        if let Some(error) = self.0.pause.refusal() {
+        if let Some(error) = self.0.retry_after.request_error() {
             return Err(error);
         }
         self.0.credentials.authorize(&mut headers);
         // Where the server is shows in the first request; no later one is kept to be sent elsewhere.
-        let again = self.is_opening().then(|| headers.clone());
-        let target = self.0.manner.load().target.clone();
-        let response = self.0.pool.send(request(method, target, headers, body)).await?;
-        match again.zip(self.moved(&response)) {
+        let again = self.is_handshaking().then(|| headers.clone());
+        let target = self.0.template.load().target.clone();
+        let response = self.0.pool.send(build_request(method, target, headers, body)).await?;
+        match again.zip(self.redirect_target(&response)) {
             None => Ok(response),
             Some((headers, to)) => {
-                self.learn(|manner| manner.target = to.clone());
-                self.0.pool.send(request(method, to, headers, body)).await
+                self.update_template(|manner| manner.target = to.clone());
+                self.0.pool.send(build_request(method, to, headers, body)).await
             }
         }
     }
 
     /// Where the server redirects to, if that is within its own origin and keeps the method.
-    fn moved(&self, response: &Response<PooledBody>) -> Option<Uri> {
+    fn redirect_target(&self, response: &Response<PooledBody>) -> Option<Uri> {
         if !matches!(response.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
             return None;
         }
         let to = self.0.url.join(response.headers().get(LOCATION)?.to_str().ok()?).ok()?;
-        (to.origin() == self.0.url.origin()).then(|| target(&to)).flatten()
+        (to.origin() == self.0.url.origin()).then(|| request_target(&to)).flatten()
     }
 
-    pub(super) fn headers(&self, method: &str, name: Option<&str>) -> HeaderMap {
-        let manner = self.0.manner.load();
+    pub(super) fn request_headers(&self, method: &str, name: Option<&str>) -> HeaderMap {
+        let manner = self.0.template.load();
         let mut headers = manner.headers.clone();
         // Before the agreement the probe is modern; `initialize` and its confirmation are legacy.
         let probes = manner.era.is_none() && method == "server/discover";
         if probes {
-            headers.insert(VERSION, HeaderValue::from_static(MODERN));
+            headers.insert(PROTOCOL_VERSION_HEADER, HeaderValue::from_static(MODERN_VERSION));
         }
         if probes || manner.era == Some(Era::Modern) {
             if let Ok(method) = HeaderValue::from_str(method) {
-                headers.insert(METHOD, method);
+                headers.insert(METHOD_HEADER, method);
             }
-            if let Some(name) = name.and_then(encoded) {
-                headers.insert(NAME, name);
+            if let Some(name) = name.and_then(encode_header_value) {
+                headers.insert(NAME_HEADER, name);
             }
         }
         headers
     }
 
     /// What a response that says no success means; `body` is its start.
-    pub(super) fn refused(&self, head: &Parts, body: &Bytes) -> RequestError {
+    pub(super) fn error_response(&self, head: &Parts, body: &Bytes) -> RequestError {
         if let Some(wait) = retry_after(&head.headers, Timestamp::now()) {
-            self.0.pause.ask(wait);
+            self.0.retry_after.extend(wait);
         }
         let is_text =
             head.headers.get(CONTENT_TYPE).is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
         let text = match server_message::classify(body) {
             // What these say is for who connects, and not for who asked.
-            Ok(ServerMessage::Answer(_, RpcResponse::Error(raw))) if concerns_the_connection(head.status) => {
+            Ok(ServerMessage::Response(_, RpcResponse::Error(raw))) if rejects_every_request(head.status) => {
                 server_message::error_message(&raw).unwrap_or_default()
             }
-            Ok(ServerMessage::Answer(_, reply @ RpcResponse::Error(_))) => {
-                return RequestError::Answer(reply);
+            Ok(ServerMessage::Response(_, reply @ RpcResponse::Error(_))) => {
+                return RequestError::Response(reply);
             }
             _ if is_text => String::from_utf8_lossy(body).into_owned(),
             _ => String::new(),
         };
-        let Inner { ears, credentials, .. } = &*self.0;
-        if matches!(head.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) && !self.is_opening() {
-            ears.doubt();
+        let Inner { notifications: ears, credentials, .. } = &*self.0;
+        if matches!(head.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) && !self.is_handshaking() {
+            ears.request_health_check();
         }
-        RequestError::Error(refusal(
+        RequestError::Connection(status_error(
             head.status,
             &head.headers,
             &text,
@@ -243,8 +252,8 @@ impl HttpClient {
 
     /// Closes the idle connections that cannot be used again after a pause: a server that is not called costs no
     /// buffers.
-    pub(in crate::wire) fn rest(&self, pause: Duration) {
-        self.0.pool.prune(pause);
+    pub(in crate::wire) fn close_idle_connections(&self, pause: Duration) {
+        self.0.pool.close_idle(pause);
     }
 
     /// Ends the session, if there is one, and every idle connection.
@@ -252,22 +261,22 @@ impl HttpClient {
         if self.0.closed.swap(true, Ordering::AcqRel) {
             return;
         }
-        self.0.outbox.close();
+        self.0.post_queue.close();
         if self.has_session() {
-            let headers = self.headers("", None);
+            let headers = self.request_headers("", None);
             let nothing = Bytes::new();
             let goodbye = self.send(&Method::DELETE, headers, &nothing);
             // 405 says that sessions end by themselves; whatever else happens, we are gone.
-            if let Ok(Err(error)) = tokio::time::timeout(GOODBYE, goodbye).await {
+            if let Ok(Err(error)) = tokio::time::timeout(BACKGROUND_REQUEST_TIMEOUT, goodbye).await {
                 debug!(%error, "the session was not ended");
             }
         }
-        self.0.pool.prune(Duration::MAX);
+        self.0.pool.close_idle(Duration::MAX);
     }
 }
 
 /// True for a status that refuses every request alike: credentials are missing or wrong, or the server is busy.
-fn concerns_the_connection(status: StatusCode) -> bool {
+fn rejects_every_request(status: StatusCode) -> bool {
     matches!(
         status,
         StatusCode::UNAUTHORIZED
@@ -279,8 +288,8 @@ fn concerns_the_connection(status: StatusCode) -> bool {
 
 pub(super) enum RequestError {
     /// A JSON-RPC error that answers the request.
-    Answer(RpcResponse),
-    Error(ConnectionError),
+    Response(RpcResponse),
+    Connection(ConnectionError),
 }
 
 impl fmt::Debug for HttpClient {
@@ -289,7 +298,7 @@ impl fmt::Debug for HttpClient {
     }
 }
 
-fn request(method: &Method, target: Uri, headers: HeaderMap, body: &Bytes) -> Request<Full<Bytes>> {
+fn build_request(method: &Method, target: Uri, headers: HeaderMap, body: &Bytes) -> Request<Full<Bytes>> {
     let mut request = Request::new(Full::new(body.clone()));
     *request.method_mut() = method.clone();
     *request.uri_mut() = target;
@@ -298,12 +307,12 @@ fn request(method: &Method, target: Uri, headers: HeaderMap, body: &Bytes) -> Re
 }
 
 /// Path and query of a URL, as they stand in a request line.
-fn target(url: &Url) -> Option<Uri> {
+fn request_target(url: &Url) -> Option<Uri> {
     let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
     Uri::try_from(format!("{}{query}", url.path())).ok()
 }
 
 /// What there is of the body of an error, if it comes in time.
-pub(super) async fn within<T>(body: impl Future<Output = T>) -> Option<T> {
-    tokio::time::timeout(ERROR_TIME, body).await.ok()
+pub(super) async fn with_error_body_timeout<T>(body: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(ERROR_BODY_TIMEOUT, body).await.ok()
 }

@@ -22,7 +22,7 @@ use crate::resource::{HttpEndpoint, Reason};
 pub(super) type ServerSocket = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// How long one address may take to accept.
-const PATIENCE: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Makes sockets to one origin.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(super) struct Connector {
     port: u16,
     tls: Option<Arc<ClientConfig>>,
     /// For messages: `host:port`.
-    name: String,
+    authority: String,
 }
 
 impl Connector {
@@ -41,12 +41,12 @@ impl Connector {
         let host = url.host().ok_or_else(|| invalid("the url has no host".into()))?.to_owned();
         let port = url.port_or_known_default().ok_or_else(|| invalid("the url has no port".into()))?;
         let tls = match (url.scheme(), &endpoint.ca) {
-            ("https", None) => Some(system_trust()?),
-            ("https", Some(ca)) => Some(Arc::new(trust_only(ca.expose_secret())?)),
+            ("https", None) => Some(system_tls_config()?),
+            ("https", Some(ca)) => Some(Arc::new(custom_ca_tls_config(ca.expose_secret())?)),
             _ => None,
         };
         let name = format!("{host}:{port}");
-        Ok(Self { host, port, tls, name })
+        Ok(Self { host, port, tls, authority: name })
     }
 
     /// Connects to the first address that accepts. Addresses of the link itself, where clouds keep their
@@ -57,33 +57,35 @@ impl Connector {
             Host::Ipv6(address) => vec![(*address).into()],
             Host::Domain(name) => tokio::net::lookup_host((name.as_str(), self.port))
                 .await
-                .map_err(|error| self.failed(&format!("the name could not be resolved: {error}")))?
+                .map_err(|error| self.connect_error(&format!("the name could not be resolved: {error}")))?
                 .map(|address| address.ip())
                 .collect(),
         };
-        let mut last = self.failed("the name has no address");
+        let mut last = self.connect_error("the name has no address");
         for address in addresses {
-            if is_local_to_the_link(address) {
+            if is_link_local_or_metadata(address) {
                 last = ConnectionError::new(
                     Reason::PolicyDenied,
                     format!(
                         "{} is {address}, a link-local or metadata address, which is not allowed",
-                        self.name
+                        self.authority
                     ),
                 );
                 continue;
             }
-            match tokio::time::timeout(PATIENCE, TcpStream::connect((address, self.port))).await {
-                Ok(Ok(socket)) => return self.secure(socket).await,
-                Ok(Err(error)) => last = self.failed(&describe(&error)),
-                Err(_) => last = self.failed(&format!("no answer within {} s", PATIENCE.as_secs())),
+            match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((address, self.port))).await {
+                Ok(Ok(socket)) => return self.wrap_tls(socket).await,
+                Ok(Err(error)) => last = self.connect_error(&describe_io_error(&error)),
+                Err(_) => {
+                    last = self.connect_error(&format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))
+                }
             }
         }
         Err(last)
     }
 
-    async fn secure(&self, socket: TcpStream) -> Result<ServerSocket, ConnectionError> {
-        socket.set_nodelay(true).map_err(|error| self.failed(&error.to_string()))?;
+    async fn wrap_tls(&self, socket: TcpStream) -> Result<ServerSocket, ConnectionError> {
+        socket.set_nodelay(true).map_err(|error| self.connect_error(&error.to_string()))?;
         let Some(config) = &self.tls else {
             return Ok(Either::Left(socket));
         };
@@ -95,19 +97,21 @@ impl Connector {
             Host::Ipv6(address) => ServerName::from(IpAddr::from(*address)),
         };
         let handshake = TlsConnector::from(config.clone()).connect(name, socket);
-        match tokio::time::timeout(PATIENCE, handshake).await {
+        match tokio::time::timeout(CONNECT_TIMEOUT, handshake).await {
             Ok(Ok(stream)) => Ok(Either::Right(Box::new(stream))),
-            Ok(Err(error)) => Err(self.failed(&format!("TLS: {error}"))),
-            Err(_) => Err(self.failed(&format!("no TLS handshake within {} s", PATIENCE.as_secs()))),
+            Ok(Err(error)) => Err(self.connect_error(&format!("TLS: {error}"))),
+            Err(_) => {
+                Err(self.connect_error(&format!("no TLS handshake within {} s", CONNECT_TIMEOUT.as_secs())))
+            }
         }
     }
 
-    fn failed(&self, why: &str) -> ConnectionError {
-        ConnectionError::new(Reason::ConnectFailed, format!("cannot connect to {}: {why}", self.name))
+    fn connect_error(&self, why: &str) -> ConnectionError {
+        ConnectionError::new(Reason::ConnectFailed, format!("cannot connect to {}: {why}", self.authority))
     }
 }
 
-fn describe(error: &io::Error) -> String {
+fn describe_io_error(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused; nothing listens there".into(),
         _ => error.to_string(),
@@ -115,17 +119,19 @@ fn describe(error: &io::Error) -> String {
 }
 
 /// Addresses that are only for the machine's own network segment, metadata services among them.
-fn is_local_to_the_link(address: IpAddr) -> bool {
+fn is_link_local_or_metadata(address: IpAddr) -> bool {
     /// The metadata service of EC2 over IPv6.
-    const EC2: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+    const EC2_METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
     match address.to_canonical() {
         IpAddr::V4(address) => address.is_link_local() || address.is_unspecified() || address.is_broadcast(),
-        IpAddr::V6(address) => address.is_unicast_link_local() || address.is_unspecified() || address == EC2,
+        IpAddr::V6(address) => {
+            address.is_unicast_link_local() || address.is_unspecified() || address == EC2_METADATA
+        }
     }
 }
 
 /// One configuration for all servers: reading the system's trust store is slow and its copy is large.
-fn system_trust() -> Result<Arc<ClientConfig>, ConnectionError> {
+fn system_tls_config() -> Result<Arc<ClientConfig>, ConnectionError> {
     static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     if let Some(config) = CONFIG.get() {
         return Ok(config.clone());
@@ -136,11 +142,11 @@ fn system_trust() -> Result<Arc<ClientConfig>, ConnectionError> {
             format!("the system's trust store cannot be used: {error}"),
         )
     };
-    let config = builder()?.with_platform_verifier().map_err(failed)?.with_no_client_auth();
+    let config = tls_config_builder()?.with_platform_verifier().map_err(failed)?.with_no_client_auth();
     Ok(CONFIG.get_or_init(|| Arc::new(config)).clone())
 }
 
-fn trust_only(pem: &str) -> Result<ClientConfig, ConnectionError> {
+fn custom_ca_tls_config(pem: &str) -> Result<ClientConfig, ConnectionError> {
     let invalid = |why: String| ConnectionError::new(Reason::InvalidSpec, format!("tls.caSecretRef: {why}"));
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
@@ -150,13 +156,14 @@ fn trust_only(pem: &str) -> Result<ClientConfig, ConnectionError> {
     if roots.is_empty() {
         return Err(invalid("holds no PEM certificate".into()));
     }
-    let mut config = builder()?.with_root_certificates(roots).with_no_client_auth();
+    let mut config = tls_config_builder()?.with_root_certificates(roots).with_no_client_auth();
     // It is one server's alone, and the room for 32 that there would be takes 20 KiB.
     config.resumption = Resumption::in_memory_sessions(1);
     Ok(config)
 }
 
-fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, ConnectionError> {
+fn tls_config_builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, ConnectionError>
+{
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|error| {
         ConnectionError::new(Reason::ConnectFailed, format!("TLS cannot be set up: {error}"))
@@ -168,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn metadata_and_link_local_addresses_are_refused() {
+    fn metadata_and_link_local_addresses_are_recognized() {
         for (address, refused) in [
             ("169.254.169.254", true),
             ("::ffff:169.254.169.254", true),
@@ -180,7 +187,7 @@ mod tests {
             ("::1", false),
             ("2001:db8::1", false),
         ] {
-            assert_eq!(is_local_to_the_link(address.parse().unwrap()), refused, "{address}");
+            assert_eq!(is_link_local_or_metadata(address.parse().unwrap()), refused, "{address}");
         }
     }
 }

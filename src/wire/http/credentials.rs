@@ -11,7 +11,7 @@ pub(super) struct Credentials(HeaderMap);
 
 impl Credentials {
     /// Takes the headers that the declaration gives. Fails where a value cannot be a header's.
-    pub(super) fn declared(endpoint: &HttpEndpoint) -> Result<Self, ConnectionError> {
+    pub(super) fn from_endpoint(endpoint: &HttpEndpoint) -> Result<Self, ConnectionError> {
         let mut headers = HeaderMap::new();
         for (name, value) in &endpoint.headers {
             let mut value = HeaderValue::from_str(value.expose_secret()).map_err(|_| {

@@ -8,16 +8,18 @@ use super::super::MESSAGE_LIMIT;
 use super::super::error::{ConnectionEnd, ConnectionError};
 use super::super::response::{ResponseMessage, RpcResponse};
 use super::super::server_message::{self, ServerMessage};
-use super::client::{ERROR_BODY, HttpClient, RequestError, SESSION, within};
+use super::client::{
+    HttpClient, MAX_ERROR_BODY_BYTES, RequestError, SESSION_ID_HEADER, with_error_body_timeout,
+};
 use super::response::{ResponseKind, next_event};
-use super::session::{SessionState, rpc_error, session_forgotten, session_state};
+use super::session::{SessionState, rpc_error, session_lost_error, session_state};
 use crate::resource::Reason;
 
 /// A request under way, and its response.
 #[derive(Debug)]
 pub(in crate::wire) struct HttpExchange {
     client: HttpClient,
-    form: ResponseKind,
+    response: ResponseKind,
 }
 
 impl HttpClient {
@@ -33,14 +35,14 @@ impl HttpClient {
         message: Bytes,
         lost: Arc<ConnectionEnd>,
     ) -> HttpExchange {
-        let mut headers = self.headers(method, name);
+        let mut headers = self.request_headers(method, name);
         headers.extend(mirrored);
         let client = self.clone();
         let sending = async move {
-            let opening = client.is_opening();
-            let result = client.exchange(headers, &message).await;
+            let opening = client.is_handshaking();
+            let result = client.post_request(headers, &message).await;
             if let (Err(error), false) = (&result, opening)
-                && error.ends_the_link()
+                && error.ends_connection()
             {
                 lost.mark(error.clone());
             }
@@ -49,33 +51,40 @@ impl HttpClient {
         HttpExchange::new(self.clone(), Box::pin(sending))
     }
 
-    async fn exchange(&self, headers: HeaderMap, message: &Bytes) -> Result<ResponseKind, ConnectionError> {
+    async fn post_request(
+        &self,
+        headers: HeaderMap,
+        message: &Bytes,
+    ) -> Result<ResponseKind, ConnectionError> {
         let response = self.send(&Method::POST, headers, message).await?;
         // Only the handshake opens a session, and only one.
-        if self.is_opening()
+        if self.is_handshaking()
             && !self.has_session()
-            && let Some(session) = response.headers().get(SESSION)
+            && let Some(session) = response.headers().get(SESSION_ID_HEADER)
             // A copy: the value as it came holds on to the whole read buffer.
             && let Ok(session) = HeaderValue::from_bytes(session.as_bytes())
         {
-            self.learn(|manner| drop(manner.headers.insert(SESSION, session)));
+            self.update_template(|manner| drop(manner.headers.insert(SESSION_ID_HEADER, session)));
         }
         if response.status().is_success() {
-            return Ok(ResponseKind::of(response));
+            return Ok(ResponseKind::from_response(response));
         }
         let (head, body) = response.into_parts();
-        let body = within(body.collect(ERROR_BODY)).await.and_then(Result::ok).unwrap_or_default();
-        let refused = self.refused(&head, &body);
-        let forgotten = !self.is_opening()
+        let body = with_error_body_timeout(body.collect(MAX_ERROR_BODY_BYTES))
+            .await
+            .and_then(Result::ok)
+            .unwrap_or_default();
+        let refused = self.error_response(&head, &body);
+        let forgotten = !self.is_handshaking()
             && match session_state(head.status, self.has_session(), rpc_error(&body).as_deref()) {
-                SessionState::Known => false,
-                SessionState::Doubtful => !self.knows_session().await,
-                SessionState::Forgotten => true,
+                SessionState::Valid => false,
+                SessionState::Uncertain => !self.is_session_valid().await,
+                SessionState::Lost => true,
             };
         match refused {
-            _ if forgotten => Err(session_forgotten(head.status)),
-            RequestError::Answer(reply) => Ok(ResponseKind::Done(Some(reply))),
-            RequestError::Error(error) => Err(error),
+            _ if forgotten => Err(session_lost_error(head.status)),
+            RequestError::Response(reply) => Ok(ResponseKind::Done(Some(reply))),
+            RequestError::Connection(error) => Err(error),
         }
     }
 }
@@ -85,103 +94,108 @@ impl HttpExchange {
         client: HttpClient,
         sending: Pin<Box<dyn Future<Output = Result<ResponseKind, ConnectionError>> + Send>>,
     ) -> Self {
-        Self { client, form: ResponseKind::Sending(sending) }
+        Self { client, response: ResponseKind::Sending(sending) }
     }
 
     /// Sends the request, if that is still to do, and waits for the head of the response. Cancel safe.
-    async fn head(&mut self) -> Result<(), ConnectionError> {
-        if let ResponseKind::Sending(sending) = &mut self.form {
+    async fn receive_head(&mut self) -> Result<(), ConnectionError> {
+        if let ResponseKind::Sending(sending) = &mut self.response {
             let form = sending.await;
             // Done in any case: a finished future must not be asked again.
-            self.form = ResponseKind::Done(None);
-            self.form = form?;
+            self.response = ResponseKind::Done(None);
+            self.response = form?;
         }
         Ok(())
     }
 
     /// The next message that concerns the request with this id. Cancel safe.
     pub(in crate::wire) async fn next(&mut self, id: u64) -> Result<ResponseMessage, ConnectionError> {
-        self.head().await?;
-        let mask = self.client.ears().mask();
+        self.receive_head().await?;
+        let mask = self.client.notifications().mask();
         let unusable = |message: String| {
-            Err(ConnectionError::new(Reason::ConnectFailed, mask.words(&message, 300)).dispatched())
+            Err(ConnectionError::new(Reason::ConnectFailed, mask.redacted_line(&message, 300))
+                .into_dispatched())
         };
-        match &mut self.form {
+        match &mut self.response {
             ResponseKind::Done(reply) => match reply.take() {
-                Some(reply) => Ok(ResponseMessage::Answer(reply)),
+                Some(reply) => Ok(ResponseMessage::Response(reply)),
                 None => unusable("the answer was read already".into()),
             },
             ResponseKind::Unusable(why) => unusable(std::mem::take(why)),
             ResponseKind::Json(body) => {
-                let body = body.whole(MESSAGE_LIMIT).await?;
+                let body = body.read_to_end(MESSAGE_LIMIT).await?;
                 match server_message::classify(&body) {
-                    Ok(ServerMessage::Answer(_, reply)) => {
+                    Ok(ServerMessage::Response(_, reply)) => {
                         if let RpcResponse::Error(error) = &reply {
-                            self.client.doubt_session(error);
+                            self.client.inspect_error_for_session_loss(error);
                         }
-                        Ok(ResponseMessage::Answer(reply))
+                        Ok(ResponseMessage::Response(reply))
                     }
                     Ok(_) => unusable("the server answered with a message that is no answer".into()),
                     Err(error) => unusable(format!("the server answered with {error}")),
                 }
             }
-            ResponseKind::Sending(_) | ResponseKind::Stream(..) => self.streamed(id).await,
+            ResponseKind::Sending(_) | ResponseKind::Stream(..) => self.next_from_stream(id).await,
         }
     }
 
-    async fn streamed(&mut self, id: u64) -> Result<ResponseMessage, ConnectionError> {
-        let ResponseKind::Stream(body, events) = &mut self.form else {
+    async fn next_from_stream(&mut self, id: u64) -> Result<ResponseMessage, ConnectionError> {
+        let ResponseKind::Stream(body, events) = &mut self.response else {
             return Err(ConnectionError::new(Reason::ConnectFailed, "not a stream"));
         };
         loop {
             while let Some(message) = next_event(events)? {
-                self.client.ears().heard();
+                self.client.notifications().mark_received();
                 match server_message::classify(&message) {
-                    Ok(ServerMessage::Answer(number, reply))
+                    Ok(ServerMessage::Response(number, reply))
                         if number == Some(id) || matches!(reply, RpcResponse::Error(_)) =>
                     {
                         if let RpcResponse::Error(error) = &reply {
-                            self.client.doubt_session(error);
+                            self.client.inspect_error_for_session_loss(error);
                         }
-                        return Ok(ResponseMessage::Answer(reply));
+                        return Ok(ResponseMessage::Response(reply));
                     }
                     // Not the caller's alone.
-                    Ok(kind @ (ServerMessage::Changed(_) | ServerMessage::Updated(_))) => {
-                        self.client.ears().take(&kind, &message);
+                    Ok(kind @ (ServerMessage::ListChanged(_) | ServerMessage::ResourceUpdated(_))) => {
+                        self.client.notifications().dispatch(&kind, &message);
                     }
                     Ok(
                         kind @ (ServerMessage::Progress(_)
-                        | ServerMessage::Listening(_)
-                        | ServerMessage::ListenEnded(_)
-                        | ServerMessage::Notice
-                        | ServerMessage::Logged),
+                        | ServerMessage::ListenAcknowledged(_)
+                        | ServerMessage::ListenCancelled(_)
+                        | ServerMessage::OtherNotification
+                        | ServerMessage::LogMessage),
                     ) => {
-                        if matches!(kind, ServerMessage::Logged) {
-                            self.client.ears().log(&message);
+                        if matches!(kind, ServerMessage::LogMessage) {
+                            self.client.notifications().record_log_message(&message);
                         }
-                        return Ok(ResponseMessage::Notice(message));
+                        return Ok(ResponseMessage::Notification(message));
                     }
-                    Ok(ServerMessage::Question(question, method)) => {
-                        self.client.post_soon("", server_message::answer(&question, &method), None);
+                    Ok(ServerMessage::Request(question, method)) => {
+                        self.client.post_in_background(
+                            "",
+                            server_message::response_to(&question, &method),
+                            None,
+                        );
                     }
-                    Ok(ServerMessage::Answer(..)) => {
+                    Ok(ServerMessage::Response(..)) => {
                         tracing::debug!("an answer to another request was skipped")
                     }
-                    Err(error) => self.client.ears().skipped(&error),
+                    Err(error) => self.client.notifications().log_malformed(&error),
                 }
             }
             if let Some(chunk) = body.chunk().await? {
                 events.push(&chunk);
             } else {
                 let message = "the server ended the stream before the answer";
-                return Err(ConnectionError::new(Reason::ConnectFailed, message).dispatched());
+                return Err(ConnectionError::new(Reason::ConnectFailed, message).into_dispatched());
             }
         }
     }
 
     /// After the answer: gives the connection back.
     pub(in crate::wire) fn recycle(self) {
-        if let ResponseKind::Stream(body, _) = self.form {
+        if let ResponseKind::Stream(body, _) = self.response {
             body.recycle();
         }
     }

@@ -2,7 +2,7 @@ use base64::Engine;
 use http::HeaderValue;
 
 /// A name as a header value; what a header cannot hold is wrapped in base64 (2026-07-28, transports).
-pub(in crate::wire) fn encoded(name: &str) -> Option<HeaderValue> {
+pub(in crate::wire) fn encode_header_value(name: &str) -> Option<HeaderValue> {
     let plain = name.bytes().all(|byte| matches!(byte, b' '..=b'~'))
         && !name.starts_with(' ')
         && !name.ends_with(' ');
@@ -19,9 +19,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_a_header_cannot_hold_are_wrapped() {
-        assert_eq!(encoded("search").unwrap(), "search");
-        assert_eq!(encoded("é").unwrap(), "=?base64?w6k=?=");
-        assert_eq!(encoded(" a").unwrap(), "=?base64?IGE=?=");
+    fn non_ascii_names_are_base64_encoded() {
+        assert_eq!(encode_header_value("search").unwrap(), "search");
+        assert_eq!(encode_header_value("é").unwrap(), "=?base64?w6k=?=");
+        assert_eq!(encode_header_value(" a").unwrap(), "=?base64?IGE=?=");
     }
 }

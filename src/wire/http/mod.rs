@@ -9,13 +9,13 @@ mod notification_stream;
 mod pool;
 mod post_queue;
 mod posting;
-mod refusal;
 mod response;
 mod session;
 mod session_check;
+mod status_error;
 mod streaming_body;
 
 pub(super) use client::HttpClient;
 pub(super) use exchange::HttpExchange;
-pub(super) use header::encoded;
+pub(super) use header::encode_header_value;
 pub(super) use notification_stream::NotificationStream;

@@ -19,9 +19,9 @@ use super::connect::{Connector, ServerSocket};
 use crate::resource::Reason;
 
 /// How long an idle connection may be used again; less if the server said so with Keep-Alive.
-const IDLE: Duration = Duration::from_secs(30);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Idle connections kept per server.
-const KEPT: usize = 64;
+const MAX_IDLE_CONNECTIONS: usize = 64;
 
 type Driver = http1::Connection<TokioIo<ServerSocket>, Full<Bytes>>;
 
@@ -33,12 +33,12 @@ struct PooledConnection {
     driver: Pin<Box<Driver>>,
     usable_until: Instant,
     /// What is left of the last response after its answer: commonly the end of an event stream.
-    rest: Option<Incoming>,
+    unread_body: Option<Incoming>,
 }
 
 /// What an idle connection is good for.
 #[derive(PartialEq, Eq)]
-enum Idle {
+enum IdleState {
     Usable,
     /// The last response has not ended yet.
     Busy,
@@ -63,17 +63,17 @@ impl ConnectionPool {
         self: &Arc<Self>,
         mut request: Request<Full<Bytes>>,
     ) -> Result<Response<PooledBody>, ConnectionError> {
-        while let Some(connection) = self.take() {
+        while let Some(connection) = self.take_idle() {
             match connection.send(request, self).await {
                 Ok(response) => return Ok(response),
-                Err(Unsent::Back(unsent)) => request = *unsent,
-                Err(Unsent::Failed(error)) => return Err(error),
+                Err(SendError::NotSent(unsent)) => request = *unsent,
+                Err(SendError::Failed(error)) => return Err(error),
             }
         }
         match self.open().await?.send(request, self).await {
             Ok(response) => Ok(response),
-            Err(Unsent::Failed(error)) => Err(error),
-            Err(Unsent::Back(_)) => Err(ConnectionError::new(
+            Err(SendError::Failed(error)) => Err(error),
+            Err(SendError::NotSent(_)) => Err(ConnectionError::new(
                 Reason::ConnectFailed,
                 "the server closed the connection before the request",
             )),
@@ -94,79 +94,79 @@ impl ConnectionPool {
         Ok(PooledConnection {
             sender,
             driver: Box::pin(driver),
-            usable_until: Instant::now() + IDLE,
-            rest: None,
+            usable_until: Instant::now() + IDLE_TIMEOUT,
+            unread_body: None,
         })
     }
 
     /// The connection that was used last among those that can be used now.
-    fn take(&self) -> Option<PooledConnection> {
+    fn take_idle(&self) -> Option<PooledConnection> {
         let now = Instant::now();
         let mut idle = self.idle.lock();
         for index in (0..idle.len()).rev() {
-            match idle.get_mut(index).map(|connection| connection.look(now)) {
-                Some(Idle::Usable) => return Some(idle.swap_remove(index)),
-                Some(Idle::Busy) | None => {}
-                Some(Idle::Closed) => drop(idle.swap_remove(index)),
+            match idle.get_mut(index).map(|connection| connection.idle_state(now)) {
+                Some(IdleState::Usable) => return Some(idle.swap_remove(index)),
+                Some(IdleState::Busy) | None => {}
+                Some(IdleState::Closed) => drop(idle.swap_remove(index)),
             }
         }
         None
     }
 
-    fn put(&self, connection: PooledConnection) {
+    fn put_idle(&self, connection: PooledConnection) {
         let mut idle = self.idle.lock();
-        if idle.len() < KEPT {
+        if idle.len() < MAX_IDLE_CONNECTIONS {
             idle.push(connection);
         }
     }
 
     /// Closes the idle connections that cannot be used again after a pause.
-    pub(super) fn prune(&self, pause: Duration) {
+    pub(super) fn close_idle(&self, pause: Duration) {
         let now = Instant::now();
         let mut idle = self.idle.lock();
         idle.retain_mut(|connection| {
             connection.usable_until.saturating_duration_since(now) > pause
-                && connection.look(now) != Idle::Closed
+                && connection.idle_state(now) != IdleState::Closed
         });
         idle.shrink_to_fit();
     }
 }
 
-enum Unsent {
+enum SendError {
     /// Nothing of it was written.
-    Back(Box<Request<Full<Bytes>>>),
+    NotSent(Box<Request<Full<Bytes>>>),
     Failed(ConnectionError),
 }
 
 impl PooledConnection {
     /// Looks, without waiting, what the connection is good for.
-    fn look(&mut self, now: Instant) -> Idle {
+    fn idle_state(&mut self, now: Instant) -> IdleState {
         let mut context = Context::from_waker(std::task::Waker::noop());
         if self.usable_until <= now || self.driver.as_mut().poll(&mut context).is_ready() {
-            return Idle::Closed;
+            return IdleState::Closed;
         }
-        while let Some(rest) = &mut self.rest {
+        while let Some(rest) = &mut self.unread_body {
             match Pin::new(rest).poll_frame(&mut context) {
-                Poll::Pending => return Idle::Busy,
+                Poll::Pending => return IdleState::Busy,
                 Poll::Ready(None) => {
-                    self.rest = None;
+                    self.unread_body = None;
                     // The driver learns that the response is over.
                     if self.driver.as_mut().poll(&mut context).is_ready() {
-                        return Idle::Closed;
+                        return IdleState::Closed;
                     }
                 }
                 Poll::Ready(Some(Ok(_))) => {}
-                Poll::Ready(Some(Err(_))) => return Idle::Closed,
+                Poll::Ready(Some(Err(_))) => return IdleState::Closed,
             }
         }
-        if self.sender.is_ready() { Idle::Usable } else { Idle::Closed }
+        if self.sender.is_ready() { IdleState::Usable } else { IdleState::Closed }
     }
 
     async fn send(
         mut self,
         request: Request<Full<Bytes>>,
         pool: &Arc<ConnectionPool>,
-    ) -> Result<Response<PooledBody>, Unsent> {
+    ) -> Result<Response<PooledBody>, SendError> {
         let mut sent = pin!(self.sender.try_send_request(request));
         let driver = &mut self.driver;
         let result = poll_fn(|context| {
@@ -182,21 +182,21 @@ impl PooledConnection {
         .await;
         let failed = |why: String| {
             let message = format!("the connection broke before the answer: {why}");
-            Unsent::Failed(ConnectionError::new(Reason::ConnectFailed, message).dispatched())
+            SendError::Failed(ConnectionError::new(Reason::ConnectFailed, message).into_dispatched())
         };
         match result {
             Some(Ok(response)) => {
                 let (head, incoming) = response.into_parts();
-                if let Some(idle) = keep_alive(&head.headers) {
-                    self.usable_until = Instant::now() + idle.min(IDLE);
+                if let Some(idle) = keep_alive_timeout(&head.headers) {
+                    self.usable_until = Instant::now() + idle.min(IDLE_TIMEOUT);
                 } else {
-                    self.usable_until = Instant::now() + IDLE;
+                    self.usable_until = Instant::now() + IDLE_TIMEOUT;
                 }
                 let body = PooledBody { incoming, connection: Some(self), pool: pool.clone() };
                 Ok(Response::from_parts(head, body))
             }
             Some(Err(mut error)) => match error.take_message() {
-                Some(request) => Err(Unsent::Back(Box::new(request))),
+                Some(request) => Err(SendError::NotSent(Box::new(request))),
                 None => Err(failed(error.into_error().to_string())),
             },
             None => Err(failed("closed".into())),
@@ -205,7 +205,7 @@ impl PooledConnection {
 }
 
 /// The time that `Keep-Alive: timeout=5` allows, less a second for the way.
-fn keep_alive(headers: &http::HeaderMap) -> Option<Duration> {
+fn keep_alive_timeout(headers: &http::HeaderMap) -> Option<Duration> {
     let value = headers.get("keep-alive")?.to_str().ok()?;
     let seconds = value.split(',').find_map(|part| part.trim().strip_prefix("timeout="))?;
     Some(Duration::from_secs(seconds.parse::<u64>().ok()?.saturating_sub(1)))
@@ -228,7 +228,7 @@ impl PooledBody {
     fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ConnectionError>> {
         let broken = |error: hyper::Error| {
             let message = format!("the connection broke within the answer: {error}");
-            Err(ConnectionError::new(Reason::ConnectFailed, message).dispatched())
+            Err(ConnectionError::new(Reason::ConnectFailed, message).into_dispatched())
         };
         let mut driven = false;
         loop {
@@ -256,15 +256,15 @@ impl PooledBody {
 
     /// Reads to the end and gives the connection back; a body longer than `limit` is an error.
     pub(super) async fn collect(self, limit: usize) -> Result<Bytes, ConnectionError> {
-        CollectedBody::new(self).whole(limit).await
+        CollectedBody::new(self).read_to_end(limit).await
     }
 
     /// Gives the connection back. What is left of the response is read over before it is used again.
     pub(super) fn recycle(self) {
         let Self { incoming, connection, pool } = self;
         if let Some(mut connection) = connection {
-            connection.rest = Some(incoming).filter(|incoming| !incoming.is_end_stream());
-            pool.put(connection);
+            connection.unread_body = Some(incoming).filter(|incoming| !incoming.is_end_stream());
+            pool.put_idle(connection);
         }
     }
 }
@@ -274,39 +274,39 @@ impl PooledBody {
 pub(super) struct CollectedBody {
     body: Option<PooledBody>,
     /// The first piece as it came; commonly the only one.
-    first: Bytes,
+    first_chunk: Bytes,
     /// All pieces, once there are several.
-    all: BytesMut,
+    joined: BytesMut,
 }
 
 impl CollectedBody {
     pub(super) fn new(body: PooledBody) -> Self {
-        Self { body: Some(body), first: Bytes::new(), all: BytesMut::new() }
+        Self { body: Some(body), first_chunk: Bytes::new(), joined: BytesMut::new() }
     }
 
     /// The whole body, once. Cancel safe: what was read stays.
-    pub(super) async fn whole(&mut self, limit: usize) -> Result<Bytes, ConnectionError> {
+    pub(super) async fn read_to_end(&mut self, limit: usize) -> Result<Bytes, ConnectionError> {
         while let Some(body) = &mut self.body {
             let Some(chunk) = body.chunk().await? else {
                 break;
             };
-            if self.first.len().max(self.all.len()) + chunk.len() > limit {
+            if self.first_chunk.len().max(self.joined.len()) + chunk.len() > limit {
                 let message = format!("the answer is longer than {} MiB", limit >> 20);
-                return Err(ConnectionError::new(Reason::ConnectFailed, message).dispatched());
+                return Err(ConnectionError::new(Reason::ConnectFailed, message).into_dispatched());
             }
-            if self.first.is_empty() && self.all.is_empty() {
-                self.first = chunk;
+            if self.first_chunk.is_empty() && self.joined.is_empty() {
+                self.first_chunk = chunk;
             } else {
-                if self.all.is_empty() {
-                    self.all.extend_from_slice(&std::mem::take(&mut self.first));
+                if self.joined.is_empty() {
+                    self.joined.extend_from_slice(&std::mem::take(&mut self.first_chunk));
                 }
-                self.all.extend_from_slice(&chunk);
+                self.joined.extend_from_slice(&chunk);
             }
         }
         if let Some(body) = self.body.take() {
             body.recycle();
         }
-        let all = std::mem::take(&mut self.all);
-        Ok(if all.is_empty() { std::mem::take(&mut self.first) } else { all.freeze() })
+        let all = std::mem::take(&mut self.joined);
+        Ok(if all.is_empty() { std::mem::take(&mut self.first_chunk) } else { all.freeze() })
     }
 }

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 /// The most messages that wait at once.
-const MESSAGES: usize = 1024;
+const MAX_MESSAGES: usize = 1024;
 /// The most bytes of messages that wait at once: an answer repeats the id that the server chose.
-const BYTES: usize = 1 << 20;
+const MAX_QUEUED_BYTES: usize = 1 << 20;
 
 /// Messages of one connection that are posted one after another, with nobody waiting: cancellations and answers to
 /// the server's requests.
@@ -42,16 +42,16 @@ pub(super) struct PostMessage {
     /// The whole JSON-RPC message.
     pub(super) body: Bytes,
     /// Dropped once the message was posted or given up.
-    pub(super) held: Option<Box<dyn Any + Send>>,
+    pub(super) drop_after_post: Option<Box<dyn Any + Send>>,
 }
 
 /// Tells whether a message was queued.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum QueueResult {
     /// It waits for the task that is posting.
-    Waiting,
+    Queued,
     /// It waits, and a task must be started to post it.
-    First,
+    StartPosting,
     /// There is no room, or the connection is closed.
     Dropped,
 }
@@ -62,16 +62,17 @@ impl PostQueue {
         let mut state = self.0.lock();
         let (queue, queued) = match &mut *state {
             State::Closed => return QueueResult::Dropped,
-            State::Posting(queue) => (queue, QueueResult::Waiting),
+            State::Posting(queue) => (queue, QueueResult::Queued),
             empty @ State::Empty => {
                 *empty = State::Posting(Box::default());
                 let State::Posting(queue) = empty else { return QueueResult::Dropped };
-                (queue, QueueResult::First)
+                (queue, QueueResult::StartPosting)
             }
         };
         let bytes = queue.bytes + message.body.len();
         // The first is always taken, so that the task that posts has one.
-        if queued == QueueResult::Waiting && (queue.messages.len() >= MESSAGES || bytes > BYTES) {
+        if queued == QueueResult::Queued && (queue.messages.len() >= MAX_MESSAGES || bytes > MAX_QUEUED_BYTES)
+        {
             return QueueResult::Dropped;
         }
         queue.bytes = bytes;
@@ -80,7 +81,7 @@ impl PostQueue {
     }
 
     /// Takes the next message to post. `None` ends the posting task.
-    pub(super) fn next(&self) -> Option<PostMessage> {
+    pub(super) fn pop(&self) -> Option<PostMessage> {
         let mut state = self.0.lock();
         let State::Posting(queue) = &mut *state else { return None };
         let message = queue.messages.pop_front();
@@ -119,32 +120,37 @@ mod tests {
     use super::*;
 
     fn message(size: usize) -> PostMessage {
-        PostMessage { method: "", body: Bytes::from(vec![b' '; size]), held: None }
+        PostMessage { method: "", body: Bytes::from(vec![b' '; size]), drop_after_post: None }
     }
 
     #[test]
-    fn one_task_posts_all_messages_in_order() {
+    fn messages_are_posted_in_order_by_one_task() {
         let outbox = PostQueue::default();
-        assert_eq!(outbox.push(message(1)), QueueResult::First);
-        assert_eq!(outbox.push(message(2)), QueueResult::Waiting);
-        assert_eq!(outbox.next().unwrap().body.len(), 1);
-        assert_eq!(outbox.push(message(3)), QueueResult::Waiting, "the task is still posting");
-        assert_eq!([outbox.next().unwrap().body.len(), outbox.next().unwrap().body.len()], [2, 3]);
-        assert!(outbox.next().is_none());
-        assert_eq!(outbox.push(message(4)), QueueResult::First, "the task has ended");
+        assert_eq!(outbox.push(message(1)), QueueResult::StartPosting);
+        assert_eq!(outbox.push(message(2)), QueueResult::Queued);
+        assert_eq!(outbox.pop().unwrap().body.len(), 1);
+        assert_eq!(outbox.push(message(3)), QueueResult::Queued, "the task is still posting");
+        assert_eq!([outbox.pop().unwrap().body.len(), outbox.pop().unwrap().body.len()], [2, 3]);
+        assert!(outbox.pop().is_none());
+        assert_eq!(outbox.push(message(4)), QueueResult::StartPosting, "the task has ended");
     }
 
     #[test]
     fn messages_beyond_the_limits_are_dropped() {
         let outbox = PostQueue::default();
-        let pushed = (0..MESSAGES * 3).filter(|_| outbox.push(message(1)) != QueueResult::Dropped).count();
-        assert_eq!(pushed, MESSAGES);
+        let pushed =
+            (0..MAX_MESSAGES * 3).filter(|_| outbox.push(message(1)) != QueueResult::Dropped).count();
+        assert_eq!(pushed, MAX_MESSAGES);
         outbox.clear();
-        assert!(outbox.next().is_none());
-        assert_eq!(outbox.push(message(BYTES)), QueueResult::First, "the room is free again");
+        assert!(outbox.pop().is_none());
+        assert_eq!(
+            outbox.push(message(MAX_QUEUED_BYTES)),
+            QueueResult::StartPosting,
+            "the room is free again"
+        );
         assert_eq!(outbox.push(message(1)), QueueResult::Dropped);
-        outbox.next();
-        assert_eq!(outbox.push(message(1)), QueueResult::Waiting);
+        outbox.pop();
+        assert_eq!(outbox.push(message(1)), QueueResult::Queued);
         outbox.close();
         assert_eq!(outbox.push(message(1)), QueueResult::Dropped, "closed");
     }

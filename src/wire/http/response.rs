@@ -29,7 +29,7 @@ pub(super) enum ResponseKind {
 
 impl ResponseKind {
     /// What a response that says success holds.
-    pub(super) fn of(response: Response<PooledBody>) -> Self {
+    pub(super) fn from_response(response: Response<PooledBody>) -> Self {
         let (head, body) = response.into_parts();
         let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if is_event_stream(&head.headers) {
@@ -67,6 +67,6 @@ pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
 pub(super) fn next_event(events: &mut sse::SseDecoder) -> Result<Option<Bytes>, ConnectionError> {
     events.next().map_err(|sse::EventTooLong| {
         let message = format!("the server sent an event longer than {} MiB", MESSAGE_LIMIT >> 20);
-        ConnectionError::new(Reason::ConnectFailed, message).dispatched()
+        ConnectionError::new(Reason::ConnectFailed, message).into_dispatched()
     })
 }

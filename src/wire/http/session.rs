@@ -15,20 +15,20 @@ use crate::resource::Reason;
 #[derive(Debug, Default)]
 pub(super) struct SessionCheck {
     /// Held while one is under way.
-    pub(super) one: Mutex<()>,
+    pub(super) lock: Mutex<()>,
     /// Makes their ids.
-    pub(super) number: AtomicU64,
+    pub(super) next_id: AtomicU64,
 }
 
 /// How a response bears on the session in which its request was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SessionState {
     /// It says nothing against the session.
-    Known,
+    Valid,
     /// The server may have forgotten the session; another request has to show it.
-    Doubtful,
+    Uncertain,
     /// The server has forgotten the session.
-    Forgotten,
+    Lost,
 }
 
 /// A JSON-RPC error, as far as it tells about the session.
@@ -49,7 +49,7 @@ pub(super) fn session_state(status: StatusCode, has_session: bool, error: Option
     let error = error.and_then(|raw| serde_json::from_slice::<RpcError>(raw).ok());
     let unknown_method =
         error.as_ref().is_some_and(|error| error.code == i64::from(ErrorCode::METHOD_NOT_FOUND.0));
-    let says_so = error.as_ref().is_some_and(|error| names_the_session(&error.message));
+    let says_so = error.as_ref().is_some_and(|error| mentions_session(&error.message));
     match status {
         // Of the credentials, of one request alone, or of the time at which it came.
         StatusCode::UNAUTHORIZED
@@ -57,39 +57,42 @@ pub(super) fn session_state(status: StatusCode, has_session: bool, error: Option
         | StatusCode::REQUEST_TIMEOUT
         | StatusCode::PAYLOAD_TOO_LARGE
         | StatusCode::TOO_EARLY
-        | StatusCode::TOO_MANY_REQUESTS => SessionState::Known,
-        StatusCode::NOT_FOUND if has_session && !unknown_method => SessionState::Forgotten,
-        status if has_session && status.is_client_error() => SessionState::Doubtful,
-        _ if says_so && !unknown_method => SessionState::Doubtful,
-        _ => SessionState::Known,
+        | StatusCode::TOO_MANY_REQUESTS => SessionState::Valid,
+        StatusCode::NOT_FOUND if has_session && !unknown_method => SessionState::Lost,
+        status if has_session && status.is_client_error() => SessionState::Uncertain,
+        _ if says_so && !unknown_method => SessionState::Uncertain,
+        _ => SessionState::Valid,
     }
 }
 
 /// Says whether a request that was sent for no other reason shows that the session is forgotten: its response holds no
 /// result, and does not say either that only the method is unknown.
-pub(super) fn shows_forgotten(status: StatusCode, has_session: bool, error: Option<&[u8]>) -> bool {
+pub(super) fn shows_session_lost(status: StatusCode, has_session: bool, error: Option<&[u8]>) -> bool {
     let unknown_method = error
         .and_then(|raw| serde_json::from_slice::<RpcError>(raw).ok())
         .is_some_and(|error| error.code == i64::from(ErrorCode::METHOD_NOT_FOUND.0));
-    !unknown_method && session_state(status, has_session, error) != SessionState::Known
+    !unknown_method && session_state(status, has_session, error) != SessionState::Valid
 }
 
 /// True for messages such as "No valid session ID provided" and "Server not initialized".
-fn names_the_session(message: &str) -> bool {
+fn mentions_session(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
     message.contains("session") || message.contains("initializ")
 }
 
 /// The end of a link whose session the server forgot. Nothing was done with the request that met it.
-pub(super) fn session_forgotten(status: StatusCode) -> ConnectionError {
+pub(super) fn session_lost_error(status: StatusCode) -> ConnectionError {
     let message = format!("the server no longer knows the session (HTTP {status})");
-    ConnectionError { sign: FailureSource::Session, ..ConnectionError::new(Reason::ConnectFailed, message) }
+    ConnectionError {
+        failure_source: FailureSource::Session,
+        ..ConnectionError::new(Reason::ConnectFailed, message)
+    }
 }
 
 /// The JSON-RPC error that a body holds, if it holds one.
 pub(super) fn rpc_error(body: &Bytes) -> Option<Bytes> {
     match server_message::classify(body) {
-        Ok(ServerMessage::Answer(_, RpcResponse::Error(raw))) => Some(raw),
+        Ok(ServerMessage::Response(_, RpcResponse::Error(raw))) => Some(raw),
         _ => None,
     }
 }
@@ -99,8 +102,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn responses_of_servers_that_forgot_a_session() {
-        use SessionState::{Doubtful, Forgotten, Known};
+    fn session_state_of_responses_to_an_unknown_session() {
+        use SessionState::{Lost, Uncertain, Valid};
         const NO_SESSION: &str = r#"{"code":-32000,"message":"Bad Request: No valid session ID provided"}"#;
         const NOT_FOUND: &str = r#"{"code":-32001,"message":"Session not found"}"#;
         const NOT_INITIALIZED: &str = r#"{"code":-32000,"message":"Bad Request: Server not initialized"}"#;
@@ -108,35 +111,35 @@ mod tests {
         const NO_METHOD: &str = r#"{"code":-32601,"message":"Method not found"}"#;
         const ODD: &str = r#"{"code":"E_SESSION","message":17}"#;
         for (status, has_session, error, expected) in [
-            (404, true, None, Forgotten),
-            (404, true, Some(NOT_FOUND), Forgotten),
-            (404, true, Some(NO_METHOD), Doubtful),
-            (404, false, Some(NO_METHOD), Known),
-            (404, false, None, Known),
-            (400, true, Some(NO_SESSION), Doubtful),
-            (400, true, Some(INVALID), Doubtful),
-            (400, true, Some(ODD), Doubtful),
-            (400, true, None, Doubtful),
-            (409, true, None, Doubtful),
-            (410, true, None, Doubtful),
-            (422, true, Some(INVALID), Doubtful),
-            (400, false, Some(INVALID), Known),
-            (400, false, Some(NOT_INITIALIZED), Doubtful),
-            (200, true, Some(NO_SESSION), Doubtful),
-            (200, true, Some(INVALID), Known),
-            (200, true, Some(NO_METHOD), Known),
-            (500, true, Some(INVALID), Known),
-            (500, true, Some(NO_SESSION), Doubtful),
-            (401, true, None, Known),
-            (403, true, Some(NO_SESSION), Known),
-            (413, true, None, Known),
-            (429, true, None, Known),
+            (404, true, None, Lost),
+            (404, true, Some(NOT_FOUND), Lost),
+            (404, true, Some(NO_METHOD), Uncertain),
+            (404, false, Some(NO_METHOD), Valid),
+            (404, false, None, Valid),
+            (400, true, Some(NO_SESSION), Uncertain),
+            (400, true, Some(INVALID), Uncertain),
+            (400, true, Some(ODD), Uncertain),
+            (400, true, None, Uncertain),
+            (409, true, None, Uncertain),
+            (410, true, None, Uncertain),
+            (422, true, Some(INVALID), Uncertain),
+            (400, false, Some(INVALID), Valid),
+            (400, false, Some(NOT_INITIALIZED), Uncertain),
+            (200, true, Some(NO_SESSION), Uncertain),
+            (200, true, Some(INVALID), Valid),
+            (200, true, Some(NO_METHOD), Valid),
+            (500, true, Some(INVALID), Valid),
+            (500, true, Some(NO_SESSION), Uncertain),
+            (401, true, None, Valid),
+            (403, true, Some(NO_SESSION), Valid),
+            (413, true, None, Valid),
+            (429, true, None, Valid),
         ] {
             let case = format!("{status} {has_session} {error:?}");
             let (status, error) = (StatusCode::from_u16(status).unwrap(), error.map(str::as_bytes));
             assert_eq!(session_state(status, has_session, error), expected, "{case}");
-            let shows = expected != Known && error != Some(NO_METHOD.as_bytes());
-            assert_eq!(shows_forgotten(status, has_session, error), shows, "{case}");
+            let shows = expected != Valid && error != Some(NO_METHOD.as_bytes());
+            assert_eq!(shows_session_lost(status, has_session, error), shows, "{case}");
         }
     }
 }

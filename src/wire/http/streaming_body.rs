@@ -13,11 +13,11 @@ use super::connect::ServerSocket;
 use crate::resource::Reason;
 
 /// The longest head of a response, and the longest line that frames a piece of its body.
-const HEAD: usize = 64 * 1024;
+const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// The most headers of a response.
-const HEADERS: usize = 100;
+const MAX_HEADERS: usize = 100;
 /// Read from the socket at once.
-const READ: usize = 4096;
+const READ_BUFFER_BYTES: usize = 4096;
 
 /// The body of a response that lasts as long as its connection, such as a stream of notices.
 ///
@@ -33,56 +33,56 @@ pub(super) struct StreamingBody {
 #[derive(Debug, PartialEq, Eq)]
 enum Framing {
     /// A chunk's size comes next.
-    Size,
+    ChunkSize,
     /// So much of a chunk is to come, and the end of its line.
-    Chunk(u64),
+    ChunkData(u64),
     /// The end of a chunk's line comes next.
     ChunkEnd,
     /// So much is to come.
     Length(u64),
     /// Until the connection ends.
-    Close,
+    UntilClose,
     End,
 }
 
 /// What bytes that came amount to.
 #[derive(Debug, PartialEq, Eq)]
-enum Piece {
+enum BodyPiece {
     Data(Bytes),
     /// Not enough to tell.
-    More,
+    Incomplete,
     End,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct BadFraming;
+struct InvalidFraming;
 
 impl StreamingBody {
     /// Sends a request on a new connection and waits for the head of its response.
-    pub(super) async fn ask(
+    pub(super) async fn send_request(
         mut socket: ServerSocket,
         (method, target, headers): (&Method, &Uri, &HeaderMap),
         body: &[u8],
     ) -> Result<Response<Self>, ConnectionError> {
-        let request = request(method, target, headers, body);
+        let request = encode_request(method, target, headers, body);
         let broken = |why: &dyn std::fmt::Display| {
             let message = format!("the connection broke before the answer: {why}");
-            ConnectionError::new(Reason::ConnectFailed, message).dispatched()
+            ConnectionError::new(Reason::ConnectFailed, message).into_dispatched()
         };
         socket.write_all(&request).await.map_err(|error| broken(&error))?;
         drop(request);
         let mut unread = BytesMut::new();
         let head = loop {
-            if let Some(head) = head(&mut unread).map_err(|why| broken(&why))? {
+            if let Some(head) = parse_head(&mut unread).map_err(|why| broken(&why))? {
                 // Informational ones come before the real one (RFC 9110 §15.2).
                 if !head.status.is_informational() {
                     break head;
                 }
-            } else if read(&mut socket, &mut unread).await.map_err(|error| broken(&error))? == 0 {
+            } else if read_available(&mut socket, &mut unread).await.map_err(|error| broken(&error))? == 0 {
                 return Err(broken(&"closed"));
             }
         };
-        let framing = Framing::of(&head);
+        let framing = Framing::from_head(&head);
         Ok(Response::from_parts(head, Self { socket, unread, framing }))
     }
 
@@ -90,17 +90,18 @@ impl StreamingBody {
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, ConnectionError> {
         let broken = |why: &dyn std::fmt::Display| {
             let message = format!("the connection broke within the answer: {why}");
-            ConnectionError::new(Reason::ConnectFailed, message).dispatched()
+            ConnectionError::new(Reason::ConnectFailed, message).into_dispatched()
         };
         loop {
-            match self.framing.next(&mut self.unread) {
-                Ok(Piece::Data(data)) => return Ok(Some(data)),
-                Ok(Piece::End) => return Ok(None),
-                Ok(Piece::More) => {}
-                Err(BadFraming) => return Err(broken(&"its chunks are not HTTP")),
+            match self.framing.next_piece(&mut self.unread) {
+                Ok(BodyPiece::Data(data)) => return Ok(Some(data)),
+                Ok(BodyPiece::End) => return Ok(None),
+                Ok(BodyPiece::Incomplete) => {}
+                Err(InvalidFraming) => return Err(broken(&"its chunks are not HTTP")),
             }
-            if read(&mut self.socket, &mut self.unread).await.map_err(|error| broken(&error))? == 0 {
-                if self.framing == Framing::Close {
+            if read_available(&mut self.socket, &mut self.unread).await.map_err(|error| broken(&error))? == 0
+            {
+                if self.framing == Framing::UntilClose {
                     return Ok(None);
                 }
                 return Err(broken(&"closed"));
@@ -109,7 +110,7 @@ impl StreamingBody {
     }
 
     /// The start of the body, at most about `limit` bytes: for the message of an error.
-    pub(super) async fn start(mut self, limit: usize) -> Bytes {
+    pub(super) async fn read_prefix(mut self, limit: usize) -> Bytes {
         let mut start = BytesMut::new();
         while start.len() < limit
             && let Ok(Some(chunk)) = self.chunk().await
@@ -127,9 +128,9 @@ impl std::fmt::Debug for StreamingBody {
 }
 
 /// Reads what has come, without a buffer that waits for it.
-async fn read(socket: &mut ServerSocket, into: &mut BytesMut) -> std::io::Result<usize> {
+async fn read_available(socket: &mut ServerSocket, into: &mut BytesMut) -> std::io::Result<usize> {
     poll_fn(|context| {
-        let mut space = [0; READ];
+        let mut space = [0; READ_BUFFER_BYTES];
         let mut space = ReadBuf::new(&mut space);
         match Pin::new(&mut *socket).poll_read(context, &mut space) {
             Poll::Pending => {
@@ -148,7 +149,7 @@ async fn read(socket: &mut ServerSocket, into: &mut BytesMut) -> std::io::Result
     .await
 }
 
-fn request(method: &Method, target: &Uri, headers: &HeaderMap, body: &[u8]) -> Vec<u8> {
+fn encode_request(method: &Method, target: &Uri, headers: &HeaderMap, body: &[u8]) -> Vec<u8> {
     let path = target.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let mut request = format!("{method} {path} HTTP/1.1\r\n").into_bytes();
     let mut line = |name: &HeaderName, value: &[u8]| {
@@ -168,12 +169,12 @@ fn request(method: &Method, target: &Uri, headers: &HeaderMap, body: &[u8]) -> V
 }
 
 /// The head of a response, once it has come whole; takes it out of `unread`.
-fn head(unread: &mut BytesMut) -> Result<Option<Parts>, String> {
-    let mut space = [httparse::EMPTY_HEADER; HEADERS];
+fn parse_head(unread: &mut BytesMut) -> Result<Option<Parts>, String> {
+    let mut space = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut parsed = httparse::Response::new(&mut space);
     let length = match parsed.parse(unread) {
         Ok(Status::Complete(length)) => length,
-        Ok(Status::Partial) if unread.len() > HEAD => return Err("its head is too long".to_owned()),
+        Ok(Status::Partial) if unread.len() > MAX_HEAD_BYTES => return Err("its head is too long".to_owned()),
         Ok(Status::Partial) => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
@@ -190,52 +191,54 @@ fn head(unread: &mut BytesMut) -> Result<Option<Parts>, String> {
 }
 
 impl Framing {
-    fn of(head: &Parts) -> Self {
+    fn from_head(head: &Parts) -> Self {
         let value = |name| head.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         let chunked = value(header::TRANSFER_ENCODING)
             .is_some_and(|encoding| encoding.to_ascii_lowercase().trim_end().ends_with("chunked"));
         if matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
             Self::End
         } else if chunked {
-            Self::Size
+            Self::ChunkSize
         } else {
             let length = value(header::CONTENT_LENGTH).and_then(|length| length.trim().parse().ok());
-            length.map_or(Self::Close, Self::Length)
+            length.map_or(Self::UntilClose, Self::Length)
         }
     }
 
     /// The next piece of what came; takes it out of `unread`.
-    fn next(&mut self, unread: &mut BytesMut) -> Result<Piece, BadFraming> {
+    fn next_piece(&mut self, unread: &mut BytesMut) -> Result<BodyPiece, InvalidFraming> {
         loop {
             match self {
-                Self::End | Self::Length(0) => return Ok(Piece::End),
-                _ if unread.is_empty() => return Ok(Piece::More),
-                Self::Close => return Ok(Piece::Data(unread.split().freeze())),
-                Self::Length(left) => return Ok(Piece::Data(take(left, unread))),
-                Self::Size => match httparse::parse_chunk_size(unread) {
+                Self::End | Self::Length(0) => return Ok(BodyPiece::End),
+                _ if unread.is_empty() => return Ok(BodyPiece::Incomplete),
+                Self::UntilClose => return Ok(BodyPiece::Data(unread.split().freeze())),
+                Self::Length(left) => return Ok(BodyPiece::Data(take_up_to(left, unread))),
+                Self::ChunkSize => match httparse::parse_chunk_size(unread) {
                     // What may follow the last chunk, trailers, says nothing of use.
                     Ok(Status::Complete((_, 0))) => *self = Self::End,
                     Ok(Status::Complete((line, size))) => {
                         unread.advance(line);
-                        *self = Self::Chunk(size);
+                        *self = Self::ChunkData(size);
                     }
-                    Ok(Status::Partial) if unread.len() <= HEAD => return Ok(Piece::More),
-                    _ => return Err(BadFraming),
+                    Ok(Status::Partial) if unread.len() <= MAX_HEAD_BYTES => {
+                        return Ok(BodyPiece::Incomplete);
+                    }
+                    _ => return Err(InvalidFraming),
                 },
-                Self::Chunk(left) => {
-                    let data = take(left, unread);
+                Self::ChunkData(left) => {
+                    let data = take_up_to(left, unread);
                     if *left == 0 {
                         *self = Self::ChunkEnd;
                     }
-                    return Ok(Piece::Data(data));
+                    return Ok(BodyPiece::Data(data));
                 }
                 Self::ChunkEnd => match &**unread {
                     [b'\r', b'\n', ..] => {
                         unread.advance(2);
-                        *self = Self::Size;
+                        *self = Self::ChunkSize;
                     }
-                    [b'\r'] => return Ok(Piece::More),
-                    _ => return Err(BadFraming),
+                    [b'\r'] => return Ok(BodyPiece::Incomplete),
+                    _ => return Err(InvalidFraming),
                 },
             }
         }
@@ -243,7 +246,7 @@ impl Framing {
 }
 
 /// As much as there is of what is left.
-fn take(left: &mut u64, unread: &mut BytesMut) -> Bytes {
+fn take_up_to(left: &mut u64, unread: &mut BytesMut) -> Bytes {
     let size = usize::try_from(*left).unwrap_or(usize::MAX).min(unread.len());
     *left -= size as u64;
     unread.split_to(size).freeze()
@@ -254,15 +257,19 @@ mod tests {
     use super::*;
 
     /// Everything that a body holds when its bytes come in pieces of a size; `None` if it never ends.
-    fn body(mut framing: Framing, bytes: &[u8], size: usize) -> Result<Option<String>, BadFraming> {
+    fn decode_body(
+        mut framing: Framing,
+        bytes: &[u8],
+        size: usize,
+    ) -> Result<Option<String>, InvalidFraming> {
         let (mut unread, mut data) = (BytesMut::new(), Vec::new());
         for piece in bytes.chunks(size) {
             unread.extend_from_slice(piece);
             loop {
-                match framing.next(&mut unread)? {
-                    Piece::Data(more) => data.extend_from_slice(&more),
-                    Piece::More => break,
-                    Piece::End => return Ok(Some(String::from_utf8(data).unwrap())),
+                match framing.next_piece(&mut unread)? {
+                    BodyPiece::Data(more) => data.extend_from_slice(&more),
+                    BodyPiece::Incomplete => break,
+                    BodyPiece::End => return Ok(Some(String::from_utf8(data).unwrap())),
                 }
             }
         }
@@ -270,46 +277,53 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_read_whole_however_their_bytes_come() {
+    fn body_is_decoded_at_any_chunking() {
         let chunks = b"5\r\nhello\r\n6;x=y\r\n world\r\n0\r\nTrailer: 1\r\n\r\n";
         for size in 1..=chunks.len() {
-            assert_eq!(body(Framing::Size, chunks, size), Ok(Some("hello world".into())), "{size}");
-            assert_eq!(body(Framing::Size, &chunks[..20], size), Ok(None), "{size}");
-            assert_eq!(body(Framing::Length(3), b"abcd", size), Ok(Some("abc".into())), "{size}");
-            assert_eq!(body(Framing::Close, b"abcd", size), Ok(None), "{size}");
+            assert_eq!(
+                decode_body(Framing::ChunkSize, chunks, size),
+                Ok(Some("hello world".into())),
+                "{size}"
+            );
+            assert_eq!(decode_body(Framing::ChunkSize, &chunks[..20], size), Ok(None), "{size}");
+            assert_eq!(decode_body(Framing::Length(3), b"abcd", size), Ok(Some("abc".into())), "{size}");
+            assert_eq!(decode_body(Framing::UntilClose, b"abcd", size), Ok(None), "{size}");
         }
         for bad in [&b"x\r\n"[..], b"2\r\nabc\r\n", b"-1\r\n", b"fffffffffffffffff\r\n"] {
-            assert_eq!(body(Framing::Size, bad, 64), Err(BadFraming));
+            assert_eq!(decode_body(Framing::ChunkSize, bad, 64), Err(InvalidFraming));
         }
-        assert_eq!(body(Framing::Size, &vec![b'0'; HEAD + 1], HEAD + 1), Err(BadFraming));
+        assert_eq!(
+            decode_body(Framing::ChunkSize, &vec![b'0'; MAX_HEAD_BYTES + 1], MAX_HEAD_BYTES + 1),
+            Err(InvalidFraming)
+        );
     }
 
     #[test]
-    fn a_head_is_taken_once_it_is_whole_and_says_how_the_body_ends() {
+    fn parse_head_waits_for_the_whole_head_and_yields_the_framing() {
         for (fields, framing) in [
-            ("Transfer-Encoding: gzip, Chunked\r\nContent-Length: 3", Framing::Size),
+            ("Transfer-Encoding: gzip, Chunked\r\nContent-Length: 3", Framing::ChunkSize),
             ("Content-Length: 3", Framing::Length(3)),
-            ("Content-Type: text/event-stream", Framing::Close),
+            ("Content-Type: text/event-stream", Framing::UntilClose),
         ] {
             let whole = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n");
             let mut unread = BytesMut::from(&whole.as_bytes()[..whole.len() - 1]);
-            assert!(head(&mut unread).unwrap().is_none());
+            assert!(parse_head(&mut unread).unwrap().is_none());
             unread.extend_from_slice(b"\nrest");
-            let found = head(&mut unread).unwrap().unwrap();
-            assert_eq!((found.status, Framing::of(&found)), (StatusCode::OK, framing));
+            let found = parse_head(&mut unread).unwrap().unwrap();
+            assert_eq!((found.status, Framing::from_head(&found)), (StatusCode::OK, framing));
             assert_eq!(unread, "rest");
         }
-        let endless = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(HEAD));
-        assert!(head(&mut BytesMut::from(&*endless)).unwrap_err().contains("too long"));
-        assert!(head(&mut BytesMut::from("SSH-2.0-OpenSSH\r\n")).is_err());
+        let endless = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(MAX_HEAD_BYTES));
+        assert!(parse_head(&mut BytesMut::from(&*endless)).unwrap_err().contains("too long"));
+        assert!(parse_head(&mut BytesMut::from("SSH-2.0-OpenSSH\r\n")).is_err());
     }
 
     #[test]
-    fn a_request_is_written_as_http_wants_it() {
+    fn encode_request_writes_http_1_1() {
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, "h:1".parse().unwrap());
         let request = |method, body| {
-            let bytes = request(&method, &Uri::from_static("/mcp?a=b"), &headers, body);
+            let bytes = encode_request(&method, &Uri::from_static("/mcp?a=b"), &headers, body);
             String::from_utf8(bytes).unwrap()
         };
         assert_eq!(request(Method::GET, b""), "GET /mcp?a=b HTTP/1.1\r\nhost: h:1\r\n\r\n");

@@ -9,19 +9,19 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use super::super::ConnectionError;
-use super::group::signal;
+use super::group::signal_group;
 use super::guard::ProcessGuard;
 use super::process_mark::ProcessMark;
-use crate::resource::{Reason, StdioEndpoint, is_inherited};
+use crate::resource::{Reason, StdioEndpoint, is_inherited_variable};
 
 /// How long a child has to end after its stdin was closed, and again after SIGTERM.
-const PATIENCE: Duration = Duration::from_secs(2);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A running child, the leader of a process group of its own.
 #[derive(Debug)]
 pub(in crate::wire) struct ChildProcess {
     pid: u32,
-    exited: watch::Receiver<Option<ExitStatus>>,
+    exit_status: watch::Receiver<Option<ExitStatus>>,
 }
 
 /// Starts the child with piped stdio. It leads a new process group, so that what it starts ends with it.
@@ -33,9 +33,9 @@ pub(in crate::wire) fn spawn(
     command
         .args(&endpoint.args)
         .env_clear()
-        .envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_inherited)))
+        .envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_inherited_variable)))
         .envs(endpoint.env.iter().map(|(name, value)| (name, value.expose_secret())))
-        .envs(mark.map(ProcessMark::variable))
+        .envs(mark.map(ProcessMark::env_var))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -53,7 +53,9 @@ pub(in crate::wire) fn spawn(
                 Reason::CommandNotFound,
                 format!("the working directory {} of {name:?} does not exist", cwd.display()),
             ),
-            (ErrorKind::NotFound, None) => ConnectionError::new(Reason::CommandNotFound, not_found(endpoint)),
+            (ErrorKind::NotFound, None) => {
+                ConnectionError::new(Reason::CommandNotFound, describe_not_found(endpoint))
+            }
             (ErrorKind::PermissionDenied, _) if Path::new(name).is_dir() => ConnectionError::new(
                 Reason::CommandNotFound,
                 format!("{name:?} is a directory, and no program"),
@@ -69,7 +71,7 @@ pub(in crate::wire) fn spawn(
 }
 
 /// Why the system found no program: either it is not there, or what it says it must be run with is not.
-fn not_found(endpoint: &StdioEndpoint) -> String {
+fn describe_not_found(endpoint: &StdioEndpoint) -> String {
     let name = &endpoint.command;
     let file = if name.contains('/') {
         Some(PathBuf::from(name)).filter(|path| path.is_file())
@@ -80,7 +82,7 @@ fn not_found(endpoint: &StdioEndpoint) -> String {
             .map(|folder| folder.join(name))
             .find(|path| path.is_file())
     };
-    match (file.map(|file| interpreter(&file)), name.contains('/')) {
+    match (file.map(|file| shebang_interpreter(&file)), name.contains('/')) {
         (Some(Some(interpreter)), _) => {
             format!(
                 "{name:?} is to be run by {interpreter:?}, as its first line says, and there is no such program"
@@ -93,7 +95,7 @@ fn not_found(endpoint: &StdioEndpoint) -> String {
 }
 
 /// The program that the first line of a script names.
-fn interpreter(script: &Path) -> Option<String> {
+fn shebang_interpreter(script: &Path) -> Option<String> {
     let mut start = Vec::new();
     std::fs::File::open(script).ok()?.take(256).read_to_end(&mut start).ok()?;
     let start = String::from_utf8_lossy(&start);
@@ -104,43 +106,43 @@ fn interpreter(script: &Path) -> Option<String> {
 impl ChildProcess {
     /// Watches over a child: reaps it, and then ends what is left of its group, and what left it. The future ends
     /// when nothing is left; it must be driven.
-    pub(in crate::wire) fn watch(
+    pub(in crate::wire) fn supervise(
         mut child: Child,
         guard: Option<(ProcessGuard, ProcessMark)>,
     ) -> (Self, impl Future<Output = ()>) {
         let pid = child.id().unwrap_or_default();
         if let Some((guard, _)) = &guard {
-            guard.add(pid);
+            guard.add_group(pid);
         }
         let (sender, exited) = watch::channel(None);
         let reap = async move {
             let status = child.wait().await.unwrap_or_default();
-            signal(pid, Signal::KILL);
+            signal_group(pid, Signal::KILL);
             sender.send_replace(Some(status));
             if let Some((guard, mark)) = guard {
-                guard.remove(pid);
-                mark.sweep().await;
+                guard.remove_group(pid);
+                mark.kill_marked().await;
             }
         };
-        (Self { pid, exited }, reap)
+        (Self { pid, exit_status: exited }, reap)
     }
 
     /// How the child ended, once it has.
-    pub(in crate::wire) async fn exited(&self) -> ExitStatus {
-        let mut exited = self.exited.clone();
+    pub(in crate::wire) async fn exit_status(&self) -> ExitStatus {
+        let mut exited = self.exit_status.clone();
         let status = exited.wait_for(Option::is_some).await.ok().and_then(|status| *status);
         status.unwrap_or_default()
     }
 
     /// After stdin was closed: waits, then SIGTERM, then SIGKILL to the group.
-    pub(in crate::wire) async fn end(&self) -> ExitStatus {
+    pub(in crate::wire) async fn terminate(&self) -> ExitStatus {
         for escalation in [Signal::TERM, Signal::KILL] {
-            if let Ok(status) = tokio::time::timeout(PATIENCE, self.exited()).await {
+            if let Ok(status) = tokio::time::timeout(EXIT_TIMEOUT, self.exit_status()).await {
                 return status;
             }
-            signal(self.pid, escalation);
+            signal_group(self.pid, escalation);
         }
-        self.exited().await
+        self.exit_status().await
     }
 }
 
@@ -151,7 +153,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn why_there_is_no_program_is_told() {
+    async fn spawn_error_names_the_cause() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
         for (name, mode) in [("script", 0o755), ("plain", 0o644)] {

@@ -12,20 +12,20 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
-use super::group::{group, signal};
-use super::process_mark::{ProcessMark, ProcessMarks, marked};
+use super::group::{process_group, signal_group};
+use super::process_mark::{ProcessMark, ProcessMarks, marked_processes};
 use crate::net::{Backoff, Delays, jitter};
 
 /// How long process groups have between SIGTERM and SIGKILL once evenkeel is gone.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TERM_TIMEOUT: Duration = Duration::from_secs(1);
 /// The delays before a guard is started that takes the place of one which did not last.
-const RESTART: Delays = Delays { initial: Duration::from_millis(100), max: Duration::from_secs(10) };
+const RESTART_DELAYS: Delays = Delays { initial: Duration::from_millis(100), max: Duration::from_secs(10) };
 /// A guard that lasted so long began well.
-const STABLE: Duration = Duration::from_secs(10);
+const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// The time between two looks at what is left.
-const LOOK: Duration = Duration::from_millis(50);
+const SCAN_INTERVAL: Duration = Duration::from_millis(50);
 /// So many looks, and what SIGKILL did not end is left.
-const LOOKS: u32 = 100;
+const MAX_SCANS: u32 = 100;
 
 /// A small process that ends our children's process groups when evenkeel dies without doing so.
 ///
@@ -34,19 +34,19 @@ const LOOKS: u32 = 100;
 /// a killed guard is replaced at once. What left its group (`setsid`), or was started in the very moment in
 /// which evenkeel was killed, is known by a mark in its environment, where `/proc` shows that (Linux).
 #[derive(Clone, Debug)]
-pub struct ProcessGuard(Arc<Shared>);
+pub struct ProcessGuard(Arc<Inner>);
 
 #[derive(Debug)]
-struct Shared {
+struct Inner {
     program: PathBuf,
     args: Vec<String>,
     /// Of this evenkeel and no other.
     marks: ProcessMarks,
-    state: Mutex<State>,
+    state: Mutex<GuardState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct GuardState {
     /// The write end; `None` while there is no guard.
     pipe: Option<File>,
     groups: BTreeSet<u32>,
@@ -57,7 +57,7 @@ impl ProcessGuard {
     /// whenever it ends; it must be driven for as long as evenkeel runs.
     pub fn start(program: PathBuf, args: Vec<String>) -> std::io::Result<(Self, impl Future<Output = ()>)> {
         let marks = ProcessMarks::new();
-        let guard = Self(Arc::new(Shared { program, args, marks, state: Mutex::default() }));
+        let guard = Self(Arc::new(Inner { program, args, marks, state: Mutex::default() }));
         let mut child = guard.spawn()?;
         let keeper = guard.clone();
         let keep = async move {
@@ -67,9 +67,9 @@ impl ProcessGuard {
                 let ended = child.wait().await;
                 warn!(?ended, "the guard process ended; starting another");
                 keeper.0.state.lock().pipe = None;
-                backoff.ended(started.elapsed(), STABLE);
+                backoff.record_end(started.elapsed(), STABLE_AFTER);
                 child = loop {
-                    let wait = backoff.fail(RESTART, jitter(), None);
+                    let wait = backoff.record_failure(RESTART_DELAYS, jitter(), None);
                     // At once, unless the last one did not last either.
                     if backoff.failures() > 1 {
                         sleep(wait).await;
@@ -98,7 +98,7 @@ impl ProcessGuard {
         let mut pipe = File::from(stdin.into_owned_fd()?);
         rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::empty())?;
         let mut state = self.0.state.lock();
-        writeln!(pipe, "={}", self.0.marks.own())?;
+        writeln!(pipe, "={}", self.0.marks.prefix())?;
         for group in &state.groups {
             writeln!(pipe, "+{group}")?;
         }
@@ -107,28 +107,28 @@ impl ProcessGuard {
     }
 
     /// What tells which processes are ours, and of one child.
-    pub(in crate::wire) fn mark(&self) -> ProcessMark {
-        self.0.marks.next()
+    pub(in crate::wire) fn next_mark(&self) -> ProcessMark {
+        self.0.marks.next_mark()
     }
 
     /// Puts a process group under guard.
-    pub(in crate::wire) fn add(&self, group: u32) {
+    pub(in crate::wire) fn add_group(&self, group: u32) {
         let mut state = self.0.state.lock();
         state.groups.insert(group);
-        state.tell(format_args!("+{group}\n"));
+        state.send_line(format_args!("+{group}\n"));
     }
 
     /// Takes out a process group that has ended.
-    pub(in crate::wire) fn remove(&self, group: u32) {
+    pub(in crate::wire) fn remove_group(&self, group: u32) {
         let mut state = self.0.state.lock();
         state.groups.remove(&group);
-        state.tell(format_args!("-{group}\n"));
+        state.send_line(format_args!("-{group}\n"));
     }
 }
 
-impl State {
+impl GuardState {
     /// A few bytes into a pipe that is always read: written at once, so that no moment is lost.
-    fn tell(&mut self, line: std::fmt::Arguments<'_>) {
+    fn send_line(&mut self, line: std::fmt::Arguments<'_>) {
         let written = self.pipe.as_mut().map(|pipe| pipe.write_all(line.to_string().as_bytes()));
         if let Some(Err(error)) = written {
             // Its successor is told everything.
@@ -138,7 +138,7 @@ impl State {
 }
 
 /// The guard's own work: keeps the list of process groups, and ends them when `input` closes.
-pub fn watch(input: impl BufRead) {
+pub fn guard_children(input: impl BufRead) {
     let (mut groups, mut mark) = (BTreeSet::new(), String::new());
     for line in input.lines().map_while(Result::ok) {
         match line.split_at_checked(1) {
@@ -153,15 +153,15 @@ pub fn watch(input: impl BufRead) {
         }
     }
     for group in &groups {
-        signal(*group, Signal::TERM);
+        signal_group(*group, Signal::TERM);
     }
     let mut known = HashSet::new();
-    for look in 1..=LOOKS {
+    for look in 1..=MAX_SCANS {
         // One that evenkeel was just starting is not there yet: looking comes after a pause.
-        pause(LOOK);
-        let late = LOOK * look > PATIENCE;
-        let marked = marked(&mark);
-        groups.retain(|pid| group(*pid).is_some_and(|group| test_kill_process_group(group).is_ok()));
+        sleep_blocking(SCAN_INTERVAL);
+        let late = SCAN_INTERVAL * look > TERM_TIMEOUT;
+        let marked = marked_processes(&mark);
+        groups.retain(|pid| process_group(*pid).is_some_and(|group| test_kill_process_group(group).is_ok()));
         if marked.is_empty() && groups.is_empty() {
             return;
         }
@@ -174,13 +174,13 @@ pub fn watch(input: impl BufRead) {
         }
         if late {
             for group in &groups {
-                signal(*group, Signal::KILL);
+                signal_group(*group, Signal::KILL);
             }
         }
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the guard is a process of its own, without a runtime")]
-fn pause(time: Duration) {
+fn sleep_blocking(time: Duration) {
     std::thread::sleep(time);
 }

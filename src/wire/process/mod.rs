@@ -10,6 +10,6 @@ mod process_mark;
 mod stderr_tail;
 
 pub(super) use child::{ChildProcess, spawn};
-pub use guard::{ProcessGuard, watch};
+pub use guard::{ProcessGuard, guard_children};
 pub use process_activity::ProcessActivity;
 pub use stderr_tail::StderrTail;

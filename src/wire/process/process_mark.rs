@@ -12,16 +12,16 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use super::group::group;
+use super::group::process_group;
 
 /// The variable that every child inherits, and passes on.
-const VARIABLE: &str = "EVENKEEL_GUARD";
+const MARK_VARIABLE: &str = "EVENKEEL_GUARD";
 /// How long such processes have between SIGTERM and SIGKILL.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TERM_TIMEOUT: Duration = Duration::from_secs(1);
 /// The time between two looks at what is left.
-const LOOK: Duration = Duration::from_millis(50);
+const SCAN_INTERVAL: Duration = Duration::from_millis(50);
 /// So many looks after that, and what SIGKILL did not end is left. Not a time: evenkeel itself may stand still for as long.
-const KILLS: u32 = 40;
+const MAX_KILL_SCANS: u32 = 40;
 
 /// The marks of one evenkeel's children. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -30,11 +30,11 @@ pub(super) struct ProcessMarks(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     /// What all of them begin with.
-    own: String,
-    given: AtomicU64,
-    looks: AtomicU64,
+    prefix: String,
+    next_number: AtomicU64,
+    scans_requested: AtomicU64,
     /// What the last look found, and which looks that were asked for it stands for.
-    found: Mutex<(u64, Arc<[Found]>)>,
+    last_scan: Mutex<(u64, Arc<[MarkedProcess]>)>,
 }
 
 /// The mark of one child and of what it starts.
@@ -44,33 +44,38 @@ pub(in crate::wire) struct ProcessMark {
     value: String,
 }
 
-type Found = (Pid, String);
+type MarkedProcess = (Pid, String);
 
 impl ProcessMarks {
     pub(super) fn new() -> Self {
         let own = format!("{}/", uuid::Uuid::new_v4());
         let (given, looks) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self(Arc::new(Inner { own, given, looks, found: Mutex::new((0, Arc::from([]))) }))
+        Self(Arc::new(Inner {
+            prefix: own,
+            next_number: given,
+            scans_requested: looks,
+            last_scan: Mutex::new((0, Arc::from([]))),
+        }))
     }
 
     /// What every mark begins with.
-    pub(super) fn own(&self) -> &str {
-        &self.0.own
+    pub(super) fn prefix(&self) -> &str {
+        &self.0.prefix
     }
 
     /// A mark for one more child.
-    pub(super) fn next(&self) -> ProcessMark {
-        let number = self.0.given.fetch_add(1, Ordering::Relaxed);
-        ProcessMark { marks: self.clone(), value: format!("{}{number}", self.0.own) }
+    pub(super) fn next_mark(&self) -> ProcessMark {
+        let number = self.0.next_number.fetch_add(1, Ordering::Relaxed);
+        ProcessMark { marks: self.clone(), value: format!("{}{number}", self.0.prefix) }
     }
 
     /// All marked processes. One look serves all who asked before it began: many children may end at once.
-    async fn look(&self) -> Arc<[Found]> {
-        let asked = self.0.looks.fetch_add(1, Ordering::AcqRel) + 1;
-        let mut found = self.0.found.lock().await;
+    async fn scan(&self) -> Arc<[MarkedProcess]> {
+        let asked = self.0.scans_requested.fetch_add(1, Ordering::AcqRel) + 1;
+        let mut found = self.0.last_scan.lock().await;
         if found.0 < asked {
-            let (all, own) = (self.0.looks.load(Ordering::Acquire), self.0.own.clone());
-            let processes = tokio::task::spawn_blocking(move || marked(&own)).await;
+            let (all, own) = (self.0.scans_requested.load(Ordering::Acquire), self.0.prefix.clone());
+            let processes = tokio::task::spawn_blocking(move || marked_processes(&own)).await;
             *found = (all, processes.unwrap_or_default().into());
         }
         found.1.clone()
@@ -79,21 +84,21 @@ impl ProcessMarks {
 
 impl ProcessMark {
     /// The variable for the child's environment, and its value.
-    pub(super) fn variable(&self) -> (&'static str, &str) {
-        (VARIABLE, &self.value)
+    pub(super) fn env_var(&self) -> (&'static str, &str) {
+        (MARK_VARIABLE, &self.value)
     }
 
     /// Ends what bears the mark, now that the child and its group have ended: by SIGTERM, and soon by SIGKILL.
-    pub(super) async fn sweep(&self) {
+    pub(super) async fn kill_marked(&self) {
         let (begun, mut known, mut kills) = (Instant::now(), HashSet::new(), 0);
-        while kills < KILLS {
-            let found = self.marks.look().await;
+        while kills < MAX_KILL_SCANS {
+            let found = self.marks.scan().await;
             let left: Vec<Pid> =
                 found.iter().filter(|(_, mark)| *mark == self.value).map(|(pid, _)| *pid).collect();
             if left.is_empty() {
                 return;
             }
-            let late = begun.elapsed() > PATIENCE;
+            let late = begun.elapsed() > TERM_TIMEOUT;
             kills += u32::from(late);
             for pid in left {
                 if known.insert(pid) || late {
@@ -102,15 +107,15 @@ impl ProcessMark {
                     let _ = kill_process(pid, if late { Signal::KILL } else { Signal::TERM });
                 }
             }
-            sleep(LOOK).await;
+            sleep(SCAN_INTERVAL).await;
         }
     }
 }
 
 /// The processes whose mark begins so, each with its mark. Blocks.
 #[expect(clippy::disallowed_methods, reason = "called where blocking is right")]
-pub(super) fn marked(own: &str) -> Vec<Found> {
-    let begin = format!("{VARIABLE}={own}");
+pub(super) fn marked_processes(own: &str) -> Vec<MarkedProcess> {
+    let begin = format!("{MARK_VARIABLE}={own}");
     let mark = |process: &DirEntry| {
         // Those of other users cannot be read, and are not ours.
         let environment = std::fs::read(process.path().join("environ")).ok()?;
@@ -121,7 +126,7 @@ pub(super) fn marked(own: &str) -> Vec<Found> {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     processes
         .filter_map(|process| {
-            let pid = group(process.file_name().to_str()?.parse().ok()?)?;
+            let pid = process_group(process.file_name().to_str()?.parse().ok()?)?;
             Some((pid, mark(&process)?))
         })
         .collect()

@@ -2,12 +2,12 @@ use bytes::Bytes;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 
 /// How much is kept of the start of a line that is too long, and of its end.
-const END: usize = 256;
+const KEPT_END_BYTES: usize = 256;
 
 /// Reads the next line without its end; `None` at the end of the stream.
 ///
 /// A line longer than `limit` is given as [`StdoutLine::TooLong`], and only its ends are kept.
-pub(super) async fn next(
+pub(super) async fn next_line(
     reader: &mut (impl AsyncBufRead + Unpin),
     limit: usize,
 ) -> std::io::Result<Option<StdoutLine>> {
@@ -16,20 +16,20 @@ pub(super) async fn next(
     loop {
         let chunk = reader.fill_buf().await?;
         if chunk.is_empty() {
-            return Ok((length > 0).then(|| StdoutLine::of(line, length, limit)));
+            return Ok((length > 0).then(|| StdoutLine::new(line, length, limit)));
         }
         let end = chunk.iter().position(|byte| *byte == b'\n');
         let part = chunk.get(..end.unwrap_or(chunk.len())).unwrap_or(chunk);
         length = length.saturating_add(part.len());
         line.extend_from_slice(part);
-        if length > limit && line.len() > 4 * END {
-            line.drain(END..line.len() - END);
-            line.shrink_to(8 * END);
+        if length > limit && line.len() > 4 * KEPT_END_BYTES {
+            line.drain(KEPT_END_BYTES..line.len() - KEPT_END_BYTES);
+            line.shrink_to(8 * KEPT_END_BYTES);
         }
         let used = part.len() + usize::from(end.is_some());
         reader.consume(used);
         if end.is_some() {
-            return Ok(Some(StdoutLine::of(line, length, limit)));
+            return Ok(Some(StdoutLine::new(line, length, limit)));
         }
     }
 }
@@ -44,10 +44,10 @@ pub(super) enum StdoutLine {
 }
 
 impl StdoutLine {
-    fn of(mut line: Vec<u8>, length: usize, limit: usize) -> Self {
+    fn new(mut line: Vec<u8>, length: usize, limit: usize) -> Self {
         if length > limit {
-            if line.len() > 2 * END {
-                line.drain(END..line.len() - END);
+            if line.len() > 2 * KEPT_END_BYTES {
+                line.drain(KEPT_END_BYTES..line.len() - KEPT_END_BYTES);
             }
             return Self::TooLong(length, line.into());
         }
@@ -63,11 +63,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn reads_lines_and_skips_endless_ones() {
+    async fn lines_beyond_the_limit_are_reported_as_too_long() {
         let text = b"one\r\n\ntwo\n0123456789\nlast";
         let mut reader = tokio::io::BufReader::with_capacity(3, &text[..]);
         let mut found = Vec::new();
-        while let Some(line) = next(&mut reader, 8).await.unwrap() {
+        while let Some(line) = next_line(&mut reader, 8).await.unwrap() {
             found.push(line);
         }
         let text = |text: &'static str| StdoutLine::Text(Bytes::from_static(text.as_bytes()));
@@ -76,13 +76,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn keeps_both_ends_of_a_line_that_is_too_long() {
+    async fn both_ends_of_a_too_long_line_are_kept() {
         let line = format!("start{}end", "x".repeat(100_000));
         let mut reader = tokio::io::BufReader::new(line.as_bytes());
-        let Some(StdoutLine::TooLong(length, ends)) = next(&mut reader, 10_000).await.unwrap() else {
+        let Some(StdoutLine::TooLong(length, ends)) = next_line(&mut reader, 10_000).await.unwrap() else {
             panic!("not too long")
         };
-        assert_eq!((length, ends.len()), (line.len(), 2 * END));
+        assert_eq!((length, ends.len()), (line.len(), 2 * KEPT_END_BYTES));
         assert!(ends.starts_with(b"start") && ends.ends_with(b"end"));
     }
 }

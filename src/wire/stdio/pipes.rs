@@ -27,38 +27,38 @@ use super::lines::{self, StdoutLine};
 use crate::resource::{Reason, StdioEndpoint};
 
 /// Notices of one call that wait for their reader; more are dropped, since progress is only told, not owed.
-const NOTICES: usize = 64;
+const MAX_QUEUED_NOTIFICATIONS: usize = 64;
 /// Messages that wait for the child to read them.
-const OUTGOING: usize = 64;
+const MAX_QUEUED_MESSAGES: usize = 64;
 /// How long the pipes are read after the child's end; what it left behind may hold them open.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long a child that closed its stdin or stdout has to end by itself.
-const SHORTLY: Duration = Duration::from_secs(1);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The pipes of a child process, and the calls that wait for what comes out of them.
 #[derive(Debug)]
 pub(in crate::wire) struct StdioPipes {
     outgoing: mpsc::Sender<Bytes>,
-    calls: Calls,
-    lost: Arc<ConnectionEnd>,
+    calls: PendingCalls,
+    end: Arc<ConnectionEnd>,
     /// Ends the writer, which closes the child's stdin, and starts the way down to SIGKILL. Dropping does so too.
-    hang_up: DropGuard,
+    close_guard: DropGuard,
     /// Done when the child is reaped and the pumps have ended.
-    over: CancellationToken,
+    finished: CancellationToken,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Calls(Arc<Mutex<HashMap<u64, CallSender>>>);
+struct PendingCalls(Arc<Mutex<HashMap<u64, CallSender>>>);
 
 #[derive(Debug)]
 struct CallSender {
-    answer: oneshot::Sender<Result<RpcResponse, ConnectionError>>,
-    notices: Option<mpsc::Sender<Bytes>>,
+    response: oneshot::Sender<Result<RpcResponse, ConnectionError>>,
+    notifications: Option<mpsc::Sender<Bytes>>,
     /// It is a request to listen, which its server may end by a notification.
-    listens: bool,
+    is_listen: bool,
 }
 
-impl Calls {
+impl PendingCalls {
     fn with<T>(&self, change: impl FnOnce(&mut HashMap<u64, CallSender>) -> T) -> T {
         change(&mut self.0.lock())
     }
@@ -71,9 +71,9 @@ pub(in crate::wire) fn start(
     ears: NotificationDispatcher,
     host: &ConnectionContext,
 ) -> Result<StdioPipes, ConnectionError> {
-    let words = host.last_words.clone();
-    words.mask(ears.mask().clone());
-    let mark = host.guard.as_ref().map(ProcessGuard::mark);
+    let words = host.stderr_tail.clone();
+    words.set_mask(ears.mask().clone());
+    let mark = host.guard.as_ref().map(ProcessGuard::next_mark);
     let mut child = process::spawn(endpoint, mark.as_ref())?;
     let begun = Instant::now();
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
@@ -83,63 +83,63 @@ pub(in crate::wire) fn start(
             "the pipes of the child could not be opened",
         ));
     };
-    host.started.as_process(child.id().unwrap_or_default());
+    host.process_activity.set_process(child.id().unwrap_or_default());
     let tasks = &host.tasks;
-    let (outgoing, queue) = mpsc::channel(OUTGOING);
-    let (process, reap) = ChildProcess::watch(child, host.guard.clone().zip(mark));
-    let calls = Calls::default();
+    let (outgoing, queue) = mpsc::channel(MAX_QUEUED_MESSAGES);
+    let (process, reap) = ChildProcess::supervise(child, host.guard.clone().zip(mark));
+    let calls = PendingCalls::default();
     let (hang_up, over) = (CancellationToken::new(), CancellationToken::new());
     tasks.spawn(reap);
     let (closed, mut closes) = mpsc::channel(2);
-    tasks.spawn(write(stdin, queue, hang_up.clone(), closed.clone()));
+    tasks.spawn(write_messages(stdin, queue, hang_up.clone(), closed.clone()));
     let errors = tasks.spawn(read_stderr(stderr, StderrLines::new(host.log.clone(), words.clone())));
-    let heard = Heard { ears, started: host.started.clone() };
-    let answers = tasks.spawn(read(stdout, calls.clone(), outgoing.clone(), heard, closed));
+    let heard = MessageReceiver { notifications: ears, process_activity: host.process_activity.clone() };
+    let answers = tasks.spawn(read_messages(stdout, calls.clone(), outgoing.clone(), heard, closed));
     let pumps = [errors.abort_handle(), answers.abort_handle()];
     tasks.spawn({
         let (lost, calls) = (lost.clone(), calls.clone());
         let (hang_up, over, command) = (hang_up.clone(), over.clone(), endpoint.command.clone());
         async move {
             let status = tokio::select! {
-                status = process.exited() => status,
-                () = hang_up.cancelled() => process.end().await,
+                status = process.exit_status() => status,
+                () = hang_up.cancelled() => process.terminate().await,
                 Some(pipe) = closes.recv() => {
-                    if let Ok(status) = tokio::time::timeout(SHORTLY, process.exited()).await {
+                    if let Ok(status) = tokio::time::timeout(EXIT_TIMEOUT, process.exit_status()).await {
                         status
                     } else {
                         // Whatever it goes on with, nobody can talk with it any more.
                         let message =
-                            format!("{command:?} closed its {pipe} and was ended{}", words.quoted());
-                        let sign = FailureSource::Exit(begun.elapsed());
-                        lost.mark(ConnectionError { sign, ..ConnectionError::new(Reason::Exited, message) });
+                            format!("{command:?} closed its {pipe} and was ended{}", words.message_suffix());
+                        let failure_source = FailureSource::Exit(begun.elapsed());
+                        lost.mark(ConnectionError { failure_source, ..ConnectionError::new(Reason::Exited, message) });
                         calls.with(HashMap::clear);
                         hang_up.cancel();
-                        process.end().await
+                        process.terminate().await
                     }
                 }
             };
             let lived = begun.elapsed();
             // What the child wrote before it ended is still in the pipes.
             let rest = async { tokio::join!(errors, answers) };
-            if tokio::time::timeout(LAST_WORDS, rest).await.is_err() {
+            if tokio::time::timeout(DRAIN_TIMEOUT, rest).await.is_err() {
                 pumps.iter().for_each(AbortHandle::abort);
             }
-            lost.mark(ConnectionError { sign: FailureSource::Exit(lived), ..exit(&command, status, &words) });
+            lost.mark(ConnectionError { failure_source: FailureSource::Exit(lived), ..exit_error(&command, status, &words) });
             calls.with(HashMap::clear);
             hang_up.cancel();
             over.cancel();
         }
     });
-    Ok(StdioPipes { outgoing, calls, lost: lost.clone(), hang_up: hang_up.drop_guard(), over })
+    Ok(StdioPipes { outgoing, calls, end: lost.clone(), close_guard: hang_up.drop_guard(), finished: over })
 }
 
 impl StdioPipes {
     pub(in crate::wire) async fn send(&self, message: Bytes) -> Result<(), ConnectionError> {
-        self.outgoing.send(message).await.map_err(|_| self.gone())
+        self.outgoing.send(message).await.map_err(|_| self.end_error())
     }
 
     /// Sends without waiting; dropped if the child does not read.
-    pub(in crate::wire) fn send_soon(&self, message: Bytes) {
+    pub(in crate::wire) fn try_send(&self, message: Bytes) {
         if self.outgoing.try_send(message).is_err() {
             trace!("the child does not read; a cancellation was not sent");
         }
@@ -152,21 +152,28 @@ impl StdioPipes {
         message: Bytes,
     ) -> Result<PendingCall, ConnectionError> {
         let (answer, answered) = oneshot::channel();
-        let (notices, noticed) = notices.then(|| mpsc::channel(NOTICES)).unzip();
-        self.calls.with(|calls| calls.insert(id, CallSender { answer, notices, listens }));
-        let waiting =
-            PendingCall { id, calls: self.calls.clone(), answered, noticed, lost: self.lost.clone() };
+        let (notices, noticed) = notices.then(|| mpsc::channel(MAX_QUEUED_NOTIFICATIONS)).unzip();
+        self.calls.with(|calls| {
+            calls.insert(id, CallSender { response: answer, notifications: notices, is_listen: listens })
+        });
+        let waiting = PendingCall {
+            id,
+            calls: self.calls.clone(),
+            response: answered,
+            notifications: noticed,
+            end: self.end.clone(),
+        };
         self.send(message).await?;
         Ok(waiting)
     }
 
     pub(in crate::wire) async fn close(&self) {
-        self.hang_up.token().cancel();
-        self.over.cancelled().await;
+        self.close_guard.token().cancel();
+        self.finished.cancelled().await;
     }
 
-    fn gone(&self) -> ConnectionError {
-        self.lost
+    fn end_error(&self) -> ConnectionError {
+        self.end
             .get()
             .cloned()
             .unwrap_or_else(|| ConnectionError::new(Reason::Exited, "the server closed its stdin"))
@@ -177,16 +184,16 @@ impl StdioPipes {
 #[derive(Debug)]
 pub(in crate::wire) struct PendingCall {
     id: u64,
-    calls: Calls,
-    answered: oneshot::Receiver<Result<RpcResponse, ConnectionError>>,
-    noticed: Option<mpsc::Receiver<Bytes>>,
-    lost: Arc<ConnectionEnd>,
+    calls: PendingCalls,
+    response: oneshot::Receiver<Result<RpcResponse, ConnectionError>>,
+    notifications: Option<mpsc::Receiver<Bytes>>,
+    end: Arc<ConnectionEnd>,
 }
 
 impl PendingCall {
     pub(in crate::wire) async fn next(&mut self) -> Result<ResponseMessage, ConnectionError> {
         let notice = async {
-            match &mut self.noticed {
+            match &mut self.notifications {
                 Some(noticed) => noticed.recv().await,
                 None => None,
             }
@@ -194,10 +201,10 @@ impl PendingCall {
         // Notices first: those that came before the answer are told before it.
         tokio::select! {
             biased;
-            Some(notice) = notice => Ok(ResponseMessage::Notice(notice)),
-            answer = &mut self.answered => match answer {
-                Ok(answer) => answer.map(ResponseMessage::Answer),
-                Err(_) => Err(self.lost.wait().await.dispatched()),
+            Some(notice) = notice => Ok(ResponseMessage::Notification(notice)),
+            answer = &mut self.response => match answer {
+                Ok(answer) => answer.map(ResponseMessage::Response),
+                Err(_) => Err(self.end.wait().await.into_dispatched()),
             },
         }
     }
@@ -212,7 +219,7 @@ impl Drop for PendingCall {
 /// Writes messages to the child until told to hang up, which closes its stdin.
 ///
 /// Where the system says so (Linux), it is noticed at once that the child closed its end, else with the next message.
-async fn write(
+async fn write_messages(
     stdin: ChildStdin,
     mut queue: mpsc::Receiver<Bytes>,
     hang_up: CancellationToken,
@@ -240,35 +247,35 @@ async fn write(
 }
 
 /// Takes note of the child's messages.
-struct Heard {
-    ears: NotificationDispatcher,
-    started: ProcessActivity,
+struct MessageReceiver {
+    notifications: NotificationDispatcher,
+    process_activity: ProcessActivity,
 }
 
 /// Hands every message of the child to whom it concerns.
-async fn read(
+async fn read_messages(
     stdout: ChildStdout,
-    calls: Calls,
+    calls: PendingCalls,
     outgoing: mpsc::Sender<Bytes>,
-    Heard { ears, started }: Heard,
+    MessageReceiver { notifications: ears, process_activity: started }: MessageReceiver,
     closed: mpsc::Sender<&'static str>,
 ) {
     let mut reader = BufReader::new(stdout);
     let settle = |number: Option<u64>, answer| {
         if let Some(caller) = number.and_then(|number| calls.with(|calls| calls.remove(&number))) {
             // The caller may have gone.
-            let _ = caller.answer.send(answer);
+            let _ = caller.response.send(answer);
         }
     };
     loop {
-        let message = match lines::next(&mut reader, MESSAGE_LIMIT).await {
+        let message = match lines::next_line(&mut reader, MESSAGE_LIMIT).await {
             Ok(Some(StdoutLine::Text(line))) => line,
             Ok(Some(StdoutLine::TooLong(length, ends))) => {
                 debug!(length, "the child printed a line beyond the limit; it was skipped");
-                ears.heard();
+                ears.mark_received();
                 let message = format!("the answer is longer than {} MiB", MESSAGE_LIMIT >> 20);
-                let error = ConnectionError::new(Reason::ConnectFailed, message).dispatched();
-                settle(server_message::number_of_cut(&ends), Err(error));
+                let error = ConnectionError::new(Reason::ConnectFailed, message).into_dispatched();
+                settle(server_message::request_id_of_truncated(&ends), Err(error));
                 continue;
             }
             ended => {
@@ -279,33 +286,33 @@ async fn read(
         };
         let kind = server_message::classify(&message);
         if kind.is_ok() {
-            ears.heard();
-            started.has_answered();
+            ears.mark_received();
+            started.mark_message_received();
         }
         match kind {
-            Ok(ServerMessage::Answer(number, reply)) => settle(number, Ok(reply)),
-            Ok(ServerMessage::Progress(number) | ServerMessage::Listening(number)) => {
+            Ok(ServerMessage::Response(number, reply)) => settle(number, Ok(reply)),
+            Ok(ServerMessage::Progress(number) | ServerMessage::ListenAcknowledged(number)) => {
                 let notices =
-                    calls.with(|calls| calls.get(&number).and_then(|caller| caller.notices.clone()));
+                    calls.with(|calls| calls.get(&number).and_then(|caller| caller.notifications.clone()));
                 if let Some(notices) = notices {
                     let _ = notices.try_send(message);
                 }
             }
-            Ok(ServerMessage::ListenEnded(number)) => {
-                let listens = calls.with(|calls| calls.get(&number).is_some_and(|caller| caller.listens));
+            Ok(ServerMessage::ListenCancelled(number)) => {
+                let listens = calls.with(|calls| calls.get(&number).is_some_and(|caller| caller.is_listen));
                 let message = "the server ended the subscription";
-                let error = ConnectionError::new(Reason::ConnectFailed, message).dispatched();
+                let error = ConnectionError::new(Reason::ConnectFailed, message).into_dispatched();
                 settle(Some(number).filter(|_| listens), Err(error));
             }
-            Ok(ServerMessage::Question(id, method)) => answer(&outgoing, &id, &method),
-            Ok(unasked) => ears.take(&unasked, &message),
-            Err(error) => ears.skipped(&error),
+            Ok(ServerMessage::Request(id, method)) => respond(&outgoing, &id, &method),
+            Ok(unasked) => ears.dispatch(&unasked, &message),
+            Err(error) => ears.log_malformed(&error),
         }
     }
 }
 
-fn answer(outgoing: &mpsc::Sender<Bytes>, id: &JsonRpcId, method: &str) {
-    if outgoing.try_send(server_message::answer(id, method)).is_err() {
+fn respond(outgoing: &mpsc::Sender<Bytes>, id: &JsonRpcId, method: &str) {
+    if outgoing.try_send(server_message::response_to(id, method)).is_err() {
         debug!(method, "the child does not read; its question was not answered");
     }
 }
@@ -318,11 +325,11 @@ async fn read_stderr(mut stderr: ChildStderr, mut log: StderrLines) {
 }
 
 /// One sentence on how a child ended.
-fn exit(command: &str, status: ExitStatus, words: &StderrTail) -> ConnectionError {
+fn exit_error(command: &str, status: ExitStatus, words: &StderrTail) -> ConnectionError {
     let how = match (status.code(), status.signal()) {
         (Some(code), _) => format!("exited with code {code}"),
         (None, Some(signal)) => format!("was ended by signal {signal}"),
         (None, None) => "ended".to_owned(),
     };
-    ConnectionError::new(Reason::Exited, format!("{command:?} {how}{}", words.quoted()))
+    ConnectionError::new(Reason::Exited, format!("{command:?} {how}{}", words.message_suffix()))
 }

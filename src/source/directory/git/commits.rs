@@ -8,15 +8,15 @@ use std::sync::Arc;
 
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
 
-use super::program::{git, wait};
+use super::program::{block_on_with_timeout, git};
 use crate::resource::Commit;
 use crate::resource::bundle::SKILL_FILE;
-use crate::source::parse::{is_met, is_skill, printable};
+use crate::source::parse::{is_skill_file, is_visited, printable};
 
 /// So many commits are searched for the last one of each file.
-const DEPTH: &str = "--max-count=1000";
+const MAX_COMMITS_ARG: &str = "--max-count=1000";
 /// Characters of an author and of a subject that are kept.
-const MAX_WORDS: usize = 200;
+const MAX_TEXT_CHARS: usize = 200;
 
 /// The name that git has for a content, in the usual form of repositories.
 pub type BlobId = [u8; 20];
@@ -25,12 +25,12 @@ pub type BlobId = [u8; 20];
 #[derive(Debug, Default)]
 pub struct CommitFiles {
     blobs: HashMap<PathBuf, BlobId>,
-    last: HashMap<PathBuf, Arc<Commit>>,
+    last_commits: HashMap<PathBuf, Arc<Commit>>,
 }
 
 impl CommitFiles {
     /// What `head` holds of the folder `root`; `None` if git does not say. Blocks, in a runtime.
-    pub fn of(root: &Path, head: &str) -> Option<Self> {
+    pub fn load(root: &Path, head: &str) -> Option<Self> {
         let tree = ["ls-tree", "-r", "-z", head];
         let format = "--format=%x01%H%x00%an <%ae>%x00%s";
         let log = [
@@ -39,23 +39,23 @@ impl CommitFiles {
             "--no-renames",
             "--name-only",
             "--relative",
-            DEPTH,
+            MAX_COMMITS_ARG,
             format,
             head,
             "--",
             ".",
         ];
-        let (tree, log) = wait(async { tokio::join!(git(root, &tree), git(root, &log)) })?;
-        Some(Self { blobs: blobs(&tree?), last: last(&log?) })
+        let (tree, log) = block_on_with_timeout(async { tokio::join!(git(root, &tree), git(root, &log)) })?;
+        Some(Self { blobs: parse_tree(&tree?), last_commits: parse_log(&log?) })
     }
 
     /// Whether the commit holds this content under this path.
-    pub fn holds(&self, path: &Path, blob: &BlobId) -> bool {
+    pub fn contains(&self, path: &Path, blob: &BlobId) -> bool {
         self.blobs.get(path) == Some(blob)
     }
 
     /// Whether it holds something under this path.
-    pub fn has(&self, path: &Path) -> bool {
+    pub fn contains_path(&self, path: &Path) -> bool {
         self.blobs.contains_key(path)
     }
 
@@ -65,8 +65,8 @@ impl CommitFiles {
     }
 
     /// The last commit that changed a file.
-    pub fn last(&self, path: &Path) -> Option<&Arc<Commit>> {
-        self.last.get(path)
+    pub fn last_commit(&self, path: &Path) -> Option<&Arc<Commit>> {
+        self.last_commits.get(path)
     }
 }
 
@@ -83,13 +83,13 @@ pub fn blob(bytes: &[u8]) -> BlobId {
 }
 
 /// Of `ls-tree -z`: `mode type name TAB path NUL`. Links are left out: what they lead to is something else.
-fn blobs(tree: &str) -> HashMap<PathBuf, BlobId> {
+fn parse_tree(tree: &str) -> HashMap<PathBuf, BlobId> {
     let entry = |entry: &str| {
         let (about, path) = entry.split_once('\t')?;
         let mut about = about.split(' ');
         let is_file = about.next()?.starts_with("100");
         let path = Path::new(path);
-        Some((path.to_path_buf(), parsed(about.nth(1)?)?)).filter(|_| is_file && is_met(path))
+        Some((path.to_path_buf(), parse_blob_id(about.nth(1)?)?)).filter(|_| is_file && is_visited(path))
     };
     let mut blobs: HashMap<_, _> = tree.split('\0').filter_map(entry).collect();
     // In the folder of a skill nothing else is met.
@@ -101,13 +101,13 @@ fn blobs(tree: &str) -> HashMap<PathBuf, BlobId> {
         .collect();
     blobs.retain(|path: &PathBuf, _| {
         let folder = path.parent().unwrap_or(path);
-        let above = if is_skill(path) { folder.parent().unwrap_or(folder) } else { folder };
+        let above = if is_skill_file(path) { folder.parent().unwrap_or(folder) } else { folder };
         !above.ancestors().any(|folder| skills.contains(folder))
     });
     blobs
 }
 
-fn parsed(hex: &str) -> Option<BlobId> {
+fn parse_blob_id(hex: &str) -> Option<BlobId> {
     let mut blob = BlobId::default();
     for (index, byte) in blob.iter_mut().enumerate() {
         *byte = u8::from_str_radix(hex.get(2 * index..2 * index + 2)?, 16).ok()?;
@@ -116,14 +116,14 @@ fn parsed(hex: &str) -> Option<BlobId> {
 }
 
 /// Of `log --name-only`, the newest first: a line for each commit, then the files it changed.
-fn last(log: &str) -> HashMap<PathBuf, Arc<Commit>> {
+fn parse_log(log: &str) -> HashMap<PathBuf, Arc<Commit>> {
     let mut found = HashMap::new();
     let mut commit = None;
     for line in log.lines() {
         if let Some(about) = line.strip_prefix('\x01') {
             let mut about = about.split('\0');
             let mut next = || about.next().unwrap_or_default();
-            let (id, author, subject) = (next().to_owned(), words(next()), words(next()));
+            let (id, author, subject) = (next().to_owned(), sanitize(next()), sanitize(next()));
             commit = Some(Arc::new(Commit { id, author, subject }));
         } else if let Some(commit) = commit.as_ref().filter(|_| !line.is_empty()) {
             found.entry(PathBuf::from(line)).or_insert_with(|| Arc::clone(commit));
@@ -132,8 +132,8 @@ fn last(log: &str) -> HashMap<PathBuf, Arc<Commit>> {
     found
 }
 
-fn words(text: &str) -> String {
-    printable(text).chars().take(MAX_WORDS).collect()
+fn sanitize(text: &str) -> String {
+    printable(text).chars().take(MAX_TEXT_CHARS).collect()
 }
 
 #[cfg(test)]
@@ -141,8 +141,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_git_says_is_understood() {
-        assert_eq!(parsed("ce013625030ba8dba906f756967f9e9ca394464a"), Some(blob(b"hello\n")));
+    fn git_output_is_parsed() {
+        assert_eq!(parse_blob_id("ce013625030ba8dba906f756967f9e9ca394464a"), Some(blob(b"hello\n")));
         let tree = "100644 blob ce013625030ba8dba906f756967f9e9ca394464a\ta.yaml\0\
                     120000 blob ce013625030ba8dba906f756967f9e9ca394464a\tlink.yaml\0\
                     100644 blob ce013625030ba8dba906f756967f9e9ca394464a\t.hidden/b.yaml\0\
@@ -152,13 +152,13 @@ mod tests {
                     100644 blob ce013625030ba8dba906f756967f9e9ca394464a\tother/SKILL.md\0\
                     100644 blob ce013625030ba8dba906f756967f9e9ca394464a\tother/b.yaml\0\
                     100755 blob ce013625030ba8dba906f756967f9e9ca394464a\tt\u{e4}m/.mcp.json\0";
-        let blobs = blobs(tree);
+        let blobs = parse_tree(tree);
         let mut paths: Vec<_> = blobs.keys().map(|path| path.display().to_string()).collect();
         paths.sort();
         assert_eq!(paths, ["a.yaml", "skills/s/SKILL.md", "t\u{e4}m/.mcp.json"]);
         let log =
             "\x0122\0Ann <ann@x>\0Second\x1b[2J\n\na.yaml\n\x0111\0Bob <b@x>\0First\n\na.yaml\nb.yaml\n";
-        let last = last(log);
+        let last = parse_log(log);
         let told = |path: &str| {
             last.get(Path::new(path))
                 .map(|commit| format!("{} {} {}", commit.id, commit.author, commit.subject))

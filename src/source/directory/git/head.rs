@@ -3,26 +3,26 @@
 
 use std::path::{Path, PathBuf};
 
-use super::program::{git, wait};
-use crate::source::directory::tree::small_file;
+use super::program::{block_on_with_timeout, git};
+use crate::source::directory::tree::read_file;
 
 /// Of a pointer: HEAD, a branch, a `.git` file.
-const MAX_POINTER: u64 = 4 << 10;
-const MAX_PACKED: u64 = 32 << 20;
+const MAX_POINTER_BYTES: u64 = 4 << 10;
+const MAX_PACKED_REFS_BYTES: u64 = 32 << 20;
 /// What stands in HEAD where refs are in a reftable, for programs that only know files.
-const REFTABLE: &str = "refs/heads/.invalid";
+const REFTABLE_HEAD_REF: &str = "refs/heads/.invalid";
 /// The tables that hold the refs at a time: others after every change.
-const TABLES: &str = "reftable/tables.list";
-const MAX_TABLES: u64 = 64 << 10;
+const REFTABLE_LIST_FILE: &str = "reftable/tables.list";
+const MAX_REFTABLE_LIST_BYTES: u64 = 64 << 10;
 
 /// The git directory of a work tree.
 #[derive(Debug)]
 pub struct GitDirectory {
     /// The work tree.
-    tree: PathBuf,
-    folder: PathBuf,
+    work_tree: PathBuf,
+    git_dir: PathBuf,
     /// Where branches are: another folder, if this is one of several work trees.
-    common: PathBuf,
+    common_dir: PathBuf,
 }
 
 /// The commit that git told last, where it has to be asked, and the tables that held the refs then.
@@ -34,76 +34,80 @@ pub struct GitHead {
 
 impl GitDirectory {
     /// Of the work tree that holds `folder`, if it is in one.
-    pub fn of(folder: &Path) -> Option<Self> {
+    pub fn containing(folder: &Path) -> Option<Self> {
         folder.ancestors().find_map(|tree| {
             let entry = tree.join(".git");
             let folder = if entry.is_dir() {
                 entry
             } else {
-                let pointer = pointer(&entry)?;
+                let pointer = read_pointer(&entry)?;
                 tree.join(pointer.strip_prefix("gitdir:")?.trim_start())
             };
-            let common = pointer(&folder.join("commondir"));
+            let common = read_pointer(&folder.join("commondir"));
             let common = common.map_or_else(|| folder.clone(), |common| folder.join(common));
-            Some(Self { tree: tree.to_path_buf(), folder, common })
+            Some(Self { work_tree: tree.to_path_buf(), git_dir: folder, common_dir: common })
         })
     }
 
     /// The commit that is checked out; `None` before the first one. Where refs are in a reftable, git is asked once for
     /// each state of it, which `last` remembers; blocks then, in a runtime.
     pub fn head(&self, last: &mut GitHead) -> Option<String> {
-        let head = pointer(&self.folder.join("HEAD"))?;
+        let head = read_pointer(&self.git_dir.join("HEAD"))?;
         let Some(branch) = head.strip_prefix("ref:") else {
-            return commit(&head);
+            return parse_commit_id(&head);
         };
         let branch = branch.trim();
-        if branch == REFTABLE {
-            return self.ask(last);
+        if branch == REFTABLE_HEAD_REF {
+            return self.query_head(last);
         }
         if branch.split('/').any(|part| part.is_empty() || part.starts_with('.')) {
             return None;
         }
-        let loose = |folder: &Path| pointer(&folder.join(branch)).as_deref().and_then(commit);
-        loose(&self.folder).or_else(|| loose(&self.common)).or_else(|| {
-            let (_, packed) = small_file(&self.common.join("packed-refs"), MAX_PACKED).ok()?;
+        let loose = |folder: &Path| read_pointer(&folder.join(branch)).as_deref().and_then(parse_commit_id);
+        loose(&self.git_dir).or_else(|| loose(&self.common_dir)).or_else(|| {
+            let (_, packed) = read_file(&self.common_dir.join("packed-refs"), MAX_PACKED_REFS_BYTES).ok()?;
             let text = String::from_utf8_lossy(&packed);
             let line = text.lines().find(|line| line.split(' ').nth(1) == Some(branch))?;
-            commit(line.split(' ').next()?)
+            parse_commit_id(line.split(' ').next()?)
         })
     }
 
-    fn ask(&self, last: &mut GitHead) -> Option<String> {
-        let tables = |folder: &Path| Some(small_file(&folder.join(TABLES), MAX_TABLES).ok()?.1);
-        let tables = vec![tables(&self.folder), tables(&self.common)];
+    fn query_head(&self, last: &mut GitHead) -> Option<String> {
+        let tables = |folder: &Path| {
+            Some(read_file(&folder.join(REFTABLE_LIST_FILE), MAX_REFTABLE_LIST_BYTES).ok()?.1)
+        };
+        let tables = vec![tables(&self.git_dir), tables(&self.common_dir)];
         if last.tables != tables {
-            let answer = wait(git(&self.tree, &["rev-parse", "--verify", "--quiet", "HEAD"])).flatten();
-            *last = GitHead { tables, commit: answer.and_then(|answer| commit(answer.trim())) };
+            let answer =
+                block_on_with_timeout(git(&self.work_tree, &["rev-parse", "--verify", "--quiet", "HEAD"]))
+                    .flatten();
+            *last = GitHead { tables, commit: answer.and_then(|answer| parse_commit_id(answer.trim())) };
         }
         last.commit.clone()
     }
 
     /// Whether a git command is changing the work tree now, or died while it did.
     pub fn is_busy(&self) -> bool {
-        self.folder.join("index.lock").symlink_metadata().is_ok()
+        self.git_dir.join("index.lock").symlink_metadata().is_ok()
     }
 
     /// The folder in which [`GitDirectory::signs`] appear.
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    pub fn path(&self) -> &Path {
+        &self.git_dir
     }
 
     /// The files whose changes say that a commit was made, or another checked out.
-    pub fn signs(&self) -> impl Iterator<Item = PathBuf> {
-        ["HEAD", "index", "index.lock"].map(|name| self.folder.join(name)).into_iter()
+    pub fn watched_files(&self) -> impl Iterator<Item = PathBuf> {
+        ["HEAD", "index", "index.lock"].map(|name| self.git_dir.join(name)).into_iter()
     }
 }
 
-fn pointer(path: &Path) -> Option<String> {
-    let (_, bytes) = small_file(path, MAX_POINTER).ok()?;
+fn read_pointer(path: &Path) -> Option<String> {
+    let (_, bytes) = read_file(path, MAX_POINTER_BYTES).ok()?;
     Some(String::from_utf8(bytes).ok()?.trim().to_owned())
 }
 
-fn commit(text: &str) -> Option<String> {
+fn parse_commit_id(text: &str) -> Option<String> {
     let is_hash = matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_hash.then(|| text.to_owned())
 }
@@ -118,7 +122,7 @@ mod tests {
     const TWO: &str = "2222222222222222222222222222222222222222";
 
     #[test]
-    fn the_commit_that_is_checked_out() {
+    fn head_is_read_from_the_files_of_git() {
         type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Option<&'a str>);
         let table: &[Case<'_>] = &[
             ("detached", &[(".git/HEAD", ONE)], Some(ONE)),
@@ -159,14 +163,14 @@ mod tests {
                 fs::create_dir_all(path.parent().unwrap()).unwrap();
                 fs::write(path, text).unwrap();
             }
-            let found = GitDirectory::of(&tree).and_then(|git| git.head(&mut GitHead::default()));
+            let found = GitDirectory::containing(&tree).and_then(|git| git.head(&mut GitHead::default()));
             assert_eq!(found.as_deref(), *expected, "{name}");
         }
     }
 
     /// As with a reftable, whatever git is installed: what its files say is beside a repository that git can read.
     #[tokio::test]
-    async fn git_is_asked_where_only_it_can_tell_and_once_for_each_state() {
+    async fn git_is_run_once_per_state_of_a_reftable() {
         let folder = tempfile::tempdir().unwrap();
         let run = |args: &[&str]| {
             let output = std::process::Command::new("git")
@@ -186,7 +190,8 @@ mod tests {
         let (tree, stub) = (folder.path().to_path_buf(), folder.path().join("stub"));
         let mut last = GitHead::default();
         let mut ask = async || {
-            let git = GitDirectory { tree: tree.clone(), folder: stub.clone(), common: stub.clone() };
+            let git =
+                GitDirectory { work_tree: tree.clone(), git_dir: stub.clone(), common_dir: stub.clone() };
             let mut head = std::mem::take(&mut last);
             let asked = tokio::task::spawn_blocking(move || (git.head(&mut head), head));
             let (commit, head) = asked.await.unwrap();

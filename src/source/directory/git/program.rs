@@ -10,12 +10,12 @@ use tokio::time::timeout;
 use tracing::debug;
 
 /// What is asked of git takes no longer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const GIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Waits for what is asked of git; `None` if that takes too long. Blocks, in a runtime.
-pub fn wait<T>(asked: impl Future<Output = T>) -> Option<T> {
+pub fn block_on_with_timeout<T>(asked: impl Future<Output = T>) -> Option<T> {
     let runtime = Handle::try_current().ok()?;
-    runtime.block_on(async { timeout(PATIENCE, asked).await }).ok()
+    runtime.block_on(async { timeout(GIT_TIMEOUT, asked).await }).ok()
 }
 
 /// What git says, reading only: nothing is locked, fetched, or run by its configuration.

@@ -11,15 +11,15 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use jiff::Timestamp;
 
-use super::next::{LatestDeclaration, MergeContext, next};
+use super::next_state::{LatestDeclaration, MergeContext, next_object};
 use crate::resource::{
     Commit, DeclaredMeta, DeclaredObject, Digest, McpServerSpec, ObjectKey, Origin, Problem, Reason,
     SecretKeyRef, SkillSpec, SourceProblem, same_endpoint,
 };
 use crate::source::parse::{
-    EndpointResolver, ObjectSpec, ParsedFile, ParsedObject, is_json, is_skill, shown,
+    EndpointResolver, ObjectSpec, ParsedFile, ParsedObject, display_path, is_json, is_skill_file,
 };
-use crate::source::resolve::references;
+use crate::source::resolve::secret_references;
 
 /// All accepted declarations.
 #[derive(Debug, Default)]
@@ -28,24 +28,24 @@ pub struct AcceptedObjects {
     pub skills: AcceptedKind<SkillSpec>,
     faults: BTreeMap<Arc<PathBuf>, Vec<SourceProblem>>,
     warnings: BTreeMap<Arc<PathBuf>, Vec<SourceProblem>>,
-    foreign: HashMap<Arc<PathBuf>, usize>,
+    foreign_documents: HashMap<Arc<PathBuf>, usize>,
 }
 
 impl AcceptedObjects {
     /// Notes what a file holds now: nothing, if it is gone. It is in force after [`AcceptedObjects::settle`].
-    pub fn note(&mut self, path: &Arc<PathBuf>, parsed: ParsedFile) {
+    pub fn record_file(&mut self, path: &Arc<PathBuf>, parsed: ParsedFile) {
         let mut faults = parsed.faults;
-        let unread = parsed.unread.map(|fault| {
+        let unread = parsed.unrecognized.map(|fault| {
             let message = format!("{}; what was declared in this file stays in force", fault.problem.message);
             SourceProblem { problem: Problem::new(fault.problem.reason, message), ..*fault }
         });
         let told = |fault: &SourceProblem| {
-            let place = fault.place().map(|place| format!("{place}: ")).unwrap_or_default();
+            let place = fault.location().map(|place| format!("{place}: ")).unwrap_or_default();
             Problem::new(fault.problem.reason, format!("{place}{}", fault.problem.message))
         };
-        let unnamed = parsed.unnamed.or_else(|| unread.as_ref().map(told));
-        let mut frozen = self.servers.note(path, parsed.servers, unnamed.as_ref(), &mut faults);
-        frozen |= self.skills.note(path, parsed.skills, unnamed.as_ref(), &mut faults);
+        let unnamed = parsed.unidentified.or_else(|| unread.as_ref().map(told));
+        let mut frozen = self.servers.record_file(path, parsed.servers, unnamed.as_ref(), &mut faults);
+        frozen |= self.skills.record_file(path, parsed.skills, unnamed.as_ref(), &mut faults);
         // Where nothing was declared before, it is none of our business.
         faults.extend(unread.filter(|_| frozen));
         self.faults.remove(path);
@@ -56,37 +56,37 @@ impl AcceptedObjects {
         if !parsed.warnings.is_empty() {
             self.warnings.insert(Arc::clone(path), parsed.warnings);
         }
-        self.foreign.remove(path);
-        if parsed.foreign > 0 {
-            self.foreign.insert(Arc::clone(path), parsed.foreign);
+        self.foreign_documents.remove(path);
+        if parsed.foreign_documents > 0 {
+            self.foreign_documents.insert(Arc::clone(path), parsed.foreign_documents);
         }
     }
 
     /// Notes only the good objects of a file whose names nobody declares yet. What else is in it, or is no
     /// longer, waits for [`AcceptedObjects::note`].
-    pub fn note_new(&mut self, path: &Arc<PathBuf>, parsed: &ParsedFile) {
-        self.servers.note_new(path, &parsed.servers);
-        self.skills.note_new(path, &parsed.skills);
+    pub fn record_new_objects(&mut self, path: &Arc<PathBuf>, parsed: &ParsedFile) {
+        self.servers.record_new_objects(path, &parsed.servers);
+        self.skills.record_new_objects(path, &parsed.skills);
     }
 
     /// Puts what was noted in force, and gives the files whose objects are others, or have other states.
-    pub fn settle(&mut self, context: &MergeContext<'_>) -> BTreeSet<Arc<PathBuf>> {
-        let mut stale = self.servers.settle(context);
-        stale.append(&mut self.skills.settle(context));
+    pub fn apply(&mut self, context: &MergeContext<'_>) -> BTreeSet<Arc<PathBuf>> {
+        let mut stale = self.servers.apply(context);
+        stale.append(&mut self.skills.apply(context));
         stale
     }
 
     /// Resolves once more the references of the servers that have some.
-    pub fn resolve_again(&mut self, resolve: &EndpointResolver<'_>) {
+    pub fn resolve_references(&mut self, resolve: &EndpointResolver<'_>) {
         let changed = self.servers.objects.values().filter_map(|server| {
             let spec = server.spec.as_ref()?;
-            references(spec).next()?;
+            secret_references(spec).next()?;
             let endpoint = spec.endpoint(server.meta.file()?, resolve);
             (!same_endpoint(server.endpoint.as_ref(), endpoint.as_ref())).then(|| DeclaredObject {
                 meta: server.meta.clone(),
                 spec: Some(spec.clone()),
                 spec_digest: server.spec_digest,
-                refused: server.refused.clone(),
+                rejected: server.rejected.clone(),
                 endpoint,
             })
         });
@@ -96,15 +96,15 @@ impl AcceptedObjects {
     }
 
     /// The secrets that servers refer to, by name and key.
-    pub fn references(&self) -> HashSet<(String, String)> {
+    pub fn secret_references(&self) -> HashSet<(String, String)> {
         let specs = self.servers.objects.values().filter_map(|server| server.spec.as_deref());
         let place = |reference: &SecretKeyRef| (reference.name.clone(), reference.key.clone());
-        specs.flat_map(references).map(place).collect()
+        specs.flat_map(secret_references).map(place).collect()
     }
 
     /// What could not be read, and what lost to another of its name, in the order of the files.
     pub fn faults(&self) -> Vec<SourceProblem> {
-        let lost = self.servers.lost.values().chain(self.skills.lost.values());
+        let lost = self.servers.duplicates.values().chain(self.skills.duplicates.values());
         let mut faults: Vec<_> = self.faults.values().chain(lost).flatten().cloned().collect();
         faults.sort_by_key(|fault| {
             let file = fault.origin.as_ref().and_then(Origin::file);
@@ -129,8 +129,8 @@ impl AcceptedObjects {
     }
 
     /// Documents of other API groups.
-    pub fn foreign(&self) -> usize {
-        self.foreign.values().sum()
+    pub fn foreign_documents(&self) -> usize {
+        self.foreign_documents.values().sum()
     }
 }
 
@@ -139,26 +139,26 @@ impl AcceptedObjects {
 pub struct AcceptedKind<S> {
     /// As the source gives them.
     pub objects: OrdMap<ObjectKey, Arc<DeclaredObject<S>>>,
-    slots: HashMap<ObjectKey, Slot<S>>,
+    slots: HashMap<ObjectKey, DeclarationSlot<S>>,
     files: HashMap<Arc<PathBuf>, BTreeSet<ObjectKey>>,
-    lost: BTreeMap<ObjectKey, Vec<SourceProblem>>,
-    touched: BTreeSet<ObjectKey>,
+    duplicates: BTreeMap<ObjectKey, Vec<SourceProblem>>,
+    dirty_keys: BTreeSet<ObjectKey>,
 }
 
 /// Who declares an object: the file in force first.
 #[derive(Debug)]
-struct Slot<S> {
-    claims: Vec<Claim<S>>,
+struct DeclarationSlot<S> {
+    claims: Vec<FileClaim<S>>,
     /// The last good document.
-    text: Option<Arc<str>>,
+    last_good_document: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
-struct Claim<S> {
+struct FileClaim<S> {
     path: Arc<PathBuf>,
     line: u32,
     /// What is not in force yet.
-    news: Option<LatestDeclaration<S>>,
+    pending: Option<LatestDeclaration<S>>,
 }
 
 /// What is known of an object from an earlier run.
@@ -172,14 +172,15 @@ pub struct RestoredObject<S> {
     pub revision: Arc<str>,
     pub change: Option<Arc<Commit>>,
     /// Its last good declaration, if it ever had one.
-    pub object: Option<ParsedObject<S>>,
+    pub last_good: Option<ParsedObject<S>>,
 }
 
-impl<S> Claim<S> {
+impl<S> FileClaim<S> {
     /// Whether an object is declared here, and well, in so many words.
     fn is_explicit(&self) -> bool {
-        let good = matches!(&self.news, Some(LatestDeclaration::Declared(ParsedObject { spec: Ok(_), .. })));
-        good && !is_skill(&self.path)
+        let good =
+            matches!(&self.pending, Some(LatestDeclaration::Declared(ParsedObject { spec: Ok(_), .. })));
+        good && !is_skill_file(&self.path)
     }
 }
 
@@ -189,8 +190,8 @@ impl<S> Default for AcceptedKind<S> {
             objects: OrdMap::new(),
             slots: HashMap::new(),
             files: HashMap::new(),
-            lost: BTreeMap::new(),
-            touched: BTreeSet::new(),
+            duplicates: BTreeMap::new(),
+            dirty_keys: BTreeSet::new(),
         }
     }
 }
@@ -207,9 +208,9 @@ impl<S: ObjectSpec> AcceptedKind<S> {
         if self.slots.contains_key(&key) {
             return;
         }
-        let (labels, annotations, text, spec) = match remembered.object {
+        let (labels, annotations, text, spec) = match remembered.last_good {
             Some(object) => {
-                (object.labels, object.annotations, Some(object.text), object.spec.ok().map(Arc::new))
+                (object.labels, object.annotations, Some(object.document), object.spec.ok().map(Arc::new))
             }
             None => (BTreeMap::new(), BTreeMap::new(), None, None),
         };
@@ -218,27 +219,27 @@ impl<S: ObjectSpec> AcceptedKind<S> {
                 key: key.clone(),
                 uid: remembered.uid,
                 generation: remembered.generation,
-                created: remembered.created,
+                created_at: remembered.created,
                 labels,
                 annotations,
                 origin: Origin::File { path: Arc::clone(path), line },
                 revision: remembered.revision,
-                change: remembered.change,
+                last_commit: remembered.change,
             },
             spec_digest: spec.as_ref().map(Digest::of_json),
             endpoint: spec.as_ref().and_then(|spec| spec.endpoint(path, resolve)),
             spec,
-            refused: None,
+            rejected: None,
         };
-        let claim = Claim { path: Arc::clone(path), line, news: None };
-        let slot = Slot { claims: vec![claim], text };
+        let claim = FileClaim { path: Arc::clone(path), line, pending: None };
+        let slot = DeclarationSlot { claims: vec![claim], last_good_document: text };
         self.objects.insert(key.clone(), Arc::new(declared));
         self.files.entry(Arc::clone(path)).or_default().insert(key.clone());
         self.slots.insert(key, slot);
     }
 
     /// What a file has in force: each object with the line and the last good document.
-    pub fn in_force(
+    pub fn applied_objects(
         &self,
         path: &Arc<PathBuf>,
     ) -> impl Iterator<Item = (&DeclaredMeta, u32, Option<&Arc<str>>)> {
@@ -246,12 +247,12 @@ impl<S: ObjectSpec> AcceptedKind<S> {
         keys.filter_map(move |key| {
             let slot = self.slots.get(key)?;
             let claim = slot.claims.first().filter(|claim| claim.path == *path)?;
-            Some((&self.objects.get(key)?.meta, claim.line, slot.text.as_ref()))
+            Some((&self.objects.get(key)?.meta, claim.line, slot.last_good_document.as_ref()))
         })
     }
 
     /// Notes the objects of a file. True if some that are not found in it stay because of `unnamed`.
-    fn note(
+    fn record_file(
         &mut self,
         path: &Arc<PathBuf>,
         objects: Vec<ParsedObject<S>>,
@@ -263,9 +264,9 @@ impl<S: ObjectSpec> AcceptedKind<S> {
         let mut claims = BTreeSet::new();
         for object in objects {
             if claims.insert(object.key.clone()) {
-                self.claim(path, object);
+                self.add_claim(path, object);
             } else {
-                faults.push(duplicate::<S>(&object.key, path, object.line, path));
+                faults.push(duplicate_problem::<S>(&object.key, path, object.line, path));
             }
         }
         for key in missing {
@@ -277,7 +278,7 @@ impl<S: ObjectSpec> AcceptedKind<S> {
                     frozen = true;
                     claims.insert(key);
                 }
-                _ => self.withdraw(path, key),
+                _ => self.remove_claim(path, key),
             }
         }
         if !claims.is_empty() {
@@ -286,25 +287,28 @@ impl<S: ObjectSpec> AcceptedKind<S> {
         frozen
     }
 
-    fn note_new(&mut self, path: &Arc<PathBuf>, objects: &[ParsedObject<S>]) {
+    fn record_new_objects(&mut self, path: &Arc<PathBuf>, objects: &[ParsedObject<S>]) {
         for object in objects {
             if object.spec.is_ok() && !self.slots.contains_key(&object.key) {
                 let claims = self.files.entry(Arc::clone(path)).or_default();
                 claims.insert(object.key.clone());
-                self.claim(path, object.clone());
+                self.add_claim(path, object.clone());
             }
         }
     }
 
-    fn claim(&mut self, path: &Arc<PathBuf>, object: ParsedObject<S>) {
+    fn add_claim(&mut self, path: &Arc<PathBuf>, object: ParsedObject<S>) {
         let key = object.key.clone();
-        let claim = Claim {
+        let claim = FileClaim {
             path: Arc::clone(path),
             line: object.line,
-            news: Some(LatestDeclaration::Declared(object)),
+            pending: Some(LatestDeclaration::Declared(object)),
         };
         let incumbents = usize::from(self.objects.contains_key(&key));
-        let slot = self.slots.entry(key.clone()).or_insert_with(|| Slot { claims: Vec::new(), text: None });
+        let slot = self
+            .slots
+            .entry(key.clone())
+            .or_insert_with(|| DeclarationSlot { claims: Vec::new(), last_good_document: None });
         match slot.claims.iter_mut().find(|known| known.path == claim.path) {
             Some(known) => *known = claim,
             None => slot.claims.push(claim),
@@ -314,13 +318,13 @@ impl<S: ObjectSpec> AcceptedKind<S> {
         if let Some(others) = slot.claims.get_mut(incumbents..) {
             others.sort_by_cached_key(|claim| (is_json(&claim.path), Arc::clone(&claim.path)));
         }
-        if slot.claims.first().is_some_and(|first| is_skill(&first.path))
-            && let Some(better) = slot.claims.iter().position(Claim::is_explicit)
+        if slot.claims.first().is_some_and(|first| is_skill_file(&first.path))
+            && let Some(better) = slot.claims.iter().position(FileClaim::is_explicit)
             && let Some(until) = slot.claims.get_mut(..=better)
         {
             until.rotate_right(1);
         }
-        self.touched.insert(key);
+        self.dirty_keys.insert(key);
     }
 
     /// Leaves an object as it is whose newest form cannot be read; false if this file has it not in force.
@@ -330,24 +334,24 @@ impl<S: ObjectSpec> AcceptedKind<S> {
         let Some(first) = first.filter(|first| known && first.path == *path) else {
             return false;
         };
-        first.news = Some(LatestDeclaration::Unreadable(problem.clone()));
-        self.touched.insert(key.clone());
+        first.pending = Some(LatestDeclaration::Unreadable(problem.clone()));
+        self.dirty_keys.insert(key.clone());
         true
     }
 
-    fn withdraw(&mut self, path: &Arc<PathBuf>, key: ObjectKey) {
+    fn remove_claim(&mut self, path: &Arc<PathBuf>, key: ObjectKey) {
         if let Some(slot) = self.slots.get_mut(&key) {
             slot.claims.retain(|claim| claim.path != *path);
         }
-        self.touched.insert(key);
+        self.dirty_keys.insert(key);
     }
 
-    fn settle(&mut self, context: &MergeContext<'_>) -> BTreeSet<Arc<PathBuf>> {
+    fn apply(&mut self, context: &MergeContext<'_>) -> BTreeSet<Arc<PathBuf>> {
         let mut stale = BTreeSet::new();
-        for key in std::mem::take(&mut self.touched) {
+        for key in std::mem::take(&mut self.dirty_keys) {
             let last = self.objects.get(&key);
             let before = last.and_then(|last| last.meta.file()).cloned();
-            self.lost.remove(&key);
+            self.duplicates.remove(&key);
             let slot = self.slots.get_mut(&key);
             let Some((first, others)) = slot.and_then(|slot| slot.claims.split_first_mut()) else {
                 self.slots.remove(&key);
@@ -355,30 +359,34 @@ impl<S: ObjectSpec> AcceptedKind<S> {
                 stale.extend(before);
                 continue;
             };
-            let spec = match &first.news {
+            let spec = match &first.pending {
                 Some(LatestDeclaration::Declared(ParsedObject { spec: Ok(spec), .. })) => Some(spec),
                 _ => last.and_then(|last| last.spec.as_deref()),
             };
-            let same = |claim: &Claim<S>| spec.is_some_and(|spec| spec.is_about(&first.path, &claim.path));
+            let same =
+                |claim: &FileClaim<S>| spec.is_some_and(|spec| spec.refers_to_file(&first.path, &claim.path));
             let lost = others.iter().filter(|claim| !same(claim));
-            let lost: Vec<_> =
-                lost.map(|claim| duplicate::<S>(&key, &claim.path, claim.line, &first.path)).collect();
+            let lost: Vec<_> = lost
+                .map(|claim| duplicate_problem::<S>(&key, &claim.path, claim.line, &first.path))
+                .collect();
             if !lost.is_empty() {
-                self.lost.insert(key.clone(), lost);
+                self.duplicates.insert(key.clone(), lost);
             }
             // A folder that is declared by where it is may have to give way, and then comes back.
-            let news = if is_skill(&first.path) { first.news.clone() } else { first.news.take() };
+            let news = if is_skill_file(&first.path) { first.pending.clone() } else { first.pending.take() };
             let Some(news) = news else { continue };
             let path = Arc::clone(&first.path);
             let text = match &news {
-                LatestDeclaration::Declared(object) if object.spec.is_ok() => Some(Arc::clone(&object.text)),
+                LatestDeclaration::Declared(object) if object.spec.is_ok() => {
+                    Some(Arc::clone(&object.document))
+                }
                 _ => None,
             };
-            if let Some(new) = next(last, &path, news, context) {
+            if let Some(new) = next_object(last, &path, news, context) {
                 if let Some(slot) = self.slots.get_mut(&key)
                     && text.is_some()
                 {
-                    slot.text = text;
+                    slot.last_good_document = text;
                 }
                 if last.is_none_or(|last| !Arc::ptr_eq(last, &new)) {
                     stale.extend(before);
@@ -391,7 +399,7 @@ impl<S: ObjectSpec> AcceptedKind<S> {
     }
 }
 
-fn duplicate<S: ObjectSpec>(
+fn duplicate_problem<S: ObjectSpec>(
     key: &ObjectKey,
     path: &Arc<PathBuf>,
     line: u32,
@@ -399,8 +407,8 @@ fn duplicate<S: ObjectSpec>(
 ) -> SourceProblem {
     let message = format!(
         "{} {key} is declared in {} already, which stays in force; rename or remove one of them",
-        S::NAME,
-        shown(winner)
+        S::KIND,
+        display_path(winner)
     );
     let origin = Origin::File { path: Arc::clone(path), line };
     SourceProblem::new(Some(origin), Problem::new(Reason::DuplicateName, message))

@@ -6,12 +6,12 @@
 
 mod files;
 mod merge;
-mod next;
+mod next_state;
 mod records;
 mod removals;
 
 pub use files::{DeclarationFiles, ScanContext, UnreadableFolder};
 pub use merge::AcceptedObjects;
-pub use next::MergeContext;
+pub use next_state::MergeContext;
 pub use records::DeclarationRecords;
-pub use removals::note as note_removals;
+pub use removals::record_removals as note_removals;

@@ -16,20 +16,20 @@ use crate::resource::{Commit, DeclaredMeta, Digest, McpServerSpec, ObjectKey, Sk
 use crate::source::parse::{EndpointResolver, ObjectSpec, ParsedObject, parse};
 use crate::state_dir::{StateDir, StateError};
 
-const FOLDER: &str = "declarations";
+const RECORDS_FOLDER: &str = "declarations";
 
 /// A file and the objects it has in force.
 #[derive(Debug, Serialize, Deserialize)]
-struct Record {
+struct FileRecord {
     path: PathBuf,
     /// Of its content; absent if it could not be read.
     digest: Option<Digest>,
-    objects: Vec<Entry>,
+    objects: Vec<ObjectRecord>,
 }
 
 /// An object. Its document may hold secrets that are written out in it, as the file does; never resolved ones.
 #[derive(Debug, Serialize, Deserialize)]
-struct Entry {
+struct ObjectRecord {
     kind: String,
     namespace: String,
     name: String,
@@ -48,9 +48,9 @@ struct Entry {
 /// a first start few files.
 #[derive(Debug, Default)]
 pub struct DeclarationRecords {
-    files: BTreeMap<String, BTreeSet<Arc<PathBuf>>>,
+    paths_by_record: BTreeMap<String, BTreeSet<Arc<PathBuf>>>,
     /// The ones that are no longer true.
-    stale: BTreeSet<String>,
+    stale_records: BTreeSet<String>,
 }
 
 impl DeclarationRecords {
@@ -63,9 +63,9 @@ impl DeclarationRecords {
         resolve: &EndpointResolver<'_>,
         now: Instant,
     ) -> Result<(), StateError> {
-        for name in state.list(FOLDER)? {
+        for name in state.list(RECORDS_FOLDER)? {
             let Some(bytes) = state.read(&name)? else { continue };
-            let records: Vec<Record> = serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+            let records: Vec<FileRecord> = serde_json::from_slice(&bytes).unwrap_or_else(|error| {
                 warn!("{}: no record of declarations: {error}", state.path().join(&name).display());
                 Vec::new()
             });
@@ -74,19 +74,19 @@ impl DeclarationRecords {
                 for entry in record.objects {
                     entry.restore(book, &path, resolve);
                 }
-                files.remember(&path, record.digest, now);
-                self.files.entry(file_of(&path)).or_default().insert(path);
+                files.restore(&path, record.digest, now);
+                self.paths_by_record.entry(record_name(&path)).or_default().insert(path);
             }
         }
         Ok(())
     }
 
     /// The records of these files are no longer true.
-    pub fn outdate(&mut self, paths: BTreeSet<Arc<PathBuf>>) {
+    pub fn mark_stale(&mut self, paths: BTreeSet<Arc<PathBuf>>) {
         for path in paths {
-            let name = file_of(&path);
-            self.files.entry(name.clone()).or_default().insert(path);
-            self.stale.insert(name);
+            let name = record_name(&path);
+            self.paths_by_record.entry(name.clone()).or_default().insert(path);
+            self.stale_records.insert(name);
         }
     }
 
@@ -97,11 +97,11 @@ impl DeclarationRecords {
         book: &AcceptedObjects,
         files: &DeclarationFiles,
     ) -> Result<(), StateError> {
-        while let Some(name) = self.stale.first() {
+        while let Some(name) = self.stale_records.first() {
             let mut records = Vec::new();
-            if let Some(paths) = self.files.get_mut(name) {
+            if let Some(paths) = self.paths_by_record.get_mut(name) {
                 paths.retain(|path| {
-                    let record = Record::of(path, book, files);
+                    let record = FileRecord::for_file(path, book, files);
                     let keep = record.is_some();
                     records.extend(record);
                     keep
@@ -111,58 +111,58 @@ impl DeclarationRecords {
                 Ok(bytes) if !records.is_empty() => state.write(name, &bytes)?,
                 _ => state.remove(name)?,
             }
-            self.stale.pop_first();
+            self.stale_records.pop_first();
         }
         Ok(())
     }
 }
 
 /// The name of the file that a record is in.
-fn file_of(path: &Path) -> String {
-    format!("{FOLDER}/{}", Digest::of(path.as_os_str().as_encoded_bytes()).short(2))
+fn record_name(path: &Path) -> String {
+    format!("{RECORDS_FOLDER}/{}", Digest::of(path.as_os_str().as_encoded_bytes()).hex_prefix(2))
 }
 
-impl Record {
+impl FileRecord {
     /// `None` if nothing of the file is in force, or if its path is not UTF-8: then its objects will be new
     /// after a restart.
-    fn of(path: &Arc<PathBuf>, book: &AcceptedObjects, files: &DeclarationFiles) -> Option<Self> {
-        let mut objects = entries(&book.servers, path);
-        objects.append(&mut entries(&book.skills, path));
+    fn for_file(path: &Arc<PathBuf>, book: &AcceptedObjects, files: &DeclarationFiles) -> Option<Self> {
+        let mut objects = object_records(&book.servers, path);
+        objects.append(&mut object_records(&book.skills, path));
         let known = !objects.is_empty() && path.to_str().is_some();
-        known.then(|| Self { path: path.to_path_buf(), digest: files.taken(path), objects })
+        known.then(|| Self { path: path.to_path_buf(), digest: files.applied_digest(path), objects })
     }
 }
 
-fn entries<S: ObjectSpec>(shelf: &AcceptedKind<S>, path: &Arc<PathBuf>) -> Vec<Entry> {
-    let entry = |(meta, line, text): (&DeclaredMeta, u32, Option<&Arc<str>>)| Entry {
-        kind: S::NAME.to_owned(),
+fn object_records<S: ObjectSpec>(shelf: &AcceptedKind<S>, path: &Arc<PathBuf>) -> Vec<ObjectRecord> {
+    let entry = |(meta, line, text): (&DeclaredMeta, u32, Option<&Arc<str>>)| ObjectRecord {
+        kind: S::KIND.to_owned(),
         namespace: meta.key.namespace.to_string(),
         name: meta.key.name.to_string(),
         uid: meta.uid.to_string(),
         generation: meta.generation,
-        created: meta.created,
+        created: meta.created_at,
         revision: meta.revision.to_string(),
-        change: meta.change.clone(),
+        change: meta.last_commit.clone(),
         line,
         document: text.map(ToString::to_string),
     };
-    shelf.in_force(path).map(entry).collect()
+    shelf.applied_objects(path).map(entry).collect()
 }
 
-impl Entry {
+impl ObjectRecord {
     fn restore(self, book: &mut AcceptedObjects, path: &Arc<PathBuf>, resolve: &EndpointResolver<'_>) {
         let parsed = parse(path, self.document.as_deref().unwrap_or_default().as_bytes());
         match self.kind.as_str() {
-            McpServerSpec::NAME => book.servers.restore(path, self.remembered(parsed.servers), resolve),
-            SkillSpec::NAME => book.skills.restore(path, self.remembered(parsed.skills), resolve),
+            McpServerSpec::KIND => book.servers.restore(path, self.into_restored(parsed.servers), resolve),
+            SkillSpec::KIND => book.skills.restore(path, self.into_restored(parsed.skills), resolve),
             _ => {}
         }
     }
 
-    fn remembered<S>(self, objects: Vec<ParsedObject<S>>) -> RestoredObject<S> {
+    fn into_restored<S>(self, objects: Vec<ParsedObject<S>>) -> RestoredObject<S> {
         let key = ObjectKey::new(self.namespace, self.name);
         RestoredObject {
-            object: objects.into_iter().find(|object| object.key == key),
+            last_good: objects.into_iter().find(|object| object.key == key),
             key,
             line: self.line,
             uid: self.uid.into(),

@@ -9,13 +9,13 @@ use imbl::ordmap::DiffItem;
 use crate::resource::{Commit, DeclaredObject, ObjectKey};
 
 /// Of so many objects it is kept: who follows the source has long taken the first of them up then.
-const MOST: usize = 1_000;
+const MAX_REMOVALS: usize = 1_000;
 
 /// Commits by the uids of the objects that they took away.
 pub type Removals = OrdMap<Arc<str>, Arc<Commit>>;
 
 /// Notes the objects that are there no more, with what `last` gives as the commit that changed their file.
-pub fn note<S>(
+pub fn record_removals<S>(
     removals: &mut Removals,
     before: &OrdMap<ObjectKey, Arc<DeclaredObject<S>>>,
     after: &OrdMap<ObjectKey, Arc<DeclaredObject<S>>>,
@@ -28,7 +28,7 @@ pub fn note<S>(
             DiffItem::Update { .. } | DiffItem::Add(..) => continue,
         };
         if let Some(commit) = gone.meta.file().and_then(|path| last(path)) {
-            if removals.len() >= MOST {
+            if removals.len() >= MAX_REMOVALS {
                 removals.clear();
             }
             removals.insert(gone.meta.uid.clone(), commit);

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use tokio::time::Instant;
 
-use super::root_absence::{REST, RootAbsence};
-use crate::source::parse::shown;
+use super::root_absence::{RootAbsence, SETTLE_PERIOD};
+use crate::source::parse::display_path;
 
 /// What a look has found, as far as it says whether removals are meant.
 #[derive(Clone, Copy, Debug, Default)]
@@ -14,7 +14,7 @@ pub struct RemovalEvidence {
     /// Something is declared, and nothing would be.
     pub emptied: bool,
     /// Another commit is checked out than when some file was last there.
-    pub committed: bool,
+    pub new_commit: bool,
     /// The files are exactly those of the commit that is checked out.
     pub clean: bool,
     /// Differs whenever something else was seen.
@@ -38,8 +38,8 @@ impl RemovalHold {
     }
 
     /// Takes note that the tree is away, though something of it is in force.
-    pub fn away(&mut self, version: u64, now: Instant) {
-        self.absence.note(version, now);
+    pub fn record_absence(&mut self, version: u64, now: Instant) {
+        self.absence.record(version, now);
     }
 
     /// Takes the word of a person that the emptiness is meant.
@@ -53,13 +53,13 @@ impl RemovalHold {
     }
 
     /// Whether nothing may be taken away, because all of it would be, or because it may be on its way back.
-    pub fn holds(&mut self, evidence: RemovalEvidence, now: Instant) -> bool {
-        let RemovalEvidence { emptied, committed, clean, version } = evidence;
+    pub fn should_hold(&mut self, evidence: RemovalEvidence, now: Instant) -> bool {
+        let RemovalEvidence { emptied, new_commit: committed, clean, version } = evidence;
         let unmeant = emptied && !committed && !self.confirmed && !self.prune_empty;
-        let away = self.absence.lasts(version, now, self.confirmed || clean);
+        let away = self.absence.update(version, now, self.confirmed || clean);
         if away && unmeant {
             // A root that is made anew is empty at first.
-            self.absence.note(version, now);
+            self.absence.record(version, now);
         }
         // One word is about one emptiness.
         self.confirmed &= emptied;
@@ -68,8 +68,8 @@ impl RemovalHold {
 }
 
 /// What is held back of `root`, for a person: `empty` if no file is there, `unclear` if none that is understood.
-pub fn held_back(root: &Path, empty: bool, unclear: bool) -> String {
-    let root = shown(root);
+pub fn held_message(root: &Path, empty: bool, unclear: bool) -> String {
+    let root = display_path(root);
     let prune = "say evenkeel mcp reload --prune-empty";
     if empty {
         return format!(
@@ -86,7 +86,7 @@ pub fn held_back(root: &Path, empty: bool, unclear: bool) -> String {
     format!(
         "{root} was away and came back without some of its files: they are waited for until nothing more has \
          come for {} s. If they are meant to be gone, {prune}",
-        REST.as_secs()
+        SETTLE_PERIOD.as_secs()
     )
 }
 
@@ -95,10 +95,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_emptiness_is_held_back_until_it_is_meant() {
+    fn emptied_directory_is_held_until_the_removal_is_intended() {
         let now = Instant::now();
-        let evidence =
-            |emptied, committed| RemovalEvidence { emptied, committed, ..RemovalEvidence::default() };
+        let evidence = |emptied, committed| RemovalEvidence {
+            emptied,
+            new_commit: committed,
+            ..RemovalEvidence::default()
+        };
         for (emptied, committed, prune_empty, confirmed, holds) in [
             (false, false, false, false, false),
             (true, false, false, false, true),
@@ -111,27 +114,30 @@ mod tests {
                 hold.confirm();
             }
             let case = format!("{emptied} {committed} {prune_empty} {confirmed}");
-            assert_eq!(hold.holds(evidence(emptied, committed), now), holds, "{case}");
+            assert_eq!(hold.should_hold(evidence(emptied, committed), now), holds, "{case}");
         }
         let mut hold = RemovalHold::default();
         hold.confirm();
-        assert!(!hold.holds(evidence(true, false), now));
-        assert!(!hold.holds(evidence(false, false), now));
-        assert!(hold.holds(evidence(true, false), now), "the word was about the emptiness before");
+        assert!(!hold.should_hold(evidence(true, false), now));
+        assert!(!hold.should_hold(evidence(false, false), now));
+        assert!(hold.should_hold(evidence(true, false), now), "the word was about the emptiness before");
     }
 
     #[test]
-    fn a_tree_that_is_coming_back_is_waited_for() {
+    fn removals_are_held_while_the_tree_returns() {
         let now = Instant::now();
         for (clean, holds) in [(false, true), (true, false)] {
             let mut hold = RemovalHold::default();
-            hold.away(1, now);
+            hold.record_absence(1, now);
             assert_eq!(
-                hold.holds(RemovalEvidence { clean, version: 2, ..RemovalEvidence::default() }, now),
+                hold.should_hold(RemovalEvidence { clean, version: 2, ..RemovalEvidence::default() }, now),
                 holds
             );
             assert!(
-                !hold.holds(RemovalEvidence { version: 2, ..RemovalEvidence::default() }, now + REST),
+                !hold.should_hold(
+                    RemovalEvidence { version: 2, ..RemovalEvidence::default() },
+                    now + SETTLE_PERIOD
+                ),
                 "clean: {clean}"
             );
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// A tree that was away is back when nothing in it has changed for this long.
-pub const REST: Duration = Duration::from_secs(10);
+pub const SETTLE_PERIOD: Duration = Duration::from_secs(10);
 
 /// Whether the tree was away a moment ago.
 #[derive(Debug, Default)]
@@ -17,15 +17,15 @@ pub struct RootAbsence {
 
 impl RootAbsence {
     /// The tree is away, though something of it is in force.
-    pub fn note(&mut self, version: u64, now: Instant) {
+    pub fn record(&mut self, version: u64, now: Instant) {
         self.last = Some((version, now));
     }
 
     /// The tree is seen, as `version` says; `whole` if it is known that nothing is missing. Gives whether something
     /// may still be on its way.
-    pub fn lasts(&mut self, version: u64, now: Instant, whole: bool) -> bool {
+    pub fn update(&mut self, version: u64, now: Instant, whole: bool) -> bool {
         self.last = match self.last {
-            Some((last, since)) if !whole && (last != version || now < since + REST) => {
+            Some((last, since)) if !whole && (last != version || now < since + SETTLE_PERIOD) => {
                 Some(if last == version { (last, since) } else { (version, now) })
             }
             _ => None,
@@ -39,19 +39,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_ends_when_nothing_more_comes_or_all_is_there() {
+    fn absence_ends_when_nothing_changes_or_the_tree_is_complete() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut absence = RootAbsence::default();
-        assert!(!absence.lasts(1, at(0), false), "it was never away");
-        absence.note(1, at(0));
+        assert!(!absence.update(1, at(0), false), "it was never away");
+        absence.record(1, at(0));
         for (seconds, version, lasts) in
             [(1, 2, true), (10, 2, true), (10, 3, true), (19, 3, true), (20, 3, false), (21, 4, false)]
         {
-            assert_eq!(absence.lasts(version, at(seconds), false), lasts, "{seconds} s, {version}");
+            assert_eq!(absence.update(version, at(seconds), false), lasts, "{seconds} s, {version}");
         }
-        absence.note(4, at(30));
-        assert!(!absence.lasts(5, at(31), true));
-        assert!(!absence.lasts(6, at(32), false));
+        absence.record(4, at(30));
+        assert!(!absence.update(5, at(31), true));
+        assert!(!absence.update(6, at(32), false));
     }
 }

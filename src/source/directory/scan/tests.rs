@@ -1,6 +1,6 @@
-mod histories;
+mod links_git_and_secrets;
+mod random_edits;
 mod skills;
-mod surroundings;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -15,23 +15,23 @@ use crate::source::directory::options::Args;
 use crate::source::{Environment, SourceMetrics, StdioPolicy};
 
 /// A tree, and looks at it by a clock of its own.
-struct Desk {
+struct ScanFixture {
     folder: TempDir,
-    looker: Scanner,
+    scanner: Scanner,
     now: Instant,
-    clock: Timestamp,
+    wall_clock: Timestamp,
 }
 
-fn looker(folder: &TempDir, now: Instant, prune_empty: bool) -> Scanner {
+fn new_scanner(folder: &TempDir, now: Instant, prune_empty: bool) -> Scanner {
     let args = Args {
         root: folder.path().join("root"),
-        secrets: folder.path().join("secrets"),
+        secrets_dir: folder.path().join("secrets"),
         environment: Environment::default(),
         prune_empty,
-        poll: Some(Duration::from_secs(1)),
-        policy: StdioPolicy::everything(),
+        poll_interval: Some(Duration::from_secs(1)),
+        policy: StdioPolicy::allow_all(),
     };
-    let options = Options { args, key: DigestKey::new(b"k"), metrics: SourceMetrics::default() };
+    let options = Options { args, digest_key: DigestKey::new(b"k"), metrics: SourceMetrics::default() };
     let state = StateDir::open(&folder.path().join("state"), &options.args.root).unwrap();
     Scanner::new(options, Arc::new(state), Arc::default(), now)
 }
@@ -42,12 +42,13 @@ fn server(name: &str, command: &str) -> String {
     )
 }
 
-impl Desk {
+impl ScanFixture {
     fn new(files: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("root")).unwrap();
         let now = Instant::now();
-        let desk = Self { looker: looker(&folder, now, false), folder, now, clock: Timestamp::now() };
+        let desk =
+            Self { scanner: new_scanner(&folder, now, false), folder, now, wall_clock: Timestamp::now() };
         for (name, text) in files {
             desk.write(name, text);
         }
@@ -68,36 +69,36 @@ impl Desk {
         fs::remove_file(self.path(name)).unwrap();
     }
 
-    fn look_with(&mut self, landed: &[&str], settled: bool) -> Vec<String> {
+    fn scan(&mut self, landed: &[&str], settled: bool) -> Vec<String> {
         self.now += Duration::from_millis(250);
-        self.clock += SignedDuration::from_millis(250);
+        self.wall_clock += SignedDuration::from_millis(250);
         let root = self.path("").canonicalize().unwrap_or_default();
         let landed = landed.iter().map(|name| root.join(name)).collect();
-        self.looker.look(&landed, (self.now, self.clock), settled);
-        self.looker.remember();
-        self.told()
+        self.scanner.scan(&landed, (self.now, self.wall_clock), settled);
+        self.scanner.save_records();
+        self.describe_servers()
     }
 
     /// Looks when a first event has come, and when it has been quiet.
-    fn look(&mut self) -> Vec<String> {
-        self.look_with(&[], false);
-        self.look_with(&[], true)
+    fn scan_until_settled(&mut self) -> Vec<String> {
+        self.scan(&[], false);
+        self.scan(&[], true)
     }
 
     fn restart(&mut self) {
-        self.looker = looker(&self.folder, self.now, false);
+        self.scanner = new_scanner(&self.folder, self.now, false);
     }
 
     /// `name/generation command`, with what is refused.
-    fn told(&self) -> Vec<String> {
-        let desired = &self.looker.desired;
+    fn describe_servers(&self) -> Vec<String> {
+        let desired = &self.scanner.desired;
         if !desired.source.synced {
             return vec!["not synced".to_owned()];
         }
         let told = desired.servers.values().map(|server| {
             let spec = server.spec.as_ref();
             let command = spec.map_or("-", |spec| spec.stdio.as_ref().unwrap().command.as_str());
-            let refused = server.refused.as_ref().map(|problem| format!(" {}", problem.reason));
+            let refused = server.rejected.as_ref().map(|problem| format!(" {}", problem.reason));
             format!(
                 "{}/{} {command}{}",
                 server.meta.key.name,
@@ -109,20 +110,20 @@ impl Desk {
     }
 
     fn faults(&self) -> Vec<String> {
-        let faults = self.looker.desired.source.faults.iter();
+        let faults = self.scanner.desired.source.problems.iter();
         faults.map(|fault| fault.problem.to_string()).collect()
     }
 
     fn uid(&self, name: &str) -> Arc<str> {
-        let servers = self.looker.desired.servers.values();
+        let servers = self.scanner.desired.servers.values();
         let server = servers.into_iter().find(|server| &*server.meta.key.name == name);
         Arc::clone(&server.unwrap().meta.uid)
     }
 }
 
 #[test]
-fn the_first_look_takes_all() {
-    let mut desk = Desk::new(&[
+fn first_scan_applies_every_declaration() {
+    let mut desk = ScanFixture::new(&[
         ("a.yaml", &server("a", "x")),
         ("team/b.yml", &server("b", "x")),
         (".hidden.yaml", &server("c", "x")),
@@ -130,150 +131,150 @@ fn the_first_look_takes_all() {
         ("notes.txt", &server("e", "x")),
         ("f.yaml", "apiVersion: v1\nkind: Secret\n"),
     ]);
-    assert_eq!(desk.look_with(&[], false), ["a/1 x", "b/1 x"]);
-    assert_eq!(desk.looker.desired.source.foreign, 1);
+    assert_eq!(desk.scan(&[], false), ["a/1 x", "b/1 x"]);
+    assert_eq!(desk.scanner.desired.source.foreign_documents, 1);
     assert_eq!(desk.faults(), [""; 0]);
 }
 
 #[test]
-fn the_new_is_taken_at_once_and_the_rest_when_two_looks_agree() {
-    let mut desk = Desk::new(&[("a.yaml", &server("a", "x"))]);
-    desk.look();
+fn new_files_apply_at_once_and_changes_after_two_equal_scans() {
+    let mut desk = ScanFixture::new(&[("a.yaml", &server("a", "x"))]);
+    desk.scan_until_settled();
 
     desk.write("b.yaml", &server("b", "x"));
     desk.write("c.yaml", &server("c", "x"));
     desk.write("a.yaml", &(server("a", "w") + &server("d", "x")));
-    assert_eq!(
-        desk.look_with(&["b.yaml", "a.yaml"], false),
-        ["a/1 x", "b/1 x", "d/1 x"],
-        "c may not be complete"
-    );
+    assert_eq!(desk.scan(&["b.yaml", "a.yaml"], false), ["a/1 x", "b/1 x", "d/1 x"], "c may not be complete");
     desk.write("c.yaml", &server("c", "w"));
-    assert_eq!(desk.look_with(&[], true), ["a/2 w", "b/1 x", "d/1 x"], "c has changed since");
-    assert_eq!(desk.look_with(&[], false), ["a/2 w", "b/1 x", "d/1 x"], "not quiet");
-    assert_eq!(desk.look_with(&[], true), ["a/2 w", "b/1 x", "c/1 w", "d/1 x"]);
+    assert_eq!(desk.scan(&[], true), ["a/2 w", "b/1 x", "d/1 x"], "c has changed since");
+    assert_eq!(desk.scan(&[], false), ["a/2 w", "b/1 x", "d/1 x"], "not quiet");
+    assert_eq!(desk.scan(&[], true), ["a/2 w", "b/1 x", "c/1 w", "d/1 x"]);
 
     desk.remove("b.yaml");
-    assert_eq!(desk.look_with(&[], true).len(), 4, "one look is not enough");
+    assert_eq!(desk.scan(&[], true).len(), 4, "one look is not enough");
     desk.write("b.yaml", &server("b", "x"));
     let before = desk.uid("b");
-    assert_eq!(desk.look_with(&[], true).len(), 4);
+    assert_eq!(desk.scan(&[], true).len(), 4);
     assert_eq!(desk.uid("b"), before, "it was only being replaced");
     desk.remove("b.yaml");
-    assert_eq!(desk.look(), ["a/2 w", "c/1 w", "d/1 x"]);
+    assert_eq!(desk.scan_until_settled(), ["a/2 w", "c/1 w", "d/1 x"]);
 }
 
 #[test]
-fn what_was_taken_at_once_goes_like_everything_else() {
-    let mut desk = Desk::new(&[("a.yaml", &server("a", "x"))]);
-    desk.look();
+fn objects_that_applied_at_once_are_removed_normally() {
+    let mut desk = ScanFixture::new(&[("a.yaml", &server("a", "x"))]);
+    desk.scan_until_settled();
     desk.write("b.yaml", &server("b", "x"));
     desk.write("a.yaml", &(server("a", "x") + &server("c", "x")));
-    assert_eq!(desk.look_with(&["a.yaml", "b.yaml"], false), ["a/1 x", "b/1 x", "c/1 x"]);
+    assert_eq!(desk.scan(&["a.yaml", "b.yaml"], false), ["a/1 x", "b/1 x", "c/1 x"]);
     desk.remove("b.yaml");
     desk.write("a.yaml", &server("a", "x"));
-    assert_eq!(desk.look(), ["a/1 x"]);
-    assert_eq!(desk.look_with(&[], false), ["a/1 x"]);
+    assert_eq!(desk.scan_until_settled(), ["a/1 x"]);
+    assert_eq!(desk.scan(&[], false), ["a/1 x"]);
 }
 
 #[test]
-fn an_unchanged_tree_gives_the_same_and_is_not_read() {
+fn unchanged_tree_keeps_desired_and_is_not_read() {
     let files: Vec<_> = (0..300).map(|n| (format!("f{n}.yaml"), server(&format!("s{n}"), "x"))).collect();
     let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-    let mut desk = Desk::new(&files);
-    desk.look();
-    desk.clock += SignedDuration::from_secs(10);
-    desk.look();
-    let before = Arc::clone(&desk.looker.desired);
+    let mut desk = ScanFixture::new(&files);
+    desk.scan_until_settled();
+    desk.wall_clock += SignedDuration::from_secs(10);
+    desk.scan_until_settled();
+    let before = Arc::clone(&desk.scanner.desired);
     let bytes_read = || {
         let text = fs::read_to_string("/proc/thread-self/io").unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("rchar: "));
         line.map_or(0, |number| number.parse::<u64>().unwrap())
     };
     let start = bytes_read();
-    desk.look();
+    desk.scan_until_settled();
     let nothing = bytes_read() - start;
-    assert!(Arc::ptr_eq(&before, &desk.looker.desired));
+    assert!(Arc::ptr_eq(&before, &desk.scanner.desired));
     assert!(nothing < 4_096, "{nothing} bytes were read, in which this count is");
 
     // Another time, another inode: the content decides.
     desk.remove("f0.yaml");
     desk.write("f0.yaml", &server("s0", "x"));
-    desk.look();
-    assert!(Arc::ptr_eq(&before, &desk.looker.desired));
+    desk.scan_until_settled();
+    assert!(Arc::ptr_eq(&before, &desk.scanner.desired));
 
     desk.write("f0.yaml", &server("s0", "w"));
-    desk.look();
-    let after = &desk.looker.desired;
+    desk.scan_until_settled();
+    let after = &desk.scanner.desired;
     let same =
         before.servers.iter().filter(|(key, server)| Arc::ptr_eq(server, &after.servers[*key])).count();
     assert_eq!(same, 299);
 }
 
 #[test]
-fn the_last_good_declaration_outlives_mistakes_and_restarts() {
-    let mut desk = Desk::new(&[("a.yaml", &server("a", "x")), ("b.yaml", &server("b", "x"))]);
-    desk.look();
+fn last_good_declaration_survives_errors_and_restarts() {
+    let mut desk = ScanFixture::new(&[("a.yaml", &server("a", "x")), ("b.yaml", &server("b", "x"))]);
+    desk.scan_until_settled();
     let uid = desk.uid("a");
     desk.write("a.yaml", &server("a", "w"));
-    assert_eq!(desk.look(), ["a/2 w", "b/1 x"]);
+    assert_eq!(desk.scan_until_settled(), ["a/2 w", "b/1 x"]);
 
     desk.write("a.yaml", "apiVersion: [");
-    assert_eq!(desk.look(), ["a/2 w ParseError", "b/1 x"]);
+    assert_eq!(desk.scan_until_settled(), ["a/2 w ParseError", "b/1 x"]);
     assert_eq!(desk.faults().len(), 1);
     desk.restart();
-    assert_eq!(desk.look_with(&[], false), ["a/2 w ParseError", "b/1 x"], "known as it is");
+    assert_eq!(desk.scan(&[], false), ["a/2 w ParseError", "b/1 x"], "known as it is");
     desk.write("b.yaml", &server("b", "z"));
     desk.restart();
-    assert_eq!(desk.look_with(&[], false), ["not synced"], "the old b must not be started");
-    assert_eq!(desk.look_with(&[], true), ["a/2 w ParseError", "b/2 z"]);
+    assert_eq!(desk.scan(&[], false), ["not synced"], "the old b must not be started");
+    assert_eq!(desk.scan(&[], true), ["a/2 w ParseError", "b/2 z"]);
     desk.write("a.yaml", &server("a", "z"));
     desk.remove("b.yaml");
     desk.restart();
-    assert_eq!(desk.look(), ["a/3 z"]);
+    assert_eq!(desk.scan_until_settled(), ["a/3 z"]);
     assert_eq!(desk.uid("a"), uid);
     desk.write("b.yaml", &server("b", "z"));
-    assert_eq!(desk.look(), ["a/3 z", "b/1 z"], "what was gone comes again as another");
-    let records = desk.looker.state.list("declarations").unwrap();
+    assert_eq!(desk.scan_until_settled(), ["a/3 z", "b/1 z"], "what was gone comes again as another");
+    let records = desk.scanner.state_dir.list("declarations").unwrap();
     assert_eq!(records.len(), 2);
 }
 
 #[test]
-fn records_are_written_for_what_changed_alone() {
-    let mut desk = Desk::new(&[("a.yaml", &server("a", "x")), ("b.yaml", &server("b", "x"))]);
-    desk.look();
-    let written = |desk: &Desk| {
-        let names = desk.looker.state.list("declarations").unwrap();
-        let path = |name: &String| desk.looker.state.path().join(name);
+fn only_changed_records_are_written() {
+    let mut desk = ScanFixture::new(&[("a.yaml", &server("a", "x")), ("b.yaml", &server("b", "x"))]);
+    desk.scan_until_settled();
+    let written = |desk: &ScanFixture| {
+        let names = desk.scanner.state_dir.list("declarations").unwrap();
+        let path = |name: &String| desk.scanner.state_dir.path().join(name);
         let inode = |name: &String| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path(name)).unwrap());
         names.iter().map(inode).collect::<Vec<_>>()
     };
     let before = written(&desk);
     desk.restart();
-    desk.look();
+    desk.scan_until_settled();
     assert_eq!(written(&desk), before, "a restart writes nothing");
     desk.write("a.yaml", &server("a", "w"));
-    desk.look();
+    desk.scan_until_settled();
     let after = written(&desk);
     assert_eq!(before.iter().zip(&after).filter(|(one, other)| one != other).count(), 1);
-    for name in desk.looker.state.list("declarations").unwrap() {
-        desk.looker.state.write(&name, b"damaged").unwrap();
+    for name in desk.scanner.state_dir.list("declarations").unwrap() {
+        desk.scanner.state_dir.write(&name, b"damaged").unwrap();
     }
     desk.restart();
-    assert_eq!(desk.look(), ["a/1 w", "b/1 x"], "damaged records cost identities and nothing else");
+    assert_eq!(
+        desk.scan_until_settled(),
+        ["a/1 w", "b/1 x"],
+        "damaged records cost identities and nothing else"
+    );
 }
 
 #[test]
-fn the_last_files_do_not_take_everything_with_them() {
-    let held = |desk: &mut Desk| {
-        assert_eq!(desk.look(), ["a/1 x"]);
-        assert_eq!(desk.look(), ["a/1 x"]);
+fn removal_of_the_last_files_is_held() {
+    let held = |desk: &mut ScanFixture| {
+        assert_eq!(desk.scan_until_settled(), ["a/1 x"]);
+        assert_eq!(desk.scan_until_settled(), ["a/1 x"]);
         let faults = desk.faults();
         assert!(faults.len() == 1 && faults[0].starts_with("RemovalHeld: "), "{faults:?}");
     };
     let start = || {
-        let mut desk = Desk::new(&[("a.yaml", &server("a", "x"))]);
-        desk.look();
+        let mut desk = ScanFixture::new(&[("a.yaml", &server("a", "x"))]);
+        desk.scan_until_settled();
         desk
     };
 
@@ -283,72 +284,72 @@ fn the_last_files_do_not_take_everything_with_them() {
     desk.restart();
     held(&mut desk);
     desk.write("empty.yaml", "# nothing here\n");
-    assert_eq!(desk.look(), [""; 0], "a file without objects says that it is meant");
+    assert_eq!(desk.scan_until_settled(), [""; 0], "a file without objects says that it is meant");
     assert_eq!(desk.faults(), [""; 0]);
 
     let mut desk = start();
     desk.write("a.yaml", "");
-    assert_eq!(desk.look(), [""; 0], "so does an empty one");
+    assert_eq!(desk.scan_until_settled(), [""; 0], "so does an empty one");
 
     let mut desk = start();
     desk.remove("a.yaml");
     held(&mut desk);
     desk.write("a.yaml", &server("a", "x"));
-    assert_eq!(desk.look(), ["a/1 x"]);
+    assert_eq!(desk.scan_until_settled(), ["a/1 x"]);
     assert_eq!(desk.faults(), [""; 0]);
 
     let mut desk = start();
     desk.remove("a.yaml");
-    desk.looker = looker(&desk.folder, desk.now, true);
-    assert_eq!(desk.look(), [""; 0], "--prune-empty");
+    desk.scanner = new_scanner(&desk.folder, desk.now, true);
+    assert_eq!(desk.scan_until_settled(), [""; 0], "--prune-empty");
 
-    let commit = |desk: &Desk, digit: &str| desk.write(".git/HEAD", &digit.repeat(40));
-    let mut desk = Desk::new(&[("a.yaml", &server("a", "x"))]);
+    let commit = |desk: &ScanFixture, digit: &str| desk.write(".git/HEAD", &digit.repeat(40));
+    let mut desk = ScanFixture::new(&[("a.yaml", &server("a", "x"))]);
     commit(&desk, "1");
-    desk.look();
-    assert_eq!(*desk.looker.desired.source.revision, *"1".repeat(40));
+    desk.scan_until_settled();
+    assert_eq!(*desk.scanner.desired.source.revision, *"1".repeat(40));
     desk.remove("a.yaml");
     held(&mut desk);
     commit(&desk, "2");
-    assert_eq!(desk.look(), [""; 0], "a commit without the files");
+    assert_eq!(desk.scan_until_settled(), [""; 0], "a commit without the files");
 }
 
 #[test]
-fn a_root_that_cannot_be_seen_changes_nothing() {
-    let mut desk = Desk::new(&[("a.yaml", &server("a", "x"))]);
+fn unreadable_root_changes_nothing() {
+    let mut desk = ScanFixture::new(&[("a.yaml", &server("a", "x"))]);
     let (root, aside) = (desk.folder.path().join("root"), desk.folder.path().join("aside"));
     fs::rename(&root, &aside).unwrap();
-    assert_eq!(desk.look(), ["not synced"]);
+    assert_eq!(desk.scan_until_settled(), ["not synced"]);
     assert!(desk.faults()[0].contains("does not exist"), "{:?}", desk.faults());
     fs::rename(&aside, &root).unwrap();
-    assert_eq!(desk.look(), ["a/1 x"]);
+    assert_eq!(desk.scan_until_settled(), ["a/1 x"]);
     fs::rename(&root, &aside).unwrap();
-    assert_eq!(desk.look(), ["a/1 x"]);
+    assert_eq!(desk.scan_until_settled(), ["a/1 x"]);
     assert!(desk.faults()[0].starts_with("SourceUnavailable"), "{:?}", desk.faults());
     desk.restart();
-    assert_eq!(desk.look(), ["a/1 x"]);
+    assert_eq!(desk.scan_until_settled(), ["a/1 x"]);
     fs::write(&root, "a file").unwrap();
-    assert_eq!(desk.look(), ["a/1 x"]);
+    assert_eq!(desk.scan_until_settled(), ["a/1 x"]);
     assert!(desk.faults()[0].contains("cannot be read"), "{:?}", desk.faults());
 }
 
 #[test]
-fn a_root_that_comes_back_in_pieces_is_waited_for() {
+fn root_that_returns_in_pieces_holds_removals() {
     let names = ["a", "b", "c"];
     let files = names.map(|name| (format!("{name}.yaml"), server(name, "x")));
-    let mut desk = Desk::new(&files.each_ref().map(|(name, text)| (name.as_str(), text.as_str())));
+    let mut desk = ScanFixture::new(&files.each_ref().map(|(name, text)| (name.as_str(), text.as_str())));
     let all = ["a/1 x", "b/1 x", "c/1 x"];
-    assert_eq!(desk.look(), all);
-    let rest = |desk: &mut Desk, seconds: u64| {
+    assert_eq!(desk.scan_until_settled(), all);
+    let rest = |desk: &mut ScanFixture, seconds: u64| {
         desk.now += Duration::from_secs(seconds);
-        desk.look()
+        desk.scan_until_settled()
     };
     fs::remove_dir_all(desk.path("")).unwrap();
-    assert_eq!(desk.look(), all);
+    assert_eq!(desk.scan_until_settled(), all);
     fs::create_dir(desk.path("")).unwrap();
     assert_eq!(rest(&mut desk, 60), all, "made anew, and empty");
     desk.write("new.yaml", &server("new", "x"));
-    assert_eq!(desk.look(), ["a/1 x", "b/1 x", "c/1 x", "new/1 x"]);
+    assert_eq!(desk.scan_until_settled(), ["a/1 x", "b/1 x", "c/1 x", "new/1 x"]);
     assert!(desk.faults()[0].starts_with("RemovalHeld: "), "{:?}", desk.faults());
     assert_eq!(rest(&mut desk, 8).len(), 4);
     desk.write("b.yaml", &files[1].1);
@@ -357,20 +358,20 @@ fn a_root_that_comes_back_in_pieces_is_waited_for() {
     assert_eq!(rest(&mut desk, 3), ["b/1 x", "new/1 x"], "no more came");
     assert_eq!(desk.faults(), [""; 0]);
     desk.remove("new.yaml");
-    assert_eq!(desk.look(), ["b/1 x"], "and what goes later goes at once");
+    assert_eq!(desk.scan_until_settled(), ["b/1 x"], "and what goes later goes at once");
 
     // Somebody says that it is meant.
     let (root, aside) = (desk.folder.path().join("root"), desk.folder.path().join("aside"));
     fs::rename(&root, &aside).unwrap();
-    desk.look();
+    desk.scan_until_settled();
     desk.write("new.yaml", &server("new", "x"));
-    assert_eq!(desk.look(), ["b/1 x", "new/1 x"]);
-    desk.looker.confirm();
-    assert_eq!(desk.look(), ["new/1 x"]);
+    assert_eq!(desk.scan_until_settled(), ["b/1 x", "new/1 x"]);
+    desk.scanner.confirm_removal();
+    assert_eq!(desk.scan_until_settled(), ["new/1 x"]);
 }
 
 #[test]
-fn what_is_not_understood_is_no_sign_that_the_last_removal_is_meant() {
+fn unrecognized_file_does_not_confirm_a_removal() {
     for (text, held) in [
         ("apiVersion: evenkeel.dev/v1beta1\nkind: McpServerList\nitems: []\n", true),
         ("hello\n", true),
@@ -380,23 +381,23 @@ fn what_is_not_understood_is_no_sign_that_the_last_removal_is_meant() {
         ("apiVersion: v1\nkind: ConfigMap\n", false),
         ("apiVersion: v1\nkind: List\nitems: []\n", false),
     ] {
-        let mut desk = Desk::new(&[("a.yaml", &server("a", "x")), ("b.yaml", &server("b", "x"))]);
-        assert_eq!(desk.look(), ["a/1 x", "b/1 x"]);
+        let mut desk = ScanFixture::new(&[("a.yaml", &server("a", "x")), ("b.yaml", &server("b", "x"))]);
+        assert_eq!(desk.scan_until_settled(), ["a/1 x", "b/1 x"]);
         desk.write("all.yaml", text);
         desk.remove("a.yaml");
         desk.remove("b.yaml");
         let expected: &[&str] = if held { &["a/1 x", "b/1 x"] } else { &[] };
-        assert_eq!(desk.look(), expected, "{text}");
+        assert_eq!(desk.scan_until_settled(), expected, "{text}");
         assert_eq!(desk.faults().iter().any(|fault| fault.starts_with("RemovalHeld: ")), held, "{text}");
         desk.restart();
-        assert_eq!(desk.look(), expected, "{text}");
+        assert_eq!(desk.scan_until_settled(), expected, "{text}");
         desk.write("empty.yaml", "# it is meant\n");
-        assert_eq!(desk.look(), [""; 0], "{text}");
+        assert_eq!(desk.scan_until_settled(), [""; 0], "{text}");
     }
     // Where something is still in force, another removal is as good as any.
-    let mut desk = Desk::new(&[("a.yaml", &server("a", "x")), ("b.yaml", &server("b", "x"))]);
-    desk.look();
+    let mut desk = ScanFixture::new(&[("a.yaml", &server("a", "x")), ("b.yaml", &server("b", "x"))]);
+    desk.scan_until_settled();
     desk.write("a.yaml", "hello\n");
     desk.remove("b.yaml");
-    assert_eq!(desk.look(), ["a/1 x ParseError"]);
+    assert_eq!(desk.scan_until_settled(), ["a/1 x ParseError"]);
 }

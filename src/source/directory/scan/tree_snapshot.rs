@@ -7,23 +7,23 @@ use crate::resource::{Problem, Reason, SourceProblem};
 use crate::source::directory::git::GitDirectory;
 use crate::source::directory::history::{DeclarationFiles, ScanContext, UnreadableFolder};
 use crate::source::directory::tree::{
-    FileId, FolderWatcher, FoundFile, TreeRoot, TreeVisitor, names_of, walk,
+    FileId, FolderWatcher, FoundFile, TreeRoot, TreeVisitor, resolution_paths, walk,
 };
-use crate::source::parse::shown;
+use crate::source::parse::display_path;
 
 /// As often is looked again, within one look, for a root that is flipped meanwhile.
-const FLIPS: usize = 3;
+const MAX_WALKS: usize = 3;
 
 /// What is at the root.
 pub struct TreeSnapshot {
     pub git: Option<GitDirectory>,
     /// False if it is not known what is there.
-    pub seen: bool,
+    pub readable: bool,
     pub faults: Vec<SourceProblem>,
 }
 
 /// Walks the tree at `given`. The root may be flipped meanwhile: then it is walked again.
-pub fn see(
+pub fn take_snapshot(
     given: &Path,
     secrets: &Path,
     files: &mut DeclarationFiles,
@@ -32,14 +32,14 @@ pub fn see(
 ) -> TreeSnapshot {
     let unknown = |why: &str| TreeSnapshot {
         git: None,
-        seen: false,
-        faults: vec![unavailable(format!("{} {why}", shown(given)))],
+        readable: false,
+        faults: vec![source_unavailable(format!("{} {why}", display_path(given)))],
     };
-    for _ in 0..FLIPS {
+    for _ in 0..MAX_WALKS {
         // First the watches, then the look, so that nothing falls in between.
         let path = given.canonicalize().unwrap_or_else(|_| given.to_path_buf());
-        let git = GitDirectory::of(&path);
-        watch(given, &path, secrets, git.as_ref(), watcher);
+        let git = GitDirectory::containing(&path);
+        watch_paths(given, &path, secrets, git.as_ref(), watcher);
         let root = match TreeRoot::open(given) {
             Ok(root) if root.path == path => root,
             Ok(_) => continue,
@@ -50,61 +50,67 @@ pub fn see(
                 return unknown(&format!("cannot be read: {error}; nothing changes until it can"));
             }
         };
-        files.begin();
-        let mut sight = Sight { files, watcher, moment, blind: Vec::new() };
+        files.begin_scan();
+        let mut sight = SnapshotVisitor { files, watcher, context: moment, unreadable_folders: Vec::new() };
         walk(&root, &mut sight);
-        let blind = sight.blind;
-        if TreeRoot::open(given).is_ok_and(|after| after.is(&root)) {
-            files.end(&blind, moment);
+        let blind = sight.unreadable_folders;
+        if TreeRoot::open(given).is_ok_and(|after| after.is_same(&root)) {
+            files.end_scan(&blind, moment);
             let told = |(folder, why): &UnreadableFolder| {
-                unavailable(format!("{} {why}", shown(&given.join(folder))))
+                source_unavailable(format!("{} {why}", display_path(&given.join(folder))))
             };
-            return TreeSnapshot { git, seen: true, faults: blind.iter().map(told).collect() };
+            return TreeSnapshot { git, readable: true, faults: blind.iter().map(told).collect() };
         }
     }
     unknown("leads elsewhere at every look; nothing changes until it rests")
 }
 
-fn watch(given: &Path, root: &Path, secrets: &Path, git: Option<&GitDirectory>, watcher: &mut FolderWatcher) {
-    let mut names = names_of(given);
-    names.extend(names_of(secrets));
+fn watch_paths(
+    given: &Path,
+    root: &Path,
+    secrets: &Path,
+    git: Option<&GitDirectory>,
+    watcher: &mut FolderWatcher,
+) {
+    let mut names = resolution_paths(given);
+    names.extend(resolution_paths(secrets));
     let mut folders: Vec<_> = names.iter().filter_map(|name| name.parent()).map(Path::to_path_buf).collect();
     if let Some(git) = git {
-        names.extend(git.signs());
-        folders.push(git.folder().to_path_buf());
+        names.extend(git.watched_files());
+        folders.push(git.path().to_path_buf());
     }
-    watcher.begin(names, root.to_path_buf(), secrets.to_path_buf());
+    watcher.begin_round(names, root.to_path_buf(), secrets.to_path_buf());
     for folder in folders {
-        watcher.folder(&folder);
+        watcher.watch_if_folder(&folder);
     }
 }
 
-fn unavailable(message: String) -> SourceProblem {
+fn source_unavailable(message: String) -> SourceProblem {
     SourceProblem::new(None, Problem::new(Reason::SourceUnavailable, message))
 }
 
 /// What a walk does to the files and the watches.
-struct Sight<'a> {
+struct SnapshotVisitor<'a> {
     files: &'a mut DeclarationFiles,
     watcher: &'a mut FolderWatcher,
-    moment: &'a ScanContext<'a>,
-    blind: Vec<UnreadableFolder>,
+    context: &'a ScanContext<'a>,
+    unreadable_folders: Vec<UnreadableFolder>,
 }
 
-impl TreeVisitor for Sight<'_> {
-    fn folder(&mut self, real: &Path, id: FileId) {
-        self.watcher.met(real, id);
+impl TreeVisitor for SnapshotVisitor<'_> {
+    fn visit_folder(&mut self, real: &Path, id: FileId) {
+        self.watcher.watch(real, id);
     }
 
-    fn file(&mut self, file: &FoundFile<'_>) {
-        self.files.met(file, self.moment);
+    fn visit_file(&mut self, file: &FoundFile<'_>) {
+        self.files.record_file(file, self.context);
     }
 
-    fn unreadable(&mut self, path: &Path, why: &str) {
-        self.files.unreadable(&path.to_path_buf(), why.to_owned(), self.moment);
+    fn unreadable_file(&mut self, path: &Path, why: &str) {
+        self.files.record_unreadable(&path.to_path_buf(), why.to_owned(), self.context);
     }
 
-    fn blind(&mut self, path: &Path, why: &str) {
-        self.blind.push((path.to_path_buf(), why.to_owned()));
+    fn unreadable_folder(&mut self, path: &Path, why: &str) {
+        self.unreadable_folders.push((path.to_path_buf(), why.to_owned()));
     }
 }

@@ -12,28 +12,28 @@ use super::folder::{FolderVisitor, SkillFolder, folder};
 use crate::resource::bundle::{Bundle, SkillError};
 use crate::resource::{DeclaredObject, ObjectKey, Problem, Reason, SkillContent, SkillSpec};
 use crate::source::directory::tree::TreeRoot;
-use crate::source::parse::{below, shown};
+use crate::source::parse::{display_path, join_within_root};
 
-type Skills = OrdMap<ObjectKey, Arc<DeclaredObject<SkillSpec>>>;
+type SkillObjects = OrdMap<ObjectKey, Arc<DeclaredObject<SkillSpec>>>;
 
 /// The contents of all skills, and what they were made of.
 #[derive(Default)]
 pub struct SkillContents {
     /// As the source gives them.
-    pub all: OrdMap<ObjectKey, SkillContent>,
-    skills: Skills,
-    folders: OrdMap<ObjectKey, Folder>,
+    pub contents: OrdMap<ObjectKey, SkillContent>,
+    skills: SkillObjects,
+    folders: OrdMap<ObjectKey, DeclaredFolder>,
 }
 
 /// The folder of a skill, relative to the root, and its files as they were taken.
 #[derive(Clone)]
-struct Folder {
+struct DeclaredFolder {
     path: PathBuf,
-    taken: Option<SkillFolder>,
+    files: Option<SkillFolder>,
 }
 
 /// Not by what was read, so that a folder that is another one is known by its path.
-impl PartialEq for Folder {
+impl PartialEq for DeclaredFolder {
     fn eq(&self, other: &Self) -> bool {
         self.path == other.path
     }
@@ -42,10 +42,10 @@ impl PartialEq for Folder {
 impl SkillContents {
     /// Takes up which skills there are, and looks at their folders, of which it gives the real paths. What has
     /// changed in one is taken if `settled`; a skill that is new is taken as it is.
-    pub fn look(
+    pub fn update(
         &mut self,
         root: &Path,
-        skills: &Skills,
+        skills: &SkillObjects,
         settled: bool,
         clock: Timestamp,
         meet: FolderVisitor<'_>,
@@ -53,9 +53,9 @@ impl SkillContents {
         let before = std::mem::replace(&mut self.skills, skills.clone());
         for change in before.diff(skills) {
             match change {
-                DiffItem::Remove(key, _) => self.forget(key),
+                DiffItem::Remove(key, _) => self.remove(key),
                 DiffItem::Add(key, skill) | DiffItem::Update { new: (key, skill), .. } => {
-                    self.declared(key, skill);
+                    self.set_declaration(key, skill);
                 }
             }
         }
@@ -65,80 +65,81 @@ impl SkillContents {
         // Where the folders are; they are looked for again at the next look if it cannot be told.
         let Ok(root) = TreeRoot::open(root) else { return HashSet::new() };
         for (key, known) in self.folders.clone() {
-            if known.taken.is_some() && !settled {
+            if known.files.is_some() && !settled {
                 // Seen, so that its folders stay watched.
-                let _ = folder(&root, &known.path, known.taken.as_ref(), clock, meet);
+                let _ = folder(&root, &known.path, known.files.as_ref(), clock, meet);
                 continue;
             }
-            let now = folder(&root, &known.path, known.taken.as_ref(), clock, meet);
-            self.take(&key, known, now);
+            let now = folder(&root, &known.path, known.files.as_ref(), clock, meet);
+            self.set_files(&key, known, now);
         }
-        let real = |folder: &Folder| {
+        let real = |folder: &DeclaredFolder| {
             let path = root.path.join(&folder.path);
             path.canonicalize().unwrap_or(path)
         };
         self.folders.values().map(real).collect()
     }
 
-    fn forget(&mut self, key: &ObjectKey) {
-        self.all.remove(key);
+    fn remove(&mut self, key: &ObjectKey) {
+        self.contents.remove(key);
         self.folders.remove(key);
     }
 
-    fn declared(&mut self, key: &ObjectKey, skill: &DeclaredObject<SkillSpec>) {
-        let Some(spec) = &skill.spec else { return self.forget(key) };
+    fn set_declaration(&mut self, key: &ObjectKey, skill: &DeclaredObject<SkillSpec>) {
+        let Some(spec) = &skill.spec else { return self.remove(key) };
         let Some(path) = &spec.path else {
             self.folders.remove(key);
             let text = spec.inline.as_deref().unwrap_or_default();
-            let content = Bundle::of_text(&key.name, text);
-            return self.put(key, content.map_err(|mistake| told("spec.inline, ", &mistake)));
+            let content = Bundle::from_text(&key.name, text);
+            return self
+                .set_content(key, content.map_err(|mistake| skill_problem("spec.inline, ", &mistake)));
         };
         let parent = skill.meta.file().and_then(|file| file.parent());
-        if let Some(path) = parent.and_then(|parent| below(parent, path)) {
-            let folder = Folder { path, taken: None };
+        if let Some(path) = parent.and_then(|parent| join_within_root(parent, path)) {
+            let folder = DeclaredFolder { path, files: None };
             if self.folders.get(key) != Some(&folder) {
                 self.folders.insert(key.clone(), folder);
             }
         } else {
             self.folders.remove(key);
             let message = format!("spec.path: {path:?} leads out of the directory of declarations");
-            self.put(key, Err(Problem::new(Reason::InvalidSpec, message)));
+            self.set_content(key, Err(Problem::new(Reason::InvalidSpec, message)));
         }
     }
 
-    fn take(&mut self, key: &ObjectKey, known: Folder, now: Result<SkillFolder, SkillError>) {
-        let place = |mistake: &SkillError| told(&format!("{}/", shown(&known.path)), mistake);
+    fn set_files(&mut self, key: &ObjectKey, known: DeclaredFolder, now: Result<SkillFolder, SkillError>) {
+        let place = |mistake: &SkillError| skill_problem(&format!("{}/", display_path(&known.path)), mistake);
         match now {
-            Ok(files) if known.taken.as_ref().is_some_and(|taken| taken.same(&files)) => {
+            Ok(files) if known.files.as_ref().is_some_and(|taken| taken.has_same_files(&files)) => {
                 // With newer stamps, so that they prove more.
-                self.folders.insert(key.clone(), Folder { taken: Some(files), ..known });
+                self.folders.insert(key.clone(), DeclaredFolder { files: Some(files), ..known });
             }
             Ok(files) => {
                 let content = Bundle::new(&key.name, files.files()).map_err(|mistake| place(&mistake));
-                self.put(key, content);
-                self.folders.insert(key.clone(), Folder { taken: Some(files), ..known });
+                self.set_content(key, content);
+                self.folders.insert(key.clone(), DeclaredFolder { files: Some(files), ..known });
             }
             Err(mistake) => {
-                self.put(key, Err(place(&mistake)));
-                self.folders.insert(key.clone(), Folder { taken: None, ..known });
+                self.set_content(key, Err(place(&mistake)));
+                self.folders.insert(key.clone(), DeclaredFolder { files: None, ..known });
             }
         }
     }
 
-    fn put(&mut self, key: &ObjectKey, content: Result<Bundle, Problem>) {
-        let same = match (self.all.get(key), &content) {
+    fn set_content(&mut self, key: &ObjectKey, content: Result<Bundle, Problem>) {
+        let same = match (self.contents.get(key), &content) {
             (Some(Ok(before)), Ok(after)) => **before == *after,
             (Some(Err(before)), Err(after)) => before == after,
             _ => false,
         };
         if !same {
-            self.all.insert(key.clone(), content.map(Arc::new));
+            self.contents.insert(key.clone(), content.map(Arc::new));
         }
     }
 }
 
 /// A mistake of a skill, with its place.
-fn told(place: &str, mistake: &SkillError) -> Problem {
+fn skill_problem(place: &str, mistake: &SkillError) -> Problem {
     // Of the folder itself.
     let place = if mistake.file.is_empty() {
         format!("{}: ", place.trim_end_matches(['/', ' ', ',']))

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::resource::bundle::SKILL_FILE;
 use crate::source::SourceMetrics;
-use crate::source::parse::is_declaration;
+use crate::source::parse::is_declaration_name;
 
 /// What was heard since the last look.
 #[derive(Debug, Default)]
@@ -21,22 +21,22 @@ pub struct FileEvents {
     /// Anything at all.
     pub any: bool,
     /// Files and folders that were closed after writing or moved here, by the paths they are watched by.
-    pub landed: HashSet<PathBuf>,
+    pub completed: HashSet<PathBuf>,
     /// A person said that what vanished is meant to be gone.
-    pub prune: bool,
+    pub confirm_removal: bool,
 }
 
 /// More than these wait for quiet, like changes.
-const MAX_LANDED: usize = 10_000;
+const MAX_COMPLETED_PATHS: usize = 10_000;
 
 /// Where hints are left by the watcher, and found by the source.
 #[derive(Debug, Default)]
 pub struct FileEventQueue {
-    hints: Mutex<FileEvents>,
-    bell: Notify,
+    events: Mutex<FileEvents>,
+    notify: Notify,
     /// How often a look was asked for, and how many of these were answered.
-    asked: AtomicU64,
-    answered: watch::Sender<u64>,
+    scans_requested: AtomicU64,
+    scans_completed: watch::Sender<u64>,
     pub scope: ArcSwap<WatchScope>,
     metrics: SourceMetrics,
 }
@@ -45,15 +45,15 @@ pub struct FileEventQueue {
 #[derive(Clone, Debug, Default)]
 pub struct WatchScope {
     /// Paths of exactly this name: the root and the links on the way to it, signs of git.
-    pub names: HashSet<PathBuf>,
+    pub exact_paths: HashSet<PathBuf>,
     /// The resolved root; below it, what may be a declaration or a folder of some.
     pub root: PathBuf,
     /// Everything below.
-    pub secrets: PathBuf,
+    pub secrets_dir: PathBuf,
     /// The folders of skills: everything below.
-    pub skills: Arc<HashSet<PathBuf>>,
+    pub skill_folders: Arc<HashSet<PathBuf>>,
     /// The folders that are watched.
-    pub folders: Arc<HashSet<PathBuf>>,
+    pub watched_folders: Arc<HashSet<PathBuf>>,
 }
 
 impl FileEventQueue {
@@ -63,97 +63,97 @@ impl FileEventQueue {
     }
 
     /// Waits until something is heard.
-    pub async fn heard(&self) {
-        self.bell.notified().await;
+    pub async fn notified(&self) {
+        self.notify.notified().await;
     }
 
     /// What was heard, once.
-    pub fn take(&self) -> FileEvents {
-        std::mem::take(&mut self.hints.lock())
+    pub fn drain(&self) -> FileEvents {
+        std::mem::take(&mut self.events.lock())
     }
 
     /// Takes the word of a person that what vanished is meant to be gone.
-    pub fn prune(&self) {
-        let mut hints = self.hints.lock();
-        (hints.any, hints.prune) = (true, true);
+    pub fn confirm_removal(&self) {
+        let mut hints = self.events.lock();
+        (hints.any, hints.confirm_removal) = (true, true);
         drop(hints);
-        self.bell.notify_one();
+        self.notify.notify_one();
     }
 
     /// Asks for a look, and waits until one that began after that is done.
-    pub async fn look(&self) {
-        let number = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
-        self.hints.lock().any = true;
-        self.bell.notify_one();
+    pub async fn request_scan(&self) {
+        let number = self.scans_requested.fetch_add(1, Ordering::SeqCst) + 1;
+        self.events.lock().any = true;
+        self.notify.notify_one();
         // It cannot be closed: its sender is here.
-        let _ = self.answered.subscribe().wait_for(|answered| *answered >= number).await;
+        let _ = self.scans_completed.subscribe().wait_for(|answered| *answered >= number).await;
     }
 
     /// How often a look was asked for until now.
-    pub fn asked(&self) -> u64 {
-        self.asked.load(Ordering::SeqCst)
+    pub fn scans_requested(&self) -> u64 {
+        self.scans_requested.load(Ordering::SeqCst)
     }
 
     /// A look is done that began when so many were asked for.
-    pub fn answer(&self, asked: u64) {
-        self.answered.send_replace(asked);
+    pub fn complete_scans(&self, asked: u64) {
+        self.scans_completed.send_replace(asked);
     }
 
-    pub fn restarted(&self, reason: &'static str) {
-        self.metrics.restarted("directory", reason);
+    pub fn record_restart(&self, reason: &'static str) {
+        self.metrics.record_watch_restart("directory", reason);
     }
 
-    pub fn put(&self, event: notify::Result<Event>) {
+    pub fn push(&self, event: notify::Result<Event>) {
         // An error may mean that events were lost.
         match &event {
-            Ok(event) if event.need_rescan() => self.restarted("overflow"),
+            Ok(event) if event.need_rescan() => self.record_restart("overflow"),
             Ok(_) => {}
-            Err(_) => self.restarted("error"),
+            Err(_) => self.record_restart("error"),
         }
-        let weight = event.as_ref().map_or(Weight::Touched, |event| weigh(event, &self.scope.load()));
-        if weight == Weight::Nothing {
+        let weight = event.as_ref().map_or(Relevance::Changed, |event| classify(event, &self.scope.load()));
+        if weight == Relevance::Irrelevant {
             return;
         }
-        let mut hints = self.hints.lock();
+        let mut hints = self.events.lock();
         hints.any = true;
-        if let (Weight::Landed, Ok(event)) = (weight, event)
-            && hints.landed.len() < MAX_LANDED
+        if let (Relevance::Completed, Ok(event)) = (weight, event)
+            && hints.completed.len() < MAX_COMPLETED_PATHS
         {
-            hints.landed.extend(event.paths);
+            hints.completed.extend(event.paths);
         }
         drop(hints);
-        self.bell.notify_one();
+        self.notify.notify_one();
     }
 }
 
 /// How much an event says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Weight {
-    Nothing,
+enum Relevance {
+    Irrelevant,
     /// Something may have changed.
-    Touched,
+    Changed,
     /// And may be complete.
-    Landed,
+    Completed,
 }
 
-fn weigh(event: &Event, scope: &WatchScope) -> Weight {
+fn classify(event: &Event, scope: &WatchScope) -> Relevance {
     if event.need_rescan() {
-        return Weight::Touched;
+        return Relevance::Changed;
     }
     let weight = match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write))
-        | EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both)) => Weight::Landed,
+        | EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both)) => Relevance::Completed,
         // Reading is no news; above all not our own.
-        EventKind::Access(_) => Weight::Nothing,
-        _ => Weight::Touched,
+        EventKind::Access(_) => Relevance::Irrelevant,
+        _ => Relevance::Changed,
     };
-    let heard = event.paths.iter().any(|path| scope.hears(path, event.kind));
-    if heard { weight } else { Weight::Nothing }
+    let heard = event.paths.iter().any(|path| scope.matches(path, event.kind));
+    if heard { weight } else { Relevance::Irrelevant }
 }
 
 impl WatchScope {
-    fn hears(&self, path: &Path, kind: EventKind) -> bool {
-        if self.names.contains(path) || path.starts_with(&self.secrets) {
+    fn matches(&self, path: &Path, kind: EventKind) -> bool {
+        if self.exact_paths.contains(path) || path.starts_with(&self.secrets_dir) {
             return true;
         }
         let name = path.file_name().unwrap_or_default();
@@ -161,11 +161,11 @@ impl WatchScope {
             return false;
         }
         // `..data` is the link that volumes of Kubernetes flip.
-        if is_declaration(name)
+        if is_declaration_name(name)
             || name == SKILL_FILE
             || name == "..data"
-            || path.ancestors().any(|folder| self.skills.contains(folder))
-            || self.folders.contains(path)
+            || path.ancestors().any(|folder| self.skill_folders.contains(folder))
+            || self.watched_folders.contains(path)
         {
             return true;
         }
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_that_matter() {
+    fn events_are_classified_by_path_and_kind() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("root");
         for name in ["root", "root/sub", "root/new.d"] {
@@ -200,11 +200,11 @@ mod tests {
         symlink("/", root.join("link")).unwrap();
         std::fs::File::create(root.join("file.db")).unwrap();
         let scope = WatchScope {
-            names: HashSet::from([root.clone(), root.join(".git/HEAD")]),
+            exact_paths: HashSet::from([root.clone(), root.join(".git/HEAD")]),
             root: root.clone(),
-            secrets: "/run/secrets/evenkeel".into(),
-            skills: Arc::new(HashSet::from([root.join("sub/skill")])),
-            folders: Arc::new(HashSet::from([root.clone(), root.join("gone")])),
+            secrets_dir: "/run/secrets/evenkeel".into(),
+            skill_folders: Arc::new(HashSet::from([root.join("sub/skill")])),
+            watched_folders: Arc::new(HashSet::from([root.clone(), root.join("gone")])),
         };
         let close = EventKind::Access(AccessKind::Close(AccessMode::Write));
         let open = EventKind::Access(AccessKind::Open(AccessMode::Any));
@@ -215,53 +215,56 @@ mod tests {
         let create = EventKind::Create(CreateKind::File);
         let remove = EventKind::Remove(RemoveKind::File);
         for (path, kind, expected) in [
-            ("root/a.yaml", close, Weight::Landed),
-            ("root/a.yml", to, Weight::Landed),
-            ("root/a.yaml", create, Weight::Touched),
-            ("root/a.yaml", data, Weight::Touched),
-            ("root/a.yaml", mode, Weight::Touched),
-            ("root/a.yaml", remove, Weight::Touched),
-            ("root/a.yaml", from, Weight::Touched),
-            ("root/a.yaml", open, Weight::Nothing),
-            ("root/sub/skill/scripts/a.sh", close, Weight::Landed),
-            ("root/sub/SKILL.md", close, Weight::Landed),
-            ("root/.a.yaml", close, Weight::Nothing),
-            ("root/a.yaml~", create, Weight::Nothing),
-            ("root/file.db", data, Weight::Nothing),
-            ("root/file.db", create, Weight::Nothing),
-            ("root/file.db", close, Weight::Nothing),
-            ("root/file.db", to, Weight::Nothing),
-            ("root/went.db", from, Weight::Nothing),
-            ("root/new.d", to, Weight::Landed),
-            ("root/new.d", EventKind::Create(CreateKind::Folder), Weight::Touched),
-            ("root/link", create, Weight::Touched),
-            ("root/gone", from, Weight::Touched),
-            ("root/..data", to, Weight::Landed),
-            ("root", to, Weight::Landed),
-            ("root", from, Weight::Touched),
-            ("root/.git/HEAD", to, Weight::Landed),
-            ("root/.git/config", to, Weight::Nothing),
-            ("other.yaml", close, Weight::Nothing),
-            ("/run/secrets/evenkeel/github/token", close, Weight::Landed),
-            ("/run/secrets/evenkeel/github/token", open, Weight::Nothing),
+            ("root/a.yaml", close, Relevance::Completed),
+            ("root/a.yml", to, Relevance::Completed),
+            ("root/a.yaml", create, Relevance::Changed),
+            ("root/a.yaml", data, Relevance::Changed),
+            ("root/a.yaml", mode, Relevance::Changed),
+            ("root/a.yaml", remove, Relevance::Changed),
+            ("root/a.yaml", from, Relevance::Changed),
+            ("root/a.yaml", open, Relevance::Irrelevant),
+            ("root/sub/skill/scripts/a.sh", close, Relevance::Completed),
+            ("root/sub/SKILL.md", close, Relevance::Completed),
+            ("root/.a.yaml", close, Relevance::Irrelevant),
+            ("root/a.yaml~", create, Relevance::Irrelevant),
+            ("root/file.db", data, Relevance::Irrelevant),
+            ("root/file.db", create, Relevance::Irrelevant),
+            ("root/file.db", close, Relevance::Irrelevant),
+            ("root/file.db", to, Relevance::Irrelevant),
+            ("root/went.db", from, Relevance::Irrelevant),
+            ("root/new.d", to, Relevance::Completed),
+            ("root/new.d", EventKind::Create(CreateKind::Folder), Relevance::Changed),
+            ("root/link", create, Relevance::Changed),
+            ("root/gone", from, Relevance::Changed),
+            ("root/..data", to, Relevance::Completed),
+            ("root", to, Relevance::Completed),
+            ("root", from, Relevance::Changed),
+            ("root/.git/HEAD", to, Relevance::Completed),
+            ("root/.git/config", to, Relevance::Irrelevant),
+            ("other.yaml", close, Relevance::Irrelevant),
+            ("/run/secrets/evenkeel/github/token", close, Relevance::Completed),
+            ("/run/secrets/evenkeel/github/token", open, Relevance::Irrelevant),
         ] {
             let event = Event::new(kind).add_path(folder.path().join(path));
-            assert_eq!(weigh(&event, &scope), expected, "{path} {kind:?}");
+            assert_eq!(classify(&event, &scope), expected, "{path} {kind:?}");
         }
         let overflow = Event::new(EventKind::Other).set_flag(Flag::Rescan);
-        assert_eq!(weigh(&overflow, &scope), Weight::Touched);
+        assert_eq!(classify(&overflow, &scope), Relevance::Changed);
     }
 
     #[test]
-    fn what_makes_everything_be_looked_at_anew_is_counted() {
+    fn lost_events_are_counted() {
         let metrics = SourceMetrics::default();
         let mailbox = FileEventQueue::new(metrics.clone());
-        mailbox.put(Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan)));
-        mailbox.put(Err(notify::Error::generic("unmounted")));
-        mailbox.put(Err(notify::Error::generic("unmounted")));
-        assert!(mailbox.take().any);
+        mailbox.push(Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan)));
+        mailbox.push(Err(notify::Error::generic("unmounted")));
+        mailbox.push(Err(notify::Error::generic("unmounted")));
+        assert!(mailbox.drain().any);
         assert_eq!(
-            [metrics.restarts("directory", "overflow"), metrics.restarts("directory", "error")],
+            [
+                metrics.watch_restart_count("directory", "overflow"),
+                metrics.watch_restart_count("directory", "error")
+            ],
             [1, 2]
         );
     }

@@ -9,6 +9,6 @@ mod walk;
 mod watch;
 
 pub use file_events::FileEventQueue;
-pub use read::{FLAGS, FileId, FileStamp, content, file_id, small_file, why};
-pub use walk::{FoundFile, MAX_FILE, TreeRoot, TreeVisitor, walk};
-pub use watch::{FolderWatcher, names_of};
+pub use read::{FileId, FileStamp, OPEN_FLAGS, content, file_id, read_file, why};
+pub use walk::{FoundFile, MAX_FILE_BYTES, TreeRoot, TreeVisitor, walk};
+pub use watch::{FolderWatcher, resolution_paths};

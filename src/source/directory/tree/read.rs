@@ -49,13 +49,14 @@ pub fn file_id(stat: &Stat) -> FileId {
 /// The content of a file of at most `limit` bytes. Links are followed.
 ///
 /// Errors: the system's; `InvalidInput` if it is not a regular file; `FileTooLarge`.
-pub fn small_file(path: &Path, limit: u64) -> io::Result<(FileStamp, Vec<u8>)> {
-    let file = openat(CWD, path, FLAGS, Mode::empty())?;
+pub fn read_file(path: &Path, limit: u64) -> io::Result<(FileStamp, Vec<u8>)> {
+    let file = openat(CWD, path, OPEN_FLAGS, Mode::empty())?;
     content(file, limit)
 }
 
 /// How a file of unknown nature is opened: opening must not wait for a writer, nor become a terminal.
-pub const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+pub const OPEN_FLAGS: OFlags =
+    OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
 /// The content of an open file; see [`small_file`].
 pub fn content(file: OwnedFd, limit: u64) -> io::Result<(FileStamp, Vec<u8>)> {

@@ -14,12 +14,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, statat};
 use rustix::io::Errno;
 
-use super::read::{FLAGS, FileId, FileStamp, content, file_id};
+use super::read::{FileId, FileStamp, OPEN_FLAGS, content, file_id};
 use crate::resource::bundle::SKILL_FILE;
-use crate::source::parse::{declares, is_declaration, is_skipped};
+use crate::source::parse::{is_declaration_name, is_declaration_path, is_skipped};
 
 /// Larger files are not read.
-pub const MAX_FILE: u64 = 1 << 20;
+pub const MAX_FILE_BYTES: u64 = 1 << 20;
 /// Deeper folders are not entered.
 const MAX_DEPTH: usize = 32;
 /// A larger tree is not read to its end.
@@ -29,19 +29,19 @@ const MAX_FILES: usize = 100_000;
 /// Told what a walk meets; `path` is always relative to the root.
 pub trait TreeVisitor {
     /// A folder that is about to be read, by its real path.
-    fn folder(&mut self, real: &Path, id: FileId);
+    fn visit_folder(&mut self, real: &Path, id: FileId);
     /// A file that may hold declarations.
-    fn file(&mut self, file: &FoundFile<'_>);
+    fn visit_file(&mut self, file: &FoundFile<'_>);
     /// A file that cannot be read, and why.
-    fn unreadable(&mut self, path: &Path, why: &str);
+    fn unreadable_file(&mut self, path: &Path, why: &str);
     /// A folder of which not all could be seen, and why.
-    fn blind(&mut self, path: &Path, why: &str);
+    fn unreadable_folder(&mut self, path: &Path, why: &str);
 }
 
 /// A regular file of the tree.
 pub struct FoundFile<'a> {
     pub path: &'a PathBuf,
-    pub real: &'a Path,
+    pub real_path: &'a Path,
     pub stamp: FileStamp,
     folder: BorrowedFd<'a>,
     name: &'a OsStr,
@@ -50,8 +50,8 @@ pub struct FoundFile<'a> {
 impl FoundFile<'_> {
     /// Its content, with the stamp it had then.
     pub fn read(&self) -> io::Result<(FileStamp, Vec<u8>)> {
-        let file = openat(self.folder, self.name, FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
-        content(file, MAX_FILE)
+        let file = openat(self.folder, self.name, OPEN_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
+        content(file, MAX_FILE_BYTES)
     }
 }
 
@@ -67,18 +67,18 @@ impl TreeRoot {
     /// Resolves and opens the root.
     pub fn open(given: &Path) -> io::Result<Self> {
         let path = std::fs::canonicalize(given)?;
-        let fd = openat(CWD, &path, FOLDER, Mode::empty())?;
+        let fd = openat(CWD, &path, OPEN_FOLDER_FLAGS, Mode::empty())?;
         let id = file_id(&fstat(&fd)?);
         Ok(Self { path, id, fd })
     }
 
     /// The folder itself, once more.
-    pub fn open_again(&self) -> io::Result<OwnedFd> {
+    pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
         self.fd.try_clone()
     }
 
     /// Whether this is the same folder by the same path.
-    pub fn is(&self, other: &Self) -> bool {
+    pub fn is_same(&self, other: &Self) -> bool {
         self.path == other.path && self.id == other.id
     }
 
@@ -93,7 +93,7 @@ impl TreeRoot {
         };
         let mut folder = self.fd.try_clone().map_err(|_| Errno::MFILE)?;
         for part in below.parent().into_iter().flatten() {
-            folder = openat(&folder, part, FOLDER, Mode::empty())?;
+            folder = openat(&folder, part, OPEN_FOLDER_FLAGS, Mode::empty())?;
         }
         let stat = statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(Some((folder, name, stat)))
@@ -102,54 +102,61 @@ impl TreeRoot {
 
 /// Visits the tree, and last of all what is reached by links, in the order of their names.
 pub fn walk(root: &TreeRoot, visitor: &mut impl TreeVisitor) {
-    let mut walk = Walk { root, visitor, links: BTreeMap::new(), linked: None, entries: 0, files: 0 };
-    walk.folder(root.fd.as_fd(), &mut PathBuf::new(), &mut root.path.clone(), 0);
-    walk.linked = Some(HashSet::new());
+    let mut walk = Walk {
+        root,
+        visitor,
+        links: BTreeMap::new(),
+        visited_through_links: None,
+        entry_count: 0,
+        file_count: 0,
+    };
+    walk.visit_folder(root.fd.as_fd(), &mut PathBuf::new(), &mut root.path.clone(), 0);
+    walk.visited_through_links = Some(HashSet::new());
     while let Some((path, link)) = walk.links.pop_first() {
-        if !walk.is_full() {
-            walk.link(path, &link);
+        if !walk.is_over_limit() {
+            walk.follow_link(path, &link);
         }
     }
-    if walk.is_full() {
+    if walk.is_over_limit() {
         let why = format!("holds more than {MAX_FILES} files or {MAX_ENTRIES} entries; the rest is not read");
-        walk.visitor.blind(Path::new(""), &why);
+        walk.visitor.unreadable_folder(Path::new(""), &why);
     }
 }
 
-const FOLDER: OFlags = FLAGS.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW);
+const OPEN_FOLDER_FLAGS: OFlags = OPEN_FLAGS.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW);
 
 struct Walk<'a, V> {
     root: &'a TreeRoot,
     visitor: &'a mut V,
-    links: BTreeMap<PathBuf, Link>,
+    links: BTreeMap<PathBuf, PendingLink>,
     /// What was reached by links, so that it is met once.
-    linked: Option<HashSet<FileId>>,
-    entries: usize,
-    files: usize,
+    visited_through_links: Option<HashSet<FileId>>,
+    entry_count: usize,
+    file_count: usize,
 }
 
-struct Link {
-    real: PathBuf,
+struct PendingLink {
+    real_path: PathBuf,
     depth: usize,
 }
 
 impl<V: TreeVisitor> Walk<'_, V> {
-    fn is_full(&self) -> bool {
-        self.entries > MAX_ENTRIES || self.files > MAX_FILES
+    fn is_over_limit(&self) -> bool {
+        self.entry_count > MAX_ENTRIES || self.file_count > MAX_FILES
     }
 
-    fn is_new(&mut self, id: FileId) -> bool {
-        self.linked.as_mut().is_none_or(|linked| linked.insert(id))
+    fn is_first_visit(&mut self, id: FileId) -> bool {
+        self.visited_through_links.as_mut().is_none_or(|linked| linked.insert(id))
     }
 
     /// `path` and `real` are given back as they were.
-    fn folder(&mut self, fd: BorrowedFd<'_>, path: &mut PathBuf, real: &mut PathBuf, depth: usize) {
-        if let Err(error) = self.entries(fd, path, real, depth) {
-            self.visitor.blind(path, &format!("cannot be read: {error}"));
+    fn visit_folder(&mut self, fd: BorrowedFd<'_>, path: &mut PathBuf, real: &mut PathBuf, depth: usize) {
+        if let Err(error) = self.visit_entries(fd, path, real, depth) {
+            self.visitor.unreadable_folder(path, &format!("cannot be read: {error}"));
         }
     }
 
-    fn entries(
+    fn visit_entries(
         &mut self,
         fd: BorrowedFd<'_>,
         path: &mut PathBuf,
@@ -157,31 +164,31 @@ impl<V: TreeVisitor> Walk<'_, V> {
         depth: usize,
     ) -> rustix::io::Result<()> {
         let id = file_id(&fstat(fd)?);
-        if !self.is_new(id) {
+        if !self.is_first_visit(id) {
             return Ok(());
         }
-        self.visitor.folder(real, id);
-        if let Some(kind) = skill_in(fd, path) {
-            self.child(fd, path, real, OsStr::new(SKILL_FILE), kind, depth);
+        self.visitor.visit_folder(real, id);
+        if let Some(kind) = skill_file_type(fd, path) {
+            self.visit_child(fd, path, real, OsStr::new(SKILL_FILE), kind, depth);
             return Ok(());
         }
         for entry in Dir::read_from(fd)? {
             let entry = entry?;
-            self.entries += 1;
-            if self.is_full() {
+            self.entry_count += 1;
+            if self.is_over_limit() {
                 break;
             }
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             let kind = entry.file_type();
-            if is_skipped(name) || kind == FileType::RegularFile && !is_declaration(name) {
+            if is_skipped(name) || kind == FileType::RegularFile && !is_declaration_name(name) {
                 continue;
             }
-            self.child(fd, path, real, name, kind, depth);
+            self.visit_child(fd, path, real, name, kind, depth);
         }
         Ok(())
     }
 
-    fn child(
+    fn visit_child(
         &mut self,
         fd: BorrowedFd<'_>,
         path: &mut PathBuf,
@@ -192,12 +199,12 @@ impl<V: TreeVisitor> Walk<'_, V> {
     ) {
         path.push(name);
         real.push(name);
-        self.entry(fd, path, real, name, kind, depth);
+        self.visit_entry(fd, path, real, name, kind, depth);
         path.pop();
         real.pop();
     }
 
-    fn entry(
+    fn visit_entry(
         &mut self,
         folder: BorrowedFd<'_>,
         path: &mut PathBuf,
@@ -214,44 +221,50 @@ impl<V: TreeVisitor> Walk<'_, V> {
         }
         match kind {
             FileType::Directory if depth == MAX_DEPTH => {
-                self.visitor.blind(path, "is nested too deeply and is not read");
+                self.visitor.unreadable_folder(path, "is nested too deeply and is not read");
             }
-            FileType::Directory => match openat(folder, name, FOLDER, Mode::empty()) {
-                Ok(fd) => self.folder(fd.as_fd(), path, real, depth + 1),
+            FileType::Directory => match openat(folder, name, OPEN_FOLDER_FLAGS, Mode::empty()) {
+                Ok(fd) => self.visit_folder(fd.as_fd(), path, real, depth + 1),
                 // It went, or became something else, since it was listed: the next look sees what.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                Err(error) => self.visitor.blind(path, &format!("cannot be read: {error}")),
+                Err(error) => self.visitor.unreadable_folder(path, &format!("cannot be read: {error}")),
             },
             FileType::Symlink => {
-                self.links.insert(path.clone(), Link { real: real.clone(), depth });
+                self.links.insert(path.clone(), PendingLink { real_path: real.clone(), depth });
             }
-            FileType::RegularFile if declares(path) => self.file(folder, path, real, name),
-            _ if declares(path) => self.visitor.unreadable(path, "is not a regular file"),
+            FileType::RegularFile if is_declaration_path(path) => self.visit_file(folder, path, real, name),
+            _ if is_declaration_path(path) => self.visitor.unreadable_file(path, "is not a regular file"),
             _ => {}
         }
     }
 
-    fn file(&mut self, folder: BorrowedFd<'_>, path: &mut PathBuf, real: &Path, name: &OsStr) {
-        self.files += 1;
+    fn visit_file(&mut self, folder: BorrowedFd<'_>, path: &mut PathBuf, real: &Path, name: &OsStr) {
+        self.file_count += 1;
         match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if self.is_new(file_id(&stat)) => {
-                self.visitor.file(&FoundFile { path, real, stamp: FileStamp::of(&stat), folder, name });
+            Ok(stat) if self.is_first_visit(file_id(&stat)) => {
+                self.visitor.visit_file(&FoundFile {
+                    path,
+                    real_path: real,
+                    stamp: FileStamp::of(&stat),
+                    folder,
+                    name,
+                });
             }
             Ok(_) | Err(Errno::NOENT) => {}
-            Err(error) => self.visitor.unreadable(path, &format!("cannot be read: {error}")),
+            Err(error) => self.visitor.unreadable_file(path, &format!("cannot be read: {error}")),
         }
     }
 
     /// A link counts only if its target is below the root and is not met anyway: behind a hidden name, as in
     /// volumes that Kubernetes mounts, or under a name that is not a declaration's.
-    fn link(&mut self, mut path: PathBuf, link: &Link) {
-        let declaration = declares(&path);
+    fn follow_link(&mut self, mut path: PathBuf, link: &PendingLink) {
+        let declaration = is_declaration_path(&path);
         let refuse = |visitor: &mut V, path: &Path, why: &str| {
             if declaration {
-                visitor.unreadable(path, why);
+                visitor.unreadable_file(path, why);
             }
         };
-        let target = match std::fs::canonicalize(&link.real) {
+        let target = match std::fs::canonicalize(&link.real_path) {
             Ok(target) => target,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return refuse(self.visitor, &path, "is a link to something that does not exist");
@@ -263,7 +276,7 @@ impl<V: TreeVisitor> Walk<'_, V> {
         let Ok(below) = target.strip_prefix(&self.root.path) else {
             let why = "is a link that leaves the directory, and is not followed";
             if !declaration && target.is_dir() {
-                self.visitor.blind(&path, why);
+                self.visitor.unreadable_folder(&path, why);
             }
             return refuse(self.visitor, &path, why);
         };
@@ -275,15 +288,15 @@ impl<V: TreeVisitor> Walk<'_, V> {
         };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory if hidden && link.depth < MAX_DEPTH => {
-                match openat(&folder, name, FOLDER, Mode::empty()) {
-                    Ok(fd) => self.folder(fd.as_fd(), &mut path, &mut target.clone(), link.depth + 1),
-                    Err(error) => self.visitor.blind(&path, &format!("cannot be read: {error}")),
+                match openat(&folder, name, OPEN_FOLDER_FLAGS, Mode::empty()) {
+                    Ok(fd) => self.visit_folder(fd.as_fd(), &mut path, &mut target.clone(), link.depth + 1),
+                    Err(error) => self.visitor.unreadable_folder(&path, &format!("cannot be read: {error}")),
                 }
             }
             FileType::Directory => {}
             FileType::RegularFile if declaration => {
-                if hidden || !declares(below) {
-                    self.file(folder.as_fd(), &mut path, &target, name);
+                if hidden || !is_declaration_path(below) {
+                    self.visit_file(folder.as_fd(), &mut path, &target, name);
                 }
             }
             _ => refuse(self.visitor, &path, "is not a regular file"),
@@ -292,7 +305,7 @@ impl<V: TreeVisitor> Walk<'_, V> {
 }
 
 /// What SKILL.md is in the folder of a skill; `None` in any other. The root is none, whatever it holds.
-fn skill_in(fd: BorrowedFd<'_>, path: &Path) -> Option<FileType> {
+fn skill_file_type(fd: BorrowedFd<'_>, path: &Path) -> Option<FileType> {
     let stat = statat(fd, SKILL_FILE, AtFlags::SYMLINK_NOFOLLOW).ok()?;
     path.file_name().map(|_| FileType::from_raw_mode(stat.st_mode))
 }

@@ -18,14 +18,14 @@ use super::read::FileId;
 /// Watches folders as they are met.
 #[derive(Debug)]
 pub struct FolderWatcher {
-    mailbox: Arc<FileEventQueue>,
-    inner: Option<RecommendedWatcher>,
+    events: Arc<FileEventQueue>,
+    watcher: Option<RecommendedWatcher>,
     /// What is watched, with the round in which it was last met.
     folders: HashMap<PathBuf, (FileId, u64)>,
     /// What was watched when the round began, once that matters.
-    watched: Option<HashSet<FileId>>,
+    watched_ids: Option<HashSet<FileId>>,
     round: u64,
-    deaf: bool,
+    polling_only: bool,
     /// Why not everything is watched, in this round.
     failure: Option<String>,
 }
@@ -33,22 +33,37 @@ pub struct FolderWatcher {
 impl FolderWatcher {
     /// A watcher that tells `mailbox`; one that never hears anything if `deaf`.
     pub fn new(mailbox: Arc<FileEventQueue>, deaf: bool) -> Self {
-        Self { mailbox, inner: None, folders: HashMap::new(), watched: None, round: 0, deaf, failure: None }
+        Self {
+            events: mailbox,
+            watcher: None,
+            folders: HashMap::new(),
+            watched_ids: None,
+            round: 0,
+            polling_only: deaf,
+            failure: None,
+        }
     }
 
     /// A round begins; a folder that is not met in it is not watched after it.
-    pub fn begin(&mut self, names: HashSet<PathBuf>, root: PathBuf, secrets: PathBuf) {
+    pub fn begin_round(&mut self, names: HashSet<PathBuf>, root: PathBuf, secrets: PathBuf) {
         self.round += 1;
-        self.watched = None;
+        self.watched_ids = None;
         self.failure = None;
-        let WatchScope { folders, skills, .. } = WatchScope::clone(&self.mailbox.scope.load());
-        self.mailbox.scope.store(Arc::new(WatchScope { names, root, secrets, skills, folders }));
-        if self.inner.is_none() && !self.deaf {
-            let mailbox = Arc::clone(&self.mailbox);
+        let WatchScope { watched_folders: folders, skill_folders: skills, .. } =
+            WatchScope::clone(&self.events.scope.load());
+        self.events.scope.store(Arc::new(WatchScope {
+            exact_paths: names,
+            root,
+            secrets_dir: secrets,
+            skill_folders: skills,
+            watched_folders: folders,
+        }));
+        if self.watcher.is_none() && !self.polling_only {
+            let mailbox = Arc::clone(&self.events);
             // Links are followed by the walk, which knows where they may lead.
             let config = Config::default().with_follow_symlinks(false);
-            match RecommendedWatcher::new(move |event| mailbox.put(event), config) {
-                Ok(watcher) => self.inner = Some(watcher),
+            match RecommendedWatcher::new(move |event| mailbox.push(event), config) {
+                Ok(watcher) => self.watcher = Some(watcher),
                 Err(error) => self.failure = Some(error.to_string()),
             }
         }
@@ -56,29 +71,29 @@ impl FolderWatcher {
 
     /// The folders of skills, in which everything matters; true if they are others than before, so that what has
     /// happened there until now was not heard.
-    pub fn skills(&self, skills: HashSet<PathBuf>) -> bool {
-        let scope = self.mailbox.scope.load();
-        let differs = *scope.skills != skills;
+    pub fn set_skill_folders(&self, skills: HashSet<PathBuf>) -> bool {
+        let scope = self.events.scope.load();
+        let differs = *scope.skill_folders != skills;
         if differs {
-            self.mailbox
+            self.events
                 .scope
-                .store(Arc::new(WatchScope { skills: Arc::new(skills), ..WatchScope::clone(&scope) }));
+                .store(Arc::new(WatchScope { skill_folders: Arc::new(skills), ..WatchScope::clone(&scope) }));
         }
         differs
     }
 
     /// A folder that matters, if it exists.
-    pub fn folder(&mut self, path: &Path) {
+    pub fn watch_if_folder(&mut self, path: &Path) {
         if let Ok(found) = path.metadata()
             && found.is_dir()
         {
-            self.met(path, (found.dev(), found.ino()));
+            self.watch(path, (found.dev(), found.ino()));
         }
     }
 
     /// A folder that matters.
-    pub fn met(&mut self, path: &Path, id: FileId) {
-        let Some(watcher) = &mut self.inner else { return };
+    pub fn watch(&mut self, path: &Path, id: FileId) {
+        let Some(watcher) = &mut self.watcher else { return };
         if let Some((known, round)) = self.folders.get_mut(path) {
             *round = self.round;
             if *known == id {
@@ -93,7 +108,8 @@ impl FolderWatcher {
         }
         // The system has one watch per folder, whatever its path: that of a folder that was moved here may yet
         // be taken down under its old name, so it is watched once more in the next round.
-        let watched = self.watched.get_or_insert_with(|| self.folders.values().map(|(id, _)| *id).collect());
+        let watched =
+            self.watched_ids.get_or_insert_with(|| self.folders.values().map(|(id, _)| *id).collect());
         let moved = watched.contains(&id);
         match watcher.watch(path, RecursiveMode::NonRecursive) {
             Ok(()) if moved => {}
@@ -107,8 +123,8 @@ impl FolderWatcher {
     }
 
     /// The round is over; says why the source must poll, if it must.
-    pub fn end(&mut self) -> Option<&str> {
-        if let Some(watcher) = &mut self.inner {
+    pub fn end_round(&mut self) -> Option<&str> {
+        if let Some(watcher) = &mut self.watcher {
             let round = self.round;
             self.folders.retain(|path, (_, met)| {
                 let keep = *met == round;
@@ -118,30 +134,30 @@ impl FolderWatcher {
                 keep
             });
         }
-        let scope = self.mailbox.scope.load();
-        let same = scope.folders.len() == self.folders.len()
-            && self.folders.keys().all(|path| scope.folders.contains(path));
+        let scope = self.events.scope.load();
+        let same = scope.watched_folders.len() == self.folders.len()
+            && self.folders.keys().all(|path| scope.watched_folders.contains(path));
         if !same {
-            self.mailbox.scope.store(Arc::new(WatchScope {
-                folders: Arc::new(self.folders.keys().cloned().collect()),
+            self.events.scope.store(Arc::new(WatchScope {
+                watched_folders: Arc::new(self.folders.keys().cloned().collect()),
                 ..WatchScope::clone(&scope)
             }));
         }
-        if self.deaf {
+        if self.polling_only {
             return Some("that was asked for");
         }
         if self.failure.is_some() {
             // The next round tries again.
-            self.mailbox.restarted("failed");
+            self.events.record_restart("failed");
         }
         self.failure.as_deref()
     }
 }
 
 /// The names that decide what `root` leads to: the links on the way, what is missing, and what is there.
-pub fn names_of(root: &Path) -> HashSet<PathBuf> {
+pub fn resolution_paths(root: &Path) -> HashSet<PathBuf> {
     let mut names = HashSet::new();
-    let mut rest: Vec<_> = parts(root);
+    let mut rest: Vec<_> = reversed_components(root);
     let mut found = PathBuf::new();
     let mut links = 0;
     while let Some(part) = rest.pop() {
@@ -155,7 +171,7 @@ pub fn names_of(root: &Path) -> HashSet<PathBuf> {
             Ok(target) if links < 40 => {
                 links += 1;
                 names.insert(found.clone());
-                rest.extend(parts(&target));
+                rest.extend(reversed_components(&target));
                 found.pop();
             }
             Err(_) if found.exists() => {}
@@ -167,7 +183,7 @@ pub fn names_of(root: &Path) -> HashSet<PathBuf> {
 }
 
 /// The parts of a path, the first one last.
-fn parts(path: &Path) -> Vec<OsString> {
+fn reversed_components(path: &Path) -> Vec<OsString> {
     let parts = path.components().filter(|part| *part != Component::CurDir);
     let mut parts: Vec<_> = parts.map(|part| part.as_os_str().to_owned()).collect();
     parts.reverse();
@@ -181,11 +197,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_on_the_way_to_the_root() {
+    fn resolution_paths_include_every_link_and_the_target() {
         let folder = tempfile::tempdir().unwrap();
         let top = folder.path().canonicalize().unwrap();
         let names = |root: &str| {
-            let names = names_of(&top.join(root));
+            let names = resolution_paths(&top.join(root));
             let mut names: Vec<_> =
                 names.iter().map(|name| name.strip_prefix(&top).unwrap().display().to_string()).collect();
             names.sort();

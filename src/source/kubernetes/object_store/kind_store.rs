@@ -22,19 +22,19 @@ impl<S, T> Default for KindStore<S, T> {
 
 impl<S: WatchedKind + PartialEq + serde::Serialize, T: PartialEq> KindStore<S, T> {
     /// Takes up a newest form. An object that does not differ keeps its `Arc`.
-    pub(super) fn put(
+    pub(super) fn upsert(
         &mut self,
         newest: LatestObject<S>,
         endpoint: impl FnOnce(&S) -> Option<Result<Arc<Endpoint>, Problem>>,
     ) {
         let key = newest.meta.key.clone();
         let last = self.objects.get(&key).filter(|last| last.meta.uid == newest.meta.uid);
-        if let Some(next) = next(last, newest, endpoint) {
+        if let Some(next) = next_object(last, newest, endpoint) {
             self.objects.insert(key, Arc::new(next));
         }
     }
 
-    pub(super) fn resolve_again(
+    pub(super) fn update_endpoint(
         &mut self,
         key: &ObjectKey,
         resolve: impl FnOnce(&S) -> Result<Arc<Endpoint>, Problem>,
@@ -46,7 +46,7 @@ impl<S: WatchedKind + PartialEq + serde::Serialize, T: PartialEq> KindStore<S, T
                 meta: last.meta.clone(),
                 spec: last.spec.clone(),
                 spec_digest: last.spec_digest,
-                refused: last.refused.clone(),
+                rejected: last.rejected.clone(),
                 endpoint,
             };
             self.objects.insert(key.clone(), Arc::new(next));
@@ -54,9 +54,12 @@ impl<S: WatchedKind + PartialEq + serde::Serialize, T: PartialEq> KindStore<S, T
     }
 
     /// True if there is something new to show. A deletion is never taken back: what says so is older.
-    pub(super) fn show(&mut self, key: &ObjectKey, status: StoredStatus<T>) -> bool {
+    pub(super) fn set_status(&mut self, key: &ObjectKey, status: StoredStatus<T>) -> bool {
         let known = |last: &Arc<StoredStatus<T>>| {
-            **last == status || last.uid == status.uid && last.leaving.is_some() && status.leaving.is_none()
+            **last == status
+                || last.uid == status.uid
+                    && last.terminating_generation.is_some()
+                    && status.terminating_generation.is_none()
         };
         if self.statuses.get(key).is_some_and(known) {
             return false;
@@ -71,20 +74,20 @@ impl<S: WatchedKind + PartialEq + serde::Serialize, T: PartialEq> KindStore<S, T
     }
 
     /// The same of one namespace.
-    pub(super) fn is_empty_in(&self, namespace: &str) -> bool {
+    pub(super) fn is_namespace_empty(&self, namespace: &str) -> bool {
         let first = self.statuses.range(ObjectKey::new(namespace, "")..).next();
         first.is_none_or(|(key, _)| *key.namespace != *namespace)
     }
 
     /// True of an object that is being deleted, though somebody's finalizer holds it.
-    pub(super) fn is_leaving(&self, key: &ObjectKey) -> bool {
-        self.statuses.get(key).is_some_and(|shown| shown.leaving.is_some())
+    pub(super) fn is_terminating(&self, key: &ObjectKey) -> bool {
+        self.statuses.get(key).is_some_and(|shown| shown.terminating_generation.is_some())
     }
 }
 
 /// The next state of an object, from its last one with the same uid; `None` if nothing differs, or if what
 /// was read is older than what is known.
-fn next<S: WatchedKind + PartialEq + serde::Serialize>(
+fn next_object<S: WatchedKind + PartialEq + serde::Serialize>(
     last: Option<&Arc<DeclaredObject<S>>>,
     newest: LatestObject<S>,
     endpoint: impl FnOnce(&S) -> Option<Result<Arc<Endpoint>, Problem>>,
@@ -114,12 +117,18 @@ fn next<S: WatchedKind + PartialEq + serde::Serialize>(
     if let Some(last) = last
         && same_meta(&meta, &last.meta)
         && last.spec == spec
-        && last.refused == refused
+        && last.rejected == refused
         && same_endpoint(last.endpoint.as_ref(), endpoint.as_ref())
     {
         return None;
     }
-    Some(DeclaredObject { spec_digest: spec.as_ref().map(Digest::of_json), meta, spec, refused, endpoint })
+    Some(DeclaredObject {
+        spec_digest: spec.as_ref().map(Digest::of_json),
+        meta,
+        spec,
+        rejected: refused,
+        endpoint,
+    })
 }
 
 fn same_meta(one: &DeclaredMeta, other: &DeclaredMeta) -> bool {

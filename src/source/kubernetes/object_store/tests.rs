@@ -4,16 +4,16 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::resource::{DeclaredObject, Transport};
-use crate::source::DEFAULT_VARIABLES;
+use crate::source::DEFAULT_ALLOWED_VARIABLES;
 
 /// A book of one namespace, with what it told last.
-struct Desk {
-    book: ObjectStore,
+struct StoreFixture {
+    store: ObjectStore,
     desired: Arc<Desired>,
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "tables read better")]
-fn server(name: &str, uid: &str, generation: i64, version: u64, spec: Value) -> WatchMessage {
+fn server_message(name: &str, uid: &str, generation: i64, version: u64, spec: Value) -> WatchMessage {
     let object = json!({
         "metadata": {
             "name": name, "namespace": "n", "uid": uid, "generation": generation,
@@ -24,16 +24,16 @@ fn server(name: &str, uid: &str, generation: i64, version: u64, spec: Value) -> 
     WatchMessage::Server(Box::new(serde_json::from_value(object).unwrap()))
 }
 
-fn at(url: &str) -> Value {
+fn http_spec(url: &str) -> Value {
     json!({ "http": { "url": url } })
 }
 
-fn with_secret(secret: &str) -> Value {
+fn spec_with_secret(secret: &str) -> Value {
     let from = json!({ "secretKeyRef": { "name": secret, "key": "k" } });
     json!({ "http": { "url": "http://a", "headers": [{ "name": "x", "valueFrom": from }] } })
 }
 
-fn secret(name: &str, value: &str) -> WatchMessage {
+fn secret_message(name: &str, value: &str) -> WatchMessage {
     let value = Some(SecretString::from(value));
     WatchMessage::Secret(
         ObjectKey::new("n", name),
@@ -41,43 +41,45 @@ fn secret(name: &str, value: &str) -> WatchMessage {
     )
 }
 
-fn watch() -> WatchId {
+fn servers_watch() -> WatchId {
     WatchId::Servers(Some("n".into()))
 }
 
-fn trouble(reason: Reason) -> Problem {
+fn problem(reason: Reason) -> Problem {
     Problem::new(reason, "away")
 }
 
-impl Desk {
+impl StoreFixture {
     fn new() -> Self {
-        let policy = StdioPolicy::only(&["allowed".into()], &DEFAULT_VARIABLES.map(String::from)).unwrap();
+        let policy =
+            StdioPolicy::allow_only(&["allowed".into()], &DEFAULT_ALLOWED_VARIABLES.map(String::from))
+                .unwrap();
         let mut book = ObjectStore::new(policy, DigestKey::new(b"k"));
-        book.expect(watch());
-        Self { book, desired: Arc::default() }
+        book.add_watch(servers_watch());
+        Self { store: book, desired: Arc::default() }
     }
 
     /// Takes up news and gives every server on a line: name, generation, header or problem.
-    fn take(&mut self, news: impl IntoIterator<Item = WatchMessage>) -> Vec<String> {
+    fn apply(&mut self, news: impl IntoIterator<Item = WatchMessage>) -> Vec<String> {
         for news in news {
-            self.book.take(news);
+            self.store.handle(news);
         }
-        if let (Some(desired), _) = self.book.settle() {
+        if let (Some(desired), _) = self.store.publish() {
             self.desired = desired;
         }
-        self.desired.servers.values().map(|declared| line(declared)).collect()
+        self.desired.servers.values().map(|declared| describe_server(declared)).collect()
     }
 
-    fn get(&self, name: &str) -> Arc<DeclaredObject<McpServerSpec>> {
+    fn server(&self, name: &str) -> Arc<DeclaredObject<McpServerSpec>> {
         self.desired.servers[&ObjectKey::new("n", name)].clone()
     }
 
     fn secrets(&self) -> Vec<String> {
-        self.book.secrets().map(ToString::to_string).collect()
+        self.store.secrets().map(ToString::to_string).collect()
     }
 }
 
-fn line(declared: &DeclaredObject<McpServerSpec>) -> String {
+fn describe_server(declared: &DeclaredObject<McpServerSpec>) -> String {
     let DeclaredObject { meta, endpoint, .. } = declared;
     let endpoint = match endpoint {
         None => "nothing".to_owned(),
@@ -90,61 +92,71 @@ fn line(declared: &DeclaredObject<McpServerSpec>) -> String {
             }
         },
     };
-    let refused = declared.refused.as_ref().map_or(String::new(), |problem| format!(" {}", problem.reason));
+    let refused = declared.rejected.as_ref().map_or(String::new(), |problem| format!(" {}", problem.reason));
     format!("{} {} {} {endpoint}{refused}", meta.key.name, meta.uid, meta.generation)
 }
 
 #[test]
-fn a_set_is_complete_when_everything_was_listed() {
-    let mut desk = Desk::new();
-    assert_eq!(desk.take([server("a", "u", 1, 1, at("http://a"))]), ["a u 1 http://a/"]);
+fn desired_is_synced_once_everything_is_listed() {
+    let mut desk = StoreFixture::new();
+    assert_eq!(desk.apply([server_message("a", "u", 1, 1, http_spec("http://a"))]), ["a u 1 http://a/"]);
     assert!(!desk.desired.source.synced);
-    desk.take([WatchMessage::Listed(watch())]);
+    desk.apply([WatchMessage::Listed(servers_watch())]);
     assert!(desk.desired.source.synced);
     // Whatever happens to the watch, the set stays and the trouble is told, once for all watches.
-    desk.take([WatchMessage::Trouble(watch(), trouble(Reason::SourceUnavailable))]);
+    desk.apply([WatchMessage::Failed(servers_watch(), problem(Reason::SourceUnavailable))]);
     let source = &desk.desired.source;
     assert!(source.synced);
-    assert_eq!((source.faults.len(), desk.desired.servers.len()), (1, 1));
-    desk.take([WatchMessage::Listed(watch())]);
-    assert!(desk.desired.source.faults.is_empty());
+    assert_eq!((source.problems.len(), desk.desired.servers.len()), (1, 1));
+    desk.apply([WatchMessage::Listed(servers_watch())]);
+    assert!(desk.desired.source.problems.is_empty());
 }
 
 #[test]
-fn a_forbidden_namespace_holds_up_no_other() {
+fn forbidden_namespace_does_not_block_others() {
     for (reason, synced) in [(Reason::NotPermitted, true), (Reason::SourceUnavailable, false)] {
-        let mut desk = Desk::new();
+        let mut desk = StoreFixture::new();
         let other = WatchId::Servers(Some("other".into()));
-        desk.book.expect(other.clone());
-        desk.take([WatchMessage::Listed(watch()), WatchMessage::Trouble(other.clone(), trouble(reason))]);
+        desk.store.add_watch(other.clone());
+        desk.apply([
+            WatchMessage::Listed(servers_watch()),
+            WatchMessage::Failed(other.clone(), problem(reason)),
+        ]);
         assert_eq!(desk.desired.source.synced, synced, "{reason}");
-        let mut alone = Desk::new();
-        alone.take([WatchMessage::Trouble(watch(), trouble(reason))]);
+        let mut alone = StoreFixture::new();
+        alone.apply([WatchMessage::Failed(servers_watch(), problem(reason))]);
         assert!(!alone.desired.source.synced, "nothing was listed at all");
     }
 }
 
 #[test]
-fn what_did_not_change_is_the_same() {
-    let mut desk = Desk::new();
-    desk.take([server("a", "u", 1, 1, at("http://a")), WatchMessage::Listed(watch())]);
-    let first = desk.get("a");
+fn unchanged_object_keeps_its_arc() {
+    let mut desk = StoreFixture::new();
+    desk.apply([
+        server_message("a", "u", 1, 1, http_spec("http://a")),
+        WatchMessage::Listed(servers_watch()),
+    ]);
+    let first = desk.server("a");
     // A relist, and a write of the status: another version, the same object.
-    desk.take([server("a", "u", 1, 9, at("http://a")), WatchMessage::Listed(watch())]);
-    assert!(Arc::ptr_eq(&first, &desk.get("a")));
+    desk.apply([
+        server_message("a", "u", 1, 9, http_spec("http://a")),
+        WatchMessage::Listed(servers_watch()),
+    ]);
+    assert!(Arc::ptr_eq(&first, &desk.server("a")));
     assert_eq!(&*first.meta.revision, "1");
     // An older read than what is known.
-    desk.take([server("a", "u", 2, 10, at("http://b"))]);
-    assert_eq!(desk.take([server("a", "u", 1, 9, at("http://a"))]), ["a u 2 http://b/"]);
+    desk.apply([server_message("a", "u", 2, 10, http_spec("http://b"))]);
+    assert_eq!(desk.apply([server_message("a", "u", 1, 9, http_spec("http://a"))]), ["a u 2 http://b/"]);
     // Another object of the name begins with nothing.
-    assert_eq!(desk.take([server("a", "v", 1, 11, at("http://a"))]), ["a v 1 http://a/"]);
-    assert_eq!(desk.take([WatchMessage::ServerGone(ObjectKey::new("n", "a"))]), [""; 0]);
+    assert_eq!(desk.apply([server_message("a", "v", 1, 11, http_spec("http://a"))]), ["a v 1 http://a/"]);
+    assert_eq!(desk.apply([WatchMessage::ServerDeleted(ObjectKey::new("n", "a"))]), [""; 0]);
 }
 
 #[test]
-fn what_is_being_deleted_is_declared_no_more() {
+fn terminating_object_is_no_longer_declared() {
     let leaving = |version: u64| {
-        let WatchMessage::Server(mut object) = server("a", "u", 2, version, with_secret("s")) else {
+        let WatchMessage::Server(mut object) = server_message("a", "u", 2, version, spec_with_secret("s"))
+        else {
             panic!()
         };
         let metadata = json!({ "deletionTimestamp": "2026-01-02T00:00:00Z" });
@@ -152,118 +164,124 @@ fn what_is_being_deleted_is_declared_no_more() {
         object.metadata.deletion_timestamp = metadata.deletion_timestamp;
         WatchMessage::Server(object)
     };
-    let mut desk = Desk::new();
-    desk.take([server("a", "u", 1, 1, with_secret("s")), secret("s", "one"), WatchMessage::Listed(watch())]);
-    assert_eq!(desk.take([leaving(5)]), [""; 0]);
+    let mut desk = StoreFixture::new();
+    desk.apply([
+        server_message("a", "u", 1, 1, spec_with_secret("s")),
+        secret_message("s", "one"),
+        WatchMessage::Listed(servers_watch()),
+    ]);
+    assert_eq!(desk.apply([leaving(5)]), [""; 0]);
     assert!(desk.secrets().is_empty());
-    let (_, shown) = desk.book.settle();
+    let (_, shown) = desk.store.publish();
     assert!(shown.is_none(), "it was told with the last");
     // A list that is older does not bring it back, nor does an edit; another object of the name is another.
-    assert_eq!(desk.take([server("a", "u", 1, 1, at("http://a")), leaving(6)]), [""; 0]);
-    assert_eq!(desk.take([server("a", "v", 1, 7, at("http://a"))]), ["a v 1 http://a/"]);
+    assert_eq!(desk.apply([server_message("a", "u", 1, 1, http_spec("http://a")), leaving(6)]), [""; 0]);
+    assert_eq!(desk.apply([server_message("a", "v", 1, 7, http_spec("http://a"))]), ["a v 1 http://a/"]);
 }
 
 #[test]
-fn a_place_in_which_nothing_is_declared_is_named_once_it_was_looked_at() {
-    let mut desk = Desk::new();
-    let nothing_in = |desk: &Desk| desk.desired.source.nothing_in.clone();
-    desk.book.expect(WatchId::Skills(Some("n".into())));
+fn empty_namespaces_are_named_once_listed() {
+    let mut desk = StoreFixture::new();
+    let nothing_in = |desk: &StoreFixture| desk.desired.source.empty_scope.clone();
+    desk.store.add_watch(WatchId::Skills(Some("n".into())));
     for other in [WatchId::Servers(Some("m".into())), WatchId::Skills(Some("m".into()))] {
-        desk.book.expect(other.clone());
-        desk.take([WatchMessage::Listed(other)]);
+        desk.store.add_watch(other.clone());
+        desk.apply([WatchMessage::Listed(other)]);
     }
-    desk.take([WatchMessage::Listed(watch())]);
+    desk.apply([WatchMessage::Listed(servers_watch())]);
     assert_eq!(nothing_in(&desk).as_deref(), Some("namespace m"), "of n, skills may be yet to come");
-    desk.take([WatchMessage::Listed(WatchId::Skills(Some("n".into())))]);
+    desk.apply([WatchMessage::Listed(WatchId::Skills(Some("n".into())))]);
     assert_eq!(nothing_in(&desk).as_deref(), Some("namespaces m, n"));
-    desk.take([server("a", "u", 1, 1, at("http://a"))]);
+    desk.apply([server_message("a", "u", 1, 1, http_spec("http://a"))]);
     assert_eq!(nothing_in(&desk).as_deref(), Some("namespace m"));
-    let mut all = Desk {
-        book: ObjectStore::new(StdioPolicy::everything(), DigestKey::new(b"k")),
+    let mut all = StoreFixture {
+        store: ObjectStore::new(StdioPolicy::allow_all(), DigestKey::new(b"k")),
         desired: Arc::default(),
     };
     for watch in [WatchId::Servers(None), WatchId::Skills(None)] {
-        all.book.expect(watch.clone());
-        all.take([WatchMessage::Listed(watch)]);
+        all.store.add_watch(watch.clone());
+        all.apply([WatchMessage::Listed(watch)]);
     }
     assert_eq!(nothing_in(&all).as_deref(), Some("any namespace"));
 }
 
 #[test]
-fn what_cannot_be_accepted_keeps_the_last_good_declaration_of_the_same_object() {
-    let mut desk = Desk::new();
+fn rejected_spec_keeps_the_last_good_declaration() {
+    let mut desk = StoreFixture::new();
     let broken = json!({ "http": { "url": "http://b", "later": 1 } });
-    assert_eq!(desk.take([server("a", "u", 1, 1, broken.clone())]), ["a u 1 nothing InvalidSpec"]);
-    assert_eq!(desk.take([server("a", "u", 2, 2, at("http://a"))]), ["a u 2 http://a/"]);
-    assert_eq!(desk.take([server("a", "u", 3, 3, broken.clone())]), ["a u 3 http://a/ InvalidSpec"]);
-    assert!(desk.get("a").refused.as_ref().unwrap().message.contains("last good"));
-    assert_eq!(desk.take([server("a", "v", 1, 4, broken)]), ["a v 1 nothing InvalidSpec"]);
+    assert_eq!(desk.apply([server_message("a", "u", 1, 1, broken.clone())]), ["a u 1 nothing InvalidSpec"]);
+    assert_eq!(desk.apply([server_message("a", "u", 2, 2, http_spec("http://a"))]), ["a u 2 http://a/"]);
+    assert_eq!(desk.apply([server_message("a", "u", 3, 3, broken.clone())]), ["a u 3 http://a/ InvalidSpec"]);
+    assert!(desk.server("a").rejected.as_ref().unwrap().message.contains("last good"));
+    assert_eq!(desk.apply([server_message("a", "v", 1, 4, broken)]), ["a v 1 nothing InvalidSpec"]);
     let stdio = |command: &str| json!({ "stdio": { "command": command } });
-    assert_eq!(desk.take([server("a", "v", 2, 5, stdio("allowed"))]), ["a v 2 allowed"]);
-    assert_eq!(desk.take([server("a", "v", 3, 6, stdio("sh"))]), ["a v 3 PolicyDenied"]);
-    assert_eq!(desk.get("a").refusal().unwrap().reason, Reason::PolicyDenied);
+    assert_eq!(desk.apply([server_message("a", "v", 2, 5, stdio("allowed"))]), ["a v 2 allowed"]);
+    assert_eq!(desk.apply([server_message("a", "v", 3, 6, stdio("sh"))]), ["a v 3 PolicyDenied"]);
+    assert_eq!(desk.server("a").rejection().unwrap().reason, Reason::PolicyDenied);
 }
 
 #[test]
-fn a_server_waits_for_the_first_look_at_its_secrets_and_follows_them() {
-    let mut desk = Desk::new();
+fn server_waits_for_its_secrets_and_follows_their_changes() {
+    let mut desk = StoreFixture::new();
     assert_eq!(
-        desk.take([
-            server("a", "u", 1, 1, with_secret("s")),
-            server("b", "u", 1, 1, at("http://b")),
-            WatchMessage::Listed(watch())
+        desk.apply([
+            server_message("a", "u", 1, 1, spec_with_secret("s")),
+            server_message("b", "u", 1, 1, http_spec("http://b")),
+            WatchMessage::Listed(servers_watch())
         ]),
         ["b u 1 http://b/"]
     );
     assert_eq!(desk.secrets(), ["n/s"]);
     assert!(!desk.desired.source.synced);
     let s = || WatchId::Secret(ObjectKey::new("n", "s"));
-    assert_eq!(desk.take([WatchMessage::Listed(s())]), ["a u 1 SecretNotFound", "b u 1 http://b/"]);
+    assert_eq!(desk.apply([WatchMessage::Listed(s())]), ["a u 1 SecretNotFound", "b u 1 http://b/"]);
     assert!(desk.desired.source.synced);
-    let b = desk.get("b");
-    let lines = desk.take([secret("s", "one")]);
+    let b = desk.server("b");
+    let lines = desk.apply([secret_message("s", "one")]);
     assert_eq!(lines, ["a u 1 http://a/ one", "b u 1 http://b/"]);
-    let a = desk.get("a");
+    let a = desk.server("a");
     // The same value again, and trouble with its watch: nothing.
     assert_eq!(
-        desk.take([secret("s", "one"), WatchMessage::Trouble(s(), trouble(Reason::NotPermitted))]),
+        desk.apply([secret_message("s", "one"), WatchMessage::Failed(s(), problem(Reason::NotPermitted))]),
         lines
     );
-    assert!(Arc::ptr_eq(&a, &desk.get("a")));
-    assert_eq!(desk.desired.source.faults.len(), 1);
+    assert!(Arc::ptr_eq(&a, &desk.server("a")));
+    assert_eq!(desk.desired.source.problems.len(), 1);
     assert_eq!(
-        desk.take([WatchMessage::Listed(s()), secret("s", "two")]),
+        desk.apply([WatchMessage::Listed(s()), secret_message("s", "two")]),
         ["a u 1 http://a/ two", "b u 1 http://b/"]
     );
     assert_eq!(
-        desk.take([WatchMessage::Secret(ObjectKey::new("n", "s"), ReferenceLookup::Missing)]),
+        desk.apply([WatchMessage::Secret(ObjectKey::new("n", "s"), ReferenceLookup::Missing)]),
         ["a u 1 SecretNotFound", "b u 1 http://b/"]
     );
-    assert!(Arc::ptr_eq(&b, &desk.get("b")));
+    assert!(Arc::ptr_eq(&b, &desk.server("b")));
     // Another reference: the old form stays until the new one was looked at.
-    let other = desk.take([server("a", "u", 2, 2, with_secret("t"))]);
+    let other = desk.apply([server_message("a", "u", 2, 2, spec_with_secret("t"))]);
     assert_eq!(other, ["a u 1 SecretNotFound", "b u 1 http://b/"]);
     assert_eq!(desk.secrets(), ["n/t"]);
-    assert_eq!(desk.take([secret("t", "three")]), ["a u 2 http://a/ three", "b u 1 http://b/"]);
-    desk.take([WatchMessage::ServerGone(ObjectKey::new("n", "a"))]);
+    assert_eq!(desk.apply([secret_message("t", "three")]), ["a u 2 http://a/ three", "b u 1 http://b/"]);
+    desk.apply([WatchMessage::ServerDeleted(ObjectKey::new("n", "a"))]);
     assert_eq!(desk.secrets(), [""; 0]);
 }
 
 #[test]
-fn a_secret_that_cannot_be_read_is_told_on_the_server() {
+fn unreadable_secret_is_reported_on_the_server() {
     for (met, told) in [(Reason::NotPermitted, "NotPermitted"), (Reason::SourceUnavailable, "SecretNotFound")]
     {
-        let mut desk = Desk::new();
+        let mut desk = StoreFixture::new();
         let s = WatchId::Secret(ObjectKey::new("n", "s"));
-        let lines =
-            desk.take([server("a", "u", 1, 1, with_secret("s")), WatchMessage::Trouble(s, trouble(met))]);
+        let lines = desk.apply([
+            server_message("a", "u", 1, 1, spec_with_secret("s")),
+            WatchMessage::Failed(s, problem(met)),
+        ]);
         assert_eq!(lines, [format!("a u 1 {told}")]);
-        assert_eq!(desk.desired.source.faults.len(), 1);
+        assert_eq!(desk.desired.source.problems.len(), 1);
     }
 }
 
 #[test]
-fn a_name_that_would_be_another_selector_is_never_watched() {
+fn name_that_alters_the_selector_is_never_watched() {
     let skill = |name: &str, generation: i64, map: &str| {
         let object = json!({
             "metadata": { "name": name, "namespace": "n", "uid": name, "generation": generation, "resourceVersion": "1" },
@@ -271,16 +289,19 @@ fn a_name_that_would_be_another_selector_is_never_watched() {
         });
         WatchMessage::Skill(Box::new(serde_json::from_value(object).unwrap()))
     };
-    let maps = |desk: &Desk| desk.book.config_maps().map(ToString::to_string).collect::<Vec<_>>();
-    let mut desk = Desk::new();
-    desk.take([skill("new", 1, "a,b"), skill("good", 1, "notes")]);
+    let maps = |desk: &StoreFixture| desk.store.config_maps().map(ToString::to_string).collect::<Vec<_>>();
+    let mut desk = StoreFixture::new();
+    desk.apply([skill("new", 1, "a,b"), skill("good", 1, "notes")]);
     assert_eq!(maps(&desk), ["n/notes"]);
-    desk.take([skill("good", 2, "notes,metadata.name=notes"), server("s", "s", 1, 1, with_secret("a,b"))]);
+    desk.apply([
+        skill("good", 2, "notes,metadata.name=notes"),
+        server_message("s", "s", 1, 1, spec_with_secret("a,b")),
+    ]);
     assert_eq!(maps(&desk), ["n/notes"], "what was good stays");
     assert!(desk.secrets().is_empty());
     let refused = |name: &str| {
         let skill = &desk.desired.skills[&ObjectKey::new("n", name)];
-        skill.refused.as_ref().map(|problem| problem.message.clone()).unwrap_or_default()
+        skill.rejected.as_ref().map(|problem| problem.message.clone()).unwrap_or_default()
     };
     for name in ["new", "good"] {
         assert!(refused(name).starts_with("spec.configMapRef.name: "), "{}", refused(name));

@@ -4,7 +4,7 @@ use super::*;
 use crate::resource::Reason;
 
 /// As `kubectl get -o yaml` prints a server: with what the API server adds.
-fn printed(name: &str, spec: &str) -> String {
+fn kubectl_item(name: &str, spec: &str) -> String {
     format!(
         "- apiVersion: evenkeel.dev/v1alpha1
   kind: McpServer
@@ -29,19 +29,19 @@ fn printed(name: &str, spec: &str) -> String {
     )
 }
 
-fn list(items: &str) -> String {
+fn kubectl_list(items: &str) -> String {
     format!("apiVersion: v1\nitems:\n{items}kind: List\nmetadata:\n  resourceVersion: \"\"\n")
 }
 
 #[test]
-fn each_item_of_a_list_is_an_object() {
+fn each_list_item_is_an_object() {
     let skill = "- apiVersion: evenkeel.dev/v1alpha1\n  kind: Skill\n  metadata: { name: s }\n  spec: { inline: x }\n";
     let foreign = "- apiVersion: v1\n  kind: ConfigMap\n  metadata: { name: a }\n";
-    let bad = printed("bad", "stdio: { comand: npx }");
-    let good = printed("good", "stdio: { command: npx }");
-    let parsed = parsed(&list(&format!("{good}{bad}{foreign}{skill}{good}")));
+    let bad = kubectl_item("bad", "stdio: { comand: npx }");
+    let good = kubectl_item("good", "stdio: { command: npx }");
+    let parsed = parse_yaml(&kubectl_list(&format!("{good}{bad}{foreign}{skill}{good}")));
     assert_eq!(
-        objects(&parsed),
+        describe_objects(&parsed),
         [
             "McpServer team/good 3: ok",
             "McpServer team/bad 22: InvalidSpec: team/a.yaml:38:14: unknown field \"comand\"; did you mean \"command\"?",
@@ -50,19 +50,22 @@ fn each_item_of_a_list_is_an_object() {
         ]
     );
     assert_eq!(
-        faults(&parsed),
+        describe_faults(&parsed),
         ["team/a.yaml:38:14: McpServer team/bad: unknown field \"comand\"; did you mean \"command\"?"]
     );
-    assert_eq!((parsed.foreign, parsed.unnamed.is_some(), parsed.unread.is_some()), (1, false, false));
+    assert_eq!(
+        (parsed.foreign_documents, parsed.unidentified.is_some(), parsed.unrecognized.is_some()),
+        (1, false, false)
+    );
     for server in parsed.servers.iter().filter(|server| server.spec.is_ok()) {
         assert!(server.annotations.is_empty(), "it may hold values: {:?}", server.annotations);
-        let again = self::parsed(&server.text);
+        let again = parse_yaml(&server.document);
         assert_eq!((&again.servers[0].key, &again.servers[0].spec), (&server.key, &server.spec));
     }
 }
 
 #[test]
-fn a_list_may_be_of_any_form() {
+fn lists_are_parsed_in_every_form() {
     let item = "{\"apiVersion\": \"evenkeel.dev/v1alpha1\", \"kind\": \"McpServer\", \"metadata\": {\"name\": \"a\"}, \"spec\": {\"stdio\": {\"command\": \"x\"}}}";
     let untold = "{\"metadata\": {\"name\": \"a\"}, \"spec\": {\"stdio\": {\"command\": \"x\"}}}";
     let v1 = |items: &str| format!("{{\"apiVersion\": \"v1\", \"kind\": \"List\",\n\"items\": [{items}]}}");
@@ -80,18 +83,18 @@ fn a_list_may_be_of_any_form() {
         format!("apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: List\n  items:\n  - {item}\n"),
         format!("# head\n---\napiVersion: v1\nkind: List\nitems: []\n---\n{}", v1(item)),
     ] {
-        let parsed = parsed(&text);
-        let found = objects(&parsed);
+        let parsed = parse_yaml(&text);
+        let found = describe_objects(&parsed);
         assert!(found.len() == 1 && found[0].starts_with("McpServer default/a"), "{text}: {found:?}");
-        assert_eq!((faults(&parsed), parsed.unnamed.is_some()), (vec![], false), "{text}");
-        let again = self::parsed(&parsed.servers[0].text);
-        assert_eq!(again.servers[0].spec, parsed.servers[0].spec, "{}", parsed.servers[0].text);
+        assert_eq!((describe_faults(&parsed), parsed.unidentified.is_some()), (vec![], false), "{text}");
+        let again = parse_yaml(&parsed.servers[0].document);
+        assert_eq!(again.servers[0].spec, parsed.servers[0].spec, "{}", parsed.servers[0].document);
     }
 }
 
 #[test]
-fn what_is_no_object_in_a_list_costs_the_others_nothing() {
-    let good = printed("good", "stdio: { command: npx }");
+fn invalid_list_item_does_not_affect_others() {
+    let good = kubectl_item("good", "stdio: { command: npx }");
     for (item, expected) in [
         ("- 1\n", "items[1] of the list is no object"),
         ("- []\n", "items[1] of the list is no object"),
@@ -100,11 +103,11 @@ fn what_is_no_object_in_a_list_costs_the_others_nothing() {
         ("- apiVersion: evenkeel.dev/v1alpha1\n  kind: McpServer\n", "metadata.name is missing"),
         ("- apiVersion: v1\n  kind: List\n", "the list has no items"),
     ] {
-        let parsed = parsed(&list(&format!("{good}{item}")));
-        assert_eq!(objects(&parsed), ["McpServer team/good 3: ok"], "{item}");
-        let found = faults(&parsed);
+        let parsed = parse_yaml(&kubectl_list(&format!("{good}{item}")));
+        assert_eq!(describe_objects(&parsed), ["McpServer team/good 3: ok"], "{item}");
+        let found = describe_faults(&parsed);
         assert!(found.len() == 1 && found[0].contains(expected), "{item}: {found:?}");
-        assert!(found[0].starts_with("team/a.yaml:2") && parsed.unnamed.is_some(), "{item}: {found:?}");
+        assert!(found[0].starts_with("team/a.yaml:2") && parsed.unidentified.is_some(), "{item}: {found:?}");
     }
     for (text, expected) in [
         ("apiVersion: v1\nkind: List\n", "the list has no items"),
@@ -113,18 +116,18 @@ fn what_is_no_object_in_a_list_costs_the_others_nothing() {
         ("apiVersion: evenkeel.dev/v1alpha1\nkind: SourceList\nitems: []\n", "kind \"SourceList\""),
         ("apiVersion: v1\nkind: List\nitems: [\n", ""),
     ] {
-        let parsed = parsed(text);
-        let found = faults(&parsed);
+        let parsed = parse_yaml(text);
+        let found = describe_faults(&parsed);
         assert!(found.len() == 1 && found[0].contains(expected), "{text}: {found:?}");
-        assert!(parsed.unnamed.is_some(), "{text}");
+        assert!(parsed.unidentified.is_some(), "{text}");
     }
     let deep = "{apiVersion: v1, kind: List, items: [".repeat(30) + &"]}".repeat(30);
-    assert!(parsed(&deep).unnamed.is_some());
-    assert!(parsed("apiVersion: v1\nkind: List\nitems: []\n").unnamed.is_none());
+    assert!(parse_yaml(&deep).unidentified.is_some());
+    assert!(parse_yaml("apiVersion: v1\nkind: List\nitems: []\n").unidentified.is_none());
 }
 
 #[test]
-fn a_document_that_may_have_been_ours_is_noted() {
+fn unrecognized_document_is_recorded() {
     for (text, expected) in [
         ("hello\n", "it is no object of Kubernetes"),
         ("- apiVersion: evenkeel.dev/v1alpha1\n", "it is no object of Kubernetes"),
@@ -133,17 +136,17 @@ fn a_document_that_may_have_been_ours_is_noted() {
         ("apiVersion: v1\n", "it has no kind"),
         ("apiVersion: evenkeel.dv/v1alpha1\nkind: McpServer\n", "its apiVersion is of another group"),
     ] {
-        let unread = parsed(text).unread.unwrap_or_else(|| panic!("{text}"));
+        let unread = parse_yaml(text).unrecognized.unwrap_or_else(|| panic!("{text}"));
         let message = unread.problem.message;
         assert_eq!(message, format!("nothing is declared here: {expected}"), "{text}");
     }
-    assert!(parsed("apiVersion: v1\nkind: ConfigMap\n").unread.is_none());
-    assert!(parsed("# nothing\n").unread.is_none());
+    assert!(parse_yaml("apiVersion: v1\nkind: ConfigMap\n").unrecognized.is_none());
+    assert!(parse_yaml("# nothing\n").unrecognized.is_none());
 }
 
 /// What evenkeel prints in the place of a value is no value.
 #[test]
-fn a_redacted_value_that_is_read_back_is_refused() {
+fn redacted_value_is_rejected() {
     for (spec, field) in [
         (
             "  stdio: { command: x, env: [{ name: TOKEN, value: <redacted> }] }",
@@ -156,8 +159,8 @@ fn a_redacted_value_that_is_read_back_is_refused() {
         ("  http: { url: \"https://a/mcp?<redacted>\" }", "spec.http.url: a part of the URL"),
         ("  http: { url: \"https://<redacted>@a/mcp\" }", "spec.http.url: a part of the URL"),
     ] {
-        let parsed = parsed(&server("one", spec));
-        let found = faults(&parsed);
+        let parsed = parse_yaml(&server_yaml("one", spec));
+        let found = describe_faults(&parsed);
         assert!(found.len() == 1 && found[0].contains(field), "{spec}: {found:?}");
         assert!(parsed.servers[0].spec.as_ref().is_err_and(|problem| problem.reason == Reason::InvalidSpec));
     }

@@ -6,24 +6,24 @@ use serde_json::Value as Json;
 use crate::resource::{McpServerSpec, SourceProblem};
 use crate::source::parse::{ParsedFile, ParsedObject, parse};
 
-fn parsed(text: &str) -> ParsedFile {
+fn parse_json(text: &str) -> ParsedFile {
     parse(&Arc::new(PathBuf::from("team/.mcp.json")), text.as_bytes())
 }
 
-fn entry(fields: &str) -> ParsedFile {
-    parsed(&format!("{{\n  \"mcpServers\": {{\n    \"one\": {fields}\n  }}\n}}"))
+fn parse_entry(fields: &str) -> ParsedFile {
+    parse_json(&format!("{{\n  \"mcpServers\": {{\n    \"one\": {fields}\n  }}\n}}"))
 }
 
-fn told(faults: &[SourceProblem]) -> Vec<String> {
-    faults.iter().map(|fault| format!("{}: {}", fault.place().unwrap(), fault.problem.message)).collect()
+fn describe(faults: &[SourceProblem]) -> Vec<String> {
+    faults.iter().map(|fault| format!("{}: {}", fault.location().unwrap(), fault.problem.message)).collect()
 }
 
-fn spec(object: &ParsedObject<McpServerSpec>) -> Json {
+fn spec_json(object: &ParsedObject<McpServerSpec>) -> Json {
     serde_json::to_value(object.spec.as_ref().unwrap()).unwrap()
 }
 
 #[test]
-fn both_shapes_and_what_agents_write() {
+fn both_server_maps_and_agent_keys_are_parsed() {
     let text = r#"{
   // Comments and trailing commas are what editors write.
   "$schema": "x",
@@ -37,9 +37,9 @@ fn both_shapes_and_what_agents_write() {
     "gem": { "httpUrl": "${BASE:-https://b}/mcp", "enabled": true },
   },
 }"#;
-    let parsed = parsed(text);
-    assert_eq!(told(&parsed.faults), [""; 0]);
-    assert_eq!(told(&parsed.warnings), [""; 0]);
+    let parsed = parse_json(text);
+    assert_eq!(describe(&parsed.faults), [""; 0]);
+    assert_eq!(describe(&parsed.warnings), [""; 0]);
     let names: Vec<_> =
         parsed.servers.iter().map(|server| format!("{}:{}", server.key, server.line)).collect();
     assert_eq!(names, ["default/fs:6", "default/github-mcp:7", "default/code:10", "default/gem:11"]);
@@ -48,25 +48,25 @@ fn both_shapes_and_what_agents_write() {
     let env: Vec<_> =
         env.iter().map(|var| (var.name.as_str(), var.value.as_ref().unwrap().expose())).collect();
     assert_eq!(env, [("A", "1"), ("N", "2")]);
-    let github = spec(github);
+    let github = spec_json(github);
     assert_eq!(github["expose"]["prefix"], "GitHub_MCP");
     assert_eq!(github["timeouts"]["call"], "1m");
     assert_eq!(github["http"]["headers"][0]["value"], "<redacted>");
-    let code = spec(code);
+    let code = spec_json(code);
     assert_eq!((&code["suspend"], &code["stdio"]["command"]), (&true.into(), &"${HOME}/bin/x".into()));
     assert_eq!(
-        (&spec(gem)["suspend"], &spec(gem)["http"]["url"]),
+        (&spec_json(gem)["suspend"], &spec_json(gem)["http"]["url"]),
         (&false.into(), &"${BASE:-https://b}/mcp".into())
     );
     for server in &parsed.servers {
-        let again = self::parsed(&server.text);
+        let again = parse_json(&server.document);
         assert_eq!(again.servers[0].key, server.key);
         assert_eq!(again.servers[0].spec, server.spec, "what is remembered is read back");
     }
 }
 
 #[test]
-fn a_bad_entry_costs_only_itself() {
+fn invalid_entry_does_not_affect_others() {
     for (fields, expected) in [
         ("{}", "InvalidSpec: team/.mcp.json:3:5: it has neither a command nor a url"),
         ("[]", "InvalidSpec: team/.mcp.json:3:12: expected an object"),
@@ -90,23 +90,23 @@ fn a_bad_entry_costs_only_itself() {
             "UnsupportedTransport: team/.mcp.json:3:5: type \"ws\" is not known",
         ),
     ] {
-        let parsed = entry(&format!("{fields}, \"two\": {{ \"command\": \"c\" }}"));
+        let parsed = parse_entry(&format!("{fields}, \"two\": {{ \"command\": \"c\" }}"));
         let refused = parsed.servers[0].spec.as_ref().unwrap_err().to_string();
         assert!(refused.contains(expected), "{fields}: {refused}");
-        assert!(parsed.servers[1].spec.is_ok() && parsed.unnamed.is_none(), "{fields}");
+        assert!(parsed.servers[1].spec.is_ok() && parsed.unidentified.is_none(), "{fields}");
         assert_eq!(parsed.faults.len(), 1, "{fields}");
     }
 }
 
 #[test]
-fn headers_that_the_protocol_sets_are_left_out() {
-    let parsed = entry(
+fn protocol_headers_are_removed() {
+    let parsed = parse_entry(
         "{ \"url\": \"http://a\", \"headers\": { \"Accept\": \"*/*\", \"X-Key\": \"k\", \"content-type\": \"application/json\" } }",
     );
     let http = parsed.servers[0].spec.as_ref().unwrap().http.as_ref().unwrap();
     assert_eq!(http.headers.iter().map(|header| header.name.as_str()).collect::<Vec<_>>(), ["X-Key"]);
     assert_eq!(
-        told(&parsed.warnings),
+        describe(&parsed.warnings),
         ["Accept", "content-type"].map(|name| {
             let column = if name == "Accept" { 46 } else { 77 };
             format!(
@@ -117,26 +117,26 @@ fn headers_that_the_protocol_sets_are_left_out() {
 }
 
 #[test]
-fn what_has_no_effect_is_a_warning() {
-    let parsed = entry("{ \"command\": \"c\", \"arg\": [], \"envFile\": \".env\", \"timeout\": 60 }");
+fn ineffective_keys_are_warnings() {
+    let parsed = parse_entry("{ \"command\": \"c\", \"arg\": [], \"envFile\": \".env\", \"timeout\": 60 }");
     assert!(parsed.servers[0].spec.is_ok() && parsed.faults.is_empty());
     assert_eq!(
-        told(&parsed.warnings),
+        describe(&parsed.warnings),
         [
             "team/.mcp.json:3:30: McpServer default/one: the key \"arg\" has no effect here; did you mean \"args\"?",
             "team/.mcp.json:3:41: McpServer default/one: the key \"envFile\" has no effect here",
             "team/.mcp.json:3:60: McpServer default/one: timeout: not from 1000 (1s) to 86400000 (24h), in milliseconds; it has no effect",
         ]
     );
-    let typo = self::parsed("{ \"mcpServer\": {} }");
+    let typo = parse_json("{ \"mcpServer\": {} }");
     assert_eq!(
-        told(&typo.warnings),
+        describe(&typo.warnings),
         ["team/.mcp.json:1:3: the key \"mcpServer\" has no effect; did you mean \"mcpServers\"?"]
     );
 }
 
 #[test]
-fn a_file_that_is_no_json_freezes_what_is_in_it() {
+fn invalid_json_leaves_the_file_unidentified() {
     for (text, expected) in [
         ("{", "team/.mcp.json:1:1: no JSON: Unterminated object"),
         ("{ \"mcpServers\": [] }", "team/.mcp.json:1:17: expected an object in mcpServers"),
@@ -144,17 +144,17 @@ fn a_file_that_is_no_json_freezes_what_is_in_it() {
         ("{ \"a\": hunter2 }", "no JSON: Unexpected word"),
         (&"[".repeat(100_000), "no JSON: Maximum nesting depth exceeded"),
     ] {
-        let parsed = parsed(text);
-        assert!(parsed.unnamed.is_some() && parsed.servers.is_empty(), "{text}");
-        let told = told(&parsed.faults);
+        let parsed = parse_json(text);
+        assert!(parsed.unidentified.is_some() && parsed.servers.is_empty(), "{text}");
+        let told = describe(&parsed.faults);
         assert!(told.len() == 1 && told[0].contains(expected) && told[0].len() < 500, "{told:?}");
         assert!(!format!("{:?}", parsed.faults).contains("hunter2"));
     }
-    assert!(parsed("").unnamed.is_none());
+    assert!(parse_json("").unidentified.is_none());
 }
 
 #[test]
-fn no_value_comes_back_out() {
+fn errors_never_contain_a_value() {
     for fields in [
         "{ \"command\": \"c\", \"env\": { \"A\": [\"hunter2\"] } }",
         "{ \"command\": \"c\", \"env\": \"hunter2\" }",
@@ -162,28 +162,28 @@ fn no_value_comes_back_out() {
         "{ \"command\": {\"hunter2\": 1}, \"nope\":\n\"hunter2\" }",
         "{ \"command\": \"c\", \"env\": { \"A\": \"hunter2\nx\" } }",
     ] {
-        let parsed = entry(fields);
-        let found = format!("{:?}{:?}{:?}", parsed.faults, parsed.warnings, parsed.unnamed);
+        let parsed = parse_entry(fields);
+        let found = format!("{:?}{:?}{:?}", parsed.faults, parsed.warnings, parsed.unidentified);
         assert!(!found.contains("hunter2"), "{found}");
     }
 }
 
 #[test]
-fn a_redacted_value_that_is_read_back_is_refused() {
+fn redacted_value_is_rejected() {
     for (fields, expected) in [
         (r#"{ "command": "c", "env": { "TOKEN": "<redacted>" } }"#, "env[0].value: the value of TOKEN"),
         (r#"{ "url": "https://a", "headers": { "X": "<redacted>" } }"#, "headers[0].value: the value of X"),
         (r#"{ "url": "https://a?<redacted>" }"#, "url: a part of the URL"),
     ] {
-        let parsed = entry(fields);
-        let found = told(&parsed.faults);
+        let parsed = parse_entry(fields);
+        let found = describe(&parsed.faults);
         assert!(found.len() == 1 && found[0].contains(expected), "{fields}: {found:?}");
         assert!(parsed.servers[0].spec.is_err());
     }
 }
 
 #[test]
-fn a_file_of_another_shape_may_have_lost_its_servers() {
+fn json_without_a_server_map_is_unrecognized() {
     for (text, unread) in [
         ("{}", false),
         (r#"{ "inputs": [] }"#, false),
@@ -192,6 +192,6 @@ fn a_file_of_another_shape_may_have_lost_its_servers() {
         (r#"{ "apiVersion": "v1", "kind": "List", "items": [] }"#, true),
         (r#"{ "fs": { "command": "x" } }"#, true),
     ] {
-        assert_eq!(parsed(text).unread.is_some(), unread, "{text}");
+        assert_eq!(parse_json(text).unrecognized.is_some(), unread, "{text}");
     }
 }

@@ -8,14 +8,14 @@ use crate::source::resolve::{ReferenceValues, SecretLookup};
 use crate::source::{Environment, StdioPolicy};
 
 /// A book, what it is given beside the files, and the files by name.
-struct Desk {
-    book: AcceptedObjects,
+struct MergeFixture {
+    objects: AcceptedObjects,
     secret: Cell<&'static str>,
-    uids: Cell<u32>,
+    uid_count: Cell<u32>,
 }
 
 /// One server per `(name, command)`; a name of `!` is a document that does not parse.
-fn file(servers: &[(&str, &str)]) -> String {
+fn servers_yaml(servers: &[(&str, &str)]) -> String {
     let document = |(name, command): &(&str, &str)| {
         if *name == "!" {
             return "apiVersion: [\n---\n".to_owned();
@@ -31,62 +31,62 @@ fn path(name: &str) -> Arc<PathBuf> {
     Arc::new(PathBuf::from(name))
 }
 
-impl Desk {
+impl MergeFixture {
     fn new() -> Self {
-        Self { book: AcceptedObjects::default(), secret: Cell::new("one"), uids: Cell::new(0) }
+        Self { objects: AcceptedObjects::default(), secret: Cell::new("one"), uid_count: Cell::new(0) }
     }
 
     fn resolve(&self, spec: &McpServerSpec, file: &Path) -> Result<Arc<Endpoint>, Problem> {
         let sources = ReferenceValues {
-            place: &|_| "/run/secrets".into(),
+            secret_location: &|_| "/run/secrets".into(),
             environment: &Environment::default(),
-            policy: &StdioPolicy::everything(),
-            secret: &|_| match self.secret.get() {
+            policy: &StdioPolicy::allow_all(),
+            lookup_secret: &|_| match self.secret.get() {
                 "" => SecretLookup::Missing,
                 value => SecretLookup::Found(value.into()),
             },
-            key: &DigestKey::new(b"k"),
+            digest_key: &DigestKey::new(b"k"),
         };
         sources.resolve(spec, Some(&Path::new("/srv").join(file.parent().unwrap())), Vec::new())
     }
 
     /// Notes files, in this order, and settles; gives the files whose record is stale.
-    fn take(&mut self, revision: &str, files: &[(&str, &str)]) -> Vec<String> {
+    fn record_and_apply(&mut self, revision: &str, files: &[(&str, &str)]) -> Vec<String> {
         for (name, text) in files {
-            self.book.note(&path(name), parse(&path(name), text.as_bytes()));
+            self.objects.record_file(&path(name), parse(&path(name), text.as_bytes()));
         }
-        self.settle(revision)
+        self.apply(revision)
     }
 
-    fn settle(&mut self, revision: &str) -> Vec<String> {
-        let mut book = std::mem::take(&mut self.book);
-        let stale = book.settle(&MergeContext {
+    fn apply(&mut self, revision: &str) -> Vec<String> {
+        let mut book = std::mem::take(&mut self.objects);
+        let stale = book.apply(&MergeContext {
             now: Timestamp::UNIX_EPOCH,
             revision: &revision.into(),
-            change: &|_| None,
-            uid: &|| {
-                self.uids.set(self.uids.get() + 1);
-                format!("u{}", self.uids.get()).into()
+            last_commit: &|_| None,
+            new_uid: &|| {
+                self.uid_count.set(self.uid_count.get() + 1);
+                format!("u{}", self.uid_count.get()).into()
             },
             resolve: &|spec, file| self.resolve(spec, file),
         });
-        self.book = book;
+        self.objects = book;
         stale.iter().map(|path| path.display().to_string()).collect()
     }
 
     fn server(&self, name: &str) -> Option<Arc<DeclaredObject<McpServerSpec>>> {
-        self.book.servers.objects.get(&ObjectKey::new("default", name)).cloned()
+        self.objects.servers.objects.get(&ObjectKey::new("default", name)).cloned()
     }
 
     /// `name uid/generation command @revision file:line`, with what is refused.
-    fn told(&self) -> Vec<String> {
+    fn describe_servers(&self) -> Vec<String> {
         let told = |server: &Arc<DeclaredObject<McpServerSpec>>| {
             let meta = &server.meta;
             let command = match &server.spec {
                 Some(spec) => spec.stdio.as_ref().unwrap().command.clone(),
                 None => "-".to_owned(),
             };
-            let refused = server.refused.as_ref().map(|problem| format!(" {:?}", problem.reason));
+            let refused = server.rejected.as_ref().map(|problem| format!(" {:?}", problem.reason));
             format!(
                 "{} {}/{} {command} @{} {}{}",
                 meta.key.name,
@@ -97,13 +97,13 @@ impl Desk {
                 refused.unwrap_or_default()
             )
         };
-        self.book.servers.objects.values().map(told).collect()
+        self.objects.servers.objects.values().map(told).collect()
     }
 
-    fn faults(&self) -> Vec<String> {
+    fn describe_faults(&self) -> Vec<String> {
         let told =
             |fault: &SourceProblem| format!("{} {:?}", fault.origin.as_ref().unwrap(), fault.problem.reason);
-        self.book.faults().iter().map(told).collect()
+        self.objects.faults().iter().map(told).collect()
     }
 }
 
@@ -117,7 +117,7 @@ const BROKEN: (&str, &str) = ("!", "");
 type Step<'a> = (&'a [(&'a str, &'a [(&'a str, &'a str)])], &'a [&'a str], &'a [&'a str]);
 
 #[test]
-fn the_life_of_objects() {
+fn objects_follow_their_files_step_by_step() {
     let table: &[(&str, &[Step<'_>])] = &[
         (
             "appears, changes, goes, and comes again as another",
@@ -187,23 +187,26 @@ fn the_life_of_objects() {
         ),
     ];
     for (name, steps) in table {
-        let mut desk = Desk::new();
+        let mut desk = MergeFixture::new();
         for (number, (files, declared, faults)) in steps.iter().enumerate() {
-            let texts: Vec<_> = files.iter().map(|(name, servers)| (*name, file(servers))).collect();
+            let texts: Vec<_> = files.iter().map(|(name, servers)| (*name, servers_yaml(servers))).collect();
             let files: Vec<_> = texts.iter().map(|(name, text)| (*name, text.as_str())).collect();
-            desk.take(&format!("r{number}"), &files);
-            assert_eq!(desk.told(), *declared, "{name}, step {number}");
-            assert_eq!(desk.faults(), *faults, "{name}, step {number}");
+            desk.record_and_apply(&format!("r{number}"), &files);
+            assert_eq!(desk.describe_servers(), *declared, "{name}, step {number}");
+            assert_eq!(desk.describe_faults(), *faults, "{name}, step {number}");
         }
     }
 }
 
 #[test]
-fn an_unchanged_object_keeps_its_arc() {
-    let mut desk = Desk::new();
-    desk.take("r0", &[("1", &file(&[A, B])), ("2", &file(&[("c", "command: x")]))]);
+fn unchanged_object_keeps_its_arc() {
+    let mut desk = MergeFixture::new();
+    desk.record_and_apply(
+        "r0",
+        &[("1", &servers_yaml(&[A, B])), ("2", &servers_yaml(&[("c", "command: x")]))],
+    );
     let before: Vec<_> = ["a", "b", "c"].map(|name| desk.server(name).unwrap()).into();
-    let stale = desk.take("r1", &[("1", &file(&[A, ("b", "command: z")]))]);
+    let stale = desk.record_and_apply("r1", &[("1", &servers_yaml(&[A, ("b", "command: z")]))]);
     let same = |index: usize, name: &str| Arc::ptr_eq(&before[index], &desk.server(name).unwrap());
     assert!(same(0, "a") && !same(1, "b") && same(2, "c"));
     assert_eq!(stale, ["1"]);
@@ -212,13 +215,14 @@ fn an_unchanged_object_keeps_its_arc() {
 }
 
 #[test]
-fn a_literal_value_is_part_of_the_declaration_and_not_of_its_public_digest() {
-    let server =
-        |value: &str| file(&[("a", &format!("command: x, env: [{{ name: T, value: \"{value}\" }}]"))]);
-    let mut desk = Desk::new();
-    desk.take("r0", &[("1", &server("hunter2"))]);
+fn literal_value_changes_the_generation_but_not_the_spec_digest() {
+    let server = |value: &str| {
+        servers_yaml(&[("a", &format!("command: x, env: [{{ name: T, value: \"{value}\" }}]"))])
+    };
+    let mut desk = MergeFixture::new();
+    desk.record_and_apply("r0", &[("1", &server("hunter2"))]);
     let before = desk.server("a").unwrap();
-    desk.take("r1", &[("1", &server("hunter3"))]);
+    desk.record_and_apply("r1", &[("1", &server("hunter3"))]);
     let after = desk.server("a").unwrap();
     assert_eq!(after.meta.generation, 2);
     assert_eq!(before.spec_digest, after.spec_digest);
@@ -229,47 +233,51 @@ fn a_literal_value_is_part_of_the_declaration_and_not_of_its_public_digest() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_freezes_its_objects() {
-    let mut desk = Desk::new();
-    desk.take("r0", &[("1", &file(&[A]))]);
-    desk.book.note(&path("1"), ParsedFile::unreadable(&path("1"), "cannot be read: permission denied"));
-    desk.settle("r1");
-    assert_eq!(desk.told(), ["a u1/1 x @r0 1:1 ParseError"]);
-    let refused = desk.server("a").unwrap().refused.clone().unwrap();
+fn unreadable_file_keeps_its_objects() {
+    let mut desk = MergeFixture::new();
+    desk.record_and_apply("r0", &[("1", &servers_yaml(&[A]))]);
+    desk.objects
+        .record_file(&path("1"), ParsedFile::unreadable(&path("1"), "cannot be read: permission denied"));
+    desk.apply("r1");
+    assert_eq!(desk.describe_servers(), ["a u1/1 x @r0 1:1 ParseError"]);
+    let refused = desk.server("a").unwrap().rejected.clone().unwrap();
     assert_eq!(
         refused.message,
         "1:1: the file cannot be read: permission denied; the last good declaration stays in force"
     );
-    assert_eq!(desk.faults(), ["1:1 ParseError"]);
-    desk.take("r2", &[("1", &file(&[A]))]);
-    assert_eq!(desk.told(), ["a u1/1 x @r0 1:1"]);
+    assert_eq!(desk.describe_faults(), ["1:1 ParseError"]);
+    desk.record_and_apply("r2", &[("1", &servers_yaml(&[A]))]);
+    assert_eq!(desk.describe_servers(), ["a u1/1 x @r0 1:1"]);
 }
 
 #[test]
-fn new_objects_can_be_taken_alone() {
-    let mut desk = Desk::new();
-    desk.take("r0", &[("1", &file(&[A]))]);
-    let text = file(&[A2, B, ("c", "comand: x")]);
-    desk.book.note_new(&path("1"), &parse(&path("1"), text.as_bytes()));
-    desk.settle("r1");
-    assert_eq!(desk.told(), ["a u1/1 x @r0 1:1", "b u2/1 x @r1 1:6"]);
+fn new_objects_can_be_recorded_alone() {
+    let mut desk = MergeFixture::new();
+    desk.record_and_apply("r0", &[("1", &servers_yaml(&[A]))]);
+    let text = servers_yaml(&[A2, B, ("c", "comand: x")]);
+    desk.objects.record_new_objects(&path("1"), &parse(&path("1"), text.as_bytes()));
+    desk.apply("r1");
+    assert_eq!(desk.describe_servers(), ["a u1/1 x @r0 1:1", "b u2/1 x @r1 1:6"]);
     let before = desk.server("b").unwrap();
-    desk.take("r2", &[("1", &text)]);
-    assert_eq!(desk.told(), ["a u1/2 w @r2 1:1", "b u2/1 x @r1 1:6", "c u3/1 - @r2 1:11 InvalidSpec"]);
+    desk.record_and_apply("r2", &[("1", &text)]);
+    assert_eq!(
+        desk.describe_servers(),
+        ["a u1/2 w @r2 1:1", "b u2/1 x @r1 1:6", "c u3/1 - @r2 1:11 InvalidSpec"]
+    );
     assert!(Arc::ptr_eq(&before, &desk.server("b").unwrap()));
 }
 
 #[test]
-fn a_rotated_secret_changes_its_users_alone() {
+fn rotated_secret_changes_only_servers_that_use_it() {
     let reference = "command: x, env: [{ name: T, valueFrom: { secretKeyRef: { name: s, key: k } } }]";
-    let mut desk = Desk::new();
-    desk.take("r0", &[("1", &file(&[A, ("b", reference)]))]);
-    assert_eq!(desk.book.references().into_iter().collect::<Vec<_>>(), [("s".into(), "k".into())]);
+    let mut desk = MergeFixture::new();
+    desk.record_and_apply("r0", &[("1", &servers_yaml(&[A, ("b", reference)]))]);
+    assert_eq!(desk.objects.secret_references().into_iter().collect::<Vec<_>>(), [("s".into(), "k".into())]);
     let before = (desk.server("a").unwrap(), desk.server("b").unwrap());
-    let again = |desk: &mut Desk| {
-        let mut book = std::mem::take(&mut desk.book);
-        book.resolve_again(&|spec, file| desk.resolve(spec, file));
-        desk.book = book;
+    let again = |desk: &mut MergeFixture| {
+        let mut book = std::mem::take(&mut desk.objects);
+        book.resolve_references(&|spec, file| desk.resolve(spec, file));
+        desk.objects = book;
     };
 
     again(&mut desk);
@@ -289,7 +297,7 @@ fn a_rotated_secret_changes_its_users_alone() {
 }
 
 #[test]
-fn a_restart_goes_on_where_the_last_run_ended() {
+fn restart_continues_from_the_restored_objects() {
     let remembered = |text: Option<&str>| RestoredObject {
         key: ObjectKey::new("default", "a"),
         line: 7,
@@ -298,43 +306,43 @@ fn a_restart_goes_on_where_the_last_run_ended() {
         created: Timestamp::UNIX_EPOCH,
         revision: "r".into(),
         change: None,
-        object: text.map(|text| parse(&path("1"), text.as_bytes()).servers.remove(0)),
+        last_good: text.map(|text| parse(&path("1"), text.as_bytes()).servers.remove(0)),
     };
     let restored = |text: Option<&str>| {
-        let mut desk = Desk::new();
+        let mut desk = MergeFixture::new();
         let mut book = AcceptedObjects::default();
         book.servers.restore(&path("1"), remembered(text), &|spec, file| desk.resolve(spec, file));
-        desk.book = book;
+        desk.objects = book;
         desk
     };
-    let good = file(&[A]);
+    let good = servers_yaml(&[A]);
     for (text, newest, expected) in [
-        (Some(good.as_str()), file(&[A]), "a old/4 x @r 1:1"),
-        (Some(good.as_str()), file(&[A2]), "a old/5 w @now 1:1"),
-        (Some(good.as_str()), file(&[BROKEN]), "a old/4 x @r 1:7 ParseError"),
-        (Some(good.as_str()), file(&[A_BAD]), "a old/4 x @r 1:1 InvalidSpec"),
-        (None, file(&[A_BAD]), "a old/4 - @r 1:1 InvalidSpec"),
-        (None, file(&[A]), "a old/5 x @now 1:1"),
+        (Some(good.as_str()), servers_yaml(&[A]), "a old/4 x @r 1:1"),
+        (Some(good.as_str()), servers_yaml(&[A2]), "a old/5 w @now 1:1"),
+        (Some(good.as_str()), servers_yaml(&[BROKEN]), "a old/4 x @r 1:7 ParseError"),
+        (Some(good.as_str()), servers_yaml(&[A_BAD]), "a old/4 x @r 1:1 InvalidSpec"),
+        (None, servers_yaml(&[A_BAD]), "a old/4 - @r 1:1 InvalidSpec"),
+        (None, servers_yaml(&[A]), "a old/5 x @now 1:1"),
     ] {
         let mut desk = restored(text);
-        desk.take("now", &[("1", &newest)]);
-        assert_eq!(desk.told(), [expected]);
+        desk.record_and_apply("now", &[("1", &newest)]);
+        assert_eq!(desk.describe_servers(), [expected]);
     }
     let mut desk = restored(Some(&good));
-    desk.take("now", &[("0", &good), ("1", "")]);
-    assert_eq!(desk.told(), ["a old/4 x @r 0:1"], "moved while nobody looked");
+    desk.record_and_apply("now", &[("0", &good), ("1", "")]);
+    assert_eq!(desk.describe_servers(), ["a old/4 x @r 0:1"], "moved while nobody looked");
     let kept: Vec<_> = desk
-        .book
+        .objects
         .servers
-        .in_force(&path("0"))
+        .applied_objects(&path("0"))
         .map(|(meta, line, text)| (meta.uid.clone(), line, text.is_some()))
         .collect();
     assert_eq!(kept, [(Arc::from("old"), 1, true)]);
 }
 
 #[test]
-fn what_stood_in_a_file_stays_while_something_in_it_is_not_understood() {
-    let good = file(&[A, B]);
+fn unrecognized_content_keeps_the_objects_of_its_file() {
+    let good = servers_yaml(&[A, B]);
     for (text, known) in [
         ("hello\n", false),
         ("- a\n", false),
@@ -345,25 +353,33 @@ fn what_stood_in_a_file_stays_while_something_in_it_is_not_understood() {
         ("apiVersion: evenkeel.dev/v1alpha1\nmetadata: { name: a }\n", true),
         ("apiVersion: v1\nkind: List\n", true),
     ] {
-        let mut desk = Desk::new();
-        desk.take("r0", &[("other", text)]);
-        assert_eq!(desk.faults().len(), usize::from(known), "nothing was declared there: {text}");
-        desk.take("r0", &[("1", &good)]);
-        desk.take("r1", &[("1", text)]);
-        assert_eq!(desk.told(), ["a u1/1 x @r0 1:1 ParseError", "b u2/1 x @r0 1:6 ParseError"], "{text}");
-        assert!(desk.faults().iter().any(|fault| fault.starts_with("1:")), "{text}: {:?}", desk.faults());
-        desk.take("r2", &[("1", &file(&[A]))]);
-        assert_eq!(desk.told(), ["a u1/1 x @r0 1:1"], "{text}");
+        let mut desk = MergeFixture::new();
+        desk.record_and_apply("r0", &[("other", text)]);
+        assert_eq!(desk.describe_faults().len(), usize::from(known), "nothing was declared there: {text}");
+        desk.record_and_apply("r0", &[("1", &good)]);
+        desk.record_and_apply("r1", &[("1", text)]);
+        assert_eq!(
+            desk.describe_servers(),
+            ["a u1/1 x @r0 1:1 ParseError", "b u2/1 x @r0 1:6 ParseError"],
+            "{text}"
+        );
+        assert!(
+            desk.describe_faults().iter().any(|fault| fault.starts_with("1:")),
+            "{text}: {:?}",
+            desk.describe_faults()
+        );
+        desk.record_and_apply("r2", &[("1", &servers_yaml(&[A]))]);
+        assert_eq!(desk.describe_servers(), ["a u1/1 x @r0 1:1"], "{text}");
     }
     // Documents of other groups are none of ours: what stood there is gone.
-    let mut desk = Desk::new();
-    desk.take("r0", &[("1", &good)]);
-    desk.take("r1", &[("1", "apiVersion: v1\nkind: ConfigMap\n")]);
-    assert_eq!(desk.told(), [""; 0]);
+    let mut desk = MergeFixture::new();
+    desk.record_and_apply("r0", &[("1", &good)]);
+    desk.record_and_apply("r1", &[("1", "apiVersion: v1\nkind: ConfigMap\n")]);
+    assert_eq!(desk.describe_servers(), [""; 0]);
 }
 
 #[test]
-fn a_list_takes_the_place_of_single_files() {
+fn list_replaces_single_files() {
     let item = |(name, command): (&str, &str)| {
         format!(
             "- apiVersion: evenkeel.dev/v1alpha1\n  kind: McpServer\n  metadata: {{ name: {name} }}\n  spec: {{ stdio: {{ {command} }} }}\n"
@@ -372,15 +388,15 @@ fn a_list_takes_the_place_of_single_files() {
     let list = |items: &[(&str, &str)]| {
         format!("apiVersion: v1\nkind: List\nitems:\n{}", items.iter().copied().map(item).collect::<String>())
     };
-    let mut desk = Desk::new();
-    desk.take("r0", &[("1", &file(&[A])), ("2", &file(&[B]))]);
-    desk.take("r1", &[("3", &list(&[A, B, A_BAD]))]);
-    assert_eq!(desk.told(), ["a u1/1 x @r0 1:1", "b u2/1 x @r0 2:1"]);
-    desk.take("r2", &[("1", ""), ("2", "")]);
-    assert_eq!(desk.told(), ["a u1/1 x @r0 3:4", "b u2/1 x @r0 3:8"]);
-    assert_eq!(desk.faults(), ["3:12 DuplicateName", "3:15 InvalidSpec"]);
-    desk.take("r3", &[("3", &list(&[A_BAD, B]))]);
-    assert_eq!(desk.told(), ["a u1/1 x @r0 3:4 InvalidSpec", "b u2/1 x @r0 3:8"]);
-    desk.take("r4", &[("3", &list(&[B]))]);
-    assert_eq!(desk.told(), ["b u2/1 x @r0 3:4"]);
+    let mut desk = MergeFixture::new();
+    desk.record_and_apply("r0", &[("1", &servers_yaml(&[A])), ("2", &servers_yaml(&[B]))]);
+    desk.record_and_apply("r1", &[("3", &list(&[A, B, A_BAD]))]);
+    assert_eq!(desk.describe_servers(), ["a u1/1 x @r0 1:1", "b u2/1 x @r0 2:1"]);
+    desk.record_and_apply("r2", &[("1", ""), ("2", "")]);
+    assert_eq!(desk.describe_servers(), ["a u1/1 x @r0 3:4", "b u2/1 x @r0 3:8"]);
+    assert_eq!(desk.describe_faults(), ["3:12 DuplicateName", "3:15 InvalidSpec"]);
+    desk.record_and_apply("r3", &[("3", &list(&[A_BAD, B]))]);
+    assert_eq!(desk.describe_servers(), ["a u1/1 x @r0 3:4 InvalidSpec", "b u2/1 x @r0 3:8"]);
+    desk.record_and_apply("r4", &[("3", &list(&[B]))]);
+    assert_eq!(desk.describe_servers(), ["b u2/1 x @r0 3:4"]);
 }

@@ -1,0 +1,162 @@
+//! One controller (evenkeel, or the floor that attaches servers with as little as that takes) with a directory and
+//! a fake upstream of its own, so that several stand side by side and take turns.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::BenchPlan;
+use crate::report::BenchSubject;
+use crate::rig::agent::{Agent, NotificationStream};
+use crate::rig::directory::{BenchDirectory, tool_name};
+use crate::rig::process::{EvenkeelProcess, HelperProcess, ProcessUsage};
+use crate::rig::{Era, Result, unix_nanos};
+
+const ATTACH_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// Longer than changes are gathered.
+pub const QUIET_PERIOD: Duration = Duration::from_millis(250);
+
+/// Holds a controller and what it controls.
+pub struct ControllerSetup {
+    pub subject: BenchSubject,
+    // Ends before that which it works on.
+    controller: Controller,
+    pub upstream: HelperProcess,
+    pub directory: BenchDirectory,
+}
+
+enum Controller {
+    Floor(HelperProcess),
+    Evenkeel { process: EvenkeelProcess, agent: Agent, notices: Option<NotificationStream> },
+}
+
+impl ControllerSetup {
+    /// Returns every controller that the plan compares: its subject and, of evenkeel, its program.
+    pub fn all_subjects(plan: &BenchPlan) -> Vec<(BenchSubject, Option<&Path>)> {
+        let programs = plan.programs.iter().map(|(subject, path)| (*subject, Some(path.as_path())));
+        [(BenchSubject::Floor, None)].into_iter().chain(programs).collect()
+    }
+
+    /// Starts a controller on a number of servers, and on others that hang. Returns the time from its start until
+    /// all that do not hang are attached; of evenkeel, until an agent sees the tools of all.
+    pub async fn start(
+        (subject, program): (BenchSubject, Option<&Path>),
+        era: Era,
+        servers: usize,
+        hanging: usize,
+    ) -> Result<(Self, Duration)> {
+        let upstream = HelperProcess::start_upstream().await?;
+        let directory = BenchDirectory::new(upstream.address).await?;
+        for number in 0..hanging {
+            directory.declare("hang", number).await?;
+        }
+        directory.declare_many(era, servers).await?;
+        let started = Instant::now();
+        let (controller, took) = match program {
+            None => {
+                let live = directory.declarations_dir().to_string_lossy().into_owned();
+                let role = ["controller", "--directory", &live, "--era", era.name()].map(str::to_owned);
+                let mut floor = HelperProcess::start_measured(&role).await?;
+                let attached = async {
+                    for _ in 0..servers {
+                        floor.next_line().await?;
+                    }
+                    Result::Ok(())
+                };
+                timeout(ATTACH_TIMEOUT, attached).await??;
+                (Controller::Floor(floor), started.elapsed())
+            }
+            Some(program) => {
+                let mut process = EvenkeelProcess::start(program, &directory).await?;
+                // Asked at the servers, so that the asking does not slow evenkeel.
+                let listed = async {
+                    while upstream.counts().await?.listed < servers as u64 {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    Result::Ok(())
+                };
+                timeout(ATTACH_TIMEOUT, listed)
+                    .await
+                    .map_err(|_| format!("{servers} servers: not attached"))??;
+                let (agent, at) = process.wait_for_tools(era, servers, ATTACH_TIMEOUT).await?;
+                (Controller::Evenkeel { process, agent, notices: None }, at - started)
+            }
+        };
+        Ok((Self { subject, controller, upstream, directory }, took))
+    }
+
+    pub fn usage(&self) -> ProcessUsage {
+        match &self.controller {
+            Controller::Floor(floor) => floor.usage,
+            Controller::Evenkeel { process, .. } => process.usage,
+        }
+    }
+
+    /// Opens the agent's stream of notices, and waits until it is quiet.
+    pub async fn listen(&mut self) -> Result<()> {
+        if let Controller::Evenkeel { agent, notices, .. } = &mut self.controller {
+            *notices = Some(agent.notifications().await?);
+        }
+        self.wait_for_quiet().await.map(|_| ())
+    }
+
+    /// Waits until it says that a server was attached or removed: a notice to agents, or a line. Returns the time.
+    pub async fn wait_for_change(&mut self) -> Result<i128> {
+        match &mut self.controller {
+            Controller::Floor(floor) => {
+                timeout(ATTACH_TIMEOUT, floor.next_line()).await??;
+                Ok(unix_nanos())
+            }
+            Controller::Evenkeel { notices, .. } => {
+                notices.as_mut().ok_or("no stream of notices")?.wait_for_list_changed(ATTACH_TIMEOUT).await
+            }
+        }
+    }
+
+    /// Waits until there has been no such notice for [`QUIET`], and returns how many there were before.
+    pub async fn wait_for_quiet(&mut self) -> Result<usize> {
+        match &mut self.controller {
+            Controller::Floor(floor) => {
+                let mut count = 0;
+                while let Ok(line) = timeout(QUIET_PERIOD, floor.next_line()).await {
+                    line?;
+                    count += 1;
+                }
+                Ok(count)
+            }
+            Controller::Evenkeel { notices, .. } => {
+                notices.as_mut().ok_or("no stream of notices")?.wait_for_quiet(QUIET_PERIOD).await
+            }
+        }
+    }
+
+    /// Fails if agents do not see the tool of this server.
+    pub async fn expect_tool(&mut self, era: Era, number: usize) -> Result<()> {
+        let Controller::Evenkeel { agent, .. } = &mut self.controller else { return Ok(()) };
+        let name = tool_name(era, number);
+        if agent.tool_names().await?.contains(&name) {
+            Ok(())
+        } else {
+            Err(format!("noticed, but {name} is not listed").into())
+        }
+    }
+
+    /// Calls the tool of this server through evenkeel; does nothing at the floor, which takes no calls.
+    pub async fn call(&mut self, era: Era, number: usize) -> Result<()> {
+        if let Controller::Evenkeel { agent, .. } = &mut self.controller {
+            let mut call = agent.prepare_call(&tool_name(era, number));
+            agent.run_call(&mut call).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends what was started.
+    pub async fn stop(self) -> Result<()> {
+        match self.controller {
+            Controller::Floor(_) => Ok(()),
+            Controller::Evenkeel { process, .. } => process.stop().await,
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What is printed of a plan. Pure.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use crate::admin::{Declaration, DeclaredState};
+use crate::plan::{DeclarationChange, DeclarationParts};
+use crate::resource::{
+    DeclaredObject, Desired, DigestKey, McpServerSpec, ObjectKey, Problem, Reason, WorkingDirectory,
+};
+use crate::source::directory::Finding;
+
+/// What is planned for.
+#[derive(Clone, Copy)]
+pub(super) struct PlanInput<'a> {
+    pub desired: &'a Desired,
+    /// What was found in the files.
+    pub findings: &'a [Finding],
+    /// Where processes will run, if files declare them.
+    pub working_directory: Option<&'a WorkingDirectory>,
+    /// Whether everything is declared: then what is in force and left out goes.
+    pub complete: bool,
+}
+
+/// What becomes of objects that are in force, and left out of the declarations.
+struct UndeclaredObjects {
+    removed: bool,
+    /// Files that could not be read: what is in force from one of them stays.
+    unreadable_files: HashSet<String>,
+}
+
+/// What is printed; as JSON, part of the interface.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Plan {
+    pub against: Option<String>,
+    add: usize,
+    change: usize,
+    remove: usize,
+    unchanged: usize,
+    untouched: usize,
+    held: usize,
+    pub steps: Vec<PlannedChange>,
+}
+
+/// What becomes of one object.
+#[derive(Debug, Serialize)]
+pub(super) struct PlannedChange {
+    pub kind: &'static str,
+    namespace: String,
+    pub name: String,
+    pub action: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<Reason>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+}
+
+impl PlannedChange {
+    fn new(kind: &'static str, key: &ObjectKey, action: &'static str) -> Self {
+        let (namespace, name) = (key.namespace.to_string(), key.name.to_string());
+        Self { kind, namespace, name, action, parts: Vec::new(), reason: None, message: None }
+    }
+}
+
+impl Plan {
+    /// One without steps; `against` is what is compared with, if anything.
+    pub fn new(against: Option<String>) -> Self {
+        Self { against, ..Self::default() }
+    }
+
+    /// Adds a step for each object that is declared or in force.
+    pub fn add_all(&mut self, declarations: &PlanInput<'_>, in_force: DeclaredState, key: &DigestKey) {
+        // What is in a file that cannot be read is not known, so it stays as it is.
+        let findings = declarations.findings.iter();
+        let unread = findings.filter(|finding| finding.fault.problem.reason == Reason::ParseError);
+        let unread: HashSet<_> = unread
+            .filter_map(|finding| Some(finding.fault.origin.as_ref()?.file()?.0.display().to_string()))
+            .collect();
+        let PlanInput { desired, findings: _, working_directory: base, complete } = *declarations;
+        let left_out = UndeclaredObjects { removed: complete, unreadable_files: unread };
+        let servers = desired.servers.iter().map(|(key, server)| (key.clone(), &**server));
+        self.add_kind("McpServer", &servers.collect(), in_force.servers, &left_out, |server| {
+            let parts = || DeclarationParts::declared(server, base).map(|parts| parts.into_digests(key));
+            endpoint_problem(server).map_or_else(|| Ok(parts()), Err)
+        });
+        let skills = desired.skills.iter().map(|(key, skill)| (key.clone(), &**skill));
+        self.add_kind("Skill", &skills.collect(), in_force.skills, &left_out, |skill| {
+            match desired.skill_contents.get(&skill.meta.key) {
+                Some(Err(problem)) => Err(problem.clone()),
+                content => {
+                    Ok(DeclarationParts::declared_skill(skill, content).map(|parts| parts.into_digests(key)))
+                }
+            }
+        });
+    }
+
+    fn add_kind<S>(
+        &mut self,
+        kind: &'static str,
+        declared: &BTreeMap<ObjectKey, &DeclaredObject<S>>,
+        in_force: Vec<Declaration>,
+        left_out: &UndeclaredObjects,
+        parts: impl Fn(&DeclaredObject<S>) -> Result<Option<DeclarationParts>, Problem>,
+    ) {
+        let in_force: BTreeMap<_, _> = in_force.into_iter().map(|object| (object.key(), object)).collect();
+        let mut keys: Vec<_> = declared.keys().chain(in_force.keys()).cloned().collect();
+        keys.sort();
+        keys.dedup();
+        for key in keys {
+            let (now, new) = (in_force.get(&key), declared.get(&key));
+            if new.is_none() && !left_out.removed {
+                self.add_untouched(kind, &key);
+                continue;
+            }
+            let missing = || {
+                let file = now?.file.as_ref();
+                let file = file.filter(|file| new.is_none() && left_out.unreadable_files.contains(*file))?;
+                Some(Problem::new(Reason::ParseError, format!("{file} cannot be read")))
+            };
+            let refused = new.and_then(|new| new.rejected.clone()).or_else(missing);
+            let step = refused.map_or_else(|| new.map_or(Ok(None), |new| parts(new)), Err).map(|after| {
+                let before = DeclarationParts::presence(now.and_then(|now| now.parts.as_ref()));
+                DeclarationChange::between(
+                    before,
+                    DeclarationParts::presence(after.as_ref()),
+                    DeclarationParts::change_to,
+                )
+            });
+            self.add_change(kind, &key, step);
+        }
+    }
+
+    /// Notes an object that is in force and that nobody touches.
+    fn add_untouched(&mut self, kind: &'static str, key: &ObjectKey) {
+        self.untouched += 1;
+        self.steps.push(PlannedChange::new(kind, key, "untouched"));
+    }
+
+    fn add_change(
+        &mut self,
+        kind: &'static str,
+        key: &ObjectKey,
+        change: Result<DeclarationChange, Problem>,
+    ) {
+        let count = match &change {
+            Ok(DeclarationChange::Attach(())) => &mut self.add,
+            Ok(
+                DeclarationChange::Replace(..)
+                | DeclarationChange::Refilter(..)
+                | DeclarationChange::Refresh(())
+                | DeclarationChange::Detach(Reason::Suspended),
+            ) => &mut self.change,
+            Ok(DeclarationChange::Detach(_)) => &mut self.remove,
+            Ok(DeclarationChange::Stay(())) => &mut self.unchanged,
+            Err(_) => &mut self.held,
+        };
+        *count += 1;
+        let mut step =
+            PlannedChange::new(kind, key, change.as_ref().map_or("hold", DeclarationChange::action));
+        match change {
+            Ok(change) => step.parts = change.changed_parts().to_vec(),
+            Err(Problem { reason, message }) => {
+                (step.reason, step.message) = (Some(reason), Some(message));
+            }
+        }
+        self.steps.push(step);
+    }
+
+    /// Gives it for people; `place` ends the last line.
+    pub fn to_text(&self, place: &str) -> String {
+        let mut text = String::new();
+        for PlannedChange { kind, namespace, name, action, parts, message, .. } in &self.steps {
+            let sign = match *action {
+                "attach" => '+',
+                "replace" | "refilter" | "refresh" | "suspend" => '~',
+                "detach" => '-',
+                "hold" => '!',
+                _ => continue,
+            };
+            let why = if parts.is_empty() { message.clone().unwrap_or_default() } else { parts.join(", ") };
+            let why = if why.is_empty() { why } else { format!(": {why}") };
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{sign} {action:<8} {kind} {namespace}/{name}{why}");
+        }
+        let Self { add, change, remove, unchanged, untouched, held, .. } = self;
+        let untouched =
+            if *untouched == 0 { String::new() } else { format!(", {untouched} not in the manifests") };
+        let held = if *held == 0 { String::new() } else { format!(", {held} held as it is") };
+        let _ = writeln!(
+            text,
+            "{add} to add, {change} to change, {remove} to remove, {unchanged} unchanged{untouched}{held}; {place}"
+        );
+        text
+    }
+}
+
+/// Why no endpoint can be made of a declaration, if one is wanted. What is not set here may be where evenkeel runs.
+fn endpoint_problem(declared: &DeclaredObject<McpServerSpec>) -> Option<Problem> {
+    declared.spec.as_ref().filter(|spec| !spec.suspend)?;
+    let problem = declared.endpoint.as_ref()?.as_ref().err()?;
+    (problem.reason != Reason::VariableNotFound).then(|| problem.clone())
+}

@@ -1,0 +1,255 @@
+//! Replacing a connection: what serves meanwhile, and what becomes of the one before.
+
+use crate::control_servers::ControlServers;
+use crate::fixture::{CallHandle, EvenkeelFixture, NO_RETRY, error_text, start_call};
+use crate::rig::{Action, FakeHttpServer, FakeStdioServer, Rule, Script, ServerEra};
+use crate::support::{Era, eventually, within};
+
+#[tokio::test]
+async fn failed_replacement_keeps_the_old_connection() {
+    let rig = FakeStdioServer::new(Script::default());
+    let stage = EvenkeelFixture::start(&[]).await;
+    let peers = ControlServers::attach(&stage).await;
+    let soon = "retry: { initial: 100ms, max: 200ms }";
+    stage.attach("s", &format!("{}\n{soon}", rig.spec(""))).await;
+    let old = rig.live_processes().pop().unwrap();
+    rig.edit_script(|script| script.stdio.exit_at_start = Some(9));
+    stage.declared.write_server("s", &format!("{}\n{soon}", rig.spec(", env: [{ name: A, value: b }]")));
+    let attached = stage.evenkeel.wait_for("s", "Attached", "True", "ServingPreviousGeneration").await;
+    assert!(attached.message.contains("generation 1") && attached.message.contains('2'), "{attached:?}");
+    let ready = eventually("the failure is told, and what may help", async || {
+        let ready = stage.evenkeel.condition("s", "Ready").await?;
+        (ready.status == "False" && ready.message.contains("spec.update to Recreate")).then_some(ready)
+    })
+    .await;
+    assert!(ready.message.contains('9'), "{ready:?}");
+    let status = stage.server("s").await["status"].clone();
+    assert_eq!((&status["attachedGeneration"], &status["observedGeneration"]), (&1.into(), &2.into()));
+    for era in Era::ALL {
+        stage.agent(era).await.call_text("s_echo", "{}").await;
+    }
+    assert!(old.is_alive());
+
+    rig.edit_script(|script| script.stdio.exit_at_start = None);
+    stage.wait_for_generation("s", 2).await;
+    within("the old one ends", old.wait_for_exit()).await;
+    peers.assert_untouched(&stage).await;
+}
+
+#[tokio::test]
+async fn replaced_connection_closes_after_its_calls_finish() {
+    let (one, two) = (
+        FakeHttpServer::start(Script::new("one", ServerEra::Legacy).tools(&["sleep"])).await,
+        FakeHttpServer::start(Script::new("two", ServerEra::Legacy).tools(&["sleep"])).await,
+    );
+    let stage = EvenkeelFixture::start(&[("s", &one.spec())]).await;
+    stage.evenkeel.wait_until_attached("s").await;
+    let call = start_call(stage.agent(Era::Legacy).await, "s_sleep", r#"{"ms":4000}"#, &one).await;
+    stage.declared.write_server("s", &two.spec());
+    stage.wait_for_generation("s", 2).await;
+    stage.agent(Era::Modern).await.call_text("s_sleep", r#"{"ms":1}"#).await;
+    assert_eq!(two.counters().calls(), 1);
+    assert!(call.await.unwrap().unwrap().contains("slept"));
+    eventually("the old session is ended", async || (one.counters().sessions == 0).then_some(())).await;
+}
+
+#[tokio::test]
+async fn recreate_stops_the_old_process_before_starting_the_new_one() {
+    let mut script = Script::default();
+    script.stdio.ignore_eof = true;
+    let rig = FakeStdioServer::new(script);
+    let stage = EvenkeelFixture::start(&[]).await;
+    stage.attach("s", &format!("{}\nupdate: Recreate", rig.spec(""))).await;
+    let old = rig.live_processes().pop().unwrap();
+    // The new one would say hello while the old one is still there, if it were started too early.
+    rig.edit_script(|script| script.stdio.ignore_eof = false);
+    stage
+        .declared
+        .write_server("s", &format!("{}\nupdate: Recreate", rig.spec(", env: [{ name: A, value: b }]")));
+    eventually("there is a new process", async || (rig.processes().len() == 2).then_some(())).await;
+    assert!(!old.is_alive(), "the old one was gone by then");
+    stage.wait_for_generation("s", 2).await;
+
+    // One that fails leaves nothing callable.
+    rig.edit_script(|script| script.stdio.exit_at_start = Some(9));
+    stage.declared.write_server(
+        "s",
+        &format!("{}\nupdate: Recreate\n{NO_RETRY}", rig.spec(", env: [{ name: A, value: c }]")),
+    );
+    stage.evenkeel.wait_for("s", "Ready", "False", "Exited").await;
+    let status = stage.server("s").await["status"].clone();
+    assert_eq!(status["observedGeneration"], 3);
+    assert!(status["attachedGeneration"].is_null(), "{status}");
+    let agent = stage.agent(Era::Legacy).await;
+    assert_eq!(agent.tool_names().await, Vec::<String>::new());
+    error_text(&agent.call("s_echo", "{}").await.unwrap());
+}
+
+#[tokio::test]
+async fn recreate_waits_for_processes_of_cancelled_or_failed_attempts() {
+    for (then, what) in [(Action::Hang, "cancelled"), (Action::error(-32600, "no"), "failed")] {
+        let script = || Script::new("alone", ServerEra::Legacy);
+        let mut slow = script().on("initialize", Rule::always(then));
+        slow.stdio.ignore_eof = true;
+        let rig = FakeStdioServer::new(slow);
+        let spec = |value| {
+            let retry = "update: Recreate\nretry: { initial: 100ms, max: 100ms }\ntimeouts: { connect: 10m }";
+            format!("{}\n{retry}", rig.spec(&format!(", env: [{{ name: A, value: {value} }}]")))
+        };
+        let stage = EvenkeelFixture::start(&[("s", &spec("a"))]).await;
+        let first = eventually("the first attempt is under way", async || rig.live_processes().pop()).await;
+        rig.edit_script(|good| *good = Script { control: good.control.take(), ..script() });
+        stage.declared.write_server("s", &spec("b"));
+        eventually("there is another process", async || (rig.processes().len() >= 2).then_some(())).await;
+        assert!(!first.is_alive(), "{what}: two of it ran side by side");
+        stage.wait_for_generation("s", 2).await;
+        assert_eq!(rig.live_processes().len(), 1, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn latest_declaration_cancels_an_attempt_in_flight() {
+    let hung = FakeStdioServer::new(Script::default().on("server/discover", Rule::always(Action::Hang)));
+    let good = FakeStdioServer::new(Script::default());
+    let stage =
+        EvenkeelFixture::start(&[("s", &format!("{}\ntimeouts: {{ connect: 10m }}", hung.spec("")))]).await;
+    let process = eventually("the first attempt is under way", async || hung.live_processes().pop()).await;
+    stage.declared.write_server("s", &good.spec(""));
+    stage.wait_for_generation("s", 2).await;
+    within("what the first attempt opened is gone", process.wait_for_exit()).await;
+    assert_eq!(stage.agent(Era::Legacy).await.tool_names().await, ["s_echo", "s_report"]);
+}
+
+#[tokio::test]
+async fn reverted_declaration_keeps_the_healthy_connection() {
+    let rig = FakeStdioServer::new(Script::default());
+    let hung = FakeStdioServer::new(Script::default().on("server/discover", Rule::always(Action::Hang)));
+    let stage = EvenkeelFixture::start(&[]).await;
+    // Checks of health would be counted as openings.
+    let spec = format!("{}\n{NO_RETRY}\nhealth: {{ interval: 0s }}", rig.spec(""));
+    stage.attach("s", &spec).await;
+    let process = rig.live_processes().pop().unwrap();
+
+    rig.edit_script(|script| script.stdio.exit_at_start = Some(9));
+    stage.declared.write_server("s", &format!("{}\n{NO_RETRY}", rig.spec(", env: [{ name: A, value: b }]")));
+    stage.evenkeel.wait_for("s", "Ready", "False", "Exited").await;
+    rig.edit_script(|script| script.stdio.exit_at_start = None);
+    stage.declared.write_server("s", &spec);
+    stage.wait_for_generation("s", 3).await;
+    assert!(stage.server("s").await["status"]["nextRetryTime"].is_null());
+
+    stage.declared.write_server("s", &format!("{}\ntimeouts: {{ connect: 10m }}", hung.spec("")));
+    let attempt = eventually("the attempt is under way", async || hung.live_processes().pop()).await;
+    stage.declared.write_server("s", &spec);
+    stage.wait_for_generation("s", 5).await;
+    within("what the attempt opened is gone", attempt.wait_for_exit()).await;
+
+    assert_eq!(rig.processes().len(), 1, "the one that failed never came so far");
+    assert_eq!(process.counters().await.discovers(), 1);
+    stage.agent(Era::Legacy).await.call_text("s_echo", "{}").await;
+}
+
+/// A server that was replaced while a call was in flight that does not end by itself.
+async fn replace_during_call(one: &FakeHttpServer, two: &FakeHttpServer) -> (EvenkeelFixture, CallHandle) {
+    let drain = "timeouts: { drain: 500ms }";
+    let stage = EvenkeelFixture::start(&[
+        ("s", &format!("{}\n{drain}", one.spec())),
+        ("other", "suspend: true\nhttp: { url: \"http://localhost/\" }"),
+    ])
+    .await;
+    stage.evenkeel.wait_until_attached("s").await;
+    let call = start_call(stage.agent(Era::Legacy).await, "s_sleep", r#"{"ms":600000}"#, one).await;
+    stage.declared.write_server("s", &format!("{}\n{drain}", two.spec()));
+    stage.wait_for_generation("s", 2).await;
+    (stage, call)
+}
+
+#[tokio::test]
+async fn call_on_a_replaced_connection_ends_when_its_server_is_detached() {
+    let sleeper = async || FakeHttpServer::start(Script::new("s", ServerEra::Legacy).tools(&["sleep"])).await;
+    let (one, two, three) = (sleeper().await, sleeper().await, sleeper().await);
+
+    let (stage, call) = replace_during_call(&one, &two).await;
+    stage.declared.remove("s.yaml");
+    let text = error_text(&within("the drain of what is removed", call).await.unwrap().unwrap());
+    assert!(text.contains("removed") && text.contains("did not end within 0.5 s"), "{text}");
+    eventually("both sessions are ended", async || {
+        (one.counters().sessions + two.counters().sessions == 0).then_some(())
+    })
+    .await;
+
+    let (stage, call) = replace_during_call(&one, &two).await;
+    stage
+        .declared
+        .write_server("s", &format!("{}\nupdate: Recreate\ntimeouts: {{ drain: 500ms }}", three.spec()));
+    let text = error_text(&within("the drain of what is made anew", call).await.unwrap().unwrap());
+    assert!(text.contains("being replaced"), "{text}");
+    stage.wait_for_generation("s", 3).await;
+    assert_eq!((one.counters().sessions, two.counters().sessions), (0, 0), "nothing ran beside the new one");
+
+    let (mut stage, call) = replace_during_call(&one, &two).await;
+    assert!(stage.evenkeel.terminate().await.success());
+    let text = error_text(&within("the end of evenkeel", call).await.unwrap().unwrap());
+    assert!(text.contains("shutting down"), "{text}");
+    assert!(!stage.evenkeel.stderr().contains("did not end within"), "{}", stage.evenkeel.stderr());
+}
+
+#[tokio::test]
+async fn call_waits_for_replacement_when_the_old_connection_is_lost() {
+    let rig = FakeStdioServer::new(Script::default());
+    let stage = EvenkeelFixture::start(&[("s", &rig.spec(""))]).await;
+    stage.evenkeel.wait_until_attached("s").await;
+    let old = rig.live_processes().pop().unwrap();
+    // For so long is it told that the server is gone.
+    rig.edit_script(|script| script.stdio.start_delay_ms = 10_000);
+    stage.declared.write_server("s", &rig.spec(", env: [{ name: A, value: b }]"));
+    eventually("the replacement is under way", async || (rig.processes().len() == 2).then_some(())).await;
+    let agent = stage.agent(Era::Legacy).await;
+    old.kill();
+    stage.evenkeel.wait_for("s", "Attached", "False", "Reconnecting").await;
+    agent.call_text("s_echo", "{}").await;
+    stage.wait_for_generation("s", 2).await;
+    assert_eq!(rig.processes().len(), 2);
+}
+
+#[tokio::test]
+async fn filter_applies_even_if_the_new_connection_fails() {
+    let rig = FakeHttpServer::start(Script::new("s", ServerEra::Legacy).tools(&["echo", "odd"])).await;
+    let failing = Script::new("f", ServerEra::Legacy).on("POST", Rule::always(Action::status(503)));
+    let failing = FakeHttpServer::start(failing).await;
+    let stage = EvenkeelFixture::start(&[("s", &rig.spec())]).await;
+    stage.evenkeel.wait_until_attached("s").await;
+    let [mut watcher, _] = stage.watchers(&["s_echo", "s_odd"]).await;
+    // With the edit that cannot be followed, and with another after it.
+    for (deny, left) in [("[odd]", &["s_echo"][..]), ("[odd, echo]", &[])] {
+        let filter = format!("expose: {{ tools: {{ deny: {deny} }} }}");
+        stage.declared.write_server("s", &format!("{}\n{NO_RETRY}\n{filter}", failing.spec()));
+        watcher.wait_for_tools(left).await;
+    }
+    stage.evenkeel.wait_for("s", "Attached", "True", "ServingPreviousGeneration").await;
+    let gone =
+        watcher.agent.call("s_odd", "{}").await.map_or_else(|error| error, |result| error_text(&result));
+    assert!(!gone.contains("odd said"), "{gone}");
+    assert_eq!(rig.counters().calls(), 0);
+}
+
+#[tokio::test]
+async fn call_within_grace_period_waits_for_an_edited_server() {
+    let rig = FakeStdioServer::new(Script::default().tools(&["echo"]));
+    let stage = EvenkeelFixture::start(&[("s", &format!("{}\n{NO_RETRY}", rig.spec("")))]).await;
+    stage.evenkeel.wait_until_attached("s").await;
+    let agent = stage.agent(Era::Legacy).await;
+    rig.edit_script(|script| script.stdio.exit_at_start = Some(3));
+    rig.live_processes().pop().unwrap().kill();
+    stage.evenkeel.wait_for("s", "Ready", "False", "Exited").await;
+    rig.edit_script(|script| {
+        script.stdio.exit_at_start = None;
+        *script = script.clone().on("tools/list", Rule::delay(3_000));
+    });
+    stage.declared.write_server("s", &format!("{}\n{NO_RETRY}", rig.spec(", env: [{ name: X, value: z }]")));
+    eventually("the attempt is under way", async || {
+        (stage.server("s").await["status"]["observedGeneration"] == 2).then_some(())
+    })
+    .await;
+    agent.call_text("s_echo", "{}").await;
+}

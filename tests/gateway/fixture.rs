@@ -1,0 +1,208 @@
+//! A gateway with a catalog, and a fleet for those tests that call.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use evenkeel::catalog::{Catalog, Publisher, ReservedNames, catalog};
+use evenkeel::fleet::{Fleet, FleetContext, RestoredCache, ServerCache};
+use evenkeel::gateway::{Gateway, GatewayConfig, GatewayMetrics, Limits, SessionKey};
+use evenkeel::net::{AllowedHosts, Authorization};
+use evenkeel::resource::{
+    DeclaredMeta, DeclaredObject, Desired, DigestKey, Endpoint, HttpEndpoint, McpServerSpec, ObjectKey,
+    Origin, Problem, Reason, SourceState, Transport,
+};
+use evenkeel::upstream::{
+    CallRefusal, Item, Responder, Section, ServerLists, Subscriptions, UpstreamControl,
+};
+use evenkeel::wire::{InstanceId, ListKind};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::rig::FakeHttpServer as Rig;
+use crate::support::{Agent, Era, eventually, within};
+
+/// What agents talk to. Everything ends when it is dropped.
+pub struct GatewayFixture {
+    pub address: SocketAddr,
+    pub catalog: Catalog,
+    publisher: Publisher,
+    metrics: GatewayMetrics,
+    subscriptions: Subscriptions,
+    desired: watch::Sender<Arc<Desired>>,
+    stop_token: CancellationToken,
+    serve_task: Option<JoinHandle<()>>,
+    _end: tokio_util::sync::DropGuard,
+}
+
+impl GatewayFixture {
+    pub async fn start() -> Self {
+        Self::start_with(|_| ()).await
+    }
+
+    /// With other settings than the usual ones.
+    pub async fn start_with(change: impl FnOnce(&mut GatewayConfig)) -> Self {
+        let (catalog, publisher, task) =
+            catalog(Some("default".into()), ReservedNames::default(), mpsc::unbounded_channel().0);
+        let end = CancellationToken::new();
+        tokio::spawn(task.run(end.clone()));
+        let (observations, mut observed) = mpsc::unbounded_channel();
+        tokio::spawn(async move { while observed.recv().await.is_some() {} });
+        // Nobody writes down what is learned here.
+        let memory = ServerCache::new(RestoredCache::default(), mpsc::unbounded_channel().0);
+        // Nothing is declared, so the start is over at once.
+        publisher.mark_settled();
+        let context = FleetContext::new(publisher.clone(), observations, memory, None);
+        let listeners = context.subscriptions.clone();
+        let (desired, wanted) = watch::channel(Arc::default());
+        tokio::spawn(Fleet::new(Arc::new(context)).run(wanted, end.clone()));
+        let mut this = Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            catalog,
+            publisher,
+            metrics: GatewayMetrics::default(),
+            subscriptions: listeners,
+            desired,
+            stop_token: end.child_token(),
+            serve_task: None,
+            _end: end.drop_guard(),
+        };
+        this.serve(change).await;
+        this
+    }
+
+    /// Another process on the same catalog, as after a restart.
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        self.stop_token = CancellationToken::new();
+        self.serve(|_| ()).await;
+    }
+
+    async fn serve(&mut self, change: impl FnOnce(&mut GatewayConfig)) {
+        let mut config = GatewayConfig {
+            authorization: Authorization::new(AllowedHosts::default()),
+            session_key: SessionKey::new(b"the key of all tests").unwrap(),
+            subscriptions: self.subscriptions.clone(),
+            instance_id: InstanceId::default(),
+            limits: Limits::default(),
+        };
+        change(&mut config);
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        self.address = listener.local_addr().unwrap();
+        let gateway =
+            Gateway::new(config, self.catalog.clone(), self.metrics.clone(), self.stop_token.clone());
+        self.serve_task = Some(tokio::spawn(gateway.serve(Arc::new(listener))));
+    }
+
+    /// Asks the gateway to end, and waits for that.
+    pub async fn stop(&mut self) {
+        self.stop_token.cancel();
+        within("the end of the gateway", self.serve_task.take().unwrap()).await.unwrap();
+    }
+
+    /// Asks the gateway to end.
+    pub fn request_stop(&self) {
+        self.stop_token.cancel();
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}/mcp", self.address)
+    }
+
+    pub fn namespace_url(&self, namespace: &str) -> String {
+        format!("http://{}/ns/{namespace}/mcp", self.address)
+    }
+
+    pub async fn agent(&self, era: Era) -> Agent {
+        Agent::connect(era, &self.url()).await
+    }
+
+    /// Publishes tools of a server that has no connection.
+    pub fn publish_tools(&self, namespace: &str, name: &str, tools: &[&str]) {
+        let tools = tools.iter().map(|tool| format!(r#"{{"name":"{tool}"}}"#));
+        self.publish_raw_tools(namespace, name, tools);
+    }
+
+    /// The same, with each tool's JSON.
+    pub fn publish_raw_tools(&self, namespace: &str, name: &str, tools: impl Iterator<Item = String>) {
+        let key = ObjectKey::new(namespace, name);
+        let refusal = CallRefusal::Unavailable(Problem::new(Reason::Exited, "exit code 7"));
+        self.publisher.publish(Arc::new(Section {
+            responder: Responder::Server(UpstreamControl::new(key.clone(), refusal).handle().clone()),
+            key,
+            prefix: name.to_owned(),
+            lists: Arc::new(ServerLists {
+                tools: tools.map(|raw| Item::parse(ListKind::Tools, &raw).unwrap()).collect(),
+                ..ServerLists::default()
+            }),
+            resource_filter: None,
+            instructions: None,
+            call_timeout: Duration::from_mins(1),
+        }));
+    }
+
+    pub fn withdraw(&self, namespace: &str, name: &str, problem: Problem) {
+        self.publisher.withdraw(ObjectKey::new(namespace, name), problem);
+    }
+
+    /// Declares a rig as a server, with more members of its spec, and waits until its tools are there.
+    pub async fn attach_server(&self, name: &str, rig: &Rig, more: serde_json::Value) {
+        let mut spec = more;
+        spec["http"] = serde_json::json!({ "url": rig.url() });
+        let spec: McpServerSpec = serde_json::from_value(spec).unwrap();
+        let key = ObjectKey::new("default", name);
+        let http = HttpEndpoint { url: rig.url().parse().unwrap(), headers: Vec::new(), ca: None };
+        let endpoint = Endpoint::new(Transport::Http(http), &DigestKey::new(b"test"));
+        let declared = DeclaredObject {
+            meta: DeclaredMeta {
+                key: key.clone(),
+                uid: "1".into(),
+                generation: 1,
+                created_at: jiff::Timestamp::UNIX_EPOCH,
+                labels: [].into(),
+                annotations: [].into(),
+                origin: Origin::Cluster { resource_version: "1".into() },
+                revision: "1".into(),
+                last_commit: None,
+            },
+            spec: Some(Arc::new(spec)),
+            spec_digest: None,
+            rejected: None,
+            endpoint: Some(Ok(Arc::new(endpoint))),
+        };
+        self.desired.send_modify(|desired| {
+            let mut next = Desired::clone(desired);
+            next.source = Arc::new(SourceState { synced: true, ..SourceState::default() });
+            next.servers.insert(key.clone(), Arc::new(declared));
+            *desired = Arc::new(next);
+        });
+        eventually("the rig is attached", async || self.catalog.load().section(&key).is_some().then_some(()))
+            .await;
+    }
+
+    /// Takes a declared rig away.
+    pub fn remove_server(&self, name: &str) {
+        self.desired.send_modify(|desired| {
+            let mut next = Desired::clone(desired);
+            next.servers.remove(&ObjectKey::new("default", name));
+            *desired = Arc::new(next);
+        });
+    }
+
+    /// Waits until a metric has a value.
+    pub async fn wait_for_metric(&self, line: &str) {
+        eventually(line, async || self.encoded_metrics().lines().any(|found| found == line).then_some(()))
+            .await;
+    }
+
+    fn encoded_metrics(&self) -> String {
+        let mut registry = Registry::default();
+        self.metrics.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text
+    }
+}

@@ -1,0 +1,143 @@
+//! The official client is content with the endpoint, in both eras.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rmcp::model::{
+    CallToolRequestParams, ClientCapabilities, ClientConfig, Implementation, ProtocolVersion,
+    ServerNotification, SubscriptionFilter,
+};
+use rmcp::service::{NotificationContext, RunningService};
+use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
+use rmcp::transport::{StreamableHttpClientTransport, UnixSocketHttpClient};
+use rmcp::{ClientHandler, ClientLifecycleMode, ClientServiceExt, RoleClient};
+use serde_json::json;
+use tokio::sync::Notify;
+
+use crate::fixture::GatewayFixture;
+use crate::rig::{FakeHttpServer as Rig, Script, ServerEra};
+use crate::support::{eventually, within};
+
+#[derive(Clone, Default)]
+struct NotifyingClient(Arc<Notify>);
+
+impl ClientHandler for NotifyingClient {
+    fn get_info(&self) -> ClientConfig {
+        ClientConfig::new(ClientCapabilities::default(), Implementation::new("official", "1"))
+    }
+
+    async fn on_tool_list_changed(&self, _: NotificationContext<RoleClient>) {
+        self.0.notify_one();
+    }
+}
+
+/// The official client reaches HTTP servers over Unix sockets without a TLS stack; this leads one to the stack for as
+/// long as the test runs.
+fn unix_socket_bridge(stack: &GatewayFixture) -> PathBuf {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("socket");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let address = stack.address;
+    tokio::spawn(async move {
+        let _directory = directory;
+        while let Ok((mut near, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut far = tokio::net::TcpStream::connect(address).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    socket
+}
+
+async fn connect(
+    stack: &GatewayFixture,
+    mode: ClientLifecycleMode,
+) -> (RunningService<RoleClient, NotifyingClient>, Arc<Notify>) {
+    let socket = unix_socket_bridge(stack);
+    let transport = StreamableHttpClientTransport::with_client(
+        UnixSocketHttpClient::new(socket.to_str().unwrap(), &stack.url()),
+        StreamableHttpClientTransportConfig::with_uri(stack.url()),
+    );
+    let client = NotifyingClient::default();
+    let changed = client.0.clone();
+    let client = within("the handshake", client.serve_with_lifecycle(transport, mode)).await.unwrap();
+    (client, changed)
+}
+
+async fn tool_names(client: &RunningService<RoleClient, NotifyingClient>) -> Vec<String> {
+    let tools = client.list_all_tools().await.unwrap();
+    tools.into_iter().map(|tool| tool.name.into_owned()).collect()
+}
+
+#[tokio::test]
+async fn rmcp_client_lists_calls_and_gets_list_changed() {
+    let preferred_versions = vec![ProtocolVersion::V_2026_07_28];
+    for (mode, modern) in [
+        (ClientLifecycleMode::Initialize, false),
+        (ClientLifecycleMode::Discover { preferred_versions: preferred_versions.clone() }, true),
+        (ClientLifecycleMode::Auto { preferred_versions, legacy_version: None }, true),
+    ] {
+        let rig = Rig::start(Script::new("rig", ServerEra::Dual)).await;
+        let stack = GatewayFixture::start().await;
+        stack.attach_server("r", &rig, json!({})).await;
+        let (client, changed) = connect(&stack, mode).await;
+        assert_eq!(tool_names(&client).await, ["r_echo", "r_report"]);
+        let call =
+            CallToolRequestParams::new("r_echo").with_arguments(serde_json::from_str(r#"{"a":1}"#).unwrap());
+        let result = client.call_tool(call).await.unwrap();
+        let text = result.content[0].as_text().unwrap().text.clone();
+        assert!(text.contains(r#""arguments":{"a":1}"#), "{text}");
+
+        let late = |script: &mut Script| *script = script.clone().tools(&["echo", "report", "late"]);
+        if modern {
+            let mut filter = SubscriptionFilter::default();
+            filter.tools_list_changed = Some(true);
+            let mut subscription = client.listen(filter).await.unwrap();
+            rig.edit_script(late);
+            let listed = async {
+                // A change just before the subscription is told too.
+                while tool_names(&client).await.len() < 3 {
+                    let notice = subscription.next().await.unwrap();
+                    assert!(
+                        matches!(notice, Some(ServerNotification::ToolListChangedNotification(_))),
+                        "{notice:?}"
+                    );
+                }
+            };
+            within("a notice on the subscription", listed).await;
+        } else {
+            stack.wait_for_metric("agent_streams 1").await;
+            rig.edit_script(late);
+            within("an unsolicited notice", changed.notified()).await;
+        }
+        assert_eq!(tool_names(&client).await, ["r_echo", "r_late", "r_report"]);
+        client.cancel().await.unwrap();
+        stack.wait_for_metric("agent_streams 0").await;
+        stack.wait_for_metric("agent_sessions 0").await;
+    }
+}
+
+#[tokio::test]
+async fn rmcp_client_cancels_a_dropped_call() {
+    let rig = Rig::start(Script::new("rig", ServerEra::Legacy).tools(&["sleep"])).await;
+    let stack = GatewayFixture::start().await;
+    stack.attach_server("r", &rig, json!({})).await;
+    let preferred_versions = vec![ProtocolVersion::V_2026_07_28];
+    for mode in [ClientLifecycleMode::Initialize, ClientLifecycleMode::Discover { preferred_versions }] {
+        let cancels = || rig.counters().count("notifications/cancelled");
+        let before = cancels();
+        let case = format!("the server is told: {mode:?}");
+        let (client, _) = connect(&stack, mode).await;
+        let arguments = serde_json::from_str(r#"{"ms":600000}"#).unwrap();
+        let call = CallToolRequestParams::new("r_sleep").with_arguments(arguments);
+        let mut calling = Box::pin(client.call_tool_once(call));
+        tokio::select! {
+            _ = &mut calling => panic!("the call must not end"),
+            () = eventually("the call is at work", async || (rig.counters().in_flight == 1).then_some(())) => {}
+        }
+        drop(calling);
+        eventually(&case, async || (cancels() == before + 1).then_some(())).await;
+        client.cancel().await.unwrap();
+    }
+}

@@ -1,0 +1,130 @@
+//! Connections to the API server that are cut again and again, or fall silent.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::rig::{FakeHttpServer, Script, ServerEra};
+use crate::support::{Agent, Era, eventually};
+use crate::test_namespace::{TestNamespace, server_yaml};
+
+#[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
+async fn repeatedly_cut_watches_miss_no_change() {
+    let site = TestNamespace::create_shared().await;
+    let rig =
+        |name: &'static str| FakeHttpServer::start(Script::new(name, ServerEra::Legacy).tools(&["echo"]));
+    let (peer, other) = (rig("peer").await, rig("other").await);
+    let between = TcpProxy::start(&site, |mut client, mut server| async move {
+        let copy = tokio::io::copy_bidirectional(&mut client, &mut server);
+        let _ = tokio::time::timeout(Duration::from_secs(1), copy).await;
+    })
+    .await;
+    let evenkeel = site.run_with_kubeconfig(&between.kubeconfig, &[]).await;
+    site.apply_http_server("peer", &peer).await;
+    site.wait_until_attached("peer").await;
+    let agent = Agent::connect(Era::Legacy, &evenkeel.url()).await;
+    for round in 0..5 {
+        site.apply_http_server(&format!("a{round}"), &other).await;
+        if round > 0 {
+            site.kubectl(&["delete", "mcps", &format!("a{}", round - 1)]).await;
+        }
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        agent.call_text("peer_echo", "{}").await;
+    }
+    eventually("the last state is reached", async || {
+        (agent.tool_names().await == ["a4_echo", "peer_echo"]).then_some(())
+    })
+    .await;
+    site.apply(&server_yaml("denied", "stdio: { command: sh }")).await;
+    site.wait_for("denied", "Stalled", "True", "PolicyDenied").await;
+    assert_eq!(peer.counters().initializes(), 1);
+}
+
+/// A connection that is dead, though nobody closed it: as after a lost route or a NAT that has forgotten it.
+#[tokio::test]
+#[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
+async fn silent_watches_are_detected_and_restarted() {
+    let site = TestNamespace::create_shared().await;
+    let rig = FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await;
+    let (frozen, freeze) = watch::channel(false);
+    let between = TcpProxy::start(&site, move |mut client, mut server| {
+        let mut freeze = freeze.clone();
+        async move {
+            // Those that are made later work.
+            let born = *freeze.borrow_and_update();
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                () = async { drop(freeze.wait_for(|frozen| *frozen && !born).await) } => {
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+    })
+    .await;
+    let evenkeel = site.run_with_kubeconfig(&between.kubeconfig, &[]).await;
+    let secret = "{ secretKeyRef: { name: ours, key: key } }";
+    let waits = format!(
+        "http: {{ url: \"{}\", headers: [{{ name: x-key, valueFrom: {secret} }}] }}\nhealth: {{ interval: 0s }}",
+        rig.url()
+    );
+    site.apply(&server_yaml("waits", &waits)).await;
+    site.apply_http_server("before", &rig).await;
+    site.wait_until_attached("before").await;
+    site.wait_for("waits", "ResolvedRefs", "False", "SecretNotFound").await;
+
+    frozen.send_replace(true);
+    site.apply_http_server("after", &rig).await;
+    site.create_secret("ours", "hunter2").await;
+    let agent = Agent::connect(Era::Modern, &evenkeel.url()).await;
+    // Longer than a test waits for most things: a watch of one Secret lasts up to a minute.
+    let all = ["after_echo", "before_echo", "waits_echo"];
+    tokio::time::timeout(Duration::from_mins(2), async {
+        while agent.tool_names().await != all {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await
+    .expect("what happened meanwhile is seen");
+    assert_eq!(rig.counters().initializes(), 3, "nothing was attached again");
+}
+
+/// A proxy before the API server, on the level of connections.
+struct TcpProxy {
+    kubeconfig: PathBuf,
+    _home: tempfile::TempDir,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl TcpProxy {
+    /// `carry` moves bytes between evenkeel and the API server, as long as a connection lasts.
+    async fn start<F: Future<Output = ()> + Send + 'static>(
+        site: &TestNamespace<'_>,
+        carry: impl Fn(TcpStream, TcpStream) -> F + Send + 'static,
+    ) -> Self {
+        let server = site.cluster.url().trim_start_matches("https://").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = listener.local_addr().unwrap().to_string();
+        let text = std::fs::read_to_string(&site.kubeconfig).unwrap();
+        assert!(text.contains(&server), "{text}");
+        let home = tempfile::tempdir().unwrap();
+        let kubeconfig = home.path().join("kubeconfig");
+        std::fs::write(&kubeconfig, text.replace(&server, &proxy)).unwrap();
+        let task = tokio::spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                let server = TcpStream::connect(&server).await.unwrap();
+                tokio::spawn(carry(client, server));
+            }
+        });
+        Self { kubeconfig, _home: home, task }
+    }
+}
+
+impl Drop for TcpProxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

@@ -1,0 +1,72 @@
+//! Real servers from their registries, installed once into `target/peers`.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::install::{find_on_path, install_once, require_on_path};
+
+/// A server to start over stdio.
+#[derive(Clone, Debug)]
+pub struct RealServer {
+    pub program: PathBuf,
+    pub args: Vec<String>,
+}
+
+impl RealServer {
+    /// The transport of an `McpServer` that is this server, as a line of YAML.
+    pub fn spec(&self) -> String {
+        format!("stdio: {{ command: \"{}\", args: {:?} }}", self.program.display(), self.args)
+    }
+}
+
+/// The official everything server, on Node: speaks 2025-11-25.
+pub fn everything_server() -> RealServer {
+    const PACKAGE: &str = "@modelcontextprotocol/server-everything@2026.8.31";
+    let node = require_on_path("node", PACKAGE);
+    require_on_path("npm", PACKAGE);
+    let home = install_once("peers/server-everything-2026.8.31", &format!("installing {PACKAGE}"), |home| {
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"])
+            .arg(home)
+            .arg(PACKAGE);
+        vec![npm]
+    });
+    let main = home.join("node_modules/@modelcontextprotocol/server-everything/dist/index.js");
+    RealServer { program: node, args: vec![main.display().to_string(), "stdio".into()] }
+}
+
+/// The official time server, on Python: speaks 2026-07-28.
+pub fn time_server() -> RealServer {
+    const PACKAGE: &str = "mcp-server-time==2026.10.19";
+    let python = require_on_path("python3", PACKAGE);
+    let home = install_once("peers/mcp-server-time-2026.10.19", &format!("installing {PACKAGE}"), |home| {
+        let mut venv = Command::new(python);
+        venv.args(["-m", "venv"]).arg(home);
+        let mut pip = Command::new(home.join("bin/python"));
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", PACKAGE]);
+        vec![venv, pip]
+    });
+    RealServer {
+        program: home.join("bin/mcp-server-time"),
+        args: vec!["--local-timezone".into(), "UTC".into()],
+    }
+}
+
+/// Prometheus' own judge of metrics, from Debian's package, which is unpacked and not installed. `PROMTOOL` or one on
+/// PATH wins.
+pub fn promtool() -> PathBuf {
+    let named = std::env::var_os("PROMTOOL").map(PathBuf::from);
+    if let Some(found) = named.or_else(|| find_on_path("promtool")) {
+        return found;
+    }
+    require_on_path("apt-get", "promtool");
+    let home = install_once("peers/promtool", "fetching promtool from Debian's package prometheus", |home| {
+        let mut fetch = Command::new("sh");
+        fetch.current_dir(home).args(["-c", FETCH_PROMTOOL]);
+        vec![fetch]
+    });
+    home.join("usr/bin/promtool")
+}
+
+/// A machine that is new knows no packages before the update.
+const FETCH_PROMTOOL: &str = "apt-get download prometheus || { apt-get update && apt-get download prometheus; } && dpkg -x prometheus_*.deb . && rm prometheus_*.deb";
