@@ -120,7 +120,7 @@ impl Connection {
         }))
     }
 
-    /// Returns the result of the handshake; before it, [`HandshakeResult::unknown`].
+    /// Returns the result of the handshake; before it, a result without capabilities.
     pub fn handshake(&self) -> &HandshakeResult {
         static BEFORE_HANDSHAKE: OnceLock<HandshakeResult> = OnceLock::new();
         self.0.handshake.get().unwrap_or_else(|| BEFORE_HANDSHAKE.get_or_init(HandshakeResult::unknown))

@@ -81,7 +81,7 @@ impl ServerLog {
         self.0.ring.lock().as_ref().map_or(0, |ring| ring.end())
     }
 
-    /// Returns the lines from a line number on, at most [`PAGE_LINES`].
+    /// Returns the lines from a line number on, at most 100.
     pub fn read(&self, from: u64) -> LogPage {
         let ring = self.0.ring.lock();
         let Some(ring) = ring.as_ref() else { return LogPage { dropped: 0, lines: Vec::new(), next: from } };

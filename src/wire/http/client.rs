@@ -236,7 +236,7 @@ impl HttpClient {
             _ if is_text => String::from_utf8_lossy(body).into_owned(),
             _ => String::new(),
         };
-        let Inner { notifications: notifications, credentials, .. } = &*self.0;
+        let Inner { notifications, credentials, .. } = &*self.0;
         if matches!(head.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) && !self.is_handshaking() {
             notifications.request_health_check();
         }
@@ -250,8 +250,8 @@ impl HttpClient {
         ))
     }
 
-    /// Closes the idle connections that would have expired once `pause` has passed. A server that is not called then uses
-    /// no buffers.
+    /// Closes the idle connections that would have expired once `pause` has passed. A server that is not called then
+    /// uses no buffers.
     pub(in crate::wire) fn close_idle_connections(&self, pause: Duration) {
         self.0.pool.close_idle(pause);
     }
