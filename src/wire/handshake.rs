@@ -159,8 +159,9 @@ fn describe_error(error: &ClientInitializeError) -> String {
         InitializeError::LegacyFallbackFailed { discover, fallback } => {
             let (discover, fallback) = (describe_error(discover), describe_error(fallback));
             // Most servers implement one of the two and reject the other as an unknown method.
-            let unknown = discover == fallback || discover.to_lowercase().contains("method not found");
-            if unknown {
+            let is_unknown_method =
+                discover == fallback || discover.to_lowercase().contains("method not found");
+            if is_unknown_method {
                 fallback
             } else {
                 format!("{discover} (server/discover), and {fallback} (initialize)")
@@ -256,10 +257,10 @@ async fn send_message(
         return connection.notify(method, params).await;
     };
     let id = request.id.clone();
-    let number = connection.next_id();
+    let request_id = connection.next_id();
     let params = connection.with_via(params.unwrap_or("{}"))?;
-    let message = server_message::message(Some(number), method, Some(&params));
-    let exchange = connection.dispatch(number, None, method, None, Vec::new(), message).await?;
+    let message = server_message::message(Some(request_id), method, Some(&params));
+    let exchange = connection.dispatch(request_id, None, method, None, Vec::new(), message).await?;
     let request = PendingHandshakeRequest { id, exchange, is_probe: method == "server/discover" };
     // The receiver is dropped only with the handshake.
     let _ = request_sender.send(request);
@@ -290,8 +291,8 @@ async fn next_response(
             },
             // A client error without a JSON-RPC body: the server does not implement the probe.
             Err(error) if *is_probe && rejects_method(&error) => {
-                let unknown = ErrorData::invalid_request(error.problem.message, None);
-                return Ok(ServerJsonRpcMessage::error(unknown, Some(id.clone())));
+                let error = ErrorData::invalid_request(error.problem.message, None);
+                return Ok(ServerJsonRpcMessage::error(error, Some(id.clone())));
             }
             Err(error) => return Err(error),
         }

@@ -96,12 +96,12 @@ impl HandshakeResult {
     /// Builds the result of a completed handshake.
     pub(super) fn new(era: Era, description: ServerDescription, capabilities: ServerCapabilities) -> Self {
         let if_modern = |value: serde_json::Value| (era == Era::Modern).then(|| value.to_string());
-        let meta = [
+        let connection_meta = [
             (PROTOCOL_VERSION_KEY, if_modern(json!(description.protocol_version))),
             (CLIENT_INFO_KEY, if_modern(client_info())),
             (CLIENT_CAPABILITIES_KEY, if_modern(json!({}))),
         ];
-        Self { era, description: Arc::new(description), capabilities, connection_meta: meta }
+        Self { era, description: Arc::new(description), capabilities, connection_meta }
     }
 
     /// Builds the `_meta` of a request on this connection from the agent's: removes the members that belong to the

@@ -71,17 +71,17 @@ impl InstanceId {
         let is_well_formed =
             |id: &&String| id.len() == ID_CHARS && id.bytes().all(|byte| byte.is_ascii_hexdigit());
         let ids: Vec<_> = ids.iter().filter(is_well_formed).take(MAX_INSTANCES).collect();
-        let own = &self.0.id;
-        if ids.first() == Some(&own) {
+        let own_id = &self.0.id;
+        if ids.first() == Some(&own_id) {
             return Err(LoopKind::OwnEndpoint);
         }
-        if ids.contains(&own) && (is_handshake || ids.iter().all(|id| *id <= own)) {
+        if ids.contains(&own_id) && (is_handshake || ids.iter().all(|id| *id <= own_id)) {
             return Err(LoopKind::Cycle);
         }
         let now = Instant::now();
         let mut recent_callers = self.0.recent_callers.lock();
         recent_callers.retain(|_, at| now.duration_since(*at) < CALLER_TTL);
-        for id in ids.into_iter().filter(|id| *id != own) {
+        for id in ids.into_iter().filter(|id| *id != own_id) {
             if recent_callers.len() < MAX_INSTANCES || recent_callers.contains_key(id) {
                 recent_callers.insert(id.clone(), now);
             }

@@ -47,4 +47,4 @@ pub use retry_after::RetryAfter;
 pub use server_message::is_unknown_method;
 
 /// The maximum size of a message from a server (a response, an event or a line), in bytes.
-pub const MESSAGE_LIMIT: usize = 16 << 20;
+pub const MAX_MESSAGE_BYTES: usize = 16 << 20;

@@ -49,7 +49,7 @@ impl RetryAfter {
         let after = self.ends_at()?.duration_since(CLOCK_BASE.0);
         let end = CLOCK_BASE.1.saturating_add(SignedDuration::try_from(after).ok()?).ok()?;
         let end = text::format_time(end, Timestamp::now());
-        let message = format!("the server accepts no requests before {end} (Retry-After)");
+        let message = format!("the server accepts no request before {end} (Retry-After)");
         Some(Problem::new(Reason::ConnectFailed, message))
     }
 

@@ -95,8 +95,8 @@ impl SecretMask {
 
     /// Returns the ranges of values in order. Adjacent and overlapping ones are merged.
     fn value_spans(&self, text: &[u8]) -> Vec<Range<usize>> {
-        let Some(masked) = &self.0 else { return Vec::new() };
-        let mut spans = masked.matches(text);
+        let Some(values) = &self.0 else { return Vec::new() };
+        let mut spans = values.matches(text);
         spans.sort_by_key(|span| span.start);
         spans.dedup_by(|next, span| {
             let touches = next.start <= span.end;

@@ -12,7 +12,7 @@ use crate::net::{Backoff, Delays, jitter};
 /// The shortest and longest delay before a subscription that ended is renewed.
 const RESUBSCRIBE_DELAYS: Delays =
     Delays { initial: Duration::from_millis(500), max: Duration::from_mins(5) };
-/// A subscription that lasted this long is renewed without delay.
+/// The lifetime of a subscription after which its end resets the backoff.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// The subscription (`subscriptions/listen`) to list changes of a modern server over stdio.

@@ -133,6 +133,7 @@ impl HttpClient {
         });
     }
 
+    /// Changes the template of all later requests.
     pub(super) fn update_template(&self, change: impl FnOnce(&mut RequestTemplate)) {
         let mut template = RequestTemplate::clone(&self.0.template.load());
         change(&mut template);
@@ -167,6 +168,8 @@ impl HttpClient {
         }
     }
 
+    /// Sends an HTTP request with the credentials. Fails without sending while a Retry-After is in effect. Follows one
+    /// redirect within the origin during the handshake.
     pub(super) async fn send(
         &self,
         method: &Method,
@@ -199,6 +202,7 @@ impl HttpClient {
         (to.origin() == self.0.url.origin()).then(|| request_target(&to)).flatten()
     }
 
+    /// Returns the headers of a request, without the credentials. `name` is the tool, prompt or URI for `Mcp-Name`.
     pub(super) fn request_headers(&self, method: &str, name: Option<&str>) -> HeaderMap {
         let template = self.0.template.load();
         let mut headers = template.headers.clone();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use super::super::MESSAGE_LIMIT;
+use super::super::MAX_MESSAGE_BYTES;
 use super::super::error::{ConnectionEnd, ConnectionError};
 use super::super::response::{ResponseMessage, RpcResponse};
 use super::super::server_message::{self, ServerMessage};
@@ -50,6 +50,7 @@ impl HttpClient {
         HttpExchange::new(self.clone(), Box::pin(sending))
     }
 
+    /// Posts a request and determines the kind of its response. Checks the session if the status makes it uncertain.
     async fn post_request(
         &self,
         headers: HeaderMap,
@@ -63,7 +64,7 @@ impl HttpClient {
             // Copied: the received value keeps the whole read buffer alive.
             && let Ok(session) = HeaderValue::from_bytes(session.as_bytes())
         {
-            self.update_template(|manner| drop(manner.headers.insert(SESSION_ID_HEADER, session)));
+            self.update_template(|template| drop(template.headers.insert(SESSION_ID_HEADER, session)));
         }
         if response.status().is_success() {
             return Ok(ResponseKind::from_response(response));
@@ -122,7 +123,7 @@ impl HttpExchange {
             },
             ResponseKind::Unusable(message) => unusable(std::mem::take(message)),
             ResponseKind::Json(body) => {
-                let body = body.read_to_end(MESSAGE_LIMIT).await?;
+                let body = body.read_to_end(MAX_MESSAGE_BYTES).await?;
                 match server_message::classify(&body) {
                     Ok(ServerMessage::Response(_, rpc_response)) => {
                         if let RpcResponse::Error(error) = &rpc_response {

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::super::error::{ConnectionError, FailureSource};
 use super::super::server_message::{self, LISTEN_METHOD, ServerMessage};
 
-use super::super::{HandshakeResult, JsonEdit, MESSAGE_LIMIT, rewrite, sse};
+use super::super::{HandshakeResult, JsonEdit, MAX_MESSAGE_BYTES, rewrite, sse};
 use super::client::{HttpClient, MAX_ERROR_BODY_BYTES, RequestError, with_error_body_timeout};
 use super::response::{is_event_stream, next_event};
 use super::session::{SessionState, rpc_error, session_lost_error, session_state};
@@ -21,8 +21,8 @@ use crate::wire::Era;
 
 /// The shortest and longest delay before a stream that ended or was rejected is reopened.
 const REOPEN_DELAYS: Delays = Delays { initial: Duration::from_millis(500), max: Duration::from_mins(5) };
-/// A stream that was open for this long is reopened without delay. Proxies and serverless platforms end streams after a
-/// fixed time, which is not a failure.
+/// The lifetime of a stream after which its end resets the backoff. Proxies and serverless platforms end streams after
+/// a fixed time, which is not a failure.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// The interval at which expired idle connections are closed.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(30);
@@ -63,8 +63,8 @@ struct OpenStream {
 impl NotificationStream {
     /// Returns a stream that is not open yet.
     pub(in crate::wire) fn new(client: HttpClient, handshake: &HandshakeResult) -> Self {
-        let wanted = handshake.era == Era::Legacy || handshake.listen_filter().is_some();
-        let state = if wanted { StreamState::Closed(Instant::now()) } else { StreamState::NotOffered };
+        let is_offered = handshake.era == Era::Legacy || handshake.listen_filter().is_some();
+        let state = if is_offered { StreamState::Closed(Instant::now()) } else { StreamState::NotOffered };
         Self { client, state, backoff: Backoff::default(), was_open: false, changes_missed: false }
     }
 
@@ -162,7 +162,7 @@ impl NotificationStream {
         match result {
             Ok(Some(body)) => {
                 self.was_open = true;
-                let (events, opened_at) = (sse::SseDecoder::new(MESSAGE_LIMIT), Instant::now());
+                let (events, opened_at) = (sse::SseDecoder::new(MAX_MESSAGE_BYTES), Instant::now());
                 self.state = StreamState::Open(Box::new(OpenStream { body, events, opened_at }));
             }
             Ok(None) => self.state = StreamState::NotOffered,

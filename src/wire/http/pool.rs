@@ -146,8 +146,8 @@ impl PooledConnection {
         if self.usable_until <= now || self.driver.as_mut().poll(&mut context).is_ready() {
             return IdleState::Closed;
         }
-        while let Some(rest) = &mut self.unread_body {
-            match Pin::new(rest).poll_frame(&mut context) {
+        while let Some(body) = &mut self.unread_body {
+            match Pin::new(body).poll_frame(&mut context) {
                 Poll::Pending => return IdleState::Busy,
                 Poll::Ready(None) => {
                     self.unread_body = None;
@@ -188,8 +188,8 @@ impl PooledConnection {
         match result {
             Some(Ok(response)) => {
                 let (head, incoming) = response.into_parts();
-                if let Some(idle) = keep_alive_timeout(&head.headers) {
-                    self.usable_until = Instant::now() + idle.min(IDLE_TIMEOUT);
+                if let Some(keep_alive) = keep_alive_timeout(&head.headers) {
+                    self.usable_until = Instant::now() + keep_alive.min(IDLE_TIMEOUT);
                 } else {
                     self.usable_until = Instant::now() + IDLE_TIMEOUT;
                 }

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 /// The maximum number of queued messages.
 const MAX_MESSAGES: usize = 1024;
-/// The maximum bytes of queued messages. A response repeats the id that the server chose, so its size is not ours.
+/// The maximum bytes of queued messages. A response repeats the id that the server chose, which determines its size.
 const MAX_QUEUED_BYTES: usize = 1 << 20;
 
 /// The queue of messages of one connection that are posted one at a time in the background: cancellations, and

@@ -34,11 +34,11 @@ impl HttpClient {
         while let Some(PostMessage { method, body, drop_after_post }) = self.0.post_queue.pop() {
             match tokio::time::timeout(BACKGROUND_REQUEST_TIMEOUT, self.notify(method, body)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => debug!(method, %error, "posting a notification failed"),
+                Ok(Err(error)) => debug!(method, %error, "posting a message in the background failed"),
                 Err(_) => {
                     debug!(
                         method,
-                        "posting a notification timed out; the messages queued after it are dropped"
+                        "posting a message in the background timed out; the messages queued after it are dropped"
                     );
                     self.0.post_queue.clear();
                 }

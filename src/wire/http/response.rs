@@ -9,7 +9,7 @@ use http::{HeaderMap, Response, StatusCode};
 
 use super::super::error::ConnectionError;
 use super::super::response::RpcResponse;
-use super::super::{MESSAGE_LIMIT, sse};
+use super::super::{MAX_MESSAGE_BYTES, sse};
 use super::pool::{CollectedBody, PooledBody};
 use crate::resource::Reason;
 
@@ -33,7 +33,7 @@ impl ResponseKind {
         let (head, body) = response.into_parts();
         let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if is_event_stream(&head.headers) {
-            Self::Stream(body, sse::SseDecoder::new(MESSAGE_LIMIT))
+            Self::Stream(body, sse::SseDecoder::new(MAX_MESSAGE_BYTES))
         } else if kind.starts_with("application/json") {
             Self::Json(CollectedBody::new(body))
         } else if head.status == StatusCode::ACCEPTED {
@@ -66,7 +66,7 @@ pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
 /// Returns the next message of an event stream; `None` if more bytes are needed.
 pub(super) fn next_event(events: &mut sse::SseDecoder) -> Result<Option<Bytes>, ConnectionError> {
     events.next().map_err(|sse::EventTooLong| {
-        let message = format!("the server sent an event longer than {} MiB", MESSAGE_LIMIT >> 20);
+        let message = format!("the server sent an event longer than {} MiB", MAX_MESSAGE_BYTES >> 20);
         ConnectionError::new(Reason::ConnectFailed, message).into_dispatched()
     })
 }

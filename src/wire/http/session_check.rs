@@ -10,7 +10,7 @@ use tracing::debug;
 use super::super::error::ConnectionError;
 use super::super::response::RpcResponse;
 use super::super::server_message::{self, ServerMessage};
-use super::super::{ListKind, MESSAGE_LIMIT, sse};
+use super::super::{ListKind, MAX_MESSAGE_BYTES, sse};
 use super::client::{HttpClient, MAX_ERROR_BODY_BYTES, with_error_body_timeout};
 use super::pool::PooledBody;
 use super::response::{is_event_stream, next_event};
@@ -52,7 +52,7 @@ impl HttpClient {
         let error = if head.status.is_success() && is_event_stream(&head.headers) {
             first_response_error(body).await?
         } else if head.status.is_success() {
-            rpc_error(&body.collect(MESSAGE_LIMIT).await?)
+            rpc_error(&body.collect(MAX_MESSAGE_BYTES).await?)
         } else {
             with_error_body_timeout(body.collect(MAX_ERROR_BODY_BYTES))
                 .await
@@ -81,7 +81,7 @@ impl HttpClient {
 
 /// Returns the first response in an event stream if it is a JSON-RPC error.
 async fn first_response_error(mut body: PooledBody) -> Result<Option<Bytes>, ConnectionError> {
-    let mut events = sse::SseDecoder::new(MESSAGE_LIMIT);
+    let mut events = sse::SseDecoder::new(MAX_MESSAGE_BYTES);
     while let Some(chunk) = body.chunk().await? {
         events.push(&chunk);
         while let Some(message) = next_event(&mut events)? {

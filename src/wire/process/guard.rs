@@ -20,7 +20,7 @@ use crate::net::{Backoff, Delays, jitter};
 const TERM_TIMEOUT: Duration = Duration::from_secs(1);
 /// The delays before a guard that exited early is replaced.
 const RESTART_DELAYS: Delays = Delays { initial: Duration::from_millis(100), max: Duration::from_secs(10) };
-/// A guard that lasted this long is replaced without delay.
+/// The lifetime of a guard after which its exit resets the backoff.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// The interval between scans for remaining processes.
 const SCAN_INTERVAL: Duration = Duration::from_millis(50);
@@ -61,7 +61,7 @@ impl ProcessGuard {
         let guard = Self(Arc::new(Inner { program, args, marks, state: Mutex::default() }));
         let mut child = guard.spawn()?;
         let handle = guard.clone();
-        let keep = async move {
+        let replace = async move {
             let mut backoff = Backoff::default();
             loop {
                 let started = Instant::now();
@@ -82,7 +82,7 @@ impl ProcessGuard {
                 };
             }
         };
-        Ok((guard, keep))
+        Ok((guard, replace))
     }
 
     fn spawn(&self) -> std::io::Result<Child> {

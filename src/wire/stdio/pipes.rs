@@ -22,7 +22,7 @@ use super::super::notifications::NotificationDispatcher;
 use super::super::process::{self, ChildProcess, ProcessActivity, ProcessGuard, StderrTail};
 use super::super::response::{ResponseMessage, RpcResponse};
 use super::super::server_message::{self, ServerMessage};
-use super::super::{JsonRpcId, MESSAGE_LIMIT};
+use super::super::{JsonRpcId, MAX_MESSAGE_BYTES};
 use super::lines::{self, StdoutLine};
 use crate::resource::{Reason, StdioEndpoint};
 
@@ -277,12 +277,12 @@ async fn read_messages(
         }
     };
     loop {
-        let message = match lines::next_line(&mut reader, MESSAGE_LIMIT).await {
+        let message = match lines::next_line(&mut reader, MAX_MESSAGE_BYTES).await {
             Ok(Some(StdoutLine::Text(line))) => line,
             Ok(Some(StdoutLine::TooLong(length, ends))) => {
                 debug!(length, "the child wrote a line longer than the limit; it is skipped");
                 notifications.mark_received();
-                let message = format!("the response is longer than {} MiB", MESSAGE_LIMIT >> 20);
+                let message = format!("the response is longer than {} MiB", MAX_MESSAGE_BYTES >> 20);
                 let error = ConnectionError::new(Reason::ConnectFailed, message).into_dispatched();
                 complete(server_message::request_id_of_truncated(&ends), Err(error));
                 continue;
