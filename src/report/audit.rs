@@ -13,19 +13,20 @@ use tokio::task::JoinHandle;
 use super::{EventAction, ObjectKind, Occurrence};
 use crate::resource::{Commit, Digest, Reason};
 
-/// The folder in the state directory, and the file in it that is written.
+/// The folder of the audit log in the state directory.
 const AUDIT_FOLDER: &str = "audit";
+/// The file that records are appended to.
 const AUDIT_FILE: &str = "audit.jsonl";
-/// Where something comes from that no declaration says.
+/// The `actor.source` of requests over the status API.
 const STATUS_API_SOURCE: &str = "statusApi";
-/// A file that would grow beyond this becomes an older one.
+/// The size beyond which the file is rotated.
 const MAX_FILE_BYTES: u64 = 10 << 20;
-/// How many older ones are kept.
+/// The number of rotated files that are kept.
 const MAX_OLD_FILES: usize = 4;
-/// Records that wait for a disk that does not answer; more are lost.
+/// The maximum number of records that wait for the disk. Further ones are dropped.
 const MAX_QUEUED_RECORDS: usize = 10_000;
 
-/// What is counted of the audit log.
+/// The metrics of the audit log.
 #[derive(Clone, Debug, Default)]
 pub struct AuditMetrics {
     written: Counter,
@@ -33,16 +34,17 @@ pub struct AuditMetrics {
 }
 
 impl AuditMetrics {
-    /// Puts both counters into a registry whose prefix is `evenkeel`.
+    /// Registers both counters in a registry with the prefix `evenkeel`.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("audit_records", "Records written to the audit log", self.written.clone());
         registry.register("audit_records_lost", "Records that could not be written", self.lost.clone());
     }
 }
 
-/// Writes every occurrence to `audit/audit.jsonl` in the state directory, until there will be no more.
+/// Writes every occurrence to `audit/audit.jsonl` in the state directory, until the channel is closed.
 ///
-/// What cannot be written is counted and told, and holds nothing up. `source` is where declarations come from.
+/// Records that cannot be written are counted and the failure is logged; neither blocks the sender. `source` is the kind
+/// of source that declarations come from.
 pub async fn write_audit_log(
     state: &Path,
     source: &'static str,
@@ -90,19 +92,19 @@ async fn join_if_running<T>(task: Option<&mut JoinHandle<T>>) -> Option<Result<T
     Some(task?.await)
 }
 
-/// Says when writing begins to fail and when it works again, and not each time.
+/// Logs when writing begins to fail and when it works again.
 fn log_write_result(result: &io::Result<()>, failing: &mut bool, lost: u64) {
     match result {
         Err(error) if !*failing => {
-            tracing::warn!(%error, "the audit log cannot be written; records are lost until it can");
+            tracing::warn!(%error, "the audit log cannot be written; records are lost until writing succeeds");
         }
-        Ok(()) if *failing => tracing::info!(lost, "the audit log is written again"),
+        Ok(()) if *failing => tracing::info!(lost, "the audit log can be written again"),
         _ => {}
     }
     *failing = result.is_err();
 }
 
-/// A record as it is written. `docs/audit.md` explains each field.
+/// A record as it is serialized. `docs/audit.md` explains each field.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct AuditRecord<'a> {
@@ -152,18 +154,18 @@ fn encode_record(occurrence: &Occurrence, source: &'static str) -> Vec<u8> {
         },
         action: *action,
         reason: *reason,
-        outcome: if *warning { "trouble" } else { "asExpected" },
+        outcome: if *warning { "failure" } else { "success" },
         message: note,
         old_spec_digest: occurrence.previous_digest,
         spec_digest: occurrence.digest,
     };
-    // It has no map whose keys could fail.
+    // Serialization cannot fail: there is no map with non-string keys.
     let mut line = serde_json::to_vec(&record).unwrap_or_default();
     line.push(b'\n');
     line
 }
 
-/// The files. Blocks.
+/// The audit file and its rotated predecessors. All methods block.
 #[derive(Debug)]
 struct AuditFile {
     folder: PathBuf,
@@ -177,7 +179,7 @@ impl AuditFile {
         Self { folder, max_bytes: largest, file: None }
     }
 
-    /// Appends whole lines; after a failure part of them may be there.
+    /// Appends whole lines. After a failure some of them may have been written.
     fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         let (file, size) = match self.file.take() {
             Some(open) => open,
@@ -206,7 +208,7 @@ impl AuditFile {
             file.seek(SeekFrom::End(-1))?;
             file.read_exact(&mut last)?;
             if last != *b"\n" {
-                // A full disk or a crash cut a record short: it must not spoil the next one.
+                // A record was truncated by a full disk or a crash. The next record must begin on its own line.
                 file.write_all(b"\n")?;
                 size += 1;
             }
@@ -214,7 +216,7 @@ impl AuditFile {
         Ok((file, size))
     }
 
-    /// `audit.jsonl` becomes `audit.1.jsonl`, and so on; the oldest goes.
+    /// Renames `audit.jsonl` to `audit.1.jsonl`, and so on; the oldest is overwritten.
     fn rotate(&self) -> io::Result<()> {
         let older = |number: usize| self.folder.join(format!("audit.{number}.jsonl"));
         for number in (1..MAX_OLD_FILES).rev() {
@@ -283,13 +285,13 @@ mod tests {
                 "time": "1970-01-01T00:00:00Z",
                 "actor": { "source": "directory", "revision": "abc", "commit": { "id": "abc", "author": "A <a@b>", "subject": "s" } },
                 "object": { "kind": "McpServer", "namespace": "default", "name": "a", "uid": "u", "generation": 2 },
-                "action": "update", "reason": "Exited", "outcome": "trouble", "message": "exited with code 3",
+                "action": "update", "reason": "Exited", "outcome": "failure", "message": "exited with code 3",
                 "oldSpecDigest": Digest::of(b"old").to_string(), "specDigest": null,
             })
         );
         assert_eq!((metrics.written.get(), metrics.lost.get()), (2, 0));
 
-        // A state directory in which nothing can be made.
+        // A state directory in which no folder can be created.
         let (tell, told) = mpsc::unbounded_channel();
         tell.send(occurrence("a")).unwrap();
         drop(tell);

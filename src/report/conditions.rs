@@ -6,17 +6,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use crate::resource::{ConditionType, Problem, Reason};
 use crate::text::is_invisible;
 
-/// The longest message, in bytes: what a server wrote to stderr may be in it.
+/// The maximum length of a message in bytes. It may contain stderr output of a server.
 const MAX_MESSAGE_BYTES: usize = 4096;
 
 /// The status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConditionStatus {
-    /// It holds.
+    /// The condition is met.
     True,
-    /// It does not hold.
+    /// The condition is not met.
     False,
-    /// It was not looked at.
+    /// The condition was not evaluated.
     Unknown,
 }
 
@@ -26,39 +26,39 @@ impl fmt::Display for ConditionStatus {
     }
 }
 
-/// What one condition says.
+/// The value of one condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ConditionValue {
     pub status: ConditionStatus,
     pub reason: Reason,
-    /// The sentence, without the next attempt.
+    /// The message without the next attempt.
     pub message: String,
-    /// The next attempt, which is another each time.
+    /// The next attempt. It is kept apart because it differs each time.
     pub next_attempt: Option<NextAttempt>,
 }
 
-/// The next attempt of what failed.
+/// The next attempt after a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NextAttempt {
-    /// It is tried again.
+    /// The operation is retried.
     Retry {
-        /// For people.
+        /// The time in human-readable form.
         at: String,
         attempt: u32,
     },
-    /// What is missing is only looked for.
+    /// The operation needs a fix by an operator first; it is only checked from time to time.
     Recheck {
-        /// For people.
+        /// The time in human-readable form.
         at: String,
     },
 }
 
-/// How a message ends.
+/// Formats the end of a message.
 impl fmt::Display for NextAttempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Retry { at, attempt } => write!(f, "retrying at {at}, attempt {attempt}"),
-            Self::Recheck { at } => write!(f, "looking again at {at}"),
+            Self::Recheck { at } => write!(f, "next check at {at}"),
         }
     }
 }
@@ -76,17 +76,17 @@ impl ConditionValue {
         Self::new(ConditionStatus::False, reason, message)
     }
 
-    /// A problem, and what happens next.
+    /// Creates a false condition from a problem, with a description of what happens next.
     pub fn from_problem(problem: &Problem, next: &str) -> Self {
         Self::new_false(problem.reason, problem_message(problem, next))
     }
 
-    /// A problem, and the next attempt.
+    /// Creates a false condition from a problem, with the next attempt.
     pub fn from_retried_problem(problem: &Problem, next: NextAttempt) -> Self {
         Self { next_attempt: Some(next), ..Self::from_problem(problem, "") }
     }
 
-    /// The message of the condition.
+    /// Returns the message with the next attempt.
     fn full_message(&self) -> String {
         match &self.next_attempt {
             Some(next) => format!("{}; {next}", self.message),
@@ -95,18 +95,18 @@ impl ConditionValue {
     }
 }
 
-/// The sentences of conditions whose messages say more: the next attempt, too.
+/// The messages without the next attempt, of those conditions whose messages contain one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConditionMessages(Vec<(ConditionType, String)>);
 
 impl ConditionMessages {
-    /// Gives the sentence of a condition, if its message says more.
+    /// Returns the message of a condition without the next attempt, if its full message contains one.
     pub(super) fn get(&self, kind: ConditionType) -> Option<&str> {
         self.0.iter().find(|(told, _)| *told == kind).map(|(_, sentence)| sentence.as_str())
     }
 }
 
-/// What failed, and after a semicolon what happens next.
+/// Returns the message of a problem and, after a semicolon, what happens next.
 pub(super) fn problem_message(problem: &Problem, next: &str) -> String {
     let what = problem.message.trim_end_matches(|end: char| end == '.' || end.is_whitespace());
     if next.is_empty() { what.to_owned() } else { format!("{what}; {next}") }
@@ -114,7 +114,7 @@ pub(super) fn problem_message(problem: &Problem, next: &str) -> String {
 
 /// Builds the conditions of one object.
 ///
-/// `lastTransitionTime` moves only when a status value flips, so equal verdicts give equal conditions.
+/// `lastTransitionTime` changes only with the status value, so equal values give equal conditions.
 pub(super) struct ConditionsBuilder<'a> {
     previous: &'a [Condition],
     generation: i64,
@@ -152,13 +152,13 @@ impl<'a> ConditionsBuilder<'a> {
     }
 }
 
-/// The condition of a type, if it is present.
+/// Returns the condition of a type, if it is present.
 pub fn find_condition(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {
     let kind = kind.to_string();
     conditions.iter().find(|condition| condition.type_ == kind)
 }
 
-/// Without what changes how it is read, which names and URIs of a server may hold.
+/// Removes control and invisible characters, which names and URIs of a server may contain, and limits the length.
 fn sanitize_message(mut message: String) -> String {
     message.retain(|char| char == '\n' || !is_invisible(char));
     if message.len() > MAX_MESSAGE_BYTES {
@@ -198,8 +198,8 @@ mod tests {
         assert!(told[0].message.len() <= MAX_MESSAGE_BYTES + '…'.len_utf8());
         assert!(told[0].message.ends_with('…'));
         let turned =
-            ready(&[], ConditionValue::new_true(Reason::NameConflict, "agents see \u{202e}x\u{1b}[2J\n"), 1);
-        assert_eq!(turned[0].message, "agents see x[2J\n");
+            ready(&[], ConditionValue::new_true(Reason::NameConflict, "tool \u{202e}x\u{1b}[2J\n"), 1);
+        assert_eq!(turned[0].message, "tool x[2J\n");
     }
 
     #[test]
@@ -214,7 +214,7 @@ mod tests {
             ),
             (
                 NextAttempt::Recheck { at: "12:04:31 UTC".into() },
-                "exited with code 3; looking again at 12:04:31 UTC",
+                "exited with code 3; next check at 12:04:31 UTC",
             ),
         ] {
             let mut conditions = ConditionsBuilder::new(1, None, at(1));

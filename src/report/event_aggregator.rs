@@ -7,27 +7,27 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Event, Occurrence, Regarding, StatusSnapshot};
 use crate::resource::{ObjectKey, Reason};
 
-/// How long an event is kept after its last occurrence.
+/// The time for which an event is kept after its last occurrence.
 const EVENT_RETENTION: SignedDuration = SignedDuration::from_hours(1);
-/// The longest name of an object in Kubernetes, in bytes.
+/// The maximum length of an object name in Kubernetes, in bytes.
 const MAX_NAME_BYTES: usize = 253;
-/// How many events are kept.
+/// The maximum number of events.
 const MAX_EVENTS: usize = 5_000;
-/// How many are kept about one object, so that it does not push out what is known of others.
+/// The maximum number of events about one object, so that it does not displace events about others.
 const MAX_EVENTS_PER_OBJECT: usize = 32;
 
-/// Keeps the events of the store: equal occurrences are one event, and there are never too many.
+/// Maintains the events of the snapshot: aggregates equal occurrences, and limits the number of events.
 #[derive(Debug, Default)]
 pub(super) struct EventAggregator {
-    /// The event that a further equal occurrence belongs to.
+    /// The event of each group.
     keys: HashMap<EventGroup, ObjectKey>,
-    /// Every event by the resource version of its last occurrence: the oldest first.
+    /// All events by the resource version of their last occurrence, oldest first.
     by_age: BTreeMap<u64, EventGroup>,
-    /// The same, of each object by its uid.
+    /// The resource versions of each object's events, by uid.
     by_object: HashMap<Arc<str>, BTreeSet<u64>>,
 }
 
-/// What equal occurrences have in common.
+/// The key by which occurrences are aggregated.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct EventGroup {
     uid: Arc<str>,
@@ -36,7 +36,7 @@ struct EventGroup {
 }
 
 impl EventAggregator {
-    /// Adds an occurrence to the store.
+    /// Adds an occurrence to the snapshot.
     pub fn record(&mut self, store: &mut StatusSnapshot, occurrence: &Arc<Occurrence>) {
         self.expire(store, occurrence.at);
         let Regarding { key, uid, .. } = &occurrence.regarding;
@@ -74,7 +74,7 @@ impl EventAggregator {
         }
     }
 
-    /// Forgets what happened too long ago.
+    /// Removes expired events.
     pub fn expire(&mut self, store: &mut StatusSnapshot, now: Timestamp) {
         let over = |store: &StatusSnapshot, same: &EventGroup| {
             let event = self.keys.get(same).and_then(|key| store.events.get(key));
@@ -87,7 +87,7 @@ impl EventAggregator {
         }
     }
 
-    /// The event to forget of an object that has too many: the oldest of the reason that has most.
+    /// Returns the event to remove if an object has too many: the oldest of its most frequent reason.
     fn excess_event(&self, uid: &str) -> Option<u64> {
         let ages = self.by_object.get(uid).filter(|ages| ages.len() > MAX_EVENTS_PER_OBJECT)?;
         let mut reasons: HashMap<Reason, (usize, u64)> = HashMap::new();
@@ -110,7 +110,7 @@ impl EventAggregator {
         }
     }
 
-    /// Takes an event out of the order of ages.
+    /// Removes an event from the indexes by age.
     fn remove_age(&mut self, age: u64) -> Option<EventGroup> {
         let same = self.by_age.remove(&age)?;
         if let Some(ages) = self.by_object.get_mut(&same.uid) {
@@ -123,12 +123,12 @@ impl EventAggregator {
     }
 }
 
-/// The name of an event: that of its object, as far as the name of an event may hold it, and a number of its own.
+/// Returns the name of an event: the name of its object, shortened if necessary, and a unique number.
 fn event_name(object: &str, number: u64) -> String {
     let tail = format!(".{number:x}");
     let end = object.floor_char_boundary(MAX_NAME_BYTES - tail.len());
     let object = object.get(..end).unwrap_or_default();
-    // No part of a name may end with these.
+    // No part of a name may end with these characters.
     format!("{}{tail}", object.trim_end_matches(['-', '.']))
 }
 
@@ -206,10 +206,10 @@ mod tests {
         for generation in 2..=50 {
             record(Reason::Updated, &format!("generation {generation}"), None, generation);
         }
-        let look = "a look was asked for";
+        let look = "a reconcile was requested";
         record(Reason::Updated, look, Some(look), 60);
         record(Reason::Updated, look, Some(look), 61);
-        // What tells something else each time pushes out only its own.
+        // A reason with ever new notes displaces only its own events.
         for n in 0..2 * MAX_EVENTS_PER_OBJECT {
             record(Reason::Exited, &format!("n{n}"), None, 70);
         }
@@ -218,7 +218,7 @@ mod tests {
             "a declared in a.yaml:1 1x 0-0",
             "a no program 1x 0-0",
             "a generation 50 49x 2-50",
-            "a a look was asked for 2x 60-61",
+            "a a reconcile was requested 2x 60-61",
         ] {
             assert!(told.contains(&expected.to_owned()), "{expected}: {told:?}");
         }

@@ -36,19 +36,19 @@ mod skills;
 mod tests;
 mod while_stopped;
 
-/// Observations taken up before the store is published once.
+/// The maximum number of observations that are applied before the snapshot is published.
 const MAX_OBSERVATION_BATCH: usize = 256;
-/// The time between looks for events that are too old to keep.
+/// The interval between removals of expired events.
 const EVENT_EXPIRY_INTERVAL: Duration = Duration::from_mins(1);
-/// How long readiness waits for the first attempts at the servers that were declared at the start.
+/// The maximum time for which readiness waits for the first attempts at the servers that were declared at startup.
 const FIRST_ATTEMPTS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Keeps the store of the status API true, and tells each change of state once: a line of the log, an event of
-/// the store, and an occurrence for those who keep all of them.
+/// Maintains the snapshot of the status API, and reports each change of state once: as a log line, as an event in the
+/// snapshot, and as an occurrence for the audit log.
 #[derive(Debug)]
 pub struct Reporter {
     desired: Arc<Desired>,
-    /// What an earlier run had in force, until the source has been read.
+    /// The objects that an earlier run had applied; empty once the source has been read.
     previous_run: Arc<Desired>,
     observations: HashMap<ObjectKey, Observation>,
     conflicts: OrdMap<ObjectKey, Arc<[NameConflict]>>,
@@ -58,32 +58,32 @@ pub struct Reporter {
     counts: ServerCounts,
     event_aggregator: EventAggregator,
     occurrence_sender: Option<mpsc::UnboundedSender<Arc<Occurrence>>>,
-    /// The statuses that the source holds.
+    /// The statuses that are stored in the source.
     stored_statuses: Option<watch::Receiver<StoredStatuses>>,
-    /// How often connections were lost and made again before this run, by the uid of the server.
+    /// The restart counts from before this run, by the uid of the server.
     previous_restarts: HashMap<Arc<str>, u32>,
-    /// Objects that were there before were created in an earlier run.
+    /// The start of this run. Objects that were created before are not reported as created.
     started_at: Timestamp,
     published: watch::Sender<StatusSnapshot>,
 }
 
-/// What the reporter is told.
+/// The inputs of a [`Reporter`].
 #[derive(Debug)]
 pub struct ReporterInputs {
-    /// What is declared.
+    /// The declared objects.
     pub desired: watch::Receiver<Arc<Desired>>,
-    /// What the fleet sees.
+    /// The observations of the fleet.
     pub observations: mpsc::UnboundedReceiver<Observation>,
-    /// What agents see: which names had to take a hash tail.
+    /// The catalog, for the names that needed a hash suffix.
     pub catalog: Catalog,
-    /// Which skills are offered.
+    /// The states of the skills.
     pub skill_states: watch::Receiver<SkillStates>,
-    /// What became of them in the directories of agents.
+    /// The results of writing the skills to the directories of agents.
     pub sync_results: watch::Receiver<SyncResults>,
 }
 
 impl Reporter {
-    /// A reporter for what is read in a place, and the store it keeps.
+    /// Creates a reporter for a source, and the receiver of its snapshots.
     pub fn new(id: SourceId, now: Timestamp) -> (Self, watch::Receiver<StatusSnapshot>) {
         let store = StatusSnapshot::new(id, now);
         let (published, reader) = watch::channel(store.clone());
@@ -106,19 +106,20 @@ impl Reporter {
         (reporter, reader)
     }
 
-    /// Everything that happens from here on, one by one and in order, for one reader that takes it up quickly.
+    /// Returns the receiver of all further occurrences, in order. There is one receiver, and the channel is unbounded, so it
+    /// must be read promptly.
     pub fn subscribe_occurrences(&mut self) -> mpsc::UnboundedReceiver<Arc<Occurrence>> {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.occurrence_sender = Some(sender);
         receiver
     }
 
-    /// Goes on from the statuses that the source holds of objects, instead of beginning with nothing.
+    /// Continues from the statuses that are stored in the source, instead of starting with empty ones.
     pub fn resume_from(&mut self, shown: watch::Receiver<StoredStatuses>) {
         self.stored_statuses = Some(shown);
     }
 
-    /// Reports until it is stopped.
+    /// Runs until it is stopped.
     pub async fn run(mut self, mut inputs: ReporterInputs, stop: CancellationToken) {
         let mut batch = Vec::new();
         let mut generations = inputs.catalog.changes();
@@ -146,13 +147,13 @@ impl Reporter {
                 }
             }
             if stop.is_cancelled() {
-                // What the fleet tells while it ends is not how things are.
+                // Observations during shutdown do not describe the state of the servers.
                 return;
             }
-            // Whoever reads that a server is attached finds its tools.
+            // The catalog must contain the tools of a server before its status is attached.
             inputs.catalog.catch_up().await;
             let now = Timestamp::now();
-            // First what is declared: the fleet may have told of a generation before it was looked at here.
+            // Declarations come first: the fleet may have reported a generation that was not applied here yet.
             let desired = inputs.desired.borrow_and_update().clone();
             self.apply_desired(&desired, now);
             for observation in batch.drain(..) {
@@ -168,7 +169,7 @@ impl Reporter {
         }
     }
 
-    /// Takes up what is declared now: costs what changed.
+    /// Applies the declared objects. The cost depends on the number of changes.
     fn apply_desired(&mut self, desired: &Arc<Desired>, now: Timestamp) {
         let before = std::mem::replace(&mut self.desired, desired.clone());
         self.store.desired_number = desired.sequence;
@@ -200,12 +201,12 @@ impl Reporter {
         }
     }
 
-    /// Takes up what the fleet sees of one server.
+    /// Applies the observation of one server.
     fn apply_observation(&mut self, observation: Observation, now: Timestamp) {
         let key = observation.key.clone();
         let declared = self.desired.servers.get(&key).cloned();
         if declared.is_none() && matches!(observation.phase, Phase::Detached(_)) {
-            // The last word on a server that is no longer declared.
+            // The last observation of a server that is no longer declared.
             self.observations.remove(&key);
             let Observation { uid, generation, .. } = observation;
             let regarding = Regarding { kind: ObjectKind::McpServer, key, uid, generation };
@@ -222,7 +223,7 @@ impl Reporter {
         }
     }
 
-    /// Takes up which names conflict now: costs what changed.
+    /// Applies the name conflicts. The cost depends on the number of changes.
     fn apply_conflicts(&mut self, conflicts: &OrdMap<ObjectKey, Arc<[NameConflict]>>, now: Timestamp) {
         let before = std::mem::replace(&mut self.conflicts, conflicts.clone());
         for change in before.diff(conflicts) {
@@ -237,7 +238,7 @@ impl Reporter {
     fn update_server(&mut self, declared: &Arc<DeclaredObject<McpServerSpec>>, now: Timestamp) {
         let key = &declared.meta.key;
         let before = self.store.servers.get(key).cloned();
-        // A status of another object of the same name says nothing about this one.
+        // The status of another object of the same name is not used.
         let known = before.as_ref().filter(|before| before.declared.meta.uid == declared.meta.uid);
         let earlier = self.stored_status(declared, known.is_some());
         let (status, sentences) = server_status(
@@ -252,7 +253,7 @@ impl Reporter {
         let usable = status.attached_generation.is_some()
             || find_condition(&status.conditions, ConditionType::Ready)
                 .is_some_and(|ready| ready.status == "True");
-        // A process that is slow to start is connecting too, and says so.
+        // A process that is slow to start is still connecting; its problem has the reason Connecting.
         let connecting = |seen: &Observation| match &seen.phase {
             Phase::Connecting { last_problem: last, .. } => {
                 last.as_ref().is_none_or(|problem| problem.reason == Reason::Connecting)
@@ -277,7 +278,7 @@ impl Reporter {
         self.store.servers.insert(key.clone(), Arc::new(object));
     }
 
-    /// At the first sight of a server: what an earlier run said of it.
+    /// Returns the stored status from an earlier run, when a server is seen for the first time.
     fn stored_status(
         &mut self,
         declared: &DeclaredObject<McpServerSpec>,
@@ -338,7 +339,7 @@ impl Reporter {
         self.store.source = Arc::new(source);
     }
 
-    /// Tells what is new in a declaration, compared with what was declared under its name before.
+    /// Reports the change of a declaration against the previous one of the same name.
     fn report_declaration<S>(
         &mut self,
         kind: ObjectKind,
@@ -363,7 +364,7 @@ impl Reporter {
             if before.is_some_and(|before| {
                 asked.is_some_and(|asked| asked.accounts_for(&before.meta, &after.meta))
             }) {
-                // Whoever wrote the file did not ask for it.
+                // The author of the file did not make the request.
                 (news.action, cause.commit) = (EventAction::Request, None);
             }
             self.report(Regarding::for_object(kind, &after.meta), &news, cause, digests, now);
@@ -392,7 +393,7 @@ impl Reporter {
         self.report(regarding, &StateChange::removed(), cause, (declared.spec_digest, None), now);
     }
 
-    /// Logs, and keeps what is more than a step. The digests are the ones before and after.
+    /// Logs a change, and records it unless it is an intermediate step. `digests` are the previous and the current one.
     fn report(
         &mut self,
         regarding: Regarding,
@@ -419,7 +420,7 @@ impl Reporter {
             digest: digests.1,
         });
         if let Some(occurrences) = &self.occurrence_sender {
-            // Whoever asked for them may have left.
+            // The receiver may have been dropped.
             let _ = occurrences.send(occurrence.clone());
         }
         self.event_aggregator.record(&mut self.store, &occurrence);
@@ -440,19 +441,19 @@ impl Reporter {
     }
 }
 
-/// Where something comes from.
+/// The revision and commit that caused a change.
 struct Cause {
     revision: Arc<str>,
     commit: Option<Arc<Commit>>,
 }
 
 impl Cause {
-    /// The last change of an object.
+    /// Returns the last change of an object.
     fn last_change(meta: &DeclaredMeta) -> Self {
         Self { revision: meta.revision.clone(), commit: meta.last_commit.clone() }
     }
 
-    /// The state of the source now: which commit led to it is not known.
+    /// Returns the current revision of the source. The commit that caused the change is not known.
     fn current(source: &SourceState) -> Self {
         Self { revision: source.revision.clone(), commit: None }
     }

@@ -18,15 +18,15 @@ use crate::wire::ListKind;
 #[cfg(test)]
 mod tests;
 
-/// Names that a message lists before it only counts them.
+/// The maximum number of name conflicts that a message lists. Further ones are only counted.
 const MAX_LISTED_CONFLICTS: usize = 5;
 
-/// The status of one server, and what its conditions say without the next attempt.
+/// Returns the status of one server, and the messages of its conditions without the next attempt.
 ///
-/// `conflicts` are the tools of this server that had to take a hash tail.
-/// Guarantees that equal arguments (but for `now`) and the status they gave before give that status again,
-/// so that nothing is written. While the fleet has not taken up a new generation, the status goes on
-/// speaking of the one before, and says so by its `observedGeneration`.
+/// `conflicts` are the items of this server whose names needed a hash suffix.
+/// Guarantees that equal arguments (except `now`) and the previous result as `previous` give the same status again, so
+/// that nothing is written. Until the fleet has applied a new generation, the status describes the previous one, as its
+/// `observedGeneration` shows.
 pub fn server_status(
     declared: &DeclaredObject<McpServerSpec>,
     observation: Option<&Observation>,
@@ -35,7 +35,7 @@ pub fn server_status(
     now: Timestamp,
 ) -> (McpServerStatus, ConditionMessages) {
     let meta = &declared.meta;
-    // Of another object of the same name, or the last word on one that was detached: nothing is known.
+    // An observation of another object of the same name, or the last one of a detached server, is not used.
     let seen = observation.filter(|seen| seen.uid == meta.uid && !matches!(seen.phase, Phase::Detached(_)));
     if let (Some(previous), Some(seen)) = (previous, seen)
         && (is_generation_pending(declared, seen, previous) || is_waking(seen, previous))
@@ -84,7 +84,8 @@ pub fn server_status(
     (status, sentences)
 }
 
-/// The last request for a look that was obeyed. Where there is nothing for the fleet to do, that was this look.
+/// Returns the last reconcile request that was handled. If the fleet has nothing to do for this declaration, the request
+/// is handled by computing this status.
 fn last_handled_request<'a>(
     declared: &'a DeclaredObject<McpServerSpec>,
     seen: Option<&'a Observation>,
@@ -95,7 +96,7 @@ fn last_handled_request<'a>(
     declared.meta.annotations.get(RECONCILE_REQUESTED_AT).map(String::as_str)
 }
 
-/// True while there is a new generation for the fleet to act on and it has not said that it does.
+/// True while the fleet has not yet reported that it applies a new generation.
 fn is_generation_pending(
     declared: &DeclaredObject<McpServerSpec>,
     seen: &Observation,
@@ -107,7 +108,7 @@ fn is_generation_pending(
         && ConnectionTarget::exists_for(declared)
 }
 
-/// True while a call has an idle server connected: it is as usable as it was, so nothing flaps.
+/// True while an idle server is connecting because of a call. Its status is kept, because it is as usable as before.
 fn is_waking(seen: &Observation, previous: &McpServerStatus) -> bool {
     let idle = Reason::Idle.to_string();
     matches!(seen.phase, Phase::Connecting { last_problem: None, .. })
@@ -116,28 +117,28 @@ fn is_waking(seen: &Observation, previous: &McpServerStatus) -> bool {
             .is_some_and(|ready| ready.reason == idle)
 }
 
-/// Where an object stands: the one thing of several that decides what its conditions say.
+/// The state of a server that determines its conditions.
 enum ServerPhase<'a> {
-    /// The newest declaration is not accepted; the one before, if any, stays in force.
+    /// The latest declaration is rejected. The previous one, if any, stays applied.
     Rejected(&'a Problem),
-    /// Going away; calls in flight are finishing.
+    /// Being removed or suspended; calls in flight are finishing.
     Draining(Reason),
-    /// Not wanted.
+    /// Suspended by its spec.
     Suspended,
-    /// A reference is missing, and nothing was made from this generation yet.
+    /// A reference is missing, and this generation has not been applied yet.
     Unresolved(&'a Problem),
-    /// The fleet has not taken it up yet.
+    /// The fleet has not applied it yet.
     Pending,
     Connecting {
         attempt: u32,
         last: Option<&'a Problem>,
     },
     Attached,
-    /// Offered without a connection.
+    /// Offered to agents without a connection.
     Idle,
     Failed {
         problem: &'a Problem,
-        /// For people.
+        /// The time in human-readable form.
         retry_at: Option<String>,
         attempt: u32,
     },
@@ -160,7 +161,7 @@ impl<'a> ServerPhase<'a> {
         }
         let current = seen.filter(|seen| seen.generation == declared.meta.generation);
         match (current.map(|seen| &seen.phase), &declared.endpoint) {
-            // A secret deleted under a connection keeps the connection, and its state is what counts.
+            // A Secret that is deleted later does not end the connection, whose state then decides.
             (None, Some(Err(problem))) => Self::Unresolved(problem),
             (None | Some(Phase::Draining(_) | Phase::Detached(_)), _) => Self::Pending,
             (Some(Phase::Connecting { attempt, last_problem: last }), _) => {
@@ -174,7 +175,7 @@ impl<'a> ServerPhase<'a> {
         }
     }
 
-    /// True if nothing happens until a person acts.
+    /// True if evenkeel makes no progress until an operator acts.
     fn is_stalled(&self) -> bool {
         match self {
             Self::Rejected(_) => true,
@@ -198,14 +199,14 @@ fn ready_condition(
             format!("{}; calls in flight are finishing", withdrawal_message(*reason)),
         ),
         ServerPhase::Suspended => ConditionValue::new_false(Reason::Suspended, "suspended by spec.suspend"),
-        // Of these the message says all: what is missing comes with a new start or another declaration.
+        // These need a restart or another declaration, as their message explains.
         ServerPhase::Unresolved(problem)
             if matches!(problem.reason, Reason::VariableNotFound | Reason::NotPermitted) =>
         {
             ConditionValue::from_problem(problem, "")
         }
         ServerPhase::Unresolved(problem) => {
-            ConditionValue::from_problem(problem, "attached as soon as it is there")
+            ConditionValue::from_problem(problem, "will be attached once it exists")
         }
         ServerPhase::Pending => {
             ConditionValue::new_false(Reason::Connecting, "waiting for an attempt to connect")
@@ -213,9 +214,9 @@ fn ready_condition(
         ServerPhase::Connecting { attempt, last: None } => {
             ConditionValue::new_false(Reason::Connecting, format!("connecting, attempt {attempt}"))
         }
-        // The reason stays from one attempt to the next, so that a server that keeps failing says why.
+        // The reason is kept from one attempt to the next, so that a server that keeps failing always shows it.
         ServerPhase::Connecting { attempt, last: Some(problem) } => {
-            ConditionValue::from_problem(problem, &format!("attempt {attempt} is under way"))
+            ConditionValue::from_problem(problem, &format!("attempt {attempt} is in progress"))
         }
         ServerPhase::Attached => {
             let transport = declared.spec.as_deref().map_or("", McpServerSpec::transport_name);
@@ -226,7 +227,7 @@ fn ready_condition(
         }
         ServerPhase::Idle => ConditionValue::new_true(
             Reason::Idle,
-            format!("connected by the next call, {}", offered_counts(listed)),
+            format!("connects on the next call, {}", offered_counts(listed)),
         ),
         ServerPhase::Failed { problem, retry_at: Some(at), .. } if problem.reason.requires_user_action() => {
             ConditionValue::from_retried_problem(problem, NextAttempt::Recheck { at: at.clone() })
@@ -236,7 +237,7 @@ fn ready_condition(
             NextAttempt::Retry { at: at.clone(), attempt: *attempt },
         ),
         ServerPhase::Failed { problem, retry_at: None, .. } => {
-            ConditionValue::from_problem(problem, "not retried until its declaration or a secret changes")
+            ConditionValue::from_problem(problem, "not retried until the declaration or a secret changes")
         }
     }
 }
@@ -249,7 +250,7 @@ fn accepted_condition(
     if let Some(problem) = declared.rejection() {
         return ConditionValue::from_problem(problem, "");
     }
-    // What it is shows only when it is asked: evenkeel itself, which may not be its own server.
+    // That the server is this evenkeel instance itself shows only when it is connected; it must not be its own server.
     if let ServerPhase::Failed { problem, .. } = work
         && problem.reason == Reason::PolicyDenied
     {
@@ -258,7 +259,7 @@ fn accepted_condition(
     if conflicts.is_empty() {
         return ConditionValue::new_true(Reason::Accepted, "the declaration is valid");
     }
-    // The same tool may have met the same name in more than one view.
+    // The same item may conflict with the same name in more than one view.
     let names: BTreeSet<_> = conflicts
         .iter()
         .map(
@@ -279,7 +280,7 @@ fn accepted_condition(
     if names.len() > listed.len() {
         listed.push(&more);
     }
-    // URIs carry no prefix: nothing keeps them apart but other URIs, and nothing needs to.
+    // URIs have no prefix, so expose.prefix does not help there.
     let prefixed =
         conflicts.iter().any(|conflict| matches!(conflict.list, ListKind::Tools | ListKind::Prompts));
     let advice = if prefixed { "; expose.prefix keeps names apart" } else { "" };
@@ -288,12 +289,12 @@ fn accepted_condition(
 
 fn resolved_refs_condition(declared: &DeclaredObject<McpServerSpec>) -> ConditionValue {
     match (&declared.endpoint, declared.rejection()) {
-        (Some(Err(denied)), Some(problem)) if denied == problem => {
-            ConditionValue::new(ConditionStatus::Unknown, problem.reason, "not looked up: it may not run")
-        }
-        (Some(Ok(_)), _) => {
-            ConditionValue::new_true(Reason::ResolvedRefs, "everything it refers to was found")
-        }
+        (Some(Err(denied)), Some(problem)) if denied == problem => ConditionValue::new(
+            ConditionStatus::Unknown,
+            problem.reason,
+            "not looked up: the server is not permitted to run",
+        ),
+        (Some(Ok(_)), _) => ConditionValue::new_true(Reason::ResolvedRefs, "all references were found"),
         (Some(Err(problem)), _) => ConditionValue::from_problem(problem, ""),
         (None, refused) => ConditionValue::new(
             ConditionStatus::Unknown,
@@ -317,16 +318,16 @@ fn attached_condition(
             }
             ServerPhase::Rejected(_) => ConditionValue::new_true(
                 Reason::ServingPreviousGeneration,
-                format!("the declaration accepted before, generation {generation}, is live"),
+                format!("the previously accepted generation {generation} is live"),
             ),
-            // A changed secret: another connection for the same generation.
+            // A Secret changed: a new connection is made for the same generation.
             _ if *generation == wanted => ConditionValue::new_true(
                 Reason::ServingPreviousGeneration,
-                "the connection made before stays until the new one is attached",
+                "the previous connection is kept until the new one is attached",
             ),
             _ => ConditionValue::new_true(
                 Reason::ServingPreviousGeneration,
-                format!("generation {generation} stays until generation {wanted} is attached"),
+                format!("generation {generation} is kept until generation {wanted} is attached"),
             ),
         };
     }
@@ -337,13 +338,13 @@ fn attached_condition(
         ServerPhase::Suspended => {
             ConditionValue::new_false(Reason::Detached, "detached: suspended by spec.suspend")
         }
-        ServerPhase::Idle => ConditionValue::new_false(Reason::Detached, "not connected until it is called"),
+        ServerPhase::Idle => ConditionValue::new_false(Reason::Detached, "not connected until the next call"),
         ServerPhase::Connecting { .. } | ServerPhase::Failed { .. } | ServerPhase::Rejected(_)
             if was_attached(previous) =>
         {
-            ConditionValue::new_false(Reason::Reconnecting, "the connection is gone; a new one is being made")
+            ConditionValue::new_false(Reason::Reconnecting, "the connection was lost; reconnecting")
         }
-        _ => ConditionValue::new_false(Reason::Detached, "nothing is attached"),
+        _ => ConditionValue::new_false(Reason::Detached, "not attached"),
     }
 }
 
@@ -353,29 +354,30 @@ fn was_attached(previous: Option<&McpServerStatus>) -> bool {
         .is_some_and(|before| before.status == "True" || before.reason == Reason::Reconnecting.to_string())
 }
 
-/// Never together with Stalled: kstatus would take a stalled object for one in progress.
+/// Returns the Reconciling condition. It is never set together with Stalled, because kstatus would treat a stalled
+/// object as in progress.
 fn reconciling_condition(work: &ServerPhase<'_>, seen: Option<&Observation>) -> Option<ConditionValue> {
     if work.is_stalled() {
         return None;
     }
     if let (ServerPhase::Attached, Some(problem)) = (work, seen.and_then(|seen| seen.paused.as_ref())) {
-        let next = "what it listed before stays, and it is asked again";
+        let next = "the previous lists are kept until the next refresh";
         return Some(ConditionValue::new_true(Reason::ProgressingWithRetry, problem_message(problem, next)));
     }
     let (reason, message) = match work {
         ServerPhase::Draining(_) => (Reason::Progressing, "calls in flight are finishing".to_owned()),
         ServerPhase::Pending => (Reason::Progressing, "waiting for an attempt to connect".to_owned()),
         ServerPhase::Unresolved(_) => {
-            (Reason::ProgressingWithRetry, "waiting for what it refers to".to_owned())
+            (Reason::ProgressingWithRetry, "waiting for a missing reference".to_owned())
         }
         ServerPhase::Connecting { attempt, last } => {
             let failed = last.is_some_and(|problem| problem.reason != Reason::Connecting);
             let reason = if failed { Reason::ProgressingWithRetry } else { Reason::Progressing };
-            (reason, format!("attempt {attempt} is under way"))
+            (reason, format!("attempt {attempt} is in progress"))
         }
         ServerPhase::Failed { retry_at, attempt, .. } => {
             let at = retry_at.as_deref().unwrap_or_default();
-            (Reason::ProgressingWithRetry, format!("attempt {attempt} follows at {at}"))
+            (Reason::ProgressingWithRetry, format!("attempt {attempt} starts at {at}"))
         }
         ServerPhase::Rejected(_) | ServerPhase::Suspended | ServerPhase::Attached | ServerPhase::Idle => {
             return None;
@@ -384,11 +386,11 @@ fn reconciling_condition(work: &ServerPhase<'_>, seen: Option<&Observation>) -> 
     Some(ConditionValue::new_true(reason, message))
 }
 
-/// In what a live server falls short.
+/// Returns the Degraded condition of a live server.
 fn degraded_condition(seen: Option<&Observation>) -> Option<ConditionValue> {
     let problem = seen?.degraded.as_ref()?;
     let next = match problem.reason {
-        Reason::ListUnavailable => "what was read of it before stays, and it is asked again",
+        Reason::ListUnavailable => "the previous list is kept until the next refresh",
         _ => "",
     };
     Some(ConditionValue::new_true(problem.reason, problem_message(problem, next)))
@@ -403,7 +405,7 @@ fn stalled_condition(work: &ServerPhase<'_>) -> Option<ConditionValue> {
     }
 }
 
-/// What is offered; of what there is nothing of, only tools are named.
+/// Returns the counts of offered items. Prompts and resources are omitted if there are none.
 fn offered_counts(listed: Option<&LiveServer>) -> String {
     let Some(listed) = listed else { return "0 tools".to_owned() };
     let counted = |count, item| match count {
@@ -433,7 +435,7 @@ fn rfc3339(at: Timestamp) -> String {
     at.strftime("%FT%TZ").to_string()
 }
 
-/// A time for people. What was said of the same time before stays as it was said.
+/// Formats a time for messages. If the previous status shows the same time, its format is kept.
 fn display_time(at: Timestamp, previous: Option<&McpServerStatus>, now: Timestamp) -> String {
     let said = previous.filter(|previous| previous.next_retry_time.as_ref() == Some(&rfc3339(at)));
     match said.and_then(|said| find_condition(&said.conditions, ConditionType::Ready)) {

@@ -6,9 +6,9 @@ use super::conditions::{ConditionStatus, ConditionValue, ConditionsBuilder, prob
 use crate::resource::{ConditionType, DeclaredObject, Problem, Reason, SkillSpec, SkillStatus};
 use crate::skills::{SkillState, SyncResults};
 
-/// The status of one skill: whether it is accepted, offered, and where.
+/// Returns the status of one skill: whether it is accepted, whether it is offered, and where.
 ///
-/// Guarantees, as for servers, that equal arguments (but for `now`) and the status they gave before give that
+/// Guarantees, as for servers, that equal arguments (except `now`) and the previous result as `previous` give the same
 /// status again.
 pub fn skill_status(
     declared: &DeclaredObject<SkillSpec>,
@@ -62,22 +62,22 @@ pub fn skill_status(
     }
 }
 
-/// Where a skill stands: the one thing of several that decides what its conditions say.
+/// The state of a skill that determines its conditions.
 enum SkillPhase<'a> {
-    /// The newest declaration or content is not accepted; what was good before stays offered.
+    /// The latest declaration or content is rejected. The last valid one is still offered.
     Rejected(&'a Problem),
     Suspended,
-    /// It was not looked at yet.
+    /// Its files have not been read yet.
     NotScanned,
-    /// What it refers to is not there.
+    /// A reference does not exist.
     MissingReference(&'a Problem),
-    /// The same, while the servers of the start are connecting.
+    /// A referenced server does not exist yet, while the initial servers are connecting.
     WaitingForStartup(&'a Problem),
-    /// It was not written yet.
+    /// It has not been written to every directory yet.
     PendingWrite,
-    /// It could not be written somewhere.
+    /// It could not be written to a directory.
     WriteFailed(&'a Problem),
-    /// Agents have it, here.
+    /// It is offered to agents, in the named places.
     Available(String),
 }
 
@@ -114,12 +114,13 @@ impl<'a> SkillPhase<'a> {
         match (places.len() == written.directories.len(), &*places) {
             (false, _) => Self::PendingWrite,
             (true, []) => Self::Available("offered over MCP".to_owned()),
-            (true, places) => Self::Available(format!("offered over MCP, and in {}", places.join(", "))),
+            (true, places) => Self::Available(format!("offered over MCP and in {}", places.join(", "))),
         }
     }
 }
 
-/// Why the newest declaration, or what it holds, is not accepted. A ConfigMap that is not there is another matter.
+/// Returns the problem because of which the latest declaration or content is rejected. A missing ConfigMap is no
+/// rejection.
 fn rejection<'a>(
     declared: &'a DeclaredObject<SkillSpec>,
     standing: Option<&'a SkillState>,
@@ -135,16 +136,18 @@ fn ready_condition(work: &SkillPhase<'_>) -> ConditionValue {
         }
         SkillPhase::Suspended => ConditionValue::new_false(Reason::Suspended, "suspended by spec.suspend"),
         SkillPhase::NotScanned => {
-            ConditionValue::new_false(Reason::Progressing, "its files are being looked at")
+            ConditionValue::new_false(Reason::Progressing, "the files of the skill are being read")
         }
         SkillPhase::MissingReference(problem) => {
-            ConditionValue::from_problem(problem, "offered as soon as it is there")
+            ConditionValue::from_problem(problem, "will be offered once it exists")
         }
         SkillPhase::WaitingForStartup(problem) => ConditionValue::new_false(
             Reason::Progressing,
-            problem_message(problem, "offered as soon as it is there"),
+            problem_message(problem, "will be offered once it exists"),
         ),
-        SkillPhase::PendingWrite => ConditionValue::new_false(Reason::Progressing, "it is being written"),
+        SkillPhase::PendingWrite => {
+            ConditionValue::new_false(Reason::Progressing, "the skill is being written")
+        }
         SkillPhase::Available(places) => ConditionValue::new_true(Reason::Available, places),
     }
 }
@@ -162,7 +165,7 @@ fn resolved_refs_condition(
         );
     };
     if spec.server_refs.is_empty() && spec.config_map_ref.is_none() {
-        return ConditionValue::new_true(Reason::ResolvedRefs, "it refers to nothing");
+        return ConditionValue::new_true(Reason::ResolvedRefs, "the skill has no references");
     }
     let unseen = || ConditionValue::new(ConditionStatus::Unknown, Reason::Progressing, "not looked up yet");
     let Some(standing) = standing else { return unseen() };
@@ -172,7 +175,7 @@ fn resolved_refs_condition(
         (None, Some(missing)) if missing.during_startup => unseen(),
         (None, Some(missing)) => ConditionValue::from_problem(&missing.problem, ""),
         (None, None) if standing.bundle.is_none() && standing.content_problem.is_none() => unseen(),
-        (None, None) => ConditionValue::new_true(Reason::ResolvedRefs, "everything it refers to was found"),
+        (None, None) => ConditionValue::new_true(Reason::ResolvedRefs, "all references were found"),
     }
 }
 
@@ -197,7 +200,7 @@ mod tests {
             missing_server: None,
             suspended: false,
         };
-        let problem = |reason| Some(Problem::new(reason, "what is wrong"));
+        let problem = |reason| Some(Problem::new(reason, "problem"));
         let empty = SkillState { bundle: None, ..standing.clone() };
         let malformed = SkillState { content_problem: problem(Reason::InvalidSpec), ..standing.clone() };
         let no_map = SkillState { content_problem: problem(Reason::ConfigMapNotFound), ..empty.clone() };

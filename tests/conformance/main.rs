@@ -26,7 +26,8 @@ use fixture::{Era, Http};
 use suite::{Results, Suite};
 use support::{Evenkeel, TestDirectory, example};
 
-/// Bounds how often a scenario with unexpected results is run again: the suite gives some checks half a second.
+/// The maximum number of reruns of a scenario with unexpected results. The suite limits some checks to half a second,
+/// which a busy machine may exceed.
 const MAX_RERUNS: usize = 2;
 
 #[tokio::test]
@@ -47,7 +48,7 @@ async fn differences_for_2026_07_28_are_as_listed() {
     check_differences("2026-07-28", Era::Modern).await;
 }
 
-/// Runs the suite directly and through evenkeel, and fails unless the list has just the differences that are found.
+/// Runs the suite directly and through evenkeel, and fails unless the differences are exactly those that are listed.
 async fn check_differences(revision: &str, era: Era) {
     let suite = Suite::install();
     let list = DifferenceList::load();
@@ -77,12 +78,16 @@ async fn check_differences(revision: &str, era: Era) {
         let added = &found - &listed;
         wrong.extend(added.iter().map(|added| format!("{server}: {added:?} is not listed")));
         let gone = &listed - &found;
-        wrong.extend(gone.iter().map(|gone| format!("{server}: {gone:?} is listed, and is not found")));
+        wrong.extend(gone.iter().map(|gone| format!("{server}: {gone:?} is listed but was not found")));
     }
-    assert!(wrong.is_empty(), "{revision}: differences.yaml is not what was found:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{revision}: differences.yaml does not match the differences found:\n{}",
+        wrong.join("\n")
+    );
 }
 
-/// Runs a revision, and up to [`MORE_RUNS`] times more each scenario whose results are not expected.
+/// Runs a revision, and reruns each scenario with unexpected results up to [`MAX_RERUNS`] times.
 async fn run_with_reruns(
     suite: &Suite,
     url: &str,
@@ -100,7 +105,7 @@ async fn run_with_reruns(
     results
 }
 
-/// Fails if the suite ran other scenarios than are listed, or did not judge one of them.
+/// Panics if the suite ran other scenarios than those listed, or ran one without judging it.
 fn check_all_scenarios_ran(suite: &Suite, revision: &str, direct: &Results, listed: &ScenarioCounts) {
     assert_eq!(direct.len(), listed.run, "{revision}: scenarios");
     for (scenario, checks) in direct {
@@ -113,7 +118,7 @@ fn check_all_scenarios_ran(suite: &Suite, revision: &str, direct: &Results, list
     }
 }
 
-/// Declares the fixture, with no prefix. Over HTTP it ends with the value that is returned beside.
+/// Declares the fixture without a prefix. Over HTTP the fixture is stopped when the second value is dropped.
 async fn declare_fixture(server: ServerKind) -> (TestDirectory, Option<Http>) {
     let (transport, http) = match server {
         ServerKind::LegacyHttp | ServerKind::ModernHttp => {

@@ -1,4 +1,4 @@
-//! Calls through the gateway to a real server and back.
+//! Calls through the gateway to a real server.
 
 use std::sync::Arc;
 
@@ -22,24 +22,25 @@ async fn start_with_script(script: Script, more: Value) -> (GatewayFixture, Rig)
     (stack, rig)
 }
 
-/// Calls at work: a subscription is at work all the time.
+/// Returns the number of calls in flight at the server, without `subscriptions/listen` requests.
 fn calls_in_flight(rig: &Rig) -> u64 {
     let seen = rig.counters();
     if seen.count("subscriptions/listen") > 0 { seen.in_flight - seen.streams } else { seen.in_flight }
 }
 
-/// Calls that the server was told to cancel: a legacy one by a notification, a modern one by a closed stream.
+/// Returns the number of cancelled calls at the server: by notification in the legacy era, by a closed stream in the
+/// modern one.
 fn cancellations(rig: &Rig) -> u64 {
     let seen = rig.counters();
     if seen.initializes() > 0 { seen.count("notifications/cancelled") } else { seen.cancelled }
 }
 
 async fn wait_for_call(rig: &Rig) {
-    eventually("the call is at work", async || (calls_in_flight(rig) == 1).then_some(())).await;
+    eventually("the call is in flight", async || (calls_in_flight(rig) == 1).then_some(())).await;
 }
 
 async fn wait_for_cancellation(rig: &Rig, times: u64) {
-    eventually("the server is told", async || {
+    eventually("the call is cancelled at the server", async || {
         (cancellations(rig) == times && calls_in_flight(rig) == 0).then_some(())
     })
     .await;
@@ -146,7 +147,7 @@ async fn legacy_agent_cancels_by_notification() {
         let calling = agent.clone();
         let call = tokio::spawn(async move { calling.call("r_sleep", r#"{"ms":600000}"#).await });
         wait_for_call(&rig).await;
-        // Not this one, and not one of another agent.
+        // Another id of this agent, and the same id of another agent.
         agent.notify("notifications/cancelled", r#"{"requestId":999}"#).await.unwrap();
         let other = stack.agent(Era::Legacy).await;
         other.notify("notifications/cancelled", r#"{"requestId":2}"#).await.unwrap();
@@ -169,7 +170,7 @@ async fn disconnect_cancels_modern_calls_but_not_legacy_ones() {
             let (stack, rig) = start_with_server(ServerEra::Legacy).await;
             let late = Arc::new(stack.agent(era).await);
             let agent = late.clone();
-            // With a step, the response is a stream by then. The rest of the call is long enough for what follows.
+            // With a step, the response is a stream by then. The rest of the call is long enough for the checks below.
             let ms = if steps == 0 { 600_000 } else { 10_000 };
             let params = format!(
                 r#"{{"name":"r_sleep","arguments":{{"ms":{ms},"steps":{steps}}},"_meta":{{"progressToken":1}}}}"#
@@ -189,7 +190,7 @@ async fn disconnect_cancels_modern_calls_but_not_legacy_ones() {
                 wait_for_cancellation(&rig, 1).await;
                 continue;
             }
-            // The legacy agent's call goes on: until its answer, or a late word of the agent.
+            // The legacy agent's call continues until its response or a late cancellation.
             let other = stack.agent(Era::Legacy).await;
             assert!(other.call("r_echo", "{}").await.is_ok());
             assert_eq!((calls_in_flight(&rig), cancellations(&rig)), (1, 0));
@@ -230,7 +231,7 @@ async fn timed_out_call_is_cancelled_and_reported() {
     for era in Era::ALL {
         let agent = stack.agent(era).await;
         let text = tool_error_text(&agent.call("r_sleep", r#"{"ms":600000}"#).await.unwrap());
-        assert!(text.contains("default/r did not answer within 1 s"), "{text}");
+        assert!(text.contains("default/r did not respond within 1 s"), "{text}");
     }
     wait_for_cancellation(&rig, 2).await;
     stack.wait_for_metric(r#"calls_total{namespace="default",server="r",outcome="timeout"} 2"#).await;
@@ -238,7 +239,7 @@ async fn timed_out_call_is_cancelled_and_reported() {
 
 #[tokio::test]
 async fn progress_extends_the_call_timeout() {
-    // It takes longer than a call may without progress, and a step takes far less than that.
+    // The call takes longer than the timeout, and a step takes far less than the timeout.
     let more = json!({ "timeouts": { "call": "8s" } });
     let call = async |rig_era, era| {
         let (stack, _rig) = start_with_script(Script::new("rig", rig_era).tools(TOOLS), more.clone()).await;
@@ -263,7 +264,7 @@ async fn quiet_call_becomes_a_stream() {
     let agent = stack.agent(Era::Legacy).await;
     let mut call =
         agent.start_request("tools/call", r#"{"name":"r_sleep","arguments":{"ms":11000}}"#).await.unwrap();
-    // The head came before the answer was there, so this is a stream.
+    // The response head arrived before the result, so this is a stream.
     assert!(call.result().await.unwrap().contains("slept"));
     assert_eq!(call.next_message().await.unwrap(), None);
 }
@@ -274,7 +275,7 @@ async fn removed_tool_error_names_the_server_and_the_reason() {
     stack.publish_tools("default", "off", &["t"]);
     for era in Era::ALL {
         let agent = stack.agent(era).await;
-        eventually("it is published", async || {
+        eventually("the tool is published", async || {
             agent.tool_names().await.contains(&"off_t".to_owned()).then_some(())
         })
         .await;
@@ -291,7 +292,7 @@ async fn removed_tool_error_names_the_server_and_the_reason() {
     let agent = stack.agent(Era::Legacy).await;
     stack.withdraw("default", "off", Problem::new(Reason::Removed, "off.yaml was deleted"));
     stack.remove_server("r");
-    eventually("all is gone", async || agent.tool_names().await.is_empty().then_some(())).await;
+    eventually("all tools are removed", async || agent.tool_names().await.is_empty().then_some(())).await;
     for tool in ["off_t", "r_echo"] {
         let text = tool_error_text(&agent.call(tool, "{}").await.unwrap());
         assert!(text.contains("Removed") && text.contains("Do not call it again."), "{text}");

@@ -1,4 +1,4 @@
-//! What is checked of each request before anything else.
+//! Checks of each HTTP request before it is dispatched.
 
 use hyper::Method;
 
@@ -49,7 +49,7 @@ async fn unexpected_hosts_origins_and_media_types_are_rejected() {
     ] {
         assert_eq!(status(&stack, Method::POST, "/mcp", headers, INITIALIZE).await, expected, "{headers:?}");
     }
-    // The helper sends the address as Host; another one is put in its place by name.
+    // The helper sends the address as Host, so this request with another Host is written by hand.
     let rebound =
         send_raw(&stack, "POST /mcp HTTP/1.1\r\nHost: evil.example.com\r\nContent-Length: 0\r\n\r\n").await;
     assert!(rebound.starts_with("HTTP/1.1 403"), "{rebound}");
@@ -96,7 +96,7 @@ async fn body_must_be_a_bounded_json_rpc_message() {
     }
 }
 
-/// What comes back for these bytes, up to the end of the first read.
+/// Sends these bytes and returns the result of the first read.
 async fn send_raw(stack: &GatewayFixture, request: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(stack.address).await.unwrap();

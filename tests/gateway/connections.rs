@@ -1,4 +1,4 @@
-//! Connections: slow readers, bounds, and the end.
+//! Connections: slow readers, limits, and shutdown.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::fixture::GatewayFixture;
 use crate::rig::{FakeHttpServer as Rig, Script, ServerEra};
 use crate::support::{Agent, Era, eventually, within};
 
-/// A request for the list of a namespace.
+/// Returns the raw `tools/list` request for the view of a namespace.
 fn list_request(stack: &GatewayFixture, namespace: &str, agent: &Agent) -> String {
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
     let session = agent.session.as_deref().unwrap();
@@ -29,10 +29,11 @@ async fn stalled_reader_is_evicted_without_affecting_others() {
             .await;
     let big = format!(r#"{{"name":"t","x":"{}"}}"#, "x".repeat(900_000));
     stack.publish_raw_tools("large", "s", [big].into_iter());
-    // What others list fits into the buffers of the system, so that no pause of the machine makes them slow readers.
+    // The list of the other agent fits into the socket buffers, so that a pause of the machine does not make it a slow
+    // reader.
     stack.publish_tools("small", "s", &["t"]);
     let agent = Agent::connect(Era::Legacy, &stack.namespace_url("small")).await;
-    eventually("it is published", async || (agent.tool_names().await == ["s_t"]).then_some(())).await;
+    eventually("the tool is published", async || (agent.tool_names().await == ["s_t"]).then_some(())).await;
 
     let lazy = Agent::connect(Era::Legacy, &stack.namespace_url("large")).await;
     stack.wait_for_metric("agent_connections 0").await;
@@ -40,9 +41,11 @@ async fn stalled_reader_is_evicted_without_affecting_others() {
     socket.set_recv_buffer_size(4_096).unwrap();
     let mut stream = socket.connect(stack.address).await.unwrap();
     stack.wait_for_metric("agent_connections 1").await;
-    // More than the buffers of the system hold, and none of it is read.
+    // More responses than the socket buffers hold, and none of them is read.
     let requests = list_request(&stack, "large", &lazy).repeat(32);
-    let _ = within("the requests are sent, or refused", stream.write_all(requests.as_bytes())).await;
+    let _ =
+        within("the requests are sent or the connection is closed", stream.write_all(requests.as_bytes()))
+            .await;
     assert_eq!(agent.tool_names().await, ["s_t"]);
     stack.wait_for_metric("agent_evictions_total 1").await;
     stack.wait_for_metric("agent_connections 0").await;
@@ -60,7 +63,7 @@ async fn connections_beyond_the_limit_wait() {
     stack.wait_for_metric("agent_connections 1").await;
     assert!(!second.is_finished());
     drop(first);
-    within("the second is served", second).await.unwrap();
+    within("the second connection is served", second).await.unwrap();
 }
 
 #[tokio::test]
@@ -73,7 +76,8 @@ async fn idle_connection_is_closed() {
     within("the connection is closed", slow.read_to_end(&mut answer)).await.unwrap();
     stack.wait_for_metric("agent_connections 0").await;
 
-    // A stream is a request that goes on, however quiet. (One that is slow to ask for it is closed as well.)
+    // A quiet notification stream is a request in flight and is not closed. (Opening it is retried, because a slow
+    // machine may exceed the idle timeout.)
     let open = async || {
         let agent = Agent::try_connect(Era::Legacy, &stack.url()).await.ok()?;
         agent.try_notifications().await.ok()
@@ -93,7 +97,7 @@ async fn shutdown_closes_streams_and_finishes_calls() {
     let mut notices = agent.notifications().await;
     let calling = agent.clone();
     let call = tokio::spawn(async move { calling.call("r_sleep", r#"{"ms":3000}"#).await });
-    eventually("the call is at work", async || (rig.counters().in_flight == 1).then_some(())).await;
+    eventually("the call is in flight", async || (rig.counters().in_flight == 1).then_some(())).await;
     stack.request_stop();
     notices.wait_for_end().await;
     assert!(call.await.unwrap().unwrap().contains("slept"));
@@ -109,7 +113,7 @@ async fn shutdown_abandons_calls_after_the_drain_timeout() {
     stack.attach_server("r", &rig, json!({})).await;
     let agent = stack.agent(Era::Legacy).await;
     let call = tokio::spawn(async move { agent.call("r_sleep", r#"{"ms":600000}"#).await });
-    eventually("the call is at work", async || (rig.counters().in_flight == 1).then_some(())).await;
+    eventually("the call is in flight", async || (rig.counters().in_flight == 1).then_some(())).await;
     stack.stop().await;
     assert!(call.await.unwrap().is_err());
 }

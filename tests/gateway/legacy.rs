@@ -1,4 +1,4 @@
-//! Agents that open with `initialize`: sessions, lists, the GET stream.
+//! Agents of the legacy era: `initialize`, sessions, lists, the GET stream.
 
 use evenkeel::resource::{Problem, Reason};
 use hyper::Method;
@@ -79,7 +79,7 @@ async fn session_works_until_it_is_deleted() {
         assert_eq!(post(&stack.url(), &headers, ping).await.status, expected, "{headers:?}");
     }
     let elsewhere = post(&stack.namespace_url("default"), &[("Mcp-Session-Id", &session)], ping).await;
-    assert_eq!(elsewhere.status, 404, "the session is of another view");
+    assert_eq!(elsewhere.status, 404, "the session belongs to another view");
     let answer = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#;
     assert_eq!(post(&stack.url(), &[("Mcp-Session-Id", &session)], answer).await.status, 202);
 
@@ -100,7 +100,7 @@ async fn lists_are_raw_sorted_and_limited_to_the_view() {
     stack.publish_tools("default", "b", &["one", "two"]);
     stack.publish_tools("team-a", "a", &["one"]);
     let agent = stack.agent(Era::Legacy).await;
-    eventually("all is published", async || (agent.tool_names().await.len() == 4).then_some(())).await;
+    eventually("all tools are published", async || (agent.tool_names().await.len() == 4).then_some(())).await;
     assert_eq!(agent.tool_names().await, ["b_one", "b_two", "odd_t", "team-a_a_one"]);
     assert_eq!(agent.list_tools().await[2].get(), raw.replace(r#""t""#, r#""odd_t""#));
     let result = agent.request("tools/list", "{}").await.unwrap();
@@ -120,7 +120,8 @@ async fn long_list_is_paginated() {
     let tools: Vec<&str> = names.iter().map(|name| &**name).collect();
     stack.publish_tools("default", "s", &tools);
     let agent = stack.agent(Era::Legacy).await;
-    eventually("all is published", async || (agent.tool_names().await.len() == 2_345).then_some(())).await;
+    eventually("all tools are published", async || (agent.tool_names().await.len() == 2_345).then_some(()))
+        .await;
 }
 
 #[tokio::test]
@@ -136,25 +137,28 @@ async fn stream_notifies_of_its_view_without_duplicates() {
     assert_eq!(notices.next().await, TOOLS_LIST_CHANGED);
     assert_eq!(agent.tool_names().await, ["a_t"]);
     let begun = Instant::now();
-    // The same again is no change, and a change that the agent has seen already is no news.
+    // An equal section is no change, and a change that the agent has already listed is not notified.
     stack.publish_tools("default", "a", &["t"]);
     for number in 0..50 {
         stack.publish_tools("default", &format!("b{number}"), &["t"]);
     }
-    eventually("all is published", async || (agent.tool_names().await.len() == 51).then_some(())).await;
+    eventually("all tools are published", async || (agent.tool_names().await.len() == 51).then_some(()))
+        .await;
     stack.publish_tools("team-a", "c", &["t"]);
     assert_eq!(team_notices.next().await, TOOLS_LIST_CHANGED);
-    eventually("the last is listed", async || (agent.tool_names().await.len() == 52).then_some(())).await;
-    // A window of coalescing passes with every publication; one more change closes it.
+    eventually("the last tool is listed", async || (agent.tool_names().await.len() == 52).then_some(()))
+        .await;
+    // Changes within a coalescing window are published together; one more change ends the last window.
     stack.withdraw("default", "a", Problem::new(Reason::Removed, "gone"));
     let told = {
         notices.next().await;
-        eventually("all is told", async || (agent.tool_names().await.len() == 51).then_some(())).await;
+        eventually("the removal is published", async || (agent.tool_names().await.len() == 51).then_some(()))
+            .await;
         notices.drain().len()
     };
-    // Not more than one in each window of coalescing, of which a slow machine needs more.
+    // At most one notification in each coalescing window. A slow machine needs more windows.
     let windows = usize::try_from(begun.elapsed().as_millis() / 100).unwrap();
-    assert!(told <= windows.max(3), "{told} notices of one burst");
+    assert!(told <= windows.max(3), "{told} notifications of one burst");
     assert_eq!(team_notices.drain(), Vec::<String>::new());
 }
 
@@ -163,11 +167,11 @@ async fn earlier_change_is_notified_when_the_stream_opens() {
     let stack = GatewayFixture::start().await;
     let agent = stack.agent(Era::Legacy).await;
     stack.publish_tools("default", "a", &["t"]);
-    eventually("it is published", async || stack.catalog.load().number().ne(&0).then_some(())).await;
+    eventually("the tool is published", async || stack.catalog.load().number().ne(&0).then_some(())).await;
     let mut notices = agent.notifications().await;
     assert_eq!(notices.next().await, TOOLS_LIST_CHANGED);
 
-    // It was told, but the agent has not listed since: the stream that follows tells it again.
+    // The change was notified, but the agent has not listed since: the next stream notifies it again.
     drop(notices);
     let mut notices = agent.notifications().await;
     assert_eq!(notices.next().await, TOOLS_LIST_CHANGED);
@@ -194,7 +198,7 @@ async fn notification_goes_to_the_newest_stream_only() {
 async fn session_survives_a_restart_and_gets_list_changed() {
     let mut stack = GatewayFixture::start().await;
     stack.publish_tools("default", "a", &["t"]);
-    eventually("it is published", async || stack.catalog.load().number().ne(&0).then_some(())).await;
+    eventually("the tool is published", async || stack.catalog.load().number().ne(&0).then_some(())).await;
     let agent = stack.agent(Era::Legacy).await;
     assert_eq!(agent.tool_names().await, ["a_t"]);
     let mut notices = agent.notifications().await;
@@ -206,7 +210,7 @@ async fn session_survives_a_restart_and_gets_list_changed() {
     assert_eq!(notices.next().await, TOOLS_LIST_CHANGED);
     assert_eq!(agent.tool_names().await, ["a_t"]);
 
-    // Ended there, it is gone there.
+    // A session that is ended in the new process is rejected there.
     assert_eq!(agent.end_session().await, 204);
     assert!(agent.request("ping", "{}").await.is_err());
 }

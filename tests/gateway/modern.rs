@@ -1,4 +1,4 @@
-//! Agents of 2026-07-28: no session, `_meta` in each request, `subscriptions/listen`.
+//! Agents of the modern era (2026-07-28): no session, `_meta` in each request, `subscriptions/listen`.
 
 use hyper::Method;
 use serde_json::{Value, json};
@@ -47,7 +47,7 @@ async fn lists_carry_ttl_and_cache_scope() {
     let stack = GatewayFixture::start().await;
     stack.publish_tools("default", "a", &["t"]);
     let agent = stack.agent(Era::Modern).await;
-    eventually("it is published", async || (agent.tool_names().await == ["a_t"]).then_some(())).await;
+    eventually("the tool is published", async || (agent.tool_names().await == ["a_t"]).then_some(())).await;
     let list: Value = serde_json::from_str(&agent.request("tools/list", "{}").await.unwrap()).unwrap();
     let expected = json!({ "resultType": "complete", "ttlMs": 0, "cacheScope": "private", "tools": [{ "name": "a_t" }] });
     assert_eq!(list, expected);
@@ -148,6 +148,6 @@ async fn recent_list_change_is_notified_on_listen() {
     let stack = GatewayFixture::start().await;
     stack.publish_tools("default", "a", &["t"]);
     let agent = stack.agent(Era::Modern).await;
-    eventually("it is published", async || (agent.tool_names().await == ["a_t"]).then_some(())).await;
+    eventually("the tool is published", async || (agent.tool_names().await == ["a_t"]).then_some(())).await;
     agent.notifications().await.wait_for_tools_changed().await;
 }

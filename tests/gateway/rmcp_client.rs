@@ -1,4 +1,4 @@
-//! The official client is content with the endpoint, in both eras.
+//! The official Rust client (rmcp) against the endpoint, in both eras.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,8 +31,8 @@ impl ClientHandler for NotifyingClient {
     }
 }
 
-/// The official client reaches HTTP servers over Unix sockets without a TLS stack; this leads one to the stack for as
-/// long as the test runs.
+/// Forwards a Unix socket to the gateway for as long as the test runs. rmcp reaches HTTP servers without a TLS stack
+/// only over Unix sockets.
 fn unix_socket_bridge(stack: &GatewayFixture) -> PathBuf {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("socket");
@@ -96,7 +96,7 @@ async fn rmcp_client_lists_calls_and_gets_list_changed() {
             let mut subscription = client.listen(filter).await.unwrap();
             rig.edit_script(late);
             let listed = async {
-                // A change just before the subscription is told too.
+                // A change just before the subscription is notified too.
                 while tool_names(&client).await.len() < 3 {
                     let notice = subscription.next().await.unwrap();
                     assert!(
@@ -105,11 +105,11 @@ async fn rmcp_client_lists_calls_and_gets_list_changed() {
                     );
                 }
             };
-            within("a notice on the subscription", listed).await;
+            within("a notification on the subscription", listed).await;
         } else {
             stack.wait_for_metric("agent_streams 1").await;
             rig.edit_script(late);
-            within("an unsolicited notice", changed.notified()).await;
+            within("a notification on the GET stream", changed.notified()).await;
         }
         assert_eq!(tool_names(&client).await, ["r_echo", "r_late", "r_report"]);
         client.cancel().await.unwrap();
@@ -127,14 +127,14 @@ async fn rmcp_client_cancels_a_dropped_call() {
     for mode in [ClientLifecycleMode::Initialize, ClientLifecycleMode::Discover { preferred_versions }] {
         let cancels = || rig.counters().count("notifications/cancelled");
         let before = cancels();
-        let case = format!("the server is told: {mode:?}");
+        let case = format!("the call is cancelled at the server: {mode:?}");
         let (client, _) = connect(&stack, mode).await;
         let arguments = serde_json::from_str(r#"{"ms":600000}"#).unwrap();
         let call = CallToolRequestParams::new("r_sleep").with_arguments(arguments);
         let mut calling = Box::pin(client.call_tool_once(call));
         tokio::select! {
             _ = &mut calling => panic!("the call must not end"),
-            () = eventually("the call is at work", async || (rig.counters().in_flight == 1).then_some(())) => {}
+            () = eventually("the call is in flight", async || (rig.counters().in_flight == 1).then_some(())) => {}
         }
         drop(calling);
         eventually(&case, async || (cancels() == before + 1).then_some(())).await;

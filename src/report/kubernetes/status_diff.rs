@@ -1,4 +1,4 @@
-//! Whether a status is to be written, and how soon. Pure.
+//! Decides whether a status has to be written, and how soon. Pure functions.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use crate::report::{ConditionStatus, find_condition};
 use crate::resource::{ConditionType, McpServerStatus, Reason, SkillStatus};
 
-/// The condition types that are ours; others' are left alone.
+/// The condition types that evenkeel owns. Those of other field managers are left unchanged.
 const OWNED_CONDITIONS: [ConditionType; 6] = [
     ConditionType::Ready,
     ConditionType::Accepted,
@@ -18,11 +18,11 @@ const OWNED_CONDITIONS: [ConditionType; 6] = [
     ConditionType::Stalled,
 ];
 
-/// Work that has only begun: soon there is more to tell.
+/// The delay for a status whose work has only begun, because it will change soon.
 const PROGRESSING_WRITE_DELAY: Duration = Duration::from_secs(1);
-/// The same of an object that was ready when it was told of last: after a restart it mostly is again.
+/// The delay for such a status if the stored one is ready: after a restart the object usually becomes ready again.
 const RESTART_WRITE_DELAY: Duration = Duration::from_secs(10);
-/// Nothing but numbers and words differ.
+/// The delay for a status that differs only in numbers and messages.
 const MINOR_CHANGE_WRITE_DELAY: Duration = Duration::from_secs(1);
 
 /// A status with conditions.
@@ -30,7 +30,7 @@ pub(super) trait StatusFields: Clone + PartialEq {
     fn conditions(&self) -> &[Condition];
     fn conditions_mut(&mut self) -> &mut Vec<Condition>;
     fn generation(&self) -> Option<i64>;
-    /// One that says nothing but this, of this generation.
+    /// Creates a status with only a generation and conditions.
     fn of(generation: i64, conditions: Vec<Condition>) -> Self;
 }
 
@@ -58,9 +58,9 @@ macro_rules! with_conditions {
 
 with_conditions!(McpServerStatus, SkillStatus);
 
-/// What is to be written so that an object that shows `shown` shows `wanted`; `None` if it does.
+/// Returns the status to write if `stored` differs from `desired`, else `None`.
 ///
-/// A condition whose status value is shown already keeps the time at which it came to be.
+/// A condition whose status value is already stored keeps its transition time.
 pub(super) fn status_to_write<T: StatusFields>(mut wanted: T, shown: Option<&T>) -> Option<T> {
     let Some(shown) = shown else { return Some(wanted) };
     for told in wanted.conditions_mut() {
@@ -72,26 +72,27 @@ pub(super) fn status_to_write<T: StatusFields>(mut wanted: T, shown: Option<&T>)
     (owned_fields(&wanted) != owned_fields(shown)).then_some(wanted)
 }
 
-/// The status of an object that is being deleted.
+/// Returns the status of an object that is being deleted.
 pub(super) fn removed_status<T: StatusFields>(generation: i64, now: Timestamp) -> T {
     let ready = Condition {
         type_: ConditionType::Ready.to_string(),
         status: ConditionStatus::False.to_string(),
         reason: Reason::Removed.to_string(),
-        message: "it is being deleted: agents have it no longer, and the object goes with its last finalizer"
-            .into(),
+        message:
+            "being deleted and no longer offered to agents; the object is removed with its last finalizer"
+                .into(),
         observed_generation: Some(generation),
         last_transition_time: Time(now),
     };
     T::of(generation, vec![ready])
 }
 
-/// Whether two statuses say the same, but for what others say.
+/// True if two statuses are equal in everything that evenkeel owns.
 pub(super) fn same_owned_fields<T: StatusFields>(one: Option<&T>, other: Option<&T>) -> bool {
     one.map(owned_fields) == other.map(owned_fields)
 }
 
-/// How long the write may wait for more to tell.
+/// Returns how long a write may be delayed to include further changes.
 pub(super) fn write_delay<T: StatusFields>(wanted: &T, shown: Option<&T>) -> Duration {
     let shown = shown.filter(|shown| shown.generation() == wanted.generation());
     let said = |status: &T, kind, what: &str| {
@@ -107,7 +108,7 @@ pub(super) fn write_delay<T: StatusFields>(wanted: &T, shown: Option<&T>) -> Dur
     }
 }
 
-/// In one order, and without others' conditions.
+/// Returns the status with sorted conditions and without those of other field managers.
 fn owned_fields<T: StatusFields>(status: &T) -> T {
     let mut status = status.clone();
     let conditions = status.conditions_mut();
@@ -125,7 +126,7 @@ fn condition_states<T: StatusFields>(status: &T) -> Vec<(String, String, String)
 mod tests {
     use super::*;
 
-    /// One word for each condition: `Ready=True/Attached@3` is since second 3.
+    /// Parses one word for each condition: `Ready=True/Attached@3` has been true since second 3.
     fn status(generation: i64, tools: u32, conditions: &str) -> McpServerStatus {
         let condition = |text: &str| {
             let (type_, rest) = text.split_once('=').unwrap();
@@ -151,7 +152,7 @@ mod tests {
     #[test]
     fn only_differences_are_written_and_transition_times_kept() {
         let shown = status(1, 2, "Other=True/Theirs@1 Accepted=True/Accepted@1 Ready=True/Attached@5");
-        // Another order, other times, another manager's condition: the same.
+        // Equal except for the order, the times and the condition of another field manager.
         let same = status(1, 2, "Ready=True/Attached@9 Accepted=True/Accepted@9");
         assert_eq!(status_to_write(same, Some(&shown)), None);
         let lost = status(1, 2, "Ready=False/Exited@9 Accepted=True/Accepted@9");
@@ -163,12 +164,12 @@ mod tests {
         let gone = status(1, 2, "Ready=True/Attached@9");
         assert!(
             status_to_write(gone, Some(&shown)).is_some(),
-            "a condition of ours that is over is taken away"
+            "an owned condition that no longer applies is removed"
         );
         let at = |second| Timestamp::from_second(second).unwrap();
         let left = status_to_write(removed_status::<McpServerStatus>(2, at(7)), Some(&shown)).unwrap();
         assert_eq!((left.conditions[0].reason.as_str(), left.tools), ("Removed", None));
-        assert_eq!(status_to_write(removed_status(2, at(9)), Some(&left)), None, "it is said once");
+        assert_eq!(status_to_write(removed_status(2, at(9)), Some(&left)), None, "it is written once");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Brings the statuses that objects show to what is true.
+//! Writes the current statuses to objects in the API server.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -28,11 +28,11 @@ use crate::resource::{
 };
 use crate::source::{StoredStatus, StoredStatuses};
 
-/// Writes under way at once.
+/// The maximum number of concurrent writes.
 const MAX_CONCURRENT_WRITES: usize = 8;
-/// The time between two writes of one object.
+/// The minimum time between two writes of one object.
 const OBJECT_WRITE_INTERVAL: Duration = Duration::from_millis(300);
-/// The delays before a write that failed is tried again.
+/// The delays before a failed write is retried.
 const RETRY_DELAYS: Delays = Delays { initial: Duration::from_secs(1), max: Duration::from_mins(1) };
 
 type DesiredStatuses<S, T> = OrdMap<ObjectKey, Arc<StatusObject<S, T>>>;
@@ -46,16 +46,16 @@ pub(super) struct StatusWriter<S, T> {
     stored_of: fn(&StoredStatuses) -> &StoredStatusMap<T>,
     desired: DesiredStatuses<S, T>,
     stored: StoredStatusMap<T>,
-    /// The last write of each object, until it shows something newer.
+    /// The last write of each object, until a newer version is stored.
     last_writes: HashMap<ObjectKey, CompletedWrite<T>>,
     conflicts: WriteConflicts,
-    /// What is to be written, by when it is due.
+    /// The objects to write, by due time.
     queue: BTreeSet<(Instant, ObjectKey)>,
     jobs: HashMap<ObjectKey, WriteJob>,
     writes_in_flight: JoinSet<(ObjectKey, T, Result<DynamicObject, WriteError>)>,
 }
 
-/// A write that is to be done or under way.
+/// A write that is queued or in flight.
 #[derive(Clone, Copy)]
 struct WriteJob {
     due: Instant,
@@ -63,19 +63,19 @@ struct WriteJob {
     backoff: Backoff,
 }
 
-/// A write that was done.
+/// A completed write.
 struct CompletedWrite<T> {
     requested: T,
     returned: StoredStatus<T>,
     at: Instant,
 }
 
-/// A write that has to be done.
+/// A write that is needed.
 struct PendingWrite<T> {
     status: T,
-    /// How long it may wait for more to tell.
+    /// The time for which it may be delayed to include further changes.
     delay: Duration,
-    /// Of the object that it is for.
+    /// The resource version of the object that it applies to.
     resource_version: u64,
 }
 
@@ -83,11 +83,11 @@ struct PendingWrite<T> {
 enum WriteError {
     #[error("{}", describe_error(.0))]
     Request(#[from] kube::Error),
-    #[error("no answer within {} s", REQUEST_TIMEOUT.as_secs())]
+    #[error("no response within {} s", REQUEST_TIMEOUT.as_secs())]
     Timeout,
 }
 
-/// Writes the statuses of servers.
+/// Creates the writer for statuses of servers.
 pub(super) fn server_writer(client: &Client) -> StatusWriter<McpServerSpec, McpServerStatus> {
     StatusWriter::new(
         client,
@@ -97,7 +97,7 @@ pub(super) fn server_writer(client: &Client) -> StatusWriter<McpServerSpec, McpS
     )
 }
 
-/// Writes the statuses of skills.
+/// Creates the writer for statuses of skills.
 pub(super) fn skill_writer(client: &Client) -> StatusWriter<SkillSpec, SkillStatus> {
     StatusWriter::new(client, ApiResource::erase::<Skill>(&()), |store| &store.skills, |shown| &shown.skills)
 }
@@ -124,7 +124,7 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
         }
     }
 
-    /// Runs for good. A replica that does not lead keeps the queue and writes nothing.
+    /// Runs until the inputs are closed. A replica that is not the leader keeps the queue and writes nothing.
     pub async fn run(
         mut self,
         mut store: watch::Receiver<StatusSnapshot>,
@@ -138,7 +138,7 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
             let statuses = (self.stored_of)(&shown.borrow_and_update()).clone();
             let leads = *leading.borrow_and_update();
             if leads && !led {
-                // Another replica wrote since.
+                // Another replica has written since.
                 self.last_writes.clear();
                 self.conflicts.clear();
             }
@@ -162,7 +162,7 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
         }
     }
 
-    /// Takes up what is true and what is shown: costs what changed.
+    /// Applies the current and the stored statuses. The cost depends on the number of changes.
     fn apply(&mut self, wanted: DesiredStatuses<S, T>, shown: StoredStatusMap<T>, now: Instant) {
         let mut news = BTreeSet::new();
         for item in self.desired.diff(&wanted) {
@@ -185,7 +185,7 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
         }
     }
 
-    /// Notices that somebody else wrote over what we wrote.
+    /// Detects that another writer has overwritten our last write.
     fn detect_overwrite(&mut self, key: &ObjectKey, now: Instant) {
         let (Some(shown), Some(CompletedWrite { returned: gave, .. })) =
             (self.stored.get(key), self.last_writes.get(key))
@@ -199,15 +199,15 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
         {
             tracing::warn!(
                 resource = %format!("{}/{key}", self.resource.kind),
-                "somebody else writes the status that is written here, again and again: another installation of \
-                 evenkeel that serves this namespace too, with a Lease of its own? Let one serve it; until then statuses \
-                 that are written over are written less often"
+                "another client keeps overwriting this status, possibly a second evenkeel installation with its own \
+                Lease; let only one installation serve this namespace; until then overwritten statuses are written less \
+                often"
             );
         }
     }
 
-    /// What the object shows as far as it is known: the watch may be behind our own last write. `None` while
-    /// the watch has not told of it.
+    /// Returns the stored status of an object, or the result of our own last write if that is newer than the watch. `None`
+    /// until the watch has delivered the object.
     fn current_stored(&self, key: &ObjectKey, uid: &str) -> Option<&StoredStatus<T>> {
         let shown = self.stored.get(key).filter(|shown| *shown.uid == *uid)?;
         let written = self.last_writes.get(key).map(|written| &written.returned);
@@ -216,7 +216,8 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
         Some(written.filter(newer).unwrap_or(shown))
     }
 
-    /// What is to be shown of an object, and its uid. One that is being deleted is declared no more, and says so.
+    /// Returns the uid of an object and the status that it should have. An object that is being deleted is no longer
+    /// declared and gets a final status.
     fn desired_status(&self, key: &ObjectKey) -> Option<(Arc<str>, T)> {
         let leaving =
             self.stored.get(key).and_then(|shown| Some((shown.uid.clone(), shown.terminating_generation?)));
@@ -226,13 +227,13 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
         self.desired.get(key).map(|object| (object.declared.meta.uid.clone(), object.status.clone()))
     }
 
-    /// What has to be written to an object, if anything.
+    /// Returns the write that an object needs, if any.
     fn pending_write(&self, key: &ObjectKey) -> Option<PendingWrite<T>> {
         let (uid, wanted) = self.desired_status(key)?;
         let believed = self.current_stored(key, &uid)?;
         let wait = write_delay(&wanted, believed.status.as_ref());
         let status = status_to_write(wanted, believed.status.as_ref())?;
-        // The server made something else of it, and would again.
+        // The API server has changed this status on write, and would do so again.
         let asked_before = self.last_writes.get(key).is_some_and(|written| {
             written.requested == status
                 && written.returned.uid == believed.uid
@@ -263,7 +264,7 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
         let last = self.last_writes.get(key).map_or(now, |written| written.at + pause);
         let due = (now + wait).max(last);
         match self.jobs.get_mut(key) {
-            // After a failure the delay holds, else the earliest of all reasons.
+            // After a failure the backoff decides, otherwise the earliest due time.
             Some(job) if job.backoff.failures() > 0 || job.due <= due => {}
             Some(job) => {
                 self.queue.remove(&(job.due, key.clone()));
@@ -292,13 +293,13 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
             if let Some(job) = self.jobs.get_mut(&key) {
                 job.in_flight = true;
             }
-            // Not the types themselves: a spec that does not decode must not hide that its status was written.
+            // A dynamic object, because a spec that does not decode must not hide that the status was written.
             let api: Api<DynamicObject> =
                 Api::namespaced_with(self.client.clone(), &key.namespace, &self.resource);
             let body = json!({
                 "apiVersion": API_VERSION,
                 "kind": self.resource.kind,
-                // Of another object of the same name, or of a newer generation, it need not be true.
+                // The status need not apply to another object of the same name or to a newer generation.
                 "metadata": { "name": &*key.name, "namespace": &*key.namespace, "resourceVersion": version.to_string() },
                 "status": &status,
             });
@@ -338,9 +339,9 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
                     .insert(key.clone(), CompletedWrite { requested: asked, returned: gave, at: now });
                 self.schedule(key, now);
             }
-            // It is gone: the watch tells so soon.
+            // The object was deleted: the watch will deliver that.
             Err(WriteError::Request(kube::Error::Api(status))) if status.is_not_found() => {}
-            // It has changed: the watch tells so soon, or has already.
+            // The object has changed: the watch will deliver that, or already has.
             Err(WriteError::Request(kube::Error::Api(status))) if status.is_conflict() => {
                 self.detect_overwrite(key, now);
                 self.reschedule(
@@ -351,13 +352,13 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
             }
             Err(error) => {
                 if !matches!(error, WriteError::Request(kube::Error::Api(_))) {
-                    // It may have been written all the same: then what shows next is ours.
+                    // The write may have succeeded: then the next stored status is our own.
                     self.last_writes.remove(key);
                 }
                 if job.backoff.failures() == 0 {
                     tracing::warn!(
                         resource = %format!("{}/{key}", self.resource.kind),
-                        "the status cannot be written: {error}; it is tried again"
+                        "the status cannot be written: {error}; retrying"
                     );
                 }
                 let asked = match &error {

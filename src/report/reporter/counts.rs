@@ -1,4 +1,4 @@
-//! How far all servers are together, in the status of the source.
+//! Server counts in the status of the source.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::report::source::ServerCounts;
 use crate::resource::{ConditionType, McpServerStatus};
 
 impl Reporter {
-    /// Takes up what is said of a server in place of what was said before: costs that server, and not the fleet.
+    /// Replaces the contribution of one server to the counts. The cost does not depend on the size of the fleet.
     pub(super) fn update_counts(
         &mut self,
         before: Option<&McpServerStatus>,
@@ -23,7 +23,7 @@ impl Reporter {
         *tools = (*tools + after.tools).saturating_sub(before.tools);
     }
 
-    /// Tells what the counts are now, if they differ from what was told.
+    /// Updates the counts in the status of the source, if they changed.
     pub(super) fn publish_counts(&mut self) {
         if self.store.source.status.counts == self.counts {
             return;

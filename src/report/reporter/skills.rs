@@ -1,4 +1,4 @@
-//! What is told of skills.
+//! Reporting of skills.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::resource::{DeclaredObject, Reason, SkillSpec, SkillStatus};
 use crate::skills::{SkillStates, SyncResults};
 
 impl Reporter {
-    /// Takes up which skills are offered, and where: costs what changed.
+    /// Applies skill states and write results. The cost depends on the number of changes.
     pub(super) fn apply_skills(&mut self, standings: SkillStates, written: SyncResults, now: Timestamp) {
         let before = std::mem::replace(&mut self.skill_states, standings).skills;
         let last = std::mem::replace(&mut self.sync_results, written).by_skill;
@@ -72,7 +72,7 @@ impl Reporter {
         self.store.skills.insert(key.clone(), Arc::new(object));
     }
 
-    /// Tells that a skill has another content, which changes no condition.
+    /// Reports a changed content of a skill, which changes no condition.
     fn report_content(
         &mut self,
         declared: &DeclaredObject<SkillSpec>,
@@ -84,7 +84,7 @@ impl Reporter {
             before.content_digest.is_some() && before.content_digest != after.content_digest
         });
         if let Some(digest) = after.content_digest.as_ref().filter(|_| differs) {
-            let message = format!("another content, {digest}");
+            let message = format!("content changed to {digest}");
             let news = StateChange::new(EventAction::Update, Reason::Updated, Level::INFO, message);
             let cause = Cause::current(&self.desired.source);
             let digests = (declared.spec_digest, declared.spec_digest);

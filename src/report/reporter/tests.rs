@@ -34,14 +34,14 @@ impl<'a> MakeWriter<'a> for LogLines {
 }
 
 impl LogLines {
-    /// The lines since the last look.
+    /// Returns the lines since the last call.
     fn take(&self) -> Vec<String> {
         let bytes = std::mem::take(&mut *self.0.lock().unwrap());
         String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
     }
 }
 
-/// Runs a test with a reporter, its store and its log.
+/// Runs a test with a reporter, its snapshots and its log.
 fn with_reporter(test: impl FnOnce(Reporter, watch::Receiver<StatusSnapshot>, LogLines)) {
     let lines = LogLines::default();
     let subscriber = tracing_subscriber::fmt()
@@ -93,7 +93,7 @@ fn state_change_is_logged_once() {
                  resource=McpServer/default/b reason=Exited",
             ]
         );
-        // The same again, and a further failure for the same reason.
+        // An unchanged state, and a further failure for the same reason.
         reporter.apply_desired(&both, at(3));
         reporter.apply_observation(observation("a", 1, Phase::Attached, Some(1)), at(3));
         let under_way = Phase::Connecting { attempt: 2, last_problem: Some(problem.clone()) };
@@ -110,7 +110,7 @@ fn state_change_is_logged_once() {
                 "DEBUG detached resource=McpServer/default/a reason=Detached",
             ]
         );
-        assert!(reporter.observations.len() == 1, "nothing is kept of what is gone");
+        assert!(reporter.observations.len() == 1, "observations of removed servers are dropped");
     });
 }
 
@@ -125,7 +125,7 @@ fn changes_while_stopped_are_reported_once() {
             ..Desired::default()
         };
         let mut happened = reporter.subscribe_occurrences();
-        // All that is older than this run; "d" is not.
+        // All objects but "d" are older than this run.
         reporter.started_at = at(10);
         let remembered = Arc::new(of(&[("a", 1), ("b", 1), ("c", 1)]));
         let mut now = of(&[("a", 1), ("b", 2)]);
@@ -133,7 +133,7 @@ fn changes_while_stopped_are_reported_once() {
         created.meta.created_at = at(11);
         now.servers.insert(key("d"), Arc::new(created));
         now.previous_run = Some(remembered.clone());
-        // Not read to its end, then read, then looked at again.
+        // First not completely read, then read, then read again.
         reporter.apply_desired(&Arc::new(now.clone()), at(11));
         for second in 12..14 {
             now.source = Arc::new(SourceState {
@@ -149,7 +149,7 @@ fn changes_while_stopped_are_reported_once() {
             }
         }
         assert_eq!(told, ["b Updated", "d Created", "c Removed"], "{:?}", lines.take());
-        // Taken away and declared once more: it is not the one of the earlier run.
+        // Removed and declared once more: it is not the object of the earlier run.
         now.servers.remove(&key("a"));
         reporter.apply_desired(&Arc::new(now.clone()), at(14));
         let mut again = declared_server("a", 1);
@@ -169,7 +169,7 @@ fn unchanged_state_is_not_published() {
         reporter.apply_observation(observation("a", 1, Phase::Attached, Some(1)), at(2));
         reporter.publish();
         store.borrow_and_update();
-        // The same declarations in another map, the same observation, at another time.
+        // The same declarations in another map and the same observation, later.
         let rebuilt = Desired {
             servers: both.servers.iter().map(|(key, object)| (key.clone(), object.clone())).collect(),
             source: synced_source(),
@@ -196,7 +196,7 @@ fn single_change_updates_a_single_object() {
         reporter.apply_desired(&Arc::new(many), at(2));
         reporter.publish();
         let after = store.borrow_and_update().clone();
-        // The object and the event that tells of it.
+        // The object and its event.
         assert_eq!(after.resource_version, before.resource_version + 2);
         for (key, object) in &after.servers {
             let same = before.servers.get(key).is_some_and(|before| Arc::ptr_eq(before, object));
@@ -257,7 +257,7 @@ fn occurrences_carry_both_spec_digests() {
         let mut fleet = desired(&["a"]);
         fleet.servers.insert(key("old"), Arc::new(old));
         reporter.apply_desired(&Arc::new(fleet.clone()), at(1));
-        // What an earlier run has seen appear is not told again.
+        // An object that was created in an earlier run is not reported again.
         assert_eq!(told(), [format!("Create/Created declared in a.yaml:1 ->{one}")]);
 
         let problem = Problem::new(Reason::Exited, "exited with code 3");
@@ -281,7 +281,7 @@ fn occurrences_carry_both_spec_digests() {
         fleet.servers.insert(key("a"), Arc::new(changed));
         reporter.apply_desired(&Arc::new(fleet.clone()), at(6));
         assert_eq!(told(), [format!("Update/Updated generation 2, declared in a.yaml:1 {one}>{two}")]);
-        // Read again, and the same.
+        // Read again without a change.
         let mut same = declared_server("a", 2);
         same.spec_digest = Some(Digest::of(b"2"));
         fleet.servers.insert(key("a"), Arc::new(same));
@@ -330,7 +330,7 @@ fn unready_reasons_are_listed_until_ready() {
             attempt: 2,
         };
         reporter.apply_observation(observation("a", 1, gone, None), at(4));
-        assert!(reporter.store.unready_reasons(true).is_empty(), "for good");
+        assert!(reporter.store.unready_reasons(true).is_empty(), "readiness is not revoked");
     });
 }
 
@@ -374,10 +374,10 @@ async fn run_follows_its_inputs_until_stopped() {
     };
     let task = tokio::spawn(reporter.run(inputs, stop.clone()));
 
-    // The observation may be read before the declaration that it is about: it waits.
+    // An observation may arrive before its declaration: it is kept.
     observe.send(observation("a", 1, Phase::Attached, Some(1))).unwrap();
     declare.send(Arc::new(desired(&["a", "b"]))).unwrap();
-    // Both want the name x_t.
+    // Both servers claim the name x_t.
     for name in ["a", "b"] {
         publisher.publish(Arc::new(section(name, "x", "t")));
     }
@@ -391,7 +391,7 @@ async fn run_follows_its_inputs_until_stopped() {
     };
     store.wait_for(is_told).await.unwrap();
 
-    // An input that ends is not the end of the others.
+    // A closed input does not end the others.
     drop(declare);
     drop(publisher);
     let gone = Phase::Connecting { attempt: 2, last_problem: None };
@@ -420,7 +420,7 @@ fn source_status_counts_servers_and_tools() {
         reporter.apply_observation(observation("a", 1, Phase::Attached, Some(1)), at(3));
         assert_eq!(told(&mut reporter), (3, 2, 6));
         assert_eq!(store.borrow().source.resource_version, version, "written only when it changes");
-        // Another look at the source keeps them.
+        // A further read of the source keeps them.
         let mut dirty = desired(&["b", "c"]);
         dirty.source =
             Arc::new(SourceState { revision: "r2".into(), ..SourceState::clone(&synced_source()) });

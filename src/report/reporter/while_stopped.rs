@@ -1,4 +1,4 @@
-//! What changed while evenkeel was not running.
+//! Removals while evenkeel was not running.
 
 use jiff::Timestamp;
 
@@ -7,7 +7,7 @@ use crate::report::ObjectKind;
 use crate::resource::Desired;
 
 impl Reporter {
-    /// Tells what an earlier run had in force and nobody declares any more.
+    /// Reports the objects that an earlier run had applied and that are no longer declared.
     pub(super) fn report_removals_while_stopped(&mut self, before: &Desired, now: Timestamp) {
         let remembered = std::mem::take(&mut self.previous_run);
         let desired = self.desired.clone();

@@ -20,7 +20,7 @@ fn server_status(
     super::server_status(declared, observation, conflicts, previous, now).0
 }
 
-/// The conditions as one line: `Ready=True/Attached Accepted=…`.
+/// Returns the conditions as one line: `Ready=True/Attached Accepted=…`.
 fn condition_line(status: &McpServerStatus) -> String {
     let words: Vec<_> = status
         .conditions
@@ -96,12 +96,12 @@ fn status_invariants_hold_for_every_state() {
             ConditionType::ResolvedRefs,
             ConditionType::Attached,
         ] {
-            assert!(has(kind), "{name}: {kind} is always told");
+            assert!(has(kind), "{name}: {kind} is always set");
         }
-        // kstatus looks at Reconciling before Stalled.
+        // kstatus evaluates Reconciling before Stalled.
         assert!(!(has(ConditionType::Reconciling) && has(ConditionType::Stalled)), "{name}");
         let again = server_status(&row.declared, row.observation.as_ref(), &[], Some(&status), at(9));
-        assert_eq!(again, status, "{name}: a second look must write nothing");
+        assert_eq!(again, status, "{name}: an unchanged state must give an equal status");
     }
 }
 
@@ -130,12 +130,12 @@ fn status_keeps_the_old_generation_until_the_fleet_applies_the_new() {
     let old = observation("a", 1, Phase::Attached, Some(1));
     let attached = server_status(&declared_server("a", 1), Some(&old), &[], None, at(1));
     let edited = server_status(&declared_server("a", 2), Some(&old), &[], Some(&attached), at(2));
-    assert_eq!(edited, attached, "no flapping for a filter that is applied in a moment");
+    assert_eq!(edited, attached, "the status does not flap while the fleet applies a change");
     let new = observation("a", 2, Phase::Attached, Some(2));
     let applied = server_status(&declared_server("a", 2), Some(&new), &[], Some(&edited), at(3));
     assert_eq!(applied.observed_generation, Some(2));
     assert_eq!(applied.attached_generation, Some(2));
-    assert_eq!(applied.conditions[0].last_transition_time.0, at(1), "Ready never flipped");
+    assert_eq!(applied.conditions[0].last_transition_time.0, at(1), "Ready did not change");
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn reconcile_request_is_acknowledged() {
     let status = server_status(&declared_server("a", 1), Some(&attached), &[], None, at(1));
     assert_eq!(status.last_handled_reconcile_at.as_deref(), Some("now"));
 
-    // Where nothing is connected, the look at the declaration is all there is to do.
+    // If there is nothing to connect, computing the status handles the request.
     let denied = Problem::new(Reason::PolicyDenied, "may not run");
     let missing = Problem::new(Reason::SecretNotFound, "no secret");
     let edits: [(Edit<'_>, Option<&str>); 5] = [
@@ -224,22 +224,24 @@ fn name_conflicts_are_listed_and_stay_accepted() {
     );
     let text = message(&status, ConditionType::Accepted);
     assert!(
-        text.starts_with("agents see a_1_x9 and not a_1, which default/b has, a_2_x9 and not a_2,"),
+        text.starts_with(
+        "tool a_1 is exposed as a_1_x9 because the name belongs to default/b, tool a_2 is exposed as a_2_x9 "
+        ),
         "{text}"
     );
-    assert!(text.ends_with(", 2 more; expose.prefix keeps names apart"), "{text}");
+    assert!(text.ends_with(", 2 more; set expose.prefix to keep names apart"), "{text}");
 
     for (holding, expected) in [
         (NameHolderState::Former, "which default/b had and which is kept for an hour; expose.prefix"),
         (
             NameHolderState::Prospective,
-            "which default/b may have: it was created first, and is being connected; expose.prefix",
+            "the name may belong to default/b, which was created first and is still connecting; set expose.prefix",
         ),
     ] {
         let conflicts = [NameConflict { holder_state: holding, ..name_conflict(1) }];
         let status = server_status(&declared_server("a", 1), Some(&attached), &conflicts, None, at(1));
         let text = message(&status, ConditionType::Accepted);
-        assert!(text.contains(&format!("agents see a_1_x9 and not a_1, {expected}")), "{text}");
+        assert!(text.contains(&format!("tool a_1 is exposed as a_1_x9 because {expected}")), "{text}");
     }
 }
 
@@ -261,7 +263,7 @@ fn status_fields_describe_the_live_connection() {
     assert_eq!(status.last_applied_revision.as_deref(), Some("3f1c"));
 }
 
-/// Every reason that an attempt can fail with is either retried or waits for a person, never both, never neither.
+/// Every reason of a failed attempt is either retried or needs an operator, never both and never neither.
 #[test]
 fn failure_is_either_retried_or_stalled() {
     for reason in [
@@ -319,7 +321,7 @@ fn distant_retry_time_keeps_its_date() {
     let first = told(None, 1);
     let ready = |status: &McpServerStatus| status.conditions[0].message.clone();
     assert_eq!(ready(&first), "exited; retrying at 1970-01-01 13:00:00 UTC, attempt 2");
-    assert_eq!(told(Some(&first), 2 * 3600), first, "nothing is written while it comes nearer");
+    assert_eq!(told(Some(&first), 2 * 3600), first, "the status does not change as the time approaches");
     let near = told(None, 2 * 3600);
     assert_eq!(ready(&near), "exited; retrying at 13:00:00 UTC, attempt 2");
     assert_eq!(told(Some(&near), 1), near);
