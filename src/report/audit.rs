@@ -46,42 +46,42 @@ impl AuditMetrics {
 /// Records that cannot be written are counted and the failure is logged; neither blocks the sender. `source` is the kind
 /// of source that declarations come from.
 pub async fn write_audit_log(
-    state: &Path,
+    state_dir: &Path,
     source: &'static str,
     mut occurrences: mpsc::UnboundedReceiver<Arc<Occurrence>>,
     metrics: AuditMetrics,
 ) {
-    let mut idle = Some(AuditFile::new(state.join(AUDIT_FOLDER), MAX_FILE_BYTES));
-    let mut writing: Option<JoinHandle<(AuditFile, usize, io::Result<()>)>> = None;
-    let mut waiting: Vec<Arc<Occurrence>> = Vec::new();
-    let mut open = true;
-    let mut failing = false;
+    let mut idle_file = Some(AuditFile::new(state_dir.join(AUDIT_FOLDER), MAX_FILE_BYTES));
+    let mut running: Option<JoinHandle<(AuditFile, usize, io::Result<()>)>> = None;
+    let mut queued: Vec<Arc<Occurrence>> = Vec::new();
+    let mut channel_open = true;
+    let mut is_failing = false;
     loop {
-        if let Some(mut writer) = idle.take_if(|_| !waiting.is_empty()) {
-            let batch = std::mem::take(&mut waiting);
-            writing = Some(tokio::task::spawn_blocking(move || {
+        if let Some(mut file) = idle_file.take_if(|_| !queued.is_empty()) {
+            let batch = std::mem::take(&mut queued);
+            running = Some(tokio::task::spawn_blocking(move || {
                 let lines: Vec<u8> =
                     batch.iter().flat_map(|occurrence| encode_record(occurrence, source)).collect();
-                let result = writer.append(&lines);
-                (writer, batch.len(), result)
+                let result = file.append(&lines);
+                (file, batch.len(), result)
             }));
         }
         tokio::select! {
-            occurrence = occurrences.recv(), if open => match occurrence {
-                Some(occurrence) if waiting.len() < MAX_QUEUED_RECORDS => waiting.push(occurrence),
+            occurrence = occurrences.recv(), if channel_open => match occurrence {
+                Some(occurrence) if queued.len() < MAX_QUEUED_RECORDS => queued.push(occurrence),
                 Some(_) => { metrics.lost.inc(); }
-                None => open = false,
+                None => channel_open = false,
             },
-            Some(done) = join_if_running(writing.as_mut()) => {
-                writing = None;
-                let Ok((writer, count, result)) = done else { return };
-                idle = Some(writer);
+            Some(joined) = join_if_running(running.as_mut()) => {
+                running = None;
+                let Ok((file, count, result)) = joined else { return };
+                idle_file = Some(file);
                 let count = u64::try_from(count).unwrap_or_default();
                 match result {
                     Ok(()) => { metrics.written.inc_by(count); }
                     Err(_) => { metrics.lost.inc_by(count); }
                 }
-                log_write_result(&result, &mut failing, metrics.lost.get());
+                log_write_result(&result, &mut is_failing, metrics.lost.get());
             }
             else => return,
         }
@@ -93,15 +93,15 @@ async fn join_if_running<T>(task: Option<&mut JoinHandle<T>>) -> Option<Result<T
 }
 
 /// Logs when writing begins to fail and when it works again.
-fn log_write_result(result: &io::Result<()>, failing: &mut bool, lost: u64) {
+fn log_write_result(result: &io::Result<()>, is_failing: &mut bool, lost: u64) {
     match result {
-        Err(error) if !*failing => {
+        Err(error) if !*is_failing => {
             tracing::warn!(%error, "the audit log cannot be written; records are lost until writing succeeds");
         }
-        Ok(()) if *failing => tracing::info!(lost, "the audit log can be written again"),
+        Ok(()) if *is_failing => tracing::info!(lost, "the audit log can be written again"),
         _ => {}
     }
-    *failing = result.is_err();
+    *is_failing = result.is_err();
 }
 
 /// A record as it is serialized. `docs/audit.md` explains each field.
@@ -175,8 +175,8 @@ struct AuditFile {
 }
 
 impl AuditFile {
-    fn new(folder: PathBuf, largest: u64) -> Self {
-        Self { folder, max_bytes: largest, file: None }
+    fn new(folder: PathBuf, max_bytes: u64) -> Self {
+        Self { folder, max_bytes, file: None }
     }
 
     /// Appends whole lines. After a failure some of them may have been written.
@@ -218,14 +218,14 @@ impl AuditFile {
 
     /// Renames `audit.jsonl` to `audit.1.jsonl`, and so on; the oldest is overwritten.
     fn rotate(&self) -> io::Result<()> {
-        let older = |number: usize| self.folder.join(format!("audit.{number}.jsonl"));
+        let old_file = |number: usize| self.folder.join(format!("audit.{number}.jsonl"));
         for number in (1..MAX_OLD_FILES).rev() {
-            match std::fs::rename(older(number), older(number + 1)) {
+            match std::fs::rename(old_file(number), old_file(number + 1)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
         }
-        std::fs::rename(self.folder.join(AUDIT_FILE), older(1))
+        std::fs::rename(self.folder.join(AUDIT_FILE), old_file(1))
     }
 }
 
@@ -272,11 +272,11 @@ mod tests {
     async fn occurrences_are_written_and_failures_counted() {
         let state = tempfile::tempdir().unwrap();
         let metrics = AuditMetrics::default();
-        let (tell, told) = mpsc::unbounded_channel();
-        tell.send(occurrence("a")).unwrap();
-        tell.send(occurrence("b")).unwrap();
-        drop(tell);
-        write_audit_log(state.path(), "directory", told, metrics.clone()).await;
+        let (sender, receiver) = mpsc::unbounded_channel();
+        sender.send(occurrence("a")).unwrap();
+        sender.send(occurrence("b")).unwrap();
+        drop(sender);
+        write_audit_log(state.path(), "directory", receiver, metrics.clone()).await;
         let records = read_records(&state.path().join("audit/audit.jsonl"));
         assert_eq!(records.len(), 2);
         assert_eq!(
@@ -292,10 +292,10 @@ mod tests {
         assert_eq!((metrics.written.get(), metrics.lost.get()), (2, 0));
 
         // A state directory in which no folder can be created.
-        let (tell, told) = mpsc::unbounded_channel();
-        tell.send(occurrence("a")).unwrap();
-        drop(tell);
-        write_audit_log(Path::new("/dev/null"), "directory", told, metrics.clone()).await;
+        let (sender, receiver) = mpsc::unbounded_channel();
+        sender.send(occurrence("a")).unwrap();
+        drop(sender);
+        write_audit_log(Path::new("/dev/null"), "directory", receiver, metrics.clone()).await;
         assert_eq!((metrics.written.get(), metrics.lost.get()), (2, 1));
     }
 
@@ -303,17 +303,17 @@ mod tests {
     fn files_rotate_and_a_truncated_record_is_isolated() {
         let folder = tempfile::tempdir().unwrap();
         let file = |number: usize| folder.path().join(format!("audit.{number}.jsonl"));
-        let mut writer = AuditFile::new(folder.path().to_owned(), 10);
+        let mut log = AuditFile::new(folder.path().to_owned(), 10);
         for number in 0..9 {
-            writer.append(format!("[{number}000000]\n").as_bytes()).unwrap();
+            log.append(format!("[{number}000000]\n").as_bytes()).unwrap();
         }
         assert_eq!(read_records(&folder.path().join(AUDIT_FILE)), [json!([8_000_000])]);
         assert_eq!(read_records(&file(MAX_OLD_FILES)), [json!([4_000_000])]);
         assert!(!file(MAX_OLD_FILES + 1).exists());
 
         std::fs::write(folder.path().join(AUDIT_FILE), "{\"hal").unwrap();
-        let mut writer = AuditFile::new(folder.path().to_owned(), 100);
-        writer.append(b"[1]\n").unwrap();
+        let mut log = AuditFile::new(folder.path().to_owned(), 100);
+        log.append(b"[1]\n").unwrap();
         assert_eq!(read_records(&folder.path().join(AUDIT_FILE)), [json!("{\"hal"), json!([1])]);
     }
 }

@@ -64,8 +64,8 @@ impl fmt::Display for NextAttempt {
 }
 
 impl ConditionValue {
-    pub fn new(truth: ConditionStatus, reason: Reason, message: impl Into<String>) -> Self {
-        Self { status: truth, reason, message: message.into(), next_attempt: None }
+    pub fn new(status: ConditionStatus, reason: Reason, message: impl Into<String>) -> Self {
+        Self { status, reason, message: message.into(), next_attempt: None }
     }
 
     pub fn new_true(reason: Reason, message: impl Into<String>) -> Self {
@@ -102,14 +102,14 @@ pub struct ConditionMessages(Vec<(ConditionType, String)>);
 impl ConditionMessages {
     /// Returns the message of a condition without the next attempt, if its full message contains one.
     pub(super) fn get(&self, kind: ConditionType) -> Option<&str> {
-        self.0.iter().find(|(told, _)| *told == kind).map(|(_, sentence)| sentence.as_str())
+        self.0.iter().find(|(entry_kind, _)| *entry_kind == kind).map(|(_, message)| message.as_str())
     }
 }
 
 /// Returns the message of a problem and, after a semicolon, what happens next.
 pub(super) fn problem_message(problem: &Problem, next: &str) -> String {
-    let what = problem.message.trim_end_matches(|end: char| end == '.' || end.is_whitespace());
-    if next.is_empty() { what.to_owned() } else { format!("{what}; {next}") }
+    let message = problem.message.trim_end_matches(|end: char| end == '.' || end.is_whitespace());
+    if next.is_empty() { message.to_owned() } else { format!("{message}; {next}") }
 }
 
 /// Builds the conditions of one object.
@@ -125,25 +125,25 @@ pub(super) struct ConditionsBuilder<'a> {
 
 impl<'a> ConditionsBuilder<'a> {
     pub fn new(generation: i64, previous: Option<&'a [Condition]>, now: Timestamp) -> Self {
-        let (previous, sentences) = (previous.unwrap_or_default(), ConditionMessages::default());
-        Self { previous, generation, now, list: Vec::new(), short_messages: sentences }
+        let (previous, short_messages) = (previous.unwrap_or_default(), ConditionMessages::default());
+        Self { previous, generation, now, list: Vec::new(), short_messages }
     }
 
-    pub fn set(&mut self, kind: ConditionType, verdict: ConditionValue) {
-        let status = verdict.status.to_string();
+    pub fn set(&mut self, kind: ConditionType, value: ConditionValue) {
+        let status = value.status.to_string();
         let last_transition_time = find_condition(self.previous, kind)
-            .filter(|before| before.status == status)
-            .map_or(Time(self.now), |before| before.last_transition_time.clone());
+            .filter(|previous| previous.status == status)
+            .map_or(Time(self.now), |previous| previous.last_transition_time.clone());
         self.list.push(Condition {
             last_transition_time,
-            message: sanitize_message(verdict.full_message()),
+            message: sanitize_message(value.full_message()),
             observed_generation: Some(self.generation),
-            reason: verdict.reason.to_string(),
+            reason: value.reason.to_string(),
             status,
             type_: kind.to_string(),
         });
-        if verdict.next_attempt.is_some() {
-            self.short_messages.0.push((kind, sanitize_message(verdict.message)));
+        if value.next_attempt.is_some() {
+            self.short_messages.0.push((kind, sanitize_message(value.message)));
         }
     }
 
@@ -176,9 +176,9 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn ready(previous: &[Condition], verdict: ConditionValue, second: i64) -> Vec<Condition> {
+    fn ready(previous: &[Condition], value: ConditionValue, second: i64) -> Vec<Condition> {
         let mut conditions = ConditionsBuilder::new(1, Some(previous), at(second));
-        conditions.set(ConditionType::Ready, verdict);
+        conditions.set(ConditionType::Ready, value);
         conditions.finish().0
     }
 
@@ -193,11 +193,11 @@ mod tests {
 
     #[test]
     fn message_is_bounded_and_sanitized() {
-        let flood = "é".repeat(MAX_MESSAGE_BYTES);
-        let told = ready(&[], ConditionValue::new_false(Reason::Exited, flood), 1);
-        assert!(told[0].message.len() <= MAX_MESSAGE_BYTES + '…'.len_utf8());
-        assert!(told[0].message.ends_with('…'));
-        let turned =
+        let long = "é".repeat(MAX_MESSAGE_BYTES);
+        let bounded = ready(&[], ConditionValue::new_false(Reason::Exited, long), 1);
+        assert!(bounded[0].message.len() <= MAX_MESSAGE_BYTES + '…'.len_utf8());
+        assert!(bounded[0].message.ends_with('…'));
+        let sanitized =
             ready(&[], ConditionValue::new_true(Reason::NameConflict, "tool \u{202e}x\u{1b}[2J\n"), 1);
         assert_eq!(turned[0].message, "tool x[2J\n");
     }
@@ -223,7 +223,7 @@ mod tests {
             let (list, sentences) = conditions.finish();
             assert_eq!(list[0].message, expected);
             assert_eq!(sentences.get(ConditionType::Ready), Some("exited with code 3"));
-            assert_eq!(sentences.get(ConditionType::Stalled), None);
+            assert_eq!(short_messages.get(ConditionType::Stalled), None);
         }
     }
 }

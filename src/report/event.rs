@@ -70,7 +70,7 @@ pub struct Regarding {
     pub generation: i64,
 }
 
-/// The action.
+/// The action of an occurrence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum EventAction {

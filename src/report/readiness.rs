@@ -62,19 +62,19 @@ impl Readiness {
     }
 
     /// Records the state of one server.
-    pub(super) fn update_server(&mut self, key: &ObjectKey, share: ServerReadiness) {
+    pub(super) fn update_server(&mut self, key: &ObjectKey, server: ServerReadiness) {
         if self.ready {
             return;
         }
-        if share.attempted {
+        if server.attempted {
             self.unattempted.remove(key);
         } else if !self.synced {
             self.unattempted.insert(key.clone());
         }
-        if share.attached {
+        if server.attached {
             self.attached_once.insert(key.clone());
         }
-        if share.required && !self.attached_once.contains(key) {
+        if server.required && !self.attached_once.contains(key) {
             self.pending.insert(key.clone());
         } else {
             self.pending.remove(key);

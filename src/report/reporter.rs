@@ -54,7 +54,7 @@ pub struct Reporter {
     conflicts: OrdMap<ObjectKey, Arc<[NameConflict]>>,
     skill_states: SkillStates,
     sync_results: SyncResults,
-    store: StatusSnapshot,
+    snapshot: StatusSnapshot,
     counts: ServerCounts,
     event_aggregator: EventAggregator,
     occurrence_sender: Option<mpsc::UnboundedSender<Arc<Occurrence>>>,
@@ -85,8 +85,8 @@ pub struct ReporterInputs {
 impl Reporter {
     /// Creates a reporter for a source, and the receiver of its snapshots.
     pub fn new(id: SourceId, now: Timestamp) -> (Self, watch::Receiver<StatusSnapshot>) {
-        let store = StatusSnapshot::new(id, now);
-        let (published, reader) = watch::channel(store.clone());
+        let snapshot = StatusSnapshot::new(id, now);
+        let (published, reader) = watch::channel(snapshot.clone());
         let reporter = Self {
             desired: Arc::default(),
             previous_run: Arc::default(),
@@ -94,7 +94,7 @@ impl Reporter {
             conflicts: OrdMap::new(),
             skill_states: SkillStates::default(),
             sync_results: SyncResults::default(),
-            store,
+            snapshot,
             counts: ServerCounts::default(),
             event_aggregator: EventAggregator::default(),
             occurrence_sender: None,
@@ -115,8 +115,8 @@ impl Reporter {
     }
 
     /// Continues from the statuses that are stored in the source, instead of starting with empty ones.
-    pub fn resume_from(&mut self, shown: watch::Receiver<StoredStatuses>) {
-        self.stored_statuses = Some(shown);
+    pub fn resume_from(&mut self, stored_statuses: watch::Receiver<StoredStatuses>) {
+        self.stored_statuses = Some(stored_statuses);
     }
 
     /// Runs until it is stopped.
@@ -127,7 +127,7 @@ impl Reporter {
         expiry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let first_attempts = sleep(FIRST_ATTEMPTS_TIMEOUT);
         tokio::pin!(first_attempts);
-        let mut given_up = false;
+        let mut attempts_abandoned = false;
         let desired = inputs.desired.borrow_and_update().clone();
         self.sync_results = inputs.sync_results.borrow_and_update().clone();
         self.apply_desired(&desired, Timestamp::now());
@@ -141,9 +141,9 @@ impl Reporter {
                 Ok(()) = inputs.skill_states.changed() => {}
                 Ok(()) = inputs.sync_results.changed() => {}
                 _ = expiry.tick() => {}
-                () = &mut first_attempts, if !given_up => {
-                    given_up = true;
-                    self.store.readiness.abandon_attempts();
+                () = &mut first_attempts, if !attempts_abandoned => {
+                    attempts_abandoned = true;
+                    self.snapshot.readiness.abandon_attempts();
                 }
             }
             if stop.is_cancelled() {
@@ -161,10 +161,10 @@ impl Reporter {
             }
             let conflicts = inputs.catalog.load().all_conflicts().clone();
             self.apply_conflicts(&conflicts, now);
-            let standings = inputs.skill_states.borrow_and_update().clone();
-            let written = inputs.sync_results.borrow_and_update().clone();
-            self.apply_skills(standings, written, now);
-            self.event_aggregator.expire(&mut self.store, now);
+            let skill_states = inputs.skill_states.borrow_and_update().clone();
+            let sync_results = inputs.sync_results.borrow_and_update().clone();
+            self.apply_skills(skill_states, sync_results, now);
+            self.event_aggregator.expire(&mut self.snapshot, now);
             self.publish();
         }
     }
@@ -172,7 +172,7 @@ impl Reporter {
     /// Applies the declared objects. The cost depends on the number of changes.
     fn apply_desired(&mut self, desired: &Arc<Desired>, now: Timestamp) {
         let before = std::mem::replace(&mut self.desired, desired.clone());
-        self.store.desired_number = desired.sequence;
+        self.snapshot.desired_number = desired.sequence;
         if !before.source.synced {
             self.previous_run = desired.previous_run.clone().unwrap_or_default();
         }
@@ -192,10 +192,11 @@ impl Reporter {
                 DiffItem::Remove(_, declared) => self.remove_skill(declared, now),
             }
         }
-        if !Arc::ptr_eq(&before.source, &desired.source) || self.store.source.status.conditions.is_empty() {
+        if !Arc::ptr_eq(&before.source, &desired.source) || self.snapshot.source.status.conditions.is_empty()
+        {
             self.update_source(&before.source, &desired.source, now);
         }
-        self.store.readiness.evaluate(desired.source.synced);
+        self.snapshot.readiness.evaluate(desired.source.synced);
         if desired.source.synced {
             self.report_removals_while_stopped(&before, now);
         }
@@ -214,12 +215,12 @@ impl Reporter {
             self.report(regarding, &StateChange::detached(), cause, (None, None), now);
             return;
         }
-        let before = self.previous_restarts.get(&observation.uid).copied().unwrap_or_default();
-        let restarts = observation.restarts.saturating_add(before);
+        let previous_restarts = self.previous_restarts.get(&observation.uid).copied().unwrap_or_default();
+        let restarts = observation.restarts.saturating_add(previous_restarts);
         self.observations.insert(key, Observation { restarts, ..observation });
         if let Some(declared) = declared {
             self.update_server(&declared, now);
-            self.store.readiness.evaluate(self.desired.source.synced);
+            self.snapshot.readiness.evaluate(self.desired.source.synced);
         }
     }
 
@@ -237,64 +238,74 @@ impl Reporter {
 
     fn update_server(&mut self, declared: &Arc<DeclaredObject<McpServerSpec>>, now: Timestamp) {
         let key = &declared.meta.key;
-        let before = self.store.servers.get(key).cloned();
+        let before = self.snapshot.servers.get(key).cloned();
         // The status of another object of the same name is not used.
-        let known = before.as_ref().filter(|before| before.declared.meta.uid == declared.meta.uid);
-        let earlier = self.stored_status(declared, known.is_some());
-        let (status, sentences) = server_status(
+        let same_object = before.as_ref().filter(|before| before.declared.meta.uid == declared.meta.uid);
+        let stored = self.stored_status(declared, same_object.is_some());
+        let (status, short_messages) = server_status(
             declared,
             self.observations.get(key),
             self.conflicts.get(key).map_or(&[], |conflicts| conflicts),
-            known.map(|before| &before.status).or(earlier.as_ref()),
+            same_object.map(|before| &before.status).or(stored.as_ref()),
             now,
         );
 
         let required = declared.spec.as_ref().is_some_and(|spec| spec.required && !spec.suspend);
-        let usable = status.attached_generation.is_some()
+        let is_usable = status.attached_generation.is_some()
             || find_condition(&status.conditions, ConditionType::Ready)
                 .is_some_and(|ready| ready.status == "True");
         // A process that is slow to start is still connecting; its problem has the reason Connecting.
-        let connecting = |seen: &Observation| match &seen.phase {
-            Phase::Connecting { last_problem: last, .. } => {
-                last.as_ref().is_none_or(|problem| problem.reason == Reason::Connecting)
+        let is_connecting = |observation: &Observation| match &observation.phase {
+            Phase::Connecting { last_problem, .. } => {
+                last_problem.as_ref().is_none_or(|problem| problem.reason == Reason::Connecting)
             }
             _ => false,
         };
         let attempted = !ConnectionTarget::exists_for(declared)
-            || self.observations.get(key).is_some_and(|seen| !connecting(seen));
-        self.store.readiness.update_server(key, ServerReadiness { required, attached: usable, attempted });
+            || self.observations.get(key).is_some_and(|observation| !is_connecting(observation));
+        self.snapshot
+            .readiness
+            .update_server(key, ServerReadiness { required, attached: is_usable, attempted });
 
-        if known.is_some_and(|before| Arc::ptr_eq(&before.declared, declared) && before.status == status) {
+        if same_object
+            .is_some_and(|before| Arc::ptr_eq(&before.declared, declared) && before.status == status)
+        {
             return;
         }
-        let last = before.as_ref().map(|before| before.declared.clone());
-        let last = last.or_else(|| self.previous_run.servers.get(key).cloned());
-        self.report_declaration(ObjectKind::McpServer, last.as_deref(), declared, now);
-        let told = known.map_or(&[][..], |before| &before.status.conditions);
-        self.report_conditions(ObjectKind::McpServer, declared, told, (&status.conditions, &sentences), now);
-        let resource_version = self.store.next_resource_version();
+        let previous = before.as_ref().map(|before| before.declared.clone());
+        let previous = previous.or_else(|| self.previous_run.servers.get(key).cloned());
+        self.report_declaration(ObjectKind::McpServer, previous.as_deref(), declared, now);
+        let old_conditions = same_object.map_or(&[][..], |before| &before.status.conditions);
+        self.report_conditions(
+            ObjectKind::McpServer,
+            declared,
+            old_conditions,
+            (&status.conditions, &short_messages),
+            now,
+        );
+        let resource_version = self.snapshot.next_resource_version();
         self.update_counts(before.as_ref().map(|before| &before.status), Some(&status));
         let object = StatusObject { declared: declared.clone(), status, resource_version };
-        self.store.servers.insert(key.clone(), Arc::new(object));
+        self.snapshot.servers.insert(key.clone(), Arc::new(object));
     }
 
     /// Returns the stored status from an earlier run, when a server is seen for the first time.
     fn stored_status(
         &mut self,
         declared: &DeclaredObject<McpServerSpec>,
-        known: bool,
+        is_known: bool,
     ) -> Option<McpServerStatus> {
-        let shown = self
+        let stored = self
             .stored_statuses
             .as_ref()
-            .filter(|_| !known)?
+            .filter(|_| !is_known)?
             .borrow()
             .servers
             .get(&declared.meta.key)
             .cloned()?;
-        let status = shown.status.clone().filter(|_| shown.uid == declared.meta.uid)?;
+        let status = stored.status.clone().filter(|_| stored.uid == declared.meta.uid)?;
         if let Some(restarts) = status.restarts {
-            self.previous_restarts.insert(shown.uid.clone(), restarts);
+            self.previous_restarts.insert(stored.uid.clone(), restarts);
         }
         Some(status)
     }
@@ -302,41 +313,45 @@ impl Reporter {
     fn remove_server(&mut self, declared: &DeclaredObject<McpServerSpec>, now: Timestamp) {
         let key = &declared.meta.key;
         self.previous_restarts.remove(&declared.meta.uid);
-        let before = self.store.servers.remove(key);
+        let before = self.snapshot.servers.remove(key);
         self.update_counts(before.as_ref().map(|before| &before.status), None);
-        self.store.next_resource_version();
-        self.store.readiness.remove_server(key);
-        if self.observations.get(key).is_some_and(|seen| matches!(seen.phase, Phase::Detached(_))) {
+        self.snapshot.next_resource_version();
+        self.snapshot.readiness.remove_server(key);
+        if self
+            .observations
+            .get(key)
+            .is_some_and(|observation| matches!(observation.phase, Phase::Detached(_)))
+        {
             self.observations.remove(key);
         }
         self.report_removal(ObjectKind::McpServer, declared, now);
     }
 
     fn update_source(&mut self, before: &SourceState, state: &SourceState, now: Timestamp) {
-        let known = self.store.source.clone();
-        let status = source_status(state, Some(&known.status), now);
-        if known.status == status {
+        let current = self.snapshot.source.clone();
+        let status = source_status(state, Some(&current.status), now);
+        if current.status == status {
             return;
         }
-        let mut tell = |reason, level, message| {
-            let news = StateChange::new(EventAction::Reconcile, reason, level, message);
-            self.report(Regarding::for_source(&known), &news, Cause::current(state), (None, None), now);
+        let mut report = |reason, level, message| {
+            let change = StateChange::new(EventAction::Reconcile, reason, level, message);
+            self.report(Regarding::for_source(&current), &change, Cause::current(state), (None, None), now);
         };
         for fault in state.problems.iter().filter(|fault| !before.problems.contains(fault)) {
             let Problem { reason, message } = located_problem(fault);
-            tell(reason, Level::WARN, message);
+            report(reason, Level::WARN, message);
         }
         if state.problems.is_empty() && !before.problems.is_empty() {
-            tell(Reason::Available, Level::INFO, "everything was read".into());
+            report(Reason::Available, Level::INFO, "everything was read".into());
         }
-        if let Some(place) =
-            state.empty_scope.as_ref().filter(|place| before.empty_scope.as_ref() != Some(place))
+        if let Some(scope) =
+            state.empty_scope.as_ref().filter(|scope| before.empty_scope.as_ref() != Some(scope))
         {
-            tracing::info!(resource = %Regarding::for_source(&known), "{}", nothing_declared_message(place));
+            tracing::info!(resource = %Regarding::for_source(&current), "{}", nothing_declared_message(scope));
         }
-        let resource_version = self.store.next_resource_version();
-        let source = SourceObject { status, resource_version, ..SourceObject::clone(&known) };
-        self.store.source = Arc::new(source);
+        let resource_version = self.snapshot.next_resource_version();
+        let source = SourceObject { status, resource_version, ..SourceObject::clone(&current) };
+        self.snapshot.source = Arc::new(source);
     }
 
     /// Reports the change of a declaration against the previous one of the same name.
@@ -347,27 +362,27 @@ impl Reporter {
         after: &DeclaredObject<S>,
         now: Timestamp,
     ) {
-        if let Some(another) = before.filter(|before| before.meta.uid != after.meta.uid) {
-            self.report_removal(kind, another, now);
+        if let Some(replaced) = before.filter(|before| before.meta.uid != after.meta.uid) {
+            self.report_removal(kind, replaced, now);
         }
         let before = before.filter(|before| before.meta.uid == after.meta.uid);
-        let news = match before {
+        let change = match before {
             Some(before) => StateChange::updated(before, after),
             None => (after.meta.created_at.as_second() >= self.started_at.as_second())
                 .then(|| StateChange::created(&after.meta)),
         };
-        if let Some(mut news) = news {
+        if let Some(mut change) = change {
             let digests = (before.and_then(|before| before.spec_digest), after.spec_digest);
             let mut cause = Cause::last_change(&after.meta);
-            let asked =
+            let requested =
                 self.desired.requested_work.get(&after.meta.key).filter(|_| kind == ObjectKind::McpServer);
             if before.is_some_and(|before| {
-                asked.is_some_and(|asked| asked.accounts_for(&before.meta, &after.meta))
+                requested.is_some_and(|requested| requested.accounts_for(&before.meta, &after.meta))
             }) {
                 // The author of the file did not make the request.
-                (news.action, cause.commit) = (EventAction::Request, None);
+                (change.action, cause.commit) = (EventAction::Request, None);
             }
-            self.report(Regarding::for_object(kind, &after.meta), &news, cause, digests, now);
+            self.report(Regarding::for_object(kind, &after.meta), &change, cause, digests, now);
         }
     }
 
@@ -376,13 +391,13 @@ impl Reporter {
         kind: ObjectKind,
         declared: &DeclaredObject<S>,
         before: &[Condition],
-        (after, sentences): (&[Condition], &ConditionMessages),
+        (after, short_messages): (&[Condition], &ConditionMessages),
         now: Timestamp,
     ) {
-        if let Some(news) = StateChange::from_conditions(before, after, sentences) {
+        if let Some(change) = StateChange::from_conditions(before, after, short_messages) {
             let DeclaredObject { meta, spec_digest, .. } = declared;
             let digests = (*spec_digest, *spec_digest);
-            self.report(Regarding::for_object(kind, meta), &news, Cause::last_change(meta), digests, now);
+            self.report(Regarding::for_object(kind, meta), &change, Cause::last_change(meta), digests, now);
         }
     }
 
@@ -397,46 +412,46 @@ impl Reporter {
     fn report(
         &mut self,
         regarding: Regarding,
-        news: &StateChange,
+        change: &StateChange,
         Cause { revision, commit }: Cause,
         digests: (Option<Digest>, Option<Digest>),
         now: Timestamp,
     ) {
-        news.log(&regarding);
-        if news.is_intermediate() {
+        change.log(&regarding);
+        if change.is_intermediate() {
             return;
         }
         let occurrence = Arc::new(Occurrence {
             at: now,
             regarding,
-            action: news.action,
-            warning: news.is_warning(),
-            reason: news.reason,
-            note: news.note(),
-            fixed_note: news.fixed_note,
+            action: change.action,
+            warning: change.is_warning(),
+            reason: change.reason,
+            note: change.note(),
+            fixed_note: change.fixed_note,
             revision,
             commit,
             previous_digest: digests.0,
             digest: digests.1,
         });
-        if let Some(occurrences) = &self.occurrence_sender {
+        if let Some(sender) = &self.occurrence_sender {
             // The receiver may have been dropped.
-            let _ = occurrences.send(occurrence.clone());
+            let _ = sender.send(occurrence.clone());
         }
-        self.event_aggregator.record(&mut self.store, &occurrence);
+        self.event_aggregator.record(&mut self.snapshot, &occurrence);
     }
 
     fn publish(&mut self) {
         self.publish_counts();
-        let ready = self.store.readiness.is_ready();
+        let is_ready = self.snapshot.readiness.is_ready();
         self.published.send_if_modified(|published| {
-            let news = published.resource_version != self.store.resource_version
-                || published.desired_number != self.store.desired_number
-                || published.readiness.is_ready() != ready;
-            if news {
-                published.clone_from(&self.store);
+            let is_changed = published.resource_version != self.snapshot.resource_version
+                || published.desired_number != self.snapshot.desired_number
+                || published.readiness.is_ready() != is_ready;
+            if is_changed {
+                published.clone_from(&self.snapshot);
             }
-            news
+            is_changed
         });
     }
 }

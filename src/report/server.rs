@@ -36,62 +36,65 @@ pub fn server_status(
 ) -> (McpServerStatus, ConditionMessages) {
     let meta = &declared.meta;
     // An observation of another object of the same name, or the last one of a detached server, is not used.
-    let seen = observation.filter(|seen| seen.uid == meta.uid && !matches!(seen.phase, Phase::Detached(_)));
-    if let (Some(previous), Some(seen)) = (previous, seen)
-        && (is_generation_pending(declared, seen, previous) || is_waking(seen, previous))
+    let current =
+        observation.filter(|current| current.uid == meta.uid && !matches!(current.phase, Phase::Detached(_)));
+    if let (Some(previous), Some(current)) = (previous, current)
+        && (is_generation_pending(declared, current, previous) || is_waking(current, previous))
     {
         return (previous.clone(), ConditionMessages::default());
     }
-    let work = ServerPhase::determine(declared, seen, &|at| display_time(at, previous, now));
-    let offered = seen.filter(|seen| !matches!(seen.phase, Phase::Draining(_)));
-    let listed = offered.and_then(|seen| seen.live_server.as_deref());
-    let live = listed.filter(|_| !seen.is_some_and(|seen| matches!(seen.phase, Phase::Idle)));
+    let phase = ServerPhase::determine(declared, current, &|at| display_time(at, previous, now));
+    let offering = current.filter(|current| !matches!(current.phase, Phase::Draining(_)));
+    let offered_server = offering.and_then(|current| current.live_server.as_deref());
+    let live =
+        offered_server.filter(|_| !current.is_some_and(|current| matches!(current.phase, Phase::Idle)));
 
     let mut conditions =
         ConditionsBuilder::new(meta.generation, previous.map(|previous| previous.conditions.as_slice()), now);
-    conditions.set(ConditionType::Ready, ready_condition(declared, &work, listed));
-    conditions.set(ConditionType::Accepted, accepted_condition(declared, &work, conflicts));
+    conditions.set(ConditionType::Ready, ready_condition(declared, &phase, offered_server));
+    conditions.set(ConditionType::Accepted, accepted_condition(declared, &phase, conflicts));
     conditions.set(ConditionType::ResolvedRefs, resolved_refs_condition(declared));
-    conditions.set(ConditionType::Attached, attached_condition(declared, &work, live, previous));
-    if let Some(verdict) = reconciling_condition(&work, seen) {
-        conditions.set(ConditionType::Reconciling, verdict);
+    conditions.set(ConditionType::Attached, attached_condition(declared, &phase, live, previous));
+    if let Some(value) = reconciling_condition(&phase, current) {
+        conditions.set(ConditionType::Reconciling, value);
     }
-    if let Some(verdict) = stalled_condition(&work) {
-        conditions.set(ConditionType::Stalled, verdict);
+    if let Some(value) = stalled_condition(&phase) {
+        conditions.set(ConditionType::Stalled, value);
     }
-    if let Some(verdict) = degraded_condition(offered) {
-        conditions.set(ConditionType::Degraded, verdict);
+    if let Some(value) = degraded_condition(offering) {
+        conditions.set(ConditionType::Degraded, value);
     }
 
-    let (conditions, sentences) = conditions.finish();
+    let (conditions, short_messages) = conditions.finish();
     let status = McpServerStatus {
         observed_generation: Some(meta.generation),
         attached_generation: live.map(|live| live.generation),
         conditions,
-        server_info: listed.map(|listed| listed.description.server_info.clone()),
-        protocol_version: listed.map(|listed| listed.description.protocol_version.clone()),
+        server_info: offered_server.map(|offered_server| offered_server.description.server_info.clone()),
+        protocol_version: offered_server
+            .map(|offered_server| offered_server.description.protocol_version.clone()),
         transport: declared.spec.as_ref().map(|spec| spec.transport_name().to_owned()),
-        tools: listed.map(|listed| listed.tools),
-        prompts: listed.map(|listed| listed.prompts),
-        resources: listed.map(|listed| listed.resources),
-        catalog_digest: listed.map(|listed| listed.catalog_digest.to_string()),
+        tools: offered_server.map(|offered_server| offered_server.tools),
+        prompts: offered_server.map(|offered_server| offered_server.prompts),
+        resources: offered_server.map(|offered_server| offered_server.resources),
+        catalog_digest: offered_server.map(|offered_server| offered_server.catalog_digest.to_string()),
         spec_digest: declared.spec_digest.map(|digest| digest.to_string()),
-        next_retry_time: seen.and_then(next_retry_at).map(rfc3339),
-        restarts: seen.map(|seen| seen.restarts),
-        last_handled_reconcile_at: last_handled_request(declared, seen).map(str::to_owned),
+        next_retry_time: current.and_then(next_retry_at).map(rfc3339),
+        restarts: current.map(|current| current.restarts),
+        last_handled_reconcile_at: last_handled_request(declared, current).map(str::to_owned),
         last_applied_revision: Some(meta.revision.to_string()),
     };
-    (status, sentences)
+    (status, short_messages)
 }
 
 /// Returns the last reconcile request that was handled. If the fleet has nothing to do for this declaration, the request
 /// is handled by computing this status.
 fn last_handled_request<'a>(
     declared: &'a DeclaredObject<McpServerSpec>,
-    seen: Option<&'a Observation>,
+    observation: Option<&'a Observation>,
 ) -> Option<&'a str> {
     if ConnectionTarget::exists_for(declared) {
-        return seen.and_then(|seen| seen.last_handled_request.as_deref());
+        return observation.and_then(|observation| observation.last_handled_request.as_deref());
     }
     declared.meta.annotations.get(RECONCILE_REQUESTED_AT).map(String::as_str)
 }
@@ -99,20 +102,20 @@ fn last_handled_request<'a>(
 /// True while the fleet has not yet reported that it applies a new generation.
 fn is_generation_pending(
     declared: &DeclaredObject<McpServerSpec>,
-    seen: &Observation,
+    observation: &Observation,
     previous: &McpServerStatus,
 ) -> bool {
     declared.rejected.is_none()
-        && seen.generation < declared.meta.generation
-        && previous.observed_generation == Some(seen.generation)
+        && observation.generation < declared.meta.generation
+        && previous.observed_generation == Some(observation.generation)
         && ConnectionTarget::exists_for(declared)
 }
 
 /// True while an idle server is connecting because of a call. Its status is kept, because it is as usable as before.
-fn is_waking(seen: &Observation, previous: &McpServerStatus) -> bool {
+fn is_waking(observation: &Observation, previous: &McpServerStatus) -> bool {
     let idle = Reason::Idle.to_string();
-    matches!(seen.phase, Phase::Connecting { last_problem: None, .. })
-        && previous.observed_generation == Some(seen.generation)
+    matches!(observation.phase, Phase::Connecting { last_problem: None, .. })
+        && previous.observed_generation == Some(observation.generation)
         && find_condition(&previous.conditions, ConditionType::Ready)
             .is_some_and(|ready| ready.reason == idle)
 }
@@ -131,7 +134,8 @@ enum ServerPhase<'a> {
     Pending,
     Connecting {
         attempt: u32,
-        last: Option<&'a Problem>,
+        /// The problem of the previous attempt.
+        last_problem: Option<&'a Problem>,
     },
     Attached,
     /// Offered to agents without a connection.
@@ -147,30 +151,30 @@ enum ServerPhase<'a> {
 impl<'a> ServerPhase<'a> {
     fn determine(
         declared: &'a DeclaredObject<McpServerSpec>,
-        seen: Option<&'a Observation>,
-        clock: &dyn Fn(Timestamp) -> String,
+        observation: Option<&'a Observation>,
+        format_time: &dyn Fn(Timestamp) -> String,
     ) -> Self {
         if let Some(problem) = declared.rejection() {
             return Self::Rejected(problem);
         }
-        if let Some(Phase::Draining(reason)) = seen.map(|seen| &seen.phase) {
+        if let Some(Phase::Draining(reason)) = observation.map(|observation| &observation.phase) {
             return Self::Draining(*reason);
         }
         if declared.spec.as_ref().is_some_and(|spec| spec.suspend) {
             return Self::Suspended;
         }
-        let current = seen.filter(|seen| seen.generation == declared.meta.generation);
-        match (current.map(|seen| &seen.phase), &declared.endpoint) {
+        let current = observation.filter(|observation| observation.generation == declared.meta.generation);
+        match (current.map(|observation| &observation.phase), &declared.endpoint) {
             // A Secret that is deleted later does not end the connection, whose state then decides.
             (None, Some(Err(problem))) => Self::Unresolved(problem),
             (None | Some(Phase::Draining(_) | Phase::Detached(_)), _) => Self::Pending,
-            (Some(Phase::Connecting { attempt, last_problem: last }), _) => {
-                Self::Connecting { attempt: *attempt, last: last.as_ref() }
+            (Some(Phase::Connecting { attempt, last_problem }), _) => {
+                Self::Connecting { attempt: *attempt, last_problem: last_problem.as_ref() }
             }
             (Some(Phase::Attached), _) => Self::Attached,
             (Some(Phase::Idle), _) => Self::Idle,
             (Some(Phase::Failed { problem, retry_at, attempt }), _) => {
-                Self::Failed { problem, retry_at: retry_at.map(clock), attempt: *attempt }
+                Self::Failed { problem, retry_at: retry_at.map(format_time), attempt: *attempt }
             }
         }
     }
@@ -189,10 +193,10 @@ impl<'a> ServerPhase<'a> {
 
 fn ready_condition(
     declared: &DeclaredObject<McpServerSpec>,
-    work: &ServerPhase<'_>,
-    listed: Option<&LiveServer>,
+    phase: &ServerPhase<'_>,
+    offered_server: Option<&LiveServer>,
 ) -> ConditionValue {
-    match work {
+    match phase {
         ServerPhase::Rejected(problem) => ConditionValue::from_problem(problem, ""),
         ServerPhase::Draining(reason) => ConditionValue::new_false(
             Reason::Draining,
@@ -206,28 +210,28 @@ fn ready_condition(
             ConditionValue::from_problem(problem, "")
         }
         ServerPhase::Unresolved(problem) => {
-            ConditionValue::from_problem(problem, "will be attached once it exists")
+            ConditionValue::from_problem(problem, "the server connects once it exists")
         }
         ServerPhase::Pending => {
             ConditionValue::new_false(Reason::Connecting, "waiting for an attempt to connect")
         }
-        ServerPhase::Connecting { attempt, last: None } => {
+        ServerPhase::Connecting { attempt, last_problem: None } => {
             ConditionValue::new_false(Reason::Connecting, format!("connecting, attempt {attempt}"))
         }
         // The reason is kept from one attempt to the next, so that a server that keeps failing always shows it.
-        ServerPhase::Connecting { attempt, last: Some(problem) } => {
+        ServerPhase::Connecting { attempt, last_problem: Some(problem) } => {
             ConditionValue::from_problem(problem, &format!("attempt {attempt} is in progress"))
         }
         ServerPhase::Attached => {
             let transport = declared.spec.as_deref().map_or("", McpServerSpec::transport_name);
             ConditionValue::new_true(
                 Reason::Attached,
-                format!("attached over {transport}, {}", offered_counts(listed)),
+                format!("attached over {transport}, {}", offered_counts(offered_server)),
             )
         }
         ServerPhase::Idle => ConditionValue::new_true(
             Reason::Idle,
-            format!("connects on the next call, {}", offered_counts(listed)),
+            format!("connects on the next call, {}", offered_counts(offered_server)),
         ),
         ServerPhase::Failed { problem, retry_at: Some(at), .. } if problem.reason.requires_user_action() => {
             ConditionValue::from_retried_problem(problem, NextAttempt::Recheck { at: at.clone() })
@@ -244,14 +248,14 @@ fn ready_condition(
 
 fn accepted_condition(
     declared: &DeclaredObject<McpServerSpec>,
-    work: &ServerPhase<'_>,
+    phase: &ServerPhase<'_>,
     conflicts: &[NameConflict],
 ) -> ConditionValue {
     if let Some(problem) = declared.rejection() {
         return ConditionValue::from_problem(problem, "");
     }
-    // That the server is this evenkeel instance itself shows only when it is connected; it must not be its own server.
-    if let ServerPhase::Failed { problem, .. } = work
+    // Only an attempt to connect detects that the server is this evenkeel instance itself, which is not permitted.
+    if let ServerPhase::Failed { problem, .. } = phase
         && problem.reason == Reason::PolicyDenied
     {
         return ConditionValue::from_problem(problem, "");
@@ -260,45 +264,44 @@ fn accepted_condition(
         return ConditionValue::new_true(Reason::Accepted, "the declaration is valid");
     }
     // The same item may conflict with the same name in more than one view.
-    let names: BTreeSet<_> = conflicts
-        .iter()
-        .map(
-            |NameConflict {
-                 bare_name: wanted, assigned_name: given, holder, holder_state: holding, ..
-             }| {
-                let why = match holding {
-                    NameHolderState::Current => "has",
-                    NameHolderState::Former => "had and which is kept for an hour",
-                    NameHolderState::Prospective => "may have: it was created first, and is being connected",
-                };
-                format!("{given} and not {wanted}, which {holder} {why}")
-            },
-        )
-        .collect();
-    let mut listed: Vec<_> = names.iter().take(MAX_LISTED_CONFLICTS).map(String::as_str).collect();
-    let more = format!("{} more", names.len() - listed.len());
-    if names.len() > listed.len() {
+    let descriptions: BTreeSet<_> = conflicts.iter().map(describe_conflict).collect();
+    let mut listed: Vec<_> = descriptions.iter().take(MAX_LISTED_CONFLICTS).map(String::as_str).collect();
+    let more = format!("{} more", descriptions.len() - listed.len());
+    if descriptions.len() > listed.len() {
         listed.push(&more);
     }
     // URIs have no prefix, so expose.prefix does not help there.
-    let prefixed =
+    let has_prefix =
         conflicts.iter().any(|conflict| matches!(conflict.list, ListKind::Tools | ListKind::Prompts));
-    let advice = if prefixed { "; expose.prefix keeps names apart" } else { "" };
-    ConditionValue::new_true(Reason::NameConflict, format!("agents see {}{advice}", listed.join(", ")))
+    let advice = if has_prefix { "; set expose.prefix to keep names apart" } else { "" };
+    ConditionValue::new_true(Reason::NameConflict, format!("{}{advice}", listed.join(", ")))
+}
+
+/// Describes the name under which an item is exposed, and the server because of which it is not the bare name.
+fn describe_conflict(conflict: &NameConflict) -> String {
+    let NameConflict { list, bare_name, assigned_name, holder, holder_state, .. } = conflict;
+    let cause = match holder_state {
+        NameHolderState::Current => format!("belongs to {holder}"),
+        NameHolderState::Former => format!("belonged to {holder} and is reserved for an hour"),
+        NameHolderState::Prospective => {
+            format!("may belong to {holder}, which was created first and is still connecting")
+        }
+    };
+    format!("{} {bare_name} is exposed as {assigned_name} because the name {cause}", list.item_noun())
 }
 
 fn resolved_refs_condition(declared: &DeclaredObject<McpServerSpec>) -> ConditionValue {
     match (&declared.endpoint, declared.rejection()) {
-        (Some(Err(denied)), Some(problem)) if denied == problem => ConditionValue::new(
+        (Some(Err(endpoint_problem)), Some(problem)) if endpoint_problem == problem => ConditionValue::new(
             ConditionStatus::Unknown,
             problem.reason,
             "not looked up: the server is not permitted to run",
         ),
         (Some(Ok(_)), _) => ConditionValue::new_true(Reason::ResolvedRefs, "all references were found"),
         (Some(Err(problem)), _) => ConditionValue::from_problem(problem, ""),
-        (None, refused) => ConditionValue::new(
+        (None, rejection) => ConditionValue::new(
             ConditionStatus::Unknown,
-            refused.map_or(Reason::Progressing, |problem| problem.reason),
+            rejection.map_or(Reason::Progressing, |problem| problem.reason),
             "not looked up: there is no valid declaration",
         ),
     }
@@ -306,14 +309,14 @@ fn resolved_refs_condition(declared: &DeclaredObject<McpServerSpec>) -> Conditio
 
 fn attached_condition(
     declared: &DeclaredObject<McpServerSpec>,
-    work: &ServerPhase<'_>,
+    phase: &ServerPhase<'_>,
     live: Option<&LiveServer>,
     previous: Option<&McpServerStatus>,
 ) -> ConditionValue {
-    let wanted = declared.meta.generation;
+    let desired_generation = declared.meta.generation;
     if let Some(LiveServer { generation, .. }) = live {
-        return match work {
-            ServerPhase::Attached if *generation == wanted => {
+        return match phase {
+            ServerPhase::Attached if *generation == desired_generation => {
                 ConditionValue::new_true(Reason::Attached, format!("generation {generation} is live"))
             }
             ServerPhase::Rejected(_) => ConditionValue::new_true(
@@ -321,17 +324,17 @@ fn attached_condition(
                 format!("the previously accepted generation {generation} is live"),
             ),
             // A Secret changed: a new connection is made for the same generation.
-            _ if *generation == wanted => ConditionValue::new_true(
+            _ if *generation == desired_generation => ConditionValue::new_true(
                 Reason::ServingPreviousGeneration,
                 "the previous connection is kept until the new one is attached",
             ),
             _ => ConditionValue::new_true(
                 Reason::ServingPreviousGeneration,
-                format!("generation {generation} is kept until generation {wanted} is attached"),
+                format!("generation {generation} is kept until generation {desired_generation} is attached"),
             ),
         };
     }
-    match work {
+    match phase {
         ServerPhase::Draining(reason) => {
             ConditionValue::new_false(Reason::Detached, withdrawal_message(*reason))
         }
@@ -349,30 +352,35 @@ fn attached_condition(
 }
 
 fn was_attached(previous: Option<&McpServerStatus>) -> bool {
-    previous
-        .and_then(|previous| find_condition(&previous.conditions, ConditionType::Attached))
-        .is_some_and(|before| before.status == "True" || before.reason == Reason::Reconnecting.to_string())
+    previous.and_then(|previous| find_condition(&previous.conditions, ConditionType::Attached)).is_some_and(
+        |attached| attached.status == "True" || attached.reason == Reason::Reconnecting.to_string(),
+    )
 }
 
 /// Returns the Reconciling condition. It is never set together with Stalled, because kstatus would treat a stalled
 /// object as in progress.
-fn reconciling_condition(work: &ServerPhase<'_>, seen: Option<&Observation>) -> Option<ConditionValue> {
-    if work.is_stalled() {
+fn reconciling_condition(
+    phase: &ServerPhase<'_>,
+    observation: Option<&Observation>,
+) -> Option<ConditionValue> {
+    if phase.is_stalled() {
         return None;
     }
-    if let (ServerPhase::Attached, Some(problem)) = (work, seen.and_then(|seen| seen.paused.as_ref())) {
+    if let (ServerPhase::Attached, Some(problem)) =
+        (phase, observation.and_then(|observation| observation.paused.as_ref()))
+    {
         let next = "the previous lists are kept until the next refresh";
         return Some(ConditionValue::new_true(Reason::ProgressingWithRetry, problem_message(problem, next)));
     }
-    let (reason, message) = match work {
+    let (reason, message) = match phase {
         ServerPhase::Draining(_) => (Reason::Progressing, "calls in flight are finishing".to_owned()),
         ServerPhase::Pending => (Reason::Progressing, "waiting for an attempt to connect".to_owned()),
         ServerPhase::Unresolved(_) => {
             (Reason::ProgressingWithRetry, "waiting for a missing reference".to_owned())
         }
-        ServerPhase::Connecting { attempt, last } => {
-            let failed = last.is_some_and(|problem| problem.reason != Reason::Connecting);
-            let reason = if failed { Reason::ProgressingWithRetry } else { Reason::Progressing };
+        ServerPhase::Connecting { attempt, last_problem } => {
+            let has_failed = last_problem.is_some_and(|problem| problem.reason != Reason::Connecting);
+            let reason = if has_failed { Reason::ProgressingWithRetry } else { Reason::Progressing };
             (reason, format!("attempt {attempt} is in progress"))
         }
         ServerPhase::Failed { retry_at, attempt, .. } => {
@@ -387,8 +395,8 @@ fn reconciling_condition(work: &ServerPhase<'_>, seen: Option<&Observation>) -> 
 }
 
 /// Returns the Degraded condition of a live server.
-fn degraded_condition(seen: Option<&Observation>) -> Option<ConditionValue> {
-    let problem = seen?.degraded.as_ref()?;
+fn degraded_condition(observation: Option<&Observation>) -> Option<ConditionValue> {
+    let problem = observation?.degraded.as_ref()?;
     let next = match problem.reason {
         Reason::ListUnavailable => "the previous list is kept until the next refresh",
         _ => "",
@@ -396,9 +404,9 @@ fn degraded_condition(seen: Option<&Observation>) -> Option<ConditionValue> {
     Some(ConditionValue::new_true(problem.reason, problem_message(problem, next)))
 }
 
-fn stalled_condition(work: &ServerPhase<'_>) -> Option<ConditionValue> {
-    match work {
-        ServerPhase::Rejected(problem) | ServerPhase::Failed { problem, .. } if work.is_stalled() => {
+fn stalled_condition(phase: &ServerPhase<'_>) -> Option<ConditionValue> {
+    match phase {
+        ServerPhase::Rejected(problem) | ServerPhase::Failed { problem, .. } if phase.is_stalled() => {
             Some(ConditionValue::new_true(problem.reason, problem_message(problem, "")))
         }
         _ => None,
@@ -406,15 +414,15 @@ fn stalled_condition(work: &ServerPhase<'_>) -> Option<ConditionValue> {
 }
 
 /// Returns the counts of offered items. Prompts and resources are omitted if there are none.
-fn offered_counts(listed: Option<&LiveServer>) -> String {
-    let Some(listed) = listed else { return "0 tools".to_owned() };
-    let counted = |count, item| match count {
+fn offered_counts(server: Option<&LiveServer>) -> String {
+    let Some(server) = server else { return "0 tools".to_owned() };
+    let count_text = |count, item| match count {
         1 => format!("1 {item}"),
         count => format!("{count} {item}s"),
     };
-    let more = [(listed.prompts, "prompt"), (listed.resources, "resource")];
-    let more = more.into_iter().filter(|(count, _)| *count > 0).map(|(count, item)| counted(count, item));
-    std::iter::once(counted(listed.tools, "tool")).chain(more).collect::<Vec<_>>().join(", ")
+    let more = [(server.prompts, "prompt"), (server.resources, "resource")];
+    let more = more.into_iter().filter(|(count, _)| *count > 0).map(|(count, item)| count_text(count, item));
+    std::iter::once(count_text(server.tools, "tool")).chain(more).collect::<Vec<_>>().join(", ")
 }
 
 fn withdrawal_message(reason: Reason) -> &'static str {
@@ -424,8 +432,8 @@ fn withdrawal_message(reason: Reason) -> &'static str {
     }
 }
 
-fn next_retry_at(seen: &Observation) -> Option<Timestamp> {
-    match seen.phase {
+fn next_retry_at(observation: &Observation) -> Option<Timestamp> {
+    match observation.phase {
         Phase::Failed { retry_at, .. } => retry_at,
         _ => None,
     }
@@ -437,8 +445,8 @@ fn rfc3339(at: Timestamp) -> String {
 
 /// Formats a time for messages. If the previous status shows the same time, its format is kept.
 fn display_time(at: Timestamp, previous: Option<&McpServerStatus>, now: Timestamp) -> String {
-    let said = previous.filter(|previous| previous.next_retry_time.as_ref() == Some(&rfc3339(at)));
-    match said.and_then(|said| find_condition(&said.conditions, ConditionType::Ready)) {
+    let unchanged = previous.filter(|previous| previous.next_retry_time.as_ref() == Some(&rfc3339(at)));
+    match unchanged.and_then(|unchanged| find_condition(&unchanged.conditions, ConditionType::Ready)) {
         Some(ready) if ready.message.contains(&text::format_date_time(at)) => text::format_date_time(at),
         Some(_) => text::format_time(at, at),
         None => text::format_time(at, now),

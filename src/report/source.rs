@@ -125,10 +125,10 @@ pub fn source_status(state: &SourceState, previous: Option<&SourceStatus>, now: 
             ),
             // A cluster has no revision.
             None if state.revision.is_empty() => {
-                let nothing = state.empty_scope.as_ref();
-                let nothing = nothing
-                    .map_or_else(String::new, |place| format!("; {}", nothing_declared_message(place)));
-                ConditionValue::new_true(Reason::Available, format!("everything was read{nothing}"))
+                let suffix = state.empty_scope.as_ref();
+                let suffix =
+                    suffix.map_or_else(String::new, |scope| format!("; {}", nothing_declared_message(scope)));
+                ConditionValue::new_true(Reason::Available, format!("everything was read{suffix}"))
             }
             None => {
                 ConditionValue::new_true(Reason::Available, format!("read at revision {}", state.revision))
@@ -157,8 +157,8 @@ pub fn source_status(state: &SourceState, previous: Option<&SourceStatus>, now: 
 }
 
 /// Returns the message for a place without any declaration.
-pub(super) fn nothing_declared_message(place: &str) -> String {
-    format!("nothing is declared in {place}")
+pub(super) fn nothing_declared_message(scope: &str) -> String {
+    format!("nothing is declared in {scope}")
 }
 
 impl SourceFault {
@@ -177,7 +177,7 @@ impl SourceFault {
 pub(super) fn located_problem(fault: &SourceProblem) -> Problem {
     let Problem { reason, message } = fault.problem.clone();
     match fault.location() {
-        Some(place) => Problem::new(reason, format!("{place}: {message}")),
+        Some(location) => Problem::new(reason, format!("{location}: {message}")),
         None => Problem::new(reason, message),
     }
 }
@@ -225,8 +225,8 @@ mod tests {
             ),
         ] {
             let status = source_status(&state, None, at(1));
-            let told = find_condition(&status.conditions, ConditionType::Ready).unwrap();
-            assert_eq!(format!("{}/{} {}", told.status, told.reason, told.message), ready);
+            let condition = find_condition(&status.conditions, ConditionType::Ready).unwrap();
+            assert_eq!(format!("{}/{} {}", condition.status, condition.reason, condition.message), ready);
             let is_stalled = find_condition(&status.conditions, ConditionType::Stalled).is_some();
             assert_eq!(is_stalled, stalled, "{ready}");
             assert!(status.faults.iter().all(|fault| fault.message.contains("3 | [")));

@@ -51,52 +51,49 @@ impl StateChange {
     /// instead.
     pub fn updated<S>(before: &DeclaredObject<S>, after: &DeclaredObject<S>) -> Option<Self> {
         let DeclaredMeta { generation, origin, labels, annotations, .. } = &after.meta;
-        let asked = |name| {
+        let was_requested = |name| {
             let [before, after] = [&before.meta, &after.meta].map(|meta| meta.annotations.get(name));
             after.is_some() && before != after
         };
         let value = |declared: &DeclaredObject<S>| Some(declared.endpoint.as_ref()?.as_ref().ok()?.digest());
-        let news = |message| Self::new(EventAction::Update, Reason::Updated, Level::DEBUG, message);
+        let change = |message| Self::new(EventAction::Update, Reason::Updated, Level::DEBUG, message);
         if before.meta.generation != *generation {
-            let place = location_suffix(&after.meta);
-            let comma = if place.is_empty() { "" } else { ", declared" };
-            let steady = origin.file().is_none().then_some(DECLARATION_CHANGED_NOTE);
-            return Some(Self {
-                fixed_note: steady,
-                ..news(format!("generation {generation}{comma}{place}"))
-            });
+            let location = location_suffix(&after.meta);
+            let comma = if location.is_empty() { "" } else { ", declared" };
+            let fixed_note = origin.file().is_none().then_some(DECLARATION_CHANGED_NOTE);
+            return Some(Self { fixed_note, ..change(format!("generation {generation}{comma}{location}")) });
         }
-        let what = if value(before).is_some_and(|before| value(after).is_some_and(|after| after != before)) {
+        let note = if value(before).is_some_and(|before| value(after).is_some_and(|after| after != before)) {
             "a referenced value changed"
-        } else if asked(RECONNECT_REQUESTED_AT) {
+        } else if was_requested(RECONNECT_REQUESTED_AT) {
             "a new connection was requested"
-        } else if asked(RECONCILE_REQUESTED_AT) {
+        } else if was_requested(RECONCILE_REQUESTED_AT) {
             "a reconcile was requested"
         } else if before.meta.labels != *labels || before.meta.annotations != *annotations {
             "labels or annotations changed"
         } else {
             return None;
         };
-        Some(Self { fixed_note: Some(what), ..news(what.to_owned()) })
+        Some(Self { fixed_note: Some(note), ..change(note.to_owned()) })
     }
 
     /// Returns the change between two sets of conditions: that of the most important condition that changed.
     pub fn from_conditions(
         before: &[Condition],
         after: &[Condition],
-        sentences: &ConditionMessages,
+        short_messages: &ConditionMessages,
     ) -> Option<Self> {
-        let (kind, told, flipped) = first_changed_condition(before, after)?;
-        let reason = told.reason.parse().ok()?;
+        let (kind, condition, is_transition) = first_changed_condition(before, after)?;
+        let reason = condition.reason.parse().ok()?;
         let level = match reason {
             // The fleet logs the step that caused this.
             Reason::Connecting | Reason::Progressing => Level::DEBUG,
             reason if is_problem(reason) => Level::WARN,
             _ => Level::INFO,
         };
-        let news = Self::new(EventAction::Reconcile, reason, level, &told.message);
-        let sentence = sentences.get(kind).map(str::to_owned);
-        Some(Self { short_message: sentence, fixed_note: (!flipped).then_some(OFFER_CHANGED_NOTE), ..news })
+        let change = Self::new(EventAction::Reconcile, reason, level, &condition.message);
+        let short_message = short_messages.get(kind).map(str::to_owned);
+        Some(Self { short_message, fixed_note: (!is_transition).then_some(OFFER_CHANGED_NOTE), ..change })
     }
 
     pub fn new(action: EventAction, reason: Reason, level: Level, message: impl Into<String>) -> Self {
@@ -150,13 +147,18 @@ fn first_changed_condition<'a>(
     [Ready, Accepted, ResolvedRefs, Attached, Reconciling]
         .into_iter()
         .filter_map(|kind| Some((kind, find_condition(after, kind)?)))
-        .find_map(|(kind, told)| {
-            let Some(earlier) = find_condition(before, kind) else { return Some((kind, told, true)) };
-            let ready = kind == Ready && told.status == "True";
-            let flipped = (&earlier.status, &earlier.reason) != (&told.status, &told.reason)
-                || ready && earlier.observed_generation != told.observed_generation;
+        .find_map(|(kind, condition)| {
+            let Some(previous) = find_condition(before, kind) else { return Some((kind, condition, true)) };
+            let is_ready = kind == Ready && condition.status == "True";
+            let is_transition = (&previous.status, &previous.reason)
+                != (&condition.status, &condition.reason)
+                || is_ready && previous.observed_generation != condition.observed_generation;
             // A changed message of a ready server means changed items.
-            (flipped || ready && earlier.message != told.message).then_some((kind, told, flipped))
+            (is_transition || is_ready && previous.message != condition.message).then_some((
+                kind,
+                condition,
+                is_transition,
+            ))
         })
 }
 
@@ -195,9 +197,9 @@ mod tests {
             vec![serde_json::from_value(condition).unwrap()]
         };
         let [two, three] = ["attached over http, 2 tools", "attached over http, 3 tools"].map(ready);
-        let news = StateChange::from_conditions(&two, &three, &ConditionMessages::default()).unwrap();
+        let change = StateChange::from_conditions(&two, &three, &ConditionMessages::default()).unwrap();
         assert_eq!(
-            (&*news.note(), news.fixed_note),
+            (&*change.note(), change.fixed_note),
             ("attached over http, 3 tools", Some(OFFER_CHANGED_NOTE))
         );
         assert_eq!(
@@ -213,7 +215,7 @@ mod tests {
         let with = |change: fn(&mut DeclaredMeta)| {
             let mut after = before.clone();
             change(&mut after.meta);
-            StateChange::updated(&before, &after).map(|news| news.message)
+            StateChange::updated(&before, &after).map(|change| change.message)
         };
         let commit = |meta: &mut DeclaredMeta| {
             meta.generation = 2;
@@ -226,7 +228,7 @@ mod tests {
             with(commit).as_deref(),
             Some("generation 2, declared in a.yaml:1, commit 0123456789 by Ada <ada@example.com>: Faster")
         );
-        for (told, expected) in [
+        for (message, expected) in [
             (with(|meta| drop(meta.labels.insert("l".into(), "v".into()))), "labels or annotations changed"),
             (
                 with(|meta| drop(meta.annotations.insert(RECONCILE_REQUESTED_AT.into(), "1".into()))),
@@ -237,14 +239,14 @@ mod tests {
                 "a new connection was requested",
             ),
         ] {
-            assert_eq!(told.as_deref(), Some(expected));
+            assert_eq!(message.as_deref(), Some(expected));
         }
 
         let mut after = before.clone();
         after.meta.generation = 48;
         after.meta.origin = Origin::Cluster { resource_version: "476".into() };
-        let news = StateChange::updated(&before, &after).unwrap();
-        assert_eq!((&*news.message, news.fixed_note), ("generation 48", Some(DECLARATION_CHANGED_NOTE)));
+        let change = StateChange::updated(&before, &after).unwrap();
+        assert_eq!((&*change.message, change.fixed_note), ("generation 48", Some(DECLARATION_CHANGED_NOTE)));
         assert_eq!(StateChange::created(&after.meta).message, "declared");
     }
 }

@@ -29,9 +29,9 @@ pub struct StatusSnapshot {
     pub readiness: Readiness,
     /// The resource version of the latest change.
     pub resource_version: u64,
-    /// The [`Desired::number`] of what it tells of.
+    /// The [`Desired::sequence`] of the declared objects.
     ///
-    /// [`Desired::number`]: crate::resource::Desired::number
+    /// [`Desired::sequence`]: crate::resource::Desired::sequence
     pub desired_number: u64,
 }
 
@@ -98,7 +98,7 @@ impl StatusSnapshot {
         }
         let ready = |conditions| {
             find_condition(conditions, ConditionType::Ready)
-                .map(|told| format!("{}: {}", told.reason, told.message))
+                .map(|condition| format!("{}: {}", condition.reason, condition.message))
                 .unwrap_or_default()
         };
         let source = (!readiness.is_synced())

@@ -60,8 +60,8 @@ pub fn name_conflict(n: u32) -> NameConflict {
 pub fn section(name: &str, prefix: &str, tool: &str) -> Section {
     let target = ConnectionTarget::from_declared(&declared_server(name, 1)).unwrap();
     let tool = Item::parse(ListKind::Tools, &json!({ "name": tool }).to_string()).unwrap();
-    let away = CallRefusal::Unavailable(Problem::new(Reason::Connecting, "not attached yet"));
-    let handle = UpstreamControl::new(key(name), away).handle().clone();
+    let refusal = CallRefusal::Unavailable(Problem::new(Reason::Connecting, "not attached yet"));
+    let handle = UpstreamControl::new(key(name), refusal).handle().clone();
     let section = Section::new(
         &target,
         &Arc::new(ServerLists { tools: vec![tool], ..ServerLists::default() }),

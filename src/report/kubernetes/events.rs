@@ -35,51 +35,51 @@ type EventMap = OrdMap<ObjectKey, Arc<Event>>;
 pub(super) async fn write_events(
     client: Client,
     instance: Arc<str>,
-    mut store: watch::Receiver<StatusSnapshot>,
+    mut snapshots: watch::Receiver<StatusSnapshot>,
     mut leading: watch::Receiver<bool>,
 ) {
-    let mut seen = EventMap::new();
+    let mut handled = EventMap::new();
     let mut queue = EventQueue::default();
     let mut warned = HashSet::new();
-    let mut decided = false;
+    let mut is_decided = false;
     let mut backoff = Backoff::default();
     loop {
-        decided |= leading.has_changed().unwrap_or(true);
-        let now = store.borrow_and_update().events.clone();
-        let leads = *leading.borrow_and_update();
-        for item in seen.diff(&now) {
+        is_decided |= leading.has_changed().unwrap_or(true);
+        let current = snapshots.borrow_and_update().events.clone();
+        let is_leader = *leading.borrow_and_update();
+        for item in handled.diff(&current) {
             match item {
                 DiffItem::Add(_, event) | DiffItem::Update { new: (_, event), .. } => {
-                    if leads && event.latest.regarding.kind.is_namespaced() {
+                    if is_leader && event.latest.regarding.kind.is_namespaced() {
                         queue.push(event, Instant::now());
                     }
                 }
                 DiffItem::Remove(key, _) => queue.remove(key),
             }
         }
-        if decided {
-            seen = now;
+        if is_decided {
+            handled = current;
         }
-        if !leads {
+        if !is_leader {
             queue.clear();
         }
-        let Some((event, created)) = queue.pop(Instant::now()) else {
+        let Some((event, exists)) = queue.pop(Instant::now()) else {
             let next = queue.next_due();
             tokio::select! {
-                changed = store.changed() => if changed.is_err() { return },
+                changed = snapshots.changed() => if changed.is_err() { return },
                 changed = leading.changed() => if changed.is_err() { return },
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
             continue;
         };
-        match timeout(REQUEST_TIMEOUT, write_event(&client, &instance, &event, created)).await {
+        match timeout(REQUEST_TIMEOUT, write_event(&client, &instance, &event, exists)).await {
             Ok(Ok(())) => {
                 backoff.reset();
                 queue.record_written(&event, Instant::now());
                 sleep(WRITE_INTERVAL).await;
             }
             // It was deleted, possibly by the API server, which keeps events for an hour.
-            Ok(Err(kube::Error::Api(status))) if created && status.code == 404 => {
+            Ok(Err(kube::Error::Api(status))) if exists && status.code == 404 => {
                 queue.remove(&event.key);
                 queue.push(&event, Instant::now());
             }
@@ -170,10 +170,10 @@ impl EventQueue {
     }
 }
 
-async fn write_event(client: &Client, instance: &str, event: &Event, created: bool) -> kube::Result<()> {
+async fn write_event(client: &Client, instance: &str, event: &Event, exists: bool) -> kube::Result<()> {
     let api: Api<api::Event> = Api::namespaced(client.clone(), &event.key.namespace);
     let mut manifest = event.manifest(instance);
-    if created {
+    if exists {
         let series = json!({ "series": manifest.series });
         let patch = Patch::Merge(series);
         api.patch(&event.key.name, &PatchParams::default(), &patch).await?;
@@ -227,9 +227,9 @@ mod tests {
     /// Writes all events that are due: `NAME xCOUNT` of each, with a `+` if it is created.
     fn write_due(queue: &mut EventQueue, now: Instant) -> Vec<String> {
         std::iter::from_fn(|| {
-            let (event, created) = queue.pop(now)?;
+            let (event, exists) = queue.pop(now)?;
             queue.record_written(&event, now);
-            let sign = if created { "" } else { "+" };
+            let sign = if exists { "" } else { "+" };
             Some(format!("{sign}{} x{}", event.key.name, event.count))
         })
         .collect()

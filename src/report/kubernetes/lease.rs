@@ -47,11 +47,11 @@ enum LeaseAction {
 }
 
 /// Decides the action of the replica `me` on a Lease that has been unchanged for a time.
-fn next_action(lease: Option<&LeaseSpec>, me: &str, unchanged: Duration) -> LeaseAction {
+fn next_action(lease: Option<&LeaseSpec>, identity: &str, unchanged: Duration) -> LeaseAction {
     let Some(lease) = lease else { return LeaseAction::Create };
     let holder = lease.holder_identity.as_deref().unwrap_or_default();
     let seconds = lease.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-    if holder == me {
+    if holder == identity {
         LeaseAction::Renew
     } else if holder.is_empty() || unchanged > seconds.map_or(LEASE_DURATION, Duration::from_secs) {
         LeaseAction::Acquire
@@ -70,37 +70,37 @@ impl Leadership {
     /// Acquires and renews the Lease and publishes whether it is held, until it is stopped; then releases it. The first
     /// response of the API server marks `leading` as changed even if another replica holds the Lease.
     pub async fn run(mut self, leading: watch::Sender<bool>, stop: CancellationToken) {
-        let (mut trouble, mut answered) = (false, false);
+        let (mut is_failing, mut has_response) = (false, false);
         loop {
             let outcome = timeout(REQUEST_TIMEOUT, self.try_acquire_or_renew()).await;
-            let first = matches!(outcome, Ok(Ok(()))) && !std::mem::replace(&mut answered, true);
+            let is_first = matches!(outcome, Ok(Ok(()))) && !std::mem::replace(&mut has_response, true);
             match outcome {
-                Ok(Ok(())) if trouble => {
-                    trouble = false;
+                Ok(Ok(())) if is_failing => {
+                    is_failing = false;
                     tracing::info!(lease = self.name, "the Lease can be acquired and renewed again");
                 }
                 Ok(Ok(())) => {}
                 // Another replica was faster.
                 Ok(Err(kube::Error::Api(status))) if status.is_conflict() => {}
-                failed if !trouble => {
-                    trouble = true;
-                    let why = match failed {
+                failure if !is_failing => {
+                    is_failing = true;
+                    let reason = match failure {
                         Ok(Err(error)) => describe_error(&error),
                         _ => format!("no response within {} s", REQUEST_TIMEOUT.as_secs()),
                     };
                     tracing::warn!(
                         lease = self.name,
-                        "the Lease cannot be acquired or renewed: {why}; retrying"
+                        "the Lease cannot be acquired or renewed: {reason}; retrying"
                     );
                 }
                 _ => {}
             }
             let held = self.renewed_at.is_some_and(|renewed| renewed.elapsed() < RENEW_DEADLINE);
-            let news = *leading.borrow() != held;
-            if news || first {
+            let is_changed = *leading.borrow() != held;
+            if is_changed || is_first {
                 leading.send_replace(held);
             }
-            match (news, held) {
+            match (is_changed, held) {
                 (true, true) => tracing::info!(
                     lease = self.name,
                     identity = self.identity,
@@ -126,14 +126,14 @@ impl Leadership {
     async fn try_acquire_or_renew(&mut self) -> kube::Result<()> {
         let lease = self.api.get_opt(&self.name).await?;
         let version = lease.as_ref().and_then(|lease| lease.metadata.resource_version.clone());
-        let since = match &self.last_seen {
-            Some((seen, since)) if *seen == version => *since,
+        let unchanged_since = match &self.last_seen {
+            Some((seen_version, unchanged_since)) if *seen_version == version => *unchanged_since,
             _ => Instant::now(),
         };
-        self.last_seen = Some((version, since));
+        self.last_seen = Some((version, unchanged_since));
         let spec = lease.as_ref().map(|lease| lease.spec.clone().unwrap_or_default());
-        let asked = Instant::now();
-        let written = match (next_action(spec.as_ref(), &self.identity, since.elapsed()), lease) {
+        let requested_at = Instant::now();
+        let written = match (next_action(spec.as_ref(), &self.identity, unchanged_since.elapsed()), lease) {
             (LeaseAction::Wait, _) => {
                 self.renewed_at = None;
                 return Ok(());
@@ -155,7 +155,7 @@ impl Leadership {
             }
         };
         self.last_seen = Some((written.metadata.resource_version, Instant::now()));
-        self.renewed_at = Some(asked);
+        self.renewed_at = Some(requested_at);
         Ok(())
     }
 

@@ -39,9 +39,10 @@ pub struct WriterInputs {
 
 /// Writes until it is stopped.
 pub async fn run_writers(inputs: WriterInputs, stop: CancellationToken) {
-    let WriterInputs { client, store, stored_statuses: shown, leading, instance } = inputs;
-    let servers = status_writer::server_writer(&client).run(store.clone(), shown.clone(), leading.clone());
-    let skills = status_writer::skill_writer(&client).run(store.clone(), shown, leading.clone());
+    let WriterInputs { client, store, stored_statuses, leading, instance } = inputs;
+    let servers =
+        status_writer::server_writer(&client).run(store.clone(), stored_statuses.clone(), leading.clone());
+    let skills = status_writer::skill_writer(&client).run(store.clone(), stored_statuses, leading.clone());
     let events = events::write_events(client, instance, store, leading);
     let all = Box::pin(async { tokio::join!(servers, skills, events) });
     stop.run_until_cancelled(all).await;

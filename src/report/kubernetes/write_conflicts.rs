@@ -21,6 +21,7 @@ pub(super) struct WriteConflicts {
     warned: bool,
 }
 
+/// The overwrites of one status.
 struct WriteConflict {
     count: u32,
     /// The resource version of the object after the last overwrite.
@@ -31,33 +32,33 @@ struct WriteConflict {
 impl WriteConflicts {
     /// Records that another writer has overwritten a status, in this resource version of the object. True if a warning is to
     /// be logged: once, when overwrites repeat.
-    pub fn record_overwrite(&mut self, key: &ObjectKey, version: u64, now: Instant) -> bool {
-        let contest = self.by_object.entry(key.clone()).or_insert(WriteConflict {
+    pub fn record_overwrite(&mut self, key: &ObjectKey, resource_version: u64, now: Instant) -> bool {
+        let conflict = self.by_object.entry(key.clone()).or_insert(WriteConflict {
             count: 0,
             resource_version: 0,
             last_at: now,
         });
-        if contest.resource_version == version {
+        if conflict.resource_version == resource_version {
             return false;
         }
-        let over = now - contest.last_at > CONFLICT_EXPIRY;
-        *contest = WriteConflict {
-            count: if over { 1 } else { contest.count + 1 },
-            resource_version: version,
+        let is_expired = now - conflict.last_at > CONFLICT_EXPIRY;
+        *conflict = WriteConflict {
+            count: if is_expired { 1 } else { conflict.count + 1 },
+            resource_version,
             last_at: now,
         };
-        let tell = !self.warned && contest.count >= MIN_CONFLICTS;
-        self.warned |= tell;
-        tell
+        let warn = !self.warned && conflict.count >= MIN_CONFLICTS;
+        self.warned |= warn;
+        warn
     }
 
     /// Returns the minimum time between our last write and the next one.
     pub fn write_delay(&self, key: &ObjectKey, now: Instant) -> Duration {
         match self.by_object.get(key) {
-            Some(WriteConflict { count: times @ MIN_CONFLICTS.., last_at: last, .. })
-                if now - *last <= CONFLICT_EXPIRY =>
+            Some(WriteConflict { count: count @ MIN_CONFLICTS.., last_at, .. })
+                if now - *last_at <= CONFLICT_EXPIRY =>
             {
-                Duration::from_secs(1 << (times - MIN_CONFLICTS + 1).min(6)).min(MAX_WRITE_DELAY)
+                Duration::from_secs(1 << (count - MIN_CONFLICTS + 1).min(6)).min(MAX_WRITE_DELAY)
             }
             _ => Duration::ZERO,
         }
@@ -83,8 +84,8 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let [one, other] = ["a", "b"].map(|name| ObjectKey::new("n", name));
-        let mut contests = WriteConflicts::default();
-        for (key, version, second, tells, pause) in [
+        let mut conflicts = WriteConflicts::default();
+        for (key, version, second, warns, delay) in [
             (&one, 1, 0, false, 0),
             (&one, 1, 1, false, 0),
             (&one, 2, 1, false, 0),
@@ -100,11 +101,11 @@ mod tests {
             (&one, 12, 10, false, 60),
             (&one, 13, 400, false, 0),
         ] {
-            assert_eq!(contests.record_overwrite(key, version, at(second)), tells, "{key} {version}");
-            assert_eq!(contests.write_delay(key, at(second)), Duration::from_secs(pause), "{key} {version}");
+            assert_eq!(conflicts.record_overwrite(key, version, at(second)), warns, "{key} {version}");
+            assert_eq!(conflicts.write_delay(key, at(second)), Duration::from_secs(delay), "{key} {version}");
         }
-        assert_eq!(contests.write_delay(&other, at(400)), Duration::ZERO, "the conflict is over");
-        contests.remove(&one);
-        assert_eq!(contests.by_object.len(), 1);
+        assert_eq!(conflicts.write_delay(&other, at(400)), Duration::ZERO, "the conflict is over");
+        conflicts.remove(&one);
+        assert_eq!(conflicts.by_object.len(), 1);
     }
 }

@@ -15,8 +15,8 @@ impl Reporter {
         before: Option<&McpServerStatus>,
         after: Option<&McpServerStatus>,
     ) {
-        let one = |status: Option<&McpServerStatus>| status.map_or_else(ServerCounts::default, counts_of);
-        let (before, after) = (one(before), one(after));
+        let count = |status: Option<&McpServerStatus>| status.map_or_else(ServerCounts::default, counts_of);
+        let (before, after) = (count(before), count(after));
         let ServerCounts { servers, attached, tools } = &mut self.counts;
         *servers = (*servers + after.servers).saturating_sub(before.servers);
         *attached = (*attached + after.attached).saturating_sub(before.attached);
@@ -25,13 +25,13 @@ impl Reporter {
 
     /// Updates the counts in the status of the source, if they changed.
     pub(super) fn publish_counts(&mut self) {
-        if self.store.source.status.counts == self.counts {
+        if self.snapshot.source.status.counts == self.counts {
             return;
         }
-        let mut source = SourceObject::clone(&self.store.source);
+        let mut source = SourceObject::clone(&self.snapshot.source);
         source.status.counts = self.counts;
-        source.resource_version = self.store.next_resource_version();
-        self.store.source = Arc::new(source);
+        source.resource_version = self.snapshot.next_resource_version();
+        self.snapshot.source = Arc::new(source);
     }
 }
 

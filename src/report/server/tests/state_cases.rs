@@ -140,7 +140,7 @@ pub(super) fn state_cases() -> Vec<StateCase> {
             observation: None,
             conditions: "Ready=False/SecretNotFound Accepted=True/Accepted ResolvedRefs=False/SecretNotFound \
                          Attached=False/Detached Reconciling=True/ProgressingWithRetry",
-            ready_message: "SecretNotFound happened; will be attached once it exists",
+            ready_message: "SecretNotFound happened; the server connects once it exists",
         },
         StateCase {
             name: "a Secret is deleted while connected",
@@ -156,7 +156,7 @@ pub(super) fn state_cases() -> Vec<StateCase> {
             observation: Some(observation("a", 1, Phase::Attached, Some(1))),
             conditions: "Ready=False/SecretNotFound Accepted=True/Accepted ResolvedRefs=False/SecretNotFound \
                          Attached=True/ServingPreviousGeneration Reconciling=True/ProgressingWithRetry",
-            ready_message: "SecretNotFound happened; will be attached once it exists",
+            ready_message: "SecretNotFound happened; the server connects once it exists",
         },
         StateCase {
             name: "its file does not parse, the last valid declaration is attached",
