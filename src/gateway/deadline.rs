@@ -18,7 +18,8 @@ pub(super) struct CallDeadline {
 }
 
 impl CallDeadline {
-    /// Creates the deadline of a call that begins now. Its response, or its next progress, must arrive within `timeout`.
+    /// Creates the deadline of a call that begins now. Its response, or its next progress, must arrive within
+    /// `timeout`.
     pub(super) fn new(now: Instant, timeout: Duration) -> Self {
         let maximum = timeout.saturating_mul(MAX_TIMEOUT_FACTOR).min(MAX_CALL_DURATION.max(timeout));
         Self { timeout, expires_at: now + timeout, latest_expires_at: now + maximum, made_progress: false }

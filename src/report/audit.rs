@@ -43,8 +43,8 @@ impl AuditMetrics {
 
 /// Writes every occurrence to `audit/audit.jsonl` in the state directory, until the channel is closed.
 ///
-/// Records that cannot be written are counted and the failure is logged; neither blocks the sender. `source` is the kind
-/// of source that declarations come from.
+/// Records that cannot be written are counted and the failure is logged; neither blocks the sender. `source` is the
+/// kind of source that declarations come from.
 pub async fn write_audit_log(
     state_dir: &Path,
     source: &'static str,

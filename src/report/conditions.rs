@@ -199,7 +199,7 @@ mod tests {
         assert!(bounded[0].message.ends_with('…'));
         let sanitized =
             ready(&[], ConditionValue::new_true(Reason::NameConflict, "tool \u{202e}x\u{1b}[2J\n"), 1);
-        assert_eq!(turned[0].message, "tool x[2J\n");
+        assert_eq!(sanitized[0].message, "tool x[2J\n");
     }
 
     #[test]
@@ -220,9 +220,9 @@ mod tests {
             let mut conditions = ConditionsBuilder::new(1, None, at(1));
             conditions.set(ConditionType::Ready, ConditionValue::from_retried_problem(&problem, next));
             conditions.set(ConditionType::Stalled, ConditionValue::from_problem(&problem, "one; two"));
-            let (list, sentences) = conditions.finish();
+            let (list, short_messages) = conditions.finish();
             assert_eq!(list[0].message, expected);
-            assert_eq!(sentences.get(ConditionType::Ready), Some("exited with code 3"));
+            assert_eq!(short_messages.get(ConditionType::Ready), Some("exited with code 3"));
             assert_eq!(short_messages.get(ConditionType::Stalled), None);
         }
     }

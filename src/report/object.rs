@@ -73,7 +73,8 @@ impl<S, T> PartialEq for StatusObject<S, T> {
 }
 
 impl<T: Serialize> StatusObject<McpServerSpec, T> {
-    /// Returns the object in the form of the Kubernetes API, with the values of env, headers and the URL's query redacted.
+    /// Returns the object in the form of the Kubernetes API, with the values of env, headers and the URL's query
+    /// redacted.
     pub fn manifest(&self) -> Value {
         let spec = self.declared.spec.as_deref().map(redacted_spec);
         manifest(

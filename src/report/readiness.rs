@@ -56,7 +56,8 @@ impl Readiness {
         self.pending.iter()
     }
 
-    /// Returns the servers of which no attempt has ended yet, sorted, without those that are [`pending`](Self::pending).
+    /// Returns the servers of which no attempt has ended yet, sorted, without those that are
+    /// [`pending`](Self::pending).
     pub fn unattempted(&self) -> impl Iterator<Item = &ObjectKey> {
         self.unattempted.iter().filter(|key| !self.pending.contains(*key))
     }

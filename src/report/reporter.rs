@@ -106,8 +106,8 @@ impl Reporter {
         (reporter, reader)
     }
 
-    /// Returns the receiver of all further occurrences, in order. There is one receiver, and the channel is unbounded, so it
-    /// must be read promptly.
+    /// Returns the receiver of all further occurrences, in order. There is one receiver, and the channel is unbounded,
+    /// so it must be read promptly.
     pub fn subscribe_occurrences(&mut self) -> mpsc::UnboundedReceiver<Arc<Occurrence>> {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.occurrence_sender = Some(sender);

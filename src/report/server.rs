@@ -87,8 +87,8 @@ pub fn server_status(
     (status, short_messages)
 }
 
-/// Returns the last reconcile request that was handled. If the fleet has nothing to do for this declaration, the request
-/// is handled by computing this status.
+/// Returns the last reconcile request that was handled. If the fleet has nothing to do for this declaration, the
+/// request is handled by computing this status.
 fn last_handled_request<'a>(
     declared: &'a DeclaredObject<McpServerSpec>,
     observation: Option<&'a Observation>,

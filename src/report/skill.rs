@@ -204,16 +204,16 @@ mod tests {
             suspended: false,
         };
         let problem = |reason| Some(Problem::new(reason, "problem"));
-        let empty = SkillState { bundle: None, ..standing.clone() };
-        let malformed = SkillState { content_problem: problem(Reason::InvalidSpec), ..standing.clone() };
+        let empty = SkillState { bundle: None, ..state.clone() };
+        let malformed = SkillState { content_problem: problem(Reason::InvalidSpec), ..state.clone() };
         let no_map = SkillState { content_problem: problem(Reason::ConfigMapNotFound), ..empty.clone() };
-        let lost_map = SkillState { content_problem: problem(Reason::ConfigMapNotFound), ..standing.clone() };
+        let lost_map = SkillState { content_problem: problem(Reason::ConfigMapNotFound), ..state.clone() };
         let missing = |early| MissingServer {
             problem: problem(Reason::ServerNotFound).unwrap(),
             during_startup: early,
         };
-        let waiting = SkillState { missing_server: Some(missing(false)), ..standing.clone() };
-        let early = SkillState { missing_server: Some(missing(true)), ..standing.clone() };
+        let waiting = SkillState { missing_server: Some(missing(false)), ..state.clone() };
+        let early = SkillState { missing_server: Some(missing(true)), ..state.clone() };
         let written = |outcome: Option<Option<Problem>>| SyncResults {
             directories: [std::path::PathBuf::from("/home/a/.claude/skills")].into(),
             by_skill: outcome

@@ -39,8 +39,8 @@ impl SourceObject {
         manifest(ObjectKind::Source, &metadata, Some(spec), &self.status)
     }
 
-    /// Returns the uid. It is the same in every run, because it is derived from the path of the directory or the address of
-    /// the cluster.
+    /// Returns the uid. It is the same in every run, because it is derived from the path of the directory or the
+    /// address of the cluster.
     pub(super) fn uid(&self) -> String {
         Digest::of(self.id.location.as_bytes()).uuid()
     }

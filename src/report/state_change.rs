@@ -138,7 +138,8 @@ fn commit_suffix(meta: &DeclaredMeta) -> String {
     })
 }
 
-/// Returns the most important condition that changed, and true if its status or reason changed and not only its message.
+/// Returns the most important condition that changed, and true if its status or reason changed and not only its
+/// message.
 fn first_changed_condition<'a>(
     before: &[Condition],
     after: &'a [Condition],

@@ -89,8 +89,8 @@ impl StatusSnapshot {
         }
     }
 
-    /// Returns the reasons why the process is not ready, one line each; empty if it is ready. With `required_only`, first
-    /// attempts at servers that are not required are ignored.
+    /// Returns the reasons why the process is not ready, one line each; empty if it is ready. With `required_only`,
+    /// first attempts at servers that are not required are ignored.
     pub fn unready_reasons(&self, required_only: bool) -> Vec<String> {
         let readiness = &self.readiness;
         if readiness.is_ready() || (required_only && readiness.required_ready()) {

@@ -99,8 +99,8 @@ impl DifferenceList {
     pub fn load() -> Self {
         let list: Self =
             serde_yaml::from_str(include_str!("differences.yaml")).expect("differences.yaml is valid");
-        let places = list.differences.iter().flat_map(|entry| &entry.found);
-        for agent in places.flat_map(|found| &found.agents) {
+        let groups = list.differences.iter().flat_map(|entry| &entry.found);
+        for agent in groups.flat_map(|affected| &affected.agents) {
             assert!(list.revisions.contains_key(agent), "{agent} is not a revision of differences.yaml");
         }
         list
@@ -108,10 +108,10 @@ impl DifferenceList {
 
     /// Returns the known differences for agents of a revision and a server.
     pub fn listed_for(&self, agent: &str, server: ServerKind) -> BTreeSet<Difference> {
-        let places = self.differences.iter().flat_map(|entry| &entry.found);
+        let groups = self.differences.iter().flat_map(|entry| &entry.found);
         let mut listed = BTreeSet::new();
-        for found in places.filter(|found| found.applies_to(agent, server)) {
-            for (scenario, checks) in &found.checks {
+        for affected in groups.filter(|affected| affected.applies_to(agent, server)) {
+            for (scenario, checks) in &affected.checks {
                 for (check, outcome) in checks {
                     let is_new = listed.insert((scenario.clone(), check.clone(), *outcome));
                     assert!(is_new, "{scenario}: {check} is listed twice for {agent} and {server:?}");

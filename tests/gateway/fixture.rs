@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::rig::FakeHttpServer as Rig;
+use crate::rig::FakeHttpServer;
 use crate::support::{Agent, Era, eventually, within};
 
 /// A running gateway. Everything is stopped when it is dropped.
@@ -52,19 +52,19 @@ impl GatewayFixture {
         let (observations, mut observed) = mpsc::unbounded_channel();
         tokio::spawn(async move { while observed.recv().await.is_some() {} });
         // The server cache is not written to disk.
-        let memory = ServerCache::new(RestoredCache::default(), mpsc::unbounded_channel().0);
+        let server_cache = ServerCache::new(RestoredCache::default(), mpsc::unbounded_channel().0);
         // Nothing is declared, so startup is complete at once.
         publisher.mark_settled();
-        let context = FleetContext::new(publisher.clone(), observations, memory, None);
-        let listeners = context.subscriptions.clone();
-        let (desired, wanted) = watch::channel(Arc::default());
-        tokio::spawn(Fleet::new(Arc::new(context)).run(wanted, end.clone()));
+        let context = FleetContext::new(publisher.clone(), observations, server_cache, None);
+        let subscriptions = context.subscriptions.clone();
+        let (desired, desired_rx) = watch::channel(Arc::default());
+        tokio::spawn(Fleet::new(Arc::new(context)).run(desired_rx, end.clone()));
         let mut this = Self {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             catalog,
             publisher,
             metrics: GatewayMetrics::default(),
-            subscriptions: listeners,
+            subscriptions,
             desired,
             stop_token: end.child_token(),
             serve_task: None,
@@ -148,13 +148,13 @@ impl GatewayFixture {
         self.publisher.withdraw(ObjectKey::new(namespace, name), problem);
     }
 
-    /// Declares a rig as a server, with further members of its spec, and waits until its section is published.
-    pub async fn attach_server(&self, name: &str, rig: &Rig, more: serde_json::Value) {
-        let mut spec = more;
-        spec["http"] = serde_json::json!({ "url": rig.url() });
+    /// Declares a fake server, with further members of its spec, and waits until its section is published.
+    pub async fn attach_server(&self, name: &str, server: &FakeHttpServer, extra_spec: serde_json::Value) {
+        let mut spec = extra_spec;
+        spec["http"] = serde_json::json!({ "url": server.url() });
         let spec: McpServerSpec = serde_json::from_value(spec).unwrap();
         let key = ObjectKey::new("default", name);
-        let http = HttpEndpoint { url: rig.url().parse().unwrap(), headers: Vec::new(), ca: None };
+        let http = HttpEndpoint { url: server.url().parse().unwrap(), headers: Vec::new(), ca: None };
         let endpoint = Endpoint::new(Transport::Http(http), &DigestKey::new(b"test"));
         let declared = DeclaredObject {
             meta: DeclaredMeta {
@@ -179,8 +179,10 @@ impl GatewayFixture {
             next.servers.insert(key.clone(), Arc::new(declared));
             *desired = Arc::new(next);
         });
-        eventually("the rig is attached", async || self.catalog.load().section(&key).is_some().then_some(()))
-            .await;
+        eventually("the server is attached", async || {
+            self.catalog.load().section(&key).is_some().then_some(())
+        })
+        .await;
     }
 
     /// Removes the declaration of a server.

@@ -28,7 +28,8 @@ pub struct Leadership {
     api: Api<Lease>,
     name: String,
     identity: String,
-    /// The latest resource version, and the local time at which it was first seen. Clocks of other replicas are not trusted.
+    /// The latest resource version, and the local time at which it was first seen. Clocks of other replicas are not
+    /// trusted.
     last_seen: Option<(Option<String>, Instant)>,
     renewed_at: Option<Instant>,
 }

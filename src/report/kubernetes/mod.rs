@@ -1,9 +1,9 @@
 //! Writes statuses and events of declared objects to the API server.
 //!
-//! Promises that a status is written only if it differs from the stored one, with one write at a time per object and few
-//! in total, that a failed write is retried without blocking anything, and that of several replicas only the one that
-//! holds the Lease writes. Never polls what a watch delivers, never changes the conditions of another field manager, and
-//! never decides anything about servers.
+//! Promises that a status is written only if it differs from the stored one, with one write at a time per object and
+//! few in total, that a failed write is retried without blocking anything, and that of several replicas only the one
+//! that holds the Lease writes. Never polls what a watch delivers, never changes the conditions of another field
+//! manager, and never decides anything about servers.
 
 mod events;
 mod lease;

@@ -211,8 +211,8 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
         }
     }
 
-    /// Returns the stored status of an object, or the result of our own last write if that is newer than the watch. `None`
-    /// until the watch has delivered the object.
+    /// Returns the stored status of an object, or the result of our own last write if that is newer than the watch.
+    /// `None` until the watch has delivered the object.
     fn current_stored(&self, key: &ObjectKey, uid: &str) -> Option<&StoredStatus<T>> {
         let stored = self.stored.get(key).filter(|stored| *stored.uid == *uid)?;
         let last_write = self.last_writes.get(key).map(|last_write| &last_write.returned);

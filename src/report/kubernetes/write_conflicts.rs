@@ -30,8 +30,8 @@ struct WriteConflict {
 }
 
 impl WriteConflicts {
-    /// Records that another writer has overwritten a status, in this resource version of the object. True if a warning is to
-    /// be logged: once, when overwrites repeat.
+    /// Records that another writer has overwritten a status, in this resource version of the object. True if a warning
+    /// is to be logged: once, when overwrites repeat.
     pub fn record_overwrite(&mut self, key: &ObjectKey, resource_version: u64, now: Instant) -> bool {
         let conflict = self.by_object.entry(key.clone()).or_insert(WriteConflict {
             count: 0,
