@@ -114,7 +114,7 @@ pub(super) fn changed_item_text(server: &ObjectKey, list: ListKind, name: &str) 
     let noun = list.item_noun();
     format!(
         "MCP server {server} changed its {noun} {name:?} while it was connecting. Nothing was sent to it. Request \
-        {} again before you use it.",
+         {} again before you use it.",
         list.method()
     )
 }
@@ -185,7 +185,7 @@ pub(super) fn connection_failure_text(server: &ObjectKey, error: &ConnectionErro
     if *dispatched {
         return format!(
             "MCP server {server} failed during the call ({problem}). The call may have taken effect: check before you \
-            call again."
+             call again."
         );
     }
     let outcome = match failure_source {
@@ -203,7 +203,7 @@ pub(super) fn connection_failure_text(server: &ObjectKey, error: &ConnectionErro
 pub(super) fn timeout_text(server: &ObjectKey, reason: &str) -> String {
     format!(
         "MCP server {server} {reason}, and the call was cancelled. It may have taken effect: check before you \
-        call again."
+         call again."
     )
 }
 

@@ -102,7 +102,7 @@ fn log_rejected_event(event: &ObjectKey, status: &Status, warned: &mut HashSet<u
         tracing::warn!(
             %event,
             "the API server rejected an event: {message}; statuses and this log contain the same information; further \
-            rejections with this status code are not logged as warnings"
+             rejections with this status code are not logged as warnings"
         );
     } else {
         tracing::debug!(%event, "event not written: {message}");

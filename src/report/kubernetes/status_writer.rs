@@ -205,8 +205,8 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
             tracing::warn!(
                 resource = %format!("{}/{key}", self.resource.kind),
                 "another client keeps overwriting this status, possibly a second evenkeel installation with its own \
-                Lease; let only one installation serve this namespace; until then overwritten statuses are written less \
-                often"
+                 Lease; let only one installation serve this namespace; until then overwritten statuses are written less \
+                 often"
             );
         }
     }
