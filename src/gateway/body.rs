@@ -67,8 +67,7 @@ pub(super) fn plain_text(status: StatusCode, text: impl Into<Bytes>) -> Response
     build_response(status, text, Some(HeaderValue::from_static("text/plain; charset=utf-8")))
 }
 
-/// Returns the response during shutdown: 503 with `Retry-After: 1`, since the next process usually starts within a
-/// second.
+/// Returns the response during shutdown: 503 with `Retry-After: 1`, because the next process starts soon.
 pub(super) fn service_unavailable() -> Response<ResponseBody> {
     let mut response = plain_text(StatusCode::SERVICE_UNAVAILABLE, "evenkeel is shutting down\n");
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));

@@ -112,7 +112,7 @@ impl ViewHandler {
                 )
                 .await
             }
-            // Notifications of modern agents need no action, and modern servers send no requests to respond to.
+            // Modern agents send no responses, and their notifications need no action.
             (Era::Modern, _, _) => body::empty(StatusCode::ACCEPTED),
             (Era::Legacy, Some("initialize"), Some(id)) => self.initialize(&id, &params),
             (Era::Legacy, method, id) => {
