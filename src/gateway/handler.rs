@@ -173,11 +173,8 @@ impl ViewHandler {
         }
     }
 
-    /// Returns the session in the `Mcp-Session-Id` header.
-    ///
-    /// # Errors
-    ///
-    /// 400 if the header is missing, 404 if the session does not exist or belongs to another view.
+    /// Returns the session in the `Mcp-Session-Id` header. The error is 400 if the header is missing, and 404 if the
+    /// session does not exist or belongs to another view.
     fn find_session(&self, headers: &HeaderMap) -> Result<Arc<Session>, (StatusCode, &'static str)> {
         let id = headers
             .get(SESSION_HEADER)
