@@ -386,7 +386,7 @@ async fn server_busy_with_a_call_is_not_unhealthy() {
         lost.call("stuck_echo", "{}"),
     );
     assert_eq!((&*silent, &*telling), ("slept", "slept"));
-    assert!(error_text(&lost.unwrap()).contains("did not answer within 1 s"));
+    assert!(error_text(&lost.unwrap()).contains("did not respond within 1 s"));
     assert_eq!(busy.processes().len(), 1);
     // Once its call is over, a server that says nothing is a dead one.
     let ready = eventually("the other one is lost", async || {

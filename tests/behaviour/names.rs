@@ -97,7 +97,7 @@ async fn contested_name_stays_with_first_server_across_restart_and_removal() {
     stage.declared.remove("z.yaml");
     let gone = eventually("it is gone", async || {
         let answer = agent.call("x_same", "{}").await.ok()?;
-        answer.contains("not there any more").then(|| error_text(&answer))
+        answer.contains("no longer available").then(|| error_text(&answer))
     })
     .await;
     assert!(gone.contains("default/z"), "{gone}");

@@ -329,7 +329,7 @@ async fn instructions_follow_the_attached_servers() {
         };
         // The rig tells its instructions to legacy clients.
         let told = opening(&servers.fixture.agent(era).await);
-        assert!(told.contains("# hl (its tools begin with hl_)\n\nAsk the rig."), "{told}");
+        assert!(told.contains("# hl (tool names start with hl_)\n\nAsk the rig."), "{told}");
         assert!(told.contains("# sl "), "{told}");
     }
     servers.fixture.declared.remove("hl.yaml");

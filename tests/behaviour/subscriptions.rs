@@ -191,7 +191,7 @@ async fn subscribe_fails_without_capability_and_for_unknown_resource() {
     stage.attach("r", &rig.spec()).await;
     let agent = stage.agent(Era::Legacy).await;
     let error = agent.request("resources/subscribe", r#"{"uri":"x:1"}"#).await.unwrap_err();
-    assert!(error.contains("does not tell when a resource changes"), "{error}");
+    assert!(error.contains("does not support resource subscriptions"), "{error}");
     let other = Script::new("s", ServerEra::Dual).prompts_and_resources(&[], &["y:1"], &[]);
     let other = crate::rig::FakeHttpServer::start(other).await;
     stage.attach("s", &other.spec()).await;

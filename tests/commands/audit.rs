@@ -42,7 +42,7 @@ async fn every_state_change_is_recorded_once() {
         (&json!("directory"), &json!(1))
     );
     let attached = wait_for_record(&stage, "a", "Attached").await;
-    assert_eq!((&attached["action"], &attached["outcome"]), (&json!("reconcile"), &json!("asExpected")));
+    assert_eq!((&attached["action"], &attached["outcome"]), (&json!("reconcile"), &json!("success")));
     wait_for_record(&stage, "b", "Attached").await;
 
     // The same once more: no record, which one that follows proves.
@@ -50,7 +50,7 @@ async fn every_state_change_is_recorded_once() {
     stage.declared.write_server("a", &server.spec(""));
     stage.declared.write_server("b", "stdio: { command: no-such-program-anywhere }");
     let failed = wait_for_record(&stage, "b", "CommandNotFound").await;
-    assert_eq!(failed["outcome"], "trouble");
+    assert_eq!(failed["outcome"], "failure");
     let updated = wait_for_record(&stage, "b", "Updated").await;
     assert_eq!(updated["action"], "update");
     assert!(updated["oldSpecDigest"] != updated["specDigest"], "{updated}");

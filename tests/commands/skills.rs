@@ -112,7 +112,7 @@ async fn skills_are_synced_without_touching_servers() {
     write_file(stage.path(), "skills/notes/scripts/run.sh", "#!/bin/bash\n");
     agents.wait_for_text("notes/scripts/run.sh", "bash").await;
     eventually("it is told", async || {
-        stage.run_ok(&["events"]).await.contains("another content, sha256:").then_some(())
+        stage.run_ok(&["events"]).await.contains("content changed to sha256:").then_some(())
     })
     .await;
     assert_eq!(versions().await, before);

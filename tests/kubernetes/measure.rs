@@ -112,7 +112,7 @@ async fn memory_of_1000_servers() {
 async fn lease_takeover_time() {
     const ROUNDS: usize = 5;
     let site = TestNamespace::create_shared().await;
-    let leads = |replica: &Evenkeel| replica.stderr().contains("holds the lease");
+    let leads = |replica: &Evenkeel| replica.stderr().contains("holds the Lease");
     for kills in [true, false] {
         let mut times = Vec::new();
         let mut leader = site.run(&[]).await;

@@ -197,7 +197,7 @@ async fn object_with_deletion_timestamp_is_withdrawn_despite_finalizer() {
     site.apply_http_server("a", &rig).await;
     site.wait_until_attached("a").await;
     assert_eq!(rig.counters().initializes(), begun + 1, "another of the name is another");
-    assert!(!evenkeel.stderr().contains("somebody else writes"), "{}", evenkeel.stderr());
+    assert!(!evenkeel.stderr().contains("keeps overwriting this status"), "{}", evenkeel.stderr());
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ async fn start_server() -> FakeHttpServer {
 /// Waits until one of them holds the lease, which says so in its log; gives its place.
 async fn wait_for_leader(replicas: &[&Evenkeel]) -> usize {
     eventually("one holds the lease", async || {
-        replicas.iter().position(|replica| replica.stderr().contains("holds the lease"))
+        replicas.iter().position(|replica| replica.stderr().contains("holds the Lease"))
     })
     .await
 }
@@ -77,7 +77,7 @@ async fn two_installations_in_one_namespace_are_reported_and_stop_writing() {
     site.wait_until_attached("s").await;
     // They disagree about what may run.
     let other = site.run_with_kubeconfig(&site.cluster.kubeconfig(), &["--lease=other"]).await;
-    let told = |replica: &Evenkeel| replica.stderr().matches("somebody else writes the status").count();
+    let told = |replica: &Evenkeel| replica.stderr().matches("keeps overwriting this status").count();
     eventually("it is told", async || (told(&one) + told(&other) > 0).then_some(())).await;
     let written = site.status_writes("s");
     tokio::time::sleep(Duration::from_secs(6)).await;

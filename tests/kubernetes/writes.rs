@@ -54,7 +54,7 @@ async fn status_and_event_writes_are_rate_limited() {
     let told = site.event_writes() - events;
     assert!((1..=(seconds / 10).max(4) + 2).contains(&told), "{told} in {seconds} s");
     let notes = site.events("a").await;
-    let changes = notes.iter().filter(|note| *note == "Attached what it offers changed").count();
+    let changes = notes.iter().filter(|note| *note == "Attached the offered items changed").count();
     assert_eq!(changes, 1, "{notes:?}");
 }
 
@@ -69,7 +69,7 @@ async fn deleted_events_are_recreated_and_a_denied_event_is_logged_once() {
     let changed = async || {
         eventually("the change is told in an event", async || {
             let events = site.events("a").await;
-            events.contains(&"Attached what it offers changed".to_owned()).then_some(())
+            events.contains(&"Attached the offered items changed".to_owned()).then_some(())
         })
         .await;
     };
@@ -86,7 +86,7 @@ async fn deleted_events_are_recreated_and_a_denied_event_is_logged_once() {
     let fewer: Vec<_> = rules.filter(|rule| rule["resources"][0] != "events").collect();
     let patch = json!({ "rules": fewer }).to_string();
     site.kubectl(&["patch", "role", "evenkeel", "--type=merge", "-p", &patch]).await;
-    let refusals = || evenkeel.stderr().matches("does not take an event").count();
+    let refusals = || evenkeel.stderr().matches("rejected an event").count();
     eventually("a refusal is told", async || {
         site.apply(&server_yaml("p", "stdio: { command: sh }")).await;
         site.kubectl(&["delete", "mcps", "p"]).await;
