@@ -11,19 +11,20 @@ use crate::test_namespace::{TestNamespace, condition, install_crds, server_yaml}
 async fn calls_succeed_while_the_api_server_is_down() {
     let mut cluster = Cluster::start().await;
     let rig = FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await;
-    let site = TestNamespace::create_in(&cluster).await;
-    let evenkeel = site.run(&[]).await;
+    let ns = TestNamespace::create_in(&cluster).await;
+    let evenkeel = ns.run(&[]).await;
     eventually("it says that the CRDs are missing", async || {
-        let why = http::send(hyper::Method::GET, &evenkeel.admin("/readyz"), &[], "").await.ok()?;
-        (why.status == 503 && why.text().await.ok()?.contains("mcpservers.evenkeel.dev is not installed"))
-            .then_some(())
+        let readyz = http::send(hyper::Method::GET, &evenkeel.admin("/readyz"), &[], "").await.ok()?;
+        (readyz.status == 503
+            && readyz.text().await.ok()?.contains("mcpservers.evenkeel.dev is not installed"))
+        .then_some(())
     })
     .await;
     install_crds(&cluster).await;
-    site.apply_http_server("a", &rig).await;
-    site.wait_until_attached("a").await;
+    ns.apply_http_server("a", &rig).await;
+    ns.wait_until_attached("a").await;
     http::get(&evenkeel.admin("/readyz")).await.unwrap();
-    let namespace = site.namespace.clone();
+    let namespace = ns.name.clone();
     let agent = Agent::connect(Era::Legacy, &evenkeel.url()).await;
 
     for round in 0..2 {
@@ -63,25 +64,25 @@ async fn calls_succeed_while_the_api_server_is_down() {
 async fn object_with_unknown_field_keeps_last_good_declaration() {
     let cluster = Cluster::start().await;
     install_crds(&cluster).await;
-    let site = TestNamespace::create_in(&cluster).await;
+    let ns = TestNamespace::create_in(&cluster).await;
     let rig = FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await;
-    let evenkeel = site.run(&[]).await;
-    site.apply_http_server("a", &rig).await;
-    site.wait_until_attached("a").await;
+    let evenkeel = ns.run(&[]).await;
+    ns.apply_http_server("a", &rig).await;
+    ns.wait_until_attached("a").await;
     // The CRD of a later version, which is installed before its program.
-    let later = r#"[{"op":"add","path":"/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/later","value":{"type":"string"}}]"#;
-    cluster.kubectl(&["patch", "crd", "mcpservers.evenkeel.dev", "--type=json", "-p", later]).await;
+    let add_field = r#"[{"op":"add","path":"/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/later","value":{"type":"string"}}]"#;
+    cluster.kubectl(&["patch", "crd", "mcpservers.evenkeel.dev", "--type=json", "-p", add_field]).await;
     let mut round = 0;
     let message = eventually("the later CRD is served to everybody, and the object refused", async || {
         // For a moment the API server may read objects by the old schema, which knows no such field: then the
         // same generation was accepted before it is refused.
         round += 1;
         let spec = format!("{}\nhealth: {{ interval: 0s }}\nlater: x{round}", rig.spec());
-        if !site.try_apply(&server_yaml("a", &spec)).await {
+        if !ns.try_apply(&server_yaml("a", &spec)).await {
             return None;
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let object = site.get_server("a").await?;
+        let object = ns.get_server("a").await?;
         let (status, reason, message) = condition(&object, "Accepted")?;
         let generation = |name: &str| object["status"][name].as_i64();
         let older = generation("attachedGeneration") < generation("observedGeneration");
@@ -89,7 +90,7 @@ async fn object_with_unknown_field_keeps_last_good_declaration() {
     })
     .await;
     assert!(message.contains("unknown field `later`") && message.contains("last good"), "{message}");
-    let object = site.get_server("a").await.unwrap();
+    let object = ns.get_server("a").await.unwrap();
     let (attached, reason, _) = condition(&object, "Attached").unwrap();
     assert_eq!((attached.as_str(), reason.as_str()), ("True", "ServingPreviousGeneration"));
     // The newest generation is looked at, and it is not the one that is live.
@@ -98,7 +99,7 @@ async fn object_with_unknown_field_keeps_last_good_declaration() {
     let agent = Agent::connect(Era::Modern, &evenkeel.url()).await;
     agent.call_text("a_echo", "{}").await;
     // Another is none of its business.
-    site.apply_http_server("b", &rig).await;
-    site.wait_until_attached("b").await;
+    ns.apply_http_server("b", &rig).await;
+    ns.wait_until_attached("b").await;
     assert_eq!(rig.counters().initializes(), 2);
 }

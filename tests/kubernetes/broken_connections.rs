@@ -13,23 +13,23 @@ use crate::test_namespace::{TestNamespace, server_yaml};
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn repeatedly_cut_watches_miss_no_change() {
-    let site = TestNamespace::create_shared().await;
+    let ns = TestNamespace::create_shared().await;
     let rig =
         |name: &'static str| FakeHttpServer::start(Script::new(name, ServerEra::Legacy).tools(&["echo"]));
     let (peer, other) = (rig("peer").await, rig("other").await);
-    let between = TcpProxy::start(&site, |mut client, mut server| async move {
+    let between = TcpProxy::start(&ns, |mut client, mut server| async move {
         let copy = tokio::io::copy_bidirectional(&mut client, &mut server);
         let _ = tokio::time::timeout(Duration::from_secs(1), copy).await;
     })
     .await;
-    let evenkeel = site.run_with_kubeconfig(&between.kubeconfig, &[]).await;
-    site.apply_http_server("peer", &peer).await;
-    site.wait_until_attached("peer").await;
+    let evenkeel = ns.run_with_kubeconfig(&between.kubeconfig, &[]).await;
+    ns.apply_http_server("peer", &peer).await;
+    ns.wait_until_attached("peer").await;
     let agent = Agent::connect(Era::Legacy, &evenkeel.url()).await;
     for round in 0..5 {
-        site.apply_http_server(&format!("a{round}"), &other).await;
+        ns.apply_http_server(&format!("a{round}"), &other).await;
         if round > 0 {
-            site.kubectl(&["delete", "mcps", &format!("a{}", round - 1)]).await;
+            ns.kubectl(&["delete", "mcps", &format!("a{}", round - 1)]).await;
         }
         tokio::time::sleep(Duration::from_millis(700)).await;
         agent.call_text("peer_echo", "{}").await;
@@ -38,8 +38,8 @@ async fn repeatedly_cut_watches_miss_no_change() {
         (agent.tool_names().await == ["a4_echo", "peer_echo"]).then_some(())
     })
     .await;
-    site.apply(&server_yaml("denied", "stdio: { command: sh }")).await;
-    site.wait_for("denied", "Stalled", "True", "PolicyDenied").await;
+    ns.apply(&server_yaml("denied", "stdio: { command: sh }")).await;
+    ns.wait_for("denied", "Stalled", "True", "PolicyDenied").await;
     assert_eq!(peer.counters().initializes(), 1);
 }
 
@@ -47,10 +47,10 @@ async fn repeatedly_cut_watches_miss_no_change() {
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn silent_watches_are_detected_and_restarted() {
-    let site = TestNamespace::create_shared().await;
+    let ns = TestNamespace::create_shared().await;
     let rig = FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await;
     let (frozen, freeze) = watch::channel(false);
-    let between = TcpProxy::start(&site, move |mut client, mut server| {
+    let between = TcpProxy::start(&ns, move |mut client, mut server| {
         let mut freeze = freeze.clone();
         async move {
             // Those that are made later work.
@@ -64,20 +64,20 @@ async fn silent_watches_are_detected_and_restarted() {
         }
     })
     .await;
-    let evenkeel = site.run_with_kubeconfig(&between.kubeconfig, &[]).await;
+    let evenkeel = ns.run_with_kubeconfig(&between.kubeconfig, &[]).await;
     let secret = "{ secretKeyRef: { name: ours, key: key } }";
     let waits = format!(
         "http: {{ url: \"{}\", headers: [{{ name: x-key, valueFrom: {secret} }}] }}\nhealth: {{ interval: 0s }}",
         rig.url()
     );
-    site.apply(&server_yaml("waits", &waits)).await;
-    site.apply_http_server("before", &rig).await;
-    site.wait_until_attached("before").await;
-    site.wait_for("waits", "ResolvedRefs", "False", "SecretNotFound").await;
+    ns.apply(&server_yaml("waits", &waits)).await;
+    ns.apply_http_server("before", &rig).await;
+    ns.wait_until_attached("before").await;
+    ns.wait_for("waits", "ResolvedRefs", "False", "SecretNotFound").await;
 
     frozen.send_replace(true);
-    site.apply_http_server("after", &rig).await;
-    site.create_secret("ours", "hunter2").await;
+    ns.apply_http_server("after", &rig).await;
+    ns.create_secret("ours", "hunter2").await;
     let agent = Agent::connect(Era::Modern, &evenkeel.url()).await;
     // Longer than a test waits for most things: a watch of one Secret lasts up to a minute.
     let all = ["after_echo", "before_echo", "waits_echo"];
@@ -101,13 +101,13 @@ struct TcpProxy {
 impl TcpProxy {
     /// `carry` moves bytes between evenkeel and the API server, as long as a connection lasts.
     async fn start<F: Future<Output = ()> + Send + 'static>(
-        site: &TestNamespace<'_>,
+        ns: &TestNamespace<'_>,
         carry: impl Fn(TcpStream, TcpStream) -> F + Send + 'static,
     ) -> Self {
-        let server = site.cluster.url().trim_start_matches("https://").to_owned();
+        let server = ns.cluster.url().trim_start_matches("https://").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = listener.local_addr().unwrap().to_string();
-        let text = std::fs::read_to_string(&site.kubeconfig).unwrap();
+        let text = std::fs::read_to_string(&ns.kubeconfig).unwrap();
         assert!(text.contains(&server), "{text}");
         let home = tempfile::tempdir().unwrap();
         let kubeconfig = home.path().join("kubeconfig");

@@ -5,19 +5,19 @@ use crate::support::{Agent, Era, Evenkeel, eventually, within};
 use crate::test_namespace::{TestNamespace, condition, server_yaml};
 
 /// Runs evenkeel where these commands may run.
-async fn run_with_allowed_commands(site: &TestNamespace<'_>, rigs: &[&FakeStdioServer]) -> Evenkeel {
+async fn run_with_allowed_commands(ns: &TestNamespace<'_>, rigs: &[&FakeStdioServer]) -> Evenkeel {
     let allowed = rigs.iter().map(|rig| {
         let (program, file) = rig.command();
         format!("--allow-stdio={} {}", program.display(), file.display())
     });
     let allowed: Vec<String> = allowed.collect();
-    site.run(&allowed.iter().map(String::as_str).collect::<Vec<_>>()).await
+    ns.run(&allowed.iter().map(String::as_str).collect::<Vec<_>>()).await
 }
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn failing_server_reports_its_state_and_affects_no_other() {
-    let site = TestNamespace::create_shared().await;
+    let ns = TestNamespace::create_shared().await;
     let hangs = Script::default()
         .on("server/discover", Rule::always(Action::Hang))
         .on("initialize", Rule::always(Action::Hang));
@@ -36,13 +36,13 @@ async fn failing_server_reports_its_state_and_affects_no_other() {
     let rotten = FakeHttpServer::start(rotten).await;
     let peer = FakeHttpServer::start(Script::new("peer", ServerEra::Legacy).tools(&["echo"])).await;
 
-    let evenkeel = run_with_allowed_commands(&site, &[&hung, &flood, &crash]).await;
-    site.apply_http_server("peer", &peer).await;
-    site.wait_until_attached("peer").await;
+    let evenkeel = run_with_allowed_commands(&ns, &[&hung, &flood, &crash]).await;
+    ns.apply_http_server("peer", &peer).await;
+    ns.wait_until_attached("peer").await;
     let agent = Agent::connect(Era::Legacy, &evenkeel.url()).await;
     let late = "retry: { initial: 1h, max: 1h }";
     let brief = format!("timeouts: {{ start: 2s, connect: 2s }}\n{late}");
-    site.apply(
+    ns.apply(
         &(server_yaml("hung", &format!("{}\n{brief}", hung.spec("")))
             + &server_yaml("hung-http", &format!("{}\n{brief}", hung_http.spec()))
             + &server_yaml("flood", &flood.spec(""))
@@ -60,7 +60,7 @@ async fn failing_server_reports_its_state_and_affects_no_other() {
         ("flood", "Attached"),
     ] {
         let reason = eventually(&format!("{name} is told"), async || {
-            let (_, reason, _) = condition(&site.get_server(name).await?, "Ready")?;
+            let (_, reason, _) = condition(&ns.get_server(name).await?, "Ready")?;
             (reason != "Connecting").then_some(reason)
         })
         .await;
@@ -70,9 +70,9 @@ async fn failing_server_reports_its_state_and_affects_no_other() {
     assert_eq!(agent.tool_names().await, ["flood_echo", "peer_echo"]);
     // What is declared now is attached as if they were not there.
     let another = FakeHttpServer::start(Script::new("another", ServerEra::Modern).tools(&["echo"])).await;
-    site.apply_http_server("another", &another).await;
-    site.wait_until_attached("another").await;
-    let message = condition(&site.get_server("crash").await.unwrap(), "Ready").unwrap().2;
+    ns.apply_http_server("another", &another).await;
+    ns.wait_until_attached("another").await;
+    let message = condition(&ns.get_server("crash").await.unwrap(), "Ready").unwrap().2;
     assert!(message.contains("no such luck"), "{message}");
     let counters = peer.counters();
     assert_eq!((counters.initializes(), counters.sessions_opened, counters.tool_lists()), (1, 1, 1));
@@ -81,15 +81,15 @@ async fn failing_server_reports_its_state_and_affects_no_other() {
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn sigkill_of_the_instance_leaves_no_child_process() {
-    let site = TestNamespace::create_shared().await;
+    let ns = TestNamespace::create_shared().await;
     let mut script = Script::new("stubborn", ServerEra::Dual);
     script.stdio.ignore_sigterm = true;
     script.stdio.ignore_eof = true;
     script.stdio.grandchild = true;
     let rig = FakeStdioServer::new(script);
-    let mut evenkeel = run_with_allowed_commands(&site, &[&rig]).await;
-    site.apply(&server_yaml("stubborn", &rig.spec(""))).await;
-    site.wait_until_attached("stubborn").await;
+    let mut evenkeel = run_with_allowed_commands(&ns, &[&rig]).await;
+    ns.apply(&server_yaml("stubborn", &rig.spec(""))).await;
+    ns.wait_until_attached("stubborn").await;
     eventually("it has a child", async || (rig.grandchildren().len() == 1).then_some(())).await;
     evenkeel.kill();
     for process in rig.processes().into_iter().chain(rig.grandchildren()) {

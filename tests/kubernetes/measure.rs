@@ -30,13 +30,13 @@ fn memory_mib(evenkeel: &Evenkeel) -> [f64; 2] {
 #[ignore = "a measurement"]
 async fn latency_from_apply_to_visible_tool() {
     const SERVERS: usize = 100;
-    let site = TestNamespace::create_shared().await;
+    let ns = TestNamespace::create_shared().await;
     let rig = start_server().await;
-    let evenkeel = site.run(&[]).await;
+    let evenkeel = ns.run(&[]).await;
     // One first, so that everything has been used once.
-    site.apply_http_server("first", &rig).await;
-    site.wait_until_attached("first").await;
-    let written = site.status_writes("");
+    ns.apply_http_server("first", &rig).await;
+    ns.wait_until_attached("first").await;
+    let written = ns.status_writes("");
     let agent = Agent::connect(Era::Legacy, &evenkeel.url()).await;
     let mut notices = agent.notifications().await;
     let (mut whole, mut after) = (Vec::new(), Vec::new());
@@ -51,7 +51,7 @@ async fn latency_from_apply_to_visible_tool() {
         let start = Instant::now();
         let name = format!("s{index}");
         let apply = async {
-            site.apply_http_server(&name, &rig).await;
+            ns.apply_http_server(&name, &rig).await;
             Instant::now()
         };
         let (applied, seen) = tokio::join!(apply, seen);
@@ -60,25 +60,25 @@ async fn latency_from_apply_to_visible_tool() {
     }
     print_percentiles("from the start of kubectl apply to the tool in a session", &mut whole);
     print_percentiles("from the end of kubectl apply to the tool in a session", &mut after);
-    site.wait_until_attached(&format!("s{}", SERVERS - 1)).await;
+    ns.wait_until_attached(&format!("s{}", SERVERS - 1)).await;
     eventually("all is written", async || {
-        let table = site.kubectl(&["get", "mcps", "--no-headers"]).await;
+        let table = ns.kubectl(&["get", "mcps", "--no-headers"]).await;
         (table.matches(" True ").count() > SERVERS).then_some(())
     })
     .await;
-    println!("API writes of {SERVERS} attaches: {}", site.status_writes("") - written);
+    println!("API writes of {SERVERS} attaches: {}", ns.status_writes("") - written);
 }
 
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn memory_of_1000_servers() {
     const SERVERS: usize = 1_000;
-    let site = TestNamespace::create_shared().await;
+    let ns = TestNamespace::create_shared().await;
     let rig = start_server().await;
-    let evenkeel = site.run(&[]).await;
+    let evenkeel = ns.run(&[]).await;
     // One first, so that everything has been used once.
-    site.apply_http_server("first", &rig).await;
-    site.wait_until_attached("first").await;
+    ns.apply_http_server("first", &rig).await;
+    ns.wait_until_attached("first").await;
     let base = memory_mib(&evenkeel);
     let start = Instant::now();
     for chunk in 0..10 {
@@ -86,11 +86,11 @@ async fn memory_of_1000_servers() {
         let yaml: String = names
             .map(|name| server_yaml(&name, &format!("{}\nhealth: {{ interval: 0s }}", rig.spec())))
             .collect();
-        site.apply(&yaml).await;
+        ns.apply(&yaml).await;
     }
     println!("{SERVERS} servers applied: {:.1} s", start.elapsed().as_secs_f64());
     loop {
-        let table = site.kubectl(&["get", "mcps", "--no-headers"]).await;
+        let table = ns.kubectl(&["get", "mcps", "--no-headers"]).await;
         if table.matches(" True ").count() > SERVERS {
             break;
         }
@@ -104,21 +104,21 @@ async fn memory_of_1000_servers() {
             SERVERS + 1
         );
     }
-    println!("API writes: {}", site.status_writes(""));
+    println!("API writes: {}", ns.status_writes(""));
 }
 
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn lease_takeover_time() {
     const ROUNDS: usize = 5;
-    let site = TestNamespace::create_shared().await;
+    let ns = TestNamespace::create_shared().await;
     let leads = |replica: &Evenkeel| replica.stderr().contains("holds the lease");
     for kills in [true, false] {
         let mut times = Vec::new();
-        let mut leader = site.run(&[]).await;
+        let mut leader = ns.run(&[]).await;
         eventually("the first leads", async || leads(&leader).then_some(())).await;
         for _ in 0..ROUNDS {
-            let next = site.run(&[]).await;
+            let next = ns.run(&[]).await;
             // It must have seen who leads.
             tokio::time::sleep(Duration::from_secs(3)).await;
             let start = Instant::now();
@@ -143,14 +143,14 @@ async fn lease_takeover_time() {
 #[ignore = "a measurement"]
 async fn memory_of_300_secrets() {
     const SERVERS: u16 = 300;
-    let site = TestNamespace::create_shared().await;
+    let ns = TestNamespace::create_shared().await;
     let rig = start_server().await;
     let secrets = (0..SERVERS).map(|index| {
         format!(
             "apiVersion: v1\nkind: Secret\nmetadata: {{ name: s{index} }}\nstringData: {{ key: x }}\n---\n"
         )
     });
-    site.apply(&secrets.collect::<String>()).await;
+    ns.apply(&secrets.collect::<String>()).await;
     let mut measured = Vec::new();
     for one_for_each in [false, true] {
         let servers = (0..SERVERS).map(|index| {
@@ -160,8 +160,8 @@ async fn memory_of_300_secrets() {
             let http = format!("http: {{ url: \"{}\", headers: {headers} }}", rig.url());
             server_yaml(&format!("s{index}"), &format!("{http}\nhealth: {{ interval: 0s }}"))
         });
-        site.apply(&servers.collect::<String>()).await;
-        let mut evenkeel = site.run(&[]).await;
+        ns.apply(&servers.collect::<String>()).await;
+        let mut evenkeel = ns.run(&[]).await;
         eventually("all are attached", async || {
             let metrics = http::get(&evenkeel.admin("/metrics")).await.ok()?;
             metrics.contains(&format!("ready=\"True\",reason=\"Attached\"}} {SERVERS}")).then_some(())

@@ -31,8 +31,8 @@ async fn run_plan(kubeconfig: &Path, args: &[&str], stdin: &str) -> Output {
 }
 
 fn stdout_of_success(output: Output) -> String {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -42,15 +42,15 @@ fn stderr_of_failure(output: &Output) -> String {
 }
 
 /// An account that may list what is declared in this namespace, and nothing else.
-async fn create_reader_account(site: &TestNamespace<'_>) -> std::path::PathBuf {
+async fn create_reader_account(ns: &TestNamespace<'_>) -> std::path::PathBuf {
     let resources = "--resource=mcpservers.evenkeel.dev,skills.evenkeel.dev";
-    site.kubectl(&["create", "serviceaccount", "reader"]).await;
-    site.kubectl(&["create", "role", "reader", "--verb=list", resources]).await;
-    let account = format!("--serviceaccount={}:reader", site.namespace);
-    site.kubectl(&["create", "rolebinding", "reader", "--role=reader", &account]).await;
-    let account = format!("{}:reader", site.namespace);
-    site.cluster.wait_for_permission(&account, "list", "skills.evenkeel.dev", &site.namespace, true).await;
-    site.cluster.kubeconfig_for(&site.namespace, "reader").await
+    ns.kubectl(&["create", "serviceaccount", "reader"]).await;
+    ns.kubectl(&["create", "role", "reader", "--verb=list", resources]).await;
+    let account = format!("--serviceaccount={}:reader", ns.name);
+    ns.kubectl(&["create", "rolebinding", "reader", "--role=reader", &account]).await;
+    let account = format!("{}:reader", ns.name);
+    ns.cluster.wait_for_permission(&account, "list", "skills.evenkeel.dev", &ns.name, true).await;
+    ns.cluster.kubeconfig_for(&ns.name, "reader").await
 }
 
 const SKILL_HEADER: &str = "apiVersion: evenkeel.dev/v1alpha1\nkind: Skill\nmetadata: { name: s }\n";
@@ -62,17 +62,17 @@ fn skill_yaml(spec: &str) -> String {
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn plan_of_manifests_matches_the_effect_of_apply() {
-    let site = TestNamespace::create_shared().await;
+    let ns = TestNamespace::create_shared().await;
     let rig = FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await;
-    let _evenkeel = site.run(&[]).await;
+    let _evenkeel = ns.run(&[]).await;
     let (one, two) = ("{ name: X-One, value: hunter2 }", "{ name: x-two, value: b }");
     let a = |host: &str, headers: &str| {
         let url = format!("http://{host}:{}/mcp", rig.address().port());
         let health = "health: { interval: 0s }";
         server_yaml("a", &format!("http: {{ url: \"{url}\", headers: [{headers}] }}\n{health}"))
     };
-    site.apply(&a("localhost", &format!("{one}, {two}"))).await;
-    site.wait_until_attached("a").await;
+    ns.apply(&a("localhost", &format!("{one}, {two}"))).await;
+    ns.wait_until_attached("a").await;
     let stdio = |env: &str| format!("stdio: {{ command: c, env: [{{ name: A_TOKEN, {env} }}] }}");
     let of_secret = |key: &str| stdio(&format!("valueFrom: {{ secretKeyRef: {{ name: s, key: {key} }} }}"));
     for (name, spec) in [
@@ -81,9 +81,9 @@ async fn plan_of_manifests_matches_the_effect_of_apply() {
         ("paused", stdio("value: x")),
         ("extra", stdio("value: x")),
     ] {
-        site.apply(&server_yaml(name, &spec)).await;
+        ns.apply(&server_yaml(name, &spec)).await;
     }
-    site.apply(&skill_yaml("inline: \"---\\nname: s\\ndescription: x\\n---\"")).await;
+    ns.apply(&skill_yaml("inline: \"---\\nname: s\\ndescription: x\\n---\"")).await;
 
     let dir = TempDir::new().unwrap();
     std::fs::create_dir(dir.path().join("more")).unwrap();
@@ -103,8 +103,8 @@ async fn plan_of_manifests_matches_the_effect_of_apply() {
     std::fs::write(dir.path().join("m.yaml"), "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: m }\n")
         .unwrap();
 
-    let reader = create_reader_account(&site).await;
-    let namespace = site.namespace.as_str();
+    let reader = create_reader_account(&ns).await;
+    let namespace = ns.name.as_str();
     let dir = dir.path().to_str().unwrap();
     let text = stdout_of_success(run_plan(&reader, &[dir, "-n", namespace], "").await);
     let expected = |counts: &str, detached: &str| {
@@ -115,7 +115,7 @@ async fn plan_of_manifests_matches_the_effect_of_apply() {
              ~ replace  McpServer NS/secret: env A_TOKEN\n\
              ~ refilter Skill NS/s: configMapRef, inline\n\
              1 to add, 4 to change, {counts}; against namespace NS of {}\n",
-            site.cluster.url()
+            ns.cluster.url()
         )
         .replace("NS", namespace)
     };
@@ -125,7 +125,7 @@ async fn plan_of_manifests_matches_the_effect_of_apply() {
     let json = stdout_of_success(run_plan(&reader, &[dir, "-n", namespace, "-o", "json"], "").await);
     assert!(!json.contains("hunter2"), "{json}");
     let json: Value = serde_json::from_str(&json).unwrap();
-    assert_eq!((&json["untouched"], &json["against"]), (&1.into(), &site.cluster.url().into()));
+    assert_eq!((&json["untouched"], &json["against"]), (&1.into(), &ns.cluster.url().into()));
     let extra = json["steps"].as_array().unwrap().iter().find(|step| step["name"] == "extra").unwrap();
     assert_eq!(extra["action"], "untouched");
 
@@ -143,9 +143,9 @@ async fn plan_of_manifests_matches_the_effect_of_apply() {
     // Applied, it is unchanged, and the connection was left alone.
     let sessions = rig.counters().sessions_opened;
     std::fs::remove_file(format!("{dir}/.mcp.json")).unwrap();
-    site.kubectl(&["apply", "--server-side", "--force-conflicts", "-R", "-f", dir]).await;
-    site.wait_for("filter", "Accepted", "False", "PolicyDenied").await;
-    site.wait_until_attached("a").await;
+    ns.kubectl(&["apply", "--server-side", "--force-conflicts", "-R", "-f", dir]).await;
+    ns.wait_for("filter", "Accepted", "False", "PolicyDenied").await;
+    ns.wait_until_attached("a").await;
     let text = stdout_of_success(run_plan(&reader, &[dir, "-n", namespace], "").await);
     assert!(
         text.starts_with("0 to add, 0 to change, 0 to remove, 6 unchanged, 1 not in the manifests;"),
@@ -157,9 +157,9 @@ async fn plan_of_manifests_matches_the_effect_of_apply() {
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn plan_failures_report_the_cause_and_a_remedy() {
-    let site = TestNamespace::create_shared().await;
-    let reader = create_reader_account(&site).await;
-    let namespace = site.namespace.as_str();
+    let ns = TestNamespace::create_shared().await;
+    let reader = create_reader_account(&ns).await;
+    let namespace = ns.name.as_str();
     let manifest = server_yaml("a", "http: { url: \"http://localhost:1\" }");
     let dir = TempDir::new().unwrap();
     let empty = dir.path().to_str().unwrap();
@@ -175,8 +175,8 @@ async fn plan_failures_report_the_cause_and_a_remedy() {
         (&[empty, "-n", namespace], "", "there are no manifests of McpServer or Skill in"),
         (&[none.to_str().unwrap(), "-n", namespace], "", "none.yaml"),
     ] {
-        let said = stderr_of_failure(&run_plan(&reader, args, stdin).await);
-        assert!(said.contains(expected), "{args:?}: {said}");
+        let stderr = stderr_of_failure(&run_plan(&reader, args, stdin).await);
+        assert!(stderr.contains(expected), "{args:?}: {stderr}");
     }
     // What the API server would refuse is held, and the rest is planned.
     let folder = server_yaml("b", "stdio: { command: c, cwd: x }");
@@ -190,11 +190,10 @@ async fn plan_failures_report_the_cause_and_a_remedy() {
     assert!(text.contains("spec.stdio.cwd: there are no folders beside an object of a cluster"), "{text}");
 
     let nowhere = dir.path().join("kubeconfig");
-    let config =
-        std::fs::read_to_string(&reader).unwrap().replace(&site.cluster.url(), "https://127.0.0.1:1");
+    let config = std::fs::read_to_string(&reader).unwrap().replace(&ns.cluster.url(), "https://127.0.0.1:1");
     std::fs::write(&nowhere, config).unwrap();
-    let said = stderr_of_failure(&run_plan(&nowhere, &["-", "-n", namespace], &manifest).await);
-    assert!(said.contains("the API server https://127.0.0.1:1 cannot be reached: "), "{said}");
-    let said = stderr_of_failure(&run_plan(&none, &["-", "-n", namespace], &manifest).await);
-    assert!(said.contains("no API server is known: ") && said.contains("set KUBECONFIG"), "{said}");
+    let stderr = stderr_of_failure(&run_plan(&nowhere, &["-", "-n", namespace], &manifest).await);
+    assert!(stderr.contains("the API server https://127.0.0.1:1 cannot be reached: "), "{stderr}");
+    let stderr = stderr_of_failure(&run_plan(&none, &["-", "-n", namespace], &manifest).await);
+    assert!(stderr.contains("no API server is known: ") && stderr.contains("set KUBECONFIG"), "{stderr}");
 }

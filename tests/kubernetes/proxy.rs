@@ -63,7 +63,7 @@ struct State {
 
 impl ApiProxy {
     /// One for evenkeel's account that lets everything pass.
-    pub async fn start(site: &TestNamespace<'_>) -> Self {
+    pub async fn start(ns: &TestNamespace<'_>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let home = tempfile::tempdir().unwrap();
         let kubeconfig = home.path().join("kubeconfig");
@@ -77,7 +77,7 @@ impl ApiProxy {
         });
         std::fs::write(&kubeconfig, text.to_string()).unwrap();
         let state = Arc::new(State {
-            client: site.cluster.client_for(&site.kubeconfig).await,
+            client: ns.cluster.client_for(&ns.kubeconfig).await,
             rule: Mutex::new(Arc::new(|_, _| ProxyAction::Pass)),
             cut_signal: watch::channel(0).0,
             intercepted: Mutex::default(),

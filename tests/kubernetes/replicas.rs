@@ -27,36 +27,36 @@ async fn wait_for_leader(replicas: &[&Evenkeel]) -> usize {
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn another_replica_takes_over_status_writes_without_extra_writes() {
-    let site = TestNamespace::create_shared().await;
+    let ns = TestNamespace::create_shared().await;
     let rig = start_server().await;
-    let mut first = site.run(&[]).await;
+    let mut first = ns.run(&[]).await;
     assert_eq!(wait_for_leader(&[&first]).await, 0);
-    let second = site.run(&[]).await;
-    site.apply_http_server("a", &rig).await;
-    site.wait_until_attached("a").await;
+    let second = ns.run(&[]).await;
+    ns.apply_http_server("a", &rig).await;
+    ns.wait_until_attached("a").await;
     let agent = Agent::connect(Era::Legacy, &second.url()).await;
     eventually("the other serves it too", async || (agent.tool_names().await == ["a_echo"]).then_some(()))
         .await;
     let openings = rig.counters().initializes();
     assert_eq!(openings, 2);
-    let written = site.settled_status_writes("a").await;
+    let written = ns.settled_status_writes("a").await;
 
     first.kill();
     wait_for_leader(&[&second]).await;
     agent.call_text("a_echo", "{}").await;
     // A write that is due after one of the other would be.
-    site.apply(&server_yaml("marker", "stdio: { command: sh }")).await;
-    site.wait_for("marker", "Accepted", "False", "PolicyDenied").await;
+    ns.apply(&server_yaml("marker", "stdio: { command: sh }")).await;
+    ns.wait_for("marker", "Accepted", "False", "PolicyDenied").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(site.status_writes("a"), written, "nothing is different, so nothing is written");
-    site.kubectl(&["patch", "mcps", "a", "--type=merge", "-p", "{\"spec\":{\"suspend\":true}}"]).await;
-    site.wait_for("a", "Ready", "False", "Suspended").await;
+    assert_eq!(ns.status_writes("a"), written, "nothing is different, so nothing is written");
+    ns.kubectl(&["patch", "mcps", "a", "--type=merge", "-p", "{\"spec\":{\"suspend\":true}}"]).await;
+    ns.wait_for("a", "Ready", "False", "Suspended").await;
 
     // One that ends gives the lease back: no need to wait until it runs out.
     let mut second = second;
-    let third = site.run(&[]).await;
+    let third = ns.run(&[]).await;
     let holder =
-        async || site.kubectl(&["get", "lease", "evenkeel", "-o=jsonpath={.spec.holderIdentity}"]).await;
+        async || ns.kubectl(&["get", "lease", "evenkeel", "-o=jsonpath={.spec.holderIdentity}"]).await;
     let before = holder().await;
     assert!(!before.is_empty());
     second.terminate().await;
@@ -68,30 +68,30 @@ async fn another_replica_takes_over_status_writes_without_extra_writes() {
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn two_installations_in_one_namespace_are_reported_and_stop_writing() {
-    let site = TestNamespace::create_shared().await;
+    let ns = TestNamespace::create_shared().await;
     let rig = FakeStdioServer::new(Script::new("s", ServerEra::Legacy));
     let (program, file) = rig.command();
     let allowed = format!("--allow-stdio={} {}", program.display(), file.display());
-    let one = site.run(&[&allowed]).await;
-    site.apply(&server_yaml("s", &rig.spec(""))).await;
-    site.wait_until_attached("s").await;
+    let one = ns.run(&[&allowed]).await;
+    ns.apply(&server_yaml("s", &rig.spec(""))).await;
+    ns.wait_until_attached("s").await;
     // They disagree about what may run.
-    let other = site.run_with_kubeconfig(&site.cluster.kubeconfig(), &["--lease=other"]).await;
-    let told = |replica: &Evenkeel| replica.stderr().matches("somebody else writes the status").count();
-    eventually("it is told", async || (told(&one) + told(&other) > 0).then_some(())).await;
-    let written = site.status_writes("s");
+    let other = ns.run_with_kubeconfig(&ns.cluster.kubeconfig(), &["--lease=other"]).await;
+    let reports = |replica: &Evenkeel| replica.stderr().matches("somebody else writes the status").count();
+    eventually("it is told", async || (reports(&one) + reports(&other) > 0).then_some(())).await;
+    let written = ns.status_writes("s");
     tokio::time::sleep(Duration::from_secs(6)).await;
     // Without an end of it there would be six in a second.
-    assert!(site.status_writes("s") - written <= 10, "{}", site.status_writes("s") - written);
-    assert!(told(&one) <= 1 && told(&other) <= 1, "once is enough");
+    assert!(ns.status_writes("s") - written <= 10, "{}", ns.status_writes("s") - written);
+    assert!(reports(&one) <= 1 && reports(&other) <= 1, "once is enough");
 }
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn session_is_accepted_by_every_replica() {
-    let site = TestNamespace::create_shared().await;
+    let ns = TestNamespace::create_shared().await;
     let rig = start_server().await;
-    site.kubectl(&[
+    ns.kubectl(&[
         "create",
         "secret",
         "generic",
@@ -100,8 +100,8 @@ async fn session_is_accepted_by_every_replica() {
     ])
     .await;
     let flags = ["--session-key-secret", "evenkeel-session-key"];
-    let (one, two) = (site.run(&flags).await, site.run(&flags).await);
-    site.apply_http_server("a", &rig).await;
+    let (one, two) = (ns.run(&flags).await, ns.run(&flags).await);
+    ns.apply_http_server("a", &rig).await;
     for replica in [&one, &two] {
         let agent = Agent::connect(Era::Modern, &replica.url()).await;
         eventually("each serves it", async || (agent.tool_names().await == ["a_echo"]).then_some(())).await;
@@ -120,13 +120,13 @@ async fn session_is_accepted_by_every_replica() {
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn replica_is_not_ready_without_the_session_key() {
-    let site = TestNamespace::create_shared().await;
+    let ns = TestNamespace::create_shared().await;
     let rig = start_server().await;
-    let evenkeel = site.run(&["--session-key-secret", "evenkeel-session-key"]).await;
-    site.apply_http_server("a", &rig).await;
-    site.wait_until_attached("a").await;
+    let evenkeel = ns.run(&["--session-key-secret", "evenkeel-session-key"]).await;
+    ns.apply_http_server("a", &rig).await;
+    ns.wait_until_attached("a").await;
     let readyz = evenkeel.admin("/readyz");
-    let why = eventually("it says what it waits for", async || {
+    let message = eventually("it says what it waits for", async || {
         let answer = http::send(Method::GET, &readyz, &[], "").await.ok()?;
         let status = answer.status;
         let text = answer.text().await.ok()?;
@@ -135,22 +135,25 @@ async fn replica_is_not_ready_without_the_session_key() {
     .await;
     // What it says to do helps, also where somebody made one that is no good.
     assert!(
-        suggested_command(&why).starts_with("kubectl create secret generic evenkeel-session-key "),
-        "{why}"
+        suggested_command(&message).starts_with("kubectl create secret generic evenkeel-session-key "),
+        "{message}"
     );
-    site.kubectl(&["create", "secret", "generic", "evenkeel-session-key", "--from-literal=key=short"]).await;
-    let why = eventually("it says what is wrong", async || {
+    ns.kubectl(&["create", "secret", "generic", "evenkeel-session-key", "--from-literal=key=short"]).await;
+    let message = eventually("it says what is wrong", async || {
         let answer = http::send(Method::GET, &readyz, &[], "").await.ok()?;
         answer.text().await.ok().filter(|text| text.contains("it holds 5 bytes"))
     })
     .await;
-    assert!(suggested_command(&why).starts_with("kubectl patch secret evenkeel-session-key "), "{why}");
+    assert!(
+        suggested_command(&message).starts_with("kubectl patch secret evenkeel-session-key "),
+        "{message}"
+    );
     assert!(!evenkeel.stderr().contains("agents wait no longer"));
-    let kubectl = site.cluster.kubectl_command(&[]).as_std().get_program().to_owned();
-    let script = format!("kubectl() {{ {kubectl:?} \"$@\"; }}; {}", suggested_command(&why));
+    let kubectl = ns.cluster.kubectl_command(&[]).as_std().get_program().to_owned();
+    let script = format!("kubectl() {{ {kubectl:?} \"$@\"; }}; {}", suggested_command(&message));
     let shell = Command::new("sh")
         .args(["-c", &script])
-        .env("KUBECONFIG", site.cluster.kubeconfig())
+        .env("KUBECONFIG", ns.cluster.kubeconfig())
         .output()
         .await
         .unwrap();
@@ -160,14 +163,14 @@ async fn replica_is_not_ready_without_the_session_key() {
     let agent = Agent::connect(Era::Legacy, &evenkeel.url()).await;
     assert_eq!(agent.tool_names().await, ["a_echo"]);
     // For good.
-    site.kubectl(&["delete", "secret", "evenkeel-session-key"]).await;
+    ns.kubectl(&["delete", "secret", "evenkeel-session-key"]).await;
     assert_eq!(http::get(&readyz).await.unwrap(), "ok\n");
 }
 
 /// The command that a message tells to run.
-fn suggested_command(why: &str) -> &str {
-    let start = why.find("kubectl ").unwrap();
-    why[start..].trim()
+fn suggested_command(message: &str) -> &str {
+    let start = message.find("kubectl ").unwrap();
+    message[start..].trim()
 }
 
 /// Gives each connection to the next of several servers.

@@ -16,7 +16,7 @@ use crate::support::{Cluster, Evenkeel, ManifestsCopy, eventually};
 /// A namespace with evenkeel's account and its permissions.
 pub struct TestNamespace<'a> {
     pub cluster: &'a Cluster,
-    pub namespace: String,
+    pub name: String,
     /// Of evenkeel's account.
     pub kubeconfig: PathBuf,
     servers: Api<DynamicObject>,
@@ -68,7 +68,7 @@ impl<'a> TestNamespace<'a> {
         let kind = GroupVersionKind::gvk("evenkeel.dev", "v1alpha1", "McpServer");
         let resource = ApiResource::from_gvk_with_plural(&kind, "mcpservers");
         let servers = Api::namespaced_with(cluster.admin_client().await, &namespace, &resource);
-        Self { cluster, namespace, kubeconfig, servers }
+        Self { cluster, name: namespace, kubeconfig, servers }
     }
 
     /// Runs evenkeel with the permissions of the manifests.
@@ -78,13 +78,13 @@ impl<'a> TestNamespace<'a> {
 
     /// The same on the way that another kubeconfig file names.
     pub async fn run_with_kubeconfig(&self, kubeconfig: &Path, flags: &[&str]) -> Evenkeel {
-        let mut all = vec!["-n", &self.namespace, "--lease-namespace", &self.namespace];
+        let mut all = vec!["-n", &self.name, "--lease-namespace", &self.name];
         all.extend(flags);
         Evenkeel::run_in_cluster(kubeconfig, &all).await
     }
 
     pub async fn apply(&self, yaml: &str) {
-        self.cluster.apply(&self.namespace, yaml).await;
+        self.cluster.apply(&self.name, yaml).await;
     }
 
     /// Applies objects; false if that is refused.
@@ -92,7 +92,7 @@ impl<'a> TestNamespace<'a> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), yaml).unwrap();
         let path = file.path().to_str().unwrap();
-        let args = ["apply", "--server-side", "--validate=strict", "-n", &self.namespace, "-f", path];
+        let args = ["apply", "--server-side", "--validate=strict", "-n", &self.name, "-f", path];
         self.cluster.kubectl_command(&args).output().await.unwrap().status.success()
     }
 
@@ -103,7 +103,7 @@ impl<'a> TestNamespace<'a> {
     }
 
     pub async fn kubectl(&self, args: &[&str]) -> String {
-        let mut all = vec!["-n", self.namespace.as_str()];
+        let mut all = vec!["-n", self.name.as_str()];
         all.extend(args);
         self.cluster.kubectl(&all).await
     }
@@ -123,8 +123,8 @@ impl<'a> TestNamespace<'a> {
         eventually(&format!("{name}: {kind}={status}/{reason}"), async || {
             let object = self.get_server(name).await?;
             let current = object["status"]["observedGeneration"] == object["metadata"]["generation"];
-            let (is, why, message) = condition(&object, kind)?;
-            (current && is == status && why == reason).then_some(message)
+            let (actual_status, actual_reason, message) = condition(&object, kind)?;
+            (current && actual_status == status && actual_reason == reason).then_some(message)
         })
         .await
     }
@@ -142,13 +142,13 @@ impl<'a> TestNamespace<'a> {
     pub async fn set_role_rules(&self, rules: &[&Value], secrets: bool) {
         let patch = serde_json::json!({ "rules": rules }).to_string();
         self.kubectl(&["patch", "role", "evenkeel", "--type=merge", "-p", &patch]).await;
-        let account = format!("{}:evenkeel", self.namespace);
-        self.cluster.wait_for_permission(&account, "watch", "secrets", &self.namespace, secrets).await;
+        let account = format!("{}:evenkeel", self.name);
+        self.cluster.wait_for_permission(&account, "watch", "secrets", &self.name, secrets).await;
     }
 
     /// How often a status was written here, as the API server counts: of one server, or with "" of all.
     pub fn status_writes(&self, name: &str) -> usize {
-        let path = format!("/namespaces/{}/mcpservers/{name}", self.namespace);
+        let path = format!("/namespaces/{}/mcpservers/{name}", self.name);
         let written = |request: &&Value| {
             let uri = request["requestURI"].as_str().unwrap_or_default();
             let ours = request["userAgent"].as_str().is_some_and(|agent| agent.starts_with("evenkeel/"));
@@ -171,7 +171,7 @@ impl<'a> TestNamespace<'a> {
 
     /// How often an event was written here.
     pub fn event_writes(&self) -> usize {
-        let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", self.namespace);
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", self.name);
         let written = |request: &&Value| {
             let uri = request["requestURI"].as_str().unwrap_or_default();
             uri.starts_with(&path) && ["create", "patch"].map(Value::from).contains(&request["verb"])

@@ -42,10 +42,10 @@ async fn container_args_serve_agents_and_probes() {
     assert_eq!(cluster.kubectl(&holder).await, "", "the lease is given back");
     let account = format!("system:serviceaccount:{namespace}:evenkeel");
     let requests = cluster.audit_events();
-    let mut asked =
+    let mut account_requests =
         requests.iter().filter(|request| request["user"]["username"] == account.as_str()).peekable();
-    assert!(asked.peek().is_some());
-    for request in asked {
+    assert!(account_requests.peek().is_some());
+    for request in account_requests {
         assert_ne!(request["responseStatus"]["code"], 403, "{request}");
     }
 }
