@@ -1,5 +1,5 @@
-//! An API server that answers late, in part, or not at all. Whatever it does is told and tried again, nothing is
-//! detached, and calls are answered meanwhile.
+//! An API server that responds late, incompletely or not at all. Each failure is reported and retried, no server is
+//! detached, and calls succeed in the meantime.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::rig::{FakeHttpServer, Script, ServerEra};
 use crate::support::{Agent, Era, Evenkeel, eventually, http};
 use crate::test_namespace::TestNamespace;
 
-/// The refusal of an API server that no longer knows a version or a place in a list.
+/// Returns the error of an API server for an expired resourceVersion or continue token.
 fn expired_status() -> String {
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
@@ -24,10 +24,10 @@ fn is_server_watch(uri: &Uri) -> bool {
     uri.path().ends_with("/mcpservers") && uri.query().is_some_and(|query| query.contains("watch="))
 }
 
-/// What a watch is answered.
+/// Returns the response to a watch request.
 type ActionFn = Box<dyn Fn() -> ProxyAction + Send + Sync>;
 
-/// The value of a parameter of a path.
+/// Returns the value of a query parameter.
 fn query_parameter<'a>(uri: &'a Uri, name: &str) -> Option<&'a str> {
     uri.query()?.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
 }
@@ -36,22 +36,22 @@ async fn start_server() -> FakeHttpServer {
     FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await
 }
 
-/// Waits until evenkeel tells what is wrong with the API server in these words.
+/// Waits until the source status of evenkeel contains this text.
 async fn wait_for_source_message(evenkeel: &Evenkeel, text: &str) {
     let sources = evenkeel.admin("/apis/evenkeel.dev/v1alpha1/sources");
     eventually(text, async || http::get(&sources).await.ok()?.contains(text).then_some(())).await;
 }
 
-/// Waits until nothing is wrong with it.
+/// Waits until no source has a fault.
 async fn wait_until_healthy(evenkeel: &Evenkeel) {
-    eventually("nothing is wrong any more", async || {
+    eventually("no source has a fault", async || {
         let metrics = http::get(&evenkeel.admin("/metrics")).await.ok()?;
         metrics.contains("evenkeel_source_faults 0").then_some(())
     })
     .await;
 }
 
-/// How often watches of servers began anew, and for which reason.
+/// Returns how often watches of servers were restarted for a reason.
 async fn watch_restarts(evenkeel: &Evenkeel, reason: &str) -> u64 {
     let metrics = http::get(&evenkeel.admin("/metrics")).await.unwrap();
     let name = format!("evenkeel_watch_restarts_total{{kind=\"mcpservers\",reason=\"{reason}\"}} ");
@@ -98,7 +98,11 @@ async fn failed_watches_are_reported_and_connections_are_kept() {
         assert_eq!(agent.tool_names().await.len(), index + 2, "{message}");
     }
     assert_eq!(peer.counters().initializes(), 1);
-    assert_eq!(later.counters().initializes(), 6, "no list that began anew attached anything again");
+    assert_eq!(
+        later.counters().initializes(),
+        6,
+        "a list that starts again attaches no server a second time"
+    );
 }
 
 #[tokio::test]
@@ -123,19 +127,19 @@ async fn retry_after_of_the_api_server_is_honored() {
         "please try again later.; it is asked again, after the 3 s that it asks for",
     )
     .await;
-    eventually("it is asked again", async || (proxy.intercepted().len() >= 3).then_some(())).await;
+    eventually("the watch is retried", async || (proxy.intercepted().len() >= 3).then_some(())).await;
     let attempts = proxy.intercepted();
     for pair in attempts.windows(2) {
         assert!(pair[1] - pair[0] >= Duration::from_secs(3), "{attempts:?}");
     }
     assert!(watch_restarts(&evenkeel, "throttled").await >= 2);
 
-    // A status is written as soon as it may be.
-    // Events are counted on by PATCH too, ten seconds after they were created.
+    // A status is written as soon as Retry-After permits. The rule excludes the PATCH of an Event series, ten seconds
+    // after the Event was created.
     let is_status = |method: &str, uri: &Uri| method == "PATCH" && uri.path().ends_with("/status");
     proxy.set_rule(move |method, uri| if is_status(method, uri) { busy() } else { ProxyAction::Pass });
     ns.kubectl(&["patch", "mcps", "a", "--type=merge", "-p", "{\"spec\":{\"suspend\":true}}"]).await;
-    eventually("a write is refused twice", async || (proxy.intercepted().len() >= 2).then_some(())).await;
+    eventually("two writes are rejected", async || (proxy.intercepted().len() >= 2).then_some(())).await;
     let attempts = proxy.intercepted();
     assert!(attempts[1] - attempts[0] >= Duration::from_secs(3), "{attempts:?}");
     proxy.pass_all();
@@ -157,7 +161,7 @@ async fn watches_that_end_at_once_are_retried_with_backoff() {
     wait_for_source_message(&evenkeel, "watches end as soon as they have begun").await;
     assert!(!evenkeel.stderr().contains("cannot be reached"), "{}", evenkeel.stderr());
     assert!(watch_restarts(&evenkeel, "brief").await > 0);
-    eventually("it is asked for again", async || (proxy.intercepted().len() >= 4).then_some(())).await;
+    eventually("the watch is retried", async || (proxy.intercepted().len() >= 4).then_some(())).await;
     let attempts = proxy.intercepted();
     assert!(attempts[3] - attempts[0] >= Duration::from_secs(2), "{attempts:?}");
     proxy.pass_all();
@@ -172,7 +176,7 @@ async fn incomplete_paged_list_is_discarded() {
     let ns = TestNamespace::create_shared().await;
     let rig = start_server().await;
     let proxy = ApiProxy::start(&ns).await;
-    // An API server that does not know streaming lists, and whose pages hold one object.
+    // An API server without streaming lists, with one object per page.
     let without_streaming_lists = |uri: &Uri| {
         if query_parameter(uri, "sendInitialEvents").is_some() {
             return ProxyAction::Respond(400, Vec::new(), "unknown parameter".into());
@@ -197,7 +201,7 @@ async fn incomplete_paged_list_is_discarded() {
         ("no answer within 10 s", || ProxyAction::StallAfterHeaders),
     ] {
         proxy.set_rule(move |_, uri| match uri {
-            // So that it is listed anew.
+            // Forces a new list.
             uri if is_server_watch(uri) && query_parameter(uri, "sendInitialEvents").is_none() => {
                 ProxyAction::Respond(410, Vec::new(), expired_status())
             }
@@ -207,15 +211,15 @@ async fn incomplete_paged_list_is_discarded() {
             uri => without_streaming_lists(uri),
         });
         wait_for_source_message(&evenkeel, message).await;
-        // A list has failed in its middle.
-        eventually("it is tried again", async || (proxy.intercepted().len() >= 4).then_some(())).await;
+        // The list fails after its first page.
+        eventually("the list is retried", async || (proxy.intercepted().len() >= 4).then_some(())).await;
         assert_eq!(agent.tool_names().await, all, "{message}");
         agent.call_text("b_echo", "{}").await;
         proxy.set_rule(move |_, uri| without_streaming_lists(uri));
         wait_until_healthy(&evenkeel).await;
     }
     ns.kubectl(&["delete", "mcps", "b"]).await;
-    eventually("what is gone goes", async || {
+    eventually("the deleted server is withdrawn", async || {
         (agent.tool_names().await == ["a_echo", "c_echo"]).then_some(())
     })
     .await;

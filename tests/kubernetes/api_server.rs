@@ -1,4 +1,4 @@
-//! An API server that does not know our kinds yet, that goes away, and that gives what cannot be read.
+//! An API server without the CRDs, one that stops for a while, and one with objects that evenkeel cannot read.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ async fn calls_succeed_while_the_api_server_is_down() {
     let rig = FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await;
     let ns = TestNamespace::create_in(&cluster).await;
     let evenkeel = ns.run(&[]).await;
-    eventually("it says that the CRDs are missing", async || {
+    eventually("readyz reports the missing CRDs", async || {
         let readyz = http::send(hyper::Method::GET, &evenkeel.admin("/readyz"), &[], "").await.ok()?;
         (readyz.status == 503
             && readyz.text().await.ok()?.contains("mcpservers.evenkeel.dev is not installed"))
@@ -29,7 +29,7 @@ async fn calls_succeed_while_the_api_server_is_down() {
 
     for round in 0..2 {
         cluster.kill_api_server();
-        eventually("it says that the API server is away", async || {
+        eventually("the source fault is reported", async || {
             let metrics = http::get(&evenkeel.admin("/metrics")).await.ok()?;
             metrics.contains("evenkeel_source_faults 1").then_some(())
         })
@@ -49,14 +49,14 @@ async fn calls_succeed_while_the_api_server_is_down() {
                 "--timeout=60s",
             ])
             .await;
-        eventually("the fault is over", async || {
+        eventually("the source fault is cleared", async || {
             let metrics = http::get(&evenkeel.admin("/metrics")).await.ok()?;
             metrics.contains("evenkeel_source_faults 0").then_some(())
         })
         .await;
     }
     assert_eq!(agent.tool_names().await, ["a_echo", "late-0_echo", "late-1_echo"]);
-    assert_eq!(rig.counters().initializes(), 3, "the first was never disturbed");
+    assert_eq!(rig.counters().initializes(), 3, "the first server keeps its connection");
 }
 
 #[tokio::test]
@@ -69,13 +69,13 @@ async fn object_with_unknown_field_keeps_last_good_declaration() {
     let evenkeel = ns.run(&[]).await;
     ns.apply_http_server("a", &rig).await;
     ns.wait_until_attached("a").await;
-    // The CRD of a later version, which is installed before its program.
+    // The CRD of a later version, installed before the program of that version.
     let add_field = r#"[{"op":"add","path":"/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/later","value":{"type":"string"}}]"#;
     cluster.kubectl(&["patch", "crd", "mcpservers.evenkeel.dev", "--type=json", "-p", add_field]).await;
     let mut round = 0;
-    let message = eventually("the later CRD is served to everybody, and the object refused", async || {
-        // For a moment the API server may read objects by the old schema, which knows no such field: then the
-        // same generation was accepted before it is refused.
+    let message = eventually("the later CRD is served, and the object is rejected", async || {
+        // For a moment the API server may read objects by the old schema, without the field: then the same
+        // generation was accepted before it is rejected.
         round += 1;
         let spec = format!("{}\nhealth: {{ interval: 0s }}\nlater: x{round}", rig.spec());
         if !ns.try_apply(&server_yaml("a", &spec)).await {
@@ -93,12 +93,12 @@ async fn object_with_unknown_field_keeps_last_good_declaration() {
     let object = ns.get_server("a").await.unwrap();
     let (attached, reason, _) = condition(&object, "Attached").unwrap();
     assert_eq!((attached.as_str(), reason.as_str()), ("True", "ServingPreviousGeneration"));
-    // The newest generation is looked at, and it is not the one that is live.
+    // The newest generation is observed, and it is not the attached one.
     let status = &object["status"];
     assert_eq!(status["observedGeneration"], object["metadata"]["generation"]);
     let agent = Agent::connect(Era::Modern, &evenkeel.url()).await;
     agent.call_text("a_echo", "{}").await;
-    // Another is none of its business.
+    // Other servers are not affected.
     ns.apply_http_server("b", &rig).await;
     ns.wait_until_attached("b").await;
     assert_eq!(rig.counters().initializes(), 2);

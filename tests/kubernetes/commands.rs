@@ -1,13 +1,13 @@
-//! The commands beside an evenkeel that reads a cluster, as in its container.
+//! The commands for an instance that reads a cluster, run as in its container.
 
 use crate::rig::{FakeHttpServer, Script, ServerEra};
 use crate::support::{Evenkeel, eventually};
 use crate::test_namespace::TestNamespace;
 
-/// Runs a command where evenkeel runs: its exit code and everything that it says.
+/// Runs a command with the directories of the instance. Returns its exit code and its output.
 async fn run_command(evenkeel: &Evenkeel, args: &[&str]) -> (Option<i32>, String) {
     let mut command = tokio::process::Command::from(evenkeel.command(args));
-    // What is meant on the command line must not be spoilt by the environment.
+    // The environment must not override the command line.
     let output = command.env("EVENKEEL_DIR", "/srv/fleet").output().await.unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(text).unwrap())
@@ -24,7 +24,7 @@ async fn commands_find_the_instance_of_a_cluster() {
     };
     let source = ["describe", "source", "cluster"];
     let nothing_declared = format!("nothing is declared in namespace {}", ns.name);
-    eventually("it says that nothing is declared", async || {
+    eventually("the empty source is reported", async || {
         run(&source).await.1.contains(&nothing_declared).then_some(())
     })
     .await;

@@ -1,4 +1,4 @@
-//! Objects that are applied, edited, refused, deleted and made again.
+//! Objects that are applied, edited, rejected, deleted and created again.
 
 use crate::rig::{FakeHttpServer, FakeStdioServer, Script, ServerEra};
 use crate::support::{Agent, Era, eventually};
@@ -21,34 +21,35 @@ async fn server_apply_edit_and_delete_leave_other_servers_connected() {
     ns.apply_http_server("peer", &peer).await;
     ns.wait_until_attached("peer").await;
     let agent = Agent::connect(Era::Legacy, &evenkeel.url()).await;
-    let mut notices = agent.notifications().await;
+    let mut stream = agent.notifications().await;
     ns.apply_http_server("a", &one).await;
-    // As people wait for it.
+    // As users wait for it.
     ns.kubectl(&["wait", "--for=condition=Ready", "mcpserver/a", "--timeout=60s"]).await;
-    notices.wait_for_tools_changed().await;
+    stream.wait_for_tools_changed().await;
     assert_eq!(agent.tool_names().await, ["a_echo", "peer_echo"]);
     let table = ns.kubectl(&["get", "mcps"]).await;
     let row: Vec<_> = table.lines().find(|line| line.starts_with("a ")).unwrap().split_whitespace().collect();
     assert_eq!(row[..5], ["a", "True", "Attached", "http", "1"], "{table}");
-    eventually("the event is told", async || {
+    eventually("the event is written", async || {
         let events = ns.events("a").await;
         events.contains(&"Attached attached over http, 1 tool".to_owned()).then_some(())
     })
     .await;
 
-    let plain = "health: { interval: 0s }";
-    ns.apply(&server_yaml("a", &format!("{}\n{plain}\nexpose: {{ prefix: b }}", one.spec()))).await;
+    let no_health_check = "health: { interval: 0s }";
+    ns.apply(&server_yaml("a", &format!("{}\n{no_health_check}\nexpose: {{ prefix: b }}", one.spec()))).await;
     ns.wait_until_attached("a").await;
     assert_eq!(agent.tool_names().await, ["b_echo", "peer_echo"]);
-    assert_eq!(one.counters().initializes(), 1, "another prefix is no other connection");
+    assert_eq!(one.counters().initializes(), 1, "a new prefix keeps the connection");
 
-    ns.apply(&server_yaml("a", &format!("{}\n{plain}\nexpose: {{ prefix: b }}", two.spec()))).await;
+    ns.apply(&server_yaml("a", &format!("{}\n{no_health_check}\nexpose: {{ prefix: b }}", two.spec()))).await;
     ns.wait_until_attached("a").await;
     agent.call_text("b_echo", "{}").await;
     assert_eq!((two.counters().initializes(), two.counters().calls()), (1, 1));
 
     ns.kubectl(&["delete", "mcpserver", "a"]).await;
-    eventually("it is withdrawn", async || (agent.tool_names().await == ["peer_echo"]).then_some(())).await;
+    eventually("the server is withdrawn", async || (agent.tool_names().await == ["peer_echo"]).then_some(()))
+        .await;
     let counters = peer.counters();
     assert_eq!((counters.initializes(), counters.sessions_opened, counters.tool_lists()), (1, 1, 1));
 }
@@ -138,7 +139,7 @@ async fn recreated_object_gets_a_new_connection() {
     assert_ne!(ns.get_server("a").await.unwrap()["metadata"]["uid"], before);
     let agent = Agent::connect(Era::Modern, &evenkeel.url()).await;
     agent.call_text("a_echo", "{}").await;
-    assert_eq!(rig.counters().initializes(), 2, "another object is another connection");
+    assert_eq!(rig.counters().initializes(), 2, "a new object gets a new connection");
 }
 
 #[tokio::test]
@@ -159,7 +160,7 @@ async fn object_with_deletion_timestamp_is_withdrawn_despite_finalizer() {
     ns.kubectl(&["wait", "--for=condition=Ready", "skill/a", "--timeout=60s"]).await;
     let agent = Agent::connect(Era::Legacy, &evenkeel.url()).await;
     let tools = agent.tool_names().await;
-    assert!(tools.contains(&"a_echo".to_owned()) && tools.len() > 2, "the skill brings tools too: {tools:?}");
+    assert!(tools.contains(&"a_echo".to_owned()) && tools.len() > 2, "a skill adds tools too: {tools:?}");
 
     ns.kubectl(&["delete", "--wait=false", "mcpserver/a", "skill/a"]).await;
     eventually("both are withdrawn", async || (agent.tool_names().await == ["peer_echo"]).then_some(()))
@@ -179,24 +180,33 @@ async fn object_with_deletion_timestamp_is_withdrawn_despite_finalizer() {
     };
     is_reported_removed().await;
     let version = ns.get_server("a").await.unwrap()["metadata"]["resourceVersion"].clone();
-    // Neither an edit nor a restart brings it back.
+    // Neither an edit nor a restart declares it again.
     let initializes = rig.counters().initializes();
     evenkeel.terminate().await;
     evenkeel.restart().await;
     ns.kubectl(&["label", "mcpserver/a", "touched=yes"]).await;
-    eventually("it serves again", async || (peer.counters().initializes() == 2).then_some(())).await;
+    eventually("the instance serves again", async || (peer.counters().initializes() == 2).then_some(()))
+        .await;
     ns.apply(&server_yaml("marker", "stdio: { command: sh }")).await;
     ns.wait_for("marker", "Accepted", "False", "PolicyDenied").await;
     is_reported_removed().await;
     assert_eq!(rig.counters().initializes(), initializes);
-    assert_ne!(ns.get_server("a").await.unwrap()["metadata"]["resourceVersion"], version, "the label");
+    assert_ne!(
+        ns.get_server("a").await.unwrap()["metadata"]["resourceVersion"],
+        version,
+        "the label changes it"
+    );
 
-    let free = "{\"metadata\":{\"finalizers\":null}}";
-    ns.kubectl(&["patch", "mcpserver/a", "--type=merge", "-p", free]).await;
+    let remove_finalizers = "{\"metadata\":{\"finalizers\":null}}";
+    ns.kubectl(&["patch", "mcpserver/a", "--type=merge", "-p", remove_finalizers]).await;
     ns.kubectl(&["wait", "--for=delete", "mcpserver/a", "--timeout=60s"]).await;
     ns.apply_http_server("a", &rig).await;
     ns.wait_until_attached("a").await;
-    assert_eq!(rig.counters().initializes(), initializes + 1, "another of the name is another");
+    assert_eq!(
+        rig.counters().initializes(),
+        initializes + 1,
+        "a new object with the same name gets a new connection"
+    );
     assert!(!evenkeel.stderr().contains("somebody else writes"), "{}", evenkeel.stderr());
 }
 
@@ -210,7 +220,7 @@ async fn reconcile_annotation_retries_one_server() {
     .await;
     let _evenkeel = ns.run(&[]).await;
     ns.apply_http_server("a", &rig).await;
-    eventually("it is stalled", async || {
+    eventually("the server is stalled", async || {
         let object = ns.get_server("a").await?;
         crate::test_namespace::condition(&object, "Stalled").filter(|(status, ..)| status == "True")
     })
@@ -220,7 +230,7 @@ async fn reconcile_annotation_retries_one_server() {
     let status = &ns.get_server("a").await.unwrap()["status"];
     assert_eq!(status["lastHandledReconcileAt"], "now");
 
-    // Of one that nothing is connected for, looking at it is all there is to do.
+    // For a server that cannot be connected, the request is acknowledged only.
     let from = "{ secretKeyRef: { name: absent, key: key } }";
     let spec =
         format!("http: {{ url: \"http://127.0.0.1:9\", headers: [{{ name: x, valueFrom: {from} }}] }}");

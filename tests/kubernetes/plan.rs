@@ -1,4 +1,4 @@
-//! `evenkeel plan --kubernetes`: what manifests would change if they were applied, by somebody who may list and nothing else.
+//! `evenkeel plan --kubernetes`: the changes that applying manifests would make, for an account that may only list.
 
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use crate::rig::{FakeHttpServer, Script, ServerEra};
 use crate::test_namespace::{TestNamespace, server_yaml};
 
-/// A command without an evenkeel: what it prints, and with a failure what it says.
+/// Runs `evenkeel plan --kubernetes` without a running instance.
 async fn run_plan(kubeconfig: &Path, args: &[&str], stdin: &str) -> Output {
     let home = TempDir::new().unwrap();
     let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_evenkeel"))
@@ -25,7 +25,7 @@ async fn run_plan(kubeconfig: &Path, args: &[&str], stdin: &str) -> Output {
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    // If it does not read it all, its own words tell why.
+    // If the command does not read all of it, its stderr has the reason.
     let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes()).await;
     child.wait_with_output().await.unwrap()
 }
@@ -41,7 +41,7 @@ fn stderr_of_failure(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// An account that may list what is declared in this namespace, and nothing else.
+/// Creates an account that may only list declared objects in this namespace, and returns its kubeconfig.
 async fn create_reader_account(ns: &TestNamespace<'_>) -> std::path::PathBuf {
     let resources = "--resource=mcpservers.evenkeel.dev,skills.evenkeel.dev";
     ns.kubectl(&["create", "serviceaccount", "reader"]).await;
@@ -97,7 +97,7 @@ async fn plan_of_manifests_matches_the_effect_of_apply() {
     ];
     std::fs::write(dir.path().join("a.yaml"), &first).unwrap();
     std::fs::write(dir.path().join("more/b.yml"), second.concat()).unwrap();
-    // What is no manifest of ours.
+    // Files without manifests of evenkeel.
     std::fs::write(dir.path().join(".mcp.json"), "{ \"mcpServers\": { \"x\": { \"command\": \"x\" } } }")
         .unwrap();
     std::fs::write(dir.path().join("m.yaml"), "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: m }\n")
@@ -129,7 +129,7 @@ async fn plan_of_manifests_matches_the_effect_of_apply() {
     let extra = json["steps"].as_array().unwrap().iter().find(|step| step["name"] == "extra").unwrap();
     assert_eq!(extra["action"], "untouched");
 
-    // The namespace of a manifest counts, and standard input is one of the places.
+    // The namespace of a manifest is used, and manifests are read from stdin.
     let named = server_yaml("a", "http: { url: \"http://localhost:1\" }")
         .replace("{ name: a }", &format!("{{ name: a, namespace: {namespace} }}"));
     let text = stdout_of_success(run_plan(&reader, &["-"], &named).await);
@@ -140,7 +140,7 @@ async fn plan_of_manifests_matches_the_effect_of_apply() {
         "{text}"
     );
 
-    // Applied, it is unchanged, and the connection was left alone.
+    // After apply, nothing changes any more, and the connection was kept.
     let sessions = rig.counters().sessions_opened;
     std::fs::remove_file(format!("{dir}/.mcp.json")).unwrap();
     ns.kubectl(&["apply", "--server-side", "--force-conflicts", "-R", "-f", dir]).await;
@@ -163,7 +163,7 @@ async fn plan_failures_report_the_cause_and_a_remedy() {
     let manifest = server_yaml("a", "http: { url: \"http://localhost:1\" }");
     let dir = TempDir::new().unwrap();
     let empty = dir.path().to_str().unwrap();
-    let none = dir.path().join("none.yaml");
+    let missing = dir.path().join("none.yaml");
     for (args, stdin, expected) in [
         (
             &["-", "-n", "default"][..],
@@ -173,14 +173,14 @@ async fn plan_failures_report_the_cause_and_a_remedy() {
         (&["-", "-n", namespace], "apiVersion: evenkeel.dev/v1alpha1\nkind: [\n", "stdin:"),
         (&["-", "-n", namespace], "apiVersion: v1\nkind: ConfigMap\n", "kustomize build DIR | evenkeel plan"),
         (&[empty, "-n", namespace], "", "there are no manifests of McpServer or Skill in"),
-        (&[none.to_str().unwrap(), "-n", namespace], "", "none.yaml"),
+        (&[missing.to_str().unwrap(), "-n", namespace], "", "none.yaml"),
     ] {
         let stderr = stderr_of_failure(&run_plan(&reader, args, stdin).await);
         assert!(stderr.contains(expected), "{args:?}: {stderr}");
     }
-    // What the API server would refuse is held, and the rest is planned.
-    let folder = server_yaml("b", "stdio: { command: c, cwd: x }");
-    let text = stdout_of_success(run_plan(&reader, &["-", "-n", namespace], &(folder + &manifest)).await);
+    // An object that the API server would reject is held, and the others are planned.
+    let invalid = server_yaml("b", "stdio: { command: c, cwd: x }");
+    let text = stdout_of_success(run_plan(&reader, &["-", "-n", namespace], &(invalid + &manifest)).await);
     assert!(
         text.starts_with(&format!(
             "+ attach   McpServer {namespace}/a\n! hold     McpServer {namespace}/b: stdin:"
@@ -189,11 +189,11 @@ async fn plan_failures_report_the_cause_and_a_remedy() {
     );
     assert!(text.contains("spec.stdio.cwd: there are no folders beside an object of a cluster"), "{text}");
 
-    let nowhere = dir.path().join("kubeconfig");
+    let unreachable = dir.path().join("kubeconfig");
     let config = std::fs::read_to_string(&reader).unwrap().replace(&ns.cluster.url(), "https://127.0.0.1:1");
-    std::fs::write(&nowhere, config).unwrap();
-    let stderr = stderr_of_failure(&run_plan(&nowhere, &["-", "-n", namespace], &manifest).await);
+    std::fs::write(&unreachable, config).unwrap();
+    let stderr = stderr_of_failure(&run_plan(&unreachable, &["-", "-n", namespace], &manifest).await);
     assert!(stderr.contains("the API server https://127.0.0.1:1 cannot be reached: "), "{stderr}");
-    let stderr = stderr_of_failure(&run_plan(&none, &["-", "-n", namespace], &manifest).await);
+    let stderr = stderr_of_failure(&run_plan(&missing, &["-", "-n", namespace], &manifest).await);
     assert!(stderr.contains("no API server is known: ") && stderr.contains("set KUBECONFIG"), "{stderr}");
 }

@@ -1,4 +1,4 @@
-//! Several replicas: all serve, one writes, and a session is at home on each.
+//! Several replicas: all serve, one writes status, and each accepts every session.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,9 +16,9 @@ async fn start_server() -> FakeHttpServer {
     FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await
 }
 
-/// Waits until one of them holds the lease, which says so in its log; gives its place.
+/// Waits until one of the replicas logs that it holds the lease, and returns its index.
 async fn wait_for_leader(replicas: &[&Evenkeel]) -> usize {
-    eventually("one holds the lease", async || {
+    eventually("one replica holds the lease", async || {
         replicas.iter().position(|replica| replica.stderr().contains("holds the lease"))
     })
     .await
@@ -35,8 +35,10 @@ async fn another_replica_takes_over_status_writes_without_extra_writes() {
     ns.apply_http_server("a", &rig).await;
     ns.wait_until_attached("a").await;
     let agent = Agent::connect(Era::Legacy, &second.url()).await;
-    eventually("the other serves it too", async || (agent.tool_names().await == ["a_echo"]).then_some(()))
-        .await;
+    eventually("the other replica serves it too", async || {
+        (agent.tool_names().await == ["a_echo"]).then_some(())
+    })
+    .await;
     let openings = rig.counters().initializes();
     assert_eq!(openings, 2);
     let written = ns.settled_status_writes("a").await;
@@ -44,15 +46,15 @@ async fn another_replica_takes_over_status_writes_without_extra_writes() {
     first.kill();
     wait_for_leader(&[&second]).await;
     agent.call_text("a_echo", "{}").await;
-    // A write that is due after one of the other would be.
+    // A later write of the new leader: its earlier writes are done by then.
     ns.apply(&server_yaml("marker", "stdio: { command: sh }")).await;
     ns.wait_for("marker", "Accepted", "False", "PolicyDenied").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(ns.status_writes("a"), written, "nothing is different, so nothing is written");
+    assert_eq!(ns.status_writes("a"), written, "no status changed, so none is written");
     ns.kubectl(&["patch", "mcps", "a", "--type=merge", "-p", "{\"spec\":{\"suspend\":true}}"]).await;
     ns.wait_for("a", "Ready", "False", "Suspended").await;
 
-    // One that ends gives the lease back: no need to wait until it runs out.
+    // A replica that ends releases the lease, so that it need not expire.
     let mut second = second;
     let third = ns.run(&[]).await;
     let holder =
@@ -62,7 +64,7 @@ async fn another_replica_takes_over_status_writes_without_extra_writes() {
     second.terminate().await;
     assert_ne!(holder().await, before);
     wait_for_leader(&[&third]).await;
-    assert_eq!(rig.counters().initializes(), openings, "losing and gaining the lease disturbed nothing");
+    assert_eq!(rig.counters().initializes(), openings, "a change of the leader keeps all connections");
 }
 
 #[tokio::test]
@@ -75,15 +77,16 @@ async fn two_installations_in_one_namespace_are_reported_and_stop_writing() {
     let one = ns.run(&[&allowed]).await;
     ns.apply(&server_yaml("s", &rig.spec(""))).await;
     ns.wait_until_attached("s").await;
-    // They disagree about what may run.
+    // The installations allow different commands.
     let other = ns.run_with_kubeconfig(&ns.cluster.kubeconfig(), &["--lease=other"]).await;
     let reports = |replica: &Evenkeel| replica.stderr().matches("somebody else writes the status").count();
-    eventually("it is told", async || (reports(&one) + reports(&other) > 0).then_some(())).await;
+    eventually("the conflict is reported", async || (reports(&one) + reports(&other) > 0).then_some(()))
+        .await;
     let written = ns.status_writes("s");
     tokio::time::sleep(Duration::from_secs(6)).await;
-    // Without an end of it there would be six in a second.
+    // Without a limit there would be six writes per second.
     assert!(ns.status_writes("s") - written <= 10, "{}", ns.status_writes("s") - written);
-    assert!(reports(&one) <= 1 && reports(&other) <= 1, "once is enough");
+    assert!(reports(&one) <= 1 && reports(&other) <= 1, "each replica reports it at most once");
 }
 
 #[tokio::test]
@@ -104,7 +107,8 @@ async fn session_is_accepted_by_every_replica() {
     ns.apply_http_server("a", &rig).await;
     for replica in [&one, &two] {
         let agent = Agent::connect(Era::Modern, &replica.url()).await;
-        eventually("each serves it", async || (agent.tool_names().await == ["a_echo"]).then_some(())).await;
+        eventually("each replica serves it", async || (agent.tool_names().await == ["a_echo"]).then_some(()))
+            .await;
     }
     let proxy = RoundRobinProxy::start([&one, &two].map(Evenkeel::url).to_vec()).await;
     let agent = Agent::connect(Era::Legacy, &proxy.url).await;
@@ -126,20 +130,20 @@ async fn replica_is_not_ready_without_the_session_key() {
     ns.apply_http_server("a", &rig).await;
     ns.wait_until_attached("a").await;
     let readyz = evenkeel.admin("/readyz");
-    let message = eventually("it says what it waits for", async || {
+    let message = eventually("readyz reports the missing Secret", async || {
         let answer = http::send(Method::GET, &readyz, &[], "").await.ok()?;
         let status = answer.status;
         let text = answer.text().await.ok()?;
         (status == 503 && text.contains("not found")).then_some(text)
     })
     .await;
-    // What it says to do helps, also where somebody made one that is no good.
+    // The suggested command works, also when the existing Secret is invalid.
     assert!(
         suggested_command(&message).starts_with("kubectl create secret generic evenkeel-session-key "),
         "{message}"
     );
     ns.kubectl(&["create", "secret", "generic", "evenkeel-session-key", "--from-literal=key=short"]).await;
-    let message = eventually("it says what is wrong", async || {
+    let message = eventually("readyz reports the invalid key", async || {
         let answer = http::send(Method::GET, &readyz, &[], "").await.ok()?;
         answer.text().await.ok().filter(|text| text.contains("it holds 5 bytes"))
     })
@@ -158,22 +162,22 @@ async fn replica_is_not_ready_without_the_session_key() {
         .await
         .unwrap();
     assert!(shell.status.success(), "{script}: {}", String::from_utf8_lossy(&shell.stderr));
-    eventually("it is ready", async || http::get(&readyz).await.ok()).await;
+    eventually("the replica is ready", async || http::get(&readyz).await.ok()).await;
     assert!(evenkeel.stderr().contains("agents wait no longer"), "{}", evenkeel.stderr());
     let agent = Agent::connect(Era::Legacy, &evenkeel.url()).await;
     assert_eq!(agent.tool_names().await, ["a_echo"]);
-    // For good.
+    // It stays ready without the Secret.
     ns.kubectl(&["delete", "secret", "evenkeel-session-key"]).await;
     assert_eq!(http::get(&readyz).await.unwrap(), "ok\n");
 }
 
-/// The command that a message tells to run.
+/// Returns the command that a message suggests.
 fn suggested_command(message: &str) -> &str {
     let start = message.find("kubectl ").unwrap();
     message[start..].trim()
 }
 
-/// Gives each connection to the next of several servers.
+/// A TCP proxy that forwards connections to several servers in turn.
 struct RoundRobinProxy {
     url: String,
     connection_counts: Arc<Vec<AtomicUsize>>,

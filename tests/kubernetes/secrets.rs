@@ -1,4 +1,4 @@
-//! Secrets that servers refer to.
+//! Secrets to which servers refer.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use crate::rig::{FakeHttpServer, Script, ServerEra};
 use crate::support::{Agent, Era, Evenkeel, eventually, http};
 use crate::test_namespace::{TestNamespace, server_yaml};
 
-/// A server that sends a Secret.
+/// Returns the YAML of a server with a header from a Secret.
 fn server_with_secret(name: &str, rig: &FakeHttpServer, secret: &str) -> String {
     let from = format!("{{ secretKeyRef: {{ name: {secret}, key: key }} }}");
     let spec = format!(
@@ -20,7 +20,7 @@ async fn start_server(name: &str) -> FakeHttpServer {
     FakeHttpServer::start(Script::new(name, ServerEra::Legacy).tools(&["echo"])).await
 }
 
-/// How often watches of Secrets began anew, and for which reason.
+/// Returns how often watches of Secrets were restarted for a reason.
 async fn watch_restarts(evenkeel: &Evenkeel, reason: &str) -> u64 {
     let metrics = http::get(&evenkeel.admin("/metrics")).await.unwrap();
     let name = format!("evenkeel_watch_restarts_total{{kind=\"secrets\",reason=\"{reason}\"}} ");
@@ -40,15 +40,18 @@ async fn secret_changes_affect_only_the_servers_that_refer_to_it() {
     let message = ns.wait_for("user", "ResolvedRefs", "False", "SecretNotFound").await;
     assert!(message.contains("\"ours\"") && message.contains(&ns.name), "{message}");
     let missing = ns.get_server("user").await.unwrap();
-    assert!(crate::test_namespace::condition(&missing, "Stalled").is_none(), "it may come in the same apply");
-    assert_eq!(user.counters().connections, 0, "nothing is tried without it");
+    assert!(
+        crate::test_namespace::condition(&missing, "Stalled").is_none(),
+        "the Secret may follow in the same apply"
+    );
+    assert_eq!(user.counters().connections, 0, "no attempt is made without it");
 
     ns.create_secret("ours", "hunter2").await;
     ns.wait_until_attached("user").await;
     assert_eq!(user.counters().initializes(), 1);
 
     ns.kubectl(&["patch", "secret", "ours", "-p", "{\"stringData\":{\"key\":\"hunter3\"}}"]).await;
-    eventually("its user is replaced", async || (user.counters().initializes() == 2).then_some(())).await;
+    eventually("the server is replaced", async || (user.counters().initializes() == 2).then_some(())).await;
     ns.wait_until_attached("user").await;
 
     ns.kubectl(&["delete", "secret", "ours"]).await;
@@ -87,13 +90,13 @@ async fn missing_secret_permission_is_reported_and_other_servers_attach() {
     let message = ns.wait_for("user", "ResolvedRefs", "False", "NotPermitted").await;
     assert!(message.contains("list and watch secret ours"), "{message}");
     assert!(evenkeel.stderr().contains("NotPermitted"), "{}", evenkeel.stderr());
-    // It is said steadily, however often it is asked again.
+    // The report stays the same, however often the watch is retried.
     let sources = evenkeel.admin("/apis/evenkeel.dev/v1alpha1/sources");
     let denials = async || watch_restarts(&evenkeel, "denied").await;
-    // With pauses that grow to 10 s, and patience for each.
+    // The retry delay grows to 10 s; each retry gets the full test timeout.
     for _ in 0..4 {
         let before = denials().await;
-        eventually("it is asked for again", async || (denials().await > before).then_some(())).await;
+        eventually("the watch is retried", async || (denials().await > before).then_some(())).await;
     }
     let faults = http::get(&sources).await.unwrap();
     assert!(faults.contains("NotPermitted") && !faults.contains("SourceUnavailable"), "{faults}");

@@ -24,16 +24,16 @@ async fn get_skill(ns: &TestNamespace<'_>, name: &str) -> Value {
     serde_json::from_str(&ns.kubectl(&["get", "skill", name, "-o", "json"]).await).unwrap()
 }
 
-/// Waits until a condition is so; gives its message.
+/// Waits until a condition has this status and reason, and returns its message.
 async fn wait_for_condition(
     ns: &TestNamespace<'_>,
     name: &str,
-    kind: &str,
+    condition_type: &str,
     status: &str,
     reason: &str,
 ) -> String {
-    eventually(&format!("{name}: {kind}={status}/{reason}"), async || {
-        let (actual_status, actual_reason, message) = condition(&get_skill(ns, name).await, kind)?;
+    eventually(&format!("{name}: {condition_type}={status}/{reason}"), async || {
+        let (actual_status, actual_reason, message) = condition(&get_skill(ns, name).await, condition_type)?;
         (actual_status == status && actual_reason == reason).then_some(message)
     })
     .await
@@ -58,13 +58,16 @@ async fn config_map_changes_update_the_skill_and_keep_connections() {
     .await;
     let message = wait_for_condition(&ns, "notes", "ResolvedRefs", "False", "ConfigMapNotFound").await;
     assert!(message.contains("ConfigMap \"notes\" is not in namespace"), "{message}");
-    assert!(condition(&get_skill(&ns, "notes").await, "Stalled").is_none(), "it may come in the same apply");
+    assert!(
+        condition(&get_skill(&ns, "notes").await, "Stalled").is_none(),
+        "the ConfigMap may follow in the same apply"
+    );
     wait_for_condition(&ns, "text", "Accepted", "False", "InvalidSpec").await;
 
     ns.apply(&config_map_yaml("notes", "Write notes.")).await;
     wait_for_condition(&ns, "notes", "Ready", "True", "Available").await;
     assert_eq!(get_skill(&ns, "notes").await["status"]["files"], 3);
-    eventually("it is written", async || read("notes/SKILL.md").map(drop)).await;
+    eventually("the skill is written", async || read("notes/SKILL.md").map(drop)).await;
     assert_eq!(read("notes/logo.png").unwrap(), b"\x89PNG");
     assert_eq!(read("notes/more.txt").unwrap(), b"more");
 
@@ -78,9 +81,9 @@ async fn config_map_changes_update_the_skill_and_keep_connections() {
         let skill = get_skill(&ns, "notes").await;
         (skill["status"]["description"] == "Write better notes.").then_some(())
     };
-    eventually("the edit is told", status_updated).await;
+    eventually("the edit is in the status", status_updated).await;
 
-    // Without its key, and without itself: what was good stays.
+    // Without the key, and without the ConfigMap, the last good content is kept.
     ns.kubectl(&[
         "patch",
         "configmap",
@@ -93,7 +96,7 @@ async fn config_map_changes_update_the_skill_and_keep_connections() {
     let message = wait_for_condition(&ns, "notes", "ResolvedRefs", "False", "ConfigMapNotFound").await;
     assert!(message.contains("has no key SKILL.md"), "{message}");
     ns.kubectl(&["delete", "configmap", "notes"]).await;
-    eventually("it is told to be gone", async || {
+    eventually("the missing ConfigMap is reported", async || {
         let (_, _, message) = condition(&get_skill(&ns, "notes").await, "ResolvedRefs")?;
         message.contains("is not in namespace").then_some(())
     })
@@ -102,12 +105,12 @@ async fn config_map_changes_update_the_skill_and_keep_connections() {
     assert_eq!((&*ready, &*reason), ("True", "Available"));
     assert!(synced_text_contains("better"));
     ns.kubectl(&["delete", "skill", "notes"]).await;
-    eventually("it is taken away", async || read("notes/SKILL.md").is_none().then_some(())).await;
+    eventually("the skill is removed", async || read("notes/SKILL.md").is_none().then_some(())).await;
 
     assert_eq!(
         get_skill(&ns, "text").await["metadata"]["resourceVersion"],
         text,
-        "one skill's change is its own"
+        "a change of one skill writes no other status"
     );
     assert_eq!((rig.counters().connections, rig.counters().initializes()), (connections, 1));
     assert!(!evenkeel.stderr().contains("panicked"), "{}", evenkeel.stderr());
@@ -132,15 +135,15 @@ async fn skill_waits_for_its_server_and_restart_writes_no_status() {
     let version = get_skill(&ns, "notes").await["metadata"]["resourceVersion"].clone();
     evenkeel.terminate().await;
     evenkeel.restart().await;
-    eventually("its server is attached again", async || (rig.counters().initializes() == 2).then_some(()))
+    eventually("the server is attached again", async || (rig.counters().initializes() == 2).then_some(()))
         .await;
-    // A write that is due after this one would be.
+    // A later write: an earlier one of this skill would be done by then.
     ns.apply(&skill_yaml("marker", "inline: nothing")).await;
     wait_for_condition(&ns, "marker", "Accepted", "False", "InvalidSpec").await;
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     assert_eq!(
         get_skill(&ns, "notes").await["metadata"]["resourceVersion"],
         version,
-        "the outcome is the same"
+        "the status did not change"
     );
 }

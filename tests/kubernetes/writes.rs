@@ -1,4 +1,4 @@
-//! How much is written, and a large fleet.
+//! The number of status and Event writes, and a large fleet.
 
 use std::time::{Duration, Instant};
 
@@ -26,12 +26,13 @@ async fn status_and_event_writes_are_rate_limited() {
 
     evenkeel.terminate().await;
     evenkeel.restart().await;
-    eventually("it is attached again", async || (rig.counters().initializes() == 2).then_some(())).await;
-    // A write of one object that is due after all of these were looked at.
+    eventually("the server is attached again", async || (rig.counters().initializes() == 2).then_some(()))
+        .await;
+    // A later write: all earlier ones are done by then.
     ns.apply(&server_yaml("marker", "stdio: { command: sh }")).await;
     ns.wait_for("marker", "Accepted", "False", "PolicyDenied").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(ns.status_writes("a") + ns.status_writes("p"), before, "the outcome is the same");
+    assert_eq!(ns.status_writes("a") + ns.status_writes("p"), before, "no status changed");
     assert_eq!(ns.get_server("a").await.unwrap()["metadata"]["resourceVersion"], version);
 
     let before_changes = ns.settled_status_writes("a").await;
@@ -42,17 +43,20 @@ async fn status_and_event_writes_are_rate_limited() {
         rig.edit_script(|script| *script = script.clone().tools(&tools));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    eventually("the last is told", async || {
+    eventually("the last change is in the status", async || {
         (ns.get_server("a").await?["status"]["tools"] == 100).then_some(())
     })
     .await;
-    // One write in a second, and one event that counts on every ten. The time is that of a hundred changes, and of
-    // waiting for the last: more than usual on a machine that is slow.
-    let seconds = usize::try_from(start.elapsed().as_secs()).unwrap();
+    // At most one status write per second, and one Event write per ten seconds. The time is that of a hundred changes
+    // and of waiting for the last one, which is longer on a slow machine.
+    let elapsed_secs = usize::try_from(start.elapsed().as_secs()).unwrap();
     let written = ns.status_writes("a") - before_changes;
-    assert!(written <= seconds.max(18) + 2, "{written} in {seconds} s");
+    assert!(written <= elapsed_secs.max(18) + 2, "{written} in {elapsed_secs} s");
     let event_writes = ns.event_writes() - events;
-    assert!((1..=(seconds / 10).max(4) + 2).contains(&event_writes), "{event_writes} in {seconds} s");
+    assert!(
+        (1..=(elapsed_secs / 10).max(4) + 2).contains(&event_writes),
+        "{event_writes} in {elapsed_secs} s"
+    );
     let event_notes = ns.events("a").await;
     let changes = event_notes.iter().filter(|event| *event == "Attached what it offers changed").count();
     assert_eq!(changes, 1, "{event_notes:?}");
@@ -65,20 +69,20 @@ async fn deleted_events_are_recreated_and_a_denied_event_is_logged_once() {
     let rig = FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await;
     let evenkeel = ns.run(&[]).await;
     ns.apply_http_server("a", &rig).await;
-    let offer = |tools: &'static [&str]| rig.edit_script(|script| *script = script.clone().tools(tools));
-    let changed = async || {
-        eventually("the change is told in an event", async || {
+    let set_tools = |tools: &'static [&str]| rig.edit_script(|script| *script = script.clone().tools(tools));
+    let wait_for_change_event = async || {
+        eventually("the change is in an event", async || {
             let events = ns.events("a").await;
             events.contains(&"Attached what it offers changed".to_owned()).then_some(())
         })
         .await;
     };
     ns.wait_until_attached("a").await;
-    offer(&["one", "two"]);
-    changed().await;
+    set_tools(&["one", "two"]);
+    wait_for_change_event().await;
     ns.kubectl(&["delete", "events", "--all"]).await;
-    offer(&["one", "two", "three"]);
-    changed().await;
+    set_tools(&["one", "two", "three"]);
+    wait_for_change_event().await;
 
     let role = ns.kubectl(&["get", "role", "evenkeel", "-o", "json"]).await;
     let role: Value = serde_json::from_str(&role).unwrap();
@@ -87,7 +91,7 @@ async fn deleted_events_are_recreated_and_a_denied_event_is_logged_once() {
     let patch = json!({ "rules": without_events }).to_string();
     ns.kubectl(&["patch", "role", "evenkeel", "--type=merge", "-p", &patch]).await;
     let denials = || evenkeel.stderr().matches("does not take an event").count();
-    eventually("a refusal is told", async || {
+    eventually("a denied event is logged", async || {
         ns.apply(&server_yaml("p", "stdio: { command: sh }")).await;
         ns.kubectl(&["delete", "mcps", "p"]).await;
         (denials() > 0).then_some(())
@@ -114,18 +118,18 @@ async fn repeated_declaration_changes_are_one_event_series() {
         ns.patch_server("a", &json!({ "spec": { "expose": { "prefix": format!("p{round}") } } })).await;
     }
     ns.wait_until_attached("a").await;
-    let newest = eventually("the newest is told", async || {
+    let series = eventually("the events are one series", async || {
         let events = ns.kubectl(&["get", "events.v1.events.k8s.io", "-o", "json"]).await;
         let events: Value = serde_json::from_str(&events).unwrap();
         let updated = |event: &&Value| event["reason"] == "Updated";
         let updated: Vec<Value> = events["items"].as_array()?.iter().filter(updated).cloned().collect();
-        // Changes that come at once may be seen as one.
+        // Changes in quick succession may be observed as one.
         (updated.first()?["series"]["count"].as_u64()? > 2).then_some(updated)
     })
     .await;
-    assert_eq!(newest.len(), 1, "{newest:?}");
-    assert_eq!(newest[0]["note"], "the declaration changed");
-    // Created once; then at most one every ten seconds, beside what became of it.
+    assert_eq!(series.len(), 1, "{series:?}");
+    assert_eq!(series[0]["note"], "the declaration changed");
+    // One create, then at most one write every ten seconds, and the events of the connection.
     let event_writes = ns.event_writes() - before;
     assert!(event_writes <= 8, "{event_writes}");
 }
@@ -137,13 +141,13 @@ async fn event_about_the_longest_name_is_accepted() {
     let _evenkeel = ns.run(&[]).await;
     let name = "a".repeat(253);
     ns.apply(&server_yaml(&name, "stdio: { command: sh }")).await;
-    eventually("an event is told", async || {
+    eventually("an event is written", async || {
         ns.events(&name).await.iter().any(|event| event.starts_with("PolicyDenied ")).then_some(())
     })
     .await;
 }
 
-/// Nobody else tells it: no replica holds the Lease yet.
+/// No replica holds the Lease yet, so no other replica writes the event.
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn occurrences_before_the_lease_is_held_become_events() {
@@ -159,7 +163,7 @@ async fn occurrences_before_the_lease_is_held_become_events() {
     let evenkeel = ns.run_with_kubeconfig(&proxy.kubeconfig, &[]).await;
     ns.apply(&server_yaml("early", "stdio: { command: sh }")).await;
     let line = "resource=McpServer/";
-    eventually("it is refused", async || {
+    eventually("the rejection is logged", async || {
         evenkeel
             .stderr()
             .lines()
@@ -169,7 +173,7 @@ async fn occurrences_before_the_lease_is_held_become_events() {
     .await;
     assert_eq!(ns.events("early").await, Vec::<String>::new());
     proxy.pass_all();
-    eventually("an event is told", async || {
+    eventually("an event is written", async || {
         ns.events("early").await.iter().any(|event| event.starts_with("PolicyDenied ")).then_some(())
     })
     .await;
@@ -188,18 +192,18 @@ async fn thousand_servers_attach_with_few_status_writes() {
         ns.apply(&yaml).await;
     }
     let evenkeel = ns.run(&[]).await;
-    let attached = async || {
+    let count_attached = async || {
         let table = ns.kubectl(&["get", "mcps", "--no-headers"]).await;
         table.lines().filter(|line| line.contains(" True ")).count()
     };
-    // Patience for each step, since a fleet is as slow as its machine.
-    let mut seen = (0, 0);
-    while seen.1 < SERVERS {
-        seen = eventually("one more is attached, or told", async || {
-            // The question itself is work for the API server.
+    // The timeout applies to each step, since the total depends on the machine.
+    let mut progress = (0, 0);
+    while progress.1 < SERVERS {
+        progress = eventually("one more server is attached, or has its status written", async || {
+            // The queries themselves load the API server.
             tokio::time::sleep(Duration::from_secs(1)).await;
-            let now = (rig.counters().initializes(), attached().await);
-            (now != seen).then_some(now)
+            let now = (rig.counters().initializes(), count_attached().await);
+            (now != progress).then_some(now)
         })
         .await;
     }
