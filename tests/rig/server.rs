@@ -185,9 +185,7 @@ impl FakeServer {
         let params = message.params.map_or("{}", RawValue::get);
         self.count_method(&method);
         if method == "tools/list" && self.state().script.restless {
-            let _ = self
-                .events
-                .send(ServerEvent::Notification("notifications/tools/list_changed".into()));
+            let _ = self.events.send(ServerEvent::Notification("notifications/tools/list_changed".into()));
         }
         let session = headers.and_then(|headers| headers::header_text(headers, "mcp-session-id"));
         let Some(id) = message.id.map(RawValue::get) else {

@@ -1,5 +1,5 @@
 //! Programs written in Go: a Kubernetes control plane (from `KUBEBUILDER_ASSETS`, or built from `tests/envtest`), and
-//! `tests/judges`, which computes the health of objects as `GitOps` tools do.
+//! `tests/gitops_health`, which computes the health of objects as `GitOps` tools do.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -47,11 +47,15 @@ pub fn cluster_programs() -> ClusterPrograms {
 /// Returns the program that computes the health of objects as `GitOps` tools do. Builds it once.
 pub fn gitops_health_program() -> PathBuf {
     let go = require_on_path("go", "the health check of GitOps tools");
-    let home =
-        build_go_programs("judges", "building the health check of GitOps tools (once)", &go, |command| {
+    let home = build_go_programs(
+        "gitops_health",
+        "building the health check of GitOps tools (once)",
+        &go,
+        |command| {
             command.arg(".");
-        });
-    home.join("judges")
+        },
+    );
+    home.join("gitops_health")
 }
 
 /// Builds programs of the Go module `tests/MODULE` into `target/MODULE/DIGEST`, unless they exist. `add_args` adds the
