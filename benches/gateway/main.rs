@@ -1,8 +1,8 @@
 //! Measures the cost and speed of evenkeel, side by side with a minimal program that does the same on the same machine
 //! (the floor), and compares the ratios with recorded ones.
 //!
-//! `cargo bench --bench gateway` prints a table and writes the same figures as JSON; `docs/benchmarks.md` explains them.
-//! All traffic stays on the loopback, all counts and times are bounded, and every started process is ended.
+//! `cargo bench --bench gateway` prints a table and writes the same figures as JSON; `docs/benchmarks.md` explains
+//! them. All traffic stays on the loopback, all counts and times are bounded, and every started process is ended.
 
 #![expect(clippy::cast_precision_loss, reason = "no count comes near 2^53")]
 

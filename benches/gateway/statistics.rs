@@ -24,10 +24,10 @@ impl Spread {
         })
     }
 
-    /// Returns the permitted deviation of the median of another run of the same program, as a share of the median. It is
-    /// the larger of two distances: four median absolute deviations (about 3.5 standard deviations of the difference of
-    /// two medians of five rounds), and the range (rounds may be bimodal, with either mode in the majority). It is rounded
-    /// up to a whole percent, and at least [`LEAST_TOLERANCE`].
+    /// Returns the permitted deviation of the median of another run of the same program, as a share of the median. It
+    /// is the larger of two distances: four median absolute deviations (about 3.5 standard deviations of the difference
+    /// of two medians of five rounds), and the range (rounds may be bimodal, with either mode in the majority). It is
+    /// rounded up to a whole percent, and at least [`LEAST_TOLERANCE`].
     pub fn tolerance(&self) -> f64 {
         let distance = f64::max(4.0 * self.deviation, self.max - self.min);
         let share = if self.median == 0.0 { 0.0 } else { distance / self.median.abs() };
@@ -48,8 +48,8 @@ pub fn median(figures: &[f64]) -> Option<f64> {
     Some(f64::midpoint(*sorted.get(low)?, *sorted.get(high)?))
 }
 
-/// Divides the figures pairwise within each round and returns the median quotient of each round. A round has the figures
-/// of one or more short batches; the batches at the same position were measured one directly after the other.
+/// Divides the figures pairwise within each round and returns the median quotient of each round. A round has the
+/// figures of one or more short batches; the batches at the same position were measured one directly after the other.
 pub fn ratios(figures: &[Vec<f64>], twins: &[Vec<f64>]) -> Vec<f64> {
     let quotients = |(round, twin): (&Vec<f64>, &Vec<f64>)| {
         let quotients: Vec<f64> = round

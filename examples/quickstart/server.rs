@@ -1,6 +1,6 @@
 //! A small MCP server for the quickstart: `quickstart-server clock` or `quickstart-server notes`, over stdio.
 //!
-//! It keeps its notes in memory and touches nothing else.
+//! The notes are kept in memory only.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -23,21 +23,22 @@ impl QuickstartServer {
     fn tools(&self) -> Vec<Tool> {
         match self {
             Self::Clock => vec![
-                tool("now", "Tells the date and time here.", None),
+                tool("now", "Returns the local date and time.", None),
                 tool(
                     "days_until",
-                    "Counts the days from today to a date.",
+                    "Returns the number of days from today to a date.",
                     Some(("date", "The date, such as 2027-01-01")),
                 ),
             ],
             Self::Notes(_) => vec![
-                tool("add_note", "Keeps a note until the server ends.", Some(("text", "The note"))),
-                tool("list_notes", "Lists the notes that were kept.", None),
+                tool("add_note", "Stores a note until the server ends.", Some(("text", "The note"))),
+                tool("list_notes", "Lists the stored notes.", None),
             ],
         }
     }
 
-    /// Runs a tool; the error is for whoever called it. `None` if there is no such tool.
+    /// Runs a tool. The inner error is returned to the caller as the result of the tool. Returns `None` if there is no
+    /// such tool.
     fn run_tool(&self, tool: &str, argument: &str) -> Option<Result<String, String>> {
         let today = Zoned::now();
         Some(match (self, tool) {
@@ -50,7 +51,7 @@ impl QuickstartServer {
             (Self::Notes(notes), "add_note") => {
                 let mut notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
                 notes.push(argument.to_owned());
-                Ok(format!("kept, as number {}", notes.len()))
+                Ok(format!("stored as note {}", notes.len()))
             }
             (Self::Notes(notes), "list_notes") => {
                 Ok(notes.lock().unwrap_or_else(PoisonError::into_inner).join("\n"))
@@ -83,7 +84,7 @@ impl ServerHandler for QuickstartServer {
         call: CallToolRequestParams,
         _: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        // Each tool has at most one argument, so its name need not be looked at.
+        // Each tool has at most one argument, so the argument's name is not checked.
         let arguments = call.arguments.unwrap_or_default();
         let argument = arguments.values().next().and_then(|value| value.as_str()).unwrap_or_default();
         let result = match self.run_tool(&call.name, argument) {
@@ -97,7 +98,7 @@ impl ServerHandler for QuickstartServer {
     }
 }
 
-/// A tool with at most one argument, a string.
+/// Returns the descriptor of a tool with at most one argument, a string.
 fn tool(name: &'static str, description: &'static str, argument: Option<(&str, &str)>) -> Tool {
     let properties: JsonObject = argument
         .iter()

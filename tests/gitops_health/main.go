@@ -1,6 +1,7 @@
-// Command gitops_health computes the health of objects as GitOps tools do. It reads a JSON array of requests, each with an
-// object and an Argo CD health script, and writes an array of results: the kstatus that Flux uses, computed by its own
-// library, and the health of Argo CD, computed by the Lua engine that Argo CD uses, with the same Lua libraries open.
+// Command gitops_health computes the health of objects as GitOps tools do. It reads a JSON array of requests, each with
+// an object and an Argo CD health script, and writes an array of results: the kstatus that Flux uses, computed by its
+// own library, and the health of Argo CD, computed by the Lua engine that Argo CD uses, with the same Lua libraries
+// open.
 package main
 
 import (

@@ -1,6 +1,6 @@
-//! A fleet from a real API server, with the permissions of the manifests: applied objects, their status, and calls while
-//! the API server, a permission, a Secret or a replica is missing. Most tests share one API server, each in a namespace of
-//! its own.
+//! A fleet from a real API server, with the permissions of the manifests: applied objects, their status, and calls
+//! while the API server, a permission, a Secret or a replica is missing. Most tests share one API server, each in a
+//! namespace of its own.
 
 #![allow(
     clippy::unwrap_used,

@@ -138,8 +138,8 @@ impl<'a> TestNamespace<'a> {
         self.wait_for(name, "Ready", "True", "Attached").await;
     }
 
-    /// Replaces the rules of evenkeel's role, and waits until they apply. `secrets` is true if the rules permit to watch
-    /// Secrets.
+    /// Replaces the rules of evenkeel's role, and waits until they apply. `secrets` is true if the rules permit to
+    /// watch Secrets.
     pub async fn set_role_rules(&self, rules: &[&Value], secrets: bool) {
         let patch = serde_json::json!({ "rules": rules }).to_string();
         self.kubectl(&["patch", "role", "evenkeel", "--type=merge", "-p", &patch]).await;

@@ -167,7 +167,7 @@ async fn occurrences_before_the_lease_is_held_become_events() {
         evenkeel
             .stderr()
             .lines()
-            .any(|said| said.contains(line) && said.contains("PolicyDenied"))
+            .any(|logged| logged.contains(line) && logged.contains("PolicyDenied"))
             .then_some(())
     })
     .await;

@@ -21,8 +21,8 @@ fn kubectl_commands(page: &str, heading: &str) -> Vec<String> {
         .collect()
 }
 
-/// Returns a copy of the repository's manifests and examples, with the kustomization of the page and the URL of a running
-/// server.
+/// Returns a copy of the repository's manifests and examples, with the kustomization of the page and the URL of a
+/// running server.
 fn clone_repository(server: &str) -> TempDir {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let copy = TempDir::with_prefix("clone").unwrap();
@@ -62,7 +62,7 @@ async fn documented_commands_work_as_written() {
 
     // Without kubelets there are no containers, and commands that need one are left out.
     let needs_kubelet =
-        |command: &String| ["kubectl exec", "kubectl logs"].iter().any(|word| command.starts_with(word));
+        |command: &String| ["kubectl exec", "kubectl logs"].iter().any(|prefix| command.starts_with(prefix));
     let page_commands: Vec<_> = kubectl_commands("docs/kubernetes.md", "")
         .into_iter()
         .filter(|command| !needs_kubelet(command))

@@ -1,5 +1,5 @@
-//! Applies `manifests/` and `examples/kubernetes/` to a real API server, and checks how `GitOps` tools read the statuses
-//! of evenkeel.
+//! Applies `manifests/` and `examples/kubernetes/` to a real API server, and checks how `GitOps` tools read the
+//! statuses of evenkeel.
 
 #![allow(
     clippy::unwrap_used,

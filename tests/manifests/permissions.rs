@@ -63,14 +63,14 @@ fn rule_set(lists: &[&[&str]]) -> BTreeSet<String> {
     lists.iter().copied().flatten().map(ToString::to_string).collect()
 }
 
-/// Waits until the account of the manifests in `home` has exactly the expected permissions in a namespace, besides those
-/// of every account. The API server applies roles a moment after they are created.
+/// Waits until the account of the manifests in `home` has exactly the expected permissions in a namespace, besides
+/// those of every account. The API server applies roles a moment after they are created.
 async fn wait_for_exact_rules(cluster: &Cluster, home: &str, namespace: &str, expected: &BTreeSet<String>) {
-    cluster.kubectl(&["create", "serviceaccount", "nobody", "-n", namespace]).await;
+    cluster.kubectl(&["create", "serviceaccount", "unprivileged", "-n", namespace]).await;
     let description =
         format!("the account of {home} has exactly these permissions in {namespace}: {expected:#?}");
     eventually(&description, async || {
-        let baseline = account_rules(cluster, namespace, "nobody", namespace).await;
+        let baseline = account_rules(cluster, namespace, "unprivileged", namespace).await;
         let granted = account_rules(cluster, home, "evenkeel", namespace).await;
         let exact = baseline.is_subset(&granted)
             && granted.difference(&baseline).cloned().collect::<BTreeSet<_>>() == *expected;

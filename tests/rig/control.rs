@@ -1,6 +1,6 @@
-//! The protocol between a test and a fake server in a process of its own. The process connects to the test's Unix socket,
-//! sends its [`ProcessInfo`], waits for a line that confirms it, and replies to each [`ControlCommand`] with its counters.
-//! Every message is one line of JSON. The process ends when the socket is closed.
+//! The protocol between a test and a fake server in a process of its own. The process connects to the test's Unix
+//! socket, sends its [`ProcessInfo`], waits for a line that confirms it, and replies to each [`ControlCommand`] with
+//! its counters. Every message is one line of JSON. The process ends when the socket is closed.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -78,7 +78,8 @@ pub(super) struct ControlConnection {
 }
 
 impl ControlConnection {
-    /// Connects to the test and waits until the test has registered the process. Ends the process if the test has ended.
+    /// Connects to the test and waits until the test has registered the process. Ends the process if the test has
+    /// ended.
     pub(super) async fn connect(control: PathBuf, hello: ProcessInfo) -> Self {
         let connect = async {
             let (reader, mut writer) = UnixStream::connect(&control).await?.into_split();

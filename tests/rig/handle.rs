@@ -1,5 +1,5 @@
-//! Handles for tests: a fake server over HTTP in the test's own process, or the fake servers that evenkeel starts as child
-//! processes.
+//! Handles for tests: a fake server over HTTP in the test's own process, or the fake servers that evenkeel starts as
+//! child processes.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -174,8 +174,8 @@ impl FakeStdioServer {
         self.processes().into_iter().filter(FakeServerProcess::is_alive).collect()
     }
 
-    /// Returns the ids of the processes that exist at this moment, as the kernel reports them: [`Self::live_processes`] is
-    /// updated a moment later.
+    /// Returns the ids of the processes that exist at this moment, as the kernel reports them: [`Self::live_processes`]
+    /// is updated a moment later.
     pub fn existing_pids(&self) -> Vec<u32> {
         let pids = self.processes().into_iter().map(|process| process.pid());
         pids.filter(|pid| test_kill_process(to_pid(*pid)).is_ok()).collect()

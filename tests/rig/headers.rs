@@ -12,8 +12,8 @@ pub(super) fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a 
     headers.get(name)?.to_str().ok()
 }
 
-/// Checks that the headers match the request. `schema` is the `inputSchema` of the called tool. The error names the header
-/// that is missing or does not match.
+/// Checks that the headers match the request. `schema` is the `inputSchema` of the called tool. The error names the
+/// header that is missing or does not match.
 pub(super) fn check_headers(
     headers: &HeaderMap,
     request: &IncomingRequest<'_>,

@@ -136,7 +136,8 @@ async fn handle_post(
                     biased;
                     Some(event) = events.recv() => Some((Ok(notice_event(event)), Some((handler, events)))),
                     outcome = &mut handler => {
-                        let remaining = std::iter::from_fn(|| events.try_recv().ok()).map(notice_event).collect::<String>();
+                        let remaining = std::iter::from_fn(|| events.try_recv().ok());
+                        let remaining = remaining.map(notice_event).collect::<String>();
                         Some((final_chunk(outcome).map(|last| remaining + &last), None))
                     }
                 }

@@ -1,11 +1,11 @@
 //! The test rig: one scriptable MCP server. It implements everything that the specification allows a server to do, and
 //! most of what it forbids.
 //!
-//! A [`Script`] configures its behavior. Tests start it in their own process over HTTP ([`FakeHttpServer`]), or evenkeel
-//! starts it as a child process over stdio ([`FakeStdioServer`]). Tests change the script while the server runs and read
-//! its [`Counters`]; violations by the client are recorded in [`Counters::complaints`]. The rig is built on hyper and raw
-//! JSON and shares no code with evenkeel or rmcp: a mistake on one side cannot be repeated on the other. It is never part
-//! of the shipped binary.
+//! A [`Script`] configures its behavior. Tests start it in their own process over HTTP ([`FakeHttpServer`]), or
+//! evenkeel starts it as a child process over stdio ([`FakeStdioServer`]). Tests change the script while the server
+//! runs and read its [`Counters`]; violations by the client are recorded in [`Counters::complaints`]. The rig is built
+//! on hyper and raw JSON and shares no code with evenkeel or rmcp: a mistake on one side cannot be repeated on the
+//! other. It is never part of the shipped binary.
 //!
 //! As a program (`cargo build --example rig`): `rig [--http ADDRESS] SCRIPT.json`.
 

@@ -18,13 +18,13 @@ pub struct Script {
     pub protocol: Option<String>,
     /// Its capabilities. If absent, tools with `listChanged`.
     pub capabilities: Option<Box<RawValue>>,
-    /// The tools that it lists. An item is the name of a tool (see `tools.rs`), or a complete descriptor, which is listed
-    /// byte for byte. A tool that `tools.rs` does not define returns its params.
+    /// The tools that it lists. An item is the name of a tool (see `tools.rs`), or a complete descriptor, which is
+    /// listed byte for byte. A tool that `tools.rs` does not define returns its params.
     pub tools: Vec<Box<RawValue>>,
     /// The prompts that it lists, byte for byte.
     pub prompts: Vec<Box<RawValue>>,
-    /// The resources that it lists, byte for byte. Every other resource can be read too, except those with `missing` in the
-    /// URI.
+    /// The resources that it lists, byte for byte. Every other resource can be read too, except those with `missing` in
+    /// the URI.
     pub resources: Vec<Box<RawValue>>,
     /// The resource templates that it lists, byte for byte.
     pub templates: Vec<Box<RawValue>>,
@@ -36,8 +36,8 @@ pub struct Script {
     pub quiet: bool,
     /// True if every `tools/list` request causes a `tools/list_changed` notification.
     pub restless: bool,
-    /// Rules by method, applied instead of or before the correct response. Over HTTP, the keys `POST`, `GET` and `DELETE`
-    /// apply before the body is read.
+    /// Rules by method, applied instead of or before the correct response. Over HTTP, the keys `POST`, `GET` and
+    /// `DELETE` apply before the body is read.
     pub on: BTreeMap<String, Vec<Rule>>,
     /// Faults that only a process can have.
     pub stdio: StdioFaults,

@@ -169,7 +169,7 @@ impl FakeServer {
         self: &Arc<Self>,
         bytes: &[u8],
         headers: Option<&HeaderMap>,
-        notices: InterimSender,
+        interim: InterimSender,
     ) -> Outcome {
         let message: IncomingMessage<'_> = match serde_json::from_slice(bytes) {
             Ok(message) => message,
@@ -215,7 +215,7 @@ impl FakeServer {
                 if modern { self.check_modern(&request, meta) } else { self.check_legacy(&request, session) };
             match rejection {
                 Some(outcome) => outcome,
-                None => self.dispatch(&request, &notices).await,
+                None => self.dispatch(&request, &interim).await,
             }
         };
         tokio::select! {
@@ -260,7 +260,7 @@ impl FakeServer {
         Outcome::Accepted
     }
 
-    /// Applies a rule after its delay. Returns `None` if the rule asks for the correct response.
+    /// Applies a rule after its delay. Returns `None` if the action is [`Action::Answer`].
     pub(super) async fn apply_rule(&self, rule: Rule, id: &str) -> Option<Outcome> {
         tokio::time::sleep(Duration::from_millis(rule.delay_ms)).await;
         Some(match rule.then {
@@ -315,7 +315,7 @@ impl FakeServer {
         session.is_some_and(|session| self.state().sessions.remove(session).is_some())
     }
 
-    /// Returns true if the session id is known.
+    /// Returns true if the session exists.
     pub(super) fn has_session(&self, session: Option<&str>) -> bool {
         session.is_some_and(|session| self.state().sessions.contains_key(session))
     }

@@ -89,7 +89,8 @@ async fn serve_stdio(server: Arc<FakeServer>, faults: StdioFaults) {
     let mut line = Vec::new();
     while input.read_until(b'\n', &mut line).await.is_ok_and(|read| read > 0) {
         while tasks.try_join_next().is_some() {}
-        // The runtime has one thread and runs tasks in the order in which they were spawned: messages take effect in order.
+        // The runtime has one thread and runs tasks in the order in which they were spawned: messages take effect in
+        // order.
         tasks.spawn(handle_message(server.clone(), std::mem::take(&mut line), out.clone()));
     }
     if faults.ignore_eof {
@@ -133,7 +134,8 @@ async fn handle_message(server: Arc<FakeServer>, message: Vec<u8>, out: LineSend
     }
 }
 
-/// Returns the program that replaces a process that has closed a pipe. It keeps the other pipes open and never uses them.
+/// Returns the program that replaces a process that has closed a pipe. It keeps the other pipes open and never uses
+/// them.
 fn sleep_command() -> Command {
     let mut sleeper = Command::new("sleep");
     sleeper.arg("600");

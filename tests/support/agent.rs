@@ -243,8 +243,8 @@ impl PendingRequest {
         }
     }
 
-    /// Waits for the response, skipping notifications, and returns the raw result. The error is the raw error object, or
-    /// the failure of the transport.
+    /// Waits for the response, skipping notifications, and returns the raw result. The error is the raw error object,
+    /// or the failure of the transport.
     pub async fn result(&mut self) -> Result<String, String> {
         while let Some(message) = self.next_message().await? {
             if let Some(result) = member(&message, "result") {

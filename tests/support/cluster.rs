@@ -131,8 +131,8 @@ impl Cluster {
         stderr_of_failure(args, &self.kubectl_command(args).output().await.unwrap())
     }
 
-    /// Waits until an account has a permission in a namespace, or no longer has it. The API server applies a changed role
-    /// a moment after it has responded.
+    /// Waits until an account has a permission in a namespace, or no longer has it. The API server applies a changed
+    /// role a moment after it has responded.
     pub async fn wait_for_permission(
         &self,
         account: &str,

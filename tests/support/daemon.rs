@@ -44,8 +44,8 @@ impl Evenkeel {
         Self::run_with_env(directory, flags, &[]).await
     }
 
-    /// Runs on a directory with more flags and environment variables, and waits until it is live. A restart does not set
-    /// the variables again.
+    /// Runs on a directory with more flags and environment variables, and waits until it is live. A restart does not
+    /// set the variables again.
     pub async fn run_with_env(directory: &Path, flags: &[&str], variables: &[(&str, &str)]) -> Self {
         Self::start(Source::Directory(directory.into()), flags, variables).await
     }
@@ -128,8 +128,8 @@ impl Evenkeel {
         .await
     }
 
-    /// Waits for an event with this reason about a server, and returns its note. For short-lived states: a condition may
-    /// have changed again by the time it is read, while an event is kept.
+    /// Waits for an event with this reason about a server, and returns its note. For short-lived states: a condition
+    /// may have changed again by the time it is read, while an event is kept.
     pub async fn wait_for_event(&self, name: &str, reason: &str) -> String {
         let events = self.admin("/apis/events.k8s.io/v1/events");
         eventually(&format!("an event about {name}: {reason}"), async || {

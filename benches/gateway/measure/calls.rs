@@ -1,5 +1,5 @@
-//! Measures the cost of a call, through the floor and through each evenkeel: to a server over HTTP, and to a server over
-//! stdio.
+//! Measures the cost of a call, through the floor and through each evenkeel: to a server over HTTP, and to a server
+//! over stdio.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! One controller (evenkeel, or the floor that attaches servers with the least work) with a directory and a fake upstream
-//! of its own, so that several controllers can run side by side and be measured in turn.
+//! One controller (evenkeel, or the floor that attaches servers with the least work) with a directory and a fake
+//! upstream of its own, so that several controllers can run side by side and be measured in turn.
 
 use std::path::Path;
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub struct ControllerSetup {
 
 enum Controller {
     Floor(HelperProcess),
-    Evenkeel { process: EvenkeelProcess, agent: Agent, notices: Option<NotificationStream> },
+    Evenkeel { process: EvenkeelProcess, agent: Agent, notifications: Option<NotificationStream> },
 }
 
 impl ControllerSetup {
@@ -81,7 +81,7 @@ impl ControllerSetup {
                     .await
                     .map_err(|_| format!("{servers} servers: not attached"))??;
                 let (agent, visible_at) = process.wait_for_tools(era, servers, ATTACH_TIMEOUT).await?;
-                (Controller::Evenkeel { process, agent, notices: None }, visible_at - started)
+                (Controller::Evenkeel { process, agent, notifications: None }, visible_at - started)
             }
         };
         Ok((Self { subject, controller, upstream, directory }, elapsed))
@@ -96,8 +96,8 @@ impl ControllerSetup {
 
     /// Opens the agent's notification stream, and waits until it is quiet.
     pub async fn listen(&mut self) -> Result<()> {
-        if let Controller::Evenkeel { agent, notices, .. } = &mut self.controller {
-            *notices = Some(agent.notifications().await?);
+        if let Controller::Evenkeel { agent, notifications, .. } = &mut self.controller {
+            *notifications = Some(agent.notifications().await?);
         }
         self.wait_for_quiet().await.map(|_| ())
     }
@@ -109,8 +109,12 @@ impl ControllerSetup {
                 timeout(ATTACH_TIMEOUT, floor.next_line()).await??;
                 Ok(unix_nanos())
             }
-            Controller::Evenkeel { notices, .. } => {
-                notices.as_mut().ok_or("no notification stream")?.wait_for_list_changed(ATTACH_TIMEOUT).await
+            Controller::Evenkeel { notifications, .. } => {
+                notifications
+                    .as_mut()
+                    .ok_or("no notification stream")?
+                    .wait_for_list_changed(ATTACH_TIMEOUT)
+                    .await
             }
         }
     }
@@ -126,8 +130,8 @@ impl ControllerSetup {
                 }
                 Ok(count)
             }
-            Controller::Evenkeel { notices, .. } => {
-                notices.as_mut().ok_or("no notification stream")?.wait_for_quiet(QUIET_PERIOD).await
+            Controller::Evenkeel { notifications, .. } => {
+                notifications.as_mut().ok_or("no notification stream")?.wait_for_quiet(QUIET_PERIOD).await
             }
         }
     }

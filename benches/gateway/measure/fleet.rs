@@ -1,5 +1,5 @@
-//! Measures the cost of a fleet: the time until all servers are attached, the memory, and the cost of one more server or
-//! of one rewritten file.
+//! Measures the cost of a fleet: the time until all servers are attached, the memory, and the cost of one more server
+//! or of one rewritten file.
 
 use tokio::time::{Duration, sleep};
 
@@ -44,10 +44,10 @@ async fn measure_fleet(
 ) -> Result<()> {
     let subjects = ControllerSetup::all_subjects(plan);
     let mut setups = Vec::new();
-    for turn in BenchPlan::rotation(round, subjects.len()) {
-        let Some(subject) = subjects.get(turn) else { continue };
-        let (setup, took) = ControllerSetup::start(*subject, era, size.servers, 0).await?;
-        report.add(&cold_start(era, size.servers), setup.subject, [millis(took)]);
+    for index in BenchPlan::rotation(round, subjects.len()) {
+        let Some(subject) = subjects.get(index) else { continue };
+        let (setup, elapsed) = ControllerSetup::start(*subject, era, size.servers, 0).await?;
+        report.add(&cold_start(era, size.servers), setup.subject, [millis(elapsed)]);
         if size.servers > 0 {
             let cpu = micros(setup.usage().cpu_times()?.total()) / size.servers as f64;
             report.add(&cold_start_cpu(era, size.servers), setup.subject, [cpu]);
@@ -133,20 +133,20 @@ async fn measure_additions(
     let mut extra_notifications = 0;
     for addition in 0..size.additions {
         let number = servers + addition;
-        for turn in BenchPlan::rotation(addition, setups.len()) {
-            let (Some(setup), Some(times)) = (setups.get_mut(turn), times.get_mut(turn)) else { continue };
-            let renamed = setup.directory.declare(era.name(), number).await?;
+        for index in BenchPlan::rotation(addition, setups.len()) {
+            let (Some(setup), Some(times)) = (setups.get_mut(index), times.get_mut(index)) else { continue };
+            let renamed_at = setup.directory.declare(era.name(), number).await?;
             let notified_at = setup.wait_for_change().await?;
             let counts = setup.upstream.counts().await?;
             extra_notifications += setup.wait_for_quiet().await?;
             setup.expect_tool(era, number).await?;
             let handshake = counts.last_listed - counts.last_opened;
             let parts = [
-                notified_at - renamed,
-                counts.last_opened - renamed,
+                notified_at - renamed_at,
+                counts.last_opened - renamed_at,
                 handshake,
                 notified_at - counts.last_listed,
-                notified_at - renamed - handshake,
+                notified_at - renamed_at - handshake,
             ];
             for (times, nanos) in times.iter_mut().zip(parts) {
                 times.push(millis_of_nanos(nanos));
@@ -161,15 +161,16 @@ async fn measure_additions(
     // Evenkeel waits for 200 ms without changes and scans a second time before it removes a server.
     let removal = measure("file removed to notice");
     for setup in setups.iter_mut() {
-        let before = setup.directory.remove(era.name(), servers)?;
+        let removed_at = setup.directory.remove(era.name(), servers)?;
         let notified_at = setup.wait_for_change().await?;
         extra_notifications += setup.wait_for_quiet().await?;
-        report.add(&removal, setup.subject, [millis_of_nanos(notified_at - before)]);
+        report.add(&removal, setup.subject, [millis_of_nanos(notified_at - removed_at)]);
     }
     if extra_notifications > 0 {
-        return Err(
-            format!("{extra_notifications} notices beyond one for each change, {servers} servers").into()
-        );
+        return Err(format!(
+            "{extra_notifications} notifications more than one per change, {servers} servers"
+        )
+        .into());
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Calls one server over several routes, in short alternating batches, so that other activity on the machine affects all
-//! routes alike.
+//! Calls one server over several routes, in short alternating batches, so that other activity on the machine affects
+//! all routes alike.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! The floor of the fleet part: attaches every server that is declared in a directory, with the least work. It reads the
-//! files that are new or changed, performs the handshake, lists the tools and opens the notification stream. It scans the
-//! directory again on each inotify event.
+//! The floor of the fleet part: attaches every server that is declared in a directory, with the least work. It reads
+//! the files that are new or changed, performs the handshake, lists the tools and opens the notification stream. It
+//! scans the directory again when the system reports a change.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -66,25 +66,23 @@ fn scan_directory(
         let Ok(metadata) = entry.metadata() else { continue };
         let (path, modified) = (entry.path(), metadata.modified()?);
         found.insert(path.clone());
-        if attached_files.get(&path).is_some_and(|attached_files| attached_files.modified == modified) {
+        if attached_files.get(&path).is_some_and(|file| file.modified == modified) {
             continue;
         }
         let text = std::fs::read_to_string(&path)?;
-        if let Some(attached_files) =
-            attached_files.get_mut(&path).filter(|attached_files| attached_files.text == text)
-        {
-            attached_files.modified = modified;
+        if let Some(file) = attached_files.get_mut(&path).filter(|file| file.text == text) {
+            file.modified = modified;
             continue;
         }
-        let attached = servers.spawn(attach(parse_target(&text, era)?, handshake_slots.clone()));
-        if let Some(old) = attached_files.insert(path, AttachedFile { modified, text, task: attached }) {
+        let task = servers.spawn(attach(parse_target(&text, era)?, handshake_slots.clone()));
+        if let Some(old) = attached_files.insert(path, AttachedFile { modified, text, task }) {
             old.task.abort();
         }
     }
-    attached_files.retain(|path, attached_files| {
+    attached_files.retain(|path, file| {
         let exists = found.contains(path);
         if !exists {
-            attached_files.task.abort();
+            file.task.abort();
             println!("removed");
         }
         exists
@@ -115,9 +113,9 @@ async fn attach(target: McpTarget, handshake_slots: Arc<Semaphore>) -> Result<()
         Err(_) => attempt.await,
     };
     // A failed attempt affects no other server.
-    let Ok(mut notices) = attached else { return std::future::pending().await };
+    let Ok(mut notifications) = attached else { return std::future::pending().await };
     println!("attached");
     loop {
-        notices.next().await?;
+        notifications.next().await?;
     }
 }

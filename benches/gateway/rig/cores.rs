@@ -1,6 +1,6 @@
 //! Pins the processes to cores and raises their priority, to keep the scheduler from affecting the result. The measured
-//! process runs on one core, the load and the servers on another. Pins nothing on other systems than Linux and with fewer
-//! than two cores.
+//! process runs on one core, the load and the servers on another. Pins nothing on other systems than Linux and with
+//! fewer than two cores.
 
 use std::io;
 use std::sync::OnceLock;
@@ -19,8 +19,8 @@ struct Cores {
 /// The cores to which processes are pinned; unset if they are not pinned.
 static CORES: OnceLock<Cores> = OnceLock::new();
 
-/// Pins the calling thread, and the processes that it starts afterwards, to the load core. Returns a description for the
-/// report.
+/// Pins the calling thread, and the processes that it starts afterwards, to the load core. Returns a description for
+/// the report.
 pub fn pin_load() -> String {
     let available = system::available_cores();
     let (Some(&measured), Some(&load)) = (available.first(), available.get(1)) else {

@@ -98,8 +98,8 @@ pub fn tool_name(era: Era, number: usize) -> String {
     format!("{era}-{number}_echo")
 }
 
-/// Returns the arguments of a role of the stdio part. `core` is the core of the fake server. The server pins itself, since
-/// the process that starts it may be the measured one.
+/// Returns the arguments of a role of the stdio part. `core` is the core of the fake server. The server pins itself,
+/// since the process that starts it may be the measured one.
 pub fn role_args(name: &str, era: Era, core: Option<usize>) -> Vec<String> {
     let role = [name, "--era", era.name()].map(str::to_owned);
     let core = core.map(|core| ["--core".to_owned(), core.to_string()]);
