@@ -187,7 +187,7 @@ async fn plan_failures_report_the_cause_and_a_remedy() {
         )),
         "{text}"
     );
-    assert!(text.contains("spec.stdio.cwd: there are no folders beside an object of a cluster"), "{text}");
+    assert!(text.contains("spec.stdio.cwd: cwd is not supported for objects in a cluster"), "{text}");
 
     let nowhere = dir.path().join("kubeconfig");
     let config =
@@ -196,5 +196,8 @@ async fn plan_failures_report_the_cause_and_a_remedy() {
     let said = stderr_of_failure(&run_plan(&nowhere, &["-", "-n", namespace], &manifest).await);
     assert!(said.contains("the API server https://127.0.0.1:1 cannot be reached: "), "{said}");
     let said = stderr_of_failure(&run_plan(&none, &["-", "-n", namespace], &manifest).await);
-    assert!(said.contains("no API server is known: ") && said.contains("set KUBECONFIG"), "{said}");
+    assert!(
+        said.contains("no Kubernetes API server is configured: ") && said.contains("set KUBECONFIG"),
+        "{said}"
+    );
 }
