@@ -1,7 +1,7 @@
 //! The state directory: files that must survive a restart or that other commands read.
 //!
-//! Each source directory has one, outside the watched tree and readable by its owner only. Promises that a file in it is
-//! complete or absent whenever the process dies, except for appended data, and that a second instance on the same
+//! Each source directory has one, outside the watched tree and readable by its owner only. Promises that a file in it
+//! is complete or absent whenever the process dies, except for appended data, and that a second instance on the same
 //! directory cannot start. Never contains a resolved secret. All methods block, so call them only at startup or on
 //! blocking threads.
 
@@ -79,8 +79,8 @@ pub enum StateError {
 impl StateDir {
     /// Opens the state directory of `source` below `home`, and creates it if necessary.
     ///
-    /// `source` is the absolute form of the given path. Symbolic links are not resolved, because a link that is switched to
-    /// another checkout is still the same source.
+    /// `source` is the absolute form of the given path. Symbolic links are not resolved, because a link that is
+    /// switched to another checkout is still the same source.
     pub fn open(home: &Path, source: &Path) -> Result<Self, StateError> {
         let path = Self::path_for(home, source);
         let io_error = |error| StateError::Io { path: path.clone(), error };
@@ -104,7 +104,8 @@ impl StateDir {
 
     /// Acquires the lock without waiting, and removes incomplete files that a killed instance left behind.
     ///
-    /// Fails if another instance holds it, including an instance that uses the same source directory under another path.
+    /// Fails if another instance holds it, including an instance that uses the same source directory under another
+    /// path.
     pub fn lock(&self) -> Result<StateLock, StateError> {
         let lock = self.try_lock(None)?;
         remove_temporary_files(&self.path, true);

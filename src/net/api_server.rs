@@ -39,8 +39,8 @@ const MAX_ERROR_BODY_BYTES: usize = 64 << 10;
 ///
 /// A request fails if its response does not start within [`RESPONSE_TIMEOUT`]. Consecutive watches of the same objects
 /// start at least a second apart, so that watches which end immediately do not cause a busy loop. An error response has
-/// the value of the header Retry-After in `details.retryAfterSeconds`, because an overloaded API server sends it only in
-/// the header.
+/// the value of the header Retry-After in `details.retryAfterSeconds`, because an overloaded API server sends it only
+/// in the header.
 fn build_client(mut config: Config) -> kube::Result<Client> {
     // The callers retry and log on their own.
     config.default_retry = false;

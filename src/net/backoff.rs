@@ -25,9 +25,9 @@ pub struct Backoff {
 impl Backoff {
     /// Counts a failure and returns the delay before the next attempt.
     ///
-    /// The delay doubles from `initial` up to `max`. `jitter`, a random number from 0 to 1, reduces it by up to a half, so
-    /// that peers that failed at the same time do not retry at the same time. `floor` is the minimum delay that the other
-    /// side asked for (Retry-After); it takes precedence over `max`.
+    /// The delay doubles from `initial` up to `max`. `jitter`, a random number from 0 to 1, reduces it by up to a half,
+    /// so that peers that failed at the same time do not retry at the same time. `floor` is the minimum delay that the
+    /// other side asked for (Retry-After); it takes precedence over `max`.
     pub fn record_failure(&mut self, delays: Delays, jitter: f64, floor: Option<Duration>) -> Duration {
         let doublings = self.failures.min(32);
         self.failures = self.failures.saturating_add(1);
@@ -41,8 +41,8 @@ impl Backoff {
         self.failures = 0;
     }
 
-    /// Records the end of a long-lived operation and resets the earlier failures if it `lasted` at least `stable` since its
-    /// successful start. If the end itself is a failure, the caller counts it with [`Backoff::record_failure`].
+    /// Records the end of a long-lived operation and resets the earlier failures if it `lasted` at least `stable` since
+    /// its successful start. If the end itself is a failure, the caller counts it with [`Backoff::record_failure`].
     pub fn record_end(&mut self, lasted: Duration, stable: Duration) {
         if lasted >= stable {
             self.reset();

@@ -21,10 +21,12 @@ impl LastApplied {
         self.targets.get(key)
     }
 
-    /// Returns the changes from the last applied state to `desired`, in the order of the keys, and records them as applied.
+    /// Returns the changes from the last applied state to `desired`, in the order of the keys, and records them as
+    /// applied.
     ///
     /// Guarantees:
-    /// - A server whose declaration is the same object is not compared, so the cost depends only on the number of changes.
+    /// - A server whose declaration is the same object is not compared, so the cost depends only on the number of
+    ///   changes.
     /// - A server whose newest declaration is rejected, or with an unresolved reference, keeps its current target.
     /// - A source that has not been read completely causes no changes.
     /// - [`DeclarationChange::Stay`] is returned only if the generation of the declaration changed.

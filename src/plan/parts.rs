@@ -23,7 +23,8 @@ pub struct DeclarationParts<V = Digest> {
     settings: BTreeMap<String, V>,
     /// True if the object is declared but not attached: it is suspended, or policy denies it.
     detached: bool,
-    /// The value of the annotation [`RECONNECT_REQUESTED_AT`]. A different value, if present, requires a new connection.
+    /// The value of the annotation [`RECONNECT_REQUESTED_AT`]. A different value, if present, requires a new
+    /// connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     reconnect: Option<V>,
     /// The value of the annotation [`RECONCILE_REQUESTED_AT`]. A different value, if present, requests a reconcile.
@@ -68,15 +69,15 @@ impl<'a> DeclarationParts<PartValue<'a>> {
     }
 
     /// Returns the parts of a server as declared, with references in place of their values; `None` if there never was a
-    /// valid declaration. `base` is the directory of a directory source.
+    /// valid declaration. `directory` is the root of a directory source.
     pub fn declared(
         server: &'a DeclaredObject<McpServerSpec>,
-        base: Option<&WorkingDirectory>,
+        directory: Option<&WorkingDirectory>,
     ) -> Option<Self> {
         let SpecFields { stdio, http, settings, suspended } = SpecFields::from_spec(server.spec.as_ref()?);
         let folder = server.meta.file().map(|file| file.parent().unwrap_or(Path::new("")));
         let connection = match (stdio, http) {
-            (Some(stdio), _) => ConnectionParts::declared_stdio(stdio, folder.zip(base)).into_parts(),
+            (Some(stdio), _) => ConnectionParts::declared_stdio(stdio, folder.zip(directory)).into_parts(),
             (None, Some(http)) => ConnectionParts::declared_http(http).into_parts(),
             (None, None) => BTreeMap::new(),
         };
@@ -90,8 +91,8 @@ impl<'a> DeclarationParts<PartValue<'a>> {
         })
     }
 
-    /// Returns the parts of a skill as declared; `None` if there never was a valid declaration. A skill has no connection
-    /// parts.
+    /// Returns the parts of a skill as declared; `None` if there never was a valid declaration. A skill has no
+    /// connection parts.
     pub fn declared_skill(
         skill: &'a DeclaredObject<SkillSpec>,
         content: Option<&SkillContent>,

@@ -20,7 +20,8 @@ pub struct ConnectionTarget {
     pub endpoint: Arc<Endpoint>,
     /// The spec. Its other settings are applied to a live connection without replacing it.
     pub spec: Arc<McpServerSpec>,
-    /// The value of the annotation [`RECONCILE_REQUESTED_AT`]. A different value requests a retry, or a refresh of the lists.
+    /// The value of the annotation [`RECONCILE_REQUESTED_AT`]. A different value requests a retry, or a refresh of the
+    /// lists.
     pub reconcile_requested_at: Option<Arc<str>>,
     /// The value of the annotation [`RECONNECT_REQUESTED_AT`]. A different value requests a new connection.
     pub reconnect_requested_at: Option<Arc<str>>,

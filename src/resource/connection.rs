@@ -53,8 +53,8 @@ impl<'a> ConnectionParts<'a> {
         }
     }
 
-    /// Returns the parts of a process as declared, with references in place of their values. `place` is the folder of the
-    /// declaring file and the directory source that contains it; `None` for an object in a cluster.
+    /// Returns the parts of a process as declared, with references in place of their values. `location` is the folder of
+    /// the declaring file and the directory source that contains it; `None` for an object in a cluster.
     pub fn declared_stdio(stdio: &'a StdioTransport, location: Option<(&Path, &WorkingDirectory)>) -> Self {
         let StdioTransport { command: _, args, cwd: _, env } = stdio;
         let location = location
@@ -155,11 +155,11 @@ impl<'a, const N: usize> From<[Cow<'a, [u8]>; N]> for PartValue<'a> {
 }
 
 impl StdioTransport {
-    /// Returns the program to run and its working directory. `place` is the folder of the declaring file and, if it differs
-    /// from that folder, the default working directory.
+    /// Returns the program to run and its working directory. `location` is the folder of the declaring file and, if it
+    /// differs from that folder, the default working directory.
     ///
     /// `cwd` is relative to the folder. A command that contains a slash is relative to the working directory. Without a
-    /// place, the command is returned as declared and the process inherits evenkeel's working directory (`None`).
+    /// location, the command is returned as declared and the process inherits evenkeel's working directory (`None`).
     pub fn resolve_paths(&self, location: Option<(&Path, Option<&Path>)>) -> (PathBuf, Option<PathBuf>) {
         let command = PathBuf::from(&self.command);
         let Some((folder, default_cwd)) = location else { return (command, None) };

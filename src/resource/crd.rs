@@ -24,6 +24,7 @@ fn finalize(crd: CustomResourceDefinition) -> Value {
         }
     }
     remove_unsigned_formats(&mut crd);
+    join_description_lines(&mut crd);
     crd
 }
 
@@ -38,6 +39,21 @@ fn remove_unsigned_formats(schema: &mut Value) {
             fields.values_mut().for_each(remove_unsigned_formats);
         }
         Value::Array(items) => items.iter_mut().for_each(remove_unsigned_formats),
+        _ => {}
+    }
+}
+
+/// Joins the lines of each paragraph in the descriptions, because `kubectl explain` wraps them itself.
+fn join_description_lines(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            if let Some(Value::String(text)) = fields.get_mut("description") {
+                let paragraphs: Vec<_> = text.split("\n\n").map(|lines| lines.replace('\n', " ")).collect();
+                *text = paragraphs.join("\n\n");
+            }
+            fields.values_mut().for_each(join_description_lines);
+        }
+        Value::Array(items) => items.iter_mut().for_each(join_description_lines),
         _ => {}
     }
 }

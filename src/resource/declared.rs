@@ -20,8 +20,8 @@ pub struct DeclaredObject<S> {
     pub spec_digest: Option<Digest>,
     /// The reason why the newest declaration is not accepted; `None` if it is.
     pub rejected: Option<Problem>,
-    /// The resolved endpoint of the server, or the problem that prevents it, such as a missing reference. `None` for skills
-    /// and if `spec` is `None`.
+    /// The resolved endpoint of the server, or the problem that prevents it, such as a missing reference. `None` for
+    /// skills and if `spec` is `None`.
     pub endpoint: Option<Result<Arc<Endpoint>, Problem>>,
 }
 
@@ -70,13 +70,14 @@ pub struct DeclaredMeta {
     pub origin: Origin,
     /// The source revision at which this object last changed.
     pub revision: Arc<str>,
-    /// The last commit that changed the object, if the source is a git work tree and the change was already committed when
-    /// evenkeel read it.
+    /// The last commit that changed the object, if the source is a git work tree and the change was already committed
+    /// when evenkeel read it.
     pub last_commit: Option<Arc<Commit>>,
 }
 
 impl DeclaredMeta {
-    /// Returns the file that declares the object, relative to the root of its source; `None` for an object in a cluster.
+    /// Returns the file that declares the object, relative to the root of its source; `None` for an object in a
+    /// cluster.
     pub fn file(&self) -> Option<&Arc<PathBuf>> {
         self.origin.file().map(|(path, _)| path)
     }

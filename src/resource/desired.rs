@@ -26,8 +26,8 @@ pub struct Desired {
     pub requested_work: RequestedWork,
     /// The commits that removed objects, by the uids of those objects, as far as they are known.
     pub removal_commits: OrdMap<Arc<str>, Arc<Commit>>,
-    /// The sequence number, which grows with each snapshot from a directory. A result derived from this number or a later
-    /// one includes everything in this snapshot, so callers can wait for it.
+    /// The sequence number, which grows with each snapshot from a directory. A result derived from this number or a
+    /// later one includes everything in this snapshot, so callers can wait for it.
     pub sequence: u64,
 }
 

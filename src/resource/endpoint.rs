@@ -22,8 +22,8 @@ impl Endpoint {
         Self { transport, digest, referenced_values: Vec::new() }
     }
 
-    /// Records the values that come from references instead of the declaration itself. Values of headers and the URL can be
-    /// omitted: they are treated as secret regardless of their origin.
+    /// Records the values that come from references instead of the declaration itself. Values of headers and the URL
+    /// can be omitted: they are treated as secret regardless of their origin.
     #[must_use]
     pub fn with_referenced_values(self, referenced: Vec<SecretString>) -> Self {
         Self { referenced_values: referenced, ..self }

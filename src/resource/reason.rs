@@ -67,7 +67,8 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Returns true if retrying on a timer does not help, because a person must change the spec, the secret or the machine.
+    /// Returns true if retrying on a timer does not help, because a person must change the spec, the secret or the
+    /// machine.
     pub fn requires_user_action(self) -> bool {
         matches!(
             self,
@@ -95,8 +96,8 @@ impl fmt::Display for Reason {
 impl FromStr for Reason {
     type Err = serde::de::value::Error;
 
-    fn from_str(word: &str) -> Result<Self, Self::Err> {
-        Self::deserialize(word.into_deserializer())
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::deserialize(text.into_deserializer())
     }
 }
 
@@ -171,9 +172,9 @@ mod tests {
         let explained: BTreeSet<&str> = reasons
             .lines()
             .filter_map(|line| line.strip_prefix("| `")?.split('|').next())
-            .flat_map(|cell| cell.split('`').filter(|word| word.starts_with(char::is_alphabetic)))
+            .flat_map(|cell| cell.split('`').filter(|name| name.starts_with(char::is_alphabetic)))
             .collect();
-        let known: BTreeSet<String> = all_reasons().iter().map(ToString::to_string).collect();
-        assert_eq!(explained, known.iter().map(String::as_str).collect());
+        let expected: BTreeSet<String> = all_reasons().iter().map(ToString::to_string).collect();
+        assert_eq!(explained, expected.iter().map(String::as_str).collect());
     }
 }

@@ -46,12 +46,12 @@ use super::{Literal, McpServerStatus};
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("has(self.stdio) != has(self.http)").message("exactly one of stdio and http must be set"))]
 pub struct McpServerSpec {
-    /// The child process to start; MCP messages are exchanged over its stdin and stdout. Exactly one of `stdio` and `http`
-    /// must be set.
+    /// The child process to start; MCP messages are exchanged over its stdin and stdout. Exactly one of `stdio` and
+    /// `http` must be set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdio: Option<StdioTransport>,
-    /// The HTTP endpoint to connect to; MCP messages are exchanged over streamable HTTP. Exactly one of `stdio` and `http`
-    /// must be set.
+    /// The HTTP endpoint to connect to; MCP messages are exchanged over streamable HTTP. Exactly one of `stdio` and
+    /// `http` must be set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpTransport>,
     /// The tools, prompts and resources that agents see, and the prefix of their names.
@@ -60,13 +60,13 @@ pub struct McpServerSpec {
     /// If true, the server is detached and not exposed to agents, but the object is kept. Default: false.
     #[serde(default)]
     pub suspend: bool,
-    /// When a connection is kept: `Always`, or `OnDemand` to connect for a call and to disconnect after `timeouts.idle`
-    /// without calls. Default: `Always`.
+    /// The connection policy: `Always` keeps a connection as long as the object exists; `OnDemand` connects for a call
+    /// and disconnects after `timeouts.idle` without calls. Default: `Always`.
     #[serde(default)]
     pub activation: Activation,
-    /// The way in which a changed connection is replaced: `MakeBeforeBreak` verifies the new connection before it drains
-    /// the old one; `Recreate` ends the old connection first, for servers that cannot run twice at the same time. Default:
-    /// `MakeBeforeBreak`.
+    /// The way in which a changed connection is replaced: `MakeBeforeBreak` verifies the new connection before it
+    /// drains the old one; `Recreate` ends the old connection first, for servers that cannot run twice at the same
+    /// time. Default: `MakeBeforeBreak`.
     #[serde(default)]
     pub update: UpdateStrategy,
     /// If true, evenkeel does not report itself as ready until this server has been attached once. Default: false.
@@ -81,8 +81,8 @@ pub struct McpServerSpec {
     /// The health checks of a connection on which the server sends nothing.
     #[serde(default)]
     pub health: HealthCheck,
-    /// The time for which the tools, prompts and resources of a lost server stay listed while it reconnects, from 0s to 1h.
-    /// Default: 1m.
+    /// The time for which the tools, prompts and resources of a lost server stay listed while it reconnects, from 0s to
+    /// 1h. Default: 1m.
     #[serde(default = "grace_default")]
     pub grace_period: GracePeriod,
 }
@@ -99,13 +99,13 @@ pub struct StdioTransport {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub args: Vec<String>,
-    /// The working directory, relative to the folder of the declaring file. Default: that folder, or `/` if `--allow-stdio`
-    /// restricts commands. Only in a directory source.
+    /// The working directory, relative to the folder of the declaring file. Default: that folder, or `/` if
+    /// `--allow-stdio` restricts commands. Only in a directory source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub cwd: Option<String>,
-    /// Environment variables, in addition to those that every child process inherits: HOME, LANG, `LC_*`, LOGNAME, PATH,
-    /// SHELL, TERM, TMPDIR, TZ and USER. At most 256.
+    /// Environment variables, in addition to those that every child process inherits: HOME, LANG, `LC_*`, LOGNAME,
+    /// PATH, SHELL, TERM, TMPDIR, TZ and USER. At most 256.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -172,8 +172,8 @@ pub struct ValueFrom {
     /// A key of a Secret in the same namespace. Exactly one of `secretKeyRef` and `env` must be set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_key_ref: Option<SecretKeyRef>,
-    /// The name of a variable of evenkeel's own environment. Exactly one of `secretKeyRef` and `env` must be set. Only in a
-    /// directory source.
+    /// The name of a variable of evenkeel's own environment. Exactly one of `secretKeyRef` and `env` must be set. Only
+    /// in a directory source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub env: Option<String>,
@@ -208,8 +208,8 @@ pub struct Tls {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Expose {
-    /// The prefix of the exposed names of tools, prompts and skills: at most 32 letters, digits, `_` or `-`; an empty text
-    /// for no prefix. Default: the name of the object.
+    /// The prefix of the exposed names of tools, prompts and skills: at most 32 letters, digits, `_` or `-`; an empty
+    /// text for no prefix. Default: the name of the object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), regex(pattern = "^[A-Za-z0-9_-]*$"))]
     pub prefix: Option<String>,
@@ -238,7 +238,7 @@ pub struct NameFilter {
     pub deny: Vec<String>,
 }
 
-/// The policy for when a connection is kept.
+/// The policy that decides when a connection is kept.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Activation {
     /// A connection is kept as long as the object exists.
@@ -262,16 +262,16 @@ pub enum UpdateStrategy {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Timeouts {
-    /// The time from the start of a process to its first response, from 1s to 1h. It includes the download of the server
-    /// by a runner such as npx or uvx. Only for `stdio`. Default: 5m.
+    /// The time from the start of a process to its first response, from 1s to 1h. It includes the download of the
+    /// server by a runner such as npx or uvx. Only for `stdio`. Default: 5m.
     #[serde(default = "start_default")]
     pub start: StartTimeout,
-    /// The time from the start of an attempt to connect, or from the first response of a process, until all lists have been
-    /// read, from 1s to 10m. Default: 30s.
+    /// The time from the start of an attempt to connect, or from the first response of a process, until all lists have
+    /// been read, from 1s to 10m. Default: 30s.
     #[serde(default = "connect_default")]
     pub connect: ConnectTimeout,
-    /// The time from the start of a call to its response or its next progress notification, from 1s to 24h. With progress,
-    /// a call may take ten times as long in total, but at most 24h. Default: 10m.
+    /// The time from the start of a call to its response or its next progress notification, from 1s to 24h. With
+    /// progress, a call may take ten times as long in total, but at most 24h. Default: 10m.
     #[serde(default = "call_default")]
     pub call: CallTimeout,
     /// The time for which calls in flight may continue when the server is detached, from 0s to 10m. Default: 30s.

@@ -40,18 +40,18 @@ use super::SkillStatus;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("[has(self.inline), has(self.path), has(self.configMapRef)].filter(x, x).size() == 1").message("exactly one of inline, path and configMapRef must be set"))]
 pub struct SkillSpec {
-    /// The text of SKILL.md, for a skill without other files; at most 262,144 characters. Exactly one of `inline`, `path`
-    /// and `configMapRef` must be set.
+    /// The text of SKILL.md, for a skill without other files; at most 262,144 characters. Exactly one of `inline`,
+    /// `path` and `configMapRef` must be set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 262_144))]
     pub inline: Option<String>,
-    /// The skill folder, which contains SKILL.md and the other files, relative to the folder of the declaring file. Exactly
-    /// one of `inline`, `path` and `configMapRef` must be set. Only in a directory source.
+    /// The skill folder, which contains SKILL.md and the other files, relative to the folder of the declaring file.
+    /// Exactly one of `inline`, `path` and `configMapRef` must be set. Only in a directory source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub path: Option<String>,
-    /// The ConfigMap with the files of the skill: the key SKILL.md is required, and each other key is another file. Exactly
-    /// one of `inline`, `path` and `configMapRef` must be set. Only in a cluster.
+    /// The ConfigMap with the files of the skill: the key SKILL.md is required, and each other key is another file.
+    /// Exactly one of `inline`, `path` and `configMapRef` must be set. Only in a cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map_ref: Option<ConfigMapRef>,
     /// The servers that must be attached for the skill to be exposed. At most 64.

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct McpServerStatus {
-    /// The generation that this status describes; -1 for a new object that evenkeel has not processed yet, so that kstatus
-    /// waits for it.
+    /// The generation that this status describes; -1 for a new object that evenkeel has not processed yet, so that
+    /// kstatus waits for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// The generation of the live connection; absent if there is none.
@@ -107,7 +107,7 @@ mod tests {
         let document = include_str!("../../docs/status.md");
         let schema = serde_json::to_value(schemars::schema_for!(McpServerStatus)).unwrap();
         for field in schema["properties"].as_object().unwrap().keys() {
-            assert!(document.contains(&format!("`{field}`")), "docs/status.md says nothing of {field}");
+            assert!(document.contains(&format!("`{field}`")), "docs/status.md does not describe {field}");
         }
     }
 }

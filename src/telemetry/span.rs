@@ -96,8 +96,8 @@ impl SpanSender {
         self.begin_child(|| None, data)
     }
 
-    /// Begins a span as a child of `parent`, if there is one. Returns `None` if the parent is not sampled, or if spans are
-    /// discarded.
+    /// Begins a span as a child of `parent`, if there is one. Returns `None` if the parent is not sampled, or if spans
+    /// are discarded.
     pub fn begin_child(
         &self,
         parent: impl FnOnce() -> Option<TraceParent>,
@@ -136,8 +136,8 @@ impl OpenSpan {
         }
     }
 
-    /// Returns the `tracing` span in which log lines of the operation are written, so that they have the fields `trace_id`
-    /// and `span_id`; a disabled span for `None`.
+    /// Returns the `tracing` span in which log lines of the operation are written, so that they have the fields
+    /// `trace_id` and `span_id`; a disabled span for `None`.
     pub fn log_span(span: Option<&Self>) -> tracing::Span {
         span.map_or_else(tracing::Span::none, |span| span.0.log_span.clone())
     }

@@ -137,8 +137,8 @@ impl UpstreamHandle {
         }
     }
 
-    /// Returns the time for which the live connection has had no call in flight; `None` if it has one, or if there is no
-    /// live connection.
+    /// Returns the time for which the live connection has had no call in flight; `None` if it has one, or if there is
+    /// no live connection.
     pub fn idle_for(&self) -> Option<Duration> {
         match &**self.0.state.load() {
             State::Live(counted) if counted.calls.load(Ordering::Acquire) == 0 => {
@@ -179,8 +179,8 @@ impl UpstreamControl {
         &self.0
     }
 
-    /// Stores the lists of the server. Must be called before [`set_connection`](Self::set_connection) for the connection
-    /// from which they were read.
+    /// Stores the lists of the server. Must be called before [`set_connection`](Self::set_connection) for the
+    /// connection from which they were read.
     pub fn set_lists(&self, lists: Arc<ServerLists>) {
         self.0.0.lists.store(lists);
     }

@@ -12,8 +12,8 @@ use crate::wire::{LogLevel, NotificationHandler, ServerNotification, notificatio
 
 /// The number of notifications that are kept for slow receivers. A receiver that is slower gets a `Lagged` error.
 const NOTIFICATION_QUEUE_CAPACITY: usize = 256;
-/// The maximum size of a log message that is forwarded to agents, in bytes. With the queue capacity it bounds the memory
-/// of queued messages.
+/// The maximum size of a log message that is forwarded to agents, in bytes. With the queue capacity it bounds the
+/// memory of queued messages.
 const MAX_LOG_MESSAGE_BYTES: usize = 64 << 10;
 
 /// The subscriptions of agents, and the notifications from servers. Cheap to clone; there is one per process.
@@ -139,8 +139,8 @@ impl Subscriptions {
         }
     }
 
-    /// Publishes a log message if its level is requested and its size permitted. `oversize_logged` is true if an oversized
-    /// message from this connection was already logged.
+    /// Publishes a log message if its level is requested and its size permitted. `oversize_logged` is true if an
+    /// oversized message from this connection was already logged.
     fn publish_log_message(&self, server: &ObjectKey, message: &Bytes, oversize_logged: &AtomicBool) {
         let Some(lowest_level) = self.0.counts.lock().lowest_level(server) else { return };
         if message.len() > MAX_LOG_MESSAGE_BYTES {

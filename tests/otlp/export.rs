@@ -105,8 +105,8 @@ async fn calls_attaches_and_reconciles_are_exported_as_spans() {
         assert!(call.status.is_none() && !attributes.contains_key("error.type"), "{attributes:?}");
     }
 
-    // The first trace is not sampled, so its span is not exported. The second traceparent is invalid, so its call starts
-    // a new trace, whose span is exported.
+    // The first trace is not sampled, so its span is not exported. The second traceparent is invalid, so its call
+    // starts a new trace, whose span is exported.
     let agent = Agent::connect(Era::Modern, &evenkeel.url()).await;
     let unsampled = format!(r#"{{"traceparent":"00-{TRACE}-{PARENT_SPAN}-00"}}"#);
     for meta in [&unsampled, r#"{"traceparent":"invalid_response"}"#] {

@@ -22,8 +22,8 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Builds the skill that is declared under `name`. `files` maps each path, relative to the skill folder and separated
-    /// by `/`, to its file.
+    /// Builds the skill that is declared under `name`. `files` maps each path, relative to the skill folder and
+    /// separated by `/`, to its file.
     ///
     /// Fails if SKILL.md is missing or invalid, or if a path or size is not allowed.
     pub fn new(name: &str, files: BTreeMap<Arc<str>, SkillFile>) -> Result<Self, SkillError> {

@@ -147,7 +147,7 @@ impl Exporter {
                     }
                 }
                 _ = spans_due.tick() => {
-                    if self.trace_health.next_attempt_at.is_none_or(|next_attempt_at| next_attempt_at <= Instant::now()) {
+                    if self.trace_health.next_attempt_at.is_none_or(|at| at <= Instant::now()) {
                         self.send_spans(batch).await;
                     }
                 }

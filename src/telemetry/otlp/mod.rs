@@ -1,7 +1,8 @@
 //! Exports spans and metrics to an OpenTelemetry collector: OTLP over HTTP, encoded as protobuf.
 //!
-//! Promises that the export queue is bounded, that an unreachable, slow or hostile collector delays nothing but the next
-//! batch, and that lost spans are counted and logged once. The metrics are those of `/metrics`, from the same registry.
+//! Promises that the export queue is bounded, that an unreachable, slow or hostile collector delays nothing but the
+//! next batch, and that lost spans are counted and logged once. The metrics are those of `/metrics`, from the same
+//! registry.
 
 mod collector;
 mod encode;

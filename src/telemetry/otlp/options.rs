@@ -26,8 +26,8 @@ pub struct OtlpOptions {
 }
 
 impl OtlpOptions {
-    /// Parses the URL of a collector and the standard environment variables. The error message is for the person who set
-    /// them and does not contain the values of headers.
+    /// Parses the URL of a collector and the standard environment variables. The error message is for the person who
+    /// set them and does not contain the values of headers.
     pub fn new(endpoint: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
         let url = Url::parse(endpoint).map_err(|error| format!("not a valid URL: {error}"))?;
         if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
@@ -139,9 +139,8 @@ mod tests {
     use super::*;
 
     fn parse_options(endpoint: &str, variables: &[(&str, &str)]) -> Result<OtlpOptions, String> {
-        let variable = |name: &str| {
-            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
-        };
+        let variable =
+            |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         OtlpOptions::new(endpoint, variable)
     }
 
