@@ -179,10 +179,10 @@ mod tests {
         let recreated = modified(&a, |a| a.meta.uid = "another".into());
         let relabeled = modified(&a, |a| a.meta.labels = [("l".to_owned(), "v".to_owned())].into());
         let reconcile_requested = modified(&a, |a| {
-            a.meta.annotations = [(RECONCILE_REQUESTED_AT.to_owned(), "1".to_owned())].into()
+            a.meta.annotations = [(RECONCILE_REQUESTED_AT.to_owned(), "1".to_owned())].into();
         });
         let reconnect_requested = modified(&a, |a| {
-            a.meta.annotations = [(RECONNECT_REQUESTED_AT.to_owned(), "1".to_owned())].into()
+            a.meta.annotations = [(RECONNECT_REQUESTED_AT.to_owned(), "1".to_owned())].into();
         });
         let rejected = modified(&a, |a| {
             a.rejected = Some(Problem::new(Reason::ParseError, "line 3"));

@@ -125,7 +125,7 @@ impl Subscriptions {
         NotificationHandler::new(move |notification| match notification {
             ServerNotification::ResourceUpdated(uri) => subscriptions.publish_resource_update(&server, uri),
             ServerNotification::LogMessage(message) => {
-                subscriptions.publish_log_message(&server, message, &oversize_logged)
+                subscriptions.publish_log_message(&server, message, &oversize_logged);
             }
         })
     }
