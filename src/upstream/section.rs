@@ -10,7 +10,8 @@ use crate::plan::ConnectionTarget;
 use crate::resource::ObjectKey;
 use crate::wire::ListKind;
 
-/// What one server offers, after its filters. Created once per change of the server and shared by catalog generations.
+/// The items that one server offers, after its filters. Created once per change of the server and shared by catalog
+/// generations.
 #[derive(Debug)]
 pub struct Section {
     /// The key of the server.
