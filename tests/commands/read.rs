@@ -120,13 +120,13 @@ async fn directory_paths_are_normalized() {
         let plan = stage.run_ok(&["plan", &dir]).await;
         assert!(plan.contains("0 to add") && plan.contains("1 unchanged; against the evenkeel of"), "{plan}");
         let said = runs(&dir).await;
-        assert!(said.contains(&format!("already runs on this directory, {process}")), "{dir}: {said}");
+        assert!(said.contains(&format!("already running on this directory, {process}")), "{dir}: {said}");
     }
     let link = stage.path().with_extension("link");
     std::os::unix::fs::symlink(stage.path(), &link).unwrap();
     let said = runs(link.to_str().unwrap()).await;
     std::fs::remove_file(link).unwrap();
-    assert!(said.contains(&format!("under the name {path}, {process}")), "{said}");
+    assert!(said.contains(&format!("given as {path}, {process}")), "{said}");
 }
 
 #[tokio::test]

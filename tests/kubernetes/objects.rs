@@ -69,11 +69,11 @@ async fn crd_validation_rejects_invalid_specs_with_readable_messages() {
         ("http: { url: \"http://a\", ulr: x }", "unknown field \"spec.http.ulr\""),
         (
             "http: { url: \"http://a\", headers: [{ name: MCP-Session-Id, value: x }] }",
-            "this header is set by evenkeel itself, or belongs to a single connection; leave it out",
+            "this header is set by evenkeel itself, or applies to a single connection; remove it",
         ),
         (
             "http: { url: \"http://a\", headers: [{ name: X-A, value: x }, { name: x-a, value: z }] }",
-            "a header is declared twice; upper and lower case make no difference",
+            "a header is declared twice; header names are case-insensitive",
         ),
         ("http: { url: \"http://a\" }\nhealth: { interval: 2s }", "interval must be 0s (off) or at least 5s"),
     ] {

@@ -187,7 +187,7 @@ async fn plan_failures_report_the_cause_and_a_remedy() {
         )),
         "{text}"
     );
-    assert!(text.contains("spec.stdio.cwd: there are no folders beside an object of a cluster"), "{text}");
+    assert!(text.contains("spec.stdio.cwd: cwd is not supported for objects in a cluster"), "{text}");
 
     let unreachable = dir.path().join("kubeconfig");
     let config = std::fs::read_to_string(&reader).unwrap().replace(&ns.cluster.url(), "https://127.0.0.1:1");
@@ -195,5 +195,8 @@ async fn plan_failures_report_the_cause_and_a_remedy() {
     let stderr = stderr_of_failure(&run_plan(&unreachable, &["-", "-n", namespace], &manifest).await);
     assert!(stderr.contains("the API server https://127.0.0.1:1 cannot be reached: "), "{stderr}");
     let stderr = stderr_of_failure(&run_plan(&missing, &["-", "-n", namespace], &manifest).await);
-    assert!(stderr.contains("no API server is known: ") && stderr.contains("set KUBECONFIG"), "{stderr}");
+    assert!(
+        stderr.contains("no Kubernetes API server is configured: ") && stderr.contains("set KUBECONFIG"),
+        "{stderr}"
+    );
 }

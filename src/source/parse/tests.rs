@@ -146,7 +146,7 @@ fn invalid_spec_is_reported_on_its_object() {
         ),
         (
             "  stdio: { command: npx }\n  timeouts:\n    connect: 2h",
-            "team/a.yaml:8:14: \"2h\" is out of range; allowed is 1s to 10m",
+            "team/a.yaml:8:14: \"2h\" is out of range; must be from 1s to 10m",
         ),
         ("  stdio: { args: [] }", "missing field `command`"),
         ("  stdio: npx", "team/a.yaml:6:10: expected fields, each as `key: value`"),
