@@ -127,5 +127,5 @@ async fn changed_prefix_renames_tools_and_reports_the_new_name() {
     eventually("the new name is there", async || (agent.tool_names().await == ["after_t"]).then_some(()))
         .await;
     let answer = error_text(&agent.call("before_t", "{}").await.unwrap());
-    assert!(answer.contains("it is called \"after_t\" now"), "{answer}");
+    assert!(answer.contains("it was renamed to \"after_t\""), "{answer}");
 }
