@@ -179,7 +179,8 @@ impl Generation {
         if previous.is_none() && self.namespaces.len() >= self.cleanup_threshold {
             self.remove_stale_namespaces();
         }
-        let dropped_item = Problem::new(Reason::Removed, format!("server {} no longer offers it", section.key));
+        let dropped_item =
+            Problem::new(Reason::Removed, format!("server {} no longer offers it", section.key));
         let same_names = previous.as_ref().is_some_and(|previous| previous.prefix == section.prefix);
         for list in ListKind::ALL {
             let offered = section.lists.items(list).iter();

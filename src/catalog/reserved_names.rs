@@ -81,10 +81,9 @@ impl ReservedNames {
         self.release(name);
         self.last_sequence += 1;
         let sequence = self.last_sequence;
-        self.names
-            .insert(name, Reservation { server: server.clone(), item_digest: item, until, sequence });
+        self.names.insert(name, Reservation { server: server.clone(), item_digest: item, until, sequence });
         let names = self.servers.entry(server.clone()).or_default();
-        names.insert(number, name);
+        names.insert(sequence, name);
         let oldest =
             names.get_min().filter(|_| names.len() > MAX_RESERVED_NAMES_PER_SERVER).map(|(_, name)| *name);
         if let Some(time) = until.time() {
@@ -217,7 +216,9 @@ mod tests {
         assert_eq!(reserved.remove_expired(later), [NameId::from_number(2)]);
         reserved.reserve_all(&a, ReservedUntil::Time(later));
         assert_eq!(reserved.remove_expired(later), [NameId::from_number(1)]);
-        assert!(reserved.is_empty() && reserved.servers().next().is_none() && reserved.next_expiry_at().is_none());
+        assert!(
+            reserved.is_empty() && reserved.servers().next().is_none() && reserved.next_expiry_at().is_none()
+        );
     }
 
     #[test]
@@ -237,6 +238,10 @@ mod tests {
             reserved.reserve(&ObjectKey::new("gone", number.to_string()), reserved_name(number), until);
         }
         assert_eq!(reserved.names.len(), MAX_RESERVED_NAMES);
-        assert_eq!(reserved_names_of(&reserved, &a), [reserved_name(0)], "names of declared servers stay reserved");
+        assert_eq!(
+            reserved_names_of(&reserved, &a),
+            [reserved_name(0)],
+            "names of declared servers stay reserved"
+        );
     }
 }

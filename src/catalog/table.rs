@@ -186,8 +186,12 @@ impl Table {
                     return None;
                 }
                 (&holder.section().key, NameHolderState::Current)
-            } else if let Some(owner) = reserved.get(NameId::new(&self.view, self.list, &bare_name), item_id) {
-                (owner.server, if owner.declared { NameHolderState::Current } else { NameHolderState::Former })
+            } else if let Some(owner) = reserved.get(NameId::new(&self.view, self.list, &bare_name), item_id)
+            {
+                (
+                    owner.server,
+                    if owner.declared { NameHolderState::Current } else { NameHolderState::Former },
+                )
             } else {
                 (pending_claimant?, NameHolderState::Prospective)
             };

@@ -35,7 +35,7 @@ pub(super) fn matched_literal_bytes(template: &str, uri: &str) -> Option<usize> 
                 let follows = |end: &usize| uri.get(*end..).is_some_and(|rest| rest.starts_with(text));
                 ends.into_iter().filter(follows).map(|end| end + text.len()).collect()
             }
-            Part::Expression { crosses_slashes: crosses_slashes } => expression_ends(uri, &ends, *crosses_slashes),
+            Part::Expression { crosses_slashes } => expression_ends(uri, &ends, *crosses_slashes),
         };
         if ends.is_empty() {
             return None;
@@ -68,7 +68,7 @@ fn parse(template: &str) -> Option<Vec<Part<'_>>> {
             parts.push(Part::Literal(text));
         }
         let crosses_slashes = expression.starts_with(['+', '#', '/', '?', '&', ';', '.']);
-        parts.push(Part::Expression { crosses_slashes: crosses_slashes });
+        parts.push(Part::Expression { crosses_slashes });
         rest = after;
     }
     if !rest.is_empty() {

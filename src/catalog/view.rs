@@ -137,7 +137,10 @@ impl View {
 /// server's own URI.
 fn template_route(name: &str, route: &Arc<Route>, uri: &str) -> ResourceRoute {
     let suffix = name.strip_prefix(route.name()).unwrap_or_default();
-    ResourceRoute { section: route.section().clone(), uri: uri.strip_suffix(suffix).unwrap_or(uri).to_owned() }
+    ResourceRoute {
+        section: route.section().clone(),
+        uri: uri.strip_suffix(suffix).unwrap_or(uri).to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -190,7 +193,11 @@ mod tests {
         assert_eq!(found("x:1").unwrap(), "a x:1");
         assert_eq!(found("file:///1").unwrap(), "a file:///1");
         assert_eq!(found("file:///any/where").unwrap(), "a file:///any/where");
-        assert_eq!(found("file:///log/monday").unwrap(), "b file:///log/monday", "the more specific template");
+        assert_eq!(
+            found("file:///log/monday").unwrap(),
+            "b file:///log/monday",
+            "the more specific template"
+        );
         assert_eq!(found("other:1"), None, "two servers have resources");
         // The equal names of the second server are hash-suffixed; its own URIs are not.
         let view = both.view(&ViewName::All);

@@ -153,7 +153,7 @@ async fn log_lines_carry_trace_and_span_ids() {
             let (_, rest) = line.split_once(key).unwrap_or_else(|| panic!("{key}: {line}"));
             rest[..digits].to_owned()
         };
-        let attach = line("a tool was left out").await;
+        let attach = line("a tool was ignored").await;
         let (of, own) = (id(&attach, trace, 32), id(&attach, span, 16));
         let told = |told: &Span| (hex(&told.trace_id), hex(&told.span_id)) == (of.clone(), own.clone());
         assert_eq!(collector.wait_for_span("the attach that was logged", told).await.name, "attach");

@@ -180,7 +180,11 @@ fn assigned_name_is_not_taken_over_by_an_older_server() {
             publish("default", first, "x", &["t"]),
         ]);
         let both = again.updated(["old", "new"].map(|name| publish("default", name, "x", &["t"])));
-        assert_eq!(tool_names(both.view(&EVERYTHING)), tool_names(edited.view(&EVERYTHING)), "{first} is published first");
+        assert_eq!(
+            tool_names(both.view(&EVERYTHING)),
+            tool_names(edited.view(&EVERYTHING)),
+            "{first} is published first"
+        );
         assert_eq!(owner(both.view(&EVERYTHING), "x_t"), ("new", "t"));
     }
 }
@@ -194,8 +198,12 @@ fn names_survive_restart_while_declared_and_one_hour_after_removal() {
         if declared {
             updates.insert(0, declare("default", "a", 1, "x"));
         }
-        let again =
-            before.restarted([key("a")]).updated(updates).updated([publish("default", "b", "x", &["t", "u"])]);
+        let again = before.restarted([key("a")]).updated(updates).updated([publish(
+            "default",
+            "b",
+            "x",
+            &["t", "u"],
+        )]);
         assert_ne!(listed_name(&again, "b", "t"), "x_t");
         assert_eq!(listed_name(&again, "b", "u"), "x_u", "no server had it");
         let later = again.advanced_by(RESERVATION_PERIOD);
@@ -353,7 +361,8 @@ fn table_version_changes_only_when_the_list_changes() {
     let same = first.updated([publish("default", "s", "s", &["a"])]);
     assert_eq!(version(&first, &EVERYTHING), version(&same, &EVERYTHING));
     let mut other = section("default", "s", "s", &[]);
-    other.lists = Arc::new(ServerLists { tools: vec![tool("a", "another description")], ..ServerLists::default() });
+    other.lists =
+        Arc::new(ServerLists { tools: vec![tool("a", "another description")], ..ServerLists::default() });
     let changed = same.updated([CatalogUpdate::Publish(Arc::new(other))]);
     assert!(version(&changed, &EVERYTHING) > version(&same, &EVERYTHING));
     assert_eq!(version(&changed, &team), version(&same, &team));

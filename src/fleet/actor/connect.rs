@@ -87,8 +87,12 @@ impl Actor {
             // Another uid means that the object was deleted and created again.
             || self.live.as_ref().is_some_and(|live| live.target.uid != self.target.uid);
         if recreate {
-            let problem = Problem::new(Reason::Connecting, format!("{} is being replaced", self.target.key.name));
-            self.unpublish_and_drain(CallRefusal::Unavailable(problem), self.target.spec.timeouts.drain.get());
+            let problem =
+                Problem::new(Reason::Connecting, format!("{} is being replaced", self.target.key.name));
+            self.unpublish_and_drain(
+                CallRefusal::Unavailable(problem),
+                self.target.spec.timeouts.drain.get(),
+            );
         }
         self.connect();
     }
@@ -145,7 +149,8 @@ impl Actor {
         attempt.slow_start_at = None;
         if attempt.process.first_message_at().is_none() && !remaining.is_zero() {
             let (_, until) = deadline_after(remaining);
-            let (seconds, until) = (started_at.elapsed().as_secs(), text::format_time(until, Timestamp::now()));
+            let (seconds, until) =
+                (started_at.elapsed().as_secs(), text::format_time(until, Timestamp::now()));
             let message = format!(
                 "the process has not answered for {seconds} s{}; if it is downloading the server, it has until {until} \
                  (spec.timeouts.start)",
@@ -167,7 +172,8 @@ impl Actor {
         if self.retry_after.0 != endpoint {
             self.retry_after = (endpoint, RetryAfter::default());
         }
-        let (Some(until), Some(problem)) = (self.retry_after.1.ends_at(), self.retry_after.1.problem()) else {
+        let (Some(until), Some(problem)) = (self.retry_after.1.ends_at(), self.retry_after.1.problem())
+        else {
             return false;
         };
         self.retry_at = Some(deadline_after(until.duration_since(Instant::now())));
@@ -363,7 +369,11 @@ impl Actor {
 }
 
 /// Returns the task that checks the health of a live connection.
-fn health_checks(connection: &Connection, handle: &UpstreamHandle, target: &ConnectionTarget) -> BackgroundTask {
+fn health_checks(
+    connection: &Connection,
+    handle: &UpstreamHandle,
+    target: &ConnectionTarget,
+) -> BackgroundTask {
     let (health, call) = (target.spec.health.clone(), target.spec.timeouts.call.get());
     Box::pin(health::run_health_checks(connection.clone(), handle.clone(), health, call, jitter()))
 }

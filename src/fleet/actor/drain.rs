@@ -64,7 +64,12 @@ impl Actor {
 
     /// Drains the calls of a connection within a limit, then closes it. Calls that do not finish fail with `problem`. The
     /// limit may be shortened later.
-    pub(super) fn drain_and_close(&mut self, connection: DrainingConnection, limit: Duration, problem: Problem) {
+    pub(super) fn drain_and_close(
+        &mut self,
+        connection: DrainingConnection,
+        limit: Duration,
+        problem: Problem,
+    ) {
         let deadlines = self.drain_deadline.subscribe();
         self.closing.push(Box::pin(async move {
             drain(&connection, DrainDeadline { timeout: limit, problem }, deadlines).await;

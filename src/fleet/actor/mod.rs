@@ -350,7 +350,9 @@ impl Actor {
                 || self.connect_when_closed
                 || self.refresh.is_some()
             {
-                self.last_observation.as_ref().and_then(|observation| observation.last_handled_request.clone())
+                self.last_observation
+                    .as_ref()
+                    .and_then(|observation| observation.last_handled_request.clone())
             } else {
                 self.target.reconcile_requested_at.clone()
             },

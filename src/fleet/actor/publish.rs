@@ -182,7 +182,10 @@ impl Actor {
             self.idle_check_at = Some(Instant::now() + idle_timeout);
             return;
         }
-        self.become_idle(idle_timeout, Problem::new(Reason::Idle, "the connection was closed because it was idle"));
+        self.become_idle(
+            idle_timeout,
+            Problem::new(Reason::Idle, "the connection was closed because it was idle"),
+        );
     }
 
     /// Returns true if the next call can make the connection: no attempt is in progress or scheduled.
