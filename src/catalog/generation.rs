@@ -17,13 +17,13 @@ use crate::wire::ListKind;
 #[cfg(test)]
 mod tests;
 
-/// How long the removed names of an empty namespace stay recorded.
+/// The time for which the removed names of an empty namespace stay recorded.
 const REMOVED_NAMESPACE_RETENTION: Duration = Duration::from_hours(1);
 /// The number of namespaces up to which no cleanup of stale namespaces runs.
 const MIN_NAMESPACES_BEFORE_CLEANUP: usize = 64;
 
-/// Everything that agents can list and call at one instant. Immutable: a change creates the next generation, which shares
-/// the unchanged parts.
+/// Everything that agents can list and call at one instant. Immutable: a change creates the next generation, which
+/// shares the unchanged parts.
 #[derive(Clone, Debug)]
 pub struct Generation {
     number: u64,
@@ -74,8 +74,8 @@ impl Generation {
         }
     }
 
-    /// Returns the next generation, with these updates applied at `now`. The cost depends on the updated servers' items,
-    /// not on other servers.
+    /// Returns the next generation, with these updates applied at `now`. The cost depends on the updated servers'
+    /// items, not on other servers.
     ///
     /// Of servers that are published together, the one that was created first gets names first. The generation number
     /// grows if the change may be visible to agents.
@@ -125,7 +125,8 @@ impl Generation {
         self.reserved_names.next_expiry_at()
     }
 
-    /// Returns the names of a server, listed and reserved, each with the limit of its reservation once it is not listed.
+    /// Returns the names of a server, listed and reserved, each with the limit of its reservation once it is not
+    /// listed.
     pub fn names_of(&self, key: &ObjectKey) -> Vec<(ReservedName, ReservedUntil)> {
         let mut names: Vec<_> = self.reserved_names.names_of(key).collect();
         if let Some(section) = self.sections.get(key) {
@@ -187,7 +188,8 @@ impl Generation {
             let routes: BTreeMap<&str, Arc<Route>> =
                 offered.map(|item| (&**item.name(), Arc::new(Route::new(section, item)))).collect();
             let until = match &previous {
-                // The old prefix was given up: its names become free after the period even though the server is declared.
+                // The old prefix was given up: its names become free after the period even though the server is
+                // declared.
                 Some(previous) if previous.prefix != section.prefix => {
                     ReservedUntil::Released(self.created_at + RESERVATION_PERIOD)
                 }

@@ -1,9 +1,9 @@
 //! The items listed to agents: the sections that servers publish, merged into immutable generations.
 //!
 //! Promises that a reader gets one consistent generation, that the cost of publishing a server's change depends on that
-//! server and not on the fleet, that order is byte-stable, that names are unique and route back exactly, and that a name
-//! never routes to a different item than before: it stays reserved while its server is declared and for one hour after
-//! that. Never sends anything to a server.
+//! server and not on the fleet, that order is byte-stable, that names are unique and route back exactly, and that a
+//! name never routes to a different item than before: it stays reserved while its server is declared and for one hour
+//! after that. Never sends anything to a server.
 
 mod change;
 mod conflict;

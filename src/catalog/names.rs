@@ -60,8 +60,8 @@ impl ItemId<'_> {
         digest_of_parts(&[self.name.as_bytes()])
     }
 
-    /// Returns the hash suffix of the item's names. A different `number` gives a different suffix, in case two items have
-    /// the same.
+    /// Returns the hash suffix of the item's names. A different `number` gives a different suffix, in case two items
+    /// have the same.
     pub(super) fn hash_suffix(&self, number: u32) -> HashSuffix {
         let Self { server, name } = self;
         let number = number.to_be_bytes();
@@ -85,8 +85,8 @@ pub(super) struct HashSuffix([char; HASH_SUFFIX_BYTES]);
 impl NameScheme<'_> {
     /// Returns the name without a hash suffix.
     ///
-    /// `None` if characters would have to be dropped, replaced or cut, since another item could then have the same name.
-    /// Also `None` if the name looks hash-suffixed: no bare name is equal to a suffixed one.
+    /// `None` if characters would have to be dropped, replaced or cut, since another item could then have the same
+    /// name. Also `None` if the name looks hash-suffixed: no bare name is equal to a suffixed one.
     pub(super) fn bare_name<'a>(&self, name: &'a str) -> Option<Cow<'a, str>> {
         if self.is_uri() {
             return (!has_hash_suffix(name, &['#', '-'])).then_some(Cow::Borrowed(name));
@@ -138,7 +138,7 @@ impl NameScheme<'_> {
     }
 }
 
-/// Tells whether [`fold`] leaves a name as it is.
+/// Returns true if [`normalize`] leaves a name unchanged.
 fn is_normalized(name: &str) -> bool {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     name.bytes().all(legal) && !name.contains("__")
@@ -157,8 +157,8 @@ fn normalize(name: &str) -> String {
     folded
 }
 
-/// Returns true if a name ends in one of these separators and something that could be a hash suffix. No word and no number
-/// looks like a hash suffix.
+/// Returns true if a name ends in one of these separators and something that could be a hash suffix. No word and no
+/// number looks like a hash suffix.
 pub(super) fn has_hash_suffix(name: &str, separators: &[char]) -> bool {
     let Some((start, suffix)) =
         name.len().checked_sub(HASH_SUFFIX_BYTES).and_then(|at| name.split_at_checked(at))

@@ -74,11 +74,13 @@ pub struct PublisherTask {
 pub struct ServerNames {
     /// The server.
     pub server: ObjectKey,
-    /// All names that route, or routed, to one of its items, each with the limit of its reservation once it is not listed.
+    /// All names that route, or routed, to one of its items, each with the limit of its reservation once it is not
+    /// listed.
     pub names: Vec<(ReservedName, ReservedUntil)>,
 }
 
-/// Creates a catalog with these reserved names, its publisher, and the task that applies updates; the caller spawns the task.
+/// Creates a catalog with these reserved names, its publisher, and the task that applies updates; the caller spawns the
+/// task.
 ///
 /// In the home namespace names carry no namespace before the prefix. `names` receives the names of servers whose names
 /// changed.
@@ -119,8 +121,8 @@ impl Catalog {
         self.current.load()
     }
 
-    /// Waits until everything that was queued before this call is readable, for one second at most: what is then reported
-    /// about the updates is at most one second ahead of what agents can list.
+    /// Waits until everything that was queued before this call is readable, for one second at most: what is then
+    /// reported about the updates is at most one second ahead of what agents can list.
     pub async fn catch_up(&self) {
         let count = self.pending.updates.lock().count;
         let mut applied_updates = self.applied_updates.clone();
@@ -212,8 +214,8 @@ impl QueuedUpdates {
 impl PublisherTask {
     /// Applies updates until `stop` is cancelled.
     ///
-    /// A change can be listed and called as soon as it is queued. Only the wake-ups are rate-limited: a burst of changes
-    /// costs each agent two notifications and not hundreds.
+    /// A change can be listed and called as soon as it is queued. Only the wake-ups are rate-limited: a burst of
+    /// changes costs each agent two notifications and not hundreds.
     pub async fn run(self, stop: CancellationToken) {
         let mut quiet_until = Instant::now();
         let mut unannounced = false;
@@ -227,7 +229,9 @@ impl PublisherTask {
                     unannounced |= self.apply_pending(settled);
                     self.settled.send_if_modified(|was_settled| !std::mem::replace(was_settled, settled) && settled);
                 }
-                () = sleep_until(due.unwrap_or(quiet_until)), if due.is_some() => unannounced |= self.apply_pending(false),
+                () = sleep_until(due.unwrap_or(quiet_until)), if due.is_some() => {
+                    unannounced |= self.apply_pending(false);
+                }
                 () = sleep_until(quiet_until), if unannounced => {}
             }
             if unannounced && Instant::now() >= quiet_until {
@@ -325,8 +329,8 @@ mod tests {
         assert!(timeout(Duration::from_secs(5), changes.changed()).await.is_err());
 
         let start = Instant::now();
-        let gone = Problem::new(Reason::Removed, "gone");
-        publisher.withdraw(ObjectKey::new("default", "a"), gone);
+        let problem = Problem::new(Reason::Removed, "gone");
+        publisher.withdraw(ObjectKey::new("default", "a"), problem);
         changes.changed().await.unwrap();
         assert_eq!((start.elapsed(), tool_count(&catalog)), (Duration::ZERO, 3));
     }
@@ -334,11 +338,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_the_latest_update_of_a_server_is_applied() {
         let (catalog, publisher, _stop) = start_publisher();
-        let gone = Problem::new(Reason::Removed, "gone");
+        let problem = Problem::new(Reason::Removed, "gone");
         publish_server(&publisher, "a");
-        publisher.withdraw(ObjectKey::new("default", "a"), gone.clone());
+        publisher.withdraw(ObjectKey::new("default", "a"), problem.clone());
         publish_server(&publisher, "b");
-        publisher.withdraw(ObjectKey::new("default", "c"), gone);
+        publisher.withdraw(ObjectKey::new("default", "c"), problem);
         publish_server(&publisher, "c");
         catalog.changes().changed().await.unwrap();
         let names = ["a_t", "b_t", "c_t"].map(|name| {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::names::{ItemId, NameId};
 use crate::resource::ObjectKey;
 
-/// How long a name stays reserved once its server is no longer declared.
+/// The time for which a name stays reserved once its server is no longer declared.
 pub(super) const RESERVATION_PERIOD: Duration = Duration::from_hours(1);
 /// The most names reserved for one server in addition to those that it lists. Beyond that, the oldest reservations are
 /// dropped.

@@ -55,7 +55,8 @@ impl Route {
         self.item.raw() == other.item.raw()
     }
 
-    /// Returns the hash suffix of its names, computed once for all views. A `number` other than 0 gives a different one.
+    /// Returns the hash suffix of its names, computed once for all views. A `number` other than 0 gives a different
+    /// one.
     pub(super) fn hash_suffix(&self, number: u32) -> HashSuffix {
         if number == 0 { self.hash_suffix } else { self.item_id().hash_suffix(number) }
     }

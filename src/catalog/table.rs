@@ -24,7 +24,8 @@ const PAGE_ITEMS: usize = 1_000;
 const PAGE_BYTES: usize = 1 << 20;
 /// The most removed names that stay recorded.
 const MAX_REMOVED_NAMES: usize = 4_096;
-/// The most hash suffixes that are tried to find the one that an item has. It is the first unless two items have the same.
+/// The most hash suffixes that are tried to find the one that an item has. It is the first unless two items have the
+/// same.
 const MAX_HASH_SUFFIX_ATTEMPTS: u32 = 64;
 
 /// One list in one view. Cheap to clone: generations share unchanged parts.
@@ -89,7 +90,8 @@ impl Table {
         }
     }
 
-    /// Returns the route of a name. An item that is listed under its bare name is routed under its hash-suffixed name too.
+    /// Returns the route of a name. An item that is listed under its bare name is routed under its hash-suffixed name
+    /// too.
     pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
         self.names.get(name).or_else(|| self.suffixed.get(name))
     }
@@ -169,8 +171,8 @@ impl Table {
         ListPage { items: items.into(), cursor: None }
     }
 
-    /// Returns the items of a server that are hash-suffixed because of another server. `pending_claimant` is a server whose
-    /// first attach had to be waited for.
+    /// Returns the items of a server that are hash-suffixed because of another server. `pending_claimant` is a server
+    /// whose first attach had to be waited for.
     pub(super) fn conflicts(
         &self,
         section: &Section,
@@ -220,11 +222,11 @@ impl Table {
         })
     }
 
-    /// Inserts an item, replacing its previous entry, and returns its name. `is_update` is true if this server listed the
-    /// item before with the same prefix.
+    /// Inserts an item, replacing its previous entry, and returns its name. `is_update` is true if this server listed
+    /// the item before with the same prefix.
     ///
-    /// The name is the bare one if it is free: no item has it, it is not reserved for another item, and no other server's
-    /// first attach has to be waited for. Otherwise it is the hash-suffixed one.
+    /// The name is the bare one if it is free: no item has it, it is not reserved for another item, and no other
+    /// server's first attach has to be waited for. Otherwise it is the hash-suffixed one.
     pub(super) fn insert(
         &mut self,
         route: &Arc<Route>,

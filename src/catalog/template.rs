@@ -44,8 +44,8 @@ pub(super) fn matched_literal_bytes(template: &str, uri: &str) -> Option<usize> 
     ends.contains(&uri.len()).then_some(literal_bytes)
 }
 
-/// Returns all positions at which an expression that begins at any of `starts` can end, each once: up to the next slash,
-/// unless the expression crosses slashes.
+/// Returns all positions at which an expression that begins at any of `starts` can end, each once: up to the next
+/// slash, unless the expression crosses slashes.
 fn expression_ends(uri: &str, starts: &[usize], crosses_slashes: bool) -> Vec<usize> {
     let mut ends = Vec::new();
     let mut starts = starts.iter().peekable();

@@ -68,8 +68,8 @@ pub(super) async fn attach(
     result
 }
 
-/// Waits until an attempt exceeds its timeout, and returns the error. A process has `timeouts.start` for its first answer,
-/// since it may be downloaded first, and `timeouts.connect` from then on.
+/// Waits until an attempt exceeds its timeout, and returns the error. A process has `timeouts.start` for its first
+/// answer, since it may be downloaded first, and `timeouts.connect` from then on.
 async fn attach_timeout(
     transport: &Transport,
     timeouts: &Timeouts,
@@ -79,10 +79,13 @@ async fn attach_timeout(
         let start = timeouts.start.get();
         tokio::select! {
             biased;
-            answered = host.process_activity.wait_for_first_message() => sleep_until(answered + timeouts.connect.get()).await,
+            answered_at = host.process_activity.wait_for_first_message() => {
+                sleep_until(answered_at + timeouts.connect.get()).await;
+            }
             () = sleep(start) => {
                 let (seconds, stderr) = (start.as_secs_f64(), host.stderr_tail.message_suffix());
-                return timeout_error(format!("no answer within {seconds} s of its start (spec.timeouts.start){stderr}"));
+                let limit = "spec.timeouts.start";
+                return timeout_error(format!("no answer within {seconds} s of its start ({limit}){stderr}"));
             }
         }
     } else {

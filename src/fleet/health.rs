@@ -15,14 +15,14 @@ const DEFAULT_CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 /// Sends health checks to a silent server, and ends the connection after as many failures in a row as the declaration
 /// allows.
 ///
-/// No check is sent while messages arrive, while a call is in flight (for `call_timeout` at most), or while a Retry-After is
-/// in force. A response that casts doubt on the connection triggers a check at once; the connection ends if the server
-/// rejects that request too or no longer has the session.
+/// No check is sent while messages arrive, while a call is in flight (for `call_timeout` at most), or while a
+/// Retry-After is in force. A response that casts doubt on the connection triggers a check at once; the connection ends
+/// if the server rejects that request too or no longer has the session.
 ///
 /// Never returns: the connection itself reports its loss.
 ///
-/// The first check is delayed by `offset` (0 to 1) of an interval more, so that servers attached together are not checked
-/// together.
+/// The first check is delayed by `offset` (0 to 1) of an interval more, so that servers attached together are not
+/// checked together.
 pub(super) async fn run_health_checks(
     connection: Connection,
     calls: UpstreamHandle,
@@ -87,8 +87,8 @@ struct SilenceTracker {
 }
 
 impl SilenceTracker {
-    /// Returns true if a check is due. While a call is in flight a server may be silent for the call timeout; after that the
-    /// call has timed out, and other calls queued behind it do not extend the time.
+    /// Returns true if a check is due. While a call is in flight a server may be silent for the call timeout; after
+    /// that the call has timed out, and other calls queued behind it do not extend the time.
     fn should_check(&mut self, now: Instant, received: bool, busy: bool, call_timeout: Duration) -> bool {
         if received {
             *self = Self { since: now, failures: 0 };

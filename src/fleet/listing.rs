@@ -42,8 +42,8 @@ pub(super) struct ServerListing {
 ///
 /// # Errors
 ///
-/// Fails if the tools cannot be read; the server is then not attached. Another list that fails, or takes longer than half of
-/// the time, is only reported as degraded, unless its error ends the connection.
+/// Fails if the tools cannot be read; the server is then not attached. Another list that fails, or takes longer than
+/// half of the time, is only reported as degraded, unless its error ends the connection.
 pub(super) async fn read_all(
     connection: &Connection,
     until: Instant,

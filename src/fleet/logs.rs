@@ -5,8 +5,8 @@ use parking_lot::Mutex;
 
 use crate::wire::ServerLog;
 
-/// The logs of servers, by the uid of their objects. A log outlives its server's connections and is removed with the object.
-/// Cheap to clone.
+/// The logs of servers, by the uid of their objects. A log outlives its server's connections and is removed with the
+/// object. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct ServerLogs(Arc<Mutex<HashMap<Arc<str>, ServerLog>>>);
 

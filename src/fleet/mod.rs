@@ -2,7 +2,8 @@
 //!
 //! Promises that one server's failure affects no other, that nothing is published before everything was listed,
 //! and that a healthy connection is not disturbed. Calls do not pass through the actors: they take an
-//! [`UpstreamHandle`](crate::upstream::UpstreamHandle) from a catalog route. Never decides what should be connected; `plan/` does.
+//! [`UpstreamHandle`](crate::upstream::UpstreamHandle) from a catalog route.
+//! Never decides which servers are connected; `plan/` does.
 
 mod actor;
 mod attach;

@@ -146,7 +146,8 @@ impl Fleet {
         }
     }
 
-    /// Sends the target to the server's actor, or starts an actor. An actor that is still draining applies the order too.
+    /// Sends the target to the server's actor, or starts an actor. An actor that is still draining applies the order
+    /// too.
     fn send_order(&mut self, target: Arc<ConnectionTarget>) {
         let key = ConnectionKey::shared(target.key.clone());
         if let Some(orders) = self.orders.get(&key)
@@ -160,8 +161,8 @@ impl Fleet {
         self.actors.spawn(key, actor.run());
     }
 
-    /// Removes an actor that ended, and starts another if its server is still declared: the order to attach it again crossed
-    /// with the end of the actor, or the actor panicked.
+    /// Removes an actor that ended, and starts another if its server is still declared: the order to attach it again
+    /// crossed with the end of the actor, or the actor panicked.
     fn on_actor_ended(&mut self, key: &ConnectionKey, ended: Result<(), JoinError>) {
         if let Err(error) = ended {
             warn!(connection = %key, %error, "a connection's task ended unexpectedly; restarting it");

@@ -1,5 +1,5 @@
-//! The schedule of list refreshes: a changed list is read at once the first time, then with growing delays while its server
-//! keeps sending notifications. No notification is lost, only deferred.
+//! The schedule of list refreshes: a changed list is read at once the first time, then with growing delays while its
+//! server keeps sending notifications. No notification is lost, only deferred.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -105,8 +105,8 @@ impl ListSchedule {
 mod tests {
     use super::*;
 
-    /// Returns when a list is read whose server sends notifications at these times. Each read takes 10 ms; all times are in
-    /// milliseconds.
+    /// Returns when a list is read whose server sends notifications at these times. Each read takes 10 ms; all times
+    /// are in milliseconds.
     fn read_times(notifications: &[u64]) -> Vec<u64> {
         let (start, mut schedule, mut reads) =
             (Instant::now(), RefreshSchedule::default(), Vec::<u64>::new());

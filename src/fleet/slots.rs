@@ -16,8 +16,8 @@ const MAX_RUNNER_ATTEMPTS: usize = 4;
 /// The longest time that an attempt over HTTP holds its slot. A hanging attempt uses no resources, so it does not block
 /// others.
 const HTTP_SLOT_TIMEOUT: Duration = Duration::from_millis(200);
-/// The longest time that a process start holds its slot. A start is busy for longer than a request, but releases its slot
-/// when the process becomes idle.
+/// The longest time that a process start holds its slot. A start is busy for longer than a request, but releases its
+/// slot when the process becomes idle.
 const STDIO_SLOT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest time that a runner's first start holds its slot.
 const RUNNER_SLOT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -112,9 +112,9 @@ mod tests {
     use super::*;
 
     fn stdio_transport(line: &str) -> Transport {
-        let mut words = line.split(' ').map(str::to_owned);
-        let command = words.next().unwrap_or_default();
-        Transport::Stdio(StdioEndpoint { command, args: words.collect(), cwd: None, env: Vec::new() })
+        let mut arguments = line.split(' ').map(str::to_owned);
+        let command = arguments.next().unwrap_or_default();
+        Transport::Stdio(StdioEndpoint { command, args: arguments.collect(), cwd: None, env: Vec::new() })
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! One directory of skills on the disk, in the layout that agents read. Blocks.
 //!
-//! A skill that evenkeel wrote is a folder with a [`MARK_FILE`] that names the owning instance. It is first written to a
-//! hidden staging folder in the same directory, then renamed into place, so that an agent reads either the old or the new
-//! skill, complete. The next pass removes whatever an interrupted pass left in the staging folder.
+//! A skill that evenkeel wrote is a folder with a [`MARK_FILE`] that names the owning instance. It is first written to
+//! a hidden staging folder in the same directory, then renamed into place, so that an agent reads either the old or the
+//! new skill, complete. The next pass removes whatever an interrupted pass left in the staging folder.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File as DiskFile, OpenOptions};
@@ -142,7 +142,8 @@ impl SkillDirectory {
         Ok(())
     }
 
-    /// Writes a skill. Returns a description of the existing entry, and changes nothing, if this instance does not own it.
+    /// Writes a skill. Returns a description of the existing entry, and changes nothing, if this instance does not own
+    /// it.
     fn write_skill(&self, name: &str, bundle: &Bundle, staging: &Path) -> io::Result<Option<&'static str>> {
         let target = self.path.join(name);
         let existing = self.inspect(name)?;

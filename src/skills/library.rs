@@ -17,8 +17,8 @@ const LIST_SKILLS: &str = "list_skills";
 const READ_SKILL: &str = "read_skill";
 
 /// The server instructions about skills, written for models.
-pub(super) const INSTRUCTIONS: &str = "Skills are instructions for certain tasks. When a task begins, call list_skills to \
-                                       check whether there is a skill for it, and follow what read_skill returns.";
+pub(super) const INSTRUCTIONS: &str = "Skills are instructions for certain tasks. When a task begins, call list_skills \
+                                       to check whether there is a skill for it, and follow what read_skill returns.";
 
 /// The offered skills of one namespace, by name. Cheap to clone: copies share unchanged parts.
 #[derive(Clone, Debug)]

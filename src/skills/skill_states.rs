@@ -65,16 +65,16 @@ impl SkillStateTracker {
     /// Applies the desired state and the attached servers. The cost is proportional to the change and to the number of
     /// servers that skills refer to.
     fn update(&mut self, desired: Arc<Desired>, attached: impl Fn(&ObjectKey) -> bool, during_startup: bool) {
-        let before = std::mem::replace(&mut self.desired, desired);
+        let previous = std::mem::replace(&mut self.desired, desired);
         let after = self.desired.clone();
         let mut stale = BTreeSet::new();
-        for change in before.skills.diff(&after.skills) {
+        for change in previous.skills.diff(&after.skills) {
             let (DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _)) =
                 change;
             stale.insert(key.clone());
             self.update_references(key);
         }
-        for change in before.skill_contents.diff(&after.skill_contents) {
+        for change in previous.skill_contents.diff(&after.skill_contents) {
             let (DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _)) =
                 change;
             stale.insert(key.clone());

@@ -98,11 +98,11 @@ impl DirectorySync {
                     select_skills(&current, self.home.as_deref());
                 let started_at = Instant::now();
                 let full = started_at >= next_full_at;
-                let work = self.tracker.spawn_blocking(move || {
+                let pass = self.tracker.spawn_blocking(move || {
                     let problems = directory.apply(&desired, full);
                     (directory, desired, problems)
                 });
-                let Ok((returned, desired, problems)) = work.await else {
+                let Ok((returned, desired, problems)) = pass.await else {
                     tracing::error!(
                         "the task that writes skills to {} panicked; please report this",
                         self.path.display()
@@ -198,8 +198,8 @@ struct SkillSelection {
 
 /// Selects the skills to be written. The home namespace takes precedence, then the order of namespaces.
 ///
-/// A skill that lacks a server does not claim its name, nor does a suspended one. Skills that were not read yet, or never
-/// had valid content, are left unchanged on the disk.
+/// A skill that lacks a server does not claim its name, nor does a suspended one. Skills that were not read yet, or
+/// never had valid content, are left unchanged on the disk.
 fn select_skills(states: &SkillStates, home: Option<&str>) -> SkillSelection {
     let mut selection = SkillSelection {
         desired: DesiredSkills::default(),

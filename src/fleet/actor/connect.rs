@@ -45,7 +45,8 @@ impl Actor {
         self.idle_check_at = self.next_idle_check_at();
     }
 
-    /// Continues with the live connection or the attempt in progress, which matches the target; connects if there is neither.
+    /// Continues with the live connection or the attempt in progress, which matches the target; connects if there is
+    /// neither.
     pub(super) fn ensure_connected(&mut self) {
         if self.idle {
             if self.target.spec.activation == Activation::Always {
@@ -165,8 +166,8 @@ impl Actor {
         Problem::new(Reason::Connecting, format!("{} is being connected", self.target.key.name))
     }
 
-    /// Defers the attempt until the server's Retry-After expires, and returns true if it did. Retry-After applies to the
-    /// endpoint, on whichever connection it was received.
+    /// Defers the attempt until the server's Retry-After expires, and returns true if it did. Retry-After applies to
+    /// the endpoint, on whichever connection it was received.
     fn defer_for_retry_after(&mut self) -> bool {
         let endpoint = self.target.endpoint.digest();
         if self.retry_after.0 != endpoint {
@@ -185,8 +186,8 @@ impl Actor {
         true
     }
 
-    /// Holds calls until the attempt in progress ends, if the server was attached until recently (within its grace period)
-    /// or is published from the cache.
+    /// Holds calls until the attempt in progress ends, if the server was attached until recently (within its grace
+    /// period) or is published from the cache.
     fn hold_calls(&self, problem: Problem) {
         if self.grace_ends_at.is_some() || self.from_cache {
             self.upstream.set_pending(problem, self.call_hold_deadline());
@@ -199,7 +200,8 @@ impl Actor {
         self.grace_ends_at.map_or(deadline, |grace_end| grace_end.min(deadline))
     }
 
-    /// Starts the grace period, unless it is running: after it the section of a server without a connection is withdrawn.
+    /// Starts the grace period, unless it is running: after it the section of a server without a connection is
+    /// withdrawn.
     fn start_grace_period(&mut self) {
         if self.published.is_some() {
             self.grace_ends_at.get_or_insert(Instant::now() + self.target.spec.grace_period.get());
@@ -287,7 +289,8 @@ impl Actor {
         self.restarts = self.restarts.saturating_add(1);
         self.record_exit(error);
         self.idle_check_at = None;
-        // An OnDemand server is connected again by the next call. One that exits soon after its start backs off instead.
+        // An OnDemand server is connected again by the next call. One that exits soon after its start backs off
+        // instead.
         if self.may_become_idle() && age >= EARLY_EXIT_AGE && self.target.same_connection(&live.target) {
             self.become_idle(Duration::ZERO, error.problem.clone());
             return;
@@ -297,7 +300,8 @@ impl Actor {
         let replacing = self.attempt.is_some();
         // A server that lost a session (after a restart, say) is not failing, unless it does so repeatedly.
         let session_lost = error.failure_source == FailureSource::Session && self.backoff.failures() == 0;
-        // A connection that held for long, or only lost its session, is replaced without delay, and calls wait for that.
+        // A connection that held for long, or only lost its session, is replaced without delay, and calls wait for
+        // that.
         let reconnect_now = replacing || session_lost || age >= STABLE_CONNECTION_AGE;
         let lost = if reconnect_now {
             self.upstream.set_pending(error.problem.clone(), self.call_hold_deadline())
@@ -345,7 +349,8 @@ impl Actor {
         }
         let delay = self.record_failure(error.retry_after);
         let delay = match problem.reason {
-            // Checking whether the command exists is cheap and starts nothing, so it is checked again until a user installs it.
+            // Checking whether the command exists is cheap and starts nothing, so it is checked again until a user
+            // installs it.
             Reason::CommandNotFound => Some(self.target.spec.retry.max.get()),
             reason if reason.requires_user_action() => None,
             _ => Some(delay),
@@ -360,7 +365,8 @@ impl Actor {
                 self.upstream.set_refused(CallRefusal::Unavailable(problem.clone()));
             }
             Some(_) if may_conflict => problem.message.push_str(
-                "; the previous generation keeps serving; if two connections to this server cannot coexist, set spec.update to Recreate",
+                "; the previous generation keeps serving; if two connections to this server cannot coexist, \
+                 set spec.update to Recreate",
             ),
             Some(_) => problem.message.push_str("; the previous generation keeps serving"),
         }

@@ -62,8 +62,8 @@ impl Actor {
         }
     }
 
-    /// Drains the calls of a connection within a limit, then closes it. Calls that do not finish fail with `problem`. The
-    /// limit may be shortened later.
+    /// Drains the calls of a connection within a limit, then closes it. Calls that do not finish fail with `problem`.
+    /// The limit may be shortened later.
     pub(super) fn drain_and_close(
         &mut self,
         connection: DrainingConnection,

@@ -116,7 +116,7 @@ struct LiveConnection {
     target: Arc<ConnectionTarget>,
     connection: Connection,
     events: ConnectionEvents,
-    /// Lists that could not be read, or whose problems were tolerated.
+    /// The problems of lists that could not be read, and tolerated protocol violations.
     degraded: BTreeMap<ListKind, Problem>,
     connected_at: Instant,
     health_task: BackgroundTask,
@@ -263,7 +263,9 @@ impl Actor {
             // Orders come first: a newer target makes the other inputs obsolete.
             biased;
             // A closed order channel is always ready: while detaching it is ignored, since nothing is left to change.
-            order = self.orders.changed(), if !(detaching && self.orders.has_changed().is_err()) => Input::OrderChanged(order.is_ok()),
+            order = self.orders.changed(), if !(detaching && self.orders.has_changed().is_err()) => {
+                Input::OrderChanged(order.is_ok())
+            }
             event = event => Input::Event(event),
             result = attempt => Input::AttemptEnded(result.map(Box::new)),
             (list, result) = refresh => Input::ListRead(list, result),
@@ -374,7 +376,8 @@ impl Actor {
     }
 }
 
-/// Merges the problems of all lists of a server into one: its reason is the most severe, which is the first in the enum.
+/// Merges the problems of all lists of a server into one: its reason is the most severe, which is the first in the
+/// enum.
 fn merge_problems(lists: &BTreeMap<ListKind, Problem>) -> Option<Problem> {
     let reason = lists.values().map(|problem| problem.reason).min()?;
     let messages: Vec<_> = lists.values().map(|problem| problem.message.as_str()).collect();

@@ -146,8 +146,8 @@ impl Actor {
 
     /// Publishes the cached lists of the server's last connection, if there are any.
     ///
-    /// They stay published until the first call for an `OnDemand` server; for another server until its first attempt has
-    /// ended, and then for its grace period.
+    /// They stay published until the first call for an `OnDemand` server; for another server until its first attempt
+    /// has ended, and then for its grace period.
     pub(super) fn restore_from_cache(&mut self) {
         let Some(cached) = self.context.server_cache.catalog(self.target.endpoint.digest()) else { return };
         let connect = self.target.spec.timeouts.connect.get();

@@ -46,8 +46,8 @@ enum Event {
     Restart(bool),
 }
 
-/// The last target of each name: its server and tool, the last instant at which the name was routed or its server declared,
-/// and false if the server released the name.
+/// The last target of each name: its server and tool, the last instant at which the name was routed or its server
+/// declared, and false if the server released the name.
 type RoutedNames = BTreeMap<(ViewName, String), (ObjectKey, String, Instant, bool)>;
 
 /// Records the target of each name. Fails if a name has a new target within one hour, or while its server is declared.
@@ -70,8 +70,8 @@ fn assert_names_are_stable(
             assert!(Arc::ptr_eq(route, found) || route.item_id() == found.item_id(), "{name}");
             let (server, tool) = (route.section().key.clone(), route.name().to_owned());
             let target = (server.clone(), tool.clone(), now, true);
-            let before = routed.insert((view.clone(), name.to_owned()), target);
-            if let Some((last_server, last_tool, last, _)) = before {
+            let previous = routed.insert((view.clone(), name.to_owned()), target);
+            if let Some((last_server, last_tool, last, _)) = previous {
                 let same = last_server == server && last_tool == tool;
                 let expired = now.duration_since(last) >= RESERVATION_PERIOD;
                 assert!(
@@ -119,7 +119,8 @@ proptest! {
                 }
             };
             for view in [EVERYTHING, ViewName::Namespace("a".into())] {
-                let [before, after] = [&generation, &next].map(|generation| generation.view(&view).table(ListKind::Tools));
+                let table = |generation: &Generation| generation.view(&view).table(ListKind::Tools).clone();
+                let [before, after] = [&generation, &next].map(table);
                 // The first page is built once, and again only if the list changed.
                 prop_assert_eq!(before.page(None).unwrap(), before.page_after(None));
                 let same = before.page_after(None) == after.page_after(None);
@@ -133,7 +134,8 @@ proptest! {
         }
     }
 
-    /// A new process, another replica or another order of attaching give servers that are declared at startup the same names.
+    /// A new process, another replica or another order of attaching give servers that are declared at startup the same
+    /// names.
     #[test]
     fn initial_names_do_not_depend_on_attach_order(order in Just((0..4_usize).collect::<Vec<_>>()).prop_shuffle()) {
         let servers = [("s1", 3, "x"), ("s2", 1, "x"), ("s3", 2, "x"), ("s4", 2, "y")];
