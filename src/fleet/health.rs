@@ -73,7 +73,7 @@ pub(super) async fn run_health_checks(
         silence.failures += 1;
         debug!(failures = silence.failures, why, "a health check failed");
         if silence.failures >= checks.failures {
-            let message = format!("{} health checks in a row failed; the last: {why}", silence.failures);
+            let message = format!("{} health checks in a row failed; last error: {why}", silence.failures);
             connection.mark_ended(ConnectionError::new(Reason::Unhealthy, message));
             return pending().await;
         }

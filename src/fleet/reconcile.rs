@@ -48,7 +48,7 @@ impl Fleet {
     }
 
     /// Applies the desired state until cancelled, then detaches all servers and waits for them, within
-    /// [`SHUTDOWN_TIMEOUT`].
+    /// `SHUTDOWN_TIMEOUT`.
     pub async fn run(mut self, mut desired: watch::Receiver<Arc<Desired>>, cancel: CancellationToken) {
         let (startup_guard, mut startup) = mpsc::channel(1);
         self.startup_guard = Some(startup_guard);

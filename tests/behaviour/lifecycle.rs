@@ -199,7 +199,7 @@ async fn requested_reconcile_retries_failed_and_refreshes_healthy_servers() {
     quiet.quiet = true;
     process.set_script(quiet).await;
     failing.edit_script(|script| {
-        *script = Script::new("f", ServerEra::Legacy).on("tools/list", Rule::delay(700))
+        *script = Script::new("f", ServerEra::Legacy).on("tools/list", Rule::delay(700));
     });
 
     request_reconcile(&fixture, "f", "2026-11-21T12:00:00Z", &failing_spec);
