@@ -265,10 +265,10 @@ fn new_tool_never_takes_the_name_of_an_existing_one() {
 
 #[test]
 fn name_that_looks_suffixed_gets_a_hash_suffix() {
-    let tail = listed_name(&generation([publish("default", "a", "", &["ü"])]), "a", "ü");
+    let suffixed = listed_name(&generation([publish("default", "a", "", &["ü"])]), "a", "ü");
     let generation =
-        generation([publish("default", "z", "", &["t", &tail]), publish("default", "a", "", &["ü"])]);
-    assert_eq!(owner(generation.view(&EVERYTHING), &tail), ("a", "ü"));
+        generation([publish("default", "z", "", &["t", &suffixed]), publish("default", "a", "", &["ü"])]);
+    assert_eq!(owner(generation.view(&EVERYTHING), &suffixed), ("a", "ü"));
     assert_eq!(generation.view(&EVERYTHING).table(ListKind::Tools).len(), 3);
 }
 
