@@ -92,7 +92,7 @@ async fn skills_are_synced_without_touching_servers() {
     wait_for_listing(&stage, "notes", &["True", "Available", "path", "Write notes."]).await;
     wait_for_listing(&stage, "bad", &["False", "InvalidSpec", "SKILL.md:1: the frontmatter is missing"])
         .await;
-    wait_for_listing(&stage, "theirs", &["False", "Shadowed", "is left alone"]).await;
+    wait_for_listing(&stage, "theirs", &["False", "Shadowed", "is left unchanged"]).await;
     wait_for_listing(&stage, "needs", &["False", "ServerNotFound", "server \"later\" is not declared"]).await;
     assert_eq!(agents.read("theirs/SKILL.md").unwrap(), "theirs");
 

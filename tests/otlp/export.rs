@@ -154,7 +154,7 @@ async fn log_lines_carry_trace_and_span_ids() {
             let (_, after_key) = line.split_once(key).unwrap_or_else(|| panic!("{key}: {line}"));
             after_key[..digits].to_owned()
         };
-        let attach = line("a tool was left out").await;
+        let attach = line("a tool was ignored").await;
         let (trace_id, span_id) = (id(&attach, trace, 32), id(&attach, span, 16));
         let has_ids =
             |span: &Span| (hex(&span.trace_id), hex(&span.span_id)) == (trace_id.clone(), span_id.clone());
