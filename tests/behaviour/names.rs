@@ -62,7 +62,9 @@ async fn contested_name_stays_with_first_server_across_restart_and_removal() {
     assert_eq!(calls(&first, &second), [1, 1]);
     let accepted = fixture.evenkeel.wait_for("a", "Accepted", "True", "NameConflict").await;
     assert!(
-        accepted.message.contains(&format!("{suffixed} and not x_same, which default/z has")),
+        accepted
+            .message
+            .contains(&format!("x_same is exposed as {suffixed} because the name belongs to default/z")),
         "{accepted:?}"
     );
 
@@ -105,7 +107,7 @@ async fn contested_name_stays_with_first_server_across_restart_and_removal() {
     assert!(removed.contains("default/z"), "{removed}");
     let conflict = eventually("the conflict names the former holder", async || {
         let accepted = fixture.evenkeel.condition("a", "Accepted").await?;
-        accepted.message.contains("which default/z had").then_some(accepted)
+        accepted.message.contains("the name belonged to default/z").then_some(accepted)
     })
     .await;
     assert_eq!(conflict.reason, "NameConflict");
