@@ -89,8 +89,10 @@ impl StdioPolicy {
                     .into(),
             ));
         }
-        let denied_variable =
-            stdio.env.iter().find(|var| !allowlist.variables.iter().any(|matcher| matcher.is_match(&var.name)));
+        let denied_variable = stdio
+            .env
+            .iter()
+            .find(|var| !allowlist.variables.iter().any(|matcher| matcher.is_match(&var.name)));
         match denied_variable {
             None => Ok(()),
             Some(var) => Err(denied(format!(
@@ -175,9 +177,11 @@ mod tests {
             (json!({ "command": "/opt/x" }), ""),
         ] {
             let message = check(&policy, stdio.clone());
-            let expected =
-                if field.is_empty() { String::new() } else { format!("PolicyDenied: {field}") };
-            assert!(message.starts_with(&expected) && message.is_empty() == field.is_empty(), "{stdio}: {message}");
+            let expected = if field.is_empty() { String::new() } else { format!("PolicyDenied: {field}") };
+            assert!(
+                message.starts_with(&expected) && message.is_empty() == field.is_empty(),
+                "{stdio}: {message}"
+            );
             assert_eq!(check(&StdioPolicy::allow_all(), stdio), "");
         }
         assert_eq!(

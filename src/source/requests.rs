@@ -104,14 +104,17 @@ impl RequestMerger {
                 continue;
             };
             let cached = self.merged.get(key);
-            let cached =
-                cached.filter(|entry| Arc::ptr_eq(&entry.declared, declared) && entry.requested == *requested);
+            let cached = cached
+                .filter(|entry| Arc::ptr_eq(&entry.declared, declared) && entry.requested == *requested);
             let result = match cached {
                 Some(entry) => entry.result.clone(),
                 None => with_annotations(declared, requested),
             };
-            let entry =
-                MergedServer { declared: declared.clone(), requested: requested.clone(), result: result.clone() };
+            let entry = MergedServer {
+                declared: declared.clone(),
+                requested: requested.clone(),
+                result: result.clone(),
+            };
             self.merged.insert(key.clone(), entry);
             let merged = merged
                 .get_or_insert_with(|| Desired { requested_work: work.clone(), ..Desired::clone(&desired) });

@@ -12,13 +12,13 @@ use memchr::memmem;
 use super::history::{AcceptedObjects, MergeContext};
 use super::secrets::SecretFiles;
 use super::skills::SkillContents;
-use super::tree::{FileId, FoundFile, MAX_FILE_BYTES, TreeRoot, TreeVisitor, read_file, walk, read_failure};
+use super::tree::{FileId, FoundFile, MAX_FILE_BYTES, TreeRoot, TreeVisitor, read_failure, read_file, walk};
 use crate::resource::{
     DeclaredObject, Desired, DigestKey, Endpoint, GROUP, McpServerSpec, Origin, Problem, Reason,
     SecretKeyRef, SkillSpec, SourceProblem, SourceState,
 };
 use crate::source::parse::{
-    ObjectSpec, ParsedFile, TargetMode, did_you_mean, display_path, resolve_endpoint, parse_for,
+    ObjectSpec, ParsedFile, TargetMode, did_you_mean, display_path, parse_for, resolve_endpoint,
 };
 use crate::source::resolve::{ReferenceValues, SecretLookup};
 use crate::source::{Environment, StdioPolicy};
@@ -168,7 +168,8 @@ fn check_contents(
     let mut findings: Vec<_> =
         unreadable_folders.into_iter().map(|fault| Finding { severity: Severity::Error, fault }).collect();
     findings.extend(objects.faults().into_iter().map(|fault| Finding { severity: Severity::Error, fault }));
-    findings.extend(objects.warnings().into_iter().map(|fault| Finding { severity: Severity::Warning, fault }));
+    findings
+        .extend(objects.warnings().into_iter().map(|fault| Finding { severity: Severity::Warning, fault }));
     findings.extend(unrecognized.into_iter().map(|fault| Finding { severity: Severity::Note, fault }));
     let servers = &objects.servers.objects;
     findings.extend(servers.values().filter_map(|server| unresolved_reference(server)));
@@ -266,7 +267,8 @@ impl TreeVisitor for FileCollector {
     }
 
     fn unreadable_folder(&mut self, path: &Path, reason: &str) {
-        let folder = if path.as_os_str().is_empty() { "the directory".to_owned() } else { display_path(path) };
+        let folder =
+            if path.as_os_str().is_empty() { "the directory".to_owned() } else { display_path(path) };
         self.unreadable_folders.push(SourceProblem::new(
             None,
             Problem::new(Reason::SourceUnavailable, format!("{folder} {reason}")),

@@ -60,7 +60,14 @@ impl Debounce {
     }
 
     /// Records the end of a scan that began at `began`; `needs_rescan` if a change waits for another scan.
-    pub fn end_scan(&mut self, began: Instant, now: Instant, settled: bool, needs_rescan: bool, interval: Duration) {
+    pub fn end_scan(
+        &mut self,
+        began: Instant,
+        now: Instant,
+        settled: bool,
+        needs_rescan: bool,
+        interval: Duration,
+    ) {
         self.last_scan = Some((now, now - began));
         self.interval = interval;
         if settled {
@@ -100,7 +107,13 @@ mod tests {
                     let settled = debounce.begin_scan(now);
                     let mark = if settled { "!" } else { "" };
                     scans.push(format!("{}{mark}", (now - start).as_millis()));
-                    debounce.end_scan(now, now + millis(1), settled, needs_rescan(scans.len()), IDLE_INTERVAL);
+                    debounce.end_scan(
+                        now,
+                        now + millis(1),
+                        settled,
+                        needs_rescan(scans.len()),
+                        IDLE_INTERVAL,
+                    );
                     now += millis(1);
                 }
             }

@@ -113,7 +113,13 @@ mod tests {
         let locations: Vec<_> = objects
             .iter()
             .map(|location| {
-                (&*location.key.name, location.path.to_str().unwrap(), location.line, location.lines, location.only_in_file)
+                (
+                    &*location.key.name,
+                    location.path.to_str().unwrap(),
+                    location.line,
+                    location.lines,
+                    location.only_in_file,
+                )
             })
             .collect();
         assert_eq!(

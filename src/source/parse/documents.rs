@@ -74,7 +74,8 @@ impl OpenDocument {
 
 /// Returns the text after the marker, if the line is a marker line.
 fn strip_marker<'a>(line: &'a str, marker: &str) -> Option<&'a str> {
-    line.strip_prefix(marker).filter(|content| content.is_empty() || content.starts_with([' ', '\t', '\r', '\n']))
+    line.strip_prefix(marker)
+        .filter(|content| content.is_empty() || content.starts_with([' ', '\t', '\r', '\n']))
 }
 
 fn has_content(line: &str) -> bool {

@@ -35,7 +35,7 @@ pub fn describe_yaml_error(error: &Error, text: &str, first_line: u32) -> ParseE
         .map_or((1, 1), |location| (to_u32(location.line()).max(1), to_u32(location.column()).max(1)));
     let position = Position { line: first_line.saturating_add(line - 1), column: Some(column) };
     ParseError {
-        position: position,
+        position,
         message: yaml_error_message(error),
         excerpt: Some(excerpt(text, first_line, position)),
     }

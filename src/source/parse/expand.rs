@@ -74,7 +74,8 @@ fn expand_spec(
     let headers = spec.http.iter_mut().flat_map(|http| &mut http.headers);
     let headers = headers.map(|header| (format!("header {}", header.name), &mut header.value));
     for (field, value) in variables.chain(headers) {
-        let expanded = value.as_ref().map(|value| expand_field(&field, value.expose())).transpose()?.flatten();
+        let expanded =
+            value.as_ref().map(|value| expand_field(&field, value.expose())).transpose()?.flatten();
         if let Some(expanded) = expanded {
             *value = Some(Literal::new(expanded));
         }

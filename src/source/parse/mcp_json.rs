@@ -74,8 +74,9 @@ pub fn parse(text: &str, file: &mut FileParser<'_>) {
     let root = match parse_to_ast(text, &CollectOptions::default(), &options) {
         Ok(parsed) => parsed.value,
         Err(error) => {
-            return file
-                .report_unidentified(json.error_at(error.range(), format!("invalid JSON: {}", error.kind())));
+            return file.report_unidentified(
+                json.error_at(error.range(), format!("invalid JSON: {}", error.kind())),
+            );
         }
     };
     // An empty file declares nothing.
@@ -109,7 +110,9 @@ pub fn parse(text: &str, file: &mut FileParser<'_>) {
             _ if IGNORED_EDITOR_KEYS.contains(&name) => {}
             _ => {
                 let suggestion = did_you_mean(name, SERVER_MAP_KEYS);
-                file.warn(json.error_at(property.range, format!("the key {name:?} has no effect{suggestion}")));
+                file.warn(
+                    json.error_at(property.range, format!("the key {name:?} has no effect{suggestion}")),
+                );
             }
         }
     }
@@ -125,8 +128,11 @@ fn parse_server(
     let position = json.position(entry.range);
     let source_text = |range: Range| json.text.get(range.start..range.end).unwrap_or_default();
     // A document with only this entry, so that it can be saved without the other entries.
-    let text =
-        format!("{{\"mcpServers\":{{{}:{}}}}}", source_text(entry.name.range()), source_text(entry.value.range()));
+    let text = format!(
+        "{{\"mcpServers\":{{{}:{}}}}}",
+        source_text(entry.name.range()),
+        source_text(entry.value.range())
+    );
     ParsedObject {
         line: position.line,
         labels: std::collections::BTreeMap::new(),
@@ -186,7 +192,8 @@ fn spec_violations(
 ) -> Vec<ParseError> {
     let url_has_variables = spec.http.as_ref().is_some_and(|http| has_variables(&http.url));
     let violations = spec.check(target);
-    let violations = violations.iter().filter(|violation| !(url_has_variables && violation.path == "spec.http.url"));
+    let violations =
+        violations.iter().filter(|violation| !(url_has_variables && violation.path == "spec.http.url"));
     let to_error = |Violation { path, message }: &Violation| {
         let path = ["spec.stdio.", "spec.http.", "spec."].iter().find_map(|outer| path.strip_prefix(outer));
         let path = path.unwrap_or_default();
@@ -229,9 +236,7 @@ impl ServerDraft {
     fn add_property(&mut self, property: &ObjectProp<'_>, json: &JsonText<'_>) {
         let name = property.name.as_str();
         if self.seen_keys.iter().any(|seen| seen == name) {
-            return self
-                .errors
-                .push(json.error_at(property.range, format!("duplicate key {name:?}")));
+            return self.errors.push(json.error_at(property.range, format!("duplicate key {name:?}")));
         }
         self.seen_keys.push(name.to_owned());
         if let Err((range, expected)) = self.set_field(name, &property.value) {
@@ -321,9 +326,7 @@ impl ServerDraft {
                 return Err(Problem::new(Reason::UnsupportedTransport, message));
             }
             None if command && url => {
-                return Err(invalid(
-                    "both command and url are set; set type to stdio or http",
-                ));
+                return Err(invalid("both command and url are set; set type to stdio or http"));
             }
             None if command || url => command,
             None => return Err(invalid("neither command nor url is set")),
@@ -369,7 +372,8 @@ struct JsonText<'a> {
 
 impl<'a> JsonText<'a> {
     fn new(text: &'a str) -> Self {
-        let line_breaks = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(index, _)| index + 1);
+        let line_breaks =
+            text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(index, _)| index + 1);
         Self { text, line_starts: std::iter::once(0).chain(line_breaks).collect() }
     }
 
@@ -383,7 +387,8 @@ impl<'a> JsonText<'a> {
 
     fn error_at(&self, range: Range, message: String) -> ParseError {
         let position = self.position(range);
-        let context_start = self.line_starts.get(position.line.saturating_sub(2) as usize).copied().unwrap_or_default();
+        let context_start =
+            self.line_starts.get(position.line.saturating_sub(2) as usize).copied().unwrap_or_default();
         let context = self.text.get(context_start..).unwrap_or_default();
         let excerpt = excerpt(context, position.line.saturating_sub(1).max(1), position);
         ParseError { position, message, excerpt: Some(excerpt) }

@@ -136,10 +136,7 @@ fn invalid_spec_is_reported_on_its_object() {
             "  stdio:\n    command: npx\n    args: [8080]",
             "team/a.yaml:8:12: expected a string; quote numbers, true and false to use them as strings",
         ),
-        (
-            "  stdio: { command: npx }\n  stdio: { command: npx }",
-            "team/a.yaml:7:3: duplicate key \"stdio\"",
-        ),
+        ("  stdio: { command: npx }\n  stdio: { command: npx }", "team/a.yaml:7:3: duplicate key \"stdio\""),
         (
             "  stdio: { command: npx }\n  timeouts: { connect: 5 }",
             "team/a.yaml:7:24: expected a string; quote numbers, true and false to use them as strings",
@@ -282,7 +279,12 @@ fn yaml_bombs_are_rejected_quickly() {
         let parsed = parse_yaml(&format!("apiVersion: evenkeel.dev/v1alpha1\nbomb:\n  {text}"));
         assert!(parsed.unidentified.is_some());
         let fault = &describe_faults(&parsed)[0];
-        assert!(fault.len() < 1_000, "the message has {} bytes for {} bytes of YAML", fault.len(), text.len());
+        assert!(
+            fault.len() < 1_000,
+            "the message has {} bytes for {} bytes of YAML",
+            fault.len(),
+            text.len()
+        );
         // Expanding it completely would take hours.
         assert!(started_at.elapsed().as_secs() < 60);
     }

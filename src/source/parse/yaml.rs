@@ -94,7 +94,12 @@ fn parse_document(document: &DocumentOrItem<'_>, file: &mut FileParser<'_>) {
         kind => {
             let suggestion = did_you_mean(kind, [McpServerSpec::KIND, SkillSpec::KIND]);
             let message = format!("unknown kind {kind:?} of {API_VERSION}{suggestion}");
-            file.report_unidentified(error_at(yaml, &parse_nodes(yaml.text, yaml.first_line), "kind", message));
+            file.report_unidentified(error_at(
+                yaml,
+                &parse_nodes(yaml.text, yaml.first_line),
+                "kind",
+                message,
+            ));
         }
     }
 }
@@ -112,7 +117,9 @@ fn parse_items(document: &DocumentOrItem<'_>, list: &ItemList, file: &mut FilePa
         ));
     };
     if items.len() > MAX_DOCUMENTS || document.list_depth >= MAX_LIST_NESTING {
-        let message = format!("a list may have at most {MAX_DOCUMENTS} items and be nested in at most {MAX_LIST_NESTING} lists");
+        let message = format!(
+            "a list may have at most {MAX_DOCUMENTS} items and be nested in at most {MAX_LIST_NESTING} lists"
+        );
         return file.report_unidentified(ParseError::at_line(line, message));
     }
     for (index, item) in items.iter().enumerate() {
@@ -123,11 +130,7 @@ fn parse_items(document: &DocumentOrItem<'_>, list: &ItemList, file: &mut FilePa
         }
         let yaml = YamlDocument { text: &item.text, first_line: item.line, content_line: item.line };
         parse_document(
-            &DocumentOrItem {
-                yaml,
-                list_kind: list.kind.as_deref(),
-                list_depth: document.list_depth + 1,
-            },
+            &DocumentOrItem { yaml, list_kind: list.kind.as_deref(), list_depth: document.list_depth + 1 },
             file,
         );
     }
@@ -150,7 +153,12 @@ fn parse_object<S: ObjectSpec>(
         Err(message) => {
             let path = message.split(' ').next().unwrap_or_default().to_owned();
             let message = format!("{}: {message}", S::KIND);
-            file.report_unidentified(error_at(yaml, &parse_nodes(yaml.text, yaml.first_line), &path, message));
+            file.report_unidentified(error_at(
+                yaml,
+                &parse_nodes(yaml.text, yaml.first_line),
+                &path,
+                message,
+            ));
             return None;
         }
     };
@@ -241,13 +249,16 @@ fn may_contain_booleans(text: &str) -> bool {
 /// Returns an error for each word that `kubectl apply` would send as a boolean where a string is expected. No other
 /// field accepts these words.
 fn unquoted_booleans(yaml: &YamlDocument<'_>, nodes: &[Node<'_>]) -> Vec<ParseError> {
-    let plain_booleans = nodes.iter().filter(|node| node.plain_scalar.as_deref().is_some_and(is_yaml_1_1_boolean));
-    let object_fields = plain_booleans.filter(|node| ["spec", "metadata"].iter().any(|field| node.path.starts_with(field)));
-    object_fields.map(|node| {
-        let message = format!("{}: quote y, n, yes, no, on and off to use them as strings", node.path);
-        error_at(yaml, nodes, &node.path, message)
-    })
-    .collect()
+    let plain_booleans =
+        nodes.iter().filter(|node| node.plain_scalar.as_deref().is_some_and(is_yaml_1_1_boolean));
+    let object_fields =
+        plain_booleans.filter(|node| ["spec", "metadata"].iter().any(|field| node.path.starts_with(field)));
+    object_fields
+        .map(|node| {
+            let message = format!("{}: quote y, n, yes, no, on and off to use them as strings", node.path);
+            error_at(yaml, nodes, &node.path, message)
+        })
+        .collect()
 }
 
 fn is_evenkeel_group(api_version: Option<&str>) -> bool {

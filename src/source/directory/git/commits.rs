@@ -46,7 +46,8 @@ impl CommitFiles {
             "--",
             ".",
         ];
-        let (tree, log) = block_on_with_timeout(async { tokio::join!(run_git(root, &tree), run_git(root, &log)) })?;
+        let (tree, log) =
+            block_on_with_timeout(async { tokio::join!(run_git(root, &tree), run_git(root, &log)) })?;
         Some(Self { blobs: parse_tree(&tree?), last_commits: parse_log(&log?) })
     }
 
@@ -125,7 +126,8 @@ fn parse_log(log: &str) -> HashMap<PathBuf, Arc<Commit>> {
         if let Some(header) = line.strip_prefix('\x01') {
             let mut header = header.split('\0');
             let mut next_field = || header.next().unwrap_or_default();
-            let (id, author, subject) = (next_field().to_owned(), sanitize(next_field()), sanitize(next_field()));
+            let (id, author, subject) =
+                (next_field().to_owned(), sanitize(next_field()), sanitize(next_field()));
             commit = Some(Arc::new(Commit { id, author, subject }));
         } else if let Some(commit) = commit.as_ref().filter(|_| !line.is_empty()) {
             last_commits.entry(PathBuf::from(line)).or_insert_with(|| Arc::clone(commit));

@@ -63,9 +63,11 @@ impl GitDirectory {
         if branch.split('/').any(|part| part.is_empty() || part.starts_with('.')) {
             return None;
         }
-        let read_loose_ref = |folder: &Path| read_pointer(&folder.join(branch)).as_deref().and_then(parse_commit_id);
+        let read_loose_ref =
+            |folder: &Path| read_pointer(&folder.join(branch)).as_deref().and_then(parse_commit_id);
         read_loose_ref(&self.git_dir).or_else(|| read_loose_ref(&self.common_dir)).or_else(|| {
-            let (_, packed_refs) = read_file(&self.common_dir.join("packed-refs"), MAX_PACKED_REFS_BYTES).ok()?;
+            let (_, packed_refs) =
+                read_file(&self.common_dir.join("packed-refs"), MAX_PACKED_REFS_BYTES).ok()?;
             let text = String::from_utf8_lossy(&packed_refs);
             let line = text.lines().find(|line| line.split(' ').nth(1) == Some(branch))?;
             parse_commit_id(line.split(' ').next()?)
@@ -76,12 +78,14 @@ impl GitDirectory {
         let read_list = |folder: &Path| {
             Some(read_file(&folder.join(REFTABLE_LIST_FILE), MAX_REFTABLE_LIST_BYTES).ok()?.1)
         };
-        let read_list = vec![read_list(&self.git_dir), read_list(&self.common_dir)];
-        if last.tables != read_list {
-            let output =
-                block_on_with_timeout(run_git(&self.work_tree, &["rev-parse", "--verify", "--quiet", "HEAD"]))
-                    .flatten();
-            *last = GitHead { read_list, commit: output.and_then(|output| parse_commit_id(output.trim())) };
+        let tables = vec![read_list(&self.git_dir), read_list(&self.common_dir)];
+        if last.tables != tables {
+            let output = block_on_with_timeout(run_git(
+                &self.work_tree,
+                &["rev-parse", "--verify", "--quiet", "HEAD"],
+            ))
+            .flatten();
+            *last = GitHead { tables, commit: output.and_then(|output| parse_commit_id(output.trim())) };
         }
         last.commit.clone()
     }

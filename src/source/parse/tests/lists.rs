@@ -76,7 +76,9 @@ fn lists_are_parsed_in_every_form() {
         v1(&v1(item)),
         format!("{list_header}items: [{item}]\n"),
         format!("{list_header}items: [{item_without_kind}]\n"),
-        format!("{list_header}items:\n  - metadata: {{ name: a }}\n    spec:\n      stdio: {{ command: x }}\n"),
+        format!(
+            "{list_header}items:\n  - metadata: {{ name: a }}\n    spec:\n      stdio: {{ command: x }}\n"
+        ),
         format!(
             "{list_header}items:\n- metadata:\n    name: a\n  # between\n  spec:\n    stdio: {{ command: x }}\n"
         ),
@@ -107,7 +109,10 @@ fn invalid_list_item_does_not_affect_others() {
         assert_eq!(describe_objects(&parsed), ["McpServer team/good 3: ok"], "{item}");
         let faults = describe_faults(&parsed);
         assert!(faults.len() == 1 && faults[0].contains(expected), "{item}: {faults:?}");
-        assert!(faults[0].starts_with("team/a.yaml:2") && parsed.unidentified.is_some(), "{item}: {faults:?}");
+        assert!(
+            faults[0].starts_with("team/a.yaml:2") && parsed.unidentified.is_some(),
+            "{item}: {faults:?}"
+        );
     }
     for (text, expected) in [
         ("apiVersion: v1\nkind: List\n", "the list has no items"),
@@ -134,7 +139,10 @@ fn unrecognized_document_is_recorded() {
         ("kind: McpServer\nmetadata: { name: a }\n", "it has no apiVersion"),
         ("a: 1\n", "it has no apiVersion"),
         ("apiVersion: v1\n", "it has no kind"),
-        ("apiVersion: evenkeel.dv/v1alpha1\nkind: McpServer\n", "its apiVersion belongs to another API group"),
+        (
+            "apiVersion: evenkeel.dv/v1alpha1\nkind: McpServer\n",
+            "its apiVersion belongs to another API group",
+        ),
     ] {
         let unrecognized = parse_yaml(text).unrecognized.unwrap_or_else(|| panic!("{text}"));
         let message = unrecognized.problem.message;
