@@ -93,9 +93,9 @@ impl SourceControl {
     /// Creates a control from the two operations of a source.
     pub fn new(
         confirm_removal: impl Fn() + Send + Sync + 'static,
-        look: impl Fn() -> BoxFuture<'static, Arc<Desired>> + Send + Sync + 'static,
+        rescan: impl Fn() -> BoxFuture<'static, Arc<Desired>> + Send + Sync + 'static,
     ) -> Self {
-        Self { confirm_removal: Arc::new(confirm_removal), rescan: Arc::new(look) }
+        Self { confirm_removal: Arc::new(confirm_removal), rescan: Arc::new(rescan) }
     }
 
     /// Confirms that an empty source is intended: the removals that are held, because the last declarations
@@ -105,7 +105,7 @@ impl SourceControl {
     }
 
     /// Requests a complete scan, waits until it is done, and returns the objects that are declared then. Subscribers of
-    /// the source apply them a moment later: [`Desired::number`] shows when they have.
+    /// the source apply them a moment later: [`Desired::sequence`] shows when they have.
     pub async fn rescan(&self) -> Arc<Desired> {
         (self.rescan)().await
     }

@@ -81,7 +81,7 @@ impl TestDirectory {
     fn start(&mut self) {
         let state = StateDir::open(&self.folder.path().join("state"), &self.args.root).unwrap();
         let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let SourceHandle { desired, control: wishes, .. } =
+        let SourceHandle { desired, control, .. } =
             Box::new(self.args.clone().open()).start(SourceContext {
                 state_dir: Arc::new(state),
                 digest_key: DigestKey::new(b"key"),
@@ -89,7 +89,7 @@ impl TestDirectory {
                 tracker: tracker.clone(),
                 stop: cancel.clone(),
             });
-        self.source = Some(RunningSource { control: wishes.unwrap(), desired, tracker, cancel });
+        self.source = Some(RunningSource { control.unwrap(), desired, tracker, cancel });
     }
 
     async fn stop(&mut self) {

@@ -76,12 +76,12 @@ async fn failed_watches_are_reported_and_connections_are_kept() {
     let event = format!("{{\"type\":\"ERROR\",\"object\":{}}}\n", expired_status());
     let half = || ProxyAction::BreakMidBody("{\"type\":\"ADDED\",\"object\":{\"kind\":\"McpSer".into());
     let table: [(&str, &str, ActionFn); 6] = [
-        ("no longer knows what mcpservers", "gone", Box::new(whole(410, &expired_status()))),
-        ("no longer knows what mcpservers", "gone", Box::new(whole(200, &event))),
+        ("the watch of mcpservers", "gone", Box::new(whole(410, &expired_status()))),
+        ("the watch of mcpservers", "gone", Box::new(whole(200, &event))),
         ("boom (HTTP 500)", "server_error", Box::new(whole(500, "boom"))),
-        ("does not accept evenkeel's credentials", "denied", Box::new(whole(401, "Unauthorized"))),
-        ("ended before it was whole", "connection", Box::new(half)),
-        ("no answer within 10 s", "silent", Box::new(|| ProxyAction::NeverRespond)),
+        ("rejects evenkeel's credentials", "denied", Box::new(whole(401, "Unauthorized"))),
+        ("ended before it was complete", "connection", Box::new(half)),
+        ("within 10 s", "silent", Box::new(|| ProxyAction::NeverRespond)),
     ];
     for (index, (words, reason, fate)) in table.into_iter().enumerate() {
         let before = watch_restarts(&evenkeel, reason).await;
@@ -153,7 +153,7 @@ async fn watches_that_end_at_once_are_retried_with_backoff() {
     wait_until_healthy(&evenkeel).await;
     let ends = || ProxyAction::Respond(200, Vec::new(), String::new());
     proxy.set_rule(move |_, uri| if is_server_watch(uri) { ends() } else { ProxyAction::Pass });
-    wait_for_source_message(&evenkeel, "watches end as soon as they have begun").await;
+    wait_for_source_message(&evenkeel, "ends watches right after their start").await;
     assert!(!evenkeel.stderr().contains("cannot be reached"), "{}", evenkeel.stderr());
     assert!(watch_restarts(&evenkeel, "brief").await > 0);
     eventually("it is asked for again", async || (proxy.intercepted().len() >= 4).then_some(())).await;
@@ -190,10 +190,10 @@ async fn incomplete_paged_list_is_discarded() {
 
     for (words, fate) in [
         (
-            "no longer knows what mcpservers",
+            "the watch of mcpservers",
             (|| ProxyAction::Respond(410, Vec::new(), expired_status())) as fn() -> ProxyAction,
         ),
-        ("no answer within 10 s", || ProxyAction::StallAfterHeaders),
+        ("within 10 s", || ProxyAction::StallAfterHeaders),
     ] {
         proxy.set_rule(move |_, uri| match uri {
             // So that it is listed anew.

@@ -17,7 +17,7 @@ const MAX_WALKS: usize = 3;
 /// The state of the root.
 pub struct TreeSnapshot {
     pub git: Option<GitDirectory>,
-    /// False if the content of the root is not known.
+    /// False if the content of the root could not be read.
     pub readable: bool,
     pub faults: Vec<SourceProblem>,
 }

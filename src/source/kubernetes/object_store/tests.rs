@@ -46,7 +46,7 @@ fn servers_watch() -> WatchId {
 }
 
 fn problem(reason: Reason) -> Problem {
-    Problem::new(reason, "away")
+    Problem::new(reason, "unreachable")
 }
 
 impl StoreFixture {
