@@ -89,7 +89,7 @@ impl TestDirectory {
                 tracker: tracker.clone(),
                 stop: cancel.clone(),
             });
-        self.source = Some(RunningSource { control.unwrap(), desired, tracker, cancel });
+        self.source = Some(RunningSource { control: control.unwrap(), desired, tracker, cancel });
     }
 
     async fn stop(&mut self) {

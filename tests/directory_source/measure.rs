@@ -137,13 +137,13 @@ async fn measure_changes_of_a_directory() {
         })
         .await;
     directory
-        .measure("a root that is a link, flipped", &one, "flipped", |directory| {
+        .measure("a root that is a link, replaced", &one, "replaced", |directory| {
             let parent = directory.folder.path();
             directory.run_command(
                 "cp",
                 &["-r", parent.join("fleet").to_str().unwrap(), parent.join("v2").to_str().unwrap()],
             );
-            fs::write(parent.join("v2/s0.yaml"), server("s0", "flipped")).unwrap();
+            fs::write(parent.join("v2/s0.yaml"), server("s0", "replaced")).unwrap();
             symlink("v2", parent.join("tmp")).unwrap();
             fs::rename(parent.join("tmp"), parent.join("link")).unwrap();
         })
@@ -164,15 +164,15 @@ async fn measure_changes_of_volumes_and_roots() {
     directory.start();
     directory.wait_for(|desired| desired.servers.len() == 100).await;
     directory
-        .measure("a volume of Kubernetes: ..data flipped", &numbered_names("s", 1), "flipped", |directory| {
+        .measure("a Kubernetes volume: ..data replaced", &numbered_names("s", 1), "replaced", |directory| {
             directory.run_command("cp", &["-r", "..v1", "..v2"]);
-            directory.write("..v2/s0.yaml", &server("s0", "flipped"));
+            directory.write("..v2/s0.yaml", &server("s0", "replaced"));
             symlink("..v2", directory.path("..tmp")).unwrap();
             directory.rename("..tmp", "..data");
         })
         .await;
     directory
-        .measure("the root deleted and made again", &numbered_names("s", 1), "again", |directory| {
+        .measure("the root deleted and created again", &numbered_names("s", 1), "again", |directory| {
             fs::remove_dir_all(directory.path("")).unwrap();
             for name in &names {
                 directory
@@ -201,7 +201,7 @@ async fn measure_ten_thousand_files() {
     directory.start();
     directory.wait_for(|desired| desired.source.synced && desired.servers.len() == 10_000).await;
     println!(
-        "first look: {} ms, {} KiB read",
+        "first scan: {} ms, {} KiB read",
         started_at.elapsed().as_millis(),
         (bytes_read() - before) >> 10
     );
