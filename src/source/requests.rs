@@ -16,7 +16,8 @@ pub struct ReconcileRequest {
     pub key: ObjectKey,
     /// The uid of the server. The request does not apply to another server of the same name.
     pub uid: Arc<str>,
-    /// The annotations out of [`REQUEST_ANNOTATIONS`](crate::resource::REQUEST_ANNOTATIONS) to set, or to remove (`None`).
+    /// The annotations to set, or to remove (`None`), out of
+    /// [`REQUEST_ANNOTATIONS`](crate::resource::REQUEST_ANNOTATIONS).
     pub annotations: Vec<(&'static str, Option<String>)>,
 }
 

@@ -56,7 +56,7 @@ pub(super) struct ReferenceValues<'a> {
 }
 
 impl ReferenceValues<'_> {
-    /// Returns the endpoint of `spec`, which is declared in a file of `folder`, if it is declared in a file.
+    /// Returns the endpoint of `spec`. `folder` is the folder of the declaring file, if `spec` is declared in a file.
     ///
     /// A process runs in `cwd`, which is relative to the folder of the declaring file; without `cwd` it runs in that
     /// folder, or in the working directory of the policy. A `command` with a slash is relative to the working directory

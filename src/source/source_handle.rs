@@ -36,14 +36,15 @@ pub struct SourceInfo {
     pub policy: StdioPolicy,
     /// An instruction for a person who wants to change a declaration, such as `edit the files in …`.
     pub edit_instruction: Arc<str>,
-    /// The API server that holds the objects, and the objects that this process uses in it.
+    /// The API server that holds the objects, if there is one: statuses are written to it, and the replicas share its
+    /// other objects.
     pub api_server: Option<ApiServer>,
 }
 
-/// The API server that holds the objects, and what this process has there.
+/// The API server that holds the objects, and the objects that this process uses in it.
 #[derive(Clone)]
 pub struct ApiServer {
-    /// The client for it.
+    /// The client of the API server.
     pub client: Client,
     /// The namespace of the Lease and of the session key.
     pub namespace: String,

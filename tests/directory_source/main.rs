@@ -81,14 +81,13 @@ impl TestDirectory {
     fn start(&mut self) {
         let state = StateDir::open(&self.folder.path().join("state"), &self.args.root).unwrap();
         let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let SourceHandle { desired, control, .. } =
-            Box::new(self.args.clone().open()).start(SourceContext {
-                state_dir: Arc::new(state),
-                digest_key: DigestKey::new(b"key"),
-                metrics: SourceMetrics::default(),
-                tracker: tracker.clone(),
-                stop: cancel.clone(),
-            });
+        let SourceHandle { desired, control, .. } = Box::new(self.args.clone().open()).start(SourceContext {
+            state_dir: Arc::new(state),
+            digest_key: DigestKey::new(b"key"),
+            metrics: SourceMetrics::default(),
+            tracker: tracker.clone(),
+            stop: cancel.clone(),
+        });
         self.source = Some(RunningSource { control: control.unwrap(), desired, tracker, cancel });
     }
 

@@ -140,11 +140,11 @@ impl<'a> FileParser<'a> {
     fn source_problem(
         &self,
         reason: Reason,
-        ParseError { position: place, message, excerpt }: ParseError,
+        ParseError { position, message, excerpt }: ParseError,
     ) -> SourceProblem {
         SourceProblem {
-            origin: Some(Origin::File { path: Arc::clone(self.path), line: place.line }),
-            column: place.column,
+            origin: Some(Origin::File { path: Arc::clone(self.path), line: position.line }),
+            column: position.column,
             problem: Problem::new(reason, truncated(&message)),
             excerpt,
         }

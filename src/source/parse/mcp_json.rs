@@ -25,7 +25,7 @@ const SERVER_MAP_KEYS: [&str; 2] = ["mcpServers", "servers"];
 /// The prompts of VS Code and the schema that editors add.
 const IGNORED_EDITOR_KEYS: [&str; 2] = ["inputs", "$schema"];
 
-/// Keys that have a meaning to evenkeel; candidates for the correction of a mistyped key.
+/// Keys that have a meaning to agents and none to evenkeel.
 const IGNORED_AGENT_KEYS: &[&str] = &[
     "alwaysAllow",
     "alwaysLoad",
@@ -38,7 +38,7 @@ const IGNORED_AGENT_KEYS: &[&str] = &[
     "version",
 ];
 
-/// Keys that have a meaning here, for those who mistype one.
+/// Keys that have a meaning to evenkeel; candidates for the correction of a mistyped key.
 const SERVER_KEYS: &[&str] = &[
     "args",
     "command",
@@ -235,7 +235,7 @@ struct ServerDraft {
 impl ServerDraft {
     fn add_property(&mut self, property: &ObjectProp<'_>, json: &JsonText<'_>) {
         let name = property.name.as_str();
-        if self.seen_keys.iter().any(|seen| seen == name) {
+        if self.seen_keys.iter().any(|key| key == name) {
             return self.errors.push(json.error_at(property.range, format!("duplicate key {name:?}")));
         }
         self.seen_keys.push(name.to_owned());

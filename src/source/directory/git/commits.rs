@@ -1,6 +1,6 @@
 //! Reads the committed content of each file and its last commit, with the `git` program, once per commit and within a
-//! bound. If git is missing or slow, no information is available. A query that fails is not repeated before the next
-//! commit; a query that a stalled machine only delays still completes.
+//! time limit. If git is missing or slow, no information is available. A query without a result is not repeated before
+//! the next commit; the time limit is long enough for a machine that stalls for a moment.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};

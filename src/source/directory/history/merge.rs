@@ -79,7 +79,7 @@ impl AcceptedObjects {
         stale
     }
 
-    /// Resolves the references of all servers that have some again.
+    /// Resolves again the references of all servers that have any.
     pub fn resolve_references(&mut self, resolve: &EndpointResolver<'_>) {
         let changed = self.servers.objects.values().filter_map(|server| {
             let spec = server.spec.as_ref()?;
@@ -180,9 +180,9 @@ pub struct RestoredObject<S> {
 impl<S> FileClaim<S> {
     /// True if this is a valid, explicit declaration.
     fn is_explicit(&self) -> bool {
-        let good =
+        let is_valid =
             matches!(&self.pending, Some(LatestDeclaration::Declared(ParsedObject { spec: Ok(_), .. })));
-        good && !is_skill_file(&self.path)
+        is_valid && !is_skill_file(&self.path)
     }
 }
 

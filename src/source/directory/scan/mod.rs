@@ -143,7 +143,7 @@ impl Scanner {
         }
         if tree.readable {
             let skills = &self.objects.skills.objects;
-            let visit = &mut |real: &Path, id| self.watcher.watch(real, id);
+            let visit = &mut |real_path: &Path, id| self.watcher.watch(real_path, id);
             let folders = self.contents.update(&self.options.args.root, skills, settled, wall_clock, visit);
             needs_rescan |= self.watcher.set_skill_folders(folders);
         }

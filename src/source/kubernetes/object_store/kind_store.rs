@@ -82,7 +82,7 @@ impl<S: WatchedKind + PartialEq + serde::Serialize, T: PartialEq> KindStore<S, T
 
     /// True if an object is being deleted while a finalizer holds it.
     pub(super) fn is_terminating(&self, key: &ObjectKey) -> bool {
-        self.statuses.get(key).is_some_and(|shown| shown.terminating_generation.is_some())
+        self.statuses.get(key).is_some_and(|status| status.terminating_generation.is_some())
     }
 }
 
