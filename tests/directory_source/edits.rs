@@ -217,10 +217,10 @@ async fn many_simultaneous_changes_are_applied() {
     }
     let changed =
         |desired: &Desired| desired.servers.values().filter(|server| command_of(server) == Some("w")).count();
-    let found = directory.wait_for(|desired| changed(desired) == 100).await;
-    assert_eq!(found.servers.len(), 202, "no server was removed meanwhile");
+    let desired = directory.wait_for(|desired| changed(desired) == 100).await;
+    assert_eq!(desired.servers.len(), 202, "no server was removed meanwhile");
     assert!(Arc::ptr_eq(&unrelated, &directory.server("b")));
-    assert!(found.servers.values().all(|server| server.meta.generation <= 2));
+    assert!(desired.servers.values().all(|server| server.meta.generation <= 2));
     directory.stop().await;
 }
 
@@ -242,7 +242,7 @@ async fn mcp_json_files_declare_servers() {
             "sse": { "type": "sse", "url": "https://a/" }
         } }"#,
     );
-    let found = directory
+    let desired = directory
         .wait_for_servers(&[
             "a/1 x",
             "b/1 x",
@@ -256,10 +256,10 @@ async fn mcp_json_files_declare_servers() {
     let Transport::Stdio(stdio) = &endpoint.transport else { panic!("{endpoint:?}") };
     assert_eq!((stdio.command.as_str(), stdio.args.as_slice()), ("c", &["http://proxy".to_owned()][..]));
     assert!(stdio.cwd.as_ref().unwrap().ends_with("fleet/team"));
-    assert!(!format!("{found:?}").contains("http://proxy"));
+    assert!(!format!("{desired:?}").contains("http://proxy"));
     let unset = directory.server("unset").endpoint.clone().unwrap().unwrap_err();
     assert_eq!(unset.reason, Reason::VariableNotFound);
-    let reasons: Vec<_> = found.source.problems.iter().map(|fault| fault.problem.reason).collect();
+    let reasons: Vec<_> = desired.source.problems.iter().map(|fault| fault.problem.reason).collect();
     assert_eq!(reasons, [Reason::DuplicateName, Reason::UnsupportedTransport]);
 
     // An invalid edit keeps the earlier servers; an edit that drops an entry removes its server.
@@ -292,8 +292,8 @@ async fn yaml_takes_precedence_over_json_only_at_first_start() {
     let mut directory =
         TestDirectory::new(&[(".mcp.json", json.to_owned()), ("z.yaml", server("a", "yaml"))]);
     directory.start();
-    let found = directory.wait_for_servers(&["a/1 yaml"]).await;
-    assert_eq!(found.source.problems[0].location().unwrap(), ".mcp.json:1");
+    let desired = directory.wait_for_servers(&["a/1 yaml"]).await;
+    assert_eq!(desired.source.problems[0].location().unwrap(), ".mcp.json:1");
     directory.remove("z.yaml");
     directory.wait_for_servers(&["a/2 json"]).await;
     directory.write("a.yaml", &server("a", "late"));

@@ -28,10 +28,10 @@ async fn special_files_neither_block_nor_affect_others() {
         "aliases.yaml",
         &format!("a0: &a [x]\n{}", "b: [*a, *a, *a, *a, *a, *a, *a, *a]\n".repeat(10_000)),
     );
-    let found =
+    let desired =
         directory.wait_for(|desired| desired.servers.len() == 3 && desired.source.problems.len() >= 6).await;
-    assert_eq!(describe_servers(&found), ["a/1 x", "b/1 x", "named/1 x"]);
-    let faults: Vec<_> = found.source.problems.iter().map(|fault| fault.problem.message.clone()).collect();
+    assert_eq!(describe_servers(&desired), ["a/1 x", "b/1 x", "named/1 x"]);
+    let faults: Vec<_> = desired.source.problems.iter().map(|fault| fault.problem.message.clone()).collect();
     for expected in [
         "the file is not a regular file",
         "the file is a link to a target outside the directory; it is not followed",

@@ -141,10 +141,10 @@ impl TestDirectory {
 
     async fn wait_for(&mut self, condition: impl Fn(&Desired) -> bool) -> Arc<Desired> {
         let desired = &mut self.source.as_mut().unwrap().desired;
-        let found = timeout(WAIT_TIMEOUT, desired.wait_for(|desired| condition(desired))).await;
-        let found = found.map(|found| Arc::clone(&found.unwrap()));
-        if let Ok(found) = found {
-            return found;
+        let result = timeout(WAIT_TIMEOUT, desired.wait_for(|desired| condition(desired))).await;
+        let result = result.map(|result| Arc::clone(&result.unwrap()));
+        if let Ok(result) = result {
+            return result;
         }
         let now = self.desired();
         panic!(

@@ -162,9 +162,9 @@ async fn special_files_do_not_affect_servers() {
     fs::write(directory.path("junk.yaml"), [0xff, 0xfe, 0, 0x80]).unwrap();
     directory.write("bad\u{1b}[2Jname.yaml", "kind: [");
     directory.write("c.yaml", &server("c", "x"));
-    let found =
+    let desired =
         directory.wait_for(|desired| desired.servers.len() == 3 && desired.source.problems.len() == 6).await;
-    assert_eq!(describe_servers(&found), ["a/1 x", "b/1 x", "c/1 x"]);
+    assert_eq!(describe_servers(&desired), ["a/1 x", "b/1 x", "c/1 x"]);
     directory.stop().await;
 }
 

@@ -182,7 +182,7 @@ fn invalid_spec_is_reported_on_its_object() {
 /// Each document belongs to evenkeel but has no readable name; the fault contains the expected text.
 #[test]
 fn document_without_a_valid_name_is_a_fault() {
-    let ours = "apiVersion: evenkeel.dev/v1alpha1\n";
+    let header = "apiVersion: evenkeel.dev/v1alpha1\n";
     for (text, expected) in [
         ("a: [\n", "team/a.yaml:"),
         ("a: b: c\n", "team/a.yaml:1:"),
@@ -191,17 +191,17 @@ fn document_without_a_valid_name_is_a_fault() {
             "unknown apiVersion \"evenkeel.dev/v1\"; use evenkeel.dev/v1alpha1",
         ),
         (
-            &format!("{ours}kind: McpSever\n"),
+            &format!("{header}kind: McpSever\n"),
             "unknown kind \"McpSever\" of evenkeel.dev/v1alpha1; did you mean \"McpServer\"?",
         ),
-        (&format!("{ours}kind: Skill\n"), "team/a.yaml:1: Skill: metadata.name is missing"),
-        (&format!("{ours}kind: Skill\nmetadata: {{ name: A_b }}\n"), "metadata.name \"A_b\" must be"),
+        (&format!("{header}kind: Skill\n"), "team/a.yaml:1: Skill: metadata.name is missing"),
+        (&format!("{header}kind: Skill\nmetadata: {{ name: A_b }}\n"), "metadata.name \"A_b\" must be"),
         (
-            &format!("{ours}kind: Skill\nmetadata: {{ name: a, namespace: a.b }}\n"),
+            &format!("{header}kind: Skill\nmetadata: {{ name: a, namespace: a.b }}\n"),
             "metadata.namespace \"a.b\" must be",
         ),
-        (&format!("{ours}kind: Skill\nmetadata: {{ name: 12 }}\n"), "team/a.yaml:3:19: expected a string"),
-        (&format!("{ours}kind: Skill\nmetadata: []\n"), "team/a.yaml:3:11: expected"),
+        (&format!("{header}kind: Skill\nmetadata: {{ name: 12 }}\n"), "team/a.yaml:3:19: expected a string"),
+        (&format!("{header}kind: Skill\nmetadata: []\n"), "team/a.yaml:3:11: expected"),
     ] {
         let parsed = parse_yaml(text);
         let faults = describe_faults(&parsed);
