@@ -81,7 +81,7 @@ fn valid_declarations_pass_wherever_they_are_checked() {
     assert_eq!((code, err.as_str()), (0, ""));
     assert_eq!(
         out,
-        "fleet: note: references to secrets were not checked; --secrets-dir says where they are\n\
+        "fleet: note: references to secrets were not checked; set --secrets-dir to check them\n\
          1 server and 0 skills in 2 files: 1 note\n"
     );
     // A variable may be set where it runs: that is no error here.
@@ -152,7 +152,7 @@ fn mistakes_are_reported_with_positions_and_without_values() {
         "fleet/b.yaml:8:13: error: McpServer default/web: spec.health.failures: failures must be from 1 to 20\n",
         "fleet/b.yaml:14:26: error: McpServer default/typo: unknown field \"argz\"; did you mean \"args\"?\n",
         "fleet/c.yaml:1: error: Skill default/notes: server \"githb\" is not declared; did you mean \"github\"?\n",
-        "fleet/d/a.yaml:1: error: McpServer default/github is declared in a.yaml already, which stays in force; rename or remove one of them\n",
+        "fleet/d/a.yaml:1: error: McpServer default/github is already declared in a.yaml, which stays in force; rename or remove one of them\n",
         "3 servers and 1 skill in 4 files: 5 errors, 1 note\n",
     ] {
         assert!(out.contains(expected), "{expected} in {out}");
@@ -194,7 +194,10 @@ fn unreadable_files_are_reported_as_errors() {
     fs::write(folder.path().join("fleet/huge.yaml"), "#".repeat(2 << 20)).unwrap();
     let (code, out, _) = run_validate(folder.path(), &["fleet"], &[("PROXY", "p")]);
     assert_eq!(code, 1);
-    assert!(out.contains("fleet/link.yaml:1: error: the file is a link that leaves the directory"), "{out}");
+    assert!(
+        out.contains("fleet/link.yaml:1: error: the file is a link to a target outside the directory"),
+        "{out}"
+    );
     assert!(out.contains("fleet/huge.yaml:1: error: the file is larger than 1 MiB"), "{out}");
     let (code, out, _) = run_validate(folder.path(), &["empty"], &[]);
     assert_eq!(code, 0);

@@ -107,9 +107,9 @@ async fn unparsable_file_keeps_its_server() {
     fixture.evenkeel.wait_until_attached("h").await;
     let attempts = rig.counters().count("server/discover");
     for (text, why) in [
-        ("hello\n", "it is no object of Kubernetes"),
+        ("hello\n", "it is not a Kubernetes object"),
         ("kind: McpServer\nmetadata: { name: h }\n", "it has no apiVersion"),
-        ("apiVersion: evenkeel.dev/v1beta1\nkind: McpServerList\nitems: []\n", "is not known"),
+        ("apiVersion: evenkeel.dev/v1beta1\nkind: McpServerList\nitems: []\n", "unknown apiVersion"),
     ] {
         fixture.declared.write("h.yaml", text);
         let accepted = eventually("the error is reported", async || {

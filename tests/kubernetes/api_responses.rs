@@ -77,12 +77,12 @@ async fn failed_watches_are_reported_and_connections_are_kept() {
     let break_mid_body =
         || ProxyAction::BreakMidBody("{\"type\":\"ADDED\",\"object\":{\"kind\":\"McpSer".into());
     let cases: [(&str, &str, ActionFn); 6] = [
-        ("no longer knows what mcpservers", "gone", Box::new(respond(410, &expired_status()))),
-        ("no longer knows what mcpservers", "gone", Box::new(respond(200, &event))),
+        ("the watch of mcpservers", "gone", Box::new(respond(410, &expired_status()))),
+        ("the watch of mcpservers", "gone", Box::new(respond(200, &event))),
         ("boom (HTTP 500)", "server_error", Box::new(respond(500, "boom"))),
-        ("does not accept evenkeel's credentials", "denied", Box::new(respond(401, "Unauthorized"))),
-        ("ended before it was whole", "connection", Box::new(break_mid_body)),
-        ("no answer within 10 s", "silent", Box::new(|| ProxyAction::NeverRespond)),
+        ("rejects evenkeel's credentials", "denied", Box::new(respond(401, "Unauthorized"))),
+        ("ended before it was complete", "connection", Box::new(break_mid_body)),
+        ("within 10 s", "silent", Box::new(|| ProxyAction::NeverRespond)),
     ];
     for (index, (message, reason, action)) in cases.into_iter().enumerate() {
         let before = watch_restarts(&evenkeel, reason).await;
@@ -158,7 +158,7 @@ async fn watches_that_end_at_once_are_retried_with_backoff() {
     wait_until_healthy(&evenkeel).await;
     let empty_response = || ProxyAction::Respond(200, Vec::new(), String::new());
     proxy.set_rule(move |_, uri| if is_server_watch(uri) { empty_response() } else { ProxyAction::Pass });
-    wait_for_source_message(&evenkeel, "watches end as soon as they have begun").await;
+    wait_for_source_message(&evenkeel, "ends watches right after their start").await;
     assert!(!evenkeel.stderr().contains("cannot be reached"), "{}", evenkeel.stderr());
     assert!(watch_restarts(&evenkeel, "brief").await > 0);
     eventually("the watch is retried", async || (proxy.intercepted().len() >= 4).then_some(())).await;
@@ -195,10 +195,10 @@ async fn incomplete_paged_list_is_discarded() {
 
     for (message, action) in [
         (
-            "no longer knows what mcpservers",
+            "the watch of mcpservers",
             (|| ProxyAction::Respond(410, Vec::new(), expired_status())) as fn() -> ProxyAction,
         ),
-        ("no answer within 10 s", || ProxyAction::StallAfterHeaders),
+        ("within 10 s", || ProxyAction::StallAfterHeaders),
     ] {
         proxy.set_rule(move |_, uri| match uri {
             // Forces a new list.
