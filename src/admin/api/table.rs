@@ -131,19 +131,19 @@ fn age(since: Timestamp, now: Timestamp) -> String {
     if seconds < 120 {
         format!("{seconds}s")
     } else if minutes < 10 {
-        two(minutes, 'm', seconds % 60, 's')
+        two_units(minutes, 'm', seconds % 60, 's')
     } else if minutes < 180 {
         format!("{minutes}m")
     } else if hours < 8 {
-        two(hours, 'h', minutes % 60, 'm')
+        two_units(hours, 'h', minutes % 60, 'm')
     } else if hours < 48 {
         format!("{hours}h")
     } else if days < 8 {
-        two(days, 'd', hours % 24, 'h')
+        two_units(days, 'd', hours % 24, 'h')
     } else if days < 730 {
         format!("{days}d")
     } else if days < 8 * 365 {
-        two(days / 365, 'y', days % 365, 'd')
+        two_units(days / 365, 'y', days % 365, 'd')
     } else {
         format!("{}y", days / 365)
     }
