@@ -15,10 +15,10 @@ pub struct KindArg(pub Vec<ObjectKind>);
 
 impl KindArg {
     /// Parses the kinds as kubectl does: plural, singular, short name or category, or a comma-separated list.
-    pub fn parse(words: &str) -> Result<Self, String> {
+    pub fn parse(list: &str) -> Result<Self, String> {
         let mut kinds = Self(Vec::new());
-        for word in words.to_ascii_lowercase().split(',') {
-            kinds.extend(match word.strip_suffix(".evenkeel.dev").unwrap_or(word) {
+        for kind_name in list.to_ascii_lowercase().split(',') {
+            kinds.extend(match kind_name.strip_suffix(".evenkeel.dev").unwrap_or(kind_name) {
                 "mcpserver" | "mcpservers" | "mcps" => &[ObjectKind::McpServer],
                 "skill" | "skills" | "skl" => &[ObjectKind::Skill],
                 "source" | "sources" | "src" => &[ObjectKind::Source],
@@ -60,19 +60,19 @@ impl Selection {
     }
 
     /// Parses `KIND`, `KIND NAME…`, or `KIND/NAME…`.
-    pub fn parse(words: &[&str]) -> Result<Self, String> {
-        if !words.iter().any(|word| word.contains('/')) {
-            let [kind, names @ ..] = words else { return Err("expected a kind".into()) };
+    pub fn parse(args: &[&str]) -> Result<Self, String> {
+        if !args.iter().any(|arg| arg.contains('/')) {
+            let [kind, names @ ..] = args else { return Err("expected a kind".into()) };
             let kinds = KindArg::parse(kind)?;
             let names = names.iter().map(|name| (kinds.clone(), (*name).to_owned())).collect();
             return Ok(Self { kinds, names });
         }
         let (mut kinds, mut names) = (KindArg(Vec::new()), Vec::new());
-        for word in words {
-            let named = word.split_once('/').filter(|(_, name)| !name.is_empty());
+        for arg in args {
+            let named = arg.split_once('/').filter(|(_, name)| !name.is_empty());
             let (kind, name) = named.ok_or_else(|| {
                 format!(
-                    "invalid argument {word:?}: expected KIND/NAME; use KIND followed by names, or KIND/NAME for each object"
+                    "invalid argument {arg:?}: expected KIND/NAME; use KIND followed by names, or KIND/NAME for each object"
                 )
             })?;
             let of = KindArg::parse(kind)?;
@@ -100,10 +100,10 @@ pub struct ObjectArg {
 
 impl ObjectArg {
     /// Parses `NAME` or `KIND/NAME`.
-    pub fn parse(word: &str) -> Result<Self, String> {
-        let (kind, name) = match word.split_once('/') {
+    pub fn parse(arg: &str) -> Result<Self, String> {
+        let (kind, name) = match arg.split_once('/') {
             Some((kind, name)) => (KindArg::parse(kind)?, name),
-            None => (KindArg(vec![ObjectKind::McpServer]), word),
+            None => (KindArg(vec![ObjectKind::McpServer]), arg),
         };
         match &*kind.0 {
             [kind] if !name.is_empty() => Ok(Self { kind: *kind, name: name.to_owned() }),
@@ -292,14 +292,14 @@ mod tests {
 
     #[test]
     fn kind_arg_accepts_kubectl_names() {
-        for (word, kind) in [
+        for (arg, kind) in [
             ("mcps", ObjectKind::McpServer),
             ("McpServer", ObjectKind::McpServer),
             ("mcpservers.evenkeel.dev", ObjectKind::McpServer),
             ("skl", ObjectKind::Skill),
             ("src", ObjectKind::Source),
         ] {
-            assert_eq!(KindArg::parse(word).unwrap().0, [kind], "{word}");
+            assert_eq!(KindArg::parse(arg).unwrap().0, [kind], "{arg}");
         }
         assert_eq!(KindArg::parse("mcp").unwrap().0.len(), 2);
         assert_eq!(KindArg::parse("skl,mcp").unwrap().0, [ObjectKind::Skill, ObjectKind::McpServer]);
@@ -333,8 +333,8 @@ mod tests {
 
     #[test]
     fn selection_accepts_kubectl_forms() {
-        let holds = |words: &[&str]| {
-            let selection = Selection::parse(words).unwrap();
+        let holds = |args: &[&str]| {
+            let selection = Selection::parse(args).unwrap();
             let all = [
                 (ObjectKind::McpServer, "a"),
                 (ObjectKind::McpServer, "b"),
@@ -345,7 +345,7 @@ mod tests {
             let held = held.filter(|(kind, name)| selection.contains(*kind, name));
             held.map(|(kind, name)| format!("{}/{name}", kind.name())).collect::<Vec<_>>().join(" ")
         };
-        for (words, expected) in [
+        for (args, expected) in [
             (&["mcps"][..], "McpServer/a McpServer/b"),
             (&["mcps", "a", "b"], "McpServer/a McpServer/b"),
             (&["mcps/a", "mcps/b"], "McpServer/a McpServer/b"),
@@ -353,7 +353,7 @@ mod tests {
             (&["mcp", "a"], "McpServer/a Skill/a"),
             (&["mcps,src"], "McpServer/a McpServer/b Source/a"),
         ] {
-            assert_eq!(holds(words), expected, "{words:?}");
+            assert_eq!(holds(args), expected, "{args:?}");
         }
         for wrong in [&["mcps/a", "b"][..], &["mcps", "skl/a"], &["mcps/"], &["pods/a"]] {
             assert!(Selection::parse(wrong).is_err(), "{wrong:?}");

@@ -170,7 +170,7 @@ impl Args {
         // Scan first: the status may be that of a file before its last edit.
         let scan_result = timeout_at(end, StatusClient::connect(instance).await?.scan()).await;
         let not_scanned = match scan_result {
-            Ok(scan_result) => scan_result.map(|()| None)?,
+            Ok(result) => result.map(|()| None)?,
             Err(_) => Some("evenkeel has not scanned the files yet".to_owned()),
         };
         let mut caches = Vec::new();
@@ -203,7 +203,7 @@ impl Args {
             }
             let deadline = unknown_name_deadline
                 .filter(|_| undeclared.is_some())
-                .map_or(end, |unknown_name_deadline| unknown_name_deadline.min(end));
+                .map_or(end, |deadline| deadline.min(end));
             let changed = futures_util::future::select_all(
                 caches.iter_mut().map(|(_, cache)| Box::pin(cache.changed())),
             );
