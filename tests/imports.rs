@@ -1,4 +1,4 @@
-//! Imports go one way, between the modules of the crate and within each.
+//! Tests that imports have one direction, between the modules of the crate and within each.
 
 #![allow(
     clippy::disallowed_methods,
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// The modules of the crate, lowest first: a module imports only what stands before it.
+/// The modules of the crate, lowest first: a module imports only modules before it.
 const MODULE_ORDER: [&str; 17] = [
     "text",
     "resource",
@@ -33,7 +33,8 @@ const MODULE_ORDER: [&str; 17] = [
     "cli",
 ];
 
-/// What has no clock, no runtime and no I/O: decisions over plain data. Attributes and doc comments do not count.
+/// The modules without clock, runtime and I/O, which compute over plain data. Attributes and doc comments do not
+/// count.
 const PURE_MODULES: [&str; 2] = ["resource", "plan"];
 const IMPURE_PATHS: [&str; 8] = [
     "tokio::",
@@ -46,18 +47,18 @@ const IMPURE_PATHS: [&str; 8] = [
     "SystemTime",
 ];
 
-/// The path of a module, from the crate's root.
+/// The path of a module from the crate root.
 type ModulePath = Vec<String>;
 
-/// Everything that is imported, by file.
+/// The imports of all files.
 struct CrateImports {
-    /// Each module's file, and its text without comments, strings and tests.
+    /// The file of each module, and its text without comments, strings and tests.
     files: BTreeMap<ModulePath, (String, String)>,
-    /// What modules give on under a name: where it is really from.
+    /// The re-exports of each module: name and original path.
     exports: BTreeMap<ModulePath, BTreeMap<String, ModulePath>>,
 }
 
-/// One path that a file names.
+/// One path that a file imports or uses.
 struct Import {
     exported: bool,
     path: ModulePath,
@@ -81,7 +82,7 @@ impl CrateImports {
                     (last, []) if last == "main" => continue,
                     _ => module,
                 };
-                // Tests may build what they test from above.
+                // Test modules may import higher modules.
                 if module.iter().any(|part| ["tests", "testing"].contains(&&**part)) {
                     continue;
                 }
@@ -99,7 +100,7 @@ impl CrateImports {
         all
     }
 
-    /// What a file imports of the crate, as paths from its root.
+    /// Returns the paths within the crate that a file uses, from the crate root.
     fn imports(&self, module: &ModulePath) -> Vec<Import> {
         let (_, text) = &self.files[module];
         let mut imports = Vec::new();
@@ -132,7 +133,7 @@ impl CrateImports {
         imports
     }
 
-    /// A path from the crate's root, if it leads into the crate.
+    /// Returns a path from the crate root; `None` if it is outside of the crate.
     fn resolve_path(&self, module: &ModulePath, path: &[String]) -> Option<ModulePath> {
         let (mut base, mut path) = (module.clone(), path);
         match path.first()?.as_str() {
@@ -155,7 +156,7 @@ impl CrateImports {
         Some(base)
     }
 
-    /// The module in which something is written that a path names.
+    /// Returns the module that defines the item at a path, following re-exports.
     fn defining_module(&self, path: &[String]) -> ModulePath {
         let mut path = path.to_vec();
         for _ in 0..10 {
@@ -173,7 +174,7 @@ impl CrateImports {
         path
     }
 
-    /// Which module's file uses which other's, with the file.
+    /// Returns which module uses which other module.
     fn uses(&self) -> Vec<(ModulePath, ModulePath)> {
         let mut uses = Vec::new();
         for module in self.files.keys() {
@@ -188,7 +189,7 @@ impl CrateImports {
     }
 }
 
-/// The text of a file without comments, strings and the tests at its end.
+/// Returns the text of a file without comments, strings and the tests at its end.
 fn code_only(text: &str) -> String {
     let mut code = String::new();
     let mut lines = text.lines().peekable();
@@ -208,7 +209,7 @@ fn code_only(text: &str) -> String {
     code
 }
 
-/// The paths of a `use` tree: `a::{b, c::d}` is `a::b` and `a::c::d`.
+/// Appends the paths of a `use` tree to `leaves`: `a::{b, c::d}` is `a::b` and `a::c::d`.
 fn expand_use_tree(text: &str, before: &[String], leaves: &mut Vec<ModulePath>) {
     let (mut depth, mut start) = (0, 0);
     let mut parts = Vec::new();
@@ -271,9 +272,9 @@ fn modules_have_no_import_cycles() {
     let uses = all.uses();
     let parents: BTreeSet<&[String]> =
         all.files.keys().filter_map(|module| Some(module.split_last()?.1)).collect();
-    let mut circles = Vec::new();
+    let mut cycles = Vec::new();
     for parent in parents {
-        // A child stands for all that is in it, and the empty name for the parent's own file.
+        // A child stands for all modules in it; the empty name for the parent's own file.
         let unit = |module: &ModulePath| {
             module.starts_with(parent).then(|| module.get(parent.len()).cloned().unwrap_or_default())
         };
@@ -285,7 +286,7 @@ fn modules_have_no_import_cycles() {
                 edges.entry(one).or_default().insert(other, why);
             }
         }
-        // What uses nothing else of the rest is no part of a circle; taken out until nothing more can be.
+        // A module without remaining imports is not part of a cycle. Remove such modules until none is left.
         loop {
             let before = edges.values().map(BTreeMap::len).sum::<usize>();
             let alive: BTreeSet<_> = edges.keys().cloned().collect();
@@ -297,9 +298,9 @@ fn modules_have_no_import_cycles() {
                 break;
             }
         }
-        circles.extend(edges.into_values().flat_map(BTreeMap::into_values));
+        cycles.extend(edges.into_values().flat_map(BTreeMap::into_values));
     }
-    assert!(circles.is_empty(), "these imports make a circle, or lead to one:\n{circles:#?}");
+    assert!(cycles.is_empty(), "these imports form a cycle, or lead to one:\n{cycles:#?}");
 }
 
 #[test]

@@ -223,7 +223,7 @@ async fn sigterm_stops_everything_within_its_timeout() {
     let status = stage.evenkeel.terminate().await;
     assert!(status.success(), "{status}");
     // The servers have 10 s and everything together 15 s; who needs longer says so.
-    assert!(!stage.evenkeel.stderr().contains("did not end within"));
+    assert!(!stage.evenkeel.stderr().contains("did not complete within"));
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     for rig in &rigs {
         wait_until_all_gone(rig).await;

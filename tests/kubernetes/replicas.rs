@@ -145,7 +145,7 @@ async fn replica_is_not_ready_without_the_session_key() {
     })
     .await;
     assert!(suggested_command(&why).starts_with("kubectl patch secret evenkeel-session-key "), "{why}");
-    assert!(!evenkeel.stderr().contains("agents wait no longer"));
+    assert!(!evenkeel.stderr().contains("agents are served now"));
     let kubectl = site.cluster.kubectl_command(&[]).as_std().get_program().to_owned();
     let script = format!("kubectl() {{ {kubectl:?} \"$@\"; }}; {}", suggested_command(&why));
     let shell = Command::new("sh")
@@ -156,7 +156,7 @@ async fn replica_is_not_ready_without_the_session_key() {
         .unwrap();
     assert!(shell.status.success(), "{script}: {}", String::from_utf8_lossy(&shell.stderr));
     eventually("it is ready", async || http::get(&readyz).await.ok()).await;
-    assert!(evenkeel.stderr().contains("agents wait no longer"), "{}", evenkeel.stderr());
+    assert!(evenkeel.stderr().contains("agents are served now"), "{}", evenkeel.stderr());
     let agent = Agent::connect(Era::Legacy, &evenkeel.url()).await;
     assert_eq!(agent.tool_names().await, ["a_echo"]);
     // For good.

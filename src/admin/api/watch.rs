@@ -145,11 +145,11 @@ impl WatchStream {
     fn encode_event(&self, event: &WatchEvent) -> Bytes {
         let resource = self.selector.resource;
         let (event_type, object) = match event {
-            WatchEvent::Change(ObjectChange { event_type: event_type, object: item, version }) => {
+            WatchEvent::Change(ObjectChange { event_type, object: item, version }) => {
                 (*event_type, self.representation.render_object(resource, item, *version))
             }
-            WatchEvent::Bookmark { version, initial_events_end: initial_end } => {
-                ("BOOKMARK", self.representation.render_bookmark(resource, *version, *initial_end))
+            WatchEvent::Bookmark { version, initial_events_end } => {
+                ("BOOKMARK", self.representation.render_bookmark(resource, *version, *initial_events_end))
             }
             WatchEvent::Expired => ("ERROR", json!(ErrorResponse::expired().status)),
         };
