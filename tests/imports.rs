@@ -78,7 +78,7 @@ impl CrateImports {
                 let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
                 let module: ModulePath = name.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
                 let module = match module.split_last().unwrap() {
-                    (last, rest) if ["mod", "lib"].contains(&&**last) => rest.to_vec(),
+                    (last, parent) if ["mod", "lib"].contains(&&**last) => parent.to_vec(),
                     (last, []) if last == "main" => continue,
                     _ => module,
                 };
@@ -104,17 +104,17 @@ impl CrateImports {
     fn imports(&self, module: &ModulePath) -> Vec<Import> {
         let (_, text) = &self.files[module];
         let mut imports = Vec::new();
-        let mut rest = String::new();
+        let mut other_code = String::new();
         for statement in text.split_inclusive(';') {
             let at = statement.rfind("use ").filter(|at| {
                 let before = statement[..*at].rsplit('\n').next().unwrap().trim();
                 before.is_empty() || before.starts_with("pub")
             });
             let Some(at) = at else {
-                rest.push_str(statement);
+                other_code.push_str(statement);
                 continue;
             };
-            rest.push_str(&statement[..at]);
+            other_code.push_str(&statement[..at]);
             let exported = statement[..at].rsplit('\n').next().unwrap().contains("pub");
             let mut leaves = Vec::new();
             expand_use_tree(statement[at + 4..].trim_end_matches(';'), &[], &mut leaves);
@@ -124,10 +124,10 @@ impl CrateImports {
                     .filter_map(|leaf| Some(Import { exported, path: self.resolve_path(module, &leaf)? })),
             );
         }
-        let rest = rest.replace("pub(in crate", "pub(in_crate");
-        let words = rest.split(|char: char| !(char.is_alphanumeric() || "_:".contains(char)));
-        for word in words.filter(|word| word.contains("::")) {
-            let path: Vec<_> = word.split("::").map(str::to_owned).collect();
+        let other_code = other_code.replace("pub(in crate", "pub(in_crate");
+        let paths = other_code.split(|char: char| !(char.is_alphanumeric() || "_:".contains(char)));
+        for path_text in paths.filter(|path_text| path_text.contains("::")) {
+            let path: Vec<_> = path_text.split("::").map(str::to_owned).collect();
             imports.extend(self.resolve_path(module, &path).map(|path| Import { exported: false, path }));
         }
         imports
@@ -160,12 +160,12 @@ impl CrateImports {
     fn defining_module(&self, path: &[String]) -> ModulePath {
         let mut path = path.to_vec();
         for _ in 0..10 {
-            let known =
+            let module_length =
                 (0..=path.len()).rev().find(|length| self.files.contains_key(&path[..*length])).unwrap_or(0);
-            let (module, item) = path.split_at(known);
+            let (module, item) = path.split_at(module_length);
             let from = item.first().and_then(|item| self.exports.get(module)?.get(item));
             match from {
-                Some(from) if from.as_slice() != &path[..=known] => {
+                Some(from) if from.as_slice() != &path[..=module_length] => {
                     path = from.iter().chain(&item[1..]).cloned().collect();
                 }
                 _ => return module.to_vec(),
@@ -250,20 +250,20 @@ fn src_dir() -> &'static Path {
 #[test]
 fn modules_import_only_lower_modules() {
     let all = CrateImports::read(src_dir());
-    let place = |name: &str| {
+    let position = |name: &str| {
         MODULE_ORDER
             .iter()
-            .position(|known| *known == name)
+            .position(|module| *module == name)
             .unwrap_or_else(|| panic!("{name} is missing in ORDER"))
     };
-    let mut wrong = BTreeSet::new();
+    let mut violations = BTreeSet::new();
     for (from, to) in all.uses() {
         let (Some(lower), Some(higher)) = (to.first(), from.first()) else { continue };
-        if place(lower) > place(higher) {
-            wrong.insert(format!("src/{} imports {}", all.files[&from].0, to.join("::")));
+        if position(lower) > position(higher) {
+            violations.insert(format!("src/{} imports {}", all.files[&from].0, to.join("::")));
         }
     }
-    assert!(wrong.is_empty(), "imports go from higher to lower modules:\n{wrong:#?}");
+    assert!(violations.is_empty(), "imports go from higher to lower modules:\n{violations:#?}");
 }
 
 #[test]
@@ -282,8 +282,8 @@ fn modules_have_no_import_cycles() {
         for (from, to) in &uses {
             let (Some(one), Some(other)) = (unit(from), unit(to)) else { continue };
             if one != other {
-                let why = format!("src/{} imports {}", all.files[from].0, to.join("::"));
-                edges.entry(one).or_default().insert(other, why);
+                let edge = format!("src/{} imports {}", all.files[from].0, to.join("::"));
+                edges.entry(one).or_default().insert(other, edge);
             }
         }
         // A module without remaining imports is not part of a cycle. Remove such modules until none is left.
@@ -306,14 +306,14 @@ fn modules_have_no_import_cycles() {
 #[test]
 fn pure_modules_use_no_clock_and_no_io() {
     let all = CrateImports::read(src_dir());
-    let mut wrong = Vec::new();
+    let mut violations = Vec::new();
     for (module, (file, text)) in &all.files {
         if module.first().is_some_and(|first| PURE_MODULES.contains(&&**first)) {
-            let found = IMPURE_PATHS.into_iter().filter(|word| text.contains(word));
-            wrong.extend(found.map(|word| format!("src/{file} uses {word}")));
+            let found = IMPURE_PATHS.into_iter().filter(|path| text.contains(path));
+            violations.extend(found.map(|path| format!("src/{file} uses {path}")));
         }
     }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(violations.is_empty(), "{violations:#?}");
 }
 
 #[test]

@@ -153,10 +153,9 @@ async fn describe_events_explain_and_api_resources() {
     assert!(table.contains("mcpserver/elsewhere"), "{table}");
 
     let explained = kubectl.stdout(&["explain", "mcpserver.spec.stdio"]).await;
-    for words in
-        ["Start a process and speak MCP", "command\t<string> -required-", "never run through a shell"]
+    for text in ["Start a process and speak MCP", "command\t<string> -required-", "never run through a shell"]
     {
-        assert!(explained.to_lowercase().contains(&words.to_lowercase()), "{explained}");
+        assert!(explained.to_lowercase().contains(&text.to_lowercase()), "{explained}");
     }
     let explained = kubectl.stdout(&["explain", "source.status"]).await;
     assert!(explained.contains("revision\t<string>"), "{explained}");
@@ -191,12 +190,12 @@ async fn watch_and_wait_follow_changes() {
 
     // One command waits for a condition, the other for a deletion.
     let mut waits = kubectl.spawn(&["wait", "--for=condition=Ready", "mcps/bad", "--timeout=60s"]);
-    let mut gone = kubectl.spawn(&["wait", "--for=delete", "mcps/late", "--timeout=60s"]);
+    let mut deletion = kubectl.spawn(&["wait", "--for=delete", "mcps/late", "--timeout=60s"]);
     let events = kubectl.spawn(&["events", "-w"]);
     events.wait_for_line(&["Attached", "McpServer/late"]).await;
     fleet.declared.write_server("bad", &fleet.good.spec());
     fleet.declared.remove("late.yaml");
-    assert!(waits.wait_for_exit().await && gone.wait_for_exit().await);
+    assert!(waits.wait_for_exit().await && deletion.wait_for_exit().await);
     events.wait_for_line(&["Removed", "McpServer/late"]).await;
     events.wait_for_line(&["Updated", "McpServer/bad", "generation 2"]).await;
 }
@@ -272,8 +271,8 @@ async fn annotations_relist_or_reconnect_one_server() {
     let patch = "{\"metadata\":{\"annotations\":{\"evenkeel.dev/reconcile-requested-at\":\"x\"}}}";
     let kind = ("Content-Type", "application/merge-patch+json");
     for headers in [&[kind][..], &[kind, ("Authorization", "Bearer wrong")]] {
-        let answer = http::send(hyper::Method::PATCH, &path, headers, patch).await.unwrap();
-        assert_eq!(answer.status, 401);
+        let response = http::send(hyper::Method::PATCH, &path, headers, patch).await.unwrap();
+        assert_eq!(response.status, 401);
     }
 }
 

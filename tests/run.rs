@@ -30,8 +30,8 @@ fn hanging_script() -> Script {
 }
 
 async fn readyz(evenkeel: &Evenkeel) -> (u16, String) {
-    let answer = http::send(Method::GET, &evenkeel.admin("/readyz"), &[], "").await.unwrap();
-    (answer.status, answer.text().await.unwrap())
+    let response = http::send(Method::GET, &evenkeel.admin("/readyz"), &[], "").await.unwrap();
+    (response.status, response.text().await.unwrap())
 }
 
 #[tokio::test]

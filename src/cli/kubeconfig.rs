@@ -11,14 +11,14 @@ use crate::daemon::{KUBECONFIG, socket};
 pub(super) struct Args {
     /// Directory of the instance; the same as --dir
     #[arg(value_name = "DIR", conflicts_with = "kubernetes")]
-    place: Option<PathBuf>,
+    directory: Option<PathBuf>,
     #[command(flatten)]
     instance: InstanceArgs,
 }
 
 /// Prints the path of the kubeconfig, if it exists. A note on stderr says if no instance is running.
 pub(super) fn run(args: Args) -> Result<(), CommandError> {
-    let instance = args.instance.with_dir(args.place).resolve()?;
+    let instance = args.instance.with_dir(args.directory).resolve()?;
     let mut state_dirs = instance.state_dirs.clone();
     state_dirs.retain(|state| state.join(KUBECONFIG).is_file());
     block_on(async {

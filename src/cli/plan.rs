@@ -115,9 +115,9 @@ async fn plan_for_directory(args: &Args) -> Result<(Plan, String), CommandError>
     };
     let environment = dirs::environment();
     let (check_key, target_mode) = (key.clone(), TargetMode::Directory);
-    let against =
+    let context =
         CheckContext { secrets_dir: None, environment, digest_key: check_key, policy, target: target_mode };
-    let checked = check_directory(&dir, &against)
+    let checked = check_directory(&dir, &context)
         .map_err(|error| CommandError::Failed(format!("{}: {error}", dir.display())))?;
     let target =
         if in_force.is_some() { "compared with the instance for" } else { "no instance is running for" };

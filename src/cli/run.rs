@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn command_line_overrides_environment() {
-        for (given, set, expected) in [
+        for (on_command_line, in_environment, expected) in [
             ("kubernetes", "dir poll", Ok(true)),
             ("dir", "kubernetes", Ok(false)),
             ("dir poll", "kubernetes namespace", Ok(false)),
@@ -289,14 +289,18 @@ mod tests {
                 Err("EVENKEEL_DIR and EVENKEEL_KUBERNETES are both set; unset one of them"),
             ),
         ] {
-            let has = |words: &str, word: &str| words.split(' ').any(|found| found == word);
+            let has = |arguments: &str, argument: &str| arguments.split(' ').any(|found| found == argument);
             let source = |argument: &str| {
-                let line = has(given, argument).then_some(ValueSource::CommandLine);
-                line.or(has(set, argument).then_some(ValueSource::EnvVariable))
+                let line = has(on_command_line, argument).then_some(ValueSource::CommandLine);
+                line.or(has(in_environment, argument).then_some(ValueSource::EnvVariable))
             };
             let kubernetes = source("kubernetes").is_some();
             let found = selects_cluster(kubernetes, source).map_err(|error| error.to_string());
-            assert_eq!(found, expected.map_err(ToOwned::to_owned), "given {given:?}, set {set:?}");
+            assert_eq!(
+                found,
+                expected.map_err(ToOwned::to_owned),
+                "command line {on_command_line:?}, environment {in_environment:?}"
+            );
         }
     }
 }

@@ -289,8 +289,11 @@ mod tests {
     /// Returns the names of a server that the next run reads, and the time for which they stay reserved.
     fn reopen(state: &Arc<StateDir>, server: &str, now: Timestamp) -> Vec<(ReservedName, Option<Duration>)> {
         let (_, reserved) = NamesFile::open(state, now);
-        let left = |until: ReservedUntil| Some(until.time()?.saturating_duration_since(Instant::now()));
-        reserved.names_of(&ObjectKey::new("default", server)).map(|(own, until)| (own, left(until))).collect()
+        let remaining = |until: ReservedUntil| Some(until.time()?.saturating_duration_since(Instant::now()));
+        reserved
+            .names_of(&ObjectKey::new("default", server))
+            .map(|(own, until)| (own, remaining(until)))
+            .collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -320,8 +323,9 @@ mod tests {
         let of_a = reopen(&state, "a", now);
         let without_expiry = (0..3).map(|number| (reserved_name(number), None)).collect::<Vec<_>>();
         assert_eq!(of_a[..3], without_expiry);
-        let expires_within_the_hour =
-            |left: Option<Duration>| left.is_some_and(|left| left <= hour && !left.is_zero());
+        let expires_within_the_hour = |remaining: Option<Duration>| {
+            remaining.is_some_and(|remaining| remaining <= hour && !remaining.is_zero())
+        };
         assert!(
             of_a.len() == 4 && of_a[3].0 == reserved_name(7) && expires_within_the_hour(of_a[3].1),
             "{of_a:?}"

@@ -75,8 +75,8 @@ async fn mcp_remove_keeps_the_surrounding_text() {
     instance.run_ok(&["wait", "alone", "one", "two"]).await;
 
     instance.run_ok(&["mcp", "remove", "one"]).await;
-    let left = fs::read_to_string(instance.path().join("both.yaml")).unwrap();
-    assert_eq!(left, format!("---\n# about two\n{two}"));
+    let remaining = fs::read_to_string(instance.path().join("both.yaml")).unwrap();
+    assert_eq!(remaining, format!("---\n# about two\n{two}"));
     let out = instance.run_ok(&["mcp", "remove", "alone"]).await;
     assert!(out.ends_with("alone is detached\n"), "{out}");
     assert!(!instance.path().join("alone.yaml").exists());

@@ -69,9 +69,9 @@ async fn get_prints_tables_documents_and_names() {
             "{stderr}"
         );
     }
-    for wrong in [&["get", "pods"][..], &["get", "pods/a"], &["get", "mcps,pods"]] {
-        let wrong = instance.run(wrong).await;
-        assert!(wrong.code == 2 && wrong.stderr.contains("mcpservers (mcps)"), "{wrong:?}");
+    for invalid in [&["get", "pods"][..], &["get", "pods/a"], &["get", "mcps,pods"]] {
+        let invalid = instance.run(invalid).await;
+        assert!(invalid.code == 2 && invalid.stderr.contains("mcpservers (mcps)"), "{invalid:?}");
     }
     assert_eq!(instance.run(&["get", "mcps/good", "missing"]).await.code, 2);
 

@@ -188,8 +188,8 @@ async fn collect_outputs(instance: &TestInstance) -> Vec<(String, String)> {
     ] {
         for accept in ["application/json", table] {
             let url = instance.evenkeel.admin(&path);
-            let answer = http::send(hyper::Method::GET, &url, &[("accept", accept)], "").await.unwrap();
-            outputs.push((format!("{path} as {accept}"), answer.text().await.unwrap()));
+            let response = http::send(hyper::Method::GET, &url, &[("accept", accept)], "").await.unwrap();
+            outputs.push((format!("{path} as {accept}"), response.text().await.unwrap()));
         }
     }
     for args in [
@@ -223,8 +223,8 @@ async fn collect_outputs(instance: &TestInstance) -> Vec<(String, String)> {
         for (tool, arguments) in ["process_echo", "remote_echo", "missing_echo", "away_echo", "named_echo"]
             .map(|tool| (tool, "{}"))
         {
-            let answer = agent.call(tool, arguments).await;
-            outputs.push((format!("call of {tool}"), format!("{answer:?}")));
+            let response = agent.call(tool, arguments).await;
+            outputs.push((format!("call of {tool}"), format!("{response:?}")));
         }
     }
     outputs

@@ -158,12 +158,12 @@ async fn restart_keeps_and_repairs_synced_skills() {
     write_file(&sync, "notes/SKILL.md", "edited by somebody");
     // A copy that is recreated has another inode.
     let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(sync.join("needs/SKILL.md")).unwrap());
-    let kept = inode();
+    let inode_before = inode();
     instance.evenkeel.restart().await;
     agents.wait_until_absent("gone/SKILL.md").await;
     agents.wait_for_text("notes/SKILL.md", "Write notes.").await;
     wait_for_listing(&instance, "needs", &["True", "Available"]).await;
-    assert_eq!(inode(), kept, "the skill stays while its server is connecting");
+    assert_eq!(inode(), inode_before, "the skill stays while its server is connecting");
 }
 
 #[tokio::test]
@@ -247,8 +247,8 @@ async fn skills_are_served_over_mcp() {
         write_file(instance.path(), "empty.yaml", "# nothing\n");
         fs::remove_dir_all(instance.path().join("skills")).unwrap();
         eventually("the tools are removed", async || agent.tool_names().await.is_empty().then_some(())).await;
-        let gone = agent.call("list_skills", "{}").await.unwrap();
-        assert!(gone.contains("no skill is offered any more"), "{gone}");
+        let removed = agent.call("list_skills", "{}").await.unwrap();
+        assert!(removed.contains("no skill is offered any more"), "{removed}");
     }
 }
 

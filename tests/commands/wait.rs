@@ -29,18 +29,19 @@ async fn wait_ends_when_conditions_hold_or_reports_why_not() {
     assert!(stderr.contains("McpServer/missing"), "{stderr}");
     let stderr = instance.run_failing(&["wait", "goood"]).await;
     assert!(stderr.contains("did you mean good?"), "{stderr}");
-    for wrong in [&["wait"][..], &["wait", "good", "--for=Ready"], &["wait", "good", "--timeout", "soon"]] {
-        assert_eq!(instance.run(wrong).await.code, 2, "{wrong:?}");
+    for invalid in [&["wait"][..], &["wait", "good", "--for=Ready"], &["wait", "good", "--timeout", "soon"]] {
+        assert_eq!(instance.run(invalid).await.code, 2, "{invalid:?}");
     }
 
     // Waits for an object that is not declared yet, and for a deletion.
-    let (soon, gone) = (instance.run(&["wait", "soon"]), instance.run(&["wait", "missing", "--for=delete"]));
+    let (soon, deleted) =
+        (instance.run(&["wait", "soon"]), instance.run(&["wait", "missing", "--for=delete"]));
     let change = async {
         instance.declared.write_server("soon", &server.spec(""));
         instance.declared.remove("missing.yaml");
     };
-    let (soon, gone, ()) = tokio::join!(soon, gone, change);
-    assert_eq!((soon.code, gone.code), (0, 0), "{soon:?} {gone:?}");
+    let (soon, deleted, ()) = tokio::join!(soon, deleted, change);
+    assert_eq!((soon.code, deleted.code), (0, 0), "{soon:?} {deleted:?}");
     instance.run_ok(&["wait", "--all"]).await;
 }
 
@@ -86,15 +87,15 @@ async fn wait_ignores_state_before_the_first_scan() {
     };
     // Started before evenkeel, so that the first responses come from an instance that is still starting.
     evenkeel.terminate().await;
-    let (all, gone) = (
+    let (all, deleted) = (
         tokio::spawn(wait(&evenkeel, &["--all", "--timeout", "15s"])),
         tokio::spawn(wait(&evenkeel, &["s1", "--for=delete", "--timeout", "15s"])),
     );
     evenkeel.restart().await;
-    let (all, gone) = (all.await.unwrap(), gone.await.unwrap());
-    assert_eq!((all.code, gone.code), (1, 1), "{all:?} {gone:?}");
+    let (all, deleted) = (all.await.unwrap(), deleted.await.unwrap());
+    assert_eq!((all.code, deleted.code), (1, 1), "{all:?} {deleted:?}");
     assert!(all.stderr.contains("McpServer/s5 is Ready=False (CommandNotFound): "), "{all:?}");
-    assert!(gone.stderr.contains("McpServer/s1 is still declared"), "{gone:?}");
+    assert!(deleted.stderr.contains("McpServer/s1 is still declared"), "{deleted:?}");
 
     // Nothing is declared in another namespace.
     assert_eq!(wait(&evenkeel, &["--all", "-n", "team"]).await.code, 0);

@@ -223,8 +223,8 @@ mod tests {
             ("", "metadata.name!=a", false),
             ("area=code", "metadata.namespace=other", false),
         ] {
-            let scope = selector(labels, fields).unwrap();
-            assert_eq!(scope.matches(&test_server("a")), expected, "{labels} {fields}");
+            let parsed = selector(labels, fields).unwrap();
+            assert_eq!(parsed.matches(&test_server("a")), expected, "{labels} {fields}");
         }
         for (labels, fields) in
             [("a b", ""), ("area in code", ""), ("=x", ""), ("", "name"), ("", "status.tools=1")]

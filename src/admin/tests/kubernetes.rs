@@ -125,8 +125,8 @@ async fn watch_resumes_from_a_list_without_missing_changes() {
     // A watch from the last version receives only what follows.
     api.declare(&["b", "c", "d"]).await;
     let last_seen = as_str(&modified["object"]["metadata"]["resourceVersion"]).to_owned();
-    let mut again = api.watch(&format!("resourceVersion={last_seen}")).await;
-    for watch in [&mut watch, &mut again] {
+    let mut resumed = api.watch(&format!("resourceVersion={last_seen}")).await;
+    for watch in [&mut watch, &mut resumed] {
         assert_eq!(watch.next_summary().await, "ADDED d Connecting");
     }
 
@@ -167,8 +167,8 @@ async fn watch_sends_initial_events_then_a_bookmark() {
         desired.servers.insert(key(name), Arc::new(changed));
     }
     api.desired_sender.send(Arc::new(desired)).unwrap();
-    let gone = watch.next_event().await;
-    assert_eq!((&gone["type"], &gone["object"]["metadata"]["name"]), (&json!("DELETED"), &json!("a1")));
+    let deleted = watch.next_event().await;
+    assert_eq!((&deleted["type"], &deleted["object"]["metadata"]["name"]), (&json!("DELETED"), &json!("a1")));
 
     // A watch ends at its timeout, and at shutdown.
     let mut short = api.watch("timeoutSeconds=1&sendInitialEvents=false").await;

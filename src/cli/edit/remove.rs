@@ -49,8 +49,8 @@ pub(super) fn remove(args: &Args) -> Result<(), CommandError> {
             ));
         }
         [location] => location,
-        [first, rest @ ..] => {
-            let others: Vec<_> = rest.iter().map(|location| display_location(location)).collect();
+        [first, duplicates @ ..] => {
+            let others: Vec<_> = duplicates.iter().map(|location| display_location(location)).collect();
             return Err(CommandError::Failed(format!(
                 "{} is declared more than once: in {} and {}; edit the files",
                 args.name,

@@ -123,8 +123,9 @@ impl Plan {
                     file.filter(|file| declaration.is_none() && undeclared.unreadable_files.contains(*file))?;
                 Some(Problem::new(Reason::ParseError, format!("{file} cannot be read")))
             };
-            let held = declaration.and_then(|declaration| declaration.rejected.clone()).or_else(unreadable);
-            let change = held
+            let problem =
+                declaration.and_then(|declaration| declaration.rejected.clone()).or_else(unreadable);
+            let change = problem
                 .map_or_else(|| declaration.map_or(Ok(None), |declaration| parts(declaration)), Err)
                 .map(|after| {
                     let before =

@@ -96,8 +96,8 @@ pub(super) struct TableRow {
 
 /// Prints objects.
 pub(in crate::cli) fn get(args: &Args) -> Result<(), CommandError> {
-    let words: Vec<_> = std::iter::once(&args.kind).chain(&args.names).map(String::as_str).collect();
-    let selection = Selection::parse(&words).map_err(CommandError::Usage)?;
+    let targets: Vec<_> = std::iter::once(&args.kind).chain(&args.names).map(String::as_str).collect();
+    let selection = Selection::parse(&targets).map_err(CommandError::Usage)?;
     args.listing.print(&selection, args.watch)
 }
 
@@ -259,9 +259,9 @@ impl ListArgs {
         let mut found = Vec::new();
         for kind in &selection.kinds.0 {
             let list: Value = client.get(&self.query(*kind).path()).await?;
-            let wanted = items(&list).iter().filter(|item| selection.contains(*kind, object_name(item)));
-            found.extend(wanted.clone().map(|item| (*kind, object_name(item).to_owned())));
-            objects.extend(wanted.cloned());
+            let selected = items(&list).iter().filter(|item| selection.contains(*kind, object_name(item)));
+            found.extend(selected.clone().map(|item| (*kind, object_name(item).to_owned())));
+            objects.extend(selected.cloned());
         }
         self.ensure_names_found(client, selection, &found).await?;
         let text = match (self.output, &*objects, &*selection.names) {

@@ -158,8 +158,8 @@ impl ListQuery {
     }
 
     /// Returns the path of one object, or of a subresource of it.
-    pub fn subpath(&self, rest: &[&str]) -> String {
-        rest.iter().fold(self.path.clone(), |path, part| format!("{path}/{}", encode_segment(part)))
+    pub fn subpath(&self, segments: &[&str]) -> String {
+        segments.iter().fold(self.path.clone(), |path, segment| format!("{path}/{}", encode_segment(segment)))
     }
 }
 
@@ -312,8 +312,8 @@ mod tests {
             ObjectArg::parse("skill/a").unwrap(),
             ObjectArg { kind: ObjectKind::Skill, name: "a".into() }
         );
-        for wrong in ["mcp/a", "skill/", "pod/a"] {
-            assert!(ObjectArg::parse(wrong).is_err(), "{wrong}");
+        for invalid in ["mcp/a", "skill/", "pod/a"] {
+            assert!(ObjectArg::parse(invalid).is_err(), "{invalid}");
         }
     }
 
@@ -341,9 +341,9 @@ mod tests {
                 (ObjectKind::Skill, "a"),
                 (ObjectKind::Source, "a"),
             ];
-            let held = all.into_iter().filter(|(kind, _)| selection.kinds.0.contains(kind));
-            let held = held.filter(|(kind, name)| selection.contains(*kind, name));
-            held.map(|(kind, name)| format!("{}/{name}", kind.name())).collect::<Vec<_>>().join(" ")
+            let selected = all.into_iter().filter(|(kind, _)| selection.kinds.0.contains(kind));
+            let selected = selected.filter(|(kind, name)| selection.contains(*kind, name));
+            selected.map(|(kind, name)| format!("{}/{name}", kind.name())).collect::<Vec<_>>().join(" ")
         };
         for (args, expected) in [
             (&["mcps"][..], "McpServer/a McpServer/b"),
@@ -355,8 +355,8 @@ mod tests {
         ] {
             assert_eq!(holds(args), expected, "{args:?}");
         }
-        for wrong in [&["mcps/a", "b"][..], &["mcps", "skl/a"], &["mcps/"], &["pods/a"]] {
-            assert!(Selection::parse(wrong).is_err(), "{wrong:?}");
+        for invalid in [&["mcps/a", "b"][..], &["mcps", "skl/a"], &["mcps/"], &["pods/a"]] {
+            assert!(Selection::parse(invalid).is_err(), "{invalid:?}");
         }
     }
 

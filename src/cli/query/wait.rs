@@ -62,9 +62,9 @@ impl Goal {
         if text.eq_ignore_ascii_case("delete") {
             return Ok(Self::Delete);
         }
-        let wanted = text.strip_prefix("condition=").filter(|wanted| !wanted.is_empty());
-        let wanted = wanted.ok_or("expected condition=TYPE, condition=TYPE=STATUS or delete")?;
-        let (kind, status) = wanted.split_once('=').unwrap_or((wanted, "True"));
+        let condition = text.strip_prefix("condition=").filter(|condition| !condition.is_empty());
+        let condition = condition.ok_or("expected condition=TYPE, condition=TYPE=STATUS or delete")?;
+        let (kind, status) = condition.split_once('=').unwrap_or((condition, "True"));
         // As in kubectl, the comparison ignores case.
         Ok(Self::Condition { kind: kind.to_owned(), status: status.to_owned() })
     }
@@ -288,9 +288,9 @@ mod tests {
     fn goal_parses_and_evaluates_conditions() {
         let ready = Goal::parse("condition=Ready").unwrap();
         let not = Goal::parse("condition=ready=false").unwrap();
-        let gone = Goal::parse("delete").unwrap();
-        for wrong in ["", "condition=", "Ready", "jsonpath=x"] {
-            assert!(Goal::parse(wrong).is_err(), "{wrong}");
+        let deleted = Goal::parse("delete").unwrap();
+        for invalid in ["", "condition=", "Ready", "jsonpath=x"] {
+            assert!(Goal::parse(invalid).is_err(), "{invalid}");
         }
         let object = |status: &str, generation: i64| {
             json!({ "metadata": { "generation": generation }, "status": { "conditions": [{
@@ -304,8 +304,8 @@ mod tests {
             (&ready, Some(object("False", 1)), false),
             (&ready, None, false),
             (&not, Some(object("False", 1)), true),
-            (&gone, Some(object("True", 1)), false),
-            (&gone, None, true),
+            (&deleted, Some(object("True", 1)), false),
+            (&deleted, None, true),
         ] {
             assert_eq!(goal.unmet_reason(&target, object.as_ref()).is_none(), reached, "{goal:?} {object:?}");
         }
@@ -322,7 +322,7 @@ mod tests {
             let misses = Goal::parse(goal).unwrap().unmet_reason(&target, Some(&object));
             assert_eq!(misses.is_none(), reached, "{goal} {generation}: {misses:?}");
         }
-        let why = ready.unmet_reason(&target, Some(&object("False", 1))).unwrap();
-        assert_eq!(why, "McpServer/a is Ready=False (Exited): m");
+        let reason_text = ready.unmet_reason(&target, Some(&object("False", 1))).unwrap();
+        assert_eq!(reason_text, "McpServer/a is Ready=False (Exited): m");
     }
 }
