@@ -63,7 +63,7 @@ pub(super) struct Args {
     /// Additional address that serves health and metrics only
     #[arg(long, env = "EVENKEEL_PROBES", value_name = "ADDRESS")]
     probes: Option<SocketAddr>,
-    /// Directory of the secrets for secretKeyRef, as DIR/<name>/<key> [default: $XDG_CONFIG_HOME/evenkeel-secrets]
+    /// Directory of the secrets for secretKeyRef, as DIR/NAME/KEY [default: $XDG_CONFIG_HOME/evenkeel-secrets]
     #[arg(long, env = "EVENKEEL_SECRETS_DIR", value_name = "DIR")]
     secrets_dir: Option<PathBuf>,
     /// Accept requests with this host name too; may be given more than once

@@ -20,7 +20,7 @@ pub(super) struct Args {
     /// Directories, each checked as one source, and files, checked together
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Directory of the secrets for secretKeyRef, as DIR/<name>/<key>; without it, references to secrets are not
+    /// Directory of the secrets for secretKeyRef, as DIR/NAME/KEY; without it, references to secrets are not
     /// checked
     /// [default: $XDG_CONFIG_HOME/evenkeel-secrets, if it exists]
     #[arg(long, env = "EVENKEEL_SECRETS_DIR", value_name = "DIR")]
