@@ -61,9 +61,9 @@ pub(super) fn validate(args: &Args) -> Result<(), CommandError> {
         );
     }
     let text = match args.output {
-        Format::Text => report.to_text(),
-        Format::Json => report.to_json().map_err(CommandError::failed)?,
-        Format::Github => report.to_github(),
+        Format::Text => report.format_text(),
+        Format::Json => report.format_json().map_err(CommandError::failed)?,
+        Format::Github => report.format_github(),
     };
     output::print(&text).map_err(CommandError::failed)?;
     if report.errors > 0 {
@@ -178,7 +178,7 @@ impl ValidationReport {
         format!("{servers} and {skills} in {files}: {found}\n")
     }
 
-    fn to_text(&self) -> String {
+    fn format_text(&self) -> String {
         let mut text = String::new();
         for ReportEntry { level, file, line, column, message, excerpt, .. } in &self.findings {
             let location: String = file
@@ -196,13 +196,13 @@ impl ValidationReport {
         text + &self.summary()
     }
 
-    fn to_json(&mut self) -> serde_json::Result<String> {
+    fn format_json(&mut self) -> serde_json::Result<String> {
         self.valid = self.errors == 0;
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
     /// Formats the findings as annotations, as specified in GitHub's "Workflow commands".
-    fn to_github(&self) -> String {
+    fn format_github(&self) -> String {
         let mut text = String::new();
         for ReportEntry { level, file, line, column, reason, message, excerpt } in &self.findings {
             let command = if *level == "note" { "notice" } else { level };

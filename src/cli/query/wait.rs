@@ -134,7 +134,7 @@ async fn connect_when_running(instance: &Instance, end: Instant) -> Result<Statu
         match StatusClient::connect_if_running(instance).await {
             Ok(Some(client)) => return Ok(client),
             Ok(None) | Err(CommandError::Interrupted(_)) if Instant::now() < end => {
-                sleep(POLL_INTERVAL).await
+                sleep(POLL_INTERVAL).await;
             }
             Ok(None) => return StatusClient::connect(instance).await,
             Err(failure) => return Err(failure),
