@@ -96,7 +96,7 @@ fn invalid_kubernetes_names_are_usage_errors() {
 #[test]
 #[cfg(not(feature = "otlp"))]
 fn build_without_otlp_names_the_feature() {
-    let output = evenkeel(&["run", "--otlp-endpoint", "http://localhost:4318"]);
+    let output = run_evenkeel(&["run", "--otlp-endpoint", "http://localhost:4318"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("--features otlp"), "{}", stderr(&output));
 }

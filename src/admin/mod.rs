@@ -1,10 +1,8 @@
 //! Serves the status that `report/` maintains: the Kubernetes read API of evenkeel's kinds, health and metrics.
 //!
 //! Promises that a response is made from one snapshot, in the formats that Kubernetes clients expect, and that a
-//! request
-//! never starts, probes or delays a server. Never changes declarations. Host names are checked, so that a web page
-//! cannot
-//! send requests through a browser.
+//! request never starts, probes or delays a server. Never changes declarations. Host names are checked, so that a web
+//! page cannot send requests through a browser.
 
 mod api;
 mod app;

@@ -1,8 +1,7 @@
 //! Evenkeel as the init process (pid 1) of a container.
 //!
 //! The kernel makes pid 1 the parent of every orphaned process, and only pid 1 can reap them. The init process
-//! therefore
-//! reaps children and nothing else; evenkeel itself runs as its child.
+//! therefore reaps children and nothing else; evenkeel itself runs as its child.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -21,8 +20,7 @@ pub(super) fn is_init_process() -> bool {
 }
 
 /// Runs this program again as a child with the same arguments, forwards SIGINT and SIGTERM to it and reaps all
-/// processes
-/// until the child exits. Returns the exit code of the child.
+/// processes until the child exits. Returns the exit code of the child.
 pub(super) fn supervise() -> Result<ExitCode, CommandError> {
     block_on(async {
         let mut child_exits = signal(SignalKind::child()).map_err(CommandError::failed)?;

@@ -63,7 +63,7 @@ enum Command {
     Crds,
     /// Print the completion script of a shell
     Completions {
-        /// Shell of the script
+        /// Shell to print the script for
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },

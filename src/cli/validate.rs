@@ -20,8 +20,7 @@ pub(super) struct Args {
     /// Directories, each checked as one source, and files, checked together
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Directory of the secrets for secretKeyRef, as DIR/NAME/KEY; without it, references to secrets are not
-    /// checked
+    /// Directory of the secrets for secretKeyRef, as DIR/NAME/KEY; without it, references to secrets are not checked
     /// [default: $XDG_CONFIG_HOME/evenkeel-secrets, if it exists]
     #[arg(long, env = "EVENKEEL_SECRETS_DIR", value_name = "DIR")]
     secrets_dir: Option<PathBuf>,
@@ -80,8 +79,7 @@ impl Args {
             None => dirs::secrets_dir(None).ok().filter(|default| default.is_dir()),
         };
         // The digests of a check are not compared with others, so an empty key is enough. Which commands may run
-        // depends on
-        // the instance, so all are allowed here.
+        // depends on the instance, so all are allowed here.
         let policy = StdioPolicy::allow_all();
         let (environment, key) = (dirs::environment(), DigestKey::new(&[]));
         Ok(CheckContext {

@@ -7,8 +7,7 @@ use tokio::net::TcpListener;
 use super::error::DaemonError;
 
 /// Listens for `what` on the address of `flag`. `[::]` listens on all IPv6 and IPv4 addresses; without IPv6, on all
-/// IPv4
-/// addresses.
+/// IPv4 addresses.
 ///
 /// # Errors
 ///

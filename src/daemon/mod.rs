@@ -1,8 +1,7 @@
 //! The daemon: starts all parts, in the order in which data flows, and stops them.
 //!
 //! Promises that a task that ends before shutdown is an error, that all addresses are bound before anything is
-//! started, and
-//! that everything ends within a time limit after a signal. Never decides anything about servers.
+//! started, and that everything ends within a time limit after a signal. Never decides anything about servers.
 
 mod error;
 mod kubeconfig;

@@ -1,10 +1,8 @@
 //! Keeps the reserved names of tools, prompts and resources across restarts, in one file of the state directory.
 //!
 //! Each line holds all names of one server; of several lines, the last counts. Changes are appended, so that a write
-//! costs
-//! what changed, and the file is compacted once half of it is out of date. Names are stored as digests: a URI may
-//! hold a
-//! secret.
+//! costs what changed, and the file is compacted once half of it is out of date. Names are stored as digests: a URI
+//! may hold a secret.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -42,8 +42,7 @@ pub(super) fn session_key(
 }
 
 /// Returns the session key from its Secret, once it exists; until then the reason is in the channel. `None` if no
-/// Secret is
-/// configured.
+/// Secret is configured.
 fn shared_session_key(
     server: &ApiServer,
 ) -> Option<(impl Future<Output = SessionKey> + use<>, NotReadyReason)> {

@@ -1,8 +1,8 @@
 //! Tests that secret values never appear in any output.
 //!
 //! Values are planted wherever a server can receive them, and searched for in all output of evenkeel, also after a
-//! server
-//! has sent them back in errors and logs. (The result of a tool call is the server's own and is passed on unchanged.)
+//! server has sent them back in errors and logs. (The result of a tool call is the server's own and is passed on
+//! unchanged.)
 
 use std::fs;
 use std::path::Path;

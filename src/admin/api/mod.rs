@@ -1,10 +1,8 @@
 //! The Kubernetes API of evenkeel's kinds, as far as kubectl, client libraries and evenkeel's own commands use it.
 //!
 //! Promises that every response is made from one snapshot of the store, that a watch receives every lasting state in
-//! order,
-//! and that the reporter never waits for a watch. Accepts two annotations that request work; any other change is
-//! refused
-//! with the files to edit.
+//! order, and that the reporter never waits for a watch. Accepts two annotations that request work; any other change
+//! is refused with the files to edit.
 
 mod changes;
 mod discovery;

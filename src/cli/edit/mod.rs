@@ -1,8 +1,8 @@
 //! The commands that edit the files of a directory of declarations, or request work from a running instance.
 //!
 //! Promises that files are written atomically, that no other file is overwritten, and that the text around a
-//! declaration
-//! stays. Never edits a file if the declaration cannot be located for certain; the error then names the place.
+//! declaration stays. Never edits a file if the declaration cannot be located for certain; the error then names the
+//! place.
 
 mod add;
 mod file;
