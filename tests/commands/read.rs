@@ -120,7 +120,10 @@ async fn directory_paths_are_normalized() {
     for dir in [format!("{path}/"), format!("{path}/sub/.."), format!("{path}/../{last}/./")] {
         assert!(instance.run_ok(&["get", "mcps", "--dir", &dir]).await.contains("CommandNotFound"), "{dir}");
         let plan = instance.run_ok(&["plan", &dir]).await;
-        assert!(plan.contains("0 to add") && plan.contains("1 unchanged; compared with the instance for"), "{plan}");
+        assert!(
+            plan.contains("0 to add") && plan.contains("1 unchanged; compared with the instance for"),
+            "{plan}"
+        );
         let stderr = runs(&dir).await;
         assert!(stderr.contains(&format!("already runs on this directory, {process}")), "{dir}: {stderr}");
     }
