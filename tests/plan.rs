@@ -43,7 +43,7 @@ async fn plan_lists_changes_and_applies_none() {
     }
     let path = live.path().to_str().unwrap();
     let names = [(&live, "LIVE")];
-    let unchanged = "0 to add, 0 to change, 0 to remove, 8 unchanged; against the evenkeel of LIVE\n";
+    let unchanged = "0 to add, 0 to change, 0 to remove, 8 unchanged; compared with the instance for LIVE\n";
     assert_eq!(run_plan(&evenkeel, &[path], &names), unchanged);
 
     let next = TestDirectory::new();
@@ -75,7 +75,7 @@ async fn plan_lists_changes_and_applies_none() {
             "+ attach   McpServer default/new",
             "~ suspend  McpServer default/paused",
             "~ replace  McpServer default/secret: env TOKEN",
-            "1 to add, 3 to change, 1 to remove, 3 unchanged, 1 held as it is; against the evenkeel of LIVE",
+            "1 to add, 3 to change, 1 to remove, 3 unchanged, 1 on hold; compared with the instance for LIVE",
         ]
     );
     let json = run_plan(&evenkeel, &[&args[..], &["-o", "json"]].concat(), &names);
@@ -108,7 +108,7 @@ async fn plan_without_a_running_instance_adds_everything() {
     assert_eq!(
         text,
         "+ attach   McpServer default/b\n+ attach   Skill default/s\n\
-         2 to add, 0 to change, 0 to remove, 0 unchanged; no evenkeel runs on OTHER\n"
+         2 to add, 0 to change, 0 to remove, 0 unchanged; no instance is running for OTHER\n"
     );
     let output = evenkeel.command(&["plan", "/no/such/directory"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -126,5 +126,5 @@ async fn plan_uses_the_stdio_policy_of_the_running_instance() {
     // The different working directory is not a change.
     let text = run_plan(&evenkeel, &[live.path().to_str().unwrap()], &[(&live, "LIVE")]);
     assert!(text.starts_with("! hold     McpServer default/folder: spec.stdio.cwd: "), "{text}");
-    assert!(text.contains("0 to add, 0 to change, 0 to remove, 1 unchanged, 1 held as it is;"), "{text}");
+    assert!(text.contains("0 to add, 0 to change, 0 to remove, 1 unchanged, 1 on hold;"), "{text}");
 }

@@ -114,7 +114,7 @@ async fn plan_of_manifests_matches_the_effect_of_apply() {
              ~ suspend  McpServer NS/paused\n\
              ~ replace  McpServer NS/secret: env A_TOKEN\n\
              ~ refilter Skill NS/s: configMapRef, inline\n\
-             1 to add, 4 to change, {counts}; against namespace NS of {}\n",
+             1 to add, 4 to change, {counts}; compared with namespace NS of {}\n",
             ns.cluster.url()
         )
         .replace("NS", namespace)
@@ -172,7 +172,7 @@ async fn plan_failures_report_the_cause_and_a_remedy() {
         ),
         (&["-", "-n", namespace], "apiVersion: evenkeel.dev/v1alpha1\nkind: [\n", "stdin:"),
         (&["-", "-n", namespace], "apiVersion: v1\nkind: ConfigMap\n", "kustomize build DIR | evenkeel plan"),
-        (&[empty, "-n", namespace], "", "there are no manifests of McpServer or Skill in"),
+        (&[empty, "-n", namespace], "", "no McpServer or Skill manifests found in"),
         (&[missing.to_str().unwrap(), "-n", namespace], "", "none.yaml"),
     ] {
         let stderr = stderr_of_failure(&run_plan(&reader, args, stdin).await);

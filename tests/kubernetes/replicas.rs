@@ -152,7 +152,7 @@ async fn replica_is_not_ready_without_the_session_key() {
         suggested_command(&message).starts_with("kubectl patch secret evenkeel-session-key "),
         "{message}"
     );
-    assert!(!evenkeel.stderr().contains("agents wait no longer"));
+    assert!(!evenkeel.stderr().contains("agents are served now"));
     let kubectl = ns.cluster.kubectl_command(&[]).as_std().get_program().to_owned();
     let script = format!("kubectl() {{ {kubectl:?} \"$@\"; }}; {}", suggested_command(&message));
     let shell = Command::new("sh")
@@ -163,7 +163,7 @@ async fn replica_is_not_ready_without_the_session_key() {
         .unwrap();
     assert!(shell.status.success(), "{script}: {}", String::from_utf8_lossy(&shell.stderr));
     eventually("the replica is ready", async || http::get(&readyz).await.ok()).await;
-    assert!(evenkeel.stderr().contains("agents wait no longer"), "{}", evenkeel.stderr());
+    assert!(evenkeel.stderr().contains("agents are served now"), "{}", evenkeel.stderr());
     let agent = Agent::connect(Era::Legacy, &evenkeel.url()).await;
     assert_eq!(agent.tool_names().await, ["a_echo"]);
     // It stays ready without the Secret.
