@@ -18,7 +18,7 @@ use crate::report::{Reporter, ReporterInputs};
 use crate::resource::testing::{at, declared_server, key, server_spec, source_id};
 use crate::resource::{Desired, ObjectKey, Problem, Reason, SourceState};
 use crate::skills::{SkillStates, SyncResults};
-use crate::source::requests;
+use crate::source::merge_requests;
 
 mod kubernetes;
 
@@ -47,7 +47,7 @@ impl TestStatusApi {
         let stop = CancellationToken::new();
         let mut registry = Registry::with_prefix("evenkeel");
         register_status_metrics(&mut registry, store.clone());
-        let (requests, desired, stage) = requests(desired, stop.clone());
+        let (requests, desired, stage) = merge_requests(desired, stop.clone());
         let sources = ApiState {
             store: store.clone(),
             agents_not_ready: watch::channel(None).1,

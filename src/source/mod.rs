@@ -18,9 +18,9 @@ mod stored_status;
 
 pub use metrics::SourceMetrics;
 pub use open::{SourceArgs, SourceError};
-pub use parse::{closest_match, mistake};
+pub use parse::{closest_match, first_problem};
 pub use policy::{AllowedStdio, DEFAULT_ALLOWED_VARIABLES, StdioPolicy};
-pub use requests::{ReconcileRequest, ReconcileRequests, requests};
+pub use requests::{ReconcileRequest, ReconcileRequests, merge_requests};
 pub use resolve::Environment;
 pub use source_handle::{ApiServer, Source, SourceContext, SourceControl, SourceHandle, SourceInfo};
 pub use stored_status::{StoredStatus, StoredStatuses};

@@ -48,7 +48,7 @@ impl ReconcileRequests {
 /// Returns a handle to submit requests, a receiver of the merged [`Desired`], and a future that does the merging until
 /// `stop` is cancelled. An object without a request keeps its `Arc`; an object with one keeps its merged `Arc` until
 /// the object or the request changes.
-pub fn requests(
+pub fn merge_requests(
     source: watch::Receiver<Arc<Desired>>,
     stop: CancellationToken,
 ) -> (ReconcileRequests, watch::Receiver<Arc<Desired>>, impl Future<Output = ()>) {
@@ -170,7 +170,7 @@ mod tests {
     async fn request_changes_only_its_server() {
         let (source_sender, source) = watch::channel(Arc::default());
         let stop = CancellationToken::new();
-        let (requests, mut reader, stage) = requests(source, stop.clone());
+        let (requests, mut reader, stage) = merge_requests(source, stop.clone());
         let task = tokio::spawn(stage);
         let first = desired(&["a", "b"]);
         source_sender.send(first.clone()).unwrap();

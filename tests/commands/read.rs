@@ -125,13 +125,13 @@ async fn directory_paths_are_normalized() {
             "{plan}"
         );
         let stderr = runs(&dir).await;
-        assert!(stderr.contains(&format!("already runs on this directory, {process}")), "{dir}: {stderr}");
+        assert!(stderr.contains(&format!("already running on this directory, {process}")), "{dir}: {stderr}");
     }
     let link = instance.path().with_extension("link");
     std::os::unix::fs::symlink(instance.path(), &link).unwrap();
     let stderr = runs(link.to_str().unwrap()).await;
     std::fs::remove_file(link).unwrap();
-    assert!(stderr.contains(&format!("under the name {path}, {process}")), "{stderr}");
+    assert!(stderr.contains(&format!("given as {path}, {process}")), "{stderr}");
 }
 
 #[tokio::test]

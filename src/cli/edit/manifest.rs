@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::super::error::CommandError;
 use crate::resource::API_VERSION;
-use crate::source::mistake;
+use crate::source::first_problem;
 
 /// The manifest of a server, without default values.
 #[derive(Debug, Serialize)]
@@ -95,7 +95,7 @@ impl ServerManifest {
     /// Returns the mistake if evenkeel would refuse the file.
     pub fn to_yaml(&self, path: &Path) -> Result<String, CommandError> {
         let text = serde_yaml::to_string(self).map_err(CommandError::failed)?;
-        match mistake(path, &text) {
+        match first_problem(path, &text) {
             Some(mistake) => Err(CommandError::Failed(mistake)),
             None => Ok(text),
         }

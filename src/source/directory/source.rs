@@ -7,7 +7,7 @@ use super::options::{Args, Options};
 use super::scan_loop;
 use crate::resource::SourceId;
 use crate::source::source_handle::{Source, SourceContext, SourceControl, SourceHandle, SourceInfo};
-use crate::source::{StoredStatuses, requests};
+use crate::source::{StoredStatuses, merge_requests};
 
 /// The namespace of objects that do not specify one, and whose names are shown without it.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -55,7 +55,7 @@ impl Source for DirectorySource {
                 .boxed()
             },
         );
-        let (requests, desired, merge) = requests(source_desired, stop);
+        let (requests, desired, merge) = merge_requests(source_desired, stop);
         tracker.spawn(merge);
         let stored_statuses = watch::channel(StoredStatuses::default()).1;
         SourceHandle { desired, requests: Some(requests), control: Some(control), stored_statuses }

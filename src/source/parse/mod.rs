@@ -48,7 +48,7 @@ pub fn parse_for(target: &TargetMode, path: &Arc<PathBuf>, bytes: &[u8]) -> Pars
 }
 
 /// Returns the first problem of the text of a YAML file; `path` is used in the message.
-pub fn mistake(path: &Path, text: &str) -> Option<String> {
+pub fn first_problem(path: &Path, text: &str) -> Option<String> {
     let parsed = parse(&Arc::new(path.to_owned()), text.as_bytes());
     let message = |spec: Option<&Problem>| spec.map(|problem| problem.message.clone());
     let faults = parsed.faults.iter().map(|fault| fault.problem.message.clone());

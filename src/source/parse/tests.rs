@@ -332,7 +332,7 @@ fn first_problem_describes_invalid_yaml() {
             "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {{ name: {name} }}\nspec: {{ stdio: {{ command: x }} }}\n"
         )
     };
-    assert_eq!(mistake(Path::new("c.yaml"), &text("c")), None);
-    let problem = mistake(Path::new("c.yaml"), &text("No Name")).unwrap();
+    assert_eq!(first_problem(Path::new("c.yaml"), &text("c")), None);
+    let problem = first_problem(Path::new("c.yaml"), &text("No Name")).unwrap();
     assert!(problem.contains("No Name"), "{problem}");
 }
