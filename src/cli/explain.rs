@@ -15,7 +15,7 @@ const MAX_WIDTH: usize = 100;
 /// The arguments of `evenkeel explain`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A kind, or a field of one: McpServer, mcps.spec.timeouts, Skill.spec.path
+    /// A kind, or a field of one: `McpServer`, mcps.spec.timeouts, Skill.spec.path
     #[arg(value_name = "KIND[.FIELD…]")]
     field: String,
     /// List the fields below all fields too
@@ -32,7 +32,8 @@ pub(super) fn explain(args: &Args) -> Result<(), CommandError> {
     };
     let fields = fields_of(kind);
     let rest = rest.replace("[]", "");
-    let path = if rest.is_empty() { fields[0].path.clone() } else { format!("{}.{rest}", fields[0].path) };
+    let kind = fields.first().map_or("", |kind| &kind.path);
+    let path = if rest.is_empty() { kind.to_owned() } else { format!("{kind}.{rest}") };
     let position = fields.iter().position(|field| field.path.eq_ignore_ascii_case(&path));
     let position = position.ok_or_else(|| CommandError::Failed(unknown_field(&path, &fields)))?;
     let width = Terminal::stdout().width.unwrap_or(MAX_WIDTH).clamp(40, MAX_WIDTH);
@@ -40,7 +41,7 @@ pub(super) fn explain(args: &Args) -> Result<(), CommandError> {
 }
 
 fn fields_of(kind: ObjectKind) -> Vec<Field> {
-    fields(match kind {
+    fields(&match kind {
         ObjectKind::McpServer => McpServer::crd(),
         ObjectKind::Skill => Skill::crd(),
         ObjectKind::Source => SourceResource::crd(),

@@ -38,15 +38,17 @@ impl Field {
 }
 
 /// Returns the fields of a CRD's stored version, `apiVersion`, `kind` and `metadata` excepted. The first is the kind itself.
-pub fn fields(crd: CustomResourceDefinition) -> Vec<Field> {
-    let kind = crd.spec.names.kind.clone();
+pub fn fields(crd: &CustomResourceDefinition) -> Vec<Field> {
+    let kind = &crd.spec.names.kind;
     let crd = serde_json::to_value(crd).unwrap_or_default();
     let mut fields = Vec::new();
-    collect(kind, &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"], false, &mut fields);
+    if let Some(schema) = crd.pointer("/spec/versions/0/schema/openAPIV3Schema") {
+        collect(kind, schema, false, &mut fields);
+    }
     fields
 }
 
-fn collect(path: String, schema: &Value, required: bool, fields: &mut Vec<Field>) {
+fn collect(path: &str, schema: &Value, required: bool, fields: &mut Vec<Field>) {
     let item = schema.get("items");
     let content = item.unwrap_or(schema);
     let type_name = match item {
@@ -67,13 +69,13 @@ fn collect(path: String, schema: &Value, required: bool, fields: &mut Vec<Field>
             .map(|it| it.replace('\n', " "))
             .collect::<Vec<_>>()
             .join("\n\n"),
-        path: path.clone(),
+        path: path.to_owned(),
     });
     let required_names: Vec<&str> =
         content["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for (name, schema) in content["properties"].as_object().into_iter().flatten() {
         if !matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
-            collect(format!("{path}.{name}"), schema, required_names.contains(&name.as_str()), fields);
+            collect(&format!("{path}.{name}"), schema, required_names.contains(&name.as_str()), fields);
         }
     }
 }
@@ -125,7 +127,7 @@ mod tests {
 
     #[test]
     fn fields_have_type_default_bounds_and_description() {
-        let fields = fields(McpServer::crd());
+        let fields = fields(&McpServer::crd());
         assert_eq!(fields[0].path, "McpServer");
         let field = |path: &str| fields.iter().find(|field| field.path == path).unwrap();
         let call = field("McpServer.spec.timeouts.call");

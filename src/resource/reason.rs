@@ -120,6 +120,19 @@ pub enum ConditionType {
     Degraded,
 }
 
+impl ConditionType {
+    /// All condition types: evenkeel owns these in a status, and leaves conditions of other types unchanged.
+    pub const ALL: [Self; 7] = [
+        Self::Ready,
+        Self::Accepted,
+        Self::ResolvedRefs,
+        Self::Attached,
+        Self::Reconciling,
+        Self::Stalled,
+        Self::Degraded,
+    ];
+}
+
 impl fmt::Display for ConditionType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)

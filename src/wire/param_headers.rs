@@ -70,7 +70,7 @@ impl AnnotationReader {
         for (key, value) in members {
             match (key.as_str(), &mut path) {
                 (ANNOTATION_KEY, Some(path)) if !path.is_empty() => {
-                    self.add_annotation(schema, value, path)?
+                    self.add_annotation(schema, value, path)?;
                 }
                 (ANNOTATION_KEY, _) => {
                     return Err(format!("{ANNOTATION_KEY} is used outside an argument's schema"));

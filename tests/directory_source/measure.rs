@@ -105,7 +105,7 @@ async fn measure_changes_of_a_directory() {
         .await;
     directory
         .measure("sed -i", &one, "sed", |directory| {
-            directory.run_command("sed", &["-i", "s/command: .*/command: sed/", "s0.yaml"])
+            directory.run_command("sed", &["-i", "s/command: .*/command: sed/", "s0.yaml"]);
         })
         .await;
     directory
@@ -123,7 +123,7 @@ async fn measure_changes_of_a_directory() {
     directory.run_command("git", &["commit", "-q", "-a", "-m", "two"]);
     directory
         .measure("git checkout of 200 files", &all, "x", |directory| {
-            directory.run_command("git", &["checkout", "-q", "main"])
+            directory.run_command("git", &["checkout", "-q", "main"]);
         })
         .await;
     directory.write("base.yaml", &server("base", "x"));

@@ -69,7 +69,7 @@ async fn lists_calls_and_errors_pass_verbatim() {
         match &server {
             TestServer::Http(rig) => assert_eq!(rig.counters().sessions, 0, "{case}: the session is ended"),
             TestServer::Stdio(rig) => {
-                assert_eq!(rig.existing_pids(), [0_u32; 0], "{case}: the process is gone")
+                assert_eq!(rig.existing_pids(), [0_u32; 0], "{case}: the process is gone");
             }
         }
     }

@@ -8,16 +8,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use crate::report::{ConditionStatus, find_condition};
 use crate::resource::{ConditionType, McpServerStatus, Reason, SkillStatus};
 
-/// The condition types that evenkeel owns. Those of other field managers are left unchanged.
-const OWNED_CONDITIONS: [ConditionType; 6] = [
-    ConditionType::Ready,
-    ConditionType::Accepted,
-    ConditionType::ResolvedRefs,
-    ConditionType::Attached,
-    ConditionType::Reconciling,
-    ConditionType::Stalled,
-];
-
 /// The delay for a status whose work has only begun, because it will change soon.
 const PROGRESSING_WRITE_DELAY: Duration = Duration::from_secs(1);
 /// The delay for such a status if the stored one is ready: after a restart the object usually becomes ready again.
@@ -114,7 +104,7 @@ pub(super) fn write_delay<T: StatusFields>(desired: &T, stored: Option<&T>) -> D
 fn owned_fields<T: StatusFields>(status: &T) -> T {
     let mut status = status.clone();
     let conditions = status.conditions_mut();
-    conditions.retain(|condition| OWNED_CONDITIONS.iter().any(|kind| kind.to_string() == condition.type_));
+    conditions.retain(|condition| ConditionType::ALL.iter().any(|kind| kind.to_string() == condition.type_));
     conditions.sort_by(|one, other| one.type_.cmp(&other.type_));
     status
 }
@@ -169,6 +159,11 @@ mod tests {
             status_to_write(without_accepted, Some(&stored)).is_some(),
             "an owned condition that no longer applies is removed"
         );
+        let degraded =
+            status(1, 2, "Ready=True/Attached@9 Accepted=True/Accepted@9 Degraded=True/NonCompliant@9");
+        assert_eq!(status_to_write(degraded.clone(), Some(&stored)).unwrap().conditions.len(), 3);
+        let recovered = status(1, 2, "Ready=True/Attached@9 Accepted=True/Accepted@9");
+        assert!(status_to_write(recovered, Some(&degraded)).is_some(), "Degraded is removed");
         let at = |second| Timestamp::from_second(second).unwrap();
         let removed = status_to_write(removed_status::<McpServerStatus>(2, at(7)), Some(&stored)).unwrap();
         assert_eq!((removed.conditions[0].reason.as_str(), removed.tools), ("Removed", None));

@@ -146,7 +146,7 @@ where
                     // A list may be outdated where there are several API servers; this read is consistent.
                     match timeout(RESPONSE_TIMEOUT, api.list_metadata(&consistent)).await {
                         Ok(Ok(now)) => {
-                            listed.extend(now.items.iter().map(|object| object_key(object.meta())))
+                            listed.extend(now.items.iter().map(|object| object_key(object.meta())));
                         }
                         Ok(Err(error)) => return WatchError::Confirm(error),
                         Err(_) => return WatchError::Timeout,

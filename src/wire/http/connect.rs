@@ -78,7 +78,7 @@ impl Connector {
                 Ok(Err(error)) => last_error = self.connect_error(&describe_io_error(&error)),
                 Err(_) => {
                     last_error =
-                        self.connect_error(&format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))
+                        self.connect_error(&format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()));
                 }
             }
         }

@@ -180,7 +180,7 @@ impl HttpExchange {
                         );
                     }
                     Ok(ServerMessage::Response(..)) => {
-                        tracing::debug!("a response to another request was skipped")
+                        tracing::debug!("a response to another request was skipped");
                     }
                     Err(error) => self.client.notifications().log_malformed(&error),
                 }

@@ -288,7 +288,7 @@ fn dispatch_events(events: &mut sse::SseDecoder, client: &HttpClient) -> Result<
         client.notifications().mark_received();
         match server_message::classify(&message) {
             Ok(ServerMessage::Request(id, method)) => {
-                client.post_in_background("", server_message::response_to(&id, &method), None)
+                client.post_in_background("", server_message::response_to(&id, &method), None);
             }
             Ok(kind) => client.notifications().dispatch(&kind, &message),
             Err(error) => client.notifications().log_malformed(&error),

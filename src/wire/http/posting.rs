@@ -20,7 +20,7 @@ impl HttpClient {
         match self.0.post_queue.push(PostMessage { method, body, drop_after_post }) {
             QueueResult::Queued => {}
             QueueResult::Dropped => {
-                debug!(method, "the queue of messages for the server is full; one is dropped")
+                debug!(method, "the queue of messages for the server is full; one is dropped");
             }
             QueueResult::StartPosting => {
                 let client = self.clone();

@@ -158,7 +158,7 @@ impl ObjectRecord {
         let parsed = parse(path, self.document.as_deref().unwrap_or_default().as_bytes());
         match self.kind.as_str() {
             McpServerSpec::KIND => {
-                accepted.servers.restore(path, self.into_restored(parsed.servers), resolve)
+                accepted.servers.restore(path, self.into_restored(parsed.servers), resolve);
             }
             SkillSpec::KIND => accepted.skills.restore(path, self.into_restored(parsed.skills), resolve),
             _ => {}

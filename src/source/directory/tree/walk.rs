@@ -240,7 +240,7 @@ impl<V: TreeVisitor> Walk<'_, V> {
                 self.links.insert(path.clone(), PendingLink { real_path: real_path.clone(), depth });
             }
             FileType::RegularFile if is_declaration_path(path) => {
-                self.visit_file(folder, path, real_path, name)
+                self.visit_file(folder, path, real_path, name);
             }
             _ if is_declaration_path(path) => self.visitor.unreadable_file(path, "is not a regular file"),
             _ => {}
