@@ -1,123 +1,120 @@
-//! A small MCP server for the quickstart: `quickstart-server clock` or `quickstart-server notes`, over stdio.
+//! A small MCP server for the quickstart: `quickstart-server clock` or `quickstart-server notes`.
 //!
-//! It keeps its notes in memory and touches nothing else.
+//! It speaks MCP 2025-11-25 over stdio: one JSON-RPC message a line. Notes are kept in memory.
 
-use std::sync::{Mutex, PoisonError};
+use std::io::{BufRead, Error, Write, stdin, stdout};
 
 use jiff::civil::Date;
 use jiff::{Unit, Zoned};
-use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation, JsonObject,
-    ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig, Tool,
-};
-use rmcp::service::RequestContext;
-use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt};
+use serde_json::{Value, json};
+
+const METHOD_NOT_FOUND: i64 = -32601;
+const INVALID_PARAMS: i64 = -32602;
 
 /// The two servers in one program.
-enum QuickstartServer {
+enum Server {
     Clock,
-    Notes(Mutex<Vec<String>>),
+    Notes(Vec<String>),
 }
 
-impl QuickstartServer {
-    fn tools(&self) -> Vec<Tool> {
+/// The code and message of a JSON-RPC error.
+type RpcError = (i64, String);
+
+impl Server {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Clock => "quickstart-clock",
+            Self::Notes(_) => "quickstart-notes",
+        }
+    }
+
+    fn tools(&self) -> Vec<Value> {
         match self {
             Self::Clock => vec![
-                tool("now", "Tells the date and time here.", None),
+                tool("now", "Returns the current date and time.", None),
                 tool(
                     "days_until",
-                    "Counts the days from today to a date.",
+                    "Returns the number of days from today to a date.",
                     Some(("date", "The date, such as 2027-01-01")),
                 ),
             ],
             Self::Notes(_) => vec![
-                tool("add_note", "Keeps a note until the server ends.", Some(("text", "The note"))),
-                tool("list_notes", "Lists the notes that were kept.", None),
+                tool("add_note", "Adds a note, which is kept until the server exits.", Some(("text", "The note"))),
+                tool("list_notes", "Lists all notes.", None),
             ],
         }
     }
 
-    /// Runs a tool; the error is for whoever called it. `None` if there is no such tool.
-    fn run_tool(&self, tool: &str, argument: &str) -> Option<Result<String, String>> {
-        let today = Zoned::now();
+    /// Runs a tool. The inner error is for the model; `None` means that there is no such tool.
+    fn call(&mut self, tool: &str, arguments: &Value) -> Option<Result<String, String>> {
+        let argument = |name: &str| arguments[name].as_str().unwrap_or_default().to_owned();
+        let now = Zoned::now();
         Some(match (self, tool) {
-            (Self::Clock, "now") => Ok(today.strftime("%A, %-d %B %Y, %H:%M:%S %Z").to_string()),
-            (Self::Clock, "days_until") => argument
+            (Self::Clock, "now") => Ok(now.strftime("%A, %-d %B %Y, %H:%M:%S %Z").to_string()),
+            (Self::Clock, "days_until") => argument("date")
                 .parse::<Date>()
-                .and_then(|date| today.date().until((Unit::Day, date)))
+                .and_then(|date| now.date().until((Unit::Day, date)))
                 .map(|span| format!("{} days", span.get_days()))
-                .map_err(|error| format!("{argument:?} is not a date: {error}")),
+                .map_err(|error| format!("{:?} is not a date: {error}", argument("date"))),
             (Self::Notes(notes), "add_note") => {
-                let mut notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
-                notes.push(argument.to_owned());
-                Ok(format!("kept, as number {}", notes.len()))
+                notes.push(argument("text"));
+                Ok(format!("added note {}", notes.len()))
             }
-            (Self::Notes(notes), "list_notes") => {
-                Ok(notes.lock().unwrap_or_else(PoisonError::into_inner).join("\n"))
-            }
+            (Self::Notes(notes), "list_notes") => Ok(notes.join("\n")),
             _ => return None,
         })
     }
-}
 
-impl ServerHandler for QuickstartServer {
-    fn get_info(&self) -> ServerConfig {
-        let name = match self {
-            Self::Clock => "quickstart-clock",
-            Self::Notes(_) => "quickstart-notes",
-        };
-        ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
-            .with_server_info(Implementation::new(name, env!("CARGO_PKG_VERSION")))
-    }
-
-    async fn list_tools(
-        &self,
-        _: Option<PaginatedRequestParams>,
-        _: RequestContext<RoleServer>,
-    ) -> Result<ListToolsResult, ErrorData> {
-        Ok(ListToolsResult::with_all_items(self.tools()))
-    }
-
-    async fn call_tool(
-        &self,
-        call: CallToolRequestParams,
-        _: RequestContext<RoleServer>,
-    ) -> Result<CallToolResponse, ErrorData> {
-        // Each tool has at most one argument, so its name need not be looked at.
-        let arguments = call.arguments.unwrap_or_default();
-        let argument = arguments.values().next().and_then(|value| value.as_str()).unwrap_or_default();
-        let result = match self.run_tool(&call.name, argument) {
-            Some(Ok(text)) => CallToolResult::success(vec![ContentBlock::text(text)]),
-            Some(Err(text)) => CallToolResult::error(vec![ContentBlock::text(text)]),
-            None => {
-                return Err(ErrorData::invalid_params(format!("unknown tool: {}", call.name), None));
+    /// Returns the result of a request.
+    fn handle(&mut self, method: &str, params: &Value) -> Result<Value, RpcError> {
+        match method {
+            "initialize" => Ok(json!({
+                "protocolVersion": "2025-11-25",
+                "capabilities": { "tools": {} },
+                "serverInfo": { "name": self.name(), "version": env!("CARGO_PKG_VERSION") },
+            })),
+            "ping" => Ok(json!({})),
+            "tools/list" => Ok(json!({ "tools": self.tools() })),
+            "tools/call" => {
+                let name = params["name"].as_str().unwrap_or_default();
+                let result = self.call(name, &params["arguments"]);
+                let result = result.ok_or_else(|| (INVALID_PARAMS, format!("unknown tool: {name}")))?;
+                let is_error = result.is_err();
+                let text = result.unwrap_or_else(|error| error);
+                Ok(json!({ "content": [{ "type": "text", "text": text }], "isError": is_error }))
             }
-        };
-        Ok(result.into())
+            _ => Err((METHOD_NOT_FOUND, format!("method not found: {method}"))),
+        }
     }
 }
 
 /// A tool with at most one argument, a string.
-fn tool(name: &'static str, description: &'static str, argument: Option<(&str, &str)>) -> Tool {
-    let properties: JsonObject = argument
-        .iter()
-        .map(|(name, description)| {
-            let property = serde_json::json!({"type": "string", "description": description});
-            ((*name).to_owned(), property)
-        })
-        .collect();
-    let required: Vec<&String> = properties.keys().collect();
-    let schema = serde_json::json!({"type": "object", "required": required, "properties": properties});
-    Tool::new(name, description, schema.as_object().cloned().unwrap_or_default())
+fn tool(name: &str, description: &str, argument: Option<(&str, &str)>) -> Value {
+    let mut schema = json!({ "type": "object" });
+    if let Some((argument, description)) = argument {
+        schema["properties"] = json!({ argument: { "type": "string", "description": description } });
+        schema["required"] = json!([argument]);
+    }
+    json!({ "name": name, "description": description, "inputSchema": schema })
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let server = match std::env::args().nth(1).as_deref() {
-        Some("clock") => QuickstartServer::Clock,
-        Some("notes") => QuickstartServer::Notes(Mutex::default()),
-        _ => return Err("usage: quickstart-server clock|notes".into()),
+fn main() -> Result<(), Error> {
+    let mut server = match std::env::args().nth(1).as_deref() {
+        Some("clock") => Server::Clock,
+        Some("notes") => Server::Notes(Vec::new()),
+        _ => return Err(Error::other("usage: quickstart-server clock|notes")),
     };
-    server.serve(rmcp::transport::stdio()).await?.waiting().await?;
+    for line in stdin().lock().lines() {
+        let message: Value = serde_json::from_str(&line?)?;
+        // A message without a method is a response, one without an id a notification: neither gets a response.
+        let (Some(method), Some(id)) = (message["method"].as_str(), message.get("id")) else { continue };
+        let response = match server.handle(method, &message["params"]) {
+            Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
+            Err((code, message)) => {
+                json!({ "jsonrpc": "2.0", "id": id, "error": { "code": code, "message": message } })
+            }
+        };
+        writeln!(stdout(), "{response}")?;
+    }
     Ok(())
 }

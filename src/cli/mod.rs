@@ -7,6 +7,7 @@ mod client;
 mod dirs;
 mod edit;
 mod error;
+mod explain;
 mod init;
 mod instance;
 mod kubeconfig;
@@ -59,6 +60,8 @@ enum Command {
     /// List and reload skills
     #[command(subcommand)]
     Skill(edit::SkillCommand),
+    /// Print type, default, bounds and description of a field, such as McpServer.spec.timeouts
+    Explain(explain::Args),
     /// Print the CustomResourceDefinitions of McpServer and Skill
     Crds,
     /// Print the completions of a shell
@@ -105,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::Logs(args) => query::logs(&args),
         Command::Mcp(command) => edit::mcp(&command),
         Command::Skill(command) => edit::skill(&command),
+        Command::Explain(args) => explain::explain(&args),
         Command::Crds => print_crds(),
         Command::Completions { shell } => print_completions(shell),
         Command::Guard => {

@@ -10,7 +10,7 @@ const MILLIS_PER_SECOND: u64 = 1_000;
 
 /// The duration pattern of the Gateway API (GEP-2257): one to four numbers of at most five digits, each with
 /// a unit of `h`, `m`, `s` or `ms`.
-const DURATION_PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+pub(super) const DURATION_PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
 
 /// `timeouts.connect`: 1s to 10m.
 pub type ConnectTimeout = BoundedDuration<MILLIS_PER_SECOND, { 10 * MILLIS_PER_MINUTE }>;

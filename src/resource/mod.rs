@@ -12,6 +12,7 @@ mod desired;
 mod digest;
 mod duration;
 mod endpoint;
+mod field_reference;
 mod key;
 mod literal;
 mod reason;
@@ -37,6 +38,7 @@ pub use duration::{
     RetryDelay, StartTimeout,
 };
 pub use endpoint::Endpoint;
+pub use field_reference::{Field, fields};
 pub use key::{ObjectKey, is_namespace_name, is_object_name};
 pub use literal::Literal;
 pub use reason::{ConditionType, Problem, Reason};

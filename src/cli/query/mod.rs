@@ -17,7 +17,7 @@ pub(super) use events::{Args as EventsArgs, events};
 pub(super) use get::{Args as GetArgs, ListArgs, get};
 pub(super) use logs::{Args as LogsArgs, logs};
 pub(super) use object_arg::{
-    ListQuery, Selection, condition, is_current, items, object_name, report_unknown_name, text_at,
+    KindArg, ListQuery, Selection, condition, is_current, items, object_name, report_unknown_name, text_at,
     unknown_name_error, value_at,
 };
 pub(super) use wait::{Args as WaitArgs, wait};
